@@ -1,0 +1,77 @@
+"""Every error diffkit raises on purpose, as one tree.
+
+DiffkitError
+├── UnknownComponentError   (LookupError)          no part has that name
+├── AmbiguousComponentError (LookupError)          two plugins offer that name
+├── DuplicateComponentError (ValueError)           a name is registered twice in this process
+├── PluginLoadError         (ImportError)          an installed plugin cannot be imported
+├── ProtocolError           (TypeError)            a part does not honour its contract
+├── OptionError             (TypeError, ValueError) an option or argument is wrong
+├── CompositionError        (ValueError)           parts that do not fit each other
+├── SpecError               (ValueError)           a saved system that cannot be rebuilt here
+├── CheckpointError         (RuntimeError)         a file that is damaged or not what it should be
+├── DataError               (ValueError)           data that cannot be used
+└── MissingExtraError       (ImportError)          an optional dependency is not installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DiffkitError(Exception):
+    """Root of all errors raised on purpose by diffkit."""
+
+
+class UnknownComponentError(DiffkitError, LookupError):
+    """No part of that kind has that name."""
+
+
+class AmbiguousComponentError(DiffkitError, LookupError):
+    """Several installed distributions offer that name."""
+
+
+class DuplicateComponentError(DiffkitError, ValueError):
+    """A name was registered a second time in this process."""
+
+
+class PluginLoadError(DiffkitError, ImportError):
+    """An installed plugin could not be imported."""
+
+
+class ProtocolError(DiffkitError, TypeError):
+    """A part does not honour the contract of its kind."""
+
+
+class OptionError(DiffkitError, TypeError, ValueError):
+    """An option or argument has the wrong name, type or value."""
+
+
+class CompositionError(DiffkitError, ValueError):
+    """Parts that do not fit each other; the text lists every problem."""
+
+
+class SpecError(DiffkitError, ValueError):
+    """A saved system that cannot be rebuilt here."""
+
+
+class CheckpointError(DiffkitError, RuntimeError):
+    """A file that is damaged, truncated or not what it should be."""
+
+
+class DataError(DiffkitError, ValueError):
+    """Data that cannot be used for what was asked."""
+
+
+class MissingExtraError(DiffkitError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, extra: str, purpose: str):
+        super().__init__(f'{purpose} needs the {extra!r} extra; run: pip install "diffkit[{extra}]"')
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest known word, or an empty string."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

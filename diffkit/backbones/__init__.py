@@ -1,0 +1,1 @@
+"""Backbones, one registered name per file."""

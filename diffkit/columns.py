@@ -1,0 +1,110 @@
+"""Per-level coefficients: float64 columns on the host, one row-major matrix on the device, one gather per call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from diffkit.protocols import Composition, Level, MeanParameterization, Scalings, Transition
+from diffkit.table import F64, ProcessTable
+
+LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
+TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
+
+
+@frozen(eq=False)
+class Columns:
+    """Named float64 columns of equal length, ready to be read by row on any device.
+
+    Attributes:
+        values: Name -> float64 (rows,).
+    """
+
+    values: Mapping[str, F64]
+    _on: dict[tuple[torch.device, torch.dtype], Tensor] = field(factory=dict, init=False, repr=False)
+
+    def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the matrix (rows, columns) there, uploaded once per device and dtype."""
+        key = (device, dtype)
+        if key not in self._on:
+            matrix = np.stack(list(self.values.values()), axis=1)
+            self._on[key] = torch.from_numpy(matrix).to(device=device, dtype=dtype)
+        return self._on[key]
+
+    def unpack(self, rows: Tensor, ndim: int) -> dict[str, Tensor]:
+        """Split gathered rows into named coefficients.
+
+        Args:
+            rows: One row (n,), or one for each example (B, n).
+            ndim: Number of dimensions of the data they will meet.
+        Returns:
+            Name -> 0-d tensor, or (B,1..) with ndim dimensions.
+        """
+        if rows.ndim == 2:
+            rows = rows.view(*rows.shape, *(1,) * (ndim - 1))
+        return dict(zip(self.values, rows.unbind(rows.ndim - ndim if rows.ndim > 1 else 0), strict=True))
+
+
+def scalings(mean: MeanParameterization, table: ProcessTable) -> Scalings:
+    """Return the mean parameterization's coefficients at levels 0..T, float64 (T+1,); row 0 is (1, 0, 1).
+
+    Not finite where the parameterization does not exist.
+    """
+    with np.errstate(all="ignore"):
+        found = mean.scalings(table.at(slice(1, None)), table.at(slice(None, -1)))
+    return Scalings(*(np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+
+
+def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray:
+    """Row of the training table that each row of a respaced table came from, int64 (T'+1,)."""
+    return np.searchsorted(training.index, table.index)
+
+
+def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
+    """Columns of `Level` for a table in use, (T+1,) each.
+
+    What the network means is a matter of the training table; what the variance interpolates, of the table in use.
+    """
+    rows = training_rows(table, parts.table)
+    mean = (column[rows] for column in scalings(parts.mean, parts.table))
+    columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
+    return columns | {f"var.{name}": c for name, c in parts.var.columns(table).items()}
+
+
+def transition_columns(table: ProcessTable) -> dict[str, F64]:
+    """Columns of `Transition` for a table in use, (T+1,) each."""
+    posterior, log_variance = table.posterior(), table.posterior_log_variance
+    weight = posterior.coef_x_start**2 * np.exp(-log_variance)
+    first = np.arange(table.num_steps + 1) == 1
+    rows = (posterior.coef_x_start, posterior.coef_x_t, log_variance, weight, first.astype(np.float64))
+    return {f"transition.{name}": row for name, row in zip(TRANSITION, rows, strict=True)}
+
+
+def target_columns(columns: Mapping[str, F64]) -> dict[str, F64]:
+    """Columns p, q of the training target ``p x_start + q eps``, in float64, where dividing by c_out is harmless."""
+    c_skip, c_out = columns["c_skip"][1:], columns["c_out"][1:]
+    p = (1 - c_skip * columns["alpha"][1:]) / c_out
+    q = -c_skip * columns["sigma"][1:] / c_out
+    return {"target.x_start": np.concatenate([[0.0], p]), "target.noise": np.concatenate([[0.0], q])}
+
+
+def level_from(found: Mapping[str, Tensor], prefix: str = "") -> Level:
+    """Assemble the `Level` of unpacked rows."""
+    fields = {name: found[prefix + name] for name in LEVEL}
+    time = fields.pop("time")
+    return Level(**fields, time=time.flatten() if time.ndim else time, var=within(found, prefix + "var."))
+
+
+def transition_from(found: Mapping[str, Tensor]) -> Transition:
+    """Assemble the `Transition` of unpacked rows."""
+    fields = within(found, "transition.")
+    return Transition(**fields | {"first": fields["first"].flatten() > 0})
+
+
+def within(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the coefficients of one namespace, without its prefix."""
+    return {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}

@@ -1,0 +1,234 @@
+"""Names to a system: resolve every slot, put the parts side by side, and report all that does not fit at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffkit._errors import CompositionError, DiffkitError, OptionError
+from diffkit.columns import scalings
+from diffkit.decoders import decoder_for
+from diffkit.options import check_integer
+from diffkit.protocols import Composition
+from diffkit.slots import Slot, resolve
+from diffkit.spacing import Spacing, levels
+from diffkit.system import Settings, System
+from diffkit.table import ProcessTable, respace
+
+
+def compose(
+    *,
+    schedule: Slot = "linear",
+    mean: Slot = "eps",
+    var: Slot = "fixed_large",
+    loss: Slot = "simple",
+    timesteps: Slot = "uniform",
+    sampler: Slot = "ancestral",
+    backbone: Slot | nn.Module | None = "unet",
+    data_shape: Sequence[int] = (3, 64, 64),
+    num_steps: int = 1000,
+    train_spacing: Spacing = None,
+    rescale_time: bool = True,
+    clip_x_start: bool | None = None,
+    bins: int | None = 256,
+    time_argument: str | None = None,
+    device: str | torch.device = "cpu",
+) -> System:
+    """Build a whole diffusion system from its parts.
+
+    Each part is a name ("cosine"), a pair ("cosine", {"s": 0.01}), a mapping {"name": "cosine", "s": 0.01}, or an
+    instance. The defaults are improved-diffusion's.
+
+    Args:
+        schedule: Noise schedule.
+        mean: What the network predicts.
+        var: Variance of the reverse step.
+        loss: What training minimizes.
+        timesteps: Which levels training visits.
+        sampler: How samples are drawn; any other can be chosen at sampling time.
+        backbone: The network's recipe; any `nn.Module` with ``forward(x, time, **conditions)``; or None, and every
+            call takes ``model=``.
+        data_shape: Shape of one example, (C, *S).
+        num_steps: T.
+        train_spacing: Train on a respaced table; see `diffkit.spacing`.
+        rescale_time: Condition the network on ``(k - 1) 1000 / T``, so that it means the same at any T. False is what
+            guided-diffusion and DiT do.
+        clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring, never in training. True for
+            binned data, False for continuous data.
+        bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit. None is continuous data, unbounded.
+        time_argument: What a foreign network calls its time argument; second positional by default.
+        device: Where the network is built.
+    Raises:
+        UnknownComponentError: No part of that name; the nearest is suggested.
+        OptionError: An option or argument is wrong.
+        CompositionError: Parts do not fit each other; every problem is listed, each with a fix.
+    """
+    slots = dict(schedule=schedule, mean=mean, var=var, loss=loss, timesteps=timesteps, sampler=sampler)
+    resolved = {kind: resolve(kind, slot) for kind, slot in slots.items()}
+    recipe, network_name = _resolve_backbone(backbone)
+    num_steps = check_integer("num_steps", num_steps, ge=1)
+    decoder = decoder_for(bins)
+    settings = Settings(
+        data_shape=_shape(data_shape),
+        num_steps=num_steps,
+        train_spacing=train_spacing,
+        rescale_time=bool(rescale_time),
+        clip_x_start=decoder.bounded if clip_x_start is None else bool(clip_x_start),
+        bins=bins,
+        time_argument=time_argument,
+    )
+    parts = Composition(
+        table=_training_table(resolved["schedule"][0], settings),
+        **{kind: part for kind, (part, _) in resolved.items()},
+        names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name},
+        data_shape=settings.data_shape,
+    )
+    _refuse(parts)
+    network = _build(recipe, parts, torch.device(device), time_argument)
+    return System(parts, settings, network, None if isinstance(recipe, nn.Module) else recipe)
+
+
+def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
+    if slot is None:
+        return None, "none"
+    if isinstance(slot, nn.Module):
+        return slot, type(slot).__name__
+    return resolve("backbone", slot)
+
+
+def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(data_shape, str) or not isinstance(data_shape, Sequence) or not data_shape:
+        raise OptionError(f"data_shape must be (channels, *sizes), such as (3, 64, 64), got {data_shape!r}")
+    return tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
+
+
+def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
+    table: ProcessTable = schedule.table(settings.num_steps)
+    if settings.rescale_time and not schedule.continuous:
+        table = table.with_time(table.time * (1000 / settings.num_steps))
+    if settings.train_spacing is not None:
+        table = respace(table, levels(settings.num_steps, settings.train_spacing))
+    return table
+
+
+def _refuse(parts: Composition) -> None:
+    """Raise one `CompositionError` that lists every problem of the parts and of the core."""
+    kinds = (parts.schedule, parts.mean, parts.var, parts.loss, parts.timesteps, parts.sampler)
+    problems = [problem for part in kinds for problem in part.problems(parts)] + list(_core_problems(parts))
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise CompositionError("\n  ".join([f"{count} composing this system:", *dict.fromkeys(problems)]))
+
+
+def _core_problems(parts: Composition) -> Iterator[str]:
+    learned, continuous = parts.var.extra_outputs > 0, parts.timesteps.domain != "discrete"
+    if "learned_variance" in parts.loss.needs and not learned:
+        yield (
+            f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train; "
+            "use var='learned_range' or loss='simple'"
+        )
+    if continuous and not parts.schedule.continuous:
+        yield (
+            f"{parts.label('timesteps')} draws continuous levels, but {parts.label('schedule')} has discrete ones; "
+            "use timesteps='uniform'"
+        )
+    if continuous and "transition" in parts.loss.needs:
+        yield (
+            f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous "
+            "levels; use loss='simple' or timesteps='uniform'"
+        )
+    if not continuous or parts.table.num_steps > 0:
+        yield from _mean_problems(parts)
+
+
+def _mean_problems(parts: Composition) -> Iterator[str]:
+    """Say where x_start cannot be told from the network's output: c_out must be finite and nonzero."""
+    found = scalings(parts.mean, parts.table)
+    usable = np.all(np.isfinite(found), axis=0) & (found.c_out != 0)
+    bad = np.flatnonzero(~usable[1:]) + 1
+    if bad.size:
+        level = int(parts.table.index[bad[-1]])
+        no_signal = parts.table.alpha_bar[bad[-1]] == 0
+        where = "where alpha_bar = 0 " if no_signal else ""
+        fix = "use mean='v' or mean='x_start'"
+        yield (
+            f"{parts.label('mean')} cannot recover x_start {where}(level {level} of {parts.label('schedule')}); {fix}"
+        )
+
+
+def _build(recipe: Any, parts: Composition, device: torch.device, time_argument: str | None) -> nn.Module | None:
+    channels = parts.data_shape[0] * (1 + parts.var.extra_outputs)
+    if recipe is None:
+        return None
+    if isinstance(recipe, nn.Module):
+        network = recipe.to(device)
+        wrapped = network if time_argument is None else _NamedTime(network, time_argument)
+        _check_foreign(wrapped, parts, channels)
+        return wrapped
+    if time_argument is not None:
+        raise OptionError("time_argument is for a network of your own; registered backbones take time second")
+    try:
+        with device:
+            built: nn.Module = recipe.build(parts.data_shape, channels)
+    except OptionError as error:
+        raise OptionError(f"{parts.label('backbone')}: {error}") from error
+    return built
+
+
+class _NamedTime(nn.Module):
+    """A foreign network whose time argument goes by name."""
+
+    def __init__(self, network: nn.Module, argument: str):
+        super().__init__()
+        parameters = inspect.signature(network.forward).parameters
+        keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if argument not in parameters and not keywords:
+            raise OptionError(
+                f"{type(network).__name__}.forward has no argument {argument!r} for the time "
+                f"(arguments: {', '.join(parameters)})"
+            )
+        self.network = network
+        self.argument = argument
+
+    def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
+        out: Tensor = self.network(x, **{self.argument: time}, **conditions)
+        return out
+
+
+def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> None:
+    """Refuse a network with the wrong number of channels, asked on fake tensors: nothing is computed.
+
+    A network that cannot be asked so (it needs conditions, or reads values) is checked at its first real call.
+    """
+    shape = _shape_of_answer(network, parts.data_shape)
+    wanted = (channels, *parts.data_shape[1:])
+    if shape is not None and shape != wanted:
+        extra = parts.var.extra_outputs
+        raise CompositionError(
+            "1 problem composing this system:\n  "
+            f"backbone {type(network).__name__} returns {shape} for data of shape {parts.data_shape}, but "
+            f"{parts.label('var')} asks for {wanted} ({parts.data_shape[0]} channels times {1 + extra}); give it "
+            f"{channels} output channels" + (", or use var='fixed_large'" if extra else "")
+        )
+
+
+def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    training = network.training
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            out = network.eval()(torch.zeros(2, *data_shape, device=device), torch.ones(2, device=device))
+            return tuple(out.shape[1:])
+    except DiffkitError:
+        raise
+    except Exception:  # any failure of foreign code on fake tensors only means that it cannot be asked this way
+        return None
+    finally:
+        network.train(training)

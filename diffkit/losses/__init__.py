@@ -1,0 +1,1 @@
+"""Losses, one registered name per file."""

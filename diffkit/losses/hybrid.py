@@ -1,0 +1,43 @@
+"""IDDPM's loss: the squared error trains the mean, a little of the variational bound trains the variance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from attrs import frozen
+
+from diffkit.gaussian import mean_flat, vlb_bits
+from diffkit.options import flag, number
+from diffkit.protocols import Loss, LossInputs
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@registry("loss").register("hybrid")
+@frozen
+class Hybrid(Loss):
+    """``L_hybrid = L_simple + vb_weight T L_{k-1}``, the bound's gradient kept out of the mean.
+
+    One term of the bound is drawn of the T it sums, hence the factor T: the paper's lambda = 0.001 is vb_weight.
+
+    Attributes:
+        vb_weight: Weight of the bound (bits per dimension), >= 0.
+        scale_by_steps: Multiply by T of the table in use. ``vb_weight=1, scale_by_steps=False`` is what every
+            guided-diffusion model was trained with.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 16.
+    """
+
+    vb_weight: float = number(1e-3, ge=0)
+    scale_by_steps: bool = flag(True)
+    needs: ClassVar[frozenset[str]] = frozenset({"transition", "learned_variance"})
+
+    def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
+        """Return "loss", "mse" and "vb" (the bound's term in bits per dimension, unweighted), each (B,)."""
+        squared_error = (at.out - at.target).square()
+        mse = mean_flat(squared_error)
+        vb = vlb_bits(at, squared_error=squared_error.detach(), out=at.out.detach())
+        weight = self.vb_weight * (at.num_steps if self.scale_by_steps else 1)
+        return {"loss": mse + weight * vb, "mse": mse, "vb": vb}

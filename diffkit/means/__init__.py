@@ -1,0 +1,1 @@
+"""Mean parameterizations, one registered name per file."""

@@ -1,0 +1,37 @@
+"""The network predicts the mean of x one level down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from diffkit.protocols import Composition, MeanParameterization, Scalings
+from diffkit.registry import registry
+from diffkit.table import Coefs, Steps
+
+
+@registry("mean").register("x_prev")
+@frozen
+class XPrev(MeanParameterization):
+    """Prediction of the posterior mean: F stands for ``coef_x_start x_start + coef_x_t x_t``.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 8 (the first of the parameterizations it compares).
+    Deviates: the published code takes the raw output for the mean even where x_start is clipped; here the mean always
+    follows from the processed x_start. Without clipping the two agree.
+    """
+
+    def scalings(self, at: Coefs, prev: Coefs | None) -> Scalings:
+        """Return (-coef_x_t/coef_x_start, 1/coef_x_start, 1) of the posterior one level down."""
+        assert prev is not None, "composition refuses x_prev where levels are continuous"
+        posterior = Steps(at, prev).posterior()
+        c_out = 1 / posterior.coef_x_start
+        return Scalings(-posterior.coef_x_t * c_out, c_out, at.sigma**0)
+
+    def problems(self, composition: Composition) -> Iterable[str]:
+        """Say that levels without a level below have nothing to predict."""
+        if composition.timesteps.domain != "discrete":
+            yield (
+                f"{composition.label('mean')} needs discrete levels, but {composition.label('timesteps')} draws "
+                "continuous ones; use mean='eps' or timesteps='uniform'"
+            )

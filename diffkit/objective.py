@@ -1,0 +1,140 @@
+"""The training loss of a composition, with all randomness given: levels and noise in, per-example terms out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit.columns import (
+    Columns,
+    level_columns,
+    level_from,
+    target_columns,
+    transition_columns,
+    transition_from,
+    within,
+)
+from diffkit.decoders import Decoder
+from diffkit.denoiser import Denoiser, Model
+from diffkit.protocols import Composition, Level, LossInputs, Transition
+from diffkit.table import Coefs
+
+_SAME = 1e-12
+"""Target coefficients this near to 0 and 1 are 0 and 1: what is left is float64 rounding."""
+
+
+@frozen(eq=False)
+class Objective:
+    """What training minimizes.
+
+    Attributes:
+        parts: The composition.
+        decoder: Log-likelihood of data at level 1.
+        columns: Everything per level that the loss reads, of the training table.
+        scales_input: False if c_in is 1 at every level.
+        target: "x_start" or "noise" if the network's target is just that, else "mix".
+    """
+
+    parts: Composition
+    decoder: Decoder
+    columns: Columns
+    scales_input: bool
+    target: str
+
+    @classmethod
+    def of(cls, parts: Composition, decoder: Decoder) -> Objective:
+        """Compute the columns of a composition's training table."""
+        level = level_columns(parts, parts.table)
+        target = target_columns(level)
+        loss = {f"loss.{name}": c for name, c in parts.loss.columns(parts.table).items()}
+        columns = Columns(level | transition_columns(parts.table) | target | loss)
+        scales_input = bool(np.any(level["c_in"] != 1)) or parts.timesteps.domain != "discrete"
+        return cls(parts, decoder, columns, scales_input, _kind_of_target(target))
+
+    def terms(
+        self,
+        model: Model,
+        x_start: Tensor,
+        level: Tensor,
+        noise: Tensor,
+        decoder_rows: int,
+        conditions: Mapping[str, Any],
+    ) -> dict[str, Tensor]:
+        """Return the loss part's per-example terms, each (B,), unweighted; see `System.loss_terms`."""
+        at, transition, cols, mix = self._read(level, x_start)
+        x_t = (at.alpha * x_start).addcmul(at.sigma, noise)
+        denoiser = Denoiser(model, self.parts.var, self.scales_input, conditions)
+        out, raw = denoiser.outputs(x_t, at)
+        log_variance = None if transition is None else self.parts.var.log_variance(raw, at.var)
+        inputs = LossInputs(
+            x_start=x_start,
+            noise=noise,
+            x_t=x_t,
+            out=out,
+            target=self._target(mix, x_start, noise),
+            log_variance=log_variance,
+            level=at,
+            transition=transition,
+            cols=cols,
+            num_steps=self.parts.table.num_steps,
+            decoder=self.decoder,
+            decoder_rows=decoder_rows,
+        )
+        return dict(self.parts.loss(inputs))
+
+    def _target(self, mix: tuple[Tensor, Tensor], x_start: Tensor, noise: Tensor) -> Tensor:
+        if self.target == "noise":
+            return noise
+        if self.target == "x_start":
+            return x_start
+        return (mix[0] * x_start).addcmul(mix[1], noise)
+
+    def _read(
+        self, level: Tensor, x: Tensor
+    ) -> tuple[Level, Transition | None, dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Level, transition, the loss's columns and the target's coefficients of each row."""
+        if self.parts.timesteps.domain != "discrete":
+            at, mix = self._continuous(level, x)
+            return at, None, {}, mix
+        found = self.columns.unpack(self.columns.on(x.device, x.dtype)[level], x.ndim)
+        mix = (found["target.x_start"], found["target.noise"])
+        return level_from(found), transition_from(found), within(found, "loss."), mix
+
+    def _continuous(self, log_snr: Tensor, x: Tensor) -> tuple[Level, tuple[Tensor, Tensor]]:
+        """The same at any log_snr, worked in float64 and then cast; there is no transition to read."""
+        log_snr = log_snr.double()
+        scale, time = self.parts.schedule.level(log_snr)
+        at = Coefs(scale * log_snr.sigmoid().sqrt(), scale * (-log_snr).sigmoid().sqrt(), log_snr)
+        c_skip, c_out, c_in = self.parts.mean.scalings(at, None)
+        p, q = (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out
+
+        def spread(value: Tensor) -> Tensor:
+            return value.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
+
+        level = Level(*map(spread, (*at, c_skip, c_out, c_in)), time=time.to(x.dtype), var={})
+        return level, (spread(p), spread(q))
+
+
+def count_first(level: Tensor, batch: int) -> int:
+    """Upper bound on the rows at level 1: exact (to a power of two) if the levels are on the host, else the batch.
+
+    A power of two keeps the number of compiled variants small.
+    """
+    if level.device.type != "cpu" or level.is_floating_point() or torch.compiler.is_compiling():
+        return batch
+    count = int((level == 1).sum())
+    return min(batch, 1 << (count - 1).bit_length()) if count else 0
+
+
+def _kind_of_target(columns: Mapping[str, np.ndarray]) -> str:
+    p, q = columns["target.x_start"][1:], columns["target.noise"][1:]
+    if np.all(np.abs(p) < _SAME) and np.all(np.abs(q - 1) < _SAME):
+        return "noise"
+    if np.all(np.abs(p - 1) < _SAME) and np.all(np.abs(q) < _SAME):
+        return "x_start"
+    return "mix"

@@ -1,0 +1,380 @@
+"""The seven contracts, and the records that parts exchange.
+
+Every part is a frozen attrs class that holds options only. Built-ins inherit from these protocols; a plugin may
+inherit too (and get the defaults) or spell every member out. This module imports neither NumPy tables nor torch at
+run time, so a part's options can be read without them.
+
+Shapes: data is (B, C, *S) with any number of spatial axes; "(B,1..)" is (B, 1, ..., 1), ready to broadcast against
+data. Levels are integers 0..T, 0 is clean. s is always the less noisy end of a step, t the noisier.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from attrs import frozen
+
+from diffkit._errors import ProtocolError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from diffkit.decoders import Decoder
+    from diffkit.table import Coefs, ProcessTable, Steps
+
+    F64 = NDArray[np.float64]
+
+State = Any
+"""Whatever tuple of tensors a sampler or timestep sampler carries from call to call; owned by the caller."""
+
+
+class Scalings(NamedTuple):
+    """A mean parameterization at some levels: ``x_start = c_skip x_t + c_out F(c_in x_t, time)``."""
+
+    c_skip: Any
+    c_out: Any
+    c_in: Any
+
+
+class Level(NamedTuple):
+    """What a step or a loss knows of the level it is at.
+
+    Attributes:
+        alpha, sigma, log_snr: Signal scale, noise scale, natural log of their squared ratio; 0-d or (B,1..).
+        c_skip, c_out, c_in: The mean parameterization there; 0-d or (B,1..).
+        time: What the backbone is conditioned on, 0-d or (B,).
+        var: The variance part's columns there; empty where levels are continuous.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    log_snr: Tensor
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    time: Tensor
+    var: Mapping[str, Tensor]
+
+
+class Transition(NamedTuple):
+    """The posterior ``q(x_{k-1} | x_k, x_start)`` at some levels, each 0-d or (B,1..); `first` is (B,).
+
+    Attributes:
+        coef_x_start, coef_x_t: Its mean is ``coef_x_start x_start + coef_x_t x_t``.
+        log_variance: Its log-variance in nats, clipped at level 1 (see `ProcessTable.posterior_log_variance`).
+        kl_weight: coef_x_start^2 / variance, the weight of a squared error of x_start inside the KL.
+        first: True where k = 1, where the bound has a decoder term in place of a KL.
+    """
+
+    coef_x_start: Tensor
+    coef_x_t: Tensor
+    log_variance: Tensor
+    kl_weight: Tensor
+    first: Tensor
+
+
+class Prediction(NamedTuple):
+    """What the denoiser knows after one evaluation.
+
+    Attributes:
+        x_start: Estimate of clean data, (B, C, *S), after guidance and clipping.
+        log_variance: Of p(x_{k-1} | x_k) on the table in use, nats, broadcastable to x_start; None if unknown.
+    """
+
+    x_start: Tensor
+    log_variance: Tensor | None
+
+
+class StepRow(NamedTuple):
+    """What a sampler step is given: the level it leaves, the level it goes to, its plan's coefficients there."""
+
+    t: Level
+    s: Level
+    coef: Mapping[str, Tensor]
+
+
+class LossInputs(NamedTuple):
+    """What a loss is given.
+
+    Attributes:
+        x_start, noise, x_t: Clean data, standard normal noise, ``alpha x_start + sigma noise``; (B, C, *S).
+        out: The backbone's mean channels, (B, C, *S).
+        target: What `out` should be, (B, C, *S).
+        log_variance: Of p(x_{k-1} | x_k), nats, broadcastable to data; None where levels are continuous.
+        level, transition: The level of each row; transition is None where levels are continuous.
+        cols: The loss's own columns at each row, (B,1..).
+        num_steps: T of the table in use.
+        decoder: Log-likelihood of data given a Gaussian, for the term at level 1.
+        decoder_rows: Upper bound on the number of rows at level 1 (B if unknown).
+    """
+
+    x_start: Tensor
+    noise: Tensor
+    x_t: Tensor
+    out: Tensor
+    target: Tensor
+    log_variance: Tensor | None
+    level: Level
+    transition: Transition | None
+    cols: Mapping[str, Tensor]
+    num_steps: int
+    decoder: Decoder
+    decoder_rows: int
+
+
+Denoise = Callable[["Tensor", Level], Prediction]
+
+
+@frozen(eq=False)
+class Composition:
+    """The parts of a system while it is put together; what `problems` is asked about."""
+
+    table: ProcessTable
+    schedule: NoiseSchedule
+    mean: MeanParameterization
+    var: VarianceParameterization
+    loss: Loss
+    timesteps: TimestepSampler
+    sampler: Sampler
+    names: Mapping[str, str]
+    data_shape: tuple[int, ...]
+
+    def label(self, kind: str) -> str:
+        """How a message calls the part of that kind: ``var 'fixed_large'``."""
+        return f"{kind} {self.names[kind]!r}"
+
+
+class Part(Protocol):
+    """What every kind has in common."""
+
+    def problems(self, composition: Composition) -> Iterable[str]:
+        """Return one sentence for each thing in the composition this part cannot work with, with what would work."""
+        return ()
+
+
+class NoiseSchedule(Part, Protocol):
+    """How signal and noise mix at every level."""
+
+    continuous: ClassVar[bool] = False
+
+    @abstractmethod
+    def table(self, num_steps: int) -> ProcessTable:
+        """Return the float64 table with levels 0..num_steps.
+
+        Raises:
+            OptionError: The schedule does not exist at so few steps; the text names the smallest that works.
+        """
+
+    def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (scale, time) at any log_snr, each of its shape and dtype; only asked of continuous schedules."""
+        raise NotImplementedError("this schedule has discrete levels only")
+
+
+class MeanParameterization(Part, Protocol):
+    """What the network predicts, as three coefficients."""
+
+    @abstractmethod
+    def scalings(self, at: Coefs, prev: Coefs | None) -> Scalings:
+        """Return (c_skip, c_out, c_in) at the levels ``at``.
+
+        Args:
+            at: alpha, sigma, log_snr at levels 1..T, float64 arrays (T,), or float64 tensors (B,).
+            prev: The same one level down; None where levels are continuous.
+        """
+
+
+class VarianceParameterization(Part, Protocol):
+    """The log-variance of p(x_{k-1} | x_k)."""
+
+    extra_outputs: ClassVar[int] = 0
+
+    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
+        """Return named float64 columns (T+1,) of the table in use; row 0 is never read."""
+        return {}
+
+    @abstractmethod
+    def log_variance(self, raw: Tensor | None, cols: Mapping[str, Tensor]) -> Tensor:
+        """Return the log-variance in nats, broadcastable to data.
+
+        Args:
+            raw: The network's variance channels, (B, C*extra_outputs, *S), or None if there are none.
+            cols: This part's columns at the level of each row, 0-d or (B,1..).
+        """
+
+
+class Loss(Part, Protocol):
+    """What training minimizes."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
+        """Return named float64 columns (T+1,) of the training table; row 0 is never read."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
+        """Return per-example terms, each (B,) float32; the key "loss" is what is minimized."""
+
+
+class TimestepSampler(Part, Protocol):
+    """Which levels a training batch visits, and with what weight."""
+
+    domain: ClassVar[str] = "discrete"
+
+    def init(self, table: ProcessTable) -> State:
+        """Return the state at the start of training."""
+        return ()
+
+    @abstractmethod
+    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Turn uniforms into levels.
+
+        Args:
+            state: As returned by `init` or `update`.
+            u: Uniforms in [0, 1), (B,), float64.
+            num_steps: T of the training table.
+        Returns:
+            Levels 1..T, (B,) int64 (or log_snr, (B,) float64, if domain is "log_snr"), and weights, (B,) float32,
+            such that ``p(t) w(t) T = 1``.
+        """
+
+    def update(self, state: State, t: Tensor, losses: Tensor) -> State:
+        """Return the state after seeing unweighted losses (B,) at levels t (B,); arguments are left unchanged."""
+        return state
+
+
+class Sampler(Part, Protocol):
+    """One step from noise towards data: a plan of coefficients and a pure step."""
+
+    order: ClassVar[int] = 1
+    stochastic: bool = False
+    uses_last: ClassVar[bool] = False
+
+    @abstractmethod
+    def plan(self, table: Steps) -> Mapping[str, F64]:
+        """Return named float64 columns (T,), finite; row i is the step from level T-i to T-i-1."""
+
+    def init(self, x: Tensor) -> State:
+        """Return the state before the first step, a tuple of tensors or one tensor."""
+        return ()
+
+    @abstractmethod
+    def step(
+        self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
+    ) -> tuple[Tensor, State]:
+        """Return x one level down, and the new state; arguments are left unchanged.
+
+        Args:
+            denoise: ``denoise(x, level) -> Prediction``.
+            x: Data at level t, (B, C, *S), float32.
+            state: As returned by `init` or the step before.
+            row: Levels t and s and this step's plan coefficients, 0-d or (B,1..).
+            noise: Standard normal, of x's shape; None if the sampler is deterministic.
+            last: True on the step to level 0; only meaningful if `uses_last`.
+        """
+
+
+class Backbone(Part, Protocol):
+    """The recipe of a network: options in, `torch.nn.Module` out."""
+
+    def channels_in(self, data_shape: tuple[int, ...]) -> int:
+        """Return how many channels the network reads: those of the data plus those of its conditions."""
+        return data_shape[0]
+
+    @abstractmethod
+    def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
+        """Return a network ``forward(x, time, **conditions)``: (B, C, *S), (B,) -> (B, out_channels, *S).
+
+        Raises:
+            OptionError: The options do not fit the data's shape.
+        """
+
+
+PROTOCOLS: dict[str, type[Any]] = {
+    "schedule": NoiseSchedule,
+    "mean": MeanParameterization,
+    "var": VarianceParameterization,
+    "loss": Loss,
+    "timesteps": TimestepSampler,
+    "sampler": Sampler,
+    "backbone": Backbone,
+}
+
+_ATTRIBUTE_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
+    "continuous": bool,
+    "extra_outputs": int,
+    "needs": (frozenset, set),
+    "domain": str,
+    "order": int,
+    "stochastic": bool,
+    "uses_last": bool,
+}
+
+
+def check_contract(kind: str, part: object, source: str | None = None) -> None:
+    """Raise `ProtocolError`, member by member, unless a class or instance honours the contract of its kind.
+
+    A plain function is accepted as a factory; what it returns is checked when a system is composed.
+    """
+    if not isinstance(part, type) and inspect.isroutine(part):
+        return
+    protocol = PROTOCOLS[kind]
+    faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part)]
+    if faults:
+        name = source or f"{kind} {part.__name__ if isinstance(part, type) else type(part).__name__!r}"
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise ProtocolError(
+            f"{name} does not honour the {protocol.__name__} contract:\n{lines}\n"
+            f"inherit from diffkit.protocols.{protocol.__name__} for the defaults"
+        )
+
+
+def _members(protocol: type[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(protocol.__mro__):
+        if base.__module__ == __name__:
+            found |= {n: m for n, m in vars(base).items() if inspect.isfunction(m)}
+    return {n: m for n, m in found.items() if not n.startswith("_") or n == "__call__"}
+
+
+def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
+    for name, wanted in _members(protocol).items():
+        signature = inspect.signature(wanted)
+        expected = f"{name}({', '.join(list(signature.parameters)[1:])})"
+        found = inspect.getattr_static(part, name, None)
+        if found is None or found is wanted and getattr(wanted, "__isabstractmethod__", False):
+            yield f"{name}: expected {expected}, found nothing"
+            continue
+        method = getattr(part, name)
+        if not callable(method):
+            yield f"{name}: expected {expected}, found {type(method).__name__}"
+            continue
+        bound = not isinstance(part, type) or isinstance(found, staticmethod | classmethod)
+        arguments = [None] * (len(signature.parameters) - (1 if bound else 0))
+        try:
+            inspect.signature(method).bind(*arguments)
+        except TypeError:
+            yield f"{name}: expected {expected}, found {name}{inspect.signature(method)}"
+
+
+def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
+    wanted = {n for n in get_protocol_attributes(protocol) if n in _ATTRIBUTE_TYPES}
+    for name in sorted(wanted):
+        value = inspect.getattr_static(part, name, None)
+        if isinstance(part, type) and (isinstance(value, property) or inspect.isdatadescriptor(value)):
+            continue
+        value = getattr(part, name, None)
+        kinds = _ATTRIBUTE_TYPES[name]
+        if not isinstance(value, kinds) or (kinds is int and isinstance(value, bool)):
+            label = kinds.__name__ if isinstance(kinds, type) else kinds[0].__name__
+            yield f"{name}: expected {label}, found {'nothing' if value is None else repr(value)}"
+
+
+def get_protocol_attributes(protocol: type[Any]) -> tuple[str, ...]:
+    """Names of the class attributes that a protocol declares."""
+    return tuple(protocol.__dict__.get("__annotations__", {}))

@@ -1,0 +1,395 @@
+"""Parts found by name: built-in files, this process, installed plugins.
+
+A name is looked up in this order, and nothing is imported before it is asked for:
+
+1. parts registered in this process with ``registry(kind).register(name)``;
+2. built-ins: the module of that name in the kind's package (``schedule`` "cosine" is `diffkit.schedules.cosine`);
+3. entry points of the group ``diffkit.<kind>``, whose value is the part's class.
+
+A plugin never replaces a built-in; ``distribution:name`` always reaches it. The environment variable
+DIFFKIT_PLUGINS holds an allow-list of distributions (unset: all; empty: none).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any, Generic, TypeVar, cast
+
+import attrs
+from attrs import frozen
+
+from diffkit._errors import (
+    AmbiguousComponentError,
+    DuplicateComponentError,
+    OptionError,
+    PluginLoadError,
+    UnknownComponentError,
+    did_you_mean,
+)
+
+P = TypeVar("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+KINDS: dict[str, str] = {
+    "schedule": "schedules",
+    "mean": "means",
+    "var": "variances",
+    "loss": "losses",
+    "timesteps": "timesteps",
+    "sampler": "samplers",
+    "backbone": "backbones",
+}
+"""Kind -> sub-package. The kind is also the compose keyword and the suffix of the entry-point group."""
+
+BUILT_IN, LOCAL = "diffkit", "local"
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@frozen
+class Entry:
+    """One line of a listing.
+
+    Attributes:
+        kind: Kind of part.
+        name: Registered name.
+        origin: "diffkit", "local", or the distribution that offers it.
+        version: Version of that distribution; "" for local parts.
+        value: ``module:attribute`` of the part.
+        shadowed: True if the bare name means another part, so that only ``origin:name`` reaches this one.
+        loaded: True if the part is already imported.
+    """
+
+    kind: str
+    name: str
+    origin: str
+    version: str
+    value: str
+    shadowed: bool = False
+    loaded: bool = False
+
+    @property
+    def qualified(self) -> str:
+        """``origin:name``, which means this part and no other."""
+        return f"{self.origin}:{self.name}"
+
+
+@frozen
+class Provenance:
+    """Where a part comes from: registered name, distribution and its version."""
+
+    name: str
+    origin: str
+    version: str
+
+
+class Registry(Generic[P]):
+    """All parts of one kind."""
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self._package = package
+        self._here: dict[str, Callable[..., P]] = {}
+        self._imported: dict[str, Callable[..., P]] = {}
+        self._provenance: dict[object, Provenance] = {}
+
+    def register(self, name: str, *, replace: bool = False) -> Callable[[F], F]:
+        """Return a decorator that gives a part its name in this process.
+
+        Args:
+            name: Lower-case words joined by "_".
+            replace: Take the name even if a built-in, a plugin or an earlier registration holds it.
+        Raises:
+            OptionError: The name is not of that form.
+            DuplicateComponentError: The name is taken, and this is not the same definition run again.
+        """
+        if not _NAME.fullmatch(canonical(name)):
+            raise OptionError(f"{self.kind} name {name!r} cannot be used; use lower-case words joined by '_'")
+        name = canonical(name)
+
+        def decorate(part: F) -> F:
+            if part.__module__ == f"{self._package}.{name}":
+                self._imported[f"{BUILT_IN}:{name}"] = part
+                self._provenance[part] = Provenance(name, BUILT_IN, _own_version())
+                return part
+            holder = None if replace else self._holder(name, part)
+            if holder:
+                raise DuplicateComponentError(
+                    f"{self.kind} {name!r} is taken by {holder}; choose another name or pass replace=True"
+                )
+            self._here[name] = part
+            self._provenance[part] = Provenance(name, LOCAL, "")
+            return part
+
+        return decorate
+
+    def names(self) -> tuple[str, ...]:
+        """Every bare name that `get` accepts, sorted; imports no part."""
+        return tuple(sorted({e.name for e in self.entries()}))
+
+    def built_in_names(self) -> tuple[str, ...]:
+        """Names of the built-in parts, sorted; reads no metadata and imports no part."""
+        spec = find_spec(self._package)
+        folders = spec.submodule_search_locations if spec else None
+        return tuple(sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")))
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every known part, shadowed ones too, sorted by name; imports no part."""
+        found = [Entry(self.kind, n, LOCAL, "", _path(p), loaded=True) for n, p in self._here.items()]
+        taken = set(self._here)
+        for name in self.built_in_names():
+            loaded = f"{BUILT_IN}:{name}" in self._imported
+            value = f"{self._package}.{name}"
+            found.append(Entry(self.kind, name, BUILT_IN, _own_version(), value, name in taken, loaded))
+            taken.add(name)
+        for point in _plugins(self.kind):
+            loaded = f"{point.distribution}:{point.name}" in self._imported
+            found.append(
+                Entry(
+                    self.kind, point.name, point.distribution, point.version, point.value, point.name in taken, loaded
+                )
+            )
+        return tuple(sorted(found, key=lambda e: (e.name, e.shadowed, e.origin)))
+
+    def get(self, name: str) -> Callable[..., P]:
+        """Return the class or factory of that name, importing exactly one part.
+
+        Args:
+            name: Bare name, or ``distribution:name``.
+        Raises:
+            UnknownComponentError: No such name.
+            AmbiguousComponentError: Two plugins offer it.
+            PluginLoadError: The plugin cannot be imported.
+            ProtocolError: The part does not honour its contract.
+        """
+        if not isinstance(name, str):
+            raise OptionError(f"{self.kind} must be a name, a (name, options) pair or an instance, got {name!r}")
+        if ":" in name:
+            origin, _, bare = name.partition(":")
+            return self._get_qualified(_normalized(origin), canonical(bare), name)
+        bare = canonical(name)
+        if bare in self._here:
+            return self._here[bare]
+        if bare in self.built_in_names():
+            return self._built_in(bare)
+        points = [p for p in _plugins(self.kind) if p.name == bare]
+        if not points:
+            raise self._unknown(name)
+        if len(points) > 1:
+            offers = " and ".join(f"'{p.distribution}:{p.name}'" for p in points)
+            raise AmbiguousComponentError(f"{self.kind} {bare!r} is offered by {offers}; use one of these full names")
+        return self._plugin(points[0])
+
+    def create(self, name: str, /, **options: object) -> P:
+        """Return the part of that name made with these options.
+
+        Raises:
+            OptionError: An option is unknown (the nearest is suggested), or its value is wrong.
+        """
+        factory = self.get(name)
+        known = option_names(factory)
+        unknown = [o for o in options if known is not None and o not in known]
+        if unknown and known is not None:
+            lines = (f"{self.kind} {name!r} has no option {o!r}{did_you_mean(o, known)}" for o in unknown)
+            raise OptionError(f"{'; '.join(lines)} (options: {', '.join(known) or 'none'})")
+        try:
+            part = factory(**options)
+        except OptionError as error:
+            raise OptionError(f"{self.kind} {name!r}: {error}") from error
+        except TypeError as error:
+            raise OptionError(f"{self.kind} {name!r} cannot be made with these options: {error}") from error
+        if type(part) not in self._provenance and factory in self._provenance:
+            self._provenance[type(part)] = self._provenance[factory]
+        return part
+
+    def provenance(self, part: object) -> Provenance | None:
+        """Name, distribution and version of an instance, or None if its class was never registered or loaded."""
+        return self._provenance.get(type(part))
+
+    def _holder(self, name: str, part: Callable[..., Any]) -> str | None:
+        """Who holds the name already; None if nobody, or if it is the same definition run again."""
+        if name in self._here and _path(self._here[name]) != _path(part):
+            return f"{_path(self._here[name])} (registered in this process)"
+        if name in self._here:
+            return None
+        if name in self.built_in_names():
+            return f"the built-in {self._package}.{name}"
+        points = [p for p in _plugins(self.kind) if p.name == name and p.value != _path(part)]
+        return f"the plugin '{points[0].distribution}:{name}'" if points else None
+
+    def _get_qualified(self, origin: str, bare: str, asked: str) -> Callable[..., P]:
+        if origin == LOCAL and bare in self._here:
+            return self._here[bare]
+        if origin == BUILT_IN and bare in self.built_in_names():
+            return self._built_in(bare)
+        for point in _plugins(self.kind):
+            if point.name == bare and _normalized(point.distribution) == origin:
+                return self._plugin(point)
+        raise self._unknown(asked)
+
+    def _built_in(self, name: str) -> Callable[..., P]:
+        key = f"{BUILT_IN}:{name}"
+        if key not in self._imported:
+            importlib.import_module(f"{self._package}.{name}")
+        return self._imported[key]
+
+    def _plugin(self, point: _Point) -> Callable[..., P]:
+        key = f"{point.distribution}:{point.name}"
+        if key in self._imported:
+            return self._imported[key]
+        source = f"{self.kind} {point.name!r} of {point.distribution} {point.version} ({point.value})"
+        try:
+            part = point.entry_point.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may even call sys.exit() on import
+            raise PluginLoadError(f"cannot load {source}: {type(error).__name__}: {error}") from error
+        _check_contract(self.kind, part, source)
+        self._imported[key] = part
+        self._provenance[part] = Provenance(point.name, point.distribution, point.version)
+        return cast("Callable[..., P]", part)
+
+    def _unknown(self, asked: str) -> UnknownComponentError:
+        names = self.names()
+        text = f"no {self.kind} named {asked!r}{did_you_mean(canonical(asked), names)} (known: {', '.join(names)})"
+        bare = canonical(asked).rpartition(":")[2]
+        blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name == bare]
+        if blocked:
+            text += f"; {blocked[0]} offers it, but DIFFKIT_PLUGINS does not list that distribution"
+        return UnknownComponentError(text)
+
+
+@frozen
+class _Point:
+    """One entry point, with the distribution that owns it."""
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+    entry_point: Any = attrs.field(eq=False, repr=False)
+
+
+class _Scan:
+    """Entry points of all installed distributions, read once, on first need."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._points: dict[str, tuple[_Point, ...]] | None = None
+
+    def clear(self) -> None:
+        with self._lock:
+            self._points = None
+
+    def allowed(self, kind: str) -> tuple[_Point, ...]:
+        return tuple(p for p in self._of(kind) if _is_allowed(p.distribution))
+
+    def blocked(self, kind: str) -> tuple[_Point, ...]:
+        return tuple(p for p in self._of(kind) if not _is_allowed(p.distribution))
+
+    def _of(self, kind: str) -> tuple[_Point, ...]:
+        with self._lock:
+            if self._points is None:
+                self._points = {k: tuple(sorted(set(_read(k)), key=lambda p: p.distribution)) for k in KINDS}
+            return self._points[kind]
+
+
+def _read(kind: str) -> Iterator[_Point]:
+    for point in _entry_points().select(group=f"diffkit.{kind}"):
+        if not point.dist or not _NAME.fullmatch(canonical(point.name)):
+            continue
+        name = point.dist.metadata["Name"] or "unknown"
+        yield _Point(canonical(point.name), point.value, name, point.dist.version or "?", point)
+
+
+def _entry_points() -> metadata.EntryPoints:
+    try:
+        return metadata.entry_points()
+    except Exception:  # one unreadable metadata folder must not hide all others
+        return metadata.EntryPoints(_readable_entry_points())
+
+
+def _readable_entry_points() -> Iterator[metadata.EntryPoint]:
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        try:
+            name, points = _normalized(distribution.metadata["Name"]), distribution.entry_points
+        except Exception:  # noqa: S112  that distribution only
+            continue
+        if name not in seen:
+            seen.add(name)
+            yield from points
+
+
+_scan = _Scan()
+_registries: dict[str, Registry[Any]] = {kind: Registry(kind, f"diffkit.{package}") for kind, package in KINDS.items()}
+
+
+def registry(kind: str) -> Registry[Any]:
+    """Return the registry of one kind: schedule, mean, var, loss, timesteps, sampler or backbone."""
+    try:
+        return _registries[kind]
+    except KeyError:
+        raise OptionError(f"no kind {kind!r}{did_you_mean(kind, KINDS)} (kinds: {', '.join(KINDS)})") from None
+
+
+def refresh() -> None:
+    """Forget the scan of installed plugins, so that one installed since is seen; loaded parts stay loaded."""
+    importlib.invalidate_caches()
+    _scan.clear()
+
+
+def describe(kind: str | None = None) -> str:
+    """Return a table of all parts (or those of one kind): kind, name, origin, version, remarks."""
+    rows = [("kind", "name", "origin", "version", "")]
+    for k in KINDS if kind is None else (kind,):
+        for e in registry(k).entries():
+            rows.append((k, e.name, e.origin, e.version, f"shadowed; use {e.qualified}" if e.shadowed else ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def canonical(name: str) -> str:
+    """Return the registered spelling of a name: "-" is read as "_"."""
+    return name.strip().replace("-", "_")
+
+
+def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
+    """Names of the options a part takes; None for a factory that is no attrs class."""
+    if isinstance(factory, type) and attrs.has(factory):
+        return tuple(f.alias or f.name for f in attrs.fields(factory) if f.init)
+    return None
+
+
+def _plugins(kind: str) -> tuple[_Point, ...]:
+    return _scan.allowed(kind)
+
+
+def _is_allowed(distribution: str) -> bool:
+    allowed = os.environ.get("DIFFKIT_PLUGINS")
+    return allowed is None or _normalized(distribution) in {_normalized(a) for a in allowed.split(",")}
+
+
+def _normalized(distribution: str) -> str:
+    """PEP 503 spelling, so that diffkit_edm and diffkit-edm are one."""
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
+
+
+def _path(part: Callable[..., Any]) -> str:
+    return f"{part.__module__}:{part.__qualname__}"
+
+
+def _own_version() -> str:
+    return cast("str", sys.modules["diffkit"].__version__)
+
+
+def _check_contract(kind: str, part: object, source: str) -> None:
+    # By name at run time: the registry is below the protocols and must not import them itself.
+    importlib.import_module("diffkit.protocols").check_contract(kind, part, source)

@@ -1,0 +1,1 @@
+"""Samplers, one registered name per file."""

@@ -1,0 +1,160 @@
+"""The sampling loop: a sampler's plan on a table as one matrix, and a pure step that reads one row of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit._errors import OptionError, ProtocolError
+from diffkit.columns import Columns, level_columns, level_from, within
+from diffkit.noise import NoiseFn
+from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State, StepRow
+from diffkit.table import F64, Coefs, ProcessTable, Steps
+
+
+@frozen(eq=False)
+class Moment:
+    """One point of a trajectory.
+
+    Attributes:
+        step: How many steps were taken, from 1.
+        level: Level of the table that x is at now.
+        x: Data there, (B, C, *S).
+        x_start: The estimate of clean data that the step was taken with, (B, C, *S).
+    """
+
+    step: int
+    level: int
+    x: Tensor
+    x_start: Tensor
+
+
+@frozen(eq=False)
+class Program:
+    """One sampler on one table.
+
+    Attributes:
+        sampler: The sampler part.
+        columns: Level t, level s and plan coefficients of every step, in the order of the steps.
+        levels: Level each step goes to, in the root table.
+        may_end: True if the last step goes to level 0.
+    """
+
+    sampler: Sampler
+    columns: Columns
+    levels: tuple[int, ...]
+    may_end: bool
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps there are."""
+        return len(self.levels)
+
+    def step(
+        self, denoise: Denoise, x: Tensor, state: State, row: Tensor, noise: Tensor | None, last: bool
+    ) -> tuple[Tensor, State]:
+        """Take one step; a pure function of its arguments.
+
+        Args:
+            denoise: ``denoise(x, level) -> Prediction``.
+            x: Data, (B, C, *S).
+            state: The sampler's.
+            row: A row of `columns` (n,), or one for each example (B, n).
+            noise: Standard normal like x, or None if the sampler is deterministic.
+            last: True on the step to level 0, for samplers that ask.
+        """
+        found = self.columns.unpack(row, x.ndim)
+        step_row = StepRow(level_from(found, "t."), level_from(found, "s."), within(found, "coef."))
+        return self.sampler.step(denoise, x, state, step_row, noise, last)
+
+    def run(self, denoise: Denoise, x: Tensor, noise_fn: NoiseFn | None) -> Iterator[Moment]:
+        """Walk all steps from x, yielding after each.
+
+        Args:
+            denoise: ``denoise(x, level) -> Prediction``.
+            x: Data at the level the first step starts from.
+            noise_fn: Asked once a step; None only for a deterministic sampler.
+        """
+        if self.sampler.stochastic and noise_fn is None:
+            raise OptionError("this sampler adds noise, so it needs noise_fn")
+        matrix = self.columns.on(x.device, x.dtype)
+        recorder = _Recorder(denoise)
+        with torch.no_grad():
+            state = self.sampler.init(x)
+        for i in range(self.num_steps):
+            noise = noise_fn() if noise_fn is not None and self.sampler.stochastic else None
+            last = self.sampler.uses_last and self.may_end and i == self.num_steps - 1
+            with torch.no_grad():  # inside the step only: a generator must not leak it to its caller between yields
+                x, state = self.step(recorder, x, state, matrix[i], noise, last)
+            yield Moment(i + 1, self.levels[i], x, recorder.last.x_start)
+
+
+class _Recorder:
+    """Remembers the last prediction, so that a trajectory can show it at no cost to the step."""
+
+    last: Prediction
+
+    def __init__(self, denoise: Callable[[Tensor, Level], Prediction]):
+        self._denoise = denoise
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        self.last = self._denoise(x, level)
+        return self.last
+
+
+def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
+    """Return the program that goes from level T of a table in use down to level 0."""
+    rows = np.arange(table.num_steps, 0, -1)
+    return _program(parts, sampler, table, table.steps(), rows, rows - 1, may_end=True)
+
+
+def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:
+    """Return the program that goes from level 1 of a table in use up to level T.
+
+    Args:
+        parts: The composition.
+        sampler: A deterministic sampler.
+        table: The table in use.
+        past_end: Add a step from T to a level without signal, as the published code does.
+    """
+    rows = np.arange(1, table.num_steps + (1 if past_end else 0))
+    t = table.at(rows)  # type: ignore[arg-type]
+    s = table.at(rows + 1) if not past_end else _beyond(table)  # type: ignore[arg-type]
+    target = np.minimum(rows + 1, table.num_steps)
+    return _program(parts, sampler, table, Steps(t, s), rows, target, may_end=False)
+
+
+def _beyond(table: ProcessTable) -> Coefs:
+    alpha, sigma, log_snr = table.at(slice(2, None))
+    return Coefs(np.append(alpha, 0.0), np.append(sigma, table.scale[-1]), np.append(log_snr, -np.inf))
+
+
+def _program(
+    parts: Composition,
+    sampler: Sampler,
+    table: ProcessTable,
+    steps: Steps,
+    from_rows: np.ndarray,
+    to_rows: np.ndarray,
+    may_end: bool,
+) -> Program:
+    levels = level_columns(parts, table)
+    plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
+    _check_plan(parts.label("sampler"), plan)
+    columns = Columns(
+        {f"t.{name}": c[from_rows] for name, c in levels.items()}
+        | {f"s.{name}": c[to_rows] for name, c in levels.items()}
+        | {f"coef.{name}": c for name, c in plan.items()}
+    )
+    return Program(sampler, columns, tuple(int(k) for k in table.index[to_rows]), may_end)
+
+
+def _check_plan(label: str, plan: Mapping[str, F64]) -> None:
+    for name, column in plan.items():
+        bad = np.flatnonzero(~np.isfinite(column))
+        if bad.size:
+            raise ProtocolError(f"the plan of {label} is not finite in column {name!r} at step {bad[0] + 1}")

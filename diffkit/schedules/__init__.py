@@ -1,0 +1,1 @@
+"""Noise schedules, one registered name per file."""

@@ -1,0 +1,511 @@
+"""A composed diffusion system: it trains, samples and scores.
+
+`System` is an `nn.Module` whose only submodule is the network, so DDP, FSDP and torch.compile wrap it with nothing
+special, and its state_dict is the network's. Tables are no buffers: ``.half()`` and ``.to()`` never change them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from diffkit._errors import CompositionError, OptionError
+from diffkit.bound import Bound, BoundTerms, variational_bound
+from diffkit.decoders import Decoder, decoder_for
+from diffkit.denoiser import Denoiser, Model, as_float
+from diffkit.noise import NoiseFn, batch_noise, example_noise
+from diffkit.objective import Objective, count_first
+from diffkit.options import check_integer
+from diffkit.progress import progress as show_progress
+from diffkit.protocols import Composition, Level, Sampler, State
+from diffkit.sampling import Moment, encoding_program, sampling_program
+from diffkit.slots import Slot, resolve
+from diffkit.spacing import Spacing, levels
+from diffkit.table import ProcessTable, respace
+
+Transform = Callable[[Tensor], Tensor]
+
+
+@frozen
+class Settings:
+    """What `diffkit.compose` was told beside the parts; together with them it rebuilds the system."""
+
+    data_shape: tuple[int, ...]
+    num_steps: int
+    train_spacing: Any
+    rescale_time: bool
+    clip_x_start: bool
+    bins: int | None
+    time_argument: str | None
+
+
+class System(nn.Module):
+    """Seven parts at work together; made by `diffkit.compose`.
+
+    Attributes:
+        parts: The parts, and the table that training uses.
+        settings: Everything else it was composed with.
+        recipe: The backbone part the network was built from, or None if it was not built by one.
+        backbone: The network, or None if every call is given ``model=``.
+        decoder: Log-likelihood of data at level 1.
+    """
+
+    def __init__(self, parts: Composition, settings: Settings, backbone: nn.Module | None, recipe: Any = None):
+        super().__init__()
+        self.parts = parts
+        self.settings = settings
+        self.recipe = recipe
+        self.backbone = backbone
+        self.decoder: Decoder = decoder_for(settings.bins)
+        self.objective = Objective.of(parts, self.decoder)
+
+    # ---- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> ProcessTable:
+        """Noise levels that training uses."""
+        return self.parts.table
+
+    @property
+    def num_steps(self) -> int:
+        """T of the training table."""
+        return self.parts.table.num_steps
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one example, (C, *S)."""
+        return self.settings.data_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's first parameter is; the CPU if there is none."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def table_for(self, steps: Spacing = None) -> ProcessTable:
+        """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
+        if steps is None:
+            return self.table
+        return respace(self.table, levels(self.num_steps, steps))
+
+    def spec(self) -> dict[str, Any]:
+        """Return everything that rebuilds this system, but its weights, as plain JSON data; see `diffkit.from_spec`."""
+        from diffkit.saving import spec_of
+
+        return spec_of(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write spec and weights into a folder, from which `diffkit.load` rebuilds the system."""
+        from diffkit.saving import save
+
+        return save(self, folder)
+
+    def extra_repr(self) -> str:
+        """Name the parts."""
+        named = ", ".join(f"{kind}={name!r}" for kind, name in self.parts.names.items())
+        return f"{named}, data_shape={self.data_shape}, num_steps={self.num_steps}"
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x_start: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        timesteps_state: State = None,
+        model: Model | None = None,
+        **conditions: Any,
+    ) -> dict[str, Tensor]:
+        """Draw levels and noise, and return per-example terms of the loss.
+
+        ``system(x)["loss"].mean()`` is what training minimizes.
+
+        Args:
+            x_start: Clean data, (B, C, *S), float, in [-1, 1] unless the system was composed with bins=None.
+            generator: Source of all randomness; its device is where levels are drawn. The global one by default.
+            timesteps_state: What the timestep sampler has learned so far; fresh by default.
+            model: Called in place of the system's own network.
+            conditions: Keywords for the network, such as y=labels.
+        Returns:
+            "loss" (weighted by the timestep sampler), the loss part's metrics, "level" and "weight", each (B,).
+        Raises:
+            OptionError: x_start has the wrong shape, dtype or range.
+        """
+        x_start = self._checked(x_start)
+        level, weight = self.draw_levels(len(x_start), generator=generator, timesteps_state=timesteps_state)
+        noise = self._noise_like(x_start, generator)
+        terms = self.loss_terms(
+            model, x_start, level.to(x_start.device), noise, decoder_rows=count_first(level, len(x_start)), **conditions
+        )
+        weight = weight.to(x_start.device)
+        return terms | {"loss": terms["loss"] * weight, "level": level.to(x_start.device), "weight": weight}
+
+    def draw_levels(
+        self, batch: int, *, generator: torch.Generator | None = None, timesteps_state: State = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return levels (B,) and their weights (B,) as the timestep sampler draws them."""
+        sampler = self.parts.timesteps
+        state = sampler.init(self.table) if timesteps_state is None else timesteps_state
+        device = generator.device if generator is not None else "cpu"
+        u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
+        return sampler.sample(state, u, self.num_steps)
+
+    def loss_terms(
+        self,
+        model: Model | None,
+        x_start: Tensor,
+        level: Tensor,
+        noise: Tensor,
+        *,
+        decoder_rows: int | None = None,
+        **conditions: Any,
+    ) -> dict[str, Tensor]:
+        """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
+
+        Args:
+            model: The network; None takes the system's own.
+            x_start: Clean data, (B, C, *S), float32 or float64.
+            level: 1..T, (B,) int64 (log_snr, (B,) float64, if the timestep sampler's domain is "log_snr").
+            noise: Standard normal, (B, C, *S).
+            decoder_rows: Upper bound on the rows at level 1, if the caller knows one: the decoder's term is then
+                computed for that many rows only. B by default, which is always right.
+            conditions: Keywords for the network.
+        Returns:
+            "loss" and metrics, each (B,), not weighted by the timestep sampler.
+        """
+        rows = len(x_start) if decoder_rows is None else decoder_rows
+        return self.objective.terms(self._model(model), x_start, level, noise, rows, conditions)
+
+    # ---- sampling --------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        *,
+        steps: Spacing = None,
+        sampler: Slot = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        start: Tensor | None = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        progress: bool = True,
+        **conditions: Any,
+    ) -> Tensor:
+        """Return n samples, (n, C, *S), float32.
+
+        Args:
+            n: How many.
+            steps: Every level by default; a count, a spacing string or a list of levels (see `diffkit.spacing`).
+            sampler: Name, (name, options) or instance; the composed one by default.
+            seed: Makes sample i a function of (seed, i) alone, whatever the batch size. Unseeded by default.
+            batch_size: How many are made at a time; all at once by default.
+            start: What to start from at level T, (n, C, *S); noise by default.
+            clip: Clip the estimate of x_start to [-1, 1]; as composed by default.
+            x_transform: Applied to the estimate of x_start before clipping.
+            model: Called in place of the system's own network.
+            progress: Show a bar with an ETA on standard error.
+            conditions: Keywords for the network; a tensor or list of length n gives each sample its own.
+        Raises:
+            OptionError: An argument is wrong; nothing has been computed then.
+        """
+        n = check_integer("n", n, ge=1)
+        batch_size = n if batch_size is None else check_integer("batch_size", batch_size, ge=1)
+        batches = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
+        table = self.table_for(steps)
+        shared = dict(sampler=self._sampler(sampler), clip=clip, x_transform=x_transform, model=model)
+        conditions = self._conditions(conditions, n)
+        out = []
+        with show_progress(len(batches) * table.num_steps, f"sampling {n}", progress) as advance:
+            for rows in batches:
+                x = None if start is None else start[rows.start : rows.stop]
+                picked = _rows_of(conditions, rows, n)
+                for moment in self._moments(rows, table=table, seed=seed, start=x, conditions=picked, **shared):
+                    advance(1)
+                out.append(moment.x)
+        return torch.cat(out)
+
+    def trajectory(
+        self,
+        n: int,
+        *,
+        steps: Spacing = None,
+        sampler: Slot = None,
+        seed: int | None = None,
+        start: Tensor | None = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        **conditions: Any,
+    ) -> Iterator[Moment]:
+        """Yield a `Moment` after every step of sampling n examples; arguments as in `sample`."""
+        n = check_integer("n", n, ge=1)
+        return self._moments(
+            range(n),
+            table=self.table_for(steps),
+            sampler=self._sampler(sampler),
+            seed=seed,
+            start=start,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            conditions=self._conditions(conditions, n),
+        )
+
+    def sample_from(
+        self,
+        model: Model | None,
+        x: Tensor,
+        noise_fn: NoiseFn | None,
+        table: ProcessTable | None = None,
+        *,
+        sampler: Slot = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        **conditions: Any,
+    ) -> Tensor:
+        """Walk from x at level T to level 0 with all randomness given.
+
+        Args:
+            model: The network; None takes the system's own.
+            x: Data at level T, (B, C, *S).
+            noise_fn: Called once a step for standard normal noise like x; may be None if the sampler is deterministic.
+            table: The training table by default; see `table_for`.
+            sampler, clip, x_transform, conditions: As in `sample`.
+        """
+        program = sampling_program(self.parts, self._sampler(sampler), table or self.table)
+        denoiser = self.denoiser(model, clip=clip, x_transform=x_transform, **conditions)
+        for moment in program.run(denoiser, x, noise_fn):  # noqa: B007  only the last is wanted
+            pass
+        return moment.x
+
+    @torch.no_grad()
+    def encode(
+        self,
+        x_start: Tensor,
+        *,
+        steps: Spacing = None,
+        sampler: Slot = "ddim",
+        start: str = "clean",
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        progress: bool = False,
+        **conditions: Any,
+    ) -> Tensor:
+        """Run a deterministic sampler backwards: the noise at level T from which it makes x_start, (B, C, *S).
+
+        Args:
+            x_start: Clean data, (B, C, *S).
+            steps, sampler, clip, x_transform, model, progress, conditions: As in `sample`.
+            start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
+                takes x_start for data at level 1 and ends one step past T, where no signal is left, as the published
+                code does.
+        Raises:
+            OptionError: The sampler is stochastic, or an argument is wrong.
+        """
+        if start not in ("clean", "level1"):
+            raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
+        chosen, table = self._sampler(sampler), self.table_for(steps)
+        if chosen.stochastic:
+            raise OptionError("encode needs a deterministic sampler, such as 'ddim' with eta=0")
+        x = self._checked(x_start)
+        denoiser = self.denoiser(
+            model, clip=clip, x_transform=x_transform, **self._conditions(conditions, len(x_start))
+        )
+        program = encoding_program(self.parts, chosen, table, past_end=start == "level1")
+        with self._evaluating(), show_progress(program.num_steps, "encoding", progress) as advance:
+            if start == "clean":
+                x = self._first_encoding_step(denoiser, x, table)
+            for moment in program.run(denoiser, x, None):
+                x = moment.x
+                advance(1)
+        return x
+
+    def denoiser(
+        self,
+        model: Model | None = None,
+        *,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        **conditions: Any,
+    ) -> Denoiser:
+        """Return ``denoise(x, level) -> Prediction``: the network and its processing, for samplers and the bound."""
+        return Denoiser(
+            self._model(model),
+            self.parts.var,
+            self.objective.scales_input,
+            conditions,
+            x_transform,
+            self.settings.clip_x_start if clip is None else clip,
+        )
+
+    # ---- scoring ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def bits_per_dim(
+        self,
+        x_start: Tensor,
+        *,
+        steps: Spacing = None,
+        seed: int | None = None,
+        rows_per_call: int | None = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        progress: bool = False,
+        **conditions: Any,
+    ) -> Bound:
+        """Return the variational bound on the negative log-likelihood of each example, in bits per dimension.
+
+        Args:
+            x_start: Clean data, (B, C, *S), in [-1, 1] unless the system was composed with bins=None.
+            steps: As in `sample`.
+            seed: Makes the noise of example i a function of (seed, i) and the level.
+            rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
+            clip, x_transform, model, progress, conditions: As in `sample`.
+        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
+        """
+        x_start, table = self._checked(x_start), self.table_for(steps)
+        default = 16 if x_start.device.type == "cpu" else 256
+        rows = default if rows_per_call is None else check_integer("rows_per_call", rows_per_call, ge=1)
+        terms = BoundTerms.of(self.parts, table, self.decoder)
+        pairs = len(x_start) * table.num_steps
+        with self._evaluating(), show_progress(pairs, "bits/dim", progress) as advance:
+            return variational_bound(
+                terms,
+                lambda picked: self.denoiser(model, clip=clip, x_transform=x_transform, **picked),
+                table,
+                x_start,
+                rows_per_call=rows,
+                seed=seed,
+                conditions=self._conditions(conditions, len(x_start)),
+                show=advance,
+            )
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _moments(
+        self,
+        rows: range,
+        *,
+        table: ProcessTable,
+        sampler: Sampler,
+        seed: int | None,
+        start: Tensor | None,
+        clip: bool | None,
+        x_transform: Transform | None,
+        model: Model | None,
+        conditions: Mapping[str, Any],
+    ) -> Iterator[Moment]:
+        """Moments of sampling the examples whose indices are ``rows``."""
+        device, shape = self.device, self.data_shape
+        if start is not None and start.shape != (len(rows), *shape):
+            raise OptionError(f"start must have shape {(len(rows), *shape)}, got {tuple(start.shape)}")
+        noise_fn = (
+            batch_noise((len(rows), *shape), device) if seed is None else example_noise(seed, rows, shape, device)
+        )
+        program = sampling_program(self.parts, sampler, table)
+        denoiser = self.denoiser(model, clip=clip, x_transform=x_transform, **conditions)
+        # Drawn even if a start is given, so that the steps' noise is the same either way.
+        noise = noise_fn() * float(table.scale[-1])
+        x = noise if start is None else as_float(start.to(device))
+        with self._evaluating():
+            yield from program.run(denoiser, x, noise_fn)
+
+    def _first_encoding_step(self, denoiser: Denoiser, x: Tensor, table: ProcessTable) -> Tensor:
+        """From level 0 to 1, where no network can be asked: the noise is taken from the estimate at level 1."""
+        terms = BoundTerms.of(self.parts, table, self.decoder)
+        found = terms.columns.unpack(terms.columns.on(x.device, x.dtype)[1], x.ndim)
+        var = {name[4:]: value for name, value in found.items() if name.startswith("var.")}
+        at = Level(**{name: found[name] for name in Level._fields if name != "var"}, var=var)
+        eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
+        return at.alpha * x + at.sigma * eps
+
+    def _model(self, model: Model | None) -> Model:
+        if model is not None:
+            return model
+        if self.backbone is None:
+            raise OptionError("this system was composed with backbone=None; pass model= to this call")
+        return self.backbone
+
+    def _sampler(self, slot: Slot) -> Sampler:
+        if slot is None:
+            return self.parts.sampler
+        sampler, name = resolve("sampler", slot)
+        changed = attrs.evolve(self.parts, sampler=sampler, names={**self.parts.names, "sampler": name})
+        problems = list(sampler.problems(changed))
+        if problems:
+            raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
+        return sampler
+
+    def _checked(self, x_start: Tensor) -> Tensor:
+        """Return data ready for arithmetic, or raise `OptionError`."""
+        if x_start.ndim != len(self.data_shape) + 1 or x_start.shape[1:] != self.data_shape:
+            raise OptionError(f"x_start must have shape (B, {_joined(self.data_shape)}), got {tuple(x_start.shape)}")
+        if not x_start.is_floating_point():
+            raise OptionError(
+                f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
+            )
+        # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
+        if self.decoder.bounded and x_start.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (float(v) for v in x_start.detach().aminmax())
+            if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+                raise OptionError(
+                    f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; scale it, or compose with "
+                    "bins=None for unbounded data"
+                )
+        return as_float(x_start)
+
+    def _noise_like(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        device = generator.device if generator is not None else x.device
+        return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+
+    def _conditions(self, conditions: Mapping[str, Any], n: int) -> dict[str, Any]:
+        """Conditions as tensors on the system's device; lists and numbers become one value for each example."""
+        found: dict[str, Any] = {}
+        for name, value in conditions.items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                value = torch.full((n,), value)
+            elif isinstance(value, Sequence) and not isinstance(value, str):
+                value = torch.as_tensor(value)
+            if isinstance(value, Tensor):
+                if value.ndim and len(value) != n:
+                    raise OptionError(
+                        f"condition {name!r} must have one value for each of {n} examples, got {len(value)}"
+                    )
+                value = value.to(self.device)
+            found[name] = value
+        return found
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Switch dropout off meanwhile, and touch nothing if it is off already, so that threads can share a system."""
+        training = [m for m in self.modules() if m.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _rows_of(conditions: Mapping[str, Any], rows: range, n: int) -> dict[str, Any]:
+    def pick(value: Any) -> Any:
+        whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
+        return value[rows.start : rows.stop] if whole else value
+
+    return {name: pick(value) for name, value in conditions.items()}
+
+
+def _joined(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))

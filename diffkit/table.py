@@ -1,0 +1,300 @@
+"""The one numeric object: noise levels 0..T in float64, and everything that follows from them.
+
+Level 0 is clean data. On any Gaussian path ``x_t = alpha x_start + sigma eps``, two numbers describe a level:
+``alpha_bar = alpha^2 / (alpha^2 + sigma^2)`` and ``scale = sqrt(alpha^2 + sigma^2)``. Variance-preserving paths
+(DDPM) have scale 1; variance-exploding and straight paths differ in scale only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import attrs
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import ArrayLike, NDArray
+
+from diffkit._errors import OptionError
+
+F64 = NDArray[np.float64]
+
+_SMALLEST_VARIANCE = 1e-20
+"""Floor under a variance before its log, for levels that repeat (Ho et al. 2020 use the same figure)."""
+
+
+class Coefs(NamedTuple):
+    """Signal scale, noise scale and log of their squared ratio at some levels; float64 arrays or tensors."""
+
+    alpha: Any
+    sigma: Any
+    log_snr: Any
+
+
+class Posterior(NamedTuple):
+    """``q(x_s | x_t, x_start)``: mean ``coef_x_start x_start + coef_x_t x_t``, and variance, float64 arrays."""
+
+    coef_x_start: F64
+    coef_x_t: F64
+    variance: F64
+
+
+class Steps(NamedTuple):
+    """Pairs of levels that a sampler moves between, in the order it visits them: all that a plan may depend on.
+
+    Attributes:
+        t: Where each step starts, float64 arrays (n,).
+        s: Where it goes.
+    """
+
+    t: Coefs
+    s: Coefs
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps there are."""
+        return len(self.t.alpha)
+
+    def posterior(self) -> Posterior:
+        """``q(x_s | x_t, x_start)`` of every step, by Bayes' rule, on any path.
+
+        With r = snr_t / snr_s: variance = sigma_s^2 (1 - r), coef_x_start = alpha_s (1 - r).
+        """
+        t, s = self
+        one_minus_ratio = -np.expm1(t.log_snr - s.log_snr)
+        return Posterior(
+            coef_x_start=s.alpha * one_minus_ratio,
+            coef_x_t=t.alpha * s.sigma**2 / (s.alpha * t.sigma**2),
+            variance=s.sigma**2 * one_minus_ratio,
+        )
+
+
+def _readonly(values: ArrayLike, dtype: type = np.float64) -> NDArray[Any]:
+    array = np.array(values, dtype=dtype)
+    array.flags.writeable = False
+    return array
+
+
+_equal = attrs.cmp_using(eq=np.array_equal)
+
+
+@frozen(eq=True, hash=False)
+class ProcessTable:
+    """Noise levels 0..T, immutable.
+
+    Attributes:
+        alpha_bar: Squared signal share, float64 (T+1,); 1 at level 0, non-increasing, 0 allowed at T.
+        one_minus_alpha_bar: Squared noise share, kept apart so that low levels lose no digits.
+        beta: 1 - alpha_bar[k] / alpha_bar[k-1], float64 (T+1,); 0 at level 0.
+        scale: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
+        time: What the backbone is conditioned on at each level, float64 (T+1,); row 0 is never read.
+        index: Level in the table this one was respaced from, int64 (T+1,).
+
+    Make one with `from_betas`, `from_alpha_bar`, `from_alpha_sigma` or `from_sigmas`.
+    """
+
+    alpha_bar: F64 = field(eq=_equal)
+    one_minus_alpha_bar: F64 = field(eq=_equal, repr=False)
+    beta: F64 = field(eq=_equal, repr=False)
+    scale: F64 = field(eq=_equal)
+    time: F64 = field(eq=_equal, repr=False)
+    index: NDArray[np.int64] = field(eq=_equal, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        rows = len(self.alpha_bar)
+        if rows < 2:
+            raise OptionError("a table needs at least one level beyond level 0")
+        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "scale", "time", "index"):
+            values = getattr(self, name)
+            if values.shape != (rows,):
+                raise OptionError(f"{name} must have shape ({rows},), got {values.shape}")
+            if values.flags.writeable or not np.all(np.isfinite(values)):
+                raise OptionError(f"{name} must be read-only and finite; use one of the from_... constructors")
+        if self.alpha_bar[0] != 1 or np.any(np.diff(self.alpha_bar) > 0) or self.alpha_bar[-1] < 0:
+            raise OptionError("alpha_bar must start at 1 (level 0, clean data), never rise and never fall below 0")
+        if np.any(self.alpha_bar[1:-1] == 0) or np.any(self.one_minus_alpha_bar[1:] <= 0):
+            raise OptionError("every level but the last needs some signal, and every level but 0 some noise")
+        if np.any(self.scale <= 0):
+            raise OptionError("scale must be > 0 at every level")
+
+    def __hash__(self) -> int:
+        return hash((self.alpha_bar.tobytes(), self.scale.tobytes(), self.time.tobytes(), self.index.tobytes()))
+
+    @classmethod
+    def from_betas(cls, betas: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
+        """Table of a variance-preserving path from per-step variances.
+
+        Args:
+            betas: Variance of each noising step, (T,), each in (0, 1].
+            time: Conditioning of levels 1..T, (T,); k - 1 by default.
+        Raises:
+            OptionError: A beta is outside (0, 1], or 1 before the last step.
+        """
+        betas = np.asarray(betas, dtype=np.float64)
+        if betas.ndim != 1 or betas.size == 0 or np.any(~(betas > 0)) or np.any(betas > 1):
+            raise OptionError("betas must be a non-empty 1-d array with every value in (0, 1]")
+        alpha_bar = np.concatenate([[1.0], np.cumprod(1 - betas)])
+        return cls._make(alpha_bar, 1 - alpha_bar, np.concatenate([[0.0], betas]), np.ones_like(alpha_bar), time)
+
+    @classmethod
+    def from_alpha_bar(cls, alpha_bar: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
+        """Table of a variance-preserving path from alpha_bar at levels 0..T, (T+1,); alpha_bar[0] must be 1."""
+        alpha_bar = np.asarray(alpha_bar, dtype=np.float64)
+        return cls._make(alpha_bar, 1 - alpha_bar, _betas_between(alpha_bar), np.ones_like(alpha_bar), time)
+
+    @classmethod
+    def from_alpha_sigma(cls, alpha: ArrayLike, sigma: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
+        """Table of any Gaussian path from alpha and sigma at levels 1..T, each (T,); level 0 is added."""
+        alpha = np.concatenate([[1.0], np.asarray(alpha, dtype=np.float64)])
+        sigma = np.concatenate([[0.0], np.asarray(sigma, dtype=np.float64)])
+        total = alpha**2 + sigma**2
+        alpha_bar, noise = alpha**2 / total, sigma**2 / total
+        return cls._make(alpha_bar, noise, _betas_between(alpha_bar, noise), np.sqrt(total), time)
+
+    @classmethod
+    def from_sigmas(cls, sigmas: ArrayLike, time: ArrayLike | Callable[[F64], ArrayLike] | None = None) -> ProcessTable:
+        """Table of a variance-exploding path (alpha = 1) from ascending sigmas at levels 1..T, (T,).
+
+        Args:
+            sigmas: Noise scales, ascending.
+            time: Conditioning of levels 1..T, or a function of the sigmas that gives it.
+        """
+        sigmas = np.asarray(sigmas, dtype=np.float64)
+        return cls.from_alpha_sigma(np.ones_like(sigmas), sigmas, time(sigmas) if callable(time) else time)
+
+    @classmethod
+    def _make(cls, alpha_bar: F64, noise: F64, beta: F64, scale: F64, time: ArrayLike | None) -> ProcessTable:
+        levels = np.arange(len(alpha_bar))
+        conditioning = np.maximum(levels - 1, 0) if time is None else np.concatenate([[0.0], np.asarray(time)])
+        return cls(
+            _readonly(alpha_bar),
+            _readonly(noise),
+            _readonly(beta),
+            _readonly(scale),
+            _readonly(conditioning),
+            _readonly(levels, np.int64),
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of levels beyond level 0."""
+        return len(self.alpha_bar) - 1
+
+    @property
+    def alpha(self) -> F64:
+        """Signal scale, (T+1,)."""
+        return self.scale * np.sqrt(self.alpha_bar)
+
+    @property
+    def sigma(self) -> F64:
+        """Noise scale, (T+1,)."""
+        return self.scale * np.sqrt(self.one_minus_alpha_bar)
+
+    @property
+    def log_snr(self) -> F64:
+        """Natural log of alpha^2 / sigma^2, (T+1,); +inf at level 0, -inf where alpha_bar is 0."""
+        out = np.full(len(self.alpha_bar), np.inf)
+        signal, noise = self.alpha_bar[1:], self.one_minus_alpha_bar[1:]
+        out[1:] = np.log(signal, out=np.full_like(signal, -np.inf), where=signal > 0) - np.log(noise)
+        return out
+
+    def at(self, rows: slice = slice(None)) -> Coefs:
+        """alpha, sigma and log_snr of some rows."""
+        return Coefs(self.alpha[rows], self.sigma[rows], self.log_snr[rows])
+
+    def steps(self) -> Steps:
+        """The steps of sampling, from level T down to 0: row i goes from T-i to T-i-1."""
+        return Steps(self.at(slice(None, 0, -1)), self.at(slice(-2, None, -1)))
+
+    @property
+    def upper_variance(self) -> F64:
+        """Reverse variance if data were a unit Gaussian: beta scale[k-1]^2, (T+1,); IDDPM's beta.
+
+        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1.
+        """
+        return np.concatenate([[0.0], self.beta[1:] * self.scale[:-1] ** 2])
+
+    def posterior(self) -> Posterior:
+        """``q(x_{k-1} | x_k, x_start)`` at levels 1..T, each (T+1,); row 0 is zero.
+
+        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 10 and 11; times scale where it is not 1.
+        """
+        signal_s, noise_s, scale_s = self.alpha_bar[:-1], self.one_minus_alpha_bar[:-1], self.scale[:-1]
+        beta, noise_t, scale_t = self.beta[1:], self.one_minus_alpha_bar[1:], self.scale[1:]
+        rows = (
+            scale_s * beta * np.sqrt(signal_s) / noise_t,
+            scale_s / scale_t * np.sqrt(1 - beta) * noise_s / noise_t,
+            scale_s**2 * beta * noise_s / noise_t,
+        )
+        return Posterior(*(np.concatenate([[0.0], row]) for row in rows))
+
+    @property
+    def posterior_log_variance(self) -> F64:
+        """Natural log of the posterior variance, (T+1,), clipped: level 1, where it is 0, takes level 2's.
+
+        With a single level there is no level 2, and the upper variance of level 1 stands in. Row 0 is zero.
+        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1 (the published code clips the same way).
+        """
+        variance = self.posterior().variance
+        variance[1] = variance[2] if self.num_steps > 1 else self.upper_variance[1]
+        return np.concatenate([[0.0], log_of_variance(variance[1:])])
+
+    @property
+    def upper_log_variance(self) -> F64:
+        """Natural log of `upper_variance`, (T+1,); row 0 is zero."""
+        return np.concatenate([[0.0], log_of_variance(self.upper_variance[1:])])
+
+    def with_time(self, time: ArrayLike) -> ProcessTable:
+        """Return this table with other conditioning, (T+1,)."""
+        return attrs.evolve(self, time=_readonly(time))
+
+
+def log_of_variance(variance: F64) -> F64:
+    """Natural log with a floor of 1e-20 under the variance, so that repeated levels stay finite."""
+    return np.asarray(np.log(np.maximum(variance, _SMALLEST_VARIANCE)))
+
+
+def respace(table: ProcessTable, levels: Sequence[int]) -> ProcessTable:
+    """Return the table of a shorter chain that visits only these levels.
+
+    A pure row selection: kept values are bitwise equal, keeping all levels is the identity, and respacing twice is
+    respacing once by the composed selection. Only beta, which belongs to a pair of levels, is computed anew, where the
+    level below was dropped.
+
+    Args:
+        table: Any table.
+        levels: Levels to keep, ascending, each in 1..T.
+    Raises:
+        OptionError: No levels, not ascending, or out of range.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 19.
+    """
+    keep = check_levels(levels, table.num_steps)
+    rows = np.concatenate([[0], keep])
+    alpha_bar, noise = table.alpha_bar[rows], table.one_minus_alpha_bar[rows]
+    beta = np.where(np.diff(rows, prepend=-1) == 1, table.beta[rows], _betas_between(alpha_bar, noise))
+    return ProcessTable(
+        *(_readonly(a) for a in (alpha_bar, noise, beta, table.scale[rows], table.time[rows])),
+        _readonly(table.index[rows], np.int64),
+    )
+
+
+def check_levels(levels: Sequence[int], num_steps: int) -> NDArray[np.int64]:
+    """Return levels as an int64 array, or raise `OptionError` if they are not ascending within 1..num_steps."""
+    keep = np.asarray(levels)
+    if keep.ndim != 1 or keep.size == 0 or keep.dtype.kind not in "iu":
+        raise OptionError(f"levels must be a non-empty list of integers, got {levels!r}")
+    if keep[0] < 1 or keep.max() > num_steps:
+        raise OptionError(f"levels must lie in 1..{num_steps}, got {int(keep.min())}..{int(keep.max())}")
+    if np.any(np.diff(keep) <= 0):
+        raise OptionError("levels must be ascending, each at most once")
+    return keep.astype(np.int64)
+
+
+def _betas_between(alpha_bar: F64, noise: F64 | None = None) -> F64:
+    """1 - ratio of neighbouring alpha_bar; from the noise shares where those have more digits."""
+    ratio = alpha_bar[1:] / alpha_bar[:-1]
+    beta = 1 - ratio
+    if noise is not None:
+        difference = (noise[1:] - noise[:-1]) / alpha_bar[:-1]
+        beta = np.where(noise[1:] < 1e-3, difference, beta)
+    return np.concatenate([[0.0], beta])

@@ -1,0 +1,1 @@
+"""Timestep samplers, one registered name per file."""

@@ -1,0 +1,1 @@
+"""Variance parameterizations, one registered name per file."""
