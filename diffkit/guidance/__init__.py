@@ -1,0 +1,1 @@
+"""Guidance: what steers sampling besides the backbone."""

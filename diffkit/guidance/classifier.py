@@ -1,0 +1,85 @@
+"""The noise-aware classifier of classifier guidance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from diffkit._errors import OptionError
+from diffkit.backbones._layout import Layout, refuse
+from diffkit.options import check_integer, choice, flag, integer, integers, number, numbers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@frozen
+class Classifier:
+    """Classifier of noisy data: the way down of a U-Net and a pooling head, as in guided-diffusion.
+
+    Options not listed here mean what they mean for `diffkit.backbones.unet.UNet`. Data may have one, two or three
+    spatial axes. Keys of the state dict are those of the public checkpoints.
+
+    Attributes:
+        attention_resolutions: As for the U-Net, but None means every level of 8 to 32 pixels.
+        num_head_channels: Channels per head, also in the attention head.
+        pool: What turns features into logits: "adaptive" (mean of the last features), "attention" (the mean attends
+            to all positions; the size of the data is then fixed), "spatial" and "spatial_v2" (a perceptron on the
+            means after every block; the second one is normed).
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; defaults are those of the published classifiers.
+    """
+
+    channels: int = integer(128, ge=1)
+    num_res_blocks: int = integer(2, ge=1)
+    channel_mult: tuple[float, ...] | None = numbers(None, optional=True, gt=0)
+    attention_resolutions: tuple[int, ...] | None = integers(None, optional=True, ge=1)
+    num_heads: int = integer(4, ge=1)
+    num_head_channels: int | None = integer(64, optional=True, ge=1)
+    attention_order: str = choice("legacy", ("legacy", "new"))
+    scale_shift_norm: bool = flag(True)
+    dropout: float = number(0.0, ge=0, lt=1)
+    resblock_updown: bool = flag(True)
+    conv_resample: bool = flag(True)
+    pool: str = choice("attention", ("adaptive", "attention", "spatial", "spatial_v2"))
+    checkpoint: bool = flag(False)
+    groups: int = integer(32, ge=1)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse options that would have no effect."""
+        if self.resblock_updown and not self.conv_resample:
+            raise OptionError("conv_resample=False has no effect with resblock_updown=True; leave one of them out")
+
+    def build(self, data_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """Return the network, ``forward(x, time)``: (B, C, *S), (B,) -> logits (B, num_classes).
+
+        Raises:
+            OptionError: The options do not fit the data's shape, or there is no class.
+        """
+        check_integer("num_classes", num_classes, ge=1)
+        layout = self._layout(data_shape)
+        refuse(layout.problems())
+        from diffkit.guidance._classifier import ClassifierNetwork
+
+        return ClassifierNetwork(layout, num_classes, self.pool)
+
+    def _layout(self, data_shape: tuple[int, ...]) -> Layout:
+        return Layout(
+            data_shape=data_shape,
+            in_channels=data_shape[0],
+            channels=self.channels,
+            num_res_blocks=self.num_res_blocks,
+            channel_mult=self.channel_mult,
+            attention_resolutions=self.attention_resolutions,
+            attention_range=(8, 32),  # the published classifiers attend at 32, 16 and 8 pixels
+            num_heads=self.num_heads,
+            num_heads_upsample=self.num_heads,
+            num_head_channels=self.num_head_channels,
+            attention_order=self.attention_order,
+            scale_shift_norm=self.scale_shift_norm,
+            dropout=self.dropout,
+            resblock_updown=self.resblock_updown,
+            conv_resample=self.conv_resample,
+            groups=self.groups,
+            checkpoint=self.checkpoint,
+        )
