@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def compose(
     train_spacing: Spacing = None,
     rescale_time: bool = True,
     clip_x_start: bool | None = None,
-    bins: int | None = 256,
+    bins: int | Mapping[str, Any] | None = 256,
     time_argument: str | None = None,
     device: str | torch.device = "cpu",
 ) -> System:
@@ -60,7 +60,8 @@ def compose(
             guided-diffusion and DiT do.
         clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring, never in training. True for
             binned data, False for continuous data.
-        bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit. None is continuous data, unbounded.
+        bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit. A mapping sets all options of
+            `diffkit.decoders.Binned`. None is continuous data, unbounded.
         time_argument: What a foreign network calls its time argument; second positional by default.
         device: Where the network is built.
     Raises:
@@ -79,7 +80,7 @@ def compose(
         train_spacing=train_spacing,
         rescale_time=bool(rescale_time),
         clip_x_start=decoder.bounded if clip_x_start is None else bool(clip_x_start),
-        bins=bins,
+        bins=dict(bins) if isinstance(bins, Mapping) else bins,
         time_argument=time_argument,
     )
     parts = Composition(

@@ -53,8 +53,8 @@ def posterior_kl_bits(
         posterior_log_variance: Of q, nats, (B,1..).
     """
     d = posterior_log_variance - log_variance
-    growth = d.expm1()  # exact near equality, where exp(d) - 1 - d would cancel
-    return mean_flat((growth - d).addcmul(growth + 1, weight * squared_error)) * (0.5 / NATS_PER_BIT)
+    # expm1 keeps equality exact, exp keeps small variances exact; neither can be had from the other in float32.
+    return mean_flat((d.expm1() - d).addcmul(d.exp(), weight * squared_error)) * (0.5 / NATS_PER_BIT)
 
 
 def with_decoder_term(

@@ -347,7 +347,7 @@ def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
         signature = inspect.signature(wanted)
         expected = f"{name}({', '.join(list(signature.parameters)[1:])})"
         found = inspect.getattr_static(part, name, None)
-        if found is None or found is wanted and getattr(wanted, "__isabstractmethod__", False):
+        if found is None or (found is wanted and getattr(wanted, "__isabstractmethod__", False)):
             yield f"{name}: expected {expected}, found nothing"
             continue
         method = getattr(part, name)

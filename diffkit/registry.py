@@ -321,7 +321,7 @@ def _readable_entry_points() -> Iterator[metadata.EntryPoint]:
     for distribution in metadata.distributions():
         try:
             name, points = _normalized(distribution.metadata["Name"]), distribution.entry_points
-        except Exception:  # noqa: S112  that distribution only
+        except Exception:
             continue
         if name not in seen:
             seen.add(name)

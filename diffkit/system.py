@@ -42,7 +42,7 @@ class Settings:
     train_spacing: Any
     rescale_time: bool
     clip_x_start: bool
-    bins: int | None
+    bins: int | Mapping[str, Any] | None
     time_argument: str | None
 
 
