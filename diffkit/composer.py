@@ -103,7 +103,7 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
 
 
 def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(data_shape, str) or not isinstance(data_shape, Sequence) or not data_shape:
+    if not isinstance(data_shape, tuple | list) or not data_shape:
         raise OptionError(f"data_shape must be (channels, *sizes), such as (3, 64, 64), got {data_shape!r}")
     return tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
 
@@ -143,8 +143,7 @@ def _core_problems(parts: Composition) -> Iterator[str]:
             f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous "
             "levels; use loss='simple' or timesteps='uniform'"
         )
-    if not continuous or parts.table.num_steps > 0:
-        yield from _mean_problems(parts)
+    yield from _mean_problems(parts)
 
 
 def _mean_problems(parts: Composition) -> Iterator[str]:

@@ -116,7 +116,8 @@ class Objective:
         def spread(value: Tensor) -> Tensor:
             return value.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
-        level = Level(*map(spread, (*at, c_skip, c_out, c_in)), time=time.to(x.dtype), var={})
+        alpha, sigma, clock, skip, out, scale_in = map(spread, (*at, c_skip, c_out, c_in))
+        level = Level(alpha, sigma, clock, skip, out, scale_in, time.to(x.dtype), var={})
         return level, (spread(p), spread(q))
 
 

@@ -47,7 +47,7 @@ def check_integer(name: str, value: object, **bounds: float) -> int:
     """Return ``value`` as an int, or raise `OptionError`; bounds are ge, gt, le, lt."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise OptionError(f"{name} must be an integer, got {value!r}")
-    number = operator.index(value)  # type: ignore[call-overload]
+    number = operator.index(value)
     _in_bounds(name, number, bounds)
     return int(number)
 

@@ -377,4 +377,4 @@ def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
 
 def get_protocol_attributes(protocol: type[Any]) -> tuple[str, ...]:
     """Names of the class attributes that a protocol declares."""
-    return tuple(protocol.__dict__.get("__annotations__", {}))
+    return tuple(inspect.get_annotations(protocol))

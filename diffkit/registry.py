@@ -311,7 +311,7 @@ def _read(kind: str) -> Iterator[_Point]:
 
 def _entry_points() -> metadata.EntryPoints:
     try:
-        return metadata.entry_points()
+        return cast("metadata.EntryPoints", metadata.entry_points())
     except Exception:  # one unreadable metadata folder must not hide all others
         return metadata.EntryPoints(_readable_entry_points())
 

@@ -122,8 +122,8 @@ def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, 
         past_end: Add a step from T to a level without signal, as the published code does.
     """
     rows = np.arange(1, table.num_steps + (1 if past_end else 0))
-    t = table.at(rows)  # type: ignore[arg-type]
-    s = table.at(rows + 1) if not past_end else _beyond(table)  # type: ignore[arg-type]
+    t = table.at(rows)
+    s = table.at(rows + 1) if not past_end else _beyond(table)
     target = np.minimum(rows + 1, table.num_steps)
     return _program(parts, sampler, table, Steps(t, s), rows, target, may_end=False)
 

@@ -35,7 +35,9 @@ def spec_of(system: System) -> dict[str, Any]:
     Raises:
         SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it.
     """
-    parts = {kind: _part_spec(kind, getattr(system.parts, kind)) for kind in KINDS if kind != "backbone"}
+    parts: dict[str, Any] = {
+        kind: _part_spec(kind, getattr(system.parts, kind)) for kind in KINDS if kind != "backbone"
+    }
     parts["backbone"] = _backbone_spec(system)
     settings = {name: _plain(value) for name, value in attrs.asdict(system.settings, recurse=False).items()}
     return {"format": FORMAT, "diffkit": __version__, "parts": parts, "settings": settings}

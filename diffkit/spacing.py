@@ -40,9 +40,9 @@ def levels(num_steps: int, spacing: Spacing) -> tuple[int, ...]:
         return tuple(range(1, num_steps + 1))
     if isinstance(spacing, str):
         return _from_text(num_steps, spacing.strip())
-    if isinstance(spacing, Sequence) or isinstance(spacing, np.ndarray):
-        return tuple(int(k) for k in check_levels(spacing, num_steps))
-    return _sections(num_steps, [check_integer("steps", spacing)])
+    if isinstance(spacing, int | np.integer):
+        return _sections(num_steps, [check_integer("steps", spacing)])
+    return tuple(int(k) for k in check_levels(spacing, num_steps))
 
 
 def _from_text(num_steps: int, text: str) -> tuple[int, ...]:

@@ -220,15 +220,15 @@ class System(nn.Module):
         n = check_integer("n", n, ge=1)
         batch_size = n if batch_size is None else check_integer("batch_size", batch_size, ge=1)
         batches = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
-        table = self.table_for(steps)
-        shared = dict(sampler=self._sampler(sampler), clip=clip, x_transform=x_transform, model=model)
+        table, chosen = self.table_for(steps), self._sampler(sampler)
         conditions = self._conditions(conditions, n)
         out = []
         with show_progress(len(batches) * table.num_steps, f"sampling {n}", progress) as advance:
             for rows in batches:
-                x = None if start is None else start[rows.start : rows.stop]
                 picked = _rows_of(conditions, rows, n)
-                for moment in self._moments(rows, table=table, seed=seed, start=x, conditions=picked, **shared):
+                denoiser = self.denoiser(model, clip=clip, x_transform=x_transform, **picked)
+                x = None if start is None else start[rows.start : rows.stop]
+                for moment in self._moments(rows, table, chosen, denoiser, seed, x):  # noqa: B007  the last is kept
                     advance(1)
                 out.append(moment.x)
         return torch.cat(out)
@@ -248,17 +248,8 @@ class System(nn.Module):
     ) -> Iterator[Moment]:
         """Yield a `Moment` after every step of sampling n examples; arguments as in `sample`."""
         n = check_integer("n", n, ge=1)
-        return self._moments(
-            range(n),
-            table=self.table_for(steps),
-            sampler=self._sampler(sampler),
-            seed=seed,
-            start=start,
-            clip=clip,
-            x_transform=x_transform,
-            model=model,
-            conditions=self._conditions(conditions, n),
-        )
+        denoiser = self.denoiser(model, clip=clip, x_transform=x_transform, **self._conditions(conditions, n))
+        return self._moments(range(n), self.table_for(steps), self._sampler(sampler), denoiser, seed, start)
 
     def sample_from(
         self,
@@ -396,15 +387,11 @@ class System(nn.Module):
     def _moments(
         self,
         rows: range,
-        *,
         table: ProcessTable,
         sampler: Sampler,
+        denoiser: Denoiser,
         seed: int | None,
         start: Tensor | None,
-        clip: bool | None,
-        x_transform: Transform | None,
-        model: Model | None,
-        conditions: Mapping[str, Any],
     ) -> Iterator[Moment]:
         """Moments of sampling the examples whose indices are ``rows``."""
         device, shape = self.device, self.data_shape
@@ -414,7 +401,6 @@ class System(nn.Module):
             batch_noise((len(rows), *shape), device) if seed is None else example_noise(seed, rows, shape, device)
         )
         program = sampling_program(self.parts, sampler, table)
-        denoiser = self.denoiser(model, clip=clip, x_transform=x_transform, **conditions)
         # Drawn even if a start is given, so that the steps' noise is the same either way.
         noise = noise_fn() * float(table.scale[-1])
         x = noise if start is None else as_float(start.to(device))
@@ -440,6 +426,7 @@ class System(nn.Module):
     def _sampler(self, slot: Slot) -> Sampler:
         if slot is None:
             return self.parts.sampler
+        sampler: Sampler
         sampler, name = resolve("sampler", slot)
         changed = attrs.evolve(self.parts, sampler=sampler, names={**self.parts.names, "sampler": name})
         problems = list(sampler.problems(changed))

@@ -70,7 +70,7 @@ class Steps(NamedTuple):
 
 
 def _readonly(values: ArrayLike, dtype: type = np.float64) -> NDArray[Any]:
-    array = np.array(values, dtype=dtype)
+    array: NDArray[Any] = np.array(values, dtype=dtype)
     array.flags.writeable = False
     return array
 
@@ -198,7 +198,7 @@ class ProcessTable:
         out[1:] = np.log(signal, out=np.full_like(signal, -np.inf), where=signal > 0) - np.log(noise)
         return out
 
-    def at(self, rows: slice = slice(None)) -> Coefs:
+    def at(self, rows: slice | NDArray[np.int64] = slice(None)) -> Coefs:
         """alpha, sigma and log_snr of some rows."""
         return Coefs(self.alpha[rows], self.sigma[rows], self.log_snr[rows])
 
@@ -273,7 +273,11 @@ def respace(table: ProcessTable, levels: Sequence[int]) -> ProcessTable:
     alpha_bar, noise = table.alpha_bar[rows], table.one_minus_alpha_bar[rows]
     beta = np.where(np.diff(rows, prepend=-1) == 1, table.beta[rows], _betas_between(alpha_bar, noise))
     return ProcessTable(
-        *(_readonly(a) for a in (alpha_bar, noise, beta, table.scale[rows], table.time[rows])),
+        _readonly(alpha_bar),
+        _readonly(noise),
+        _readonly(beta),
+        _readonly(table.scale[rows]),
+        _readonly(table.time[rows]),
         _readonly(table.index[rows], np.int64),
     )
 

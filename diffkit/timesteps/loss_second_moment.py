@@ -20,7 +20,7 @@ class History(NamedTuple):
     """The last losses of each level: a ring buffer (T, history) float64, and how many were ever seen (T,) int64."""
 
     values: Tensor
-    count: Tensor
+    seen: Tensor
 
 
 @registry("timesteps").register("loss_second_moment")
@@ -56,7 +56,7 @@ class LossSecondMoment(TimestepSampler):
         uniform = size * 0 + 1 / len(size)
         share = size / size.sum().clamp(min=1e-300)  # all losses zero: fall back to the uniform part alone
         mixed = (1 - self.uniform_prob) * share + self.uniform_prob * uniform
-        warm = (state.count >= self.history).all()
+        warm = (state.seen >= self.history).all()
         return mixed.where(warm, uniform)
 
     def sample(self, state: History, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
@@ -77,8 +77,8 @@ class LossSecondMoment(TimestepSampler):
         earlier, total = same.tril(-1).sum(1), same.sum(1)
         kept = valid & (earlier >= total - history)
         # Slot T * history is a bin for what is not kept: shapes stay fixed whatever the values are.
-        slot = (i * history + (state.count[i] + earlier) % history).where(kept, i * 0 + num_steps * history)
+        slot = (i * history + (state.seen[i] + earlier) % history).where(kept, i * 0 + num_steps * history)
         padded = state.values.new_zeros(num_steps * history + 1)
         padded[:-1] = state.values.flatten()
         values = padded.scatter(0, slot, losses.to(padded.dtype))[:-1].view(num_steps, history)
-        return History(values, state.count.scatter_add(0, i, valid.long()))
+        return History(values, state.seen.scatter_add(0, i, valid.long()))

@@ -29,7 +29,7 @@ def stored_losses():
             yield process, mean, var, loss
 
 
-@pytest.mark.parametrize(("process", "mean", "var", "loss"), stored_losses())
+@pytest.mark.parametrize(("process", "mean", "var", "loss"), [*stored_losses()])
 @pytest.mark.parametrize("rows", ["all", "few"])
 def test_training_losses(process, mean, var, loss, rows):
     stored = golden(f"losses_{process}")
@@ -59,7 +59,7 @@ def stored_bounds():
             yield process, mean, var, clip
 
 
-@pytest.mark.parametrize(("process", "mean", "var", "clip"), stored_bounds())
+@pytest.mark.parametrize(("process", "mean", "var", "clip"), [*stored_bounds()])
 def test_bound_term_at_a_level(process, mean, var, clip):
     stored = golden(f"losses_{process}")
     key = f"vb__{mean}__{var}__{clip}__output"

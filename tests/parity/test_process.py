@@ -60,7 +60,7 @@ def stored_means():
             yield process, mean, var, mode
 
 
-@pytest.mark.parametrize(("process", "mean", "var", "mode"), stored_means())
+@pytest.mark.parametrize(("process", "mean", "var", "mode"), [*stored_means()])
 def test_p_mean_variance(process, mean, var, mode):
     stored = golden(f"p_mean_variance_{process}")
     key = f"{mean}__{var}__{mode}__"

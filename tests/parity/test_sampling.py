@@ -33,7 +33,7 @@ def stored_steps():
             yield process, name, mean, var, suffix
 
 
-@pytest.mark.parametrize(("process", "name", "mean", "var", "suffix"), stored_steps())
+@pytest.mark.parametrize(("process", "name", "mean", "var", "suffix"), [*stored_steps()])
 def test_one_step(process, name, mean, var, suffix):
     stored = golden(f"sample_steps_{process}")
     key = f"{name}__{mean}__{var}{suffix}"

@@ -61,8 +61,8 @@ def test_fixed_log_variances_are_the_references(name, size, var):
 
 
 STORED_SPACINGS = json.loads((GOLDEN / "space_timesteps.json").read_text())
-# Where diffkit differs on purpose: one level alone is the noisiest (the reference keeps the cleanest, from which its own
-# sampler fails), a count below 1 is an error instead of nothing, and an empty text is every level, as its script reads it.
+# Where diffkit differs on purpose: one level alone is the noisiest (the reference keeps the cleanest, from which its
+# own sampler fails), a count below 1 is an error instead of nothing, an empty text is every level.
 DEVIATIONS = {(7, "1"), (10, "0,5"), (10, "0"), (10, "-3"), (10, ""), (1000, ""), (1000, "ddim1"), (1, "ddim1")}
 
 

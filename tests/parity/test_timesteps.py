@@ -47,7 +47,7 @@ def test_loss_second_moment(tag, update):
     np.testing.assert_allclose(weights(), normalized("weights_stage3"), rtol=1e-12)
     history = stored["loss_history_stage3"].shape[1]
     oldest_first = [
-        np.roll(row, -int(count) % history) for row, count in zip(state.values.numpy(), state.count, strict=True)
+        np.roll(row, -int(count) % history) for row, count in zip(state.values.numpy(), state.seen, strict=True)
     ]
     np.testing.assert_allclose(oldest_first, stored["loss_history_stage3"], rtol=1e-12)
 
