@@ -89,7 +89,7 @@ def compose(
         names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name},
         data_shape=settings.data_shape,
     )
-    _refuse(parts)
+    _refuse(parts, recipe)
     network = _build(recipe, parts, torch.device(device), time_argument)
     return System(parts, settings, network, None if isinstance(recipe, nn.Module) else recipe)
 
@@ -117,9 +117,10 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     return table
 
 
-def _refuse(parts: Composition) -> None:
+def _refuse(parts: Composition, recipe: Any) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
-    kinds = (parts.schedule, parts.mean, parts.var, parts.loss, parts.timesteps, parts.sampler)
+    kinds = [parts.schedule, parts.mean, parts.var, parts.loss, parts.timesteps, parts.sampler]
+    kinds += [] if recipe is None or isinstance(recipe, nn.Module) else [recipe]
     problems = [problem for part in kinds for problem in part.problems(parts)] + list(_core_problems(parts))
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

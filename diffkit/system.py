@@ -28,6 +28,7 @@ from diffkit.protocols import Composition, Level, Sampler, State
 from diffkit.sampling import Moment, encoding_program, sampling_program
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
+from diffkit.spec import save, spec_of
 from diffkit.table import ProcessTable, respace
 
 Transform = Callable[[Tensor], Tensor]
@@ -97,14 +98,10 @@ class System(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         """Return everything that rebuilds this system, but its weights, as plain JSON data; see `diffkit.from_spec`."""
-        from diffkit.saving import spec_of
-
         return spec_of(self)
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder, from which `diffkit.load` rebuilds the system."""
-        from diffkit.saving import save
-
         return save(self, folder)
 
     def extra_repr(self) -> str:

@@ -1,0 +1,92 @@
+"""Files that are there whole or not at all, and weights that are checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffkit._errors import CheckpointError
+
+
+def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file after comparing it with its recorded size and SHA-256.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, altered or no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    if record is not None and len(content) != record.get("size"):
+        raise CheckpointError(f"{path} is damaged: it has {len(content)} bytes, {record.get('size')} were written")
+    if record is not None and hashlib.sha256(content).hexdigest() != record.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
+    try:
+        return from_bytes(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is no whole safetensors file: {error}") from error
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into a network, or raise `CheckpointError` that names the first differences."""
+    own = network.state_dict()
+    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    if missing or foreign or shapes:
+        faults = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
+        faults += [f"{len(foreign)} unknown (first: {foreign[0]})"] if foreign else []
+        faults += [
+            f"{len(shapes)} of another shape (first: {k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)})"
+            for k in sorted(shapes)[:1]
+        ]
+        raise CheckpointError(f"these weights do not fit the network: {', '.join(faults)}")
+    network.load_state_dict(dict(weights))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, after a crash too."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, which takes its place if the block succeeds and is removed if not."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder durable, where the system has such a thing."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies that share no memory, as safetensors asks."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}

@@ -1,0 +1,90 @@
+"""A system as plain data: registered names, options, provenance and settings.
+
+There is no import path in a spec, so rebuilding one cannot run anything but the parts it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from diffkit import __version__
+from diffkit._errors import CheckpointError, SpecError
+from diffkit.files import storable, write_atomically
+from diffkit.registry import KINDS, option_names, registry
+
+if TYPE_CHECKING:
+    from diffkit.system import System
+
+FORMAT = 1
+SPEC, WEIGHTS = "spec.json", "model.safetensors"
+
+
+def spec_of(system: System) -> dict[str, Any]:
+    """Return a system as plain JSON data: format, parts with options and provenance, settings.
+
+    Raises:
+        SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it.
+    """
+    parts: dict[str, Any] = {
+        kind: _part_spec(kind, getattr(system.parts, kind)) for kind in KINDS if kind != "backbone"
+    }
+    parts["backbone"] = _backbone_spec(system)
+    settings = {name: _plain(value) for name, value in attrs.asdict(system.settings, recurse=False).items()}
+    return {"format": FORMAT, "diffkit": __version__, "parts": parts, "settings": settings}
+
+
+def save(system: System, folder: str | Path) -> Path:
+    """Write spec and weights; each file appears whole or not at all, the spec last.
+
+    Args:
+        system: What to save.
+        folder: Made if it is not there.
+    Returns:
+        The folder.
+    Raises:
+        SpecError: A part cannot be named in a spec.
+        CheckpointError: The folder cannot be written.
+    """
+    from safetensors.torch import save as to_bytes
+
+    spec = spec_of(system)
+    folder = Path(folder)
+    weights = {} if system.backbone is None else storable(system.backbone.state_dict())
+    content = to_bytes(weights)
+    spec["weights"] = {"file": WEIGHTS, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS, content)
+        write_atomically(folder / SPEC, (json.dumps(spec, indent=2) + "\n").encode())
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
+    return folder
+
+
+def _part_spec(kind: str, part: Any) -> dict[str, Any]:
+    known = registry(kind).provenance(part)
+    if known is None:
+        name = type(part).__name__
+        raise SpecError(
+            f"{kind} {name!r} is of a class that has no registered name, so nothing could rebuild this system; "
+            f"put @registry({kind!r}).register({name.lower()!r}) on the class"
+        )
+    options = {name: _plain(getattr(part, name)) for name in option_names(type(part)) or ()}
+    return {"name": known.name, "options": options, "origin": known.origin, "version": known.version}
+
+
+def _backbone_spec(system: System) -> dict[str, Any] | None:
+    if system.recipe is not None:
+        return _part_spec("backbone", system.recipe)
+    if system.backbone is None:
+        return None
+    return {"name": None, "class": system.parts.names["backbone"]}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
