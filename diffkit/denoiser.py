@@ -17,6 +17,39 @@ Model = Callable[..., Tensor]
 """``model(x, time, **conditions) -> (B, C * (1 + extra_outputs), *S)``."""
 
 
+def call_network(
+    model: Model,
+    x: Tensor,
+    level: Level,
+    var: VarianceParameterization,
+    scales_input: bool,
+    conditions: Mapping[str, Any],
+) -> tuple[Tensor, Tensor | None]:
+    """Call a network and split its channels; arguments as the attributes of `Denoiser`.
+
+    Args:
+        x: Noisy data, (B, C, *S).
+        level: Where it is.
+    Returns:
+        Mean channels (B, C, *S) and raw variance channels (B, C*extra_outputs, *S) (None if there are none), of x's
+        dtype.
+    Raises:
+        OptionError: The network returns another number of channels than the parts ask for.
+    """
+    scaled = level.c_in * x if scales_input else x
+    out = model(scaled, level.time.expand(len(x)), **conditions).to(x.dtype)
+    channels, extra = x.shape[1], var.extra_outputs
+    if out.shape[1] != channels * (1 + extra) or out.shape[2:] != x.shape[2:]:
+        wanted = (len(x), channels * (1 + extra), *x.shape[2:])
+        raise OptionError(
+            f"the network returned shape {tuple(out.shape)}, the parts ask for {wanted}: {channels} channels of "
+            f"data times {1 + extra} ({'mean and variance' if extra else 'mean'})"
+        )
+    if not extra:
+        return out, None
+    return out.narrow(1, 0, channels), out.narrow(1, channels, channels * extra)
+
+
 @frozen(eq=False)
 class Denoiser:
     """A network read as an estimate of clean data and of the reverse step's variance.
@@ -38,33 +71,9 @@ class Denoiser:
     transform: Callable[[Tensor], Tensor] | None = None
     clip: bool = False
 
-    def outputs(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
-        """Return the network's mean channels and its raw variance channels (None if there are none).
-
-        Args:
-            x: Noisy data, (B, C, *S).
-            level: Where it is.
-        Returns:
-            (B, C, *S) and (B, C*extra_outputs, *S), of x's dtype.
-        Raises:
-            OptionError: The network returns another number of channels than the parts ask for.
-        """
-        scaled = level.c_in * x if self.scales_input else x
-        out = self.model(scaled, level.time.expand(len(x)), **self.conditions).to(x.dtype)
-        channels, extra = x.shape[1], self.var.extra_outputs
-        if out.shape[1] != channels * (1 + extra) or out.shape[2:] != x.shape[2:]:
-            wanted = (len(x), channels * (1 + extra), *x.shape[2:])
-            raise OptionError(
-                f"the network returned shape {tuple(out.shape)}, the parts ask for {wanted}: {channels} channels of "
-                f"data times {1 + extra} ({'mean and variance' if extra else 'mean'})"
-            )
-        if not extra:
-            return out, None
-        return out.narrow(1, 0, channels), out.narrow(1, channels, channels * extra)
-
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Return the processed estimate of x_start, and the log-variance of the reverse step."""
-        out, raw = self.outputs(x, level)
+        out, raw = call_network(self.model, x, level, self.var, self.scales_input, self.conditions)
         x_start = decode(out, x, level)
         if self.transform is not None:
             x_start = self.transform(x_start)

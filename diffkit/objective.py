@@ -20,7 +20,7 @@ from diffkit.columns import (
     within,
 )
 from diffkit.decoders import Decoder
-from diffkit.denoiser import Denoiser, Model
+from diffkit.denoiser import Model, call_network
 from diffkit.protocols import Composition, Level, LossInputs, Transition
 from diffkit.table import Coefs
 
@@ -68,8 +68,7 @@ class Objective:
         """Return the loss part's per-example terms, each (B,), unweighted; see `System.loss_terms`."""
         at, transition, cols, mix = self._read(level, x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise)
-        denoiser = Denoiser(model, self.parts.var, self.scales_input, conditions)
-        out, raw = denoiser.outputs(x_t, at)
+        out, raw = call_network(model, x_t, at, self.parts.var, self.scales_input, conditions)
         log_variance = None if transition is None else self.parts.var.log_variance(raw, at.var)
         inputs = LossInputs(
             x_start=x_start,

@@ -126,7 +126,7 @@ class System(nn.Module):
 
         Args:
             x_start: Clean data, (B, C, *S), float, in [-1, 1] unless the system was composed with bins=None.
-            generator: Source of all randomness; its device is where levels are drawn. The global one by default.
+            generator: Source of all randomness; levels and noise are drawn where it is. The global one by default.
             timesteps_state: What the timestep sampler has learned so far; fresh by default.
             model: Called in place of the system's own network.
             conditions: Keywords for the network, such as y=labels.
@@ -174,10 +174,13 @@ class System(nn.Module):
             decoder_rows: Upper bound on the rows at level 1, if the caller knows one: the decoder's term is then
                 computed for that many rows only. B by default, which is always right.
             conditions: Keywords for the network.
+        Raises:
+            OptionError: A level on the host is out of range.
         Returns:
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = len(x_start) if decoder_rows is None else decoder_rows
+        self._check_levels(level)
         return self.objective.terms(self._model(model), x_start, level, noise, rows, conditions)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
@@ -440,7 +443,8 @@ class System(nn.Module):
                 f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
             )
         # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
-        if self.decoder.bounded and x_start.device.type == "cpu" and not torch.compiler.is_compiling():
+        readable = x_start.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self.decoder.bounded and readable and x_start.numel():
             low, high = (float(v) for v in x_start.detach().aminmax())
             if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
                 raise OptionError(
@@ -448,6 +452,15 @@ class System(nn.Module):
                     "bins=None for unbounded data"
                 )
         return as_float(x_start)
+
+    def _check_levels(self, level: Tensor) -> None:
+        """Refuse levels that are not there, where looking costs nothing: on the host, outside of tracing."""
+        readable = type(level) is Tensor and level.device.type == "cpu" and not torch.compiler.is_compiling()
+        if level.is_floating_point() or not readable or not level.numel():
+            return
+        low, high = (int(k) for k in level.aminmax())
+        if low < 1 or high > self.num_steps:
+            raise OptionError(f"level must lie in 1..{self.num_steps}, got values in {low}..{high}")
 
     def _noise_like(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         device = generator.device if generator is not None else x.device

@@ -1,0 +1,224 @@
+"""Composition: every pair of built-in parts works or is refused with both names and a way out; every error text."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations, product
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from networks import Tiny
+from torch import nn
+
+import diffkit
+from diffkit import _errors as errors
+from diffkit.registry import KINDS, registry
+from diffkit.samplers.ddim import DDIM
+from diffkit.schedules.cosine import Cosine
+
+SLOTS = [kind for kind in KINDS if kind != "backbone"]
+DEFAULT = dict(
+    schedule="cosine", mean="eps", var="fixed_large", loss="simple", timesteps="uniform", sampler="ancestral"
+)
+CHANNELS = (1, 3, 4, 16)
+
+
+def pairs():
+    for first, second in combinations(SLOTS, 2):
+        for a, b in product(registry(first).built_in_names(), registry(second).built_in_names()):
+            yield first, a, second, b
+
+
+def works_with(parts: dict[str, str]) -> dict[str, str]:
+    """Fill the slots a pair leaves open so that what is refused is the pair and nothing else."""
+    filled = DEFAULT | parts
+    learned = filled["var"].startswith("learned")
+    if "loss" not in parts and learned:
+        filled["loss"] = "hybrid"
+    if "var" not in parts and filled["loss"] == "hybrid":
+        filled["var"] = "learned_range"
+    return filled
+
+
+@pytest.mark.parametrize(("first", "a", "second", "b"), [*pairs()])
+def test_every_pair_works_or_is_refused(first, a, second, b):
+    index = hash_free_index(first, a, second, b)
+    channels = CHANNELS[index % len(CHANNELS)]
+    parts = works_with({first: a, second: b})
+    settings = dict(data_shape=(channels, 8, 8), num_steps=20 if "linear" in (a, b) else 4, bins=256)
+    if "linear" in (a, b) and parts["mean"] == "eps":
+        settings["num_steps"] = 24  # at 20 the last level of 'linear' has no signal, which 'eps' is refused for
+    backbone = ("mlp", {"hidden": 16, "depth": 1}) if index % 2 else None
+    try:
+        system = diffkit.compose(**parts, **settings, backbone=backbone or tiny(channels, parts["var"]))
+    except errors.CompositionError as error:
+        assert refused(parts), f"{first}={a} with {second}={b}: {error}"
+        text = str(error)
+        assert f"{first} {a!r}" in text and f"{second} {b!r}" in text and "use " in text
+        return
+    assert not refused(parts)
+    trains_samples_and_scores(system)
+
+
+def hash_free_index(*words: str) -> int:
+    return sum(map(ord, "".join(words)))
+
+
+def tiny(channels: int, var: str) -> nn.Module:
+    return Tiny(channels, channels * (2 if var.startswith("learned") else 1))
+
+
+def refused(parts: dict[str, str]) -> bool:
+    learned = parts["var"].startswith("learned")
+    return (parts["loss"] == "simple" and learned) or (parts["loss"] == "hybrid" and not learned)
+
+
+def trains_samples_and_scores(system: diffkit.System) -> None:
+    x = torch.rand(3, *system.data_shape) * 2 - 1
+    terms = system(x)
+    assert all(v.shape == (3,) and v.isfinite().all() for v in terms.values())
+    terms["loss"].mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in system.parameters())
+    samples = system.sample(2, steps=2, seed=0, progress=False)
+    assert samples.shape == (2, *system.data_shape) and samples.isfinite().all()
+    bound = system.bits_per_dim(x, steps=3, seed=0)
+    assert bound.total.shape == (3,) and bound.total.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 7), (3, 5, 8), (2, 4, 3, 5)])
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+def test_any_shape_and_the_shortest_chains(shape, num_steps):
+    system = diffkit.compose(
+        schedule="cosine",
+        var="learned_range",
+        loss="hybrid",
+        data_shape=shape,
+        num_steps=num_steps,
+        backbone=("mlp", {"hidden": 16, "depth": 1}),
+    )
+    x = torch.rand(3, *shape) * 2 - 1
+    assert system(x)["loss"].isfinite().all()
+    assert system.sample(2, seed=0, progress=False).shape == (2, *shape)
+    assert system.sample(1, seed=0, progress=False, sampler="ddim").isfinite().all()
+    assert system.bits_per_dim(x).total.isfinite().all()
+
+
+def test_the_call_in_the_users_words():
+    system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid")
+    assert system.data_shape == (3, 64, 64) and system.num_steps == 1000
+    with torch.no_grad():
+        out = system.backbone(torch.zeros(1, 3, 64, 64), torch.zeros(1))
+    assert out.shape == (1, 6, 64, 64)
+
+
+def test_every_form_of_a_slot_is_the_same_part():
+    forms = [("cosine", {"s": 0.01}), ["cosine", {"s": 0.01}], {"name": "cosine", "s": 0.01}, Cosine(s=0.01)]
+    for form in forms:
+        assert diffkit.compose(schedule=form, backbone=None).parts.schedule == Cosine(s=0.01)
+
+
+def test_rescaled_time_means_the_same_at_any_length():
+    for num_steps in (50, 1000, 4000):
+        table = diffkit.compose(schedule="cosine", num_steps=num_steps, backbone=None).table
+        assert table.time[1] == 0 and table.time[-1] == pytest.approx(1000 * (num_steps - 1) / num_steps)
+    plain = diffkit.compose(schedule="cosine", num_steps=50, rescale_time=False, backbone=None).table
+    np.testing.assert_array_equal(plain.time[1:], np.arange(50))
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(errors.CompositionError) as caught:
+        diffkit.compose(schedule="linear", num_steps=20, loss="hybrid", backbone=None)
+    assert str(caught.value) == (
+        "2 problems composing this system:\n"
+        "  loss 'hybrid' trains the variance, but var 'fixed_large' has none to train; "
+        "use var='learned_range' or loss='simple'\n"
+        "  mean 'eps' cannot recover x_start where alpha_bar = 0 (level 20 of schedule 'linear'); "
+        "use mean='v' or mean='x_start'"
+    )
+
+
+@attrs.frozen
+class NotRegistered(DDIM):
+    pass
+
+
+WRONG = [
+    (dict(schedule="cosin"), LookupError, "no schedule named 'cosin'; did you mean 'cosine'? (known: cosine, linear)"),
+    (dict(schedule=("cosine", {"S": 1})), TypeError, "schedule 'cosine' has no option 'S'"),
+    (dict(schedule=("cosine", {"s": -1})), ValueError, "schedule 'cosine': s must be >= 0, got -1.0"),
+    (dict(schedule=("cosine", {"s": "a"})), TypeError, "s must be a number, got 'a'"),
+    (dict(schedule=("cosine", {"max_beta": 1})), ValueError, "max_beta must be > 0 and < 1, got 1.0"),
+    (dict(schedule=("cosine", {"s": float("nan")})), ValueError, "s must be finite, got nan"),
+    (dict(loss=("hybrid", {"scale_by_steps": 1})), ValueError, "scale_by_steps must be True or False, got 1"),
+    (dict(timesteps=("loss_second_moment", {"history": 1.5})), ValueError, "history must be an integer, got 1.5"),
+    (dict(timesteps=("loss_second_moment", {"history": True})), ValueError, "history must be an integer, got True"),
+    (dict(sampler=("ddim", {"eta": 1.5})), ValueError, "eta must be >= 0 and <= 1, got 1.5"),
+    (dict(schedule=3), TypeError, "schedule must be a name, a (name, options) pair, a mapping or an instance, got 3"),
+    (dict(schedule=("cosine", 3)), TypeError, "schedule as a pair must be (name, {option: value})"),
+    (dict(schedule={"s": 1}), TypeError, "schedule as a mapping needs a 'name'"),
+    (dict(schedule=Cosine), TypeError, "schedule must be an instance, not the class Cosine; write Cosine()"),
+    (dict(schedule=object()), TypeError, "does not honour the NoiseSchedule contract"),
+    (dict(num_steps=0), ValueError, "num_steps must be >= 1, got 0"),
+    (dict(num_steps=10.0), ValueError, "num_steps must be an integer, got 10.0"),
+    (dict(schedule="linear", num_steps=5), ValueError, "needs num_steps >= 20, schedule 'cosine' works at any"),
+    (dict(data_shape="3"), ValueError, "data_shape must be (channels, *sizes), such as (3, 64, 64), got '3'"),
+    (dict(data_shape=(3, 0, 4)), ValueError, "each of data_shape must be >= 1, got 0"),
+    (dict(bins=1), ValueError, "bins must be >= 2, got 1; 256 is 8-bit data, None is continuous data"),
+    (dict(bins={"bin": 3}), ValueError, "bins as a mapping takes bins, cdf and floor"),
+    (dict(train_spacing=2000), ValueError, "steps must be <= 1000, the number of levels of the table, got 2000"),
+    (dict(backbone=Tiny(3, 4)), ValueError, "backbone Tiny returns (4, 64, 64)"),
+    (dict(backbone=Tiny(3, 3), time_argument="when"), ValueError, "Tiny.forward has no argument 'when' for the time"),
+    (dict(time_argument="t", backbone="mlp"), ValueError, "time_argument is for a network of your own"),
+    (dict(var="learned_range"), ValueError, "loss 'simple' has no term that trains var 'learned_range'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "text"), WRONG, ids=[w[2][:40] for w in WRONG])
+def test_every_error_says_what_would_work(arguments, kind, text):
+    with pytest.raises(kind, match=re.escape(text)) as caught:
+        diffkit.compose(**({"backbone": None} | arguments))
+    assert isinstance(caught.value, errors.DiffkitError)
+
+
+class Foreign(nn.Module):
+    """A network that was never written for diffkit."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Tiny(3, 3)
+
+    def forward(self, sample, *, timestep, class_labels=None):
+        return self.inner(sample, timestep, class_labels)
+
+
+def test_a_foreign_network_goes_by_keyword():
+    system = diffkit.compose(schedule="cosine", backbone=Foreign(), time_argument="timestep", data_shape=(3, 8, 8))
+    assert system.sample(2, steps=2, class_labels=[0, 1], progress=False).shape == (2, 3, 8, 8)
+
+
+class Choosy(nn.Module):
+    """Cannot be asked on fake tensors, because it reads a value."""
+
+    def __init__(self, out: int):
+        super().__init__()
+        self.inner = Tiny(3, out)
+
+    def forward(self, x, time):
+        return self.inner(x, time) if float(time.max()) >= 0 else x
+
+
+def test_a_network_that_cannot_be_asked_is_checked_at_its_first_call():
+    system = diffkit.compose(schedule="cosine", backbone=Choosy(5), data_shape=(3, 8, 8))
+    with pytest.raises(
+        errors.OptionError, match=re.escape("returned shape (2, 5, 8, 8), the parts ask for (2, 3, 8, 8)")
+    ):
+        system.sample(2, steps=2, progress=False)
+
+
+def test_a_composition_without_a_network_takes_one_at_every_call():
+    system = diffkit.compose(schedule="cosine", backbone=None, data_shape=(3, 8, 8))
+    with pytest.raises(errors.OptionError, match="composed with backbone=None; pass model= to this call"):
+        system.sample(1, progress=False)
+    assert system.sample(1, steps=1, model=Tiny(3, 3), progress=False).shape == (1, 3, 8, 8)
