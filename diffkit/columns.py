@@ -10,7 +10,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from diffkit.protocols import Composition, Level, MeanParameterization, Scalings, Transition
-from diffkit.table import F64, ProcessTable
+from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
 TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
@@ -75,6 +75,43 @@ def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
     return columns | {f"var.{name}": c for name, c in parts.var.columns(table).items()}
 
 
+def node_columns(parts: Composition, steps: Steps, wanted: F64) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
+    """Columns of `Level` at nodes within steps, and their coefficients.
+
+    Args:
+        parts: The composition.
+        steps: The steps.
+        wanted: log_snr of each node, (n, m).
+    Returns:
+        For each of the m nodes, its columns (n,) and its alpha, sigma and log_snr.
+    """
+    take = _continuous_node if parts.schedule.continuous else _nearest_level
+    found = [take(parts, steps, column) for column in wanted.T]
+    return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
+
+
+def _continuous_node(parts: Composition, steps: Steps, log_snr: F64) -> dict[str, F64]:
+    scale, time = (c.numpy() for c in parts.schedule.level(torch.from_numpy(log_snr.copy())))
+    share = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
+    at = Coefs(scale * np.sqrt(share[0]), scale * np.sqrt(share[1]), log_snr)
+    return dict(zip(LEVEL, (*at, *parts.mean.scalings(at, None), time), strict=True))
+
+
+def _nearest_level(parts: Composition, steps: Steps, log_snr: F64) -> dict[str, F64]:
+    """The training level nearest in log_snr strictly between each step's ends, or its start."""
+    table = parts.table
+    clock = table.log_snr[1:]
+    distance = np.abs(clock[None, :] - log_snr[:, None])
+    low = np.minimum(steps.t.log_snr, steps.s.log_snr)[:, None]
+    high = np.maximum(steps.t.log_snr, steps.s.log_snr)[:, None]
+    inside = (clock[None, :] > low) & (clock[None, :] < high)
+    start = np.argmin(np.abs(clock[None, :] - steps.t.log_snr[:, None]), axis=1)
+    nearest = np.argmin(np.where(inside, distance, np.inf), axis=1)
+    rows = np.where(inside.any(axis=1), nearest, start) + 1
+    columns = dict(zip(LEVEL, (*table.at(), *scalings(parts.mean, table), table.time), strict=True))
+    return {name: column[rows] for name, column in columns.items()}
+
+
 def transition_columns(table: ProcessTable) -> dict[str, F64]:
     """Columns of `Transition` for a table in use, (T+1,) each."""
     posterior, log_variance = table.posterior(), table.posterior_log_variance
@@ -92,11 +129,12 @@ def target_columns(columns: Mapping[str, F64]) -> dict[str, F64]:
     return {"target.x_start": np.concatenate([[0.0], p]), "target.noise": np.concatenate([[0.0], q])}
 
 
-def level_from(found: Mapping[str, Tensor], prefix: str = "") -> Level:
-    """Assemble the `Level` of unpacked rows."""
+def level_from(found: Mapping[str, Tensor], prefix: str = "", bare: bool = False) -> Level:
+    """Assemble the `Level` of unpacked rows; a bare one has no variance."""
     fields = {name: found[prefix + name] for name in LEVEL}
     time = fields.pop("time")
-    return Level(**fields, time=time.flatten() if time.ndim else time, var=within(found, prefix + "var."))
+    var = None if bare else within(found, prefix + "var.")
+    return Level(**fields, time=time.flatten() if time.ndim else time, var=var)
 
 
 def transition_from(found: Mapping[str, Tensor]) -> Transition:

@@ -61,7 +61,6 @@ class Denoiser:
         conditions: Keywords for the network.
         transform: Applied to the estimate of x_start before clipping (the reference's denoised_fn).
         clip: Clip the estimate of x_start to [-1, 1].
-        decodes_variance: False if nobody will read the log-variance.
     """
 
     model: Model
@@ -79,7 +78,7 @@ class Denoiser:
             x_start = self.transform(x_start)
         if self.clip:
             x_start = x_start.clamp(-1, 1)
-        return Prediction(x_start, self.var.log_variance(raw, level.var) if level.var or raw is not None else None)
+        return Prediction(x_start, None if level.var is None else self.var.log_variance(raw, level.var))
 
 
 def as_float(x: Tensor) -> Tensor:

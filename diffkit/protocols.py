@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from attrs import frozen
 
 from diffkit._errors import ProtocolError
+from diffkit.registry import option_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,7 @@ class Level(NamedTuple):
         alpha, sigma, log_snr: Signal scale, noise scale, natural log of their squared ratio; 0-d or (B,1..).
         c_skip, c_out, c_in: The mean parameterization there; 0-d or (B,1..).
         time: What the backbone is conditioned on, 0-d or (B,).
-        var: The variance part's columns there; empty where levels are continuous.
+        var: The variance part's columns there; None where no step of the table starts (continuous levels, nodes).
     """
 
     alpha: Tensor
@@ -58,7 +59,7 @@ class Level(NamedTuple):
     c_out: Tensor
     c_in: Tensor
     time: Tensor
-    var: Mapping[str, Tensor]
+    var: Mapping[str, Tensor] | None
 
 
 class Transition(NamedTuple):
@@ -91,11 +92,18 @@ class Prediction(NamedTuple):
 
 
 class StepRow(NamedTuple):
-    """What a sampler step is given: the level it leaves, the level it goes to, its plan's coefficients there."""
+    """What a sampler step is given.
+
+    Attributes:
+        t, s: The level it leaves and the level it goes to.
+        coef: Its plan's coefficients.
+        nodes: The further levels it asked for, in the order of `Sampler.nodes`.
+    """
 
     t: Level
     s: Level
     coef: Mapping[str, Tensor]
+    nodes: tuple[Level, ...] = ()
 
 
 class LossInputs(NamedTuple):
@@ -259,6 +267,14 @@ class Sampler(Part, Protocol):
     def plan(self, table: Steps) -> Mapping[str, F64]:
         """Return named float64 columns (T,), finite; row i is the step from level T-i to T-i-1."""
 
+    def nodes(self, steps: Steps) -> F64 | None:
+        """Return log_snr of further evaluations within each step, (n, m) float64, or None if there are none.
+
+        On a continuous schedule the network is asked exactly there; on a discrete one, at the nearest level of the
+        training table strictly between the step's ends (at t itself if there is none). `plan` is given what was taken.
+        """
+        return None
+
     def init(self, x: Tensor) -> State:
         """Return the state before the first step, a tuple of tensors or one tensor."""
         return ()
@@ -315,6 +331,11 @@ _ATTRIBUTE_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     "uses_last": bool,
 }
 
+_WORDS: dict[str, set[str]] = {
+    "domain": {"discrete", "log_snr"},
+    "needs": {"transition", "learned_variance"},
+}
+
 
 def check_contract(kind: str, part: object, source: str | None = None) -> None:
     """Raise `ProtocolError`, member by member, unless a class or instance honours the contract of its kind.
@@ -324,7 +345,7 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
     if not isinstance(part, type) and inspect.isroutine(part):
         return
     protocol = PROTOCOLS[kind]
-    faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part)]
+    faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part), *_option_faults(part)]
     if faults:
         name = source or f"{kind} {part.__name__ if isinstance(part, type) else type(part).__name__!r}"
         lines = "\n".join(f"  {fault}" for fault in faults)
@@ -346,7 +367,7 @@ def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
     for name, wanted in _members(protocol).items():
         signature = inspect.signature(wanted)
         expected = f"{name}({', '.join(list(signature.parameters)[1:])})"
-        found = inspect.getattr_static(part, name, None)
+        found = _static(part, name)
         if found is None or (found is wanted and getattr(wanted, "__isabstractmethod__", False)):
             yield f"{name}: expected {expected}, found nothing"
             continue
@@ -357,15 +378,19 @@ def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
         bound = not isinstance(part, type) or isinstance(found, staticmethod | classmethod)
         arguments = [None] * (len(signature.parameters) - (1 if bound else 0))
         try:
-            inspect.signature(method).bind(*arguments)
+            own = inspect.signature(method)
+        except ValueError:  # written in C, and says nothing of its arguments
+            continue
+        try:
+            own.bind(*arguments)
         except TypeError:
-            yield f"{name}: expected {expected}, found {name}{inspect.signature(method)}"
+            yield f"{name}: expected {expected}, found {name}{own}"
 
 
 def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
     wanted = {n for n in get_protocol_attributes(protocol) if n in _ATTRIBUTE_TYPES}
     for name in sorted(wanted):
-        value = inspect.getattr_static(part, name, None)
+        value = _static(part, name)
         if isinstance(part, type) and (isinstance(value, property) or inspect.isdatadescriptor(value)):
             continue
         value = getattr(part, name, None)
@@ -373,6 +398,23 @@ def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
         if not isinstance(value, kinds) or (kinds is int and isinstance(value, bool)):
             label = kinds.__name__ if isinstance(kinds, type) else kinds[0].__name__
             yield f"{name}: expected {label}, found {'nothing' if value is None else repr(value)}"
+        elif name in _WORDS and not set([value] if isinstance(value, str) else value) <= _WORDS[name]:
+            yield f"{name}: expected {' or '.join(map(repr, sorted(_WORDS[name])))}, found {value!r}"
+
+
+def _option_faults(part: object) -> Iterable[str]:
+    if isinstance(part, type) and option_names(part) is None:
+        yield (
+            "options: expected fields of a frozen attrs class, found a class with its own __init__, whose options no "
+            "saved system could hold"
+        )
+
+
+def _static(part: object, name: str) -> Any:
+    """A member as it is defined, found on the class itself only: every class inherits a __call__ from `type`."""
+    owner = part if isinstance(part, type) else type(part)
+    own = {} if isinstance(part, type) else getattr(part, "__dict__", {})
+    return own.get(name, next((vars(base)[name] for base in owner.__mro__ if name in vars(base)), None))
 
 
 def get_protocol_attributes(protocol: type[Any]) -> tuple[str, ...]:

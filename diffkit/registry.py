@@ -8,17 +8,23 @@ A name is looked up in this order, and nothing is imported before it is asked fo
 
 A plugin never replaces a built-in; ``distribution:name`` always reaches it. The environment variable
 DIFFKIT_PLUGINS holds an allow-list of distributions (unset: all; empty: none).
+
+Metadata of installed distributions is read once, when a name is asked for that is no built-in, and a distribution
+whose metadata cannot be read hides nobody else: `faults` says what was passed over.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
 import os
 import pkgutil
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import reduce
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar, cast
@@ -31,6 +37,7 @@ from diffkit._errors import (
     DuplicateComponentError,
     OptionError,
     PluginLoadError,
+    ProtocolError,
     UnknownComponentError,
     did_you_mean,
 )
@@ -51,6 +58,9 @@ KINDS: dict[str, str] = {
 
 BUILT_IN, LOCAL = "diffkit", "local"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_VALUE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.\w+)*)\s*:\s*(?P<attribute>[A-Za-z_]\w*(\.\w+)*)\s*(\[.*\])?")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_OURS = re.compile(r"diffkit(?![\w.-])", re.IGNORECASE)
 
 
 @frozen
@@ -115,10 +125,14 @@ class Registry(Generic[P]):
         name = canonical(name)
 
         def decorate(part: F) -> F:
+            if not _is_class_or_function(part):
+                raise OptionError(f"{self.kind} {name!r} must be a class or a function, got {part!r}")
             if part.__module__ == f"{self._package}.{name}":
                 self._imported[f"{BUILT_IN}:{name}"] = part
                 self._provenance[part] = Provenance(name, BUILT_IN, _own_version())
                 return part
+            if any(p.name == name and p.defines(part) for p in _plugins(self.kind)):
+                return part  # the class an entry point names: the installed plugin is already its registration
             holder = None if replace else self._holder(name, part)
             if holder:
                 raise DuplicateComponentError(
@@ -142,8 +156,9 @@ class Registry(Generic[P]):
 
     def entries(self) -> tuple[Entry, ...]:
         """Every known part, shadowed ones too, sorted by name; imports no part."""
-        found = [Entry(self.kind, n, LOCAL, "", _path(p), loaded=True) for n, p in self._here.items()]
-        taken = set(self._here)
+        here = dict(self._here)  # another thread may register meanwhile
+        found = [Entry(self.kind, n, LOCAL, "", _path(p), loaded=True) for n, p in here.items()]
+        taken = set(here)
         for name in self.built_in_names():
             loaded = f"{BUILT_IN}:{name}" in self._imported
             value = f"{self._package}.{name}"
@@ -200,18 +215,23 @@ class Registry(Generic[P]):
             lines = (f"{self.kind} {name!r} has no option {o!r}{did_you_mean(o, known)}" for o in unknown)
             raise OptionError(f"{'; '.join(lines)} (options: {', '.join(known) or 'none'})")
         try:
-            part = factory(**options)
+            return factory(**options)
         except OptionError as error:
             raise OptionError(f"{self.kind} {name!r}: {error}") from error
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise OptionError(f"{self.kind} {name!r} cannot be made with these options: {error}") from error
-        if type(part) not in self._provenance and factory in self._provenance:
-            self._provenance[type(part)] = self._provenance[factory]
-        return part
 
     def provenance(self, part: object) -> Provenance | None:
-        """Name, distribution and version of an instance, or None if its class was never registered or loaded."""
-        return self._provenance.get(type(part))
+        """Name, distribution and version of an instance; None if its class has no registered name.
+
+        The class of a plugin is known by whichever way it was imported.
+        """
+        known = self._provenance.get(type(part))
+        if known is None:
+            point = next((p for p in _plugins(self.kind) if p.imported() is type(part)), None)
+            if point is not None:
+                known = self._provenance[type(part)] = Provenance(point.name, point.distribution, point.version)
+        return known
 
     def _holder(self, name: str, part: Callable[..., Any]) -> str | None:
         """Who holds the name already; None if nobody, or if it is the same definition run again."""
@@ -221,7 +241,7 @@ class Registry(Generic[P]):
             return None
         if name in self.built_in_names():
             return f"the built-in {self._package}.{name}"
-        points = [p for p in _plugins(self.kind) if p.name == name and p.value != _path(part)]
+        points = [p for p in _plugins(self.kind) if p.name == name]
         return f"the plugin '{points[0].distribution}:{name}'" if points else None
 
     def _get_qualified(self, origin: str, bare: str, asked: str) -> Callable[..., P]:
@@ -246,12 +266,17 @@ class Registry(Generic[P]):
             return self._imported[key]
         source = f"{self.kind} {point.name!r} of {point.distribution} {point.version} ({point.value})"
         try:
-            part = point.entry_point.load()
+            part = point.load()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may even call sys.exit() on import
-            raise PluginLoadError(f"cannot load {source}: {type(error).__name__}: {error}") from error
-        _check_contract(self.kind, part, source)
+            raise PluginLoadError(f"cannot load {source}: {point.describe(error)}") from error
+        try:
+            if not _is_class_or_function(part):
+                raise ProtocolError(f"{source} is {_article(part)}; an entry point must name a class")
+            _check_contract(self.kind, part, source)
+        except ProtocolError as error:
+            raise ProtocolError(f"{error}{point.skew()}") from None
         self._imported[key] = part
         self._provenance[part] = Provenance(point.name, point.distribution, point.version)
         return cast("Callable[..., P]", part)
@@ -263,18 +288,56 @@ class Registry(Generic[P]):
         blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name == bare]
         if blocked:
             text += f"; {blocked[0]} offers it, but DIFFKIT_PLUGINS does not list that distribution"
+        text += "".join(f"; note: {fault}" for fault in _scan.faults())
         return UnknownComponentError(text)
 
 
 @frozen
 class _Point:
-    """One entry point, with the distribution that owns it."""
+    """One entry point, and what is known of the distribution that owns it without importing anything."""
 
     name: str
     value: str
     distribution: str
     version: str
-    entry_point: Any = attrs.field(eq=False, repr=False)
+    requirement: str
+
+    def load(self) -> Any:
+        """Import the module, and return what the value names in it."""
+        match = _VALUE.fullmatch(self.value)
+        if match is None:
+            raise SyntaxError(f"the entry point's value {self.value!r} is not of the form 'module:Class'")
+        module = importlib.import_module(match["module"])
+        return reduce(getattr, match["attribute"].split("."), module)
+
+    def imported(self) -> object | None:
+        """What the value names, if its module is imported already."""
+        match = _VALUE.fullmatch(self.value)
+        found: object | None = sys.modules.get(match["module"]) if match else None
+        for name in match["attribute"].split(".") if match else ():
+            found = getattr(found, name, None)
+        return found
+
+    def defines(self, part: Callable[..., Any]) -> bool:
+        """True if the value names this very definition, perhaps by way of the package that holds its module."""
+        match = _VALUE.fullmatch(self.value)
+        if match is None or match["attribute"] != part.__qualname__:
+            return False
+        return f"{part.__module__}.".startswith(f"{match['module']}.")
+
+    def describe(self, error: BaseException) -> str:
+        """What went wrong on import, in one line."""
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] != self.value.partition(":")[0].partition(".")[0].strip():
+            text += f"; {self.distribution} needs {missing.partition('.')[0]!r}, which is not installed"
+        return text
+
+    def skew(self) -> str:
+        """A line on which versions of diffkit the distribution was written for, if it says so."""
+        if not self.requirement:
+            return ""
+        return f"\n{self.distribution} {self.version} asks for {self.requirement}; this is diffkit {_own_version()}"
 
 
 class _Scan:
@@ -283,6 +346,7 @@ class _Scan:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._points: dict[str, tuple[_Point, ...]] | None = None
+        self._faults: tuple[str, ...] = ()
 
     def clear(self) -> None:
         with self._lock:
@@ -294,38 +358,98 @@ class _Scan:
     def blocked(self, kind: str) -> tuple[_Point, ...]:
         return tuple(p for p in self._of(kind) if not _is_allowed(p.distribution))
 
+    def faults(self) -> tuple[str, ...]:
+        self._of(next(iter(KINDS)))
+        return self._faults
+
     def _of(self, kind: str) -> tuple[_Point, ...]:
         with self._lock:
             if self._points is None:
-                self._points = {k: tuple(sorted(set(_read(k)), key=lambda p: p.distribution)) for k in KINDS}
+                faults: list[str] = []
+                self._points = _read_points(faults)
+                self._faults = tuple(faults)
             return self._points[kind]
 
 
-def _read(kind: str) -> Iterator[_Point]:
-    for point in _entry_points().select(group=f"diffkit.{kind}"):
-        if not point.dist or not _NAME.fullmatch(canonical(point.name)):
-            continue
-        name = point.dist.metadata["Name"] or "unknown"
-        yield _Point(canonical(point.name), point.value, name, point.dist.version or "?", point)
+def _read_points(faults: list[str]) -> dict[str, tuple[_Point, ...]]:
+    found: dict[str, set[_Point]] = {kind: set() for kind in KINDS}
+    for distribution in _our_distributions(faults):
+        try:
+            for kind, point in _points_of(distribution, faults):
+                found[kind].add(point)  # a set: an editable install may list the same twice
+        except Exception as error:
+            faults.append(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
+    return {
+        kind: tuple(sorted(points, key=lambda p: (_normalized(p.distribution), p.name, p.value)))
+        for kind, points in found.items()
+    }
 
 
-def _entry_points() -> metadata.EntryPoints:
-    try:
-        return cast("metadata.EntryPoints", metadata.entry_points())
-    except Exception:  # one unreadable metadata folder must not hide all others
-        return metadata.EntryPoints(_readable_entry_points())
-
-
-def _readable_entry_points() -> Iterator[metadata.EntryPoint]:
+def _our_distributions(faults: list[str]) -> Iterator[metadata.Distribution]:
+    """Distributions that offer parts, each once: of two by one name, the one that imports would find."""
     seen: set[str] = set()
     for distribution in metadata.distributions():
         try:
-            name, points = _normalized(distribution.metadata["Name"]), distribution.entry_points
-        except Exception:
+            if "[diffkit." not in (distribution.read_text("entry_points.txt") or "").replace(" ", ""):
+                continue
+            name = _header(distribution, "Name")
+        except Exception as error:  # one unreadable folder must not hide all others
+            faults.append(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
             continue
-        if name not in seen:
-            seen.add(name)
-            yield from points
+        if not _DISTRIBUTION.fullmatch(name):
+            faults.append(f"the metadata in {_where(distribution)} does not name its distribution")
+        elif _normalized(name) in (LOCAL, BUILT_IN):
+            faults.append(f"the distribution in {_where(distribution)} cannot be called {name!r}; that name is ours")
+        elif _normalized(name) not in seen:
+            seen.add(_normalized(name))
+            yield metadata.distribution(name)
+
+
+def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, _Point]]:
+    name, version = _header(distribution, "Name"), _printable(_header(distribution, "Version") or "?")
+    requirement = next((_printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
+    known, group, kind = [f"diffkit.{k}" for k in KINDS], "", ""
+    for line in (distribution.read_text("entry_points.txt") or "").splitlines():
+        line = line.strip()
+        if line.startswith("[") and line.endswith("]"):
+            group = line[1:-1].strip()
+            kind = group.removeprefix("diffkit.")
+            if kind != group and kind not in KINDS:
+                faults.append(f"{name} offers parts under {_printable(group)!r}{did_you_mean(group, known)}")
+        elif group in known and line and not line.startswith(("#", ";")):
+            entry, equals, value = line.partition("=")
+            if equals and _NAME.fullmatch(canonical(entry)):
+                yield kind, _Point(canonical(entry), _printable(value.strip()), name, version, requirement)
+            else:
+                faults.append(
+                    f"{name} offers a {kind} as {_printable(line)!r}, which is not of the form 'name = module:Class' "
+                    "with a name of lower-case words joined by '_'"
+                )
+
+
+def _header(distribution: metadata.Distribution, key: str) -> str:
+    """One field of the metadata; "" if it is not there, which later Pythons no longer answer with None."""
+    found = distribution.metadata
+    return str(found[key]) if key in found else ""
+
+
+def _where(distribution: metadata.Distribution) -> str:
+    """The folder a distribution's metadata is in; there is no public way to ask for it."""
+    return _printable(str(getattr(distribution, "_path", "an unknown place")))
+
+
+def _printable(text: str) -> str:
+    """Text from foreign metadata, with anything that a terminal might obey spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _is_class_or_function(part: object) -> bool:
+    return isinstance(part, type) or inspect.isroutine(part)
+
+
+def _article(part: object) -> str:
+    kind = type(part).__name__
+    return f"an instance of {kind}" if not inspect.ismodule(part) else "a module"
 
 
 _scan = _Scan()
@@ -346,6 +470,11 @@ def refresh() -> None:
     _scan.clear()
 
 
+def faults() -> tuple[str, ...]:
+    """Return one sentence for each piece of installed metadata that was passed over because it makes no sense."""
+    return _scan.faults()
+
+
 def describe(kind: str | None = None) -> str:
     """Return a table of all parts (or those of one kind): kind, name, origin, version, remarks."""
     rows = [("kind", "name", "origin", "version", "")]
@@ -362,10 +491,19 @@ def canonical(name: str) -> str:
 
 
 def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
-    """Names of the options a part takes; None for a factory that is no attrs class."""
-    if isinstance(factory, type) and attrs.has(factory):
+    """Names of the options a part takes; None if they cannot be told: a function, or a class with its own __init__."""
+    if not isinstance(factory, type):
+        return None
+    if attrs.has(factory):
         return tuple(f.alias or f.name for f in attrs.fields(factory) if f.init)
-    return None
+    if dataclasses.is_dataclass(factory):
+        return tuple(f.name for f in dataclasses.fields(factory) if f.init)
+    for base in factory.__mro__[:-1]:
+        # Protocols bring an __init__ of typing's, which leaves object's own on the first class made with it.
+        own = not vars(base).get("_is_protocol") and vars(base).get("__init__", object.__init__)
+        if own and own is not object.__init__:
+            return None
+    return ()
 
 
 def _plugins(kind: str) -> tuple[_Point, ...]:

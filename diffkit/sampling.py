@@ -10,7 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError, ProtocolError
-from diffkit.columns import Columns, level_columns, level_from, within
+from diffkit.columns import Columns, level_columns, level_from, node_columns, within
 from diffkit.noise import NoiseFn
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State, StepRow
 from diffkit.table import F64, Coefs, ProcessTable, Steps
@@ -42,12 +42,14 @@ class Program:
         columns: Level t, level s and plan coefficients of every step, in the order of the steps.
         levels: Level each step goes to, in the root table.
         may_end: True if the last step goes to level 0.
+        num_nodes: How many further levels each step evaluates the network at.
     """
 
     sampler: Sampler
     columns: Columns
     levels: tuple[int, ...]
     may_end: bool
+    num_nodes: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -68,7 +70,8 @@ class Program:
             last: True on the step to level 0, for samplers that ask.
         """
         found = self.columns.unpack(row, x.ndim)
-        step_row = StepRow(level_from(found, "t."), level_from(found, "s."), within(found, "coef."))
+        nodes = tuple(level_from(found, f"node{i}.", bare=True) for i in range(self.num_nodes))
+        step_row = StepRow(level_from(found, "t."), level_from(found, "s."), within(found, "coef."), nodes)
         return self.sampler.step(denoise, x, state, step_row, noise, last)
 
     def run(self, denoise: Denoise, x: Tensor, noise_fn: NoiseFn | None) -> Iterator[Moment]:
@@ -143,14 +146,18 @@ def _program(
     may_end: bool,
 ) -> Program:
     levels = level_columns(parts, table)
+    wanted = sampler.nodes(steps)
+    nodes, coefs = ([], ()) if wanted is None else node_columns(parts, steps, wanted)
+    steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)
     columns = Columns(
         {f"t.{name}": c[from_rows] for name, c in levels.items()}
         | {f"s.{name}": c[to_rows] for name, c in levels.items()}
+        | {f"node{i}.{name}": c for i, node in enumerate(nodes) for name, c in node.items()}
         | {f"coef.{name}": c for name, c in plan.items()}
     )
-    return Program(sampler, columns, tuple(int(k) for k in table.index[to_rows]), may_end)
+    return Program(sampler, columns, tuple(int(k) for k in table.index[to_rows]), may_end, len(nodes))
 
 
 def _check_plan(label: str, plan: Mapping[str, F64]) -> None:

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
+from diffkit.columns import Columns, level_columns, level_from
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, Model, as_float
 from diffkit.noise import NoiseFn, batch_noise, example_noise
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
-from diffkit.protocols import Composition, Level, Sampler, State
+from diffkit.protocols import Composition, Sampler, State
 from diffkit.sampling import Moment, encoding_program, sampling_program
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
@@ -409,10 +410,8 @@ class System(nn.Module):
 
     def _first_encoding_step(self, denoiser: Denoiser, x: Tensor, table: ProcessTable) -> Tensor:
         """From level 0 to 1, where no network can be asked: the noise is taken from the estimate at level 1."""
-        terms = BoundTerms.of(self.parts, table, self.decoder)
-        found = terms.columns.unpack(terms.columns.on(x.device, x.dtype)[1], x.ndim)
-        var = {name[4:]: value for name, value in found.items() if name.startswith("var.")}
-        at = Level(**{name: found[name] for name in Level._fields if name != "var"}, var=var)
+        columns = Columns(level_columns(self.parts, table))
+        at = level_from(columns.unpack(columns.on(x.device, x.dtype)[1], x.ndim))
         eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
         return at.alpha * x + at.sigma * eps
 

@@ -7,7 +7,7 @@ Level 0 is clean data. On any Gaussian path ``x_t = alpha x_start + sigma eps``,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import attrs
@@ -39,16 +39,26 @@ class Posterior(NamedTuple):
     variance: F64
 
 
-class Steps(NamedTuple):
+@frozen(eq=False)
+class Steps:
     """Pairs of levels that a sampler moves between, in the order it visits them: all that a plan may depend on.
+
+    ``t, s = steps`` unpacks the pairs.
 
     Attributes:
         t: Where each step starts, float64 arrays (n,).
         s: Where it goes.
+        nodes: Further levels where the network is evaluated within each step, if the sampler asked for any (see
+            `Sampler.nodes`): one `Coefs` of arrays (n,) for each evaluation, strictly between t and s where the grid
+            allows, else equal to t.
     """
 
     t: Coefs
     s: Coefs
+    nodes: tuple[Coefs, ...] = ()
+
+    def __iter__(self) -> Iterator[Coefs]:
+        return iter((self.t, self.s))
 
     @property
     def num_steps(self) -> int:
