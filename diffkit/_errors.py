@@ -11,6 +11,7 @@ DiffkitError
 ├── SpecError               (ValueError)           a saved system that cannot be rebuilt here
 ├── CheckpointError         (RuntimeError)         a file that is damaged or not what it should be
 ├── DataError               (ValueError)           data that cannot be used
+├── DivergedError           (ArithmeticError)      training met too many losses in a row that are not finite
 └── MissingExtraError       (ImportError)          an optional dependency is not installed
 """
 
@@ -62,6 +63,10 @@ class CheckpointError(DiffkitError, RuntimeError):
 
 class DataError(DiffkitError, ValueError):
     """Data that cannot be used for what was asked."""
+
+
+class DivergedError(DiffkitError, ArithmeticError):
+    """Training met too many losses or gradients in a row that are not finite."""
 
 
 class MissingExtraError(DiffkitError, ImportError):

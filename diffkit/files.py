@@ -18,6 +18,9 @@ from diffkit._errors import CheckpointError
 def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file after comparing it with its recorded size and SHA-256.
 
+    Args:
+        path: The file.
+        record: Its "size" and "sha256", and under "before" those of the file that it was about to replace.
     Raises:
         CheckpointError: The file is missing, truncated, altered or no safetensors file.
     """
@@ -28,14 +31,27 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
-    if record is not None and len(content) != record.get("size"):
-        raise CheckpointError(f"{path} is damaged: it has {len(content)} bytes, {record.get('size')} were written")
-    if record is not None and hashlib.sha256(content).hexdigest() != record.get("sha256"):
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
+    if record is not None:
+        _check_recorded(path, content, record)
     try:
         return from_bytes(content)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is no whole safetensors file: {error}") from error
+
+
+def digest(content: bytes) -> dict[str, Any]:
+    """Return the record of a file with this content."""
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> None:
+    found, before = digest(content), record.get("before")
+    if before is not None and all(found[key] == before.get(key) for key in found):
+        return
+    if found["size"] != record.get("size"):
+        raise CheckpointError(f"{path} is damaged: it has {found['size']} bytes, {record.get('size')} were written")
+    if found["sha256"] != record.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,100 @@
+"""Data to train on: `load` it from a name, a folder, a file or an array, or bring any class that honours `MapData`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from diffkit._errors import DataError, OptionError, did_you_mean
+from diffkit.data.sources import Digits, File, Folder, Points, Source
+
+if TYPE_CHECKING:
+    from diffkit.data.arrays import ArrayData as ArrayData
+    from diffkit.data.arrays import from_array as from_array
+    from diffkit.data.base import Batch as Batch
+    from diffkit.data.base import Data as Data
+    from diffkit.data.base import MapData as MapData
+    from diffkit.data.base import as_data as as_data
+    from diffkit.data.base import scaled as scaled
+    from diffkit.data.folder import FolderData as FolderData
+
+NAMED: Mapping[str, type[Source]] = {"digits": Digits, "points": Points}
+"""Sources that are asked for by name; a folder or a file is asked for by its path."""
+
+_HOME = {
+    "ArrayData": "arrays",
+    "from_array": "arrays",
+    "Batch": "base",
+    "Data": "base",
+    "MapData": "base",
+    "as_data": "base",
+    "scaled": "base",
+    "FolderData": "folder",
+}
+__all__ = ["NAMED", "Digits", "File", "Folder", "Points", "Source", "load", *_HOME]
+
+
+def load(source: Any, **options: Any) -> Data:
+    """Return data to train on.
+
+    Args:
+        source: "digits", "points", a folder of images, a .npz or .npy file, or an array or tensor (N, C, *S).
+        options: Those of `Digits`, `Points`, `Folder` or `File`, or of `from_array`.
+    Raises:
+        DataError: There is no such data, or it cannot be used.
+        OptionError: An option is wrong, or the source has no such option.
+        MissingExtraError: What reads it is not installed.
+    """
+    if isinstance(source, str | os.PathLike):
+        return source_for(source, **options).open()
+    import numpy as np
+    from torch import Tensor
+
+    from diffkit.data.arrays import from_array
+
+    if not isinstance(source, Tensor | np.ndarray):
+        raise TypeError(f"{type(source).__name__} is no array, tensor, path or name")
+    _known(options, ("labels", "classes", "bins", "layout", "source"), "an array")
+    return from_array(source, **options)
+
+
+def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
+    """Return the options that a name or path and its keywords stand for; nothing is read but the kind of path."""
+    name = os.fspath(source)
+    kind = NAMED.get(name)
+    if kind is not None:
+        return _build(kind, f"{name!r}", options)
+    path = Path(name)
+    if path.suffix in (".npz", ".npy"):
+        return _build(File, "a NumPy file", options | {"path": path})
+    if not path.is_dir():
+        what = "is a file, but no .npz or .npy" if path.exists() else "is no folder or file"
+        raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, NAMED)}")
+    if isinstance(options.get("size"), int):
+        options["size"] = (options["size"],)
+    if "size" not in options:
+        raise OptionError(f"data {name!r} is a folder of images; say size=64 or size=(height, width)")
+    return _build(Folder, "a folder", options | {"path": path})
+
+
+def _build(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:
+    _known(options, [field.name for field in attrs.fields(kind)], label)
+    source: Source = kind(**options)
+    return source
+
+
+def _known(options: Mapping[str, Any], names: Any, label: str) -> None:
+    for name in options:
+        if name not in names:
+            raise OptionError(f"{label} has no option {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'diffkit.data' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"diffkit.data.{_HOME[name]}"), name)

@@ -1,0 +1,148 @@
+"""The contract between data and training, and how batches of it are put together."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffkit._errors import DataError
+
+Image = Tensor | NDArray[Any]
+
+
+@runtime_checkable
+class MapData(Protocol):
+    """Anything with a length, items and three attributes can be trained on.
+
+    Attributes:
+        shape: Shape of one example, (C, *S).
+        bins: How many equally spaced values an example takes: integers 0..bins-1 stand for them, 256 is 8-bit.
+            None is continuous data, in whatever units it is given.
+        classes: Names of the classes that the condition "y" counts; None if there are none.
+    """
+
+    shape: tuple[int, ...]
+    bins: int | None
+    classes: tuple[str, ...] | None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Image, Mapping[str, int | Tensor]]:
+        """Return example ``index`` and its conditions, each an integer or a tensor.
+
+        The example is (C, *S), integers if there are bins, or floating point in [-1, 1]; any floating point if there
+        are none.
+        """
+
+
+class Data(MapData):
+    """Data that also reads many examples at a time and says what it is."""
+
+    @abstractmethod
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Return the examples with these indices."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts that are saved with a run; "source" names where the data came from."""
+        return description(self)
+
+
+class Batch(NamedTuple):
+    """Some examples.
+
+    Attributes:
+        indices: Which, (B,) int64.
+        images: As the data gives them, (B, C, *S).
+        conditions: For each name, (B, ...).
+    """
+
+    indices: Tensor
+    images: Tensor
+    conditions: dict[str, Tensor]
+
+
+class Stacked(Data):
+    """Data of any class that honours `MapData`, read one example at a time."""
+
+    def __init__(self, data: MapData):
+        self.data = data
+        self.shape, self.bins, self.classes = tuple(data.shape), data.bins, data.classes
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Image, Mapping[str, int | Tensor]]:
+        """Return example ``index`` and its conditions."""
+        return self.data[index]
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Return the examples with these indices.
+
+        Raises:
+            DataError: An example has another shape, or other conditions, than the rest.
+        """
+        images, conditions = [], []
+        for i in indices.tolist():
+            image, found = self.data[i]
+            image = torch.as_tensor(image)
+            if tuple(image.shape) != self.shape:
+                raise DataError(f"example {i} has shape {tuple(image.shape)}, the data says {self.shape}")
+            images.append(image)
+            conditions.append({name: torch.as_tensor(value) for name, value in found.items()})
+        return Batch(torch.from_numpy(indices), torch.stack(images), _stacked(conditions, indices.tolist()))
+
+
+def _stacked(conditions: Sequence[Mapping[str, Tensor]], indices: Sequence[int]) -> dict[str, Tensor]:
+    names = conditions[0].keys()
+    for i, found in zip(indices, conditions, strict=True):
+        if found.keys() != names:
+            raise DataError(f"example {i} has conditions {sorted(found)}, example {indices[0]} has {sorted(names)}")
+    return {name: torch.stack([found[name] for found in conditions]) for name in names}
+
+
+def description(data: MapData) -> dict[str, Any]:
+    """Return the facts that must not change while a run goes on."""
+    classes = None if data.classes is None else list(data.classes)
+    return {"examples": len(data), "shape": list(data.shape), "bins": data.bins, "classes": classes}
+
+
+def as_data(data: Any) -> Data:
+    """Return anything that training accepts as `Data`: data, a tensor or array, a folder, a file or a name.
+
+    Raises:
+        DataError: It is none of these; the text says what it lacks.
+    """
+    from diffkit.data import load
+
+    if isinstance(data, Data):
+        return data
+    if isinstance(data, MapData):
+        return Stacked(data)
+    try:
+        return load(data)
+    except TypeError as error:
+        wanted = ("shape", "bins", "classes", "__len__", "__getitem__")
+        missing = [name for name in wanted if name not in dir(data)]
+        raise DataError(
+            f"{type(data).__name__} is no data: it has no {', '.join(missing)}; see diffkit.data.MapData"
+        ) from error
+
+
+def scaled(images: Tensor, bins: int | None) -> Tensor:
+    """Return images as float32: integers 0..bins-1 become equally spaced values in [-1, 1], u / 127.5 - 1 for 8 bits.
+
+    Floating point is taken as it is.
+    """
+    if images.is_floating_point() or bins is None:
+        return images.float()
+    return images.float().div_((bins - 1) / 2).sub_(1)

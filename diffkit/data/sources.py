@@ -1,0 +1,179 @@
+"""Where data comes from, as frozen options that a command line or a TOML file can mirror; opening one reads it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from attrs import field, frozen
+
+from diffkit._errors import DataError, MissingExtraError, OptionError
+from diffkit.options import choice, flag, integer, integers
+
+if TYPE_CHECKING:
+    from diffkit.data.base import Data
+
+HELD_OUT = 6
+"""One digit of this many is held out: 299 of 1,797."""
+
+
+class Source(Protocol):
+    """Options that name some data."""
+
+    @abstractmethod
+    def open(self) -> Data:
+        """Read the data.
+
+        Raises:
+            DataError: It is not there or cannot be used.
+            MissingExtraError: What reads it is not installed.
+        """
+
+
+@frozen(kw_only=True)
+class Digits(Source):
+    """The 1,797 handwritten digits of scikit-learn: 1x8x8, 17 grey levels, 10 classes.
+
+    Attributes:
+        split: "all", "train" (1,498 of them) or "held_out" (the other 299: every sixth).
+        labels: Give the digit as condition ``y``.
+    Source: Alpaydin & Kaynak 1998, UCI "Optical recognition of handwritten digits", test part.
+    """
+
+    split: str = choice("all", ("all", "train", "held_out"))
+    labels: bool = flag(True)
+
+    def open(self) -> Data:
+        """Read them; needs scikit-learn."""
+        try:
+            from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise MissingExtraError("demo", "the digits data") from error
+        import numpy as np
+
+        from diffkit.data.arrays import from_array
+
+        images, labels = load_digits(return_X_y=True)
+        held_out = np.arange(len(images)) % HELD_OUT == HELD_OUT - 1
+        picked = {"all": held_out | True, "train": ~held_out, "held_out": held_out}[self.split]
+        return from_array(
+            images[picked].reshape(-1, 1, 8, 8).astype(np.uint8),
+            labels=labels[picked] if self.labels else None,
+            bins=17,
+            source="digits" if self.split == "all" else f"digits {self.split}",
+        )
+
+
+@frozen(kw_only=True)
+class Points(Source):
+    """Points in the plane, of unit variance: continuous data of shape (2,), for the mlp.
+
+    Attributes:
+        kind: "moons" (2 classes), "gaussians" (8 on a circle) or "rings" (2).
+        examples: How many, >= 1.
+        seed: Which.
+        labels: Give the class as condition ``y``.
+    """
+
+    kind: str = choice("moons", ("moons", "gaussians", "rings"))
+    examples: int = integer(10_000, ge=1)
+    seed: int = integer(0, ge=0)
+    labels: bool = flag(False)
+
+    def open(self) -> Data:
+        """Make them."""
+        import numpy as np
+
+        from diffkit.data.arrays import from_array
+        from diffkit.data.points import KINDS, standardized
+
+        points, labels = KINDS[self.kind](self.examples, np.random.default_rng(self.seed))
+        return from_array(
+            standardized(points), labels=labels if self.labels else None, source=f"points {self.kind} {self.seed}"
+        )
+
+
+@frozen(kw_only=True)
+class Folder(Source):
+    """A folder of images, of any size and kind, resized and cropped to one size.
+
+    Attributes:
+        path: The folder; folders in it are searched too.
+        size: Height and width; one number for a square.
+        channels: 1 grey, 3 RGB, 4 RGBA.
+        labels: "folders" (the folder below ``path`` is the class), "prefix" (the file's name up to the first
+            underscore is) or "none".
+        on_error: At files that cannot be read: "stop", naming them all, or "skip" them.
+        background: Grey value, 0..255, under transparent pixels.
+    """
+
+    path: Path = field(converter=Path)
+    size: tuple[int, ...] = integers(ge=1)
+    channels: int = integer(3, ge=1)
+    labels: str = choice("none", ("none", "folders", "prefix"))
+    on_error: str = choice("stop", ("stop", "skip"))
+    background: int = integer(255, ge=0, le=255)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what no single field can see."""
+        if len(self.size) not in (1, 2):
+            raise OptionError(f"size must be one number or two, got {self.size!r}")
+        if self.channels not in (1, 3, 4):
+            raise OptionError(f"channels must be 1, 3 or 4, got {self.channels!r}")
+
+    def open(self) -> Data:
+        """Read every file once; needs Pillow."""
+        from diffkit.data.folder import open_folder
+
+        return open_folder(
+            self.path,
+            size=(self.size[0], self.size[-1]),
+            channels=self.channels,
+            labels=None if self.labels == "none" else self.labels,
+            on_error=self.on_error,
+            background=self.background,
+            progress=True,
+        )
+
+
+@frozen(kw_only=True)
+class File(Source):
+    """A NumPy file: .npz with arr_0 (images) and arr_1 (labels, if there are any), or .npy with images.
+
+    Attributes:
+        path: The file; a .npy is mapped, not read into memory.
+        labels: Give the labels of a .npz as condition ``y``.
+        bins: How many values the examples take; by default 256 for uint8.
+        layout: "channels_last", as the published code writes its samples, or "channels_first".
+    """
+
+    path: Path = field(converter=Path)
+    labels: bool = flag(False)
+    bins: int | None = integer(None, optional=True, ge=2)
+    layout: str = choice("channels_last", ("channels_last", "channels_first"))
+
+    def open(self) -> Data:
+        """Read it; never unpickles."""
+        import numpy as np
+
+        from diffkit.data.arrays import from_array
+
+        if not self.path.is_file():
+            raise DataError(f"{str(self.path)!r} is not there")
+        try:
+            loaded = np.load(self.path, mmap_mode="r" if self.path.suffix == ".npy" else None, allow_pickle=False)
+            arrays = {"arr_0": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
+            raise DataError(f"{str(self.path)!r} cannot be read as a NumPy file: {error}") from error
+        if "arr_0" not in arrays:
+            raise DataError(f"{str(self.path)!r} has no array arr_0 (it has: {', '.join(arrays) or 'none'})")
+        if self.labels and "arr_1" not in arrays:
+            raise DataError(f"{str(self.path)!r} has no labels, arr_1; pass labels=False")
+        return from_array(
+            arrays["arr_0"],
+            labels=arrays["arr_1"] if self.labels else None,
+            bins=self.bins,
+            layout=self.layout,
+            source=str(self.path),
+        )

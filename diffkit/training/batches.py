@@ -1,0 +1,69 @@
+"""Batches in the order that `DataOrder` says, read here or ahead of time in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from diffkit.data.base import Batch, Data
+from diffkit.training.lock import RunLock
+from diffkit.training.order import DataOrder, Indices
+from diffkit.training.signals import ignore_signals
+
+
+class _Reader(Dataset[Batch]):
+    """What torch's loader asks for an "item" is a whole batch here, so that arrays are read in one go."""
+
+    def __init__(self, data: Data):
+        self.data = data
+
+    def __getitem__(self, indices: Indices) -> Batch:
+        return self.data.batch(indices)
+
+
+class _Worker:
+    """What a worker process does first: leave signals and the lock to its parent."""
+
+    def __init__(self, lock: RunLock):
+        self.lock = lock
+
+    def __call__(self, worker: int) -> None:
+        ignore_signals()
+        self.lock.forget()
+
+
+def batches(
+    data: Data, order: DataOrder, start: int, stop: int, *, workers: int, lock: RunLock, pin: bool
+) -> Iterator[Batch]:
+    """Yield the batches of updates ``start`` to ``stop - 1``.
+
+    Args:
+        data: What to read.
+        order: Which examples each batch holds.
+        start, stop: Range of updates.
+        workers: Processes that read ahead; 0 reads in this one.
+        lock: The run's lock, which workers must not keep alive.
+        pin: Put batches where a GPU can fetch them without the host waiting.
+    """
+    loader = DataLoader(
+        _Reader(data),
+        batch_size=None,
+        sampler=_Lazy(order, start, stop),
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_Worker(lock) if workers else None,
+        generator=torch.Generator(),  # for the one number the loader draws, which must not come from the global one
+    )
+    return iter(loader)
+
+
+class _Lazy:
+    """The batches' indices, made when they are asked for."""
+
+    def __init__(self, order: DataOrder, start: int, stop: int):
+        self.order, self.start, self.stop = order, start, stop
+
+    def __iter__(self) -> Iterator[Indices]:
+        return self.order.batches(self.start, self.stop)

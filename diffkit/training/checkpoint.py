@@ -1,0 +1,193 @@
+"""Checkpoints: folders of safetensors files with a manifest, which appear whole or not at all.
+
+    checkpoints/step_00001000/   model.safetensors, optimizer.safetensors, ..., manifest.json
+
+A checkpoint is written under another name, every file and the folder are flushed to the disk, the manifest last, and
+then it is renamed. The manifest has the size and SHA-256 of every file and of itself. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from torch import Tensor
+
+from diffkit._errors import CheckpointError, SpecError
+from diffkit.files import digest, read_weights, storable, sync_folder
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step_(\d{8,})")
+_DOOMED = ".doomed-"
+_ASIDE = "damaged-"
+
+Files = Mapping[str, Mapping[str, Tensor]]
+"""Tensors by name, by the file they are in (without the suffix)."""
+
+
+@frozen(eq=False)
+class Checkpoint:
+    """A checkpoint that was read and found whole.
+
+    Attributes:
+        step: Completed updates.
+        files: Its tensors, on the CPU.
+        manifest: Everything else.
+    """
+
+    step: int
+    files: Files
+    manifest: Mapping[str, Any]
+
+
+def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint into the folder of checkpoints; what interrupted saves left there is removed.
+
+    Args:
+        folder: The folder of checkpoints, which only this process writes to.
+        step: Completed updates.
+        files: Tensors, by name and file.
+        facts: Plain data for the manifest.
+    Returns:
+        Where it is.
+    Raises:
+        CheckpointError: It cannot be written; the folder's checkpoints are as before.
+    """
+    from safetensors.torch import save as to_bytes
+
+    target, temporary = folder / name_of(step), folder / f"{_DOOMED}{name_of(step)}"
+    size = 0
+    try:
+        folder.mkdir(exist_ok=True)
+        _clear(folder)
+        temporary.mkdir()
+        records = {}
+        for name, tensors in files.items():
+            content = to_bytes(storable(tensors))
+            size += len(content)
+            records[f"{name}.safetensors"] = digest(content)
+            _write(temporary / f"{name}.safetensors", content)
+        manifest = {"format": FORMAT, "step": step, **facts, "files": records}
+        _write(temporary / MANIFEST, _sealed(manifest))
+        sync_folder(temporary)
+        if target.exists():
+            target.rename(folder / f"{_DOOMED}old-{target.name}")
+        temporary.rename(target)
+        sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot write checkpoint {target}: {error}; more than {size} bytes are needed"
+        ) from error
+    return target
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints, and those set aside; each loses its name before its files."""
+    for path in [*_aside(folder), *list(newest_first(folder))[keep:]]:
+        path.rename(folder / f"{_DOOMED}{path.name}")
+    _clear(folder)
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: A file is missing or differs from what was written.
+        SpecError: It was written by a newer diffkit.
+    """
+    manifest = _unsealed(path / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise SpecError(
+            f"{path} has format {manifest.get('format')!r}, written by diffkit {manifest.get('diffkit')}; this one "
+            f"reads format {FORMAT}; upgrade diffkit"
+        )
+    step = manifest["step"]
+    if name_of(step) != path.name:
+        raise CheckpointError(f"{path} holds step {step}: it was renamed")
+    files = {name.removesuffix(".safetensors"): read_weights(path / name, r) for name, r in manifest["files"].items()}
+    return Checkpoint(step, files, manifest)
+
+
+def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest whole checkpoint (None if there is none at all), and what is wrong with newer ones.
+
+    Damaged ones are set aside under another name, and removed by the next `prune`.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none is whole.
+    """
+    faults, damaged = [], []
+    for path in newest_first(folder):
+        try:
+            found = read(path)
+        except CheckpointError as error:
+            faults.append(str(error))
+            damaged.append(path)
+            continue
+        for bad in damaged:
+            bad.rename(folder / f"{_ASIDE}{bad.name}")
+        return found, faults
+    if faults:
+        raise CheckpointError(
+            "\n  ".join([f"no checkpoint in {folder} can be read; remove the run's folder to start anew:", *faults])
+        )
+    return None, []
+
+
+def newest_first(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints of a folder, newest first; found by listing, there is no pointer to go stale."""
+    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return iter(sorted(found, key=lambda path: int(path.name[5:]), reverse=True))
+
+
+def name_of(step: int) -> str:
+    """Return the folder name of a checkpoint."""
+    return f"step_{step:08d}"
+
+
+def _aside(folder: Path) -> list[Path]:
+    return list(folder.glob(f"{_ASIDE}*"))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is half written or half removed."""
+    for path in folder.glob(f"{_DOOMED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps({**manifest, "sha256": _digest(manifest)}, indent=2) + "\n").encode()
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        seal = manifest.pop("sha256")
+        whole = isinstance(manifest, dict) and seal == _digest(manifest)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is not there") from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not the JSON that was written") from error
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
+    return manifest

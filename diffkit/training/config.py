@@ -1,0 +1,117 @@
+"""How a system is trained: every choice in one frozen record, which a command line or a TOML file can mirror."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import attrs
+from attrs import frozen
+
+from diffkit._errors import OptionError
+from diffkit.options import choice, flag, integer, number, numbers
+
+
+@frozen(kw_only=True)
+class TrainConfig:
+    """Everything that decides how training goes, but the system and the data.
+
+    Defaults are improved-diffusion's where it has one.
+
+    Attributes:
+        steps: Updates of the weights in all, counted from the start of the run, >= 1.
+        batch_size: Examples per update, over all processes, >= 1.
+        microbatch: Examples that go through the network at a time, to save memory; gradients are averaged, so the
+            result is the same but for rounding. None takes the whole batch.
+        lr: Learning rate of AdamW, >= 0.
+        weight_decay: Decoupled weight decay, >= 0.
+        betas: Decay rates of AdamW's two running moments, each in [0, 1).
+        grad_clip: Largest norm of the gradient, > 0; a larger one is scaled down to it. None never clips.
+        warmup: Updates over which the learning rate rises linearly from near 0, >= 0.
+        anneal: Let the learning rate fall linearly, to reach 0 after ``steps`` updates.
+        ema: Decay rates of the running means of the weights, each in [0, 1). Samples are drawn with the first; without
+            any, with the weights themselves.
+        ema_warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``, so that a short run
+            does not remember its random start. False is what the published code does.
+        precision: "fp32", or "bf16" to run the network (and nothing else) in bfloat16.
+        seed: Decides the order of the data, levels, noise, label and network dropout, >= 0.
+        label_dropout: Probability of replacing an example's class by "no class", in [0, 1], for classifier-free
+            guidance; 0.1 is usual.
+        log_every: Updates between lines of metrics, >= 1.
+        save_every: Updates between checkpoints, >= 1; one is always made at the end.
+        keep: How many of the newest checkpoints are kept, >= 1.
+        workers: Processes that read data ahead; 0 reads in this one.
+        max_skips: Updates in a row that may be skipped because the loss or gradient is not finite; training stops
+            at the next, >= 0.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A, and the published code: batch size, lr, ema, betas.
+        The rise of the EMA rate is TensorFlow's ExponentialMovingAverage.
+    """
+
+    steps: int = integer(ge=1)
+    batch_size: int = integer(128, ge=1)
+    microbatch: int | None = integer(None, optional=True, ge=1)
+    lr: float = number(1e-4, ge=0)
+    weight_decay: float = number(0.0, ge=0)
+    betas: tuple[float, ...] = numbers((0.9, 0.999), ge=0, lt=1)
+    grad_clip: float | None = number(None, optional=True, gt=0)
+    warmup: int = integer(0, ge=0)
+    anneal: bool = flag(False)
+    ema: tuple[float, ...] = numbers((0.9999,), ge=0, lt=1)
+    ema_warmup: bool = flag(True)
+    precision: str = choice("fp32", ("fp32", "bf16"))
+    seed: int = integer(0, ge=0, lt=2**63)
+    label_dropout: float = number(0.0, ge=0, le=1)
+    log_every: int = integer(10, ge=1)
+    save_every: int = integer(10_000, ge=1)
+    keep: int = integer(3, ge=1)
+    workers: int = integer(0, ge=0)
+    max_skips: int = integer(10, ge=0)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what no single field can see."""
+        if len(self.betas) != 2:
+            raise OptionError(f"betas must be two numbers, got {self.betas!r}")
+        if len(set(self.ema)) != len(self.ema):
+            raise OptionError(f"ema must not name a rate twice, got {self.ema!r}")
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of the update after ``step`` completed ones."""
+        rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        falling = 1 - step / self.steps if self.anneal else 1.0
+        return self.lr * rising * falling
+
+
+class TrainOptions(TypedDict, total=False):
+    """The same fields as keywords of `diffkit.train`; their meaning and defaults are those of `TrainConfig`."""
+
+    steps: int
+    batch_size: int
+    microbatch: int | None
+    lr: float
+    weight_decay: float
+    betas: tuple[float, ...]
+    grad_clip: float | None
+    warmup: int
+    anneal: bool
+    ema: tuple[float, ...]
+    ema_warmup: bool
+    precision: str
+    seed: int
+    label_dropout: float
+    log_every: int
+    save_every: int
+    keep: int
+    workers: int
+    max_skips: int
+
+
+FREE = frozenset({"steps", "microbatch", "log_every", "save_every", "keep", "workers", "max_skips"})
+"""Fields that a run may be continued with other values of: they change no update but by rounding."""
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Return "lr=0.0001, now lr=0.0002" for each field that a continued run must not change."""
+    fixed = [field.name for field in attrs.fields(TrainConfig) if field.name not in FREE]
+    if old.anneal and new.anneal:
+        fixed.append("steps")  # the learning rate at every step depends on it then
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
+    return [f"{name}={was!r}, now {name}={now!r}" for name, was, now in pairs if was != now]

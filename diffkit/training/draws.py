@@ -1,0 +1,73 @@
+"""What a training step draws: a level, a weight and noise for every example, and whose class is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffkit.protocols import State
+from diffkit.system import System
+from diffkit.training.randomness import Purpose, key, keys, normals, uniforms
+
+
+class Draws(NamedTuple):
+    """The randomness of one step.
+
+    Attributes:
+        level: What the timestep sampler chose, (B,); see `System.loss_terms`.
+        weight: Its weights, (B,) float32.
+        noise: Standard normal, (B, C, *S) float32.
+    """
+
+    level: Tensor
+    weight: Tensor
+    noise: Tensor
+
+
+def draw(system: System, state: State, seed: int, step: int, batch: int) -> Draws:
+    """Return the draws of one step: a function of (seed, step, position in the batch) and the sampler's state.
+
+    Levels are drawn where the sampler's state is (on the CPU if it has none), noise where the system is.
+    """
+    first = next(iter(tensors_of(state)), None)
+    where = "cpu" if first is None else first.device
+    u = uniforms(keys(key(seed, Purpose.LEVEL, step), batch, where))
+    level, weight = system.parts.timesteps.sample(state, u, system.num_steps)
+    noise = normals(keys(key(seed, Purpose.NOISE, step), batch, system.device), system.data_shape)
+    return Draws(level, weight, noise)
+
+
+def drop_labels(
+    conditions: Mapping[str, Tensor], null_class: int, probability: float, seed: int, step: int
+) -> dict[str, Tensor]:
+    """Return conditions with each class ``y`` replaced by ``null_class`` with some probability."""
+    y = conditions["y"]
+    dropped = uniforms(keys(key(seed, Purpose.LABEL, step), len(y), y.device)) < probability
+    return {**conditions, "y": y.masked_fill(dropped, null_class)}
+
+
+def seed_dropout(seed: int, step: int, microbatch: int) -> None:
+    """Seed torch's global generators, which dropout inside the network draws from."""
+    torch.manual_seed(key(seed, Purpose.DROPOUT, step, microbatch) >> 1)
+
+
+def tensors_of(state: State) -> list[Tensor]:
+    """Return the tensors of a state, which is a tensor or a (nested) tuple of them, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for item in state for tensor in tensors_of(item)]
+
+
+def with_tensors(state: State, tensors: list[Tensor]) -> State:
+    """Return a state like ``state`` that holds these tensors."""
+    return _fill(state, iter(tensors))
+
+
+def _fill(state: State, tensors: Iterator[Tensor]) -> State:
+    if isinstance(state, Tensor):
+        return next(tensors)
+    items = [_fill(item, tensors) for item in state]
+    return tuple(items) if type(state) in (tuple, list) else type(state)(*items)

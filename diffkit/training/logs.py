@@ -1,0 +1,139 @@
+"""Metrics as JSON lines, and what a person sees while training runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from diffkit.files import write_atomically
+
+NAME = "metrics.jsonl"
+
+
+class MetricsFile:
+    """One JSON object per line, in order of "step"; what an interrupted run wrote too much is cut off first.
+
+    Args:
+        folder: The run's folder.
+        step: Completed updates to continue from; lines about later ones are removed.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.path = folder / NAME
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        write_atomically(self.path, b"".join(_line(metrics) for metrics in kept))
+        self.file = self.path.open("ab")
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Append a line, visible to readers at once."""
+        self.file.write(_line(metrics))
+        self.file.flush()
+
+    def sync(self) -> None:
+        """Make sure that what was written is on the disk."""
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Write no more."""
+        self.file.close()
+
+
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics; a last line that was cut short is left out."""
+    path = Path(folder) / NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _line(metrics: Mapping[str, Any]) -> bytes:
+    """JSON has no NaN or infinity: they become null."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+    return (json.dumps(plain, allow_nan=False) + "\n").encode()
+
+
+class Bar(Protocol):
+    """Shows how far training is."""
+
+    def advance(self) -> None:
+        """One step more is done."""
+
+    def note(self, text: str) -> None:
+        """Show a few words beside the bar."""
+
+
+class _Silent(Bar):
+    def advance(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class _Rich(Bar):
+    def __init__(self, progress: Any, task: Any):
+        self.progress, self.task = progress, task
+
+    def advance(self) -> None:
+        self.progress.advance(self.task, 1)
+
+    def note(self, text: str) -> None:
+        self.progress.update(self.task, note=text)
+
+
+class _Plain(Bar):
+    """A line now and then, for logs and where rich is not installed."""
+
+    def __init__(self, done: int, total: int):
+        self.begun = self.shown = time.monotonic()
+        self.first, self.done, self.total = done, done, total
+
+    def advance(self) -> None:
+        self.done += 1
+
+    def note(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self.shown < 10 and self.done < self.total:
+            return
+        self.shown = now
+        left = (now - self.begun) / max(self.done - self.first, 1) * (self.total - self.done)
+        say(f"training {self.done}/{self.total}  ETA {left:.0f} s  {text}")
+
+
+@contextmanager
+def bar(done: int, total: int, show: bool) -> Iterator[Bar]:
+    """Show a bar with an ETA on standard error: rich's on a terminal where it is installed, else plain lines."""
+    if not show:
+        yield _Silent()
+        return
+    if not sys.stderr.isatty():
+        yield _Plain(done, total)
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+    except ImportError:
+        yield _Plain(done, total)
+        return
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"))
+    text = TextColumn("{task.fields[note]}")
+    with Progress(*columns, Remaining(), text, console=Console(stderr=True)) as progress:
+        yield _Rich(progress, progress.add_task("training", total=total, completed=done, note=""))
+
+
+def say(text: str) -> None:
+    """Tell the person who watches, on standard error."""
+    print(text, file=sys.stderr, flush=True)

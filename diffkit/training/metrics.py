@@ -1,0 +1,64 @@
+"""Numbers about training: gathered on the device at every step, read once per line.
+
+Means over levels are those that uniform levels would give, whatever the timestep sampler prefers: each loss is weighted
+by 1 / (T p(t)), as in what is minimized. By quartile of the levels (q0 is nearest to clean data) the same weights are
+normalized within the quartile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+QUARTILES = 4
+
+
+@frozen(eq=False)
+class Window:
+    """What happened since the last line of metrics, one row of numbers per step.
+
+    A row holds, for each quartile, the sums of the weights and of each weighted term; then the gradient's norm, and
+    whether the step was taken. Rows are added up in float64 and in order, so that a line is the same to the bit whether
+    or not training was interrupted meanwhile.
+
+    Attributes:
+        rows: Of each step, (4 (1 + terms) + 2,) float32.
+    """
+
+    rows: list[Tensor] = field(factory=list)
+
+    def add(self, sums: Tensor, grad_norm: Tensor, finite: Tensor) -> None:
+        """Note one step: ``sums`` is what `quartile_sums` returned, added up over its microbatches."""
+        self.rows.append(torch.cat([sums.flatten(), torch.stack([grad_norm.float(), finite.float()])]))
+
+    def read(self, names: Sequence[str], batch_size: int) -> dict[str, float | None]:
+        """Return means over the window, in one read; steps that were skipped count in none of them."""
+        rows = torch.stack(self.rows).cpu().double().numpy()
+        taken = rows[rows[:, -1] == 1]
+        if not len(taken):
+            return dict.fromkeys((*names, "grad_norm"))
+        sums = taken[:, :-2].sum(0).reshape(1 + len(names), QUARTILES)
+        means = sums[1:].sum(1) / (len(taken) * batch_size)
+        found: dict[str, float | None] = dict(zip(names, means.tolist(), strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            by_quartile = sums[1:] / sums[0]
+        for name, values in zip(names, by_quartile.tolist(), strict=True):
+            found |= {f"{name}_q{q}": value for q, value in enumerate(values) if np.isfinite(value)}
+        return found | {"grad_norm": float(taken[:, -2].mean())}
+
+
+def quartile_sums(terms: Mapping[str, Tensor], level: Tensor, weight: Tensor, num_steps: int) -> Tensor:
+    """Return the sums of weights and of weighted terms over each quartile of the levels, (1 + terms, 4) float32.
+
+    Continuous levels have no quartiles; all of them count as the first.
+    """
+    values = torch.stack([torch.ones_like(weight), *(term.detach().float() for term in terms.values())])
+    if level.is_floating_point():
+        return torch.nn.functional.pad((values @ weight)[:, None], (0, QUARTILES - 1))
+    quartile = (level - 1) * QUARTILES // num_steps
+    places = (quartile[:, None] == torch.arange(QUARTILES, device=level.device)) * weight[:, None]
+    return values @ places

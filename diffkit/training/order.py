@@ -1,0 +1,55 @@
+"""Which examples each batch holds, as a function of (seed, step): nothing to save, and O(1) to continue anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from diffkit.training.randomness import Purpose, key, keys
+
+Indices = NDArray[np.int64]
+
+
+@frozen
+class DataOrder:
+    """Endless epochs, each a permutation of the data that depends on (seed, epoch) alone.
+
+    The stream of epochs is cut into batches wherever they fall: a batch may hold the end of one epoch and the start of
+    the next, so every example is seen equally often and none is dropped.
+
+    Attributes:
+        size: Number of examples, >= 1.
+        batch_size: Examples per batch, 1..size.
+        seed: Seed of the run.
+    """
+
+    size: int
+    batch_size: int
+    seed: int
+    _epochs: dict[int, Indices] = field(factory=dict, init=False, eq=False, repr=False)
+
+    def epoch(self, number: int) -> Indices:
+        """Return the permutation of epoch ``number``, (size,) int64; the last two are remembered."""
+        if number not in self._epochs:
+            ranks = keys(key(self.seed, Purpose.ORDER, number), self.size)
+            for old in [e for e in self._epochs if e < number - 1 or e > number]:
+                del self._epochs[old]
+            self._epochs[number] = ranks.argsort(stable=True).numpy()
+        return self._epochs[number]
+
+    def batch(self, step: int) -> Indices:
+        """Return the indices of the batch after ``step`` completed updates, (batch_size,) int64."""
+        at, end = step * self.batch_size, (step + 1) * self.batch_size
+        parts = []
+        while at < end:
+            number, offset = divmod(at, self.size)
+            parts.append(self.epoch(number)[offset : offset + end - at])
+            at += len(parts[-1])
+        return np.concatenate(parts)
+
+    def batches(self, start: int, stop: int) -> Iterator[Indices]:
+        """Yield the batches of updates ``start`` to ``stop - 1``."""
+        return map(self.batch, range(start, stop))

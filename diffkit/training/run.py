@@ -1,0 +1,149 @@
+"""The folder of a run: what lies where, and whether a training that is asked for may continue it.
+
+RUN/spec.json, RUN/model.safetensors   the system with its averaged weights: ``diffkit.load(RUN)``
+RUN/config.json                        how it is trained, on what data
+RUN/metrics.jsonl                      one line of numbers every few steps
+RUN/checkpoints/step_00001000/         everything that continues the training to the bit
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from diffkit import __version__
+from diffkit._errors import CheckpointError, OptionError
+from diffkit.data.base import Data, description
+from diffkit.files import digest, storable, write_atomically
+from diffkit.spec import SPEC, WEIGHTS
+from diffkit.training.config import TrainConfig, differences
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+FORMAT = 1
+
+
+def prepare(out: str | Path) -> Path:
+    """Return the run's folder, made if it was not there and found writable.
+
+    Raises:
+        OptionError: It cannot be written, or holds something else than a run.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OptionError(f"out {str(folder)!r} cannot be written: {error}; choose another folder") from error
+    if not (folder / CONFIG).exists() and (folder / SPEC).exists():
+        raise OptionError(f"out {str(folder)!r} holds a saved system, not a run; choose another folder")
+    return folder
+
+
+def facts(config: TrainConfig, data: Data) -> dict[str, Any]:
+    """Return what config.json holds."""
+    return {"format": FORMAT, "diffkit": __version__, "train": attrs.asdict(config), "data": data.describe()}
+
+
+def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Data) -> None:
+    """Raise unless a run that is in the folder, if any, is of the same system, options and data.
+
+    Raises:
+        OptionError: It is of others; the text lists each difference.
+        CheckpointError: What describes the run cannot be read.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    kept = _read_json(folder / CONFIG)
+    if kept.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG} has format {kept.get('format')!r}, this diffkit reads {FORMAT}")
+    old = TrainConfig(**{name: _tuple(value) for name, value in kept["train"].items()})
+    found = differences(old, config)
+    if (folder / SPEC).exists():
+        found += _spec_differences(_read_json(folder / SPEC), json.loads(json.dumps(spec)))
+    now = json.loads(json.dumps(data.describe()))
+    names = [*description(data), "fingerprint"]
+    found += [
+        f"data {name}={kept['data'].get(name)!r}, now {now.get(name)!r}"
+        for name in names
+        if kept["data"].get(name) != now.get(name)
+    ]
+    if found:
+        raise OptionError(
+            "\n  ".join([f"out {str(folder)!r} holds a run that this training would not continue:", *found])
+            + "\nask for the same, or choose another folder"
+        )
+
+
+def write_facts(folder: Path, config: TrainConfig, data: Data) -> None:
+    """Write config.json."""
+    _write_json(folder / CONFIG, facts(config, data))
+
+
+def write_model(folder: Path, spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write the system as `diffkit.load` reads it.
+
+    The spec is written first, and knows the weights' digest of before and of now: at whatever moment this is cut
+    short, what lies in the folder can be loaded.
+    """
+    from safetensors.torch import save as to_bytes
+
+    content = to_bytes(storable(weights))
+    record = {"file": WEIGHTS, **digest(content)}
+    if (folder / WEIGHTS).exists():
+        record["before"] = digest((folder / WEIGHTS).read_bytes())
+    try:
+        _write_json(folder / SPEC, {**spec, "weights": record})
+        write_atomically(folder / WEIGHTS, content)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
+
+
+def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    found = []
+    for kind in new["parts"]:
+        was, now = old["parts"].get(kind), new["parts"][kind]
+        if _identity(was) != _identity(now):
+            found.append(f"{kind} {_label(was)}, now {_label(now)}")
+    for name, now in new["settings"].items():
+        was = old["settings"].get(name)
+        if was != now:
+            found.append(f"{name}={was!r}, now {name}={now!r}")
+    return found
+
+
+def _identity(part: Mapping[str, Any] | None) -> Any:
+    """A part but its version."""
+    return None if part is None else {key: value for key, value in part.items() if key != "version"}
+
+
+def _label(part: Mapping[str, Any] | None) -> str:
+    if part is None:
+        return "none"
+    options = ", ".join(f"{key}={value!r}" for key, value in part.get("options", {}).items())
+    return f"{part['name'] or part.get('class')}({options})"
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return found
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
