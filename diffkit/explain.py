@@ -1,0 +1,325 @@
+"""What a composition means: its parts with their equations, its levels, its loss over levels, its sampling grid.
+
+    print(diffkit.explain.explain(schedule="cosine", var="learned_range", loss="hybrid"))
+    diffkit.explain.explain(system, steps=50, sampler="ddim").plot("system.png")
+
+No network is built, and a system's network is not called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+
+from diffkit._errors import OptionError
+from diffkit.columns import scalings, transition_columns
+from diffkit.composer import compose
+from diffkit.gaussian import NATS_PER_BIT
+from diffkit.objective import Objective
+from diffkit.protocols import Composition
+from diffkit.registry import KINDS, LOCAL, option_names, registry
+from diffkit.saving import from_spec, read_spec
+from diffkit.slots import Slot, resolve
+from diffkit.spacing import Spacing
+from diffkit.spec import SPEC
+from diffkit.system import System
+from diffkit.table import F64, ProcessTable
+
+if TYPE_CHECKING:
+    from diffkit.decoders import Decoder
+
+FAINT = 0.01
+"""Below this alpha_bar a level counts as almost pure noise: under 1 % of its variance is signal."""
+_MANY_FAINT = 0.2
+"""Share of such levels that is worth a remark; a fifth of linear's chain could be skipped with little harm
+(Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.2)."""
+_SHOWN = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+_SECTIONS = re.compile(r"(Attributes|Args|Source|Deviates|Returns|Raises):")
+
+
+@frozen
+class PartNote:
+    """One part of a composition.
+
+    Attributes:
+        kind: Kind of part.
+        name: Registered name, or the name of its class.
+        origin: Distribution it comes from, with its version; "" if it has no registered name.
+        options: Name -> value.
+        text: What it is, with its equation.
+        source: Where it comes from in the literature.
+    """
+
+    kind: str
+    name: str
+    origin: str
+    options: Mapping[str, Any]
+    text: str
+    source: str
+
+
+@frozen(eq=False)
+class Explanation:
+    """What a composition means; ``print`` shows it, `plot` draws it. Columns are float64 arrays over levels 1..T.
+
+    Attributes:
+        parts: The parts, the network's recipe last.
+        settings: Everything else, as given to `diffkit.compose`.
+        level: Level in the root table, int64.
+        alpha_bar, snr, beta: Share of signal in the variance, signal-to-noise ratio, variance of the noising step.
+        posterior_std, upper_std: The two bounds of the reverse step's standard deviation, in units of the data.
+        time: What the network is conditioned on.
+        gain: How much an error of the network's output is enlarged in x_start, |c_out|.
+        weight: Of a squared error of x_start in the gradient of the loss, with a learned variance at the middle of
+            its range; the timestep sampler not counted.
+        bound_weight: The same in the variational bound, bits per dimension, with the posterior's variance.
+        sampler: What draws the samples.
+        grid: Levels that sampling visits, ascending.
+        remarks: What is worth knowing before training.
+        num_parameters: Of the network; None if it was not asked for.
+    """
+
+    parts: tuple[PartNote, ...]
+    settings: Mapping[str, Any]
+    level: np.ndarray = field(repr=False)
+    alpha_bar: F64 = field(repr=False)
+    snr: F64 = field(repr=False)
+    beta: F64 = field(repr=False)
+    posterior_std: F64 = field(repr=False)
+    upper_std: F64 = field(repr=False)
+    time: F64 = field(repr=False)
+    gain: F64 = field(repr=False)
+    weight: F64 = field(repr=False)
+    bound_weight: F64 = field(repr=False)
+    sampler: PartNote
+    grid: tuple[int, ...] = field(repr=False)
+    remarks: tuple[str, ...]
+    num_parameters: int | None = None
+
+    def __str__(self) -> str:
+        from diffkit._explain_text import as_text
+
+        return as_text(self)
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw levels, loss weights, variances and sampling grid into a PNG (or any format matplotlib writes).
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            OptionError: The file cannot be written.
+        """
+        from diffkit._explain_plot import draw
+
+        return draw(self, Path(path))
+
+    def rows(self) -> list[int]:
+        """Indices of a few levels worth showing, ascending."""
+        last = len(self.level) - 1
+        return sorted({round(share * last) for share in _SHOWN} | {min(1, last)})
+
+
+def explain(
+    what: System | Mapping[str, Any] | str | Path | None = None,
+    *,
+    steps: Spacing = None,
+    sampler: Slot = None,
+    network: bool = False,
+    **composition: Any,
+) -> Explanation:
+    """Return what a system, or a composition that is not built yet, means.
+
+    Args:
+        what: A system, the folder of a saved one, or keywords of `diffkit.compose` as a mapping.
+        steps: Levels that sampling visits, as in `System.sample`; all by default.
+        sampler: What draws the samples; the composed one by default.
+        network: Build the network, without memory for its weights, and count its parameters.
+        composition: Keywords of `diffkit.compose`, in place of ``what``.
+    Raises:
+        OptionError, UnknownComponentError, CompositionError: As `diffkit.compose`.
+        CheckpointError, SpecError: As `diffkit.load`.
+    """
+    if isinstance(what, System | str | Path):
+        if composition:
+            raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be chosen any more")
+        system, recipe = (what, what.recipe) if isinstance(what, System) else _saved(Path(what))
+    else:
+        keywords = dict(what or {}) | composition
+        recipe = _recipe(keywords.pop("backbone", "unet"))
+        system = compose(**keywords, backbone=None)
+    return _explain(system, recipe, steps, sampler, network)
+
+
+def loss_weights(parts: Composition, decoder: Decoder) -> F64:
+    """Weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
+
+    Measured, not derived, so that it holds for any loss: the gradient where the estimate of x_start is off by a
+    little, divided by what a plain squared error would give.
+
+    Args:
+        parts: The composition.
+        decoder: Log-likelihood of data at level 1.
+    """
+    objective, table = Objective.of(parts, decoder), parts.table
+    c_out = torch.from_numpy(scalings(parts.mean, table).c_out[1:, None])
+    error = 1e-3  # of x_start; small beside every noise level, for the one loss that is not quadratic (level 1)
+    mean = (error / c_out).requires_grad_()
+    raw = mean.new_zeros(len(mean), parts.var.extra_outputs)
+    discrete = parts.timesteps.domain == "discrete"
+    level = torch.arange(1, len(mean) + 1) if discrete else torch.from_numpy(table.log_snr[1:].copy())
+    clean = torch.zeros_like(c_out)
+    terms = objective.terms(lambda x, time: torch.cat([mean, raw], 1), clean, level, clean, len(mean), {})
+    (gradient,) = torch.autograd.grad(terms["loss"].sum(), mean)
+    return np.asarray((gradient / (2 * error * c_out)).squeeze(1).numpy())
+
+
+def _recipe(slot: Any) -> Any:
+    return None if slot is None or isinstance(slot, torch.nn.Module) else resolve("backbone", slot)[0]
+
+
+def _saved(folder: Path) -> tuple[System, Any]:
+    """A saved system without its network, and the network's recipe."""
+    spec = read_spec(folder / SPEC)
+    parts = dict(spec.get("parts", {}))
+    slot = parts.pop("backbone", None)
+    system = from_spec(spec | {"parts": parts | {"backbone": None}})
+    named = slot is not None and slot.get("name") is not None
+    return system, resolve("backbone", (slot["name"], slot["options"]))[0] if named else None
+
+
+def _count_parameters(system: System, recipe: Any) -> int | None:
+    if system.backbone is not None:
+        return sum(parameter.numel() for parameter in system.backbone.parameters())
+    if recipe is None:
+        return None
+    channels = system.data_shape[0] * (1 + system.parts.var.extra_outputs)
+    with torch.device("meta"):
+        network: torch.nn.Module = recipe.build(system.data_shape, channels)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: bool) -> Explanation:
+    parts, table = system.parts, system.table
+    kinds = [kind for kind in KINDS if kind != "backbone"]
+    notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
+    chosen = parts.sampler if sampler is None else resolve("sampler", sampler)[0]
+    grid = tuple(int(k) for k in system.table_for(steps).index[1:])
+    weight = loss_weights(parts, system.decoder)
+    kl_weight = transition_columns(table)["transition.kl_weight"][1:]
+    return Explanation(
+        parts=tuple(notes),
+        settings={name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing", "bins")}
+        | {"clip_x_start": system.settings.clip_x_start},
+        level=table.index[1:],
+        alpha_bar=table.alpha_bar[1:],
+        snr=np.exp(table.log_snr[1:]),
+        beta=table.beta[1:],
+        posterior_std=np.sqrt(table.posterior().variance[1:]),
+        upper_std=np.sqrt(table.upper_variance[1:]),
+        time=table.time[1:],
+        gain=np.abs(scalings(parts.mean, table).c_out[1:]),
+        weight=weight,
+        bound_weight=table.num_steps * kl_weight / (2 * NATS_PER_BIT),
+        sampler=note("sampler", chosen),
+        grid=grid,
+        remarks=tuple(_remarks(system, recipe, grid)),
+        num_parameters=_count_parameters(system, recipe) if network else None,
+    )
+
+
+def note(kind: str, part: Any) -> PartNote:
+    """Describe one part from its options and its class's docstring."""
+    known = registry(kind).provenance(part)
+    body, source = _read_docstring(type(part).__doc__ or "")
+    return PartNote(
+        kind=kind,
+        name=known.name if known else type(part).__name__,
+        origin="" if known is None else LOCAL if known.origin == LOCAL else f"{known.origin} {known.version}",
+        options={name: getattr(part, name) for name in option_names(type(part)) or ()},
+        text=body,
+        source=source,
+    )
+
+
+def _read_docstring(docstring: str) -> tuple[str, str]:
+    """The text before the first section, a sentence or formula to a line, and the "Source:" section."""
+    lines = inspect.cleandoc(docstring).splitlines()
+    starts = [i for i, line in enumerate(lines) if _SECTIONS.match(line)] + [len(lines)]
+    source = next((i for i in starts[:-1] if lines[i].startswith("Source:")), None)
+    if source is None:
+        return _joined(lines[: starts[0]]), ""
+    following = lines[source : starts[starts.index(source) + 1]]
+    return _joined(lines[: starts[0]]), " ".join(map(str.strip, following)).removeprefix("Source: ")
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """Lines of a paragraph that were broken for width, joined again."""
+    out = [""]
+    for line in lines:
+        if line and out[-1] and not out[-1].endswith((".", "``")):
+            out[-1] += f" {line}"
+        else:
+            out.append(line)
+    return "\n".join(filter(None, out)).replace("`", "")
+
+
+def _remarks(system: System, recipe: Any, grid: tuple[int, ...]) -> Iterable[str]:
+    table, parts = system.table, system.parts
+    if recipe is not None:
+        yield from recipe.problems(parts)
+    yield from _remarks_on_levels(table)
+    yield from _remarks_on_variance(system)
+    gain = np.abs(scalings(parts.mean, table).c_out[1:])
+    worst = int(np.argmax(gain))
+    if gain[worst] > 100 and not system.settings.clip_x_start:
+        yield (
+            f"an error of the network is enlarged {gain[worst]:.3g} times in x_start at level "
+            f"{table.index[worst + 1]}, and x_start is not clipped; mean='v' or mean='x_start' would not enlarge it"
+        )
+    if table.num_steps > 1 and grid[-1] != table.index[-1]:
+        yield (
+            f"sampling starts at level {grid[-1]}, not {table.index[-1]}, from pure noise, although that level still "
+            f"has alpha_bar = {table.alpha_bar[np.searchsorted(table.index, grid[-1])]:.3g}; a 'trailing' spacing "
+            "ends at T"
+        )
+
+
+def _remarks_on_levels(table: ProcessTable) -> Iterable[str]:
+    faint = table.alpha_bar[1:] < FAINT
+    share = float(faint.mean())
+    if share > _MANY_FAINT and table.num_steps > 1:
+        first = int(table.index[1:][faint][0])
+        yield (
+            f"{share:.0%} of the levels ({first} to {table.index[-1]}) are almost pure noise (alpha_bar < {FAINT:g}), "
+            "so steps spent there change little; schedule 'cosine' has 6 %"
+        )
+    if table.alpha_bar[-1] > FAINT:
+        yield (
+            f"level {table.index[-1]} still has alpha_bar = {table.alpha_bar[-1]:.3g}, but sampling starts from pure "
+            "noise; samples will lack contrast or the right brightness"
+        )
+
+
+def _remarks_on_variance(system: System) -> Iterable[str]:
+    table, parts = system.table, system.parts
+    if not parts.var.extra_outputs:
+        return
+    width = np.sqrt(table.upper_variance[2:] / table.posterior().variance[2:])
+    wide = np.flatnonzero(width > 1.01)
+    if parts.names["var"] == "learned_range" and table.num_steps > 2:
+        top = int(table.index[wide[-1] + 2]) if wide.size else 1
+        yield (
+            "the two ends of the learned variance differ by more than 1 % of a standard deviation only up to level "
+            f"{top} of {table.index[-1]}; above it the variance is as good as fixed"
+        )
+    if system.settings.train_spacing is not None:
+        yield (
+            f"training is on {table.num_steps} of {system.settings.num_steps} levels, and a loss that is scaled by the "
+            f"number of steps is scaled by {table.num_steps}"
+        )
