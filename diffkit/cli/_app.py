@@ -1,0 +1,90 @@
+"""The ``diffkit`` command: pick the command, run it, and turn errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, Group
+
+from diffkit import __version__
+from diffkit._errors import DiffkitError
+from diffkit.cli import _commands
+from diffkit.cli._request import as_toml, look, resolve
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done; an error inside diffkit or a part; what was asked cannot be done; stopped by Ctrl-C."""
+
+_HELP = ("-h", "--help")
+_EPILOGUE = (
+    "diffkit COMMAND --help lists the options of a command, and those of the parts that are named before it. "
+    "--debug shows where an error came from. "
+    "Exit codes: 0 done, 1 an error inside diffkit or a part, 2 what was asked cannot be done, 130 stopped by Ctrl-C."
+)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    debug = "--debug" in argv
+    words = [word for word in argv if word != "--debug"]
+    try:
+        _dispatch(words)
+    except DiffkitError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+    return DONE
+
+
+def _dispatch(words: Sequence[str]) -> None:
+    if not words or words[0] in _HELP:
+        _overview().help_print([])
+    elif words[0] == "--version":
+        print(__version__)
+    else:
+        _run_command(words[0], words[1:])
+
+
+def _run_command(name: str, words: Sequence[str]) -> None:
+    command = _commands.load(name)
+    request = look(name, command.takes(), words)
+    if set(words) & set(_HELP):
+        request.app().help_print([])
+        return
+    given, print_only = resolve(request)
+    if print_only:
+        print(as_toml(request, given), end="")
+        return
+    command.run(given)
+
+
+def _overview() -> App:
+    """The page of ``diffkit --help``: commands with what they do, read from their files."""
+    app = App(
+        name="diffkit",
+        help="Diffusion models from small named parts: compose, train, sample and score.",
+        usage="Usage: diffkit COMMAND [OPTIONS]",
+        help_format="plaintext",
+        help_epilogue=_EPILOGUE,
+        version_flags=("--version",),
+        version=__version__,
+    )
+    for name in _commands.names():
+        app.command(App(name=name, help=_commands.one_line(name), group=Group("Commands", sort_key=0)))
+    return app
+
+
+def _silence_stdout() -> None:
+    """After the reader of a pipe went away (``diffkit list | head``), keep Python from complaining at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "REFUSED", "run"]

@@ -1,0 +1,55 @@
+"""Commands found by file name: ``diffkit train`` is `diffkit.cli.train`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Protocol, cast
+
+from diffkit._errors import OptionError, did_you_mean
+from diffkit.cli._docs import module_docstring, summary
+from diffkit.cli._takes import Given, Takes
+
+_FOLDER = Path(__file__).parent
+
+
+class Command(Protocol):
+    """What the module of a command offers."""
+
+    def takes(self) -> Takes:
+        """Return its options."""
+
+    def run(self, given: Given) -> None:
+        """Do the work."""
+
+
+def names() -> tuple[str, ...]:
+    """Every command as it is typed, sorted; imports none."""
+    return tuple(sorted(_typed(m.name) for m in pkgutil.iter_modules([str(_FOLDER)]) if not m.name.startswith("_")))
+
+
+def docstring(name: str) -> str:
+    """Docstring of a command's file."""
+    return module_docstring(_FOLDER / f"{_module(name)}.py")
+
+
+def one_line(name: str) -> str:
+    """What a command does, one line; read from its file."""
+    return summary(docstring(name))
+
+
+def load(name: str) -> Command:
+    """Import one command, or raise `OptionError`."""
+    if _typed(name) not in names():
+        known = names()
+        raise OptionError(f"no command {name!r}{did_you_mean(name, known)} (commands: {', '.join(known)})")
+    return cast("Command", importlib.import_module(f"diffkit.cli.{_module(name)}"))
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _typed(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,155 @@
+"""Options of a command or a part, read off an attrs class (or, for a part made by a function, off its signature)."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from attrs import NOTHING, frozen
+
+from diffkit.cli._docs import section, summary
+from diffkit.cli._values import shown
+
+_METADATA = "diffkit.cli"
+
+
+@frozen
+class Option:
+    """One option.
+
+    Attributes:
+        path: Its name as in Python; an option of a part has two, such as ("schedule", "s").
+        kind: Type of its value.
+        default: NOTHING if it is required; for help only, where `UNKNOWN_DEFAULT` shows none.
+        help: What it means.
+        group: Heading it is listed under.
+        group_help: What the group is, one line.
+        positional: Given by position, not by name.
+        short: A one-letter name such as "-n".
+        metavar: What help calls its value, if not by its type.
+        field: The attrs field with converter and validator, if there is one.
+    """
+
+    path: tuple[str, ...]
+    kind: Any
+    default: Any
+    help: str
+    group: str
+    group_help: str = ""
+    positional: bool = False
+    short: str = ""
+    metavar: str = ""
+    field: Any = attrs.field(default=None, eq=False, repr=False)
+
+    @property
+    def key(self) -> str:
+        """Its place in a configuration file: ``schedule.s``."""
+        return ".".join(self.path)
+
+    @property
+    def flag(self) -> str:
+        """Its spelling on the command line: ``--schedule.s``."""
+        return self.path[0].upper() if self.positional else spelled(self.path)
+
+    @property
+    def negative(self) -> str:
+        """The spelling that switches it off: ``--no-resume``, ``--backbone.no-checkpoint``."""
+        return spelled((*self.path[:-1], f"no-{self.path[-1]}"))
+
+    @property
+    def identifier(self) -> str:
+        """Its name as a Python argument."""
+        return "__".join(self.path)
+
+    @property
+    def default_text(self) -> str:
+        """Its default in words, or an empty string."""
+        if self.default is NOTHING or self.default in (None, False, "", ()):
+            return ""
+        return shown(self.default)
+
+
+def spelled(path: tuple[str, ...]) -> str:
+    """Command-line spelling of a name: "_" is written "-"."""
+    return "--" + ".".join(path).replace("_", "-")
+
+
+POSITIONAL: dict[Any, Any] = {_METADATA: {"positional": True}}
+"""Metadata of a field that is given by position: ``attrs.field(metadata=POSITIONAL)``."""
+
+
+def short(letter: str) -> dict[Any, Any]:
+    """Metadata of a field that has a one-letter name as well: ``attrs.field(default=16, metadata=short("-n"))``."""
+    return {_METADATA: {"short": letter}}
+
+
+def options_of(factory: Callable[..., Any], prefix: tuple[str, ...] = (), group: str = "Options") -> list[Option]:
+    """Options of an attrs class or a function, in the order they are written."""
+    if isinstance(factory, type) and attrs.has(factory):
+        return _of_class(factory, prefix, group)
+    return _of_signature(factory, prefix, group)
+
+
+def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> list[Option]:
+    texts = {n: t for base in reversed(cls.__mro__) for n, t in section(base.__doc__, "Attributes").items()}
+    found = []
+    for field in attrs.fields(cls):
+        if not field.init:
+            continue
+        name = field.alias or field.name
+        default = None if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
+        found.append(
+            Option(
+                path=(*prefix, name),
+                kind=_type_of(cls, field.name, field.type),
+                default=default,
+                help=texts.get(field.name, ""),
+                group=group,
+                group_help=_what_it_is(cls, group) if prefix else "",
+                field=field,
+                **field.metadata.get(_METADATA, {}),
+            )
+        )
+    return found
+
+
+def _what_it_is(cls: type[Any], group: str) -> str:
+    """One line about a part: of its file if the file is its own, else of its class."""
+    module = sys.modules[cls.__module__]
+    own_file = module.__name__.rpartition(".")[2] == group.rpartition(" ")[2]
+    return summary(module.__doc__ if own_file else cls.__doc__)
+
+
+def _of_signature(factory: Callable[..., Any], prefix: tuple[str, ...], group: str) -> list[Option]:
+    texts = section(factory.__doc__, "Args")
+    found = []
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = NOTHING if parameter.default is parameter.empty else parameter.default
+        annotation = None if parameter.annotation is parameter.empty else parameter.annotation
+        kind = _evaluated(annotation, getattr(factory, "__globals__", {}))
+        found.append(Option((*prefix, name), kind, default, texts.get(name, ""), group, summary(factory.__doc__)))
+    return found
+
+
+def _type_of(cls: type[Any], name: str, annotation: Any) -> Any:
+    """The field's type, evaluated in the module of the class that wrote it."""
+    owner = next((base for base in cls.__mro__ if name in vars(base).get("__annotations__", {})), cls)
+    return _evaluated(annotation, vars(sys.modules[owner.__module__]))
+
+
+def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
+    """A type, or Any where the annotation names what only a type checker imports."""
+    if annotation is None:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return typing.cast("Any", eval(annotation, dict(names)))
+    except Exception:  # whatever a third party's annotation does, its option is then taken as it is written
+        return Any

@@ -1,0 +1,37 @@
+"""Checks of where results are to go, before any work is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from diffkit._errors import OptionError
+
+
+def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+    """Raise `OptionError` unless a file can be written there; None is no file.
+
+    Args:
+        flag: The option that named it.
+        path: The file.
+        suffixes: How its name must end, if that matters.
+    """
+    if path is None:
+        return
+    if suffixes and path.suffix not in suffixes:
+        raise OptionError(f"{flag} must end in {' or '.join(suffixes)}, got {path}")
+    if path.is_dir():
+        raise OptionError(f"{flag} {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise OptionError(f"{flag} {path} is in a folder that is not there")
+    if not os.access(path.parent, os.W_OK):
+        raise OptionError(f"{flag} {path} is in a folder that cannot be written to")
+
+
+def check_folder(flag: str, path: Path) -> None:
+    """Raise `OptionError` unless a folder is there, or can be made there, and can be written to."""
+    if path.exists() and not path.is_dir():
+        raise OptionError(f"{flag} {path} is a file; name a folder")
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"{flag} {path} cannot be made: {nearest} cannot be written to")

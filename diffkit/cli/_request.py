@@ -1,0 +1,177 @@
+"""From a command line to what a command is given, in two passes.
+
+First the names of parts are read, on the line and in the file, and only those parts are imported. Then the options of
+the command and of those parts are put together, and the line is parsed for real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import NOTHING, field, frozen
+
+from diffkit._errors import OptionError
+from diffkit.cli import _commands, _config
+from diffkit.cli._docs import plain
+from diffkit.cli._line import build, normalized, parse
+from diffkit.cli._options import Option, options_of, spelled
+from diffkit.cli._slots import (
+    check_name,
+    named_in_file,
+    named_on_line,
+    part_options,
+    slot_options,
+    unknown_option,
+)
+from diffkit.cli._takes import Given, Takes
+from diffkit.registry import canonical
+
+_SPECIAL = (
+    Option(("config",), Path, None, "Take options from a TOML file; the command line wins.", "Options"),
+    Option(("print_config",), bool, False, "Print the resolved options as TOML, and stop.", "Options"),
+)
+
+
+@frozen
+class Request:
+    """A command line, looked at once.
+
+    Attributes:
+        name: The command.
+        takes: What it takes.
+        tokens: The words after its name.
+        path: The configuration file, or None.
+        file: Its content.
+        parts: Kind -> name of the part, chosen or default.
+        chosen: Kinds whose part was named.
+        options: Every option, those of these parts included.
+    """
+
+    name: str
+    takes: Takes
+    tokens: Sequence[str]
+    path: Path | None
+    file: Mapping[str, Any]
+    parts: Mapping[str, str]
+    chosen: frozenset[str]
+    options: Sequence[Option] = field(repr=False)
+
+    def app(self) -> Any:
+        """Return its cyclopts application, for help and parsing."""
+        text = plain(_commands.docstring(self.name))
+        return build(self.name, text, self.options, self.takes.defaults)
+
+
+def look(name: str, takes: Takes, tokens: Sequence[str]) -> Request:
+    """First pass: find the names of the parts, and with them all options.
+
+    Raises:
+        OptionError: The file cannot be read.
+        UnknownComponentError: No such part.
+    """
+    tokens = normalized(tokens)
+    path = _config_path(tokens) if takes.config else None
+    file = _config.read(path) if path else {}
+    named = named_in_file(file, list(takes.slots)) | named_on_line(tokens, list(takes.slots))
+    for kind, part in named.items():
+        check_name(kind, part)
+    parts = {kind: named.get(kind, default) for kind, default in takes.slots.items()}
+    filled = {kind: part for kind, part in parts.items() if part}
+    return Request(name, takes, tokens, path, file, filled, frozenset(named), _all_options(takes, filled))
+
+
+def resolve(request: Request) -> tuple[Given, bool]:
+    """Second pass: return what the command is given, and whether to print it only.
+
+    Raises:
+        OptionError: An unknown option, or values that are wrong; all of them at once where the values are.
+    """
+    line = parse(request.app(), request.tokens, request.options, lambda flag: _explain_unknown(request, flag))
+    print_only = bool(line.pop("print_config", False))
+    line.pop("config", None)
+    usable = [option for option in request.options if option not in _SPECIAL]
+    filed = _config.check(request.file, _options_of_file(request), str(request.path)) if request.path else {}
+    checked = _config.check(_tables(line, request.parts), usable, label=lambda key: spelled(tuple(key.split("."))))
+    merged = _without_replaced(filed, line, request.takes) | {key: checked[key] for key in line}
+    _require(usable, merged, request)
+    return _given(request, merged), print_only
+
+
+def as_toml(request: Request, given: Given) -> str:
+    """Return what a command was given, every default included, as a configuration file."""
+    defaults = {o.path: o.default for o in request.options if o not in _SPECIAL and o.default not in (NOTHING, None)}
+    values = {path[0]: value for path, value in defaults.items() if len(path) == 1}
+    values = {name: value for name, value in values.items() if name not in request.takes.slots} | dict(given.values)
+    parts = {
+        kind: (name, {path[1]: v for path, v in defaults.items() if path[0] == kind and len(path) == 2} | dict(chosen))
+        for kind, (name, chosen) in given.parts.items()
+    }
+    later = {name: text for name, text in request.takes.defaults.items() if name not in values}
+    return _config.written(values, parts, later)
+
+
+def _options_of_file(request: Request) -> list[Option]:
+    """The options that the file may have: its own parts may be others than those of the command line."""
+    named = named_in_file(request.file, list(request.takes.slots))
+    for kind, part in named.items():
+        check_name(kind, part)
+    parts = {kind: named.get(kind, default) for kind, default in request.takes.slots.items()}
+    options = _all_options(request.takes, {kind: part for kind, part in parts.items() if part})
+    return [option for option in options if option not in _SPECIAL]
+
+
+def _config_path(tokens: Sequence[str]) -> Path | None:
+    named = named_on_line(tokens, ["config"])
+    return Path(named["config"]) if "config" in named else None
+
+
+def _all_options(takes: Takes, parts: Mapping[str, str]) -> list[Option]:
+    options = [each for group, cls in takes.options.items() for each in options_of(cls, group=group)]
+    options += list(_SPECIAL) if takes.config else []
+    options += slot_options(takes.slots, takes.required)
+    return options + [each for kind, name in parts.items() for each in part_options(kind, name)]
+
+
+def _tables(line: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str, Any]:
+    """Option keys as a file would have them: the options of a part in a table with its name."""
+    tables = {key: value for key, value in line.items() if "." not in key}
+    for kind in {key.partition(".")[0] for key in line if "." in key}:
+        tables[kind] = {"name": parts[kind]} | _within(line, kind)
+    return tables
+
+
+def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    return {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{kind}.")}
+
+
+def _without_replaced(filed: Mapping[str, Any], line: Mapping[str, Any], takes: Takes) -> dict[str, Any]:
+    """The file's options, but those of a part for which the command line names another."""
+    replaced = [k for k in takes.slots if k in line and canonical(line[k]) != canonical(str(filed.get(k, "")))]
+    return {key: value for key, value in filed.items() if key.partition(".")[0] not in replaced}
+
+
+def _require(options: Sequence[Option], merged: Mapping[str, Any], request: Request) -> None:
+    """Refuse a line that lacks a required option, naming all that are missing."""
+    defaults = request.takes.defaults
+    missing = [o.flag for o in options if o.default is NOTHING and o.key not in merged and o.key not in defaults]
+    if missing:
+        raise OptionError(f"diffkit {request.name} needs {' and '.join(missing)}")
+
+
+def _given(request: Request, merged: Mapping[str, Any]) -> Given:
+    slots = request.takes.slots
+    values = {key: value for key, value in merged.items() if "." not in key and key not in slots}
+    parts = {kind: (name, _within(merged, kind)) for kind, name in request.parts.items()}
+    return Given(values, parts, request.chosen)
+
+
+def _explain_unknown(request: Request, flag: str) -> str | None:
+    """Say more where the option looks like one of a part."""
+    kind, dot, option = flag.removeprefix("--").partition(".")
+    if not dot or kind not in request.takes.slots:
+        return None
+    if kind not in request.parts:
+        return f"{flag} needs a {kind}; write {spelled((kind,))} NAME before it"
+    return unknown_option(kind, request.parts[kind], option.replace("-", "_"))

@@ -1,0 +1,86 @@
+"""A saved system, and what its classes are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from diffkit._errors import OptionError, did_you_mean
+
+if TYPE_CHECKING:
+    from diffkit.system import System
+
+
+@frozen(eq=False)
+class Saved:
+    """A system with its weights.
+
+    Attributes:
+        system: The system, on the device that was asked for.
+        num_classes: How many classes its network knows; None if it knows none.
+        null_class: Label that means "no class"; None if there is none.
+        classes: Their names, if they were saved with it.
+    """
+
+    system: System
+    num_classes: int | None
+    null_class: int | None
+    classes: tuple[str, ...] | None
+
+    @property
+    def bins(self) -> int | None:
+        """How many values data takes; None for continuous data."""
+        bins = self.system.settings.bins
+        return bins["bins"] if isinstance(bins, Mapping) else bins
+
+    def labels(self, words: tuple[str, ...], count: int) -> list[int] | None:
+        """Return a label for each of ``count`` samples, the classes in turn; None if the system has no classes.
+
+        Args:
+            words: Names or indices of classes; all of them if empty. "none" is no class.
+            count: How many samples.
+        Raises:
+            OptionError: A class that is not there.
+        """
+        if self.num_classes is None:
+            if words:
+                raise OptionError("this system has no classes, so none can be chosen")
+            return None
+        chosen = [self.label(word) for word in words] or list(range(self.num_classes))
+        return [chosen[i % len(chosen)] for i in range(count)]
+
+    def label(self, word: str) -> int:
+        """Return the index of one class, by name or index."""
+        if self.classes and word in self.classes:
+            return self.classes.index(word)
+        if word.isdecimal() and int(word) < (self.num_classes or 0):
+            return int(word)
+        if word == "none" and self.null_class is not None:
+            return self.null_class
+        known = self.classes or (f"0 to {(self.num_classes or 0) - 1}",)
+        raise OptionError(f"no class {word!r}{did_you_mean(word, self.classes or ())} (classes: {', '.join(known)})")
+
+    def name(self, label: int) -> str:
+        """What a class is called."""
+        if label == self.null_class:
+            return "none"
+        return self.classes[label] if self.classes and label < len(self.classes) else str(label)
+
+
+def load(folder: Path, device: str | None) -> Saved:
+    """Load a saved system, or the newest weights of a training run.
+
+    Raises:
+        CheckpointError, SpecError: As `diffkit.load`.
+    """
+    import diffkit
+    from diffkit.cli._device import device as find_device
+
+    system = diffkit.load(folder, device=find_device(device))
+    backbone = system.spec()["parts"]["backbone"] or {}
+    options = backbone.get("options", {})
+    count = options.get("num_classes")
+    return Saved(system, count, count if options.get("null_class") else None, None)

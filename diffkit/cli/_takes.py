@@ -1,0 +1,50 @@
+"""What a command takes, and what it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+from attrs import field, frozen
+
+T = TypeVar("T")
+
+
+@frozen
+class Takes:
+    """What a command takes.
+
+    Attributes:
+        options: attrs classes whose fields are its options, under a heading each.
+        slots: Kinds of part (or "data") that can be chosen, each with the name taken by default (None: no part).
+        required: Slots that have to be filled.
+        config: True if the options may also come from a file.
+        defaults: Words for a default that depends on something, by option name.
+    """
+
+    options: Mapping[str, type[Any]]
+    slots: Mapping[str, str | None] = field(factory=dict)
+    required: frozenset[str] = frozenset()
+    config: bool = False
+    defaults: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class Given:
+    """What a command was given.
+
+    Attributes:
+        values: Every option that was set, by its name; options of parts are not among them.
+        parts: Kind -> (name, options that were set), for each slot that holds a part.
+        chosen: Kinds whose part was named, not taken by default.
+    """
+
+    values: Mapping[str, Any]
+    parts: Mapping[str, tuple[str, Mapping[str, Any]]]
+    chosen: frozenset[str] = frozenset()
+
+    def make(self, cls: type[T], **more: Any) -> T:
+        """Return an instance of an option class made of what was given; ``more`` fills what was not."""
+        names = {f.alias or f.name for f in attrs.fields(cls) if f.init}  # type: ignore[arg-type]
+        return cls(**more | {name: value for name, value in self.values.items() if name in names})

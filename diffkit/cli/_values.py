@@ -1,0 +1,189 @@
+"""Values of options: from the text of a command line, and strictly checked whatever they came from.
+
+True is never 1, and 1.7 is never 1. The word "none" stands for None where None is allowed, since neither a command
+line nor TOML has a word of its own for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from diffkit._errors import OptionError
+
+_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
+
+
+def from_text(text: str, kind: Any) -> Any:
+    """Return the value a command-line word stands for.
+
+    Args:
+        text: The word.
+        kind: Type of the option.
+    Raises:
+        OptionError: The text is none of that type; it reads "must be ..., got ...".
+    """
+    if text.lower() == "none" and _allows_none(kind):
+        return None
+    for candidate in _candidates(kind):
+        try:
+            return accept(_read(text, candidate), candidate)
+        except (ValueError, SyntaxError):
+            continue
+    raise OptionError(f"must be {wanted(kind)}, got {text!r}")
+
+
+def accept(value: Any, kind: Any) -> Any:
+    """Return a value of a type, from TOML or Python; a list becomes a tuple.
+
+    Raises:
+        OptionError: It is none of that type; the text reads "must be ..., got ...".
+    """
+    if value is None or (value == "none" and _allows_none(kind) and str not in _candidates(kind)):
+        if _allows_none(kind):
+            return None
+        raise OptionError(f"must be {wanted(kind)}, got none")
+    for candidate in _candidates(kind):
+        try:
+            return _accept_one(value, candidate)
+        except ValueError:
+            continue
+    said = shown(value) if isinstance(value, bool) else repr(value)
+    raise OptionError(f"must be {wanted(kind)}, got {said}")
+
+
+def wanted(kind: Any) -> str:
+    """What a value must be, in words."""
+    words = dict.fromkeys(_word(candidate) for candidate in _candidates(kind))
+    if _allows_none(kind) and kind is not Any:
+        words["none"] = None
+    return " or ".join(words)
+
+
+def metavar(kind: Any) -> str:
+    """What help calls the value; a text is the last form that a word of a command line is tried as."""
+    words = list(dict.fromkeys(_metavar(candidate) for candidate in _candidates(kind)))
+    return "|".join(words[: words.index("TEXT") + 1] if "TEXT" in words else words)
+
+
+def is_flag(kind: Any) -> bool:
+    """True if the option is a switch."""
+    return _candidates(kind) == (bool,)
+
+
+def shown(value: Any) -> str:
+    """A value as the command line would spell it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return ",".join(map(shown, value))
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
+
+
+def _candidates(kind: Any) -> tuple[Any, ...]:
+    """Members of a union in the order a text is tried: numbers before words before sequences; None is left out."""
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        members = [a for a in typing.get_args(kind) if a is not types.NoneType]
+        return tuple(sorted(members, key=_rank))
+    return (kind,)
+
+
+def _rank(kind: Any) -> int:
+    order: list[Any] = [bool, int, float]
+    return order.index(kind) if kind in order else 8 if kind in (str, Path) else 9
+
+
+def _allows_none(kind: Any) -> bool:
+    return kind is Any or kind is None or types.NoneType in typing.get_args(kind)
+
+
+def _item(kind: Any) -> Any:
+    """Type of the items of a homogeneous sequence type; None if it is no sequence."""
+    if typing.get_origin(kind) in (tuple, list, Sequence):
+        return typing.get_args(kind)[0]
+    return None
+
+
+def _read(text: str, kind: Any) -> Any:
+    """The value of a text, not checked yet; ValueError if it has none."""
+    if kind is bool:
+        return _read_bool(text)
+    if kind in (int, float, str, Path):
+        return kind(text)
+    if typing.get_origin(kind) is Literal:
+        return next((choice for choice in typing.get_args(kind) if str(choice) == text), text)
+    item = _item(kind)
+    if item is not None:
+        words = [word.strip() for word in text.strip("()[] ").split(",")]
+        return tuple(_read(word, item) for word in words if word)
+    return _literal(text)
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() in _TRUE + _FALSE:
+        return text.lower() in _TRUE
+    raise ValueError(text)
+
+
+def _literal(text: str) -> Any:
+    """A number, list or quoted text if it is written as one, else the text; for options of unknown type."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _accept_one(value: Any, kind: Any) -> Any:
+    if typing.get_origin(kind) is Literal:
+        return _checked(value, value in typing.get_args(kind))
+    item = _item(kind)
+    if item is not None:
+        _checked(value, isinstance(value, tuple | list))
+        return tuple(accept(each, item) for each in value)
+    if kind is Path:
+        return Path(_checked(value, isinstance(value, str | Path)))
+    check = _CHECKS.get(kind, lambda value: True)
+    return float(_checked(value, check(value))) if kind is float else _checked(value, check(value))
+
+
+_CHECKS: dict[Any, Callable[[Any], bool]] = {
+    bool: lambda value: isinstance(value, bool),
+    int: lambda value: isinstance(value, int) and not isinstance(value, bool),
+    float: lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    str: lambda value: isinstance(value, str),
+}
+
+
+def _checked(value: Any, good: bool) -> Any:
+    if not good:
+        raise ValueError(value)
+    return value
+
+
+def _word(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    item = _item(kind)
+    if item is not None:
+        return {int: "integers separated by commas", float: "numbers separated by commas"}.get(
+            item, "words separated by commas"
+        )
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+    return words.get(kind, "a value")
+
+
+def _metavar(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    item = _item(kind)
+    if item is not None:
+        return f"{_metavar(item)},..."
+    return {int: "INT", float: "NUMBER", bool: "", str: "TEXT", Path: "PATH"}.get(kind, "VALUE")
