@@ -194,13 +194,7 @@ class Registry(Generic[P]):
             return self._here[bare]
         if bare in self.built_in_names():
             return self._built_in(bare)
-        points = [p for p in _plugins(self.kind) if p.name == bare]
-        if not points:
-            raise self._unknown(name)
-        if len(points) > 1:
-            offers = " and ".join(f"'{p.distribution}:{p.name}'" for p in points)
-            raise AmbiguousComponentError(f"{self.kind} {bare!r} is offered by {offers}; use one of these full names")
-        return self._plugin(points[0])
+        return self._plugin([p for p in _plugins(self.kind) if p.name == bare], name)
 
     def create(self, name: str, /, **options: object) -> P:
         """Return the part of that name made with these options.
@@ -249,10 +243,8 @@ class Registry(Generic[P]):
             return self._here[bare]
         if origin == BUILT_IN and bare in self.built_in_names():
             return self._built_in(bare)
-        for point in _plugins(self.kind):
-            if point.name == bare and _normalized(point.distribution) == origin:
-                return self._plugin(point)
-        raise self._unknown(asked)
+        points = [p for p in _plugins(self.kind) if p.name == bare and _normalized(p.distribution) == origin]
+        return self._plugin(points, asked)
 
     def _built_in(self, name: str) -> Callable[..., P]:
         key = f"{BUILT_IN}:{name}"
@@ -260,7 +252,24 @@ class Registry(Generic[P]):
             importlib.import_module(f"{self._package}.{name}")
         return self._imported[key]
 
-    def _plugin(self, point: _Point) -> Callable[..., P]:
+    def _plugin(self, points: list[_Point], asked: str) -> Callable[..., P]:
+        """The part that one entry point names; an error if none or several do."""
+        if not points:
+            raise self._unknown(asked)
+        names = dict.fromkeys(f"'{p.distribution}:{p.name}'" for p in points)
+        if len(names) > 1:
+            raise AmbiguousComponentError(
+                f"{self.kind} {points[0].name!r} is offered by {' and '.join(names)}; use one of these full names"
+            )
+        if len(points) > 1:
+            values = " and ".join(p.value for p in points)
+            raise AmbiguousComponentError(
+                f"{self.kind} {points[0].name!r} stands for {values} in the metadata of {points[0].distribution}; "
+                "only one can be meant"
+            )
+        return self._load(points[0])
+
+    def _load(self, point: _Point) -> Callable[..., P]:
         key = f"{point.distribution}:{point.name}"
         if key in self._imported:
             return self._imported[key]
@@ -378,7 +387,7 @@ def _read_points(faults: list[str]) -> dict[str, tuple[_Point, ...]]:
             for kind, point in _points_of(distribution, faults):
                 found[kind].add(point)  # a set: an editable install may list the same twice
         except Exception as error:
-            faults.append(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
+            faults.append(_unreadable(distribution, error))
     return {
         kind: tuple(sorted(points, key=lambda p: (_normalized(p.distribution), p.name, p.value)))
         for kind, points in found.items()
@@ -388,21 +397,34 @@ def _read_points(faults: list[str]) -> dict[str, tuple[_Point, ...]]:
 def _our_distributions(faults: list[str]) -> Iterator[metadata.Distribution]:
     """Distributions that offer parts, each once: of two by one name, the one that imports would find."""
     seen: set[str] = set()
-    for distribution in metadata.distributions():
+    for distribution in _installed(faults):
         try:
             if "[diffkit." not in (distribution.read_text("entry_points.txt") or "").replace(" ", ""):
                 continue
             name = _header(distribution, "Name")
+            if not _DISTRIBUTION.fullmatch(name):
+                faults.append(f"the metadata in {_where(distribution)} does not name its distribution")
+            elif _normalized(name) in (LOCAL, BUILT_IN):
+                faults.append(
+                    f"the distribution in {_where(distribution)} cannot be called {name!r}; that name is ours"
+                )
+            elif _normalized(name) not in seen:
+                found = metadata.distribution(name)
+                seen.add(_normalized(name))
+                yield found
         except Exception as error:  # one unreadable folder must not hide all others
-            faults.append(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
-            continue
-        if not _DISTRIBUTION.fullmatch(name):
-            faults.append(f"the metadata in {_where(distribution)} does not name its distribution")
-        elif _normalized(name) in (LOCAL, BUILT_IN):
-            faults.append(f"the distribution in {_where(distribution)} cannot be called {name!r}; that name is ours")
-        elif _normalized(name) not in seen:
-            seen.add(_normalized(name))
-            yield metadata.distribution(name)
+            faults.append(_unreadable(distribution, error))
+
+
+def _installed(faults: list[str]) -> Iterator[metadata.Distribution]:
+    try:
+        yield from metadata.distributions()
+    except Exception as error:  # a finder that some other package put into sys.meta_path
+        faults.append(f"installed distributions cannot all be listed: {type(error).__name__}: {error}")
+
+
+def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
+    return _printable(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
 
 
 def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, _Point]]:

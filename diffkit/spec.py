@@ -74,7 +74,13 @@ def _part_spec(kind: str, part: Any) -> dict[str, Any]:
             f"{kind} {name!r} is of a class that has no registered name, so nothing could rebuild this system; "
             f"put @registry({kind!r}).register({name.lower()!r}) on the class"
         )
-    options = {name: _plain(getattr(part, name)) for name in option_names(type(part)) or ()}
+    names = option_names(type(part))
+    if names is None:
+        raise SpecError(
+            f"{kind} {known.name!r} is made by a class with its own __init__, so its options cannot be told; "
+            "make it a frozen attrs class"
+        )
+    options = {name: _plain(getattr(part, name)) for name in names}
     return {"name": known.name, "options": options, "origin": known.origin, "version": known.version}
 
 
