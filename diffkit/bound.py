@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit.columns import Columns, level_columns, level_from, transition_columns, transition_from
+from diffkit.columns import Columns, level_columns, transition_columns
 from diffkit.decoders import Decoder
 from diffkit.denoiser import Denoiser
 from diffkit.gaussian import NATS_PER_BIT, mean_flat, normal_kl, posterior_kl_bits, with_decoder_term
@@ -63,7 +63,8 @@ class BoundTerms:
     @classmethod
     def of(cls, parts: Composition, table: ProcessTable, decoder: Decoder) -> BoundTerms:
         """Compute the columns of a table in use."""
-        return cls(Columns(level_columns(parts, table) | transition_columns(table)), decoder)
+        blocks = {"level": level_columns(parts, table), "transition": transition_columns(table)}
+        return cls(Columns(blocks), decoder)
 
     def __call__(
         self, denoiser: Denoiser, x_start: Tensor, level: Tensor, noise: Tensor, decoder_rows: int
@@ -77,8 +78,8 @@ class BoundTerms:
             noise: Standard normal, (B, C, *S).
             decoder_rows: Upper bound on the rows at level 1.
         """
-        found = self.columns.unpack(self.columns.on(x_start.device, x_start.dtype)[level], x_start.ndim)
-        at, transition = level_from(found), transition_from(found)
+        rows = self.columns.on(x_start.device, x_start.dtype)[level]
+        at, transition = self.columns.level(rows, x_start.ndim), self.columns.transition(rows, x_start.ndim)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise)
         estimate, log_variance = denoiser(x_t, at)
         assert log_variance is not None, "composition refuses a bound without a variance"

@@ -13,40 +13,69 @@ from diffkit.protocols import Composition, Level, MeanParameterization, Scalings
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
+BARE = "bare"
+"""Column that marks a level where no step starts, so that no variance is known there."""
 TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
+
+
+Block = Mapping[str, F64]
+"""Named float64 columns that are read together."""
 
 
 @frozen(eq=False)
 class Columns:
-    """Named float64 columns of equal length, ready to be read by row on any device.
+    """Blocks of float64 columns of equal length, ready to be read by row on any device.
 
     Attributes:
-        values: Name -> float64 (rows,).
+        blocks: Name of a block -> name of a column -> float64 (rows,).
     """
 
-    values: Mapping[str, F64]
+    blocks: Mapping[str, Block]
+    _spans: dict[str, tuple[int, int]] = field(init=False, repr=False)
     _on: dict[tuple[torch.device, torch.dtype], Tensor] = field(factory=dict, init=False, repr=False)
+
+    @_spans.default
+    def _find_spans(self) -> dict[str, tuple[int, int]]:
+        ends = np.cumsum([len(block) for block in self.blocks.values()])
+        return {n: (int(end) - len(b), int(end)) for (n, b), end in zip(self.blocks.items(), ends, strict=True)}
 
     def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix (rows, columns) there, uploaded once per device and dtype."""
         key = (device, dtype)
         if key not in self._on:
-            matrix = np.stack(list(self.values.values()), axis=1)
+            matrix = np.stack([column for block in self.blocks.values() for column in block.values()], axis=1)
             self._on[key] = torch.from_numpy(matrix).to(device=device, dtype=dtype)
         return self._on[key]
 
-    def unpack(self, rows: Tensor, ndim: int) -> dict[str, Tensor]:
-        """Split gathered rows into named coefficients.
+    def read(self, rows: Tensor, ndim: int, block: str) -> dict[str, Tensor]:
+        """Return one block of gathered rows as named coefficients.
 
         Args:
             rows: One row (n,), or one for each example (B, n).
             ndim: Number of dimensions of the data they will meet.
+            block: Name of the block.
         Returns:
             Name -> 0-d tensor, or (B,1..) with ndim dimensions.
         """
-        if rows.ndim == 2:
-            rows = rows.view(*rows.shape, *(1,) * (ndim - 1))
-        return dict(zip(self.values, rows.unbind(rows.ndim - ndim if rows.ndim > 1 else 0), strict=True))
+        start, stop = self._spans[block]
+        part = rows[..., start:stop]
+        if part.ndim == 1:
+            return dict(zip(self.blocks[block], part.unbind(), strict=True))
+        return dict(zip(self.blocks[block], part.view(*part.shape, *(1,) * (ndim - 1)).unbind(1), strict=True))
+
+    def level(self, rows: Tensor, ndim: int, block: str = "level") -> Level:
+        """Return a block of level columns as a `Level`; one without variance columns has no step starting there."""
+        found = self.read(rows, ndim, block)
+        alpha, sigma, log_snr, c_skip, c_out, c_in, time = (found.pop(name) for name in LEVEL)
+        bare = found.pop(BARE, None) is not None
+        time = time.flatten() if time.ndim else time
+        return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, None if bare else found)
+
+    def transition(self, rows: Tensor, ndim: int) -> Transition:
+        """Return the block "transition" as a `Transition`."""
+        found = self.read(rows, ndim, "transition")
+        first = found.pop("first").flatten() > 0
+        return Transition(**found, first=first)
 
 
 def scalings(mean: MeanParameterization, table: ProcessTable) -> Scalings:
@@ -65,14 +94,14 @@ def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray:
 
 
 def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
-    """Columns of `Level` for a table in use, (T+1,) each.
+    """Block of `Level` columns for a table in use, (T+1,) each, the variance part's behind them.
 
     What the network means is a matter of the training table; what the variance interpolates, of the table in use.
     """
     rows = training_rows(table, parts.table)
     mean = (column[rows] for column in scalings(parts.mean, parts.table))
     columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
-    return columns | {f"var.{name}": c for name, c in parts.var.columns(table).items()}
+    return columns | dict(parts.var.columns(table))
 
 
 def node_columns(parts: Composition, steps: Steps, wanted: F64) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
@@ -83,10 +112,10 @@ def node_columns(parts: Composition, steps: Steps, wanted: F64) -> tuple[list[di
         steps: The steps.
         wanted: log_snr of each node, (n, m).
     Returns:
-        For each of the m nodes, its columns (n,) and its alpha, sigma and log_snr.
+        For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
     take = _continuous_node if parts.schedule.continuous else _nearest_level
-    found = [take(parts, steps, column) for column in wanted.T]
+    found = [take(parts, steps, column) | {BARE: np.zeros(len(column))} for column in wanted.T]
     return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
 
 
@@ -113,36 +142,17 @@ def _nearest_level(parts: Composition, steps: Steps, log_snr: F64) -> dict[str, 
 
 
 def transition_columns(table: ProcessTable) -> dict[str, F64]:
-    """Columns of `Transition` for a table in use, (T+1,) each."""
+    """Block of `Transition` columns for a table in use, (T+1,) each."""
     posterior, log_variance = table.posterior(), table.posterior_log_variance
     weight = posterior.coef_x_start**2 * np.exp(-log_variance)
     first = np.arange(table.num_steps + 1) == 1
     rows = (posterior.coef_x_start, posterior.coef_x_t, log_variance, weight, first.astype(np.float64))
-    return {f"transition.{name}": row for name, row in zip(TRANSITION, rows, strict=True)}
+    return dict(zip(TRANSITION, rows, strict=True))
 
 
-def target_columns(columns: Mapping[str, F64]) -> dict[str, F64]:
-    """Columns p, q of the training target ``p x_start + q eps``, in float64, where dividing by c_out is harmless."""
-    c_skip, c_out = columns["c_skip"][1:], columns["c_out"][1:]
-    p = (1 - c_skip * columns["alpha"][1:]) / c_out
-    q = -c_skip * columns["sigma"][1:] / c_out
-    return {"target.x_start": np.concatenate([[0.0], p]), "target.noise": np.concatenate([[0.0], q])}
-
-
-def level_from(found: Mapping[str, Tensor], prefix: str = "", bare: bool = False) -> Level:
-    """Assemble the `Level` of unpacked rows; a bare one has no variance."""
-    fields = {name: found[prefix + name] for name in LEVEL}
-    time = fields.pop("time")
-    var = None if bare else within(found, prefix + "var.")
-    return Level(**fields, time=time.flatten() if time.ndim else time, var=var)
-
-
-def transition_from(found: Mapping[str, Tensor]) -> Transition:
-    """Assemble the `Transition` of unpacked rows."""
-    fields = within(found, "transition.")
-    return Transition(**fields | {"first": fields["first"].flatten() > 0})
-
-
-def within(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the coefficients of one namespace, without its prefix."""
-    return {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}
+def target_columns(level: Block) -> dict[str, F64]:
+    """Block of p, q of the training target ``p x_start + q eps``, in float64, where dividing by c_out is harmless."""
+    c_skip, c_out = level["c_skip"][1:], level["c_out"][1:]
+    p = (1 - c_skip * level["alpha"][1:]) / c_out
+    q = -c_skip * level["sigma"][1:] / c_out
+    return {"x_start": np.concatenate([[0.0], p]), "noise": np.concatenate([[0.0], q])}

@@ -13,11 +13,8 @@ from torch import Tensor
 from diffkit.columns import (
     Columns,
     level_columns,
-    level_from,
     target_columns,
     transition_columns,
-    transition_from,
-    within,
 )
 from diffkit.decoders import Decoder
 from diffkit.denoiser import Model, call_network
@@ -51,8 +48,9 @@ class Objective:
         """Compute the columns of a composition's training table."""
         level = level_columns(parts, parts.table)
         target = target_columns(level)
-        loss = {f"loss.{name}": c for name, c in parts.loss.columns(parts.table).items()}
-        columns = Columns(level | transition_columns(parts.table) | target | loss)
+        loss = parts.loss.columns(parts.table)
+        transition = transition_columns(parts.table)
+        columns = Columns({"level": level, "transition": transition, "target": target, "loss": loss})
         scales_input = bool(np.any(level["c_in"] != 1)) or parts.timesteps.domain != "discrete"
         return cls(parts, decoder, columns, scales_input, _kind_of_target(target))
 
@@ -100,9 +98,11 @@ class Objective:
         if self.parts.timesteps.domain != "discrete":
             at, mix = self._continuous(level, x)
             return at, None, {}, mix
-        found = self.columns.unpack(self.columns.on(x.device, x.dtype)[level], x.ndim)
-        mix = (found["target.x_start"], found["target.noise"])
-        return level_from(found), transition_from(found), within(found, "loss."), mix
+        columns, ndim = self.columns, x.ndim
+        rows = columns.on(x.device, x.dtype)[level]
+        target = columns.read(rows, ndim, "target")
+        loss = columns.read(rows, ndim, "loss")
+        return columns.level(rows, ndim), columns.transition(rows, ndim), loss, (target["x_start"], target["noise"])
 
     def _continuous(self, log_snr: Tensor, x: Tensor) -> tuple[Level, tuple[Tensor, Tensor]]:
         """The same at any log_snr, worked in float64 and then cast; there is no transition to read."""
@@ -132,7 +132,7 @@ def count_first(level: Tensor, batch: int) -> int:
 
 
 def _kind_of_target(columns: Mapping[str, np.ndarray]) -> str:
-    p, q = columns["target.x_start"][1:], columns["target.noise"][1:]
+    p, q = columns["x_start"][1:], columns["noise"][1:]
     if np.all(np.abs(p) < _SAME) and np.all(np.abs(q - 1) < _SAME):
         return "noise"
     if np.all(np.abs(p - 1) < _SAME) and np.all(np.abs(q) < _SAME):

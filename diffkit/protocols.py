@@ -91,19 +91,24 @@ class Prediction(NamedTuple):
     log_variance: Tensor | None
 
 
-class StepRow(NamedTuple):
-    """What a sampler step is given.
+class StepRow(Protocol):
+    """What a sampler step is given. Read each once: a part is unpacked whenever it is asked for."""
 
-    Attributes:
-        t, s: The level it leaves and the level it goes to.
-        coef: Its plan's coefficients.
-        nodes: The further levels it asked for, in the order of `Sampler.nodes`.
-    """
+    @property
+    def t(self) -> Level:
+        """The level the step leaves."""
 
-    t: Level
-    s: Level
-    coef: Mapping[str, Tensor]
-    nodes: tuple[Level, ...] = ()
+    @property
+    def s(self) -> Level:
+        """The level the step goes to."""
+
+    @property
+    def coef(self) -> Mapping[str, Tensor]:
+        """The plan's coefficients of this step, 0-d or (B,1..)."""
+
+    @property
+    def nodes(self) -> tuple[Level, ...]:
+        """The further levels the sampler asked for, in the order of `Sampler.nodes`."""
 
 
 class LossInputs(NamedTuple):

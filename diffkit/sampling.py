@@ -10,9 +10,9 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError, ProtocolError
-from diffkit.columns import Columns, level_columns, level_from, node_columns, within
+from diffkit.columns import Columns, level_columns, node_columns
 from diffkit.noise import NoiseFn
-from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State, StepRow
+from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 
@@ -69,9 +69,7 @@ class Program:
             noise: Standard normal like x, or None if the sampler is deterministic.
             last: True on the step to level 0, for samplers that ask.
         """
-        found = self.columns.unpack(row, x.ndim)
-        nodes = tuple(level_from(found, f"node{i}.", bare=True) for i in range(self.num_nodes))
-        step_row = StepRow(level_from(found, "t."), level_from(found, "s."), within(found, "coef."), nodes)
+        step_row = _Row(self.columns, row, x.ndim, self.num_nodes)
         return self.sampler.step(denoise, x, state, step_row, noise, last)
 
     def run(self, denoise: Denoise, x: Tensor, noise_fn: NoiseFn | None) -> Iterator[Moment]:
@@ -94,6 +92,29 @@ class Program:
             with torch.no_grad():  # inside the step only: a generator must not leak it to its caller between yields
                 x, state = self.step(recorder, x, state, matrix[i], noise, last)
             yield Moment(i + 1, self.levels[i], x, recorder.last.x_start)
+
+
+class _Row:
+    """A `StepRow` whose parts are unpacked when they are asked for: most samplers never look at s."""
+
+    def __init__(self, columns: Columns, row: Tensor, ndim: int, num_nodes: int):
+        self._columns, self._row, self._ndim, self._num_nodes = columns, row, ndim, num_nodes
+
+    @property
+    def t(self) -> Level:
+        return self._columns.level(self._row, self._ndim, "t")
+
+    @property
+    def s(self) -> Level:
+        return self._columns.level(self._row, self._ndim, "s")
+
+    @property
+    def coef(self) -> Mapping[str, Tensor]:
+        return self._columns.read(self._row, self._ndim, "coef")
+
+    @property
+    def nodes(self) -> tuple[Level, ...]:
+        return tuple(self._columns.level(self._row, self._ndim, f"node{i}") for i in range(self._num_nodes))
 
 
 class _Recorder:
@@ -151,12 +172,9 @@ def _program(
     steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)
-    columns = Columns(
-        {f"t.{name}": c[from_rows] for name, c in levels.items()}
-        | {f"s.{name}": c[to_rows] for name, c in levels.items()}
-        | {f"node{i}.{name}": c for i, node in enumerate(nodes) for name, c in node.items()}
-        | {f"coef.{name}": c for name, c in plan.items()}
-    )
+    at = {"t": from_rows, "s": to_rows}
+    blocks = {end: {name: c[rows] for name, c in levels.items()} for end, rows in at.items()}
+    columns = Columns(blocks | {f"node{i}": node for i, node in enumerate(nodes)} | {"coef": plan})
     return Program(sampler, columns, tuple(int(k) for k in table.index[to_rows]), may_end, len(nodes))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
-from diffkit.columns import Columns, level_columns, level_from
+from diffkit.columns import Columns, level_columns
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, Model, as_float
 from diffkit.noise import NoiseFn, batch_noise, example_noise
@@ -410,8 +410,8 @@ class System(nn.Module):
 
     def _first_encoding_step(self, denoiser: Denoiser, x: Tensor, table: ProcessTable) -> Tensor:
         """From level 0 to 1, where no network can be asked: the noise is taken from the estimate at level 1."""
-        columns = Columns(level_columns(self.parts, table))
-        at = level_from(columns.unpack(columns.on(x.device, x.dtype)[1], x.ndim))
+        columns = Columns({"level": level_columns(self.parts, table)})
+        at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
         eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
         return at.alpha * x + at.sigma * eps
 

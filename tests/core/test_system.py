@@ -127,7 +127,7 @@ def test_tables_do_not_follow_the_weights(system):
     before = system.table.alpha_bar.copy()
     system.half()
     assert (system.table.alpha_bar == before).all() and not list(system.buffers())
-    assert all(c.dtype == "float64" for c in system.objective.columns.values.values())
+    assert all(c.dtype == "float64" for block in system.objective.columns.blocks.values() for c in block.values())
 
 
 def test_state_dict_is_the_networks(system):

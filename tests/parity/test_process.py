@@ -10,7 +10,6 @@ import torch
 from reference import MEANS, PROCESSES, VARS, assert_close, compose, fixed_model, golden
 
 from diffkit.bound import BoundTerms, prior_bits
-from diffkit.columns import level_from, transition_from
 from diffkit.decoders import Binned
 from diffkit.gaussian import mean_flat, normal_kl
 
@@ -49,7 +48,7 @@ def test_decoding_a_prediction(process, mean, key):
     stored = golden(f"process_{process}")
     _, _, t, output, x_t = inputs(stored)
     system = compose(PROCESSES[process], mean=mean)
-    found = system.objective.columns.values
+    found = system.objective.columns.blocks["level"]
     got = rows_of(found["c_skip"], t) * x_t + rows_of(found["c_out"], t) * output[:, :3]
     assert_close(got, stored, key)
 
@@ -67,11 +66,11 @@ def test_p_mean_variance(process, mean, var, mode):
     _, _, t, output, x_t = inputs(stored)
     system = compose(PROCESSES[process], mean=mean, var=var)
     terms = BoundTerms.of(system.parts, system.table, system.decoder)
-    found = terms.columns.unpack(terms.columns.on(x_t.device)[t + 1], x_t.ndim)
-    transition = transition_from(found)
+    rows = terms.columns.on(x_t.device)[t + 1]
+    transition = terms.columns.transition(rows, x_t.ndim)
     change = (lambda x: 0.5 * x + 0.1) if mode == "clip_denoisedfn" else None
     denoiser = system.denoiser(fixed_model(output, var), clip=mode != "noclip", x_transform=change)
-    got = denoiser(x_t, level_from(found))
+    got = denoiser(x_t, terms.columns.level(rows, x_t.ndim))
     assert_close(got.x_start, stored, key + "pred_xstart")
     assert_close(got.log_variance.expand_as(x_t), stored, key + "log_variance")
     if mean == "PREVIOUS_X" and mode != "noclip":

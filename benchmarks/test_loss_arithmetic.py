@@ -1,0 +1,53 @@
+"""What a training loss costs beside the network, forward and backward: hybrid against simple, diffkit against plain."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import interleaved, ratio
+from plain import PlainDiffusion
+
+import diffkit
+from diffkit.objective import count_first
+
+
+@pytest.mark.parametrize(("batch", "side"), [(16, 32), (64, 32), (32, 64)])
+def test_loss_arithmetic(batch, side, record):
+    shape = (3, side, side)
+    simple = diffkit.compose(schedule="cosine", backbone=None, data_shape=shape)
+    hybrid = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid", backbone=None, data_shape=shape)
+    plain = PlainDiffusion(simple.table.beta[1:])
+    x_start, noise = torch.rand(batch, *shape) * 2 - 1, torch.randn(batch, *shape)
+    narrow = torch.randn(batch, *shape, requires_grad=True)
+    wide = torch.randn(batch, 6, side, side, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def ours(system, leaf):
+        def run():
+            level, _ = system.draw_levels(batch, generator=generator)
+            rows = count_first(level, batch)
+            system.loss_terms(lambda x, t: leaf, x_start, level, noise, decoder_rows=rows)["loss"].mean().backward()
+            leaf.grad = None
+
+        return run
+
+    def theirs(loss, leaf):
+        def run():
+            t = torch.randint(0, 1000, (batch,), generator=generator)
+            loss(lambda x, time: leaf, x_start, t, noise).mean().backward()
+            leaf.grad = None
+
+        return run
+
+    cases = {
+        "simple": ours(simple, narrow),
+        "hybrid": ours(hybrid, wide),
+        "plain_simple": theirs(plain.simple, narrow),
+        "plain_hybrid": theirs(plain.hybrid, wide),
+    }
+    seconds = interleaved(cases, rounds=25)
+    row = {"batch": batch, "side": side} | {f"{n}_us": round(sorted(s)[len(s) // 2] * 1e6) for n, s in seconds.items()}
+    row["hybrid_over_simple"] = ratio(seconds["hybrid"], seconds["simple"])
+    row["plain_hybrid_over_simple"] = ratio(seconds["plain_hybrid"], seconds["plain_simple"])
+    row["hybrid_times_faster_than_plain"] = ratio(seconds["plain_hybrid"], seconds["hybrid"])
+    record(f"loss_arithmetic_b{batch}_{side}", [row])
