@@ -24,11 +24,35 @@ _HOME = {
     "describe": "diffkit.registry",
     "refresh": "diffkit.registry",
     "DiffkitError": "diffkit._errors",
+    "UnknownComponentError": "diffkit._errors",
+    "AmbiguousComponentError": "diffkit._errors",
+    "DuplicateComponentError": "diffkit._errors",
+    "PluginLoadError": "diffkit._errors",
+    "ProtocolError": "diffkit._errors",
+    "OptionError": "diffkit._errors",
+    "CompositionError": "diffkit._errors",
+    "SpecError": "diffkit._errors",
+    "CheckpointError": "diffkit._errors",
+    "DataError": "diffkit._errors",
+    "DivergedError": "diffkit._errors",
+    "MissingExtraError": "diffkit._errors",
 }
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from diffkit._errors import AmbiguousComponentError as AmbiguousComponentError
+    from diffkit._errors import CheckpointError as CheckpointError
+    from diffkit._errors import CompositionError as CompositionError
+    from diffkit._errors import DataError as DataError
     from diffkit._errors import DiffkitError as DiffkitError
+    from diffkit._errors import DivergedError as DivergedError
+    from diffkit._errors import DuplicateComponentError as DuplicateComponentError
+    from diffkit._errors import MissingExtraError as MissingExtraError
+    from diffkit._errors import OptionError as OptionError
+    from diffkit._errors import PluginLoadError as PluginLoadError
+    from diffkit._errors import ProtocolError as ProtocolError
+    from diffkit._errors import SpecError as SpecError
+    from diffkit._errors import UnknownComponentError as UnknownComponentError
     from diffkit.composer import compose as compose
     from diffkit.registry import Registry as Registry
     from diffkit.registry import describe as describe
