@@ -13,8 +13,8 @@ class Tiny(nn.Module):
         super().__init__()
         convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
         self.convolution = convolution(channels, out_channels, 3, padding=1)
-        self.shift = nn.Parameter(torch.tensor(0.1))
+        self.shift = nn.Parameter(torch.tensor([0.1]))
 
     def forward(self, x, time, y=None):
         extra = 0 if y is None else y.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
-        return self.convolution(x) + self.shift * (time / 1000).to(x.dtype).view(-1, *(1,) * (x.ndim - 1)) + 0.1 * extra
+        return self.convolution(x) + self.shift[0] * (time / 1000).to(x.dtype).view(-1, *(1,) * (x.ndim - 1)) + 0.1 * extra

@@ -1,0 +1,60 @@
+"""torch's own wrappers take a system as it is."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from networks import Tiny
+
+import diffkit
+
+
+def make() -> diffkit.System:
+    torch.manual_seed(0)
+    return diffkit.compose(
+        schedule="cosine", var="learned_range", loss="hybrid", data_shape=(3, 8, 8), num_steps=10, backbone=Tiny(3, 6)
+    )
+
+
+def gradients(module: torch.nn.Module) -> list[torch.Tensor]:
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    module(x, generator=torch.Generator().manual_seed(2))["loss"].mean().backward()
+    return [full(p.grad) for p in module.parameters()]
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # torch's own, on a CPU
+def test_ddp_and_fsdp2_take_a_system(one_process):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn.parallel import DistributedDataParallel
+
+    plain = gradients(make())
+    for got, want in zip(gradients(DistributedDataParallel(make())), plain, strict=True):
+        assert torch.equal(got, want)
+    sharded = make()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    for got, want in zip(gradients(sharded), plain, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_a_system_can_be_copied_moved_and_pickled(tmp_path):
+    system = make()
+    other = copy.deepcopy(system)
+    assert other.spec()["parts"]["loss"] == system.spec()["parts"]["loss"]
+    assert torch.equal(other.sample(1, seed=0, progress=False), system.to("cpu").sample(1, seed=0, progress=False))
+    other.backbone.shift.data += 1
+    assert not torch.equal(other.backbone.shift, system.backbone.shift)
