@@ -17,6 +17,7 @@ _HOME = {
     "System": "diffkit.system",
     "from_spec": "diffkit.saving",
     "load": "diffkit.saving",
+    "preset": "diffkit.presets",
     "train": "diffkit.training",
     "ProcessTable": "diffkit.table",
     "respace": "diffkit.table",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from diffkit._errors import SpecError as SpecError
     from diffkit._errors import UnknownComponentError as UnknownComponentError
     from diffkit.composer import compose as compose
+    from diffkit.presets import preset as preset
     from diffkit.registry import Registry as Registry
     from diffkit.registry import describe as describe
     from diffkit.registry import refresh as refresh

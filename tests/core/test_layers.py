@@ -21,8 +21,8 @@ LAYERS = [
     {"gaussian", "decoders"},
     PARTS | {"slots"},
     {"columns", "denoiser", "noise", "objective", "sampling", "bound", "spec", "system"},
-    {"composer", "saving", "presets"},
-    {"guidance", "tasks", "likelihood", "weights", "sizing"},
+    {"composer", "saving"},
+    {"guidance", "tasks", "likelihood", "presets", "weights", "sizing"},
     {"data", "training", "evaluation", "explain", "_explain_text", "_explain_plot", "plugin_check"},
     {"cli", "testing", "demo", "__main__", "__init__"},
 ]
