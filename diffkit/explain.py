@@ -19,7 +19,7 @@ import torch
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
-from diffkit.columns import scalings, transition_columns
+from diffkit.columns import scalings
 from diffkit.composer import compose
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.objective import Objective
@@ -211,7 +211,8 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     chosen = parts.sampler if sampler is None else resolve("sampler", sampler)[0]
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)
-    kl_weight = transition_columns(table)["transition.kl_weight"][1:]
+    posterior = table.posterior()
+    kl_weight = (posterior.coef_x_start**2 * np.exp(-table.posterior_log_variance))[1:]
     return Explanation(
         parts=tuple(notes),
         settings={name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing", "bins")}
@@ -220,7 +221,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         alpha_bar=table.alpha_bar[1:],
         snr=np.exp(table.log_snr[1:]),
         beta=table.beta[1:],
-        posterior_std=np.sqrt(table.posterior().variance[1:]),
+        posterior_std=np.sqrt(posterior.variance[1:]),
         upper_std=np.sqrt(table.upper_variance[1:]),
         time=table.time[1:],
         gain=np.abs(scalings(parts.mean, table).c_out[1:]),

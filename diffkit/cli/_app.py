@@ -77,8 +77,11 @@ def _overview() -> App:
         version_flags=("--version",),
         version=__version__,
     )
+    options = Group("Options", sort_key=1)
+    for flag in ("--help", "--version"):
+        app[flag].group = options
     for name in _commands.names():
-        app.command(App(name=name, help=_commands.one_line(name), group=Group("Commands", sort_key=0)))
+        app.command(App(name=name, help=_commands.one_line(name)))
     return app
 
 

@@ -31,7 +31,8 @@ class Composition:
         train_spacing: Train on some of the levels only: "250", "10,15,20", "ddim50", "trailing50", ...
         rescale_time: Condition the network on (k - 1) 1000 / T, so that it means the same at any T.
         clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring; true for binned data.
-        bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit, none is continuous data.
+        bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit, none is continuous data. In a file, a
+            table sets all options of diffkit.decoders.Binned.
     """
 
     data_shape: tuple[int, ...] = (3, 64, 64)
@@ -39,7 +40,7 @@ class Composition:
     train_spacing: str | int | tuple[int, ...] | None = None
     rescale_time: bool = True
     clip_x_start: bool | None = None
-    bins: int | None = 256
+    bins: int | Mapping[str, Any] | None = 256
 
 
 def keywords(given: Given, **from_data: Any) -> dict[str, Any]:

@@ -9,9 +9,7 @@ s = 0.008
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -25,16 +23,6 @@ from diffkit.cli._slots import HEADINGS
 from diffkit.cli._values import accept
 
 _UNSET = object()
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return the table of a TOML file, or raise `OptionError`."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise OptionError(f"{path} is no TOML file: {error}") from error
 
 
 def check(
@@ -203,5 +191,7 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     return f'"{escaped}"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from attrs import NOTHING
@@ -23,44 +23,60 @@ from diffkit.cli._values import from_text, is_flag, metavar
 UnknownOption = Callable[[str], str | None]
 """Given an unknown option such as "--schedule.ss", says what is wrong with it, or None for the usual text."""
 
+_HELP = ("--help", "-h")
 _UNSET = object()
 
 
-def normalized(tokens: Sequence[str], flags: Iterable[str] = ()) -> list[str]:
-    """Options with "-" for "_", and ``--flag true`` as ``--flag=true``; nothing after "--" is touched."""
+def normalized(tokens: Sequence[str], options: Sequence[Option] = ()) -> list[str]:
+    """Options with "-" for "_", and every switch with its value: ``--flag``, ``--flag true`` and ``--no-flag``."""
+    switches = [option for option in options if is_flag(option.kind)]
+    bare = {o.flag: f"{o.flag}=true" for o in switches} | {o.negative: f"{o.flag}=false" for o in switches}
     out: list[str] = []
     for i, token in enumerate(tokens):
         if token == "--":
             return out + list(tokens[i:])
-        if token.startswith("--"):
+        previous = tokens[i - 1].replace("_", "-") if i else ""
+        if token in ("true", "false") and any(previous == option.flag for option in switches):
+            out[-1] = f"{previous}={token}"
+        elif token.startswith("--"):
             name, equals, value = token.partition("=")
-            out.append(name.replace("_", "-") + equals + value)
-        elif out and out[-1] in flags and token.lower() in ("true", "false"):
-            out[-1] += f"={token}"
+            name = name.replace("_", "-")
+            out.append(name + equals + value if equals else bare.get(name, name))
         else:
             out.append(token)
     return out
 
 
-def parse(app: App, tokens: Sequence[str], options: Sequence[Option], unknown: UnknownOption) -> dict[str, Any]:
+def parse(name: str, tokens: Sequence[str], options: Sequence[Option], unknown: UnknownOption) -> dict[str, Any]:
     """Return what was set: option key -> value.
 
+    Args:
+        name: The command.
+        tokens: The words after it.
+        options: Every option it has.
+        unknown: Asked about options it has not.
     Raises:
         OptionError: An unknown option, a missing or superfluous word, or a value of the wrong type.
     """
-    flags = [option.flag for option in options if is_flag(option.kind)]
+    app = build(name, "", options, {}, for_help=False)
     try:
-        _, bound, _ = app.parse_args(normalized(tokens, flags), print_error=False, exit_on_error=False)
-    except OptionError:
-        raise
+        _, bound, _ = app.parse_args(normalized(tokens, options), print_error=False, exit_on_error=False)
     except CycloptsError as error:
         raise OptionError(_message(error, options, unknown)) from error
     keys = {option.identifier: option.key for option in options}
     return {keys[name]: value for name, value in bound.arguments.items() if value is not _UNSET}
 
 
-def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str, str], epilogue: str = "") -> App:
-    """Return the cyclopts application of one command."""
+def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str, str], for_help: bool = True) -> App:
+    """Return the cyclopts application of one command.
+
+    Args:
+        name: The command.
+        text: What it does.
+        options: Every option it has.
+        defaults: Words for a default that depends on something, by option key.
+        for_help: Show switches as such; to parse them they are options with a value.
+    """
     words = [
         option.flag if option.default is NOTHING else f"[{option.flag}]" for option in options if option.positional
     ]
@@ -69,13 +85,14 @@ def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str
         help="\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n")),
         usage=" ".join(["Usage: diffkit", name, *words, "[OPTIONS]"]),
         help_format="plaintext",
-        help_epilogue=epilogue or None,
         version_flags=(),
+        help_flags=_HELP if for_help else (),
         default_parameter=Parameter(show_env_var=False),
     )
-    app["--help"].group = Group("Options", sort_key=0)
+    if for_help:
+        app["--help"].group = Group("Options", sort_key=0)
     groups = {group: i for i, group in enumerate(dict.fromkeys(option.group for option in options))}
-    arguments = [_argument(option, groups[option.group], defaults.get(option.key)) for option in options]
+    arguments = [_argument(o, groups[o.group], defaults.get(o.key), for_help and is_flag(o.kind)) for o in options]
 
     def command(*values: Any, **named: Any) -> None:
         """Stand for the command; the values are read off its bound arguments."""
@@ -87,23 +104,23 @@ def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str
     return app
 
 
-def _argument(option: Option, order: int, default_text: str | None) -> inspect.Parameter:
+def _argument(option: Option, order: int, default_text: str | None, as_switch: bool) -> inspect.Parameter:
     parameter = Parameter(
         name=None if option.positional else [option.flag, *([option.short] if option.short else [])],
         help=_help(option, default_text),
         group=Group(option.group, help=option.group_help, sort_key=order),
-        negative=option.negative if is_flag(option.kind) and option.default is not False else (),
+        negative=option.negative if as_switch and option.default is not False else (),
         show_default=False,
         required=False,
-        metavar=None if is_flag(option.kind) else option.metavar or metavar(option.kind),
+        metavar=None if as_switch else option.metavar or metavar(option.kind),
         converter=_converter(option),
-        n_tokens=None if is_flag(option.kind) else 1,
+        n_tokens=None if as_switch else 1,
         accepts_keys=False,
-        allow_leading_hyphen=not is_flag(option.kind) and not option.positional,
+        allow_leading_hyphen=not as_switch and not option.positional,
     )
     kind = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
-    shown: Any = bool if is_flag(option.kind) else str
-    return inspect.Parameter(option.identifier, kind, default=_UNSET, annotation=Annotated[shown, parameter])
+    annotation: Any = Annotated[bool if as_switch else str, parameter]
+    return inspect.Parameter(option.identifier, kind, default=_UNSET, annotation=annotation)
 
 
 def _help(option: Option, default_text: str | None) -> str:
@@ -115,11 +132,8 @@ def _help(option: Option, default_text: str | None) -> str:
 
 def _converter(option: Option) -> Callable[[Any, Any], Any]:
     def convert(kind: Any, tokens: Any) -> Any:
-        token = tokens[0]
-        if token.implicit_value not in (None, inspect.Parameter.empty) and isinstance(token.implicit_value, bool):
-            return token.implicit_value
         try:
-            return from_text(token.value, option.kind)
+            return from_text(tokens[0].value, option.kind)
         except OptionError as error:
             raise OptionError(f"{option.flag} {error}") from error
 

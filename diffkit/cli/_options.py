@@ -68,9 +68,8 @@ class Option:
     @property
     def default_text(self) -> str:
         """Its default in words, or an empty string."""
-        if self.default is NOTHING or self.default in (None, False, "", ()):
-            return ""
-        return shown(self.default)
+        empty = self.default is NOTHING or self.default is False or self.default in (None, "", ())
+        return "" if empty else shown(self.default)
 
 
 def spelled(path: tuple[str, ...]) -> str:

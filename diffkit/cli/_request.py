@@ -6,6 +6,7 @@ the command and of those parts are put together, and the line is parsed for real
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from attrs import NOTHING, field, frozen
 
 from diffkit._errors import OptionError
-from diffkit.cli import _commands, _config
+from diffkit.cli import _commands
 from diffkit.cli._docs import plain
 from diffkit.cli._line import build, normalized, parse
 from diffkit.cli._options import Option, options_of, spelled
@@ -59,7 +60,7 @@ class Request:
     options: Sequence[Option] = field(repr=False)
 
     def app(self) -> Any:
-        """Return its cyclopts application, for help and parsing."""
+        """Return its cyclopts application, which shows its help."""
         text = plain(_commands.docstring(self.name))
         return build(self.name, text, self.options, self.takes.defaults)
 
@@ -73,7 +74,7 @@ def look(name: str, takes: Takes, tokens: Sequence[str]) -> Request:
     """
     tokens = normalized(tokens)
     path = _config_path(tokens) if takes.config else None
-    file = _config.read(path) if path else {}
+    file = _read(path) if path else {}
     named = named_in_file(file, list(takes.slots)) | named_on_line(tokens, list(takes.slots))
     for kind, part in named.items():
         check_name(kind, part)
@@ -88,7 +89,9 @@ def resolve(request: Request) -> tuple[Given, bool]:
     Raises:
         OptionError: An unknown option, or values that are wrong; all of them at once where the values are.
     """
-    line = parse(request.app(), request.tokens, request.options, lambda flag: _explain_unknown(request, flag))
+    from diffkit.cli import _config  # cattrs takes a tenth of what help may take
+
+    line = parse(request.name, request.tokens, request.options, lambda flag: _explain_unknown(request, flag))
     print_only = bool(line.pop("print_config", False))
     line.pop("config", None)
     usable = [option for option in request.options if option not in _SPECIAL]
@@ -101,15 +104,32 @@ def resolve(request: Request) -> tuple[Given, bool]:
 
 def as_toml(request: Request, given: Given) -> str:
     """Return what a command was given, every default included, as a configuration file."""
-    defaults = {o.path: o.default for o in request.options if o not in _SPECIAL and o.default not in (NOTHING, None)}
-    values = {path[0]: value for path, value in defaults.items() if len(path) == 1}
-    values = {name: value for name, value in values.items() if name not in request.takes.slots} | dict(given.values)
-    parts = {
-        kind: (name, {path[1]: v for path, v in defaults.items() if path[0] == kind and len(path) == 2} | dict(chosen))
-        for kind, (name, chosen) in given.parts.items()
-    }
+    from diffkit.cli import _config
+
+    resolved = {o.key: _printed(request, given, o) for o in request.options if o not in _SPECIAL}
+    resolved = {key: value for key, value in resolved.items() if value is not NOTHING}
+    values = {key: value for key, value in resolved.items() if "." not in key and key not in request.takes.slots}
+    parts = {kind: (name, _within(resolved, kind)) for kind, (name, _) in given.parts.items()}
     later = {name: text for name, text in request.takes.defaults.items() if name not in values}
     return _config.written(values, parts, later)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the table of a TOML file, or raise `OptionError`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise OptionError(f"{path} is no TOML file: {error}") from error
+
+
+def _printed(request: Request, given: Given, option: Option) -> Any:
+    """The value an option has, or NOTHING if it has none or the command finds it out."""
+    kind, _, name = option.key.partition(".")
+    chosen = given.parts[kind][1] if name else given.values
+    default = NOTHING if option.key in request.takes.defaults or option.default is None else option.default
+    return chosen.get(name or kind, default)
 
 
 def _options_of_file(request: Request) -> list[Option]:

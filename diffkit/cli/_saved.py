@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,4 +84,13 @@ def load(folder: Path, device: str | None) -> Saved:
     backbone = system.spec()["parts"]["backbone"] or {}
     options = backbone.get("options", {})
     count = options.get("num_classes")
-    return Saved(system, count, count if options.get("null_class") else None, None)
+    return Saved(system, count, count if options.get("null_class") else None, _class_names(folder))
+
+
+def _class_names(folder: Path) -> tuple[str, ...] | None:
+    """Names of the classes of the data that a run was trained on; None for a system that was only saved."""
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"]["classes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return tuple(names) if names else None

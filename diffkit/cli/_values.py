@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -66,7 +66,8 @@ def wanted(kind: Any) -> str:
 
 def metavar(kind: Any) -> str:
     """What help calls the value; a text is the last form that a word of a command line is tried as."""
-    words = list(dict.fromkeys(_metavar(candidate) for candidate in _candidates(kind)))
+    candidates = [candidate for candidate in _candidates(kind) if typing.get_origin(candidate) is not Mapping]
+    words = list(dict.fromkeys(map(_metavar, candidates)))
     return "|".join(words[: words.index("TEXT") + 1] if "TEXT" in words else words)
 
 
@@ -120,6 +121,8 @@ def _read(text: str, kind: Any) -> Any:
         return kind(text)
     if typing.get_origin(kind) is Literal:
         return next((choice for choice in typing.get_args(kind) if str(choice) == text), text)
+    if typing.get_origin(kind) is Mapping:
+        raise ValueError(text)
     item = _item(kind)
     if item is not None:
         words = [word.strip() for word in text.strip("()[] ").split(",")]
@@ -148,6 +151,8 @@ def _accept_one(value: Any, kind: Any) -> Any:
     if item is not None:
         _checked(value, isinstance(value, tuple | list))
         return tuple(accept(each, item) for each in value)
+    if typing.get_origin(kind) is Mapping:
+        return dict(_checked(value, isinstance(value, Mapping)))
     if kind is Path:
         return Path(_checked(value, isinstance(value, str | Path)))
     check = _CHECKS.get(kind, lambda value: True)
@@ -176,6 +181,8 @@ def _word(kind: Any) -> str:
         return {int: "integers separated by commas", float: "numbers separated by commas"}.get(
             item, "words separated by commas"
         )
+    if typing.get_origin(kind) is Mapping:
+        return "a table"
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
     return words.get(kind, "a value")
 

@@ -1,0 +1,92 @@
+"""Train a system on your data, or go on training it: the same command again continues the run in --out.
+
+The shape of the data, its number of values and its classes decide what the system is composed for, unless you say
+otherwise. A finished or interrupted run is a saved system: diffkit sample, nll and explain --spec take its folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from diffkit.cli._composition import PARTS, Composition, keywords
+from diffkit.cli._paths import check_folder
+from diffkit.cli._slots import part_options
+from diffkit.cli._takes import Given, Takes
+from diffkit.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from diffkit.data.base import Data
+
+
+@frozen
+class Options:
+    """Options of ``diffkit train``.
+
+    Attributes:
+        out: Folder of the run: checkpoints, metrics and the system as diffkit.load reads it.
+        device: Such as cpu or cuda; a GPU if there is one.
+    """
+
+    out: Path
+    device: str | None = None
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes(
+        {"Options": Options, "Training": TrainConfig, "Composition": Composition},
+        {"data": None, **PARTS},
+        required=frozenset({"data"}),
+        config=True,
+        defaults={"data_shape": "that of the data", "bins": "that of the data"},
+    )
+
+
+def run(given: Given) -> None:
+    """Compose the system and train it."""
+    options, config = given.make(Options), given.make(TrainConfig)
+    check_folder("--out", options.out)
+    print(f"run: {options.out}/", flush=True)
+    data = _open(*given.parts["data"])
+    composition = composed(given, data, config)
+
+    import torch
+
+    import diffkit
+    from diffkit.cli._device import device
+
+    torch.manual_seed(config.seed)
+    system = diffkit.compose(**composition, device=device(options.device))
+    print(f"data: {_described(data)}\nsystem: {_named(system.parts.names)}", flush=True)
+    diffkit.train(system, data, out=options.out, config=config)
+
+
+def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
+    """Return keywords for `diffkit.compose`: what was given, and what the data says where nothing was."""
+    found = keywords(given, data_shape=tuple(data.shape), bins=data.bins)
+    name, chosen = found["backbone"]
+    known = {option.path[-1] for option in part_options("backbone", name)}
+    classes = {"num_classes": len(data.classes)} if data.classes else {}
+    wanted = classes | ({"null_class": True} if classes and config.label_dropout > 0 else {})
+    found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
+    del found["data"]
+    return found
+
+
+def _open(source: str, options: Any) -> Data:
+    from diffkit.data import source_for
+
+    return source_for(source, **options).open()
+
+
+def _described(data: Data) -> str:
+    values = "continuous values" if data.bins is None else f"{data.bins} values"
+    classes = f", {len(data.classes)} classes" if data.classes else ""
+    return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}"
+
+
+def _named(names: Any) -> str:
+    return ", ".join(f"{kind} {name}" for kind, name in names.items())

@@ -1,0 +1,118 @@
+"""Options from a file: strict, complete, and overridden by the command line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_support import Command, Refused
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "run.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def resolved(command: Command, *words: str | Path) -> dict:
+    found = command("explain", *words, "--print-config")
+    assert found.code == 0, found.err
+    return tomllib.loads(found.out)
+
+
+def test_every_fault_is_reported_with_its_place(refused: Refused, file: Callable[[str], Path]):
+    path = file(
+        """
+        num_steps = 1.7
+        rescale_time = 1
+        stepz = 3
+        data_shape = [1, true]
+        mean = 3
+        [schedule]
+        name = "cosine"
+        max_bet = 4
+        s = -1
+        [loss]
+        vb_weight = 1
+        [backbone]
+        name = "unet"
+        channels = "64"
+        groups = true
+        """
+    )
+    first, *faults = refused("explain", "--config", path).splitlines()
+    assert first == f"{path}: 10 faults:"
+    assert {fault.strip().partition(" (known")[0] for fault in faults} == {
+        "num_steps must be an integer, got 1.7",
+        "rescale_time must be true or false, got 1",
+        "stepz is no option; did you mean 'steps'?",
+        "data_shape must be integers separated by commas, got [1, True]",
+        "mean must be a name or a table with a name, got 3",
+        "schedule.max_bet is no option; did you mean 'max_beta'?",
+        "schedule.s must be >= 0, got -1.0",
+        "loss needs a name",
+        "backbone.channels must be an integer, got '64'",
+        "backbone.groups must be an integer, got true",
+    }
+
+
+def test_one_fault_is_one_line(refused: Refused, file: Callable[[str], Path]):
+    path = file("num_steps = true")
+    assert refused("explain", "--config", path) == f"{path}: num_steps must be an integer, got true"
+
+
+def test_unknown_part_in_a_file(refused: Refused, file: Callable[[str], Path]):
+    assert refused("explain", "--config", file('schedule = "cosin"')).startswith("no schedule named 'cosin'; did you")
+
+
+def test_a_file_that_cannot_be_read(refused: Refused, file: Callable[[str], Path], tmp_path: Path):
+    assert refused("explain", "--config", tmp_path / "no.toml").startswith(f"cannot read {tmp_path / 'no.toml'}: ")
+    assert refused("explain", "--config", file("a = = 1")).startswith(f"{tmp_path / 'run.toml'} is no TOML file: ")
+
+
+def test_the_command_line_wins(command: Command, file: Callable[[str], Path]):
+    path = file('num_steps = 100\nbins = "none"\n[schedule]\nname = "cosine"\ns = 0.01\n')
+    found = resolved(command, "--config", path, "--num-steps", "50", "--schedule.max_beta", "0.9")
+    assert found["num_steps"] == 50 and found["bins"] == "none"
+    assert found["schedule"] == {"name": "cosine", "s": 0.01, "max_beta": 0.9}
+
+
+def test_a_part_named_on_the_line_replaces_the_whole_part(command: Command, file: Callable[[str], Path]):
+    path = file('[schedule]\nname = "cosine"\ns = 0.01\n')
+    assert resolved(command, "--config", path, "--schedule", "linear")["schedule"] == {
+        "name": "linear",
+        "start": 0.0001,
+        "end": 0.02,
+    }
+    assert resolved(command, "--config", path, "--schedule", "cosine")["schedule"]["s"] == 0.01
+
+
+def test_printed_options_are_complete_and_read_back_the_same(command: Command, file: Callable[[str], Path]):
+    words = ["--schedule", "cosine", "--backbone.channel-mult", "1,2", "--bins", "none", "--clip-x-start=true"]
+    printed = command("explain", *words, "--print-config").out
+    again = command("explain", "--config", file(printed), "--print-config").out
+    assert again == printed
+    found = tomllib.loads(printed)
+    assert found["num_steps"] == 1000 and found["loss"] == {"name": "simple"} and found["clip_x_start"] is True
+    assert found["backbone"]["channels"] == 128 and found["backbone"]["channel_mult"] == [1, 2]
+
+
+def test_what_the_data_decides_is_a_comment(command: Command):
+    words = ["train", "--data", "digits", "--out", 'a"b', "--steps", "3", "--print-config"]
+    printed = command(*words).out
+    assert "# data_shape: that of the data" in printed
+    found = tomllib.loads(printed)
+    assert found["out"] == 'a"b' and found["lr"] == 1e-4 and found["data"]["name"] == "digits"
+    assert "data_shape" not in found
+
+
+@pytest.mark.parametrize("spelling", ["--rescale-time=false", "--no-rescale-time", "--no_rescale_time"])
+def test_switches(command: Command, spelling: str):
+    assert resolved(command, spelling)["rescale_time"] is False
+    assert resolved(command, "--rescale_time", "false")["rescale_time"] is False

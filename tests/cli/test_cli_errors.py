@@ -1,0 +1,132 @@
+"""Every refusal of a command line: one line that says what would work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_support import Command, Refused
+
+from diffkit.registry import registry
+
+
+def test_unknown_command(refused: Refused):
+    assert refused("trian").startswith("no command 'trian'; did you mean 'train'? (commands: ")
+
+
+def test_unknown_part(refused: Refused):
+    text = f"no schedule named 'cosin'; did you mean 'cosine'? (known: {', '.join(registry('schedule').names())})"
+    assert refused("explain", "--schedule", "cosin") == text
+    assert refused("explain", "--schedule=cosin") == text
+    assert refused("train", "--schedule", "cosin", "--help") == text
+
+
+def test_part_without_a_name(refused: Refused):
+    assert refused("explain", "--schedule=").startswith("--schedule needs a name; Noise schedule.")
+    assert refused("explain", "--schedule") == "--schedule needs a value"
+
+
+def test_unknown_option(refused: Refused):
+    assert refused("explain", "--num-step", "3") == "no option '--num-step'; did you mean '--num-steps'?"
+    assert refused("list", "--zzz") == "no option '--zzz'; --help lists those there are"
+
+
+def test_unknown_option_of_a_part(refused: Refused):
+    assert refused("explain", "--schedule", "cosine", "--schedule.ss", "1") == (
+        "schedule 'cosine' has no option 'ss'; did you mean 's'? (options: s, max_beta)"
+    )
+    assert refused("explain", "--schedule.s", "1") == (
+        "schedule 'linear' has no option 's' (options: start, end); schedule 'cosine' has it: --schedule cosine"
+    )
+    assert refused("explain", "--mean.x", "1") == "mean 'eps' has no option 'x' (options: none)"
+    assert refused("sample", "RUN", "--sampler.eta", "1") == (
+        "--sampler.eta needs a sampler; write --sampler NAME before it"
+    )
+    assert refused("nll", "RUN", "--data", "digits", "--data.splt", "all") == (
+        "data 'digits' has no option 'splt'; did you mean 'split'? (options: split, labels)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--num-steps", "1.7"], "--num-steps must be an integer, got '1.7'"),
+        (["--num-steps", "true"], "--num-steps must be an integer, got 'true'"),
+        (["--bins", "many"], "--bins must be an integer or a table or none, got 'many'"),
+        (["--data-shape", "3,x"], "--data-shape must be integers separated by commas, got '3,x'"),
+        (["--rescale-time=maybe"], "--rescale-time must be true or false, got 'maybe'"),
+        (["--schedule", "cosine", "--schedule.s", "a"], "--schedule.s must be a number, got 'a'"),
+        (["--schedule", "cosine", "--schedule.s", "-1"], "--schedule.s must be >= 0, got -1.0"),
+        (["--schedule", "cosine", "--schedule.s", "nan"], "--schedule.s must be finite, got nan"),
+        (["--num-steps"], "--num-steps needs a value"),
+        (["--num-steps", "3", "--num_steps", "4"], "--num-steps is given twice; leave one of them out"),
+        (["word"], "unexpected 'word'; options start with '--'"),
+    ],
+)
+def test_bad_values(refused: Refused, words: list[str], text: str):
+    assert refused("explain", *words) == text
+
+
+def test_bad_values_of_parts_are_reported_together(refused: Refused):
+    found = refused("explain", "--schedule.start", "-1", "--schedule.end", "3")
+    assert found.splitlines() == [
+        "2 faults:",
+        "  --schedule.start must be > 0 and < 1, got -1.0",
+        "  --schedule.end must be > 0 and < 1, got 3.0",
+    ]
+
+
+def test_missing_options(refused: Refused):
+    assert refused("sample") == "diffkit sample needs RUN"
+    assert refused("nll") == "diffkit nll needs RUN and --data"
+    assert refused("train") == "diffkit train needs --out and --steps and --data"
+
+
+def test_parts_that_do_not_fit(refused: Refused):
+    found = refused("explain", "--loss", "hybrid")
+    assert found.startswith("1 problem composing this system:\n  loss 'hybrid' trains the variance")
+
+
+def test_data_that_is_not_there(refused: Refused, tmp_path: Path):
+    assert "did you mean 'digits'?" in refused("nll", "RUN", "--data", "digit")
+    assert refused("nll", "RUN", "--data", tmp_path) == "diffkit nll needs --data.size"
+
+
+def test_debug_shows_where_an_error_came_from(command: Command):
+    found = command("--debug", "list", "vars")
+    assert found.code == 2
+    assert "Traceback" in found.err and found.err.rstrip().splitlines()[-1].startswith("error: no kind 'vars'")
+
+
+def test_interrupt_has_its_own_exit_code(command: Command, monkeypatch: pytest.MonkeyPatch):
+    from diffkit.cli import list as listing
+
+    def interrupted(given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listing, "run", interrupted)
+    found = command("list")
+    assert (found.code, found.err) == (130, "interrupted\n")
+
+
+MISSING = """
+import sys
+sys.modules |= dict.fromkeys({blocked!r})
+from diffkit.__main__ import main
+sys.exit(main({words!r}))
+"""
+
+
+def without(blocked: set[str], *words: str) -> subprocess.CompletedProcess[str]:
+    """A command line on a machine where some packages are not installed."""
+    code = MISSING.format(blocked=blocked, words=list(words))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("blocked", ["cyclopts", "cattrs", "rich"])
+def test_missing_extra_of_the_command_itself(blocked: str):
+    found = without({blocked}, "list")
+    assert found.returncode == 2 and found.stdout == ""
+    assert found.stderr == ("error: the diffkit command needs the 'cli' extra; run: pip install \"diffkit[cli]\"\n")

@@ -1,0 +1,114 @@
+"""What help shows, what it imports, and how long it takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cli_support import Command
+
+from diffkit.cli import _commands
+
+PROBE = """
+import json, sys, time
+begun = time.perf_counter()
+from diffkit.__main__ import main
+code = main(sys.argv[1:])
+seconds = time.perf_counter() - begun
+print(json.dumps({"code": code, "seconds": seconds, "modules": sorted(sys.modules)}), file=sys.stderr)
+"""
+
+
+def fresh(*words: str) -> dict:
+    """Run a command line in a fresh interpreter, and say what was imported for it."""
+    done = subprocess.run([sys.executable, "-c", PROBE, *words], capture_output=True, text=True, check=True)
+    return json.loads(done.stderr.splitlines()[-1]) | {"out": done.stdout}
+
+
+def parts_among(modules: list[str]) -> set[str]:
+    kinds = ("schedules", "means", "variances", "losses", "timesteps", "samplers", "backbones")
+    found = {m.removeprefix("diffkit.") for m in modules if m.startswith("diffkit.")}
+    return {m for m in found if m.count(".") == 1 and m.partition(".")[0] in kinds and "._" not in m}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "--help"], ["sample", "--help"], ["list"]])
+def test_help_and_list_import_no_torch_and_no_part(words: list[str]):
+    found = fresh(*words)
+    assert found["code"] == 0
+    assert "torch" not in found["modules"] and "numpy" not in found["modules"]
+    assert parts_among(found["modules"]) == set()
+
+
+def test_help_of_train_imports_the_default_parts_only():
+    found = fresh("train", "--help")
+    assert "torch" not in found["modules"]
+    assert parts_among(found["modules"]) == {
+        "schedules.linear",
+        "means.eps",
+        "variances.fixed_large",
+        "losses.simple",
+        "timesteps.uniform",
+        "samplers.ancestral",
+        "backbones.unet",
+    }
+
+
+def test_help_imports_the_named_part_in_place_of_the_default():
+    found = fresh("explain", "--schedule", "cosine", "--backbone=mlp", "--help")
+    assert "torch" not in found["modules"]
+    names = parts_among(found["modules"])
+    assert {"schedules.cosine", "backbones.mlp"} <= names
+    assert not {"schedules.linear", "backbones.unet"} & names
+    assert "--schedule.s" in found["out"] and "Offset that keeps the first variances" in found["out"]
+    assert "--schedule.start" not in found["out"] and "--backbone.hidden" in found["out"]
+
+
+def test_help_is_fast():
+    """Half a second on an idle machine; twice that here, so that a busy one does not fail."""
+    assert min(fresh("train", "--help")["seconds"] for _ in range(3)) < 1.0
+
+
+def test_overview_lists_every_command(command: Command):
+    found = command("--help")
+    assert found.code == 0
+    for name in _commands.names():
+        assert name in found.out
+    assert command() == found
+    assert "Exit codes: 0" in " ".join(found.out.split())
+
+
+def test_version(command: Command):
+    import diffkit
+
+    assert command("--version").out.strip() == diffkit.__version__
+
+
+@pytest.mark.parametrize("name", _commands.names())
+def test_every_option_of_every_command_is_explained(name: str):
+    from diffkit.cli._request import look
+
+    assert _commands.one_line(name)
+    for option in look(name, _commands.load(name).takes(), []).options:
+        assert option.help, f"{name}: {option.flag} has no help"
+
+
+def test_every_option_of_every_part_is_explained():
+    from diffkit.cli._slots import part_options
+    from diffkit.registry import KINDS, registry
+
+    for kind in KINDS:
+        for name in registry(kind).built_in_names():
+            for option in part_options(kind, name):
+                assert option.help, f"{kind} {name}: {option.flag} has no help"
+
+
+def test_help_shows_defaults_and_what_is_required(command: Command):
+    text = " ".join(command("train", "--help").out.replace("│", " ").split())
+    assert "[default: 1000]" in text and "[required]" in text and "[default: that of the data]" in text
+    assert "--no-rescale-time" in text
+
+
+def test_commands_are_found_by_file_name():
+    assert {"explain", "list", "nll", "sample", "train"} <= set(_commands.names())

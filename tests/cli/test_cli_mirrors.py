@@ -1,0 +1,31 @@
+"""Options are the keywords of the Python calls, with the same defaults."""
+
+from __future__ import annotations
+
+import inspect
+
+import attrs
+
+import diffkit
+from diffkit.cli._composition import PARTS, Composition
+
+NOT_OPTIONS = {"time_argument", "device"}
+"""The first is for networks of one's own; the second belongs to each command."""
+
+
+def test_composition_options_are_those_of_compose():
+    parameters = inspect.signature(diffkit.compose).parameters
+    assert set(parameters) - NOT_OPTIONS == {*PARTS, *(field.name for field in attrs.fields(Composition))}
+    for kind, default in PARTS.items():
+        assert parameters[kind].default == default
+    for field in attrs.fields(Composition):
+        assert parameters[field.name].default == field.default, field.name
+
+
+def test_options_have_no_name_twice():
+    from diffkit.cli import _commands
+    from diffkit.cli._request import look
+
+    for name in _commands.names():
+        flags = [option.flag for option in look(name, _commands.load(name).takes(), []).options]
+        assert len(flags) == len(set(flags)), name

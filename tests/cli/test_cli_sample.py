@@ -1,0 +1,149 @@
+"""The files that sampling writes."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_support import Command, Refused
+from PIL import Image
+
+import diffkit
+from diffkit.cli._pictures import grid, pixels, write_png
+
+
+def test_files_of_a_class_conditional_system(command: Command, saved: Path, tmp_path: Path):
+    out = tmp_path / "samples"
+    words = ["-n", "5", "--steps", "3", "--classes", "owl,0", "--format", "png,grid,npz", "--out", out]
+    found = command("sample", saved, *words)
+    assert found.code == 0, found.err
+    assert found.out.splitlines() == [
+        f"writing to {out}/",
+        f"{out}/: 5 PNG files",
+        f"{out}/grid.png: a row for each class",
+        f"{out}/samples_5x8x6x1.npz: arr_0 uint8 (5, 8, 6, 1), arr_1 labels",
+    ]
+    names = ["cat_000001.png", "cat_000003.png", "owl_000000.png", "owl_000002.png", "owl_000004.png"]
+    assert sorted(p.name for p in out.glob("*_*.png")) == names
+    with np.load(out / "samples_5x8x6x1.npz") as arrays:
+        assert arrays["arr_1"].dtype == np.int64 and arrays["arr_1"].tolist() == [2, 0, 2, 0, 2]
+        images = arrays["arr_0"]
+    assert np.array_equal(np.asarray(Image.open(out / "cat_000001.png")), images[1, :, :, 0])
+    expected = diffkit.load(saved).sample(5, steps=3, seed=0, y=[2, 0, 2, 0, 2], progress=False)
+    assert np.array_equal(images[:, None, :, :, 0], pixels(expected, 256))
+
+
+def test_options_reach_the_sampler(command: Command, saved: Path, tmp_path: Path):
+    words = ["--format", "npz", "--sampler", "ddim", "--sampler.eta", "0.5", "--seed", "7", "--steps", "trailing4"]
+    for batch_size in (1, 3):
+        out = tmp_path / str(batch_size)
+        assert command("sample", saved, "-n", 3, "--batch-size", batch_size, "--out", out, *words).code == 0
+        with np.load(next(out.glob("*.npz"))) as arrays:
+            expected = diffkit.load(saved).sample(
+                3, steps="trailing4", sampler=("ddim", {"eta": 0.5}), seed=7, y=[0, 1, 2], progress=False
+            )
+            # float32 sums depend on the batch size; half a pixel value is 1/255.
+            assert np.abs(arrays["arr_0"][..., 0] - pixels(expected, 256)[:, 0].astype(float)).max() <= 1
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA"), (2, "L"), (16, "L")])
+def test_any_number_of_channels(command: Command, make_system: Callable, tmp_path: Path, channels: int, mode: str):
+    run, out = make_system(data_shape=(channels, 4, 6)), tmp_path / "out"
+    assert command("sample", run, "-n", "3", "--out", out, "--format", "png,grid,npz").code == 0
+    with Image.open(out / "000002.png") as image:
+        assert image.mode == mode
+        assert image.size == ((6, 4) if channels in (1, 3, 4) else (6 * channels, 4))
+    with np.load(out / f"samples_3x4x6x{channels}.npz") as arrays:
+        assert sorted(arrays) == ["arr_0"] and arrays["arr_0"].shape == (3, 4, 6, channels)
+    with Image.open(out / "grid.png") as image:
+        assert max(image.size) > 100
+
+
+def test_other_data_goes_into_npz(command: Command, refused: Refused, make_system: Callable, tmp_path: Path):
+    points = make_system("points", data_shape=(2,), bins=None)
+    deep = make_system("deep", bins=65536)
+    assert refused("sample", points, "--out", tmp_path / "a") == ("data of shape (2,) is no picture; use --format npz")
+    assert refused("sample", deep, "--out", tmp_path / "a") == (
+        "65536-valued data does not fit into 8-bit PNG files; use --format npz"
+    )
+    assert not (tmp_path / "a").exists()
+    for run, dtype in ((points, np.float32), (deep, np.uint16)):
+        out = tmp_path / run.name / "out"
+        assert command("sample", run, "--out", out, "--format", "npz").code == 0
+        with np.load(next(out.glob("*.npz"))) as arrays:
+            assert arrays["arr_0"].dtype == dtype and len(arrays["arr_0"]) == 16
+
+
+def test_pixels_are_rounded_so_that_all_values_survive():
+    values = torch.arange(256)
+    assert pixels((values / 127.5 - 1).view(256, 1), 256).flatten().tolist() == values.tolist()
+    sixteen = torch.arange(0, 65536, 257)
+    assert pixels((sixteen / 32767.5 - 1).view(-1, 1), 65536).flatten().tolist() == sixteen.tolist()
+    assert pixels(torch.tensor([[-3.0, 3.0]]), 256).tolist() == [[0, 255]]
+
+
+def test_grid_has_gaps_and_a_row_for_each_class():
+    tiles = [np.full((1, 32, 32), value, np.uint8) for value in (0, 50, 100)]
+    found = grid(tiles, columns=2)
+    assert found.shape == (1, 2 * 68 + 4, 2 * 68 + 4)
+    assert found[0, 4, 4] == 0 and found[0, 4, 72] == 50 and found[0, 72, 4] == 100
+    assert found[0, 68:72].min() == 255 and found[0, 100, 100] == 255
+
+
+def test_png_of_colours(tmp_path: Path):
+    image = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)
+    write_png(tmp_path / "a.png", image)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), image.transpose(1, 2, 0))
+
+
+def test_classes(command: Command, refused: Refused, saved: Path, make_system: Callable, tmp_path: Path):
+    assert refused("sample", saved, "--classes", "cta", "--out", tmp_path / "a") == (
+        "no class 'cta'; did you mean 'cat'? (classes: cat, dog, owl)"
+    )
+    assert refused("sample", saved, "--classes", "3", "--out", tmp_path / "a").startswith("no class '3'")
+    assert refused("sample", make_system(), "--classes", "3", "--out", tmp_path / "a") == (
+        "this system has no classes, so none can be chosen"
+    )
+    found = command("sample", saved, "--classes", "none", "-n", "2", "--steps", "2", "--out", tmp_path / "a")
+    assert found.code == 0
+    assert sorted(p.name for p in (tmp_path / "a").glob("none*")) == ["none_000000.png", "none_000001.png"]
+
+
+def test_refusals_before_any_work(refused: Refused, saved: Path, tmp_path: Path):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "x").touch()
+    assert refused("sample", saved, "-n", "0") == "n must be >= 1, got 0"
+    assert refused("sample", saved, "--batch-size", "0") == "batch_size must be >= 1, got 0"
+    assert refused("sample", saved, "--format", "jpg") == "--format must be some of png, grid, npz, got 'jpg'"
+    assert refused("sample", saved, "--out", full).endswith("is not empty; name another folder, or pass --overwrite")
+    assert refused("sample", saved, "--out", full / "x") == f"--out {full / 'x'} is a file; name a folder"
+    assert refused("sample", saved, "--out", full / "x" / "y").endswith(f"{full / 'x'} cannot be written to")
+    assert refused("sample", tmp_path / "no", "--out", tmp_path / "a").endswith("with spec.json and model.safetensors")
+    assert refused("sample", saved, "--steps", "13", "--out", tmp_path / "a").startswith("steps must be <= 12")
+    assert refused("sample", saved, "--device", "nowhere", "--out", tmp_path / "a").startswith(
+        "device 'nowhere' cannot be used here: "
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def test_pictures_need_pillow(refused: Refused, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
+    assert refused("sample", saved, "--out", tmp_path / "a") == (
+        "writing PNG files needs the 'train' extra; run: pip install \"diffkit[train]\""
+    )
+
+
+def test_overwrite_and_config(command: Command, saved: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    words = ["sample", saved, "-n", "2", "--steps", "2", "--out", out, "--format", "npz"]
+    printed = command(*words, "--print-config").out
+    assert not out.exists() and tomllib.loads(printed)["steps"] == 2
+    (tmp_path / "s.toml").write_text(printed)
+    assert command("sample", "--config", tmp_path / "s.toml").code == 0
+    assert command(*words).code == 2
+    assert command(*words, "--overwrite").code == 0

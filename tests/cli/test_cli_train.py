@@ -1,0 +1,71 @@
+"""Training from the command line: what is composed, where it goes, and how it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Command, Refused
+
+import diffkit
+
+TINY = [
+    "--backbone", "mlp", "--backbone.hidden", "8", "--backbone.depth", "1", "--schedule", "cosine",
+    "--num-steps", "8", "--batch-size", "4", "--log-every", "2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "images.npz"
+    np.savez(path, rng.integers(0, 256, (9, 4, 6, 3), dtype=np.uint8), np.arange(9) % 2)
+    return path
+
+
+def test_data_decides_what_is_composed(command: Command, images: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    words = ["train", "--data", images, "--data.labels", "true", "--out", out, "--label-dropout", "0.5", *TINY]
+    found = command(*words, "--steps", "2")
+    assert found.code == 0, found.err
+    assert found.out.splitlines() == [
+        f"run: {out}/",
+        "data: 9 examples of 3x4x6, 256 values, 2 classes",
+        "system: schedule cosine, mean eps, var fixed_large, loss simple, timesteps uniform, sampler ancestral, "
+        "backbone mlp",
+    ]
+    system = diffkit.load(out)
+    assert system.data_shape == (3, 4, 6) and system.settings.bins == 256
+    assert system.spec()["parts"]["backbone"]["options"] == {
+        "hidden": 8, "depth": 1, "num_classes": 2, "null_class": True,
+    }  # fmt: skip
+    assert command(*words, "--steps", "4").code == 0
+    assert "continuing" in command(*words, "--steps", "6").err
+    assert command("sample", out, "-n", "2", "--out", tmp_path / "s", "--classes", "none,1").code == 0
+    assert command("nll", out, "--data", images, "--data.labels", "true", "--num", "2").code == 0
+
+
+def test_what_is_said_wins_over_the_data(command: Command, images: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    words = ["--data", images, "--out", out, "--steps", "1", *TINY, "--backbone.num-classes", "none"]
+    assert command("train", *words).code == 0
+    assert diffkit.load(out).spec()["parts"]["backbone"]["options"]["num_classes"] is None
+
+
+def test_same_seed_same_weights(command: Command, images: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        words = ["--data", images, "--out", tmp_path / name, "--steps", "1", *TINY, "--seed", "3"]
+        assert command("train", *words).code == 0
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
+    assert one == two
+
+
+def test_refusals(refused: Refused, images: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    words = ["--data", images, "--out", out, "--steps", "1", *TINY]
+    assert "batch_size is 10, but the data has 9 examples" in refused("train", *words[:-4], "--batch-size", "10")
+    assert refused("train", *words, "--lr", "-1") == "--lr must be >= 0, got -1.0"
+    assert "compose with data_shape=(3, 4, 6)" in refused("train", *words, "--data-shape", "1,4,6")
+    assert refused("train", *words, "--device", "nowhere").startswith("device 'nowhere' cannot be used here")
+    assert refused("train", *words[:3], images, *words[4:]) == f"--out {images} is a file; name a folder"
