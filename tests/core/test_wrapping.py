@@ -37,17 +37,22 @@ def one_process(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # torch's own, on a CPU
-def test_ddp_and_fsdp2_take_a_system(one_process):
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+def test_ddp_takes_a_system(one_process):
     from torch.nn.parallel import DistributedDataParallel
 
-    plain = gradients(make())
-    for got, want in zip(gradients(DistributedDataParallel(make())), plain, strict=True):
+    for got, want in zip(gradients(DistributedDataParallel(make())), gradients(make()), strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.skipif(torch.__version__.split(".")[:2] == ["2", "6"], reason="FSDP2 of torch 2.6 does not run on a CPU")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_fsdp2_takes_a_system(one_process):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     sharded = make()
     fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
-    for got, want in zip(gradients(sharded), plain, strict=True):
+    for got, want in zip(gradients(sharded), gradients(make()), strict=True):
         assert torch.equal(got, want)
 
 
