@@ -104,41 +104,55 @@ def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
     return columns | dict(parts.var.columns(table))
 
 
-def node_columns(parts: Composition, steps: Steps, wanted: F64) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
+def node_columns(
+    parts: Composition, steps: Steps, wanted: F64, start: Mapping[str, F64]
+) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
     """Columns of `Level` at nodes within steps, and their coefficients.
 
     Args:
         parts: The composition.
         steps: The steps.
         wanted: log_snr of each node, (n, m).
+        start: Columns of the levels that the steps start from, (n,) each.
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
     take = _continuous_node if parts.schedule.continuous else _nearest_level
-    found = [take(parts, steps, column) | {BARE: np.zeros(len(column))} for column in wanted.T]
+    found = [take(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in wanted.T]
     return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
 
 
-def _continuous_node(parts: Composition, steps: Steps, log_snr: F64) -> dict[str, F64]:
-    scale, time = (c.numpy() for c in parts.schedule.level(torch.from_numpy(log_snr.copy())))
+def _continuous_node(parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]) -> dict[str, F64]:
+    """Exactly there; where that is the step's start, which may have no signal, its own columns."""
+    at_start = log_snr == steps.t.log_snr
+    log_snr = np.where(at_start, 0.0, log_snr)
+    scale, time = (c.numpy() for c in parts.schedule.level(torch.from_numpy(log_snr)))
     share = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
     at = Coefs(scale * np.sqrt(share[0]), scale * np.sqrt(share[1]), log_snr)
-    return dict(zip(LEVEL, (*at, *parts.mean.scalings(at, None), time), strict=True))
+    found = zip(LEVEL, (*at, *parts.mean.scalings(at, None), time), strict=True)
+    return {name: np.where(at_start, start[name], column) for name, column in found}
 
 
-def _nearest_level(parts: Composition, steps: Steps, log_snr: F64) -> dict[str, F64]:
-    """The training level nearest in log_snr strictly between each step's ends, or its start."""
+def _nearest_level(parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]) -> dict[str, F64]:
+    """The training level nearest in log_snr: strictly between each step's ends, or on the far side of its start.
+
+    Where there is none, the step's start.
+    """
     table = parts.table
-    clock = table.log_snr[1:]
-    distance = np.abs(clock[None, :] - log_snr[:, None])
-    low = np.minimum(steps.t.log_snr, steps.s.log_snr)[:, None]
-    high = np.maximum(steps.t.log_snr, steps.s.log_snr)[:, None]
-    inside = (clock[None, :] > low) & (clock[None, :] < high)
-    start = np.argmin(np.abs(clock[None, :] - steps.t.log_snr[:, None]), axis=1)
-    nearest = np.argmin(np.where(inside, distance, np.inf), axis=1)
-    rows = np.where(inside.any(axis=1), nearest, start) + 1
+    clock = table.log_snr[None, 1:]
+    wanted, t, s = log_snr[:, None], steps.t.log_snr[:, None], steps.s.log_snr[:, None]
+    between = (clock > np.minimum(t, s)) & (clock < np.maximum(t, s))
+    beyond = np.where(t < s, (wanted < t) & (clock < t), (wanted > t) & (clock > t))
+    stays = np.where(t < s, wanted <= t, wanted >= t)
+    allowed = np.where(stays, beyond, between)
+    with np.errstate(invalid="ignore"):  # a level without signal is nobody's nearest
+        distance = np.abs(clock - wanted)
+        # t itself may be nearer than any level beyond it
+        allowed = allowed & (distance <= np.where(stays, np.abs(t - wanted), np.inf)) & np.isfinite(clock)
+    nearest = np.argmin(np.where(allowed, distance, np.inf), axis=1)
     columns = dict(zip(LEVEL, (*table.at(), *scalings(parts.mean, table), table.time), strict=True))
-    return {name: column[rows] for name, column in columns.items()}
+    found = allowed.any(axis=1)
+    return {name: np.where(found, column[nearest + 1], start[name]) for name, column in columns.items()}
 
 
 def transition_columns(table: ProcessTable) -> dict[str, F64]:

@@ -276,7 +276,8 @@ class Sampler(Part, Protocol):
         """Return log_snr of further evaluations within each step, (n, m) float64, or None if there are none.
 
         On a continuous schedule the network is asked exactly there; on a discrete one, at the nearest level of the
-        training table strictly between the step's ends (at t itself if there is none). `plan` is given what was taken.
+        training table strictly between the step's ends, or, for a node on the far side of t, beyond t (at t itself if
+        there is none). t itself may be asked for, whatever its log_snr. `plan` is given what was taken.
         """
         return None
 

@@ -168,12 +168,12 @@ def _program(
 ) -> Program:
     levels = level_columns(parts, table)
     wanted = sampler.nodes(steps)
-    nodes, coefs = ([], ()) if wanted is None else node_columns(parts, steps, wanted)
+    start = {name: c[from_rows] for name, c in levels.items()}
+    nodes, coefs = ([], ()) if wanted is None else node_columns(parts, steps, wanted, start)
     steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)
-    at = {"t": from_rows, "s": to_rows}
-    blocks = {end: {name: c[rows] for name, c in levels.items()} for end, rows in at.items()}
+    blocks = {"t": start, "s": {name: c[to_rows] for name, c in levels.items()}}
     columns = Columns(blocks | {f"node{i}": node for i, node in enumerate(nodes)} | {"coef": plan})
     return Program(sampler, columns, tuple(int(k) for k in table.index[to_rows]), may_end, len(nodes))
 
