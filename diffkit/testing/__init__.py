@@ -1,0 +1,26 @@
+"""The conformance kit: tells the author of a part whether it keeps the laws of its kind.
+
+    from diffkit.testing import parametrize_checks
+
+    @parametrize_checks("sampler", Heun(), Heun(churn=10))
+    def test_heun(check): check()
+
+`check_component` returns results instead, `checks_for` lists the laws. `oracles` are exact denoisers to test anything
+against, `strategies` are Hypothesis strategies (they need the extra "testing"). The built-in parts go through the
+same door.
+"""
+
+from diffkit.testing._check import Check as Check
+from diffkit.testing._check import CheckResult as CheckResult
+from diffkit.testing._check import LawError as LawError
+from diffkit.testing._check import NotApplicableError as NotApplicableError
+from diffkit.testing._check import Where as Where
+from diffkit.testing._run import check_component as check_component
+from diffkit.testing._run import checks_for as checks_for
+from diffkit.testing._run import parametrize_checks as parametrize_checks
+from diffkit.testing._run import report as report
+from diffkit.testing._sampler_order import measured_orders as measured_orders
+from diffkit.testing.oracles import DiracOracle as DiracOracle
+from diffkit.testing.oracles import GaussianOracle as GaussianOracle
+from diffkit.testing.oracles import MixtureOracle as MixtureOracle
+from diffkit.testing.oracles import network_of as network_of

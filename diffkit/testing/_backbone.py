@@ -1,0 +1,283 @@
+"""Laws of backbones: recipes, and the networks they build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from diffkit._errors import DiffkitError, OptionError
+from diffkit.protocols import Backbone
+from diffkit.testing._check import LawError, NotApplicableError, Where, check
+from diffkit.testing._close import require, require_close, require_same
+from diffkit.testing._host import on_fake_tensors
+from diffkit.testing._parts import DATA_SHAPES
+from diffkit.testing._paths import VP, compose
+
+_TRIED = ((2,), (1, 16), (3, 16, 16), (4, 16, 8), (2, 4, 8, 8))
+"""Shapes that each get a network of their own: one to three axes, square and not, one channel and four."""
+
+Conditions = Callable[[int, tuple[int, ...]], Mapping[str, Tensor]]
+
+
+@frozen(eq=False)
+class Net:
+    """A built network whose weights are all random, none zero, and what it is asked with.
+
+    Attributes:
+        network: The network, in evaluation mode.
+        data_shape: Shape of one example.
+        out_channels: Channels asked for.
+        conditions: Keywords it needs, by batch size.
+    """
+
+    network: nn.Module
+    data_shape: tuple[int, ...]
+    out_channels: int
+    conditions: Callable[[int], dict[str, Tensor]]
+
+    @property
+    def where(self) -> Where:
+        """The shape of the data, for a finding."""
+        return Where(detail=f"data {self.data_shape}, {self.out_channels} output channels")
+
+    def inputs(self, batch: int = 3) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return x, time and conditions of a batch, the same for every call."""
+        generator = torch.Generator().manual_seed(batch)
+        x = torch.randn(batch, *self.data_shape, generator=generator)
+        return x, torch.rand(batch, generator=generator) * 900 + 20, self.conditions(batch)
+
+    def __call__(self, x: Tensor, time: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Evaluate the network without a gradient."""
+        with torch.no_grad():
+            out: Tensor = self.network(x, time, **conditions)
+        return out
+
+
+def _net(backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_channels: int | None = None) -> Net:
+    """Build it for the first shape of data that it takes, or for the one asked for."""
+    for shape in DATA_SHAPES if data_shape is None else (data_shape,):
+        channels = shape[0] if out_channels is None else out_channels
+        try:
+            network = backbone.build(shape, channels)
+        except OptionError:
+            continue
+        _randomize(network)
+        return Net(network.eval(), shape, channels, _conditions_of(network, shape))
+    raise LawError("a shape of data that it takes", f"OptionError for each of {DATA_SHAPES}")
+
+
+def _randomize(network: nn.Module) -> None:
+    """Move every weight off its initial value: many networks start as exactly zero, and would hide what is wrong."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+def _conditions_of(network: nn.Module, shape: tuple[int, ...]) -> Callable[[int], dict[str, Tensor]]:
+    """Find out which of the usual conditions a network needs: none, labels y, a smaller image low_res, or both."""
+
+    def labels(batch: int) -> dict[str, Tensor]:
+        return {"y": torch.zeros(batch, dtype=torch.int64)}
+
+    def images(batch: int) -> dict[str, Tensor]:
+        small = [max(1, side // 2) for side in shape[1:]]
+        return {"low_res": torch.ones(batch, shape[0], *small)}
+
+    candidates: list[Callable[[int], dict[str, Tensor]]] = [
+        lambda batch: {},
+        labels,
+        images,
+        lambda batch: labels(batch) | images(batch),
+    ]
+    first: Exception | None = None
+    for conditions in candidates:
+        try:
+            with torch.no_grad():
+                network(torch.zeros(2, *shape), torch.ones(2), **conditions(2))
+        except Exception as error:
+            first = first or error
+            continue
+        return conditions
+    assert first is not None
+    expected = "an answer to x and time, or with y=labels or low_res=image"
+    raise LawError(expected, f"{type(first).__name__}: {first}", Where(detail=f"data {shape}")) from first
+
+
+@check("backbone")
+def channels_as_asked(backbone: Backbone) -> None:
+    """For every shape of data it takes, it returns the channels asked for, and the sizes and batch of the data.
+
+    Usually: a channel count of 3 or 6 written down, or sides that are rounded by down- and upsampling.
+    """
+    taken = _net(backbone)
+    for shape in {taken.data_shape: None} | dict.fromkeys(_TRIED):
+        for channels in (shape[0], 2 * shape[0]) if shape == taken.data_shape else (shape[0] + 1,):
+            try:
+                net = _net(backbone, shape, channels)
+            except LawError as error:
+                if error.found.startswith("OptionError"):
+                    continue
+                raise
+            for batch in (1, 2):
+                out = net(*net.inputs(batch))
+                wanted = (batch, channels, *shape[1:])
+                require(tuple(out.shape) == wanted, f"shape {wanted}", tuple(out.shape), net.where)
+    read = backbone.channels_in(taken.data_shape)
+    require(read >= taken.data_shape[0], f"channels_in >= {taken.data_shape[0]}", read, taken.where)
+
+
+@check("backbone")
+def refuses_by_name(backbone: Backbone) -> None:
+    """A shape of data that problems() does not speak of can be built, and one it refuses raises OptionError.
+
+    Usually: a shape error from deep inside the network where an OptionError belongs.
+    """
+    for shape in _TRIED:
+        parts = attrs.evolve(compose(VP, 3).parts, data_shape=shape, names=_names())
+        problems = list(backbone.problems(parts))
+        where = Where(detail=f"data {shape}")
+        try:
+            backbone.build(shape, shape[0])
+        except OptionError as error:
+            require(bool(problems), "a sentence in problems()", f"none, and build says: {error}", where)
+        except DiffkitError:
+            raise
+        except Exception as error:
+            raise LawError("an OptionError", f"{type(error).__name__}: {error}", where) from error
+        else:
+            require(not problems, "an OptionError from build()", f"none, and problems() says: {problems[:1]}", where)
+
+
+def _names() -> dict[str, str]:
+    return dict.fromkeys(("schedule", "mean", "var", "loss", "timesteps", "sampler", "backbone"), "any")
+
+
+@check("backbone")
+def uses_time(backbone: Backbone) -> None:
+    """Its answer depends on time, and each example's on its own time.
+
+    Usually: an embedding that never reaches the blocks, or the first example's time used for all.
+    """
+    net = _net(backbone)
+    x, time, conditions = net.inputs()
+    base = net(x, time, conditions)
+    for i in range(len(x)):
+        other = time.clone()
+        other[i] += 300
+        moved = (net(x, other, conditions) - base).flatten(1).abs().max(1).values > 1e-7
+        wanted = [j == i for j in range(len(x))]
+        where = attrs.evolve(net.where, detail=f"{net.where.detail}, time of example {i} changed")
+        require(moved.tolist() == wanted, f"changed examples {wanted}", moved.tolist(), where)
+
+
+@check("backbone")
+def tells_times_apart_in_bfloat16(backbone: Backbone) -> None:
+    """In bfloat16 it returns finite numbers near the float32 ones, and still tells time 999 from 1000.
+
+    Usually: time cast to the network's dtype before it is embedded; bfloat16 has 8 bits, so 999 becomes 1000.
+    """
+    net = _net(backbone)
+    x, time, conditions = net.inputs()
+    exact = net(x, time, conditions)
+    short = attrs.evolve(net, network=net.network.to(torch.bfloat16))
+    cast = {n: c.bfloat16() if c.is_floating_point() else c for n, c in conditions.items()}
+    found = short(x.bfloat16(), time, cast)
+    require(bool(found.isfinite().all()), "finite numbers in bfloat16", "inf or NaN", net.where)
+    size = float(exact.abs().max())
+    require_close(found.float(), exact, 0.1, "output in bfloat16", net.where, scale=size)
+    one, other = (short(x.bfloat16(), torch.full((len(x),), at), cast) for at in (999.0, 1000.0))
+    require(not torch.equal(one, other), "different answers at times 999 and 1000", "the same", net.where)
+
+
+@check("backbone")
+def rows_are_independent(backbone: Backbone) -> None:
+    """An example's answer depends on nothing else in the batch, in training mode too.
+
+    Usually: batch normalization, or a reshape that mixes examples with positions.
+    """
+    net = _net(backbone)
+    x, time, conditions = net.inputs()
+    changed = x.clone()
+    changed[0] = -2 * changed[0] + 1
+    for training in (False, True):
+        net.network.train(training)
+        answers = []
+        for data in (x, changed):
+            torch.manual_seed(11)  # the same dropout both times
+            answers.append(net(data, time, conditions)[1:])
+        where = attrs.evolve(net.where, detail=net.where.detail + (", training mode" if training else ""))
+        size = float(answers[0].abs().max())
+        require_close(answers[1], answers[0], 1e-5, "answers for examples that stayed", where, scale=size)
+
+
+@check("backbone")
+def every_weight_is_trained(backbone: Backbone) -> None:
+    """Every parameter gets a finite gradient that is not zero, and x gets one too.
+
+    Usually: a layer that is built but not called, a detach, or a parameter under another option's branch.
+    """
+    net = _net(backbone)
+    x, time, conditions = net.inputs()
+    x.requires_grad_()
+    out = net.network(x, time, **conditions)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(6))
+    (out * weight).sum().backward()
+    for name, tensor in [("x", x), *net.network.named_parameters()]:
+        if tensor.requires_grad:
+            require(tensor.grad is not None, f"a gradient for {name}", "none", net.where)
+            good = bool(tensor.grad.isfinite().all() and (tensor.grad != 0).any())  # type: ignore[union-attr]
+            require(good, f"a finite gradient for {name} that is not zero", "zero, inf or NaN", net.where)
+
+
+@check("backbone")
+def pure_forward(backbone: Backbone) -> None:
+    """In evaluation mode it changes neither arguments nor its own weights and buffers, and repeats itself.
+
+    Usually: an in-place activation on the input, or statistics updated in evaluation mode.
+    """
+    net = _net(backbone)
+    given = net.inputs()
+    kept = ([given[0].clone(), given[1].clone()], {n: v.clone() for n, v in net.network.state_dict().items()})
+    first, again = net(*given), net(*given)
+    require_same(again, first, "the same answer again", net.where)
+    require_same([given[0], given[1]], kept[0], "x and time unchanged", net.where)
+    require_same(dict(net.network.state_dict()), kept[1], "weights and buffers unchanged", net.where)
+
+
+@check("backbone")
+def reads_no_value(backbone: Backbone) -> None:
+    """It never makes the host wait: no value of a tensor is read.
+
+    Usually: .item() on time, an `if` on a tensor, or a constant tensor made on import.
+    """
+    shape = _net(backbone).data_shape
+    probe = _net(backbone, shape)
+    with on_fake_tensors():
+        network = backbone.build(shape, shape[0]).eval()
+        conditions = {n: torch.zeros_like(torch.empty(v.shape, dtype=v.dtype)) for n, v in probe.conditions(2).items()}
+        network(torch.zeros(2, *shape), torch.ones(2), **conditions)
+
+
+@check("backbone")
+def labels_are_used(backbone: Backbone) -> None:
+    """If it needs labels, its answer depends on them, each example's on its own.
+
+    Usually: an embedding of labels that is added nowhere.
+    """
+    net = _net(backbone)
+    x, time, conditions = net.inputs()
+    if "y" not in conditions:
+        raise NotApplicableError("it takes no labels")
+    base = net(x, time, conditions)
+    other = {**conditions, "y": conditions["y"].clone()}
+    other["y"][1] = 1
+    try:
+        moved = (net(x, time, other) - base).flatten(1).abs().max(1).values > 1e-7
+    except IndexError as error:
+        raise NotApplicableError("it has one class") from error
+    require(moved.tolist() == [False, True, False], "a change of example 1 only", moved.tolist(), net.where)

@@ -1,0 +1,218 @@
+"""What a check is, what it finds, and how a finding reads."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from attrs import field, frozen
+
+from diffkit.registry import KINDS
+
+Law = Callable[[Any], None]
+
+
+@frozen
+class Where:
+    """Where a law was found broken.
+
+    Attributes:
+        path: "vp", "ve" or "linear", with what is special about it; "" where no table is involved.
+        num_steps: T of the table.
+        level: Level of the table, 1..T.
+        detail: Anything else: shape of the data, options tried.
+    """
+
+    path: str = ""
+    num_steps: int | None = None
+    level: int | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.path} path" if self.path else "",
+            f"T = {self.num_steps}" if self.num_steps is not None else "",
+            f"level {self.level}" if self.level is not None else "",
+            self.detail,
+        ]
+        return ", ".join(filter(None, parts))
+
+
+class LawError(AssertionError):
+    """A part breaks a law of its kind.
+
+    Attributes:
+        expected, found: In words or numbers.
+        where: Path, number of steps, level.
+        cause: What usually causes it; the check's own text if empty.
+    """
+
+    def __init__(self, expected: str, found: str, where: Where | None = None, cause: str = ""):
+        super().__init__(f"expected {expected}, found {found}" + (f" ({where})" if where and str(where) else ""))
+        self.expected = expected
+        self.found = found
+        self.where = where or Where()
+        self.cause = cause
+
+
+class NotApplicableError(Exception):
+    """A law that says nothing about this part, with the reason."""
+
+
+@frozen
+class CheckResult:
+    """What one check found in one part.
+
+    Attributes:
+        check: Name of the check.
+        kind: Kind of the part.
+        part: The part, as it prints itself.
+        status: "passed", "failed", "expected" (failed, and the caller said so) or "skipped" (says nothing of it).
+        law: What must hold.
+        where, expected, found, cause: Of a failure; see `LawError`.
+        reason: Of "expected" and "skipped".
+        seconds: How long it took.
+    """
+
+    check: str
+    kind: str
+    part: str
+    status: str
+    law: str
+    where: Where = field(factory=Where)
+    expected: str = ""
+    found: str = ""
+    cause: str = ""
+    reason: str = ""
+    seconds: float = field(default=0.0, eq=False)
+
+    @property
+    def ok(self) -> bool:
+        """False if the check failed and nobody expected it to."""
+        return self.status != "failed"
+
+    def __str__(self) -> str:
+        """Print like a review: what law, where, expected, found, what usually causes it."""
+        if self.status != "failed":
+            return f"{self.kind} {self.part}: {self.check} {self.status}" + (f" ({self.reason})" if self.reason else "")
+        lines = {
+            "law": self.law,
+            "where": str(self.where),
+            "expected": self.expected,
+            "found": self.found,
+            "usually": self.cause,
+        }
+        body = [f"  {name + ':':10}{_indented(text)}" for name, text in lines.items() if text]
+        return "\n".join([f"{self.kind} {self.part} fails {self.check!r}", *body])
+
+
+@frozen
+class Check:
+    """One law of one kind of part.
+
+    Calling it with a part returns None, or raises `LawError` (or `NotApplicableError`).
+
+    Attributes:
+        name: How it is referred to.
+        kind: Kind of part it is about.
+        law: What must hold, one sentence.
+        cause: What usually breaks it.
+        run: The function that checks.
+    """
+
+    name: str
+    kind: str
+    law: str
+    cause: str
+    run: Law = field(repr=False, eq=False)
+
+    def __call__(self, part: Any) -> None:
+        """Check a part on its own random numbers, numeric warnings being errors."""
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            torch.manual_seed(0)
+            try:
+                self.run(part)
+            except (LawError, NotApplicableError):
+                raise
+            except Exception as error:
+                where = Where(detail=_line_in(part, error))
+                raise LawError("no exception", f"{type(error).__name__}: {error}", where) from error
+
+    def result(self, part: Any, expected_failure: str | None = None) -> CheckResult:
+        """Check a part and return what was found.
+
+        Args:
+            part: An instance.
+            expected_failure: Why it is known to fail; passing is then a failure.
+        """
+        begun = time.perf_counter()
+        found: dict[str, Any] = {"status": "passed"}
+        try:
+            self(part)
+        except NotApplicableError as error:
+            found = {"status": "skipped", "reason": str(error)}
+        except LawError as error:
+            found = {"status": "failed", "where": error.where, "expected": error.expected, "found": error.found}
+            found |= {"cause": error.cause or self.cause}
+        if expected_failure is not None:
+            found = _against_expectation(found, expected_failure)
+        seconds = time.perf_counter() - begun
+        return CheckResult(self.name, self.kind, repr(part), law=self.law, seconds=seconds, **found)
+
+
+def _against_expectation(found: dict[str, Any], reason: str) -> dict[str, Any]:
+    if found["status"] == "failed":
+        return found | {"status": "expected", "reason": reason}
+    return {
+        "status": "failed",
+        "expected": f"a failure: {reason}",
+        "found": "none; the check " + found["status"],
+        "cause": "what was known to be wrong is fixed; take the check out of expected_failures",
+    }
+
+
+_OF_ALL: dict[str, list[Check]] = {kind: [] for kind in KINDS}
+_OF_ONE: dict[str, list[Check]] = {kind: [] for kind in KINDS}
+
+
+def check(kind: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that makes a function a check of one kind, or of every kind, which is then an argument.
+
+    Its name is the check's, the first line of its docstring the law, and what follows "Usually:" what causes a failure.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        text = inspect.cleandoc(function.__doc__ or "")
+        law, _, rest = text.partition("\n")
+        cause = " ".join(rest.partition("Usually:")[2].split())
+        for each in KINDS if kind is None else (kind,):
+            run = functools.partial(function, kind=each) if kind is None else function
+            made = Check(function.__name__, each, law.rstrip("."), cause.rstrip("."), run)
+            (_OF_ALL if kind is None else _OF_ONE)[each].append(made)
+        return function
+
+    return decorate
+
+
+def checks_of(kind: str) -> tuple[Check, ...]:
+    """Every check of a kind, those of all kinds first, in the order they are written."""
+    return (*_OF_ALL[kind], *_OF_ONE[kind])
+
+
+def _line_in(part: Any, error: BaseException) -> str:
+    """The innermost line of the part's own file that the error came through, or the innermost of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = inspect.getsourcefile(type(part)) if isinstance(type(part), type) else None
+    mine = [frame for frame in frames if frame.filename == own] or frames[-1:]
+    return f"{mine[-1].filename.rpartition('/')[2]}, line {mine[-1].lineno}" if mine else ""
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n" + " " * 12)

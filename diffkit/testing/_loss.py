@@ -1,0 +1,366 @@
+"""Laws of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit._errors import CompositionError, OptionError
+from diffkit.protocols import Loss
+from diffkit.table import Coefs
+from diffkit.testing._check import NotApplicableError, Where, check
+from diffkit.testing._close import mapped, require, require_close, require_same
+from diffkit.testing._host import count_graphs, on_fake_tensors
+from diffkit.testing._paths import VE, VP, WHOLE, ContinuousLevels, Path, compose, target_of
+
+_MEANS = ("eps", "x_start", "v", "x_prev")
+_VARS = ("fixed_small", "learned_range", "learned")
+_SHAPE = (2, 3, 4)
+
+
+@frozen(eq=False)
+class Case:
+    """A loss in a composition, with a batch of data at some levels.
+
+    Attributes:
+        system: The composition.
+        where: What it is, for a finding.
+        x_start, noise: Data on the decoder's bins, away from its ends, and noise, float64.
+        level: Level of each row (log_snr where levels are continuous).
+        exact: Mean channels of the exact prediction.
+        raw: Variance channels, or None.
+    """
+
+    system: Any
+    where: Where
+    x_start: Tensor
+    noise: Tensor
+    level: Tensor
+    exact: Tensor
+    raw: Tensor | None
+
+    def terms(self, mean: Tensor, raw: Tensor | None = None, **more: Any) -> dict[str, Tensor]:
+        """Return the loss's terms when the network answers with these channels."""
+        raw = self.raw if raw is None else raw
+        out = mean if raw is None else torch.cat([mean, raw], 1)
+        given = {"x_start": self.x_start, "level": self.level, "noise": self.noise} | more
+        found: dict[str, Tensor] = self.system.loss_terms(lambda x, time: out, **given)
+        return found
+
+    def rows(self, picked: Tensor) -> Case:
+        """The same for some rows of the batch."""
+        raw = None if self.raw is None else self.raw[picked]
+        names = ("x_start", "noise", "level", "exact")
+        return attrs.evolve(self, raw=raw, **{name: getattr(self, name)[picked] for name in names})
+
+
+def _system(loss: Loss, path: Path, num_steps: int, **parts: Any) -> Any:
+    parts = {"sampler": "ancestral", "data_shape": _SHAPE} | parts
+    try:
+        return compose(path, num_steps, loss=loss, **parts)
+    except (CompositionError, OptionError):
+        return None
+
+
+def _case(system: Any, where: Where, level: Tensor, seed: int = 0) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(level), *system.data_shape)
+    steps = torch.randint(20, 235, shape, generator=generator, dtype=torch.int64)
+    x_start, noise = steps / 127.5 - 1, torch.randn(shape, generator=generator, dtype=torch.float64)
+    x_start = x_start.double()
+    raw = None
+    if system.parts.var.extra_outputs:
+        channels = shape[1] * system.parts.var.extra_outputs
+        raw = torch.rand(shape[0], channels, *shape[2:], generator=generator, dtype=torch.float64) * 1.6 - 0.8
+        raw = raw - 3.0 if not system.parts.var.columns(system.table) else raw
+    return Case(system, where, x_start, noise, level, _exact(system, level, x_start, noise), raw)
+
+
+def _exact(system: Any, level: Tensor, x_start: Tensor, noise: Tensor) -> Tensor:
+    """What a perfect network answers."""
+    if level.is_floating_point():
+        scale, _ = system.parts.schedule.level(level)
+        at = Coefs(scale * level.sigmoid().sqrt(), scale * (-level).sigmoid().sqrt(), level)
+        target: tuple[Any, ...] = target_of(at, system.parts.mean.scalings(at, None))
+    else:
+        table = system.table
+        at = table.at(slice(1, None))
+        columns = target_of(at, system.parts.mean.scalings(at, table.at(slice(None, -1))))
+        target = tuple(torch.from_numpy(column)[level - 1] for column in columns)
+    p, q = (value.view(-1, *(1,) * (x_start.ndim - 1)) for value in target)
+    exact: Tensor = p * x_start + q * noise
+    return exact
+
+
+def _levels(num_steps: int) -> Tensor:
+    """Levels 1 (twice), T and some between."""
+    return torch.tensor([1, num_steps, 1, max(1, num_steps // 3), max(1, num_steps - 1), max(1, num_steps // 2)])
+
+
+def _compositions(loss: Loss) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The means and variances it goes with, on a VP table of 20 levels."""
+    accepted = 0
+    for var in _VARS:
+        for mean in _MEANS:
+            system = _system(loss, VP, 20, mean=mean, var=var)
+            if system is not None:
+                accepted += 1
+                yield {"mean": mean, "var": var}, system
+    require(accepted > 0, "a mean and a variance that it goes with", "all built-in ones are refused")
+
+
+def _cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> Iterator[Case]:
+    """The loss in every composition it goes with, and at continuous levels if it can."""
+    for parts, _ in _compositions(loss):
+        label = f"mean {parts['mean']!r}, var {parts['var']!r}"
+        for path, num_steps in ((VP, 20), (VE, 20), (VP, 1), (VP, 2), (VP, 3)):
+            system = _system(loss, path, num_steps, bins=bins, **parts)
+            if system is not None and _mostly(parts, path, num_steps):
+                yield _case(system, Where(path.label, num_steps, detail=label), _levels(num_steps))
+    if continuous and "transition" not in loss.needs:
+        yield from _continuous_cases(loss, bins)
+
+
+def _mostly(parts: dict[str, Any], path: Path, num_steps: int) -> bool:
+    """Every mean and variance on the main table; on the others one of each, to save time."""
+    return (path is VP and num_steps == 20) or parts["mean"] in ("eps", "v")
+
+
+def _continuous_cases(loss: Loss, bins: int | None) -> Iterator[Case]:
+    level = torch.tensor([-6.0, -2.0, 0.1, 3.0, 7.0], dtype=torch.float64)
+    for path in WHOLE:
+        system = _system(loss, path, 20, bins=bins, timesteps=ContinuousLevels(), mean="v", var="fixed_small")
+        if system is not None:
+            yield _case(system, Where(path.label, detail="continuous levels"), level)
+
+
+def _some_output(case: Case, seed: int = 7, size: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    away = torch.randn(case.exact.shape, generator=generator, dtype=torch.float64)
+    return case.exact + size * away
+
+
+def _level_of(case: Case, row: int) -> Where:
+    level = case.level[row]
+    if level.is_floating_point():
+        return attrs.evolve(case.where, detail=f"{case.where.detail}, log_snr {float(level):g}")
+    return attrs.evolve(case.where, level=int(level))
+
+
+@check("loss")
+def one_number_for_each_example(loss: Loss) -> None:
+    """It returns "loss" and metrics, each a finite float32 of shape (B,), also for a network that is far off.
+
+    Usually: .mean() over the batch, a log of something that reaches 0, or float64 constants.
+    """
+    for case in _cases(loss, bins=256):
+        for size in (0.0, 1.0, 10.0):
+            given = mapped(torch.Tensor.float, (case.x_start, case.noise, _some_output(case, size=size), case.raw))
+            terms = case.terms(given[2], given[3], x_start=given[0], noise=given[1])
+            require("loss" in terms, "a term called 'loss'", sorted(terms), case.where)
+            for name, term in terms.items():
+                found = f"{term.dtype} {tuple(term.shape)}"
+                good = term.shape == (len(case.level),) and term.dtype == torch.float32
+                require(good, f"{name!r} float32 ({len(case.level)},)", found, case.where)
+                bad = (~term.isfinite()).nonzero().flatten().tolist()
+                at = _level_of(case, bad[0]) if bad else case.where
+                require(not bad, f"{name!r} finite", [float(term[i]) for i in bad[:1]], at)
+
+
+@check("loss")
+def any_shape_of_data(loss: Loss) -> None:
+    """Points, signals, images and volumes, one example or many.
+
+    Usually: dim=(1, 2, 3), a shape written out, or a squeeze that takes the batch axis with it.
+    """
+    for parts, _ in _compositions(loss):
+        for shape, batch in (((2,), 1), ((3, 5), 2), ((1, 4, 6), 2), ((2, 2, 3, 2), 1)):
+            system = _system(loss, VP, 20, data_shape=shape, **parts)
+            where = Where("vp", 20, detail=f"data {(batch, *shape)}")
+            case = _case(system, where, torch.tensor([20, 1])[:batch])
+            for name, term in case.terms(_some_output(case)).items():
+                require(tuple(term.shape) == (batch,), f"{name!r} of shape ({batch},)", tuple(term.shape), where)
+
+
+@check("loss")
+def least_at_the_exact_prediction(loss: Loss) -> None:
+    """No other prediction costs less than the exact one, at any level, and one that is clearly off costs more.
+
+    Usually: a target of another parameterization, a wrong sign or weight (a negative one), or alpha for sqrt alpha.
+    """
+    for case in _cases(loss):
+        least = case.terms(case.exact)["loss"]
+        for seed, size in ((1, 1e-3), (2, 0.03), (3, 0.5), (4, 3.0)):
+            for sign in (1, -1):
+                other = case.terms(_some_output(case, seed, sign * size))["loss"]
+                gain = least - other
+                worst = int(gain.argmax())
+                small = 1e-9 * (1 + float(least[worst].abs()))
+                found = f"{float(other[worst]):.6g} at a prediction off by {size}"
+                wanted = f"a loss >= {float(least[worst]):.6g}, that of the exact prediction"
+                require(float(gain[worst]) <= small, wanted, found, _level_of(case, worst))
+                if size >= 0.5:
+                    flat = (other <= least).nonzero().flatten().tolist()
+                    at = _level_of(case, flat[0]) if flat else case.where
+                    require(not flat, f"a larger loss at a prediction off by {size}", "the same", at)
+
+
+@check("loss")
+def no_pull_at_the_exact_prediction(loss: Loss) -> None:
+    """At the exact prediction the gradient into the mean vanishes.
+
+    Usually: a term that trains something else through the network's mean; detach the mean there.
+    """
+    for case in _cases(loss):
+        mean = case.exact.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(case.terms(mean)["loss"].sum(), mean)
+        away = _some_output(case, size=1.0).requires_grad_()
+        (usual,) = torch.autograd.grad(case.terms(away)["loss"].sum(), away)
+        size = usual.abs().flatten(1).max(1).values
+        still = (size == 0).nonzero().flatten().tolist()
+        at = _level_of(case, still[0]) if still else case.where
+        require(not still, "a gradient into the mean away from the exact prediction", "none", at)
+        pull = gradient.abs().flatten(1).max(1).values / size
+        worst = int(pull.argmax())
+        require(float(pull[worst]) < 1e-6, "no gradient", f"{float(pull[worst]):.3g} of usual", _level_of(case, worst))
+
+
+@check("loss")
+def trains_what_it_declares(loss: Loss) -> None:
+    """A learned variance that it accepts gets a gradient; if it needs one, the mean is not trained by it.
+
+    Usually: a detach too many, or too few: IDDPM's bound trains the variance only, its mean is detached.
+    """
+    learned = [case for case in _cases(loss, continuous=False) if case.raw is not None]
+    if not learned:
+        raise NotApplicableError("it goes with fixed variances only")
+    for case in learned:
+        if case.where.num_steps == 1:  # one level, where both ends of the range are one
+            continue
+        mean, raw = _some_output(case).requires_grad_(), case.raw.clone().requires_grad_()  # type: ignore[union-attr]
+        gradients = torch.autograd.grad(case.terms(mean, raw)["loss"].sum(), (mean, raw), allow_unused=True)
+        require(gradients[1] is not None, "a gradient into the variance channels", "none", case.where)
+        silent = (gradients[1].flatten(1).abs().max(1).values == 0).nonzero().flatten().tolist()
+        at = _level_of(case, silent[0]) if silent else case.where
+        require(not silent, "a gradient into the variance channels", "0", at)
+        if "learned_variance" in loss.needs:
+            other = torch.autograd.grad(case.terms(mean, raw.detach() + 0.3)["loss"].sum(), mean)[0]
+            size = gradients[0].abs().max()
+            require_close(
+                other, gradients[0], 1e-9, "the mean's gradient, whatever the variance", case.where, scale=size
+            )
+
+
+@check("loss")
+def rows_are_independent(loss: Loss) -> None:
+    """An example's terms depend on nothing else in the batch.
+
+    Usually: a normalization, a mean or a sort over the batch.
+    """
+    for case in _cases(loss, bins=256):
+        mean = _some_output(case)
+        together = case.terms(mean)
+        for i in range(len(case.level)):
+            picked = torch.tensor([i])
+            alone = case.rows(picked).terms(mean[picked])
+            for name, term in together.items():
+                at = _level_of(case, i)
+                require_close(alone[name], term[picked], 1e-9, f"{name!r} of one row alone", at)
+
+
+@check("loss")
+def decoder_rows_change_nothing(loss: Loss) -> None:
+    """Any true bound on the number of rows at level 1 gives the same terms and gradients.
+
+    Usually: the decoder's rows put back in the wrong places, or the bound taken for the exact number.
+    """
+    for case in _cases(loss, bins=256, continuous=False):
+        mean = _some_output(case).requires_grad_()
+        count = int((case.level == 1).sum())
+        wanted = _with_gradient(case, mean, None)
+        for rows in sorted({count, min(count + 1, len(case.level)), len(case.level)}):
+            found = _with_gradient(case, mean, rows)
+            at = attrs.evolve(case.where, detail=f"decoder_rows={rows}, {count} rows at level 1")
+            for name, a, b in zip(("loss", "gradient"), found, wanted, strict=True):
+                require_close(a, b, 1e-9, name, at, scale=1 + b.detach().abs().max())
+
+
+def _with_gradient(case: Case, mean: Tensor, rows: int | None) -> tuple[Tensor, Tensor]:
+    loss = case.terms(mean, decoder_rows=rows)["loss"]
+    return loss, torch.autograd.grad(loss.sum(), mean)[0]
+
+
+@check("loss")
+def pure(loss: Loss) -> None:
+    """It changes no argument and gives the same for the same.
+
+    Usually: an operation ending in "_", noise drawn inside, or a running mean kept on the class.
+    """
+    for case in _cases(loss, bins=256):
+        mean = _some_output(case)
+        given = (case.x_start, case.noise, case.level, mean, case.raw)
+        kept = mapped(torch.clone, given)
+        first = case.terms(mean)
+        case.rows(torch.tensor([1, 0])).terms(mean[:2])
+        require_same(case.terms(mean), first, "the same terms again", case.where)
+        require_same(given, kept, "arguments unchanged", case.where)
+
+
+@check("loss")
+def columns_are_float64(loss: Loss) -> None:
+    """Its columns are float64 arrays of T + 1 rows, finite in rows 1..T.
+
+    Usually: a ratio or logarithm at a level where alpha or the posterior variance is 0.
+    """
+    for path in WHOLE:
+        for num_steps in (1, 2, 3, 1000):
+            where = Where(path.label, num_steps)
+            for name, column in loss.columns(path.table(num_steps)).items():
+                good = column.dtype == np.float64 and column.shape == (num_steps + 1,)
+                require(good, f"{name!r} float64 ({num_steps + 1},)", f"{column.dtype} {column.shape}", where)
+                require(bool(np.all(np.isfinite(column[1:]))), f"{name!r} finite", "inf or NaN", where)
+
+
+@check("loss")
+def reads_no_value(loss: Loss) -> None:
+    """It never makes the host wait: no value of a tensor is read.
+
+    Usually: an `if` on whether any row is at level 1, boolean indexing, or .item().
+    """
+    for _, system in _compositions(loss):
+        system.objective.columns.on(torch.device("cpu"))  # once for all, as in training
+        channels = _SHAPE[0] * (1 + system.parts.var.extra_outputs)
+        with on_fake_tensors(strict=False):
+            x, level = torch.zeros(2, *_SHAPE), torch.ones(2, dtype=torch.int64)
+            out = torch.zeros(2, channels, *_SHAPE[1:])
+            system.loss_terms(lambda x, time, out=out: out, x, level, x, decoder_rows=1)
+
+
+@check("loss")
+def one_graph(loss: Loss) -> None:
+    """The whole loss compiles to one graph, which serves every level.
+
+    Usually: a Python `if` on a tensor, or a loop whose length depends on values.
+    """
+    _, system = next(iter(_compositions(loss)))
+    system.objective.columns.on(torch.device("cpu"))  # once for all, as in training
+    extra = system.parts.var.extra_outputs
+
+    def model(x: Tensor, time: Tensor) -> Tensor:
+        return torch.cat([torch.tanh(x)] * (1 + extra), 1)
+
+    def terms(x: Tensor, level: Tensor, noise: Tensor) -> Any:
+        return system.loss_terms(model, x, level, noise)
+
+    def calls() -> Iterator[tuple[Tensor, ...]]:
+        for k in (1, 7, 20):
+            yield torch.rand(3, *_SHAPE) - 0.5, torch.tensor([k, 1, 3]), torch.randn(3, *_SHAPE)
+
+    graphs = count_graphs(terms, calls())
+    require(graphs == 1, "1 graph for 3 batches", str(graphs), Where("vp", 20))

@@ -1,0 +1,117 @@
+"""Noise levels that parts are checked on: three kinds of path, in closed form, at any log_snr."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit.protocols import NoiseSchedule, Scalings, State, TimestepSampler
+from diffkit.table import F64, Coefs, ProcessTable
+
+PATHS = ("vp", "ve", "linear")
+_RHO = 7.0  # of the VE path's spacing, Karras et al. 2022, arXiv:2206.00364, eq. 5
+_TIME = 1000.0  # time at full noise, so that it is of the size networks are used to
+
+
+@frozen
+class Path(NoiseSchedule):
+    """A path whose levels are evenly spaced in its own clock: an angle, sigma^(1/7), or the share of noise.
+
+    Attributes:
+        kind: "vp" (cosine and sine of an angle), "ve" (alpha = 1) or "linear" (alpha = 1 - sigma).
+        last: log_snr at level T; -inf for no signal at all.
+        first: log_snr at level 1; None for the T-th part of the way.
+        continuous: It is known at any log_snr.
+    """
+
+    kind: str
+    last: float = -9.0
+    first: float | None = None
+    continuous: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """How a finding calls it."""
+        return self.kind + (" (no signal at T)" if math.isinf(self.last) else "")
+
+    def table(self, num_steps: int) -> ProcessTable:
+        """Return the table with levels 0..num_steps."""
+        end = float(self._clock(math.exp(-self.last / 2)))
+        start = end / num_steps if self.first is None else float(self._clock(math.exp(-self.first / 2)))
+        clock = np.linspace(start, end, num_steps) if num_steps > 1 else np.array([end])
+        alpha, sigma = self._alpha_sigma(clock)
+        if math.isinf(self.last):
+            alpha[-1] = 0.0
+        return ProcessTable.from_alpha_sigma(alpha, sigma, _TIME * sigma**2 / (alpha**2 + sigma**2))
+
+    def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (scale, time) at any log_snr."""
+        ratio = torch.exp(-log_snr / 2)
+        scale = {
+            "vp": lambda: torch.ones_like(ratio),
+            "ve": lambda: torch.sqrt(1 + ratio**2),
+            "linear": lambda: torch.sqrt(1 + ratio**2) / (1 + ratio),
+        }[self.kind]()
+        return scale, _TIME * torch.sigmoid(-log_snr)
+
+    def _clock(self, ratio: float) -> float:
+        """The clock where sigma / alpha is ``ratio``."""
+        if self.kind == "vp":
+            return math.atan(ratio)
+        if self.kind == "ve":
+            return float(ratio ** (1 / _RHO))
+        return 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
+
+    def _alpha_sigma(self, clock: F64) -> tuple[F64, F64]:
+        if self.kind == "vp":
+            return np.cos(clock), np.sin(clock)
+        if self.kind == "ve":
+            return np.ones_like(clock), clock**_RHO
+        return 1 - clock, clock.copy()
+
+
+VP, VE, LINEAR = Path("vp"), Path("ve", first=12.0), Path("linear")
+"""Whole paths: from almost clean to almost only noise. The VE path's sigma goes from 0.0025 to 90."""
+
+WHOLE = (VP, VE, LINEAR)
+WITHOUT_SIGNAL = (Path("vp", last=-math.inf), Path("linear", last=-math.inf))
+"""Paths that end in pure noise, where x_start / alpha means nothing."""
+
+
+def segment(path: Path) -> Path:
+    """The middle of a path, log_snr 4 to -4, where every coefficient is of moderate size."""
+    return Path(path.kind, last=-4.0, first=4.0)
+
+
+@frozen
+class ContinuousLevels(TimestepSampler):
+    """Normal log_snr, as continuous training draws it; for asking parts what they make of it."""
+
+    domain: ClassVar[str] = "log_snr"
+
+    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Return log_snr (B,) float64 and weights of one."""
+        inside = u.clamp(min=1e-12)
+        return 2 * torch.special.ndtri(inside), torch.ones_like(u, dtype=torch.float32)
+
+
+def compose(path: Path, num_steps: int, **parts: Any) -> Any:
+    """Return a system on a path without a network: parts that any other fits, but for those given."""
+    import diffkit
+
+    plain: dict[str, Any] = dict(
+        mean="x_start", var="fixed_small", loss="vlb", timesteps="uniform", sampler="ddim", backbone=None
+    )
+    settings: dict[str, Any] = dict(num_steps=num_steps, data_shape=(2,), rescale_time=False, bins=None)
+    return diffkit.compose(schedule=path, **(settings | plain | parts))
+
+
+def target_of(at: Coefs, scalings: Scalings) -> tuple[Any, Any]:
+    """Return p, q of what a network should answer, ``p x_start + q eps``; worked out here, not asked of the core."""
+    c_skip, c_out, _ = scalings
+    return (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out

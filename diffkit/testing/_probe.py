@@ -1,0 +1,212 @@
+"""Walking a sampler's steps under an exact denoiser, and reading off what it does to a normal distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit._errors import CompositionError, OptionError
+from diffkit.protocols import Denoise, Level, Prediction, Sampler, State
+from diffkit.sampling import Program, encoding_program, sampling_program
+from diffkit.table import F64, ProcessTable
+from diffkit.testing._check import LawError, Where
+from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, Path, compose
+from diffkit.testing.oracles import DiracOracle, GaussianOracle
+
+POINT = DiracOracle([0.7, -0.4])
+NORMAL = GaussianOracle(mean=[0.7, -0.4], std=[0.5, 1.6])
+"""Neither is centred, and the widths straddle 1, where many mistakes cancel."""
+
+
+@frozen(eq=False)
+class Walk:
+    """A sampler ready to walk one table.
+
+    Attributes:
+        sampler: The sampler.
+        program: Its steps, from level T down to 0, or from level 1 up to T.
+        table: The table.
+        path: The path the table is on.
+        levels: The row of the table each step starts from, then the one the last step goes to.
+        system: The composition it is part of.
+    """
+
+    sampler: Sampler
+    program: Program
+    table: ProcessTable
+    path: Path
+    levels: tuple[int, ...]
+    system: Any
+
+    @property
+    def where(self) -> Where:
+        """Path and number of steps, for a finding."""
+        return Where(self.path.label, self.table.num_steps)
+
+    @property
+    def plan(self) -> dict[str, F64]:
+        """The sampler's own columns."""
+        return dict(self.program.columns.blocks["coef"])
+
+    def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """What the steps read, one row for each."""
+        return self.program.columns.on(torch.device("cpu"), dtype)
+
+    def row(self, i: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """What step i reads."""
+        return self.matrix(dtype)[i]
+
+    def step(
+        self, denoise: Denoise, x: Tensor, state: State, i: int, noise: Tensor | None, row: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Take step i."""
+        row = self.row(i, x.dtype) if row is None else row
+        with torch.no_grad():
+            return self.program.step(denoise, x, state, row, noise, self.is_last(i))
+
+    def is_last(self, i: int) -> bool:
+        """What the step is told by ``last``."""
+        return self.sampler.uses_last and self.program.may_end and i == self.program.num_steps - 1
+
+    def run(self, denoise: Denoise, x: Tensor, noises: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        """Yield x after every step; ``noises`` holds one tensor for each step, zeros by default."""
+        with torch.no_grad():
+            state = self.sampler.init(x)
+        for i in range(self.program.num_steps):
+            noise = torch.zeros_like(x) if noises is None else noises[i]
+            x, state = self.step(denoise, x, state, i, noise if self.sampler.stochastic else None)
+            yield x
+
+    def with_variance(self, oracle: Any) -> Denoise:
+        """Return an oracle as a denoiser that also says the posterior's log-variance."""
+        var = self.system.parts.var
+
+        def denoise(x: Tensor, level: Level) -> Prediction:
+            known = None if not level.var else var.log_variance(None, level.var)
+            return Prediction(oracle(x, level).x_start, known)
+
+        return denoise
+
+
+def walk(sampler: Sampler, path: Path, num_steps: int) -> Walk:
+    """Return a sampler on the way down from level T to 0; raises `CompositionError` if it refuses the path."""
+    system = compose(path, num_steps, sampler=sampler)
+    program = sampling_program(system.parts, sampler, system.table)
+    return Walk(sampler, program, system.table, path, tuple(range(num_steps, -1, -1)), system)
+
+
+def encoding(sampler: Sampler, path: Path, num_steps: int) -> Walk:
+    """Return a deterministic sampler on the way up from level 1 to T."""
+    system = compose(path, num_steps, sampler=sampler)
+    program = encoding_program(system.parts, sampler, system.table, past_end=False)
+    return Walk(sampler, program, system.table, path, tuple(range(1, num_steps + 1)), system)
+
+
+def accepted(sampler: Sampler, paths: Sequence[Path] = WHOLE) -> list[Path]:
+    """The paths that a sampler does not refuse; it must take one of the whole ones."""
+    found = []
+    for path in paths:
+        try:
+            compose(path, 20, sampler=sampler)
+        except (CompositionError, OptionError):
+            continue
+        found.append(path)
+    if not found and tuple(paths) == WHOLE:
+        raise LawError("a path it works on", "problems() or plan() refuses vp, ve and linear")
+    return found
+
+
+def walks(sampler: Sampler, counts: Sequence[int] = (1, 2, 3, 20)) -> Iterator[Walk]:
+    """A sampler on every path it accepts, also those without signal at T, at several numbers of steps."""
+    for path in [*accepted(sampler), *accepted(sampler, WITHOUT_SIGNAL)]:
+        for num_steps in counts:
+            yield walk(sampler, path, num_steps)
+
+
+@frozen(eq=False)
+class Spread:
+    """Mean and standard deviation of data after a step, each (C,)."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def propagate(walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None = None) -> list[Spread]:
+    """Return exactly what the steps make of normal data, given that they are affine in x and noise.
+
+    One row of the batch starts at the mean, one a standard deviation beside it, and one for each step meets unit noise
+    there; what each row ends beside the first is that source's share. A last row meets all of them twice.
+
+    Args:
+        walk: A sampler on a table.
+        oracle: Exact denoiser, affine in x.
+        start: Distribution at the first level.
+        steps: How many steps; all by default.
+    Raises:
+        LawError: The steps are not affine, so that this says nothing.
+    """
+    steps = walk.program.num_steps if steps is None else steps
+    sources = steps if walk.sampler.stochastic else 0
+    x = start.mean.repeat(sources + 3, 1)
+    x[1] += start.std
+    x[-1] += 2 * start.std
+    noises = []
+    for i in range(steps):
+        noise = torch.zeros_like(x)
+        if sources:
+            noise[2 + i] = 1.0
+            noise[-1] = 2.0
+        noises.append(noise)
+    found = []
+    for i, (_, after) in enumerate(zip(range(steps), walk.run(walk.with_variance(oracle), x, noises), strict=False)):
+        shares = after[1:-1] - after[0]
+        _require_affine(after, shares, attrs.evolve(walk.where, level=walk.levels[i]))
+        found.append(Spread(after[0], shares.square().sum(0).sqrt()))
+    return found
+
+
+def _require_affine(after: Tensor, shares: Tensor, where: Where) -> None:
+    gap = (after[-1] - after[0] - 2 * shares.sum(0)).abs().max()
+    size = 1 + after.abs().max()
+    if not gap <= 1e-8 * size:
+        raise LawError(
+            "a step that is affine in x and noise when the denoiser is",
+            f"twice the change gives {float(gap):.3g} more than twice the result",
+            where,
+            "clipping, a square of x, or a branch on its size inside the step",
+        )
+
+
+def error_at(walk: Walk, steps: int) -> float:
+    """Largest error of mean or standard deviation after some steps, in units of the exact standard deviation."""
+    t, s = walk.levels[0], walk.levels[steps]
+    alpha, sigma = walk.table.alpha, walk.table.sigma
+    exact = NORMAL.at(float(alpha[s]), float(sigma[s]))
+    found = propagate(walk, NORMAL, NORMAL.at(float(alpha[t]), float(sigma[t])), steps)[-1]
+    worst = torch.maximum((found.mean - exact.mean).abs(), (found.std - exact.std).abs()) / exact.std
+    return float(worst.max())
+
+
+def pointwise_error(walk: Walk, steps: int) -> float:
+    """Largest distance from the exact ODE solution after some steps of a deterministic sampler, in the same units."""
+    t, s = walk.levels[0], walk.levels[steps]
+    at = {k: (float(walk.table.alpha[k]), float(walk.table.sigma[k])) for k in (t, s)}
+    x = NORMAL.at(*at[t]).sample(torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None].expand(5, 2))
+    for _, after in zip(range(steps), walk.run(walk.with_variance(NORMAL), x), strict=False):
+        found = after
+    return float(((found - NORMAL.flow(x, at[t], at[s])).abs() / NORMAL.at(*at[s]).std).max())
+
+
+def fitted_order(counts: Sequence[int], errors: Sequence[float], floor: float = 1e-11) -> float:
+    """Slope of log error over log steps, by least squares on the three finest above rounding; inf if none is."""
+    usable = [(n, e) for n, e in zip(counts, errors, strict=True) if e > floor][-3:]
+    if len(usable) < 2:
+        return float("inf")
+    steps, found = np.log([n for n, _ in usable]), np.log([e for _, e in usable])
+    return float(-np.polyfit(steps, found, 1)[0])

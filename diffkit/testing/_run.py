@@ -1,0 +1,130 @@
+"""The public door: all checks of a kind on a part, as results, as a report, or as pytest parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from diffkit._errors import MissingExtraError, OptionError, did_you_mean
+from diffkit.registry import registry
+from diffkit.testing import (  # noqa: F401  each module's checks are known once it is imported
+    _backbone,
+    _loss,
+    _mean,
+    _parts,
+    _sampler,
+    _sampler_order,
+    _schedule,
+    _timesteps,
+    _var,
+)
+from diffkit.testing._check import Check, CheckResult, checks_of
+
+_NONE: Mapping[str, str] = {}
+
+
+def checks_for(kind: str) -> tuple[Check, ...]:
+    """Return every check of a kind: named, documented (`Check.law`, `Check.cause`), callable with a part.
+
+    Args:
+        kind: schedule, mean, var, loss, timesteps, sampler or backbone.
+    Raises:
+        OptionError: No such kind.
+    """
+    return checks_of(registry(kind).kind)
+
+
+def check_component(kind: str, factory: Any, *, expected_failures: Mapping[str, str] = _NONE) -> list[CheckResult]:
+    """Run every check of a kind on a part and return what each found; nothing is raised for a failure.
+
+    Args:
+        kind: Kind of the part.
+        factory: An instance; or a class or function that makes one.
+        expected_failures: Check -> why the part is known to fail it. Passing it is then a failure.
+    Raises:
+        OptionError: No such kind, or no check of a name in expected_failures.
+    """
+    checks = checks_for(kind)
+    _check_names(kind, checks, expected_failures)
+    part = _made(factory)
+    return [check.result(part, expected_failures.get(check.name)) for check in checks]
+
+
+def parametrize_checks(
+    kind: str, *instances: Any, expected_failures: Mapping[str, str] = _NONE
+) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that runs a test once for every check of every instance, as its argument ``check``.
+
+        @parametrize_checks("sampler", Heun(), Heun(churn=10))
+        def test_heun(check): check()
+
+    Args:
+        kind: Kind of the parts.
+        instances: Instances, or classes or functions that make one.
+        expected_failures: Check -> why; marked as a strict expected failure of every instance.
+    Raises:
+        MissingExtraError: pytest is not installed.
+        OptionError: No such kind, or no check of a name in expected_failures.
+    """
+    try:
+        import pytest
+    except ImportError as error:
+        raise MissingExtraError("testing", "parametrize_checks") from error
+    checks = checks_for(kind)
+    _check_names(kind, checks, expected_failures)
+    cases = []
+    for instance in map(_made, instances):
+        for each in checks:
+            reason = expected_failures.get(each.name)
+            marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError)]
+            cases.append(pytest.param(BoundCheck(each, instance), marks=marks, id=f"{instance!r}-{each.name}"))
+    return pytest.mark.parametrize("check", cases)
+
+
+@frozen
+class BoundCheck:
+    """A check and the part it is about; calling it runs it."""
+
+    check: Check
+    part: Any
+
+    def __call__(self) -> None:
+        """Return None, raise `AssertionError` that reads like a review, or skip the test where nothing is said."""
+        __tracebackhide__ = True
+        import pytest
+
+        result = self.check.result(self.part)
+        if result.status == "skipped":
+            pytest.skip(result.reason)
+        if not result.ok:
+            try:
+                self.check(self.part)
+            except AssertionError as error:
+                raise AssertionError(str(result)) from error
+            raise AssertionError(f"{result}\n  (it passed when run again: the part does not repeat itself)")
+
+
+def report(results: Iterable[CheckResult]) -> str:
+    """Return results as text: one line for each check, then a review of each failure."""
+    results = list(results)
+    width = max((len(result.check) for result in results), default=0)
+    lines = [f"{r.status:8}  {r.check:{width}}  {r.seconds:6.2f} s  {r.reason or r.law}" for r in results]
+    failed = [str(result) for result in results if not result.ok]
+    return "\n".join([*lines, *(["", *failed] if failed else [])])
+
+
+def _made(factory: Any) -> Any:
+    if isinstance(factory, type | functools.partial) or inspect.isroutine(factory):
+        return factory()
+    return factory
+
+
+def _check_names(kind: str, checks: Sequence[Check], names: Iterable[str]) -> None:
+    known = [check.name for check in checks]
+    for name in names:
+        if name not in known:
+            raise OptionError(f"no check {name!r} of kind {kind!r}{did_you_mean(name, known)} ({', '.join(known)})")

@@ -1,0 +1,347 @@
+"""Laws of samplers: what one run of exact steps must do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffkit._errors import ProtocolError
+from diffkit.protocols import Level, Prediction, Sampler
+from diffkit.testing._check import LawError, NotApplicableError, Where, check
+from diffkit.testing._close import leaves, mapped, require, require_close, require_same
+from diffkit.testing._host import count_graphs, on_fake_tensors
+from diffkit.testing._paths import WITHOUT_SIGNAL
+from diffkit.testing._probe import NORMAL, POINT, Walk, accepted, propagate, walk, walks
+
+
+def _start(walk: Walk, batch: int = 3, dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (2,)) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
+    return (x * float(walk.table.scale[-1])).to(dtype)
+
+
+def _noises(walk: Walk, x: Tensor) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(walk.program.num_steps)]
+
+
+def _plain(x: Tensor, level: Level) -> Prediction:
+    """A denoiser of any shape of data, made of the level alone, so that it has no value of its own."""
+    known = None if not level.var else level.var["log_variance"]
+    return Prediction(torch.tanh(x / (1 + level.sigma)), known)
+
+
+@check("sampler")
+def plan_is_finite(sampler: Sampler) -> None:
+    """On every path it accepts the plan is made of finite float64 columns, one row for each step.
+
+    Usually: 0/0 or a log of 0 on the step to level 0, or at level T where alpha may be 0 (say so in problems()).
+    """
+    for path in [*accepted(sampler), *accepted(sampler, WITHOUT_SIGNAL)]:
+        for num_steps in (1, 2, 3, 20, 1000):
+            where = Where(path.label, num_steps)
+            try:
+                found = walk(sampler, path, num_steps)
+            except ProtocolError as error:
+                raise LawError("finite columns, or a sentence in problems()", str(error), where) from error
+            for name, column in found.plan.items():
+                require(column.dtype == np.float64, f"column {name!r} float64", column.dtype, where)
+                with np.errstate(over="ignore"):
+                    finite = bool(np.isfinite(column.astype(np.float32)).all())
+                require(finite, f"column {name!r} finite in float32", "inf", where)
+
+
+@check("sampler")
+def same_plan_again(sampler: Sampler) -> None:
+    """The same steps give the same plan to the bit, whatever was planned in between.
+
+    Usually: something counted or cached on the class or in the module.
+    """
+    for path in accepted(sampler):
+        first = walk(sampler, path, 20).plan
+        walk(sampler, path, 3)
+        require_same(walk(sampler, path, 20).plan, first, "the same plan again", Where(path.label, 20))
+
+
+@check("sampler")
+def point_is_reached(sampler: Sampler) -> None:
+    """If the denoiser knows the one data point there is, sampling ends at that point, from wherever it starts.
+
+    Usually: noise added on the last step, a last step that stops short of level 0, or a coefficient of x_start that
+    is not alpha_s.
+    """
+    for found in walks(sampler):
+        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-6)):
+            x = _start(found, dtype=dtype)
+            *_, end = found.run(found.with_variance(POINT), x, _noises(found, x))
+            point = POINT.x_start(end, 1.0, 0.0)
+            where = attrs.evolve(found.where, detail=str(dtype).removeprefix("torch."))
+            size = 1 + float(found.table.scale.max())
+            require_close(end, point, tolerance, "x", where, scale=size)
+
+
+@check("sampler")
+def keeps_the_marginals(sampler: Sampler) -> None:
+    """If the denoiser knows the one data point there is, every step keeps mean alpha_s x_start and spread sigma_s.
+
+    These are the plan identities: for coefficients a of x, b_j of estimates of x_start and c of noise,
+    ``a alpha_t + sum_j b_j = alpha_s`` and ``(a sigma_t)^2 + c^2 = sigma_s^2``. They are probed, not read off names.
+    Usually: alpha or sigma of the wrong end of the step, alpha_bar for alpha, a formula for scale 1 on another path,
+    or a variance where a standard deviation belongs.
+    """
+    for found in walks(sampler, (1, 2, 3, 12)):
+        alpha, sigma = found.table.alpha, found.table.sigma
+        top = found.levels[0]
+        spreads = propagate(found, POINT, POINT.at(float(alpha[top]), float(sigma[top])))
+        for i, spread in enumerate(spreads):
+            t, s = found.levels[i], found.levels[i + 1]
+            where = attrs.evolve(found.where, level=t, detail=f"step from level {t} to {s}")
+            exact = POINT.at(float(alpha[s]), float(sigma[s]))
+            size = float(sigma[s]) + 1e-3
+            require_close(spread.mean, exact.mean, 1e-9, "mean", where, scale=size)
+            require_close(spread.std, exact.std.expand(2), 1e-8, "spread", where, scale=size)
+
+
+@check("sampler")
+def noise_as_declared(sampler: Sampler) -> None:
+    """A stochastic sampler uses the noise it is given; a deterministic one works without.
+
+    Usually: `stochastic` that does not follow the options, or noise drawn inside the step.
+    """
+    used = False
+    for found in walks(sampler, (20,)):
+        x = _start(found)
+        denoise = found.with_variance(NORMAL)
+        *_, quiet = found.run(denoise, x)
+        *_, loud = found.run(denoise, x, _noises(found, x))
+        used |= not torch.equal(quiet, loud)
+    if sampler.stochastic:
+        require(used, "a result that depends on the noise", "none does, on any path")
+
+
+@check("sampler")
+def any_shape_of_data(sampler: Sampler) -> None:
+    """Points, signals, images and volumes, one or many, float32 or float64: x keeps its shape and dtype.
+
+    Usually: a view, sum or mean over fixed axes, or a constant tensor of another dtype.
+    """
+    for path in accepted(sampler):
+        for num_steps in (1, 2, 3):
+            found = walk(sampler, path, num_steps)
+            for shape, batch in (((2,), 1), ((3, 5), 2), ((1, 4, 6), 2), ((2, 2, 3, 2), 1)):
+                for dtype in (torch.float32, torch.float64):
+                    x = _start(found, batch, dtype, shape)
+                    where = attrs.evolve(found.where, detail=f"data {tuple(x.shape)} {dtype}")
+                    for after in found.run(_plain, x, _noises(found, x)):
+                        shape_kept = after.shape == x.shape and after.dtype == dtype
+                        require(shape_kept, "the same shape and dtype", f"{tuple(after.shape)} {after.dtype}", where)
+                        require(bool(after.isfinite().all()), "finite x", "inf or NaN", where)
+
+
+@check("sampler")
+def never_asks_at_level_0(sampler: Sampler) -> None:
+    """The network is only asked where there is noise: never at sigma = 0.
+
+    Usually: a second evaluation at level s on the last step; declare uses_last and leave it out there.
+    """
+    for found in walks(sampler):
+        asked: list[float] = []
+
+        def denoise(x: Tensor, level: Level, walk: Walk = found, asked: list[float] = asked) -> Prediction:
+            asked.append(float(level.sigma.min()))
+            return walk.with_variance(NORMAL)(x, level)
+
+        x = _start(found)
+        for i, _ in enumerate(found.run(denoise, x, _noises(found, x))):
+            where = attrs.evolve(found.where, level=found.levels[i])
+            require(min(asked, default=1.0) > 0, "sigma > 0", "an evaluation at sigma = 0", where)
+
+
+@check("sampler")
+def last_only_if_declared(sampler: Sampler) -> None:
+    """A sampler that does not declare uses_last gives the same whether `last` is True or False.
+
+    Usually: an `if last:` in a sampler without uses_last = True, which is then never told.
+    """
+    if sampler.uses_last:
+        raise NotApplicableError("it declares uses_last")
+    for found in walks(sampler, (3,)):
+        x, state = _start(found), sampler.init(_start(found))
+        noise = _noises(found, x)[0] if sampler.stochastic else None
+        denoise, row = found.with_variance(NORMAL), found.row(0)
+        with torch.no_grad():
+            told = [found.program.step(denoise, x, state, row, noise, last)[0] for last in (False, True)]
+        require_same(told[1], told[0], "the same step with last=True", found.where)
+
+
+@check("sampler")
+def pure_steps(sampler: Sampler) -> None:
+    """A step changes no argument, keeps hold of none, and gives the same for the same.
+
+    Usually: an operation ending in "_", a buffer that is written again, or noise drawn inside the step.
+    """
+    for found in walks(sampler, (4,)):
+        x = _start(found)
+        noises = _noises(found, x)
+        denoise = found.with_variance(NORMAL)
+        wanted = list(found.run(denoise, x, noises))
+        require_same(list(found.run(denoise, x, noises)), wanted, "the same run again", found.where)
+        _require_no_trace(found, denoise, x, noises, wanted)
+
+
+def _require_no_trace(found: Walk, denoise: Any, x: Tensor, noises: list[Tensor], wanted: list[Tensor]) -> None:
+    """Walk with arguments that are compared after each step and then overwritten with NaN."""
+    state = found.sampler.init(x)
+    for i, after in enumerate(wanted):
+        given = mapped(torch.clone, (x, state, found.row(i), noises[i]))
+        kept = mapped(torch.clone, given)
+        noise = given[3] if found.sampler.stochastic else None
+        result, state = found.step(denoise, given[0], given[1], i, noise, given[2])
+        where = attrs.evolve(found.where, level=found.levels[i])
+        require_same(given, kept, "x, state, row and noise unchanged by the step", where)
+        for name, tensor in zip(("x", "row", "noise"), (given[0], given[2], given[3]), strict=True):
+            tensor.fill_(torch.nan)
+            require(bool(result.isfinite().all()), f"a result of its own, not a view of {name}", "one", where)
+        require_same(result, after, "the same as in one run", where)
+        for leaf in leaves(state):
+            require(bool(torch.as_tensor(leaf).isfinite().all()), "a state of its own", "a view of an argument", where)
+        x = result
+
+
+@check("sampler")
+def no_hidden_state(sampler: Sampler) -> None:
+    """Two runs, one step of each in turn, end where they end alone.
+
+    Usually: history kept on the sampler or in the module; carry it in the state.
+    """
+    for found in walks(sampler, (5,)):
+        denoise = found.with_variance(NORMAL)
+        starts = (_start(found), 0.3 - _start(found))
+        noises = _noises(found, starts[0])
+        alone = [list(found.run(denoise, x, noises)) for x in starts]
+        for i, pair in enumerate(zip(*(found.run(denoise, x, noises) for x in starts), strict=True)):
+            where = attrs.evolve(found.where, level=found.levels[i])
+            require_same(pair, tuple(run[i] for run in alone), "what each run gives alone", where)
+
+
+@check("sampler")
+def rows_are_independent(sampler: Sampler) -> None:
+    """An example's steps depend on nothing else in the batch, and the batch may be at different levels row by row.
+
+    Usually: a mean or norm over the batch, a state that has no row for each example, or coefficients turned into
+    numbers.
+    """
+    for found in walks(sampler, (6,)):
+        if sampler.uses_last and found.program.num_steps < 2:
+            continue
+        denoise = found.with_variance(NORMAL)
+        x = _start(found, batch=3)
+        noises = _noises(found, x)
+        histories = [_history(found, denoise, x[i : i + 1], [n[i : i + 1] for n in noises]) for i in range(3)]
+        steps = (0, 2, 4)
+        mixed = [history[step] for history, step in zip(histories, steps, strict=True)]
+        _require_states_with_rows(mixed, found.where)
+        joint_x, joint_state = mapped(lambda *rows: torch.cat(rows), *[(m[0], m[1]) for m in mixed])
+        rows = torch.stack([found.row(i) for i in steps])
+        noise = torch.cat([noises[step][i : i + 1] for i, step in enumerate(steps)])
+        after, _ = found.step(denoise, joint_x, joint_state, 0, noise if sampler.stochastic else None, rows)
+        for i, step in enumerate(steps):
+            where = attrs.evolve(found.where, level=found.levels[step], detail="one of three rows at three levels")
+            wanted = histories[i][step + 1][0]
+            require_close(after[i : i + 1], wanted, 1e-10, "x", where, scale=1 + wanted.abs().max())
+
+
+def _history(found: Walk, denoise: Any, x: Tensor, noises: list[Tensor]) -> list[tuple[Tensor, Any]]:
+    """x and state before each step of one example, and after the last."""
+    state = found.sampler.init(x)
+    out = [(x, state)]
+    for i in range(found.program.num_steps):
+        x, state = found.step(denoise, x, state, i, noises[i] if found.sampler.stochastic else None)
+        out.append((x, state))
+    return out
+
+
+def _require_states_with_rows(mixed: list[tuple[Tensor, Any]], where: Where) -> None:
+    shapes = [[tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state)] for _, state in mixed]
+    for shape in shapes:
+        same = shape == shapes[0] and all(isinstance(s, tuple) and s[:1] == (1,) for s in shape)
+        require(same, "a state of tensors with a row for each example, the same at every step", str(shapes), where)
+
+
+@check("sampler")
+def state_keeps_its_form(sampler: Sampler) -> None:
+    """The state is tensors whose number, shapes and dtypes init() already gives.
+
+    Usually: None or an empty tuple to start with and history later; start with zeros and weight them with 0.
+    """
+    for found in walks(sampler, (4,)):
+        x = _start(found, dtype=torch.float32)
+        history = _history(found, found.with_variance(NORMAL), x, _noises(found, x))
+        forms = [[_form(leaf) for leaf in leaves(state)] for _, state in history]
+        for i, form in enumerate(forms):
+            where = attrs.evolve(found.where, level=found.levels[max(i - 1, 0)])
+            require(form == forms[0], f"{forms[0]} as from init()", str(form), where)
+            require(all(f != "no tensor" for f in form), "tensors", f"{leaves(history[i][1])}", where)
+
+
+def _form(leaf: Any) -> str:
+    return f"{tuple(leaf.shape)} {leaf.dtype}" if isinstance(leaf, Tensor) else "no tensor"
+
+
+@check("sampler")
+def float32_is_enough(sampler: Sampler) -> None:
+    """A thousand steps in float32 end where float64 ends.
+
+    Usually: 1 - alpha^2 or another difference of near numbers inside the step; cancel it in the plan, in float64.
+    """
+    for path in accepted(sampler):
+        found = walk(sampler, path, 1000)
+        x = _start(found)
+        noises = _noises(found, x)
+        *_, exact = found.run(found.with_variance(NORMAL), x, noises)
+        *_, short = found.run(found.with_variance(NORMAL), x.float(), [noise.float() for noise in noises])
+        require_close(short, exact, 2e-3, "x", attrs.evolve(found.where, detail="float32"))
+
+
+@check("sampler")
+def reads_no_value(sampler: Sampler) -> None:
+    """A step never makes the host wait: it reads no value of a tensor and branches on none.
+
+    Usually: .item(), float(x), `if` on a tensor, boolean indexing, or torch.tensor(x).
+    """
+    found = walk(sampler, accepted(sampler)[0], 3)
+    matrix = found.matrix(torch.float32)
+    with on_fake_tensors() as mode:
+        fake = mode.from_tensor(matrix)
+        x = torch.zeros(2, 2)
+        state = sampler.init(x)
+        for i in range(3):
+            noise = torch.zeros(2, 2) if sampler.stochastic else None
+            x, state = found.program.step(_plain, x, state, fake[i], noise, found.is_last(i))
+
+
+@check("sampler")
+def one_graph_for_all_steps(sampler: Sampler) -> None:
+    """One compiled graph serves every step (and one more the last, if uses_last is declared).
+
+    Usually: a Python number that changes from step to step, or a state that changes its form.
+    """
+    found = walk(sampler, accepted(sampler)[0], 6)
+    x = torch.zeros(2, 2)
+    history = _history(found, _plain, x, [torch.zeros(2, 2)] * 6)
+    noise = torch.zeros(2, 2) if sampler.stochastic else None
+
+    def calls() -> Any:
+        for i in range(6):
+            yield *history[i], found.row(i, torch.float32), noise, found.is_last(i)
+
+    def step(x: Tensor, state: Any, row: Tensor, noise: Tensor | None, last: bool) -> Any:
+        return found.program.step(_plain, x, state, row, noise, last)
+
+    graphs = count_graphs(step, calls())
+    allowed = 2 if sampler.uses_last else 1
+    require(graphs <= allowed, f"{allowed} graph(s) for 6 steps", f"{graphs}", found.where)

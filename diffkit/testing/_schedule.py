@@ -1,0 +1,192 @@
+"""Laws of noise schedules."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+
+from diffkit._errors import OptionError
+from diffkit.protocols import NoiseSchedule
+from diffkit.table import ProcessTable
+from diffkit.testing._check import LawError, NotApplicableError, Where, check
+from diffkit.testing._close import require, require_close, require_same
+from diffkit.testing._host import on_fake_tensors
+
+STEPS = (1, 2, 3, 20, 1000)
+
+
+def _tables(schedule: NoiseSchedule) -> dict[int, ProcessTable]:
+    """The tables at the usual numbers of steps, without those it refuses."""
+    found = {}
+    for num_steps in STEPS:
+        try:
+            found[num_steps] = schedule.table(num_steps)
+        except OptionError:
+            continue
+    require(bool(found), f"a table at one of T = {STEPS}", "OptionError at each")
+    return found
+
+
+@check("schedule")
+def table_at_any_length(schedule: NoiseSchedule) -> None:
+    """At T = 1, 2, 3, 20 and 1000 there is a table with levels 0..T, or an OptionError naming the smallest T.
+
+    Usually: a formula with a division by T - 1, or betas above 1 at small T.
+    """
+    for num_steps in STEPS:
+        where = Where(num_steps=num_steps)
+        try:
+            table = schedule.table(num_steps)
+        except OptionError as error:
+            _require_smallest(schedule, num_steps, str(error))
+            continue
+        require(isinstance(table, ProcessTable), "a ProcessTable", type(table).__name__, where)
+        require(table.num_steps == num_steps, f"T = {num_steps}", f"T = {table.num_steps}", where)
+
+
+def _require_smallest(schedule: NoiseSchedule, refused: int, text: str) -> None:
+    """The number in the message must be the first that works."""
+    where = Where(num_steps=refused)
+    named = [int(n) for n in re.findall(r"\d+", text) if int(n) > refused]
+    works = [n for n in named if _has_table(schedule, n) and not _has_table(schedule, n - 1)]
+    require(bool(works), "a message that names the smallest num_steps that works", repr(text), where)
+
+
+def _has_table(schedule: NoiseSchedule, num_steps: int) -> bool:
+    try:
+        schedule.table(num_steps)
+    except OptionError:
+        return False
+    return True
+
+
+@check("schedule")
+def arrays_are_float64(schedule: NoiseSchedule) -> None:
+    """Every array of a table is float64 (the index int64) and cannot be written to.
+
+    Usually: a table made by calling the class, not one of its from_... constructors; float32 from torch.
+    """
+    for num_steps, table in _tables(schedule).items():
+        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "scale", "time", "index"):
+            values, where = getattr(table, name), Where(num_steps=num_steps, detail=name)
+            wanted = np.int64 if name == "index" else np.float64
+            require(values.dtype == wanted, np.dtype(wanted).name, values.dtype, where)
+            require(values.shape == (num_steps + 1,), f"shape ({num_steps + 1},)", values.shape, where)
+            require(not values.flags.writeable, "a read-only array", "a writable one", where)
+
+
+@check("schedule")
+def level_0_is_clean(schedule: NoiseSchedule) -> None:
+    """Level 0 is the data itself: alpha 1, sigma 0, to the bit.
+
+    Usually: a formula evaluated at level 0 too, with an offset that leaves a little noise there.
+    """
+    for num_steps, table in _tables(schedule).items():
+        for name, wanted in (("alpha", 1.0), ("sigma", 0.0), ("one_minus_alpha_bar", 0.0), ("beta", 0.0)):
+            value = float(getattr(table, name)[0])
+            require(value == wanted, f"{name} {wanted:g}", repr(value), Where(num_steps=num_steps, level=0))
+
+
+@check("schedule")
+def noise_grows(schedule: NoiseSchedule) -> None:
+    """From level to level signal falls and noise grows; the last of many levels is more noise than signal.
+
+    Usually: levels in the wrong order, or alpha where alpha_bar (its square) belongs.
+    """
+    for num_steps, table in _tables(schedule).items():
+        rises = np.flatnonzero(np.diff(table.log_snr[1:]) > 0) + 2
+        where = Where(num_steps=num_steps, level=int(rises[0]) if rises.size else None)
+        require(rises.size == 0, "a log_snr that never rises", "one that does", where)
+    if 1000 in (found := _tables(schedule)):
+        last = float(found[1000].log_snr[-1])
+        require(last < 0, "log_snr < 0, more noise than signal", f"{last:.4g}", Where(num_steps=1000, level=1000))
+
+
+@check("schedule")
+def columns_agree(schedule: NoiseSchedule) -> None:
+    """The arrays of a table say the same thing: noise share, beta and index follow from alpha_bar.
+
+    Usually: a table made by calling the class with arrays of one's own.
+    """
+    for num_steps, table in _tables(schedule).items():
+        where = Where(num_steps=num_steps)
+        beta = 1 - table.alpha_bar[1:] / table.alpha_bar[:-1]
+        require_close(table.one_minus_alpha_bar, 1 - table.alpha_bar, 1e-12, "1 - alpha_bar", where, level_of=int)
+        require_close(table.beta[1:], beta, 1e-10, "beta", where, level_of=lambda i: i + 1)
+        require_same(table.index, np.arange(num_steps + 1), "the index of an un-respaced table, 0..T", where)
+
+
+@check("schedule")
+def time_tells_levels_apart(schedule: NoiseSchedule) -> None:
+    """What the network is conditioned on differs between levels of different noise, and runs one way.
+
+    Usually: a time that is rounded, clamped or normalized until neighbours coincide.
+    """
+    for num_steps, table in _tables(schedule).items():
+        moved = np.diff(table.time[1:])[np.diff(table.log_snr[1:]) != 0]
+        one_way = bool(np.all(moved > 0) or np.all(moved < 0))
+        require(
+            one_way, "times that rise (or fall) from level to level", "repeats or turns", Where(num_steps=num_steps)
+        )
+
+
+@check("schedule")
+def same_call_same_table(schedule: NoiseSchedule) -> None:
+    """The same call gives the same table to the bit, whatever was asked in between.
+
+    Usually: something cached or counted on the class or in the module.
+    """
+    first = _tables(schedule)
+    for num_steps, table in reversed(_tables(schedule).items()):
+        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "scale", "time"):
+            where = Where(num_steps=num_steps, detail=name)
+            require_same(getattr(table, name), getattr(first[num_steps], name), "the same table again", where)
+
+
+@check("schedule")
+def level_agrees_with_table(schedule: NoiseSchedule) -> None:
+    """A continuous schedule's level(log_snr) gives the scale and time that its table has there.
+
+    Usually: one formula written twice, with separate constants.
+    """
+    _continuous(schedule)
+    for num_steps, table in _tables(schedule).items():
+        known = np.isfinite(table.log_snr)
+        scale, time = schedule.level(torch.from_numpy(table.log_snr[known].copy()))
+        first = int(np.flatnonzero(known)[0])
+        for name, values, column in (("scale", scale, table.scale), ("time", time, table.time)):
+            where = Where(num_steps=num_steps, detail=name)
+            shape = tuple(values.shape)
+            require(shape == (int(known.sum()),), f"{name} of log_snr's shape", shape, where)
+            require(values.dtype == torch.float64, f"{name} of log_snr's dtype, float64", values.dtype, where)
+            require_close(values, column[known], 1e-9, name, where, level_of=first.__add__)
+
+
+@check("schedule")
+def level_is_elementwise(schedule: NoiseSchedule) -> None:
+    """A continuous schedule's level treats every value on its own, leaves its argument alone and reads no value.
+
+    Usually: a normalization over the batch, an operation ending in "_", or .item().
+    """
+    _continuous(schedule)
+    log_snr = torch.linspace(-6, 6, 7, dtype=torch.float64)
+    kept = log_snr.clone()
+    together = schedule.level(log_snr)
+    require_same(log_snr, kept, "the argument unchanged", cause="an operation ending in '_'")
+    for i in range(len(log_snr)):
+        alone = schedule.level(log_snr[i : i + 1])
+        for name, a, b in zip(("scale", "time"), alone, together, strict=True):
+            require_close(a, b[i : i + 1], 1e-12, name, Where(detail=f"log_snr {float(log_snr[i]):g} alone"))
+    with on_fake_tensors():
+        schedule.level(torch.zeros(3, dtype=torch.float64))
+
+
+def _continuous(schedule: NoiseSchedule) -> None:
+    if not schedule.continuous:
+        raise NotApplicableError("its levels are discrete")
+    try:
+        schedule.level(torch.zeros(1, dtype=torch.float64))
+    except NotImplementedError as error:
+        raise LawError("level(log_snr) of a schedule with continuous = True", "none") from error

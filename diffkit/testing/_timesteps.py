@@ -1,0 +1,206 @@
+"""Laws of timestep samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import torch
+from torch import Tensor
+
+from diffkit.protocols import State, TimestepSampler
+from diffkit.testing._check import NotApplicableError, Where, check
+from diffkit.testing._close import leaves, mapped, require, require_close, require_same
+from diffkit.testing._host import on_fake_tensors
+from diffkit.testing._paths import VP
+
+STEPS = (1, 2, 3, 20)
+_GRID = 1 << 16  # uniforms in a grid that covers [0, 1)
+_LARGEST = 1 - 2.0**-53  # the largest float64 below 1
+
+
+def _uniforms(count: int = 4096) -> Tensor:
+    """A grid over [0, 1), with both ends."""
+    middle = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return torch.cat([middle.new_zeros(1), middle, middle.new_full((1,), _LARGEST)])
+
+
+def _states(timesteps: TimestepSampler, num_steps: int) -> Iterator[tuple[str, State]]:
+    """A fresh state, and states after uneven, zero and broken losses."""
+    state = timesteps.init(VP.table(num_steps))
+    yield "a fresh state", state
+    level = torch.arange(num_steps).repeat(64) + 1
+    uneven = (level.double() / num_steps) ** 3 * 10 + 0.01
+    yield "after losses 1000 times as large at T", timesteps.update(state, level, uneven.float())
+    yield "after losses of zero", timesteps.update(state, level, torch.zeros(len(level)))
+    broken = uneven.float().clone()
+    broken[::7], broken[::11] = torch.nan, torch.inf
+    yield "after losses some of which are NaN or inf", timesteps.update(state, level, broken)
+
+
+def _cases(timesteps: TimestepSampler) -> Iterator[tuple[int, State, Where]]:
+    for num_steps in STEPS:
+        for label, state in _states(timesteps, num_steps):
+            yield num_steps, state, Where(num_steps=num_steps, detail=label)
+
+
+def _discrete(timesteps: TimestepSampler) -> None:
+    if timesteps.domain != "discrete":
+        raise NotApplicableError("its levels are continuous")
+
+
+@check("timesteps")
+def draws_levels_of_the_table(timesteps: TimestepSampler) -> None:
+    """For uniforms in [0, 1), both ends included, levels are int64 in 1..T and weights float32, finite and > 0.
+
+    Usually: 0..T-1 for 1..T, rounding up at the upper end, or a weight 1/p where p can be 0.
+    """
+    _discrete(timesteps)
+    for num_steps, state, where in _cases(timesteps):
+        t, weight = timesteps.sample(state, _uniforms(), num_steps)
+        require(t.dtype == torch.int64 and t.shape == (4098,), "int64 (B,)", f"{t.dtype} {tuple(t.shape)}", where)
+        _require_weights(weight, where)
+        low, high = int(t.min()), int(t.max())
+        require(low >= 1 and high <= num_steps, f"levels in 1..{num_steps}", f"{low}..{high}", where)
+
+
+def _require_weights(weight: Tensor, where: Where) -> None:
+    good = weight.dtype == torch.float32 and weight.shape == (4098,)
+    require(good, "weights float32 (B,)", f"{weight.dtype} {tuple(weight.shape)}", where)
+    usable = bool(weight.isfinite().all() and (weight > 0).all())
+    require(usable, "weights finite and > 0", f"{float(weight.min())} to {float(weight.max())}", where)
+
+
+@check("timesteps")
+def unbiased(timesteps: TimestepSampler) -> None:
+    """Weights undo the preference: p(t) w(t) T = 1 at every level, p worked out exactly, in every state.
+
+    Usually: a weight of another p than was drawn from, a forgotten T, or levels that are never drawn.
+    """
+    _discrete(timesteps)
+    for num_steps, state, where in _cases(timesteps):
+        share, slack = _weighted_shares(timesteps, state, num_steps)
+        require_close(share * num_steps, 1.0, 1e-5 + slack, "p(t) w(t) T", where, level_of=lambda i: i + 1, scale=1.0)
+
+
+def _weighted_shares(timesteps: TimestepSampler, state: State, num_steps: int) -> tuple[Tensor, float]:
+    """p(t) w(t) at levels 1..T, and how exactly it is known relative to 1 / T."""
+    u = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
+    t, weight = timesteps.sample(state, u, num_steps)
+    found = torch.zeros(num_steps, dtype=torch.float64)
+    if bool((t[1:] >= t[:-1]).all()) and _elementwise(timesteps, state, num_steps, u, t):
+        edges = _edges(timesteps, state, num_steps)
+        middle = (edges[1:] + edges[:-1]) / 2
+        levels, weights = timesteps.sample(state, middle, num_steps)
+        found.scatter_add_(0, levels - 1, (edges[1:] - edges[:-1]) * weights.double())
+        return found, 0.0
+    found.scatter_add_(0, t - 1, weight.double() / _GRID)
+    return found, 4 * num_steps * float(weight.max()) / _GRID
+
+
+def _elementwise(timesteps: TimestepSampler, state: State, num_steps: int, u: Tensor, t: Tensor) -> bool:
+    some = torch.randperm(len(u), generator=torch.Generator().manual_seed(0))[:257]
+    return torch.equal(timesteps.sample(state, u[some], num_steps)[0], t[some])
+
+
+def _edges(timesteps: TimestepSampler, state: State, num_steps: int) -> Tensor:
+    """Where the level jumps as u goes from 0 to 1, found by bisection, with both ends."""
+    level = torch.arange(1, num_steps, dtype=torch.int64)
+    low, high = torch.zeros(num_steps - 1, dtype=torch.float64), torch.ones(num_steps - 1, dtype=torch.float64)
+    for _ in range(60 if num_steps > 1 else 0):
+        middle = (low + high) / 2
+        above = timesteps.sample(state, middle.clamp(max=_LARGEST), num_steps)[0] > level
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return torch.cat([low.new_zeros(1), high, low.new_ones(1)])
+
+
+@check("timesteps")
+def same_uniforms_same_draw(timesteps: TimestepSampler) -> None:
+    """A draw is a function of state and uniforms: the same again gives the same, and nothing is changed by it.
+
+    Usually: torch.rand or multinomial inside sample, or a counter.
+    """
+    for num_steps, state, where in _cases(timesteps):
+        u = _uniforms()
+        kept = mapped(torch.clone, (state, u))
+        first = timesteps.sample(state, u, num_steps)
+        require_same(timesteps.sample(state, u, num_steps), first, "the same draw", where)
+        require_same((state, u), kept, "state and uniforms unchanged", where)
+
+
+@check("timesteps")
+def update_is_pure(timesteps: TimestepSampler) -> None:
+    """An update changes none of its arguments and gives the same for the same; the state is tensors.
+
+    Usually: an in-place write into the history, or a counter that is a Python number.
+    """
+    for num_steps, state, where in _cases(timesteps):
+        t, losses = _batch(num_steps)
+        kept = mapped(torch.clone, (state, t, losses))
+        first = timesteps.update(state, t, losses)
+        require_same((state, t, losses), kept, "arguments unchanged", where)
+        require_same(timesteps.update(state, t, losses), first, "the same state", where)
+        tensors = all(isinstance(leaf, Tensor) for leaf in leaves(first))
+        require(tensors, "a state of tensors", [type(leaf).__name__ for leaf in leaves(first)], where)
+        forms = [[(leaf.shape, leaf.dtype) for leaf in leaves(s)] for s in (state, first)]
+        require(forms[0] == forms[1], "a state that keeps its shapes and dtypes", forms[1], where)
+
+
+def _batch(num_steps: int) -> tuple[Tensor, Tensor]:
+    """Levels with many duplicates, and losses."""
+    generator = torch.Generator().manual_seed(3)
+    t = torch.randint(1, num_steps + 1, (24,), generator=generator)
+    return t, torch.rand(24, generator=generator) * 5
+
+
+@check("timesteps")
+def batch_is_its_rows(timesteps: TimestepSampler) -> None:
+    """A batch counts for what its rows count for one after another, duplicates of a level included.
+
+    So it does not matter how a batch is split over ranks or accumulation steps.
+    Usually: indexed assignment, of which only one of several writes to the same place survives.
+    """
+    for num_steps, state, where in _cases(timesteps):
+        t, losses = _batch(num_steps)
+        whole, one_by_one = timesteps.update(state, t, losses), state
+        for i in range(len(t)):
+            one_by_one = timesteps.update(one_by_one, t[i : i + 1], losses[i : i + 1])
+        drawn, wanted = (timesteps.sample(s, _uniforms(), num_steps) for s in (whole, one_by_one))
+        at = attrs.evolve(where, detail=f"{where.detail}, then 24 rows with duplicates")
+        require_close(drawn[1], wanted[1], 1e-5, "weight", at)
+        require_same(drawn[0], wanted[0], "the levels drawn as after its rows in turn", at)
+
+
+@check("timesteps")
+def reads_no_value(timesteps: TimestepSampler) -> None:
+    """Drawing and updating never make the host wait: no value of a tensor is read.
+
+    Usually: an `if` on whether the history is full, a loop over the batch, or torch.unique.
+    """
+    with on_fake_tensors():
+        state = timesteps.init(VP.table(20))
+        t, _ = timesteps.sample(state, torch.zeros(4, dtype=torch.float64), 20)
+        if timesteps.domain == "discrete":
+            timesteps.update(state, t, torch.zeros(4))
+
+
+@check("timesteps")
+def covers_continuous_levels(timesteps: TimestepSampler) -> None:
+    """A continuous sampler gives finite float64 log_snr for all uniforms in [0, 1), none twice, weights 1 on average.
+
+    Usually: an inverse distribution function that is infinite at u = 0 (clamp u), or weights left unnormalized.
+    """
+    if timesteps.domain != "log_snr":
+        raise NotApplicableError("its levels are discrete")
+    state, u = timesteps.init(VP.table(20)), _uniforms()
+    log_snr, weight = timesteps.sample(state, u, 20)
+    found = f"{log_snr.dtype} {tuple(log_snr.shape)}"
+    require(log_snr.dtype == torch.float64 and log_snr.shape == u.shape, "log_snr float64 (B,)", found)
+    bad = (~log_snr.isfinite()).nonzero().flatten().tolist()
+    at = Where(detail=f"u = {float(u[bad[0]])!r}" if bad else "")
+    require(not bad, "a finite log_snr", [float(log_snr[i]) for i in bad[:1]], at)
+    _require_weights(weight, Where())
+    inner = log_snr[1:-1]
+    gaps = inner.sort().values.diff()
+    require(bool((gaps > 0).all()), "a different log_snr for every u", "a log_snr of nonzero probability")
+    require_close(weight[1:-1].double().mean(), 1.0, 1e-2, "mean weight", scale=1.0)

@@ -1,0 +1,224 @@
+"""Exact denoisers: data whose every marginal, score, posterior mean and likelihood is known in closed form.
+
+An oracle stands for a distribution of clean data. On any Gaussian path ``x_t = alpha x_start + sigma eps`` it is a
+perfect network, so what a sampler, a loss or a bound makes of it is the part's own doing.
+
+    oracle = GaussianOracle(mean=0.3, std=0.5)
+    oracle(x, level).x_start                       # E[x_start | x_t], as a sampler's denoise
+    oracle.at(alpha, sigma).log_prob(x)            # log-density of x_t, nats
+    oracle.flow(x, (alpha_t, sigma_t), (alpha_s, sigma_s))   # exact solution of the probability-flow ODE
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from diffkit.columns import level_columns
+from diffkit.protocols import Level, Prediction
+
+Number = float | Tensor
+
+
+def _tensor(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _sum_flat(x: Tensor) -> Tensor:
+    return x.flatten(1).sum(1)
+
+
+class Oracle(Protocol):
+    """A distribution of clean data that is known exactly."""
+
+    def at(self, alpha: Number, sigma: Number) -> Oracle:
+        """Return the distribution of ``alpha x_start + sigma eps``."""
+
+    def x_start(self, x: Tensor, alpha: Number, sigma: Number) -> Tensor:
+        """Return E[x_start | x_t], (B, C, *S)."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density of data, (B,), nats."""
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        """Return the posterior mean at a level, as a sampler's ``denoise``; it knows no log-variance."""
+
+
+@frozen(eq=False)
+class GaussianOracle:
+    """Data is normal, every value on its own.
+
+    Attributes:
+        mean: A number, or values that broadcast against (C, *S).
+        std: Likewise, >= 0.
+    """
+
+    mean: Tensor = field(converter=_tensor)
+    std: Tensor = field(converter=_tensor)
+
+    def at(self, alpha: Number, sigma: Number) -> GaussianOracle:
+        """Return the distribution of ``alpha x_start + sigma eps``, normal again."""
+        return GaussianOracle(alpha * self.mean, (alpha**2 * self.std**2 + sigma**2) ** 0.5)
+
+    def x_start(self, x: Tensor, alpha: Number, sigma: Number) -> Tensor:
+        """Return E[x_start | x_t], linear in x."""
+        mean, std = self._like(x)
+        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        return mean + gain * (x - alpha * mean)
+
+    def variance(self, alpha: Number, sigma: Number) -> Tensor:
+        """Return Var[x_start | x_t], which no x_t changes."""
+        return self.std**2 * sigma**2 / (alpha**2 * self.std**2 + sigma**2)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the gradient of the log-density, (B, C, *S)."""
+        mean, std = self._like(x)
+        return (mean - x) / std**2
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density, (B,), nats."""
+        mean, std = self._like(x)
+        return _sum_flat(-0.5 * ((x - mean) / std) ** 2 - torch.log(std) - 0.5 * math.log(2 * math.pi))
+
+    def flow(self, x: Tensor, t: tuple[Number, Number], s: tuple[Number, Number]) -> Tensor:
+        """Return where the probability-flow ODE takes x.
+
+        Args:
+            x: Data at t, (B, C, *S).
+            t, s: (alpha, sigma) of the two levels; s may be the noisier one.
+        """
+        start, end = self.at(*t), self.at(*s)
+        mean_t, std_t = start._like(x)
+        mean_s, std_s = end._like(x)
+        return mean_s + std_s / std_t * (x - mean_t)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return data made of standard normal noise, of its shape."""
+        mean, std = self._like(noise)
+        return mean + std * noise
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        """Return the posterior mean at a level; no log-variance."""
+        return Prediction(self.x_start(x, level.alpha, level.sigma), None)
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean.to(x), self.std.to(x)
+
+
+@frozen(eq=False)
+class DiracOracle:
+    """All data is one point: what a perfect denoiser of that point does.
+
+    Attributes:
+        x_start_value: A number, or values that broadcast against (C, *S).
+    """
+
+    x_start_value: Tensor = field(converter=_tensor, alias="x_start")
+
+    def at(self, alpha: Number, sigma: Number) -> GaussianOracle:
+        """Return the distribution of ``alpha x_start + sigma eps``."""
+        return GaussianOracle(self.x_start_value, 0.0).at(alpha, sigma)
+
+    def x_start(self, x: Tensor, alpha: Number, sigma: Number) -> Tensor:
+        """Return the point, whatever x is."""
+        return self.x_start_value.to(x).expand_as(x)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return +inf at the point and -inf elsewhere, (B,); ask `at` a noisy level for a density."""
+        hit = (x == self.x_start_value.to(x)).flatten(1).all(1)
+        return torch.where(hit, math.inf, -math.inf)
+
+    def flow(self, x: Tensor, t: tuple[Number, Number], s: tuple[Number, Number]) -> Tensor:
+        """Return where the probability-flow ODE takes x; see `GaussianOracle.flow`."""
+        return GaussianOracle(self.x_start_value, 0.0).flow(x, t, s)
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        """Return the point; no log-variance."""
+        return Prediction(self.x_start(x, level.alpha, level.sigma), None)
+
+
+@frozen(eq=False)
+class MixtureOracle:
+    """Data is a mixture of round normals, all of one width; its denoiser is not linear.
+
+    Attributes:
+        weights: Of each component, (K,), normalized here.
+        means: (K, C, *S).
+        std: One number > 0 for all.
+    """
+
+    weights: Tensor = field(converter=_tensor)
+    means: Tensor = field(converter=_tensor)
+    std: Tensor = field(converter=_tensor)
+
+    def at(self, alpha: Number, sigma: Number) -> MixtureOracle:
+        """Return the distribution of ``alpha x_start + sigma eps``, a mixture again."""
+        return MixtureOracle(self.weights, alpha * self.means, (alpha**2 * self.std**2 + sigma**2) ** 0.5)
+
+    def x_start(self, x: Tensor, alpha: Number, sigma: Number) -> Tensor:
+        """Return E[x_start | x_t], (B, C, *S)."""
+        alpha, sigma = _one_for_each(alpha, x), _one_for_each(sigma, x)
+        means, std = self.means.to(x), self.std.to(x)
+        variance = alpha**2 * std**2 + sigma**2
+        away = x[:, None] - alpha * means
+        share = self._shares(-0.5 * (away**2 / variance).flatten(2).sum(2))
+        share = share.view(*share.shape, *(1,) * (x.ndim - 1))
+        return (share * (means + alpha * std**2 / variance * away)).sum(1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the gradient of the log-density, (B, C, *S)."""
+        away = self.means.to(x) - x[:, None]
+        share = self._shares(-0.5 * (away / self.std.to(x)).square().flatten(2).sum(2))
+        share = share.view(*share.shape, *(1,) * (x.ndim - 1))
+        return (share * away).sum(1) / self.std.to(x) ** 2
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density, (B,), nats."""
+        std = self.std.to(x)
+        squared = ((x[:, None] - self.means.to(x)) / std).square().flatten(2)
+        single = -0.5 * squared.sum(2) - squared.shape[2] * (torch.log(std) + 0.5 * math.log(2 * math.pi))
+        return torch.logsumexp(self._log_weights().to(x) + single, 1)
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        """Return the posterior mean at a level; no log-variance."""
+        return Prediction(self.x_start(x, level.alpha, level.sigma), None)
+
+    def _log_weights(self) -> Tensor:
+        return torch.log(self.weights / self.weights.sum())
+
+    def _shares(self, log_density: Tensor) -> Tensor:
+        return torch.softmax(self._log_weights().to(log_density) + log_density, 1)
+
+
+def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., Tensor]:
+    """Return an oracle as the network of a system: ``model(x, time)``, whatever the system's network predicts.
+
+    The level is told from the time, so times must differ between levels. Variance channels, if any, are 0.
+
+    Args:
+        oracle: The oracle.
+        system: As `diffkit.compose` returns.
+        table: The table in use, if it is not the training table.
+    """
+    columns = level_columns(system.parts, table or system.table)
+    rows = {name: torch.from_numpy(columns[name][1:].copy()) for name in columns if not name.startswith("var.")}
+    extra = system.parts.var.extra_outputs
+
+    def model(x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
+        k = (time.double()[:, None] - rows["time"]).abs().argmin(1)
+        at = {name: row[k].view(-1, *(1,) * (x.ndim - 1)) for name, row in rows.items()}
+        x_t = x.double() / at["c_in"]
+        out = (oracle.x_start(x_t, at["alpha"], at["sigma"]) - at["c_skip"] * x_t) / at["c_out"]
+        return torch.cat([out, *[torch.zeros_like(out)] * extra], 1).to(x.dtype)
+
+    return model
+
+
+def _one_for_each(value: Number, x: Tensor) -> Number:
+    """Make (B,1..) ready to meet (B, K, C, *S); a number stays."""
+    return value[:, None] if isinstance(value, Tensor) and value.ndim == x.ndim else value
