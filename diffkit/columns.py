@@ -94,14 +94,17 @@ def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray:
 
 
 def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
-    """Block of `Level` columns for a table in use, (T+1,) each, the variance part's behind them.
+    """Block of `Level` columns for a table in use, (T+1,) each, the variance part's and guidance's behind them.
 
     What the network means is a matter of the training table; what the variance interpolates, of the table in use.
     """
     rows = training_rows(table, parts.table)
     mean = (column[rows] for column in scalings(parts.mean, parts.table))
     columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
-    return columns | dict(parts.var.columns(table))
+    columns |= parts.var.columns(table)
+    for guidance in parts.guidance:
+        columns |= guidance.columns(table)
+    return columns
 
 
 def node_columns(

@@ -88,6 +88,7 @@ def compose(
         **{kind: part for kind, (part, _) in resolved.items()},
         names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name},
         data_shape=settings.data_shape,
+        backbone=None if isinstance(recipe, nn.Module) else recipe,
     )
     _refuse(parts, recipe)
     network = _build(recipe, parts, torch.device(device), time_argument)

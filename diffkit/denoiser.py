@@ -1,20 +1,35 @@
-"""The one place that calls a network: scale, call, split, decode, guide, clip, and give the variance a meaning."""
+"""The one place that calls a network: scale, call, split, decode, guide, clip, and give the variance a meaning.
+
+Order of operations, which every sampler, the bound and every task share:
+
+1. the network is called and its channels are split into mean and variance;
+2. the mean is decoded to an estimate of x_start;
+3. guidance changes that estimate, each as listed, the first one nearest to the network (`Guidance.guide`);
+4. ``x_transform``, then clipping;
+5. the variance channels become a log-variance: those of the network under the caller's own conditions;
+6. guidance that follows clipping changes x_start once more, in the same order (`Guidance.correct`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from attrs import field, frozen
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffkit._errors import OptionError
 from diffkit.gaussian import decode
-from diffkit.protocols import Level, Prediction, VarianceParameterization
+from diffkit.protocols import Composition, Level, Prediction, VarianceParameterization
+
+if TYPE_CHECKING:
+    from diffkit.table import F64, ProcessTable
 
 Model = Callable[..., Tensor]
 """``model(x, time, **conditions) -> (B, C * (1 + extra_outputs), *S)``."""
+
+Conditions = Mapping[str, Any]
 
 
 def call_network(
@@ -23,7 +38,7 @@ def call_network(
     level: Level,
     var: VarianceParameterization,
     scales_input: bool,
-    conditions: Mapping[str, Any],
+    conditions: Conditions,
 ) -> tuple[Tensor, Tensor | None]:
     """Call a network and split its channels; arguments as the attributes of `Denoiser`.
 
@@ -50,6 +65,126 @@ def call_network(
     return out.narrow(1, 0, channels), out.narrow(1, channels, channels * extra)
 
 
+# ---- guidance ----------------------------------------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """What is known before clipping.
+
+    Attributes:
+        x_start: Estimate of clean data, (B, C, *S).
+        raw: The network's variance channels, (B, C*extra_outputs, *S), or None. A guidance hands on those of the
+            evaluation under the conditions it was given: guidance never changes a learned variance.
+        after_clipping: To be added to x_start once it is clipped, (B, C, *S), or None.
+    """
+
+    x_start: Tensor
+    raw: Tensor | None = None
+    after_clipping: Tensor | None = None
+
+    def with_x_start(self, x_start: Tensor) -> Estimate:
+        """Return this estimate with another x_start, and everything else as it is."""
+        return Estimate(x_start, self.raw, self.after_clipping)
+
+
+class Evaluate(Protocol):
+    """The network with the guidance that comes before; what a `Guidance` may ask, any number of times."""
+
+    def __call__(self, x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
+        """Return the estimate at x, (B, C, *S), for any batch; ``model`` takes the place of the system's network."""
+
+
+class Guidance(Protocol):
+    """What steers sampling besides the network; a frozen attrs class, given to ``system.sample(guidance=...)``.
+
+    Inherit from it for the defaults; override `guide`, `correct` or both.
+    """
+
+    @property
+    def own_conditions(self) -> frozenset[str]:
+        """Conditions that are for this guidance only: the network is not given them."""
+        return frozenset()
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Networks it holds; their dropout is off while the system samples."""
+        return ()
+
+    def problems(self, parts: Composition) -> Iterable[str]:
+        """Return one sentence for each thing in a composition it cannot work with, with what would work."""
+        return ()
+
+    def fitted(self, parts: Composition) -> Guidance:
+        """Return this guidance with what it needs to know of the composition filled in."""
+        return self
+
+    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
+        """Return float64 columns (T+1,) of the table in use; `Level.var` then has them, under names all share."""
+        return {}
+
+    def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
+        """Return the guided estimate before clipping.
+
+        Args:
+            evaluate: The network and the guidance before this one.
+            x: Noisy data, (B, C, *S).
+            level: Where it is.
+            conditions: Everything the caller gave, `own_conditions` included.
+        """
+        return evaluate(x, level, conditions)
+
+    def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
+        """Return the prediction changed after clipping; arguments as in `guide`."""
+        return prediction
+
+
+def evaluate_together(
+    evaluate: Evaluate, x: Tensor, level: Level, conditions: Sequence[Conditions]
+) -> tuple[Estimate, ...]:
+    """Evaluate the same x under several sets of conditions in one call on a larger batch.
+
+    Args:
+        evaluate: As `Guidance.guide` is given.
+        x: Noisy data, (B, C, *S).
+        level: Where it is.
+        conditions: The sets, which hold the same names.
+    Returns:
+        One estimate for each set, rows as if each had been asked for alone.
+    Raises:
+        OptionError: A condition cannot be joined: it is in some sets only, or differs and is no (B, ...) tensor.
+    """
+    count, batch = len(conditions), len(x)
+    estimate = evaluate(
+        torch.cat([x] * count), _repeated(level, count), {n: _joined(n, conditions, batch) for n in conditions[0]}
+    )
+    pieces = ([None] * count if part is None else part.split(batch) for part in estimate)
+    return tuple(Estimate(*parts) for parts in zip(*pieces, strict=True))
+
+
+def _repeated(level: Level, count: int) -> Level:
+    def repeat(value: Tensor) -> Tensor:
+        return value if value.ndim == 0 else torch.cat([value] * count)
+
+    var = None if level.var is None else {name: repeat(column) for name, column in level.var.items()}
+    return Level(*(repeat(value) for value in level[:-1]), var)
+
+
+def _joined(name: str, conditions: Sequence[Conditions], batch: int) -> Any:
+    values = [given.get(name) for given in conditions]
+    first = values[0]
+    if all(isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch for value in values):
+        return torch.cat(values)
+    if any(value is not first for value in values) or any(len(given) != len(conditions[0]) for given in conditions):
+        raise OptionError(
+            f"condition {name!r} cannot be evaluated with and without in one call: it needs one row for each of "
+            f"{batch} examples in both; use joint=False"
+        )
+    return first
+
+
+# ---- the denoiser ------------------------------------------------------------------------------------------------
+
+
 @frozen(eq=False)
 class Denoiser:
     """A network read as an estimate of clean data and of the reverse step's variance.
@@ -58,27 +193,49 @@ class Denoiser:
         model: The network.
         var: The variance part.
         scales_input: False if c_in is 1 at every level, which spares a multiplication.
-        conditions: Keywords for the network.
+        conditions: Keywords for the network, and those that guidance keeps to itself.
         transform: Applied to the estimate of x_start before clipping (the reference's denoised_fn).
         clip: Clip the estimate of x_start to [-1, 1].
+        guidance: What steers the estimate, nearest to the network first.
     """
 
     model: Model
     var: VarianceParameterization
     scales_input: bool
-    conditions: Mapping[str, Any] = field(factory=dict)
+    conditions: Conditions = field(factory=dict)
     transform: Callable[[Tensor], Tensor] | None = None
     clip: bool = False
+    guidance: tuple[Guidance, ...] = ()
 
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Return the processed estimate of x_start, and the log-variance of the reverse step."""
-        out, raw = call_network(self.model, x, level, self.var, self.scales_input, self.conditions)
-        x_start = decode(out, x, level)
+        x_start, raw, shift = self._evaluate(x, level, self.conditions, self.model, len(self.guidance))
         if self.transform is not None:
             x_start = self.transform(x_start)
         if self.clip:
             x_start = x_start.clamp(-1, 1)
-        return Prediction(x_start, None if level.var is None else self.var.log_variance(raw, level.var))
+        if shift is not None:
+            x_start = x_start + shift
+        prediction = Prediction(x_start, None if level.var is None else self.var.log_variance(raw, level.var))
+        for guidance in self.guidance:
+            prediction = guidance.correct(prediction, x, level, self.conditions)
+        return prediction
+
+    def _evaluate(self, x: Tensor, level: Level, conditions: Conditions, network: Model, depth: int) -> Estimate:
+        """Estimate of a network with the first ``depth`` guidances applied."""
+        if not depth:
+            given = self._for_network(conditions) if self.guidance else conditions
+            out, raw = call_network(network, x, level, self.var, self.scales_input, given)
+            return Estimate(decode(out, x, level), raw)
+
+        def evaluate(x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
+            return self._evaluate(x, level, conditions, network if model is None else model, depth - 1)
+
+        return self.guidance[depth - 1].guide(evaluate, x, level, conditions)
+
+    def _for_network(self, conditions: Conditions) -> Conditions:
+        kept = frozenset().union(*(guidance.own_conditions for guidance in self.guidance))
+        return {name: value for name, value in conditions.items() if name not in kept}
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diffkit.decoders import Decoder
+    from diffkit.denoiser import Guidance
     from diffkit.table import Coefs, ProcessTable, Steps
 
     F64 = NDArray[np.float64]
@@ -49,7 +50,8 @@ class Level(NamedTuple):
         alpha, sigma, log_snr: Signal scale, noise scale, natural log of their squared ratio; 0-d or (B,1..).
         c_skip, c_out, c_in: The mean parameterization there; 0-d or (B,1..).
         time: What the backbone is conditioned on, 0-d or (B,).
-        var: The variance part's columns there; None where no step of the table starts (continuous levels, nodes).
+        var: The variance part's columns there, and guidance's; None where no step of the table starts (continuous
+            levels, nodes).
     """
 
     alpha: Tensor
@@ -145,7 +147,10 @@ Denoise = Callable[["Tensor", Level], Prediction]
 
 @frozen(eq=False)
 class Composition:
-    """The parts of a system while it is put together; what `problems` is asked about."""
+    """The parts of a system while it is put together; what `problems` is asked about.
+
+    `backbone` is the network's recipe, None for a foreign network or none; `guidance` is that of the call at hand.
+    """
 
     table: ProcessTable
     schedule: NoiseSchedule
@@ -156,6 +161,8 @@ class Composition:
     sampler: Sampler
     names: Mapping[str, str]
     data_shape: tuple[int, ...]
+    backbone: Backbone | None = None
+    guidance: tuple[Guidance, ...] = ()
 
     def label(self, kind: str) -> str:
         """How a message calls the part of that kind: ``var 'fixed_large'``."""
@@ -307,6 +314,10 @@ class Backbone(Part, Protocol):
     def channels_in(self, data_shape: tuple[int, ...]) -> int:
         """Return how many channels the network reads: those of the data plus those of its conditions."""
         return data_shape[0]
+
+    def null_conditions(self) -> Mapping[str, Any] | None:
+        """Return the conditions that mean "none of them", such as y = the null class; None if it knows no such."""
+        return None
 
     @abstractmethod
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from diffkit.backbones._labels import label_count
+from diffkit.backbones._labels import label_count, null_conditions
 from diffkit.backbones._layout import refuse
 from diffkit.options import choice, flag, integer, number
 from diffkit.protocols import Backbone
@@ -67,6 +67,10 @@ class DiT(Backbone):
         """Return what does not fit the shape of the data."""
         label = composition.label("backbone")
         return [f"{label}: {problem}" for problem in self._problems(composition.data_shape)]
+
+    def null_conditions(self) -> Mapping[str, Any] | None:
+        """Return the null class."""
+        return null_conditions(self.num_classes, self.null_class)
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return the network, ``forward(x, time, y=None)``."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from diffkit.backbones._labels import label_count
+from diffkit.backbones._labels import label_count, null_conditions
 from diffkit.options import flag, integer
 from diffkit.protocols import Backbone
 from diffkit.registry import registry
@@ -39,6 +40,10 @@ class MLP(Backbone):
     def __attrs_post_init__(self) -> None:
         """Refuse options that would have no effect."""
         label_count(self.num_classes, self.null_class)
+
+    def null_conditions(self) -> Mapping[str, Any] | None:
+        """Return the null class."""
+        return null_conditions(self.num_classes, self.null_class)
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return the network, ``forward(x, time, y=None)``."""

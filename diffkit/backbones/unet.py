@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from diffkit._errors import OptionError
-from diffkit.backbones._labels import label_count
+from diffkit.backbones._labels import label_count, null_conditions
 from diffkit.backbones._layout import Layout, refuse
 from diffkit.options import choice, flag, integer, integers, number, numbers
 from diffkit.protocols import Backbone
@@ -90,6 +90,10 @@ class UNet(Backbone):
         """Return what does not fit the shape of the data."""
         label = composition.label("backbone")
         return [f"{label}: {problem}" for problem in self._layout(composition.data_shape).problems()]
+
+    def null_conditions(self) -> Mapping[str, Any] | None:
+        """Return the null class."""
+        return null_conditions(self.num_classes, self.null_class)
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return the network, ``forward(x, time, y=None, low_res=None)``."""
