@@ -13,7 +13,7 @@ Order of operations, which every sampler, the bound and every task share:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from attrs import field, frozen
@@ -94,6 +94,7 @@ class Evaluate(Protocol):
         """Return the estimate at x, (B, C, *S), for any batch; ``model`` takes the place of the system's network."""
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """What steers sampling besides the network; a frozen attrs class, given to ``system.sample(guidance=...)``.
 
@@ -157,7 +158,7 @@ def evaluate_together(
     estimate = evaluate(
         torch.cat([x] * count), _repeated(level, count), {n: _joined(n, conditions, batch) for n in conditions[0]}
     )
-    pieces = ([None] * count if part is None else part.split(batch) for part in estimate)
+    pieces = ((None,) * count if part is None else part.tensor_split(count) for part in estimate)
     return tuple(Estimate(*parts) for parts in zip(*pieces, strict=True))
 
 
@@ -165,12 +166,13 @@ def _repeated(level: Level, count: int) -> Level:
     def repeat(value: Tensor) -> Tensor:
         return value if value.ndim == 0 else torch.cat([value] * count)
 
+    rows = {name: repeat(value) for name, value in level._asdict().items() if name != "var"}
     var = None if level.var is None else {name: repeat(column) for name, column in level.var.items()}
-    return Level(*(repeat(value) for value in level[:-1]), var)
+    return Level(**rows, var=var)
 
 
 def _joined(name: str, conditions: Sequence[Conditions], batch: int) -> Any:
-    values = [given.get(name) for given in conditions]
+    values: list[Any] = [given.get(name) for given in conditions]
     first = values[0]
     if all(isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch for value in values):
         return torch.cat(values)

@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffkit._errors import OptionError
+from diffkit.options import check_integer
+
 NoiseFn = Callable[[], Tensor]
 """Returns the next standard normal tensor of the batch's shape."""
+
+Seed = int | Sequence[int] | None
+"""One number for the set (example i is then a function of the number and i), a number for each example, or none."""
 
 
 def example_seed(seed: int, index: int) -> int:
     """Return the 63-bit seed of one example: well mixed, so that neighbouring seeds and indices are unrelated."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def checked_seed(seed: object, n: int) -> Seed:
+    """Return the seed of n examples, a list as a tuple of integers.
+
+    Raises:
+        OptionError: It is negative or no integer, or there is not one for each example.
+    """
+    if seed is None:
+        return None
+    if isinstance(seed, str) or not isinstance(seed, Iterable):
+        return check_integer("seed", seed, ge=0)
+    each = tuple(check_integer("each seed", one, ge=0) for one in seed)
+    if len(each) != n:
+        raise OptionError(f"seed must be one number, or one for each of {n} examples, got {len(each)}")
+    return each
+
+
+def noise_for(seed: Seed, rows: range, shape: tuple[int, ...], device: torch.device) -> NoiseFn:
+    """Return the noise of the examples whose indices are ``rows``.
+
+    Args:
+        seed: As `checked_seed` returns. An example with a seed of its own is example 0 of that seed.
+        rows: Indices of the examples of a batch.
+        shape: Shape of one example.
+        device: Where the noise is drawn.
+    """
+    if seed is None:
+        return batch_noise((len(rows), *shape), device)
+    if isinstance(seed, int):
+        return example_noise(seed, rows, shape, device)
+    return _streams([example_seed(seed[i], 0) for i in rows], shape, device)
 
 
 def batch_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> NoiseFn:
@@ -35,7 +73,11 @@ def example_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...], dev
         shape: Shape of one example.
         device: Where the noise is drawn; another kind of device draws other numbers.
     """
-    generators = [torch.Generator(device).manual_seed(example_seed(seed, i)) for i in indices]
+    return _streams([example_seed(seed, i) for i in indices], shape, device)
+
+
+def _streams(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> NoiseFn:
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def draw() -> Tensor:
         out = torch.empty((len(generators), *shape), device=device)

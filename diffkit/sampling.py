@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -80,18 +80,45 @@ class Program:
             x: Data at the level the first step starts from.
             noise_fn: Asked once a step; None only for a deterministic sampler.
         """
-        if self.sampler.stochastic and noise_fn is None:
-            raise OptionError("this sampler adds noise, so it needs noise_fn")
-        matrix = self.columns.on(x.device, x.dtype)
         recorder = _Recorder(denoise)
         with torch.no_grad():
             state = self.sampler.init(x)
-        for i in range(self.num_steps):
-            noise = noise_fn() if noise_fn is not None and self.sampler.stochastic else None
-            last = self.sampler.uses_last and self.may_end and i == self.num_steps - 1
+        for i, row in enumerate(self.rows(x, noise_fn)):
+            noise = self.noise(noise_fn)
             with torch.no_grad():  # inside the step only: a generator must not leak it to its caller between yields
-                x, state = self.step(recorder, x, state, matrix[i], noise, last)
+                x, state = self.step(recorder, x, state, row, noise, self.is_last(i))
             yield Moment(i + 1, self.levels[i], x, recorder.last.x_start)
+
+    @torch.no_grad()
+    def finish(
+        self, denoise: Denoise, x: Tensor, noise_fn: NoiseFn | None, advance: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Walk all steps from x and return where they lead, keeping nothing on the way.
+
+        Args:
+            denoise, x, noise_fn: As in `run`.
+            advance: Called with 1 after each step.
+        """
+        state = self.sampler.init(x)
+        for i, row in enumerate(self.rows(x, noise_fn)):
+            x, state = self.step(denoise, x, state, row, self.noise(noise_fn), self.is_last(i))
+            if advance is not None:
+                advance(1)
+        return x
+
+    def rows(self, x: Tensor, noise_fn: NoiseFn | None) -> Sequence[Tensor]:
+        """Return each step's row of `columns`, where x is; refuse a stochastic sampler without noise."""
+        if self.sampler.stochastic and noise_fn is None:
+            raise OptionError("this sampler adds noise, so it needs noise_fn")
+        return self.columns.on(x.device, x.dtype).unbind()
+
+    def noise(self, noise_fn: NoiseFn | None) -> Tensor | None:
+        """Return the noise of the next step; None if the sampler is deterministic."""
+        return noise_fn() if noise_fn is not None and self.sampler.stochastic else None
+
+    def is_last(self, i: int) -> bool:
+        """Return what a step is told: that it goes to level 0, if the sampler asks at all."""
+        return self.sampler.uses_last and self.may_end and i == self.num_steps - 1
 
 
 class _Row:

@@ -6,8 +6,7 @@ special, and its state_dict is the network's. Tables are no buffers: ``.half()``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,22 @@ from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
+from diffkit.calls import Call, Transform, as_conditions
 from diffkit.columns import Columns, level_columns
 from diffkit.decoders import Decoder, decoder_for
-from diffkit.denoiser import Denoiser, Model, as_float
-from diffkit.noise import NoiseFn, batch_noise, example_noise
+from diffkit.denoiser import Denoiser, Guidance, Model, as_float
+from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
-from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition, Sampler, State
-from diffkit.sampling import Moment, encoding_program, sampling_program
+from diffkit.sampling import Moment, sampling_program
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
 from diffkit.spec import save, spec_of
 from diffkit.table import ProcessTable, respace
 
-Transform = Callable[[Tensor], Tensor]
+Steered = Guidance | Sequence[Guidance] | None
+"""Guidance of a call: none, one, or several in the order they act, nearest to the network first."""
 
 
 @frozen
@@ -192,7 +192,8 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         sampler: Slot = None,
-        seed: int | None = None,
+        guidance: Steered = None,
+        seed: Seed = None,
         batch_size: int | None = None,
         start: Tensor | None = None,
         clip: bool | None = None,
@@ -207,7 +208,10 @@ class System(nn.Module):
             n: How many.
             steps: Every level by default; a count, a spacing string or a list of levels (see `diffkit.spacing`).
             sampler: Name, (name, options) or instance; the composed one by default.
-            seed: Makes sample i a function of (seed, i) alone, whatever the batch size. Unseeded by default.
+            guidance: What steers the samples, such as ``diffkit.guidance.ClassifierFree(2.0)``; of several, the first
+                is nearest to the network.
+            seed: Makes sample i a function of (seed, i) alone, whatever the batch size; a list gives each sample a
+                seed of its own. Unseeded by default.
             batch_size: How many are made at a time; all at once by default.
             start: What to start from at level T, (n, C, *S); noise by default.
             clip: Clip the estimate of x_start to [-1, 1]; as composed by default.
@@ -216,22 +220,26 @@ class System(nn.Module):
             progress: Show a bar with an ETA on standard error.
             conditions: Keywords for the network; a tensor or list of length n gives each sample its own.
         Raises:
-            OptionError: An argument is wrong; nothing has been computed then.
+            OptionError, CompositionError: An argument is wrong; nothing has been computed then.
         """
-        n = check_integer("n", n, ge=1)
-        batch_size = n if batch_size is None else check_integer("batch_size", batch_size, ge=1)
-        batches = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
-        table, chosen = self.table_for(steps), self._sampler(sampler)
-        conditions = self._conditions(conditions, n)
-        out = []
-        with show_progress(len(batches) * table.num_steps, f"sampling {n}", progress) as advance:
+        call = self.prepare(
+            n,
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            seed=seed,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            **conditions,
+        )
+        call.check_start(start)
+        program, batches, out = call.program(), call.batches(batch_size), []
+        with call.running(f"sampling {n}", len(batches) * program.num_steps, progress) as advance:
             for rows in batches:
-                picked = _rows_of(conditions, rows, n)
-                denoiser = self.denoiser(model, clip=clip, x_transform=x_transform, **picked)
-                x = None if start is None else start[rows.start : rows.stop]
-                for moment in self._moments(rows, table, chosen, denoiser, seed, x):  # noqa: B007  the last is kept
-                    advance(1)
-                out.append(moment.x)
+                noise_fn = call.noise(rows)
+                x = call.begin(rows, noise_fn, start)
+                out.append(program.finish(call.denoiser(rows), x, noise_fn, advance))
         return torch.cat(out)
 
     def trajectory(
@@ -240,7 +248,8 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         sampler: Slot = None,
-        seed: int | None = None,
+        guidance: Steered = None,
+        seed: Seed = None,
         start: Tensor | None = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
@@ -248,9 +257,19 @@ class System(nn.Module):
         **conditions: Any,
     ) -> Iterator[Moment]:
         """Yield a `Moment` after every step of sampling n examples; arguments as in `sample`."""
-        n = check_integer("n", n, ge=1)
-        denoiser = self.denoiser(model, clip=clip, x_transform=x_transform, **self._conditions(conditions, n))
-        return self._moments(range(n), self.table_for(steps), self._sampler(sampler), denoiser, seed, start)
+        call = self.prepare(
+            n,
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            seed=seed,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            **conditions,
+        )
+        call.check_start(start)
+        return call.moments(start)
 
     def sample_from(
         self,
@@ -260,6 +279,7 @@ class System(nn.Module):
         table: ProcessTable | None = None,
         *,
         sampler: Slot = None,
+        guidance: Steered = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
         **conditions: Any,
@@ -271,13 +291,11 @@ class System(nn.Module):
             x: Data at level T, (B, C, *S).
             noise_fn: Called once a step for standard normal noise like x; may be None if the sampler is deterministic.
             table: The training table by default; see `table_for`.
-            sampler, clip, x_transform, conditions: As in `sample`.
+            sampler, guidance, clip, x_transform, conditions: As in `sample`.
         """
-        program = sampling_program(self.parts, self._sampler(sampler), table or self.table)
-        denoiser = self.denoiser(model, clip=clip, x_transform=x_transform, **conditions)
-        for moment in program.run(denoiser, x, noise_fn):  # noqa: B007  only the last is wanted
-            pass
-        return moment.x
+        parts = self.parts_for(sampler, guidance)
+        program = sampling_program(parts, parts.sampler, table or self.table)
+        return program.finish(self._denoiser(parts, model, clip, x_transform, conditions), x, noise_fn)
 
     @torch.no_grad()
     def encode(
@@ -286,6 +304,7 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         sampler: Slot = "ddim",
+        guidance: Steered = None,
         start: str = "clean",
         clip: bool | None = None,
         x_transform: Transform | None = None,
@@ -297,7 +316,7 @@ class System(nn.Module):
 
         Args:
             x_start: Clean data, (B, C, *S).
-            steps, sampler, clip, x_transform, model, progress, conditions: As in `sample`.
+            steps, sampler, guidance, clip, x_transform, model, progress, conditions: As in `sample`.
             start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
                 takes x_start for data at level 1 and ends one step past T, where no signal is left, as the published
                 code does.
@@ -306,39 +325,71 @@ class System(nn.Module):
         """
         if start not in ("clean", "level1"):
             raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
-        chosen, table = self._sampler(sampler), self.table_for(steps)
-        if chosen.stochastic:
-            raise OptionError("encode needs a deterministic sampler, such as 'ddim' with eta=0")
         x = self._checked(x_start)
-        denoiser = self.denoiser(
-            model, clip=clip, x_transform=x_transform, **self._conditions(conditions, len(x_start))
+        call = self.prepare(
+            len(x),
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            **conditions,
         )
-        program = encoding_program(self.parts, chosen, table, past_end=start == "level1")
-        with self._evaluating(), show_progress(program.num_steps, "encoding", progress) as advance:
+        if call.parts.sampler.stochastic:
+            raise OptionError("encode needs a deterministic sampler, such as 'ddim' with eta=0")
+        program, denoiser = call.encoding_program(past_end=start == "level1"), call.denoiser()
+        with call.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":
-                x = self._first_encoding_step(denoiser, x, table)
-            for moment in program.run(denoiser, x, None):
-                x = moment.x
-                advance(1)
-        return x
+                x = _first_encoding_step(call, denoiser, x)
+            return program.finish(denoiser, x, None, advance)
+
+    def prepare(
+        self,
+        n: int,
+        *,
+        steps: Spacing = None,
+        sampler: Slot = None,
+        guidance: Steered = None,
+        seed: Seed = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        **conditions: Any,
+    ) -> Call:
+        """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
+        n = check_integer("n", n, ge=1)
+        return Call(
+            self,
+            n,
+            self.table_for(steps),
+            self.parts_for(sampler, guidance),
+            checked_seed(seed, n),
+            self._model(model),
+            self.settings.clip_x_start if clip is None else clip,
+            x_transform,
+            as_conditions(conditions, n, self.device),
+        )
 
     def denoiser(
         self,
         model: Model | None = None,
         *,
+        guidance: Steered = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
         **conditions: Any,
     ) -> Denoiser:
         """Return ``denoise(x, level) -> Prediction``: the network and its processing, for samplers and the bound."""
-        return Denoiser(
-            self._model(model),
-            self.parts.var,
-            self.objective.scales_input,
-            conditions,
-            x_transform,
-            self.settings.clip_x_start if clip is None else clip,
-        )
+        return self._denoiser(self.parts_for(None, guidance), model, clip, x_transform, conditions)
+
+    def parts_for(self, sampler: Slot = None, guidance: Steered = None) -> Composition:
+        """Return the composition with another sampler and with guidance.
+
+        Raises:
+            CompositionError: They do not fit this system; every problem is listed.
+        """
+        return with_guidance(with_sampler(self.parts, sampler), guidance)
 
     # ---- scoring ---------------------------------------------------------------------------------------------------
 
@@ -348,6 +399,7 @@ class System(nn.Module):
         x_start: Tensor,
         *,
         steps: Spacing = None,
+        guidance: Steered = None,
         seed: int | None = None,
         rows_per_call: int | None = None,
         clip: bool | None = None,
@@ -361,59 +413,51 @@ class System(nn.Module):
         Args:
             x_start: Clean data, (B, C, *S), in [-1, 1] unless the system was composed with bins=None.
             steps: As in `sample`.
+            guidance: As in `sample`: the bound is then that of the guided reverse process, whose every step is still
+                a normal distribution.
             seed: Makes the noise of example i a function of (seed, i) and the level.
             rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
             clip, x_transform, model, progress, conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
-        x_start, table = self._checked(x_start), self.table_for(steps)
+        x_start = self._checked(x_start)
+        call = self.prepare(
+            len(x_start),
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            **conditions,
+        )
         default = 16 if x_start.device.type == "cpu" else 256
         rows = default if rows_per_call is None else check_integer("rows_per_call", rows_per_call, ge=1)
-        terms = BoundTerms.of(self.parts, table, self.decoder)
-        pairs = len(x_start) * table.num_steps
-        with self._evaluating(), show_progress(pairs, "bits/dim", progress) as advance:
+        with call.running("bits/dim", len(x_start) * call.table.num_steps, progress) as advance:
             return variational_bound(
-                terms,
-                lambda picked: self.denoiser(model, clip=clip, x_transform=x_transform, **picked),
-                table,
+                BoundTerms.of(call.parts, call.table, self.decoder),
+                lambda picked: attrs.evolve(call, conditions=picked).denoiser(),
+                call.table,
                 x_start,
                 rows_per_call=rows,
                 seed=seed,
-                conditions=self._conditions(conditions, len(x_start)),
+                conditions=call.conditions,
                 show=advance,
             )
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def _moments(
+    def _denoiser(
         self,
-        rows: range,
-        table: ProcessTable,
-        sampler: Sampler,
-        denoiser: Denoiser,
-        seed: int | None,
-        start: Tensor | None,
-    ) -> Iterator[Moment]:
-        """Moments of sampling the examples whose indices are ``rows``."""
-        device, shape = self.device, self.data_shape
-        if start is not None and start.shape != (len(rows), *shape):
-            raise OptionError(f"start must have shape {(len(rows), *shape)}, got {tuple(start.shape)}")
-        noise_fn = (
-            batch_noise((len(rows), *shape), device) if seed is None else example_noise(seed, rows, shape, device)
-        )
-        program = sampling_program(self.parts, sampler, table)
-        # Drawn even if a start is given, so that the steps' noise is the same either way.
-        noise = noise_fn() * float(table.scale[-1])
-        x = noise if start is None else as_float(start.to(device))
-        with self._evaluating():
-            yield from program.run(denoiser, x, noise_fn)
-
-    def _first_encoding_step(self, denoiser: Denoiser, x: Tensor, table: ProcessTable) -> Tensor:
-        """From level 0 to 1, where no network can be asked: the noise is taken from the estimate at level 1."""
-        columns = Columns({"level": level_columns(self.parts, table)})
-        at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
-        eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
-        return at.alpha * x + at.sigma * eps
+        parts: Composition,
+        model: Model | None,
+        clip: bool | None,
+        transform: Transform | None,
+        conditions: Mapping[str, Any],
+    ) -> Denoiser:
+        clip = self.settings.clip_x_start if clip is None else clip
+        scales = self.objective.scales_input
+        return Denoiser(self._model(model), parts.var, scales, conditions, transform, clip, parts.guidance)
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:
@@ -423,15 +467,7 @@ class System(nn.Module):
         return self.backbone
 
     def _sampler(self, slot: Slot) -> Sampler:
-        if slot is None:
-            return self.parts.sampler
-        sampler: Sampler
-        sampler, name = resolve("sampler", slot)
-        changed = attrs.evolve(self.parts, sampler=sampler, names={**self.parts.names, "sampler": name})
-        problems = list(sampler.problems(changed))
-        if problems:
-            raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
-        return sampler
+        return with_sampler(self.parts, slot).sampler
 
     def _checked(self, x_start: Tensor) -> Tensor:
         """Return data ready for arithmetic, or raise `OptionError`."""
@@ -465,42 +501,50 @@ class System(nn.Module):
         device = generator.device if generator is not None else x.device
         return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
 
-    def _conditions(self, conditions: Mapping[str, Any], n: int) -> dict[str, Any]:
-        """Conditions as tensors on the system's device; lists and numbers become one value for each example."""
-        found: dict[str, Any] = {}
-        for name, value in conditions.items():
-            if isinstance(value, int) and not isinstance(value, bool):
-                value = torch.full((n,), value)
-            elif isinstance(value, Sequence) and not isinstance(value, str):
-                value = torch.as_tensor(value)
-            if isinstance(value, Tensor):
-                if value.ndim and len(value) != n:
-                    raise OptionError(
-                        f"condition {name!r} must have one value for each of {n} examples, got {len(value)}"
-                    )
-                value = value.to(self.device)
-            found[name] = value
-        return found
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Switch dropout off meanwhile, and touch nothing if it is off already, so that threads can share a system."""
-        training = [m for m in self.modules() if m.training]
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+def with_sampler(parts: Composition, slot: Slot) -> Composition:
+    """Return a composition with another sampler; None keeps the composed one.
+
+    Raises:
+        CompositionError: It cannot work with the other parts.
+    """
+    if slot is None:
+        return parts
+    sampler, name = resolve("sampler", slot)
+    changed = attrs.evolve(parts, sampler=sampler, names={**parts.names, "sampler": name})
+    problems = list(sampler.problems(changed))
+    if problems:
+        raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
+    return changed
 
 
-def _rows_of(conditions: Mapping[str, Any], rows: range, n: int) -> dict[str, Any]:
-    def pick(value: Any) -> Any:
-        whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
-        return value[rows.start : rows.stop] if whole else value
+def with_guidance(parts: Composition, guidance: Steered) -> Composition:
+    """Return a composition with the guidance of a call.
 
-    return {name: pick(value) for name, value in conditions.items()}
+    Raises:
+        OptionError: It is no guidance.
+        CompositionError: It cannot work with the parts; every problem is listed.
+    """
+    if guidance is None:
+        return parts
+    listed = tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
+    for one in listed:
+        if isinstance(one, type) or not isinstance(one, Guidance):
+            raise OptionError(
+                f"guidance must be a guidance, such as diffkit.guidance.ClassifierFree(2.0), or a list, got {one!r}"
+            )
+    problems = [f"{type(one).__name__}: {problem}" for one in listed for problem in one.problems(parts)]
+    if problems:
+        raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
+    return attrs.evolve(parts, guidance=tuple(one.fitted(parts) for one in listed))
+
+
+def _first_encoding_step(call: Call, denoiser: Denoiser, x: Tensor) -> Tensor:
+    """From level 0 to 1, where no network can be asked: the noise is taken from the estimate at level 1."""
+    columns = Columns({"level": level_columns(call.parts, call.table)})
+    at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
+    eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
+    return at.alpha * x + at.sigma * eps
 
 
 def _joined(shape: Sequence[int]) -> str:

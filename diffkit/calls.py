@@ -1,0 +1,156 @@
+"""One call that walks levels: everything is resolved, and what is wrong refused, before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from diffkit._errors import OptionError
+from diffkit.denoiser import Denoiser, Model, as_float
+from diffkit.noise import NoiseFn, Seed, noise_for
+from diffkit.options import check_integer
+from diffkit.progress import progress as show_progress
+from diffkit.protocols import Composition
+from diffkit.sampling import Moment, Program, encoding_program, sampling_program
+from diffkit.table import ProcessTable
+
+if TYPE_CHECKING:
+    from diffkit.system import System
+
+Transform = Callable[[Tensor], Tensor]
+
+
+@frozen(eq=False)
+class Call:
+    """A walk over levels that is ready to begin; made by `System.prepare`, used by the system and by tasks.
+
+    Attributes:
+        system: The system.
+        n: How many examples.
+        table: The table in use.
+        parts: The composition, with this call's sampler and guidance.
+        seed: As in `System.sample`.
+        model: The network.
+        clip: Clip the estimate of x_start to [-1, 1].
+        transform: Applied to the estimate of x_start before clipping, or None.
+        conditions: Keywords for network and guidance, tensors on the system's device.
+    """
+
+    system: System
+    n: int
+    table: ProcessTable
+    parts: Composition
+    seed: Seed
+    model: Model
+    clip: bool
+    transform: Transform | None
+    conditions: Mapping[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the walk takes place."""
+        return self.system.device
+
+    def program(self) -> Program:
+        """Return the walk from level T down to level 0."""
+        return sampling_program(self.parts, self.parts.sampler, self.table)
+
+    def encoding_program(self, *, past_end: bool = False) -> Program:
+        """Return the walk from level 1 up to level T, or one step beyond."""
+        return encoding_program(self.parts, self.parts.sampler, self.table, past_end=past_end)
+
+    def batches(self, batch_size: int | None = None) -> list[range]:
+        """Return the examples' indices, ``batch_size`` at a time; all at once by default."""
+        size = self.n if batch_size is None else check_integer("batch_size", batch_size, ge=1)
+        return [range(i, min(i + size, self.n)) for i in range(0, self.n, size)]
+
+    def denoiser(self, rows: range | None = None) -> Denoiser:
+        """Return the network and its processing for some of the examples; all by default."""
+        conditions = self.conditions if rows is None else rows_of(self.conditions, rows, self.n)
+        scales = self.system.objective.scales_input
+        guidance = self.parts.guidance
+        return Denoiser(self.model, self.parts.var, scales, conditions, self.transform, self.clip, guidance)
+
+    def noise(self, rows: range) -> NoiseFn:
+        """Return the stream of noise of some of the examples."""
+        return noise_for(self.seed, rows, self.system.data_shape, self.device)
+
+    def check_start(self, start: Tensor | None) -> None:
+        """Raise `OptionError` unless ``start`` is None or has a row for each example."""
+        wanted = (self.n, *self.system.data_shape)
+        if start is not None and start.shape != wanted:
+            raise OptionError(f"start must have shape {wanted}, got {tuple(start.shape)}")
+
+    def begin(self, rows: range, noise_fn: NoiseFn, start: Tensor | None = None) -> Tensor:
+        """Return data at level T: noise, or the examples' share of ``start``, (n, C, *S).
+
+        The noise is drawn even if a start is given, so that the steps' noise is the same either way.
+        """
+        noise = noise_fn() * float(self.table.scale[-1])
+        return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
+
+    def moments(self, start: Tensor | None = None) -> Iterator[Moment]:
+        """Yield a `Moment` after every step of one batch of all examples."""
+        rows = range(self.n)
+        noise_fn = self.noise(rows)
+        x = self.begin(rows, noise_fn, start)
+        with evaluating(self.system, *self.networks()):
+            yield from self.program().run(self.denoiser(), x, noise_fn)
+
+    @contextmanager
+    def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+        """Show progress and switch dropout off meanwhile; yields a function to call with what is done."""
+        with evaluating(self.system, *self.networks()), show_progress(total, label, progress) as advance:
+            yield advance
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Networks that take part beside the system's own."""
+        return tuple(network for guidance in self.parts.guidance for network in guidance.networks)
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Switch dropout off meanwhile, and touch nothing if it is off already, so that threads can share a system."""
+    training = [module for network in networks for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def as_conditions(conditions: Mapping[str, Any], n: int, device: torch.device) -> dict[str, Any]:
+    """Return conditions as tensors on a device; lists and numbers become one value for each of n examples.
+
+    Raises:
+        OptionError: A list or tensor has another length.
+    """
+    found: dict[str, Any] = {}
+    for name, value in conditions.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = torch.full((n,), value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = torch.as_tensor(value)
+        if isinstance(value, Tensor):
+            if value.ndim and len(value) != n:
+                raise OptionError(f"condition {name!r} must have one value for each of {n} examples, got {len(value)}")
+            value = value.to(device)
+        found[name] = value
+    return found
+
+
+def rows_of(conditions: Mapping[str, Any], rows: range, n: int) -> dict[str, Any]:
+    """Return the conditions of some of n examples."""
+
+    def pick(value: Any) -> Any:
+        whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
+        return value[rows.start : rows.stop] if whole else value
+
+    return {name: pick(value) for name, value in conditions.items()}
