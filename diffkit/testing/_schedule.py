@@ -154,6 +154,8 @@ def level_agrees_with_table(schedule: NoiseSchedule) -> None:
     _continuous(schedule)
     for num_steps, table in _tables(schedule).items():
         known = np.isfinite(table.log_snr)
+        if not known.any():  # one level, and that without signal
+            continue
         scale, time = schedule.level(torch.from_numpy(table.log_snr[known].copy()))
         first = int(np.flatnonzero(known)[0])
         for name, values, column in (("scale", scale, table.scale), ("time", time, table.time)):
