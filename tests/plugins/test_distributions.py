@@ -1,8 +1,8 @@
 """The plugins in this repository: whole distributions, side by side, none meeting a built-in, none reaching inside.
 
 Their own tests live with them and need their sources on the path, which ``plugins/conftest.py`` sees to:
-``pytest plugins`` runs them all, ``pytest -c pyproject.toml plugins/diffkit-edm`` those of one. Here they are run as part
-of the whole, in a process of their own, so that nothing of them reaches the other tests.
+``pytest plugins`` runs them all, ``pytest -c pyproject.toml plugins/diffkit-edm`` those of one. Here they are run as
+part of the whole, in a process of their own, so that nothing of them reaches the other tests.
 """
 
 from __future__ import annotations

@@ -14,8 +14,29 @@ from numpy.typing import NDArray
 
 import diffkit
 from diffkit.table import Coefs
+from diffkit.testing import Check, parametrize_checks
 
 F64 = NDArray[np.float64]
+
+
+@parametrize_checks("schedule", FlowLinear(), FlowLinear(1))
+def test_schedule(check: Check):
+    check()
+
+
+@parametrize_checks("mean", Flow())
+def test_mean(check: Check):
+    check()
+
+
+@parametrize_checks("timesteps", FlowLogitNormal(), FlowLogitNormal(-0.5, 2.0))
+def test_timesteps(check: Check):
+    check()
+
+
+@parametrize_checks("sampler", FlowEuler())
+def test_sampler(check: Check):
+    check()
 
 
 def flow(num_steps: int = 20, **slots: Any) -> diffkit.System:

@@ -14,6 +14,7 @@ from diffkit_minsnr import MinSNR
 import diffkit
 from diffkit.columns import scalings
 from diffkit.protocols import NoiseSchedule, State, TimestepSampler
+from diffkit.testing import Check, parametrize_checks
 
 SNR = Callable[[np.ndarray, float], np.ndarray]
 
@@ -23,6 +24,11 @@ PAPER: dict[str, SNR] = {
     "v": lambda snr, gamma: np.minimum(snr, gamma) / (snr + 1),
 }
 """Weights of the squared error of each output: Hang et al. 2023, arXiv:2303.09556, section 3.4."""
+
+
+@parametrize_checks("loss", MinSNR(), MinSNR(0.5), MinSNR(100))
+def test_it_conforms(check: Check):
+    check()
 
 
 def terms(system: diffkit.System, level: torch.Tensor) -> dict[str, torch.Tensor]:
