@@ -1,12 +1,11 @@
 """From a command line to what a command is given, in two passes.
 
-First the names of parts are read, on the line and in the file, and only those parts are imported. Then the options of
-the command and of those parts are put together, and the line is parsed for real.
+First the names of parts are read, on the line and in what lies beneath it, and only those parts are imported. Then the
+options of the command and of those parts are put together, and the line is parsed for real.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from attrs import NOTHING, field, frozen
 from diffkit._errors import OptionError
 from diffkit.cli import _commands
 from diffkit.cli._docs import plain
+from diffkit.cli._layers import Layer, layers
 from diffkit.cli._line import build, normalized, parse
 from diffkit.cli._options import Option, options_of, spelled
 from diffkit.cli._slots import (
     check_name,
-    named_in_file,
     named_on_line,
     part_options,
     slot_options,
@@ -29,9 +28,17 @@ from diffkit.cli._slots import (
 from diffkit.cli._takes import Given, Takes
 from diffkit.registry import canonical
 
-_SPECIAL = (
+_CONFIG = (
     Option(("config",), Path, None, "Take options from a TOML file; the command line wins.", "Options"),
     Option(("print_config",), bool, False, "Print the resolved options as TOML, and stop.", "Options"),
+)
+_PRESET = Option(
+    ("preset",),
+    str,
+    None,
+    "Start from a published configuration, such as iddpm/cifar10-uncond; diffkit list presets shows all.",
+    "Options",
+    metavar="NAME",
 )
 
 
@@ -43,8 +50,7 @@ class Request:
         name: The command.
         takes: What it takes.
         tokens: The words after its name.
-        path: The configuration file, or None.
-        file: Its content.
+        layers: What lies beneath it: a preset, and over it a file.
         parts: Kind -> name of the part, chosen or default.
         chosen: Kinds whose part was named.
         options: Every option, those of these parts included.
@@ -53,8 +59,7 @@ class Request:
     name: str
     takes: Takes
     tokens: Sequence[str]
-    path: Path | None
-    file: Mapping[str, Any]
+    layers: Sequence[Layer]
     parts: Mapping[str, str]
     chosen: frozenset[str]
     options: Sequence[Option] = field(repr=False)
@@ -73,14 +78,13 @@ def look(name: str, takes: Takes, tokens: Sequence[str]) -> Request:
         UnknownComponentError: No such part.
     """
     tokens = normalized(tokens)
-    path = _config_path(tokens) if takes.config else None
-    file = _read(path) if path else {}
-    named = named_in_file(file, list(takes.slots)) | named_on_line(tokens, list(takes.slots))
+    beneath = layers(tokens, takes)
+    named = {kind: part for layer in beneath for kind, part in layer.names(takes.slots).items()}
+    named |= named_on_line(tokens, list(takes.slots))
     for kind, part in named.items():
         check_name(kind, part)
-    parts = {kind: named.get(kind, default) for kind, default in takes.slots.items()}
-    filled = {kind: part for kind, part in parts.items() if part}
-    return Request(name, takes, tokens, path, file, filled, frozenset(named), _all_options(takes, filled))
+    filled = _filled(takes, named)
+    return Request(name, takes, tokens, beneath, filled, frozenset(named), _all_options(takes, filled))
 
 
 def resolve(request: Request) -> tuple[Given, bool]:
@@ -93,11 +97,12 @@ def resolve(request: Request) -> tuple[Given, bool]:
 
     line = parse(request.name, request.tokens, request.options, lambda flag: _explain_unknown(request, flag))
     print_only = bool(line.pop("print_config", False))
-    line.pop("config", None)
-    usable = [option for option in request.options if option not in _SPECIAL]
-    filed = _config.check(request.file, _options_of_file(request), str(request.path)) if request.path else {}
+    usable = [option for option in request.options if not _is_special(option)]
+    line = {key: value for key, value in line.items() if key not in ("config", "preset")}
     checked = _config.check(_tables(line, request.parts), usable, label=lambda key: spelled(tuple(key.split("."))))
-    merged = _without_replaced(filed, line, request.takes) | {key: checked[key] for key in line}
+    merged: dict[str, Any] = {}
+    for given in (*(_check_layer(request.takes, layer) for layer in request.layers), {k: checked[k] for k in line}):
+        merged = _without_replaced(merged, given, request.takes) | given
     _require(usable, merged, request)
     return _given(request, merged), print_only
 
@@ -106,22 +111,12 @@ def as_toml(request: Request, given: Given) -> str:
     """Return what a command was given, every default included, as a configuration file."""
     from diffkit.cli import _config
 
-    resolved = {o.key: _printed(request, given, o) for o in request.options if o not in _SPECIAL}
+    resolved = {o.key: _printed(request, given, o) for o in request.options if not _is_special(o)}
     resolved = {key: value for key, value in resolved.items() if value is not NOTHING}
     values = {key: value for key, value in resolved.items() if "." not in key and key not in request.takes.slots}
     parts = {kind: (name, _within(resolved, kind)) for kind, (name, _) in given.parts.items()}
     later = {name: text for name, text in request.takes.defaults.items() if name not in values}
     return _config.written(values, parts, later)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the table of a TOML file, or raise `OptionError`."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise OptionError(f"{path} is no TOML file: {error}") from error
 
 
 def _printed(request: Request, given: Given, option: Option) -> Any:
@@ -132,24 +127,24 @@ def _printed(request: Request, given: Given, option: Option) -> Any:
     return chosen.get(name or kind, default)
 
 
-def _options_of_file(request: Request) -> list[Option]:
-    """The options that the file may have: its own parts may be others than those of the command line."""
-    named = named_in_file(request.file, list(request.takes.slots))
-    for kind, part in named.items():
-        check_name(kind, part)
-    parts = {kind: named.get(kind, default) for kind, default in request.takes.slots.items()}
-    options = _all_options(request.takes, {kind: part for kind, part in parts.items() if part})
-    return [option for option in options if option not in _SPECIAL]
+def _check_layer(takes: Takes, layer: Layer) -> dict[str, Any]:
+    """Options of a layer; its own parts may be others than those of the command line."""
+    from diffkit.cli import _config
+
+    options = _all_options(takes, _filled(takes, layer.names(takes.slots)))
+    return _config.check(layer.table, [o for o in options if not _is_special(o)], layer.place)
 
 
-def _config_path(tokens: Sequence[str]) -> Path | None:
-    named = named_on_line(tokens, ["config"])
-    return Path(named["config"]) if "config" in named else None
+def _filled(takes: Takes, named: Mapping[str, str]) -> dict[str, str]:
+    """The part of each slot, named or by default; a slot may be empty."""
+    parts = {kind: named.get(kind, default) for kind, default in takes.slots.items()}
+    return {kind: part for kind, part in parts.items() if part}
 
 
 def _all_options(takes: Takes, parts: Mapping[str, str]) -> list[Option]:
     options = [each for group, cls in takes.options.items() for each in options_of(cls, group=group)]
-    options += list(_SPECIAL) if takes.config else []
+    options += [_PRESET] if takes.preset else []
+    options += list(_CONFIG) if takes.config else []
     options += slot_options(takes.slots, takes.required)
     return options + [each for kind, name in parts.items() for each in part_options(kind, name)]
 
@@ -166,10 +161,14 @@ def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{kind}.")}
 
 
-def _without_replaced(filed: Mapping[str, Any], line: Mapping[str, Any], takes: Takes) -> dict[str, Any]:
-    """The file's options, but those of a part for which the command line names another."""
-    replaced = [k for k in takes.slots if k in line and canonical(line[k]) != canonical(str(filed.get(k, "")))]
-    return {key: value for key, value in filed.items() if key.partition(".")[0] not in replaced}
+def _without_replaced(below: Mapping[str, Any], above: Mapping[str, Any], takes: Takes) -> dict[str, Any]:
+    """The lower layer's options, but those of a part in whose place the upper one names another."""
+    replaced = [k for k in takes.slots if k in above and canonical(above[k]) != canonical(str(below.get(k, "")))]
+    return {key: value for key, value in below.items() if key.partition(".")[0] not in replaced}
+
+
+def _is_special(option: Option) -> bool:
+    return option == _PRESET or option in _CONFIG
 
 
 def _require(options: Sequence[Option], merged: Mapping[str, Any], request: Request) -> None:

@@ -20,6 +20,7 @@ class Takes:
         slots: Kinds of part (or "data") that can be chosen, each with the name taken by default (None: no part).
         required: Slots that have to be filled.
         config: True if the options may also come from a file.
+        preset: Which tables of a published configuration are its options too: "composition", "training".
         defaults: Words for a default that depends on something, by option name.
     """
 
@@ -27,6 +28,7 @@ class Takes:
     slots: Mapping[str, str | None] = field(factory=dict)
     required: frozenset[str] = frozenset()
     config: bool = False
+    preset: tuple[str, ...] = ()
     defaults: Mapping[str, str] = field(factory=dict)
 
 

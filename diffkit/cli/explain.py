@@ -40,7 +40,7 @@ class Options:
 
 def takes() -> Takes:
     """Return the options."""
-    return Takes({"Options": Options, "Composition": Composition}, PARTS, config=True)
+    return Takes({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
 
 
 def run(given: Given) -> None:

@@ -18,7 +18,10 @@ from attrs import field, frozen
 from diffkit.cli._docs import module_docstring, summary
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
+from diffkit.presets import table
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, registry
+
+PRESETS = "presets"
 
 
 @frozen
@@ -26,7 +29,8 @@ class Options:
     """Options of ``diffkit list``.
 
     Attributes:
-        kind: One kind only: schedule, mean, var, loss, timesteps, sampler or backbone.
+        kind: One kind only: schedule, mean, var, loss, timesteps, sampler or backbone; or presets, the published
+            configurations.
     """
 
     kind: str | None = field(default=None, metadata=POSITIONAL)
@@ -40,8 +44,9 @@ def takes() -> Takes:
 def run(given: Given) -> None:
     """Print the parts."""
     kind = given.make(Options).kind
-    kinds = tuple(KINDS) if kind is None else (registry(kind).kind,)
-    for line in lines(kinds, _width()):
+    presets = kind in (None, PRESETS)
+    kinds = tuple(KINDS) if kind is None else () if presets else (registry(kind).kind,)
+    for line in [*lines(kinds, _width()), *(preset_lines(_width()) if presets else ())]:
         print(line)
 
 
@@ -55,6 +60,15 @@ def lines(kinds: tuple[str, ...], width: int | None = None) -> Iterator[str]:
         yield kind
         for entry in each:
             yield _cut(f"  {entry.name:{names}}  {_origin(entry):{origins}}  {_remark(entry)}".rstrip(), width)
+
+
+def preset_lines(width: int | None = None) -> Iterator[str]:
+    """Yield the published configurations: name, number of parameters, what it is."""
+    yield PRESETS
+    rows = table()
+    longest = max(len(name) for name, _, _ in rows)
+    for name, size, about in rows:
+        yield _cut(f"  {name:{longest}}  {size:>6}  {about}", width)
 
 
 def _origin(entry: Entry) -> str:

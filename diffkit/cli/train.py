@@ -41,6 +41,7 @@ def takes() -> Takes:
         {"data": None, **PARTS},
         required=frozenset({"data"}),
         config=True,
+        preset=("composition", "training"),
         defaults={"data_shape": "that of the data", "bins": "that of the data"},
     )
 

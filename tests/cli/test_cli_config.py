@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from cli_support import Command, Refused
 
+import diffkit
+from diffkit.presets import names
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[str], Path]:
@@ -116,3 +119,27 @@ def test_what_the_data_decides_is_a_comment(command: Command):
 def test_switches(command: Command, spelling: str):
     assert resolved(command, spelling)["rescale_time"] is False
     assert resolved(command, "--rescale_time", "false")["rescale_time"] is False
+
+
+def test_a_preset_lies_beneath_file_and_line(command: Command, refused: Refused, file: Callable[[str], Path]):
+    preset = diffkit.preset("iddpm/cifar10-uncond")
+    found = resolved(command, "--preset", preset.name)
+    assert found["data_shape"] == [3, 32, 32] and found["loss"] == {**preset.composition["loss"]}
+    assert "steps" not in found  # those of training, which to explain would be those of sampling
+    path = file('num_steps = 50\n[backbone]\nname = "unet"\nchannels = 64\n')
+    found = resolved(command, "--preset", preset.name, "--config", path, "--loss", "vlb")
+    assert found["num_steps"] == 50 and found["loss"] == {"name": "vlb", "scale_by_steps": True}
+    assert found["backbone"]["channels"] == 64 and found["backbone"]["dropout"] == 0.3
+    words = ["train", "--preset", preset.name, "--data", "digits", "--out", "a", "--print-config"]
+    assert tomllib.loads(command(*words).out)["steps"] == preset.training["steps"]
+    assert refused("explain", "--preset", "iddpm/cifar").startswith("no preset named 'iddpm/cifar'; did you mean")
+    assert refused("explain", "--preset", "adm/classifier64") == (
+        "preset 'adm/classifier64' is a classifier, which steers sampling and is no system"
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in names() if not diffkit.preset(n).classifier])
+def test_every_preset_can_be_trained_from_the_command_line(command: Command, name: str):
+    words = ["train", "--preset", name, "--data", "digits", "--out", "a", "--steps", "1", "--print-config"]
+    found = command(*words)
+    assert found.code == 0, found.err

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_support import Command, Refused
 
+from diffkit.presets import names
 from diffkit.registry import KINDS, refresh, registry
 
 
@@ -78,3 +79,9 @@ def test_lines_are_cut_to_a_width():
 
     for line in lines(("loss",), 60):
         assert len(line) <= 60
+
+
+def test_published_configurations_are_listed(command: Command):
+    found = command("list", "presets").out.splitlines()
+    assert [line.split()[0] for line in found] == ["presets", *names()]
+    assert command("list").out.splitlines()[-len(found) :] == found
