@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from attrs import frozen
@@ -277,7 +277,7 @@ class Sampler(Part, Protocol):
 
     @abstractmethod
     def plan(self, table: Steps) -> Mapping[str, F64]:
-        """Return named float64 columns (T,), finite; row i is the step from level T-i to T-i-1."""
+        """Return named float64 columns (n,), finite; row i is the i-th step, from T-i to T-i-1 unless `route` says."""
 
     def nodes(self, steps: Steps) -> F64 | None:
         """Return log_snr of further evaluations within each step, (n, m) float64, or None if there are none.
@@ -285,6 +285,17 @@ class Sampler(Part, Protocol):
         On a continuous schedule the network is asked exactly there; on a discrete one, at the nearest level of the
         training table strictly between the step's ends, or, for a node on the far side of t, beyond t (at t itself if
         there is none). t itself may be asked for, whatever its log_snr. `plan` is given what was taken.
+        """
+        return None
+
+    def route(self, log_snr: F64) -> Sequence[tuple[int, int]] | None:
+        """Return the steps as pairs of levels (from, to), or None for one after the other from T down to 0.
+
+        A step may start at a noisier level than the one before went to: the sampler then adds what noise leads there.
+        The first starts at T, the last goes to 0.
+
+        Args:
+            log_snr: Of levels 0..T of the table in use, (T+1,).
         """
         return None
 

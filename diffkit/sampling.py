@@ -159,8 +159,21 @@ class _Recorder:
 
 def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
     """Return the program that goes from level T of a table in use down to level 0."""
-    rows = np.arange(table.num_steps, 0, -1)
-    return _program(parts, sampler, table, table.steps(), rows, rows - 1, may_end=True)
+    route = sampler.route(table.log_snr)
+    if route is None:
+        rows = np.arange(table.num_steps, 0, -1)
+        return _program(parts, sampler, table, table.steps(), rows, rows - 1, may_end=True)
+    start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
+    return _program(parts, sampler, table, Steps(table.at(start), table.at(end)), start, end, may_end=True)
+
+
+def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.ndarray:
+    """Return a route as an int64 array (n, 2), or raise `ProtocolError` if it is none from T to 0."""
+    pairs = np.asarray(route, dtype=np.int64).reshape(-1, 2)
+    down = len(pairs) and pairs[0, 0] == top and pairs[-1, 1] == 0 and np.all(pairs[:, 1] < pairs[:, 0])
+    if not down or np.any(pairs[1:, 0] < pairs[:-1, 1]) or np.any(pairs[:-1, 1] < 1) or pairs.max() > top:
+        raise ProtocolError(f"the route of {label} is not one of downward steps from level {top} to level 0: {route!r}")
+    return pairs
 
 
 def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:

@@ -98,7 +98,7 @@ def walk(sampler: Sampler, path: Path, num_steps: int) -> Walk:
     """Return a sampler on the way down from level T to 0; raises `CompositionError` if it refuses the path."""
     system = compose(path, num_steps, sampler=sampler)
     program = sampling_program(system.parts, sampler, system.table)
-    return Walk(sampler, program, system.table, path, tuple(range(num_steps, -1, -1)), system)
+    return Walk(sampler, program, system.table, path, (num_steps, *program.levels), system)
 
 
 def encoding(sampler: Sampler, path: Path, num_steps: int) -> Walk:

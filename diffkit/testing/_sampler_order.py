@@ -40,7 +40,8 @@ def measured_orders(sampler: Sampler, counts: Sequence[int] = COUNTS) -> dict[st
 def _errors(sampler: Sampler, path: Path, counts: Sequence[int]) -> list[float]:
     """Error at level 1 of tables that have that many steps above it."""
     measure = error_at if sampler.stochastic else pointwise_error
-    return [measure(walk(sampler, segment(path), n + 1), n) for n in counts]
+    walks = (walk(sampler, segment(path), n + 1) for n in counts)
+    return [measure(found, found.program.num_steps - 1) for found in walks]
 
 
 def _require_order(sampler: Sampler, path: Path, counts: Sequence[int], errors: Sequence[float], what: str) -> None:
