@@ -17,6 +17,7 @@ _HOME = {
     "System": "diffkit.system",
     "from_spec": "diffkit.saving",
     "load": "diffkit.saving",
+    "load_checkpoint": "diffkit.weights",
     "preset": "diffkit.presets",
     "train": "diffkit.training",
     "ProcessTable": "diffkit.table",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from diffkit.table import ProcessTable as ProcessTable
     from diffkit.table import respace as respace
     from diffkit.training import train as train
+    from diffkit.weights import load_checkpoint as load_checkpoint
 
 
 def __getattr__(name: str) -> Any:

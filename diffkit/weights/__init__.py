@@ -1,0 +1,25 @@
+"""Public checkpoints in and out: improved-diffusion, guided-diffusion with its classifiers, and DiT.
+
+    system = diffkit.load_checkpoint("cifar10_uncond_50M_500K.pt", preset="iddpm/cifar10-uncond")
+    diffkit.weights.export(system, "cifar10.safetensors")
+
+Files are read without running anything that is in them.
+"""
+
+from __future__ import annotations
+
+from diffkit.weights._classifiers import import_classifier, load_classifier
+from diffkit.weights._exporting import export
+from diffkit.weights._loading import Identity, identify, load_checkpoint
+from diffkit.weights._matching import Loaded, load_matching
+
+__all__ = [
+    "Identity",
+    "Loaded",
+    "export",
+    "identify",
+    "import_classifier",
+    "load_checkpoint",
+    "load_classifier",
+    "load_matching",
+]
