@@ -1,0 +1,361 @@
+"""Exact likelihood by the probability-flow ODE.
+
+In y = x / alpha and rho = sigma / alpha the flow of any Gaussian path is ``dy/drho = eps(y, rho)``, with no derivative
+of the schedule in it, and along it ``d log p(y) / drho = -div eps``. So
+
+    log p(y_start) = log N(x_T; 0, scale_T^2) + D log alpha_T + integral of div eps from rho_start to rho_T
+
+Source: Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2; the coordinates are those of Karras et al.
+2022, arXiv:2206.00364, section 3, and Song et al. 2021, arXiv:2010.02502, section 4.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from diffkit._errors import CompositionError, MissingExtraError, OptionError
+from diffkit.bound import BoundTerms
+from diffkit.calls import evaluating
+from diffkit.denoiser import Denoiser, Model
+from diffkit.gaussian import NATS_PER_BIT, mean_flat
+from diffkit.noise import example_seed
+from diffkit.options import check_integer, check_number
+from diffkit.protocols import Level, Scalings
+from diffkit.system import Steered, System
+from diffkit.table import Coefs
+
+DIVERGENCES = ("hutchinson", "exact")
+PROBES = ("rademacher", "gaussian")
+DEQUANTIZATIONS = ("none", "uniform", "decoder")
+ENDS = ("level1", "clean")
+
+
+@frozen(eq=False)
+class OdeLikelihood:
+    """Likelihood of each example, in bits per dimension.
+
+    Attributes:
+        bits: Negative log-likelihood of each example in bits per dimension, mean over the draws, (B,).
+        probe_error: Its standard error from Hutchinson's probes, (B,): 0 if the divergence is exact, NaN for one probe.
+        draw_error: Its standard error from the dequantization's draws, (B,): 0 without, NaN for one draw.
+        latent: Where the flow leads, in units of the noise at level T, for the last draw, (B, C, *S).
+        meaning: What the number is, in words: a density, or which bound.
+        evaluations: How often the network was called, over all draws.
+    """
+
+    bits: Tensor
+    probe_error: Tensor = field(repr=False)
+    draw_error: Tensor = field(repr=False)
+    latent: Tensor = field(repr=False)
+    meaning: str
+    evaluations: int
+
+    @property
+    def mean(self) -> float:
+        """Over the examples."""
+        return float(self.bits.detach().double().mean())
+
+    @property
+    def std_error(self) -> float:
+        """Standard error of `mean` over examples, probes and draws; NaN for a single example."""
+        bits = self.bits.detach().double()
+        return float(bits.std() / len(bits) ** 0.5) if len(bits) > 1 else math.nan
+
+    def __str__(self) -> str:
+        error = self.std_error if len(self.bits) > 1 else float(self.probe_error[0])
+        shown = "" if math.isnan(error) else f" +- {error:.4f}"
+        return (
+            f"{self.mean:.4f}{shown} bits/dim over {len(self.bits)} examples by the flow ODE: {self.meaning} "
+            f"({self.evaluations} network evaluations)"
+        )
+
+
+def ode_likelihood(
+    system: System,
+    x_start: Tensor,
+    *,
+    dequantize: str | None = None,
+    draws: int = 1,
+    divergence: str = "hutchinson",
+    probes: int = 1,
+    probe: str = "rademacher",
+    end: str = "level1",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    method: str = "dopri5",
+    options: Mapping[str, Any] | None = None,
+    seed: int | None = 0,
+    guidance: Steered = None,
+    clip: bool = False,
+    model: Model | None = None,
+    gradient: bool = False,
+    **conditions: Any,
+) -> OdeLikelihood:
+    """Return the negative log-likelihood of each example under the model that the flow ODE samples from.
+
+    Between levels the network is conditioned on a time interpolated over log_snr (on a continuous schedule, on the
+    schedule's own), so it has to take fractional times, as all of diffkit's backbones do.
+
+    Args:
+        system: Any system; mean 'x_prev', which is not defined between levels, is refused.
+        x_start: Clean data, (B, C, *S).
+        dequantize: What turns data on n-bit bins into a density. "uniform" adds noise of a bin's width: the mean log
+            density bounds the log-probability from below (Theis et al. 2016, arXiv:1511.01844, section 3.1). "decoder"
+            takes level 1 as the latent variable of data: ``log p(x_1) + log p(x_start | x_1) - log q(x_1 | x_start)``,
+            a bound too, with the system's decoder and variance, on any data. "none" is the density itself. By default
+            "uniform" for binned data, "none" for continuous.
+        draws: How many noises of the dequantization are averaged over.
+        divergence: "hutchinson" estimates it with random probes, held fixed along the path, without bias; "exact" takes
+            a backward pass for each dimension.
+        probes: How many; each costs a backward pass per evaluation.
+        probe: "rademacher" (signs, less variance) or "gaussian".
+        end: Where the flow ends. "level1": the model's samples are x / alpha at level 1, so nothing is asked of the
+            network below the levels it knows. "clean": on to rho = 0, with the time of level 1 below it.
+        rtol, atol: Tolerances of an adaptive solver, over the whole batch.
+        method, options: As `torchdiffeq.odeint` takes them.
+        seed: Decides probes and dequantization.
+        guidance: As in `System.sample`; it makes another model, whose flow is followed.
+        clip: Clip the estimate of x_start to [-1, 1], as samplers do: another flow, with kinks.
+        model: Called in place of the system's own network.
+        gradient: Keep the graph, so that ``bits`` can be differentiated by x_start and the network's weights.
+        conditions: Keywords for the network.
+    Raises:
+        OptionError: An argument is wrong, or x_start does not fit the system.
+        CompositionError: The system has no flow between levels.
+        MissingExtraError: torchdiffeq is not installed.
+    """
+    binned = system.decoder.bounded
+    how = _Choice.of(
+        dequantize=("uniform" if binned else "none") if dequantize is None else dequantize,
+        divergence=divergence,
+        probe=probe,
+        end=end,
+    )
+    if how.dequantize == "decoder" and how.end == "clean":
+        raise OptionError("dequantize='decoder' ends the flow at level 1; leave out end='clean'")
+    if how.dequantize == "uniform" and not binned:
+        raise OptionError("dequantize='uniform' is for data on bins; this system's is continuous, take 'none'")
+    draws, probes = check_integer("draws", draws, ge=1), check_integer("probes", probes, ge=1)
+    rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
+    solve = _solver(rtol, atol, method, options)
+    x_start = system._checked(x_start).to(system.device)
+    call = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
+    flow = _Flow(system, call.denoiser(), how, probes, gradient, seed)
+    with evaluating(system, *call.networks()), torch.set_grad_enabled(gradient):
+        found = [flow.bits(x_start, draw, solve) for draw in range(1 if how.dequantize == "none" else draws)]
+    bits = torch.stack([bits for bits, _ in found])  # (draws, probes, B)
+    return OdeLikelihood(
+        bits=bits.mean((0, 1)),
+        probe_error=_error(bits.mean(0), how.divergence == "exact"),
+        draw_error=_error(bits.mean(1), how.dequantize == "none"),
+        latent=found[-1][1],
+        meaning=_MEANING[how.dequantize],
+        evaluations=flow.evaluations,
+    )
+
+
+_MEANING = {
+    "none": "differential, the density itself",
+    "uniform": "a bound, uniform dequantization",
+    "decoder": "a bound, level 1 as the latent variable of the decoder",
+}
+
+
+@frozen
+class _Choice:
+    dequantize: str
+    divergence: str
+    probe: str
+    end: str
+
+    @classmethod
+    def of(cls, **words: str) -> _Choice:
+        among = dict(dequantize=DEQUANTIZATIONS, divergence=DIVERGENCES, probe=PROBES, end=ENDS)
+        for name, word in words.items():
+            if word not in among[name]:
+                raise OptionError(f"{name} must be one of {', '.join(map(repr, among[name]))}, got {word!r}")
+        return cls(**words)
+
+
+_ADAPTIVE = frozenset(("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"))
+_FIRST_STEP = 0.05
+"""Of u, of which the whole flow has about 10 to 16; solvers lengthen it at once where they can."""
+
+Solve = Callable[[Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], tuple[Tensor, ...], Tensor], Any]
+
+
+def _solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | None) -> Solve:
+    try:
+        import torchdiffeq  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError as error:
+        raise MissingExtraError("ode", "the flow ODE") from error
+
+    # Left to itself the solver finds its first step from the data, and gradients would flow through its size.
+    chosen = {**({"first_step": _FIRST_STEP} if method in _ADAPTIVE else {}), **(options or {})}
+
+    def solve(field: Any, state: Any, times: Tensor) -> Any:
+        try:
+            return torchdiffeq.odeint(field, state, times, rtol=rtol, atol=atol, method=method, options=chosen)
+        except ValueError as error:
+            raise OptionError(f"torchdiffeq refused method={method!r}: {error}") from error
+
+    return solve
+
+
+def _error(values: Tensor, exact: bool) -> Tensor:
+    """Standard error of the mean over the first dimension, (n, B) -> (B,)."""
+    values = values.detach()
+    if exact:
+        return torch.zeros_like(values[0])
+    return values.std(0) / len(values) ** 0.5 if len(values) > 1 else torch.full_like(values[0], math.nan)
+
+
+class _Path:
+    """Levels between levels: what the network is told at any rho."""
+
+    def __init__(self, system: System):
+        parts, table = system.parts, system.table
+        self.parts, self.clock = parts, -table.log_snr[1:]
+        if not np.all(np.isfinite(self.clock)):
+            raise CompositionError(
+                "the last level of this schedule has no signal (alpha_bar = 0), so the flow of x / alpha has no end; "
+                "compose with train_spacing=... that leaves it out, or with another schedule"
+            )
+        try:
+            parts.mean.scalings(table.at(slice(1, None)), None)
+        except AssertionError as error:
+            raise CompositionError(
+                f"{parts.label('mean')} is not defined between levels, where the flow goes; mean='eps' and 'v' are"
+            ) from error
+        self.time, self.scale = table.time[1:], table.scale[1:]
+        self.first, self.last = (float(np.exp(self.clock[k] / 2)) for k in (0, -1))
+
+    def at(self, rho: float) -> tuple[Coefs, Scalings, float]:
+        """Coefficients, mean parameterization and time where sigma / alpha is rho."""
+        log_snr = -2 * math.log(rho)
+        if self.parts.schedule.continuous:
+            scale, time = (float(v) for v in self.parts.schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
+        else:
+            scale, time = (float(np.interp(-log_snr, self.clock, column)) for column in (self.scale, self.time))
+        alpha = scale / math.sqrt(1 + rho * rho)
+        at = Coefs(*map(np.float64, (alpha, alpha * rho, log_snr)))
+        return at, self.parts.mean.scalings(at, None), time
+
+
+class _Flow:
+    """The ODE of one batch: integrates data and log-density together."""
+
+    def __init__(self, system: System, denoiser: Denoiser, how: _Choice, probes: int, gradient: bool, seed: int | None):
+        self.system, self.denoiser, self.how, self.gradient = system, denoiser, how, gradient
+        self.path = _Path(system)
+        self.probes = 1 if how.divergence == "exact" else probes
+        self.seed, self.generators = seed, list[torch.Generator | None]()
+        self.evaluations = 0
+
+    def bits(self, x_start: Tensor, draw: int, solve: Solve) -> tuple[Tensor, Tensor]:
+        """Return the bits per dimension with each probe (probes, B), float64, and the latent."""
+        if draw == 0 and self.seed is not None:
+            count = range(len(x_start))
+            self.generators = [torch.Generator(x_start.device).manual_seed(example_seed(self.seed, i)) for i in count]
+        y, offset = self._dequantized(x_start)
+        density, latent = self._density(y.double(), x_start.dtype, solve)
+        return offset.double() - density / (x_start[0].numel() * NATS_PER_BIT), latent
+
+    def _dequantized(self, x_start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the flow starts, and what its density lacks to the likelihood, bits per dimension (B,)."""
+        zero = x_start.new_zeros(len(x_start))
+        if self.how.dequantize == "none":
+            return x_start, zero
+        if self.how.dequantize == "uniform":
+            width = 2 / (_bins(self.system) - 1)
+            return x_start + width * (self._draw(x_start, "uniform") - 0.5), zero - math.log2(width)
+        noise = self._draw(x_start, "gaussian")
+        level = torch.ones(len(x_start), dtype=torch.int64, device=x_start.device)
+        terms = BoundTerms.of(self.system.parts, self.system.table, self.system.decoder)
+        decoder = terms(self.denoiser, x_start, level, noise, len(x_start))[0]
+        log_q = -0.5 * (mean_flat(noise.square()) + math.log(2 * math.pi)) - math.log(self.path.first)
+        return x_start + self.path.first * noise, decoder + log_q / NATS_PER_BIT
+
+    def _density(self, y: Tensor, dtype: torch.dtype, solve: Solve) -> tuple[Tensor, Tensor]:
+        """Return log p(y) with each probe (probes, B), nats, and the latent."""
+        path, table = self.path, self.system.table
+        if self.gradient and not y.requires_grad:
+            y = y.requires_grad_()
+        vectors = self._probe_vectors(y)
+        # rho = first sinh(u): steps of u are steps of rho near 0 and of log(rho) far from it.
+        begin = 0.0 if self.how.end == "clean" else math.asinh(1.0)
+        times = torch.tensor([begin, math.asinh(path.last / path.first)], dtype=torch.float64, device=y.device)
+
+        def field(u: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            rho, slope = path.first * math.sinh(float(u)), path.first * math.cosh(float(u))
+            eps, divergence = self._eps(state[0], max(rho, _SMALLEST * path.first), dtype, vectors)
+            return eps * slope, divergence * slope
+
+        start = y.new_zeros(self.probes, len(y))
+        path_y, path_log = solve(field, (y, start), times)
+        latent = path_y[-1] * (float(table.alpha[-1]) / float(table.scale[-1]))
+        squared = (latent.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+        change = y[0].numel() * math.log(float(table.alpha[-1]) / float(table.scale[-1]))
+        return change - 0.5 * squared + path_log[-1], latent.to(dtype)
+
+    def _eps(self, y: Tensor, rho: float, dtype: torch.dtype, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The noise estimate and its divergence by y with each probe, float64."""
+        self.evaluations += 1
+        with torch.enable_grad():
+            y = y if self.gradient else y.detach().requires_grad_()
+            eps = self._estimate(y, rho, dtype).double()
+            rows = []
+            for vector in vectors:
+                (pulled,) = torch.autograd.grad(eps, y, vector, retain_graph=True, create_graph=self.gradient)
+                rows.append((pulled * vector).flatten(1).sum(1))
+        divergence = torch.stack(rows)
+        if self.how.divergence == "exact":
+            divergence = divergence.sum(0, keepdim=True)
+        return (eps, divergence) if self.gradient else (eps.detach(), divergence.detach())
+
+    def _estimate(self, y: Tensor, rho: float, dtype: torch.dtype) -> Tensor:
+        at, mean, time = self.path.at(rho)
+        alpha, sigma, _ = at
+        x = (float(alpha) * y).to(dtype)
+        if self.denoiser.clip:
+            level = _level((*at, *mean, time), x)
+            return (x - level.alpha * self.denoiser(x, level).x_start) / level.sigma
+        # The noise is linear in the network's output too; one decode gives it, with coefficients worked in float64.
+        skip, out = (1 - alpha * mean.c_skip) / sigma, -alpha * mean.c_out / sigma
+        return self.denoiser(x, _level((*at, skip, out, mean.c_in, time), x)).x_start
+
+    def _probe_vectors(self, y: Tensor) -> list[Tensor]:
+        if self.how.divergence == "exact":
+            basis = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device)
+            return [row.view(1, *y.shape[1:]).expand_as(y) for row in basis]
+        return [self._draw(y, self.how.probe) for _ in range(self.probes)]
+
+    def _draw(self, like: Tensor, kind: str) -> Tensor:
+        """Random numbers like data; those of example i depend on (seed, i) only."""
+        draw = torch.rand if kind == "uniform" else torch.randn
+        shape = like.shape[1:]
+        generators = self.generators or [None] * len(like)
+        rows = [draw(shape, generator=g, device=like.device, dtype=torch.float32) for g in generators]
+        values = torch.stack(rows).to(like.dtype)
+        return values.sign() if kind == "rademacher" else values
+
+
+_SMALLEST = 1e-6
+"""Share of level 1's rho that stands for rho = 0, where no log is."""
+
+
+def _level(values: tuple[Any, ...], like: Tensor) -> Level:
+    alpha, sigma, log_snr, c_skip, c_out, c_in, time = (like.new_tensor(float(v)) for v in values)
+    return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, var=None)
+
+
+def _bins(system: System) -> int:
+    bins = system.settings.bins
+    return int(bins["bins"]) if isinstance(bins, Mapping) else int(bins or 0)

@@ -1,0 +1,353 @@
+"""The variational bound over any amount of data, in constant memory, with the error of every number.
+
+scores = score(system, batches, seed=0)                          # every level
+scores = score(system, batches, seed=0, levels_per_example=50)   # an unbiased estimate, with its error
+print(scores); scores.save("terms.npz"); scores.plot("terms.png")
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from attrs import field, frozen
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffkit._errors import DataError, OptionError
+from diffkit.bound import BoundTerms, prior_bits
+from diffkit.calls import Call, Transform, evaluating
+from diffkit.denoiser import Model
+from diffkit.likelihood.strata import Strata
+from diffkit.noise import example_seed
+from diffkit.options import check_integer
+from diffkit.progress import progress as show_progress
+from diffkit.spacing import Spacing
+from diffkit.system import Steered, System
+from diffkit.table import F64
+
+NORMAL_95 = 1.959964
+"""Half-width of a 95 % interval in standard errors (97.5 % quantile of the normal distribution)."""
+QUANTITIES = ("terms", "x_start_mse", "eps_mse")
+
+Chunk = tuple[Tensor, Mapping[str, Any]]
+"""A batch: clean data (B, C, *S), and conditions."""
+
+
+@frozen(eq=False)
+class Scores:
+    """The bound of many examples in bits per dimension, and what it is made of.
+
+    Attributes:
+        total: Bound of each example (an estimate of it, unless every level was visited), float64 (N,).
+        total_error: Its standard error, from the noise and the levels left out; the decoder's term is not in it, (N,).
+        prior: KL between the end of the forward process and what sampling starts from, (N,).
+        index: Place of each example in the data, int64 (N,).
+        levels: Level of each entry below, in the root table, ascending, int64 (T,).
+        visits: How many examples visited it, int64 (T,).
+        terms: Mean of the bound's term at each level; the first is the decoder's negative log-likelihood, (T,).
+        x_start_mse: Mean squared error of the estimate of x_start, (T,).
+        eps_mse: The same of the noise, re-derived from that estimate, (T,).
+        deviations: Standard deviation of each of those three over the visits, (3, T); NaN below two visits.
+        levels_per_example: How many levels each example visited.
+    """
+
+    total: F64
+    total_error: F64 = field(repr=False)
+    prior: F64 = field(repr=False)
+    index: NDArray[np.int64] = field(repr=False)
+    levels: NDArray[np.int64] = field(repr=False)
+    visits: NDArray[np.int64] = field(repr=False)
+    terms: F64 = field(repr=False)
+    x_start_mse: F64 = field(repr=False)
+    eps_mse: F64 = field(repr=False)
+    deviations: F64 = field(repr=False)
+    levels_per_example: int
+
+    @property
+    def mean(self) -> float:
+        """Bound over the data, bits per dimension."""
+        return float(self.total.mean())
+
+    @property
+    def std_error(self) -> float:
+        """Standard error of `mean`: examples, noise and levels left out all count. NaN for a single example."""
+        count = len(self.total)
+        return float(self.total.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+
+    def interval(self, half_width: float = NORMAL_95) -> tuple[float, float]:
+        """Confidence interval of `mean`, 95 % by default, taking it for normal."""
+        reach = half_width * self.std_error
+        return self.mean - reach, self.mean + reach
+
+    def errors(self) -> F64:
+        """Standard errors of terms, x_start_mse and eps_mse, (3, T); NaN below two visits."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self.deviations / np.sqrt(self.visits))
+
+    def __str__(self) -> str:
+        count, steps = len(self.total), len(self.levels)
+        error = self.std_error if count > 1 else self.total_error[0]
+        visited = "" if self.levels_per_example == steps else f", {self.levels_per_example} of {steps} levels each"
+        above = self.mean - self.prior.mean() - self.terms[0]
+        return (
+            f"{self.mean:.4f} +- {error:.4f} bits/dim over {count} example{'s' if count > 1 else ''}{visited} "
+            f"(level {self.levels[0]}: {self.terms[0]:.4f}, levels above: {above:.4f}, prior: {self.prior.mean():.4g})"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything into an .npz file; arrays over levels ascend, and `levels` names them.
+
+        Over examples (N,): total, total_error, prior, index. Over levels (T,): levels, visits, and terms, x_start_mse,
+        eps_mse with terms_error, x_start_mse_error, eps_mse_error.
+        """
+        names = ("total", "total_error", "prior", "index", "levels", "visits", *QUANTITIES)
+        errors = {f"{name}_error": row for name, row in zip(QUANTITIES, self.errors(), strict=True)}
+        arrays = {name: getattr(self, name) for name in names} | errors
+        np.savez(path, **arrays)
+        return Path(path)
+
+    def save_reference(self, folder: str | Path) -> list[Path]:
+        """Write the three files of the published script: means over the data, levels DESCENDING (entry 0 is level T).
+
+        vb_terms.npz, mse_terms.npz and xstart_mse_terms.npz, each with arr_0 (T,).
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        named = {"vb": self.terms, "mse": self.eps_mse, "xstart_mse": self.x_start_mse}
+        paths = [folder / f"{name}_terms.npz" for name in named]
+        for path, column in zip(paths, named.values(), strict=True):
+            np.savez(path, column[::-1])
+        return paths
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the terms over levels with their 95 % intervals, and what share of the bound the first levels have.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            OptionError: The file cannot be written.
+        """
+        from diffkit.likelihood._plot import draw
+
+        return draw(self, Path(path))
+
+
+def score(
+    system: System,
+    data: Tensor | Iterable[Chunk],
+    *,
+    steps: Spacing = None,
+    guidance: Steered = None,
+    levels_per_example: int | None = None,
+    seed: int | None = 0,
+    indices: Sequence[int] | None = None,
+    rows_per_call: int | None = None,
+    clip: bool | None = None,
+    x_transform: Transform | None = None,
+    model: Model | None = None,
+    size: int | None = None,
+    progress: bool = False,
+    **conditions: Any,
+) -> Scores:
+    """Return the variational bound on the negative log-likelihood of data, in bits per dimension.
+
+    With every level and the same seed it is `System.bits_per_dim`, batch by batch: the noise of example i is a function
+    of (seed, i) and its levels, whatever the batches are.
+
+    Args:
+        system: Any system with discrete levels or a continuous schedule.
+        data: Clean data (N, C, *S), or batches of it with their conditions, read one at a time.
+        steps: Levels of the chain that is scored, as in `System.sample`.
+        levels_per_example: How many of them each example visits; all by default. Fewer give an unbiased estimate:
+            level 1 always, and one level, drawn evenly, from each of the strata that the rest is cut into.
+        seed: Makes levels and noise of example i a function of (seed, i); None draws anew.
+        indices: Index of each example, in the order they come; 0, 1, 2, ... by default.
+        rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
+        guidance, clip, x_transform, model: As in `System.bits_per_dim`.
+        size: How many examples there are, for the progress bar, where data has no length.
+        progress: Show a bar on standard error.
+        conditions: Keywords for the network, where data is one tensor.
+    Raises:
+        OptionError: An argument is wrong, or data does not fit the system.
+        DataError: There is no data.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
+    """
+    prepare = partial(
+        system.prepare,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        clip=clip,
+        x_transform=x_transform,
+        model=model,
+    )
+    call = prepare(1)
+    strata = Strata.of(call.table.num_steps, levels_per_example)
+    walk = _Walk(system, call, strata, seed, rows_per_call)
+    batches: Iterable[Chunk] = [(data, conditions)] if isinstance(data, Tensor) else data
+    total = len(data) if isinstance(data, Tensor) else size
+    found, parts, seen = Moments.empty(call.table.num_steps), list[F64](), list[int]()
+    with show_progress((total or 0) * len(strata.first), "bits/dim", progress and total is not None) as advance:
+        for x_start, given in batches:
+            places = range(len(seen), len(seen) + len(x_start))
+            if indices is not None and places.stop > len(indices):
+                raise OptionError(f"indices must have one entry for each example, got {len(indices)}")
+            index = [int(i) if indices is None else int(indices[i]) for i in places]
+            values, prior, level = walk(x_start, prepare(len(x_start), **given), index, advance)
+            found = found.merged(Moments.of(values, level, call.table.num_steps))
+            parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))
+            seen.extend(index)
+    if not seen:
+        raise DataError("there is no data to score")
+    levels = call.table.index[1:].copy()
+    return _scores(np.concatenate(parts, axis=1), np.array(seen, dtype=np.int64), found, levels, len(strata.first))
+
+
+def merged(scores: Sequence[Scores]) -> Scores:
+    """Return the scores of several parts of the data as one, in ascending order of index."""
+    found = Moments.empty(len(scores[0].levels))
+    for part in scores:
+        found = found.merged(Moments.from_scores(part))
+    index = np.concatenate([part.index for part in scores])
+    each = np.concatenate([np.stack([part.total, part.total_error, part.prior]) for part in scores], axis=1)
+    order = np.argsort(index, kind="stable")
+    return _scores(each[:, order], index[order], found, scores[0].levels, scores[0].levels_per_example)
+
+
+@frozen(eq=False)
+class Moments:
+    """Mean and scatter of the three quantities at each level, added up batch by batch without cancellation.
+
+    Attributes:
+        count: Visits, int64 (T,).
+        mean: (3, T) float64; zero where there were none.
+        scatter: Sum of squared deviations from the mean, (3, T).
+    Source: Chan et al. 1983, "Algorithms for computing the sample variance", for the merging.
+    """
+
+    count: NDArray[np.int64]
+    mean: F64
+    scatter: F64
+
+    @classmethod
+    def empty(cls, steps: int) -> Moments:
+        """Nothing seen yet."""
+        return cls(np.zeros(steps, dtype=np.int64), np.zeros((3, steps)), np.zeros((3, steps)))
+
+    @classmethod
+    def of(cls, values: F64, level: NDArray[np.int64], steps: int) -> Moments:
+        """Of one batch: values (3, B, K) at levels (B, K) in 1..steps."""
+        place = level.ravel() - 1
+        count = np.bincount(place, minlength=steps)
+        rows = values.reshape(3, -1)
+        share = np.maximum(count, 1)
+        mean = np.stack([np.bincount(place, row, steps) for row in rows]) / share
+        squared = (rows - mean[:, place]) ** 2
+        scatter = np.stack([np.bincount(place, row, steps) for row in squared])
+        return cls(count, mean, np.asarray(scatter, dtype=np.float64))
+
+    @classmethod
+    def from_scores(cls, scores: Scores) -> Moments:
+        """The moments that scores were made of."""
+        mean = np.stack([getattr(scores, name) for name in QUANTITIES])
+        scatter = np.nan_to_num(scores.deviations**2) * np.maximum(scores.visits - 1, 0)
+        return cls(scores.visits, np.nan_to_num(mean), scatter)
+
+    def merged(self, other: Moments) -> Moments:
+        """Of both."""
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        gap = other.mean - self.mean
+        mean = self.mean + gap * share
+        return Moments(count, mean, self.scatter + other.scatter + gap**2 * (self.count * share))
+
+    def deviations(self) -> F64:
+        """Standard deviations, (3, T); NaN below two visits."""
+        spread = np.sqrt(self.scatter / np.maximum(self.count - 1, 1))
+        return np.asarray(np.where(self.count > 1, spread, np.nan))
+
+
+class _Walk:
+    """Visits levels of a batch of examples, a fixed number of (example, level) pairs to a call of the network."""
+
+    def __init__(self, system: System, call: Call, strata: Strata, seed: int | None, rows: int | None):
+        self.system, self.table, self.strata, self.seed = system, call.table, strata, seed
+        default = 16 if system.device.type == "cpu" else 256
+        self.rows = default if rows is None else check_integer("rows_per_call", rows, ge=1)
+        self.terms = BoundTerms.of(call.parts, call.table, system.decoder)
+
+    @torch.no_grad()
+    def __call__(
+        self, x_start: Tensor, call: Call, index: Sequence[int], advance: Callable[[int], None]
+    ) -> tuple[F64, F64, NDArray[np.int64]]:
+        """Return the three quantities (3, B, K), the prior's bits (B,), and the levels visited (B, K)."""
+        x_start = self.system._checked(x_start).to(self.system.device)
+        level = np.stack([self._levels(i) for i in index])
+        flat = level.ravel()
+        found = x_start.new_empty(3, len(flat))
+        noise = self._noise(x_start, index, level.shape[1])
+        with evaluating(self.system, *call.networks()):
+            for start in range(0, len(flat), self.rows):
+                rows = slice(start, min(start + self.rows, len(flat)))
+                found[:, rows] = self._terms(x_start, call, rows, flat[rows], noise)
+                advance(rows.stop - rows.start)
+        values = found.view(3, *level.shape).double().cpu().numpy()
+        return values, prior_bits(self.table, x_start).double().cpu().numpy(), level
+
+    def _terms(
+        self, x_start: Tensor, call: Call, rows: slice, level: NDArray[np.int64], noise: Callable[[int], Tensor]
+    ) -> Tensor:
+        """The three quantities of some pairs, (3, rows)."""
+        batch, pairs = len(x_start), range(rows.start, rows.stop)
+        example = torch.tensor([pair // len(self.strata.first) for pair in pairs], device=x_start.device)
+        picked = {name: c[example] if _is_per_example(c, batch) else c for name, c in call.conditions.items()}
+        drawn = torch.stack([noise(pair) for pair in pairs])
+        denoiser = attrs.evolve(call, conditions=picked).denoiser()
+        at = torch.from_numpy(level).to(x_start.device)
+        return torch.stack(self.terms(denoiser, x_start[example], at, drawn, int((level == 1).sum())))
+
+    def _levels(self, index: int) -> NDArray[np.int64]:
+        entropy = None if self.seed is None else (self.seed, index, 1)  # the noise has (seed, index)
+        return self.strata.draw(np.random.default_rng(entropy))
+
+    def _noise(self, x_start: Tensor, index: Sequence[int], count: int) -> Callable[[int], Tensor]:
+        """Noise of one (example, level) pair, asked for in ascending order."""
+        shape, device = x_start.shape[1:], x_start.device
+        generator = None if self.seed is None else torch.Generator(device)
+
+        def draw(pair: int) -> Tensor:
+            if generator is not None and pair % count == 0:
+                generator.manual_seed(example_seed(self.seed or 0, index[pair // count]))
+            return torch.randn(shape, generator=generator, device=device, dtype=x_start.dtype)
+
+        return draw
+
+
+def _scores(
+    each: F64, index: NDArray[np.int64], found: Moments, levels: NDArray[np.int64], levels_per_example: int
+) -> Scores:
+    total, total_error, prior = each
+    terms, x_start_mse, eps_mse = np.where(found.count > 0, found.mean, np.nan)
+    return Scores(
+        total=total,
+        total_error=total_error,
+        prior=prior,
+        index=index,
+        levels=levels,
+        visits=found.count,
+        terms=terms,
+        x_start_mse=x_start_mse,
+        eps_mse=eps_mse,
+        deviations=found.deviations(),
+        levels_per_example=levels_per_example,
+    )
+
+
+def _is_per_example(value: object, batch: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
