@@ -113,6 +113,13 @@ class Call:
         return tuple(network for guidance in self.parts.guidance for network in guidance.networks)
 
 
+def check_conditions(parts: Composition, conditions: Mapping[str, Any]) -> None:
+    """Raise `OptionError` if guidance lacks a condition it cannot do without."""
+    for guidance in parts.guidance:
+        for name in sorted(guidance.required_conditions - set(conditions)):
+            raise OptionError(f"{type(guidance).__name__} needs the condition {name!r}; pass {name}=...")
+
+
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
     """Switch dropout off meanwhile, and touch nothing if it is off already, so that threads can share a system."""

@@ -107,6 +107,11 @@ class Guidance(Protocol):
         return frozenset()
 
     @property
+    def required_conditions(self) -> frozenset[str]:
+        """Conditions it cannot do without."""
+        return frozenset()
+
+    @property
     def networks(self) -> tuple[nn.Module, ...]:
         """Networks it holds; their dropout is off while the system samples."""
         return ()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
-from diffkit.calls import Call, Transform, as_conditions, evaluating
+from diffkit.calls import Call, Transform, as_conditions, check_conditions, evaluating
 from diffkit.columns import Columns, level_columns
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, Guidance, Model, as_float
@@ -359,12 +359,13 @@ class System(nn.Module):
         **conditions: Any,
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
-        n = check_integer("n", n, ge=1)
+        n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
+        check_conditions(parts, conditions)
         return Call(
             self,
             n,
             self.table_for(steps),
-            self.parts_for(sampler, guidance),
+            parts,
             checked_seed(seed, n),
             self._model(model),
             self.settings.clip_x_start if clip is None else clip,
@@ -456,6 +457,7 @@ class System(nn.Module):
         transform: Transform | None,
         conditions: Mapping[str, Any],
     ) -> Denoiser:
+        check_conditions(parts, conditions)
         clip = self.settings.clip_x_start if clip is None else clip
         scales = self.objective.scales_input
         return Denoiser(self._model(model), parts.var, scales, conditions, transform, clip, parts.guidance)

@@ -1,1 +1,119 @@
-"""Guidance: what steers sampling besides the backbone."""
+"""Guidance: what steers sampling besides the backbone.
+
+    system.sample(16, guidance=ClassifierFree(2.0), y=labels)
+    system.sample(16, guidance=[ClassifierFree(4.0, interval=(0.2, 3.0)), DynamicThreshold(0.995)], y=labels)
+
+Every guidance changes the estimate of clean data, never a learned variance, so it works with every sampler, mean
+parameterization and number of channels. Of several, the first is nearest to the network, and each takes what comes
+before it for the network; what acts after clipping (`ClassifierGuidance`) does so in the same order.
+
+In configuration files and on the command line a guidance goes by a name and its options; see `guidance_for`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from diffkit._errors import OptionError, did_you_mean
+from diffkit.registry import option_names
+
+if TYPE_CHECKING:
+    from diffkit.denoiser import Guidance
+    from diffkit.guidance.autoguidance import Autoguidance as Autoguidance
+    from diffkit.guidance.classifier import Classifier as Classifier
+    from diffkit.guidance.classifier_free import ClassifierFree as ClassifierFree
+    from diffkit.guidance.gradient import ClassifierGuidance as ClassifierGuidance
+    from diffkit.guidance.gradient import GradientGuidance as GradientGuidance
+    from diffkit.guidance.threshold import DynamicThreshold as DynamicThreshold
+    from diffkit.guidance.threshold import StaticThreshold as StaticThreshold
+
+_HOME = {
+    "Autoguidance": "autoguidance",
+    "Classifier": "classifier",
+    "ClassifierFree": "classifier_free",
+    "ClassifierGuidance": "gradient",
+    "DynamicThreshold": "threshold",
+    "GradientGuidance": "gradient",
+    "StaticThreshold": "threshold",
+}
+__all__ = [*_HOME, "NAMES", "guidance_class", "guidance_for"]
+
+NAMES: dict[str, str] = {
+    "autoguidance": "Autoguidance",
+    "cfg": "ClassifierFree",
+    "classifier": "ClassifierGuidance",
+    "dynamic_threshold": "DynamicThreshold",
+    "static_threshold": "StaticThreshold",
+}
+"""Name in configuration files -> class."""
+
+
+def guidance_class(name: str) -> Callable[..., Guidance]:
+    """Return the class a name stands for; "-" is read as "_".
+
+    Raises:
+        OptionError: There is no such name.
+    """
+    found = NAMES.get(name.replace("-", "_"))
+    if found is None:
+        known = ", ".join(sorted(NAMES))
+        raise OptionError(f"no guidance named {name!r}{did_you_mean(name, NAMES)} (known: {known})")
+    made: Callable[..., Guidance] = __getattr__(found)
+    return made
+
+
+def guidance_for(slot: Any) -> Guidance | list[Guidance] | None:
+    """Return what ``system.sample(guidance=...)`` takes for what a configuration says.
+
+    Args:
+        slot: A name ("cfg" needs options), a pair ("cfg", {"scale": 2.0}), a mapping {"name": "cfg", "scale": 2.0},
+            a guidance, a list of these, or None.
+    Raises:
+        OptionError: A name or an option is unknown, or a value is wrong.
+    """
+    if slot is None:
+        return None
+    pair = isinstance(slot, tuple | list) and len(slot) == 2 and isinstance(slot[0], str)
+    if pair and isinstance(slot[1], Mapping):
+        return _made(slot[0], slot[1])
+    if isinstance(slot, tuple | list):
+        found = [guidance_for(one) for one in slot]
+        return [one for one in found if one is not None and not isinstance(one, list)]
+    if isinstance(slot, str):
+        return _made(slot, {})
+    if isinstance(slot, Mapping):
+        if not isinstance(slot.get("name"), str):
+            raise OptionError(f"guidance as a mapping needs a 'name', got {dict(slot)!r}")
+        return _made(slot["name"], {key: value for key, value in slot.items() if key != "name"})
+    given: Guidance = slot
+    return given
+
+
+def _made(name: str, options: Mapping[str, Any]) -> Guidance:
+    factory = guidance_class(name)
+    known = option_names(factory) or ()
+    for option in options:
+        if option not in known:
+            raise OptionError(
+                f"guidance {name!r} has no option {option!r}{did_you_mean(option, known)} (options: {', '.join(known)})"
+            )
+    try:
+        return factory(**options)
+    except OptionError as error:
+        raise OptionError(f"guidance {name!r}: {error}") from error
+    except TypeError as error:
+        raise OptionError(f"guidance {name!r} cannot be made with these options: {error}") from error
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'diffkit.guidance' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"diffkit.guidance.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

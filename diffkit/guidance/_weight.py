@@ -1,0 +1,50 @@
+"""How strongly a guidance acts at a level: a scale, within an interval of noise levels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from diffkit._errors import OptionError
+from diffkit.protocols import Level
+
+
+def interval() -> Any:
+    """Field holding (low, high), noise-to-signal ratios sigma / alpha with 0 <= low < high <= inf, or None."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is None:
+            return
+        pair = isinstance(value, tuple) and len(value) == 2 and all(_is_number(end) for end in value)
+        if not pair or not 0 <= value[0] < value[1]:  # type: ignore[index]
+            raise OptionError(
+                "interval must be (low, high), noise-to-signal ratios sigma / alpha with 0 <= low < high, "
+                f"got {value!r}"
+            )
+
+    return attrs.field(default=None, validator=check, converter=lambda v: tuple(v) if isinstance(v, list) else v)
+
+
+def extrapolate(
+    away_from: Tensor, towards: Tensor, scale: float, within: tuple[float, float] | None, level: Level
+) -> Tensor:
+    """Return ``away_from + scale (towards - away_from)``; exactly ``towards`` where the level is not in the interval.
+
+    Tensor arithmetic throughout, so that one graph serves every level.
+    Source: Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 5, with sigma / alpha for its sigma.
+    """
+    if within is None:
+        return torch.lerp(away_from, towards, scale)
+    low, high = within
+    above = level.log_snr >= -2 * math.log(high)  # -inf where the interval has no upper end
+    below = level.log_snr < (-2 * math.log(low) if low else math.inf)
+    weight = 1 + (scale - 1) * (above & below).to(towards.dtype)
+    return torch.lerp(away_from, towards, weight)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

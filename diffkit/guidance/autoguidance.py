@@ -1,0 +1,72 @@
+"""Autoguidance: away from a worse version of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from diffkit._errors import OptionError
+from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance, Model
+from diffkit.guidance._weight import extrapolate, interval
+from diffkit.options import number
+from diffkit.protocols import Composition, Level
+from diffkit.system import System
+
+
+def _check_model(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not callable(value) or isinstance(value, type):
+        raise OptionError(f"model must be a network or a system, got {value!r}")
+
+
+@frozen(eq=False)
+class Autoguidance(Guidance):
+    """``x_start = worse + scale (network - worse)``: estimates of the network and of a worse one of its kind.
+
+    The worse one is smaller or trained for a shorter time, on the same data, levels and prediction, and is given the
+    same conditions. A learned variance is the better network's.
+
+    Attributes:
+        model: The worse network, or the system it was trained in.
+        scale: 1 is the network as it is; about 2 is usual.
+        interval: As in `diffkit.guidance.ClassifierFree`.
+    Source: Karras et al. 2024, arXiv:2406.02507, eq. 3.
+    """
+
+    model: Model = field(validator=_check_model)
+    scale: float = number()
+    interval: tuple[float, float] | None = interval()
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The worse network."""
+        return (self.model,) if isinstance(self.model, nn.Module) else ()
+
+    def problems(self, parts: Composition) -> Iterable[str]:
+        """Return in what the worse system is of another kind."""
+        if not isinstance(self.model, System):
+            return
+        worse = self.model.parts
+        if self.model.backbone is None:
+            yield "the worse system was composed with backbone=None; pass its network instead"
+        if worse.table != parts.table:
+            yield "the worse system was trained on other levels; schedule, num_steps and rescale_time must agree"
+        if worse.mean != parts.mean:
+            yield f"the worse system predicts by {worse.label('mean')}, this one by {parts.label('mean')}"
+        if worse.var.extra_outputs != parts.var.extra_outputs:
+            yield f"the worse system has {worse.label('var')}, this one {parts.label('var')}"
+        if worse.data_shape != parts.data_shape:
+            yield f"the worse system makes data of shape {worse.data_shape}, this one of {parts.data_shape}"
+
+    def fitted(self, parts: Composition) -> Guidance:
+        """Return this guidance with the worse system's network."""
+        network = self.model.backbone if isinstance(self.model, System) else None
+        return self if network is None else attrs.evolve(self, model=network)
+
+    def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
+        """Return the estimate moved away from the worse network's."""
+        better, worse = evaluate(x, level, conditions), evaluate(x, level, conditions, self.model)
+        return better.with_x_start(extrapolate(worse.x_start, better.x_start, self.scale, self.interval, level))

@@ -1,0 +1,196 @@
+"""Guidance by the gradient of a log-likelihood of noisy data, such as a classifier's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from diffkit._errors import OptionError
+from diffkit.denoiser import Conditions, Guidance
+from diffkit.guidance._pullback import row_gradient
+from diffkit.options import choice, flag, number
+from diffkit.protocols import Composition, Level, Prediction
+
+if TYPE_CHECKING:
+    from diffkit.table import F64, ProcessTable
+
+LogProb = Callable[[Tensor, Tensor, Conditions], Tensor]
+"""``log_prob(x, time, conditions) -> (B,)``: of data at a level, nats, up to a constant."""
+
+_X_START, _X_T, _TIME = "posterior.coef_x_start", "posterior.coef_x_t", "next.time"
+
+
+def _check_callable(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not callable(value) or isinstance(value, type):
+        raise OptionError(f"{attribute.name} must be a network or a function, got {value!r}")
+
+
+@frozen(eq=False)
+class GradientGuidance(Guidance):
+    """Move the reverse step along the gradient of a log-likelihood of noisy data.
+
+    With g the gradient, after clipping:
+
+    * shift="score": ``x_start + scale sigma^2 / alpha g``, that is ``eps - scale sigma g``;
+    * shift="mean": ``x_start + scale variance / coef_x_start g``, which adds ``scale variance g`` to the mean of an
+      ancestral step; the variance is the system's own, learned or not, and stays as it is.
+
+    Attributes:
+        log_prob: ``log_prob(x, time, conditions) -> (B,)``, differentiable by x.
+        scale: Strength; 1 is Bayes' rule if the likelihood is exact.
+        at: Where g is taken: "x_t", as published code does, or "mean", the mean of the step and the level it goes to
+            (at the last step: the time of level 1), as the paper derives it.
+        shift: "score" is for every sampler, "mean" the ancestral step's own form.
+        clip: Clip x_start to [-1, 1] once more after shift="score"; published code does not.
+        own: Names of conditions that are not for the network.
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, algorithms 1 (mean) and 2 (score).
+    Deviates: published code takes the fixed small variance for 0 at level 1, so that it does not move the last step;
+    here the variance is what the log-variance says, which is clipped there.
+    """
+
+    log_prob: LogProb = field(validator=_check_callable)
+    scale: float = number(1.0)
+    at: str = choice("x_t", ("x_t", "mean"))
+    shift: str = choice("score", ("score", "mean"))
+    clip: bool = flag(False)
+    own: frozenset[str] = field(default=frozenset(), converter=frozenset)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        _check_form(self.at, self.shift, self.clip)
+
+    @property
+    def own_conditions(self) -> frozenset[str]:
+        """Names of conditions that are not for the network."""
+        return self.own
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The likelihood, if it is a network."""
+        return (self.log_prob,) if isinstance(self.log_prob, nn.Module) else ()
+
+    def problems(self, parts: Composition) -> Iterable[str]:
+        """Return why a mean shift has no variance to work with."""
+        return _problems(parts, self.shift)
+
+    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
+        """Return what a mean shift needs to know of the step."""
+        return _columns(table) if self.shift == "mean" else {}
+
+    def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
+        """Return the prediction with x_start shifted."""
+        found = _shifted(self, lambda x, time: self.log_prob(x, time, conditions), prediction, x, level)
+        return Prediction(found, prediction.log_variance)
+
+
+@frozen(eq=False)
+class ClassifierGuidance(Guidance):
+    """Move the reverse step towards a class by the gradient of a classifier's log-probability of it.
+
+    The classifier is one of noisy data, such as `diffkit.guidance.Classifier` builds; see `GradientGuidance` for what
+    is done with its gradient.
+
+    Attributes:
+        classifier: ``classifier(x, time) -> logits (B, N)``, given x and time as the backbone is.
+        scale: Strength; 1 is Bayes' rule, published models use up to 10.
+        at, shift, clip: As in `GradientGuidance`.
+        label: Condition that holds the class of each example, (B,) integers. "y" is given to the network too; any
+            other name is for the classifier alone.
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.
+    """
+
+    classifier: Callable[..., Tensor] = field(validator=_check_callable)
+    scale: float = number(1.0)
+    at: str = choice("x_t", ("x_t", "mean"))
+    shift: str = choice("score", ("score", "mean"))
+    clip: bool = flag(False)
+    label: str = field(default="y", validator=attrs.validators.instance_of(str))
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        _check_form(self.at, self.shift, self.clip)
+
+    @property
+    def own_conditions(self) -> frozenset[str]:
+        """The label, unless the network is to know it too."""
+        return frozenset() if self.label == "y" else frozenset([self.label])
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        """The label."""
+        return frozenset([self.label])
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The classifier."""
+        return (self.classifier,) if isinstance(self.classifier, nn.Module) else ()
+
+    def problems(self, parts: Composition) -> Iterable[str]:
+        """Return why a mean shift has no variance to work with."""
+        return _problems(parts, self.shift)
+
+    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
+        """Return what a mean shift needs to know of the step."""
+        return _columns(table) if self.shift == "mean" else {}
+
+    def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
+        """Return the prediction with x_start shifted."""
+        y = conditions[self.label]
+
+        def log_prob(x: Tensor, time: Tensor) -> Tensor:
+            logits = self.classifier(x, time.expand(len(x))).to(x.dtype)
+            return logits.log_softmax(1).gather(1, y[:, None])[:, 0]
+
+        return Prediction(_shifted(self, log_prob, prediction, x, level), prediction.log_variance)
+
+
+def _shifted(
+    how: GradientGuidance | ClassifierGuidance,
+    log_prob: Callable[[Tensor, Tensor], Tensor],
+    prediction: Prediction,
+    x: Tensor,
+    level: Level,
+) -> Tensor:
+    """Estimate of x_start moved along the gradient, (B, C, *S)."""
+    if how.shift == "score":
+        gradient = row_gradient(lambda at: log_prob(at, level.time.expand(len(x))), x)
+        # without signal, x says nothing of x_start, and there is nothing to follow
+        reach = level.sigma**2 / level.alpha.where(level.alpha > 0, 1) * (level.alpha > 0)
+        moved = prediction.x_start + how.scale * reach * gradient
+        return moved.clamp(-1, 1) if how.clip else moved
+    known = level.var
+    if known is None or _X_START not in known or prediction.log_variance is None:
+        raise OptionError("shift='mean' needs the step's variance, which is not known here; use shift='score'")
+    at, time = x, level.time
+    if how.at == "mean":
+        at, time = known[_X_START] * prediction.x_start + known[_X_T] * x, known[_TIME].flatten()
+    gradient = row_gradient(lambda at: log_prob(at, time.expand(len(x))), at)
+    return prediction.x_start + how.scale * prediction.log_variance.exp() / known[_X_START] * gradient
+
+
+def _check_form(at: str, shift: str, clip: bool) -> None:
+    if at == "mean" and shift == "score":
+        raise OptionError("at='mean' needs shift='mean'; the score is that of x_t")
+    if clip and shift == "mean":
+        raise OptionError("clip=True has no effect with shift='mean'; leave it out, or use shift='score'")
+
+
+def _problems(parts: Composition, shift: str) -> Iterable[str]:
+    if shift == "mean" and parts.sampler.nodes(parts.table.steps()) is not None:
+        yield (
+            f"shift='mean' needs a step's variance, but {parts.label('sampler')} asks between levels; use shift='score'"
+        )
+
+
+def _columns(table: ProcessTable) -> dict[str, F64]:
+    """Coefficients of each step's posterior mean, and the time of the level it goes to (of level 1 at the last)."""
+    posterior = table.posterior()
+    # a level that repeats the one below moves nothing: its variance is 0 but for a floor, and so is the shift
+    reach = np.where(posterior.coef_x_start > 0, posterior.coef_x_start, 1.0)
+    below = np.maximum(np.arange(table.num_steps + 1) - 1, 1)
+    return {_X_START: reach, _X_T: posterior.coef_x_t, _TIME: table.time[below]}

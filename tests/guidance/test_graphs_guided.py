@@ -1,0 +1,121 @@
+"""Guidance without host reads, in one compiled graph, at no cost when it is not used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from guidance_support import Labelled, system_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from diffkit.guidance import (
+    Autoguidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    DynamicThreshold,
+    GradientGuidance,
+    StaticThreshold,
+)
+from diffkit.sampling import sampling_program
+
+Y = torch.tensor([0, 1, 2])
+
+
+def log_prob(x, time, conditions):
+    return -(x.square().flatten(1).sum(1) * (1 + time / 1000))
+
+
+def classifier(x, time):
+    return torch.stack([x.flatten(1).sum(1), x.square().flatten(1).sum(1), time / 1000], 1)
+
+
+GUIDANCE = {
+    "cfg": lambda: [ClassifierFree(2.0, null={"y": 3})],
+    "cfg_two_calls": lambda: [ClassifierFree(2.0, null={"y": 3}, joint=False)],
+    "cfg_interval_rescale": lambda: [ClassifierFree(2.0, interval=(0.3, 5.0), rescale=0.7, null={"y": 3})],
+    "cfg_threshold": lambda: [ClassifierFree(2.0, null={"y": 3}), DynamicThreshold(0.9), StaticThreshold()],
+    "autoguidance": lambda: [Autoguidance(Labelled(3, 2).eval(), 2.0)],
+    "classifier": lambda: [ClassifierGuidance(classifier, 2.0)],
+    "mean_shift": lambda: [GradientGuidance(log_prob, 2.0, at="mean", shift="mean")],
+    "all": lambda: [
+        ClassifierFree(2.0, null={"y": 3}),
+        Autoguidance(Labelled(3, 2).eval(), 2.0),
+        GradientGuidance(log_prob),
+    ],
+}
+
+
+@pytest.fixture(params=GUIDANCE)
+def guided(request):
+    system, guidance = system_of(), GUIDANCE[request.param]()
+    parts = system.parts_for("ancestral", guidance)
+    system.backbone.calls = _Nowhere()
+    for one in guidance:
+        for network in one.networks:
+            network.calls = _Nowhere()
+    return (
+        system,
+        system.denoiser(guidance=guidance, y=Y),
+        lambda n: sampling_program(parts, parts.sampler, system.table_for(n)),
+    )
+
+
+class _Nowhere(list):
+    def append(self, item):
+        pass
+
+
+def test_it_runs_on_fake_tensors(guided):
+    """Reading a value or branching on a tensor raises in this mode."""
+    _, denoiser, program_for = guided
+    program = program_for(4)
+    program.columns.on(torch.device("cpu"))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.zeros(3, 3, 4, 4)
+        assert program.finish(denoiser, x, lambda: torch.zeros(3, 3, 4, 4)).shape == x.shape
+
+
+def test_one_graph_serves_every_step_and_every_number_of_steps(guided):
+    _, denoiser, program_for = guided
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda program, x, row, noise: program.step(denoiser, x, (), row, noise, False)[0],
+        backend=backend,
+        fullgraph=True,
+    )
+    with torch.no_grad():
+        for steps in (3, 5):
+            program = program_for(steps)
+            x = torch.randn(3, 3, 4, 4)
+            for row in program.columns.on(x.device):
+                noise = torch.randn_like(x)
+                plain = program.step(denoiser, x, (), row, noise, False)[0]
+                torch.testing.assert_close(compiled(program, x, row, noise), plain, rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()
+    assert len(graphs) == 1
+
+
+def test_the_strength_may_change_without_a_graph_each():
+    """Python numbers that vary become inputs of the graph."""
+    system, graphs = system_of(), []
+    system.backbone.calls = _Nowhere()
+    program = sampling_program(system.parts, system.parts.sampler, system.table)
+    x, row = torch.randn(3, 3, 4, 4), program.columns.on(torch.device("cpu"))[3]
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda denoiser: program.step(denoiser, x, (), row, x, False)[0], backend=backend)
+    with torch.no_grad():
+        for scale in (1.5, 2.0, 3.0, 4.5, 7.5):
+            denoiser = system.denoiser(guidance=ClassifierFree(scale, null={"y": 3}), y=Y)
+            torch.testing.assert_close(compiled(denoiser), program.step(denoiser, x, (), row, x, False)[0])
+    torch._dynamo.reset()
+    assert len(graphs) <= 2
