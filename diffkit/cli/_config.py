@@ -19,7 +19,6 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from diffkit._errors import OptionError, did_you_mean
 from diffkit.cli._options import Option
-from diffkit.cli._slots import HEADINGS
 from diffkit.cli._values import accept
 
 _UNSET = object()
@@ -39,7 +38,7 @@ def check(
         OptionError: One or more faults: unknown keys, wrong types, values out of range.
     """
     kinds = {option.path[0] for option in options if len(option.path) == 2}
-    slots = kinds | {option.path[0] for option in options if option.group in HEADINGS}
+    slots = kinds | {option.path[0] for option in options if option.chooses}
     converter = Converter(forbid_extra_keys=True)
     structure = {kind: _slot_hook(kind, _of_part(kind, options), converter) for kind in slots}
     own = [option for option in options if len(option.path) == 1]

@@ -92,7 +92,11 @@ def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str
     if for_help:
         app["--help"].group = Group("Options", sort_key=0)
     groups = {group: i for i, group in enumerate(dict.fromkeys(option.group for option in options))}
-    arguments = [_argument(o, groups[o.group], defaults.get(o.key), for_help and is_flag(o.kind)) for o in options]
+    arguments = [
+        _argument(o, groups[o.group], defaults.get(o.key), for_help and is_flag(o.kind))
+        for o in options
+        if is_flag(o.kind) or metavar(o.kind)  # what no text can stand for is left to files
+    ]
 
     def command(*values: Any, **named: Any) -> None:
         """Stand for the command; the values are read off its bound arguments."""

@@ -31,6 +31,7 @@ class Option:
         positional: Given by position, not by name.
         short: A one-letter name such as "-n".
         metavar: What help calls its value, if not by its type.
+        chooses: It chooses what fills a slot, which has options of its own.
         field: The attrs field with converter and validator, if there is one.
     """
 
@@ -43,6 +44,7 @@ class Option:
     positional: bool = False
     short: str = ""
     metavar: str = ""
+    chooses: bool = False
     field: Any = attrs.field(default=None, eq=False, repr=False)
 
     @property

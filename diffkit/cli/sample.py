@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,33 +70,45 @@ class Samples:
 
 def takes() -> Takes:
     """Return the options."""
-    return Takes({"Options": Options}, {"sampler": None}, config=True, defaults={"sampler": "as it was composed"})
+    return Takes(
+        {"Options": Options},
+        {"sampler": None, "guidance": None},
+        config=True,
+        defaults={"sampler": "as it was composed"},
+    )
 
 
 def run(given: Given) -> None:
     """Draw the samples and write them."""
     options = given.make(Options)
     _check(options)
-    saved, sampler = _load(options), given.parts.get("sampler")
+    saved = _load(options)
     _check_shape(options, saved)
     labels = saved.labels(options.classes, options.n)
     print(f"writing to {options.out}/", flush=True)
-    samples = draw(saved, options, sampler, labels)
+    samples = draw(saved, options, given.parts, labels)
     for line in write(options.out, options.format, samples):
         print(line)
 
 
-def draw(saved: Saved, options: Options, sampler: Any, labels: list[int] | None) -> Samples:
-    """Return the samples as pixel values."""
+def draw(
+    saved: Saved,
+    options: Options,
+    parts: Mapping[str, tuple[str, Mapping[str, Any]]],
+    labels: list[int] | None,
+) -> Samples:
+    """Return the samples as pixel values, drawn with the sampler and guidance among ``parts``, if there are any."""
     import numpy as np
 
     from diffkit.cli._pictures import pixels
+    from diffkit.guidance import guidance_for
 
     conditions: dict[str, Any] = {} if labels is None else {"y": labels}
     x = saved.system.sample(
         options.n,
         steps=options.steps,
-        sampler=sampler,
+        sampler=parts.get("sampler"),
+        guidance=guidance_for(parts.get("guidance")),
         seed=options.seed,
         batch_size=options.batch_size,
         **conditions,

@@ -14,6 +14,7 @@ from PIL import Image
 
 import diffkit
 from diffkit.cli._pictures import grid, pixels, write_png
+from diffkit.guidance import ClassifierFree
 
 
 def test_files_of_a_class_conditional_system(command: Command, saved: Path, tmp_path: Path):
@@ -147,3 +148,20 @@ def test_overwrite_and_config(command: Command, saved: Path, tmp_path: Path):
     assert command("sample", "--config", tmp_path / "s.toml").code == 0
     assert command(*words).code == 2
     assert command(*words, "--overwrite").code == 0
+
+
+def test_guidance(command: Command, refused: Refused, saved: Path, make_system: Callable, tmp_path: Path):
+    words = ["-n", "3", "--steps", "3", "--format", "npz"]
+    guided = [*words, "--guidance", "cfg", "--guidance.scale", "4", "--guidance.interval", "0.1,9"]
+    assert command("sample", saved, *guided, "--out", tmp_path / "a").code == 0
+    with np.load(next((tmp_path / "a").glob("*.npz"))) as arrays:
+        steered = ClassifierFree(4.0, interval=(0.1, 9.0))
+        expected = diffkit.load(saved).sample(3, steps=3, seed=0, y=[0, 1, 2], guidance=steered, progress=False)
+        assert np.abs(arrays["arr_0"][..., 0] - pixels(expected, 256)[:, 0].astype(float)).max() <= 1
+    assert refused("sample", saved, "--guidance", "cgf").startswith("no guidance named 'cgf'; did you mean 'cfg'?")
+    assert refused("sample", saved, "--guidance", "cfg") == "diffkit sample needs --guidance.scale"
+    assert "has no null class" in refused("sample", make_system(), *guided, "--out", tmp_path / "b")
+    assert "--guidance.null" not in command("sample", "--guidance", "cfg", "--help").out  # a mapping: files only
+    (tmp_path / "s.toml").write_text('[guidance]\nname = "cfg"\nscale = 4\nnull = { y = 3 }\n')
+    found = command("sample", saved, "--config", tmp_path / "s.toml", *words, "--out", tmp_path / "b")
+    assert found.code == 0, found.err

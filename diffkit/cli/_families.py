@@ -1,0 +1,84 @@
+"""What can fill a slot: a part of some kind, a source of data, a guidance. Each goes by a name and has options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from diffkit import data, guidance
+from diffkit.registry import KINDS, registry
+
+Factory = Callable[..., Any]
+
+_KIND_HELP = {
+    "schedule": "Noise schedule.",
+    "mean": "What the network predicts.",
+    "var": "Variance of the reverse step.",
+    "loss": "What training minimizes.",
+    "timesteps": "Which levels training visits.",
+    "sampler": "How samples are drawn.",
+    "backbone": "The network.",
+}
+
+
+@frozen
+class Family:
+    """The things that can fill one slot.
+
+    Attributes:
+        heading: What the option that chooses one is listed under.
+        help: What the slot is.
+        listed: Names that help shows; called late, since it may look at files.
+        factory: Class or function of a name; raises for one that is not there.
+        check: Raises unless the name is there; may be cheaper than `factory`.
+        hidden: Options that the name itself decides.
+    """
+
+    heading: str
+    help: str
+    listed: Callable[[], Sequence[str]]
+    factory: Callable[[str], Factory]
+    check: Callable[[str], object]
+    hidden: frozenset[str] = frozenset()
+
+
+def family(kind: str) -> Family:
+    """Return what can fill the slot of that name."""
+    if kind in KINDS:
+        found = registry(kind)
+        return Family("Parts", _KIND_HELP.get(kind, kind), found.built_in_names, found.get, found.get)
+    return _OTHERS[kind]
+
+
+def _source(name: str) -> Factory:
+    """Which options a source of data has; it is looked at only when it is opened."""
+    if name in data.NAMED:
+        return data.NAMED[name]
+    return data.File if Path(name).suffix in (".npz", ".npy") else data.Folder
+
+
+def _check_source(name: str) -> None:
+    if name not in data.NAMED and not Path(name).exists():
+        data.source_for(name)  # says what is wrong with it
+
+
+_OTHERS = {
+    "data": Family(
+        heading="Data",
+        help="A folder of images, a .npz or .npy file, or a name.",
+        listed=lambda: tuple(data.NAMED),
+        factory=_source,
+        check=_check_source,
+        hidden=frozenset({"path"}),
+    ),
+    "guidance": Family(
+        heading="Parts",
+        help="What steers the samples besides the network.",
+        listed=lambda: ("cfg", "dynamic_threshold", "static_threshold"),  # the others need networks or functions
+        factory=guidance.guidance_class,
+        check=guidance.guidance_class,
+    ),
+}
