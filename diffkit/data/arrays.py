@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import DataError
-from diffkit.data.base import Batch, Data, Image, description
+from diffkit.data.base import Batch, Data, Image, Indices, description
 
 
 class ArrayData(Data):
@@ -46,11 +46,12 @@ class ArrayData(Data):
         conditions = {} if self.labels is None else {"y": int(self.labels[index])}
         return torch.from_numpy(np.array(self.images[index])), conditions
 
-    def batch(self, indices: NDArray[np.int64]) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """Return the examples with these indices."""
-        images = torch.from_numpy(np.ascontiguousarray(self.images[indices]))
-        conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[indices])}
-        return Batch(torch.from_numpy(indices), images, conditions)
+        picked = np.array(indices, np.int64)
+        images = torch.from_numpy(np.ascontiguousarray(self.images[picked]))
+        conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[picked])}
+        return Batch(torch.from_numpy(picked), images, conditions)
 
     def describe(self) -> dict[str, Any]:
         """Return the facts of the data and a fingerprint of some of its examples."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffkit._errors import DataError
 
 Image = Tensor | NDArray[Any]
+Indices = Sequence[int] | NDArray[np.int64]
 
 
 @runtime_checkable
@@ -48,7 +49,7 @@ class Data(MapData):
     """Data that also reads many examples at a time and says what it is."""
 
     @abstractmethod
-    def batch(self, indices: NDArray[np.int64]) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """Return the examples with these indices."""
 
     def describe(self) -> dict[str, Any]:
@@ -85,21 +86,22 @@ class Stacked(Data):
         """Return example ``index`` and its conditions."""
         return self.data[index]
 
-    def batch(self, indices: NDArray[np.int64]) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """Return the examples with these indices.
 
         Raises:
             DataError: An example has another shape, or other conditions, than the rest.
         """
         images, conditions = [], []
-        for i in indices.tolist():
+        picked = [int(i) for i in indices]
+        for i in picked:
             image, found = self.data[i]
             image = torch.as_tensor(image)
             if tuple(image.shape) != self.shape:
                 raise DataError(f"example {i} has shape {tuple(image.shape)}, the data says {self.shape}")
             images.append(image)
             conditions.append({name: torch.as_tensor(value) for name, value in found.items()})
-        return Batch(torch.from_numpy(indices), torch.stack(images), _stacked(conditions, indices.tolist()))
+        return Batch(torch.tensor(picked), torch.stack(images), _stacked(conditions, picked))
 
 
 def _stacked(conditions: Sequence[Mapping[str, Tensor]], indices: Sequence[int]) -> dict[str, Tensor]:

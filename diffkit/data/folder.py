@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import DataError
-from diffkit.data.base import Batch, Data, Image, description
+from diffkit.data.base import Batch, Data, Image, Indices, description
 from diffkit.data.images import pillow, read_image
 from diffkit.progress import progress as show_progress
 
@@ -73,14 +73,15 @@ class FolderData(Data):
         conditions = {} if self.labels is None else {"y": int(self.labels[index])}
         return torch.from_numpy(self._pixels_of(index)), conditions
 
-    def batch(self, indices: NDArray[np.int64]) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """Return the images with these indices."""
+        picked = np.array(indices, np.int64)
         if self.pixels is not None:
-            pixels = self.pixels[indices]
+            pixels = self.pixels[picked]
         else:
-            pixels = np.stack([self._pixels_of(i) for i in indices.tolist()])
-        conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[indices])}
-        return Batch(torch.from_numpy(indices), torch.from_numpy(pixels), conditions)
+            pixels = np.stack([self._pixels_of(i) for i in picked.tolist()])
+        conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[picked])}
+        return Batch(torch.from_numpy(picked), torch.from_numpy(pixels), conditions)
 
     def describe(self) -> dict[str, Any]:
         """Return the facts of the data, and how many images each class has."""

@@ -40,8 +40,10 @@ class MetricsFile:
         """Make sure that what was written is on the disk."""
         os.fsync(self.file.fileno())
 
-    def close(self) -> None:
-        """Write no more."""
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         self.file.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from diffkit import __version__
-from diffkit._errors import OptionError, did_you_mean
-from diffkit.data.base import Data, as_data
+from diffkit._errors import DivergedError, OptionError, did_you_mean
+from diffkit.data.base import Batch, Data, as_data
 from diffkit.system import System
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
@@ -109,14 +109,18 @@ class _Training:
         self.engine, self.folder, self.lock, self.progress = engine, folder, lock, progress
         self.checkpoints = folder / run.CHECKPOINTS
         self.trainer = Trainer(system, system.backbone, config, engine, Classes.of(spec).null)
-        self.saved: int | None = None
 
     def go(self) -> System:
         self._begin()
         if self.trainer.step < self.config.steps:
             devices = [self.engine.device] if self.engine.device.type == "cuda" else []
-            with torch.random.fork_rng(devices), StopSignals() as stop:
-                self._loop(stop)
+            try:
+                with torch.random.fork_rng(devices), StopSignals() as stop:
+                    self._loop(stop)
+            except DivergedError as error:
+                newest = next(checkpoint.newest_first(self.checkpoints), None)
+                kept = "no checkpoint was made before" if newest is None else f"the last checkpoint is {str(newest)!r}"
+                raise DivergedError(f"{error}; {kept}") from error
             stop.leave()
         assert self.system.backbone is not None
         self.system.backbone.load_state_dict(dict(self.trainer.sampling_weights()))
@@ -133,34 +137,25 @@ class _Training:
             self._say(f"training in {where!r}: {self.config.steps} steps")
         else:
             self.trainer.restore(found.step, found.files)
-            self.saved = found.step
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}"
             (say if faults else self._say)(text)
         run.write_facts(self.folder, self.config, self.data)
 
     def _loop(self, stop: StopSignals) -> None:
         config, trainer = self.config, self.trainer
-        order = DataOrder(len(self.data), config.batch_size, config.seed)
-        reading = batches(
-            self.data,
-            order,
-            trainer.step,
-            config.steps,
-            workers=config.workers,
-            lock=self.lock,
-            pin=self.engine.device.type == "cuda",
-        )
-        metrics = MetricsFile(self.folder, trainer.step)
         self.system.train()
-        clock = _Clock(trainer.step, config.batch_size)
-        with bar(trainer.step, config.steps, self.progress) as shown:
-            for batch in reading:
+        with (
+            MetricsFile(self.folder, trainer.step) as metrics,
+            bar(trainer.step, config.steps, self.progress) as shown,
+        ):
+            clock = _Clock(trainer.step, config.batch_size)
+            for batch in self._batches():
                 trainer.update(batch)
                 shown.advance()
                 stopping = self.engine.any(stop.received is not None)
-                last = trainer.step == config.steps
-                due = trainer.step % config.log_every == 0
+                last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
                 if due:
+                    trainer.refuse_divergence()
                     line = trainer.metrics() | clock.lap(trainer.step)
                     metrics.write(line)
                     trainer.window.rows.clear()
@@ -168,13 +163,24 @@ class _Training:
                 if last or stopping or trainer.step % config.save_every == 0:
                     metrics.sync()
                     self._save()
-                if last and not due:
+                if last and not due:  # after the save, which keeps the window open for a run that goes on
                     metrics.write(trainer.metrics() | clock.lap(trainer.step))
                 if stopping:
                     break
-        metrics.close()
         if stop.received is not None:
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
+
+    def _batches(self) -> Iterator[Batch]:
+        config = self.config
+        return batches(
+            self.data,
+            DataOrder(len(self.data), config.batch_size, config.seed),
+            self.trainer.step,
+            config.steps,
+            workers=config.workers,
+            lock=self.lock,
+            pin=self.engine.device.type == "cuda",
+        )
 
     def _save(self) -> None:
         """Write a checkpoint, then the system as it samples now, then remove what is too old."""
@@ -182,7 +188,6 @@ class _Training:
         checkpoint.write(self.checkpoints, step, self.trainer.files(), self._facts())
         run.write_model(self.folder, self.spec, self.trainer.sampling_weights())
         checkpoint.prune(self.checkpoints, self.config.keep)
-        self.saved = step
 
     def _facts(self) -> dict[str, Any]:
         parts = {

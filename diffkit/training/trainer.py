@@ -42,6 +42,7 @@ class Trainer:
         self.step = 0
         self.window = Window()
         self.names: tuple[str, ...] = ()
+        self._last: tuple[Tensor, Tensor, Terms] | None = None
         self.skipped = torch.zeros((), dtype=torch.int64, device=engine.device)
         self.in_a_row = self.skipped.clone()
 
@@ -97,22 +98,27 @@ class Trainer:
         self.skipped += ~finite
         self.in_a_row = (self.in_a_row + 1) * ~finite
         self.step += 1
-        if self.engine.reads_free and not finite:
-            self.refuse_divergence(batch, draws, terms)
+        self._last = batch.indices, draws.level, terms
+        if self.engine.reads_free:
+            self.refuse_divergence()
 
-    def refuse_divergence(self, batch: Batch, draws: Draws, terms: Terms) -> None:
-        """Raise `DivergedError` if too many updates in a row were skipped, with the last one's particulars."""
+    def refuse_divergence(self) -> None:
+        """Raise `DivergedError` if too many updates in a row were skipped, with the last one's particulars.
+
+        On a CPU every update asks; on a GPU, where asking makes the host wait, the loop does with each line of metrics.
+        """
         in_a_row = int(self.in_a_row)
-        if in_a_row <= self.config.max_skips:
+        if in_a_row <= self.config.max_skips or self._last is None:
             return
+        indices, level, terms = self._last
         bad = ~terms["loss"].isfinite()
         names = [name for name, value in terms.items() if not value.isfinite().all()]
         what = f"not finite: {', '.join(names)}" if names else "the loss is finite, the gradient is not"
         rows = bad if bad.any() else ~bad
         raise DivergedError(
             f"{in_a_row} updates in a row had no finite loss and gradient, so training stopped after step "
-            f"{self.step - in_a_row}; in the last batch {what}, at levels {_some(draws.level[rows])} of examples "
-            f"{_some(batch.indices[rows.cpu()])}; try a smaller lr, grad_clip=1, or precision='fp32'"
+            f"{self.step - in_a_row}; in the last batch {what}, at levels {_some(level[rows])} of examples "
+            f"{_some(indices[rows.cpu()])}; try a smaller lr, grad_clip=1, or precision='fp32'"
         )
 
     # ---- metrics ---------------------------------------------------------------------------------------------------
