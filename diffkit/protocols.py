@@ -192,7 +192,7 @@ class NoiseSchedule(Part, Protocol):
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """Return (scale, time) at any log_snr, each of its shape and dtype; only asked of continuous schedules."""
-        raise NotImplementedError("this schedule has discrete levels only")
+        raise ProtocolError("this schedule has discrete levels only")
 
 
 class MeanParameterization(Part, Protocol):

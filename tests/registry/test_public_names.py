@@ -6,6 +6,7 @@ import pytest
 
 import diffkit
 from diffkit import _errors
+from diffkit.registry import registry
 
 ERRORS = [n for n, v in vars(_errors).items() if isinstance(v, type) and issubclass(v, Exception)]
 
@@ -14,3 +15,8 @@ ERRORS = [n for n, v in vars(_errors).items() if isinstance(v, type) and issubcl
 def test_every_error_can_be_imported_from_diffkit(name: str):
     assert getattr(diffkit, name) is getattr(_errors, name)
     assert name in diffkit.__all__
+
+
+def test_a_schedule_without_continuous_levels_says_so():
+    with pytest.raises(diffkit.ProtocolError, match="this schedule has discrete levels only"):
+        registry("schedule").create("cosine").level(None)
