@@ -111,4 +111,4 @@ def test_help_shows_defaults_and_what_is_required(command: Command):
 
 
 def test_commands_are_found_by_file_name():
-    assert {"explain", "list", "nll", "sample", "train"} <= set(_commands.names())
+    assert {"demo", "explain", "list", "nll", "sample", "train"} <= set(_commands.names())
