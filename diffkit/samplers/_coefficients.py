@@ -18,6 +18,8 @@ import numpy as np
 if TYPE_CHECKING:
     from diffkit.table import F64, Coefs, Steps
 
+CLOSEST = 1e-3
+"""An estimate this near to another one (in steps) is left out: divided by it, float32 rounding would outweigh it."""
 _SMALL = 2.0
 """Below this step the recurrence of `moments` loses digits, and quadrature does not."""
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)  # exact to rounding for exp over a step of _SMALL
@@ -70,8 +72,10 @@ def moments(h: F64, count: int) -> F64:
     """``m_k = integral over 0..1 of h exp(-h (1 - u)) u^k du`` for k < count, (n, count); any sign of h.
 
     alpha_s m_k is what x_start ~ u^k adds to x_s, sigma_s m_k(-h) what eps ~ u^k does, u running from 0 at t to 1 at s.
-    Not finite where h is not.
+    0 where h is infinite, and nothing of the kind exists.
     """
+    finite = np.isfinite(h)
+    h = np.where(finite, h, 1.0)
     with np.errstate(all="ignore"):
         columns = [-np.expm1(-h)]
         u = (1 + _POINTS) / 2
@@ -80,4 +84,4 @@ def moments(h: F64, count: int) -> F64:
             recurrence = 1 - k / h * columns[-1]
             quadrature = (near * np.exp(-near * (1 - u)) * u**k * _WEIGHTS / 2).sum(1)
             columns.append(np.where(np.abs(h) < _SMALL, quadrature, recurrence))
-    return np.stack(columns, axis=1)
+    return np.where(finite[:, None], np.stack(columns, axis=1), 0.0)

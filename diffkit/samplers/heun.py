@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 from attrs import frozen
 
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
-from diffkit.samplers._coefficients import finite_or_zero, step_size, straight
+from diffkit.samplers._singlestep import trapezoid_plan, trapezoid_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,17 +35,10 @@ class Heun(Sampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of the Euler step, and of the difference of estimates."""
-        x, x_start = straight(*steps)
-        with np.errstate(over="ignore"):
-            change = finite_or_zero(steps.s.alpha * np.expm1(step_size(steps)) / 2)
-        return {"x": x, "x_start": x_start, "change": change}
+        return trapezoid_plan(steps)
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
         """Return x one level down; the state is empty."""
-        c, x_start = row.coef, denoise(x, row.t).x_start
-        y = (c["x"] * x).addcmul(c["x_start"], x_start)
-        if last:
-            return y, state
-        return y.addcmul(c["change"], denoise(y, row.s).x_start - x_start), state
+        return trapezoid_step(denoise, x, row.t, row.s, row.coef, last), state
