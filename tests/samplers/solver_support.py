@@ -13,6 +13,7 @@ from torch import Tensor
 import diffkit
 from diffkit.protocols import Level, Prediction
 from diffkit.sampling import Program, _program, sampling_program
+from diffkit.slots import resolve
 from diffkit.table import ProcessTable, Steps
 from diffkit.testing._paths import LINEAR, VE, VP, WITHOUT_SIGNAL, Path, segment
 from diffkit.testing.oracles import GaussianOracle, MixtureOracle
@@ -20,6 +21,23 @@ from diffkit.testing.oracles import GaussianOracle, MixtureOracle
 PATHS = (VP, VE, LINEAR)
 SEGMENTS = tuple(segment(path) for path in PATHS)
 FINEST = (160, 320, 640)
+
+SOLVERS = [
+    "euler", "heun", "dpmpp_2m", "dpm_solver_1", "dpm_solver_2", ("dpm_solver_2", {"r": 0.7}), "dpm2", "dpm_solver_3",
+    "dpmpp_2s", ("dpmpp_2s", {"r": 0.3}), "dpmpp_3m", "deis", ("deis", {"estimates": 2}), ("deis", {"estimates": 1}),
+    ("deis", {"corrected_start": False}), "lms", ("lms", {"estimates": 2}), ("lms", {"corrected_start": False}), "pndm",
+    "unipc", ("unipc", {"estimates": 1}), ("unipc", {"estimates": 3}), ("unipc", {"variant": "bh1"}),
+    ("euler_ancestral", {"eta": 0.0}), ("dpm2_ancestral", {"eta": 0.0}), ("sde_dpmpp_2m", {"eta": 0.0}),
+    ("churn", {"s_churn": 0.0}), ("restart", {"times": 0}),
+]  # fmt: skip
+"""Deterministic ones, every option that changes the arithmetic."""
+
+NOISY = [
+    "ancestral", ("ddim", {"eta": 1.0}), "euler_ancestral", ("euler_ancestral", {"eta": 0.5}),
+    ("euler_ancestral", {"variance": "learned"}), "dpm2_ancestral", ("dpm2_ancestral", {"variance": "learned"}),
+    "sde_dpmpp_2m", ("sde_dpmpp_2m", {"eta": 2.0}), ("sde_dpmpp_2m", {"variance": "learned"}), "churn", "restart",
+    ("restart", {"times": 1, "rho_min": 0.5, "rho_max": 2.0}),
+]  # fmt: skip
 MIXTURE = MixtureOracle([0.3, 0.7], [[-0.8], [0.5]], 0.25)
 """Two modes, 1-D: the flow of a point is found by matching quantiles."""
 GAUSSIAN = GaussianOracle(0.3, 0.5)
@@ -39,9 +57,14 @@ def system_on(path: Any, num_steps: int, **parts: Any) -> diffkit.System:
     return diffkit.compose(schedule=path, backbone=None, num_steps=num_steps, data_shape=(1,), **plain | parts)
 
 
+def part(sampler: Any) -> Any:
+    """A sampler from its name, (name, options) or instance."""
+    return resolve("sampler", sampler)[0]
+
+
 def program_between(system: diffkit.System, sampler: Any) -> Program:
     """The steps of a sampler from level T to level 1 of a system's table: both ends have finite log-SNR."""
-    chosen = system._sampler(sampler)
+    chosen = part(sampler)
     table = system.table
     rows = np.arange(table.num_steps, 1, -1)
     steps = Steps(table.at(rows), table.at(rows - 1))
@@ -102,6 +125,7 @@ def order(found: list[float], counts: tuple[int, ...] = FINEST) -> float:
 
 
 __all__ = [
-    "FINEST", "GAUSSIAN", "LINEAR", "MIXTURE", "PATHS", "SEGMENTS", "VE", "VP", "WITHOUT_SIGNAL", "Path",
-    "ends", "errors", "order", "points", "program_between", "quantile_flow", "run", "sampling_program", "system_on",
+    "FINEST", "GAUSSIAN", "LINEAR", "MIXTURE", "NOISY", "PATHS", "SEGMENTS", "SOLVERS", "VE", "VP", "WITHOUT_SIGNAL",
+    "Path", "ends", "errors", "order", "part", "points", "program_between", "quantile_flow", "run", "sampling_program",
+    "system_on",
 ]  # fmt: skip
