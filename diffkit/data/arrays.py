@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import DataError
+from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data, Image, Indices, description
 
 
@@ -112,6 +112,8 @@ def _numpy(values: Any, what: str) -> NDArray[Any]:
 
 
 def _channels_first(array: NDArray[Any], layout: str) -> NDArray[Any]:
+    if layout not in ("channels_first", "channels_last"):
+        raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
     if layout == "channels_last":
         array = array[..., None] if array.ndim == 3 else array
         array = np.moveaxis(array, -1, 1) if array.ndim > 2 else array

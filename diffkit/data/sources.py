@@ -162,8 +162,11 @@ class File(Source):
         if not self.path.is_file():
             raise DataError(f"{str(self.path)!r} is not there")
         try:
-            loaded = np.load(self.path, mmap_mode="r" if self.path.suffix == ".npy" else None, allow_pickle=False)
-            arrays = {"arr_0": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+            if self.path.suffix == ".npy":
+                arrays = {"arr_0": np.load(self.path, mmap_mode="r", allow_pickle=False)}
+            else:
+                with self.path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+                    arrays = dict(loaded)
         except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
             raise DataError(f"{str(self.path)!r} cannot be read as a NumPy file: {error}") from error
         if "arr_0" not in arrays:

@@ -1,0 +1,262 @@
+"""What cannot work is said in one error before any work is done, and leaves no folder behind."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from training_support import DEFAULTS, checkpoints, config, images, point_system, points, system, train
+
+import diffkit
+from diffkit._errors import CheckpointError, DataError, OptionError, SpecError
+from diffkit.data import from_array
+from diffkit.training import TrainConfig
+from diffkit.training.config import TrainOptions, differences
+from diffkit.training.lock import RunLock
+
+
+def refused(tmp_path, kind, text, **options):
+    out = tmp_path / "run"
+    with pytest.raises(kind, match=re.escape(text)):
+        train(out, **options)
+    assert not out.exists()
+
+
+def unlabelled(count=23):
+    data = images(count)
+    data.labels = data.classes = None
+    return data
+
+
+def test_a_batch_larger_than_the_data_names_both_numbers(tmp_path):
+    refused(tmp_path, DataError, "batch_size is 24, but the data has 23 examples; use a batch_size of at most 23",
+            batch_size=24)  # fmt: skip
+
+
+def test_data_that_does_not_fit_the_system(tmp_path):
+    other = from_array(np.zeros((30, 3, 4, 4), np.uint8), labels=np.zeros(30, int))
+    with pytest.raises(DataError) as caught:
+        train(tmp_path / "run", data=other)
+    text = str(caught.value)
+    assert text.startswith("the data cannot be trained on:\n")
+    assert "the data has shape (3, 4, 4), the system was composed for (1, 4, 4)" in text
+    assert "the data has 256 bins, the system was composed for 17 bins; compose with bins=256" in text
+    continuous = from_array(np.zeros((30, 1, 4, 4)))
+    refused(tmp_path, DataError, "the data has continuous values (bins=None), the system was composed for 17 bins",
+            data=continuous)  # fmt: skip
+
+
+def test_bins_given_as_options_of_the_decoder(tmp_path):
+    train(tmp_path, system=system(bins={"bins": 17, "cdf": "exact"}), steps=1)
+
+
+def test_labels_that_do_not_fit_the_network(tmp_path):
+    mlp = ("mlp", {"hidden": 8, "depth": 1})
+    refused(tmp_path, DataError, "the data has classes, but the network has none; compose with num_classes=3",
+            system=system(backbone=mlp))  # fmt: skip
+    refused(tmp_path, DataError, "the network has 3 classes, but the data has no labels", data=unlabelled())
+    refused(tmp_path, DataError, "the data has 5 classes, but the network has 3; compose with num_classes=5",
+            data=images(classes=5))  # fmt: skip
+    refused(tmp_path, DataError, "label_dropout=0.2 needs a network with a label for no class",
+            system=system(backbone=("mlp", {"hidden": 8, "depth": 1, "num_classes": 3})))  # fmt: skip
+
+
+def test_a_system_with_nothing_to_train(tmp_path):
+    refused(tmp_path, OptionError, "the system was composed with backbone=None, so there is nothing to train",
+            system=system(backbone=None))  # fmt: skip
+    frozen = system()
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    refused(tmp_path, OptionError, "the system's network has no parameter that requires a gradient", system=frozen)
+
+
+def test_a_system_that_no_name_can_rebuild(tmp_path):
+    from attrs import frozen
+
+    from diffkit.schedules.cosine import Cosine
+
+    @frozen
+    class Mine:
+        continuous = False
+
+        def problems(self, composition):
+            return ()
+
+        def table(self, num_steps):
+            return Cosine().table(num_steps)
+
+        def level(self, log_snr):
+            raise NotImplementedError
+
+    refused(tmp_path, SpecError, "schedule 'Mine' is of a class that has no registered name",
+            system=system(schedule=Mine()))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"steps": 0}, "steps must be >= 1, got 0"),
+        ({"steps": 1.5}, "steps must be an integer, got 1.5"),
+        ({"batch_size": True}, "batch_size must be an integer, got True"),
+        ({"microbatch": 0}, "microbatch must be >= 1, got 0"),
+        ({"lr": -1.0}, "lr must be >= 0, got -1.0"),
+        ({"lr": float("nan")}, "lr must be finite, got nan"),
+        ({"betas": (0.9,)}, "betas must be two numbers, got (0.9,)"),
+        ({"betas": (0.9, 1.0)}, "each of betas must be >= 0 and < 1, got 1.0"),
+        ({"ema": 0.999}, "ema must be a list of numbers, got 0.999"),
+        ({"ema": (0.9, 0.9)}, "ema must not name a rate twice, got (0.9, 0.9)"),
+        ({"ema": (1.0,)}, "each of ema must be >= 0 and < 1, got 1.0"),
+        ({"precision": "fp8"}, "precision must be one of 'fp32', 'bf16', got 'fp8'"),
+        ({"label_dropout": 1.5}, "label_dropout must be >= 0 and <= 1, got 1.5"),
+        ({"grad_clip": 0}, "grad_clip must be > 0, got 0.0"),
+        ({"keep": 0}, "keep must be >= 1, got 0"),
+        ({"anneal": 1}, "anneal must be True or False, got 1"),
+        ({"learning_rate": 1}, "train has no option 'learning_rate'"),
+        ({"batchsize": 1}, "train has no option 'batchsize'; did you mean 'batch_size'?"),
+    ],
+)
+def test_options(options, text, tmp_path):
+    refused(tmp_path, OptionError, text, **options)
+
+
+def test_steps_must_be_given(tmp_path):
+    with pytest.raises(OptionError, match="train needs steps, the number of updates"):
+        diffkit.train(system(), images(), out=tmp_path / "run", batch_size=5)
+
+
+def test_a_configuration_and_options_that_override_it(tmp_path):
+    diffkit.train(system(), images(), out=tmp_path, config=config(steps=3), steps=2, progress=False)
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept["train"]["steps"] == 2 and kept["train"]["batch_size"] == 5
+    assert kept["data"]["classes"] == ["0", "1", "2"] and kept["data"]["examples"] == 23
+
+
+def test_keywords_are_the_fields_of_the_configuration():
+    import attrs
+
+    fields = {field.name: field.type for field in attrs.fields(TrainConfig)}
+    assert TrainOptions.__annotations__.keys() == fields.keys()
+    assert {name: str(kind).replace("ForwardRef(", "").rstrip(")").strip("'").split("'")[0]
+            for name, kind in TrainOptions.__annotations__.items()} == fields  # fmt: skip
+    for name in fields:
+        assert f"        {name}: " in (TrainConfig.__doc__ or "")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OptionError, match=r"out '.*file.*' cannot be written: .*; choose another folder"):
+            train(out)
+
+
+def test_a_folder_that_holds_a_saved_system(tmp_path):
+    system().save(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(OptionError, match="holds a saved system, not a run; choose another folder"):
+        train(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_of_something_else_is_not_continued(tmp_path):
+    train(tmp_path, steps=3)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(OptionError) as caught:
+        train(tmp_path, system=system(schedule="linear", num_steps=30), lr=1e-3, seed=0, batch_size=4, steps=9)
+    assert str(caught.value).splitlines()[1:] == [
+        "  batch_size=5, now batch_size=4",
+        "  lr=0.01, now lr=0.001",
+        "  schedule cosine(s=0.008, max_beta=0.999), now linear(start=0.0001, end=0.02)",
+        "  num_steps=20, now num_steps=30",
+        "ask for the same, or choose another folder",
+    ]
+    with pytest.raises(OptionError, match="data examples=23, now 24\n  data fingerprint="):
+        train(tmp_path, data=images(24))
+    other = images()
+    other.images = 16 - other.images
+    with pytest.raises(OptionError, match=r"continue:\n  data fingerprint='\w+', now '\w+'\nask"):
+        train(tmp_path, data=other)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+def test_what_may_change_when_a_run_goes_on(tmp_path):
+    train(tmp_path, steps=3)
+    train(tmp_path, steps=4, microbatch=2, log_every=2, save_every=3, keep=1, max_skips=3)
+    assert checkpoints(tmp_path) == [4]
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["microbatch"] == 2
+
+
+def test_annealing_fixes_the_number_of_steps():
+    old = config(anneal=True)
+    assert differences(old, config(anneal=True, steps=20)) == ["steps=12, now steps=20"]
+    assert differences(old, config(anneal=False)) == ["anneal=True, now anneal=False"]
+    assert differences(config(), config(steps=20)) == []
+
+
+def test_several_processes_are_refused_and_not_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(tmp_path, OptionError, "WORLD_SIZE=2 says that 2 processes were launched, and each would train alone")
+
+
+def test_the_lock_is_of_the_folder_not_the_process(tmp_path):
+    with RunLock(tmp_path), pytest.raises(OptionError, match=r"is being written by another training \(process"):
+        train(tmp_path)
+    with RunLock(tmp_path):
+        pass
+    train(tmp_path, steps=1)
+
+
+def test_a_configuration_that_cannot_be_read(tmp_path):
+    train(tmp_path, steps=1)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON"):
+        train(tmp_path)
+    (tmp_path / "config.json").write_text('{"format": 2}')
+    with pytest.raises(CheckpointError, match=r"config\.json has format 2, this diffkit reads 1"):
+        train(tmp_path)
+
+
+def test_silent_unless_asked(tmp_path, capfd):
+    train(tmp_path / "a", steps=2)
+    assert capfd.readouterr() == ("", "")
+    train(tmp_path / "b", steps=2, progress=True)
+    text = capfd.readouterr().err.splitlines()
+    assert text[0] == f"training in {str(tmp_path / 'b')!r}: 2 steps"
+    assert text[-1] == f"done: 2 steps; diffkit.load({str(tmp_path / 'b')!r}) has the result"
+    train(tmp_path / "b", steps=4, progress=True)
+    assert capfd.readouterr().err.startswith(f"continuing {str(tmp_path / 'b')!r} after step 2 of 4\n")
+
+
+def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
+    import io
+    import sys
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    train(tmp_path, steps=3, progress=True)
+    shown = sys.stderr.getvalue()
+    assert "3/3" in shown and "ETA" in shown and "loss" in shown and "images/s" in shown
+
+
+def test_labels_are_not_needed_by_a_network_of_ones_own(tmp_path):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, x, time):
+            return self.linear(x)
+
+    train(tmp_path, system=point_system(backbone=Own()), data=points(), label_dropout=0.0, steps=2)
+    with pytest.raises(SpecError, match="has a network of its own"):
+        diffkit.load(tmp_path)
+    loaded = diffkit.load(tmp_path, backbone=Own())
+    assert loaded.sample(2, progress=False).shape == (2, 2)
+    assert DEFAULTS["label_dropout"] == 0.2
