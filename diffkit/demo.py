@@ -132,11 +132,11 @@ def run(out: str | Path = "demo", *, steps: int = STEPS, seed: int = 0, progress
     train_set = diffkit.data.load("digits", split="train")
     real, held_out = _all(train_set), _all(diffkit.data.load("digits", split="held_out"))
     folder, seconds = Path(out), dict[str, float]()
-    with _few_threads(), _timed(seconds, "training"):
+    with _one_thread(), _timed(seconds, "training"):
         system = _trained(folder / "run", train_set, steps, seed, progress)
-    with _few_threads(), _timed(seconds, "sampling"):
+    with _one_thread(), _timed(seconds, "sampling"):
         labels, samples = _samples(system, seed, progress)
-    with _few_threads(), _timed(seconds, "scoring"):
+    with _one_thread(), _timed(seconds, "scoring"):
         bits = _bits_per_dim(system, held_out, seed, progress)
     read = _classifier(real)
     files = {
@@ -273,12 +273,12 @@ def _need_extras() -> None:
 
 
 @contextmanager
-def _few_threads() -> Iterator[None]:
-    """At most two threads: 8x8 images keep no more of them busy, and waiting for each other costs."""
+def _one_thread() -> Iterator[None]:
+    """One thread: 8x8 images keep no more busy, and on a loaded machine two wait for each other most of the time."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, 2))
+    torch.set_num_threads(1)
     try:
         yield
     finally:
