@@ -7,6 +7,8 @@ Every guidance changes the estimate of clean data, never a learned variance, so 
 parameterization and number of channels. Of several, the first is nearest to the network, and each takes what comes
 before it for the network; what acts after clipping (`ClassifierGuidance`) does so in the same order.
 
+`MMPS`, `PiGDM`, `DiffPIR` and `DPS` steer towards measurements of the data; `diffkit.tasks.solve` uses them.
+
 In configuration files and on the command line a guidance goes by a name and its options; see `guidance_for`.
 """
 
@@ -24,13 +26,21 @@ if TYPE_CHECKING:
     from diffkit.guidance.autoguidance import Autoguidance as Autoguidance
     from diffkit.guidance.classifier import Classifier as Classifier
     from diffkit.guidance.classifier_free import ClassifierFree as ClassifierFree
+    from diffkit.guidance.diffpir import DiffPIR as DiffPIR
+    from diffkit.guidance.dps import DPS as DPS
     from diffkit.guidance.gradient import ClassifierGuidance as ClassifierGuidance
     from diffkit.guidance.gradient import GradientGuidance as GradientGuidance
+    from diffkit.guidance.mmps import MMPS as MMPS
+    from diffkit.guidance.pigdm import PiGDM as PiGDM
     from diffkit.guidance.threshold import DynamicThreshold as DynamicThreshold
     from diffkit.guidance.threshold import StaticThreshold as StaticThreshold
 
 _HOME = {
     "Autoguidance": "autoguidance",
+    "DPS": "dps",
+    "DiffPIR": "diffpir",
+    "MMPS": "mmps",
+    "PiGDM": "pigdm",
     "Classifier": "classifier",
     "ClassifierFree": "classifier_free",
     "ClassifierGuidance": "gradient",

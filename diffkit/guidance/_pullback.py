@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -11,20 +11,40 @@ from torch import Tensor
 Pullback = Callable[[Tensor], Tensor]
 """v -> v^T J, of x's shape."""
 
+More = tuple[Tensor, ...]
 
-def value_and_pullback(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Pullback]:
-    """Return ``function(x)`` and the map from v to v^T J at x.
+
+@overload
+def value_and_pullback(
+    function: Callable[[Tensor], Tensor], x: Tensor, more: Literal[False] = False
+) -> tuple[Tensor, Pullback]: ...
+
+
+@overload
+def value_and_pullback(
+    function: Callable[[Tensor], tuple[Tensor, More]], x: Tensor, more: Literal[True]
+) -> tuple[Tensor, Pullback, More]: ...
+
+
+def value_and_pullback(function: Callable[[Tensor], Any], x: Tensor, more: bool = False) -> Any:
+    """Return ``function(x)`` and the map from v to v^T J at x; J may be applied any number of times.
 
     Outside of a compiled graph autograd is used, which knows checkpointed and hand-written layers; inside, torch.func,
     which can be traced. If someone else is differentiating by x already, the result stays differentiable.
+
+    Args:
+        function: Of x.
+        x: Where.
+        more: The function returns ``(value, more tensors)``; those are returned last and not differentiated.
     """
     if torch.compiler.is_compiling():
-        found: Any = torch.func.vjp(function, x)
-        return found[0], lambda v: found[1](v)[0]
+        found: Any = torch.func.vjp(function, x, has_aux=more)
+        return (found[0], lambda v: found[1](v)[0], *found[2:])
     nested = x.requires_grad and torch.is_grad_enabled()
     with torch.enable_grad():
         at = x if nested else x.detach().requires_grad_()
-        value = function(at)
+        result = function(at)
+    value, rest = result if more else (result, ())
 
     def pullback(v: Tensor) -> Tensor:
         if not value.requires_grad:  # a constant function
@@ -33,7 +53,10 @@ def value_and_pullback(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple
             value, at, v, retain_graph=True, create_graph=nested, allow_unused=True, materialize_grads=True
         )[0]
 
-    return (value if nested else value.detach()), pullback
+    if nested:
+        return (value, pullback, rest) if more else (value, pullback)
+    kept = tuple(part.detach() for part in rest)
+    return (value.detach(), pullback, kept) if more else (value.detach(), pullback)
 
 
 def row_gradient(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

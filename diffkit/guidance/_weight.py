@@ -35,7 +35,7 @@ def extrapolate(
     """Return ``away_from + scale (towards - away_from)``; exactly ``towards`` where the level is not in the interval.
 
     Tensor arithmetic throughout, so that one graph serves every level.
-    Source: Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 5, with sigma / alpha for its sigma.
+    Source: Kynkaanniemi et al. 2024, arXiv:2404.07724, with sigma / alpha for its sigma.
     """
     if within is None:
         return torch.lerp(away_from, towards, scale)

@@ -33,7 +33,7 @@ class Autoguidance(Guidance):
         model: The worse network, or the system it was trained in.
         scale: 1 is the network as it is; about 2 is usual.
         interval: As in `diffkit.guidance.ClassifierFree`.
-    Source: Karras et al. 2024, arXiv:2406.02507, eq. 3.
+    Source: Karras et al. 2024, arXiv:2406.02507.
     """
 
     model: Model = field(validator=_check_model)

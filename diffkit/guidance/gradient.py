@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import numpy as np
 from attrs import field, frozen
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
 from diffkit.denoiser import Conditions, Guidance
+from diffkit.guidance._linear import reach
 from diffkit.guidance._pullback import row_gradient
+from diffkit.guidance._step import TIME, X_START, X_T, mean_problems, step_columns
 from diffkit.options import choice, flag, number
 from diffkit.protocols import Composition, Level, Prediction
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 LogProb = Callable[[Tensor, Tensor, Conditions], Tensor]
 """``log_prob(x, time, conditions) -> (B,)``: of data at a level, nats, up to a constant."""
-
-_X_START, _X_T, _TIME = "posterior.coef_x_start", "posterior.coef_x_t", "next.time"
 
 
 def _check_callable(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -76,11 +75,11 @@ class GradientGuidance(Guidance):
 
     def problems(self, parts: Composition) -> Iterable[str]:
         """Return why a mean shift has no variance to work with."""
-        return _problems(parts, self.shift)
+        return mean_problems(parts, "shift='score'") if self.shift == "mean" else ()
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return what a mean shift needs to know of the step."""
-        return _columns(table) if self.shift == "mean" else {}
+        return step_columns(table) if self.shift == "mean" else {}
 
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
         """Return the prediction with x_start shifted."""
@@ -132,11 +131,11 @@ class ClassifierGuidance(Guidance):
 
     def problems(self, parts: Composition) -> Iterable[str]:
         """Return why a mean shift has no variance to work with."""
-        return _problems(parts, self.shift)
+        return mean_problems(parts, "shift='score'") if self.shift == "mean" else ()
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return what a mean shift needs to know of the step."""
-        return _columns(table) if self.shift == "mean" else {}
+        return step_columns(table) if self.shift == "mean" else {}
 
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
         """Return the prediction with x_start shifted."""
@@ -159,18 +158,16 @@ def _shifted(
     """Estimate of x_start moved along the gradient, (B, C, *S)."""
     if how.shift == "score":
         gradient = row_gradient(lambda at: log_prob(at, level.time.expand(len(x))), x)
-        # without signal, x says nothing of x_start, and there is nothing to follow
-        reach = level.sigma**2 / level.alpha.where(level.alpha > 0, 1) * (level.alpha > 0)
-        moved = prediction.x_start + how.scale * reach * gradient
+        moved = prediction.x_start + how.scale * reach(level) * gradient
         return moved.clamp(-1, 1) if how.clip else moved
     known = level.var
-    if known is None or _X_START not in known or prediction.log_variance is None:
+    if known is None or X_START not in known or prediction.log_variance is None:
         raise OptionError("shift='mean' needs the step's variance, which is not known here; use shift='score'")
     at, time = x, level.time
     if how.at == "mean":
-        at, time = known[_X_START] * prediction.x_start + known[_X_T] * x, known[_TIME].flatten()
+        at, time = known[X_START] * prediction.x_start + known[X_T] * x, known[TIME].flatten()
     gradient = row_gradient(lambda at: log_prob(at, time.expand(len(x))), at)
-    return prediction.x_start + how.scale * prediction.log_variance.exp() / known[_X_START] * gradient
+    return prediction.x_start + how.scale * prediction.log_variance.exp() / known[X_START] * gradient
 
 
 def _check_form(at: str, shift: str, clip: bool) -> None:
@@ -178,19 +175,3 @@ def _check_form(at: str, shift: str, clip: bool) -> None:
         raise OptionError("at='mean' needs shift='mean'; the score is that of x_t")
     if clip and shift == "mean":
         raise OptionError("clip=True has no effect with shift='mean'; leave it out, or use shift='score'")
-
-
-def _problems(parts: Composition, shift: str) -> Iterable[str]:
-    if shift == "mean" and parts.sampler.nodes(parts.table.steps()) is not None:
-        yield (
-            f"shift='mean' needs a step's variance, but {parts.label('sampler')} asks between levels; use shift='score'"
-        )
-
-
-def _columns(table: ProcessTable) -> dict[str, F64]:
-    """Coefficients of each step's posterior mean, and the time of the level it goes to (of level 1 at the last)."""
-    posterior = table.posterior()
-    # a level that repeats the one below moves nothing: its variance is 0 but for a floor, and so is the shift
-    reach = np.where(posterior.coef_x_start > 0, posterior.coef_x_start, 1.0)
-    below = np.maximum(np.arange(table.num_steps + 1) - 1, 1)
-    return {_X_START: reach, _X_T: posterior.coef_x_t, _TIME: table.time[below]}

@@ -196,7 +196,7 @@ BAD = [
     ),
     (
         lambda: system_of().sample(2, guidance=GradientGuidance(log_prob, shift="mean"), sampler=Midway(), y=[0, 1]),
-        "shift='mean' needs a step's variance, but sampler 'Midway' asks between levels; use shift='score'",
+        "it moves a step, but sampler 'Midway' asks between levels, where none starts; use shift='score'",
     ),
     (
         lambda: system_of().denoiser(guidance=GradientGuidance(log_prob, shift="mean"), y=torch.tensor([0]))(

@@ -8,14 +8,19 @@ from guidance_support import Labelled, system_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffkit.guidance import (
+    DPS,
+    MMPS,
     Autoguidance,
     ClassifierFree,
     ClassifierGuidance,
+    DiffPIR,
     DynamicThreshold,
     GradientGuidance,
+    PiGDM,
     StaticThreshold,
 )
 from diffkit.sampling import sampling_program
+from diffkit.tasks import average_pool
 
 Y = torch.tensor([0, 1, 2])
 
@@ -41,6 +46,11 @@ GUIDANCE = {
         Autoguidance(Labelled(3, 2).eval(), 2.0),
         GradientGuidance(log_prob),
     ],
+    "mmps": lambda: [ClassifierFree(2.0, null={"y": 3}), MMPS(average_pool(2), 0.1, iterations=2)],
+    "pigdm": lambda: [PiGDM(average_pool(2), 0.1)],
+    "diffpir": lambda: [DiffPIR(average_pool(2), 0.1)],
+    "dps": lambda: [DPS(average_pool(2), 0.3)],
+    "dps_likelihood": lambda: [DPS(average_pool(2), form="likelihood", noise_std=0.3)],
 }
 
 
@@ -52,9 +62,10 @@ def guided(request):
     for one in guidance:
         for network in one.networks:
             network.calls = _Nowhere()
+    given = dict.fromkeys(guidance[-1].own_conditions, torch.rand(3, 3, 2, 2))
     return (
         system,
-        system.denoiser(guidance=guidance, y=Y),
+        system.denoiser(guidance=guidance, y=Y, **given),
         lambda n: sampling_program(parts, parts.sampler, system.table_for(n)),
     )
 

@@ -1,0 +1,106 @@
+"""Linear measurements ``y = A x_start + noise_std n``: adjoints, conjugate gradients and what they need of a guidance.
+
+Shapes: data (B, C, *S), measurements (B, *M). Everything is row by row, with a fixed number of operations and no read
+by the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from diffkit._errors import OptionError
+from diffkit.denoiser import Conditions, Estimate, Evaluate
+from diffkit.guidance._pullback import Pullback, value_and_pullback
+from diffkit.protocols import Level
+
+Operator = Callable[[Tensor], Tensor]
+"""x_start (B, C, *S) -> measurement (B, *M), each row on its own."""
+
+MEASUREMENT = "measurement"
+"""Condition that holds the measurements; never given to the network."""
+
+
+def check_operator(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Validator of an operator."""
+    if not callable(value) or isinstance(value, type):
+        raise OptionError(f"operator must be a function from data to measurements, got {value!r}")
+
+
+def adjoint_of(operator: Operator, like: Tensor) -> Operator:
+    """Return the adjoint A^T of a linear operator, (B, *M) -> (B, C, *S)."""
+    return value_and_pullback(operator, torch.zeros_like(like))[1]
+
+
+def estimate_and_pullback(
+    evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions
+) -> tuple[Estimate, Pullback]:
+    """Return the estimate at x, and v -> v^T J with J the Jacobian of its x_start by x."""
+    kept: list[Estimate] = []
+
+    def x_start(at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        estimate = evaluate(at, level, conditions)
+        kept[:] = [estimate]
+        return estimate.x_start, tuple(part for part in estimate[1:] if part is not None)
+
+    value, pullback, rest = value_and_pullback(x_start, x, more=True)
+    filled = iter(rest)
+    return Estimate(value, *(None if part is None else next(filled) for part in kept[0][1:])), pullback
+
+
+def reach(level: Level) -> Tensor:
+    """``sigma^2 / alpha``, which turns a score into a shift of x_start; 0 where there is no signal.
+
+    Source: Tweedie's formula, Efron 2011: ``alpha E[x_start | x_t] = x_t + sigma^2 score``.
+    """
+    return level.sigma**2 / level.alpha.where(level.alpha > 0, 1) * (level.alpha > 0)
+
+
+def safe_reach(level: Level) -> Tensor:
+    """The same for shifts that contain J; 0 where the signal is so weak that J, of order alpha, is rounding errors.
+
+    An estimate of x_start rounds by eps sigma / alpha, so ``sigma^2 / alpha J`` is off by eps sigma^2 / alpha^2: below
+    this bound by more than 1 %, at levels where x_start counts for next to nothing.
+    """
+    enough = level.alpha**2 > 100 * torch.finfo(level.alpha.dtype).eps * level.sigma**2
+    return level.sigma**2 / level.alpha.where(enough, 1) * enough
+
+
+def residual(operator: Operator, x_start: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+    """``y - A x_start``, (B, *M)."""
+    measurement: Tensor = conditions[MEASUREMENT]
+    return measurement.to(x_start.dtype) - operator(x_start)
+
+
+def conjugate_gradients(apply: Operator, right: Tensor, iterations: int) -> Tensor:
+    """Return v with ``apply(v) = right``, row by row; apply is symmetric and positive on what right consists of.
+
+    Exact after as many iterations as ``apply`` has different eigenvalues; a row that has arrived stays.
+    Source: Hestenes & Stiefel 1952, Methods of conjugate gradients for solving linear systems.
+    """
+    v, left = torch.zeros_like(right), right
+    direction, size = left, dot(left, left)
+    enough = size * torch.finfo(right.dtype).eps ** 2
+    for _ in range(iterations):
+        image = apply(direction)
+        curvature = dot(direction, image)
+        going = (size > enough) & (curvature > 0)
+        step = torch.where(going, size / curvature.where(going, 1), 0)
+        v, left = v + step * direction, left - step * image
+        before, size = size, dot(left, left)
+        direction = left + torch.where(going, size / before.where(going, 1), 0) * direction
+    return v
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each row, (B,1..)."""
+    return (a * b).flatten(1).sum(1).view(-1, *(1,) * (a.ndim - 1))
+
+
+def like_rows(value: Tensor, other: Tensor) -> Tensor:
+    """Give a coefficient, 0-d or (B,1..), the number of dimensions of ``other``."""
+    return value if value.ndim == 0 else value.view(-1, *(1,) * (other.ndim - 1))

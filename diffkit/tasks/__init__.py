@@ -1,0 +1,61 @@
+"""What a trained system can do beside sampling from nothing, each a function of the system.
+
+    painted = tasks.inpaint(system, image, known, seed=0)
+    sharp = tasks.super_resolve(system, low_res, steps=100)
+    edited = tasks.image_to_image(system, image, strength=0.6, y=3)
+    found = tasks.solve(system, measurement, MMPS(blur, noise_std=0.05), steps=100)
+    inversion = tasks.invert(system, image, steps=50); inversion.error
+    between = tasks.interpolate(system, a, b, 7)
+
+All take the sampler, the spacing, the guidance and the conditions that `System.sample` takes, are a function of the
+seed and the example's index alone, and refuse wrong arguments before any work is done.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffkit.tasks.bdia import ExactCode as ExactCode
+    from diffkit.tasks.bdia import exact_decode as exact_decode
+    from diffkit.tasks.bdia import exact_encode as exact_encode
+    from diffkit.tasks.editing import image_to_image as image_to_image
+    from diffkit.tasks.inpainting import inpaint as inpaint
+    from diffkit.tasks.interpolation import interpolate as interpolate
+    from diffkit.tasks.inverse import average_pool as average_pool
+    from diffkit.tasks.inverse import masked as masked
+    from diffkit.tasks.inverse import solve as solve
+    from diffkit.tasks.inversion import Inversion as Inversion
+    from diffkit.tasks.inversion import invert as invert
+    from diffkit.tasks.inversion import reconstruct as reconstruct
+    from diffkit.tasks.super_resolution import super_resolve as super_resolve
+
+_HOME = {
+    "ExactCode": "bdia",
+    "Inversion": "inversion",
+    "average_pool": "inverse",
+    "exact_decode": "bdia",
+    "exact_encode": "bdia",
+    "image_to_image": "editing",
+    "inpaint": "inpainting",
+    "interpolate": "interpolation",
+    "invert": "inversion",
+    "masked": "inverse",
+    "reconstruct": "inversion",
+    "solve": "inverse",
+    "super_resolve": "super_resolution",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'diffkit.tasks' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"diffkit.tasks.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,58 @@
+"""Images and masks as tasks are given them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffkit._errors import OptionError
+from diffkit.options import check_integer
+from diffkit.system import System
+
+
+def images_for(system: System, name: str, image: Tensor, n: int | None = None) -> Tensor:
+    """Return (n, C, *S) in float from one image, (C, *S), for all examples, or one for each, (n, C, *S).
+
+    Args:
+        system: The system.
+        name: What a message calls the argument.
+        image: The image or images.
+        n: How many examples; by default as many as there are images.
+    Raises:
+        OptionError: They have another shape, or there is another number of them.
+    """
+    shape = system.data_shape
+    if not isinstance(image, Tensor):
+        raise OptionError(f"{name} must be a tensor, got {type(image).__name__}")
+    if image.ndim == len(shape):
+        image = image[None]
+    count = len(image) if n is None else check_integer("n", n, ge=1)
+    if image.ndim != len(shape) + 1 or image.shape[1:] != shape:
+        listed = ", ".join(map(str, shape))
+        raise OptionError(f"{name} must have shape ({listed}) or (n, {listed}), got {tuple(image.shape)}")
+    if len(image) not in (1, count):
+        raise OptionError(f"{name} must be one, or one for each of {count} examples, got {len(image)}")
+    if not image.is_floating_point():
+        raise OptionError(f"{name} must be floating point in [-1, 1], got {image.dtype}; for 8-bit: x / 127.5 - 1")
+    image = image.to(system.device)
+    return system._checked(image).expand(count, *shape)
+
+
+def mask_for(system: System, mask: Tensor, n: int) -> Tensor:
+    """Return a mask as bool (n, C, *S); it may leave out examples and channels.
+
+    Raises:
+        OptionError: Its shape does not fit, or it holds anything but 0 and 1.
+    """
+    shape = (n, *system.data_shape)
+    spatial = shape[2:]
+    if not isinstance(mask, Tensor):
+        raise OptionError(f"the mask must be a tensor, got {type(mask).__name__}")
+    fits = {spatial, (1, *spatial), shape[1:], (1, 1, *spatial), (n, 1, *spatial), (1, *shape[1:]), shape}
+    if tuple(mask.shape) not in fits:
+        raise OptionError(
+            f"the mask must have shape {spatial}, {shape[1:]}, {(n, 1, *spatial)} or {shape}, got {tuple(mask.shape)}"
+        )
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise OptionError("the mask must hold only 0 (to be made) and 1 (known)")
+    return mask.to(system.device).bool().expand(shape)

@@ -1,0 +1,185 @@
+"""An exactly invertible sampler: each level follows from the two beside it, in either direction.
+
+DDIM from level k has a step down, d_k(x), and one up, u_k(x), with one estimate of x_start. The walk
+
+    x_{k-1} = d_k(x_k) + gamma (x_{k+1} - u_k(x_k))
+
+makes good on the way down by how much the step up from here would have missed the level above, and is solved for
+x_{k+1} just as well:
+
+    x_{k+1} = u_k(x_k) + (x_{k-1} - d_k(x_k)) / gamma
+
+Two neighbouring levels therefore hold everything: what was encoded comes back up to rounding, with any network and any
+number of steps.
+Source: Zhang et al. 2023, arXiv:2307.10829 (BDIA).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit._errors import OptionError
+from diffkit.calls import Call
+from diffkit.columns import Columns, level_columns
+from diffkit.denoiser import Denoiser, Model, as_float
+from diffkit.options import check_number
+from diffkit.spacing import Spacing
+from diffkit.system import Steered, System
+from diffkit.table import F64, ProcessTable
+from diffkit.tasks._images import images_for
+
+
+@frozen(eq=False)
+class ExactCode:
+    """Two neighbouring levels, from which everything below comes back.
+
+    Attributes:
+        latent: Data at level T, (B, C, *S).
+        below: Data one level down, (B, C, *S).
+    """
+
+    latent: Tensor
+    below: Tensor
+
+
+@torch.no_grad()
+def exact_encode(
+    system: System,
+    image: Tensor,
+    *,
+    gamma: float = 1.0,
+    steps: Spacing = 50,
+    guidance: Steered = None,
+    clip: bool | None = False,
+    model: Model | None = None,
+    progress: bool = True,
+    **conditions: Any,
+) -> ExactCode:
+    """Return the code of images, from which `exact_decode` with the same arguments brings them back.
+
+    Args:
+        system: The system.
+        image: (C, *S) or (B, C, *S), in [-1, 1].
+        gamma: In (0, 1]; 1 keeps rounding errors as small as they are, less multiplies them by 1 / gamma a step.
+        steps: At least two levels; as in `System.sample`.
+        guidance, clip, model, progress, conditions: As in `diffkit.tasks.invert`. The image may be float64, and so may
+            the network.
+    """
+    x = images_for(system, "image", image)
+    return _Walk.of(system, x, gamma, steps, guidance, clip, model, conditions).up(x, progress)
+
+
+@torch.no_grad()
+def exact_decode(
+    system: System,
+    code: ExactCode | Tensor,
+    *,
+    gamma: float = 1.0,
+    steps: Spacing = 50,
+    guidance: Steered = None,
+    clip: bool | None = False,
+    model: Model | None = None,
+    progress: bool = True,
+    **conditions: Any,
+) -> Tensor:
+    """Return the images of a code, or of noise alone, (B, C, *S): the level below then comes from a step of DDIM.
+
+    Arguments as in `exact_encode`.
+    """
+    given = code if isinstance(code, ExactCode) else ExactCode(code, code)
+    wanted = (len(given.latent), *system.data_shape)
+    for part in (given.latent, given.below):
+        if tuple(part.shape) != wanted:
+            raise OptionError(f"the code must have shape {wanted}, got {tuple(part.shape)}")
+    latent, below = (as_float(part.to(system.device)) for part in (given.latent, given.below))
+    walk = _Walk.of(system, latent, gamma, steps, guidance, clip, model, conditions)
+    return walk.down(latent, below if isinstance(code, ExactCode) else None, progress)
+
+
+class _Walk:
+    """BDIA on one table with one denoiser."""
+
+    def __init__(self, call: Call, denoiser: Denoiser, gamma: float):
+        self.call, self.denoiser, self.gamma = call, denoiser, gamma
+        self.last = call.table.num_steps
+        self.columns = Columns({"level": level_columns(call.parts, call.table), "ddim": _steps_of(call.table)})
+
+    @classmethod
+    def of(
+        cls,
+        system: System,
+        x: Tensor,
+        gamma: float,
+        steps: Spacing,
+        guidance: Steered,
+        clip: bool | None,
+        model: Model | None,
+        conditions: Any,
+    ) -> _Walk:
+        gamma = check_number("gamma", gamma, gt=0, le=1)
+        call = system.prepare(len(x), steps=steps, guidance=guidance, clip=clip, model=model, **conditions)
+        if call.table.num_steps < 2:
+            raise OptionError("an exactly invertible walk needs at least 2 steps, got 1")
+        return cls(call, call.denoiser(), gamma)
+
+    def up(self, x: Tensor, progress: bool) -> ExactCode:
+        matrix = self.columns.on(x.device, x.dtype)
+        with self.call.running("encoding", self.last, progress) as advance:
+            below, here = x, self._first(matrix[1], x)
+            advance(1)
+            for k in range(1, self.last):
+                down, up = self._both(matrix[k], here)
+                below, here = here, up + (below - down) / self.gamma
+                advance(1)
+        return ExactCode(here, below)
+
+    def down(self, here: Tensor, below: Tensor | None, progress: bool) -> Tensor:
+        matrix = self.columns.on(here.device, here.dtype)
+        with self.call.running("decoding", self.last, progress) as advance:
+            below = self._both(matrix[self.last], here)[0] if below is None else below
+            advance(1)
+            for k in range(self.last - 1, 0, -1):
+                above, here = here, below
+                down, up = self._both(matrix[k], here)
+                below = down + self.gamma * (above - up)
+                advance(1)
+        return below
+
+    def _first(self, row: Tensor, x: Tensor) -> Tensor:
+        """From level 0 to 1 with the noise estimated at level 1; whatever it is, it comes back."""
+        at = self.columns.level(row, x.ndim)
+        eps = (x - at.alpha * self.denoiser(x, at).x_start) / at.sigma
+        return at.alpha * x + at.sigma * eps
+
+    def _both(self, row: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """DDIM's steps down and up from a level."""
+        x_start = self.denoiser(x, self.columns.level(row, x.ndim)).x_start
+        c = self.columns.read(row, x.ndim, "ddim")
+        down = (c["x_down"] * x).addcmul(c["x_start_down"], x_start)
+        return down, (c["x_up"] * x).addcmul(c["x_start_up"], x_start)
+
+
+def _steps_of(table: ProcessTable) -> dict[str, F64]:
+    """DDIM's coefficients from each level one down and one up, (T+1,); row 0 and the way up from T are never read."""
+    alpha, sigma = table.alpha, table.sigma
+
+    def to(shift: Callable[[F64], F64]) -> tuple[F64, F64]:
+        keep = np.divide(shift(sigma), sigma, out=np.zeros_like(sigma), where=sigma > 0)
+        return keep, shift(alpha) - keep * alpha
+
+    (x_down, start_down), (x_up, start_up) = to(_level_below), to(_level_above)
+    return {"x_down": x_down, "x_start_down": start_down, "x_up": x_up, "x_start_up": start_up}
+
+
+def _level_below(column: F64) -> F64:
+    return np.concatenate([column[:1], column[:-1]])
+
+
+def _level_above(column: F64) -> F64:
+    return np.concatenate([column[1:], column[-1:]])

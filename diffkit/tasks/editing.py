@@ -1,0 +1,74 @@
+"""Image to image: noise an image up to some level, and come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit._errors import OptionError
+from diffkit.denoiser import Model
+from diffkit.noise import Seed
+from diffkit.options import check_integer, check_number
+from diffkit.slots import Slot
+from diffkit.spacing import Spacing, levels
+from diffkit.system import Steered, System
+from diffkit.tasks._images import images_for
+
+
+def image_to_image(
+    system: System,
+    image: Tensor,
+    *,
+    strength: float | None = None,
+    level: int | None = None,
+    n: int | None = None,
+    steps: Spacing = None,
+    sampler: Slot = None,
+    guidance: Steered = None,
+    seed: Seed = None,
+    batch_size: int | None = None,
+    clip: bool | None = None,
+    model: Model | None = None,
+    progress: bool = True,
+    **conditions: Any,
+) -> Tensor:
+    """Return variations of an image, (n, C, *S): ``x_k = alpha x + sigma noise``, and sampling from level k.
+
+    Args:
+        system: The system.
+        image: (C, *S) for all, or (n, C, *S), in [-1, 1].
+        strength: k as a share of T, above 0 (the image) up to 1 (nothing of it); give this or ``level``.
+        level: k itself, 1..T of the training table.
+        n: How many examples; as many as there are images by default.
+        steps: As in `System.sample`: of these levels, those below k are visited, and k.
+        sampler, guidance, seed, batch_size, clip, model, progress, conditions: As in `System.sample`.
+    Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
+    """
+    if (strength is None) == (level is None):
+        raise OptionError("give either strength, a share of T, or level, 1..T")
+    if level is None:
+        share = check_number("strength", strength, gt=0, le=1)
+        level = max(round(share * system.num_steps), 1)
+    top = check_integer("level", level, ge=1, le=system.num_steps)
+    kept = [k for k in levels(system.num_steps, steps) if k < top]
+    image = images_for(system, "image", image, n)
+    call = system.prepare(
+        len(image),
+        steps=[*kept, top],
+        sampler=sampler,
+        guidance=guidance,
+        seed=seed,
+        clip=clip,
+        model=model,
+        **conditions,
+    )
+    program, batches, out = call.program(), call.batches(batch_size), []
+    alpha, sigma = float(call.table.alpha[-1]), float(call.table.sigma[-1])
+    with call.running(f"image to image {call.n}", len(batches) * program.num_steps, progress) as advance:
+        for rows in batches:
+            noise_fn = call.noise(rows)
+            x = alpha * image[rows.start : rows.stop] + sigma * noise_fn()
+            out.append(program.finish(call.denoiser(rows), x, noise_fn, advance))
+    return torch.cat(out)

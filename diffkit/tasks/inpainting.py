@@ -1,0 +1,147 @@
+"""Inpainting: make what is missing, keep what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit._errors import OptionError
+from diffkit.calls import Call
+from diffkit.denoiser import Model
+from diffkit.noise import NoiseFn, Seed
+from diffkit.options import check_integer
+from diffkit.slots import Slot
+from diffkit.spacing import Spacing
+from diffkit.system import Steered, System
+from diffkit.table import ProcessTable
+from diffkit.tasks._images import images_for, mask_for
+
+Move = tuple[int, int]
+"""From one level of the table in use to another: down by a step, or up by adding noise."""
+
+
+@torch.no_grad()
+def inpaint(
+    system: System,
+    image: Tensor,
+    known: Tensor,
+    *,
+    n: int | None = None,
+    resample: int = 10,
+    jump: int = 10,
+    steps: Spacing = None,
+    sampler: Slot = None,
+    guidance: Steered = None,
+    seed: Seed = None,
+    batch_size: int | None = None,
+    clip: bool | None = None,
+    model: Model | None = None,
+    progress: bool = True,
+    **conditions: Any,
+) -> Tensor:
+    """Return images that agree with ``image`` where it is known, (n, C, *S).
+
+    After each step the known part is replaced by the image with fresh noise of that level. What was made does not know
+    of what is known until the next step, so (RePaint) the walk goes ``jump`` levels back up by adding noise and comes
+    down again, ``resample`` times in all, wherever the level is a multiple of ``jump``.
+
+    Args:
+        system: The system; it needs no training for this.
+        image: (C, *S) for all, or (n, C, *S), in [-1, 1]; what is not known in it does not matter.
+        known: The mask: 1 or True where the image is kept; (*S), (C, *S), (n, 1, *S) or (n, C, *S).
+        n: How many examples; as many as there are images by default.
+        resample: How often each stretch is walked; 1 only replaces. 10 is the paper's.
+        jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
+        steps, sampler, guidance, seed, batch_size, clip, model, progress, conditions: As in `System.sample`. The paper
+            has 250 steps of the ancestral sampler; a sampler with memory begins anew after each jump.
+    Raises:
+        OptionError: A shape does not fit, or an option is wrong or has no effect.
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and section 4.2; replacement alone: Song et al. 2021,
+        arXiv:2011.13456, appendix I.2.
+    """
+    resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
+    image = images_for(system, "image", image, n)
+    call = system.prepare(
+        len(image), steps=steps, sampler=sampler, guidance=guidance, seed=seed, clip=clip, model=model, **conditions
+    )
+    mask = mask_for(system, known, call.n)
+    moves = walk(call.table.num_steps, resample, jump)
+    batches = call.batches(batch_size)
+    total = len(batches) * sum(goes_to < comes_from for comes_from, goes_to in moves)
+    out = []
+    with call.running(f"inpainting {call.n}", total, progress) as advance:
+        for rows in batches:
+            noise_fn, part = call.noise(rows), slice(rows.start, rows.stop)
+            out.append(_Painting(call, rows, noise_fn, image[part], mask[part]).follow(moves, advance))
+    return torch.cat(out)
+
+
+def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
+    """Return RePaint's walk over levels num_steps..0.
+
+    Raises:
+        OptionError: There are too few levels for a single jump.
+    """
+    if resample > 1 and jump >= num_steps:
+        raise OptionError(
+            f"jump={jump} does not fit {num_steps} steps; use jump={max(num_steps // 2, 1)} or less, or resample=1"
+        )
+    left = dict.fromkeys(range(0, num_steps - jump, jump), resample - 1)
+    moves, level = [], num_steps
+    while level:
+        moves.append((level, level - 1))
+        level -= 1
+        if left.get(level):
+            left[level] -= 1
+            moves.append((level, level + jump))
+            level += jump
+    return moves
+
+
+class _Painting:
+    """One batch on its way."""
+
+    def __init__(self, call: Call, rows: range, noise_fn: NoiseFn, image: Tensor, mask: Tensor):
+        self.table, self.program, self.denoiser = call.table, call.program(), call.denoiser(rows)
+        self.noise_fn, self.image, self.mask = noise_fn, image, mask
+        self.x = call.begin(rows, noise_fn)
+
+    def follow(self, moves: list[Move], advance: Callable[[int], None]) -> Tensor:
+        program = self.program
+        x: Tensor = self.x
+        steps = program.rows(x, self.noise_fn)
+        state = program.sampler.init(x)
+        for comes_from, goes_to in moves:
+            if goes_to > comes_from:
+                x = add_noise(self.table, x, comes_from, goes_to, self.noise_fn())
+                state = program.sampler.init(x)
+                continue
+            i = self.table.num_steps - comes_from
+            x, state = program.step(self.denoiser, x, state, steps[i], program.noise(self.noise_fn), program.is_last(i))
+            x = torch.where(self.mask, self._known(goes_to), x)
+            advance(1)
+        return x
+
+    def _known(self, level: int) -> Tensor:
+        """The image at a level."""
+        if not level:
+            return self.image
+        alpha, sigma = float(self.table.alpha[level]), float(self.table.sigma[level])
+        return self.image.mul(alpha).add(self.noise_fn(), alpha=sigma)
+
+
+def add_noise(table: ProcessTable, x: Tensor, low: int, high: int, noise: Tensor) -> Tensor:
+    """Return a draw from ``q(x_high | x_low)``, (B, C, *S).
+
+    Args:
+        table: The table in use.
+        x: Data at level ``low``.
+        low, high: Two levels, low < high.
+        noise: Standard normal, like x.
+    """
+    ratio = float(table.alpha[high] / table.alpha[low])
+    variance = float(table.sigma[high]) ** 2 - (ratio * float(table.sigma[low])) ** 2
+    return ratio * x + max(variance, 0.0) ** 0.5 * noise

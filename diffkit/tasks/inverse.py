@@ -1,0 +1,123 @@
+"""Linear inverse problems: images that explain a measurement, by any system, without training for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffkit._errors import OptionError
+from diffkit.denoiser import Guidance, Model
+from diffkit.guidance._linear import Operator
+from diffkit.guidance.diffpir import DiffPIR
+from diffkit.guidance.dps import DPS
+from diffkit.guidance.mmps import MMPS
+from diffkit.guidance.pigdm import PiGDM
+from diffkit.noise import Seed
+from diffkit.options import check_integer
+from diffkit.slots import Slot
+from diffkit.spacing import Spacing
+from diffkit.system import System
+
+_POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+Method = MMPS | PiGDM | DiffPIR | DPS
+
+
+def solve(
+    system: System,
+    measurement: Tensor,
+    method: Method,
+    *,
+    n: int | None = None,
+    steps: Spacing = None,
+    sampler: Slot = None,
+    guidance: Guidance | Sequence[Guidance] | None = None,
+    seed: Seed = None,
+    batch_size: int | None = None,
+    clip: bool | None = None,
+    model: Model | None = None,
+    progress: bool = True,
+    **conditions: Any,
+) -> Tensor:
+    """Return draws of data given ``measurement = A x_start + noise``, (n, C, *S).
+
+    Which method: `MMPS` is exact for normal data of any covariance; `PiGDM` costs one backward pass a step, `DiffPIR`
+    none; `DPS` takes operators that are not linear, and needs many ancestral steps.
+
+    Args:
+        system: The system.
+        measurement: (n, *M), or one, (*M), for all examples; what ``method.operator`` makes of data.
+        method: `diffkit.guidance.MMPS`, `PiGDM`, `DiffPIR` or `DPS`, with the operator and the noise.
+        n: How many examples; as many as there are measurements by default.
+        sampler: As in `System.sample`; by default "ancestral" for DPS, as it was published, and "ddim" for the others.
+        guidance: More guidance, nearer to the network than the method, such as classifier-free.
+        steps, seed, batch_size, clip, model, progress, conditions: As in `System.sample`.
+    Raises:
+        OptionError: The measurement has not the shape that the operator gives, or the operator is not linear.
+    """
+    if not isinstance(method, Method):
+        raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
+    measurement = _measurements(system, measurement, method, n)
+    if sampler is None:
+        sampler = "ancestral" if isinstance(method, DPS) else "ddim"
+    before = () if guidance is None else tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
+    return system.sample(
+        len(measurement),
+        steps=steps,
+        sampler=sampler,
+        guidance=[*before, method],
+        seed=seed,
+        batch_size=batch_size,
+        clip=clip,
+        model=model,
+        progress=progress,
+        measurement=measurement,
+        **conditions,
+    )
+
+
+def masked(known: Tensor) -> Operator:
+    """Return the operator of inpainting: known values as they are, the others 0.
+
+    Args:
+        known: 1 or True where a value is measured; broadcasts against (B, C, *S).
+    """
+    return lambda x: x * known.to(x)
+
+
+def average_pool(factor: int) -> Operator:
+    """Return the operator of super-resolution: the mean over blocks of ``factor`` pixels to each side.
+
+    Args:
+        factor: >= 2; divides every side.
+    """
+    check_integer("factor", factor, ge=2)
+
+    def operator(x: Tensor) -> Tensor:
+        sides = tuple(x.shape[2:])
+        if not 1 <= len(sides) <= 3 or any(side % factor for side in sides):
+            raise OptionError(f"factor={factor} does not divide the sides {sides}")
+        return _POOLS[len(sides) - 1](x, factor)
+
+    return operator
+
+
+def _measurements(system: System, measurement: Tensor, method: Method, n: int | None) -> Tensor:
+    """Measurements of each example, (n, *M), or an error that says what is wrong with them."""
+    with torch.no_grad():
+        nothing = method.operator(torch.zeros(1, *system.data_shape, device=system.device))
+    shape = tuple(nothing.shape[1:])
+    if not isinstance(method, DPS) and nothing.any():
+        raise OptionError("the operator is not linear: it does not map 0 to 0; use DPS, which takes any")
+    if measurement.ndim == len(shape):
+        measurement = measurement[None]
+    count = len(measurement) if n is None else check_integer("n", n, ge=1)
+    if measurement.shape[1:] != shape or len(measurement) not in (1, count):
+        raise OptionError(
+            f"measurement must have shape {shape}, as the operator gives, or {(count, *shape)}, "
+            f"got {tuple(measurement.shape)}"
+        )
+    return measurement.to(system.device).expand(count, *shape)

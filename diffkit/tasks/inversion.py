@@ -1,0 +1,98 @@
+"""Inversion: the noise a deterministic sampler makes an image from, and how well it comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit.denoiser import Model
+from diffkit.slots import Slot
+from diffkit.spacing import Spacing
+from diffkit.system import Steered, System
+from diffkit.tasks._images import images_for
+
+SAMPLER = "dpm_solver_2"
+"""Of the built-in samplers the one whose steps up and down differ least: 2e-4 to 3e-3 RMS at 50 + 50 steps on bimodal
+data where DDIM has 2e-2 to 5e-2."""
+
+
+@frozen(eq=False)
+class Inversion:
+    """Noise, and what the same sampler makes of it.
+
+    Attributes:
+        latent: Data at level T, (B, C, *S).
+        reconstruction: What sampling from it gives, (B, C, *S).
+        error: Root mean squared difference from the image, of each example, (B,).
+    """
+
+    latent: Tensor
+    reconstruction: Tensor
+    error: Tensor
+
+    def __str__(self) -> str:
+        worst, mean = self.error.max().item(), self.error.square().mean().sqrt().item()
+        return f"inversion of {len(self.error)}: {mean:.2e} RMS round-trip error (worst {worst:.2e})"
+
+
+@torch.no_grad()
+def invert(
+    system: System,
+    image: Tensor,
+    *,
+    steps: Spacing = 50,
+    sampler: Slot = SAMPLER,
+    guidance: Steered = None,
+    clip: bool | None = False,
+    model: Model | None = None,
+    progress: bool = True,
+    **conditions: Any,
+) -> Inversion:
+    """Find the noise from which a deterministic sampler makes an image, and go back to measure the error.
+
+    Args:
+        system: The system.
+        image: (C, *S) or (B, C, *S), in [-1, 1].
+        steps, sampler, guidance, model, progress, conditions: As in `System.sample`; any deterministic sampler.
+        clip: Clip estimates of x_start. Not by default, unlike in sampling: what is clipped cannot come back.
+    Raises:
+        OptionError: The sampler is stochastic, or an argument is wrong.
+    Source: Song et al. 2021, arXiv:2010.02502, section 4.3, for any order.
+    """
+    image = images_for(system, "image", image)
+    how: dict[str, Any] = dict(
+        steps=steps, sampler=sampler, guidance=guidance, clip=clip, model=model, progress=progress, **conditions
+    )
+    latent = system.encode(image, **how)
+    back = system.sample(len(image), start=latent, **how)
+    return Inversion(latent, back, (back - image).square().flatten(1).mean(1).sqrt())
+
+
+def reconstruct(
+    system: System,
+    image: Tensor,
+    *,
+    steps: Spacing = 50,
+    sampler: Slot = SAMPLER,
+    guidance: Steered = None,
+    clip: bool | None = False,
+    model: Model | None = None,
+    progress: bool = True,
+    **conditions: Any,
+) -> Tensor:
+    """Return what is left of an image after going to noise and back, (B, C, *S); arguments as in `invert`."""
+    found = invert(
+        system,
+        image,
+        steps=steps,
+        sampler=sampler,
+        guidance=guidance,
+        clip=clip,
+        model=model,
+        progress=progress,
+        **conditions,
+    )
+    return found.reconstruction

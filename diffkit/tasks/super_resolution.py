@@ -1,0 +1,83 @@
+"""Super-resolution with a network that was trained on low-resolution images as a condition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from diffkit._errors import OptionError
+from diffkit.denoiser import Model
+from diffkit.noise import Seed
+from diffkit.options import check_integer
+from diffkit.slots import Slot
+from diffkit.spacing import Spacing
+from diffkit.system import Steered, System
+
+
+def super_resolve(
+    system: System,
+    low_res: Tensor,
+    *,
+    each: int = 1,
+    steps: Spacing = None,
+    sampler: Slot = None,
+    guidance: Steered = None,
+    seed: Seed = None,
+    batch_size: int | None = None,
+    clip: bool | None = None,
+    model: Model | None = None,
+    progress: bool = True,
+    **conditions: Any,
+) -> Tensor:
+    """Return large images for small ones, (B * each, C, *S); the variants of an image stand together.
+
+    The network is given them as the condition ``low_res``, as `diffkit.backbones.unet.UNet` with ``low_res_channels``
+    reads it. Any other system can upsample by `solve`, slower and without training.
+
+    Args:
+        system: The system.
+        low_res: (B, c, *s) or (c, *s), in [-1, 1].
+        each: How many large images for each small one.
+        steps, sampler, guidance, seed, batch_size, clip, model, progress, conditions: As in `System.sample`.
+    Raises:
+        OptionError: The network reads no low-resolution image, or one with other channels.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 5 (conditioning by concatenation).
+    """
+    each, axes = check_integer("each", each, ge=1), len(system.data_shape)
+    if low_res.ndim == axes:
+        low_res = low_res[None]
+    _check(system, low_res, axes)
+    low_res = low_res.to(system.device).repeat_interleave(each, dim=0)
+    return system.sample(
+        len(low_res),
+        steps=steps,
+        sampler=sampler,
+        guidance=guidance,
+        seed=seed,
+        batch_size=batch_size,
+        clip=clip,
+        model=model,
+        progress=progress,
+        low_res=low_res,
+        **conditions,
+    )
+
+
+def _check(system: System, low_res: Tensor, axes: int) -> None:
+    if low_res.ndim != axes + 1 or not low_res.is_floating_point():
+        raise OptionError(
+            f"low_res must be floating point of shape (B, c, {'*' * (axes > 1)}s), got {low_res.dtype} of shape "
+            f"{tuple(low_res.shape)}"
+        )
+    recipe = system.parts.backbone
+    if recipe is None:  # a network of the caller's own says for itself what it reads
+        return
+    channels = recipe.channels_in(system.data_shape) - system.data_shape[0]
+    label = system.parts.label("backbone")
+    if not channels:
+        raise OptionError(
+            f"{label} reads no low_res; build it with low_res_channels={low_res.shape[1]} and train it so"
+        )
+    if low_res.shape[1] != channels:
+        raise OptionError(f"{label} reads {channels} channels of low_res, got {low_res.shape[1]}")

@@ -1,0 +1,176 @@
+"""Inpainting by replacement and by RePaint's resampling."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+import torch
+from gaussian_support import FullGaussian, system_for
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffkit._errors import CompositionError, OptionError
+from diffkit.guidance import StaticThreshold
+from diffkit.tasks import inpaint
+from diffkit.tasks.inpainting import add_noise, walk
+from diffkit.testing.oracles import network_of
+
+COUPLED = FullGaussian(torch.zeros(2).double(), torch.tensor([[0.25, 0.24], [0.24, 0.25]]).double())
+KNOWN = torch.tensor([1.0, 0.0])
+
+
+def halving(x, time, **conditions):
+    return 0.5 * x
+
+
+@given(num_steps=st.integers(1, 40), resample=st.integers(1, 4), jump=st.integers(1, 12))
+def test_a_walk_goes_down_by_steps_and_up_by_jumps(num_steps, resample, jump):
+    if resample > 1 and jump >= num_steps:
+        with pytest.raises(OptionError, match=f"jump={jump} does not fit {num_steps} steps; use jump="):
+            walk(num_steps, resample, jump)
+        return
+    moves = walk(num_steps, resample, jump)
+    assert moves[0][0] == num_steps and moves[-1][1] == 0
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(moves))
+    ups = [goes_to - comes_from for comes_from, goes_to in moves if goes_to > comes_from]
+    assert set(ups) <= {jump} and all(a - b == 1 for a, b in moves if a > b)
+    places = len(range(0, num_steps - jump, jump))
+    assert len(ups) == (resample - 1) * places
+
+
+def test_the_papers_walk():
+    """Jumps of 2 over 5 levels, each stretch walked twice, by hand."""
+    assert [goes_to for _, goes_to in walk(5, 2, 2)] == [4, 3, 2, 4, 3, 2, 1, 0, 2, 1, 0]
+    assert [goes_to for _, goes_to in walk(3, 1, 10)] == [2, 1, 0]
+
+
+def test_noising_up_keeps_the_marginal():
+    table = system_for((2,), schedule="cosine", num_steps=20).table
+    x = torch.full((1, 1), 3.0)
+    for low, high in ((0, 1), (0, 20), (3, 9), (19, 20)):
+        mean = float(add_noise(table, x, low, high, torch.zeros(1, 1)) / 3)
+        std = float(add_noise(table, 0 * x, low, high, torch.ones(1, 1)))
+        assert mean * table.alpha[low] == pytest.approx(table.alpha[high], rel=1e-5, abs=1e-9)
+        spread = (mean * table.sigma[low]) ** 2 + std**2
+        assert spread == pytest.approx(table.sigma[high] ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("resample", [1, 3])
+def test_what_is_known_comes_back_exactly(sampler, resample):
+    system = system_for((2, 3, 4), num_steps=12)
+    image, known = torch.randn(2, 2, 3, 4), torch.rand(2, 1, 3, 4) < 0.5
+    got = inpaint(
+        system, image, known, resample=resample, jump=3, sampler=sampler, seed=0, model=halving, progress=False
+    )
+    assert torch.equal(got[known.expand_as(got)], image[known.expand_as(got)]) and got.isfinite().all()
+    assert not torch.equal(got, image)
+
+
+def test_resampling_makes_the_unknown_fit_the_known():
+    """Two coupled values, one known to be 0.8: the other is N(0.768, 0.14)."""
+    system = system_for((2,), num_steps=100)
+    model = network_of(COUPLED, system)
+
+    def made(resample):
+        return inpaint(
+            system,
+            torch.tensor([0.8, 0.0]),
+            KNOWN.expand(64, 2),
+            n=64,
+            resample=resample,
+            jump=2,
+            seed=0,
+            model=model,
+            progress=False,
+        )[:, 1]
+
+    replaced, resampled = made(1), made(6)
+    assert abs(float(resampled.mean()) - 0.768) < 0.05
+    assert abs(float(replaced.mean()) - 0.768) > 2 * abs(float(resampled.mean()) - 0.768)
+    assert 0.1 < float(resampled.std()) < 0.18
+
+
+@pytest.mark.parametrize("resample", [1, 2])
+def test_an_example_is_a_function_of_its_seed_alone(resample):
+    system = system_for((1, 4), num_steps=8)
+    image, known = torch.randn(5, 1, 4), torch.tensor([True, False, False, True])
+    how = dict(resample=resample, jump=2, model=halving, progress=False)
+    whole = inpaint(system, image, known, seed=3, **how)
+    torch.testing.assert_close(inpaint(system, image, known, seed=3, batch_size=2, **how), whole)
+    alone = inpaint(system, image[:1], known, seed=[11], **how)
+    mixed = inpaint(system, image[[2, 0]], known, seed=[4, 11], **how)
+    torch.testing.assert_close(mixed[1], alone[0])
+
+
+def test_conditions_and_guidance_reach_the_walk():
+    system, seen = system_for((1, 4), num_steps=4), []
+
+    def model(x, time, y):
+        seen.append(y.tolist())
+        return x
+
+    got = inpaint(
+        system,
+        torch.zeros(1, 4),
+        torch.tensor([1, 0, 0, 0]),
+        n=3,
+        resample=1,
+        batch_size=2,
+        guidance=StaticThreshold(0.01),
+        sampler="ddim",
+        y=[5, 6, 7],
+        model=model,
+        progress=False,
+    )
+    assert got.shape == (3, 1, 4) and got.abs().max() <= 0.011
+    assert seen == [[5, 6]] * 4 + [[7]] * 4
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 4), (1, 3, 4), (2, 3, 4), (1, 1, 3, 4), (5, 1, 3, 4), (1, 2, 3, 4), (5, 2, 3, 4)]
+)
+def test_every_shape_of_a_mask(shape):
+    system = system_for((2, 3, 4), num_steps=3)
+    got = inpaint(system, torch.ones(2, 3, 4), torch.ones(shape), n=5, resample=1, model=halving, progress=False)
+    assert torch.equal(got, torch.ones(5, 2, 3, 4))
+
+
+IMAGE = torch.zeros(3, 2, 3, 4)
+MASK = torch.ones(3, 4)
+BAD = [
+    (
+        dict(known=torch.ones(4, 3)),
+        "the mask must have shape (3, 4), (2, 3, 4), (3, 1, 3, 4) or (3, 2, 3, 4), got (4, 3)",
+    ),
+    (dict(known=torch.full((3, 4), 0.5)), "the mask must hold only 0 (to be made) and 1 (known)"),
+    (dict(known="left"), "the mask must be a tensor, got str"),
+    (dict(image=torch.zeros(3, 1, 3, 4)), "image must have shape (2, 3, 4) or (n, 2, 3, 4), got (3, 1, 3, 4)"),
+    (dict(image=[0]), "image must be a tensor, got list"),
+    (dict(n=2), "image must be one, or one for each of 2 examples, got 3"),
+    (dict(image=torch.zeros(2, 3, 4, dtype=torch.uint8)), "image must be floating point in [-1, 1], got torch.uint8"),
+    (dict(resample=0), "resample must be >= 1, got 0"),
+    (dict(jump=0), "jump must be >= 1, got 0"),
+    (dict(jump=10), "jump=10 does not fit 10 steps; use jump=5 or less, or resample=1"),
+    (dict(seed=[1, 2]), "seed must be one number, or one for each of 3 examples, got 2"),
+    (dict(seed=-1), "seed must be >= 0, got -1"),
+    (dict(sampler="dddim"), "no sampler named 'dddim'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), BAD, ids=[text[:40] for _, text in BAD])
+def test_wrong_use(arguments, text):
+    calls = []
+    given = {"image": IMAGE, "known": MASK, "model": lambda *a, **k: calls.append(a), "progress": False, "jump": 2}
+    given |= arguments
+    with pytest.raises((OptionError, CompositionError, LookupError), match=re.escape(text)):
+        inpaint(system_for((2, 3, 4), num_steps=10), **given)
+    assert not calls
+
+
+def test_data_out_of_range_is_refused_where_data_is_binned():
+    system = system_for((2, 3, 4), num_steps=10, bins=256)
+    with pytest.raises(OptionError, match=re.escape("must lie in [-1, 1]")):
+        inpaint(system, IMAGE + 3, MASK, model=halving)

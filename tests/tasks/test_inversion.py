@@ -1,0 +1,162 @@
+"""Inversion, exact inversion, interpolation: how well what goes to noise comes back."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from gaussian_support import bimodal, bimodal_data, system_for
+
+from diffkit._errors import OptionError
+from diffkit.registry import registry
+from diffkit.tasks import exact_decode, exact_encode, interpolate, invert, reconstruct
+from diffkit.tasks.interpolation import slerp
+from diffkit.testing.oracles import network_of
+
+DETERMINISTIC = [
+    name for name in registry("sampler").built_in_names() if not registry("sampler").create(name).stochastic
+]
+GOAL = 4e-3
+"""RMS at 50 + 50 steps that the best other library reaches with order 2."""
+
+
+@pytest.fixture(scope="module", params=["cosine", "linear"])
+def exact(request):
+    """A system whose network knows bimodal data exactly, and data."""
+    system, shape = system_for((1, 2), schedule=request.param), (1, 2)
+    return system, network_of(bimodal(shape), system), bimodal_data(32, shape)
+
+
+@pytest.mark.parametrize("sampler", DETERMINISTIC)
+def test_every_deterministic_sampler_inverts_and_says_how_well(exact, sampler):
+    system, model, x = exact
+    found = invert(system, x, steps=50, sampler=sampler, model=model, progress=False)
+    rms = (found.reconstruction - x).square().mean().sqrt()
+    torch.testing.assert_close(found.error.square().mean().sqrt(), rms)
+    assert f"{float(rms):.2e} RMS round-trip error" in str(found)
+    assert rms < 0.2, f"{sampler}: {rms:.1e}"
+
+
+@pytest.mark.parametrize("sampler", ["dpm_solver_2", "dpm2"])
+def test_order_two_comes_back_better_than_the_goal(exact, sampler):
+    system, model, x = exact
+    found = invert(system, x, steps=50, sampler=sampler, model=model, progress=False)
+    assert found.error.square().mean().sqrt() < GOAL
+    torch.testing.assert_close(
+        reconstruct(system, x, sampler=sampler, model=model, progress=False), found.reconstruction
+    )
+    first = invert(system, x, steps=50, sampler="ddim", model=model, progress=False)
+    assert first.error.square().mean().sqrt() > 2 * GOAL
+
+
+def test_the_latent_is_noise(exact):
+    """To what sampling starts from: zero mean, unit spread."""
+    system, model, x = exact
+    latent = invert(system, x, model=model, progress=False).latent
+    assert abs(float(latent.mean())) < 0.3 and 0.8 < float(latent.std()) < 1.25
+
+
+def test_a_stochastic_sampler_cannot_be_inverted():
+    calls = []
+    for sampler in ("ancestral", ("ddim", {"eta": 1.0})):
+        with pytest.raises(OptionError, match="encode needs a deterministic sampler, such as 'ddim' with eta=0"):
+            invert(system_for((1, 2)), torch.zeros(1, 2), sampler=sampler, model=calls.append)
+    assert not calls
+
+
+# ---- exactly ---------------------------------------------------------------------------------------------------------
+
+
+class Rough:
+    """A network that has learned nothing; remembers the largest value it met, which rounding errors go with."""
+
+    largest = 1.0
+
+    def __call__(self, x, time):
+        self.largest = max(self.largest, float(x.abs().max()))
+        return (2 * x).sin().maximum(1 - x.abs()) + (time / 300).cos().view(-1, 1, 1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("mean", ["eps", "x_start", "v"])
+@pytest.mark.parametrize("steps", [2, 3, 20])
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_exact_inversion_is_exact_with_any_network(dtype, tolerance, mean, steps, gamma):
+    system = system_for((1, 2), mean=mean)
+    x = torch.randn(3, 1, 2, dtype=dtype)
+    how = dict(steps=steps, gamma=gamma, model=Rough(), progress=False)
+    back = exact_decode(system, exact_encode(system, x, **how), **how)
+    torch.testing.assert_close(back, x, rtol=0, atol=tolerance * how["model"].largest)
+
+
+def test_exact_inversion_of_exact_data(exact):
+    system, model, x = exact
+    code = exact_encode(system, x, model=model, progress=False)
+    back = exact_decode(system, code, model=model, progress=False)
+    assert (back - x).abs().max() < 1e-5 and 0.8 < float(code.latent.std()) < 1.25
+
+
+def test_sampling_with_it_is_nearer_to_the_exact_solution_than_ddim(exact):
+    system, model, _ = exact
+    z = torch.randn(32, 1, 2, generator=torch.Generator().manual_seed(2))
+    exact_x = system.sample(32, steps=500, sampler="dpm_solver_2", start=z, model=model, progress=False)
+    ddim = system.sample(32, steps=100, sampler="ddim", start=z, model=model, progress=False)
+    bdia = exact_decode(system, z, steps=100, model=model, progress=False)
+    assert (bdia - exact_x).square().mean() < (ddim - exact_x).square().mean()
+
+
+BAD_EXACT = [
+    (lambda s: exact_encode(s, torch.zeros(1, 2), steps=1), "an exactly invertible walk needs at least 2 steps, got 1"),
+    (lambda s: exact_encode(s, torch.zeros(1, 2), gamma=0), "gamma must be > 0 and <= 1, got 0"),
+    (lambda s: exact_decode(s, torch.zeros(4, 2)), "the code must have shape (4, 1, 2), got (4, 2)"),
+]
+
+
+@pytest.mark.parametrize(("call", "text"), BAD_EXACT, ids=[text[:30] for _, text in BAD_EXACT])
+def test_wrong_use_of_exact_inversion(call, text):
+    system = system_for((1, 2))
+    system.backbone = torch.nn.Identity()
+    with pytest.raises(OptionError, match=re.escape(text)):
+        call(system)
+
+
+# ---- between ---------------------------------------------------------------------------------------------------------
+
+
+def test_interpolation_begins_and_ends_at_the_images(exact):
+    system, model, x = exact
+    got = interpolate(system, x[0], x[1], 5, model=model, progress=False)
+    assert got.shape == (5, 1, 2)
+    torch.testing.assert_close(got[[0, 4]], x[:2], rtol=0, atol=2e-2)
+    cut = interpolate(system, x[0], x[1], [0.0, 0.5, 1.0], batch_size=2, model=model, progress=False)
+    torch.testing.assert_close(cut, got[[0, 2, 4]], rtol=1e-4, atol=1e-4)
+
+
+def test_the_great_circle():
+    a, b = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
+    for weight in (0.0, 0.25, 0.5, 1.0):
+        point = slerp(a, b, weight)
+        torch.testing.assert_close(point.norm(), torch.tensor(1.0))
+        angle = torch.tensor(weight * torch.pi / 2)
+        torch.testing.assert_close(point, angle.cos() * a + angle.sin() * b)
+    torch.testing.assert_close(slerp(a, 2 * a, 0.5), 1.5 * a)
+    torch.testing.assert_close(slerp(a, -a, 0.25), 0.5 * a)
+    assert slerp(0 * a, b, 0.5).isfinite().all()
+
+
+BAD_WEIGHTS = [
+    (dict(weights=1), "weights must be >= 2, got 1"),
+    (dict(weights=[]), "weights must name at least one place"),
+    (dict(weights=[1.5]), "each weight must be >= 0 and <= 1, got 1.5"),
+    (dict(first=torch.zeros(2, 1, 2)), "first and second must be one image each, got 3 in all"),
+    (dict(second=torch.zeros(3)), "second must have shape (1, 2) or (n, 1, 2), got (3,)"),
+    (dict(sampler="ancestral"), "encode needs a deterministic sampler"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), BAD_WEIGHTS, ids=[text[:30] for _, text in BAD_WEIGHTS])
+def test_wrong_use_of_interpolation(arguments, text):
+    given = {"first": torch.zeros(1, 2), "second": torch.ones(1, 2), "model": Rough(), "progress": False} | arguments
+    with pytest.raises(OptionError, match=re.escape(text)):
+        interpolate(system_for((1, 2)), **given)
