@@ -1,0 +1,51 @@
+"""diffusers and diffkit, each in terms of the other.
+
+Parts, found by name: schedule "diffusers_betas", sampler "diffusers_ddim", backbones "diffusers_unet2d" and
+"diffusers_dit". Functions: `from_scheduler_config`, `open_pipeline`, `write_pipeline`. And `DiffkitScheduler`, any
+diffkit sampler as a scheduler of diffusers. What needs diffusers imports it when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffkit_diffusers.backbones import DiffusersDiT as DiffusersDiT
+    from diffkit_diffusers.backbones import DiffusersUNet2D as DiffusersUNet2D
+    from diffkit_diffusers.betas import DiffusersBetas as DiffusersBetas
+    from diffkit_diffusers.ddim import DiffusersDDIM as DiffusersDDIM
+    from diffkit_diffusers.pipelines import open_pipeline as open_pipeline
+    from diffkit_diffusers.pipelines import write_pipeline as write_pipeline
+    from diffkit_diffusers.reading import SchedulerReading as SchedulerReading
+    from diffkit_diffusers.reading import from_scheduler_config as from_scheduler_config
+    from diffkit_diffusers.scheduler import DiffkitScheduler as DiffkitScheduler
+
+_HOME = {
+    "DiffkitScheduler": "scheduler",
+    "DiffusersBetas": "betas",
+    "DiffusersDDIM": "ddim",
+    "DiffusersDiT": "backbones",
+    "DiffusersUNet2D": "backbones",
+    "SchedulerReading": "reading",
+    "from_scheduler_config": "reading",
+    "open_pipeline": "pipelines",
+    "write_pipeline": "pipelines",
+}
+__all__ = [
+    "DiffkitScheduler",
+    "DiffusersBetas",
+    "DiffusersDDIM",
+    "DiffusersDiT",
+    "DiffusersUNet2D",
+    "SchedulerReading",
+    "from_scheduler_config",
+    "open_pipeline",
+    "write_pipeline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'diffkit_diffusers' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"diffkit_diffusers.{_HOME[name]}"), name)

@@ -1,0 +1,138 @@
+"""Models of diffusers as backbones: the same answers, the right shapes, and errors in diffkit's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+import torch
+from diffkit_diffusers import DiffusersDiT, DiffusersUNet2D
+from diffusers_support import SMALL_DIT, SMALL_UNET
+
+import diffkit
+from diffkit.testing import Check, parametrize_checks
+
+from diffusers import DiTTransformer2DModel, UNet2DModel  # isort: skip
+
+
+@parametrize_checks("backbone", DiffusersUNet2D(**SMALL_UNET), DiffusersDiT(**SMALL_DIT))
+def test_backbone(check: Check):
+    check()
+
+
+def test_defaults_are_those_of_diffusers():
+    import inspect
+
+    import attrs
+
+    for recipe, model in ((DiffusersUNet2D, UNet2DModel), (DiffusersDiT, DiTTransformer2DModel)):
+        theirs = inspect.signature(model.__init__).parameters
+        mine = {f.name: f.default for f in attrs.fields(recipe)}
+        assert {name: theirs[name].default for name in mine} == mine
+        left = set(theirs) - set(mine) - {"self", "sample_size", "in_channels", "out_channels", "norm_type"}
+        assert not left
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(num_class_embeds=5),
+        dict(class_embed_type="timestep"),
+        dict(time_embedding_type="fourier"),
+        dict(time_embedding_type="learned", num_train_timesteps=1000),
+        dict(
+            resnet_time_scale_shift="scale_shift", downsample_type="resnet", upsample_type="resnet", add_attention=False
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("var", ["fixed_large", "learned_range"])
+def test_the_unet_answers_as_in_diffusers(options: dict[str, Any], var: str):
+    loss = "hybrid" if var == "learned_range" else "simple"
+    backbone = DiffusersUNet2D(**SMALL_UNET | options)
+    system = diffkit.compose(backbone=backbone, var=var, loss=loss, data_shape=(3, 8, 12), rescale_time=False)
+    channels = 6 if var == "learned_range" else 3
+    theirs = UNet2DModel(sample_size=(8, 12), out_channels=channels, **SMALL_UNET | options)
+    theirs.load_state_dict(system.backbone.model.state_dict())
+    labelled = "num_class_embeds" in options or "class_embed_type" in options
+    conditions = {"y": torch.tensor([1, 4])} if labelled else {}
+    labels = {"class_labels": conditions["y"]} if labelled else {}
+    x, time = torch.randn(2, 3, 8, 12), torch.tensor([7, 999])
+    with torch.no_grad():
+        found = system.backbone(x, time.float(), **conditions)
+        torch.testing.assert_close(found, theirs(x, time, **labels).sample)
+    terms = system(torch.rand(2, 3, 8, 12), **conditions)
+    terms["loss"].mean().backward()
+    assert diffkit.from_spec(system.spec()).recipe == backbone
+
+
+def test_the_transformer_answers_as_in_diffusers():
+    backbone = DiffusersDiT(**SMALL_DIT)
+    system = diffkit.compose(
+        backbone=backbone, var="learned_range", loss="hybrid", data_shape=(4, 8, 8), bins=None, rescale_time=False
+    )
+    theirs = DiTTransformer2DModel(sample_size=8, out_channels=8, **SMALL_DIT)
+    system.backbone.model.load_state_dict(theirs.state_dict())
+    x, time, y = torch.randn(2, 4, 8, 8), torch.tensor([7, 999]), torch.tensor([0, 3])
+    with torch.no_grad():
+        found = system.eval().backbone(x, time.float(), y=y)
+        torch.testing.assert_close(found, theirs.eval()(x, time, class_labels=y).sample)
+    assert backbone.null_conditions() == {"y": 3}
+    assert system.sample(2, steps=3, y=1, progress=False).shape == (2, 4, 8, 8)
+    assert diffkit.from_spec(system.spec()).recipe == backbone
+
+
+def test_a_saved_system_samples_alike(tmp_path: Any):
+    system = diffkit.compose(backbone=("diffusers_unet2d", SMALL_UNET), data_shape=(1, 8, 8), num_steps=50)
+    system.eval().save(tmp_path)
+    again = diffkit.load(tmp_path)
+    assert torch.equal(
+        again.sample(2, seed=0, steps=3, progress=False), system.sample(2, seed=0, steps=3, progress=False)
+    )
+
+
+REFUSED: dict[str, tuple[Any, tuple[int, ...], str]] = {
+    "points": (DiffusersUNet2D(**SMALL_UNET), (2,), "takes images (C, H, W), but data_shape is (2,)"),
+    "odd": (
+        DiffusersUNet2D(**SMALL_UNET),
+        (3, 9, 8),
+        "halves images 1 times, so their sides must be multiples of 2, but data_shape is (3, 9, 8); use fewer "
+        "block_out_channels",
+    ),
+    "oblong": (
+        DiffusersDiT(**SMALL_DIT),
+        (3, 8, 12),
+        "takes square images (C, H, H) with H a multiple of patch_size=2, but data_shape is (3, 8, 12)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_shapes_that_do_not_fit_are_refused(case: str):
+    backbone, shape, text = REFUSED[case]
+    with pytest.raises(diffkit.CompositionError) as caught:
+        diffkit.compose(backbone=backbone, data_shape=shape)
+    assert text in str(caught.value)
+
+
+def test_what_diffusers_refuses_is_an_option_error():
+    with pytest.raises(diffkit.OptionError, match="backbone 'diffusers_unet2d': UNet2DModel cannot be made with these"):
+        diffkit.compose(backbone=("diffusers_unet2d", {"down_block_types": ["DownBlock2D"]}), data_shape=(3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"down_block_types": "DownBlock2D"}, "down_block_types must be a list of names, got 'DownBlock2D'"),
+        ({"act_fn": 3}, "act_fn must be a name or None, got 3"),
+        ({"dropout": 1}, "dropout must be >= 0 and < 1, got 1.0"),
+    ],
+)
+def test_options_of_the_wrong_type(options: dict[str, Any], text: str):
+    with pytest.raises(diffkit.OptionError) as caught:
+        DiffusersUNet2D(**options)
+    assert str(caught.value) == text
