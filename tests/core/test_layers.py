@@ -22,7 +22,7 @@ LAYERS = [
     PARTS | {"slots"},
     {"calls", "columns", "denoiser", "noise", "objective", "sampling", "bound", "spec", "system"},
     {"composer", "saving"},
-    {"guidance", "tasks", "likelihood", "presets", "weights", "sizing"},
+    {"guidance", "tasks", "likelihood", "presets", "weights", "sizing", "_sizing_trace"},
     {"data", "training", "evaluation", "explain", "_explain_text", "_explain_plot", "plugin_check"},
     {"cli", "testing", "demo", "__main__", "__init__"},
 ]
