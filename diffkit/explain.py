@@ -208,7 +208,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     parts, table = system.parts, system.table
     kinds = [kind for kind in KINDS if kind != "backbone"]
     notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
-    chosen = parts.sampler if sampler is None else resolve("sampler", sampler)[0]
+    chosen = system.parts_for(sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)
     posterior = table.posterior()
