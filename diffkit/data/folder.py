@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,31 +39,31 @@ class Listing:
     ignored: tuple[tuple[Path, str], ...] = field(factory=tuple)
 
 
+@frozen(eq=False)
 class FolderData(Data):
     """Images of a folder, decoded once when they fit into memory and at every use when they do not.
 
     Attributes:
         root: The folder.
         files: Image files, in order of index.
+        shape: Of one example, (C, H, W).
+        background: Grey value under transparent pixels.
+        bins: 256.
         labels: Class of each, (N,) int64, or None.
+        classes: Their names, or None.
         skipped: Files that are no examples, each with the reason.
+        pixels: All images, (N, C, H, W) uint8, or None if they do not fit into memory.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        files: Sequence[Path],
-        shape: tuple[int, int, int],
-        background: int,
-        labels: NDArray[np.int64] | None,
-        classes: tuple[str, ...] | None,
-    ):
-        self.root, self.files, self.labels, self.classes = root, tuple(files), labels, classes
-        self.shape: tuple[int, ...] = shape
-        self.bins: int | None = 256
-        self.background = background
-        self.skipped: tuple[tuple[Path, str], ...] = ()
-        self.pixels: NDArray[np.uint8] | None = None
+    root: Path
+    files: tuple[Path, ...]
+    shape: tuple[int, ...]
+    background: int = 255
+    bins: int | None = 256
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] | None = None
+    skipped: tuple[tuple[Path, str], ...] = ()
+    pixels: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -70,33 +71,29 @@ class FolderData(Data):
 
     def __getitem__(self, index: int) -> tuple[Image, Mapping[str, int | Tensor]]:
         """Return image ``index``, (C, H, W) uint8, and its class if it has one."""
-        conditions = {} if self.labels is None else {"y": int(self.labels[index])}
-        return torch.from_numpy(self._pixels_of(index)), conditions
+        image, conditions = self.batch([index])[1:]
+        return image[0], {name: int(value) for name, value in conditions.items()}
 
     def batch(self, indices: Indices) -> Batch:
         """Return the images with these indices."""
         picked = np.array(indices, np.int64)
-        if self.pixels is not None:
-            pixels = self.pixels[picked]
-        else:
-            pixels = np.stack([self._pixels_of(i) for i in picked.tolist()])
+        pixels = np.stack([self.decoded(i) for i in picked]) if self.pixels is None else self.pixels[picked]
         conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[picked])}
         return Batch(torch.from_numpy(picked), torch.from_numpy(pixels), conditions)
 
-    def describe(self) -> dict[str, Any]:
-        """Return the facts of the data, and how many images each class has."""
-        facts = {"source": str(self.root), **description(self)}
-        if self.labels is not None and self.classes is not None:
-            counts = Counter(self.labels.tolist())
-            facts["class_counts"] = [counts[i] for i in range(len(self.classes))]
-        return facts | {"skipped": len(self.skipped)}
+    def decoded(self, index: int) -> NDArray[np.uint8]:
+        """Return image ``index`` as read from its file."""
+        channels, height, width = self.shape
+        return read_image(self.files[index], channels, (height, width), self.background)
 
-    def _pixels_of(self, index: int) -> NDArray[np.uint8]:
-        if self.pixels is not None:
-            kept: NDArray[np.uint8] = self.pixels[index].copy()
-            return kept
-        channels, *size = self.shape
-        return read_image(self.files[index], channels, (size[0], size[1]), self.background)
+    def describe(self) -> dict[str, Any]:
+        """Return the facts of the data, how many images each class has, and a fingerprint of the files' names."""
+        facts: dict[str, Any] = {"source": str(self.root), **description(self)}
+        if self.labels is not None and self.classes is not None:
+            facts["class_counts"] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        names = "\n".join(path.relative_to(self.root).as_posix() for path in self.files)
+        digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
+        return facts | {"skipped": len(self.skipped), "fingerprint": digest}
 
 
 def list_images(root: Path) -> Listing:
@@ -140,41 +137,45 @@ def open_folder(
     """
     pillow()
     listing = list_images(root)
-    data = FolderData(root, listing.files, (channels, *size), background, None, None)
+    data = FolderData(root, listing.files, (channels, *size), background)
     pixels, bad = _read_all(data, progress)
     if bad and on_error == "stop":
-        raise DataError(
-            "\n  ".join(
-                [f"{len(bad)} of {len(data)} files cannot be read; remove them, or pass on_error='skip':"]
-                + [reason for _, reason in list(bad.items())[:20]]
-                + (["..."] if len(bad) > 20 else [])
-            )
-        )
+        raise DataError(_unreadable(bad, len(data)))
     kept = [i for i in range(len(data)) if i not in bad]
     if not kept:
         raise DataError(
             f"{str(root)!r} holds no readable image ({len(listing.ignored)} other files, {len(bad)} unreadable); "
             f"images end in {' '.join(sorted(SUFFIXES))}"
         )
-    files = [listing.files[i] for i in kept]
-    found, classes = _classes(root, files, labels)
-    out = FolderData(root, files, (channels, *size), background, found, classes)
-    out.skipped = (*listing.ignored, *((listing.files[i], reason) for i, reason in bad.items()))
-    out.pixels = None if pixels is None else pixels[kept] if bad else pixels
     for reason in bad.values():
         print(f"skipped {reason}", file=sys.stderr)
-    return out
+    files = tuple(listing.files[i] for i in kept)
+    found, classes = _classes(root, files, labels)
+    return evolve(
+        data,
+        files=files,
+        labels=found,
+        classes=classes,
+        skipped=(*listing.ignored, *((listing.files[i], reason) for i, reason in bad.items())),
+        pixels=pixels[kept] if pixels is not None and bad else pixels,
+    )
+
+
+def _unreadable(bad: Mapping[int, str], count: int) -> str:
+    reasons = list(bad.values())
+    lines = [f"{len(bad)} of {count} files cannot be read; remove them, or pass on_error='skip':", *reasons[:20]]
+    return "\n  ".join([*lines, "..."] if len(bad) > 20 else lines)
 
 
 def _read_all(data: FolderData, progress: bool) -> tuple[NDArray[np.uint8] | None, dict[int, str]]:
     """Decode every file once; return the pixels if they fit into memory, and the reason for each unreadable file."""
-    fits = len(data) * int(np.prod(data.shape)) <= IN_MEMORY
+    fits = len(data) * math.prod(data.shape) <= IN_MEMORY
     pixels = np.empty((len(data), *data.shape), np.uint8) if fits else None
     bad: dict[int, str] = {}
     with show_progress(len(data), "reading images", progress) as advance:
         for i in range(len(data)):
             try:
-                decoded = data._pixels_of(i)
+                decoded = data.decoded(i)
             except DataError as error:
                 bad[i] = str(error)
             else:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data
+from diffkit.training.checks import batch_problems
 from diffkit.training.lock import RunLock
 from diffkit.training.order import DataOrder, Indices
 from diffkit.training.signals import ignore_signals
@@ -16,11 +18,15 @@ from diffkit.training.signals import ignore_signals
 class _Reader(Dataset[Batch]):
     """What torch's loader asks for an "item" is a whole batch here, so that arrays are read in one go."""
 
-    def __init__(self, data: Data):
-        self.data = data
+    def __init__(self, data: Data, num_classes: int | None):
+        self.data, self.num_classes = data, num_classes
 
     def __getitem__(self, indices: Indices) -> Batch:
-        return self.data.batch(indices)
+        batch = self.data.batch(indices)
+        problem = next(batch_problems(batch, self.data, self.num_classes), None)
+        if problem is not None:
+            raise DataError(problem)
+        return batch
 
 
 class _Worker:
@@ -35,7 +41,15 @@ class _Worker:
 
 
 def batches(
-    data: Data, order: DataOrder, start: int, stop: int, *, workers: int, lock: RunLock, pin: bool
+    data: Data,
+    order: DataOrder,
+    start: int,
+    stop: int,
+    *,
+    num_classes: int | None,
+    workers: int,
+    lock: RunLock,
+    pin: bool,
 ) -> Iterator[Batch]:
     """Yield the batches of updates ``start`` to ``stop - 1``.
 
@@ -43,12 +57,15 @@ def batches(
         data: What to read.
         order: Which examples each batch holds.
         start, stop: Range of updates.
+        num_classes: What labels must stay below; None if that is not known.
         workers: Processes that read ahead; 0 reads in this one.
         lock: The run's lock, which workers must not keep alive.
         pin: Put batches where a GPU can fetch them without the host waiting.
+    Raises:
+        DataError: When a batch is read that cannot be trained on.
     """
     loader = DataLoader(
-        _Reader(data),
+        _Reader(data, num_classes),
         batch_size=None,
         sampler=_Lazy(order, start, stop),
         num_workers=workers,

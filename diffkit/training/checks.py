@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from attrs import frozen
 
 from diffkit._errors import DataError, OptionError
@@ -54,7 +53,9 @@ def check(system: System, spec: Mapping[str, Any], data: Data, config: TrainConf
         )
     problems = list(_data_problems(system, data, config))
     if not problems:
-        problems = list(_label_problems(Classes.of(spec), data, config, data.batch(np.arange(1))))
+        classes, some = Classes.of(spec), data.batch(range(min(len(data), 8)))
+        problems = list(_label_problems(classes, data, config, some))
+        problems = problems or list(batch_problems(some, data, classes.count))
     if problems:
         raise DataError("\n  ".join(["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
 
@@ -102,6 +103,37 @@ def _label_problems(classes: Classes, data: Data, config: TrainConfig, example: 
             f"label_dropout={config.label_dropout:g} needs a network with a label for no class; compose with "
             "null_class=True in the backbone's options"
         )
+
+
+def batch_problems(batch: Batch, data: Data, num_classes: int | None) -> Iterator[str]:
+    """Say what is wrong with the values of some examples; cheap, and asked of every batch before it leaves the CPU."""
+    images, bins = batch.images, data.bins
+    if images.is_floating_point() and bins is not None:
+        low, high = (float(v) for v in images.aminmax())
+        if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+            yield (
+                f"{_which(batch)} have values in [{low:g}, {high:g}]; floating point with bins must lie in [-1, 1], or "
+                f"give integers from 0 to {bins - 1}"
+            )
+    elif not images.is_floating_point():
+        low, high = (int(v) for v in images.aminmax())
+        if bins is None:
+            yield f"{_which(batch)} are integers, but the data has bins=None, which is continuous; give floating point"
+        elif low < 0 or high >= bins:
+            yield f"{_which(batch)} have values in {low}..{high}; with {bins} bins they must lie in 0..{bins - 1}"
+    labels = batch.conditions.get("y")
+    if labels is not None and num_classes is not None:
+        wrong = (labels < 0) | (labels >= num_classes)
+        if wrong.any():
+            at = int(wrong.nonzero()[0, 0])
+            yield (
+                f"example {int(batch.indices[at])} has class {labels[at].tolist()}, but the network has {num_classes} "
+                f"classes, 0..{num_classes - 1}"
+            )
+
+
+def _which(batch: Batch) -> str:
+    return f"examples {', '.join(map(str, batch.indices[:4].tolist()))}{', ...' if len(batch.indices) > 4 else ''}"
 
 
 def bins_of(system: System) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from diffkit.protocols import State
@@ -49,9 +48,9 @@ def drop_labels(
     return {**conditions, "y": y.masked_fill(dropped, null_class)}
 
 
-def seed_dropout(seed: int, step: int, microbatch: int) -> None:
-    """Seed torch's global generators, which dropout inside the network draws from."""
-    torch.manual_seed(key(seed, Purpose.DROPOUT, step, microbatch) >> 1)
+def dropout_seed(seed: int, step: int, microbatch: int) -> int:
+    """Return what to seed torch's own generators with, which dropout inside the network draws from."""
+    return key(seed, Purpose.DROPOUT, step, microbatch) >> 1
 
 
 def tensors_of(state: State) -> list[Tensor]:

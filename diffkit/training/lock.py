@@ -41,8 +41,11 @@ class RunLock:
             os.close(self.handle)
 
     def forget(self) -> None:
-        """In a forked child: close the copy of the handle, which would keep the lock after the parent's death."""
-        self.release()
+        """In a child process: close its copy of the handle, if it has one, which would outlive the parent's lock."""
+        with contextlib.suppress(OSError):
+            if os.path.sameopenfile(self.handle, probe := os.open(self.path, os.O_RDONLY)):
+                self.release()
+            os.close(probe)
 
     def __enter__(self) -> RunLock:
         return self

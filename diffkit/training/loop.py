@@ -108,7 +108,8 @@ class _Training:
         self.system, self.spec, self.data, self.config = system, spec, data, config
         self.engine, self.folder, self.lock, self.progress = engine, folder, lock, progress
         self.checkpoints = folder / run.CHECKPOINTS
-        self.trainer = Trainer(system, system.backbone, config, engine, Classes.of(spec).null)
+        self.classes = Classes.of(spec)
+        self.trainer = Trainer(system, system.backbone, config, engine, self.classes.null)
 
     def go(self) -> System:
         self._begin()
@@ -177,6 +178,7 @@ class _Training:
             DataOrder(len(self.data), config.batch_size, config.seed),
             self.trainer.step,
             config.steps,
+            num_classes=self.classes.count,
             workers=config.workers,
             lock=self.lock,
             pin=self.engine.device.type == "cuda",

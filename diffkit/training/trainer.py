@@ -16,7 +16,7 @@ from diffkit.system import System
 from diffkit.training.checkpoint import Files
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
-from diffkit.training.draws import Draws, draw, drop_labels, seed_dropout, tensors_of, with_tensors
+from diffkit.training.draws import Draws, draw, drop_labels, dropout_seed, tensors_of, with_tensors
 from diffkit.training.ema import Ema
 from diffkit.training.engine import Engine
 from diffkit.training.metrics import Window, quartile_sums
@@ -64,7 +64,7 @@ class Trainer:
         here = Draws(*map(self._moved, draws))
         pieces = []
         for number, rows in enumerate(_slices(size, config.microbatch)):
-            seed_dropout(config.seed, self.step, number)
+            self.engine.seed(dropout_seed(config.seed, self.step, number))
             picked = {name: value[rows] for name, value in conditions.items()}
             with self.engine.accumulating(last=rows.stop == size):
                 terms = self._loss(x[rows], Draws(*(d[rows] for d in here)), draws.level[rows], picked, size)

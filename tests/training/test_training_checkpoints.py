@@ -191,11 +191,9 @@ class Faults:
 
     def __init__(self, monkeypatch, at: int | None, error: BaseException | None):
         self.at, self.error, self.calls, self.dead = at, error, 0, False
-        import tempfile
-
         for owner, name in [
             (os, "mkdir"), (os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "fsync"), (os, "open"),
-            (io, "open"), (tempfile, "mkstemp"),
+            (io, "open"),
         ]:  # fmt: skip
             monkeypatch.setattr(owner, name, self._wrapped(getattr(owner, name)))
 
@@ -275,6 +273,22 @@ def test_the_runs_system_can_be_loaded_whenever_its_saving_stops(run, tmp_path, 
         diffkit.load(folder)
         write_model(folder, spec, weights)
         assert torch.equal(next(iter(diffkit.load(folder).parameters())), next(iter(weights.values())))
+
+
+def test_files_can_be_read_by_those_whom_the_umask_lets(run):
+    before = os.umask(0o022)
+    try:
+        train(run, steps=13)
+    finally:
+        os.umask(before)
+    for name in (
+        "spec.json",
+        "model.safetensors",
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints/step_00000013/manifest.json",
+    ):
+        assert (run / name).stat().st_mode & 0o777 == 0o644, name
 
 
 def test_a_flipped_byte_in_the_runs_system_is_found(run):

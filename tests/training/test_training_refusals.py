@@ -64,6 +64,41 @@ def test_labels_that_do_not_fit_the_network(tmp_path):
             system=system(backbone=("mlp", {"hidden": 8, "depth": 1, "num_classes": 3})))  # fmt: skip
 
 
+class Values:
+    """Data of a user's own, all of one value and class."""
+
+    shape, classes = (1, 4, 4), None
+
+    def __init__(self, value, dtype, bins, label=0, late=None):
+        self.value, self.dtype, self.bins, self.label, self.late = value, dtype, bins, label, late
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        label = self.late if index == 9 and self.late is not None else self.label
+        return np.full(self.shape, self.value, self.dtype), {"y": label}
+
+
+def test_values_and_labels_of_a_users_own_data(tmp_path):
+    def check(text, *args):
+        refused(tmp_path, DataError, text, data=Values(*args))
+
+    check("examples 0, 1, 2, 3, ... have values in 17..17; with 17 bins they must lie in 0..16", 17, np.uint8, 17)
+    check("have values in [16, 16]; floating point with bins must lie in [-1, 1], or give integers from 0 to 16",
+          16, np.float32, 17)  # fmt: skip
+    check("have values in [nan, nan]", np.nan, np.float32, 17)
+    check("example 0 has class 3, but the network has 3 classes, 0..2", 1, np.uint8, 17, 3)
+    check("example 0 has class -1, but the network has 3 classes", 1, np.uint8, 17, -1)
+    refused(tmp_path, DataError, "are integers, but the data has bins=None, which is continuous; give floating point",
+            data=Values(1, np.int64, None), system=system(bins=None))  # fmt: skip
+
+
+def test_a_label_that_only_a_later_batch_holds(tmp_path):
+    with pytest.raises(DataError, match="example 9 has class 7, but the network has 3 classes"):
+        train(tmp_path, data=Values(1, np.uint8, 17, 0, 7))
+
+
 def test_a_system_with_nothing_to_train(tmp_path):
     refused(tmp_path, OptionError, "the system was composed with backbone=None, so there is nothing to train",
             system=system(backbone=None))  # fmt: skip

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,13 +111,13 @@ def test_continuous_data_trains_and_continues(tmp_path):
 class Forked:
     """A run in a process of its own, forked from this one, which says the number of each update that it has done."""
 
-    def __init__(self, out: Path, pause: float = 0.0):
+    def __init__(self, out: Path, pause: float = 0.0, **options: Any):
         reading, writing = os.pipe()
         self.process = os.fork()
         if self.process == 0:
             status = 1
             try:
-                self._run(out, pause, writing)
+                self._run(out, pause, writing, options)
                 status = 0
             finally:
                 os._exit(status)
@@ -124,7 +125,7 @@ class Forked:
         self.steps = os.fdopen(reading)
 
     @staticmethod
-    def _run(out: Path, pause: float, writing: int) -> None:
+    def _run(out: Path, pause: float, writing: int, options: dict[str, Any]) -> None:
         update = Trainer.update
 
         def told(self, batch, draws=None):
@@ -133,7 +134,7 @@ class Forked:
             os.write(writing, f"{self.step}\n".encode())
 
         Trainer.update = told
-        train(out, steps=60, save_every=3)
+        train(out, steps=60, save_every=3, **options)
 
     def wait_for(self, step: int) -> None:
         assert any(int(line) >= step for line in self.steps), "the run ended early"
@@ -158,6 +159,14 @@ def test_kill_9_loses_nothing_but_time(tmp_path):
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert not list((tmp_path / "killed" / "checkpoints").glob(".*"))
+
+
+@forking
+def test_workers_left_behind_do_not_keep_the_lock(tmp_path):
+    process = Forked(tmp_path, workers=1)
+    process.wait_for(4)
+    process.kill()
+    train(tmp_path, steps=5, save_every=3)
 
 
 @forking
