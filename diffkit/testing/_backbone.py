@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from diffkit._errors import DiffkitError, OptionError
 from diffkit.protocols import Backbone
-from diffkit.testing._check import LawError, NotApplicableError, Where, check
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._parts import DATA_SHAPES
 from diffkit.testing._paths import VP, compose
 
-_TRIED = ((2,), (1, 16), (3, 16, 16), (4, 16, 8), (2, 4, 8, 8))
+_TRIED = ((2,), (1, 12), (3, 16, 16), (4, 12, 10), (2, 4, 8, 8))
 """Shapes that each get a network of their own: one to three axes, square and not, one channel and four."""
 
 Conditions = Callable[[int, tuple[int, ...]], Mapping[str, Tensor]]
@@ -61,6 +61,7 @@ def _net(backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_chan
     """Build it for the first shape of data that it takes, or for the one asked for."""
     for shape in DATA_SHAPES if data_shape is None else (data_shape,):
         channels = shape[0] if out_channels is None else out_channels
+        visiting(Where(detail=f"data {shape}"))
         try:
             network = backbone.build(shape, channels)
         except OptionError:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from diffkit.registry import KINDS
 
@@ -42,6 +42,15 @@ class Where:
             self.detail,
         ]
         return ", ".join(filter(None, parts))
+
+
+_HERE = [Where()]
+
+
+def visiting(where: Where) -> Where:
+    """Note where a check is, so that an exception that it did not foresee can be placed; returns it."""
+    _HERE[0] = where
+    return where
 
 
 class LawError(AssertionError):
@@ -137,12 +146,14 @@ class Check:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             torch.manual_seed(0)
+            visiting(Where())
             try:
                 self.run(part)
             except (LawError, NotApplicableError):
                 raise
             except Exception as error:
-                where = Where(detail=_line_in(part, error))
+                line = _line_in(part, error)
+                where = evolve(_HERE[0], detail=", ".join(filter(None, (_HERE[0].detail, line))))
                 raise LawError("no exception", f"{type(error).__name__}: {error}", where) from error
 
     def result(self, part: Any, expected_failure: str | None = None) -> CheckResult:

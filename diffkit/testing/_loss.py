@@ -14,7 +14,7 @@ from torch import Tensor
 from diffkit._errors import CompositionError, OptionError
 from diffkit.protocols import Loss
 from diffkit.table import Coefs
-from diffkit.testing._check import NotApplicableError, Where, check
+from diffkit.testing._check import NotApplicableError, Where, check, visiting
 from diffkit.testing._close import mapped, require, require_close, require_same
 from diffkit.testing._host import count_graphs, on_fake_tensors
 from diffkit.testing._paths import VE, VP, WHOLE, ContinuousLevels, Path, compose, target_of
@@ -118,18 +118,25 @@ def _compositions(loss: Loss) -> Iterator[tuple[dict[str, Any], Any]]:
 def _cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> Iterator[Case]:
     """The loss in every composition it goes with, and at continuous levels if it can."""
     for parts, _ in _compositions(loss):
-        label = f"mean {parts['mean']!r}, var {parts['var']!r}"
-        for path, num_steps in ((VP, 20), (VE, 20), (VP, 1), (VP, 2), (VP, 3)):
-            system = _system(loss, path, num_steps, bins=bins, **parts)
-            if system is not None and _mostly(parts, path, num_steps):
-                yield _case(system, Where(path.label, num_steps, detail=label), _levels(num_steps))
+        yield _case_on(loss, VP, 20, bins, parts)
+    yield from _few_cases(loss, bins, continuous)
+
+
+def _few_cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> Iterator[Case]:
+    """One mean with each variance it goes with, on several tables, and at continuous levels if it can."""
+    for var in {parts["var"]: None for parts, _ in _compositions(loss)}:
+        parts = next(parts for parts, _ in _compositions(loss) if parts["var"] == var)
+        for path, num_steps in ((VE, 20), (VP, 1), (VP, 2), (VP, 3)):
+            if _system(loss, path, num_steps, bins=bins, **parts) is not None:
+                yield _case_on(loss, path, num_steps, bins, parts)
     if continuous and "transition" not in loss.needs:
         yield from _continuous_cases(loss, bins)
 
 
-def _mostly(parts: dict[str, Any], path: Path, num_steps: int) -> bool:
-    """Every mean and variance on the main table; on the others one of each, to save time."""
-    return (path is VP and num_steps == 20) or parts["mean"] in ("eps", "v")
+def _case_on(loss: Loss, path: Path, num_steps: int, bins: int | None, parts: dict[str, Any]) -> Case:
+    label = f"mean {parts['mean']!r}, var {parts['var']!r}"
+    where = visiting(Where(path.label, num_steps, detail=label))
+    return _case(_system(loss, path, num_steps, bins=bins, **parts), where, _levels(num_steps))
 
 
 def _continuous_cases(loss: Loss, bins: int | None) -> Iterator[Case]:
@@ -137,7 +144,7 @@ def _continuous_cases(loss: Loss, bins: int | None) -> Iterator[Case]:
     for path in WHOLE:
         system = _system(loss, path, 20, bins=bins, timesteps=ContinuousLevels(), mean="v", var="fixed_small")
         if system is not None:
-            yield _case(system, Where(path.label, detail="continuous levels"), level)
+            yield _case(system, visiting(Where(path.label, detail="continuous levels")), level)
 
 
 def _some_output(case: Case, seed: int = 7, size: float = 1.0) -> Tensor:
@@ -263,7 +270,7 @@ def rows_are_independent(loss: Loss) -> None:
 
     Usually: a normalization, a mean or a sort over the batch.
     """
-    for case in _cases(loss, bins=256):
+    for case in _few_cases(loss, bins=256):
         mean = _some_output(case)
         together = case.terms(mean)
         for i in range(len(case.level)):
@@ -280,7 +287,7 @@ def decoder_rows_change_nothing(loss: Loss) -> None:
 
     Usually: the decoder's rows put back in the wrong places, or the bound taken for the exact number.
     """
-    for case in _cases(loss, bins=256, continuous=False):
+    for case in _few_cases(loss, bins=256, continuous=False):
         mean = _some_output(case).requires_grad_()
         count = int((case.level == 1).sum())
         wanted = _with_gradient(case, mean, None)
@@ -302,7 +309,7 @@ def pure(loss: Loss) -> None:
 
     Usually: an operation ending in "_", noise drawn inside, or a running mean kept on the class.
     """
-    for case in _cases(loss, bins=256):
+    for case in _few_cases(loss, bins=256):
         mean = _some_output(case)
         given = (case.x_start, case.noise, case.level, mean, case.raw)
         kept = mapped(torch.clone, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -26,12 +27,15 @@ class Path(NoiseSchedule):
         kind: "vp" (cosine and sine of an angle), "ve" (alpha = 1) or "linear" (alpha = 1 - sigma).
         last: log_snr at level T; -inf for no signal at all.
         first: log_snr at level 1; None for the T-th part of the way.
+        uneven: Every second gap between levels is twice as wide. Neighbouring gaps then differ however many levels
+            there are, without which a method that mistakes one for the other still converges.
         continuous: It is known at any log_snr.
     """
 
     kind: str
     last: float = -9.0
     first: float | None = None
+    uneven: bool = False
     continuous: ClassVar[bool] = True
 
     @property
@@ -43,7 +47,9 @@ class Path(NoiseSchedule):
         """Return the table with levels 0..num_steps."""
         end = float(self._clock(math.exp(-self.last / 2)))
         start = end / num_steps if self.first is None else float(self._clock(math.exp(-self.first / 2)))
-        clock = np.linspace(start, end, num_steps) if num_steps > 1 else np.array([end])
+        gaps = np.where(np.arange(num_steps - 1) % 2, 2.0, 1.0) if self.uneven else np.ones(num_steps - 1)
+        share = np.append(np.cumsum(gaps[::-1])[::-1] / max(gaps.sum(), 1), 0.0)
+        clock = end - (end - start) * share
         alpha, sigma = self._alpha_sigma(clock)
         if math.isinf(self.last):
             alpha[-1] = 0.0
@@ -84,8 +90,8 @@ WITHOUT_SIGNAL = (Path("vp", last=-math.inf), Path("linear", last=-math.inf))
 
 
 def segment(path: Path) -> Path:
-    """The middle of a path, log_snr 4 to -4, where every coefficient is of moderate size."""
-    return Path(path.kind, last=-4.0, first=4.0)
+    """The middle of a path, log_snr 4 to -4, where every coefficient is of moderate size; with uneven steps."""
+    return Path(path.kind, last=-4.0, first=4.0, uneven=True)
 
 
 @frozen
@@ -102,13 +108,23 @@ class ContinuousLevels(TimestepSampler):
 
 def compose(path: Path, num_steps: int, **parts: Any) -> Any:
     """Return a system on a path without a network: parts that any other fits, but for those given."""
+    try:
+        return _compose_once(path, num_steps, tuple(parts.items()))
+    except TypeError:  # a part that has no hash, which another check is about
+        return _compose(path, num_steps, tuple(parts.items()))
+
+
+def _compose(path: Path, num_steps: int, parts: tuple[tuple[str, Any], ...]) -> Any:
     import diffkit
 
     plain: dict[str, Any] = dict(
         mean="x_start", var="fixed_small", loss="vlb", timesteps="uniform", sampler="ddim", backbone=None
     )
     settings: dict[str, Any] = dict(num_steps=num_steps, data_shape=(2,), rescale_time=False, bins=None)
-    return diffkit.compose(schedule=path, **(settings | plain | parts))
+    return diffkit.compose(schedule=path, **(settings | plain | dict(parts)))
+
+
+_compose_once = functools.lru_cache(maxsize=256)(_compose)
 
 
 def target_of(at: Coefs, scalings: Scalings) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import torch
 from diffkit._errors import OptionError
 from diffkit.protocols import NoiseSchedule
 from diffkit.table import ProcessTable
-from diffkit.testing._check import LawError, NotApplicableError, Where, check
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 
@@ -21,6 +21,7 @@ def _tables(schedule: NoiseSchedule) -> dict[int, ProcessTable]:
     """The tables at the usual numbers of steps, without those it refuses."""
     found = {}
     for num_steps in STEPS:
+        visiting(Where(num_steps=num_steps))
         try:
             found[num_steps] = schedule.table(num_steps)
         except OptionError:
@@ -36,7 +37,7 @@ def table_at_any_length(schedule: NoiseSchedule) -> None:
     Usually: a formula with a division by T - 1, or betas above 1 at small T.
     """
     for num_steps in STEPS:
-        where = Where(num_steps=num_steps)
+        where = visiting(Where(num_steps=num_steps))
         try:
             table = schedule.table(num_steps)
         except OptionError as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffkit.protocols import State, TimestepSampler
-from diffkit.testing._check import NotApplicableError, Where, check
+from diffkit.testing._check import NotApplicableError, Where, check, visiting
 from diffkit.testing._close import leaves, mapped, require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._paths import VP
@@ -41,7 +41,7 @@ def _states(timesteps: TimestepSampler, num_steps: int) -> Iterator[tuple[str, S
 def _cases(timesteps: TimestepSampler) -> Iterator[tuple[int, State, Where]]:
     for num_steps in STEPS:
         for label, state in _states(timesteps, num_steps):
-            yield num_steps, state, Where(num_steps=num_steps, detail=label)
+            yield num_steps, state, visiting(Where(num_steps=num_steps, detail=label))
 
 
 def _discrete(timesteps: TimestepSampler) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffkit.protocols import VarianceParameterization
 from diffkit.table import ProcessTable, respace
-from diffkit.testing._check import LawError, NotApplicableError, Where, check
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._paths import VP, WHOLE, WITHOUT_SIGNAL
@@ -24,10 +24,11 @@ OUTPUTS = (-1.0, -0.3, 0.0, 0.8, 1.0)
 def _tables() -> Iterator[tuple[ProcessTable, Where]]:
     for path in (*WHOLE, *WITHOUT_SIGNAL):
         for num_steps in STEPS:
-            yield path.table(num_steps), Where(path.label, num_steps)
-    yield respace(VP.table(1000), [1, 2, 400, 999, 1000]), Where("vp", 5, detail="1000 levels respaced to 5")
-    repeated = np.array([1.0, 0.9, 0.9, 0.5, 0.5])
-    yield ProcessTable.from_alpha_bar(repeated), Where("vp", 4, detail="levels 2 and 4 repeat the one below")
+            yield path.table(num_steps), visiting(Where(path.label, num_steps))
+    short = Where("vp", 5, detail="1000 levels respaced to 5")
+    yield respace(VP.table(1000), [1, 2, 400, 999, 1000]), visiting(short)
+    repeats = Where("vp", 4, detail="levels 2 and 4 repeat the one below")
+    yield ProcessTable.from_alpha_bar(np.array([1.0, 0.9, 0.9, 0.5, 0.5])), visiting(repeats)
 
 
 def _levels(

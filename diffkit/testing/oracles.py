@@ -184,6 +184,28 @@ class MixtureOracle:
         single = -0.5 * squared.sum(2) - squared.shape[2] * (torch.log(std) + 0.5 * math.log(2 * math.pi))
         return torch.logsumexp(self._log_weights().to(x) + single, 1)
 
+    def flow(self, x: Tensor, t: tuple[Number, Number], s: tuple[Number, Number], steps: int = 1000) -> Tensor:
+        """Return where the probability-flow ODE takes x; see `GaussianOracle.flow`.
+
+        There is no closed form: ``d(x/alpha) / d log rho = rho eps``, ``rho = sigma / alpha``, is integrated by the
+        classical Runge-Kutta method of order 4. Both levels need noise and signal.
+        """
+        start, end = (math.log(sigma / alpha) for alpha, sigma in (t, s))
+        h = (end - start) / steps
+
+        def slope(y: Tensor, log_rho: float) -> Tensor:
+            return y - self.x_start(y, 1.0, math.exp(log_rho))
+
+        y = x / t[0]
+        for i in range(steps):
+            at = start + i * h
+            k1 = slope(y, at)
+            k2 = slope(y + h / 2 * k1, at + h / 2)
+            k3 = slope(y + h / 2 * k2, at + h / 2)
+            k4 = slope(y + h * k3, at + h)
+            y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        return s[0] * y
+
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Return the posterior mean at a level; no log-variance."""
         return Prediction(self.x_start(x, level.alpha, level.sigma), None)

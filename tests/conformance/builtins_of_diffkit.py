@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from diffkit.registry import KINDS, registry
 
 SMALL_UNET: dict[str, Any] = dict(channels=8, groups=4, num_heads=2)
@@ -19,11 +21,24 @@ OPTIONS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "loss": {
         "hybrid": [{}, {"vb_weight": 1.0, "scale_by_steps": False}, {"vb_weight": 0.1}],
         "vlb": [{}, {"scale_by_steps": False}],
+        "huber": [{}, {"delta": 0.1}],
     },
     "timesteps": {
         "loss_second_moment": [{}, {"history": 1, "uniform_prob": 1.0}, {"history": 3, "uniform_prob": 0.1}],
     },
-    "sampler": {"ddim": [{}, {"eta": 0.3}, {"eta": 1.0}]},
+    "sampler": {
+        "ddim": [{}, {"eta": 0.3}, {"eta": 1.0}],
+        "euler_ancestral": [{}, {"eta": 0.4}, {"variance": "learned"}],
+        "dpm2_ancestral": [{}, {"eta": 0.4}, {"variance": "learned"}],
+        "sde_dpmpp_2m": [{}, {"eta": 0.4}, {"variance": "learned"}],
+        "dpm_solver_2": [{}, {"r": 0.7}],
+        "dpmpp_2s": [{}, {"r": 0.7}],
+        "deis": [{}, {"estimates": 2, "corrected_start": False}],
+        "lms": [{}, {"estimates": 2, "corrected_start": False}],
+        "unipc": [{}, {"estimates": 1, "variant": "bh1"}, {"estimates": 3}],
+        "restart": [{}, {"times": 0}, {"times": 1, "rho_min": 0.2, "rho_max": 2.0}],
+        "churn": [{}, {"s_churn": 0.0}, {"s_churn": 5.0, "s_tmin": 0.1, "s_tmax": 2.0}],
+    },
     "backbone": {
         "mlp": [
             {"hidden": 16, "depth": 1},
@@ -62,11 +77,11 @@ def values_of(kind: str, name: str) -> list[dict[str, Any]]:
     return OPTIONS[kind].get(name, [{}])
 
 
-def instances() -> dict[str, tuple[str, Any]]:
-    """Label -> kind and instance, of each built-in part and each of its option values."""
-    return {
-        f"{kind}-{name}{i or ''}": (kind, registry(kind).create(name, **options))
+def cases() -> list[Any]:
+    """Kind, name and options of each built-in part and each of its option values; the third and further are slow."""
+    return [
+        pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=[pytest.mark.slow] if i > 1 else [])
         for kind in KINDS
         for name in registry(kind).built_in_names()
         for i, options in enumerate(values_of(kind, name))
-    }
+    ]

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from builtins_of_diffkit import instances, values_of
+from builtins_of_diffkit import cases, values_of
 
 from diffkit.registry import KINDS, registry
 from diffkit.testing import check_component, measured_orders, report
 
-PARTS = instances()
 
-
-@pytest.mark.parametrize(("kind", "part"), PARTS.values(), ids=PARTS)
-def test_built_in_part_conforms(kind, part):
-    results = check_component(kind, part)
+@pytest.mark.parametrize(("kind", "name", "options"), cases())
+def test_built_in_part_conforms(kind, name, options):
+    results = check_component(kind, registry(kind).create(name, **options))
     assert all(result.ok for result in results), report(results)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_built_in_is_here_with_every_option_varied(kind):
+def test_every_option_takes_more_than_one_value(kind):
     for name in registry(kind).built_in_names():
         for option in attrs.fields(registry(kind).get(name)):
             tried = {repr(options.get(option.name, option.default)) for options in values_of(kind, name)}
             assert len(tried) > 1, f"{kind} {name!r}: add values of {option.name!r} to builtins_of_diffkit.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry("sampler").built_in_names())
-def test_declared_order_is_the_order_measured(name):
+def test_measured_order_is_near_the_declared_one_on_every_path(name):
     sampler = registry("sampler").create(name)
-    orders = measured_orders(sampler, (40, 80, 160, 320))
+    orders = measured_orders(sampler)
     assert set(orders) == {"vp", "ve", "linear"}
-    assert all(sampler.order - 0.2 <= order <= sampler.order + 0.5 for order in orders.values()), orders
+    assert all(sampler.order - 0.2 <= order <= sampler.order + 1.2 for order in orders.values()), orders

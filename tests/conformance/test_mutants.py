@@ -1,0 +1,43 @@
+"""The kit catches every mutant by the check that is about its mistake, and lets its twin pass."""
+
+from __future__ import annotations
+
+import pytest
+from mutants import backbones, losses_and_timesteps, options, samplers, schedules_and_means, variances
+
+from diffkit.testing import checks_for
+
+_FILES = (backbones, losses_and_timesteps, options, samplers, schedules_and_means, variances)
+MUTANTS = [mutant for file in _FILES for mutant in file.MUTANTS]
+
+
+def _check(mutant):
+    (found,) = [check for check in checks_for(mutant.kind) if check.name == mutant.caught_by]
+    return found
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.label)
+def test_mutant_is_caught_and_its_twin_passes(mutant):
+    check = _check(mutant)
+    twin = check.result(mutant.twin)
+    assert twin.status == "passed", str(twin)
+    result = check.result(mutant.broken)
+    assert result.status == "failed"
+    assert result.expected and result.found and result.cause
+    assert mutant.found_at in str(result)
+
+
+def test_there_are_mutants_of_every_kind():
+    assert {mutant.kind for mutant in MUTANTS} == {
+        "schedule", "mean", "var", "loss", "timesteps", "sampler", "backbone"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["schedule", "mean", "var", "loss", "timesteps", "sampler", "backbone"])
+def test_every_check_catches_something(kind):
+    """A law that no mutant breaks is not proven to bite."""
+    of_all = {check.name for check in checks_for("sampler")} & {check.name for check in checks_for("schedule")}
+    caught = {mutant.caught_by for mutant in MUTANTS if mutant.kind == kind}
+    caught |= {mutant.caught_by for mutant in options.MUTANTS}
+    idle = {check.name for check in checks_for(kind)} - caught - {"spec_round_trip"}
+    assert not idle - of_all, idle
