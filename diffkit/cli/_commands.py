@@ -1,9 +1,10 @@
-"""Commands found by file name: ``diffkit train`` is `diffkit.cli.train`."""
+"""Commands found by file name: ``diffkit train`` is `diffkit.cli.train`, ``diffkit import`` `diffkit.cli.import_`."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from keyword import iskeyword
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -48,8 +49,8 @@ def load(name: str) -> Command:
 
 
 def _module(name: str) -> str:
-    return name.replace("-", "_")
+    return f"{name}_" if iskeyword(name) else name.replace("-", "_")
 
 
 def _typed(name: str) -> str:
-    return name.replace("_", "-")
+    return name.rstrip("_").replace("_", "-")

@@ -98,7 +98,8 @@ def resolve(request: Request) -> tuple[Given, bool]:
     line = parse(request.name, request.tokens, request.options, lambda flag: _explain_unknown(request, flag))
     print_only = bool(line.pop("print_config", False))
     usable = [option for option in request.options if not _is_special(option)]
-    line = {key: value for key, value in line.items() if key not in ("config", "preset")}
+    special = {option.key for option in request.options if _is_special(option)}
+    line = {key: value for key, value in line.items() if key not in special}
     checked = _config.check(_tables(line, request.parts), usable, label=lambda key: spelled(tuple(key.split("."))))
     merged: dict[str, Any] = {}
     for given in (*(_check_layer(request.takes, layer) for layer in request.layers), {k: checked[k] for k in line}):

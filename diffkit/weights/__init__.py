@@ -8,7 +8,7 @@ Files are read without running anything that is in them.
 
 from __future__ import annotations
 
-from diffkit.weights._classifiers import import_classifier, load_classifier
+from diffkit.weights._classifiers import import_classifier, is_classifier, load_classifier
 from diffkit.weights._exporting import export
 from diffkit.weights._loading import Identity, identify, load_checkpoint
 from diffkit.weights._matching import Loaded, load_matching
@@ -19,6 +19,7 @@ __all__ = [
     "export",
     "identify",
     "import_classifier",
+    "is_classifier",
     "load_checkpoint",
     "load_classifier",
     "load_matching",

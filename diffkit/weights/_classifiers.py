@@ -97,6 +97,11 @@ def import_classifier(
     return folder
 
 
+def is_classifier(folder: str | Path) -> bool:
+    """Return True for a folder that `import_classifier` wrote."""
+    return (Path(folder) / SPEC).is_file() and "classifier" in read_spec(Path(folder) / SPEC)
+
+
 def _from_file(
     path: str | Path, preset: str | None, entry: str | None, device: str | torch.device, options: dict[str, Any]
 ) -> _Found:

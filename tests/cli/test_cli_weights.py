@@ -1,0 +1,106 @@
+"""Public weights in and out, and sizes, from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cli_support import Command, Refused
+
+import diffkit
+from diffkit import weights
+from diffkit.guidance.classifier import Classifier
+
+UNSEEN = ["--data-shape", "3,8,8", "--num-heads", "2", "--attention-order", "legacy", "--groups", "4"]
+TRAINED = ["--schedule", "cosine", "--schedule.s", "0.01", "--num-steps", "40", "--mean", "eps", "--no-rescale-time"]
+TRAINED += ["--loss", "hybrid"]
+
+
+@pytest.fixture
+def unet(tmp_path: Path) -> Path:
+    system = diffkit.compose(
+        backbone=("unet", {"channels": 8, "groups": 4, "channel_mult": (1,), "num_res_blocks": 1, "num_heads": 2}),
+        data_shape=(3, 8, 8),
+        var="learned_range",
+        loss="hybrid",
+    )
+    return weights.export(system, tmp_path / "unet.pt")
+
+
+def test_a_file_is_described(command: Command, unet: Path):
+    found = command("import", unet)
+    assert found.code == 0
+    assert found.out.startswith("unet.pt: a U-Net, ")
+    assert "channels_out = 6" in found.out
+    assert "saved" not in found.out
+
+
+def test_a_file_becomes_a_system_and_a_file_again(command: Command, unet: Path, tmp_path: Path):
+    found = command("import", unet, "--to", tmp_path / "system", *UNSEEN, *TRAINED)
+    assert found.code == 0, found.err
+    assert found.out.endswith(f"saved in {tmp_path / 'system'}\n")
+    system = diffkit.load(tmp_path / "system")
+    assert system.num_steps == 40
+    assert system.parts.schedule.s == 0.01
+    assert not system.settings.rescale_time
+    again = command("export", tmp_path / "system", "--to", tmp_path / "again.pt")
+    assert again.out == f"wrote {tmp_path / 'again.pt'}\n"
+    one, other = (torch.load(path, weights_only=True) for path in (unet, tmp_path / "again.pt"))
+    assert list(one) == list(other)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_missing_is_listed_and_nothing_is_written(refused: Refused, unet: Path, tmp_path: Path):
+    text = refused("import", unet, "--to", tmp_path / "system", *UNSEEN)
+    assert [line.split()[0] for line in text.splitlines()[1:-1]] == [
+        *("schedule", "num_steps", "mean", "loss", "rescale_time")
+    ]
+    assert not (tmp_path / "system").exists()
+
+
+def test_a_preset_that_does_not_fit_is_told_by_its_options(refused: Refused, unet: Path, tmp_path: Path):
+    text = refused("import", unet, "--to", tmp_path / "system", "--preset", "iddpm/cifar10-uncond")
+    assert text.startswith(
+        f"{unet} does not fit preset 'iddpm/cifar10-uncond':\n  channels is 8 in the file, 128 asked"
+    )
+
+
+def test_a_preset_says_everything(command: Command, tmp_path: Path):
+    torch.save(diffkit.preset("dit/s8-256").build().state_dict(), tmp_path / "dit.pt")
+    found = command("import", tmp_path / "dit.pt", "--to", tmp_path / "system", "--preset", "dit/s8-256")
+    assert found.code == 0, found.err
+    assert diffkit.load(tmp_path / "system").settings.bins is None
+
+
+def test_classifiers_too(command: Command, tmp_path: Path):
+    recipe = Classifier(channels=8, groups=4, channel_mult=(1, 2), num_res_blocks=1, num_head_channels=8)
+    path = weights.export(recipe.build((3, 8, 8), 5), tmp_path / "classifier.pt")
+    options = ["--num-head-channels", "8", "--attention-order", "legacy", "--groups", "4"]
+    assert command("import", path, "--to", tmp_path / "folder", *options).code == 0
+    network = weights.load_classifier(tmp_path / "folder")
+    assert network(torch.zeros(2, 3, 8, 8), torch.zeros(2)).shape == (2, 5)
+    assert command("export", tmp_path / "folder", "--to", tmp_path / "again.safetensors").code == 0
+    assert weights.identify(tmp_path / "again.safetensors").options == weights.identify(path).options
+
+
+def test_bad_paths_are_refused_before_work(refused: Refused, unet: Path, tmp_path: Path):
+    assert "--to" in refused("import", unet, "--to", unet, *UNSEEN, *TRAINED)
+    assert "must end in .pt or .pth or .safetensors" in refused("export", tmp_path, "--to", tmp_path / "x.bin")
+    assert "is not there" in refused("export", tmp_path, "--to", tmp_path / "x.pt")
+    assert "needs FILE" in refused("import")
+
+
+def test_size(command: Command):
+    found = command("size", "--backbone", "mlp", "--data-shape", "2", "--bins", "none", "--memory-gb", "1")
+    assert found.code == 0, found.err
+    assert found.out.splitlines()[0].startswith("parameters  ")
+    assert "in 1 GB" in found.out
+
+
+def test_size_of_a_preset_with_another_option(command: Command):
+    found = command(
+        "size", "--preset", "dit/s2-256", "--backbone.patch", "8", "--batch-size", "4", "--precision", "bf16"
+    )
+    assert found.out.splitlines()[0] == "parameters  33,142,016"
+    assert "batch 4 in bf16" in found.out
