@@ -39,6 +39,8 @@ _HOME = {
     "DivergedError": "diffkit._errors",
     "MissingExtraError": "diffkit._errors",
 }
+_PACKAGES = ("data", "guidance", "likelihood", "tasks", "weights")
+"""Sub-packages that people use by their name: ``diffkit.data.load``."""
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"diffkit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'diffkit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)
@@ -78,4 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_PACKAGES])

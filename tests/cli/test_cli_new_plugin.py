@@ -1,0 +1,70 @@
+"""A written package conforms as it is; bad names and taken folders are refused before anything is written."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+from diffkit import DiffkitError
+from diffkit.cli import _plugin_files
+from diffkit.cli._takes import Given
+from diffkit.cli.new_plugin import run
+from diffkit.registry import KINDS
+
+
+def new(**values):
+    run(Given(values=values, parts={}))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_written_and_imports(folder, monkeypatch, kind, capsys):
+    new(name=f"diffkit-made-{kind}", kind=kind)
+    made = folder / f"diffkit-made-{kind}"
+    package = f"diffkit_made_{kind}"
+    assert f"put your formula into {made.name}" in capsys.readouterr().out
+    assert f'made_{kind} = "{package}:Made{kind.title()}"' in (made / "pyproject.toml").read_text()
+    assert not [path for path in made.rglob("*") if path.is_file() and "$" in path.read_text()]
+    monkeypatch.syspath_prepend(str(made / "src"))
+    part = getattr(importlib.import_module(package), f"Made{kind.title()}")
+    assert part().problems is not None
+    sys.modules.pop(package)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_conforms_at_once(folder, monkeypatch, kind):
+    from diffkit.testing import check_component
+
+    new(name=f"diffkit-kept-{kind}", kind=kind)
+    monkeypatch.syspath_prepend(str(folder / f"diffkit-kept-{kind}" / "src"))
+    part = getattr(importlib.import_module(f"diffkit_kept_{kind}"), f"Kept{kind.title()}")
+    failed = [result for result in check_component(kind, part()) if result.status == "failed"]
+    assert not failed, "\n".join(map(str, failed))
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (dict(name="Bad Name", kind="loss"), "'Bad Name' cannot name a package; use lower-case words joined by '-'"),
+        (dict(name="diffkit-x", kind="los"), "no kind 'los'; did you mean 'loss'?"),
+        (dict(name="diffkit-ddim", kind="sampler"), "sampler 'ddim' is built in"),
+        (dict(name="taken", kind="loss"), "'taken' is there already"),
+    ],
+)
+def test_refusals_write_nothing(folder, values, text):
+    (folder / "taken").mkdir()
+    with pytest.raises(DiffkitError, match=text.replace("?", r"\?")):
+        new(**values)
+    assert [path.name for path in folder.rglob("*")] == ["taken"]
+
+
+def test_there_is_an_example_of_every_kind():
+    assert set(_plugin_files.EXAMPLES) == set(KINDS)
