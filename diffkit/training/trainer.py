@@ -144,7 +144,7 @@ class Trainer:
         window = {"window": torch.stack(self.window.rows)} if self.window.rows else {}
         return {
             "model": self.network.state_dict(),
-            **{f"ema_{rate:g}": self.ema.state(rate, self.network) for rate in self.config.ema},
+            **{f"ema_{rate}": self.ema.state(rate, self.network) for rate in self.config.ema},
             "optimizer": dict(self._moments()),
             "trainer": {"skipped": self.skipped, "in_a_row": self.in_a_row, **timesteps, **window},
         }
@@ -154,7 +154,7 @@ class Trainer:
         self.step = step
         load_weights(self.network, files["model"])
         for rate in self.config.ema:
-            self.ema.restore(rate, files[f"ema_{rate:g}"])
+            self.ema.restore(rate, files[f"ema_{rate}"])
         self._restore_moments(files["optimizer"])
         own = files["trainer"]
         self.skipped, self.in_a_row = self._moved(own["skipped"]), self._moved(own["in_a_row"])
