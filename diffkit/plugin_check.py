@@ -5,6 +5,9 @@ is asked for. Here it is asked for on purpose, where it can do no harm:
 
     for report in check_plugins():
         print(report)
+
+``python -m diffkit.plugin_check`` does that, and tells of metadata that names no part; its status is 1 if anything is
+wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from pathlib import Path
 from attrs import frozen
 
 from diffkit.options import check_number
-from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, registry
+from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, faults, registry
 
 _CHILD = "from diffkit.plugin_check import _load_one; _load_one()"
 
@@ -129,3 +132,17 @@ def _load_one() -> None:
         error = str(failure)
     seconds = time.perf_counter() - started
     Path(answer).write_text(json.dumps({"seconds": seconds, "error": error}), encoding="utf-8")
+
+
+def main() -> int:
+    """Print what is wrong with the installed plugins, and return an exit status."""
+    reports, found = check_plugins(), faults()
+    for line in (*reports, *found):
+        print(line)
+    if not reports and not found:
+        print("no plugins are installed")
+    return 0 if all(report.ok for report in reports) and not found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

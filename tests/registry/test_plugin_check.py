@@ -10,7 +10,8 @@ import pytest
 from registry_support import Site
 
 from diffkit._errors import OptionError
-from diffkit.plugin_check import check_plugins
+from diffkit.plugin_check import check_plugins, main
+from diffkit.registry import refresh
 
 LEAVES_A_CHILD = """
 import os, subprocess, sys, time
@@ -70,6 +71,19 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_the_module_prints_what_it_finds(site: Site, capsys: pytest.CaptureFixture[str]):
+    assert main() == 0
+    assert capsys.readouterr().out == "no plugins are installed\n"
+    site.plugin("acme", "ramp")
+    refresh()
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("schedule acme:ramp 1.0: ")
+    site.distribution("acme-odd", "[diffkit.schedule]\nodd\n")
+    refresh()
+    assert main() == 1
+    assert "acme-odd offers a schedule as 'odd'" in capsys.readouterr().out
 
 
 def test_only_what_the_allow_list_admits_is_loaded(site: Site, monkeypatch: pytest.MonkeyPatch):
