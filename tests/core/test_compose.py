@@ -72,7 +72,7 @@ def tiny(channels: int, var: str) -> nn.Module:
 
 def refused(parts: dict[str, str]) -> bool:
     learned = parts["var"].startswith("learned")
-    return (parts["loss"] == "simple" and learned) or (parts["loss"] == "hybrid" and not learned)
+    return (parts["loss"] not in ("hybrid", "vlb") and learned) or (parts["loss"] == "hybrid" and not learned)
 
 
 def trains_samples_and_scores(system: diffkit.System) -> None:

@@ -1,0 +1,59 @@
+"""Squared errors weighted by level, for any mean, with or without IDDPM's term for a learned variance.
+
+A weight is written for the error of x_start. An error of the network's output is c_out times smaller or larger as an
+error of x_start, so ``weight c_out^2 |F - F*|^2`` is right whatever the network predicts; for eps, c_out^2 = 1 / snr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from diffkit.gaussian import mean_flat, vlb_bits
+from diffkit.options import number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffkit.protocols import Composition, LossInputs
+
+
+def bound_option() -> Any:
+    """The option every loss of this kind has: how much of the variational bound trains the variance."""
+    return number(0.0, ge=0)
+
+
+def needs_of(vb_weight: float) -> frozenset[str]:
+    """What a loss with that much of the bound needs."""
+    return frozenset({"transition", "learned_variance"}) if vb_weight else frozenset()
+
+
+def weighted(at: LossInputs, error: Tensor, vb_weight: float) -> Mapping[str, Tensor]:
+    """Return "loss", "mse" (of the network's output, not weighted) and, if the bound takes part, "vb"; each (B,).
+
+    Args:
+        at: What the loss was given.
+        error: Weighted error of each example, (B,).
+        vb_weight: Weight of the bound (bits per dimension), times T; its gradient is kept out of the mean.
+    """
+    squared_error = (at.out - at.target).square()
+    terms = {"loss": error, "mse": mean_flat(squared_error.detach())}
+    if not vb_weight:
+        return terms
+    vb = vlb_bits(at, squared_error=squared_error.detach(), out=at.out.detach())
+    return terms | {"loss": error + vb_weight * at.num_steps * vb, "vb": vb}
+
+
+def weighted_square(at: LossInputs, weight: Tensor, vb_weight: float) -> Mapping[str, Tensor]:
+    """The same for a squared error of x_start times ``weight``, (B,1..)."""
+    scale = (weight * at.level.c_out.square()).flatten()
+    return weighted(at, scale * mean_flat((at.out - at.target).square()), vb_weight)
+
+
+def unused_variance(composition: Composition, vb_weight: float) -> Iterable[str]:
+    """Say that a learned variance would stay untrained."""
+    if composition.var.extra_outputs and not vb_weight:
+        yield (
+            f"{composition.label('loss')} has no term that trains {composition.label('var')}; give it vb_weight=0.001, "
+            "or use loss='hybrid' or var='fixed_large'"
+        )
