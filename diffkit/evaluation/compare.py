@@ -1,0 +1,271 @@
+"""Metrics of samples, with the settings that decide every number beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from torch import nn
+
+from diffkit import __version__
+from diffkit._errors import OptionError, did_you_mean
+from diffkit.data.base import as_data
+from diffkit.evaluation import metrics as measure
+from diffkit.evaluation.extractors import extractor_for
+from diffkit.evaluation.features import Extractor, Features, extract
+from diffkit.evaluation.reference import Reference, is_reference, load_reference
+from diffkit.options import check_integer
+
+METRICS = ("fid", "sfid", "kid", "inception_score", "precision_recall")
+"""Names of the metrics. With an extractor other than inception, "fid" is the same distance of its features."""
+_NEEDS = {"sfid": "spatial", "inception_score": "logits"}
+
+
+@frozen
+class Value:
+    """One number.
+
+    Attributes:
+        name: Such as "fid".
+        label: What to call it in print: "FID", or "FD (digits)" with another extractor.
+        value: The number.
+        error: How sure it is, if that is known; `note` says in what sense.
+        note: What its error is, and whether small is good.
+    """
+
+    name: str
+    label: str
+    value: float
+    error: float | None
+    note: str
+
+
+@frozen(eq=False)
+class Evaluation:
+    """Metrics of some samples.
+
+    Attributes:
+        values: The numbers.
+        settings: Everything that decides them: extractor, both data sets, options, versions.
+        remarks: What is worth knowing before they are compared with others.
+    """
+
+    values: tuple[Value, ...]
+    settings: Mapping[str, Any] = field(repr=False)
+    remarks: tuple[str, ...] = field(repr=False)
+
+    def __getitem__(self, name: str) -> float:
+        """Return a number by name."""
+        for value in self.values:
+            if value.name == name:
+                return value.value
+        raise KeyError(name)
+
+    def __str__(self) -> str:
+        width = max(len(value.label) for value in self.values)
+        lines = [f"{v.label:<{width}}  {_number(v.value):>10}{_error(v)}  {v.note}" for v in self.values]
+        samples, reference = self.settings["samples"], self.settings["reference"]
+        lines += [
+            "",
+            f"samples    {samples['count']} from {samples['source']} (SHA-256 {samples['sha256'][:12]})",
+            f"reference  {reference.get('count', 'unknown count')} from {reference.get('source', 'a published file')}"
+            f" (SHA-256 {str(reference.get('sha256', 'unknown'))[:12]})",
+            "extractor  " + ", ".join(f"{k} {v}" for k, v in self.settings["extractor"].items() if v is not None),
+            "options    " + ", ".join(f"{k} {v}" for k, v in self.settings["options"].items()),
+        ]
+        return "\n".join([*lines, *(f"note: {remark}" for remark in self.remarks)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        rows = [dict(name=v.name, label=v.label, value=v.value, error=v.error, note=v.note) for v in self.values]
+        return {"values": rows, "settings": dict(self.settings), "remarks": list(self.remarks)}
+
+    def save(self, path: str | Path) -> Path:
+        """Write numbers and settings as JSON."""
+        path = Path(path)
+        path.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        return path
+
+
+def evaluate(
+    samples: Any,
+    reference: Any,
+    *,
+    extractor: str | nn.Module | Extractor = "inception",
+    metrics: Sequence[str] | None = None,
+    count: int | None = None,
+    weights: str | Path | None = None,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    neighbours: int = 3,
+    kid_subsets: int = 100,
+    kid_subset_size: int = 1000,
+    split_size: int = 5000,
+    seed: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """Return metrics of samples against a reference.
+
+    Args:
+        samples: A folder of images, the published scripts' .npz (arr_0), an array or tensor, or anything that
+            `diffkit.data.load` takes.
+        reference: The same, or stored statistics: a `Reference` or its file, or a published .npz with mu and sigma.
+        extractor: A name, a network or an extractor; see `diffkit.evaluation.extractors`.
+        metrics: Some of `METRICS`; by default all that extractor and reference allow.
+        count: How many samples, the first ones; all by default.
+        weights: File of the inception network's weights, where they cannot be fetched.
+        batch_size, device: Of the feature network.
+        neighbours: Of precision and recall.
+        kid_subsets, kid_subset_size: Of KID; a subset is at most as large as the smaller set.
+        split_size: Of the inception score.
+        seed: Which subsets KID takes.
+        progress: Show a bar.
+    Raises:
+        OptionError: An option is wrong, or a metric cannot be had with this extractor and reference.
+        DataError: The data cannot be read, or is not what the extractor sees or the statistics were made of.
+        MissingExtraError: What a metric or the extractor needs is not installed.
+    """
+    _known(metrics)
+    network = extractor_for(extractor, device=device, weights=weights)
+    options = dict(neighbours=neighbours, kid_subsets=kid_subsets, split_size=split_size, seed=seed)
+    for name, value in options.items():
+        check_integer(name, value, ge=0 if name == "seed" else 1)
+    against = _reference(reference, network, batch_size, device, progress)
+    found = extract(
+        network,
+        as_data(samples),
+        count=count,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+        label="features of the samples",
+    )
+    chosen = _possible(metrics, found.features, against)
+    size = min(kid_subset_size, len(found.features), len(against.features) if against.features is not None else 0)
+    options |= {"kid_subset_size": size}
+    values = [value for name in chosen for value in _measure(name, network.name, found.features, against, options)]
+    settings = {
+        "samples": dict(found.data),
+        "reference": dict(against.meta.get("data", {})),
+        "extractor": dict(network.identity),
+        "options": {name: value for name, value in options.items() if _matters(name, chosen)},
+        "versions": _versions(),
+    }
+    return Evaluation(tuple(values), settings, tuple(_remarks(len(found.features), against, chosen)))
+
+
+def _known(metrics: Sequence[str] | None) -> None:
+    for name in metrics or ():
+        if name not in METRICS:
+            raise OptionError(f"no metric named {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})")
+    if metrics is not None and not metrics:
+        raise OptionError(f"metrics must be some of {', '.join(METRICS)}, got none")
+
+
+def _reference(what: Any, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
+    if isinstance(what, str | Path) and is_reference(Path(what)):
+        what = load_reference(what)
+    if isinstance(what, Reference):
+        what.check_extractor(network)
+        return what
+    data = as_data(what)
+    keep = len(data)
+    return Reference.build(data, network, keep=keep, batch_size=batch_size, device=device, progress=progress)
+
+
+def _possible(metrics: Sequence[str] | None, features: Features, reference: Reference) -> list[str]:
+    """The metrics asked for, or those that can be had; refuse what cannot."""
+    lacking = {
+        "sfid": None if features.spatial is not None and reference.spatial is not None else "spatial features",
+        "inception_score": None if features.logits is not None else "an extractor with classes",
+        "kid": None if reference.features is not None else "a reference with features, not statistics only",
+        "precision_recall": None
+        if reference.features is not None
+        else "a reference with features, not statistics only",
+    }
+    if metrics is None:
+        return [name for name in METRICS if lacking.get(name) is None]
+    faults = [f"{name} needs {lacking[name]}" for name in metrics if lacking.get(name) is not None]
+    if faults:
+        raise OptionError("; ".join(faults))
+    return list(dict.fromkeys(metrics))
+
+
+def _measure(name: str, extractor: str, fake: Features, real: Reference, options: Mapping[str, int]) -> list[Value]:
+    own = extractor != "inception"
+
+    def label(published: str, other: str) -> str:
+        return f"{other} ({extractor})" if own else published
+
+    if name == "fid":
+        value = measure.frechet_distance(real.pool, measure.Statistics.of(fake.pool))
+        return [Value("fid", label("FID", "FD"), value, None, "smaller is better")]
+    if name == "sfid":
+        assert fake.spatial is not None and real.spatial is not None
+        value = measure.frechet_distance(real.spatial, measure.Statistics.of(fake.spatial))
+        return [Value("sfid", label("sFID", "sFD"), value, None, "smaller is better")]
+    if name == "inception_score":
+        assert fake.logits is not None
+        value, spread = measure.inception_score(fake.logits, split_size=options["split_size"])
+        split = len(fake.logits) > options["split_size"]
+        note = "larger is better; +- over splits" if split else "larger is better"
+        return [Value(name, label("IS", "IS"), value, spread if split else None, note)]
+    assert real.features is not None
+    if name == "kid":
+        value, error = measure.kernel_distance(
+            real.features,
+            fake.pool,
+            subsets=options["kid_subsets"],
+            subset_size=options["kid_subset_size"],
+            seed=options["seed"],
+        )
+        return [Value("kid", label("KID", "KD"), value, error, "smaller is better; +- standard error over subsets")]
+    both = measure.precision_recall(real.features, fake.pool, neighbours=options["neighbours"])
+    words = (("precision", "share of samples among the data"), ("recall", "share of the data among samples"))
+    return [
+        Value(word, label(word.capitalize(), word.capitalize()), value, None, f"larger is better; {meaning}")
+        for (word, meaning), value in zip(words, both, strict=True)
+    ]
+
+
+def _matters(option: str, chosen: Sequence[str]) -> bool:
+    owner = {"neighbours": "precision_recall", "split_size": "inception_score"}
+    return owner.get(option, "kid") in chosen
+
+
+def _remarks(count: int, reference: Reference, chosen: Sequence[str]) -> list[str]:
+    found = []
+    if "fid" in chosen and count < 10_000:
+        found.append(
+            f"FID is biased upwards by few samples; {count} is less than the 10,000 to 50,000 that published figures "
+            "are of, so compare it with figures of the same counts only"
+        )
+    dimensions = len(reference.pool.mean)
+    if "fid" in chosen and min(count, reference.meta.get("data", {}).get("count", count)) <= dimensions:
+        found.append(f"there are no more examples than the {dimensions} features, so the covariance is singular")
+    if not reference.meta:
+        found.append("the reference does not say which data and extractor it is of; taken for the published inception")
+    return found
+
+
+def _versions() -> dict[str, str]:
+    found = {"diffkit": __version__, "torch": torch.__version__}
+    for name in ("torchmetrics", "torch-fidelity", "Pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def _error(value: Value) -> str:
+    return f" +- {value.error:.2g}" if value.error is not None else ""

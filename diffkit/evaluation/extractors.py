@@ -1,0 +1,175 @@
+"""Feature networks by name, and any module as one.
+
+Names are the built-in ``digits`` and ``inception``, entry points of the group ``diffkit.extractors``, and
+``package.module:attribute``. An entry point or attribute is an extractor, or makes one without arguments.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffkit._errors import DataError, OptionError, did_you_mean
+from diffkit.evaluation._inception import Inception, module_digest
+from diffkit.evaluation.features import Extractor, Features
+from diffkit.options import check_integer
+
+GROUP = "diffkit.extractors"
+
+
+class Digits:
+    """Features of 8 x 8 grey images, by a classifier of scikit-learn's digits; for the demo and for tests.
+
+    Numbers mean something beside each other only: the Frechet distance of held-out digits from the rest is 0.36, that
+    of uniform noise is 93.
+    """
+
+    name = "digits"
+
+    def __init__(self, device: str | torch.device = "cpu"):
+        from diffkit.evaluation import _digits
+
+        self._shape, self._recipe = _digits.SHAPE, _digits.RECIPE
+        self._network = _digits.trained() if torch.device(device).type == "cpu" else _copied(_digits.trained(), device)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Which recipe it was trained by."""
+        return {"extractor": self.name, "recipe": self._recipe, "resize": "none"}
+
+    def __call__(self, images: Tensor) -> Features:
+        """Return pool (B, 32) and logits (B, 10)."""
+        if tuple(images.shape[1:]) != self._shape:
+            raise DataError(f"the digits extractor sees images of shape {self._shape}, got {tuple(images.shape[1:])}")
+        pool, logits = self._network(images.double())
+        return Features(pool.float(), None, logits.float())
+
+
+class ModuleExtractor:
+    """Any network as an extractor.
+
+    Args:
+        module: Images (B, C, H, W) to features: a tensor, flattened from its second dimension on, or `Features`.
+        name: What results call it; its class by default.
+        size: Images are resized to this height and width first (bicubic, antialiased); None leaves them.
+        mean, std: Of each channel, in units of [0, 1], to normalize with, as ImageNet networks ask for. Both None gives
+            the network [-1, 1].
+        channels: 3 repeats a single channel; None leaves images as they are.
+        device: Where it runs; where it is by default.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str | None = None,
+        size: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        channels: int | None = None,
+        device: str | torch.device | None = None,
+    ):
+        if (mean is None) != (std is None):
+            raise OptionError("mean and std go together; give both or neither")
+        self.size = None if size is None else check_integer("size", size, ge=1)
+        self.module = (module if device is None else module.to(device)).eval()
+        self.name, self.mean, self.std, self.channels = name or type(module).__name__, mean, std, channels
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """Class, digest of the weights, and what is done to images first."""
+        kind = type(self.module)
+        return {
+            "extractor": self.name,
+            "class": f"{kind.__module__}.{kind.__qualname__}",
+            "weights_sha256": module_digest(self.module),
+            "resize": "none" if self.size is None else f"{self.size}x{self.size} bicubic, antialiased",
+            "mean": None if self.mean is None else list(self.mean),
+            "std": None if self.std is None else list(self.std),
+            "channels": self.channels,
+        }
+
+    def __call__(self, images: Tensor) -> Features:
+        """Return what the network gives."""
+        if self.channels is not None and images.shape[1] != self.channels:
+            if images.shape[1] != 1:
+                raise DataError(f"{self.name} sees {self.channels} channels, the images have {images.shape[1]}")
+            images = images.expand(-1, self.channels, *images.shape[2:])
+        if self.size is not None:
+            images = F.interpolate(images, (self.size, self.size), mode="bicubic", antialias=True)
+        if self.mean is not None and self.std is not None:
+            shape = (-1, *(1,) * (images.ndim - 2))
+            mean, std = (images.new_tensor(v).view(shape) for v in (self.mean, self.std))
+            images = ((images + 1) / 2 - mean) / std
+        found = self.module(images)
+        return found if isinstance(found, Features) else Features(found.flatten(1))
+
+
+EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {"digits": Digits, "inception": Inception}
+"""The built-in names."""
+
+
+def extractor_for(
+    what: str | nn.Module | Extractor, *, device: str | torch.device = "cpu", weights: str | Path | None = None
+) -> Extractor:
+    """Return the extractor that a name, a module or an extractor stands for.
+
+    Args:
+        what: A name (see the top of this module), a network, or an extractor, which is returned as it is.
+        device: Where a named one runs.
+        weights: File of its weights; for "inception".
+    Raises:
+        OptionError: There is no such extractor, or what the name leads to is none.
+        MissingExtraError: What it needs is not installed.
+        DataError: Its weights cannot be had.
+    """
+    if not isinstance(what, str):
+        if isinstance(what, nn.Module):
+            return ModuleExtractor(what, device=device)
+        return what
+    if weights is not None and what != "inception":
+        raise OptionError(f"weights are for extractor 'inception', not {what!r}")
+    if what in EXTRACTORS:
+        return EXTRACTORS[what](device=device, **({} if weights is None else {"weights": weights}))
+    return _made(what, _find(what), device)
+
+
+def _find(name: str) -> Any:
+    found = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+    if found:
+        return found[0].load()
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = [*EXTRACTORS, *(entry.name for entry in entry_points(group=GROUP))]
+        raise OptionError(
+            f"no extractor named {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}; "
+            "or package.module:attribute)"
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"extractor {name!r} cannot be imported: {error}") from error
+
+
+def _made(name: str, found: Any, device: str | torch.device) -> Extractor:
+    if isinstance(found, type) or (callable(found) and not isinstance(found, nn.Module | Extractor)):
+        found = found()
+    if isinstance(found, nn.Module):
+        return ModuleExtractor(found, name=name, device=device)
+    if not isinstance(found, Extractor):
+        raise OptionError(f"extractor {name!r} is {type(found).__name__}, which has no name, identity and call")
+    return found
+
+
+def _copied(network: nn.Module, device: str | torch.device) -> nn.Module:
+    from copy import deepcopy
+
+    return deepcopy(network).to(device)

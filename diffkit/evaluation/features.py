@@ -1,0 +1,121 @@
+"""Features of images: what an extractor is, and its features of a whole data set with a digest of the data."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from diffkit._errors import DataError
+from diffkit.data.base import Data, scaled
+from diffkit.options import check_integer
+from diffkit.progress import progress as show_progress
+
+
+@frozen(eq=False)
+class Features:
+    """What an extractor sees in N images.
+
+    Attributes:
+        pool: One vector each, (N, D) float32.
+        spatial: Another that knows where things are, (N, E) float32; None if the extractor has none.
+        logits: Of the classes its network was trained for, (N, K) float32; None if there are none.
+    """
+
+    pool: Tensor
+    spatial: Tensor | None = field(default=None, repr=False)
+    logits: Tensor | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.pool)
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """A feature network."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Plain data that tells its features from those of any other: weights, resizing, versions."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Features:
+        """Return the features of images (B, C, *S), float32, in [-1, 1] if the data is on bins.
+
+        Raises:
+            DataError: The images are not of a kind it can see.
+        """
+
+
+@frozen(eq=False)
+class Extracted:
+    """Features of a data set, and which data it was.
+
+    Attributes:
+        features: Of every example, on the CPU.
+        data: Plain facts: source, count, shape, bins and the SHA-256 over all examples.
+    """
+
+    features: Features
+    data: Mapping[str, Any]
+
+
+@torch.no_grad()
+def extract(
+    extractor: Extractor,
+    data: Data,
+    *,
+    count: int | None = None,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+    label: str = "features",
+) -> Extracted:
+    """Return the features of the first ``count`` examples of data (all by default), read batch by batch.
+
+    Raises:
+        DataError: There are not so many, fewer than two, or the extractor cannot see them.
+    """
+    batch_size = check_integer("batch_size", batch_size, ge=1)
+    total = len(data) if count is None else check_integer("count", count, ge=1)
+    if total > len(data):
+        raise DataError(f"{total} examples were asked for, but the data has {len(data)}")
+    if total < 2:
+        raise DataError(f"the data has {total} example, and nothing can be said about the spread of fewer than two")
+    digest, found = hashlib.sha256(), list[Features]()
+    with show_progress(total, label, progress) as advance:
+        for start in range(0, total, batch_size):
+            index = np.arange(start, min(start + batch_size, total), dtype=np.int64)
+            images = data.batch(index).images
+            digest.update(np.ascontiguousarray(images.numpy()).tobytes())
+            found.append(extractor(scaled(images, data.bins).to(device)))
+            advance(len(index))
+    facts = {**_facts(data), "count": total, "sha256": digest.hexdigest()}
+    return Extracted(Features(*map(_joined, zip(*map(_parts, found), strict=True))), facts)
+
+
+def _facts(data: Data) -> dict[str, Any]:
+    source = data.describe().get("source", type(data).__name__)
+    return {"source": source, "shape": list(data.shape), "bins": data.bins}
+
+
+def _parts(features: Features) -> tuple[Tensor | None, ...]:
+    return tuple(
+        None if part is None else part.float().cpu() for part in (features.pool, features.spatial, features.logits)
+    )
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Any:
+    whole = [part for part in parts if part is not None]
+    return torch.cat(whole) if len(whole) == len(parts) else None

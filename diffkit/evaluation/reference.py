@@ -1,0 +1,163 @@
+"""Statistics of the data that samples are compared with, stored with everything that defines them.
+
+The file is an .npz: mu, sigma (and mu_s, sigma_s of spatial features) as in the published reference batches, so that
+either reads the other's; beside them some of the features, for the metrics that statistics are not enough for, and
+`meta`, JSON: extractor, resizing, data with its SHA-256, counts, versions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from diffkit import __version__
+from diffkit._errors import DataError
+from diffkit.data.base import Data
+from diffkit.evaluation.features import Extracted, Extractor, extract
+from diffkit.evaluation.metrics import Statistics
+from diffkit.files import replacing
+from diffkit.options import check_integer
+
+FORMAT = 1
+KEEP = 10_000
+"""Features kept by default: what precision and recall are published with (Dhariwal & Nichol 2021, arXiv:2105.05233)."""
+
+
+@frozen(eq=False)
+class Reference:
+    """What samples are compared with.
+
+    Attributes:
+        pool: Statistics of the extractor's features.
+        spatial: Of its spatial features; None if it has none.
+        features: Some of the features, (M, D) float32; None if none were kept.
+        meta: What defines them: "extractor" (its identity), "data", "kept"; empty for a file of another program.
+    """
+
+    pool: Statistics
+    spatial: Statistics | None
+    features: Tensor | None = field(repr=False)
+    meta: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, found: Extracted, extractor: Extractor, *, keep: int = KEEP) -> Reference:
+        """Return the statistics of features, keeping ``keep`` of them, evenly spread over the data."""
+        features, count = found.features, len(found.features)
+        kept = min(check_integer("keep", keep, ge=0), count)
+        rows = torch.linspace(0, count - 1, kept).round().long()
+        meta = {
+            "format": FORMAT,
+            "diffkit": __version__,
+            "torch": torch.__version__,
+            "extractor": dict(extractor.identity),
+            "data": dict(found.data),
+            "kept": kept,
+        }
+        spatial = None if features.spatial is None else Statistics.of(features.spatial)
+        return cls(Statistics.of(features.pool), spatial, features.pool[rows] if kept else None, meta)
+
+    @classmethod
+    def build(
+        cls,
+        data: Data,
+        extractor: Extractor,
+        *,
+        count: int | None = None,
+        keep: int = KEEP,
+        batch_size: int = 64,
+        device: str | torch.device = "cpu",
+        progress: bool = False,
+    ) -> Reference:
+        """Return the statistics of data; arguments as in `extract`."""
+        found = extract(
+            extractor,
+            data,
+            count=count,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+            label="features of the reference",
+        )
+        return cls.of(found, extractor, keep=keep)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file, whole or not at all."""
+        path = Path(path)
+        arrays: dict[str, Any] = {"mu": self.pool.mean.numpy(), "sigma": self.pool.covariance.numpy()}
+        if self.spatial is not None:
+            arrays |= {"mu_s": self.spatial.mean.numpy(), "sigma_s": self.spatial.covariance.numpy()}
+        if self.features is not None:
+            arrays["features"] = self.features.numpy()
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays, meta=np.array(json.dumps(self.meta)))
+        return path
+
+    def check_extractor(self, extractor: Extractor) -> None:
+        """Raise `DataError` unless these statistics are of this extractor's features."""
+        made = self.meta.get("extractor")
+        if made is None:
+            if extractor.name != "inception":
+                raise DataError(
+                    "the reference does not say which extractor made it, so it is taken for the published one; use "
+                    f"extractor 'inception', not {extractor.name!r}, or build a reference of your own"
+                )
+            return
+        now = json.loads(json.dumps(dict(extractor.identity)))
+        names = [name for name in {**made, **now} if made.get(name) != now.get(name)]
+        if names:
+            faults = [f"{name}={made.get(name)!r}, now {now.get(name)!r}" for name in names]
+            raise DataError("\n  ".join(["the reference was made by another extractor:", *faults]))
+
+
+def is_reference(path: Path) -> bool:
+    """Whether a file is .npz statistics, not images."""
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            return "mu" in loaded and "sigma" in loaded
+    except Exception:  # whatever NumPy's parsers meet in a damaged file; who reads it as images will say
+        return False
+
+
+def load_reference(path: str | Path) -> Reference:
+    """Read stored statistics, of diffkit or of the published reference batches; never unpickles.
+
+    Raises:
+        DataError: The file is missing, damaged or something else.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            arrays = {name: loaded[name] for name in loaded if name not in ("arr_0", "arr_1")}
+        meta = json.loads(str(arrays.pop("meta"))) if "meta" in arrays else {}
+        pool = _statistics(arrays["mu"], arrays["sigma"], meta)
+        spatial = _statistics(arrays["mu_s"], arrays["sigma_s"], meta) if "mu_s" in arrays else None
+    except FileNotFoundError as error:
+        raise DataError(f"{str(path)!r} is not there") from error
+    except KeyError as error:
+        raise DataError(f"{str(path)!r} holds no statistics: it has no array {error.args[0]!r}") from error
+    except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
+        raise DataError(f"{str(path)!r} cannot be read as statistics: {error}") from error
+    if meta.get("format", FORMAT) > FORMAT:
+        raise DataError(f"{str(path)!r} has format {meta['format']}, this diffkit reads up to {FORMAT}; upgrade it")
+    features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
+    return Reference(pool, spatial, features, meta)
+
+
+def _statistics(mean: Any, covariance: Any, meta: Mapping[str, Any]) -> Statistics:
+    mean, covariance = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("a value is not finite")
+    # A published batch does not say of how many; the distance does not depend on it.
+    count = int(meta.get("data", {}).get("count", 2))
+    return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), count)
