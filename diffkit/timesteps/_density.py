@@ -1,0 +1,28 @@
+"""Levels drawn in proportion to given probabilities, with the weights that undo the preference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def draw(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return levels 1..T (B,) int64 and weights 1 / (T p) (B,) float32.
+
+    Args:
+        p: Probability of each level, (T,) float64, > 0, where u is.
+        u: Uniforms in [0, 1), (B,) float64.
+    """
+    import torch
+
+    p = p.to(u.device)
+    cumulative = p.cumsum(0)
+    i = torch.searchsorted(cumulative / cumulative[-1], u, right=True).clamp(max=len(p) - 1)
+    return i + 1, (cumulative[-1] / (len(p) * p[i])).float()
+
+
+def between(edges: Tensor) -> Tensor:
+    """Probability of each level from the distribution function at 0, 1/T, ..., 1, (T+1,) -> (T,)."""
+    return edges.diff().clamp(min=0)
