@@ -75,7 +75,8 @@ def test_everything_on_the_page_works(do: Callable[[list[str]], str], tmp_path: 
             said.append(do(["bash", "-euc", text]))
         elif language == "python":
             said.append(do(["python", "-W", "error", "-c", text]))
-    listing, example, tests = said[1], said[2], said[3]
+    listing, example, tests = said[2], said[3], said[4]
+    assert (tmp_path / "work" / "acme-loss" / "pyproject.toml").is_file()
     assert re.search(r"acme_euler\s.*acme-euler", listing)
     assert re.search(r"^sampler acme-euler:acme_euler 0\.1\.0: .* s, ok$", listing, re.MULTILINE)
     assert "'name': 'acme_euler', 'options': {'eta': 0.0}, 'origin': 'acme-euler', 'version': '0.1.0'" in example

@@ -40,6 +40,7 @@ def test_each_plugin_is_reported_with_its_time_and_fault(
         site.plugin(f"acme-{name}", name, source)
     site.module("acme_prints", PLUGINS["prints"] + (site.path / "acme_good.py").read_text())
     started = time.perf_counter()
+    monkeypatch.setenv("DIFFKIT_PLUGINS", ",".join(f"acme-{name}" for name in PLUGINS))
     reports = {r.entry.name: r for r in check_plugins(["schedule"], timeout=4, workers=2)}
     assert time.perf_counter() - started < 60
     assert set(reports) == set(PLUGINS)
@@ -73,7 +74,10 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_module_prints_what_it_finds(site: Site, capsys: pytest.CaptureFixture[str]):
+def test_the_module_prints_what_it_finds(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DIFFKIT_PLUGINS", "acme")
     assert main() == 0
     assert capsys.readouterr().out == "no plugins are installed\n"
     site.plugin("acme", "ramp")
