@@ -100,7 +100,7 @@ class ProcessTable:
         time: What the backbone is conditioned on at each level, float64 (T+1,); row 0 is never read.
         index: Level in the table this one was respaced from, int64 (T+1,).
 
-    Make one with `from_betas`, `from_alpha_bar`, `from_alpha_sigma` or `from_sigmas`.
+    Make one with `from_betas`, `from_alpha_bar`, `from_alpha_sigma`, `from_sigmas` or `from_log_snr`.
     """
 
     alpha_bar: F64 = field(eq=_equal)
@@ -171,6 +171,22 @@ class ProcessTable:
         """
         sigmas = np.asarray(sigmas, dtype=np.float64)
         return cls.from_alpha_sigma(np.ones_like(sigmas), sigmas, time(sigmas) if callable(time) else time)
+
+    @classmethod
+    def from_log_snr(cls, log_snr: ArrayLike, scale: ArrayLike = 1.0, time: ArrayLike | None = None) -> ProcessTable:
+        """Table of any Gaussian path from descending log_snr at levels 1..T, (T,); level 0 is added.
+
+        Args:
+            log_snr: Natural log of alpha^2 / sigma^2; -inf allowed at T. No digits are lost at either end.
+            scale: sqrt(alpha^2 + sigma^2) at levels 1..T, (T,) or one for all; 1 is variance-preserving.
+            time: Conditioning of levels 1..T, (T,); k - 1 by default.
+        """
+        log_snr = np.asarray(log_snr, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            signal, noise = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
+        alpha_bar, noise = np.concatenate([[1.0], signal]), np.concatenate([[0.0], noise])
+        scales = np.concatenate([[1.0], np.broadcast_to(np.asarray(scale, dtype=np.float64), log_snr.shape)])
+        return cls._make(alpha_bar, noise, _betas_between(alpha_bar, noise), scales, time)
 
     @classmethod
     def _make(cls, alpha_bar: F64, noise: F64, beta: F64, scale: F64, time: ArrayLike | None) -> ProcessTable:
