@@ -11,12 +11,13 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
+from diffkit.compiling import Compile, compiled
 from diffkit.denoiser import Denoiser, Model, as_float
 from diffkit.noise import NoiseFn, Seed, noise_for
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition
-from diffkit.sampling import Moment, Program, encoding_program, sampling_program
+from diffkit.sampling import Moment, Program, Take, encoding_program, sampling_program, take_and_tell, take_step
 from diffkit.table import ProcessTable
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Call:
         clip: Clip the estimate of x_start to [-1, 1].
         transform: Applied to the estimate of x_start before clipping, or None.
         conditions: Keywords for network and guidance, tensors on the system's device.
+        compile: As in `System.sample`.
     """
 
     system: System
@@ -50,6 +52,7 @@ class Call:
     clip: bool
     transform: Transform | None
     conditions: Mapping[str, Any]
+    compile: Compile = False
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +79,23 @@ class Call:
         guidance = self.parts.guidance
         return Denoiser(self.model, self.parts.var, scales, conditions, self.transform, self.clip, guidance)
 
+    def take(self, program: Program, denoiser: Denoiser, x: Tensor, tell: bool = False) -> Take:
+        """Return one step of a program as a function, compiled if the call asks for it.
+
+        Args:
+            program, denoiser, x: What it will be called with.
+            tell: Let it return the estimate of x_start as well.
+        """
+        take = take_and_tell if tell else take_step
+        return compiled(self.system, take, self.compile, program, denoiser, x) if self.compile else take
+
+    def finish(
+        self, program: Program, rows: range, x: Tensor, noise_fn: NoiseFn | None, advance: Callable[[int], None]
+    ) -> Tensor:
+        """Walk a program from x to its end with some of the examples; see `Program.finish`."""
+        denoiser = self.denoiser(rows)
+        return program.finish(denoiser, x, noise_fn, advance, self.take(program, denoiser, x))
+
     def noise(self, rows: range) -> NoiseFn:
         """Return the stream of noise of some of the examples."""
         return noise_for(self.seed, rows, self.system.data_shape, self.device)
@@ -100,7 +120,8 @@ class Call:
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
         with evaluating(self.system, *self.networks()):
-            yield from self.program().run(self.denoiser(), x, noise_fn)
+            program, denoiser = self.program(), self.denoiser(rows)
+            yield from program.run(denoiser, x, noise_fn, self.take(program, denoiser, x, tell=True))
 
     @contextmanager
     def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:

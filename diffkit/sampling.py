@@ -72,36 +72,45 @@ class Program:
         step_row = _Row(self.columns, row, x.ndim, self.num_nodes)
         return self.sampler.step(denoise, x, state, step_row, noise, last)
 
-    def run(self, denoise: Denoise, x: Tensor, noise_fn: NoiseFn | None) -> Iterator[Moment]:
+    def run(self, denoise: Denoise, x: Tensor, noise_fn: NoiseFn | None, take: Take | None = None) -> Iterator[Moment]:
         """Walk all steps from x, yielding after each.
 
         Args:
             denoise: ``denoise(x, level) -> Prediction``.
             x: Data at the level the first step starts from.
             noise_fn: Asked once a step; None only for a deterministic sampler.
+            take: `take_and_tell`, or that compiled.
         """
-        recorder = _Recorder(denoise)
+        take = take or take_and_tell
         with torch.no_grad():
             state = self.sampler.init(x)
         for i, row in enumerate(self.rows(x, noise_fn)):
             noise = self.noise(noise_fn)
             with torch.no_grad():  # inside the step only: a generator must not leak it to its caller between yields
-                x, state = self.step(recorder, x, state, row, noise, self.is_last(i))
-            yield Moment(i + 1, self.levels[i], x, recorder.last.x_start)
+                x, state, x_start = take(self, denoise, x, state, row, noise, self.is_last(i))
+            assert x_start is not None, "a step of a trajectory tells its estimate"
+            yield Moment(i + 1, self.levels[i], x, x_start)
 
     @torch.no_grad()
     def finish(
-        self, denoise: Denoise, x: Tensor, noise_fn: NoiseFn | None, advance: Callable[[int], None] | None = None
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        noise_fn: NoiseFn | None,
+        advance: Callable[[int], None] | None = None,
+        take: Take | None = None,
     ) -> Tensor:
         """Walk all steps from x and return where they lead, keeping nothing on the way.
 
         Args:
             denoise, x, noise_fn: As in `run`.
             advance: Called with 1 after each step.
+            take: `take_step`, or that compiled.
         """
+        take = take or take_step
         state = self.sampler.init(x)
         for i, row in enumerate(self.rows(x, noise_fn)):
-            x, state = self.step(denoise, x, state, row, self.noise(noise_fn), self.is_last(i))
+            x, state, _ = take(self, denoise, x, state, row, self.noise(noise_fn), self.is_last(i))
             if advance is not None:
                 advance(1)
         return x
@@ -119,6 +128,27 @@ class Program:
     def is_last(self, i: int) -> bool:
         """Return what a step is told: that it goes to level 0, if the sampler asks at all."""
         return self.sampler.uses_last and self.may_end and i == self.num_steps - 1
+
+
+Take = Callable[[Program, Denoise, Tensor, State, Tensor, Tensor | None, bool], tuple[Tensor, State, Tensor | None]]
+"""``take(program, denoise, x, state, row, noise, last) -> x, state and, if it tells, the estimate of x_start``."""
+
+
+def take_step(
+    program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor, noise: Tensor | None, last: bool
+) -> tuple[Tensor, State, Tensor | None]:
+    """Take one step; see `Program.step`."""
+    x, state = program.step(denoise, x, state, row, noise, last)
+    return x, state, None
+
+
+def take_and_tell(
+    program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor, noise: Tensor | None, last: bool
+) -> tuple[Tensor, State, Tensor | None]:
+    """Take one step, and tell the estimate of x_start it was taken with."""
+    recorder = _Recorder(denoise)
+    x, state = program.step(recorder, x, state, row, noise, last)
+    return x, state, recorder.last.x_start
 
 
 class _Row:
@@ -145,7 +175,7 @@ class _Row:
 
 
 class _Recorder:
-    """Remembers the last prediction, so that a trajectory can show it at no cost to the step."""
+    """Remembers the last prediction."""
 
     last: Prediction
 

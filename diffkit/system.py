@@ -20,6 +20,7 @@ from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
 from diffkit.calls import Call, Transform, as_conditions, check_conditions, evaluating
 from diffkit.columns import Columns, level_columns
+from diffkit.compiling import Compile, check_compile
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, Guidance, Model, as_float
 from diffkit.noise import NoiseFn, Seed, checked_seed
@@ -200,6 +201,7 @@ class System(nn.Module):
         clip: bool | None = None,
         x_transform: Transform | None = None,
         model: Model | None = None,
+        compile: Compile = False,
         progress: bool = True,
         **conditions: Any,
     ) -> Tensor:
@@ -218,6 +220,8 @@ class System(nn.Module):
             clip: Clip the estimate of x_start to [-1, 1]; as composed by default.
             x_transform: Applied to the estimate of x_start before clipping.
             model: Called in place of the system's own network.
+            compile: True takes each step, network and guidance included, as one compiled graph, which the system keeps
+                for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
             progress: Show a bar with an ETA on standard error.
             conditions: Keywords for the network; a tensor or list of length n gives each sample its own.
         Raises:
@@ -232,6 +236,7 @@ class System(nn.Module):
             clip=clip,
             x_transform=x_transform,
             model=model,
+            compile=compile,
             **conditions,
         )
         call.check_start(start)
@@ -240,7 +245,7 @@ class System(nn.Module):
             for rows in batches:
                 noise_fn = call.noise(rows)
                 x = call.begin(rows, noise_fn, start)
-                out.append(program.finish(call.denoiser(rows), x, noise_fn, advance))
+                out.append(call.finish(program, rows, x, noise_fn, advance))
         return torch.cat(out)
 
     def trajectory(
@@ -255,6 +260,7 @@ class System(nn.Module):
         clip: bool | None = None,
         x_transform: Transform | None = None,
         model: Model | None = None,
+        compile: Compile = False,
         **conditions: Any,
     ) -> Iterator[Moment]:
         """Yield a `Moment` after every step of sampling n examples; arguments as in `sample`."""
@@ -267,6 +273,7 @@ class System(nn.Module):
             clip=clip,
             x_transform=x_transform,
             model=model,
+            compile=compile,
             **conditions,
         )
         call.check_start(start)
@@ -310,6 +317,7 @@ class System(nn.Module):
         clip: bool | None = None,
         x_transform: Transform | None = None,
         model: Model | None = None,
+        compile: Compile = False,
         progress: bool = False,
         **conditions: Any,
     ) -> Tensor:
@@ -317,7 +325,7 @@ class System(nn.Module):
 
         Args:
             x_start: Clean data, (B, C, *S).
-            steps, sampler, guidance, clip, x_transform, model, progress, conditions: As in `sample`.
+            steps, sampler, guidance, clip, x_transform, model, compile, progress, conditions: As in `sample`.
             start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
                 takes x_start for data at level 1 and ends one step past T, where no signal is left, as the published
                 code does.
@@ -335,15 +343,16 @@ class System(nn.Module):
             clip=clip,
             x_transform=x_transform,
             model=model,
+            compile=compile,
             **conditions,
         )
         if call.parts.sampler.stochastic:
             raise OptionError("encode needs a deterministic sampler, such as 'ddim' with eta=0")
-        program, denoiser = call.encoding_program(past_end=start == "level1"), call.denoiser()
+        program = call.encoding_program(past_end=start == "level1")
         with call.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":
-                x = _first_encoding_step(call, denoiser, x)
-            return program.finish(denoiser, x, None, advance)
+                x = _first_encoding_step(call, call.denoiser(), x)
+            return call.finish(program, range(len(x)), x, None, advance)
 
     def prepare(
         self,
@@ -356,6 +365,7 @@ class System(nn.Module):
         clip: bool | None = None,
         x_transform: Transform | None = None,
         model: Model | None = None,
+        compile: Compile = False,
         **conditions: Any,
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
@@ -371,6 +381,7 @@ class System(nn.Module):
             self.settings.clip_x_start if clip is None else clip,
             x_transform,
             self._conditions(conditions, n),
+            check_compile(compile, self.device),
         )
 
     def denoiser(

@@ -40,9 +40,8 @@ def extrapolate(
     if within is None:
         return torch.lerp(away_from, towards, scale)
     low, high = within
-    above = level.log_snr >= -2 * math.log(high)  # -inf where the interval has no upper end
-    below = level.log_snr < (-2 * math.log(low) if low else math.inf)
-    weight = 1 + (scale - 1) * (above & below).to(towards.dtype)
+    inside = (level.sigma > low * level.alpha) & (level.sigma / high <= level.alpha)  # high may be infinite
+    weight = 1 + (scale - 1) * inside.to(towards.dtype)
     return torch.lerp(away_from, towards, weight)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffkit._errors import OptionError
+from diffkit.compiling import Compile
 from diffkit.denoiser import Model
 from diffkit.noise import Seed
 from diffkit.options import check_integer, check_number
@@ -31,6 +32,7 @@ def image_to_image(
     batch_size: int | None = None,
     clip: bool | None = None,
     model: Model | None = None,
+    compile: Compile = False,
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
@@ -43,7 +45,7 @@ def image_to_image(
         level: k itself, 1..T of the training table.
         n: How many examples; as many as there are images by default.
         steps: As in `System.sample`: of these levels, those below k are visited, and k.
-        sampler, guidance, seed, batch_size, clip, model, progress, conditions: As in `System.sample`.
+        sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
     """
     if (strength is None) == (level is None):
@@ -62,6 +64,7 @@ def image_to_image(
         seed=seed,
         clip=clip,
         model=model,
+        compile=compile,
         **conditions,
     )
     program, batches, out = call.program(), call.batches(batch_size), []
@@ -70,5 +73,5 @@ def image_to_image(
         for rows in batches:
             noise_fn = call.noise(rows)
             x = alpha * image[rows.start : rows.stop] + sigma * noise_fn()
-            out.append(program.finish(call.denoiser(rows), x, noise_fn, advance))
+            out.append(call.finish(program, rows, x, noise_fn, advance))
     return torch.cat(out)

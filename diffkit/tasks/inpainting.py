@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.calls import Call
+from diffkit.compiling import Compile
 from diffkit.denoiser import Model
 from diffkit.noise import NoiseFn, Seed
 from diffkit.options import check_integer
@@ -39,6 +41,7 @@ def inpaint(
     batch_size: int | None = None,
     clip: bool | None = None,
     model: Model | None = None,
+    compile: Compile = False,
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
@@ -55,8 +58,8 @@ def inpaint(
         n: How many examples; as many as there are images by default.
         resample: How often each stretch is walked; 1 only replaces. 10 is the paper's.
         jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
-        steps, sampler, guidance, seed, batch_size, clip, model, progress, conditions: As in `System.sample`. The paper
-            has 250 steps of the ancestral sampler; a sampler with memory begins anew after each jump.
+        steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`;
+            the paper has 250 steps of the ancestral sampler. A sampler with memory begins anew after each jump.
     Raises:
         OptionError: A shape does not fit, or an option is wrong or has no effect.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and section 4.2; replacement alone: Song et al. 2021,
@@ -65,7 +68,15 @@ def inpaint(
     resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
     image = images_for(system, "image", image, n)
     call = system.prepare(
-        len(image), steps=steps, sampler=sampler, guidance=guidance, seed=seed, clip=clip, model=model, **conditions
+        len(image),
+        steps=steps,
+        sampler=sampler,
+        guidance=guidance,
+        seed=seed,
+        clip=clip,
+        model=model,
+        compile=compile,
+        **conditions,
     )
     mask = mask_for(system, known, call.n)
     moves = walk(call.table.num_steps, resample, jump)
@@ -108,6 +119,7 @@ class _Painting:
         self.table, self.program, self.denoiser = call.table, call.program(), call.denoiser(rows)
         self.noise_fn, self.image, self.mask = noise_fn, image, mask
         self.x = call.begin(rows, noise_fn)
+        self.take = call.take(self.program, self.denoiser, self.x)
 
     def follow(self, moves: list[Move], advance: Callable[[int], None]) -> Tensor:
         program = self.program
@@ -120,7 +132,8 @@ class _Painting:
                 state = program.sampler.init(x)
                 continue
             i = self.table.num_steps - comes_from
-            x, state = program.step(self.denoiser, x, state, steps[i], program.noise(self.noise_fn), program.is_last(i))
+            noise = program.noise(self.noise_fn)
+            x, state, _ = self.take(program, self.denoiser, x, state, steps[i], noise, program.is_last(i))
             x = torch.where(self.mask, self._known(goes_to), x)
             advance(1)
         return x
@@ -144,4 +157,4 @@ def add_noise(table: ProcessTable, x: Tensor, low: int, high: int, noise: Tensor
     """
     ratio = float(table.alpha[high] / table.alpha[low])
     variance = float(table.sigma[high]) ** 2 - (ratio * float(table.sigma[low])) ** 2
-    return ratio * x + max(variance, 0.0) ** 0.5 * noise
+    return x.mul(ratio).add(noise, alpha=math.sqrt(max(variance, 0.0)))

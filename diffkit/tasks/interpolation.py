@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffkit._errors import OptionError
+from diffkit.compiling import Compile
 from diffkit.denoiser import Model
 from diffkit.options import check_integer, check_number
 from diffkit.slots import Slot
@@ -31,6 +32,7 @@ def interpolate(
     batch_size: int | None = None,
     clip: bool | None = False,
     model: Model | None = None,
+    compile: Compile = False,
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
@@ -40,7 +42,7 @@ def interpolate(
         system: The system.
         first, second: (C, *S), in [-1, 1].
         weights: How many, evenly from the first (0) to the second (1) with both; or where, each in [0, 1].
-        steps, sampler, guidance, model, progress: As in `invert`.
+        steps, sampler, guidance, model, compile, progress: As in `invert`.
         clip: As in `invert`.
         batch_size: As in `System.sample`.
         conditions: As in `System.sample`, one value for all: both images and those between share them.
@@ -51,7 +53,14 @@ def interpolate(
     if len(ends) != 2:
         raise OptionError(f"first and second must be one image each, got {len(ends)} in all")
     how: dict[str, Any] = dict(
-        steps=steps, sampler=sampler, guidance=guidance, clip=clip, model=model, progress=progress, **conditions
+        steps=steps,
+        sampler=sampler,
+        guidance=guidance,
+        clip=clip,
+        model=model,
+        compile=compile,
+        progress=progress,
+        **conditions,
     )
     start, end = system.encode(ends, **how)
     between = torch.stack([slerp(start, end, weight) for weight in where])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit._errors import OptionError
+from diffkit.compiling import Compile
 from diffkit.denoiser import Guidance, Model
 from diffkit.guidance._linear import Operator
 from diffkit.guidance.diffpir import DiffPIR
@@ -39,6 +40,7 @@ def solve(
     batch_size: int | None = None,
     clip: bool | None = None,
     model: Model | None = None,
+    compile: Compile = False,
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
@@ -54,7 +56,7 @@ def solve(
         n: How many examples; as many as there are measurements by default.
         sampler: As in `System.sample`; by default "ancestral" for DPS, as it was published, and "ddim" for the others.
         guidance: More guidance, nearer to the network than the method, such as classifier-free.
-        steps, seed, batch_size, clip, model, progress, conditions: As in `System.sample`.
+        steps, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Raises:
         OptionError: The measurement has not the shape that the operator gives, or the operator is not linear.
     """
@@ -73,6 +75,7 @@ def solve(
         batch_size=batch_size,
         clip=clip,
         model=model,
+        compile=compile,
         progress=progress,
         measurement=measurement,
         **conditions,

@@ -8,6 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from diffkit.compiling import Compile
 from diffkit.denoiser import Model
 from diffkit.slots import Slot
 from diffkit.spacing import Spacing
@@ -48,6 +49,7 @@ def invert(
     guidance: Steered = None,
     clip: bool | None = False,
     model: Model | None = None,
+    compile: Compile = False,
     progress: bool = True,
     **conditions: Any,
 ) -> Inversion:
@@ -56,7 +58,8 @@ def invert(
     Args:
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
-        steps, sampler, guidance, model, progress, conditions: As in `System.sample`; any deterministic sampler.
+        steps, sampler, guidance, model, compile, progress, conditions: As in `System.sample`; the sampler is to be
+            deterministic.
         clip: Clip estimates of x_start. Not by default, unlike in sampling: what is clipped cannot come back.
     Raises:
         OptionError: The sampler is stochastic, or an argument is wrong.
@@ -64,7 +67,14 @@ def invert(
     """
     image = images_for(system, "image", image)
     how: dict[str, Any] = dict(
-        steps=steps, sampler=sampler, guidance=guidance, clip=clip, model=model, progress=progress, **conditions
+        steps=steps,
+        sampler=sampler,
+        guidance=guidance,
+        clip=clip,
+        model=model,
+        compile=compile,
+        progress=progress,
+        **conditions,
     )
     latent = system.encode(image, **how)
     back = system.sample(len(image), start=latent, **how)
@@ -80,6 +90,7 @@ def reconstruct(
     guidance: Steered = None,
     clip: bool | None = False,
     model: Model | None = None,
+    compile: Compile = False,
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
@@ -92,6 +103,7 @@ def reconstruct(
         guidance=guidance,
         clip=clip,
         model=model,
+        compile=compile,
         progress=progress,
         **conditions,
     )

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from diffkit._errors import OptionError
+from diffkit.compiling import Compile
 from diffkit.denoiser import Model
 from diffkit.noise import Seed
 from diffkit.options import check_integer
@@ -27,6 +28,7 @@ def super_resolve(
     batch_size: int | None = None,
     clip: bool | None = None,
     model: Model | None = None,
+    compile: Compile = False,
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
@@ -39,7 +41,7 @@ def super_resolve(
         system: The system.
         low_res: (B, c, *s) or (c, *s), in [-1, 1].
         each: How many large images for each small one.
-        steps, sampler, guidance, seed, batch_size, clip, model, progress, conditions: As in `System.sample`.
+        steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Raises:
         OptionError: The network reads no low-resolution image, or one with other channels.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 5 (conditioning by concatenation).
@@ -58,6 +60,7 @@ def super_resolve(
         batch_size=batch_size,
         clip=clip,
         model=model,
+        compile=compile,
         progress=progress,
         low_res=low_res,
         **conditions,

@@ -20,7 +20,7 @@ LAYERS = [
     {"protocols"},
     {"gaussian", "decoders"},
     PARTS | {"slots"},
-    {"calls", "columns", "denoiser", "noise", "objective", "sampling", "bound", "spec", "system"},
+    {"calls", "columns", "compiling", "denoiser", "noise", "objective", "sampling", "bound", "spec", "system"},
     {"composer", "saving"},
     {"guidance", "tasks", "likelihood", "presets", "weights", "sizing", "_sizing_trace"},
     {"data", "training", "evaluation", "explain", "_explain_text", "_explain_plot", "plugin_check"},
