@@ -223,7 +223,7 @@ def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[i
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    training = network.training
+    training, buffers = network.training, {name: b.clone() for name, b in network.named_buffers()}
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             out = network.eval()(torch.zeros(2, *data_shape, device=device), torch.ones(2, device=device))
@@ -234,3 +234,5 @@ def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[i
         return None
     finally:
         network.train(training)
+        for name, buffer in network.named_buffers():  # a network may count its calls
+            buffer.copy_(buffers[name])

@@ -217,6 +217,24 @@ def test_a_network_that_cannot_be_asked_is_checked_at_its_first_call():
         system.sample(2, steps=2, progress=False)
 
 
+class Counting(Tiny):
+    """Counts its calls, as batch normalization does."""
+
+    def __init__(self):
+        super().__init__(3, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, time):
+        self.calls += 1
+        return super().forward(x, time)
+
+
+def test_asking_a_network_leaves_it_as_it_was():
+    network = Counting().train()
+    diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8))
+    assert network.calls == 0 and network.training
+
+
 def test_a_composition_without_a_network_takes_one_at_every_call():
     system = diffkit.compose(schedule="cosine", backbone=None, data_shape=(3, 8, 8))
     with pytest.raises(errors.OptionError, match="composed with backbone=None; pass model= to this call"):
