@@ -1,0 +1,150 @@
+"""The small IDDPM U-Net (3x32x32, 64 channels, 2 blocks, batch 8) against the same network elsewhere, in CPU time.
+
+azula's ADM plugin holds guided-diffusion's own code and takes the very same weights; it recomputes activations in the
+backward pass whatever one asks, so it is run as it is and without. diffusers' UNet2DModel is the nearest network that
+library can build. Peers that are not installed are left out; only their U-Nets are used.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+from conftest import interleaved, ratio
+from torch import Tensor, nn
+
+from diffkit.backbones.unet import UNet
+
+SHAPE, BATCH, ROUNDS = (3, 32, 32), 8, 11
+RECIPE = UNet(channels=64, num_res_blocks=2, channel_mult=(1, 2, 2, 2), attention_resolutions=(16, 8), num_heads=4)
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    return torch.randn(BATCH, *SHAPE), torch.rand(BATCH) * 1000
+
+
+def ours() -> nn.Module:
+    """The network, every weight random, so that equal outputs mean equal wiring."""
+    network = RECIPE.build(SHAPE, 3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / max(parameter[0].numel(), 4) ** 0.5)
+    return network
+
+
+def azulas(network: nn.Module, *, recompute: bool) -> nn.Module | None:
+    """guided-diffusion's network with the same weights, from azula; None if azula is not installed."""
+    try:
+        from azula.plugins.adm._src.unet import AttentionBlock, ResBlock, UNetModel
+    except ImportError:
+        return None
+    peer = UNetModel(
+        image_size=SHAPE[1],
+        in_channels=SHAPE[0],
+        model_channels=RECIPE.channels,
+        out_channels=3,
+        num_res_blocks=RECIPE.num_res_blocks,
+        attention_resolutions=(2, 4),  # factors: 16 and 8 of 32 pixels
+        channel_mult=RECIPE.channel_mult,
+        num_heads=RECIPE.num_heads,
+        use_scale_shift_norm=True,
+    )
+    peer.load_state_dict(network.state_dict(), strict=True)
+    if not recompute:
+        for module in peer.modules():
+            if isinstance(module, ResBlock | AttentionBlock):
+                module.forward = module._forward
+    return peer
+
+
+def diffusers_unet() -> nn.Module | None:
+    """The nearest network of diffusers; None if it is not installed."""
+    try:
+        from diffusers import UNet2DModel
+    except ImportError:
+        return None
+    return UNet2DModel(
+        sample_size=SHAPE[1],
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=2,
+        block_out_channels=tuple(RECIPE.channels * int(mult) for mult in RECIPE.channel_mult),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=32,  # four heads of 128 channels
+        resnet_time_scale_shift="scale_shift",
+        norm_num_groups=32,
+    )
+
+
+def forward(network: nn.Module, x: Tensor, time: Tensor, *, bf16: bool = False, wrapped: bool = False) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = network(x, time)
+        result: Tensor = out.sample if wrapped else out
+    return result
+
+
+def networks() -> dict[str, tuple[nn.Module, dict[str, bool]]]:
+    """Case -> network and how to call it."""
+    mine = ours()
+    found: dict[str, tuple[nn.Module | None, dict[str, bool]]] = {
+        "diffkit": (mine, {}),
+        "azula": (azulas(mine, recompute=False), {}),
+        "azula as it is": (azulas(mine, recompute=True), {}),
+        "diffusers": (diffusers_unet(), {"wrapped": True}),
+        "diffkit bf16": (mine, {"bf16": True}),
+        "azula bf16": (azulas(mine, recompute=False), {"bf16": True}),
+    }
+    return {name: (network, options) for name, (network, options) in found.items() if network is not None}
+
+
+def rows(seconds: dict[str, list[float]], sizes: dict[str, int]) -> list[dict[str, object]]:
+    """One row per case, with its speed as a multiple of azula's float32 and of diffkit's."""
+    found = []
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        row: dict[str, object] = {
+            "case": name,
+            "parameters": sizes[name],
+            "ms": round(median * 1e3, 1),
+            "images_per_cpu_second": round(BATCH / median, 2),
+            "times_diffkit": ratio(seconds["diffkit"], taken),
+        }
+        if "azula" in seconds:
+            row["times_azula"] = ratio(seconds["azula"], taken)
+        found.append(row)
+    return found
+
+
+def run(record, name: str, step: Callable[..., object], rounds: int) -> None:
+    cases = networks()
+    x, time = inputs()
+    with torch.no_grad():
+        want = forward(cases["diffkit"][0], x, time)
+        if "azula" in cases:
+            got = forward(cases["azula"][0], x, time)
+            assert (got - want).abs().max() <= 1e-5 * want.abs().max(), "the peer is not the same network"
+    calls = {
+        case: (lambda network=network, options=options: step(network, x, time, options))
+        for case, (network, options) in cases.items()
+    }
+    sizes = {case: sum(p.numel() for p in network.parameters()) for case, (network, _) in cases.items()}
+    record(name, rows(interleaved(calls, rounds), sizes))
+
+
+def test_forward(record):
+    def step(network, x, time, options):
+        with torch.no_grad():
+            forward(network, x, time, **options)
+
+    run(record, "network_forward", step, ROUNDS)
+
+
+def test_forward_and_backward(record):
+    def step(network, x, time, options):
+        forward(network, x, time, **options).float().square().mean().backward()
+        network.zero_grad(set_to_none=True)
+
+    run(record, "network_forward_backward", step, ROUNDS)
