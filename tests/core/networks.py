@@ -17,4 +17,6 @@ class Tiny(nn.Module):
 
     def forward(self, x, time, y=None):
         extra = 0 if y is None else y.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
-        return self.convolution(x) + self.shift[0] * (time / 1000).to(x.dtype).view(-1, *(1,) * (x.ndim - 1)) + 0.1 * extra
+        return (
+            self.convolution(x) + self.shift[0] * (time / 1000).to(x.dtype).view(-1, *(1,) * (x.ndim - 1)) + 0.1 * extra
+        )
