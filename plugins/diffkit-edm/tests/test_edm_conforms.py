@@ -1,11 +1,10 @@
-"""Every part passes diffkit's conformance kit; the orders declared are the orders measured."""
+"""Every part passes diffkit's conformance kit, which measures the orders that samplers declare."""
 
 from __future__ import annotations
 
-import pytest
 from diffkit_edm import EDM, EDMHeun, EDMKarras, EDMLogNormal, EDMLoss, EDMStochastic
 
-from diffkit.testing import Check, measured_orders, parametrize_checks
+from diffkit.testing import Check, parametrize_checks
 
 
 @parametrize_checks("schedule", EDMKarras(), EDMKarras(0.01, 50, 3))
@@ -28,17 +27,7 @@ def test_timesteps(check: Check):
     check()
 
 
-# With churn=40 the order only shows beyond the steps the kit takes, see below; a noise_scale that is not 1 is meant to
-# break the marginals.
-@parametrize_checks(
-    "sampler", EDMHeun(), EDMStochastic(churn=20), EDMStochastic(churn=5, churn_min=0), EDMStochastic(0)
-)
+# A noise_scale that is not 1 is meant to break the marginals.
+@parametrize_checks("sampler", EDMHeun(), EDMStochastic(), EDMStochastic(churn=5, churn_min=0), EDMStochastic(0))
 def test_sampler(check: Check):
     check()
-
-
-@pytest.mark.slow
-def test_with_much_churn_the_error_falls_with_the_square_of_the_step():
-    orders = measured_orders(EDMStochastic(churn=40), (320, 640, 1280))
-    assert set(orders) == {"vp", "ve", "linear"}
-    assert all(1.9 < order < 2.1 for order in orders.values()), orders
