@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import attrs
+import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile, compiled
-from diffkit.denoiser import Denoiser, Model, as_float
+from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions
 from diffkit.noise import NoiseFn, Seed, noise_for
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition
 from diffkit.sampling import Moment, Program, Take, encoding_program, sampling_program, take_and_tell, take_step
-from diffkit.table import ProcessTable
+from diffkit.table import Coefs, ProcessTable
 
 if TYPE_CHECKING:
     from diffkit.system import System
@@ -79,6 +81,15 @@ class Call:
         guidance = self.parts.guidance
         return Denoiser(self.model, self.parts.var, scales, conditions, self.transform, self.clip, guidance)
 
+    def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:
+        """Return a denoiser for every step of a program: without guidance in the steps where it would be idle."""
+        whole = self.denoiser(rows)
+        acting = _acting(program, whole.guidance)
+        if all(all(each) for each in acting):
+            return whole
+        found = {each: _guided_by(whole, each) for each in set(acting)}
+        return [found[each] for each in acting]
+
     def take(self, program: Program, denoiser: Denoiser, x: Tensor, tell: bool = False) -> Take:
         """Return one step of a program as a function, compiled if the call asks for it.
 
@@ -93,8 +104,8 @@ class Call:
         self, program: Program, rows: range, x: Tensor, noise_fn: NoiseFn | None, advance: Callable[[int], None]
     ) -> Tensor:
         """Walk a program from x to its end with some of the examples; see `Program.finish`."""
-        denoiser = self.denoiser(rows)
-        return program.finish(denoiser, x, noise_fn, advance, self.take(program, denoiser, x))
+        take = self.take(program, self.denoiser(rows), x)
+        return program.finish(self.denoisers(program, rows), x, noise_fn, advance, take)
 
     def noise(self, rows: range) -> NoiseFn:
         """Return the stream of noise of some of the examples."""
@@ -120,8 +131,9 @@ class Call:
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
         with evaluating(self.system, *self.networks()):
-            program, denoiser = self.program(), self.denoiser(rows)
-            yield from program.run(denoiser, x, noise_fn, self.take(program, denoiser, x, tell=True))
+            program = self.program()
+            take = self.take(program, self.denoiser(rows), x, tell=True)
+            yield from program.run(self.denoisers(program, rows), x, noise_fn, take)
 
     @contextmanager
     def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
@@ -139,6 +151,22 @@ def check_conditions(parts: Composition, conditions: Mapping[str, Any]) -> None:
     for guidance in parts.guidance:
         for name in sorted(guidance.required_conditions - set(conditions)):
             raise OptionError(f"{type(guidance).__name__} needs the condition {name!r}; pass {name}=...")
+
+
+def _acting(program: Program, guidance: tuple[Guidance, ...]) -> list[tuple[bool, ...]]:
+    """Which guidance acts at some level of each step."""
+    blocks = [block for name, block in program.columns.blocks.items() if name != "coef"]
+    levels = [Coefs(block["alpha"], block["sigma"], block["log_snr"]) for block in blocks]
+    idle = [np.all([one.idle(at) for at in levels], axis=0) for one in guidance]
+    return [tuple(not off[i] for off in idle) for i in range(program.num_steps)]
+
+
+def _guided_by(denoiser: Denoiser, acting: tuple[bool, ...]) -> Denoiser:
+    """A denoiser with some of its guidance; what the others kept to themselves still does not reach the network."""
+    guidance = tuple(one for one, acts in zip(denoiser.guidance, acting, strict=True) if acts)
+    left_out = own_conditions(denoiser.guidance) - own_conditions(guidance)
+    conditions = {name: value for name, value in denoiser.conditions.items() if name not in left_out}
+    return attrs.evolve(denoiser, guidance=guidance, conditions=conditions)
 
 
 @contextmanager

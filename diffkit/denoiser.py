@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from attrs import field, frozen
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
@@ -24,7 +26,7 @@ from diffkit.gaussian import decode
 from diffkit.protocols import Composition, Level, Prediction, VarianceParameterization
 
 if TYPE_CHECKING:
-    from diffkit.table import F64, ProcessTable
+    from diffkit.table import F64, Coefs, ProcessTable
 
 Model = Callable[..., Tensor]
 """``model(x, time, **conditions) -> (B, C * (1 + extra_outputs), *S)``."""
@@ -127,6 +129,13 @@ class Guidance(Protocol):
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return float64 columns (T+1,) of the table in use; `Level.var` then has them, under names all share."""
         return {}
+
+    def idle(self, at: Coefs) -> NDArray[np.bool_]:
+        """Return at which levels it is certain to change nothing, of the shape of at's float64 arrays.
+
+        A step all of whose levels are idle is taken without it, which spares its evaluations.
+        """
+        return np.zeros(np.shape(at.alpha), dtype=bool)
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the guided estimate before clipping.
@@ -241,8 +250,13 @@ class Denoiser:
         return self.guidance[depth - 1].guide(evaluate, x, level, conditions)
 
     def _for_network(self, conditions: Conditions) -> Conditions:
-        kept = frozenset().union(*(guidance.own_conditions for guidance in self.guidance))
+        kept = own_conditions(self.guidance)
         return {name: value for name, value in conditions.items() if name not in kept}
+
+
+def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:
+    """Return the conditions that some guidance keeps from the network."""
+    return frozenset().union(*(one.own_conditions for one in guidance))
 
 
 def as_float(x: Tensor) -> Tensor:

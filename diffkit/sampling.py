@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from diffkit.columns import Columns, level_columns, node_columns
 from diffkit.noise import NoiseFn
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
 from diffkit.table import F64, Coefs, ProcessTable, Steps
+
+Denoisers = Denoise | Sequence[Denoise]
+"""One denoiser for all steps, or one for each."""
 
 
 @frozen(eq=False)
@@ -72,11 +76,13 @@ class Program:
         step_row = _Row(self.columns, row, x.ndim, self.num_nodes)
         return self.sampler.step(denoise, x, state, step_row, noise, last)
 
-    def run(self, denoise: Denoise, x: Tensor, noise_fn: NoiseFn | None, take: Take | None = None) -> Iterator[Moment]:
+    def run(
+        self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, take: Take | None = None
+    ) -> Iterator[Moment]:
         """Walk all steps from x, yielding after each.
 
         Args:
-            denoise: ``denoise(x, level) -> Prediction``.
+            denoise: ``denoise(x, level) -> Prediction``, or one for each step.
             x: Data at the level the first step starts from.
             noise_fn: Asked once a step; None only for a deterministic sampler.
             take: `take_and_tell`, or that compiled.
@@ -84,17 +90,17 @@ class Program:
         take = take or take_and_tell
         with torch.no_grad():
             state = self.sampler.init(x)
-        for i, row in enumerate(self.rows(x, noise_fn)):
+        for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
             noise = self.noise(noise_fn)
             with torch.no_grad():  # inside the step only: a generator must not leak it to its caller between yields
-                x, state, x_start = take(self, denoise, x, state, row, noise, self.is_last(i))
+                x, state, x_start = take(self, denoiser, x, state, row, noise, self.is_last(i))
             assert x_start is not None, "a step of a trajectory tells its estimate"
             yield Moment(i + 1, self.levels[i], x, x_start)
 
     @torch.no_grad()
     def finish(
         self,
-        denoise: Denoise,
+        denoise: Denoisers,
         x: Tensor,
         noise_fn: NoiseFn | None,
         advance: Callable[[int], None] | None = None,
@@ -109,8 +115,8 @@ class Program:
         """
         take = take or take_step
         state = self.sampler.init(x)
-        for i, row in enumerate(self.rows(x, noise_fn)):
-            x, state, _ = take(self, denoise, x, state, row, self.noise(noise_fn), self.is_last(i))
+        for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
+            x, state, _ = take(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
             if advance is not None:
                 advance(1)
         return x
@@ -120,6 +126,11 @@ class Program:
         if self.sampler.stochastic and noise_fn is None:
             raise OptionError("this sampler adds noise, so it needs noise_fn")
         return self.columns.on(x.device, x.dtype).unbind()
+
+    def _each(self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None) -> Iterator[tuple[Tensor, Denoise]]:
+        """Each step's row and denoiser."""
+        each = denoise if isinstance(denoise, Sequence) else repeat(denoise)
+        return zip(self.rows(x, noise_fn), each, strict=False)
 
     def noise(self, noise_fn: NoiseFn | None) -> Tensor | None:
         """Return the noise of the next step; None if the sampler is deterministic."""

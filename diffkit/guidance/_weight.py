@@ -6,11 +6,17 @@ import math
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.protocols import Level
+from diffkit.table import Coefs
+
+_ROUNDING = 1e-5
+"""Levels are float32 where the interval is looked at; so near to its ends it decides for itself."""
 
 
 def interval() -> Any:
@@ -43,6 +49,15 @@ def extrapolate(
     inside = (level.sigma > low * level.alpha) & (level.sigma / high <= level.alpha)  # high may be infinite
     weight = 1 + (scale - 1) * inside.to(towards.dtype)
     return torch.lerp(away_from, towards, weight)
+
+
+def outside(within: tuple[float, float] | None, at: Coefs) -> NDArray[np.bool_]:
+    """Return at which levels `extrapolate` is certain to change nothing: those outside by more than rounding."""
+    if within is None:
+        return np.zeros(np.shape(at.alpha), dtype=bool)
+    low, high = within
+    below, above = at.sigma < low * at.alpha * (1 - _ROUNDING), at.sigma / high > at.alpha * (1 + _ROUNDING)
+    return np.asarray((at.sigma == 0) | below | above)
 
 
 def _is_number(value: object) -> bool:

@@ -6,15 +6,18 @@ from collections.abc import Iterable
 from typing import Any
 
 import attrs
+import numpy as np
 from attrs import field, frozen
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
 from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance, Model
-from diffkit.guidance._weight import extrapolate, interval
+from diffkit.guidance._weight import extrapolate, interval, outside
 from diffkit.options import number
 from diffkit.protocols import Composition, Level
 from diffkit.system import System
+from diffkit.table import Coefs
 
 
 def _check_model(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -65,6 +68,10 @@ class Autoguidance(Guidance):
         """Return this guidance with the worse system's network."""
         network = self.model.backbone if isinstance(self.model, System) else None
         return self if network is None else attrs.evolve(self, model=network)
+
+    def idle(self, at: Coefs) -> NDArray[np.bool_]:
+        """Return which levels lie outside of the interval."""
+        return outside(self.interval, at)
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the estimate moved away from the worse network's."""

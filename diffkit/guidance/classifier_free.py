@@ -6,15 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from attrs import field, frozen
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance, evaluate_together
-from diffkit.guidance._weight import extrapolate, interval
+from diffkit.guidance._weight import extrapolate, interval, outside
 from diffkit.options import flag, number
 from diffkit.protocols import Composition, Level
+from diffkit.table import Coefs
 
 
 def _check_null(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -31,7 +34,8 @@ class ClassifierFree(Guidance):
 
     Attributes:
         scale: 1 is the network as it is, 0 without the condition, above 1 stronger than it was trained.
-        interval: (low, high): guide only where the noise-to-signal ratio sigma / alpha is above low and at most high.
+        interval: (low, high): guide only where the noise-to-signal ratio sigma / alpha is above low and at most high;
+            steps outside of it cost a single evaluation.
         rescale: Share in [0, 1] of bringing the standard deviation of each example's estimate back to what it is with
             the condition, against overexposure at a large scale; 0.7 is the paper's.
         null: Conditions that mean "none": name -> a number for all, a tensor (one row, or one for each example), or
@@ -71,6 +75,10 @@ class ClassifierFree(Guidance):
         if self.null is not None or parts.backbone is None:
             return self
         return attrs.evolve(self, null=parts.backbone.null_conditions())
+
+    def idle(self, at: Coefs) -> NDArray[np.bool_]:
+        """Return which levels lie outside of the interval."""
+        return outside(self.interval, at)
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the estimate moved away from that without the condition."""

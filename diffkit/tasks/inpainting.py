@@ -78,6 +78,9 @@ def inpaint(
         compile=compile,
         **conditions,
     )
+    if call.parts.sampler.route(call.table.log_snr) is not None:
+        label = call.parts.label("sampler")
+        raise OptionError(f"{label} walks the levels in its own way, and inpainting in another; use another sampler")
     mask = mask_for(system, known, call.n)
     moves = walk(call.table.num_steps, resample, jump)
     batches = call.batches(batch_size)
@@ -116,10 +119,11 @@ class _Painting:
     """One batch on its way."""
 
     def __init__(self, call: Call, rows: range, noise_fn: NoiseFn, image: Tensor, mask: Tensor):
-        self.table, self.program, self.denoiser = call.table, call.program(), call.denoiser(rows)
+        self.table, self.program = call.table, call.program()
+        self.denoisers = call.denoisers(self.program, rows)
         self.noise_fn, self.image, self.mask = noise_fn, image, mask
         self.x = call.begin(rows, noise_fn)
-        self.take = call.take(self.program, self.denoiser, self.x)
+        self.take = call.take(self.program, call.denoiser(rows), self.x)
 
     def follow(self, moves: list[Move], advance: Callable[[int], None]) -> Tensor:
         program = self.program
@@ -133,7 +137,8 @@ class _Painting:
                 continue
             i = self.table.num_steps - comes_from
             noise = program.noise(self.noise_fn)
-            x, state, _ = self.take(program, self.denoiser, x, state, steps[i], noise, program.is_last(i))
+            denoiser = self.denoisers[i] if isinstance(self.denoisers, list) else self.denoisers
+            x, state, _ = self.take(program, denoiser, x, state, steps[i], noise, program.is_last(i))
             x = torch.where(self.mask, self._known(goes_to), x)
             advance(1)
         return x

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import diffkit
 from diffkit._errors import CompositionError, OptionError
+from diffkit.denoiser import Guidance
 from diffkit.guidance import Autoguidance, ClassifierFree, DynamicThreshold, StaticThreshold
 
 NULL = {"y": 3}
@@ -107,6 +108,49 @@ def test_the_interval_holds_row_by_row(low, width):
             torch.testing.assert_close(got[i], all_guided[i])
         else:
             assert torch.equal(got[i], plain[i])
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "heun", "dpm_solver_2"])
+def test_steps_outside_of_the_interval_cost_one_evaluation(sampler):
+    """And are what they would be if the null class were evaluated there, too."""
+    system, interval = system_of(), (0.2, 2.0)
+    outer = Always(ClassifierFree(3.0, interval=interval, null=NULL))
+    how = dict(sampler=sampler, seed=0, y=Y, progress=False)
+    spared = system.sample(3, guidance=ClassifierFree(3.0, interval=interval, null=NULL), **how)
+    calls = list(system.backbone.calls)
+    system.backbone.calls.clear()
+    torch.testing.assert_close(spared, system.sample(3, guidance=outer, **how), rtol=1e-4, atol=1e-4)
+    assert len(calls) == len(system.backbone.calls) and set(system.backbone.calls) == {6}
+    ratio = system.table.sigma[1:] / system.table.alpha[1:]
+    inside = int(((ratio > interval[0]) & (ratio <= interval[1])).sum())
+    if sampler == "ancestral":
+        touched = [i for i in range(20) if calls[19 - i] == 6]
+        assert inside <= len(touched) <= inside + 1 and set(calls) == {3, 6}
+    assert calls[0] == calls[-1] == 3
+
+
+class Always(Guidance):
+    """A guidance that says it is never idle."""
+
+    def __init__(self, guidance):
+        self.guidance = guidance
+
+    def guide(self, evaluate, x, level, conditions):
+        return self.guidance.guide(evaluate, x, level, conditions)
+
+
+def test_what_an_idle_guidance_keeps_to_itself_never_reaches_the_network():
+    class Keeping(Always):
+        own_conditions = frozenset(["secret"])
+
+        def idle(self, at):
+            return at.alpha < 2
+
+    system = system_of()
+    guidance = Keeping(ClassifierFree(3.0, null=NULL))
+    how = dict(steps=3, seed=0, y=Y, progress=False)
+    quiet = system.sample(3, guidance=guidance, secret=5, **how)
+    torch.testing.assert_close(quiet, system.sample(3, **how))
 
 
 @pytest.mark.parametrize(("interval", "guided"), [((0.0, float("inf")), True), ((1e6, float("inf")), False)])

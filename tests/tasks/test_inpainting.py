@@ -157,6 +157,7 @@ BAD = [
     (dict(seed=[1, 2]), "seed must be one number, or one for each of 3 examples, got 2"),
     (dict(seed=-1), "seed must be >= 0, got -1"),
     (dict(sampler="dddim"), "no sampler named 'dddim'"),
+    (dict(sampler="restart", jump=1), "sampler 'restart' walks the levels in its own way, and inpainting in another"),
 ]
 
 
