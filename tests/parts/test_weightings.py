@@ -49,7 +49,7 @@ def test_the_declared_curve_is_the_measured_one(loss, mean):
         ("soft_min_snr", lambda snr: 4 * snr / (4 + snr)),
         (("sigmoid", {"measure": "level"}), lambda snr: snr / (1 + snr * math.exp(-2))),
     ],
-    ids=str,
+    ids=["p2", "p2_gamma_0", "snr_plus_one", "truncated_snr", "soft_min_snr", "sigmoid"],
 )
 def test_the_published_curves(loss, curve):
     system = make(loss)
