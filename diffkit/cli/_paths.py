@@ -35,3 +35,8 @@ def check_folder(flag: str, path: Path) -> None:
     nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise OptionError(f"{flag} {path} cannot be made: {nearest} cannot be written to")
+
+
+def beside(folder: Path, name: str) -> Path | None:
+    """Where a result about a run is kept unless another place is named: in its folder; None if that is read-only."""
+    return folder / name if folder.is_dir() and os.access(folder, os.W_OK) else None

@@ -13,11 +13,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
-from diffkit.cli._paths import check_file, check_folder
+from diffkit.cli._paths import beside, check_file, check_folder
 from diffkit.cli._takes import Given, Takes
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Options:
             default.
         ode: Solve the flow ODE instead: exact likelihood, for data on bins under uniform dequantization.
         probes: Of the flow ODE's divergence; 0 computes it exactly, with a backward pass for each dimension.
-        out: Write every number into this .npz file.
+        out: Write every number into this .npz file; by default nll.npz, or ode.npz, in the folder of the system.
         published: Write the three files of the published script into this folder.
         plot: Draw the terms into this file too, such as terms.png.
         seed: Decides which examples are drawn, levels and noise.
@@ -82,6 +83,8 @@ def run(given: Given) -> None:
 
     options = given.make(Options)
     _check(options, given)
+    if options.out is None:
+        options = attrs.evolve(options, out=beside(options.run, "ode.npz" if options.ode else "nll.npz"))
     data = _open(*given.parts["data"])
     index = chosen(len(data), options.num, options.seed)
     with ranks() as among:

@@ -14,11 +14,12 @@ from torch import nn
 
 from diffkit import __version__
 from diffkit._errors import OptionError, did_you_mean
-from diffkit.data.base import as_data
+from diffkit.data.base import Data, as_data
 from diffkit.evaluation import metrics as measure
 from diffkit.evaluation.extractors import extractor_for
 from diffkit.evaluation.features import Extractor, Features, extract
 from diffkit.evaluation.reference import Reference, is_reference, load_reference
+from diffkit.evaluation.samples import read
 from diffkit.options import check_integer
 
 METRICS = ("fid", "sfid", "kid", "inception_score", "precision_recall")
@@ -130,7 +131,7 @@ def evaluate(
         DataError: The data cannot be read, or is not what the extractor sees or the statistics were made of.
         MissingExtraError: What a metric or the extractor needs is not installed.
     """
-    _known(metrics)
+    check_metrics(metrics)
     network = extractor_for(extractor, device=device, weights=weights)
     options = dict(neighbours=neighbours, kid_subsets=kid_subsets, split_size=split_size, seed=seed)
     for name, value in options.items():
@@ -138,7 +139,7 @@ def evaluate(
     against = _reference(reference, network, batch_size, device, progress)
     found = extract(
         network,
-        as_data(samples),
+        _data(samples),
         count=count,
         batch_size=batch_size,
         device=device,
@@ -156,10 +157,17 @@ def evaluate(
         "options": {name: value for name, value in options.items() if _matters(name, chosen)},
         "versions": _versions(),
     }
-    return Evaluation(tuple(values), settings, tuple(_remarks(len(found.features), against, chosen)))
+    return Evaluation(tuple(values), settings, tuple(_remarks(found.data, against, chosen)))
 
 
-def _known(metrics: Sequence[str] | None) -> None:
+def _data(what: Any) -> Data:
+    """Data of any kind; the images of a folder as they are."""
+    path = Path(what) if isinstance(what, str | Path) else None
+    return read(path) if path is not None and path.exists() else as_data(what)
+
+
+def check_metrics(metrics: Sequence[str] | None) -> None:
+    """Raise `OptionError` unless every name is one of `METRICS`; None stands for all."""
     for name in metrics or ():
         if name not in METRICS:
             raise OptionError(f"no metric named {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})")
@@ -173,7 +181,7 @@ def _reference(what: Any, network: Extractor, batch_size: int, device: Any, prog
     if isinstance(what, Reference):
         what.check_extractor(network)
         return what
-    data = as_data(what)
+    data = _data(what)
     keep = len(data)
     return Reference.build(data, network, keep=keep, batch_size=batch_size, device=device, progress=progress)
 
@@ -238,16 +246,19 @@ def _matters(option: str, chosen: Sequence[str]) -> bool:
     return owner.get(option, "kid") in chosen
 
 
-def _remarks(count: int, reference: Reference, chosen: Sequence[str]) -> list[str]:
+def _remarks(samples: Mapping[str, Any], reference: Reference, chosen: Sequence[str]) -> list[str]:
     found = []
+    count, real = samples["count"], reference.meta.get("data", {})
     if "fid" in chosen and count < 10_000:
         found.append(
             f"FID is biased upwards by few samples; {count} is less than the 10,000 to 50,000 that published figures "
             "are of, so compare it with figures of the same counts only"
         )
     dimensions = len(reference.pool.mean)
-    if "fid" in chosen and min(count, reference.meta.get("data", {}).get("count", count)) <= dimensions:
+    if "fid" in chosen and min(count, real.get("count", count)) <= dimensions:
         found.append(f"there are no more examples than the {dimensions} features, so the covariance is singular")
+    if real and real["shape"] != samples["shape"]:
+        found.append(f"samples have shape {samples['shape']}, the reference {real['shape']}")
     if not reference.meta:
         found.append("the reference does not say which data and extractor it is of; taken for the published inception")
     return found

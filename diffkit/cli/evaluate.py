@@ -1,0 +1,202 @@
+"""Measure samples against data: FID, KID, precision and recall, inception score, by any feature network.
+
+Samples are a folder of images, the .npz of diffkit sample or of the published scripts, or a saved system, from which
+they are drawn first. They are compared with --data, or with stored statistics (--reference), which --save-reference
+writes; without samples it does nothing else. Every number is printed with the settings that decide it.
+The network of published figures is --extractor inception: its weights are fetched when it is first used. Offline, put
+the file that the error names in its place, or give its path as --weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from diffkit._errors import OptionError
+from diffkit.cli._options import POSITIONAL
+from diffkit.cli._paths import beside, check_file
+from diffkit.cli._takes import Given, Takes
+
+if TYPE_CHECKING:
+    from diffkit.data.base import Data
+    from diffkit.evaluation import Extractor, Reference
+
+RESULT = "evaluation.json"
+"""File of a run's own folder that the result is written to by default."""
+
+
+@frozen
+class Options:
+    """Options of ``diffkit evaluate``.
+
+    Attributes:
+        samples: A folder of images, a .npz file, or a saved system or training run; none to make a reference only.
+        reference: Stored statistics in place of --data: a file of --save-reference, or a published one with mu, sigma.
+        save_reference: Write the statistics of --data into this .npz file.
+        extractor: Feature network: inception, digits, an installed one by name, or package.module:attribute.
+        weights: File of the weights of inception, where they cannot be fetched.
+        metrics: Some of fid, sfid, kid, inception_score, precision_recall; by default all that can be had.
+        num: How many samples: the first ones of files, or as many as are drawn from a system.
+        size: Height and width to resize sample images to; by default they have to be of one size, and stay as they are.
+        steps: How many levels sampling visits, where samples are drawn.
+        seed: Decides what is drawn, and the subsets of KID.
+        batch_size: How many images are drawn or looked at at a time.
+        neighbours: Of precision and recall.
+        kid_subsets: How many random subsets KID is the mean of.
+        kid_subset_size: Examples of each, at most those there are.
+        split_size: Examples of each split of the inception score.
+        out: Write numbers and settings into this .json file; by default evaluation.json in the folder of the system.
+        device: Such as cpu or cuda; a GPU if there is one.
+    """
+
+    samples: Path | None = field(default=None, metadata=POSITIONAL)
+    reference: Path | None = None
+    save_reference: Path | None = None
+    extractor: str = "inception"
+    weights: Path | None = None
+    metrics: tuple[str, ...] = ()
+    num: int | None = None
+    size: tuple[int, ...] | None = None
+    steps: int | str | tuple[int, ...] | None = None
+    seed: int = 0
+    batch_size: int = 64
+    neighbours: int = 3
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    split_size: int = 5000
+    out: Path | None = None
+    device: str | None = None
+
+
+DRAWN = 1000
+"""Samples that are drawn from a system by default."""
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes(
+        {"Options": Options},
+        {"sampler": None, "data": None},
+        config=True,
+        defaults={"sampler": "as it was composed", "num": "all, or 1000 of a system"},
+    )
+
+
+def run(given: Given) -> None:
+    """Measure, and print and write what was found."""
+    options = given.make(Options)
+    system = options.samples is not None and (options.samples / "spec.json").is_file()
+    out = beside(options.samples, RESULT) if system and options.samples and options.out is None else options.out
+    _check(options, given, out, system)
+    from diffkit.cli._device import device
+    from diffkit.evaluation import extractor_for
+
+    where = device(options.device)
+    network = extractor_for(options.extractor, device=where, weights=options.weights)
+    for path in (options.save_reference, out):
+        if path is not None:
+            print(f"writing {path}", flush=True)
+    samples = None
+    if options.samples is not None:
+        samples = _drawn(options, given, options.samples) if system else _read(options, options.samples)
+    reference = _reference(options, given, network, where)
+    if options.save_reference is not None:
+        reference.save(options.save_reference)
+    if samples is None:
+        print(f"statistics of {reference.meta['data']['count']} examples by {network.name}")
+    else:
+        _measure(samples, reference, network, options, out, where)
+
+
+def _measure(
+    samples: Data, reference: Reference, network: Extractor, options: Options, out: Path | None, where: Any
+) -> None:
+    from diffkit.evaluation import evaluate
+
+    found = evaluate(
+        samples,
+        reference,
+        extractor=network,
+        metrics=options.metrics or None,
+        count=options.num,
+        batch_size=options.batch_size,
+        device=where,
+        neighbours=options.neighbours,
+        kid_subsets=options.kid_subsets,
+        kid_subset_size=options.kid_subset_size,
+        split_size=options.split_size,
+        seed=options.seed,
+        progress=True,
+    )
+    print(found)
+    if out is not None:
+        found.save(out)
+
+
+def _reference(options: Options, given: Given, network: Extractor, where: Any) -> Reference:
+    from diffkit.data import source_for
+    from diffkit.evaluation import Reference, load_reference
+
+    if options.reference is not None:
+        found = load_reference(options.reference)
+        found.check_extractor(network)
+        return found
+    source, chosen = given.parts["data"]
+    data = source_for(source, **chosen).open()
+    return Reference.build(data, network, batch_size=options.batch_size, device=where, progress=True)
+
+
+def _drawn(options: Options, given: Given, run: Path) -> Data:
+    from diffkit.cli._saved import load
+    from diffkit.evaluation import samples
+
+    saved = load(run, options.device)
+    count = DRAWN if options.num is None else options.num
+    labels = saved.labels((), count)
+    conditions: dict[str, Any] = {} if labels is None else {"y": labels}
+    return samples.draw(
+        saved.system,
+        count,
+        source=f"samples of {run}",
+        batch_size=options.batch_size,
+        steps=options.steps,
+        sampler=given.parts.get("sampler"),
+        seed=options.seed,
+        **conditions,
+    )
+
+
+def _read(options: Options, path: Path) -> Data:
+    from diffkit.evaluation import samples
+
+    size = None if options.size is None else (options.size[0], options.size[-1])
+    return samples.read(path, size=size)
+
+
+def _check(options: Options, given: Given, out: Path | None, system: bool) -> None:
+    """Refuse what can be seen before anything is loaded."""
+    from diffkit.evaluation.compare import check_metrics
+    from diffkit.options import check_integer
+
+    check_metrics(options.metrics or None)
+    named = ("data" in given.parts) + (options.reference is not None)
+    if named != 1:
+        raise OptionError("say what to compare with: either --data or --reference")
+    if options.save_reference is not None and options.reference is not None:
+        raise OptionError("--save-reference writes the statistics of --data, not of --reference")
+    if options.samples is None and options.save_reference is None:
+        raise OptionError("name the samples to measure, or --save-reference FILE to make a reference only")
+    if options.size is not None and len(options.size) not in (1, 2):
+        raise OptionError(f"--size must be one number or two, got {options.size!r}")
+    for name in ("num", "batch_size"):
+        if getattr(options, name) is not None:
+            check_integer(f"--{name.replace('_', '-')}", getattr(options, name), ge=1)
+    drawing = [f"--{name}" for name in ("steps", "sampler") if name in given.values or name in given.chosen]
+    if drawing and not system:
+        raise OptionError(f"{', '.join(drawing)} is for a saved system, which {options.samples} is not")
+    if system and options.size is not None:
+        raise OptionError("--size is for images of a folder; a system draws them in its own")
+    check_file("--save-reference", options.save_reference, (".npz",))
+    check_file("--out", out, (".json",))

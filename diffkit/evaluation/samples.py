@@ -1,0 +1,101 @@
+"""Samples to measure: drawn from a system, or read from files without resizing them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffkit._errors import DataError
+from diffkit.data import from_array, source_for
+from diffkit.data.base import Data
+from diffkit.data.folder import list_images
+from diffkit.data.images import pillow
+from diffkit.system import System
+
+_SHOWN = 3
+_GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "F"))
+_ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
+"""EXIF: the tag, and its values where height and width change places."""
+
+
+def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 64, **options: Any) -> Data:
+    """Return n samples of a system as data: on its bins if it has any, rounded to the nearest.
+
+    Args:
+        system: The system.
+        n: How many.
+        source: What to call them.
+        batch_size: How many are made at a time.
+        options: As `System.sample` takes them.
+    """
+    x = system.sample(n, batch_size=min(n, batch_size), **options).cpu()
+    bins = values_of(system)
+    if bins is None:
+        return from_array(x.float(), source=source)
+    top = bins - 1
+    levels = ((x.double().clamp(-1, 1) + 1) * (top / 2)).round().numpy()
+    return from_array(levels.astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)
+
+
+def read(path: Path, *, size: tuple[int, ...] | None = None, labels: bool = False) -> Data:
+    """Return the images of a folder or file. Those of a folder have to be of one size, unless one is given.
+
+    Resizing changes every metric, so it is never done unasked.
+
+    Args:
+        path: A folder of images, or a .npz or .npy file.
+        size: Height and width to resize the images of a folder to.
+        labels: Read the labels of a file.
+    Raises:
+        DataError: There is nothing to read, or the images of a folder are of several sizes.
+    """
+    if not path.is_dir():
+        return source_for(path, labels=labels).open() if labels else source_for(path).open()
+    found = _kinds(path)
+    if size is None and len({kind[:2] for kind in found}) > 1:
+        some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
+        raise DataError(
+            f"the images of {str(path)!r} have several sizes: {some}; metrics depend on how they are resized, so say "
+            "to which size"
+        )
+    height, width, _ = next(iter(found))
+    channels = 3 if any(kind[2] == 3 for kind in found) else 1
+    return source_for(path, size=size or (height, width), channels=channels).open()
+
+
+def _kinds(folder: Path) -> Mapping[tuple[int, int, int], Path]:
+    """Height, width and colours of the images of a folder, each with its first file; reads headers only."""
+    pillow()
+    from PIL import Image
+
+    found: dict[tuple[int, int, int], Path] = {}
+    for path in list_images(folder).files:
+        try:
+            with Image.open(path) as opened:
+                width, height = opened.size
+                if opened.getexif().get(_ORIENTATION, 1) in _TURNED:
+                    width, height = height, width
+                found.setdefault((height, width, 1 if opened.mode in _GREY else 3), path)
+        except Exception:  # Pillow raises whatever its parsers meet; reading the data will name the file
+            continue
+    if not found:
+        raise DataError(f"{str(folder)!r} holds no readable image")
+    return found
+
+
+def values_of(system: System) -> int | None:
+    """Return how many values the data of a system takes; None if it is continuous."""
+    bins = system.settings.bins
+    return bins if bins is None or isinstance(bins, int) else int(bins["bins"])
+
+
+def pixels_of(data: Data, count: int) -> torch.Tensor:
+    """Return the first examples as uint8, (N, C, H, W), for people to look at."""
+    images = data.batch(np.arange(min(count, len(data)), dtype=np.int64)).images
+    if images.is_floating_point():
+        return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return (images.double() * (255 / ((data.bins or 256) - 1))).round().to(torch.uint8)

@@ -1,0 +1,91 @@
+"""Measuring samples from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Command, Refused
+
+pytest.importorskip("torchmetrics")
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture
+def digits(make_system: Callable[..., Path]) -> Path:
+    return make_system("digits", data_shape=(1, 8, 8), bins=17)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """Half the held-out digits in the published layout, on 8 bits."""
+    from diffkit.data import load
+
+    data = load("digits", split="held_out")
+    path = tmp_path / "samples.npz"
+    np.savez(path, np.rint(data.images[:150].transpose(0, 2, 3, 1) * (255 / 16)).astype(np.uint8))
+    return path
+
+
+def test_a_system_is_sampled_and_measured(command: Command, digits: Path):
+    words = ["--data", "digits", "--data.split", "train", "--extractor", "digits", "--num", "20", "--steps", "2"]
+    found = command("evaluate", digits, *words)
+    assert found.code == 0, found.err
+    assert found.out.startswith(f"writing {digits / 'evaluation.json'}\n")
+    assert "FD (digits)" in found.out and f"20 from samples of {digits}" in found.out
+    kept = json.loads((digits / "evaluation.json").read_text())
+    assert [row["name"] for row in kept["values"]] == ["fid", "kid", "inception_score", "precision", "recall"]
+    assert kept["settings"]["reference"]["source"] == "digits train"
+
+
+def test_files_against_stored_statistics(command: Command, samples: Path, tmp_path: Path):
+    reference, out = tmp_path / "reference.npz", tmp_path / "found.json"
+    with_data = ["--data", "digits", "--data.split", "train", "--extractor", "digits"]
+    made = command("evaluate", *with_data, "--save-reference", reference)
+    assert made.code == 0 and "statistics of 1498 examples by digits" in made.out
+    stored = command(
+        "evaluate", samples, "--reference", reference, "--extractor", "digits", "--metrics", "fid,kid", "--out", out
+    )
+    assert stored.code == 0, stored.err
+    assert "150 from" in stored.out and "Precision" not in stored.out
+    found = {row["name"]: row["value"] for row in json.loads(out.read_text())["values"]}
+    assert set(found) == {"fid", "kid"} and 0 < found["fid"] < 2
+    direct = command("evaluate", samples, *with_data, "--metrics", "fid")
+    assert f"{found['fid']:.4g}" in direct.out
+
+
+def test_a_folder_is_never_resized_unasked(command: Command, refused: Refused, tmp_path: Path):
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "pngs"
+    folder.mkdir()
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)
+        image.fromarray(pixels).save(folder / f"{i}.png")
+    words = ["--data", "digits", "--extractor", "digits", "--metrics", "fid"]
+    assert "6 from" in command("evaluate", folder, *words).out
+    image.fromarray(np.zeros((9, 8), np.uint8)).save(folder / "odd.png")
+    assert "have several sizes: 8x8 (0.png), 9x8 (odd.png)" in refused("evaluate", folder, *words)
+    assert "7 from" in command("evaluate", folder, *words, "--size", "8").out
+
+
+def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path):
+    own = ["--extractor", "digits"]
+    assert refused("evaluate", samples, *own) == "say what to compare with: either --data or --reference"
+    assert refused("evaluate", "--data", "digits", *own) == (
+        "name the samples to measure, or --save-reference FILE to make a reference only"
+    )
+    assert refused("evaluate", samples, "--data", "digits", "--steps", "4", *own) == (
+        f"--steps is for a saved system, which {samples} is not"
+    )
+    assert refused("evaluate", digits, "--data", "digits", "--size", "4", *own) == (
+        "--size is for images of a folder; a system draws them in its own"
+    )
+    assert "did you mean 'digits'" in refused("evaluate", samples, "--data", "digits", "--extractor", "digit")
+    assert "no metric named 'fld'" in refused("evaluate", samples, "--data", "digits", "--metrics", "fld", *own)
+    assert refused("evaluate", samples, "--reference", tmp_path / "no.npz", *own).endswith("is not there")
+    assert (
+        refused("evaluate", samples, "--data", "digits", "--out", "a.txt", *own) == "--out must end in .json, got a.txt"
+    )
