@@ -8,14 +8,15 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from attrs import evolve, field, frozen
 
 from diffkit.registry import KINDS
 
-Law = Callable[[Any], None]
+Law = Callable[[Any], str | None]
+F = TypeVar("F", bound=Callable[..., str | None])
 
 
 @frozen
@@ -86,6 +87,7 @@ class CheckResult:
         law: What must hold.
         where, expected, found, cause: Of a failure; see `LawError`.
         reason: Of "expected" and "skipped".
+        note: What was measured, where a number is of interest.
         seconds: How long it took.
     """
 
@@ -99,6 +101,7 @@ class CheckResult:
     found: str = ""
     cause: str = ""
     reason: str = ""
+    note: str = ""
     seconds: float = field(default=0.0, eq=False)
 
     @property
@@ -125,7 +128,7 @@ class CheckResult:
 class Check:
     """One law of one kind of part.
 
-    Calling it with a part returns None, or raises `LawError` (or `NotApplicableError`).
+    Calling it with a part returns a note (mostly an empty one), or raises `LawError` (or `NotApplicableError`).
 
     Attributes:
         name: How it is referred to.
@@ -141,14 +144,14 @@ class Check:
     cause: str
     run: Law = field(repr=False, eq=False)
 
-    def __call__(self, part: Any) -> None:
+    def __call__(self, part: Any) -> str:
         """Check a part on its own random numbers, numeric warnings being errors."""
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             torch.manual_seed(0)
             visiting(Where())
             try:
-                self.run(part)
+                return self.run(part) or ""
             except (LawError, NotApplicableError):
                 raise
             except Exception as error:
@@ -166,7 +169,7 @@ class Check:
         begun = time.perf_counter()
         found: dict[str, Any] = {"status": "passed"}
         try:
-            self(part)
+            found["note"] = self(part)
         except NotApplicableError as error:
             found = {"status": "skipped", "reason": str(error)}
         except LawError as error:
@@ -193,13 +196,13 @@ _OF_ALL: dict[str, list[Check]] = {kind: [] for kind in KINDS}
 _OF_ONE: dict[str, list[Check]] = {kind: [] for kind in KINDS}
 
 
-def check(kind: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def check(kind: str | None = None) -> Callable[[F], F]:
     """Return a decorator that makes a function a check of one kind, or of every kind, which is then an argument.
 
     Its name is the check's, the first line of its docstring the law, and what follows "Usually:" what causes a failure.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: F) -> F:
         text = inspect.cleandoc(function.__doc__ or "")
         law, _, rest = text.partition("\n")
         cause = " ".join(rest.partition("Usually:")[2].split())

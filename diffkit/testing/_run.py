@@ -112,7 +112,7 @@ def report(results: Iterable[CheckResult]) -> str:
     """Return results as text: one line for each check, then a review of each failure."""
     results = list(results)
     width = max((len(result.check) for result in results), default=0)
-    lines = [f"{r.status:8}  {r.check:{width}}  {r.seconds:6.2f} s  {r.reason or r.law}" for r in results]
+    lines = [f"{r.status:8}  {r.check:{width}}  {r.seconds:6.2f} s  {r.reason or r.note or r.law}" for r in results]
     failed = [str(result) for result in results if not result.ok]
     return "\n".join([*lines, *(["", *failed] if failed else [])])
 

@@ -67,15 +67,17 @@ def _require_order(path: Path, counts: Sequence[int], errors: Sequence[float], w
 
 
 @check("sampler")
-def order_as_declared(sampler: Sampler) -> None:
+def order_as_declared(sampler: Sampler) -> str:
     """The error falls with the number of steps at the declared order, on every path, also if steps are uneven.
 
     Usually: a coefficient at the wrong end of the step, a history weighted for equal steps on unequal ones, or a
     method of lower order than its name says.
     """
-    counts = _counts(sampler)
+    counts, found = _counts(sampler), dict[str, float]()
     for path, data, errors in _errors(sampler):
         _require_order(path, counts, errors, data, sampler.order - _SLACK)
+        found[path.label] = min(found.get(path.label, math.inf), fitted_order(counts, errors))
+    return f"order {sampler.order} declared; " + ", ".join(f"{order:.2f} on {path}" for path, order in found.items())
 
 
 @check("sampler")

@@ -1,0 +1,95 @@
+"""``diffkit check``: the kit on any installed part, by its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffkit.cli._app import run
+from diffkit.registry import refresh
+
+
+@pytest.fixture
+def check(capsys):
+    def command(*words):
+        try:
+            code = run(["check", *words])
+        except SystemExit as stopped:
+            code = stopped.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def broken_plugin(tmp_path, monkeypatch):
+    """A distribution that offers a sampler with a mistake, and a schedule with the sampler's name."""
+    folder = tmp_path / "diffkit_broken-1.2.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: diffkit-broken\nVersion: 1.2\n")
+    (folder / "entry_points.txt").write_text(
+        "[diffkit.sampler]\nbroken = mutants.samplers:CurrentAlpha\nddim = mutants.samplers:Linear\n"
+        "[diffkit.schedule]\nbroken = mutants.schedules_and_means:Exploding\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("DIFFKIT_PLUGINS", "diffkit-broken")
+    refresh()
+    yield
+    monkeypatch.undo()
+    refresh()
+
+
+def test_a_built_in_part_passes(check):
+    code, out, _ = check("cosine")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == "schedule cosine: Cosine(s=0.008, max_beta=0.999)"
+    assert lines[1].split(maxsplit=2) == [
+        "passed", "contract", "It has every member of its protocol, with the right arguments and types"
+    ]  # fmt: skip
+    assert lines[-1].split(" in ")[0] == "  16 passed, 2 skipped"
+
+
+def test_options_of_the_part_and_chosen_checks(check):
+    code, out, _ = check("--sampler", "ddim", "--sampler.eta", "0.5", "--only", "order_as_declared,contract")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == "sampler ddim: DDIM(eta=0.5)"
+    assert [line.split()[:2] for line in lines[1:3]] == [["passed", "contract"], ["passed", "order_as_declared"]]
+    assert lines[2].endswith("order 1 declared; 0.99 on vp, 0.99 on ve, 0.99 on linear")
+
+
+def test_a_broken_plugin_fails_with_a_review(check, broken_plugin):
+    code, out, _ = check("broken", "--kind", "sampler", "--only", "keeps_the_marginals")
+    assert code == 1
+    assert out.splitlines()[0] == "sampler broken: CurrentAlpha(eta=0.0)"
+    assert "  1 failed in " in out
+    assert "usually:  alpha or sigma of the wrong end of the step" in out
+
+
+def test_a_name_of_several_kinds_is_checked_as_each(check, broken_plugin):
+    code, out, _ = check("broken", "--only", "contract")
+    assert code == 0
+    assert "sampler broken" in out and "schedule broken" in out
+
+
+def test_a_full_name_reaches_what_a_built_in_shadows(check, broken_plugin):
+    code, out, _ = check("diffkit-broken:ddim", "--only", "contract")
+    assert code == 0 and "Linear(eta=0.0)" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["dimm"], "no part of any kind is named 'dimm'; did you mean 'ddim'?"),
+        (["cosine", "--kind", "mean"], "no mean named 'cosine' (known: "),
+        (["cosine", "--kind", "schedules"], "no kind 'schedules'; did you mean 'schedule'?"),
+        (["ddim", "--only", "oder_as_declared"], "sampler has no check 'oder_as_declared'; did you mean 'order_as"),
+        ([], "which part? write its name, as diffkit list shows it, or --sampler NAME"),
+        (["--sampler", "ddim", "--sampler.eta", "2"], "eta must be >= 0 and <= 1, got 2.0"),
+    ],
+)
+def test_what_is_refused(check, words, text):
+    code, out, error = check(*words)
+    assert code == 2 and not out
+    assert text in error
