@@ -190,3 +190,11 @@ def test_values_are_read_only_copies_of_the_files():
     for name in presets.names():
         walk(diffkit.preset(name).composition)
     assert copy.deepcopy(dict(diffkit.preset("adm/imagenet128").composition["backbone"]))["num_head_channels"] is None
+
+
+def test_the_guide_names_every_published_file_with_its_preset():
+    guide = (HERE.parents[1] / "docs" / "weights.md").read_text(encoding="utf-8")
+    for name in presets.names():
+        preset = diffkit.preset(name)
+        if preset.file:
+            assert f"| `{preset.file}` | `{name}` | {preset.about} |" in guide
