@@ -38,7 +38,7 @@ class DEIS(Sampler):
         estimates: How many of the last estimates are used, 1 to 4.
         corrected_start: Correct the first step once the second estimate is known, since its error would remain. False
             is the method as usually given, of order 2 at most but for steps that start where eps hardly changes.
-    Source: Zhang & Chen 2022, arXiv:2204.13902, eqs. 14 and 15 (AB-DEIS).
+    Source: Zhang & Chen 2022, arXiv:2204.13902 (AB-DEIS).
     Deviates: the paper's polynomial is in the time of one schedule, or in rho ('lms'); log rho is there on every path,
     and is what implementations have settled on.
     """

@@ -26,7 +26,7 @@ class DPMSolverPP3M(Sampler):
     P goes through x_start at t and at the two levels before; the integral is exact. Order 1 where an end has no signal
     or no noise.
 
-    Source: Lu et al. 2022, arXiv:2211.01095, eq. 8 and appendix B with k = 3, in multistep form.
+    Source: Lu et al. 2022, arXiv:2211.01095, the exact solution in data prediction (proposition 4.1), to third order.
     Deviates: the published code (and all that follow it) weighs the second difference of the estimates by half of its
     integral, which leaves it at order 2: measured 2.0 where this is 3.0. The first step is corrected by the second
     estimate, since its error would remain.

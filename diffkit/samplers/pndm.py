@@ -26,7 +26,7 @@ class PNDM(Sampler):
     Weights of fewer estimates on the first three steps. They belong to even steps: the method is of order 2 on grids
     whose steps change size slowly, and of order 1, as declared, on others; 'lms' and 'deis' have weights for any grid.
 
-    Source: Liu et al. 2022, arXiv:2202.09778, eqs. 11 and 12.
+    Source: Liu et al. 2022, arXiv:2202.09778, the pseudo linear multistep method (PLMS).
     Deviates: the first steps take fewer estimates (as in latent diffusion), where the paper spends further evaluations.
     """
 

@@ -34,7 +34,7 @@ class SDEDPMSolverPP2M(Sampler):
         eta: Stochasticity, >= 0: 0 is 'dpmpp_2m', 1 the reverse SDE, whose noise is the posterior's.
         variance: "analytic" is the solver's own; "learned" multiplies it by the variance part's over the posterior's,
             so at eta = 1 it is what the variance part says.
-    Source: Lu et al. 2022, arXiv:2211.01095, section 5 and eq. 13; eta: the family of reverse SDEs of Song et al. 2021,
+    Source: Lu et al. 2022, arXiv:2211.01095, section 5; eta: the family of reverse SDEs of Song et al. 2021,
     arXiv:2011.13456, and Karras et al. 2022, arXiv:2206.00364, eq. 6.
     """
 

@@ -33,7 +33,7 @@ class UniPC(Sampler):
         estimates: How many of the last estimates the predictor uses, 1 to 3 (UniPC-p of the paper); the corrector has
             one more.
         variant: B is "bh1", ``alpha_s h``, or "bh2", ``alpha_s (1 - exp(-h))``, which the paper prefers with guidance.
-    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2 and eq. 5, predicting data; warm-up as there.
+    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2, predicting data; warm-up as there.
     Deviates: the predictor keeps its order up to the step before the last, where published code lowers it on the way.
     """
 
