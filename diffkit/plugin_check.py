@@ -134,9 +134,9 @@ def _load_one() -> None:
     Path(answer).write_text(json.dumps({"seconds": seconds, "error": error}), encoding="utf-8")
 
 
-def main() -> int:
-    """Print what is wrong with the installed plugins, and return an exit status."""
-    reports, found = check_plugins(), faults()
+def main(kinds: Iterable[str] | None = None, timeout: float = 10.0) -> int:
+    """Print what came of loading the installed plugins, and return an exit status; arguments of `check_plugins`."""
+    reports, found = check_plugins(kinds, timeout=timeout), faults()
     for line in (*reports, *found):
         print(line)
     if not reports and not found:

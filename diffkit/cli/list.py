@@ -18,6 +18,7 @@ from attrs import field, frozen
 from diffkit.cli._docs import module_docstring, summary
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
+from diffkit.options import flag, number
 from diffkit.presets import table
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, registry
 
@@ -31,9 +32,14 @@ class Options:
     Attributes:
         kind: One kind only: schedule, mean, var, loss, timesteps, sampler or backbone; or presets, the published
             configurations.
+        check: Load every plugin, each in a process of its own, and say how long it took or what went wrong; status 1
+            if any fails.
+        timeout: Seconds that one plugin may take with --check.
     """
 
     kind: str | None = field(default=None, metadata=POSITIONAL)
+    check: bool = flag(False)
+    timeout: float = number(10.0, gt=0)
 
 
 def takes() -> Takes:
@@ -43,7 +49,12 @@ def takes() -> Takes:
 
 def run(given: Given) -> None:
     """Print the parts."""
-    kind = given.make(Options).kind
+    options = given.make(Options)
+    kind = options.kind
+    if options.check:
+        from diffkit.plugin_check import main
+
+        sys.exit(main(None if kind is None else [registry(kind).kind], options.timeout))
     presets = kind in (None, PRESETS)
     kinds = tuple(KINDS) if kind is None else () if presets else (registry(kind).kind,)
     for line in [*lines(kinds, _width()), *(preset_lines(_width()) if presets else ())]:

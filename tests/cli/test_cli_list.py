@@ -85,3 +85,26 @@ def test_published_configurations_are_listed(command: Command):
     found = command("list", "presets").out.splitlines()
     assert [line.split()[0] for line in found] == ["presets", *names()]
     assert command("list").out.splitlines()[-len(found) :] == found
+
+
+def test_check_names_what_does_not_load(tmp_path, monkeypatch, capsys):
+    from diffkit.cli._takes import Given
+    from diffkit.cli.list import run
+    from diffkit.registry import refresh
+
+    folder = tmp_path / "slow_plugin-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-plugin\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[diffkit.sampler]\nsleepy = slow_plugin:Sleepy\n")
+    (tmp_path / "slow_plugin.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("DIFFKIT_PLUGINS", raising=False)
+    refresh()
+    with pytest.raises(SystemExit) as caught:
+        run(Given(values={"kind": "sampler", "check": True, "timeout": 0.8}, parts={}))
+    monkeypatch.undo()
+    refresh()
+    assert caught.value.code == 1
+    out = capsys.readouterr().out
+    assert "sampler slow-plugin:sleepy 1.0: " in out and "still" in out
