@@ -54,6 +54,11 @@ def visiting(where: Where) -> Where:
     return where
 
 
+def current() -> Where:
+    """Return where a check is."""
+    return _HERE[0]
+
+
 class LawError(AssertionError):
     """A part breaks a law of its kind.
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from diffkit.protocols import NoiseSchedule, Scalings, State, TimestepSampler
 from diffkit.table import F64, Coefs, ProcessTable
 
-PATHS = ("vp", "ve", "linear")
 _RHO = 7.0  # of the VE path's spacing, Karras et al. 2022, arXiv:2206.00364, eq. 5
 _TIME = 1000.0  # time at full noise, so that it is of the size networks are used to
 
@@ -81,6 +80,24 @@ class Path(NoiseSchedule):
         return 1 - clock, clock.copy()
 
 
+@frozen
+class LevelsOnly(NoiseSchedule):
+    """A path that is known at the levels of its table only, as most schedules are."""
+
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """How a finding calls it."""
+        return f"{self.path.label} (levels of the table only)"
+
+    def table(self, num_steps: int) -> ProcessTable:
+        """Return the table with levels 0..num_steps."""
+        return self.path.table(num_steps)
+
+
+AnyPath = Path | LevelsOnly
+
 VP, VE, LINEAR = Path("vp"), Path("ve", first=12.0), Path("linear")
 """Whole paths: from almost clean to almost only noise. The VE path's sigma goes from 0.0025 to 90."""
 
@@ -106,7 +123,7 @@ class ContinuousLevels(TimestepSampler):
         return 2 * torch.special.ndtri(inside), torch.ones_like(u, dtype=torch.float32)
 
 
-def compose(path: Path, num_steps: int, **parts: Any) -> Any:
+def compose(path: AnyPath, num_steps: int, **parts: Any) -> Any:
     """Return a system on a path without a network: parts that any other fits, but for those given."""
     try:
         return _compose_once(path, num_steps, tuple(parts.items()))
@@ -114,7 +131,7 @@ def compose(path: Path, num_steps: int, **parts: Any) -> Any:
         return _compose(path, num_steps, tuple(parts.items()))
 
 
-def _compose(path: Path, num_steps: int, parts: tuple[tuple[str, Any], ...]) -> Any:
+def _compose(path: AnyPath, num_steps: int, parts: tuple[tuple[str, Any], ...]) -> Any:
     import diffkit
 
     plain: dict[str, Any] = dict(

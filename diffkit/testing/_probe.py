@@ -18,7 +18,7 @@ from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, 
 from diffkit.sampling import Program, encoding_program, sampling_program
 from diffkit.table import F64, ProcessTable
 from diffkit.testing._check import LawError, Where, visiting
-from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, Path, compose
+from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, AnyPath, LevelsOnly, Path, compose
 from diffkit.testing.oracles import DiracOracle, GaussianOracle, MixtureOracle
 
 POINT = DiracOracle([0.7, -0.4])
@@ -44,7 +44,7 @@ class Walk:
     sampler: Sampler
     program: Program
     parts: Composition
-    path: Path
+    path: AnyPath
     levels: tuple[int, ...]
 
     @property
@@ -102,7 +102,7 @@ class Walk:
         return denoise
 
 
-def walk(sampler: Sampler, path: Path, num_steps: int) -> Walk:
+def walk(sampler: Sampler, path: AnyPath, num_steps: int) -> Walk:
     """Return a sampler on the way down from level T to 0; raises `CompositionError` if it refuses the path."""
     visiting(Where(path.label, num_steps))
     parts = _parts(sampler, path, num_steps)
@@ -118,7 +118,7 @@ def encoding(sampler: Sampler, path: Path, num_steps: int) -> Walk:
     return Walk(sampler, program, parts, path, tuple(range(1, num_steps + 1)))
 
 
-def _parts(sampler: Sampler, path: Path, num_steps: int) -> Composition:
+def _parts(sampler: Sampler, path: AnyPath, num_steps: int) -> Composition:
     """A sampler on a path; put together once, as all that depends on the number of steps is the table."""
     parts: Composition = compose(path, 20, sampler=sampler).parts
     return attrs.evolve(parts, table=path.table(num_steps))
@@ -139,12 +139,17 @@ def accepted(sampler: Sampler, paths: Sequence[Path] = WHOLE) -> list[Path]:
 
 
 def walks(sampler: Sampler, counts: Sequence[int] = (1, 2, 3, 20)) -> Iterator[Walk]:
-    """A sampler on every path it accepts, also those without signal at T, at several numbers of steps."""
+    """A sampler on every path it accepts, also those without signal at T, at several numbers of steps.
+
+    One that asks between levels also meets schedules that have none there: it is given the nearest level, or the one
+    that the step starts from.
+    """
     for path in [*accepted(sampler), *accepted(sampler, WITHOUT_SIGNAL)]:
         for num_steps in counts:
             found = walk(sampler, path, num_steps)
-            visiting(found.where)
             yield found
+            if found.program.num_nodes:
+                yield walk(sampler, LevelsOnly(path), num_steps)
 
 
 @frozen(eq=False)

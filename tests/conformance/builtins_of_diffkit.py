@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from diffkit._errors import OptionError
+from diffkit._errors import DiffkitError
 from diffkit.registry import KINDS, registry
 
 SMALL_UNET: dict[str, Any] = dict(channels=8, groups=4, num_heads=2)
@@ -21,6 +21,7 @@ SMALL_DIT: dict[str, Any] = dict(depth=2, hidden=32, heads=2)
 OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("schedule", "linear"): [{}, {"start": 1e-3, "end": 0.01}, {"start": 1e-4, "end": 0.5}],
     ("schedule", "cosine"): [{}, {"s": 0.05, "max_beta": 0.5}, {"s": 0.0}],
+    ("schedule", "zero_snr"): [{}, {"of": "cosine", "of_options": {"s": 0.1}}],
     ("loss", "hybrid"): [{}, {"vb_weight": 1.0, "scale_by_steps": False}],
     ("timesteps", "loss_second_moment"): [
         {},
@@ -98,8 +99,9 @@ def _others(part: Any, option: Any) -> list[Any]:
 def _allowed_words(part: Any, name: str) -> list[str]:
     try:
         part(**{name: "no such word"})
-    except OptionError as error:
-        return re.findall(r"'(\w+)'", str(error).partition(", got ")[0])
+    except DiffkitError as error:
+        text = str(error).partition(", got ")[0]
+        return re.findall(r"'(\w+)'", text) or re.findall(r"\w+", text.partition("(known: ")[2])
     return []
 
 

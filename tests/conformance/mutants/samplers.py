@@ -38,7 +38,9 @@ class TwoStage(Sampler):
         }
 
     def weight(self, start, end, half):
-        return (end - start) ** 2 / (2 * (half - start))
+        """0 where the node could be no other than the start, as on a schedule with no level between."""
+        apart = half != start
+        return np.where(apart, (end - start) ** 2 / (2 * np.where(apart, half - start, 1.0)), 0.0)
 
     def problems(self, composition):
         if composition.table.alpha_bar[-1] == 0:
@@ -57,7 +59,15 @@ class TwoStageWrongEnd(TwoStage):
     """One noise scale from the other end of its interval: as in azula, it costs an order and shows in nothing else."""
 
     def weight(self, start, end, half):
-        return (end - half) * (end - start) / (2 * (half - start))
+        return super().weight(start, end, half) * (end - half) / (end - start)
+
+
+@frozen
+class NodeAtTheStart(TwoStage):
+    """Divides by the distance of its node, which is 0 on a schedule that has no level between."""
+
+    def weight(self, start, end, half):
+        return (end - start) ** 2 / (2 * (half - start))
 
 
 @frozen
@@ -284,6 +294,29 @@ class NeedsTwoSteps(Linear):
 
 
 @frozen
+class Ancestral(Sampler):
+    """The posterior's mean and the part's variance, written out."""
+
+    stochastic: ClassVar[bool] = True
+
+    def plan(self, steps):
+        return dict(zip(("x_start", "x", "noise"), (*steps.posterior()[:2], 1.0 * (steps.s.sigma > 0)), strict=True))
+
+    def step(self, denoise, x, state, row, noise, last):
+        c, found = row.coef, denoise(x, row.t)
+        return c["x_start"] * found.x_start + c["x"] * x + c["noise"] * self.std(found.log_variance) * noise, state
+
+    def std(self, log_variance):
+        return torch.exp(log_variance / 2)
+
+
+@frozen
+class LogVarianceTakenForLogStd(Ancestral):
+    def std(self, log_variance):
+        return torch.exp(log_variance)
+
+
+@frozen
 class Multistep(Sampler):
     """DPM-Solver++(2M), with a history of one estimate."""
 
@@ -420,6 +453,7 @@ def _of(broken, caught_by, twin=None, found_at=""):
 
 MUTANTS = [
     _of(TwoStageWrongEnd(), "order_as_declared", TwoStage(), "order 1.0"),
+    _of(NodeAtTheStart(), "plan_is_finite", TwoStage(), "levels of the table only"),
     _of(CurrentAlpha(), "keeps_the_marginals", found_at="vp path, T = 1, level 1"),
     _of(CurrentAlpha(), "order_as_declared"),
     _of(WrongSign(), "keeps_the_marginals"),
@@ -428,6 +462,7 @@ MUTANTS = [
     _of(TextbookNoise(1.0), "keeps_the_marginals", Linear(1.0), "linear path"),
     _of(VarianceForStd(1.0), "keeps_the_marginals", Linear(1.0), "spread"),
     _of(VarianceForStd(0.5), "order_as_declared", Linear(0.5)),
+    _of(LogVarianceTakenForLogStd(), "keeps_the_marginals", Ancestral(), "spread"),
     _of(NoiseOnLastStep(1.0), "point_is_reached", Linear(1.0)),
     _of(InPlace(), "pure_steps", found_at="unchanged"),
     _of(ViewOfNoise(1.0), "pure_steps", Linear(1.0)),
