@@ -53,7 +53,8 @@ def attend(qkv: Tensor, heads: int, order: str) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if qkv.requires_grad and qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
         # The fused kernel's way back takes a CPU 2 to 7 times as long in bfloat16 as the products do (torch 2.13).
-        out = ((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)).softmax(dim=3) @ v
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+        out: Tensor = scores.softmax(dim=3) @ v
     else:
         out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1, 2).flatten(2)
