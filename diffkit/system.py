@@ -97,7 +97,7 @@ class System(nn.Module):
         """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
         if steps is None:
             return self.table
-        return respace(self.table, levels(self.num_steps, steps))
+        return respace(self.table, levels(self.num_steps, steps, self.table))
 
     def spec(self) -> dict[str, Any]:
         """Return everything that rebuilds this system, but its weights, as plain JSON data; see `diffkit.from_spec`."""

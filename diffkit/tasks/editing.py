@@ -54,7 +54,7 @@ def image_to_image(
         share = check_number("strength", strength, gt=0, le=1)
         level = max(round(share * system.num_steps), 1)
     top = check_integer("level", level, ge=1, le=system.num_steps)
-    kept = [k for k in levels(system.num_steps, steps) if k < top]
+    kept = [k for k in levels(system.num_steps, steps, system.table) if k < top]
     image = images_for(system, "image", image, n)
     call = system.prepare(
         len(image),

@@ -1,4 +1,4 @@
-"""Which levels a shorter chain keeps: ``levels(T, spacing)``.
+"""Which levels a shorter chain keeps: ``levels(T, spacing, table)``.
 
 A spacing is None (all), a count, a list of levels, or one of these strings:
 
@@ -9,7 +9,18 @@ A spacing is None (all), a count, a list of levels, or one of these strings:
 "leading50"     every (T // 50)-th level from level 1
 "trailing50"    T, T - T/50, ...: ends at level T
 "linspace50"    evenly from level 1 to T, rounded to the nearest
+"quad20"        evenly in the square root of the level, from 1 to T: denser at clean levels
+"time20"        evenly in what the network is conditioned on
+"logsnr20"      evenly in log-SNR
+"karras20"      evenly in (sigma / alpha)^(1/7)
+"ays_sd15"      a grid that comes with diffkit (`grids`); "ays_sd15:20" stretched to 20 levels
+"grid.json"     a grid from a file, see `diffkit.spacing.files`; "grid.json:20" stretched to 20 levels
 =============== ==================================================================================
+
+Those of the second half look at the noise levels. Where two levels asked for are the same level of the table, the
+next free one is taken, so a spacing always has as many levels as it says.
+
+`diffkit.spacing.optimal` finds the levels with the best variational bound from one measurement of a trained model.
 """
 
 from __future__ import annotations
@@ -21,42 +32,58 @@ import numpy as np
 
 from diffkit._errors import OptionError
 from diffkit.options import check_integer
-from diffkit.table import check_levels
+from diffkit.spacing._clocks import CLOCKS
+from diffkit.spacing.files import GRIDS, grid, is_grid
+from diffkit.table import ProcessTable, check_levels
 
 Spacing = int | str | Sequence[int] | None
 
 
-def levels(num_steps: int, spacing: Spacing) -> tuple[int, ...]:
+def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) -> tuple[int, ...]:
     """Return the levels to keep, ascending, each in 1..num_steps.
 
     Args:
         num_steps: T of the table to be respaced.
         spacing: See the module. A count of 1 keeps level T, the only one a chain of one step can start from (the
             reference's "1" keeps the cleanest).
+        table: The table to be respaced, for spacings that look at noise levels.
     Raises:
-        OptionError: More levels than there are, fewer than one, or a string of no known form.
+        OptionError: More levels than there are, fewer than one, a string of no known form, or a file that is no grid.
     """
     if spacing is None:
         return tuple(range(1, num_steps + 1))
     if isinstance(spacing, str):
-        return _from_text(num_steps, spacing.strip())
+        return _from_text(num_steps, spacing.strip(), table)
     if isinstance(spacing, int | np.integer):
         return _sections(num_steps, [check_integer("steps", spacing)])
     return tuple(int(k) for k in check_levels(spacing, num_steps))
 
 
-def _from_text(num_steps: int, text: str) -> tuple[int, ...]:
+def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[int, ...]:
     if text == "":
         return levels(num_steps, None)
     if re.fullmatch(r"\d+(\s*,\s*\d+)*", text):
         return _sections(num_steps, [int(count) for count in text.split(",")])
+    if is_grid(text):
+        return grid(text, _needed(table, text))
     named = re.fullmatch(r"([a-z]+)(\d+)", text)
-    if named and named[1] in _NAMED:
+    if named and (named[1] in _NAMED or named[1] in CLOCKS):
         count = int(named[2])
         _check_count(count, num_steps)
+        if named[1] in CLOCKS:
+            return CLOCKS[named[1]](_needed(table, text), count)
         return _NAMED[named[1]](num_steps, count)
-    forms = "'250', '10,15,20', " + ", ".join(f"'{name}50'" for name in _NAMED)
-    raise OptionError(f"spacing {text!r} has no known form; use a number, a list of levels, or one of {forms}")
+    forms = "'250', '10,15,20', " + ", ".join(f"'{name}50'" for name in (*_NAMED, *CLOCKS))
+    raise OptionError(
+        f"spacing {text!r} has no known form; use a number, a list of levels, one of {forms}, a file that ends in "
+        f".json, or one of {', '.join(map(repr, GRIDS))}"
+    )
+
+
+def _needed(table: ProcessTable | None, text: str) -> ProcessTable:
+    if table is None:
+        raise OptionError(f"spacing {text!r} looks at noise levels, so it needs the table")
+    return table
 
 
 def _check_count(count: int, available: int, where: str = "the table") -> None:

@@ -1,0 +1,264 @@
+"""Spacings that look at noise levels, grids from files, and the best levels for a number of steps."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import diffkit
+from diffkit._errors import OptionError
+from diffkit.registry import registry
+from diffkit.spacing import levels
+from diffkit.spacing.files import GRIDS, grid, save_grid
+from diffkit.spacing.optimal import chain_bits, optimal_levels
+from diffkit.testing.oracles import MixtureOracle, network_of
+
+EVEN = ("quad", "time", "logsnr", "karras")
+TABLES = {
+    "cosine": registry("schedule").create("cosine").table(1000),
+    "linear": registry("schedule").create("linear").table(1000),
+    "ve": registry("schedule").create("log_linear", path="ve", log_snr_min=-9.0).table(300),
+    "no signal": registry("schedule").create("zero_snr").table(1000),
+}
+
+
+def spaced(name, table):
+    return levels(table.num_steps, name, table)
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("name", EVEN)
+def test_named_spacings_have_as_many_levels_as_they_say(name, table):
+    for count in (1, 2, 3, 10, 57, table.num_steps):
+        found = spaced(f"{name}{count}", table)
+        assert len(found) == count and all(np.diff(found) > 0)
+        assert found[-1] == table.num_steps and found[0] == (1 if count > 1 else table.num_steps)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+@pytest.mark.parametrize("name", EVEN)
+def test_named_spacings_on_the_shortest_tables(name, num_steps):
+    for table in (registry("schedule").create("cosine").table(num_steps),):
+        for count in range(1, num_steps + 1):
+            assert len(spaced(f"{name}{count}", table)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [
+        ("quad", lambda t: np.sqrt(np.arange(len(t.alpha)))),
+        ("time", lambda t: t.time),
+        ("logsnr", lambda t: t.log_snr),
+        ("karras", lambda t: np.exp(-t.log_snr / 14)),
+    ],
+)
+def test_named_spacings_are_even_in_what_they_name(name, measure):
+    table = registry("schedule").create("log_linear").table(20000)
+    found = measure(table)[list(spaced(f"{name}12", table))]
+    gaps = np.diff(found)
+    finest = np.abs(np.diff(measure(table)[1:])).max()
+    np.testing.assert_allclose(gaps, gaps.mean(), atol=2 * finest)
+
+
+def test_crowded_levels_give_way():
+    """At the clean end of the linear schedule a level covers more log-SNR than a step of 300 does."""
+    found = spaced("logsnr300", TABLES["linear"])
+    assert found[:5] == (1, 2, 3, 4, 5) and len(set(found)) == 300
+
+
+def test_spacings_that_need_the_table_say_so():
+    with pytest.raises(OptionError, match="spacing 'karras10' looks at noise levels, so it needs the table"):
+        levels(1000, "karras10")
+    with pytest.raises(OptionError, match="steps must be <= 1000, the number of levels of the table, got 1001"):
+        spaced("logsnr1001", TABLES["cosine"])
+    with pytest.raises(
+        OptionError, match=r"use a number, .*'karras50', a file that ends in \.json, or one of 'ays_sd15'"
+    ):
+        spaced("karas10", TABLES["cosine"])
+
+
+def test_systems_take_them():
+    system = diffkit.compose(
+        schedule="cosine", num_steps=100, data_shape=(1, 4, 4), train_spacing="logsnr40", backbone=None
+    )
+    assert system.num_steps == 40
+    assert system.table_for("karras7").num_steps == 7
+
+
+# ---- grids ----------------------------------------------------------------------------------------------------------
+
+
+def scaled_linear():
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    return type(TABLES["cosine"]).from_betas(betas)
+
+
+def test_the_published_grids_are_near_their_published_timesteps():
+    """Of the schedule they were found on; its sigmas are interpolated, so a level or two apart."""
+    published = {
+        "ays_sd15": [999, 850, 736, 645, 545, 455, 343, 233, 124, 24],
+        "ays_sdxl": [999, 845, 730, 587, 443, 310, 193, 116, 53, 13],
+    }
+    for name, timesteps in published.items():
+        found = np.array(grid(name, scaled_linear()))[::-1]
+        assert np.abs(found - 1 - timesteps).max() <= 2, (name, found)
+    assert set(published) < set(GRIDS)
+
+
+def test_grids_are_stretched_in_log_snr():
+    table = registry("schedule").create("log_linear", log_snr_max=12.0, log_snr_min=-12.0).table(5000)
+    short, long = (table.log_snr[list(grid(text, table))] for text in ("ays_sd15", "ays_sd15:19"))
+    np.testing.assert_allclose(long[::2], short, atol=0.02)
+    np.testing.assert_allclose(long[1::2], (short[1:] + short[:-1]) / 2, atol=0.02)
+    assert len(grid("ays_sd15:1", table)) == 1
+
+
+def test_grids_round_trip_through_files(tmp_path):
+    table = TABLES["cosine"]
+    kept = (1, 30, 500, 1000)
+    path = save_grid(tmp_path / "best.json", kept, table, bits=1.25)
+    assert levels(1000, str(path), table) == kept
+    assert json.loads(path.read_text())["bits"] == 1.25
+    (tmp_path / "sigma.json").write_text('{"sigma": [20, 1, 0.1, 0]}')
+    found = levels(1000, str(tmp_path / "sigma.json"), table)
+    np.testing.assert_allclose(np.exp(-table.log_snr[list(found)] / 2), [0.1, 1, 20], rtol=0.05)
+    (tmp_path / "clock.json").write_text('{"log_snr": [-4, 0, 4]}')
+    np.testing.assert_allclose(
+        table.log_snr[list(levels(1000, str(tmp_path / "clock.json"), table))], [4, 0, -4], atol=0.1
+    )
+    save_grid(tmp_path / "faint.json", (1, 1000), TABLES["no signal"])
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("[1, 2]", "is no grid; it must hold one object with a list as one of levels, sigma, log_snr"),
+        ('{"sigma": [1], "levels": [1]}', "is no grid"),
+        ('{"sigma": []}', "is no grid"),
+        ("{", "cannot read a grid from"),
+        ('{"sigma": [1, "a"]}', "must be a number, got 'a'"),
+        ('{"sigma": [1, -2]}', "must be >= 0, got -2"),
+        ('{"levels": [1, 2], "num_steps": 50}', "holds levels of a table with 50 of them, this one has 1000"),
+        ('{"levels": [2, 1]}', "levels must be ascending"),
+        (json.dumps({"log_snr": list(range(1001))}), "has 1001 levels, more than the 1000 of the table"),
+    ],
+)
+def test_files_that_are_no_grid(tmp_path, content, text):
+    path = tmp_path / "grid.json"
+    path.write_text(content)
+    with pytest.raises(OptionError, match=text):
+        levels(1000, str(path), TABLES["cosine"])
+
+
+def test_other_wrong_uses_of_grids(tmp_path):
+    path = save_grid(tmp_path / "g.json", [1, 2], TABLES["cosine"])
+    with pytest.raises(OptionError, match="holds levels, which cannot be stretched to 7"):
+        levels(1000, f"{path}:7", TABLES["cosine"])
+    with pytest.raises(OptionError, match=r"cannot read a grid from .*absent\.json"):
+        levels(1000, str(tmp_path / "absent.json"), TABLES["cosine"])
+    with pytest.raises(OptionError, match=r"must end in \.json, got"):
+        save_grid(tmp_path / "g.txt", [1], TABLES["cosine"])
+    with pytest.raises(OptionError, match="cannot write"):
+        save_grid(tmp_path / "no" / "g.json", [1], TABLES["cosine"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_published_grids_against_diffusers():
+    pytest.importorskip("diffusers")
+    from diffusers.schedulers import AysSchedules
+
+    folder = grid.__globals__["_FOLDER"]
+    for name, key in (("ays_sd15", "StableDiffusionSigmas"), ("ays_sdxl", "StableDiffusionXLSigmas")):
+        assert json.loads((folder / f"{name}.json").read_text())["sigma"] == AysSchedules[key]
+    svd = json.loads((folder / "ays_svd.json").read_text())["sigma"]
+    assert svd == AysSchedules["StableDiffusionVideoSigmas"]
+
+
+# ---- the best levels ------------------------------------------------------------------------------------------------
+
+ORACLE = MixtureOracle([0.3, 0.7], [[-0.6, 0.1], [0.5, -0.3]], 0.2)
+
+
+def measured(var="fixed_small", num_steps=60):
+    """A system with an exact network, data, and its error of x_start at every level."""
+    system = diffkit.compose(schedule="cosine", num_steps=num_steps, data_shape=(2,), var=var, bins=None, backbone=None)
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.multinomial(ORACLE.weights.float(), 400, True, generator=generator)
+    x = (ORACLE.means[kind] + ORACLE.std * torch.randn(400, 2, generator=generator, dtype=torch.float64)).float()
+    bound = system.bits_per_dim(x, model=network_of(ORACLE, system), seed=0, rows_per_call=4096)
+    return system, x, bound.x_start_mse.double().mean(0).numpy()
+
+
+@pytest.mark.parametrize("variance", ["best", "posterior", "upper"])
+def test_no_chain_is_better_than_the_best(variance):
+    system, _, error = measured(num_steps=9)
+    for count in range(2, 8):
+        found = optimal_levels(system.table, error, count, variance=variance)
+        chains = [(1, *middle, 9) for middle in itertools.combinations(range(2, 9), count - 2)]
+        best = min(chain_bits(system.table, error, chain, variance=variance) for chain in chains)
+        assert len(found) == count
+        assert chain_bits(system.table, error, found, variance=variance) == pytest.approx(best, rel=1e-12)
+    assert optimal_levels(system.table, error, 9) == tuple(range(1, 10))
+    assert optimal_levels(system.table, error, 1) == (9,) and optimal_levels(system.table, error, 2) == (1, 9)
+
+
+@pytest.mark.parametrize(("var", "variance"), [("fixed_small", "posterior"), ("fixed_large", "upper")])
+def test_the_price_of_a_chain_is_what_its_bound_says(var, variance):
+    """Measured once at every level, it predicts the bound of every chain."""
+    system, x, error = measured(var)
+    for chain in ((1, 20, 40, 60), optimal_levels(system.table, error, 7, variance=variance)):
+        bound = system.bits_per_dim(x, steps=chain, model=network_of(ORACLE, system), seed=1, rows_per_call=4096)
+        found = float(bound.terms.double()[:, 1:].sum(1).mean())
+        own = error.copy()
+        own[np.array(chain) - 1] = bound.x_start_mse.double().mean(0).numpy()
+        assert chain_bits(system.table, own, chain, variance=variance) == pytest.approx(found, rel=1e-4)
+        # the errors of another draw of noise predict it as well as 400 examples can
+        assert chain_bits(system.table, error, chain, variance=variance) == pytest.approx(found, rel=0.15)
+
+
+def test_the_best_levels_beat_even_ones():
+    system, _, error = measured()
+    for count in (5, 10, 25):
+        best = chain_bits(system.table, error, optimal_levels(system.table, error, count))
+        for even in (f"linspace{count}", f"logsnr{count}", f"quad{count}"):
+            assert best < chain_bits(system.table, error, levels(60, even, system.table))
+
+
+def test_a_long_table_is_priced_in_pieces():
+    table = registry("schedule").create("linear").table(1000)
+    error = 1 / (1 + np.exp(table.log_snr[1:]))
+    found = optimal_levels(table, error, 10)
+    even = levels(1000, "linspace10", table)
+    assert chain_bits(table, error, found) < chain_bits(table, error, even) and found[0] == 1
+
+
+def test_the_best_levels_are_steps(tmp_path):
+    system, _, error = measured()
+    found = optimal_levels(system.table, torch.from_numpy(error), 6)
+    path = save_grid(tmp_path / "best.json", found, system.table)
+    assert system.table_for(found) == system.table_for(str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (dict(x_start_mse=np.ones(5), count=3), "one value for each of the table's 9 levels, got shape (5,)"),
+        (dict(x_start_mse=np.full(9, np.nan), count=3), "must be finite and >= 0 at every level"),
+        (dict(x_start_mse=-np.ones(9), count=3), "must be finite and >= 0 at every level"),
+        (dict(x_start_mse=np.ones(9), count=10), "count must be >= 1 and <= 9, got 10"),
+        (
+            dict(x_start_mse=np.ones(9), count=3, variance="large"),
+            "variance must be one of 'best', 'posterior', 'upper'",
+        ),
+    ],
+)
+def test_wrong_questions(arguments, text):
+    import re
+
+    with pytest.raises(OptionError, match=re.escape(text)):
+        optimal_levels(registry("schedule").create("cosine").table(9), **arguments)
