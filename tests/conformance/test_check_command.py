@@ -28,8 +28,17 @@ def broken_plugin(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: diffkit-broken\nVersion: 1.2\n")
     (folder / "entry_points.txt").write_text(
-        "[diffkit.sampler]\nbroken = mutants.samplers:CurrentAlpha\nddim = mutants.samplers:Linear\n"
-        "[diffkit.schedule]\nbroken = mutants.schedules_and_means:Exploding\n"
+        "[diffkit.sampler]\nbroken = diffkit_broken:WrongAlpha\nddim = diffkit_broken:OtherDDIM\n"
+        "[diffkit.schedule]\nbroken = diffkit_broken:Levels\n"
+    )
+    # Classes of its own, since the registry remembers where a class came from.
+    (tmp_path / "diffkit_broken.py").write_text(
+        "from attrs import frozen\n"
+        "from mutants.samplers import CurrentAlpha, Linear\n"
+        "from mutants.schedules_and_means import Exploding\n"
+        "WrongAlpha = frozen(type('WrongAlpha', (CurrentAlpha,), {}))\n"
+        "OtherDDIM = frozen(type('OtherDDIM', (Linear,), {}))\n"
+        "Levels = frozen(type('Levels', (Exploding,), {}))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("DIFFKIT_PLUGINS", "diffkit-broken")
@@ -62,7 +71,7 @@ def test_options_of_the_part_and_chosen_checks(check):
 def test_a_broken_plugin_fails_with_a_review(check, broken_plugin):
     code, out, _ = check("broken", "--kind", "sampler", "--only", "keeps_the_marginals")
     assert code == 1
-    assert out.splitlines()[0] == "sampler broken: CurrentAlpha(eta=0.0)"
+    assert out.splitlines()[0] == "sampler broken: WrongAlpha(eta=0.0)"
     assert "  1 failed in " in out
     assert "usually:  alpha or sigma of the wrong end of the step" in out
 
@@ -75,7 +84,7 @@ def test_a_name_of_several_kinds_is_checked_as_each(check, broken_plugin):
 
 def test_a_full_name_reaches_what_a_built_in_shadows(check, broken_plugin):
     code, out, _ = check("diffkit-broken:ddim", "--only", "contract")
-    assert code == 0 and "Linear(eta=0.0)" in out
+    assert code == 0 and "OtherDDIM(eta=0.0)" in out
 
 
 @pytest.mark.parametrize(
