@@ -49,6 +49,6 @@ def export(target: System | nn.Module, path: str | Path) -> Path:
                 save_file(tensors, temporary)
             else:
                 torch.save(tensors, temporary)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter where it cannot write
         raise CheckpointError(f"cannot write {path}: {error}") from error
     return path
