@@ -94,7 +94,8 @@ class ProcessTable:
 
     Attributes:
         alpha_bar: Squared signal share, float64 (T+1,); 1 at level 0, non-increasing, 0 allowed at T.
-        one_minus_alpha_bar: Squared noise share, kept apart so that low levels lose no digits.
+        one_minus_alpha_bar: Squared noise share, kept apart so that low levels lose no digits where sigma is given;
+            from betas it is the difference, as in the published code.
         beta: 1 - alpha_bar[k] / alpha_bar[k-1], float64 (T+1,); 0 at level 0.
         scale: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
         time: What the backbone is conditioned on at each level, float64 (T+1,); row 0 is never read.
