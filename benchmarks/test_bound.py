@@ -1,0 +1,103 @@
+"""The bound of one image: all levels batched against one level after the other, as the published script runs it.
+
+Both with the same noise, so that the numbers have to be the same too. `plain` below is the published loop written
+plainly, with its table look-ups; `one by one` is diffkit with one (example, level) pair to a call.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import interleaved, ratio
+from plain import PlainDiffusion
+
+import diffkit
+from diffkit.noise import example_seed
+
+LEVELS = 64
+
+
+def system_of(channels: int, size: int) -> diffkit.System:
+    torch.manual_seed(0)
+    network = ("unet", dict(channels=channels, num_res_blocks=1, channel_mult=(1, 2), num_heads=2, groups=8))
+    system = diffkit.compose(
+        schedule="cosine",
+        var="learned_range",
+        loss="hybrid",
+        backbone=network,
+        data_shape=(3, size, size),
+        num_steps=LEVELS,
+    )
+    for parameter in system.parameters():  # the published initialization makes many terms equal
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    return system.eval()
+
+
+def plain_bound(plain: PlainDiffusion, network, x, noise):
+    """The published loop: T forward passes of batch one, levels from noisy to clean."""
+    terms = []
+    with torch.no_grad():
+        for k in range(LEVELS - 1, -1, -1):
+            t = torch.tensor([k] * len(x))
+            x_t = plain.at(plain.a**0.5, t, x.shape) * x + plain.at((1 - plain.a) ** 0.5, t, x.shape) * noise[k]
+            true = plain.at(plain.c1, t, x.shape) * x + plain.at(plain.c2, t, x.shape) * x_t
+            true_log = plain.at(plain.log_variance, t, x.shape)
+            mean, log_variance, _ = plain.mean_and_variance(network, x_t, t)
+            kl = 0.5 * (
+                -1 + log_variance - true_log + (true_log - log_variance).exp()
+                + (true - mean) ** 2 * torch.exp(-log_variance)
+            )  # fmt: skip
+            nll = -plain.decoder(x, mean, 0.5 * log_variance)
+            both = [v.flatten(1).mean(1) / math.log(2) for v in (kl, nll)]
+            terms.append(torch.where(t == 0, both[1], both[0]))
+    return torch.stack(terms[::-1], 1)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(16, 16), (32, 32)])
+def test_bound_of_one_image(channels, size, record, request):
+    if size > 16 and not request.config.getoption("--full"):
+        pytest.skip("add --full for the larger network")
+    system = system_of(channels, size)
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    generator = torch.Generator().manual_seed(example_seed(0, 0))
+    noise = [torch.randn(x.shape[1:], generator=generator)[None] for _ in range(LEVELS)]
+    plain = PlainDiffusion(system.table.beta[1:])
+
+    def network(x, time):
+        return system.backbone(x, time)
+
+    def ours(rows):
+        return lambda: system.bits_per_dim(x, seed=0, rows_per_call=rows)
+
+    cases = {f"{rows} pairs a call": ours(rows) for rows in (1, 4, 8, 16, 32, 64)}
+    cases["plain loop"] = lambda: plain_bound(plain, network, x, noise)
+    one, batched, published = (
+        cases["1 pairs a call"]().terms,
+        cases["16 pairs a call"]().terms,
+        cases["plain loop"](),
+    )
+    apart = {
+        "batched": float((batched - one).abs().max() / one.abs().max()),
+        "plain": float((published - one).abs().max() / one.abs().max()),
+    }
+    assert apart["batched"] < 1e-5 and apart["plain"] < 1e-3  # the published tables and tails are float32
+    seconds = interleaved(cases, rounds=7)
+    rows = [
+        {
+            "case": name,
+            "ms": round(sorted(taken)[len(taken) // 2] * 1e3, 1),
+            "times_faster_than_one_by_one": ratio(seconds["1 pairs a call"], taken),
+            "times_faster_than_plain_loop": ratio(seconds["plain loop"], taken),
+        }
+        for name, taken in seconds.items()
+    ]
+    parameters = sum(p.numel() for p in system.parameters())
+    record(
+        f"bound_unet{channels}_{size}",
+        [
+            {"image": f"1x3x{size}x{size}", "levels": LEVELS, "parameters": parameters, "largest_difference": apart},
+            *rows,
+        ],
+    )
