@@ -237,6 +237,14 @@ def test_a_long_table_is_priced_in_pieces():
     assert chain_bits(table, error, found) < chain_bits(table, error, even) and found[0] == 1
 
 
+def test_every_chain_is_as_good_for_normal_data_with_the_best_variance():
+    """Its reverse steps are normal however long they are, so the bound is tight at any number of steps."""
+    table = registry("schedule").create("cosine").table(200)
+    exact = 1 / (4 + np.exp(table.log_snr[1:]))  # of standard deviation 1/2
+    costs = [chain_bits(table, exact, chain) for chain in ((1, 200), (1, 3, 200), tuple(range(1, 201)))]
+    np.testing.assert_allclose(costs, costs[0], rtol=1e-12)
+
+
 def test_the_best_levels_are_steps(tmp_path):
     system, _, error = measured()
     found = optimal_levels(system.table, torch.from_numpy(error), 6)
