@@ -180,9 +180,17 @@ def _repeated(level: Level, count: int) -> Level:
     def repeat(value: Tensor) -> Tensor:
         return value if value.ndim == 0 else torch.cat([value] * count)
 
-    rows = {name: repeat(value) for name, value in level._asdict().items() if name != "var"}
     var = None if level.var is None else {name: repeat(column) for name, column in level.var.items()}
-    return Level(**rows, var=var)
+    return Level(
+        repeat(level.alpha),
+        repeat(level.sigma),
+        repeat(level.log_snr),
+        repeat(level.c_skip),
+        repeat(level.c_out),
+        repeat(level.c_in),
+        repeat(level.time),
+        var,
+    )
 
 
 def _joined(name: str, conditions: Sequence[Conditions], batch: int) -> Any:
@@ -222,6 +230,11 @@ class Denoiser:
     transform: Callable[[Tensor], Tensor] | None = None
     clip: bool = False
     guidance: tuple[Guidance, ...] = ()
+    _hidden: frozenset[str] = field(init=False, repr=False)
+
+    @_hidden.default
+    def _find_hidden(self) -> frozenset[str]:
+        return own_conditions(self.guidance)
 
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Return the processed estimate of x_start, and the log-variance of the reverse step."""
@@ -240,18 +253,15 @@ class Denoiser:
     def _evaluate(self, x: Tensor, level: Level, conditions: Conditions, network: Model, depth: int) -> Estimate:
         """Estimate of a network with the first ``depth`` guidances applied."""
         if not depth:
-            given = self._for_network(conditions) if self.guidance else conditions
-            out, raw = call_network(network, x, level, self.var, self.scales_input, given)
+            if self._hidden:
+                conditions = {name: value for name, value in conditions.items() if name not in self._hidden}
+            out, raw = call_network(network, x, level, self.var, self.scales_input, conditions)
             return Estimate(decode(out, x, level), raw)
 
         def evaluate(x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
             return self._evaluate(x, level, conditions, network if model is None else model, depth - 1)
 
         return self.guidance[depth - 1].guide(evaluate, x, level, conditions)
-
-    def _for_network(self, conditions: Conditions) -> Conditions:
-        kept = own_conditions(self.guidance)
-        return {name: value for name, value in conditions.items() if name not in kept}
 
 
 def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:

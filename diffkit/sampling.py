@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,15 +150,21 @@ def take_step(
     program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor, noise: Tensor | None, last: bool
 ) -> tuple[Tensor, State, Tensor | None]:
     """Take one step; see `Program.step`."""
-    x, state = program.step(denoise, x, state, row, noise, last)
+    x, state = program.step(_call_of(denoise), x, state, row, noise, last)
     return x, state, None
+
+
+def _call_of(denoise: Any) -> Denoise:
+    """The method behind an object: torch before 2.7 makes another graph for every object that is called itself."""
+    method: Denoise = denoise.__call__
+    return method
 
 
 def take_and_tell(
     program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor, noise: Tensor | None, last: bool
 ) -> tuple[Tensor, State, Tensor | None]:
     """Take one step, and tell the estimate of x_start it was taken with."""
-    recorder = _Recorder(denoise)
+    recorder = _Recorder(_call_of(denoise))
     x, state = program.step(recorder, x, state, row, noise, last)
     return x, state, recorder.last.x_start
 

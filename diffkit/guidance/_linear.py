@@ -45,11 +45,13 @@ def estimate_and_pullback(
     def x_start(at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         estimate = evaluate(at, level, conditions)
         kept[:] = [estimate]
-        return estimate.x_start, tuple(part for part in estimate[1:] if part is not None)
+        rest = (estimate.raw, estimate.after_clipping)
+        return estimate.x_start, tuple(part for part in rest if part is not None)
 
     value, pullback, rest = value_and_pullback(x_start, x, more=True)
-    filled = iter(rest)
-    return Estimate(value, *(None if part is None else next(filled) for part in kept[0][1:])), pullback
+    raw = None if kept[0].raw is None else rest[0]
+    after_clipping = None if kept[0].after_clipping is None else rest[-1]
+    return Estimate(value, raw, after_clipping), pullback
 
 
 def reach(level: Level) -> Tensor:

@@ -19,7 +19,7 @@ from diffkit.guidance import (
     PiGDM,
     StaticThreshold,
 )
-from diffkit.sampling import sampling_program
+from diffkit.sampling import sampling_program, take_step
 from diffkit.tasks import average_pool
 
 Y = torch.tensor([0, 1, 2])
@@ -123,7 +123,7 @@ def test_the_strength_may_change_without_a_graph_each():
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = torch.compile(lambda denoiser: program.step(denoiser, x, (), row, x, False)[0], backend=backend)
+    compiled = torch.compile(lambda denoiser: take_step(program, denoiser, x, (), row, x, False)[0], backend=backend)
     with torch.no_grad():
         for scale in (1.5, 2.0, 3.0, 4.5, 7.5):
             denoiser = system.denoiser(guidance=ClassifierFree(scale, null={"y": 3}), y=Y)
