@@ -146,11 +146,15 @@ class Call:
         return tuple(network for guidance in self.parts.guidance for network in guidance.networks)
 
 
-def check_conditions(parts: Composition, conditions: Mapping[str, Any]) -> None:
-    """Raise `OptionError` if guidance lacks a condition it cannot do without."""
+def check_guidance(parts: Composition, conditions: Mapping[str, Any], device: torch.device) -> None:
+    """Raise `OptionError` if guidance lacks a condition it cannot do without, or has a network elsewhere."""
     for guidance in parts.guidance:
-        for name in sorted(guidance.required_conditions - set(conditions)):
-            raise OptionError(f"{type(guidance).__name__} needs the condition {name!r}; pass {name}=...")
+        name = type(guidance).__name__
+        for missing in sorted(guidance.required_conditions - set(conditions)):
+            raise OptionError(f"{name} needs the condition {missing!r}; pass {missing}=...")
+        for place in {parameter.device for network in guidance.networks for parameter in network.parameters()}:
+            if place != device:
+                raise OptionError(f"{name} has a network on {place}, the system is on {device}; move one of them")
 
 
 def _acting(program: Program, guidance: tuple[Guidance, ...]) -> list[tuple[bool, ...]]:

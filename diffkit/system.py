@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
-from diffkit.calls import Call, Transform, as_conditions, check_conditions, evaluating
+from diffkit.calls import Call, Transform, as_conditions, check_guidance, evaluating
 from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
 from diffkit.decoders import Decoder, decoder_for
@@ -370,7 +370,7 @@ class System(nn.Module):
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
         n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
-        check_conditions(parts, conditions)
+        check_guidance(parts, conditions, self.device)
         return Call(
             self,
             n,
@@ -468,7 +468,7 @@ class System(nn.Module):
         transform: Transform | None,
         conditions: Mapping[str, Any],
     ) -> Denoiser:
-        check_conditions(parts, conditions)
+        check_guidance(parts, conditions, self.device)
         clip = self.settings.clip_x_start if clip is None else clip
         scales = self.objective.scales_input
         return Denoiser(self._model(model), parts.var, scales, conditions, transform, clip, parts.guidance)
