@@ -1,0 +1,63 @@
+"""Write a run as one HTML page: samples, curves, likelihood, metrics, what it is made of and how to repeat it.
+
+The page fetches nothing and needs no server. It has what diffkit nll and diffkit evaluate found, if they were run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit.cli._options import POSITIONAL, short
+from diffkit.cli._paths import check_file
+from diffkit.cli._takes import Given, Takes
+
+
+@frozen
+class Options:
+    """Options of ``diffkit report``.
+
+    Attributes:
+        run: A training run or saved system (a folder).
+        out: The page; by default report.html in that folder.
+        n: How many samples are drawn for it; 0 draws none.
+        steps: How many levels drawing them visits, or "10,15,20", "ddim50", ...; 50, or all if there are fewer.
+        seed: Of the samples.
+        device: Such as cpu or cuda; a GPU if there is one.
+    """
+
+    run: Path = field(metadata=POSITIONAL)
+    out: Path | None = None
+    n: int = field(default=36, metadata=short("-n"))
+    steps: int | str | tuple[int, ...] | None = None
+    seed: int = 0
+    device: str | None = None
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options}, config=True, defaults={"steps": "50, or all if there are fewer"})
+
+
+def run(given: Given) -> None:
+    """Write the page."""
+    from diffkit.cli._device import device
+    from diffkit.evaluation import report
+    from diffkit.options import check_integer
+
+    options = given.make(Options)
+    check_integer("n", options.n, ge=0)
+    out = options.run / "report.html" if options.out is None else options.out
+    if options.run.is_dir() or options.out is not None:  # else the run is not there, which loading says better
+        check_file("--out", out, (".html", ".htm"))
+    print(f"writing {out}", flush=True)
+    report.write(
+        options.run,
+        out,
+        n=options.n,
+        steps=options.steps,
+        seed=options.seed,
+        device=device(options.device),
+        progress=True,
+    )

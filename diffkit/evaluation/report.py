@@ -1,0 +1,418 @@
+"""A run as one page: what was composed, how training went, what it draws, how likely data is, how to repeat it.
+
+The page is one HTML file that fetches nothing and runs no script.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+
+import diffkit
+from diffkit._errors import CheckpointError, DiffkitError, MissingExtraError
+from diffkit.explain import explain
+from diffkit.files import load_weights, write_atomically
+from diffkit.options import check_integer
+from diffkit.saving import load, read_spec
+from diffkit.spacing import Spacing
+from diffkit.spec import SPEC
+from diffkit.system import System
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from torch import Tensor
+
+    from diffkit.explain import Explanation
+
+RESULTS = ("nll.npz", "evaluation.json", "metrics.jsonl", "config.json")
+"""Files of a run that the page shows if they are there."""
+_MOMENTS = 9
+_ROWS = 4
+_POINTS = 1000
+_STEPS = 50
+
+
+@frozen(eq=False)
+class Figure:
+    """A picture or chart.
+
+    Attributes:
+        caption: What it shows, and with what settings.
+        svg: A chart, or None.
+        src: A picture as a data URI, or None.
+    """
+
+    caption: str
+    svg: Markup | None = field(default=None, repr=False)
+    src: str | None = field(default=None, repr=False)
+
+
+def write(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    n: int = 36,
+    steps: Spacing = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> Path:
+    """Write the page of a run or saved system, by default report.html in its folder, and return where it is.
+
+    Args:
+        run: The folder.
+        out: The file.
+        n: How many samples are drawn; 0 draws none.
+        steps: Levels that drawing them visits; 50, or all if there are fewer, by default.
+        seed: Of the samples.
+        device: Where they are drawn.
+        progress: Show a bar.
+    Raises:
+        CheckpointError, SpecError: As `diffkit.load`.
+        MissingExtraError: Jinja2 or Pillow is not installed.
+    """
+    check_integer("n", n, ge=0)
+    folder = Path(run)
+    template = _template()
+    found = _Run.read(folder, device)
+    spacing = min(_STEPS, found.system.num_steps) if steps is None else steps
+    page = template.render(
+        title=folder.resolve().name,
+        shape="x".join(map(str, found.system.data_shape)),
+        run=folder,
+        explanation=found.explanation,
+        parts=found.explanation.parts,
+        settings=found.explanation.settings,
+        schedule_charts=list(_schedule_charts(found.explanation)),
+        training_charts=list(_training_charts(folder)),
+        samples=list(_pictures(found, n, spacing, seed, progress)) if n else [],
+        bound=_bound(folder),
+        evaluation=_json(folder / "evaluation.json"),
+        facts=_facts(found),
+        repeat=_repeat(found),
+        spec=json.dumps(found.spec, indent=2),
+        train_options=found.config.get("train", {}),
+        data=found.config.get("data", {}),
+    )
+    path = folder / "report.html" if out is None else Path(out)
+    write_atomically(path, page.encode())
+    return path
+
+
+@frozen(eq=False)
+class _Run:
+    """What a folder holds."""
+
+    folder: Path
+    system: System
+    spec: Mapping[str, Any]
+    config: Mapping[str, Any]
+    explanation: Explanation
+
+    @classmethod
+    def read(cls, folder: Path, device: str | torch.device) -> _Run:
+        spec = read_spec(folder / SPEC)
+        system = load(folder, device=device)
+        return cls(folder, system, spec, _json(folder / "config.json") or {}, explain(system, network=True))
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """What the classes are called; none without classes."""
+        options = (self.spec["parts"].get("backbone") or {}).get("options", {})
+        count = options.get("num_classes") or 0
+        return self.config.get("data", {}).get("classes") or [str(i) for i in range(count)]
+
+    def conditions(self, n: int) -> dict[str, Any]:
+        """A class for each of n samples, in turn; nothing without classes."""
+        options = (self.spec["parts"].get("backbone") or {}).get("options", {})
+        count = options.get("num_classes")
+        return {} if not count else {"y": [i % count for i in range(n)]}
+
+    def checkpoints(self) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        """Yield step and weights for sampling of each kept checkpoint, oldest first; damaged ones are left out."""
+        from diffkit.training import checkpoint
+
+        rates = self.config.get("train", {}).get("ema") or []
+        for path in reversed(list(checkpoint.newest_first(self.folder / "checkpoints"))):
+            try:
+                kept = checkpoint.read(path)
+            except DiffkitError:
+                continue
+            name = f"ema_{rates[0]:g}" if rates else "model"
+            if name in kept.files:
+                yield kept.step, {**kept.files["model"], **kept.files[name]}
+
+
+def _template() -> Any:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("report", "a report") from error
+    source = resources.files("diffkit.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["plain"] = _plain
+    return environment.from_string(source)
+
+
+def _plain(value: Any) -> str:
+    """An option's value as a person would write it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return "none" if value is None else str(value)
+
+
+# ---- charts ----------------------------------------------------------------------------------------------------------
+
+
+def _schedule_charts(e: Explanation) -> Iterator[Figure]:
+    from diffkit.evaluation._svg import Line, chart
+
+    yield Figure(
+        "How signal and noise mix at each level.",
+        chart(
+            "Share of the variance",
+            "level",
+            "share",
+            [Line(e.level, e.alpha_bar, "signal (alpha_bar)"), Line(e.level, 1 - e.alpha_bar, "noise")],
+        ),
+    )
+    middle = int(np.argmin(np.abs(np.log(np.maximum(e.snr, 1e-300)))))
+    yield Figure(
+        "Weight of a squared error of x_start, relative to the level where signal and noise are equal.",
+        chart(
+            "Weight of each level",
+            "level",
+            "relative weight",
+            [
+                Line(e.level, e.weight / e.weight[middle] if e.weight[middle] else e.weight, "in the loss"),
+                Line(e.level, e.bound_weight / e.bound_weight[middle], "in the bound"),
+            ],
+            log_y=True,
+        ),
+    )
+    yield Figure(
+        "The two bounds of the reverse step's standard deviation; a learned variance lies between them.",
+        chart(
+            "Standard deviation of a reverse step",
+            "level",
+            "units of the data",
+            [Line(e.level, e.upper_std, "beta"), Line(e.level, e.posterior_std, "beta-tilde")],
+            log_x=len(e.level) > 10,
+            log_y=True,
+        ),
+    )
+
+
+def _training_charts(folder: Path) -> Iterator[Figure]:
+    from diffkit.evaluation._svg import Line, chart
+    from diffkit.training import read_metrics
+
+    lines = read_metrics(folder)
+    if not lines:
+        return
+    steps = [line["step"] for line in lines]
+
+    def column(name: str) -> list[Any]:
+        return [line.get(name) for line in lines]
+
+    names = {name for line in lines for name in line}
+    losses = [name for name in ("loss", "mse", "vb") if name in names]
+    yield Figure(
+        "Means over the steps between two lines of metrics.",
+        chart("Loss", "step", "loss", [Line(steps, column(name), name) for name in losses], log_y=True),
+    )
+    quartiles = [f"loss_q{q}" for q in range(4) if f"loss_q{q}" in names]
+    if quartiles:
+        yield Figure(
+            "Loss in each quarter of the levels; q0 is nearest to clean data.",
+            chart("Loss by level", "step", "loss", [Line(steps, column(q), q[5:]) for q in quartiles], log_y=True),
+        )
+    yield Figure(
+        "Norm of the gradient before clipping.",
+        chart("Gradient", "step", "norm", [Line(steps, column("grad_norm"))], log_y=True),
+    )
+    yield Figure(
+        "Learning rate of each update.",
+        chart("Learning rate", "step", "learning rate", [Line(steps, column("lr"))]),
+    )
+    if "images_per_s" in names:
+        yield Figure(
+            "Examples per second, over the whole loop.",
+            chart("Speed", "step", "examples per second", [Line(steps, column("images_per_s"))]),
+        )
+
+
+def _bound(folder: Path) -> Mapping[str, Any] | None:
+    """What ``diffkit nll`` kept: the number, and its terms by level."""
+    from diffkit.evaluation._svg import Line, chart
+    from diffkit.likelihood.scores import NORMAL_95
+
+    path = folder / "nll.npz"
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            kept = {name: loaded[name] for name in ("total", "prior", "levels", "visits", "terms", "terms_error")}
+    except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
+        raise CheckpointError(
+            f"{path} is not what diffkit nll writes: {error}; remove it, or run that again"
+        ) from error
+    seen = kept["visits"] > 0
+    level, terms, reach = (
+        kept["levels"][seen],
+        kept["terms"][seen],
+        NORMAL_95 * np.nan_to_num(kept["terms_error"][seen]),
+    )
+    filled = np.interp(kept["levels"], level, terms)
+    count = len(kept["total"])
+    total = float(kept["total"].mean())
+    log = len(level) > 10
+    return {
+        "bits": total,
+        "error": float(kept["total"].std(ddof=1)) / count**0.5 if count > 1 else None,
+        "count": count,
+        "first": float(terms[0]),
+        "prior": float(kept["prior"].mean()),
+        "charts": [
+            Figure(
+                "Terms of the bound by level, with 95 % intervals. The first is the decoder's.",
+                chart(
+                    "Terms of the bound",
+                    "level",
+                    "bits/dim",
+                    [Line(level, terms, "", terms - reach, terms + reach)],
+                    log_x=log,
+                    log_y=True,
+                ),
+            ),
+            Figure(
+                "How much of the bound the first levels have.",
+                chart("Share so far", "level", "share", [Line(kept["levels"], filled.cumsum() / total)], log_x=log),
+            ),
+        ],
+    }
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> Iterator[Figure]:
+    """Samples now, at the kept checkpoints, and on their way."""
+    system = run.system
+    if system.backbone is None:
+        return
+    how = f"{run.explanation.sampler.name}, {len(system.table_for(steps).index) - 1} steps, seed {seed}"
+    count = _POINTS if len(system.data_shape) == 1 else n
+    with torch.no_grad():
+        x = system.sample(count, steps=steps, seed=seed, batch_size=256, progress=progress, **run.conditions(count))
+        yield _drawn(run, x, f"Samples of the trained system ({how}).")
+        yield from _over_training(run, min(count, 100 if len(system.data_shape) == 1 else 10), steps, seed)
+        yield from _on_the_way(run, steps, seed)
+
+
+def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator[Figure]:
+    system, assert_network = run.system, run.system.backbone
+    assert assert_network is not None
+    final = {name: tensor.clone() for name, tensor in assert_network.state_dict().items()}
+    kept = list(run.checkpoints())
+    if len(kept) < 2:
+        return
+    try:
+        for step, weights in kept:
+            load_weights(assert_network, {k: v for k, v in weights.items() if k in final})
+            x = system.sample(count, steps=steps, seed=seed, progress=False, **run.conditions(count))
+            yield _drawn(run, x, f"The same seed after step {step}.", columns=count)
+    finally:
+        assert_network.load_state_dict(final)
+
+
+def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
+    from diffkit.evaluation._pictures import png, strip
+
+    system = run.system
+    if len(system.data_shape) != 3:
+        return
+    moments = list(system.trajectory(_ROWS, steps=steps, seed=seed, **run.conditions(_ROWS)))
+    places = np.unique(np.linspace(0, len(moments) - 1, min(_MOMENTS, len(moments))).round().astype(int))
+    levels = ", ".join(str(moments[i].level) for i in places)
+    scale = [float(system.table.scale[moments[i].level]) for i in places]
+    noisy = [moments[i].x / s for i, s in zip(places, scale, strict=True)]
+    yield Figure(f"From noise to samples: data at levels {levels}.", None, png(strip(noisy)))
+    estimates = [moments[i].x_start for i in places]
+    yield Figure("What the network takes them for, at the same moments.", None, png(strip(estimates)))
+
+
+def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Figure:
+    from diffkit.evaluation._pictures import grid, png
+    from diffkit.evaluation._svg import scatter
+
+    labels = run.conditions(len(x)).get("y")
+    if x.ndim == 2 and x.shape[1] == 2:
+        return Figure(caption, scatter("", x.double().cpu().numpy(), labels))
+    if x.ndim != 4:
+        return Figure(f"{caption} Data of shape {tuple(x.shape[1:])} is no picture.")
+    if labels is not None and columns is None:
+        columns = len(set(labels))
+        shown = run.class_names[:columns]
+        caption += f" A class to each column: {', '.join(shown)}."
+    return Figure(caption, None, png(grid(x, columns or max(1, round(len(x) ** 0.5)))))
+
+
+# ---- facts -----------------------------------------------------------------------------------------------------------
+
+
+def _facts(run: _Run) -> list[tuple[str, str]]:
+    """Where the run was trained, and where this page was made."""
+    trained = run.config.get("diffkit")
+    manifests = sorted((run.folder / "checkpoints").glob("step_*/manifest.json"))
+    made = (_json(manifests[-1]) if manifests else None) or {}
+    rows = [("diffkit", trained)] if trained else []
+    rows += [(name, made[name]) for name in ("torch", "numpy", "python", "world_size", "seed") if name in made]
+    origins = sorted({part.origin for part in run.explanation.parts if part.origin})
+    rows += [("parts come from", ", ".join(origins))]
+    rows += [
+        (
+            "this page",
+            f"diffkit {diffkit.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+            f"{platform.system()} {platform.machine()}, on {run.system.device}",
+        )
+    ]
+    return [(name, str(value)) for name, value in rows]
+
+
+def _repeat(run: _Run) -> str:
+    """Python that trains the same system again."""
+    options = ",\n    ".join(f"{name}={_python(value)}" for name, value in run.config.get("train", {}).items())
+    source = run.config.get("data", {}).get("source", "...")
+    lines = ["import json", "import diffkit, diffkit.data", ""]
+    lines += [f"spec = json.load(open({str(run.folder / 'spec.json')!r}))", "system = diffkit.from_spec(spec)"]
+    if options:
+        lines += [
+            f"data = diffkit.data.load(...)  # {source}; see the facts of the data above",
+            f'diffkit.train(\n    system,\n    data,\n    out="again",\n    {options},\n)',
+        ]
+    return "\n".join(lines)
+
+
+def _python(value: Any) -> str:
+    return repr(tuple(value)) if isinstance(value, list) else repr(value)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    return found if isinstance(found, dict) else None
