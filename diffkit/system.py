@@ -7,7 +7,6 @@ special, and its state_dict is the network's. Tables are no buffers: ``.half()``
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
-from diffkit.calls import Call, Transform, as_conditions, check_guidance, evaluating
+from diffkit.calls import Call, Transform, as_conditions, check_guidance
 from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
 from diffkit.decoders import Decoder, decoder_for
@@ -380,7 +379,7 @@ class System(nn.Module):
             self._model(model),
             self.settings.clip_x_start if clip is None else clip,
             x_transform,
-            self._conditions(conditions, n),
+            as_conditions(conditions, n, self.device),
             check_compile(compile, self.device),
         )
 
@@ -510,12 +509,6 @@ class System(nn.Module):
         low, high = (int(k) for k in level.aminmax())
         if low < 1 or high > self.num_steps:
             raise OptionError(f"level must lie in 1..{self.num_steps}, got values in {low}..{high}")
-
-    def _conditions(self, conditions: Mapping[str, Any], n: int) -> dict[str, Any]:
-        return as_conditions(conditions, n, self.device)
-
-    def _evaluating(self) -> AbstractContextManager[None]:
-        return evaluating(self)
 
     def _noise_like(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         device = generator.device if generator is not None else x.device
