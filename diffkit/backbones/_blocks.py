@@ -65,6 +65,17 @@ def pointwise(projection: nn.Conv1d, tokens: Tensor) -> Tensor:
     return F.linear(tokens, projection.weight.flatten(1), projection.bias)
 
 
+def repeated(x: Tensor, factors: tuple[int, ...]) -> Tensor:
+    """Return x, (B, C, *S), with every value repeated so often along each spatial axis."""
+    if not torch.compiler.is_compiling():
+        return F.interpolate(x, scale_factor=[float(factor) for factor in factors], mode="nearest")
+    # Torch 2.13's compiler loses the gradient of interpolate between two convolutions in bfloat16 on a CPU: it drops
+    # the scatter that the backward pass becomes. Repetition has a sum for its gradient.
+    for axis, factor in enumerate(factors, start=2):
+        x = x.repeat_interleave(factor, dim=axis)
+    return x
+
+
 class Downsample(nn.Module):
     """Halve every resampled side by a strided convolution or by averaging."""
 
@@ -87,12 +98,12 @@ class Upsample(nn.Module):
 
     def __init__(self, axes: int, width: int, *, conv: bool):
         super().__init__()
-        self.factors = [float(factor) for factor in _FACTORS[axes - 1]]
+        self.factors = _FACTORS[axes - 1]
         self.conv = convolution(axes, width, width, 3, padding=1) if conv else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *2S)."""
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=self.factors, mode="nearest"))
+        out: Tensor = self.conv(repeated(x, self.factors))
         return out
 
 

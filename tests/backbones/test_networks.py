@@ -220,3 +220,26 @@ def test_compiles_to_one_graph(name):
         close(compiled(x, time, **_labels(name)), network(x, time, **_labels(name)), 1e-6)
     assert counter.frame_count == 1
     torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own imports
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_kernels_agree(name, precision):
+    """Needs a C++ compiler. Bounds: a sum in another order in float32, and test_bfloat16_agrees' in bfloat16."""
+    network = _network(name)
+    compiled = torch.compile(network, fullgraph=True)
+    x, time = inputs(SHAPE)
+    gradients = []
+    for call in (network, compiled):
+        low = precision == "bf16" and call is compiled
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            out = call(x, time, **_labels(name))
+        out.float().square().sum().backward()
+        gradients.append((out.detach(), [parameter.grad.clone() for parameter in network.parameters()]))
+        network.zero_grad()
+    close(gradients[1][0], gradients[0][0], 1e-5 if precision == "fp32" else 2e-2)
+    scale = max(gradient.abs().max() for gradient in gradients[0][1])
+    for got, want in zip(gradients[1][1], gradients[0][1], strict=True):
+        assert (got - want).abs().max() <= (1e-4 if precision == "fp32" else 5e-2) * scale
+    torch._dynamo.reset()
