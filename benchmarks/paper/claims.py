@@ -1,0 +1,460 @@
+"""Each claim of the paper against the kept cells: what it says, what was found, and whether it holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from scipy import stats
+
+import diffkit
+from benchmarks.paper.cells import FEW, Bench
+from benchmarks.paper.study import Network, Study
+
+FAINT = 0.01
+"""alpha_bar below which a level counts as noise."""
+SKIPPED = 0.2
+"""Share of the chain that the paper skips with little harm."""
+FEW_STEPS, MANY_STEPS = 25, max(FEW)
+
+
+@frozen
+class Estimate:
+    """A mean over seeds with its 95 % confidence interval (Student's t).
+
+    Attributes:
+        mean: Of the values.
+        half: Half-width of the interval; NaN for one seed, 0 for what needs none.
+    """
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """Of one value for each seed."""
+        count = len(values)
+        if count < 2:
+            return cls(float(np.mean(values)), math.nan)
+        half = float(stats.t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+        return cls(float(np.mean(values)), half)
+
+    def above(self, limit: float = 0.0) -> bool | None:
+        """Whether it is above a limit; None if the interval leaves it open."""
+        if math.isnan(self.half) or abs(self.mean - limit) <= self.half:
+            return None
+        return self.mean > limit
+
+    def text(self, digits: int = 2) -> str:
+        """Such as 3.62 ± 0.05."""
+        error = "" if not self.half or math.isnan(self.half) else f" ± {self.half:.{digits}f}"
+        return f"{self.mean:.{digits}f}{error}"
+
+
+@frozen
+class Row:
+    """One claim.
+
+    Attributes:
+        key: Letter of the group and a number, such as "b2".
+        claim: What the paper says.
+        paper: Where, and its figures.
+        ours: What was found here.
+        holds: True, False, or None where the seeds do not decide it.
+    """
+
+    key: str
+    claim: str
+    paper: str
+    ours: str
+    holds: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return {True: "holds", False: "**does not hold at this size**", None: "*not decided by these seeds*"}[
+            self.holds
+        ]
+
+
+Found = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Results by "kind data schedule objective width", then by seed."""
+
+
+def gather(bench: Bench, seeds: Sequence[int]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return every kept cell."""
+    from benchmarks.paper.cells import kinds
+
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for seed in seeds:
+        for network in bench.study.networks(seed):
+            for kind in kinds(bench.study, network):
+                kept = bench.kept(kind, network)
+                if kept is not None:
+                    found.setdefault(_key(kind, network), {})[seed] = kept
+    return found
+
+
+def _key(kind: str, network: Network) -> str:
+    return f"{kind} {network.data} {network.schedule} {network.objective} {network.width}"
+
+
+class Results:
+    """Kept cells by what they are of."""
+
+    def __init__(self, study: Study, found: Found):
+        self.study, self.found = study, found
+
+    def likelihood(self, schedule: str, objective: str, width: int | None = None) -> dict[int, Any]:
+        """Bits and what belongs to them, by seed."""
+        study = self.study
+        network = Network(study.likelihood_data, schedule, objective, width or study.width, 0)
+        return dict(self.found.get(_key("bits", network), {}))
+
+    def quality(self, kind: str, schedule: str, objective: str) -> dict[int, Any]:
+        """Distances, by seed."""
+        network = Network(self.study.quality_data, schedule, objective, self.study.quality_width, 0)
+        return dict(self.found.get(_key(kind, network), {}))
+
+    def noise(self) -> dict[int, Any]:
+        """Gradient noise, by seed."""
+        network = Network(self.study.likelihood_data, "cosine", "vlb_is", self.study.width, 0)
+        return dict(self.found.get(_key("gradient_noise", network), {}))
+
+
+def rows(results: Results) -> list[Row]:
+    """Return the whole table; claims whose cells are missing are left out."""
+    groups = (wasted_levels, skipping, schedules, objectives, sampling_of_levels, few_steps, ddim, bound, ratio, size)
+    return [row for group in groups for row in group(results)]
+
+
+def paired(a: Mapping[int, Any], b: Mapping[int, Any], value: Any) -> Estimate | None:
+    """Difference a - b of a value over the seeds that both have."""
+    seeds = sorted(a.keys() & b.keys())
+    return Estimate.of([value(a[s]) - value(b[s]) for s in seeds]) if seeds else None
+
+
+def mean(of: Mapping[int, Any], value: Any) -> Estimate:
+    """Mean of a value over seeds."""
+    return Estimate.of([value(found) for found in of.values()])
+
+
+def together(*answers: bool | None) -> bool | None:
+    """A claim of several parts: false if one is, open if one is."""
+    if any(answer is False for answer in answers):
+        return False
+    return None if any(answer is None for answer in answers) else True
+
+
+# ---- (a) the schedule ------------------------------------------------------------------------------------------------
+
+
+def wasted_levels(results: Results) -> list[Row]:
+    """Fig. 5, from the schedules alone."""
+    shares = {}
+    for schedule in ("linear", "cosine"):
+        table = diffkit.compose(schedule=schedule, num_steps=results.study.num_steps, backbone=None).table
+        shares[schedule] = float((table.alpha_bar[1:] < FAINT).mean())
+    return [
+        Row(
+            "a1",
+            "The linear schedule destroys information too early: its last levels are almost pure noise",
+            "fig. 5: alpha_bar against t",
+            f"alpha_bar < {FAINT:g} at {shares['linear']:.0%} of the linear and {shares['cosine']:.0%} of the cosine "
+            "levels (exact)",
+            shares["linear"] > 2 * shares["cosine"],
+        )
+    ]
+
+
+def skipping(results: Results) -> list[Row]:
+    """Fig. 4."""
+    linear, cosine = (results.quality("skips", schedule, "hybrid") for schedule in ("linear", "cosine"))
+    if not linear or not cosine:
+        return []
+
+    def increase(found: Mapping[str, float]) -> float:
+        return found[str(SKIPPED)] / found["0.0"] - 1
+
+    ours, theirs = mean(linear, increase), mean(cosine, increase)
+    difference = paired(cosine, linear, increase)
+    little = Estimate(-ours.mean, ours.half).above(-0.1)
+    return [
+        Row(
+            "a2",
+            f"With the linear schedule the noisiest {SKIPPED:.0%} of the chain can be skipped with little harm (here: "
+            "under 10 % more distance), with cosine it cannot",
+            "fig. 4: FID against share skipped, linear flat up to 20 %",
+            f"distance grows by {_percent(ours)} (linear), {_percent(theirs)} (cosine)",
+            together(little, difference.above() if difference else None),
+        )
+    ]
+
+
+# ---- (b) objectives --------------------------------------------------------------------------------------------------
+
+
+def _bits(found: Mapping[str, Any]) -> float:
+    return float(found["bits"])
+
+
+def schedules(results: Results) -> list[Row]:
+    """Table 1 and 2, rows of L_simple."""
+    linear, cosine = results.likelihood("linear", "simple"), results.likelihood("cosine", "simple")
+    difference = paired(linear, cosine, _bits)
+    if difference is None:
+        return []
+    return [
+        Row(
+            "b1",
+            "L_simple has better bits/dim with the cosine schedule than with the linear one",
+            "table 1: 3.68 against 3.77 (ImageNet 64); table 2: 3.26 against 3.37 (CIFAR-10)",
+            f"{mean(cosine, _bits).text()} against {mean(linear, _bits).text()}; gain {difference.text(3)}",
+            difference.above(),
+        )
+    ]
+
+
+def objectives(results: Results) -> list[Row]:
+    """Tables 1 and 2."""
+    simple, hybrid, vlb = (results.likelihood("cosine", name) for name in ("simple", "hybrid", "vlb_is"))
+    found = []
+    first, second = paired(simple, hybrid, _bits), paired(hybrid, vlb, _bits)
+    if first is not None:
+        found.append(
+            Row(
+                "b2",
+                "L_hybrid has better bits/dim than L_simple",
+                "table 1: 3.62 against 3.68; table 2: 3.17 against 3.26",
+                f"{mean(hybrid, _bits).text()} against {mean(simple, _bits).text()}; gain {first.text(3)}",
+                first.above(),
+            )
+        )
+    if second is not None:
+        found.append(
+            Row(
+                "b3",
+                "L_vlb (importance sampled) has better bits/dim than L_hybrid",
+                "table 1: 3.57 against 3.62; table 2: 2.94 against 3.17",
+                f"{mean(vlb, _bits).text()} against {mean(hybrid, _bits).text()}; gain {second.text(3)}",
+                second.above(),
+            )
+        )
+    return found
+
+
+# ---- (c) importance sampling -----------------------------------------------------------------------------------------
+
+
+def sampling_of_levels(results: Results) -> list[Row]:
+    """Figs. 6 and 7."""
+    noise, found = results.noise(), []
+    if noise:
+
+        def ratio(a: str, b: str) -> Estimate:
+            return Estimate.of([_log_scale(each[a]) - _log_scale(each[b]) for each in noise.values()])
+
+        vlb, less = ratio("vlb", "hybrid"), ratio("vlb", "vlb_is")
+        found.append(
+            Row(
+                "c1",
+                "The gradient of L_vlb is much noisier than that of L_hybrid",
+                "section 3.3, fig. 7: the noise scale of L_vlb lies far above that of L_hybrid",
+                f"noise scale larger by a factor of {_factor(vlb)}, halfway through training",
+                vlb.above(),
+            )
+        )
+        found.append(
+            Row(
+                "c2",
+                "Importance sampling of levels lowers the gradient noise of L_vlb",
+                "section 3.3, fig. 6: smooth curves with resampling",
+                f"noise scale smaller by a factor of {_factor(less)}",
+                less.above(),
+            )
+        )
+    uniform, sampled = results.likelihood("cosine", "vlb"), results.likelihood("cosine", "vlb_is")
+    difference = paired(uniform, sampled, _bits)
+    if difference is not None:
+        found.append(
+            Row(
+                "c3",
+                "L_vlb reaches better bits/dim with importance sampling than with uniform levels",
+                "fig. 6: best curve of all objectives",
+                f"{mean(sampled, _bits).text()} against {mean(uniform, _bits).text()}; gain {difference.text(3)}",
+                difference.above(),
+            )
+        )
+    return found
+
+
+def _log_scale(found: Mapping[str, float]) -> float:
+    """Log of the noise scale; a signal that is lost in the noise counts as the smallest that could be seen."""
+    scale = found["scale"]
+    return math.log10(scale) if scale > 0 else 6.0
+
+
+# ---- (d) few steps ---------------------------------------------------------------------------------------------------
+
+
+def few_steps(results: Results) -> list[Row]:
+    """Fig. 8."""
+    learned = results.quality("few_steps", "cosine", "hybrid")
+    fixed = results.quality("few_steps", "cosine", "simple")
+    if not learned or not fixed:
+        return []
+
+    def at(way: str, steps: int) -> Any:
+        return lambda found: float(found[way][str(steps)])
+
+    parts = [("learned", learned), ("fixed_large", fixed), ("fixed_small", fixed)]
+    loss = {
+        way: Estimate.of([at(way, FEW_STEPS)(f) - at(way, MANY_STEPS)(f) for f in of.values()]) for way, of in parts
+    }
+    seeds = sorted(learned.keys() & fixed.keys())
+
+    def gap(way: str) -> Estimate:
+        lost = [
+            (at(way, FEW_STEPS)(fixed[s]) - at(way, MANY_STEPS)(fixed[s]))
+            - (at("learned", FEW_STEPS)(learned[s]) - at("learned", MANY_STEPS)(learned[s]))
+            for s in seeds
+        ]
+        return Estimate.of(lost)
+
+    text = "; ".join(f"{way.replace('_', ' ')} +{loss[way].text()}" for way, _ in parts)
+    return [
+        Row(
+            "d1",
+            f"With learned variances samples lose less from {MANY_STEPS} to {FEW_STEPS} steps than with fixed large "
+            "ones (beta)",
+            "fig. 8: L_hybrid keeps FID down to 50 steps, sigma^2 = beta does not",
+            f"distance at {FEW_STEPS} steps against {MANY_STEPS}: {text}",
+            gap("fixed_large").above(),
+        ),
+        Row(
+            "d2",
+            "... and less than with fixed small ones (beta-tilde)",
+            "fig. 8: sigma^2 = beta-tilde also loses below 50 steps",
+            f"extra loss of fixed small over learned: {gap('fixed_small').text()}",
+            gap("fixed_small").above(),
+        ),
+    ]
+
+
+def ddim(results: Results) -> list[Row]:
+    """Fig. 8, DDIM."""
+    found = results.quality("few_steps", "cosine", "hybrid")
+    if not found:
+        return []
+    few, many = (
+        Estimate.of([each["learned"][str(n)] - each["ddim"][str(n)] for each in found.values()])
+        for n in (min(FEW), MANY_STEPS)
+    )
+    return [
+        Row(
+            "d3",
+            f"DDIM is better at very few steps (here {min(FEW)}), learned variances at many (here {MANY_STEPS})",
+            "fig. 8: curves cross at about 50 steps",
+            f"learned minus DDIM: {few.text()} at {min(FEW)} steps, {many.text()} at {MANY_STEPS}",
+            together(few.above(), None if many.above() is None else not many.above()),
+        )
+    ]
+
+
+# ---- (e) the bound over levels ---------------------------------------------------------------------------------------
+
+
+def bound(results: Results) -> list[Row]:
+    """Fig. 2."""
+    found = results.likelihood("cosine", "hybrid")
+    if not found:
+        return []
+
+    def share(part: float) -> Any:
+        def of(each: Mapping[str, Any]) -> float:
+            levels, total = np.array(each["levels"]), results.study.num_steps
+            filled = np.interp(np.arange(1, total + 1), levels, each["terms"])
+            return float(filled[: max(round(part * total), 1)].sum() / filled.sum())
+
+        return of
+
+    first, tenth = mean(found, share(0.01)), mean(found, share(0.1))
+    return [
+        Row(
+            "e1",
+            "The first levels have the largest part of the bound (here: the first 10 % more than half)",
+            "fig. 2: terms of the bound against t, falling by orders of magnitude",
+            f"first 1 % of the levels: {_percent(first)} of the bound; first 10 %: {_percent(tenth)}",
+            tenth.above(0.5),
+        )
+    ]
+
+
+def ratio(results: Results) -> list[Row]:
+    """Fig. 1, from the schedules alone."""
+    texts, reached = [], []
+    for steps in (100, 1000, 4000):
+        table = diffkit.compose(schedule="linear", num_steps=steps, backbone=None).table
+        fraction = table.posterior().variance[2:] / table.upper_variance[2:]
+        reached.append(float((np.argmax(fraction > 0.95) + 2) / steps))
+        texts.append(f"T = {steps}: {reached[-1]:.1%}")
+    return [
+        Row(
+            "e2",
+            "beta-tilde / beta is near 1 but for the first levels, the fewer of them the larger T is",
+            "fig. 1",
+            f"share of levels before the ratio passes 0.95 (exact, linear): {', '.join(texts)}",
+            reached[0] > reached[1] > reached[2] and reached[2] < 0.05,
+        )
+    ]
+
+
+# ---- (f) size --------------------------------------------------------------------------------------------------------
+
+
+def size(results: Results) -> list[Row]:
+    """Fig. 10."""
+    by_width = {width: results.likelihood("cosine", "hybrid", width) for width in results.study.widths}
+    seeds = sorted(set.intersection(*(set(found) for found in by_width.values())))
+    if not seeds or len(by_width) < 2:
+        return []
+    found = []
+    for key, quantity, name in (("f1", "eps_mse", "L_simple on held-out data"), ("f2", "bits", "bits/dim")):
+        slopes, fits = zip(*(power_law(by_width, seed, quantity) for seed in seeds), strict=True)
+        slope, worst = Estimate.of(slopes), min(fits)
+        values = " / ".join(mean(of, lambda each, q=quantity: each[q]).text(3) for of in by_width.values())
+        parameters = " / ".join(f"{next(iter(of.values()))['parameters'] / 1e3:.0f}k" for of in by_width.values())
+        claim = f"{name} improves with model size as a power law" if key == "f1" else f"{name} improves with size too"
+        falls = Estimate(-slope.mean, slope.half).above()
+        found.append(
+            Row(
+                key,
+                claim,
+                "fig. 10: FID against compute is near a straight line in log-log; NLL fits less well",
+                f"{values} at {parameters} parameters; exponent {slope.text(3)}, R^2 >= {worst:.2f}",
+                together(falls, True if key == "f2" or len(by_width) < 3 else worst > 0.9),
+            )
+        )
+    return found
+
+
+def power_law(by_width: Mapping[int, Mapping[int, Any]], seed: int, quantity: str) -> tuple[float, float]:
+    """Exponent and R^2 of a straight line in log-log."""
+    x = np.log([found[seed]["parameters"] for found in by_width.values()])
+    y = np.log([found[seed][quantity] for found in by_width.values()])
+    fit = stats.linregress(x, y)
+    return float(fit.slope), float(fit.rvalue**2)
+
+
+def _percent(value: Estimate) -> str:
+    error = "" if not value.half or math.isnan(value.half) else f" ± {100 * value.half:.0f}"
+    return f"{100 * value.mean:.0f}{error} %"
+
+
+def _factor(log: Estimate) -> str:
+    if math.isnan(log.half):
+        return f"{10**log.mean:.2g}"
+    return f"{10**log.mean:.2g} ({10 ** (log.mean - log.half):.2g} to {10 ** (log.mean + log.half):.2g})"
