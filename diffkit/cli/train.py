@@ -27,10 +27,13 @@ class Options:
 
     Attributes:
         out: Folder of the run: checkpoints, metrics and the system as diffkit.load reads it.
+        low_res: Train for super-resolution: give the network each image shrunk to this size (one number, or height and
+            width) as well, for it to enlarge; needs a backbone with low_res_channels, such as unet.
         device: Such as cpu or cuda; a GPU if there is one.
     """
 
     out: Path
+    low_res: tuple[int, ...] | None = None
     device: str | None = None
 
 
@@ -51,7 +54,7 @@ def run(given: Given) -> None:
     options, config = given.make(Options), given.make(TrainConfig)
     check_folder("--out", options.out)
     print(f"run: {options.out}/", flush=True)
-    data = _open(*given.parts["data"])
+    data = _open(*given.parts["data"], options.low_res)
     composition = composed(given, data, config)
 
     import torch
@@ -72,21 +75,26 @@ def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
     known = {option.path[-1] for option in part_options("backbone", name)}
     classes = {"num_classes": len(data.classes)} if data.classes else {}
     wanted = classes | ({"null_class": True} if classes and config.label_dropout > 0 else {})
+    if given.values.get("low_res") is not None:
+        wanted["low_res_channels"] = data.shape[0]
     found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
     del found["data"]
     return found
 
 
-def _open(source: str, options: Any) -> Data:
-    from diffkit.data import source_for
+def _open(source: str, options: Any, low_res: tuple[int, ...] | None) -> Data:
+    from diffkit.data import LowRes, source_for
 
-    return source_for(source, **options).open()
+    data = source_for(source, **options).open()
+    return data if low_res is None else LowRes(data, low_res)
 
 
 def _described(data: Data) -> str:
     values = "continuous values" if data.bins is None else f"{data.bins} values"
     classes = f", {len(data.classes)} classes" if data.classes else ""
-    return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}"
+    small = data.describe().get("low_res")
+    beside = "" if small is None else f", low_res {'x'.join(map(str, small))}"
+    return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}{beside}"
 
 
 def _named(names: Any) -> str:

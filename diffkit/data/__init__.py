@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from diffkit.data.base import as_data as as_data
     from diffkit.data.base import scaled as scaled
     from diffkit.data.folder import FolderData as FolderData
+    from diffkit.data.low_res import LowRes as LowRes
 
 NAMED: Mapping[str, type[Source]] = {"digits": Digits, "points": Points}
 """Sources that are asked for by name; a folder or a file is asked for by its path."""
@@ -35,6 +36,7 @@ _HOME = {
     "as_data": "base",
     "scaled": "base",
     "FolderData": "folder",
+    "LowRes": "low_res",
 }
 __all__ = ["NAMED", "Digits", "File", "Folder", "Points", "Source", "load", *_HOME]
 

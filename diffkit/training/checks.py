@@ -54,7 +54,7 @@ def check(system: System, spec: Mapping[str, Any], data: Data, config: TrainConf
     problems = list(_data_problems(system, data, config))
     if not problems:
         classes, some = Classes.of(spec), data.batch(range(min(len(data), 8)))
-        problems = list(_label_problems(classes, data, config, some))
+        problems = [*_label_problems(classes, data, config, some), *_low_res_problems(system, some)]
         problems = problems or list(batch_problems(some, data, classes.count))
     if problems:
         raise DataError("\n  ".join(["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
@@ -103,6 +103,29 @@ def _label_problems(classes: Classes, data: Data, config: TrainConfig, example: 
             f"label_dropout={config.label_dropout:g} needs a network with a label for no class; compose with "
             "null_class=True in the backbone's options"
         )
+
+
+def _low_res_problems(system: System, example: Batch) -> Iterator[str]:
+    """Hold small images against the channels that the network reads of them; one of the user's own says for itself."""
+    if system.parts.backbone is None:
+        return
+    wanted = system.parts.backbone.channels_in(system.data_shape) - system.data_shape[0]
+    small = example.conditions.get("low_res")
+    found = 0 if small is None else small.shape[1]
+    if found == wanted:
+        return
+    if not wanted:
+        yield (
+            f"the data gives low_res of {found} channels, but the network reads none; compose with "
+            f"low_res_channels={found} in the options of the backbone 'unet', or take the data without"
+        )
+    elif not found:
+        yield (
+            f"the network reads low_res of {wanted} channels, but the data gives none; wrap it in "
+            "diffkit.data.LowRes(data, size), which --low-res does, or compose without low_res_channels"
+        )
+    else:
+        yield f"the network reads low_res of {wanted} channels, the data gives {found}; compose with that many"
 
 
 def batch_problems(batch: Batch, data: Data, num_classes: int | None) -> Iterator[str]:

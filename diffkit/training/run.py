@@ -69,7 +69,7 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
     if (folder / SPEC).exists():
         found += _spec_differences(_read_json(folder / SPEC), json.loads(json.dumps(spec)))
     now = json.loads(json.dumps(data.describe()))
-    names = [*description(data), "fingerprint"]
+    names = [*description(data), "low_res", "fingerprint"]
     found += [
         f"data {name}={kept['data'].get(name)!r}, now {now.get(name)!r}"
         for name in names

@@ -69,3 +69,29 @@ def test_refusals(refused: Refused, images: Path, tmp_path: Path):
     assert "compose with data_shape=(3, 4, 6)" in refused("train", *words, "--data-shape", "1,4,6")
     assert refused("train", *words, "--device", "nowhere").startswith("device 'nowhere' cannot be used here")
     assert refused("train", *words[:3], images, *words[4:]) == f"--out {images} is a file; name a folder"
+
+
+UPSAMPLER = [
+    "--backbone", "unet", "--backbone.channels", "8", "--backbone.channel-mult", "1,2", "--backbone.num-res-blocks", "1",
+    "--backbone.groups", "4", "--backbone.attention-resolutions", "2", "--schedule", "cosine", "--num-steps", "4",
+    "--batch-size", "2",
+]  # fmt: skip
+
+
+def test_training_for_super_resolution(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    words = ["train", "--data", images, "--low-res", "2,3", "--steps", "1"]
+    found = command(*words, "--out", out, *UPSAMPLER)
+    assert found.code == 0, found.err
+    assert "data: 9 examples of 3x4x6, 256 values, low_res 2x3" in found.out
+    assert diffkit.load(out).spec()["parts"]["backbone"]["options"]["low_res_channels"] == 3
+    assert "compose with low_res_channels=3 in the options of the backbone 'unet'" in refused(
+        *words, "--out", tmp_path / "b", *TINY
+    )
+    assert "the network reads low_res of 3 channels, but the data gives none" in refused(
+        *words[:3], "--steps", "1", "--out", tmp_path / "b", *UPSAMPLER, "--backbone.low-res-channels", "3"
+    )
+    assert "low_res (8, 8) must not be larger than the data, (4, 6)" in refused(
+        *words[:3], "--steps", "1", "--low-res", "8", "--out", tmp_path / "b", *UPSAMPLER
+    )
+    assert not (tmp_path / "b").exists()

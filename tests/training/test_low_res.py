@@ -1,0 +1,128 @@
+"""Training for super-resolution: the small images, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import diffkit
+from diffkit import DataError, OptionError
+from diffkit.data import LowRes, from_array, scaled
+
+UNET = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4, "attention_resolutions": (4,)}
+
+
+def images(*shape: int, labels: bool = False) -> diffkit.data.ArrayData:
+    rng = np.random.default_rng(0)
+    found = rng.integers(0, 256, shape, dtype=np.uint8)
+    return from_array(found, labels=np.arange(len(found)) % 2 if labels else None)
+
+
+def averaged(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Area averaging by its definition, in float64: cell i of n covers floor(i S / n) to ceil((i + 1) S / n)."""
+    for axis, n in enumerate(size, start=2):
+        total = x.shape[axis]
+        cells = [
+            x.take(range(i * total // n, -(-(i + 1) * total // n)), axis).mean(axis, keepdims=True) for i in range(n)
+        ]
+        x = np.concatenate(cells, axis)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "each"),
+    [
+        ((3, 8, 8), 2, (2, 2)),
+        ((1, 8, 6), (4, 3), (4, 3)),
+        ((2, 7, 5), (3, 2), (3, 2)),
+        ((4, 9), 3, (3,)),
+        ((1, 4, 6, 8), (2, 3, 4), (2, 3, 4)),
+        ((3, 6, 6), 6, (6, 6)),
+    ],
+)
+def test_small_images_are_averages_over_areas(shape, size, each):
+    plain = images(5, *shape)
+    batch = LowRes(plain, size).batch([3, 0])
+    wide = scaled(plain.batch([3, 0]).images, 256).double().numpy()
+    assert batch.conditions["low_res"].dtype == torch.float32
+    assert batch.conditions["low_res"].shape == (2, shape[0], *each)
+    np.testing.assert_allclose(batch.conditions["low_res"].numpy(), averaged(wide, each), atol=1e-6)
+    assert torch.equal(batch.images, plain.batch([3, 0]).images)
+
+
+def test_everything_else_is_the_data_s():
+    plain = images(4, 3, 8, 8, labels=True)
+    small = LowRes(plain, 4)
+    assert (len(small), small.shape, small.bins, small.classes) == (4, (3, 8, 8), 256, ("0", "1"))
+    image, conditions = small[1]
+    assert torch.equal(image, plain[1][0]) and int(conditions["y"]) == 1
+    assert torch.equal(conditions["low_res"], small.batch([1]).conditions["low_res"][0])
+    assert small.describe() == {**plain.describe(), "low_res": [4, 4]}
+    assert len(LowRes(np.zeros((2, 1, 4, 4), np.uint8), 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "error", "text"),
+    [
+        ((3, 8, 8), 0, OptionError, "low_res must be one size >= 1, or 2, for data of shape (3, 8, 8), got 0"),
+        ((3, 8, 8), (4, 4, 4), OptionError, "low_res must be one size >= 1, or 2"),
+        ((3, 8, 8), (), OptionError, "low_res must be one size >= 1, or 2"),
+        ((3, 8, 6), 8, OptionError, "low_res (8, 8) must not be larger than the data, (8, 6)"),
+        ((3,), 2, DataError, "data of shape (3,) cannot be shrunk"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(shape, size, error, text):
+    with pytest.raises(error) as caught:
+        LowRes(images(2, *shape), size)
+    assert text in str(caught.value)
+
+
+def test_shrinking_twice_is_refused():
+    with pytest.raises(DataError, match="gives a condition low_res already"):
+        LowRes(LowRes(images(2, 3, 8, 8), 4), 2)
+
+
+def system(mean: str = "eps", **options: object) -> diffkit.System:
+    torch.manual_seed(0)
+    backbone = ("unet", {**UNET, "low_res_channels": 1, **options})
+    return diffkit.compose(schedule="cosine", mean=mean, num_steps=8, data_shape=(1, 8, 8), backbone=backbone)
+
+
+def test_a_network_learns_to_use_what_it_is_given(tmp_path: Path):
+    """Images are one grey each, so the small one gives the large one away."""
+    greys = np.random.default_rng(0).integers(0, 256, (64, 1, 1, 1), dtype=np.uint8) * np.ones((1, 1, 8, 8), np.uint8)
+    data = LowRes(greys, 2)
+    trained = diffkit.train(
+        system("x_start"), data, out=tmp_path, steps=50, batch_size=16, lr=5e-3, ema=(0.9,), progress=False
+    )
+    batch = data.batch(range(16))
+    large = diffkit.tasks.super_resolve(trained, batch.conditions["low_res"], seed=0, progress=False)
+    error = (large - scaled(batch.images, 256)).mean((1, 2, 3)).abs()
+    assert error.mean() < 0.15  # greys are uniform on [-1, 1]: two drawn independently are 0.67 apart on average
+
+
+def test_network_and_data_must_agree(tmp_path: Path):
+    plain = images(8, 1, 8, 8)
+    with pytest.raises(
+        DataError, match=r"the network reads low_res of 1 channels, but the data gives none; wrap it in"
+    ):
+        diffkit.train(system(), plain, out=tmp_path, steps=1, batch_size=2)
+    with pytest.raises(
+        DataError, match=r"gives low_res of 1 channels, but the network reads none; compose with low_res"
+    ):
+        diffkit.train(system(low_res_channels=0), LowRes(plain, 4), out=tmp_path, steps=1, batch_size=2)
+    with pytest.raises(DataError, match="the network reads low_res of 2 channels, the data gives 1"):
+        diffkit.train(system(low_res_channels=2), LowRes(plain, 4), out=tmp_path, steps=1, batch_size=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_with_the_same_size_only(tmp_path: Path):
+    plain = images(8, 1, 8, 8)
+    options = dict(out=tmp_path, batch_size=2, progress=False)
+    diffkit.train(system(), LowRes(plain, 4), steps=1, **options)
+    diffkit.train(system(), LowRes(plain, 4), steps=2, **options)
+    with pytest.raises(OptionError, match=r"data low_res=\[4, 4\], now \[2, 2\]"):
+        diffkit.train(system(), LowRes(plain, 2), steps=2, **options)
