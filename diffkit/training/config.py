@@ -33,9 +33,11 @@ class TrainConfig:
         ema_warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``, so that a short run
             does not remember its random start. False is what the published code does.
         precision: "fp32", or "bf16" to run the network (and nothing else) in bfloat16.
-        seed: Decides the order of the data, levels, noise, label and network dropout, >= 0.
+        seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
         label_dropout: Probability of replacing an example's class by "no class", in [0, 1], for classifier-free
             guidance; 0.1 is usual.
+        flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual, where mirrored images are as
+            likely as the data. Conditions that are images, too, are mirrored along.
         log_every: Updates between lines of metrics, >= 1.
         save_every: Updates between checkpoints, >= 1; one is always made at the end.
         keep: How many of the newest checkpoints are kept, >= 1.
@@ -60,6 +62,7 @@ class TrainConfig:
     precision: str = choice("fp32", ("fp32", "bf16"))
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
+    flip: float = number(0.0, ge=0, le=1)
     log_every: int = integer(10, ge=1)
     save_every: int = integer(10_000, ge=1)
     keep: int = integer(3, ge=1)
@@ -97,6 +100,7 @@ class TrainOptions(TypedDict, total=False):
     precision: str
     seed: int
     label_dropout: float
+    flip: float
     log_every: int
     save_every: int
     keep: int

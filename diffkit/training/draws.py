@@ -1,10 +1,11 @@
-"""What a training step draws: a level, a weight and noise for every example, and whose class is dropped."""
+"""What a training step draws: level, weight and noise of every example, whose class is dropped, who is mirrored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from diffkit.protocols import State
@@ -46,6 +47,22 @@ def drop_labels(
     y = conditions["y"]
     dropped = uniforms(keys(key(seed, Purpose.LABEL, step), len(y), y.device)) < probability
     return {**conditions, "y": y.masked_fill(dropped, null_class)}
+
+
+def mirrored(
+    images: Tensor, conditions: Mapping[str, Tensor], probability: float, seed: int, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return images (B, C, *S) with each mirrored along the last axis with some probability.
+
+    Conditions with as many axes as the images are images of the same things, so they are mirrored along.
+    """
+    chosen = uniforms(keys(key(seed, Purpose.FLIP, step), len(images), images.device)) < probability
+    chosen = chosen.reshape(-1, *[1] * (images.ndim - 1))
+
+    def turned(x: Tensor) -> Tensor:
+        return torch.where(chosen, x.flip(-1), x) if x.ndim == images.ndim else x
+
+    return turned(images), {name: turned(value) for name, value in conditions.items()}
 
 
 def dropout_seed(seed: int, step: int, microbatch: int) -> int:

@@ -34,6 +34,7 @@ class Purpose(IntEnum):
     NOISE = 3
     LABEL = 4
     DROPOUT = 5
+    FLIP = 6
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:

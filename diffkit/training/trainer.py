@@ -16,7 +16,7 @@ from diffkit.system import System
 from diffkit.training.checkpoint import Files
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
-from diffkit.training.draws import Draws, draw, drop_labels, dropout_seed, tensors_of, with_tensors
+from diffkit.training.draws import Draws, draw, drop_labels, dropout_seed, mirrored, tensors_of, with_tensors
 from diffkit.training.ema import Ema
 from diffkit.training.engine import Engine
 from diffkit.training.metrics import Window, quartile_sums
@@ -60,6 +60,8 @@ class Trainer:
         config, size = self.config, len(batch.images)
         x = scaled(self._moved(batch.images), self.bins)
         conditions = self._conditions(batch)
+        if config.flip > 0:
+            x, conditions = mirrored(x, conditions, config.flip, config.seed, self.step)
         draws = draw(self.system, self.timesteps, config.seed, self.step, size) if draws is None else draws
         here = Draws(*map(self._moved, draws))
         pieces = []
