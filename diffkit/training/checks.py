@@ -78,6 +78,8 @@ def _data_problems(system: System, data: Data, config: TrainConfig) -> Iterator[
             f"the data has {_words(data.bins)}, the system was composed for {_words(bins_of(system))}; "
             f"compose with bins={data.bins}"
         )
+    if config.flip > 0 and len(data.shape) < 3:
+        yield f"flip={config.flip:g} mirrors images, but the data has shape {tuple(data.shape)}; leave flip at 0"
 
 
 def _label_problems(classes: Classes, data: Data, config: TrainConfig, example: Batch) -> Iterator[str]:

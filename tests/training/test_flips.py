@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from training_support import content, lines, train
+from training_support import content, lines, point_system, points, train
 
+from diffkit._errors import DataError
 from diffkit.training.draws import mirrored
 
 
@@ -52,3 +53,8 @@ def test_runs_with_flips_resume_to_the_bit_whatever_reads_and_cuts_the_batches(t
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
     train(tmp_path / "plain")
     assert lines(tmp_path / "plain") != lines(tmp_path / "whole")
+
+
+def test_what_is_no_image_is_not_mirrored(tmp_path):
+    with pytest.raises(DataError, match=r"flip=0.5 mirrors images, but the data has shape \(2,\); leave flip at 0"):
+        train(tmp_path / "run", data=points(), system=point_system(), flip=0.5, label_dropout=0.0)
