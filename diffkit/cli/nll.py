@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from diffkit.cli._saved import Saved
     from diffkit.data.base import Data
-    from diffkit.evaluation.scoring import Ranks
     from diffkit.likelihood.ode import OdeLikelihood
+    from diffkit.ranks import Ranks
 
 DEFAULT = 100
 """Examples that are scored by default."""
@@ -79,7 +79,8 @@ def takes() -> Takes:
 
 def run(given: Given) -> None:
     """Score the data."""
-    from diffkit.evaluation.scoring import check_fit, ranks
+    from diffkit.evaluation.scoring import check_fit
+    from diffkit.ranks import ranks
 
     options = given.make(Options)
     _check(options, given)

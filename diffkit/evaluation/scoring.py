@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError, OptionError
@@ -19,40 +14,8 @@ from diffkit.data.base import Data, scaled
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
 from diffkit.likelihood.scores import Chunk, Scores, merged, score
 from diffkit.options import check_integer
+from diffkit.ranks import Ranks
 from diffkit.system import System
-
-
-@frozen
-class Ranks:
-    """Which of how many processes this is."""
-
-    rank: int = 0
-    size: int = 1
-
-    def gather(self, mine: Any) -> list[Any]:
-        """Return what every process has, in order of rank, in every process."""
-        if self.size == 1:
-            return [mine]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, mine)
-        return found
-
-
-@contextmanager
-def ranks() -> Iterator[Ranks]:
-    """Join the processes that torchrun started, if it started this one; scoring exchanges results only, by gloo."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-        return
-    if size == 1:
-        yield Ranks()
-        return
-    dist.init_process_group("gloo", timeout=timedelta(hours=24))  # a rank may wait long for the slowest
-    try:
-        yield Ranks(dist.get_rank(), size)
-    finally:
-        dist.destroy_process_group()
 
 
 def chosen(size: int, num: int | None, seed: int) -> NDArray[np.int64]:

@@ -11,7 +11,8 @@ import torch
 import diffkit
 from diffkit._errors import DataError, OptionError
 from diffkit.data import load
-from diffkit.evaluation.scoring import Ranks, check_fit, chosen, ode_data, ranks, score_data
+from diffkit.evaluation.scoring import check_fit, chosen, ode_data, score_data
+from diffkit.ranks import Ranks, ranks
 
 
 @pytest.fixture(scope="module")

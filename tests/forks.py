@@ -1,0 +1,81 @@
+"""Several processes of one job, forked from the test: no interpreter is started and nothing is imported again."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
+
+
+class Job:
+    """Processes that see a launcher's environment and call ``do(rank)``; wait for what each returns."""
+
+    def __init__(self, size: int, do: Callable[[int], Any]):
+        port = _free_port()
+        self.processes = [_Child(rank, size, port, do) for rank in range(size)]
+
+    def wait(self) -> list[Any]:
+        """Return what each process returned; fail with what one of them raised."""
+        outcomes = [process.outcome() for process in self.processes]
+        failed = [text for text, _ in outcomes if text]
+        assert not failed, "\n".join(failed)
+        return [value for _, value in outcomes]
+
+    def kill(self, number: int) -> None:
+        """Send every process a signal, and wait for its end."""
+        for process in self.processes:
+            os.kill(process.id, number)
+        for process in self.processes:
+            process.end()
+
+
+class _Child:
+    def __init__(self, rank: int, size: int, port: int, do: Callable[[int], Any]):
+        reading, writing = os.pipe()
+        self.id = os.fork()
+        if self.id == 0:
+            os.close(reading)
+            os.environ |= dict(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(size),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            )
+            try:
+                told = pickle.dumps(("", do(rank)))
+            except BaseException:
+                told = pickle.dumps((f"rank {rank}: {traceback.format_exc()}", None))
+            with os.fdopen(writing, "wb") as pipe:
+                pipe.write(told)
+            os._exit(0)
+        os.close(writing)
+        self.reading = reading
+
+    def outcome(self) -> tuple[str, Any]:
+        with os.fdopen(self.reading, "rb") as pipe:
+            told = pipe.read()
+        os.waitpid(self.id, 0)
+        return pickle.loads(told) if told else (f"process {self.id} was killed", None)
+
+    def end(self) -> None:
+        os.close(self.reading)
+        os.waitpid(self.id, 0)
+
+
+def forked(size: int, do: Callable[[int], Any]) -> list[Any]:
+    """Return what ``do(rank)`` returns in each of ``size`` processes of one job."""
+    return Job(size, do).wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
