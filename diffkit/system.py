@@ -137,7 +137,7 @@ class System(nn.Module):
         Raises:
             OptionError: x_start has the wrong shape, dtype or range.
         """
-        x_start = self._checked(x_start)
+        x_start = self.checked(x_start)
         level, weight = self.draw_levels(len(x_start), generator=generator, timesteps_state=timesteps_state)
         noise = self._noise_like(x_start, generator)
         terms = self.loss_terms(
@@ -333,7 +333,7 @@ class System(nn.Module):
         """
         if start not in ("clean", "level1"):
             raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
-        x = self._checked(x_start)
+        x = self.checked(x_start)
         call = self.prepare(
             len(x),
             steps=steps,
@@ -432,7 +432,7 @@ class System(nn.Module):
             clip, x_transform, model, progress, conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
-        x_start = self._checked(x_start)
+        x_start = self.checked(x_start)
         call = self.prepare(
             len(x_start),
             steps=steps,
@@ -459,6 +459,29 @@ class System(nn.Module):
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
+    def checked(self, x_start: Tensor) -> Tensor:
+        """Return clean data of this system, (B, C, *S), as float32 or float64, ready for arithmetic.
+
+        Raises:
+            OptionError: It has another shape, is not floating point, or lies outside of [-1, 1] where data has bins.
+        """
+        if x_start.ndim != len(self.data_shape) + 1 or x_start.shape[1:] != self.data_shape:
+            raise OptionError(f"x_start must have shape (B, {_joined(self.data_shape)}), got {tuple(x_start.shape)}")
+        if not x_start.is_floating_point():
+            raise OptionError(
+                f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
+            )
+        # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
+        readable = x_start.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self.decoder.bounded and readable and x_start.numel():
+            low, high = (float(v) for v in x_start.detach().aminmax())
+            if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+                raise OptionError(
+                    f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; scale it, or compose with "
+                    "bins=None for unbounded data"
+                )
+        return as_float(x_start)
+
     def _denoiser(
         self,
         parts: Composition,
@@ -481,25 +504,6 @@ class System(nn.Module):
 
     def _sampler(self, slot: Slot) -> Sampler:
         return with_sampler(self.parts, slot).sampler
-
-    def _checked(self, x_start: Tensor) -> Tensor:
-        """Return data ready for arithmetic, or raise `OptionError`."""
-        if x_start.ndim != len(self.data_shape) + 1 or x_start.shape[1:] != self.data_shape:
-            raise OptionError(f"x_start must have shape (B, {_joined(self.data_shape)}), got {tuple(x_start.shape)}")
-        if not x_start.is_floating_point():
-            raise OptionError(
-                f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
-            )
-        # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
-        readable = x_start.device.type == "cpu" and not torch.compiler.is_compiling()
-        if self.decoder.bounded and readable and x_start.numel():
-            low, high = (float(v) for v in x_start.detach().aminmax())
-            if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
-                raise OptionError(
-                    f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; scale it, or compose with "
-                    "bins=None for unbounded data"
-                )
-        return as_float(x_start)
 
     def _check_levels(self, level: Tensor) -> None:
         """Refuse levels that are not there, where looking costs nothing: on the host, outside of tracing."""

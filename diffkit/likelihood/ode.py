@@ -145,7 +145,7 @@ def ode_likelihood(
     draws, probes = check_integer("draws", draws, ge=1), check_integer("probes", probes, ge=1)
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
     solve = _solver(rtol, atol, method, options)
-    x_start = system._checked(x_start).to(system.device)
+    x_start = system.checked(x_start).to(system.device)
     call = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
     flow = _Flow(system, call.denoiser(), how, probes, gradient, seed)
     with evaluating(system, *call.networks()), torch.set_grad_enabled(gradient):

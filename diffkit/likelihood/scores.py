@@ -287,7 +287,7 @@ class _Walk:
         self, x_start: Tensor, call: Call, index: Sequence[int], advance: Callable[[int], None]
     ) -> tuple[F64, F64, NDArray[np.int64]]:
         """Return the three quantities (3, B, K), the prior's bits (B,), and the levels visited (B, K)."""
-        x_start = self.system._checked(x_start).to(self.system.device)
+        x_start = self.system.checked(x_start).to(self.system.device)
         level = np.stack([self._levels(i) for i in index])
         flat = level.ravel()
         found = x_start.new_empty(3, len(flat))

@@ -35,7 +35,7 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
     if not image.is_floating_point():
         raise OptionError(f"{name} must be floating point in [-1, 1], got {image.dtype}; for 8-bit: x / 127.5 - 1")
     image = image.to(system.device)
-    return system._checked(image).expand(count, *shape)
+    return system.checked(image).expand(count, *shape)
 
 
 def mask_for(system: System, mask: Tensor, n: int) -> Tensor:
