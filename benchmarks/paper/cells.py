@@ -24,7 +24,7 @@ from diffkit.likelihood import score
 from diffkit.training import checkpoint
 from diffkit.training.draws import tensors_of, with_tensors
 
-VERSION = 1
+VERSION = 2
 """Counts changes that make kept cells wrong."""
 SKIPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 """Shares of the chain that are left out at its noisy end."""
