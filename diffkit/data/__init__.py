@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from diffkit._errors import DataError, OptionError, did_you_mean
-from diffkit.data.sources import Digits, File, Folder, Points, Source
+from diffkit.data.image_sources import Folder
+from diffkit.data.sources import Digits, File, Points, Source
 
 if TYPE_CHECKING:
     from diffkit.data.arrays import ArrayData as ArrayData
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from diffkit.data.base import MapData as MapData
     from diffkit.data.base import as_data as as_data
     from diffkit.data.base import scaled as scaled
-    from diffkit.data.folder import FolderData as FolderData
     from diffkit.data.low_res import LowRes as LowRes
+    from diffkit.data.pictures import PictureData as PictureData
 
 NAMED: Mapping[str, type[Source]] = {"digits": Digits, "points": Points}
 """Sources that are asked for by name; a folder or a file is asked for by its path."""
@@ -35,7 +36,7 @@ _HOME = {
     "MapData": "base",
     "as_data": "base",
     "scaled": "base",
-    "FolderData": "folder",
+    "PictureData": "pictures",
     "LowRes": "low_res",
 }
 __all__ = ["NAMED", "Digits", "File", "Folder", "Points", "Source", "load", *_HOME]

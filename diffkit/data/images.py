@@ -1,4 +1,4 @@
-"""One image file to one uint8 array: what neither Pillow nor the published pipelines decide is decided here.
+"""One image file to one array of integers: what neither Pillow nor the published pipelines decide is decided here.
 
 The order is: first frame, orientation, 16 bits to 8 by scaling, transparency onto a background, colour mode, resize,
 crop. The published code converts after resizing, which mangles palettes, and clips 16-bit images to white.
@@ -6,13 +6,16 @@ crop. The published code converts after resizing, which mangles palettes, and cl
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError, MissingExtraError
+from diffkit.data.names import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,30 +24,95 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
-def read_image(path: Path, channels: int, size: tuple[int, int], background: int = 255) -> NDArray[np.uint8]:
-    """Return an image file as (C, H, W) uint8.
+@frozen
+class Form:
+    """What an image is made into.
+
+    Attributes:
+        size: (H, W) to resize and crop to.
+        channels: 1 grey, 3 RGB, 4 RGBA.
+        bits: 8, or 16 for one channel.
+        background: Grey value, 0..255, under transparent pixels; not used with 4 channels.
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    bits: int = 8
+    background: int = 255
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.channels, *self.size)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its pixels: uint8 or uint16."""
+        return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
+
+
+def read_image(path: Path, form: Form) -> NDArray[Any]:
+    """Return an image file as (C, H, W), uint8 or uint16; of an animation, the first frame.
 
     Args:
-        path: The file; of an animation, the first frame is read.
-        channels: 1 grey, 3 RGB, 4 RGBA.
-        size: (H, W) to resize and crop to.
-        background: Grey value, 0..255, under transparent pixels; not used with 4 channels.
+        path: The file.
+        form: What to make it into.
     Raises:
         DataError: The file is no image, damaged or of a kind that cannot be read; the text says which file.
     """
+    return decoded(path, printable(path), form)
+
+
+def decoded(file: Path | BinaryIO, name: str, form: Form) -> NDArray[Any]:
+    """Return an encoded image as (C, H, W), uint8 or uint16.
+
+    Args:
+        file: A path, or an open file such as ``io.BytesIO``.
+        name: What an error calls it.
+        form: What to make it into.
+    Raises:
+        DataError: It is no image, damaged or of a kind that cannot be read.
+    """
     pillow()
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as opened:
-            image = eight_bit(ImageOps.exif_transpose(opened))
-            image = image.convert("RGBA") if channels == 4 else flattened(image, background).convert(_MODES[channels])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever is decoded whole is used; whatever is not, raises
+            with Image.open(file) as opened:
+                image = ImageOps.exif_transpose(opened)
+                pixels = _sixteen(image, form) if form.bits == 16 else _eight(image, form)
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large to be read safely: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: {type(error).__name__}: {error}") from error
-    pixels = np.asarray(resized_and_cropped(image, size))
+        raise DataError(f"{name}: too large to be read safely: {error}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: no image, or of a kind that Pillow cannot read") from error
+    except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
+        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def _eight(image: Image, form: Form) -> NDArray[Any]:
+    image = eight_bit(image)
+    if form.channels == 4:
+        image = image.convert("RGBA")
+    else:
+        image = flattened(image, form.background).convert(_MODES[form.channels])
+    return np.asarray(resized_and_cropped(image, form.size))
+
+
+def _sixteen(image: Image, form: Form) -> NDArray[Any]:
+    """Grey of 16 bits, resized in floating point, for which Pillow has every filter."""
+    from PIL import Image
+
+    if image.mode in _SIXTEEN:
+        values = _integers(image).astype(np.float32)
+    elif image.mode == "F":
+        values = _fractions(image) * np.float32(65535)
+    else:
+        values = np.asarray(flattened(image, form.background).convert("L"), np.float32) * 257
+    resized = np.asarray(resized_and_cropped(Image.fromarray(values), form.size))
+    pixels: NDArray[np.uint16] = np.rint(resized).clip(0, 65535).astype(np.uint16)
+    return pixels
 
 
 def resized_and_cropped(image: Image, size: tuple[int, int]) -> Image:
@@ -70,16 +138,24 @@ def eight_bit(image: Image) -> Image:
     from PIL import Image
 
     if image.mode in _SIXTEEN:
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"integer pixels from {values.min()} to {values.max()}, neither 8 nor 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        return Image.fromarray(((_integers(image) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"floating-point pixels from {values.min():g} to {values.max():g}, not in [0, 1]")
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+        return Image.fromarray(np.rint(_fractions(image) * 255).astype(np.uint8))
     return image
+
+
+def _integers(image: Image) -> NDArray[np.int64]:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"integer pixels from {values.min()} to {values.max()}, neither 8 nor 16 bits")
+    return values
+
+
+def _fractions(image: Image) -> NDArray[np.float32]:
+    values = np.asarray(image, np.float32)
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError(f"floating-point pixels from {values.min():g} to {values.max():g}, not in [0, 1]")
+    return values
 
 
 def flattened(image: Image, background: int) -> Image:

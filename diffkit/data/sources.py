@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
-from diffkit._errors import DataError, MissingExtraError, OptionError
-from diffkit.options import choice, flag, integer, integers
+from diffkit._errors import DataError, MissingExtraError
+from diffkit.options import choice, flag, integer
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -91,49 +91,6 @@ class Points(Source):
         points, labels = KINDS[self.kind](self.examples, np.random.default_rng(self.seed))
         return from_array(
             standardized(points), labels=labels if self.labels else None, source=f"points {self.kind} {self.seed}"
-        )
-
-
-@frozen(kw_only=True)
-class Folder(Source):
-    """A folder of images, of any size and kind, resized and cropped to one size.
-
-    Attributes:
-        path: The folder; folders in it are searched too.
-        size: Height and width; one number for a square.
-        channels: 1 grey, 3 RGB, 4 RGBA.
-        labels: "folders" (the folder below ``path`` is the class), "prefix" (the file's name up to the first
-            underscore is) or "none".
-        on_error: At files that cannot be read: "stop", naming them all, or "skip" them.
-        background: Grey value, 0..255, under transparent pixels.
-    """
-
-    path: Path = field(converter=Path)
-    size: tuple[int, ...] = integers(ge=1)
-    channels: int = integer(3, ge=1)
-    labels: str = choice("none", ("none", "folders", "prefix"))
-    on_error: str = choice("stop", ("stop", "skip"))
-    background: int = integer(255, ge=0, le=255)
-
-    def __attrs_post_init__(self) -> None:
-        """Refuse what no single field can see."""
-        if len(self.size) not in (1, 2):
-            raise OptionError(f"size must be one number or two, got {self.size!r}")
-        if self.channels not in (1, 3, 4):
-            raise OptionError(f"channels must be 1, 3 or 4, got {self.channels!r}")
-
-    def open(self) -> Data:
-        """Read every file once; needs Pillow."""
-        from diffkit.data.folder import open_folder
-
-        return open_folder(
-            self.path,
-            size=(self.size[0], self.size[-1]),
-            channels=self.channels,
-            labels=None if self.labels == "none" else self.labels,
-            on_error=self.on_error,
-            background=self.background,
-            progress=True,
         )
 
 

@@ -1,0 +1,163 @@
+"""Which class each image file is of: from its folder, from its name, or from a table of labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from diffkit._errors import DataError
+
+TABLES = (".csv", ".json")
+_SHOWN = 10
+_MOST_NUMBERED = 100_000
+"""Larger numbers are names, such as those of a catalogue, and would make as many rows in the network."""
+
+
+@frozen
+class Labels:
+    """The class of each file.
+
+    Attributes:
+        names: Class of each file, by name.
+        classes: All classes in the order they are counted in; None counts those that occur, sorted.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
+
+    def counted(self, kept: Sequence[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """Return the class numbers of the files that are kept, (len(kept),) int64, and the names they count.
+
+        Raises:
+            DataError: There is one class only.
+        """
+        names = [self.names[i] for i in kept]
+        classes = tuple(sorted(set(names))) if self.classes is None else self.classes
+        if len(classes) == 1:
+            raise DataError(f"all images are of one class, {classes[0]!r}; pass labels='none', or check the labels")
+        number = {name: i for i, name in enumerate(classes)}
+        return np.array([number[name] for name in names], np.int64), classes
+
+
+def labels_of(root: Path, files: Sequence[Path], how: str | None) -> Labels | None:
+    """Return the class of each file.
+
+    Args:
+        root: The folder that the files lie in.
+        files: The files.
+        how: "folders", "prefix", the path of a .csv or .json table, or None for no classes.
+    Raises:
+        DataError: A file has no class, or the table cannot be used.
+    """
+    if how is None:
+        return None
+    if how == "folders":
+        return Labels(_by_folder(root, files))
+    if how == "prefix":
+        return Labels(tuple(path.name.split("_")[0] for path in files))
+    return _by_table(root, files, Path(how))
+
+
+def _by_folder(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    loose = [path for path in files if path.parent == root]
+    if loose:
+        raise DataError(
+            f"labels='folders', but {len(loose)} images are in no folder below {str(root)!r} (first: "
+            f"{loose[0].name!r}); move them, or pass labels='prefix' or None"
+        )
+    return tuple(path.relative_to(root).parts[0] for path in files)
+
+
+def _by_table(root: Path, files: Sequence[Path], table: Path) -> Labels:
+    found = read_table(table, root)
+    names = [path.relative_to(root).as_posix() for path in files]
+    _check_complete(table, root, names, found)
+    classes = _numbered(table, found)
+    return Labels(tuple(found[name] for name in names), classes or tuple(sorted(set(found.values()))))
+
+
+def read_table(table: Path, root: Path) -> dict[str, str]:
+    """Return file -> class of a table of labels.
+
+    A .csv file has columns ``file`` and ``label``, and perhaps others; a .json file is ``{"labels": [["a.png", 3],
+    ...]}``. Files are relative to the folder, with "/" between folders.
+
+    Raises:
+        DataError: It is missing, damaged, of another form, or names a file twice.
+    """
+    if not table.is_file():
+        inside = root / table
+        hint = f"; there is one in the folder: pass {str(inside)!r}" if inside.is_file() else ""
+        raise DataError(f"the labels {str(table)!r} are not there{hint}")
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+        rows = _csv_rows(text) if table.suffix.lower() == ".csv" else _json_rows(text)
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
+    found: dict[str, str] = {}
+    for file, label in rows:
+        name = os.path.normpath(file).replace("\\", "/")
+        if found.setdefault(name, label) != label:
+            raise DataError(f"the labels {str(table)!r} give {file!r} two classes, {found[name]!r} and {label!r}")
+    return found
+
+
+def _csv_rows(text: str) -> list[tuple[str, str]]:
+    reader = csv.DictReader(text.splitlines(), strict=True)
+    columns = reader.fieldnames or []
+    if "file" not in columns or "label" not in columns:
+        raise ValueError(f"a table needs columns file and label, this one has {', '.join(columns) or 'none'}")
+    rows = [(row["file"], row["label"]) for row in reader]
+    for number, row in enumerate(rows, 2):
+        if not all(row):
+            raise ValueError(f"line {number} has no file or no label")
+    return rows
+
+
+def _json_rows(text: str) -> list[tuple[str, str]]:
+    content = json.loads(text)
+    rows = content.get("labels") if isinstance(content, Mapping) else None
+    if not isinstance(rows, list):
+        raise ValueError('it should read {"labels": [["a.png", 3], ...]}')
+    for row in rows:
+        if not _is_row(row):
+            raise ValueError(f'each of "labels" should be a file and its class, such as ["a.png", 3], got {row!r}')
+    return [(file, str(label)) for file, label in rows]
+
+
+def _is_row(row: Any) -> bool:
+    if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)):
+        return False
+    return isinstance(row[1], str | int) and not isinstance(row[1], bool) and str(row[1]) != ""
+
+
+def _check_complete(table: Path, root: Path, names: Sequence[str], found: Mapping[str, str]) -> None:
+    """Raise one error that names the files without a class and the classes without a file."""
+    missing = [name for name in names if name not in found]
+    unknown = sorted(found.keys() - set(names))
+    faults = [f"{len(missing)} images have no label: {_some(missing)}"] if missing else []
+    faults += [f"{len(unknown)} labels are of files that are no image there: {_some(unknown)}"] if unknown else []
+    if faults:
+        raise DataError("\n  ".join([f"the labels {str(table)!r} do not fit the folder {str(root)!r}:", *faults]))
+
+
+def _numbered(table: Path, found: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Names "0" to the largest if every class is such a number, so that it is what the network sees; else None."""
+    if not all(label.isascii() and label.isdecimal() and label == str(int(label)) for label in found.values()):
+        return None
+    largest = max((int(label) for label in found.values()), default=0)
+    if largest >= _MOST_NUMBERED:
+        raise DataError(f"the labels {str(table)!r} go up to {largest}; number classes from 0, or name them")
+    return tuple(str(i) for i in range(largest + 1))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

@@ -1,0 +1,11 @@
+"""Names of files as text that can be shown: no terminal codes, no line breaks, and no bytes that are no UTF-8."""
+
+from __future__ import annotations
+
+import os
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    """Return a name with everything that cannot be printed as an escape, such as ``\\x1b``."""
+    text = os.fsencode(os.fspath(name)).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

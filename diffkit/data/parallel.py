@@ -1,0 +1,56 @@
+"""One function over many items, here or in several processes, with what failed in its place."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from diffkit._errors import DataError
+
+T = TypeVar("T")
+_CHUNK = 32
+"""Items that a process takes at a time."""
+_function: Callable[[Any], Any] | None = None
+
+
+def in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int = 0) -> Iterator[T | DataError]:
+    """Yield the function's result for each item in order, or the `DataError` it raised.
+
+    Args:
+        function: What to do with an item; for several processes it has to be picklable, and so do its results.
+        items: What to do it with.
+        processes: 0 works in this process; others are started afresh, never forked, and import what the function needs.
+    """
+    if processes == 0:
+        yield from (_tried(function, item) for item in items)
+        return
+    chunks = [items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK)]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(function,)) as pool:
+        try:
+            for results in pool.map(_work, chunks):
+                yield from results
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    """In a new process: keep the function, and leave Ctrl-C to the parent."""
+    global _function
+    _function = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work(chunk: Sequence[Any]) -> list[Any]:
+    assert _function is not None
+    return [_tried(_function, item) for item in chunk]
+
+
+def _tried(function: Callable[[Any], T], item: Any) -> T | DataError:
+    try:
+        return function(item)
+    except DataError as error:
+        return DataError(str(error))  # its cause may not be picklable

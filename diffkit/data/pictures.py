@@ -1,0 +1,180 @@
+"""Encoded images as data: decoded once if they fit into memory, taken from a cache, or decoded at every use."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from attrs import frozen
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffkit._errors import DataError
+from diffkit.data.base import Batch, Data, Image, Indices, description
+from diffkit.data.cache import Mapped, cached
+from diffkit.data.images import Form
+from diffkit.data.labels import Labels
+from diffkit.data.names import printable
+from diffkit.data.parallel import in_order
+from diffkit.progress import progress as show_progress
+
+IN_MEMORY = 2 * 1024**3
+"""Pixels up to this many bytes are kept in memory, which is over ten times as fast as decoding them every epoch."""
+
+
+class Pictures(Protocol):
+    """Encoded images in some order, however they are kept."""
+
+    @property
+    @abstractmethod
+    def form(self) -> Form:
+        """What each is made into."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what picture ``index`` is called, which does not change from run to run."""
+
+    @abstractmethod
+    def read(self, index: int) -> NDArray[Any]:
+        """Return picture ``index``, (C, H, W), uint8 or uint16; raise `DataError` if it cannot be read."""
+
+    @abstractmethod
+    def stamps(self) -> list[Any]:
+        """Return plain values that change whenever a picture does."""
+
+
+@frozen(eq=False)
+class PictureData(Data):
+    """Images of a folder, a database or a dataset.
+
+    Attributes:
+        pictures: All images, readable or not.
+        rows: Which of them are the examples, (N,) int64.
+        source: Where they come from, for people.
+        shape: Of one example, (C, H, W).
+        bins: 256, or 65536 for 16 bits.
+        labels: Class of each example, (N,) int64, or None.
+        classes: Their names, or None.
+        skipped: What is no example, by name, each with the reason.
+        pixels: All pictures' pixels, (len(pictures), C, H, W), in memory or mapped; None to decode at every use.
+    """
+
+    pictures: Pictures
+    rows: NDArray[np.int64]
+    source: str
+    shape: tuple[int, ...]
+    bins: int | None
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    pixels: NDArray[Any] | Mapped | None = None
+
+    @classmethod
+    def opened(
+        cls,
+        pictures: Pictures,
+        *,
+        source: str,
+        labels: Labels | None = None,
+        ignored: Iterable[tuple[str, str]] = (),
+        on_error: str = "stop",
+        cache: Path | None = None,
+        processes: int = 0,
+        check: bool = True,
+        progress: bool = False,
+    ) -> PictureData:
+        """Return pictures as data, after reading every one once.
+
+        Args:
+            pictures: The images.
+            source: Where they come from.
+            labels: Class of each.
+            ignored: What else was there, with the reason that it is no image.
+            on_error: "stop" at pictures that cannot be read, naming them; or "skip" them with a line for each.
+            cache: A .npy file that keeps the pixels from one run to the next.
+            processes: Processes that read; 0 reads in this one.
+            check: False reads nothing beforehand, so that a damaged picture is met when it is used.
+            progress: Show how far the reading is.
+        Raises:
+            DataError: A picture cannot be read and ``on_error`` is "stop", or none can.
+        """
+        pixels: NDArray[Any] | Mapped | None = None
+        bad: Mapping[int, str] = {}
+        if cache is not None:
+            pixels, bad = cached(cache, pictures, processes=processes, skip=on_error == "skip", progress=progress)
+        elif check:
+            pixels, bad = _read_all(pictures, processes, progress)
+        if bad and on_error == "stop":
+            raise DataError(unreadable(bad, len(pictures)))
+        kept = [i for i in range(len(pictures)) if i not in bad]
+        if not kept:
+            raise DataError(f"{source!r} holds no readable image ({len(bad)} unreadable); the first: {bad[0]}")
+        for reason in bad.values():
+            print(f"skipped {reason}", file=sys.stderr)
+        numbers, classes = (None, None) if labels is None else labels.counted(kept)
+        skipped = (*ignored, *((printable(pictures.name(i)), reason) for i, reason in bad.items()))
+        bins = 2**pictures.form.bits
+        rows = np.array(kept, np.int64)
+        return cls(pictures, rows, source, pictures.form.shape, bins, numbers, classes, skipped, pixels)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Image, Mapping[str, int | Tensor]]:
+        """Return image ``index``, (C, H, W), and its class if it has one."""
+        image, conditions = self.batch([index])[1:]
+        return image[0], {name: int(value) for name, value in conditions.items()}
+
+    def batch(self, indices: Indices) -> Batch:
+        """Return the images with these indices; those of 16 bits are int32, for which torch has every operator."""
+        picked = np.array(indices, np.int64)
+        rows = self.rows[picked]
+        pixels = np.stack([self.pictures.read(i) for i in rows]) if self.pixels is None else self.pixels[rows]
+        pixels = pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
+        conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[picked])}
+        return Batch(torch.from_numpy(picked), torch.from_numpy(pixels), conditions)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the facts of the data, how many images each class has, and a fingerprint of their names."""
+        facts: dict[str, Any] = {"source": self.source, **description(self)}
+        if self.labels is not None and self.classes is not None:
+            facts["class_counts"] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        names = "\n".join(self.pictures.name(i) for i in self.rows)
+        digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
+        return facts | {"skipped": len(self.skipped), "fingerprint": digest}
+
+
+def unreadable(bad: Mapping[int, str], count: int) -> str:
+    """Return the text that names the pictures that cannot be read."""
+    reasons = list(bad.values())
+    lines = [f"{len(bad)} of {count} files cannot be read; remove them, or pass on_error='skip':", *reasons[:20]]
+    return "\n  ".join([*lines, "..."] if len(bad) > 20 else lines)
+
+
+def _read_all(pictures: Pictures, processes: int, progress: bool) -> tuple[NDArray[Any] | None, dict[int, str]]:
+    """Decode every picture once; return the pixels if they fit into memory, and why the unreadable are so."""
+    form = pictures.form
+    fits = len(pictures) * math.prod(form.shape) * form.dtype.itemsize <= IN_MEMORY
+    pixels = np.zeros((len(pictures), *form.shape), form.dtype) if fits else None
+    bad: dict[int, str] = {}
+    indices: Sequence[int] = range(len(pictures))
+    with show_progress(len(pictures), "reading images", progress) as advance:
+        for i, found in enumerate(in_order(pictures.read, indices, processes)):
+            if isinstance(found, DataError):
+                bad[i] = str(found)
+            elif pixels is not None:
+                pixels[i] = found
+            advance(1)
+    return pixels, bad

@@ -1,0 +1,140 @@
+"""Classes of a folder's images: from folders, from names, and from tables that have to fit the folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import diffkit.data
+from diffkit._errors import DataError, OptionError
+from diffkit.data.labels import read_table
+
+FILES = ("a.png", "b.png", "sub/c.png", "sub/grüße 1.png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    for i, name in enumerate(FILES):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 50 * i, np.uint8)).save(path)
+    return root
+
+
+def table(path: Path, rows) -> str:
+    if path.suffix == ".json":
+        path.write_text(json.dumps({"labels": [list(row) for row in rows]}))
+    else:
+        lines = [f'{i},"{file}","{label}"' for i, (file, label) in enumerate(rows)]
+        path.write_text("\n".join(["number,file,label", *lines]), encoding="utf-8-sig")
+    return str(path)
+
+
+def load(folder: Path, labels: str, **more):
+    return diffkit.data.load(folder, size=8, labels=labels, **more)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_names_are_kept_and_counted_in_order(folder, tmp_path, suffix):
+    rows = list(zip(FILES, ("owl", "cat", "a, b", "cat"), strict=True))
+    data = load(folder, table(tmp_path / f"t.{suffix}", reversed(rows)))
+    assert data.classes == ("a, b", "cat", "owl") and data.labels.tolist() == [2, 1, 0, 1]
+    assert data.describe()["class_counts"] == [1, 2, 1] and data.describe()["classes"] == ["a, b", "cat", "owl"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_numbers_are_what_the_network_sees(folder, tmp_path, suffix):
+    """Sorted as text 10 would come before 2, and a split without some class would count others."""
+    rows = zip(FILES, (2, 10, 0, 2), strict=True)
+    data = load(folder, table(tmp_path / f"t.{suffix}", rows))
+    assert data.labels.tolist() == [2, 10, 0, 2] and data.classes == tuple(map(str, range(11)))
+
+
+def test_dataset_json_in_the_folder_itself(folder):
+    path = folder / "dataset.json"
+    table(path, zip(FILES, range(4), strict=True))
+    data = load(folder, str(path))
+    assert data.labels.tolist() == [0, 1, 2, 3] and ("dataset.json", "no image by its name") in data.skipped
+    with pytest.raises(DataError, match=r"'dataset\.json' are not there; there is one in the folder: pass '.*photos"):
+        load(folder, "dataset.json")
+
+
+def test_missing_and_unknown_files_are_named_together(folder, tmp_path):
+    path = table(tmp_path / "t.csv", [("a.png", "x"), ("b.png", "y"), ("gone.png", "x"), ("./sub/c.png", "y")])
+    with pytest.raises(DataError) as caught:
+        load(folder, path)
+    assert str(caught.value).splitlines() == [
+        f"the labels {path!r} do not fit the folder {str(folder)!r}:",
+        "  1 images have no label: 'sub/grüße 1.png'",
+        "  1 labels are of files that are no image there: 'gone.png'",
+    ]
+
+
+def test_labels_are_checked_before_any_image_is_read(folder, tmp_path):
+    (folder / "a.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="are not there"):
+        load(folder, str(tmp_path / "none.csv"))
+
+
+def test_labels_follow_the_files_that_are_kept(folder, tmp_path):
+    (folder / "b.png").write_bytes(b"broken")
+    path = table(tmp_path / "t.json", zip(FILES, ("x", "y", "z", "x"), strict=True))
+    data = load(folder, path, on_error="skip")
+    assert data.labels.tolist() == [0, 2, 0] and data.classes == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "a,b\n1,2\n", "a table needs columns file and label, this one has a, b"),
+        ("t.csv", "", "a table needs columns file and label, this one has none"),
+        ("t.csv", "file,label\na.png,\n", "line 2 has no file or no label"),
+        ("t.csv", "file,label\na.png\n", "line 2 has no file or no label"),
+        ("t.csv", 'file,label\n"a.png,x\n', "unexpected end of data"),
+        ("t.json", "{", "Expecting property name"),
+        ("t.json", "[" * 100_000, "cannot be read"),
+        ("t.json", '[["a.png", 3]]', 'it should read {"labels": [["a.png", 3], ...]}'),
+        ("t.json", '{"labels": null}', 'it should read {"labels": [["a.png", 3], ...]}'),
+        ("t.json", '{"labels": [["a.png", [0.5, 1]]]}', "such as [\"a.png\", 3], got ['a.png', [0.5, 1]]"),
+        ("t.json", '{"labels": [["a.png", true]]}', "got ['a.png', True]"),
+        ("t.json", '{"labels": [["a.png", 1], ["./a.png", 2]]}', "give './a.png' two classes, '1' and '2'"),
+    ],
+)
+def test_tables_that_cannot_be_used(folder, tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_table(path, folder)
+
+
+def test_tables_that_are_no_text(folder, tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"file,label\n\xff\xfe,1\n")
+    with pytest.raises(DataError, match="cannot be read: 'utf-8' codec"):
+        read_table(tmp_path / "t.csv", folder)
+
+
+def test_numbers_that_are_no_classes(folder, tmp_path):
+    path = table(tmp_path / "t.csv", zip(FILES, (5, 6, 7, 1_000_042), strict=True))
+    with pytest.raises(DataError, match="go up to 1000042; number classes from 0, or name them"):
+        load(folder, path)
+    path = table(tmp_path / "t.csv", zip(FILES, ("007", "8", "9", "10"), strict=True))
+    assert load(folder, path).classes == ("007", "10", "8", "9")
+
+
+def test_one_class_only(folder, tmp_path):
+    path = table(tmp_path / "t.csv", [(name, "owl") for name in FILES])
+    with pytest.raises(DataError, match="all images are of one class, 'owl'; pass labels='none'"):
+        load(folder, path)
+
+
+def test_ways_that_are_none(folder):
+    with pytest.raises(OptionError, match=r"labels must be 'none', .* got 'prefixes'; did you mean 'prefix'\?"):
+        load(folder, "prefixes")
+    with pytest.raises(OptionError, match=r"a \.csv or \.json file, got 'labels\.txt'"):
+        load(folder, "labels.txt")
