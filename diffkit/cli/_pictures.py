@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,19 +50,45 @@ def channels_last(images: NDArray[Any]) -> NDArray[Any]:
     return np.moveaxis(images, 1, -1)
 
 
-def write_npz(path: Path, images: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
-    """Write ``arr_0``, images (N, *S, C), and with labels ``arr_1``, (N,) int64."""
-    arrays = [channels_last(images)] + ([] if labels is None else [labels])
-    np.savez(path, *arrays)
+def write_npz(
+    path: Path, shape: tuple[int, ...], batches: Iterable[NDArray[Any]], labels: NDArray[np.int64] | None
+) -> None:
+    """Write ``arr_0``, images (N, *S, C), and with labels ``arr_1``, (N,) int64, just as `numpy.savez` would.
+
+    Only one batch is in memory at a time.
+
+    Args:
+        path: The file.
+        shape: (N, *S, C).
+        batches: The images in order, some at a time, each (n, C, *S), at least one.
+        labels: Of all images.
+    """
+    with ZipFile(path, "w") as archive:
+        with archive.open(ZipInfo("arr_0.npy"), "w", force_zip64=True) as file:
+            for i, images in enumerate(batches):
+                if not i:
+                    _write_header(file, images.dtype, shape)
+                file.write(np.ascontiguousarray(channels_last(images)).tobytes())
+        if labels is not None:
+            with archive.open(ZipInfo("arr_1.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, labels, allow_pickle=False)
 
 
-def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write one image, (C, H, W); channels that are no colours stand side by side in grey."""
+def _write_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Return one image, (C, H, W), as a PNG file; channels that are no colours stand side by side in grey."""
     from PIL import Image
 
     image = drawable(image)
     mode = _MODES[len(image)]
-    Image.fromarray(np.ascontiguousarray(image[0] if mode == "L" else channels_last(image[None])[0]), mode).save(path)
+    values = np.ascontiguousarray(image[0] if mode == "L" else channels_last(image[None])[0])
+    buffer = io.BytesIO()
+    Image.fromarray(values, mode).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def drawable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -24,12 +24,20 @@ class Saved:
         num_classes: How many classes its network knows; None if it knows none.
         null_class: Label that means "no class"; None if there is none.
         classes: Their names, if they were saved with it.
+        low_res: Size of the small images that it was trained to enlarge, if that was saved with it.
     """
 
     system: System
     num_classes: int | None
     null_class: int | None
     classes: tuple[str, ...] | None
+    low_res: tuple[int, ...] | None = None
+
+    @property
+    def low_res_channels(self) -> int:
+        """Channels of the small images that its network reads; 0 if it reads none."""
+        recipe, shape = self.system.parts.backbone, self.system.data_shape
+        return 0 if recipe is None else recipe.channels_in(shape) - shape[0]
 
     @property
     def bins(self) -> int | None:
@@ -84,13 +92,15 @@ def load(folder: Path, device: str | None) -> Saved:
     backbone = system.spec()["parts"]["backbone"] or {}
     options = backbone.get("options", {})
     count = options.get("num_classes")
-    return Saved(system, count, count if options.get("null_class") else None, _class_names(folder))
+    facts = _facts_of_data(folder)
+    classes, low_res = (tuple(facts.get(name) or ()) or None for name in ("classes", "low_res"))
+    return Saved(system, count, count if options.get("null_class") else None, classes, low_res)
 
 
-def _class_names(folder: Path) -> tuple[str, ...] | None:
-    """Names of the classes of the data that a run was trained on; None for a system that was only saved."""
+def _facts_of_data(folder: Path) -> Mapping[str, Any]:
+    """What is known of the data that a run was trained on; nothing for a system that was only saved."""
     try:
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"]["classes"]
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return tuple(names) if names else None
+        return {}
+    return found if isinstance(found, Mapping) else {}

@@ -1,11 +1,16 @@
-"""Draw samples from a saved system, as PNG files, one grid and the .npz that the published code writes."""
+"""Draw samples from a saved system: PNG files, one grid of them, and the .npz that the published code writes.
+
+Samples are written as they are made, so any number of them takes the same memory. Stopped or killed, the same command
+goes on, and the files are the same as if it had never stopped. Processes share the work under torchrun, with the same
+files again: torchrun --nproc-per-node 8 -m diffkit sample RUN -n 50000
+A system trained with --low-res enlarges the pictures of --low-res, in their order.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
@@ -18,9 +23,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from diffkit.cli._sample_files import SampleFolder
+    from diffkit.cli._sampling import Sampling
     from diffkit.cli._saved import Saved
+    from diffkit.data.base import Data
+    from diffkit.ranks import Ranks
 
 FORMATS = ("png", "grid", "npz")
+DEFAULT = 16
+"""Samples that are drawn by default."""
 
 
 @frozen
@@ -30,42 +41,35 @@ class Options:
     Attributes:
         run: A saved system or training run (a folder).
         n: How many samples.
-        out: Folder for the samples; made if it is not there.
-        format: What to write: png (a file each), grid (all in one PNG), npz (arr_0 uint8 (N, H, W, C), arr_1 labels).
-        classes: Names or indices of classes, taken in turn; all classes by default. "none" is no class.
+        out: Folder for the samples; made if it is not there. What the same command left there is gone on with.
+        format: What to write: png (a file each), grid (up to 256 in one PNG), npz (arr_0 uint8 (N, H, W, C), arr_1
+            labels).
+        classes: Names or indices of classes; all classes by default. "none" is no class.
+        class_order: Take the classes in turn, as many samples of each, or at random, as the seed says.
+        low_res: Pictures to enlarge, for a system trained to: a folder, or a .npz or .npy file, whose labels (arr_1)
+            are the classes unless others are chosen.
+        each: Samples for each of these pictures; they stand together.
         steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50"; all levels
             by default.
         seed: Sample i depends on the seed and i only, whatever the batch size.
-        batch_size: How many are made at a time.
+        batch_size: How many are made at a time; those of one batch appear together.
         device: Such as cpu or cuda; a GPU if there is one.
-        overwrite: Write into a folder that holds samples already.
+        overwrite: Begin anew: samples that are in the folder are removed.
     """
 
     run: Path = field(metadata=POSITIONAL)
-    n: int = field(default=16, metadata=short("-n"))
+    n: int | None = field(default=None, metadata=short("-n"))
     out: Path = field(default=Path("samples"))
     format: tuple[str, ...] = ("png", "grid")
     classes: tuple[str, ...] = ()
+    class_order: Literal["turn", "random"] = "turn"
+    low_res: Path | None = None
+    each: int = 1
     steps: int | str | tuple[int, ...] | None = None
     seed: int = 0
     batch_size: int = 64
     device: str | None = None
     overwrite: bool = False
-
-
-@frozen(eq=False)
-class Samples:
-    """What was drawn.
-
-    Attributes:
-        images: (N, C, *S): uint8, uint16, or float32 for continuous data.
-        labels: (N,), or None.
-        names: What each sample's class is called; empty without classes.
-    """
-
-    images: NDArray[Any]
-    labels: NDArray[np.int64] | None
-    names: tuple[str, ...] = field(repr=False)
 
 
 def takes() -> Takes:
@@ -74,7 +78,7 @@ def takes() -> Takes:
         {"Options": Options},
         {"sampler": None, "guidance": None},
         config=True,
-        defaults={"sampler": "as it was composed"},
+        defaults={"sampler": "as it was composed", "n": f"{DEFAULT}, or one for each picture of --low-res"},
     )
 
 
@@ -82,84 +86,157 @@ def run(given: Given) -> None:
     """Draw the samples and write them."""
     options = given.make(Options)
     _check(options)
-    saved = _load(options)
-    _check_shape(options, saved)
-    labels = saved.labels(options.classes, options.n)
-    print(f"writing to {options.out}/", flush=True)
-    samples = draw(saved, options, given.parts, labels)
-    for line in write(options.out, options.format, samples):
-        print(line)
+    from diffkit.ranks import ranks
+
+    with ranks() as among:
+        saved = _load(options)
+        _check_shape(options, saved)
+        sampling = planned(saved, options, given.parts)
+        sampling.call(sampling.batches[0])
+        folder = _folder(sampling, options, among)
+        folder.check(options.overwrite)
+        if among.rank == 0:
+            print(f"writing to {options.out}/", flush=True)
+        _work(sampling, folder, options, among)
 
 
-def draw(
-    saved: Saved,
-    options: Options,
-    parts: Mapping[str, tuple[str, Mapping[str, Any]]],
-    labels: list[int] | None,
-) -> Samples:
-    """Return the samples as pixel values, drawn with the sampler and guidance among ``parts``, if there are any."""
-    import numpy as np
-
-    from diffkit.cli._pictures import pixels
+def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
+    """Return what is to be sampled, with the sampler and guidance among ``parts``, if there are any."""
+    from diffkit.cli._sampling import Sampling, check_low_res
     from diffkit.guidance import guidance_for
 
-    conditions: dict[str, Any] = {} if labels is None else {"y": labels}
-    x = saved.system.sample(
-        options.n,
-        steps=options.steps,
-        sampler=parts.get("sampler"),
-        guidance=guidance_for(parts.get("guidance")),
-        seed=options.seed,
-        batch_size=options.batch_size,
-        **conditions,
-    )
-    names = () if labels is None else tuple(map(saved.name, labels))
-    return Samples(pixels(x, saved.bins), None if labels is None else np.array(labels, dtype=np.int64), names)
+    small = None if options.low_res is None else _small(options.low_res)
+    check_low_res(saved, small)
+    count = _count(options, small)
+    steered = {
+        "steps": options.steps,
+        "sampler": parts.get("sampler"),
+        "guidance": guidance_for(parts.get("guidance")),
+    }
+    labels = _labels(saved, options, count, small)
+    return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, steered)
 
 
-def write(out: Path, formats: tuple[str, ...], samples: Samples) -> list[str]:
-    """Write the samples in each format and say what was written, a line each."""
-    from diffkit.cli._pictures import channels_last, file_name, grid, write_npz, write_png
+def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ranks) -> None:
+    """Make the batches that are not done: every process its share, the first one all the rest."""
+    lock = folder.begin(options.overwrite) if among.rank == 0 else None
+    pending = among.first(folder.pending)
+    mine = pending[among.rank :: among.size]
+    if among.rank == 0 and len(pending) < len(folder.batches):
+        done = sampling.count - sum(len(folder.batches[number]) for number in pending)
+        print(f"{done} of {sampling.count} samples are there already", flush=True)
+    if mine:
+        call = sampling.call(folder.batches[mine[0]])
+        total = len(mine) * call.program().num_steps
+        with call.running(f"sampling {sampling.count}", total, among.rank == 0) as advance:
+            for number in mine:
+                folder.keep(number, sampling.draw(folder.batches[number], advance))
+    among.gather(None)  # nobody is behind any more
+    for line in among.first(folder.finish):
+        if among.rank == 0:
+            print(line)
+    if lock is not None:
+        lock.release()
 
-    out.mkdir(parents=True, exist_ok=True)
-    count, said = len(samples.images), []
-    if "png" in formats:
-        for i, image in enumerate(samples.images):
-            write_png(out / file_name(i, samples.names[i] if samples.names else None), image)
-        said.append(f"{out}/: {count} PNG files")
-    if "grid" in formats:
-        order, columns = _arranged(samples)
-        write_png(out / "grid.png", grid([samples.images[i] for i in order], columns))
-        said.append(f"{out / 'grid.png'}: {'a row for each class' if samples.names else 'all in one'}")
-    if "npz" in formats:
-        shape = channels_last(samples.images).shape
-        path = out / f"samples_{'x'.join(map(str, shape))}.npz"
-        write_npz(path, samples.images, samples.labels)
-        said.append(f"{path}: arr_0 {samples.images.dtype} {shape}" + (", arr_1 labels" if samples.names else ""))
-    return said
+
+def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
+    from diffkit.cli._sample_files import SampleFolder
+    from diffkit.cli._sampling import digest, fingerprint
+
+    saved = sampling.saved
+    loaded = among.gather(digest(saved.system))
+    if len(set(loaded)) > 1:
+        raise OptionError(f"{options.run} changed while the processes read it; sample from a run that is not training")
+    names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
+    steered = {kind: sampling.options[kind] for kind in ("steps", "sampler")}
+    facts = {
+        "system": loaded[0],
+        "n": sampling.count,
+        "format": sorted(options.format),
+        "classes": None if sampling.labels is None else _fingerprint(sampling.labels),
+        "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
+        "each": options.each,
+        **steered,
+        "guidance": None if sampling.options["guidance"] is None else repr(sampling.options["guidance"]),
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "device": saved.system.device.type,
+    }
+    shape = saved.system.data_shape
+    return SampleFolder(options.out, options.format, sampling.batches, sampling.labels, names, shape, facts)
 
 
-def _arranged(samples: Samples) -> tuple[list[int], int]:
-    """Order of the samples in the grid, and how many to a row: a row for each class, else as square as may be."""
-    count = len(samples.images)
-    if samples.labels is None:
-        return list(range(count)), math.ceil(math.sqrt(count))
-    labels = samples.labels.tolist()
-    return sorted(range(count), key=lambda i: (labels[i], i)), max(labels.count(label) for label in labels)
+def _fingerprint(labels: NDArray[np.int64]) -> str:
+    import hashlib
+
+    return hashlib.sha256(labels.tobytes()).hexdigest()[:16]
+
+
+def _count(options: Options, small: Data | None) -> int:
+    if small is None:
+        return DEFAULT if options.n is None else options.n
+    largest = len(small) * options.each
+    if options.n is not None and options.n > largest:
+        raise OptionError(
+            f"-n {options.n} is more than --low-res has pictures for, {largest}; ask for several of each with --each"
+        )
+    return largest if options.n is None else options.n
+
+
+def _labels(saved: Saved, options: Options, count: int, small: Data | None) -> NDArray[np.int64] | None:
+    from diffkit.cli._sampling import at_random, in_turn
+
+    chosen = saved.labels(options.classes, len(options.classes) or saved.num_classes or 0)
+    if chosen is None:
+        return None
+    if small is not None and small.classes is not None and not options.classes:
+        return _labels_of(small, count, options.each, saved)
+    return in_turn(chosen, count) if options.class_order == "turn" else at_random(chosen, count, options.seed)
+
+
+def _labels_of(small: Data, count: int, each: int, saved: Saved) -> NDArray[np.int64]:
+    """The classes that the small pictures came with."""
+    import numpy as np
+
+    own = np.array([int(small[i][1]["y"]) for i in range(len(small))], np.int64)
+    if saved.num_classes is not None and own.max() >= saved.num_classes:
+        raise OptionError(
+            f"--low-res has a picture of class {own.max()}, the system has {saved.num_classes} classes, "
+            f"0..{saved.num_classes - 1}"
+        )
+    return own.repeat(each)[:count]
+
+
+def _small(path: Path) -> Data:
+    """Return the pictures to enlarge; of a file with labels, with these."""
+    import numpy as np
+
+    from diffkit.evaluation.samples import read
+
+    if path.suffix != ".npz" or not path.is_file():
+        return read(path)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labelled = "arr_1" in arrays
+    except (OSError, ValueError):
+        labelled = False  # reading it will say what is wrong
+    return read(path, labels=labelled)
 
 
 def _check(options: Options) -> None:
     """Refuse what can be seen before anything is loaded."""
     from diffkit.options import check_integer
 
-    check_integer("n", options.n, ge=1)
+    check_integer("each", options.each, ge=1)
     check_integer("batch_size", options.batch_size, ge=1)
+    if options.n is not None:
+        check_integer("n", options.n, ge=1)
     unknown = [word for word in options.format if word not in FORMATS]
     if unknown or not options.format:
         raise OptionError(f"--format must be some of {', '.join(FORMATS)}, got {','.join(options.format)!r}")
+    if options.low_res is None and options.each > 1:
+        raise OptionError("--each is for the pictures of --low-res; say how many samples with -n")
     check_folder("--out", options.out)
-    if options.out.is_dir() and any(options.out.iterdir()) and not options.overwrite:
-        raise OptionError(f"--out {options.out} is not empty; name another folder, or pass --overwrite")
     if set(options.format) & {"png", "grid"}:
         from diffkit.cli._pictures import need_pillow
 
@@ -167,9 +244,10 @@ def _check(options: Options) -> None:
 
 
 def _load(options: Options) -> Saved:
+    from diffkit.cli._device import device_of_rank
     from diffkit.cli._saved import load
 
-    return load(options.run, options.device)
+    return load(options.run, str(device_of_rank(options.device)))
 
 
 def _check_shape(options: Options, saved: Saved) -> None:

@@ -17,8 +17,8 @@ CONDITION = "low_res"
 class LowRes(Data):
     """Other data, with the condition ``low_res``: the example shrunk by area averaging, made when it is read.
 
-    A network that reads it (the ``unet`` with ``low_res_channels`` as many as the data has channels) learns to upsample;
-    `diffkit.tasks.super_resolve` and ``diffkit sample --low-res`` then do so.
+    A network that reads it (the ``unet`` with as many ``low_res_channels`` as the data has channels) learns to
+    upsample; `diffkit.tasks.super_resolve` and ``diffkit sample --low-res`` then do so.
 
     Args:
         data: What to shrink: anything that `diffkit.data.as_data` takes.

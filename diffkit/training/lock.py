@@ -16,11 +16,14 @@ NAME = ".lock"
 class RunLock:
     """Held from construction to `release`, or to the end of the process; also a context manager.
 
+    Args:
+        folder: The folder.
+        work: What its holders do, for the message.
     Raises:
-        OptionError: Another process, or another training in this one, holds it.
+        OptionError: Another process, or another holder in this one, has it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, work: str = "training"):
         self.path = folder / NAME
         self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -29,7 +32,7 @@ class RunLock:
             holder = os.read(self.handle, 200).decode(errors="replace").strip()
             os.close(self.handle)
             raise OptionError(
-                f"out {str(folder)!r} is being written by another training{f' ({holder})' if holder else ''}; "
+                f"out {str(folder)!r} is being written by another {work}{f' ({holder})' if holder else ''}; "
                 "wait for it, or choose another folder"
             ) from error
         os.ftruncate(self.handle, 0)

@@ -13,7 +13,7 @@ from cli_support import Command, Refused
 from PIL import Image
 
 import diffkit
-from diffkit.cli._pictures import grid, pixels, write_png
+from diffkit.cli._pictures import grid, pixels, png, write_npz
 from diffkit.guidance import ClassifierFree
 
 
@@ -97,7 +97,7 @@ def test_grid_has_gaps_and_a_row_for_each_class():
 
 def test_png_of_colours(tmp_path: Path):
     image = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)
-    write_png(tmp_path / "a.png", image)
+    (tmp_path / "a.png").write_bytes(png(image))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), image.transpose(1, 2, 0))
 
 
@@ -146,8 +146,38 @@ def test_overwrite_and_config(command: Command, saved: Path, tmp_path: Path):
     assert not out.exists() and tomllib.loads(printed)["steps"] == 2
     (tmp_path / "s.toml").write_text(printed)
     assert command("sample", "--config", tmp_path / "s.toml").code == 0
-    assert command(*words).code == 2
-    assert command(*words, "--overwrite").code == 0
+    assert "2 of 2 samples are there already" in command(*words).out
+    (out / "mine.png").touch()
+    other = ["sample", saved, "-n", "3", "--steps", "2", "--out", out, "--overwrite"]
+    assert command(*other).code == 0
+    names = ["cat_000000.png", "dog_000001.png", "grid.png", "mine.png", "owl_000002.png", "sampling.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+
+
+def test_npz_is_what_numpy_writes(tmp_path: Path):
+    images = np.arange(5 * 24, dtype=np.uint8).reshape(5, 3, 2, 4)
+    labels = np.arange(5)
+    write_npz(tmp_path / "a.npz", (5, 2, 4, 3), [images[:2], images[2:4], images[4:]], labels)
+    np.savez(tmp_path / "b.npz", images.transpose(0, 2, 3, 1).copy(), labels)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_classes_in_turn_or_at_random(command: Command, saved: Path, tmp_path: Path):
+    def labels(name: str, *words: object) -> list[int]:
+        out = tmp_path / name
+        found = command("sample", saved, "--steps", "1", "--format", "npz", "--out", out, *words)
+        assert found.code == 0, found.err
+        with np.load(next(out.glob("*.npz"))) as arrays:
+            return arrays["arr_1"].tolist()
+
+    assert labels("a", "-n", "7") == [0, 1, 2, 0, 1, 2, 0]
+    assert labels("b", "-n", "5", "--classes", "owl,none") == [2, 3, 2, 3, 2]
+    drawn = labels("c", "-n", "300", "--class-order", "random")
+    assert labels("d", "-n", "40", "--class-order", "random") == drawn[:40]
+    assert labels("e", "-n", "40", "--class-order", "random", "--seed", "1") != drawn[:40]
+    counts = np.bincount(drawn, minlength=3)
+    assert np.abs(counts - 100).max() < 5 * np.sqrt(300 * 2 / 9) and set(drawn) == {0, 1, 2}
+    assert set(labels("f", "-n", "40", "--class-order", "random", "--classes", "1,none")) == {1, 3}
 
 
 def test_guidance(command: Command, refused: Refused, saved: Path, make_system: Callable, tmp_path: Path):

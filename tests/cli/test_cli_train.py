@@ -72,9 +72,9 @@ def test_refusals(refused: Refused, images: Path, tmp_path: Path):
 
 
 UPSAMPLER = [
-    "--backbone", "unet", "--backbone.channels", "8", "--backbone.channel-mult", "1,2", "--backbone.num-res-blocks", "1",
-    "--backbone.groups", "4", "--backbone.attention-resolutions", "2", "--schedule", "cosine", "--num-steps", "4",
-    "--batch-size", "2",
+    "--backbone", "unet", "--backbone.channels", "8", "--backbone.channel-mult", "1,2",
+    "--backbone.num-res-blocks", "1", "--backbone.groups", "4", "--backbone.attention-resolutions", "2",
+    "--schedule", "cosine", "--num-steps", "4", "--batch-size", "2",
 ]  # fmt: skip
 
 

@@ -1,0 +1,241 @@
+"""The folder that samples are written to, so that a sampling can stop anywhere and go on later.
+
+OUT/sampling.json               what is being sampled; only the same may go on
+OUT/000000.png, ...             each sample, there as soon as its batch is made
+OUT/.batches/000000.npy         pixels of a batch, kept until a file of many samples is made of them
+OUT/samples_NxHxWxC.npz         all samples, and OUT/grid.png the first of them, made at the end of .batches
+
+A file appears under its name when it is whole and on the disk. So what is there is done, and nothing else has to be
+remembered.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from diffkit._errors import DataError, OptionError
+from diffkit.cli._pictures import file_name, grid, png, write_npz
+from diffkit.files import sync_folder
+from diffkit.training.lock import RunLock
+
+FACTS = "sampling.json"
+BATCHES = ".batches"
+GRID = "grid.png"
+IN_GRID = 256
+"""The grid shows so many samples at most: all of a large set would be a picture that no viewer opens."""
+_OURS = re.compile(r"(.+_)?\d{6,}\.png|grid\.png|samples_\d+(x\d+)*\.npz")
+
+
+@frozen(eq=False)
+class SampleFolder:
+    """The files of one sampling.
+
+    Attributes:
+        out: The folder.
+        formats: Some of "png", "grid", "npz".
+        batches: Indices of the samples of each batch, in order.
+        labels: Class of each sample, (N,) int64, or None.
+        names: What each sample's class is called; empty without classes.
+        shape: Of one sample, (C, *S).
+        facts: What must be the same for the sampling to go on, plain data.
+    """
+
+    out: Path
+    formats: tuple[str, ...]
+    batches: Sequence[range]
+    labels: NDArray[np.int64] | None
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    facts: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        """How many samples there are to be."""
+        return self.batches[-1].stop
+
+    # ---- beginning -------------------------------------------------------------------------------------------------
+
+    def check(self, overwrite: bool) -> None:
+        """Raise `OptionError` if the folder holds anything else than a part of this sampling."""
+        if overwrite or not self.out.is_dir():
+            return
+        if not (self.out / FACTS).exists():
+            if any(path.name != BATCHES for path in self.out.iterdir()):
+                raise OptionError(f"--out {self.out} is not empty; name another folder, or pass --overwrite")
+            return
+        found = _differences(_read(self.out / FACTS), self.facts)
+        if found:
+            raise OptionError(
+                "\n  ".join([f"--out {self.out} holds samples that were asked for in another way:", *found])
+                + "\nask for the same to go on, name another folder, or pass --overwrite"
+            )
+
+    def begin(self, overwrite: bool) -> RunLock:
+        """Make the folder, or clear it of other samples, and return the lock on it.
+
+        Raises:
+            OptionError: Another process writes to it, or it holds something else.
+        """
+        (self.out / BATCHES).mkdir(parents=True, exist_ok=True)
+        lock = RunLock(self.out / BATCHES, "sampling")
+        self.check(overwrite)
+        if overwrite or not (self.out / FACTS).exists():
+            self._clear()
+            self._put(FACTS, (json.dumps(self.facts, indent=2) + "\n").encode())
+        return lock
+
+    def _clear(self) -> None:
+        """Remove the samples of another sampling, if there is one, and what is in the way; nothing else."""
+        ours = [*self.out.iterdir()] if (self.out / FACTS).exists() else []
+        found = [*(self.out / BATCHES).glob("[0-9]*"), *(path for path in ours if _OURS.fullmatch(path.name))]
+        for path in (*found, self._npz, self.out / GRID, *map(self._png, range(self.count))):
+            path.unlink(missing_ok=True)
+        (self.out / FACTS).unlink(missing_ok=True)  # last, or what is left would pass for samples of the next
+
+    def pending(self) -> list[int]:
+        """Return the numbers of the batches that are not done."""
+        return [number for number in range(len(self.batches)) if not self._done(number)]
+
+    def _done(self, number: int) -> bool:
+        if self._needed(number) and not self._batch(number).exists():
+            return False
+        return "png" not in self.formats or all(self._png(i).exists() for i in self.batches[number])
+
+    def _needed(self, number: int) -> bool:
+        """True if a file that is still to be made needs the pixels of a batch."""
+        in_grid = self.batches[number].start < IN_GRID
+        return self._lacks_npz() or (self._lacks_grid() and in_grid)
+
+    def _lacks_npz(self) -> bool:
+        return "npz" in self.formats and not self._npz.exists()
+
+    def _lacks_grid(self) -> bool:
+        return "grid" in self.formats and not (self.out / GRID).exists()
+
+    # ---- going on --------------------------------------------------------------------------------------------------
+
+    def keep(self, number: int, images: NDArray[Any]) -> None:
+        """Write the samples of one batch, (n, C, *S)."""
+        if "png" in self.formats:
+            for i, image in zip(self.batches[number], images, strict=True):
+                self._put(self._png(i).name, png(image))
+        if self._needed(number):
+            buffer = io.BytesIO()
+            np.save(buffer, images, allow_pickle=False)
+            self._put(f"{BATCHES}/{self._batch(number).name}", buffer.getvalue())
+        sync_folder(self.out)
+
+    def finish(self) -> list[str]:
+        """Make the files of many samples, remove what was kept for them, and say what there is, a line each."""
+        said = [f"{self.out}/: {self.count} PNG files"] if "png" in self.formats else []
+        if "grid" in self.formats:
+            if self._lacks_grid():
+                self._put(GRID, self._grid())
+            said.append(f"{self.out / GRID}: {self._grid_words()}")
+        if "npz" in self.formats:
+            if self._lacks_npz():
+                self._write_npz()
+            said.append(self._npz_words())
+        sync_folder(self.out)
+        shutil.rmtree(self.out / BATCHES, ignore_errors=True)
+        return said
+
+    def _grid(self) -> bytes:
+        first = [number for number, rows in enumerate(self.batches) if rows.start < IN_GRID]
+        shown = [image for number in first for image in self._read(number)][:IN_GRID]
+        order, columns = self._arranged(len(shown))
+        return png(grid([shown[i] for i in order], columns))
+
+    def _arranged(self, count: int) -> tuple[list[int], int]:
+        """Order of the samples in the grid, and how many to a row: a row for each class, else as square as may be."""
+        if self.labels is None:
+            return list(range(count)), math.ceil(math.sqrt(count))
+        labels = self.labels[:count].tolist()
+        return sorted(range(count), key=lambda i: (labels[i], i)), max(labels.count(label) for label in labels)
+
+    def _grid_words(self) -> str:
+        words = "all in one" if self.labels is None else "a row for each class"
+        return words if self.count <= IN_GRID else f"the first {IN_GRID}, {words}"
+
+    def _write_npz(self) -> None:
+        temporary = self.out / BATCHES / f"{self._npz.name}.tmp"
+        images = (self._read(number) for number in range(len(self.batches)))
+        write_npz(temporary, (self.count, *self.shape[1:], self.shape[0]), images, self.labels)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(self._npz)
+
+    def _npz_words(self) -> str:
+        shape, dtype = _header(self._npz)
+        return f"{self._npz}: arr_0 {dtype} {shape}" + ("" if self.labels is None else ", arr_1 labels")
+
+    # ---- small things ----------------------------------------------------------------------------------------------
+
+    @property
+    def _npz(self) -> Path:
+        sizes = (self.count, *self.shape[1:], self.shape[0])
+        return self.out / f"samples_{'x'.join(map(str, sizes))}.npz"
+
+    def _png(self, i: int) -> Path:
+        return self.out / file_name(i, self.names[i] if self.names else None)
+
+    def _batch(self, number: int) -> Path:
+        return self.out / BATCHES / f"{number:06d}.npy"
+
+    def _read(self, number: int) -> NDArray[Any]:
+        path = self._batch(number)
+        try:
+            images: NDArray[Any] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} is damaged: {error}; remove it and sample again") from error
+        return images
+
+    def _put(self, name: str, content: bytes) -> None:
+        """Write a file so that it has its name only when it is whole and on the disk."""
+        temporary = self.out / BATCHES / f"{Path(name).name}.tmp"
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.out / name)
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of ``arr_0``, without reading it."""
+    from zipfile import ZipFile
+
+    with ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, dtype
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}; pass --overwrite to begin anew") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Each difference as "steps 50, now 100"."""
+    now = json.loads(json.dumps(new))
+    names = [name for name in dict.fromkeys([*now, *old]) if old.get(name) != now.get(name)]
+    return [f"{name} {_word(old.get(name))}, now {_word(now.get(name))}" for name in names]
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,145 @@
+"""What a sampling makes: the samples of one batch as a function of their indices, whoever makes it and when."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from numpy.typing import NDArray
+
+from diffkit._errors import DataError, OptionError
+from diffkit.cli._pictures import pixels
+from diffkit.data.base import Data, scaled
+from diffkit.noise import noise_for
+from diffkit.system import System
+
+if TYPE_CHECKING:
+    from diffkit.calls import Call
+    from diffkit.cli._saved import Saved
+
+
+@frozen(eq=False)
+class Sampling:
+    """A set of samples to be drawn.
+
+    Attributes:
+        saved: The system.
+        count: How many.
+        batch_size: How many are made at a time: a batch is the unit of work, since sums depend on its size by rounding.
+        seed: Sample i depends on the seed and i only.
+        labels: Class of each, (N,) int64, or None.
+        low_res: Small images to enlarge, or None.
+        each: How many samples there are for each small image; they stand together.
+        options: Of `System.sample`: steps, sampler, guidance.
+    """
+
+    saved: Saved
+    count: int
+    batch_size: int
+    seed: int
+    labels: NDArray[np.int64] | None
+    low_res: Data | None
+    each: int
+    options: Mapping[str, Any]
+
+    @property
+    def batches(self) -> list[range]:
+        """Indices of the samples of each batch."""
+        return [range(i, min(i + self.batch_size, self.count)) for i in range(0, self.count, self.batch_size)]
+
+    def call(self, rows: range) -> Call:
+        """Return the walk of some samples, ready to begin; refuses what is wrong before any work is done."""
+        return self.saved.system.prepare(len(rows), **self.options, **self._conditions(rows))
+
+    def draw(self, rows: range, advance: Callable[[int], None]) -> NDArray[Any]:
+        """Return some samples as pixels, (n, C, *S).
+
+        Args:
+            rows: Their indices.
+            advance: Called with 1 after each step.
+        """
+        call, here = self.call(rows), range(len(rows))
+        noise_fn = noise_for(self.seed, rows, self.saved.system.data_shape, call.device)
+        with torch.no_grad():
+            x = call.finish(call.program(), here, call.begin(here, noise_fn), noise_fn, advance)
+        return pixels(x, self.saved.bins)
+
+    def _conditions(self, rows: range) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.labels is not None:
+            found["y"] = self.labels[rows.start : rows.stop].tolist()
+        if self.low_res is not None:
+            small = self.low_res.batch([i // self.each for i in rows]).images
+            found["low_res"] = scaled(small, self.low_res.bins)
+        return found
+
+
+def in_turn(chosen: Sequence[int], count: int) -> NDArray[np.int64]:
+    """Return a label for each of ``count`` samples, the chosen ones in turn, so that each has as many."""
+    return np.resize(np.array(chosen, np.int64), count)
+
+
+def at_random(chosen: Sequence[int], count: int, seed: int) -> NDArray[np.int64]:
+    """Return a label for each of ``count`` samples, drawn from the chosen ones; label i depends on seed and i only."""
+    uniform = np.random.default_rng((seed, len(chosen))).random(count)
+    return np.array(chosen, np.int64)[(uniform * len(chosen)).astype(np.int64)]
+
+
+def check_low_res(saved: Saved, data: Data | None) -> None:
+    """Raise unless small images are given exactly if the network reads them, and fit it.
+
+    Raises:
+        OptionError: They are missing, or the network reads none.
+        DataError: They have other channels, values or sizes than the network was trained with.
+    """
+    wanted, large = saved.low_res_channels, saved.system.data_shape
+    if data is None:
+        if wanted:
+            raise OptionError(
+                "this system enlarges small images; name them with --low-res FOLDER or --low-res FILE.npz"
+            )
+        return
+    if not wanted:
+        raise OptionError("this system reads no small images, so there is nothing to do with --low-res; leave it out")
+    shape, size = tuple(data.shape), tuple(data.shape[1:])
+    if len(shape) != len(large) or shape[0] != wanted:
+        axes = len(large) - 1
+        raise DataError(
+            f"the small images have shape {shape}; the network reads {wanted} channels of images with {axes} axes"
+        )
+    if saved.low_res is not None and size != saved.low_res:
+        raise DataError(
+            f"the small images are {_sized(size)}, the network was trained to enlarge {_sized(saved.low_res)}"
+        )
+    if any(small > side for small, side in zip(size, large[1:], strict=True)):
+        raise DataError(
+            f"the small images are {_sized(size)}, larger than what they are enlarged to, {_sized(large[1:])}"
+        )
+
+
+def digest(system: System) -> str:
+    """Return 16 digits that stand for a system: its parts, options and weights."""
+    assert system.backbone is not None
+    found = hashlib.sha256(json.dumps(system.spec(), sort_keys=True).encode())
+    for name, tensor in sorted(system.backbone.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def fingerprint(data: Data) -> str:
+    """Return 16 digits that stand for all images of some data."""
+    found = hashlib.sha256(str((len(data), *data.shape)).encode())
+    for start in range(0, len(data), 256):
+        images = data.batch(range(start, min(start + 256, len(data)))).images
+        found.update(images.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _sized(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))

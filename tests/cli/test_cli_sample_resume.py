@@ -1,0 +1,223 @@
+"""A sampling that stops anywhere goes on, and its files are those of one that never stopped, whoever makes them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli_support import Command, Refused
+
+import diffkit
+from diffkit.__main__ import main
+
+WORDS = ["-n", "7", "--steps", "3", "--batch-size", "2", "--format", "png,grid,npz", "--sampler", "ancestral"]
+KILLED = -signal.SIGKILL
+
+
+def arguments(saved: Path, out: Path, *more: str) -> list[str]:
+    return ["sample", str(saved), *WORDS, "--out", str(out), *more]
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file there is, hidden ones and folders included."""
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a sampling that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main(arguments(saved, out)) == 0
+    found = content(out)
+    assert len(found) == 7 + 1 + 1 + 1  # PNG files, grid, npz, sampling.json
+    return found
+
+
+def forked(do: Callable[[], object]) -> int:
+    """Start a copy of this process that does something, and return its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns about threads, which the child has none of
+        child = os.fork()
+    if child:
+        return child
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    try:
+        do()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def ended(child: int) -> int:
+    """Exit code of a process, negative if a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@contextmanager
+def killed_at(number: int, after: bool) -> Iterator[None]:
+    """Let SIGKILL strike this process just before, or after, the file of that number gets its name."""
+    plain, count = Path.replace, 0
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == number and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = plain(self, target)
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    Path.replace = replace  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Path.replace = plain  # type: ignore[method-assign]
+
+
+def check_kill(saved: Path, out: Path, number: int, after: bool, whole: dict[str, bytes]) -> None:
+    def work() -> None:
+        with killed_at(number, after):
+            main(arguments(saved, out))
+
+    assert ended(forked(work)) == KILLED
+    assert main(arguments(saved, out)) == 0
+    assert content(out) == whole
+
+
+@pytest.mark.parametrize("number", [1, 6, 13, 14])
+def test_killed_as_a_file_gets_its_name(saved: Path, whole: dict[str, bytes], tmp_path: Path, number: int):
+    check_kill(saved, tmp_path / "out", number, number % 2 == 0, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", range(1, 15))  # 1 + 7 + 4 + 1 + 1 files get their names
+def test_killed_around_any_file(saved: Path, whole: dict[str, bytes], tmp_path: Path, number: int, after: bool):
+    check_kill(saved, tmp_path / "out", number, after, whole)
+
+
+def test_killed_again_and_again(command: Command, saved: Path, whole: dict[str, bytes], tmp_path: Path):
+    out = tmp_path / "out"
+    deaths = 0
+    for seed in range(15):
+        child = forked(lambda: main(arguments(saved, out)))
+        time.sleep(random.Random(seed).uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        deaths += ended(child) == KILLED
+    assert deaths > 2
+    assert command(*arguments(saved, out)).code == 0
+    assert content(out) == whole
+
+
+def test_what_is_there_is_not_made_again(command: Command, saved: Path, whole: dict[str, bytes], tmp_path: Path):
+    out = tmp_path / "out"
+
+    def work() -> None:
+        with killed_at(6, after=True):  # the facts, then a batch with its pixels, then half of the second batch
+            main(arguments(saved, out))
+
+    assert ended(forked(work)) == KILLED
+    found = command(*arguments(saved, out))
+    assert found.out.splitlines()[:2] == [f"writing to {out}/", "2 of 7 samples are there already"]
+    (out / "dog_000004.png").unlink()
+    (out / "grid.png").unlink()
+    assert command(*arguments(saved, out)).code == 0
+    assert content(out) == whole
+
+
+def test_another_sampling_is_refused(command: Command, refused: Refused, saved: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert command(*arguments(saved, out)).code == 0
+    before = content(out)
+    steered = ["--guidance", "cfg", "--guidance.scale", "2"]
+    said = refused(*arguments(saved, out), "--seed", "1", "--classes", "owl", *steered)
+    assert said.startswith(f"--out {out} holds samples that were asked for in another way:\n  classes ")
+    assert "\n  seed 0, now 1" in said and "\n  guidance none, now ClassifierFree(" in said
+    assert said.endswith("ask for the same to go on, name another folder, or pass --overwrite")
+    other = diffkit.load(saved)
+    next(other.backbone.parameters()).data.add_(1)
+    assert "\n  system " in refused("sample", other.save(tmp_path / "other"), *WORDS, "--out", out)
+    assert content(out) == before
+
+
+def test_two_at_once_are_refused(refused: Refused, saved: Path, tmp_path: Path):
+    from diffkit.training.lock import RunLock
+
+    out = tmp_path / "out"
+    (out / ".batches").mkdir(parents=True)
+    with RunLock(out / ".batches"):
+        assert "is being written by another sampling (process" in refused(*arguments(saved, out))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(saved: Path, out: Path, size: int) -> list[int]:
+    """Start the processes of one sampling, as torchrun would."""
+    port = str(free_port())
+
+    def work(rank: int) -> int:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return main(arguments(saved, out))
+
+    return [forked(lambda rank=rank: os._exit(work(rank))) for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_processes_writes_the_same(saved: Path, whole: dict[str, bytes], tmp_path: Path, size: int):
+    out = tmp_path / "out"
+    assert [ended(child) for child in launch(saved, out, size)] == [0] * size
+    assert content(out) == whole
+
+
+def test_two_processes_killed_and_finished_by_one(
+    command: Command, saved: Path, whole: dict[str, bytes], tmp_path: Path
+):
+    out = tmp_path / "out"
+    for wanted in (1, 3, 5):
+        children = launch(saved, out, 2)
+        until = time.monotonic() + 20
+        while len(list(out.glob("*_*.png"))) < wanted and time.monotonic() < until:
+            time.sleep(0.001)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        for child in children:
+            ended(child)
+    assert command(*arguments(saved, out)).code == 0
+    assert content(out) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_torchrun_killed_at_random(saved: Path, whole: dict[str, bytes], tmp_path: Path, size: int):
+    """Whole programs, started as people start them, killed at times that no one chose."""
+    out = tmp_path / "out"
+    program = [sys.executable, "-m", "diffkit", *arguments(saved, out)]
+    if size > 1:
+        run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), "--master-port"]
+        program = [*run, str(free_port()), "-m", *program[2:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for seed in range(6):
+        started = subprocess.Popen(program, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(random.Random(seed).uniform(2.0, 6.0))
+        with_children = os.getpgid(started.pid)
+        os.killpg(with_children, signal.SIGKILL)
+        started.wait()
+    subprocess.run(program, env=environment, check=True, capture_output=True)
+    assert content(out) == whole
