@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 _GIANT = 2.0
 """A first step larger than this (in lambda) is left as it is: a straight line says little over it, and what float32
 rounds off eps at the end with less noise would be enlarged by exp(h)."""
+_REACH = 5.0
+"""A straight line is extended at most this many times the distance between its two estimates."""
+_REACH_OF_CURVES = 1.0
+"""A parabola or more is extended over no more than the stretch it was fitted to."""
 
 
 def places(t: F64, s: F64, count: int) -> F64:
     """Where earlier estimates lie, in steps from t: 0 at t, 1 at s, negative before; (n, count), nan where none.
+
+    None also where the step is long beside the stretch that the estimates cover, as the last ones of evenly spaced
+    levels are: what a polynomial says that far ahead is not worth having.
 
     Args:
         t, s: The clock at both ends of each step, (n,).
@@ -38,7 +45,8 @@ def places(t: F64, s: F64, count: int) -> F64:
             out[j + 1 :, j] = (t[: -j - 1] - t[j + 1 :]) / (s - t)[j + 1 :]
     out[~np.isfinite(out)] = np.nan
     steps_back = np.diff(out, axis=1, prepend=0.0)
-    usable = np.logical_and.accumulate(steps_back < -CLOSEST, axis=1)  # False where nan
+    far_enough = -out * np.where(np.arange(count) == 0, _REACH, _REACH_OF_CURVES) >= 1
+    usable = np.logical_and.accumulate((steps_back < -CLOSEST) & far_enough, axis=1)  # False where nan
     return np.where(usable, out, np.nan)
 
 

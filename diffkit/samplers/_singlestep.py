@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffkit.samplers._coefficients import CLOSEST, finite_or_zero, noise_ratio, position, step_size, straight
+from diffkit.samplers._coefficients import CLOSEST, finite_or_zero, moments, noise_ratio, position, step_size, straight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from diffkit.protocols import Denoise, Level, StepRow
     from diffkit.table import F64, Coefs, Steps
+
+_GIANT = 4.0
+"""From here on (in lambda) Heun's weight of a difference of estimates is above 26, and the exact integral's below 1."""
 
 
 def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
@@ -62,12 +65,14 @@ def midpoint_step(denoise: Denoise, x: Tensor, row: StepRow, last: bool, estimat
 def trapezoid_plan(steps: Steps) -> dict[str, F64]:
     """Columns of `trapezoid_step`: Euler's step, and the difference of estimates at both ends.
 
-    ``alpha_s (rho_s - rho_t) (eps_s - eps_t) / 2 = alpha_s (exp(h) - 1) / 2 (x_start_s - x_start_t)``
+    ``alpha_s (rho_s - rho_t) (eps_s - eps_t) / 2 = alpha_s (exp(h) - 1) / 2 (x_start_s - x_start_t)``, which grows
+    without bound; from `_GIANT` on the difference has the weight alpha_s m_1 of `moments` instead.
     """
     x, x_start = straight(*steps)
+    h = step_size(steps)
     with np.errstate(over="ignore", invalid="ignore"):
-        change = finite_or_zero(np.asarray(steps.s.alpha * np.expm1(step_size(steps)) / 2))
-    return {"x": x, "x_start": x_start, "change": change}
+        change = finite_or_zero(np.where(h < _GIANT, np.expm1(h) / 2, moments(h, 2)[:, 1]))
+    return {"x": x, "x_start": x_start, "change": steps.s.alpha * change}
 
 
 def trapezoid_step(denoise: Denoise, x: Tensor, t: Level, s: Level, c: Mapping[str, Tensor], last: bool) -> Tensor:

@@ -27,7 +27,8 @@ class Heun(Sampler):
     without signal is of order 1.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
-    Deviates: the paper's is for any time; here the variable is rho, the paper's own choice, on every path.
+    Deviates: the paper's is for any time; here the variable is rho, the paper's own choice, on every path. Steps of
+    h >= 4, such as the first one of a cosine schedule, weigh the difference by its exact integral in log-SNR, below 1.
     """
 
     order: ClassVar[int] = 2

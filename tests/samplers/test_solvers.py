@@ -20,6 +20,7 @@ from solver_support import (
     part,
     points,
     program_between,
+    quantile_flow,
     run,
     sampling_program,
     system_on,
@@ -256,3 +257,22 @@ def test_a_learned_variance_scales_the_noise_and_spares_the_last_step(name):
             program.step(denoise(v), x, state, matrix[i], noise, i == 5)[0] for v in (-1000.0, 2 * np.log(3.0))
         )
         torch.testing.assert_close(loud - quiet, torch.full_like(x, 3.0 if i < 5 else 0.0))
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("sampler", SOLVERS, ids=label)
+def test_few_steps_are_no_disaster(sampler, schedule, steps):
+    """Evenly spaced levels begin or end with steps of 3 to 8 in lambda: beyond what any polynomial is good for.
+
+    Before long steps were told apart, 'heun' had up to 82 times the error of DDIM here, 'dpmpp_3m' 16 times.
+    """
+    system = system_on(schedule, 1000)
+    table = system.table_for(f"linspace{steps}")
+    x = points(table)
+    wanted = quantile_flow(MIXTURE, x, (table.alpha[-1], table.sigma[-1]), (1.0, 0.0))
+
+    def error(slot):
+        return (sampling_program(system.parts, part(slot), table).finish(MIXTURE, x, None) - wanted).abs().max()
+
+    assert error(sampler) < 5 * error("ddim")
