@@ -30,7 +30,7 @@ def interpolate(
     sampler: Slot = SAMPLER,
     guidance: Steered = None,
     batch_size: int | None = None,
-    clip: bool | None = False,
+    clip: bool | None = None,
     model: Model | None = None,
     compile: Compile = False,
     progress: bool = True,

@@ -12,13 +12,20 @@ from diffkit._errors import OptionError
 from diffkit.registry import registry
 from diffkit.tasks import exact_decode, exact_encode, interpolate, invert, reconstruct
 from diffkit.tasks.interpolation import slerp
-from diffkit.testing.oracles import network_of
+from diffkit.testing.oracles import GaussianOracle, network_of
 
 DETERMINISTIC = [
     name for name in registry("sampler").built_in_names() if not registry("sampler").create(name).stochastic
 ]
 GOAL = 4e-3
 """RMS at 50 + 50 steps that the best other library reaches with order 2."""
+
+WORST = {
+    "ddim": 5e-2, "dpm_solver_1": 5e-2, "euler": 5e-2, "dpmpp_2m": 2e-2, "dpmpp_3m": 6e-2, "unipc": 3e-2, "deis": 6e-3,
+    "lms": 1e-2, "pndm": 8e-3, "heun": 5e-4, "dpm2": 1e-3, "dpm_solver_2": 1e-3, "dpmpp_2s": 3e-3, "dpm_solver_3": 3e-3,
+}  # fmt: skip
+"""RMS at 50 + 50 steps, a third to a half above what either schedule has. Before long steps were told apart, 'heun' had
+4e-2, 'unipc' and 'dpmpp_3m' 1e-1."""
 
 
 @pytest.fixture(scope="module", params=["cosine", "linear"])
@@ -35,10 +42,10 @@ def test_every_deterministic_sampler_inverts_and_says_how_well(exact, sampler):
     rms = (found.reconstruction - x).square().mean().sqrt()
     torch.testing.assert_close(found.error.square().mean().sqrt(), rms)
     assert f"{float(rms):.2e} RMS round-trip error" in str(found)
-    assert rms < 0.2, f"{sampler}: {rms:.1e}"
+    assert rms < WORST[sampler], f"{sampler}: {rms:.1e}"
 
 
-@pytest.mark.parametrize("sampler", ["dpm_solver_2", "dpm2"])
+@pytest.mark.parametrize("sampler", ["heun", "dpm_solver_2", "dpm2"])
 def test_order_two_comes_back_better_than_the_goal(exact, sampler):
     system, model, x = exact
     found = invert(system, x, steps=50, sampler=sampler, model=model, progress=False)
@@ -48,6 +55,24 @@ def test_order_two_comes_back_better_than_the_goal(exact, sampler):
     )
     first = invert(system, x, steps=50, sampler="ddim", model=model, progress=False)
     assert first.error.square().mean().sqrt() > 2 * GOAL
+
+
+@pytest.mark.parametrize("sampler", DETERMINISTIC)
+def test_an_imperfect_network_inverts_as_it_samples(sampler):
+    """Without signal an estimate of x_start has the error of eps a thousandfold; clipped, it comes back anyway."""
+    system = system_for((1, 2), bins=256, clip_x_start=True)
+    exact, x = (
+        network_of(GaussianOracle(0.1, 0.3), system),
+        (0.1 + 0.3 * torch.randn(32, 1, 2, **seeded())).clamp(-1, 1),
+    )
+    rough = lambda x, time: exact(x, time) + 0.05 * (3 * x).cos()  # noqa: E731
+    found = invert(system, x, sampler=sampler, model=rough, progress=False)
+    assert found.error.max() < 0.4
+    assert invert(system, x, sampler=sampler, model=rough, clip=False, progress=False).error.max() > 1
+
+
+def seeded():
+    return {"generator": torch.Generator().manual_seed(0)}
 
 
 def test_the_latent_is_noise(exact):
