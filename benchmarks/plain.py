@@ -1,4 +1,4 @@
-"""Improved DDPM's arithmetic written plainly, step by step, as the published scripts run it.
+"""Improved DDPM's arithmetic and its update written plainly, step by step, as the published scripts run them.
 
 Float64 NumPy tables, one look-up for each coefficient and call: table to a tensor, index, cast, broadcast. Written
 from the paper (Nichol & Dhariwal 2021, arXiv:2102.09672) for comparison; nothing in diffkit uses it.
@@ -103,3 +103,30 @@ class PlainDiffusion:
         inside = (upper - lower).clamp(min=1e-12).log()
         below, above = upper.clamp(min=1e-12).log(), (1 - lower).clamp(min=1e-12).log()
         return torch.where(x < -0.999, below, torch.where(x > 0.999, above, inside))
+
+
+class PlainTraining:
+    """One update: NumPy draws, a norm read back for each parameter, loops over parameters for optimizer and average."""
+
+    def __init__(self, betas: np.ndarray, network: torch.nn.Module, lr: float = 1e-4, rate: float = 0.9999):
+        self.diffusion, self.network, self.rate = PlainDiffusion(betas), network, rate
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=0.0, foreach=False)
+        self.generator = np.random.default_rng(0)
+        self.averages = [p.detach().clone() for p in self.parameters]
+
+    def update(self, x_start: torch.Tensor) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad.detach_()
+                parameter.grad.zero_()
+        chosen = self.generator.choice(self.diffusion.steps, size=(len(x_start),))
+        t = torch.from_numpy(chosen).long().to(x_start.device)
+        losses = self.diffusion.hybrid(self.network, x_start, t, torch.randn_like(x_start))
+        losses.mean().backward()
+        for level, loss in zip(t.cpu().numpy(), losses.detach().cpu().numpy(), strict=True):
+            _ = int(4 * level / self.diffusion.steps), float(loss)  # the log's quartiles
+        _ = sum((p.grad**2).sum().item() for p in self.parameters) ** 0.5
+        self.optimizer.step()
+        for average, parameter in zip(self.averages, self.parameters, strict=True):
+            average.detach().mul_(self.rate).add_(parameter.detach(), alpha=1 - self.rate)

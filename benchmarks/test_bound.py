@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from conftest import interleaved, ratio
+from measuring import interleaved, ratio
 from plain import PlainDiffusion
 
 import diffkit
@@ -96,8 +96,11 @@ def test_bound_of_one_image(channels, size, record, request):
     parameters = sum(p.numel() for p in system.parameters())
     record(
         f"bound_unet{channels}_{size}",
-        [
-            {"image": f"1x3x{size}x{size}", "levels": LEVELS, "parameters": parameters, "largest_difference": apart},
-            *rows,
-        ],
+        "Variational bound of one image: (example, level) pairs per call of the network, the same noise",
+        rows,
+        dtype="float32",
+        shape=[1, 3, size, size],
+        levels=LEVELS,
+        parameters=parameters,
+        largest_difference=apart,
     )

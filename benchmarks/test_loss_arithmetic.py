@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import interleaved, ratio
+from measuring import interleaved, ratio
 from plain import PlainDiffusion
 
 import diffkit
@@ -50,4 +50,5 @@ def test_loss_arithmetic(batch, side, record):
     row["hybrid_over_simple"] = ratio(seconds["hybrid"], seconds["simple"])
     row["plain_hybrid_over_simple"] = ratio(seconds["plain_hybrid"], seconds["plain_simple"])
     row["hybrid_times_faster_than_plain"] = ratio(seconds["plain_hybrid"], seconds["hybrid"])
-    record(f"loss_arithmetic_b{batch}_{side}", [row])
+    about = "Losses beside the network, forward and backward"
+    record(f"loss_arithmetic_b{batch}_{side}", about, [row], dtype="float32", shape=[batch, *shape])

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from conftest import interleaved, ratio
+from measuring import interleaved, ratio
 from torch import Tensor, nn
 
 from diffkit.backbones.unet import UNet
@@ -34,8 +34,14 @@ def ours() -> nn.Module:
     return network
 
 
-def azulas(network: nn.Module, *, recompute: bool) -> nn.Module | None:
-    """guided-diffusion's network with the same weights, from azula; None if azula is not installed."""
+def azulas(network: nn.Module, recipe: UNet = RECIPE, *, recompute: bool) -> nn.Module | None:
+    """guided-diffusion's network with the same weights, from azula; None if azula is not installed.
+
+    Args:
+        network: Ours.
+        recipe: What it was built from; one without classes, attention at sides below 64.
+        recompute: Recompute activations in the backward pass, as azula does.
+    """
     try:
         from azula.plugins.adm._src.unet import AttentionBlock, ResBlock, UNetModel
     except ImportError:
@@ -43,12 +49,12 @@ def azulas(network: nn.Module, *, recompute: bool) -> nn.Module | None:
     peer = UNetModel(
         image_size=SHAPE[1],
         in_channels=SHAPE[0],
-        model_channels=RECIPE.channels,
-        out_channels=3,
-        num_res_blocks=RECIPE.num_res_blocks,
+        model_channels=recipe.channels,
+        out_channels=network.out[-1].out_channels,
+        num_res_blocks=recipe.num_res_blocks,
         attention_resolutions=(2, 4),  # factors: 16 and 8 of 32 pixels
-        channel_mult=RECIPE.channel_mult,
-        num_heads=RECIPE.num_heads,
+        channel_mult=recipe.channel_mult,
+        num_heads=recipe.num_heads,
         use_scale_shift_norm=True,
     )
     peer.load_state_dict(network.state_dict(), strict=True)
@@ -118,7 +124,7 @@ def rows(seconds: dict[str, list[float]], sizes: dict[str, int]) -> list[dict[st
     return found
 
 
-def run(record, name: str, step: Callable[..., object], rounds: int) -> None:
+def run(record, name: str, about: str, step: Callable[..., object], rounds: int) -> None:
     cases = networks()
     x, time = inputs()
     with torch.no_grad():
@@ -131,7 +137,7 @@ def run(record, name: str, step: Callable[..., object], rounds: int) -> None:
         for case, (network, options) in cases.items()
     }
     sizes = {case: sum(p.numel() for p in network.parameters()) for case, (network, _) in cases.items()}
-    record(name, rows(interleaved(calls, rounds), sizes))
+    record(name, about, rows(interleaved(calls, rounds), sizes), shape=[BATCH, *SHAPE])
 
 
 def test_forward(record):
@@ -139,7 +145,7 @@ def test_forward(record):
         with torch.no_grad():
             forward(network, x, time, **options)
 
-    run(record, "network_forward", step, ROUNDS)
+    run(record, "network_forward", "Forward pass of the small U-Net", step, ROUNDS)
 
 
 def test_forward_and_backward(record):
@@ -147,4 +153,4 @@ def test_forward_and_backward(record):
         forward(network, x, time, **options).float().square().mean().backward()
         network.zero_grad(set_to_none=True)
 
-    run(record, "network_forward_backward", step, ROUNDS)
+    run(record, "network_forward_backward", "Forward and backward pass of the small U-Net", step, ROUNDS)

@@ -1,47 +1,73 @@
-"""What a sampling step costs beside the network: a network that returns a stored tensor, 3x64x64, 50 steps."""
+"""What a sampling step costs beside the network: a network that returns a stored tensor, 3x64x64, 50 steps.
+
+Every walk is prepared beforehand, on both sides: its levels, its tables, its first noise. "drawn" draws fresh noise in
+every step of a stochastic sampler, "stored" hands out the same tensor, so that the arithmetic is seen alone.
+"""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from conftest import interleaved, ratio
 from counting import operations
+from measuring import DEVICE, interleaved, median, ratio
+from peers import SCHEDULERS, diffusers_loop, stored_noise
 from plain import PlainDiffusion
 
 import diffkit
+from diffkit.calls import Call
 
 STEPS, SHAPE = 50, (3, 64, 64)
+PAIRS = [
+    ("ancestral", "learned_range"),
+    ("ancestral", "fixed_small"),
+    ("ddim", "fixed_small"),
+    ("dpmpp_2m", "fixed_small"),
+    ("euler", "fixed_small"),
+]
+
+
+def system_of(variance: str) -> diffkit.System:
+    loss = "hybrid" if variance == "learned_range" else "simple"
+    return diffkit.compose(schedule="linear", var=variance, loss=loss, backbone=None, data_shape=SHAPE)
+
+
+def our_loop(call: Call, start, noise):
+    """Our loop, prepared as far as the peers' loops are."""
+    program, rows = call.program(), range(call.n)
+    denoiser, noise_fn = call.denoiser(rows), (lambda: noise) if noise is not None else call.noise(rows)
+    return lambda: program.finish(denoiser, start, noise_fn)
 
 
 @pytest.mark.parametrize("batch", [1, 16])
-def test_sampler_arithmetic(batch, record):
-    system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid", backbone=None, data_shape=SHAPE)
-    plain = PlainDiffusion(system.table_for(STEPS).beta[1:])
-    out = torch.randn(batch, 6, *SHAPE[1:])
-    start = torch.randn(batch, *SHAPE)
-
-    def model(x, time):
-        return out
-
-    def ours(sampler):
-        return lambda: system.sample(batch, steps=STEPS, sampler=sampler, model=model, start=start, progress=False)
-
-    def theirs(step):
-        return lambda: plain.loop(step, model, start)
-
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "stored"])
+def test_sampler_arithmetic(batch, drawn, record):
+    start, noise = (torch.randn(batch, *SHAPE, device=DEVICE) for _ in range(2))
     rows = []
-    for name, plain_step in (("ancestral", plain.ancestral), ("ddim", plain.ddim)):
-        cases = {"diffkit": ours(name), "plain": theirs(plain_step)}
-        seconds = interleaved(cases)
-        rows.append(
-            {
-                "sampler": name,
-                "batch": batch,
-                "us_per_step": round(sorted(seconds["diffkit"])[len(seconds["diffkit"]) // 2] / STEPS * 1e6),
-                "plain_us_per_step": round(sorted(seconds["plain"])[len(seconds["plain"]) // 2] / STEPS * 1e6),
-                "times_faster": ratio(seconds["plain"], seconds["diffkit"]),
-                "ops_per_step": round(operations(cases["diffkit"]) / STEPS, 1),
-                "plain_ops_per_step": round(operations(cases["plain"]) / STEPS, 1),
-            }
-        )
-    record(f"sampler_arithmetic_b{batch}", rows)
+    for sampler, variance in PAIRS:
+        if sampler != "ancestral" and not drawn:
+            continue  # nothing is drawn there
+        system = system_of(variance)
+        out = torch.randn(batch, 6 if variance == "learned_range" else 3, *SHAPE[1:], device=DEVICE)
+        clip = sampler in ("ancestral", "ddim")  # as diffusers does by default
+        call = system.prepare(batch, steps=STEPS, sampler=sampler, clip=clip, model=lambda x, time, out=out: out)
+        cases = {"diffkit": our_loop(call, start, None if drawn else noise)}
+        plain = PlainDiffusion(system.table_for(STEPS).beta[1:])
+        if variance == "learned_range":
+            cases["plain"] = lambda plain=plain, out=out: plain.loop(plain.ancestral, lambda x, t: out, start)
+        elif sampler == "ddim":
+            wide = torch.cat([out, out], 1)
+            cases["plain"] = lambda plain=plain, wide=wide: plain.loop(plain.ddim, lambda x, t: wide, start)
+        if sampler in SCHEDULERS and (theirs := diffusers_loop(sampler, STEPS, out, start, variance)):
+            cases["diffusers"] = theirs
+        with nullcontext() if drawn else stored_noise(noise):
+            seconds = interleaved(cases, rounds=21)
+            counts = {name: round(operations(case) / STEPS, 1) for name, case in cases.items()}
+        row = {"sampler": sampler, "variance": variance}
+        row |= {f"{name}_us": median(taken, STEPS / 1e6) for name, taken in seconds.items()}
+        row |= {f"times_faster_than_{n}": ratio(t, seconds["diffkit"]) for n, t in seconds.items() if n != "diffkit"}
+        rows.append(row | {f"{name}_ops": count for name, count in counts.items()})
+    kind = "drawn" if drawn else "stored"
+    about = "Time per sampling step beside the network" + (", noise drawn" if drawn else ", without the draw")
+    record(f"sampler_arithmetic_{kind}_b{batch}", about, rows, dtype="float32", shape=[batch, *SHAPE], steps=STEPS)

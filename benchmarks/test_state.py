@@ -1,0 +1,96 @@
+"""What training does beside the network: running means, optimizer, gradient norm, and checkpoints on disk."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from configurations import SMALL, system_of
+from measuring import DEVICE, interleaved, table
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import diffkit
+from diffkit.training import checkpoint
+from diffkit.training.ema import Ema
+
+
+def networks(full: bool) -> list[str]:
+    return [SMALL, "iddpm/cifar10-uncond"] if full or DEVICE.type == "cuda" else [SMALL]
+
+
+def system_with_gradients(name: str) -> diffkit.System:
+    system = system_of(name)
+    for parameter in system.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return system
+
+
+@pytest.mark.parametrize("name", [SMALL, "iddpm/cifar10-uncond"])
+def test_running_means(name, full, record):
+    if name not in networks(full):
+        pytest.skip("add --full for the larger network")
+    network = system_of(name).backbone
+    means, theirs = Ema(network, [0.9999], warmup=False), [p.detach().clone() for p in network.parameters()]
+    averaged = AveragedModel(copy.deepcopy(network), multi_avg_fn=get_ema_multi_avg_fn(0.9999))
+
+    @torch.no_grad()
+    def loop() -> None:
+        for mean, parameter in zip(theirs, network.parameters(), strict=True):
+            mean.mul_(0.9999).add_(parameter, alpha=1 - 0.9999)
+
+    cases = {
+        "diffkit": lambda: means.update(10),
+        "plain loop": loop,
+        "AveragedModel": lambda: averaged.update_parameters(network),
+    }
+    rows = table(interleaved(cases, rounds=15), "ms", 1e3, against=("plain loop", "AveragedModel"))
+    count = sum(1 for _ in network.parameters())
+    record(f"ema_{name.replace('/', '_')}", "One running mean of the weights", rows, dtype="float32", tensors=count)
+
+
+@pytest.mark.parametrize("name", [SMALL, "iddpm/cifar10-uncond"])
+def test_optimizer_and_norm(name, full, record):
+    if name not in networks(full):
+        pytest.skip("add --full for the larger network")
+    parameters = list(system_with_gradients(name).parameters())
+    fused = torch.optim.AdamW(parameters, fused=True)
+    loop = torch.optim.AdamW([p.detach().clone().requires_grad_() for p in parameters], foreach=False)
+    for group in loop.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn_like(parameter)
+    gradients = [p.grad for p in parameters]
+    cases = {
+        "AdamW fused": fused.step,
+        "AdamW loop": loop.step,
+        "norm at once": lambda: torch.nn.utils.get_total_norm(gradients),
+        "norm parameter by parameter": lambda: sum(float((g**2).sum()) for g in gradients) ** 0.5,
+    }
+    rows = table(interleaved(cases, rounds=9), "ms", 1e3, against=("AdamW loop", "norm parameter by parameter"))
+    record(f"optimizer_{name.replace('/', '_')}", "Optimizer step and gradient norm", rows, tensors=len(parameters))
+
+
+@pytest.mark.parametrize("name", [SMALL, "iddpm/cifar10-uncond"])
+def test_checkpoints(name, full, record, tmp_path):
+    """Both write the same tensors; ours are flushed to the disk and verified when read."""
+    if name not in networks(full):
+        pytest.skip("add --full for the larger network")
+    weights = system_of(name).backbone.state_dict()
+    files = {"model": weights, "ema": {key: value.clone() for key, value in weights.items()}}
+    path = checkpoint.write(tmp_path, 1, files, {})
+    torch.save(files, tmp_path / "plain.pt")
+
+    def again() -> None:
+        checkpoint.write(tmp_path, 2, files, {})
+
+    cases = {
+        "save": again,
+        "torch.save": lambda: torch.save(files, tmp_path / "again.pt"),
+        "load, verified": lambda: checkpoint.read(path),
+        "torch.load": lambda: torch.load(tmp_path / "plain.pt", weights_only=True),
+    }
+    rows = table(interleaved(cases, rounds=5), "ms", 1e3, against=("torch.save", "torch.load"))
+    size = sum(value.numel() * value.element_size() for tensors in files.values() for value in tensors.values())
+    record(
+        f"checkpoint_{name.replace('/', '_')}", "Checkpoints: CPU time of writing and reading", rows, mb=size // 10**6
+    )
