@@ -50,7 +50,7 @@ def _dispatch(words: Sequence[str]) -> None:
     elif words[0] == "--version":
         print(__version__)
     else:
-        _run_command(words[0], words[1:])
+        _run_command(*_commands.split(words))
 
 
 def _run_command(name: str, words: Sequence[str]) -> None:

@@ -1,9 +1,13 @@
-"""Commands found by file name: ``diffkit train`` is `diffkit.cli.train`, ``diffkit import`` `diffkit.cli.import_`."""
+"""Commands found by file name: ``diffkit train`` is `diffkit.cli.train`, ``diffkit import`` `diffkit.cli.import_`.
+
+A command of two words has two underscores: ``diffkit data check`` is `diffkit.cli.data__check`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from keyword import iskeyword
 from pathlib import Path
 from typing import Protocol, cast
@@ -30,6 +34,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_typed(m.name) for m in pkgutil.iter_modules([str(_FOLDER)]) if not m.name.startswith("_")))
 
 
+def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the command that a line starts with, of two words or one, and the words after it."""
+    two = " ".join(words[:2])
+    return (two, words[2:]) if two in names() else (words[0], words[1:])
+
+
 def docstring(name: str) -> str:
     """Docstring of a command's file."""
     return module_docstring(_FOLDER / f"{_module(name)}.py")
@@ -42,15 +52,18 @@ def one_line(name: str) -> str:
 
 def load(name: str) -> Command:
     """Import one command, or raise `OptionError`."""
-    if _typed(name) not in names():
-        known = names()
+    known = names()
+    if name not in known and _typed(name) not in known:
+        within = [each for each in known if each.startswith(f"{name} ")]
+        if within:
+            raise OptionError(f"diffkit {name} needs to know what to do: {' or '.join(within)}")
         raise OptionError(f"no command {name!r}{did_you_mean(name, known)} (commands: {', '.join(known)})")
     return cast("Command", importlib.import_module(f"diffkit.cli.{_module(name)}"))
 
 
 def _module(name: str) -> str:
-    return f"{name}_" if iskeyword(name) else name.replace("-", "_")
+    return f"{name}_" if iskeyword(name) else name.replace("-", "_").replace(" ", "__")
 
 
 def _typed(name: str) -> str:
-    return name.rstrip("_").replace("_", "-")
+    return name.rstrip("_").replace("__", " ").replace("_", "-")

@@ -28,7 +28,8 @@ def _npy(instance: object, attribute: Attribute[Any], value: object) -> None:
         raise OptionError(f"cache must be a .npy file, got {str(value)!r}")
 
 
-def _way_of_labels(instance: object, attribute: Attribute[Any], value: object) -> None:
+def way_of_labels(instance: object, attribute: Attribute[Any], value: object) -> None:
+    """Raise `OptionError` unless a value says where classes come from."""
     if value in _WAYS or (isinstance(value, str) and Path(value).suffix.lower() in _TABLES):
         return
     raise OptionError(
@@ -56,9 +57,7 @@ class Images(Source):
     bits: int = integer(8, ge=1)
     background: int = integer(255, ge=0, le=255)
     on_error: str = choice("stop", ("stop", "skip"))
-    cache: Path | None = field(
-        default=None, converter=_path_or_none, validator=_npy
-    )
+    cache: Path | None = field(default=None, converter=_path_or_none, validator=_npy)
     processes: int = integer(0, ge=0)
 
     def __attrs_post_init__(self) -> None:
@@ -90,7 +89,7 @@ class Folder(Images):
     """
 
     path: Path = field(converter=Path)
-    labels: str = field(default="none", validator=_way_of_labels)
+    labels: str = field(default="none", validator=way_of_labels)
 
     def open(self) -> Data:
         """Read every file once; needs Pillow."""

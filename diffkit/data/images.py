@@ -7,6 +7,8 @@ crop. The published code converts after resizing, which mangles palettes, and cl
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+"""Pillow's modes of integers that are wider than 8 bits."""
 
 
 @frozen
@@ -73,26 +76,40 @@ def decoded(file: Path | BinaryIO, name: str, form: Form) -> NDArray[Any]:
     Raises:
         DataError: It is no image, damaged or of a kind that cannot be read.
     """
+    with opened(file, name) as found:
+        image = upright(found)
+        pixels = _sixteen(image, form) if form.bits == 16 else _eight(image, form)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+@contextmanager
+def opened(file: Path | BinaryIO, name: str) -> Iterator[Image]:
+    """Yield an image; whatever goes wrong with it within the block becomes a `DataError` with its name."""
     pillow()
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever is decoded whole is used; whatever is not, raises
-            with Image.open(file) as opened:
-                image = ImageOps.exif_transpose(opened)
-                pixels = _sixteen(image, form) if form.bits == 16 else _eight(image, form)
+            with Image.open(file) as found:
+                yield found
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: too large to be read safely: {error}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: no image, or of a kind that Pillow cannot read") from error
     except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def upright(image: Image) -> Image:
+    """Return an image turned as its orientation says."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
 
 
 def _eight(image: Image, form: Form) -> NDArray[Any]:
-    image = eight_bit(image)
+    image = eight_bit(image, form.background)
     if form.channels == 4:
         image = image.convert("RGBA")
     else:
@@ -104,8 +121,8 @@ def _sixteen(image: Image, form: Form) -> NDArray[Any]:
     """Grey of 16 bits, resized in floating point, for which Pillow has every filter."""
     from PIL import Image
 
-    if image.mode in _SIXTEEN:
-        values = _integers(image).astype(np.float32)
+    if image.mode in SIXTEEN:
+        values = _integers(image, form.background).astype(np.float32)
     elif image.mode == "F":
         values = _fractions(image) * np.float32(65535)
     else:
@@ -133,19 +150,25 @@ def resized_and_cropped(image: Image, size: tuple[int, int]) -> Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def eight_bit(image: Image) -> Image:
-    """Return 16-bit and floating-point grey as 8-bit grey by scaling, where Pillow would clip; others as they are."""
+def eight_bit(image: Image, background: int) -> Image:
+    """Return 16-bit and floating-point grey as 8-bit grey by scaling, where Pillow would clip; others as they are.
+
+    16-bit grey has its transparent value, if it has one, put onto the background here.
+    """
     from PIL import Image
 
-    if image.mode in _SIXTEEN:
-        return Image.fromarray(((_integers(image) + 128) // 257).astype(np.uint8))
+    if image.mode in SIXTEEN:
+        return Image.fromarray(((_integers(image, background) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
         return Image.fromarray(np.rint(_fractions(image) * 255).astype(np.uint8))
     return image
 
 
-def _integers(image: Image) -> NDArray[np.int64]:
+def _integers(image: Image, background: int) -> NDArray[np.int64]:
     values = np.asarray(image).astype(np.int64)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        values[values == clear] = background * 257
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"integer pixels from {values.min()} to {values.max()}, neither 8 nor 16 bits")
     return values
@@ -162,11 +185,16 @@ def flattened(image: Image, background: int) -> Image:
     """Return an image without transparency, what is transparent put onto a grey value."""
     from PIL import Image
 
-    if "A" not in image.getbands() and "a" not in image.getbands() and "transparency" not in image.info:
+    if not transparent(image):
         return image
     over = image.convert("RGBA")
     under = Image.new("RGBA", over.size, (background, background, background, 255))
     return Image.alpha_composite(under, over).convert("RGB")
+
+
+def transparent(image: Image) -> bool:
+    """Whether an image has transparency of any kind: a channel, or a colour that stands for it."""
+    return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
 
 
 def pillow() -> None:

@@ -1,0 +1,58 @@
+"""Read every image of a folder once, and list what training would leave out or stop at, and what else it holds.
+
+Sizes, kinds and classes are counted. Exit code 1 if an image cannot be read or the labels do not fit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit.cli._options import POSITIONAL
+from diffkit.cli._paths import check_file
+from diffkit.cli._takes import Given, Takes
+from diffkit.data.image_sources import way_of_labels
+from diffkit.options import integer, integers
+
+
+@frozen
+class Options:
+    """Options of ``diffkit data check``.
+
+    Attributes:
+        folder: A folder of images; folders in it are searched too.
+        labels: Classes to count: "folders", "prefix", or a .csv or .json file, as --data.labels of diffkit train.
+        size: Height and width that the images are meant for; which are smaller is counted.
+        processes: Processes that read; 0 reads in this one.
+        out: A .json file for everything that was found, file by file.
+    """
+
+    folder: Path = field(metadata=POSITIONAL)
+    labels: str = field(default="none", validator=way_of_labels)
+    size: tuple[int, ...] | None = integers(None, optional=True, ge=1)
+    processes: int = integer(0, ge=0)
+    out: Path | None = None
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options})
+
+
+def run(given: Given) -> None:
+    """Print what was found; leave with exit code 1 if something cannot be used."""
+    from diffkit.data.inspection import check_folder
+
+    options = given.make(Options)
+    check_file("--out", options.out, (".json",))
+    size = None if options.size is None else (options.size[0], options.size[-1])
+    labels = None if options.labels == "none" else options.labels
+    report = check_folder(options.folder, labels=labels, size=size, processes=options.processes, progress=True)
+    print(report)
+    if options.out is not None:
+        options.out.write_text(json.dumps(report.as_dict(), indent=1))
+        print(f"wrote {options.out}")
+    if not report.good:
+        raise SystemExit(1)

@@ -1,0 +1,84 @@
+"""``diffkit data``: what a folder holds, and archives into folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Command, Refused
+from PIL import Image
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((8, 8, 3), i * 60, np.uint8)).save(root / f"{'cat' if i % 2 else 'dog'}_{i}.png")
+    return root
+
+
+def test_a_good_folder(command: Command, photos: Path, tmp_path: Path):
+    found = command("data", "check", photos, "--labels", "prefix", "--out", tmp_path / "found.json", "--size", "8")
+    assert found.code == 0
+    assert found.out.splitlines() == [
+        f"{photos}: 4 images, 0 image files that cannot be read, 0 other files",
+        "  sizes    8x8 (4)",
+        "  formats  PNG (4)",
+        "  modes    RGB (4)",
+        "  2 classes: cat 2, dog 2",
+        f"wrote {tmp_path / 'found.json'}",
+    ]
+    kept = json.loads((tmp_path / "found.json").read_text())
+    assert kept["classes"] == {"cat": 2, "dog": 2} and kept["images"]["cat_1.png"]["mode"] == "RGB"
+
+
+def code_of(command: Command, *words: str | Path) -> int:
+    with pytest.raises(SystemExit) as caught:
+        command(*words)
+    return int(str(caught.value.code))
+
+
+def test_what_cannot_be_read_is_named_and_the_exit_code_is_1(command: Command, photos: Path, capsys):
+    (photos / "cut.png").write_bytes((photos / "dog_0.png").read_bytes()[:40])
+    assert code_of(command, "data", "check", photos) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].endswith("4 images, 1 image files that cannot be read, 0 other files")
+    assert out[-2] == "cannot be read:" and out[-1].startswith("  cut.png: ")
+
+
+def test_labels_that_do_not_fit_are_exit_code_1(command: Command, photos: Path, capsys):
+    assert code_of(command, "data", "check", photos, "--labels", "folders") == 1
+    assert "labels: labels='folders', but 4 images are in no folder" in capsys.readouterr().out
+
+
+def test_more_than_twenty_names_are_in_the_file(command: Command, photos: Path, tmp_path: Path, capsys):
+    for i in range(25):
+        (photos / f"bad{i:02}.png").write_bytes(b"")
+    assert code_of(command, "data", "check", photos, "--out", tmp_path / "found.json") == 1
+    assert "  ... and 5 more; --out FILE.json lists all" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "found.json").read_text())["unreadable"]) == 25
+
+
+def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Path):
+    """Missing, a file, empty, fewer images than a batch, classes that are not there: another message for each."""
+    (tmp_path / "empty").mkdir()
+    words = ["--data.size", "8", "--out", tmp_path / "run", "--steps", "1", "--backbone", "mlp", "--batch-size", "5"]
+    found = [
+        command("data", "check", tmp_path / "nowhere"),
+        command("data", "check", photos / "dog_0.png"),
+        command("train", "--data", tmp_path / "empty", *words),
+        command("train", "--data", photos, *words),
+        command("train", "--data", photos, "--data.labels", "folders", *words),
+    ]
+    messages = [each.err.splitlines()[-1] for each in found]
+    assert [each.code for each in found] == [2] * 5 and len(set(messages)) == 5
+    assert all(message.startswith("error: ") for message in messages), messages
+    assert messages[0] == f"error: {str(tmp_path / 'nowhere')!r} is not there"
+    assert messages[3].startswith("error: batch_size is 5, but the data has 4 examples")
+    assert not (tmp_path / "run").exists()
+    assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
+    assert refused("data").startswith("diffkit data needs to know what to do: ")
+    assert refused("data", "chek", photos).startswith("diffkit data needs to know what to do: ")
