@@ -4,12 +4,14 @@ The .npz of --out has, over the N examples, total, total_error, prior and index 
 order, which levels (T,) names, visits, terms, x_start_mse and eps_mse (T,), the latter three means over the examples
 with their standard errors in terms_error and so on. The mean of total is the sum of terms plus the mean of prior; the
 first of terms is the decoder's negative log-likelihood. The files of --published have level T first.
-Processes share the work under torchrun: torchrun --nproc-per-node 8 -m -- diffkit nll ...
+Processes share the work under torchrun: torchrun --nproc-per-node 8 -m -- diffkit nll ...; any number of them finds the
+same figures. A stopped command, given again, goes on where it was; what it has found lies beside --out until then.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from diffkit.cli._saved import Saved
     from diffkit.data.base import Data
-    from diffkit.likelihood.ode import OdeLikelihood
     from diffkit.ranks import Ranks
 
 DEFAULT = 100
@@ -52,7 +53,7 @@ class Options:
         published: Write the three files of the published script into this folder.
         plot: Draw the terms into this file too, such as terms.png.
         seed: Decides which examples are drawn, levels and noise.
-        batch_size: How many examples are in memory at a time.
+        batch_size: How many examples are in memory at a time, and kept at a time for a command that goes on.
         rows_per_call: How many pairs of an example and a level the network is given at a time; 16 on a CPU, else 256.
         device: Such as cpu or cuda; a GPU if there is one.
     """
@@ -67,7 +68,7 @@ class Options:
     published: Path | None = None
     plot: Path | None = None
     seed: int = 0
-    batch_size: int = 64
+    batch_size: int = 16
     rows_per_call: int | None = None
     device: str | None = None
 
@@ -89,7 +90,7 @@ def run(given: Given) -> None:
     data = _open(*given.parts["data"])
     index = chosen(len(data), options.num, options.seed)
     with ranks() as among:
-        saved = _load(options, among)
+        saved = _load(options)
         check_fit(saved.system, data, classes=saved.num_classes)
         if among.rank == 0:
             for path in (options.out, options.published, options.plot):
@@ -101,53 +102,71 @@ def run(given: Given) -> None:
 def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
     from diffkit.evaluation.scoring import score_data
 
-    scores = score_data(
-        saved.system,
-        data,
-        index=index,
-        labels=saved.num_classes is not None,
-        batch_size=options.batch_size,
-        among=among,
-        seed=options.seed,
-        progress=True,
-        steps=options.steps,
-        levels_per_example=options.levels_per_example,
-        rows_per_call=options.rows_per_call,
-    )
-    if among.rank:
-        return
-    print(scores)
-    if options.out is not None:
-        scores.save(options.out)
-    if options.published is not None:
-        scores.save_reference(options.published)
-    if options.plot is not None:
-        scores.plot(options.plot)
+    with _keeping(options.out, among) as keep:
+        scores = score_data(
+            saved.system,
+            data,
+            index=index,
+            labels=saved.num_classes is not None,
+            batch_size=options.batch_size,
+            among=among,
+            seed=options.seed,
+            keep=keep,
+            progress=True,
+            steps=options.steps,
+            levels_per_example=options.levels_per_example,
+            rows_per_call=options.rows_per_call,
+        )
+        if among.rank:
+            return
+        print(scores)
+        if options.out is not None:
+            scores.save(options.out)
+        if options.published is not None:
+            scores.save_reference(options.published)
+        if options.plot is not None:
+            scores.plot(options.plot)
 
 
 def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
     import numpy as np
 
     from diffkit.evaluation.scoring import ode_data
-    from diffkit.progress import progress
 
     exact = options.probes == 0
-    with progress(len(index), "flow ODE", among.rank == 0) as advance:
-        found: OdeLikelihood = ode_data(
+    with _keeping(options.out, among) as keep:
+        found = ode_data(
             saved.system,
             data,
             index=index,
             labels=saved.num_classes is not None,
             batch_size=options.batch_size,
-            advance=advance,
+            among=among,
+            keep=keep,
+            progress=True,
             seed=options.seed,
             divergence="exact" if exact else "hutchinson",
             probes=max(options.probes, 1),
         )
-    print(found)
-    if options.out is not None:
-        arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
-        np.savez(options.out, **arrays, index=index)
+        if among.rank:
+            return
+        print(found)
+        if options.out is not None:
+            arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
+            np.savez(options.out, **arrays, index=index)
+
+
+@contextmanager
+def _keeping(out: Path | None, among: Ranks) -> Iterator[Path | None]:
+    """Yield where results of batches are kept, which is beside the file; they are removed once all is written."""
+    from diffkit.evaluation import _kept
+
+    folder = None if out is None else out.with_suffix(".parts")
+    if folder is not None and among.rank == 0 and (count := _kept.count(folder)):
+        print(f"{folder} has {count} batches of a command that was stopped; what fits is taken from there", flush=True)
+    yield folder
+    if folder is not None and among.rank == 0:
+        _kept.forget(folder)
 
 
 def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
@@ -180,25 +199,15 @@ def _check(options: Options, given: Given) -> None:
     clashes = [f"--{name.replace('_', '-')}" for name in bound_only if name in given.values]
     if options.ode and clashes:
         raise OptionError(f"--ode solves the flow, which has no levels; leave out {', '.join(clashes)}")
-    if options.ode and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise OptionError("--ode runs in one process; start a single one")
     if not options.ode and "probes" in given.values:
         raise OptionError("--probes is for the flow; add --ode, or leave it out")
 
 
-def _load(options: Options, among: Ranks) -> Saved:
+def _load(options: Options) -> Saved:
+    from diffkit.cli._device import device_of_rank
     from diffkit.cli._saved import load
 
-    return load(options.run, options.device if among.size == 1 else _device_of_rank(options.device))
-
-
-def _device_of_rank(name: str | None) -> str | None:
-    """Each process of a machine takes a GPU of its own."""
-    import torch
-
-    if name in (None, "cuda") and torch.cuda.is_available():
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-    return name
+    return load(options.run, str(device_of_rank(options.device)))
 
 
 def _open(source: str, options: Any) -> Data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffkit._errors import DataError, MissingExtraError
+from diffkit.evaluation._digest import digest_of
 from diffkit.evaluation.features import Features
 
 _SPATIAL_CHANNELS = 7
@@ -93,17 +93,3 @@ def _state(url: str, weights: str | Path | None) -> dict[str, Tensor]:
             "path as weights, or choose another extractor"
         ) from error
     return dict(found)
-
-
-def digest_of(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over names, shapes and values of a state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def module_digest(module: nn.Module) -> str:
-    """Return the digest of a module's state."""
-    return digest_of(module.state_dict())

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffkit._errors import DataError, OptionError, did_you_mean
-from diffkit.evaluation._inception import Inception, module_digest
+from diffkit.evaluation._digest import module_digest
+from diffkit.evaluation._inception import Inception
 from diffkit.evaluation.features import Extractor, Features
 from diffkit.options import check_integer
 

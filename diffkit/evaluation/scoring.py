@@ -1,19 +1,33 @@
-"""Bits per dimension of a data set: read batch by batch, over all processes of a launcher."""
+"""Bits per dimension of a data set: read batch by batch, over all processes of a launcher, resumable.
+
+Which process takes a batch does not matter, so any number of processes finds the same figures, to the last bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
+from attrs import frozen
 from numpy.typing import NDArray
+from torch import Tensor
 
+from diffkit import __version__
 from diffkit._errors import DataError, OptionError
-from diffkit.data.base import Data, scaled
+from diffkit.data.base import Batch, Data, scaled
+from diffkit.evaluation._digest import module_digest
+from diffkit.evaluation._kept import Arrays, Kept
+from diffkit.evaluation.samples import values_of
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
-from diffkit.likelihood.scores import Chunk, Scores, merged, score
+from diffkit.likelihood.scores import Scores, merged, score
+from diffkit.likelihood.strata import Strata
 from diffkit.options import check_integer
+from diffkit.progress import progress as show_progress
 from diffkit.ranks import Ranks
 from diffkit.system import System
 
@@ -52,9 +66,10 @@ def score_data(
     *,
     index: NDArray[np.int64] | None = None,
     labels: bool = False,
-    batch_size: int = 64,
+    batch_size: int = 16,
     among: Ranks | None = None,
     seed: int = 0,
+    keep: Path | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Scores:
@@ -67,51 +82,129 @@ def score_data(
             data, whatever the batches and processes.
         labels: Give the data's conditions to the network.
         batch_size: Examples that are in memory at a time.
-        among: The processes to share the work with; each returns the whole result.
+        among: The processes to share the work with, a batch at a time; each returns the whole result, the same for any
+            number of them.
         seed: As in `score`.
+        keep: Folder for the result of each batch, from which a stopped call goes on; none by default.
         progress: Show a bar, in the first process.
         options: The other options of `diffkit.likelihood.score`.
+    Raises:
+        OptionError: An option is wrong.
+        DataError: There is no data, or it does not fit the system.
     """
-    index = np.arange(len(data), dtype=np.int64) if index is None else index
-    among = among or Ranks()
-    mine = index[among.rank :: among.size]
-    part = None
-    if len(mine):
-        chunks = _chunks(system, data, mine, batch_size, labels)
-        shown = progress and among.rank == 0
-        part = score(system, chunks, indices=mine.tolist(), size=len(mine), seed=seed, progress=shown, **options)
-    found = [scores for scores in among.gather(part) if scores is not None]
-    if not found:
-        raise DataError("there is no data to score")
-    return merged(found)
+    every = Strata.of(system.table_for(options.get("steps")).num_steps, options.get("levels_per_example"))
+    work = _Work(system, data, index, labels, batch_size, among or Ranks())
+
+    def bound(rows: NDArray[np.int64], batch: Batch, advance: Advance) -> Arrays:
+        x_start, given = work.ready(batch)
+        found = score(system, x_start, indices=rows.tolist(), seed=seed, progress=advance, **given, **options)
+        return attrs.asdict(found, recurse=False)
+
+    parts = work.done("bits/dim", bound, len(every.first), keep, options | {"seed": seed}, progress)
+    return merged([Scores(**part | {"levels_per_example": int(part["levels_per_example"])}) for part in parts])
 
 
 def ode_data(
     system: System,
     data: Data,
     *,
-    index: NDArray[np.int64],
+    index: NDArray[np.int64] | None = None,
     labels: bool = False,
-    batch_size: int = 64,
-    advance: Callable[[int], None] | None = None,
+    batch_size: int = 16,
+    among: Ranks | None = None,
+    keep: Path | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> OdeLikelihood:
-    """Return the likelihood of examples by the flow ODE, batch by batch; ``options`` are `ode_likelihood`'s."""
-    parts = []
-    for x_start, conditions in _chunks(system, data, index, batch_size, labels):
-        parts.append(ode_likelihood(system, x_start, **conditions, **options))
-        if advance is not None:
-            advance(len(x_start))
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _EACH}
-    return OdeLikelihood(**joined, meaning=parts[0].meaning, evaluations=sum(part.evaluations for part in parts))
+    """Return the likelihood of examples by the flow ODE.
+
+    The solver's steps are those of a batch, so its size decides the last digits; the number of processes does not.
+
+    Args:
+        system, data, index, labels, batch_size, among, keep, progress: As in `score_data`.
+        options: Those of `diffkit.likelihood.ode_likelihood`.
+    Raises:
+        OptionError: An option is wrong.
+        DataError: There is no data, or it does not fit the system.
+    """
+    work = _Work(system, data, index, labels, batch_size, among or Ranks())
+
+    def exact(rows: NDArray[np.int64], batch: Batch, advance: Advance) -> Arrays:
+        x_start, given = work.ready(batch)
+        found = ode_likelihood(system, x_start, indices=rows.tolist(), **given, **options)
+        advance(len(rows))
+        arrays = {name: getattr(found, name).detach().cpu().numpy() for name in _EACH}
+        return arrays | {"meaning": found.meaning, "evaluations": found.evaluations}
+
+    parts = work.done("flow ODE", exact, 1, keep, options, progress)
+    joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in _EACH}
+    evaluations = sum(int(part["evaluations"]) for part in parts)
+    return OdeLikelihood(**joined, meaning=str(parts[0]["meaning"]), evaluations=evaluations)
 
 
 _EACH = ("bits", "probe_error", "draw_error", "latent")
+Advance = Callable[[int], None]
 
 
-def _chunks(system: System, data: Data, index: NDArray[np.int64], batch_size: int, labels: bool) -> Iterator[Chunk]:
-    bins = system.settings.bins
-    values = bins if bins is None or isinstance(bins, int) else int(bins["bins"])
-    for start in range(0, len(index), check_integer("batch_size", batch_size, ge=1)):
-        batch = data.batch(index[start : start + batch_size])
-        yield scaled(batch.images, values).to(system.device), batch.conditions if labels else {}
+@frozen(eq=False)
+class _Work:
+    """Examples of a data set in batches, which the processes take in turn."""
+
+    system: System
+    data: Data
+    index: NDArray[np.int64] | None
+    labels: bool
+    batch_size: int
+    among: Ranks
+
+    def done(
+        self,
+        label: str,
+        compute: Callable[[NDArray[np.int64], Batch, Advance], Arrays],
+        units: int,
+        keep: Path | None,
+        options: Mapping[str, Any],
+        shown: bool,
+    ) -> list[Arrays]:
+        """Return the result of every batch, in order, in every process."""
+        batches, among = self._batches(), self.among
+        mine = range(among.rank, len(batches), among.size)
+        kept = Kept.of(keep, self._job(label, options) if keep is not None else {})
+
+        def results() -> dict[int, Arrays]:
+            found = {}
+            total = sum(len(batches[number]) for number in mine) * units
+            with show_progress(total, label, shown and among.rank == 0) as advance:
+                for number in mine:
+                    rows = batches[number]
+                    batch = self.data.batch(rows)
+                    found[number], there = kept.result(batch, partial(compute, rows, batch, advance))
+                    if there:
+                        advance(len(rows) * units)
+            return found
+
+        every = {number: part for found in among.everyone(results) for number, part in found.items()}
+        return [every[number] for number in sorted(every)]
+
+    def ready(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        """Return clean data on the system's device, and conditions."""
+        x_start = scaled(batch.images, values_of(self.system)).to(self.system.device)
+        return x_start, batch.conditions if self.labels else {}
+
+    def _batches(self) -> list[NDArray[np.int64]]:
+        index = np.arange(len(self.data), dtype=np.int64) if self.index is None else self.index
+        if not len(index):
+            raise DataError("there is no data to score")
+        size = check_integer("batch_size", self.batch_size, ge=1)
+        return [index[start : start + size] for start in range(0, len(index), size)]
+
+    def _job(self, label: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All that decides a batch's result beside the batch."""
+        return {
+            "diffkit": __version__,
+            "what": label,
+            "system": self.system.spec(),
+            "weights": module_digest(self.system),
+            "labels": self.labels,
+            "options": dict(options),
+        }

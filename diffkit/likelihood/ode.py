@@ -12,7 +12,7 @@ Source: Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2; the co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,7 @@ def ode_likelihood(
     method: str = "dopri5",
     options: Mapping[str, Any] | None = None,
     seed: int | None = 0,
+    indices: Sequence[int] | None = None,
     guidance: Steered = None,
     clip: bool = False,
     model: Model | None = None,
@@ -120,7 +121,8 @@ def ode_likelihood(
             network below the levels it knows. "clean": on to rho = 0, with the time of level 1 below it.
         rtol, atol: Tolerances of an adaptive solver, over the whole batch.
         method, options: As `torchdiffeq.odeint` takes them.
-        seed: Decides probes and dequantization.
+        seed: Makes probes and dequantization of example i a function of (seed, i); None draws anew.
+        indices: Index of each example; 0, 1, 2, ... by default.
         guidance: As in `System.sample`; it makes another model, whose flow is followed.
         clip: Clip the estimate of x_start to [-1, 1], as samplers do: another flow, with kinks.
         model: Called in place of the system's own network.
@@ -146,8 +148,11 @@ def ode_likelihood(
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
     solve = _solver(rtol, atol, method, options)
     x_start = system.checked(x_start).to(system.device)
+    places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
+    if len(places) != len(x_start):
+        raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
     call = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
-    flow = _Flow(system, call.denoiser(), how, probes, gradient, seed)
+    flow = _Flow(system, call.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
     with evaluating(system, *call.networks()), torch.set_grad_enabled(gradient):
         found = [flow.bits(x_start, draw, solve) for draw in range(1 if how.dequantize == "none" else draws)]
     bits = torch.stack([bits for bits, _ in found])  # (draws, probes, B)
@@ -252,18 +257,26 @@ class _Path:
 class _Flow:
     """The ODE of one batch: integrates data and log-density together."""
 
-    def __init__(self, system: System, denoiser: Denoiser, how: _Choice, probes: int, gradient: bool, seed: int | None):
+    def __init__(
+        self,
+        system: System,
+        denoiser: Denoiser,
+        how: _Choice,
+        probes: int,
+        gradient: bool,
+        seeds: tuple[int, list[int]] | None,
+    ):
         self.system, self.denoiser, self.how, self.gradient = system, denoiser, how, gradient
         self.path = _Path(system)
         self.probes = 1 if how.divergence == "exact" else probes
-        self.seed, self.generators = seed, list[torch.Generator | None]()
+        self.seeds, self.generators = seeds, list[torch.Generator | None]()
         self.evaluations = 0
 
     def bits(self, x_start: Tensor, draw: int, solve: Solve) -> tuple[Tensor, Tensor]:
         """Return the bits per dimension with each probe (probes, B), float64, and the latent."""
-        if draw == 0 and self.seed is not None:
-            count = range(len(x_start))
-            self.generators = [torch.Generator(x_start.device).manual_seed(example_seed(self.seed, i)) for i in count]
+        if draw == 0 and self.seeds is not None:
+            seed, places = self.seeds
+            self.generators = [torch.Generator(x_start.device).manual_seed(example_seed(seed, i)) for i in places]
         y, offset = self._dequantized(x_start)
         density, latent = self._density(y.double(), x_start.dtype, solve)
         return offset.double() - density / (x_start[0].numel() * NATS_PER_BIT), latent

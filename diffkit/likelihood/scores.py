@@ -152,7 +152,7 @@ def score(
     x_transform: Transform | None = None,
     model: Model | None = None,
     size: int | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int], None] = False,
     **conditions: Any,
 ) -> Scores:
     """Return the variational bound on the negative log-likelihood of data, in bits per dimension.
@@ -171,7 +171,7 @@ def score(
         rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
         guidance, clip, x_transform, model: As in `System.bits_per_dim`.
         size: How many examples there are, for the progress bar, where data has no length.
-        progress: Show a bar on standard error.
+        progress: Show a bar on standard error; a function is told how many more (example, level) pairs are done.
         conditions: Keywords for the network, where data is one tensor.
     Raises:
         OptionError: An argument is wrong, or data does not fit the system.
@@ -193,7 +193,8 @@ def score(
     batches: Iterable[Chunk] = [(data, conditions)] if isinstance(data, Tensor) else data
     total = len(data) if isinstance(data, Tensor) else size
     found, parts, seen = Moments.empty(call.table.num_steps), list[F64](), list[int]()
-    with show_progress((total or 0) * len(strata.first), "bits/dim", progress and total is not None) as advance:
+    with show_progress((total or 0) * len(strata.first), "bits/dim", progress is True and total is not None) as bar:
+        advance = progress if callable(progress) else bar
         for x_start, given in batches:
             places = range(len(seen), len(seen) + len(x_start))
             if indices is not None and places.stop > len(indices):

@@ -70,24 +70,47 @@ def test_exact_likelihood(command: Command, saved: Path, images: Path, tmp_path:
         assert arrays["bits"].shape == arrays["probe_error"].shape == arrays["index"].shape == (2,)
 
 
+def test_what_a_stopped_command_found_is_used(command: Command, saved: Path, images: Path, monkeypatch):
+    words = ["nll", saved, "--data", images, "--data.labels", "true", "--batch-size", "2", "--steps", "4"]
+    parts = saved / "nll.parts"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diffkit.likelihood.scores.Scores.save", stop)
+        assert command(*words).code == 130
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert len(kept) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr("diffkit.evaluation.scoring.score", stop)  # nothing is left to compute
+        found = command(*words)
+    assert found.code == 0, found.err
+    assert f"{parts} has 4 batches of a command that was stopped" in found.out and not parts.exists()
+    assert "bits/dim over 7 examples" in found.out
+
+
 @pytest.mark.slow
-def test_processes_share_the_work(saved: Path, images: Path, tmp_path: Path, command: Command):
-    """Two processes, as torchrun starts them, find what one finds."""
-    words = ["nll", str(saved), "--data", str(images), "--data.labels", "true", "--num", "5", "--steps", "6"]
+@pytest.mark.parametrize("how", [["--steps", "6"], ["--ode"]], ids=["bound", "ode"])
+def test_processes_share_the_work(saved: Path, images: Path, tmp_path: Path, command: Command, how: list[str]):
+    """Two processes, as torchrun starts them, find what one finds, to the last bit."""
+    words = ["nll", str(saved), "--data", str(images), "--data.labels", "true", "--num", "5", "--batch-size", "2", *how]
+    if how == ["--ode"]:
+        pytest.importorskip("torchdiffeq")
     assert command(*words, "--out", tmp_path / "one.npz").code == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*torchrun, "diffkit", *words, "--out", str(tmp_path / "two.npz")],
         capture_output=True,
         text=True,
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bits/dim over 5 examples") == 1
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert set(one) == set(two)
         for name in one:
-            assert_allclose(one[name], two[name], rtol=1e-5, atol=1e-7)
+            np.testing.assert_array_equal(one[name], two[name])
 
 
 def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: Path, tmp_path: Path):

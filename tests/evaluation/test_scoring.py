@@ -11,6 +11,7 @@ import torch
 import diffkit
 from diffkit._errors import DataError, OptionError
 from diffkit.data import load
+from diffkit.evaluation import _kept
 from diffkit.evaluation.scoring import check_fit, chosen, ode_data, score_data
 from diffkit.ranks import Ranks, ranks
 
@@ -40,15 +41,25 @@ class Recorded(Ranks):
         return list(Recorded.parts)
 
 
-@pytest.mark.parametrize("world", [2, 3, 12])
-def test_processes_share_the_work(system, data, world):
-    alone = score_data(system, data, labels=True, seed=3)
+def shared(world, function, *args, **options):
+    """What the last of several processes has."""
     Recorded.parts = []
-    for rank in range(world):
-        found = score_data(system, data, labels=True, seed=3, batch_size=2, among=Recorded(rank, world))
+    return [function(*args, **options, among=Recorded(rank, world)) for rank in range(world)][-1]
+
+
+@pytest.mark.parametrize("world", [2, 3, 12])
+def test_any_number_of_processes_finds_the_same_to_the_last_bit(system, data, world):
+    options = dict(labels=True, seed=3, batch_size=2)
+    alone, found = score_data(system, data, **options), shared(world, score_data, system, data, **options)
     for name in ("total", "prior", "index", "terms", "x_start_mse", "eps_mse", "visits", "deviations"):
-        np.testing.assert_allclose(getattr(found, name), getattr(alone, name), rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
     assert found.index.tolist() == list(range(11))
+
+
+def test_batches_change_rounding_only(system, data):
+    alone, found = (score_data(system, data, labels=True, seed=3, batch_size=n) for n in (11, 3))
+    for name in ("total", "prior", "terms", "x_start_mse", "eps_mse", "deviations"):
+        np.testing.assert_allclose(getattr(found, name), getattr(alone, name), rtol=1e-5, atol=1e-7)
 
 
 def test_the_noise_goes_with_the_place_in_the_data(system, data):
@@ -84,8 +95,96 @@ def test_data_that_does_not_fit(system, data):
 
 def test_flow_ode_of_a_data_set(system, data):
     pytest.importorskip("torchdiffeq")
-    seen = []
-    found = ode_data(
-        system, data, index=np.arange(3), labels=True, batch_size=2, advance=seen.append, rtol=1e-2, atol=1e-2
-    )
-    assert found.bits.shape == (3,) and seen == [2, 1] and found.evaluations > 20
+    options = dict(index=np.array([1, 4, 9]), labels=True, batch_size=2, rtol=1e-2, atol=1e-2, seed=5)
+    found = ode_data(system, data, **options)
+    assert found.bits.shape == (3,) and found.evaluations > 20 and "uniform" in found.meaning
+    two = shared(2, ode_data, system, data, **options)
+    assert torch.equal(two.bits, found.bits) and two.evaluations == found.evaluations
+    whole = ode_data(system, data, **options | {"index": None, "batch_size": 11})  # the same noise, other steps
+    torch.testing.assert_close(whole.bits[[1, 4, 9]], found.bits, rtol=0.02, atol=0.02)
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+def stopping(system, monkeypatch, limit=10**9):
+    """Make the system's own network count calls of it; the weights and the spec stay as they are."""
+    seen, forward = [0], type(system.backbone).forward
+
+    def counting(self, x, time, **given):
+        seen[0] += len(x)
+        if seen[0] > limit:
+            raise KeyboardInterrupt
+        return forward(self, x, time, **given)
+
+    monkeypatch.setattr(type(system.backbone), "forward", counting)
+    return seen
+
+
+def test_a_stopped_job_goes_on(system, data, tmp_path, monkeypatch):
+    options = dict(labels=True, seed=3, batch_size=2)
+    alone = score_data(system, data, **options)
+    keep = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        stopping(system, patch, limit=9 * 5)  # 9 levels each: in the third batch of two
+        with pytest.raises(KeyboardInterrupt):
+            score_data(system, data, keep=keep, **options)
+    assert _kept.count(keep) == 2
+    seen = stopping(system, monkeypatch)
+    found = score_data(system, data, keep=keep, **options)
+    assert seen[0] == 9 * 7 and _kept.count(keep) == 6
+    for name in ("total", "terms", "deviations", "visits", "total_error"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+    score_data(system, data, keep=keep, **options)
+    assert seen[0] == 9 * 7  # all is there, for any number of processes
+    shared(3, score_data, system, data, keep=keep, **options)
+    assert seen[0] == 9 * 7
+
+
+@pytest.mark.parametrize("change", ["seed", "levels", "weights", "data", "damage"])
+def test_nothing_is_taken_for_the_result_of_something_else(system, data, tmp_path, monkeypatch, change):
+    keep, options = tmp_path / "parts", dict(labels=True, seed=3, batch_size=2, index=np.arange(2))
+    score_data(system, data, keep=keep, **options)
+    (part,) = keep.iterdir()
+    seen = stopping(system, monkeypatch)
+    if change == "seed":
+        options["seed"] = 4
+    elif change == "levels":
+        options["levels_per_example"] = 9
+    elif change == "weights":
+        with torch.no_grad():
+            next(system.parameters()).add_(1e-3)
+    elif change == "data":
+        images = data.images.copy()
+        images[1, 0, 0, 0] ^= 1
+        data = load(images, labels=[int(y) for y in data.batch(range(11)).conditions["y"]])
+    else:
+        part.write_bytes(part.read_bytes()[:100])
+    score_data(system, data, keep=keep, **options)
+    assert seen[0] == 18
+
+
+def test_the_flow_goes_on_too(system, data, tmp_path):
+    pytest.importorskip("torchdiffeq")
+    options = dict(index=np.arange(3), labels=True, batch_size=2, rtol=1e-2, atol=1e-2, keep=tmp_path / "parts")
+    first, again = ode_data(system, data, **options), ode_data(system, data, **options)
+    assert torch.equal(first.bits, again.bits) and first.evaluations == again.evaluations
+    assert _kept.count(tmp_path / "parts") == 2
+
+
+def test_forgetting_removes_results_only(tmp_path):
+    folder = tmp_path / "parts"
+    _kept.forget(folder)
+    folder.mkdir()
+    (folder / f"{'0' * 64}.npz").touch()
+    (folder / "notes.txt").touch()
+    _kept.forget(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"] and _kept.count(folder) == 0
+    (folder / "notes.txt").unlink()
+    _kept.forget(folder)
+    assert not folder.exists()
+
+
+def test_what_cannot_be_written_down_is_not_kept(system, data, tmp_path):
+    with pytest.raises(OptionError, match="keep works for options that can be written down"):
+        score_data(system, data, labels=True, keep=tmp_path / "parts", x_transform=torch.clone)

@@ -86,6 +86,16 @@ def test_probes_scatter_around_the_exact_divergence_as_they_say(probe):
     torch.testing.assert_close(again.bits, one.bits[:2], rtol=1e-2, atol=1e-2)  # the same probes, other step sizes
 
 
+def test_the_noise_goes_by_index():
+    system, x = flow()
+    system.backbone = Mixed(system.backbone)
+    loose = dict(rtol=1e-3, atol=1e-3)
+    three, one = ode_likelihood(system, x, **loose), ode_likelihood(system, x[2:], indices=[2], **loose)
+    torch.testing.assert_close(one.bits, three.bits[2:], rtol=1e-2, atol=1e-2)
+    other = ode_likelihood(system, x[2:], **loose)
+    assert (other.bits - one.bits).abs() > 0.02
+
+
 def test_the_gradient_is_the_score():
     system, x = flow((1, 2, 2), torch.tensor(STD))
     x.requires_grad_()
@@ -172,6 +182,7 @@ def test_refusals():
         (dict(end="zero"), "end must be one of 'level1', 'clean', got 'zero'"),
         (dict(dequantize="uniform"), "dequantize='uniform' is for data on bins; this system's is continuous"),
         (dict(dequantize="decoder", end="clean"), "dequantize='decoder' ends the flow at level 1"),
+        (dict(indices=[0]), "indices must have one entry for each of 3 examples, got 1"),
         (dict(probes=0), "probes must be >= 1, got 0"),
         (dict(rtol=0), "rtol must be > 0, got 0"),
         (dict(method="guess"), "torchdiffeq refused method='guess'"),

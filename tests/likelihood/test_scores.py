@@ -109,6 +109,12 @@ def test_a_batch_is_read_when_its_turn_comes(system, x):
     assert score(system, reading, steps=3).total.shape == (3,) and read == [0, 1, 2]
 
 
+def test_progress_is_told_in_pairs_of_example_and_level(system, x):
+    told = []
+    score(system, x, steps=3, rows_per_call=4, progress=told.append)
+    assert told == [4, 4, 4, 3]
+
+
 def test_conditions_go_with_their_examples(x):
     system = diffkit.compose(schedule="cosine", backbone=Linear(1, 1), data_shape=(1, 4, 4), num_steps=20)
     one = score(system, x[:2], seed=0, y=[0, 3], rows_per_call=7)

@@ -1,0 +1,96 @@
+"""Results of batches, each kept in a file as soon as it is there, so that a stopped job goes on where it was.
+
+A file is called by a digest of all that decides its result: the job and the batch itself. So nothing can be taken for
+the result of other data, weights or options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+
+from diffkit._errors import OptionError
+from diffkit.data.base import Batch
+from diffkit.files import replacing
+
+Arrays = dict[str, Any]
+_NAME = re.compile(r"[0-9a-f]{64}\.npz")
+
+
+@frozen
+class Kept:
+    """Results of the batches of one job.
+
+    Attributes:
+        folder: Where they are; None keeps nothing.
+        job: All that decides them beside the batch, as text.
+    """
+
+    folder: Path | None
+    job: str
+
+    @classmethod
+    def of(cls, folder: Path | None, job: Mapping[str, Any]) -> Kept:
+        """Of a job given as plain data.
+
+        Raises:
+            OptionError: It is not plain data.
+        """
+        if folder is None:
+            return cls(None, "")
+        try:
+            return cls(folder, json.dumps(job, sort_keys=True))
+        except TypeError as error:
+            raise OptionError(f"keep works for options that can be written down: {error}; leave it out") from error
+
+    def result(self, batch: Batch, compute: Callable[[], Arrays]) -> tuple[Arrays, bool]:
+        """Return the result of a batch, and whether it was there already."""
+        if self.folder is None:
+            return compute(), False
+        path = self.folder / f"{self._digest(batch)}.npz"
+        found = _read(path)
+        if found is not None:
+            return found, True
+        found = compute()
+        self.folder.mkdir(exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **found)
+        return found, False
+
+    def _digest(self, batch: Batch) -> str:
+        digest = hashlib.sha256(self.job.encode())
+        for name, tensor in (("indices", batch.indices), ("images", batch.images), *sorted(batch.conditions.items())):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        return digest.hexdigest()
+
+
+def count(folder: Path) -> int:
+    """How many results a folder holds."""
+    return sum(1 for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else 0
+
+
+def forget(folder: Path) -> None:
+    """Remove the results, and their folder if nothing else is in it."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _read(path: Path) -> Arrays | None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            return dict(loaded)
+    except Exception:  # not there yet, or NumPy met a damaged file: it is computed again
+        return None
