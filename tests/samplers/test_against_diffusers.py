@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from attrs import frozen
-from solver_support import MIXTURE, part, sampling_program, system_on
+from solver_support import MIXTURE, part, program_between, sampling_program, system_on
 
 from diffkit.protocols import NoiseSchedule, Prediction
+from diffkit.sampling import encoding_program
 from diffkit.table import ProcessTable, Steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
@@ -46,7 +47,7 @@ def scheduler(monkeypatch):
     def make(name: str, module: str, noise: list[torch.Tensor] | None = None, **options: Any) -> Any:
         code = importlib.import_module(f"diffusers.schedulers.scheduling_{module}")
         monkeypatch.setattr(code, "torch", InDouble(torch))
-        monkeypatch.setattr(code, "np", InDouble(np))
+        monkeypatch.setattr(code, "np", InDouble(np), raising=False)
         if noise is not None:
             fresh = iter(noise)
             monkeypatch.setattr(code, "randn_tensor", lambda *a, **k: next(fresh))
@@ -334,3 +335,167 @@ def test_variance_exploding_ancestral(scheduler, sampler, name, module):
     wanted = in_ve(found, x)
     wanted = [*wanted[1:-1:2], wanted[-1]] if two else wanted
     close(vp_to_ve(ours(sampler, rho, start(), noise), rho), wanted)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_edm(scheduler, steps):
+    """EDM's parameterization on its own grid, first and second order."""
+    for name, module, sampler, options in (
+        ("EDMEulerScheduler", "edm_euler", "euler", {}),
+        ("EDMDPMSolverMultistepScheduler", "edm_dpmsolver_multistep", "dpmpp_2m", dict(lower_order_final=False)),
+    ):
+        found = set_steps(scheduler(name, module, **options), 4 * steps)
+        rho = found.sigmas[:-1].double().numpy()
+        x = start() * (1 + rho[0] ** 2) ** 0.5
+        wanted, y = [], x
+        for t, sigma in zip(found.timesteps, rho, strict=True):
+            found.scale_model_input(y, t)
+            skip, out = 0.25 / (sigma**2 + 0.25), sigma * 0.5 / (sigma**2 + 0.25) ** 0.5
+            y = found.step((MIXTURE.x_start(y, 1.0, sigma) - skip * y) / out, t, y).prev_sample
+            wanted.append(y)
+        close(vp_to_ve(ours(sampler, rho, start()), rho), wanted)
+
+
+def test_edm_churn(scheduler):
+    """There churn goes with Euler's method; ours is the paper's, with Heun's. Its last step is Euler's."""
+    found = set_steps(scheduler("EDMEulerScheduler", "edm_euler", [noises(1)[0]]), 1)
+    rho = np.array([0.5])
+    found.sigmas, x = torch.tensor([0.5, 0.0], dtype=torch.float64), start() * 1.25**0.5
+    found.scale_model_input(x, found.timesteps[0])
+    up = 0.5 * 2**0.5
+    noisy = x + noises(1)[0] * (up**2 - 0.25) ** 0.5
+    estimate = MIXTURE.x_start(noisy, 1.0, up)
+    wanted = found.step(x, found.timesteps[0], x, s_churn=40.0, pred_original_sample=estimate).prev_sample
+    close(vp_to_ve(ours("churn", rho, start(), noises(1)), rho), [wanted])
+
+
+# ---- with noise -----------------------------------------------------------------------------------------------------
+
+
+def walked(found: Any, x: torch.Tensor, **more: Any) -> list[torch.Tensor]:
+    """Data after each call of a scheduler that keeps `alphas_cumprod` and asks for eps at integer timesteps."""
+    out = []
+    for t in found.timesteps:
+        alpha_bar = float(found.alphas_cumprod[t])
+        x = found.step(eps_of(x, alpha_bar**0.5, (1 - alpha_bar) ** 0.5), t, x, **more).prev_sample
+        out.append(x)
+    return out
+
+
+def rho_of(found: Any) -> np.ndarray:
+    """Sigma / alpha at the timesteps, descending."""
+    alpha_bar = found.alphas_cumprod[found.timesteps].double().numpy()
+    return np.sqrt((1 - alpha_bar) / alpha_bar)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_ddpm(scheduler, variance):
+    noise = noises(STEPS)
+    found = set_steps(
+        scheduler(
+            "DDPMScheduler", "ddpm", noise, clip_sample=False, variance_type=variance, timestep_spacing="linspace"
+        )
+    )
+    system = system_on(Grid(tuple(rho_of(found)[::-1])), STEPS, var=variance)
+    fresh = iter(noise)
+    program = sampling_program(system.parts, part("ancestral"), system.table)
+    exact = lambda x, level: Prediction(MIXTURE(x, level).x_start, level.var["log_variance"])  # noqa: E731
+    mine = [moment.x for moment in program.run(exact, start(), lambda: next(fresh))]
+    close(mine, walked(found, start()))
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_ddim_with_noise(scheduler, eta):
+    noise = noises(STEPS)
+    found = set_steps(scheduler("DDIMScheduler", "ddim", noise, clip_sample=False, steps_offset=0))
+    close(ours(("ddim", {"eta": eta}), rho_of(found), start(), noise), walked(found, start(), eta=eta))
+
+
+# ---- other grids -----------------------------------------------------------------------------------------------------
+
+
+def test_improved_pndm(scheduler):
+    """The same weights on eps from the first step on; its path is alpha = cos, sigma = sin.
+
+    Not from its first level, which has no signal: of eps alone it makes the estimate 0 there, whatever there is.
+    """
+    found = set_steps(scheduler("IPNDMScheduler", "ipndm"))
+    found.set_begin_index(1)
+    alpha, sigma = found.alphas.double(), found.betas.double()
+    x, wanted = start(), []
+    for i, t in enumerate(found.timesteps[1:], 1):
+        estimate = MIXTURE.x_start(x, alpha[i], sigma[i])
+        eps = (x - alpha[i] * estimate) / sigma[i]
+        x = found.step(alpha[i] * eps - sigma[i] * estimate, t, x).prev_sample  # v, of which it makes eps
+        wanted.append(x)
+    close(ours("pndm", (sigma / alpha)[1:-1].numpy(), start()), wanted, rtol=1e-6, atol=1e-6)  # its grid is float32
+
+
+@frozen
+class Straight(NoiseSchedule):
+    """The path of rectified flow at given sigmas."""
+
+    sigmas: tuple[float, ...]
+
+    def table(self, num_steps):
+        sigma = np.array(self.sigmas)
+        return ProcessTable.from_alpha_sigma(1 - sigma, sigma, np.arange(len(sigma)))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpm_solver_1"])
+def test_flow_matching(scheduler, sampler):
+    """A straight line in data is DDIM's step, from a level without signal."""
+    found = set_steps(scheduler("FlowMatchEulerDiscreteScheduler", "flow_match_euler_discrete", shift=3.0))
+    sigma = found.sigmas.double()[:-1]
+    x, wanted = start(), []
+    for t, s in zip(found.timesteps, sigma, strict=True):
+        estimate = MIXTURE.x_start(x, 1 - s, s)
+        x = found.step((x - estimate) / s, t, x).prev_sample  # eps - x_start
+        wanted.append(x)
+    system = system_on(Straight(tuple(sigma.flip(0).tolist())), STEPS)
+    program = sampling_program(system.parts, part(sampler), system.table)
+    close([moment.x for moment in program.run(MIXTURE, start(), None)], wanted)
+
+
+def test_ddim_inverse(scheduler):
+    """The way up; there the step to level 1 counts level 1's noise as none, here it has none to count."""
+    found = set_steps(scheduler("DDIMInverseScheduler", "ddim_inverse", clip_sample=False, steps_offset=0))
+    levels = found.timesteps
+    alpha_bar = found.alphas_cumprod[levels].double().numpy()
+    rho = np.sqrt((1 - alpha_bar) / alpha_bar)
+    x, wanted = start() / 2, []
+    y = x
+    for i, t in enumerate(levels[1:]):
+        alpha, sigma = float(alpha_bar[i]) ** 0.5, (1 - float(alpha_bar[i])) ** 0.5
+        y = found.step(eps_of(y, alpha, sigma), t, y).prev_sample
+        wanted.append(y)
+    system = system_on(Grid(tuple(rho)), STEPS)
+    program = encoding_program(system.parts, part("ddim"), system.table, past_end=False)
+    close([moment.x for moment in program.run(MIXTURE, x, None)], wanted)
+
+
+def test_dpm_solver_singlestep_of_order_3(scheduler):
+    """Given three estimates of eps the step is the same; there the second stage takes another midpoint rule."""
+    found = scheduler(
+        "DPMSolverSinglestepScheduler",
+        "dpmsolver_singlestep",
+        solver_order=3,
+        algorithm_type="dpmsolver",
+        solver_type="midpoint",
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",
+    )
+    set_steps(found, 3)
+    rho, known, x = np.geomspace(8.0, 1.0, 4), noises(3), start()
+    found.sigmas, found._step_index, y = torch.from_numpy(rho), 0, x
+    for i in range(3):
+        y = found.step(known[i], found.timesteps[i], y).prev_sample
+    system = system_on(Grid((1.0, 8.0)), 2)
+    program = program_between(system, "dpm_solver_3")
+    given = iter(known)
+
+    def denoise(x, level):
+        return Prediction((x - level.sigma * next(given)) / level.alpha, None)
+
+    (moment,) = program.run(denoise, x, None)
+    close([moment.x], [y])
