@@ -71,6 +71,19 @@ def test_a_folder_is_never_resized_unasked(command: Command, refused: Refused, t
     assert "7 from" in command("evaluate", folder, *words, "--size", "8").out
 
 
+def test_the_overview_of_drawn_samples_is_no_sample(command: Command, digits: Path, tmp_path: Path):
+    pytest.importorskip("PIL.Image")
+    out = tmp_path / "drawn"
+    assert command("sample", digits, "-n", "6", "--steps", "2", "--out", out).code == 0
+    assert (out / "grid.png").is_file()
+    words = ["--data", "digits", "--extractor", "digits", "--metrics", "fid"]
+    found = command("evaluate", out, *words, "--out", tmp_path / "found.json")
+    assert found.code == 0, found.err
+    assert f"6 from {out} without grid.png" in found.out
+    with_size = command("evaluate", out, *words, "--size", "8")
+    assert found.out.splitlines()[1:] == with_size.out.splitlines()
+
+
 def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path):
     own = ["--extractor", "digits"]
     assert refused("evaluate", samples, *own) == "say what to compare with: either --data or --reference"
