@@ -18,7 +18,7 @@ from cyclopts.exceptions import (
 
 from diffkit._errors import OptionError, did_you_mean
 from diffkit.cli._options import Option
-from diffkit.cli._values import from_text, is_flag, metavar
+from diffkit.cli._values import from_text, is_flag, item, metavar
 
 UnknownOption = Callable[[str], str | None]
 """Given an unknown option such as "--schedule.ss", says what is wrong with it, or None for the usual text."""
@@ -77,9 +77,7 @@ def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str
         defaults: Words for a default that depends on something, by option key.
         for_help: Show switches as such; to parse them they are options with a value.
     """
-    words = [
-        option.flag if option.default is NOTHING else f"[{option.flag}]" for option in options if option.positional
-    ]
+    words = [_usage(option) for option in options if option.positional]
     app = App(
         name=f"diffkit {name}",
         help="\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n")),
@@ -122,9 +120,21 @@ def _argument(option: Option, order: int, default_text: str | None, as_switch: b
         accepts_keys=False,
         allow_leading_hyphen=not as_switch and not option.positional,
     )
-    kind = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
     annotation: Any = Annotated[bool if as_switch else str, parameter]
+    if _takes_many(option):
+        return inspect.Parameter(option.identifier, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
+    kind = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(option.identifier, kind, default=_UNSET, annotation=annotation)
+
+
+def _takes_many(option: Option) -> bool:
+    """True if it takes all words that are no options."""
+    return option.positional and item(option.kind) is not None
+
+
+def _usage(option: Option) -> str:
+    word = f"{option.flag}..." if _takes_many(option) else option.flag
+    return word if option.default is NOTHING else f"[{word}]"
 
 
 def _help(option: Option, default_text: str | None) -> str:
@@ -135,9 +145,11 @@ def _help(option: Option, default_text: str | None) -> str:
 
 
 def _converter(option: Option) -> Callable[[Any, Any], Any]:
+    kind_of_word = item(option.kind) if _takes_many(option) else option.kind
+
     def convert(kind: Any, tokens: Any) -> Any:
         try:
-            return from_text(tokens[0].value, option.kind)
+            return from_text(tokens[0].value, kind_of_word)
         except OptionError as error:
             raise OptionError(f"{option.flag} {error}") from error
 

@@ -71,6 +71,11 @@ def metavar(kind: Any) -> str:
     return "|".join(words[: words.index("TEXT") + 1] if "TEXT" in words else words)
 
 
+def item(kind: Any) -> Any:
+    """Type of the items, if it is a sequence type; else None."""
+    return _item(kind)
+
+
 def is_flag(kind: Any) -> bool:
     """True if the option is a switch."""
     return _candidates(kind) == (bool,)
