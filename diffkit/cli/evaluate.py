@@ -9,6 +9,7 @@ the file that the error names in its place, or give its path as --weights.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ class Options:
         samples: A folder of images, a .npz file, or a saved system or training run; none to make a reference only.
         reference: Stored statistics in place of --data: a file of --save-reference, or a published one with mu, sigma.
         save_reference: Write the statistics of --data into this .npz file.
-        extractor: Feature network: inception, digits, an installed one by name, or package.module:attribute.
+        extractor: Feature network: inception, digits, an installed one by name, or package.module:attribute,
+            searched for in this folder too.
         weights: File of the weights of inception, where they cannot be fetched.
         metrics: Some of fid, sfid, kid, inception_score, precision_recall; by default all that can be had.
         num: How many samples: the first ones of files, or as many as are drawn from a system.
@@ -94,6 +96,7 @@ def run(given: Given) -> None:
     from diffkit.evaluation import extractor_for
 
     where = device(options.device)
+    _search_here(options.extractor)
     network = extractor_for(options.extractor, device=where, weights=options.weights)
     for path in (options.save_reference, out):
         if path is not None:
@@ -108,6 +111,13 @@ def run(given: Given) -> None:
         print(f"statistics of {reference.meta['data']['count']} examples by {network.name}")
     else:
         _measure(samples, reference, network, options, out, where)
+
+
+def _search_here(extractor: str) -> None:
+    """Let a module beside the user be found by name, which an installed command does not do by itself."""
+    here = str(Path.cwd())
+    if ":" in extractor and here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
 
 
 def _measure(

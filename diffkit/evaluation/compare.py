@@ -77,8 +77,9 @@ class Evaluation:
             f"reference  {reference.get('count', 'unknown count')} from {reference.get('source', 'a published file')}"
             f" (SHA-256 {str(reference.get('sha256', 'unknown'))[:12]})",
             "extractor  " + ", ".join(f"{k} {v}" for k, v in self.settings["extractor"].items() if v is not None),
-            "options    " + ", ".join(f"{k} {v}" for k, v in self.settings["options"].items()),
         ]
+        if self.settings["options"]:
+            lines.append("options    " + ", ".join(f"{k} {v}" for k, v in self.settings["options"].items()))
         return "\n".join([*lines, *(f"note: {remark}" for remark in self.remarks)])
 
     def as_dict(self) -> dict[str, Any]:
@@ -189,7 +190,9 @@ def _reference(what: Any, network: Extractor, batch_size: int, device: Any, prog
 def _possible(metrics: Sequence[str] | None, features: Features, reference: Reference) -> list[str]:
     """The metrics asked for, or those that can be had; refuse what cannot."""
     lacking = {
-        "sfid": None if features.spatial is not None and reference.spatial is not None else "spatial features",
+        "sfid": None
+        if features.spatial is not None and reference.spatial is not None
+        else "spatial features, which 'inception' gives",
         "inception_score": None if features.logits is not None else "an extractor with classes",
         "kid": None if reference.features is not None else "a reference with features, not statistics only",
         "precision_recall": None

@@ -84,6 +84,19 @@ def test_the_overview_of_drawn_samples_is_no_sample(command: Command, digits: Pa
     assert found.out.splitlines()[1:] == with_size.out.splitlines()
 
 
+def test_a_network_of_ones_own(command: Command, samples: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "network_of_mine.py").write_text(
+        "import torch\ntorch.manual_seed(0)\nnet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p not in ("", str(tmp_path))])
+    words = ["--data", "digits", "--data.split", "train", "--extractor", "network_of_mine:net", "--metrics", "fid"]
+    found = command("evaluate", samples, *words, "--out", "found.json")
+    assert found.code == 0, found.err
+    assert "FD (network_of_mine:net)" in found.out and "options " not in found.out
+    assert "weights_sha256" in json.loads((tmp_path / "found.json").read_text())["settings"]["extractor"]
+
+
 def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path):
     own = ["--extractor", "digits"]
     assert refused("evaluate", samples, *own) == "say what to compare with: either --data or --reference"

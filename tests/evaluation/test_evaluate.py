@@ -130,7 +130,10 @@ def test_only_what_can_be_had(files):
 
     found = evaluate(*files, extractor=Plain())
     assert [value.name for value in found.values] == ["fid", "kid", "precision", "recall"]
-    with pytest.raises(OptionError, match="sfid needs spatial features; inception_score needs an extractor with class"):
+    with pytest.raises(
+        OptionError,
+        match="sfid needs spatial features, which 'inception' gives; inception_score needs an extractor with class",
+    ):
         evaluate(*files, extractor=Plain(), metrics=["sfid", "inception_score"])
 
 
