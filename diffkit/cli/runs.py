@@ -44,7 +44,8 @@ class Run:
         path: Its folder.
         train: Its options, as TrainConfig has them.
         data: What is known of its data.
-        parts: Kind -> name with options; empty before the first checkpoint.
+        parts: Kind -> name; empty before the first checkpoint.
+        options: "kind.option" -> value.
         settings: What it was composed with beside the parts.
         metrics: The last line; empty before the first.
         checkpoints: Steps of those that are there, ascending.
@@ -54,6 +55,7 @@ class Run:
     train: Mapping[str, Any]
     data: Mapping[str, Any]
     parts: Mapping[str, str]
+    options: Mapping[str, Any]
     settings: Mapping[str, Any]
     metrics: Mapping[str, Any]
     checkpoints: tuple[int, ...]
@@ -62,7 +64,7 @@ class Run:
     def choices(self) -> dict[str, Any]:
         """Everything that runs can differ in, by name."""
         data = {f"data {name}": value for name, value in self.data.items()}
-        return {**self.parts, **self.settings, **self.train, **data}
+        return {**self.parts, **self.options, **self.settings, **self.train, **data}
 
     def row(self) -> dict[str, str]:
         """One line of the table, by column."""
@@ -87,6 +89,7 @@ class Run:
             "metrics": dict(self.metrics),
             "checkpoints": list(self.checkpoints),
             "parts": dict(self.parts),
+            "options": dict(self.options),
             "settings": dict(self.settings),
             "train": dict(self.train),
             "data": dict(self.data),
@@ -124,13 +127,15 @@ def read(folder: Path) -> Run:
     if not isinstance(config.get("train"), dict) or "steps" not in config["train"]:
         raise OptionError(f"{folder} is no training run: its config.json says nothing of training")
     spec = _json(folder / "spec.json") if (folder / "spec.json").exists() else {}
+    parts = {kind: part for kind, part in spec.get("parts", {}).items() if part}
     steps = sorted(int(path.name.removeprefix("step_")) for path in newest_first(folder / "checkpoints"))
     lines = read_metrics(folder)
     return Run(
         path=folder,
         train=config["train"],
         data=config.get("data", {}),
-        parts={kind: _part(part) for kind, part in spec.get("parts", {}).items() if part},
+        parts={kind: str(part.get("name") or part.get("class")) for kind, part in parts.items()},
+        options={f"{kind}.{key}": v for kind, part in parts.items() for key, v in part.get("options", {}).items()},
         settings=spec.get("settings", {}),
         metrics=lines[-1] if lines else {},
         checkpoints=tuple(steps),
@@ -191,12 +196,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise OptionError(f"{path} cannot be read as JSON: {error}") from error
     return found if isinstance(found, dict) else {}
-
-
-def _part(part: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{name}={value}" for name, value in part.get("options", {}).items())
-    name = str(part.get("name") or part.get("class"))
-    return f"{name}({options})" if options else name
 
 
 def _number(value: Any) -> str:

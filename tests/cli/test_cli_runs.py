@@ -41,7 +41,7 @@ def test_one_run(command: Command, tmp_path: Path):
         f"{'run':<{wide}}  step    loss    mse  lr      images/s  checkpoint  seed",
         f"{run}  40/100  0.1235  0.1  0.0001  1234      40          0",
         "",
-        "parts: schedule cosine(s=0.01), mean eps",
+        "parts: schedule cosine, mean eps",
     ]
 
 
@@ -53,8 +53,8 @@ def test_where_runs_differ(command: Command, tmp_path: Path):
     assert [line.split()[0].rpartition("/")[2] for line in out[1:3]] == ["a", "b"]
     assert out[2].split()[1:] == ["0/100", "-", "-", "-", "-", "40", "0"]
     rows = {line.split()[0]: line.split()[1:] for line in out[5:]}
-    assert rows == {"schedule": ["cosine(s=0.01)", "-"], "mean": ["eps", "-"], "num_steps": ["1000", "-"],
-                    "lr": ["0.0002", "0.0001"], "ema": ["0.9,0.99", "0.9999"]}  # fmt: skip
+    assert rows == {"schedule": ["cosine", "-"], "schedule.s": ["0.01", "-"], "mean": ["eps", "-"],
+                    "num_steps": ["1000", "-"], "lr": ["0.0002", "0.0001"], "ema": ["0.9,0.99", "0.9999"]}  # fmt: skip
 
 
 def test_json(command: Command, tmp_path: Path):
@@ -94,4 +94,5 @@ def test_a_real_run(command: Command, tmp_path: Path):
         out = tmp_path / str(seed)
         assert command("train", *words, "--steps", "3", "--log-every", "1", "--seed", seed, "--out", out).code == 0
     out = command("runs", tmp_path).out
-    assert "3/3" in out and "in all: schedule cosine, mean eps" in out and out.splitlines()[-1].split()[:1] == ["seed"]
+    assert "in all: schedule cosine, mean eps, var fixed_large" in out and out.count(" 3/3 ") == 2
+    assert out.splitlines()[-1].split() == ["seed", "0", "1"]
