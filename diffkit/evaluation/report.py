@@ -255,7 +255,7 @@ def _training_charts(folder: Path) -> Iterator[Figure]:
 def _bound(folder: Path) -> Mapping[str, Any] | None:
     """What ``diffkit nll`` kept: the number, and its terms by level."""
     from diffkit.evaluation._svg import Line, chart
-    from diffkit.likelihood.scores import NORMAL_95
+    from diffkit.likelihood.scores import FAINT, NORMAL_95
 
     path = folder / "nll.npz"
     if not path.is_file():
@@ -274,6 +274,7 @@ def _bound(folder: Path) -> Mapping[str, Any] | None:
         NORMAL_95 * np.nan_to_num(kept["terms_error"][seen]),
     )
     filled = np.interp(kept["levels"], level, terms)
+    shown = np.where(terms > FAINT * max(terms.max(), 0.0), terms, np.nan)
     count = len(kept["total"])
     total = float(kept["total"].mean())
     log = len(level) > 10
@@ -285,12 +286,13 @@ def _bound(folder: Path) -> Mapping[str, Any] | None:
         "prior": float(kept["prior"].mean()),
         "charts": [
             Figure(
-                "Terms of the bound by level, with 95 % intervals. The first is the decoder's.",
+                "Terms of the bound by level, with 95 % intervals, but for those below a millionth of the largest. The "
+                "first is the decoder's.",
                 chart(
                     "Terms of the bound",
                     "level",
                     "bits/dim",
-                    [Line(level, terms, "", terms - reach, terms + reach)],
+                    [Line(level, shown, "", shown - reach, shown + reach)],
                     log_x=log,
                     log_y=True,
                 ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffkit._errors import MissingExtraError, OptionError
-from diffkit.likelihood.scores import NORMAL_95
+from diffkit.likelihood.scores import FAINT, NORMAL_95
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def _terms(axes: Axes, scores: Scores) -> None:
     _panel(axes, "Terms of the bound, with 95 % intervals", "bits/dim", len(scores.levels))
     seen = scores.visits > 0
     level, term, reach = scores.levels[seen], scores.terms[seen], NORMAL_95 * np.nan_to_num(scores.errors()[0][seen])
-    positive = term > 0
+    positive = term > FAINT * max(term.max(), 0.0)
     marker = "o" if positive.sum() < 60 else None
     axes.plot(level[positive], term[positive], color=_BLUE, marker=marker, markersize=3, linewidth=1)
     low = np.maximum(term - reach, term / 10)  # an interval that reaches 0 has no end on a log scale

@@ -34,6 +34,8 @@ from diffkit.table import F64
 
 NORMAL_95 = 1.959964
 """Half-width of a 95 % interval in standard errors (97.5 % quantile of the normal distribution)."""
+FAINT = 1e-6
+"""Share of the largest term below which a term is left out of pictures, where a log scale would show little else."""
 QUANTITIES = ("terms", "x_start_mse", "eps_mse")
 
 Chunk = tuple[Tensor, Mapping[str, Any]]

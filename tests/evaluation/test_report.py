@@ -132,6 +132,20 @@ def test_the_system_is_left_as_it_was(run):
     assert (run.parent / "other.html").is_file()
 
 
+def test_a_term_of_almost_nothing_does_not_flatten_the_rest(run, tmp_path):
+    """Level 1 of coarse bins costs 1e-15 bits; an axis down to it would hide everything else."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    with np.load(folder / "nll.npz") as kept:
+        arrays = dict(kept)
+    arrays["terms"][0], arrays["terms_error"][:] = 1e-15, 0
+    np.savez(folder / "nll.npz", **arrays)
+    found = Page(report.write(folder, n=0))
+    start = found.source.index("Terms of the bound")
+    ticks = re.findall(r">([\d.e-]+)</text>", found.source[start : found.source.index("</svg>", start)])
+    assert len(ticks) > 4 and min(map(float, ticks)) > 1e-8
+
+
 def test_what_users_write_is_escaped(run, tmp_path):
     folder = tmp_path / "<img src=x>"
     shutil.copytree(run, folder)
