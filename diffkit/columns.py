@@ -27,7 +27,8 @@ class Columns:
     """Blocks of float64 columns of equal length, ready to be read by row on any device.
 
     Attributes:
-        blocks: Name of a block -> name of a column -> float64 (rows,).
+        blocks: Name of a block -> name of a column -> float64 (rows,). The columns of `LEVEL` come first, in this
+            order, in a block that is read as a level.
     """
 
     blocks: Mapping[str, Block]
@@ -37,7 +38,7 @@ class Columns:
     @_spans.default
     def _find_spans(self) -> dict[str, tuple[int, int]]:
         ends = np.cumsum([len(block) for block in self.blocks.values()])
-        return {n: (int(end) - len(b), int(end)) for (n, b), end in zip(self.blocks.items(), ends, strict=True)}
+        return {n: (int(end) - len(b), len(b)) for (n, b), end in zip(self.blocks.items(), ends, strict=True)}
 
     def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix (rows, columns) there, uploaded once per device and dtype."""
@@ -57,19 +58,23 @@ class Columns:
         Returns:
             Name -> 0-d tensor, or (B,1..) with ndim dimensions.
         """
-        start, stop = self._spans[block]
-        part = rows[..., start:stop]
-        if part.ndim == 1:
-            return dict(zip(self.blocks[block], part.unbind(), strict=True))
-        return dict(zip(self.blocks[block], part.view(*part.shape, *(1,) * (ndim - 1)).unbind(1), strict=True))
+        return dict(zip(self.blocks[block], self._values(rows, ndim, block), strict=True))
+
+    def _values(self, rows: Tensor, ndim: int, block: str) -> tuple[Tensor, ...]:
+        """The coefficients of `read`, without their names."""
+        start, length = self._spans[block]
+        part = rows.narrow(-1, start, length)
+        if part.ndim > 1:
+            part = part.view(*part.shape, *(1,) * (ndim - 1))
+        return part.unbind(-ndim if rows.ndim > 1 else 0)
 
     def level(self, rows: Tensor, ndim: int, block: str = "level") -> Level:
         """Return a block of level columns as a `Level`; one without variance columns has no step starting there."""
-        found = self.read(rows, ndim, block)
-        alpha, sigma, log_snr, c_skip, c_out, c_in, time = (found.pop(name) for name in LEVEL)
-        bare = found.pop(BARE, None) is not None
+        alpha, sigma, log_snr, c_skip, c_out, c_in, time, *more = self._values(rows, ndim, block)
         time = time.flatten() if time.ndim else time
-        return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, None if bare else found)
+        names = list(self.blocks[block])[len(LEVEL) :]
+        var = None if BARE in names else dict(zip(names, more, strict=True))
+        return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, var)
 
     def transition(self, rows: Tensor, ndim: int) -> Transition:
         """Return the block "transition" as a `Transition`."""

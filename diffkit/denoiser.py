@@ -54,10 +54,10 @@ def call_network(
         OptionError: The network returns another number of channels than the parts ask for.
     """
     scaled = level.c_in * x if scales_input else x
-    out = model(scaled, level.time.expand(len(x)), **conditions).to(x.dtype)
-    channels, extra = x.shape[1], var.extra_outputs
-    if out.shape[1] != channels * (1 + extra) or out.shape[2:] != x.shape[2:]:
-        wanted = (len(x), channels * (1 + extra), *x.shape[2:])
+    batch, channels, *sides = x.shape
+    out, extra = model(scaled, level.time.expand(batch), **conditions).to(x.dtype), var.extra_outputs
+    if list(out.shape[1:]) != [channels * (1 + extra), *sides]:
+        wanted = (batch, channels * (1 + extra), *sides)
         raise OptionError(
             f"the network returned shape {tuple(out.shape)}, the parts ask for {wanted}: {channels} channels of "
             f"data times {1 + extra} ({'mean and variance' if extra else 'mean'})"

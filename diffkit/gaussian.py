@@ -35,7 +35,7 @@ def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2
 
 def decode(out: Tensor, x_t: Tensor, level: Level) -> Tensor:
     """Estimate of clean data from the backbone's mean channels: ``c_skip x_t + c_out out``, (B, C, *S)."""
-    return (level.c_skip * x_t).addcmul(level.c_out, out)
+    return (level.c_skip * x_t).addcmul_(level.c_out, out)
 
 
 def posterior_kl_bits(

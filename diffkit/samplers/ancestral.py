@@ -45,6 +45,6 @@ class Ancestral(Sampler):
         assert noise is not None, "a stochastic sampler is always given noise"
         prediction, c = denoise(x, row.t), row.coef
         assert prediction.log_variance is not None, "composition refuses ancestral sampling without a variance"
-        mean = (c["x"] * x).addcmul(c["x_start"], prediction.x_start)
-        std = c["noise"] * (0.5 * prediction.log_variance).exp()
-        return mean.addcmul(std, noise), state
+        mean = (c["x"] * x).addcmul_(c["x_start"], prediction.x_start)
+        std = (0.5 * prediction.log_variance).exp_().mul_(c["noise"])
+        return mean.addcmul_(std, noise), state

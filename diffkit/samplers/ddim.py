@@ -53,5 +53,5 @@ class DDIM(Sampler):
     ) -> tuple[Tensor, State]:
         """Return x one level down; the state is empty."""
         c = row.coef
-        y = (c["x"] * x).addcmul(c["x_start"], denoise(x, row.t).x_start)
-        return (y if noise is None else y.addcmul(c["noise"], noise)), state
+        y = (c["x"] * x).addcmul_(c["x_start"], denoise(x, row.t).x_start)
+        return (y if noise is None else y.addcmul_(c["noise"], noise)), state

@@ -39,4 +39,4 @@ class Euler(Sampler):
     ) -> tuple[Tensor, State]:
         """Return x one level down; the state is empty."""
         c = row.coef
-        return (c["x"] * x).addcmul(c["x_start"], denoise(x, row.t).x_start), state
+        return (c["x"] * x).addcmul_(c["x_start"], denoise(x, row.t).x_start), state
