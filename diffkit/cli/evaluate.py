@@ -21,6 +21,7 @@ from diffkit.cli._paths import beside, check_file
 from diffkit.cli._takes import Given, Takes
 
 if TYPE_CHECKING:
+    from diffkit.cli._saved import Saved
     from diffkit.data.base import Data
     from diffkit.evaluation import Extractor, Reference
 
@@ -101,16 +102,34 @@ def run(given: Given) -> None:
     for path in (options.save_reference, out):
         if path is not None:
             print(f"writing {path}", flush=True)
-    samples = None
-    if options.samples is not None:
-        samples = _drawn(options, given, options.samples) if system else _read(options, options.samples)
-    reference = _reference(options, given, network, where)
+    stored = _stored(options, network)
+    samples = None if options.samples is None else _samples(options, given, system, network, stored)
+    reference = stored or _built(options, given, network, where)
     if options.save_reference is not None:
         reference.save(options.save_reference)
     if samples is None:
         print(f"statistics of {reference.meta['data']['count']} examples by {network.name}")
     else:
         _measure(samples, reference, network, options, out, where)
+
+
+def _samples(options: Options, given: Given, system: bool, network: Extractor, stored: Reference | None) -> Data:
+    """The samples, read or drawn, once it is sure that they can be measured."""
+    from diffkit.cli._device import device
+    from diffkit.cli._saved import load
+    from diffkit.evaluation import samples
+    from diffkit.evaluation.compare import check_metrics
+
+    assert options.samples is not None
+    metrics, where = options.metrics or None, device(options.device)
+    if system:
+        saved = load(options.samples, options.device)
+        check_metrics(metrics, network, saved.system.data_shape, stored, where)
+        return _drawn(options, given, saved)
+    size = None if options.size is None else (options.size[0], options.size[-1])
+    data = samples.read(options.samples, size=size)
+    check_metrics(metrics, network, data.shape, stored, where)
+    return data
 
 
 def _search_here(extractor: str) -> None:
@@ -145,31 +164,35 @@ def _measure(
         found.save(out)
 
 
-def _reference(options: Options, given: Given, network: Extractor, where: Any) -> Reference:
-    from diffkit.data import source_for
-    from diffkit.evaluation import Reference, load_reference
+def _stored(options: Options, network: Extractor) -> Reference | None:
+    from diffkit.evaluation import load_reference
 
-    if options.reference is not None:
-        found = load_reference(options.reference)
-        found.check_extractor(network)
-        return found
+    if options.reference is None:
+        return None
+    found = load_reference(options.reference)
+    found.check_extractor(network)
+    return found
+
+
+def _built(options: Options, given: Given, network: Extractor, where: Any) -> Reference:
+    from diffkit.data import source_for
+    from diffkit.evaluation import Reference
+
     source, chosen = given.parts["data"]
     data = source_for(source, **chosen).open()
     return Reference.build(data, network, batch_size=options.batch_size, device=where, progress=True)
 
 
-def _drawn(options: Options, given: Given, run: Path) -> Data:
-    from diffkit.cli._saved import load
+def _drawn(options: Options, given: Given, saved: Saved) -> Data:
     from diffkit.evaluation import samples
 
-    saved = load(run, options.device)
     count = DRAWN if options.num is None else options.num
     labels = saved.labels((), count)
     conditions: dict[str, Any] = {} if labels is None else {"y": labels}
     return samples.draw(
         saved.system,
         count,
-        source=f"samples of {run}",
+        source=f"samples of {options.samples}",
         batch_size=options.batch_size,
         steps=options.steps,
         sampler=given.parts.get("sampler"),
@@ -178,19 +201,12 @@ def _drawn(options: Options, given: Given, run: Path) -> Data:
     )
 
 
-def _read(options: Options, path: Path) -> Data:
-    from diffkit.evaluation import samples
-
-    size = None if options.size is None else (options.size[0], options.size[-1])
-    return samples.read(path, size=size)
-
-
 def _check(options: Options, given: Given, out: Path | None, system: bool) -> None:
     """Refuse what can be seen before anything is loaded."""
-    from diffkit.evaluation.compare import check_metrics
+    from diffkit.evaluation.compare import check_names
     from diffkit.options import check_integer
 
-    check_metrics(options.metrics or None)
+    check_names(options.metrics or None)
     named = ("data" in given.parts) + (options.reference is not None)
     if named != 1:
         raise OptionError("say what to compare with: either --data or --reference")
@@ -200,9 +216,10 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         raise OptionError("name the samples to measure, or --save-reference FILE to make a reference only")
     if options.size is not None and len(options.size) not in (1, 2):
         raise OptionError(f"--size must be one number or two, got {options.size!r}")
-    for name in ("num", "batch_size"):
+    for name in ("num", "batch_size", "neighbours", "kid_subsets", "kid_subset_size", "split_size"):
         if getattr(options, name) is not None:
-            check_integer(f"--{name.replace('_', '-')}", getattr(options, name), ge=1)
+            least = 2 if name == "kid_subset_size" else 1
+            check_integer(f"--{name.replace('_', '-')}", getattr(options, name), ge=least)
     drawing = [f"--{name}" for name in ("steps", "sampler") if name in given.values or name in given.chosen]
     if drawing and not system:
         raise OptionError(f"{', '.join(drawing)} is for a saved system, which {options.samples} is not")

@@ -132,15 +132,16 @@ def evaluate(
         DataError: The data cannot be read, or is not what the extractor sees or the statistics were made of.
         MissingExtraError: What a metric or the extractor needs is not installed.
     """
-    check_metrics(metrics)
     network = extractor_for(extractor, device=device, weights=weights)
     options = dict(neighbours=neighbours, kid_subsets=kid_subsets, split_size=split_size, seed=seed)
-    for name, value in options.items():
-        check_integer(name, value, ge=0 if name == "seed" else 1)
-    against = _reference(reference, network, batch_size, device, progress)
+    for name, value in (options | {"kid_subset_size": kid_subset_size}).items():
+        check_integer(name, value, ge={"seed": 0, "kid_subset_size": 2}.get(name, 1))
+    data, stored = _data(samples), _stored(reference, network)
+    check_metrics(metrics, network, data.shape, stored, device)
+    against = stored or _built(reference, network, batch_size, device, progress)
     found = extract(
         network,
-        _data(samples),
+        data,
         count=count,
         batch_size=batch_size,
         device=device,
@@ -167,7 +168,7 @@ def _data(what: Any) -> Data:
     return read(path) if path is not None and path.exists() else as_data(what)
 
 
-def check_metrics(metrics: Sequence[str] | None) -> None:
+def check_names(metrics: Sequence[str] | None) -> None:
     """Raise `OptionError` unless every name is one of `METRICS`; None stands for all."""
     for name in metrics or ():
         if name not in METRICS:
@@ -176,28 +177,54 @@ def check_metrics(metrics: Sequence[str] | None) -> None:
         raise OptionError(f"metrics must be some of {', '.join(METRICS)}, got none")
 
 
-def _reference(what: Any, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
+def check_metrics(
+    metrics: Sequence[str] | None,
+    extractor: Extractor,
+    shape: Sequence[int],
+    reference: Reference | None = None,
+    device: str | torch.device = "cpu",
+) -> None:
+    """Refuse, before long work, what cannot be had: shows the extractor two blank images.
+
+    Args:
+        metrics: Names; None stands for all that can be had.
+        extractor: The extractor.
+        shape: Of one example, (C, *S).
+        reference: Stored statistics; None for data that statistics are made of later.
+        device: Where the extractor runs.
+    Raises:
+        OptionError: A name is wrong, or extractor or reference lack what a metric needs.
+        DataError: The extractor cannot see data of this shape.
+    """
+    check_names(metrics)
+    with torch.no_grad():
+        _possible(metrics, extractor(torch.zeros(2, *shape, device=device)), reference)
+
+
+def _stored(what: Any, network: Extractor) -> Reference | None:
+    """Stored statistics of this network, or None if there is data to make some of."""
     if isinstance(what, str | Path) and is_reference(Path(what)):
         what = load_reference(what)
-    if isinstance(what, Reference):
-        what.check_extractor(network)
-        return what
+    if not isinstance(what, Reference):
+        return None
+    what.check_extractor(network)
+    return what
+
+
+def _built(what: Any, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
     data = _data(what)
-    keep = len(data)
-    return Reference.build(data, network, keep=keep, batch_size=batch_size, device=device, progress=progress)
+    return Reference.build(data, network, keep=len(data), batch_size=batch_size, device=device, progress=progress)
 
 
-def _possible(metrics: Sequence[str] | None, features: Features, reference: Reference) -> list[str]:
+def _possible(metrics: Sequence[str] | None, features: Features, reference: Reference | None) -> list[str]:
     """The metrics asked for, or those that can be had; refuse what cannot."""
+    spatial = features.spatial is not None and (reference is None or reference.spatial is not None)
+    some = reference is None or reference.features is not None
     lacking = {
-        "sfid": None
-        if features.spatial is not None and reference.spatial is not None
-        else "spatial features, which 'inception' gives",
+        "sfid": None if spatial else "spatial features, which 'inception' gives",
         "inception_score": None if features.logits is not None else "an extractor with classes",
-        "kid": None if reference.features is not None else "a reference with features, not statistics only",
-        "precision_recall": None
-        if reference.features is not None
-        else "a reference with features, not statistics only",
+        "kid": None if some else "a reference with features, not statistics only",
+        "precision_recall": None if some else "a reference with features, not statistics only",
     }
     if metrics is None:
         return [name for name in METRICS if lacking.get(name) is None]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from cli_support import Command, Refused
 
+import diffkit
+
 pytest.importorskip("torchmetrics")
 pytest.importorskip("sklearn")
 
@@ -97,6 +99,16 @@ def test_a_network_of_ones_own(command: Command, samples: Path, tmp_path: Path, 
     assert "weights_sha256" in json.loads((tmp_path / "found.json").read_text())["settings"]["extractor"]
 
 
+def test_nothing_is_drawn_that_cannot_be_measured(refused: Refused, make_system: Callable[..., Path], monkeypatch):
+    monkeypatch.setattr(diffkit.System, "sample", lambda *_, **__: pytest.fail("samples were drawn"))
+    other = make_system("wide", data_shape=(1, 8, 6), bins=17)
+    words = ["--data", "digits", "--extractor", "digits"]
+    assert "the digits extractor sees images of shape (1, 8, 8), got (1, 8, 6)" in refused("evaluate", other, *words)
+    assert "sfid needs spatial features" in refused(
+        "evaluate", make_system("right", data_shape=(1, 8, 8), bins=17), *words, "--metrics", "sfid"
+    )
+
+
 def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path):
     own = ["--extractor", "digits"]
     assert refused("evaluate", samples, *own) == "say what to compare with: either --data or --reference"
@@ -111,6 +123,12 @@ def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path)
     )
     assert "did you mean 'digits'" in refused("evaluate", samples, "--data", "digits", "--extractor", "digit")
     assert "no metric named 'fld'" in refused("evaluate", samples, "--data", "digits", "--metrics", "fld", *own)
+    assert refused("evaluate", digits, "--data", "digits", "--metrics", "sfid", *own).endswith(
+        "sfid needs spatial features, which 'inception' gives"
+    )
+    assert refused("evaluate", samples, "--data", "digits", "--kid-subset-size", "1", *own) == (
+        "--kid-subset-size must be >= 2, got 1"
+    )
     assert refused("evaluate", samples, "--reference", tmp_path / "no.npz", *own).endswith("is not there")
     assert (
         refused("evaluate", samples, "--data", "digits", "--out", "a.txt", *own) == "--out must end in .json, got a.txt"
