@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from diffkit._errors import DataError, OptionError, did_you_mean
-from diffkit.data.image_sources import Folder
-from diffkit.data.sources import Digits, File, Points, Source
+from diffkit.data.image_sources import Folder, HuggingFace, Lsun
+from diffkit.data.sources import Cifar10, Digits, File, Photos, Points, Source
 
 if TYPE_CHECKING:
     from diffkit.data.arrays import ArrayData as ArrayData
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from diffkit.data.low_res import LowRes as LowRes
     from diffkit.data.pictures import PictureData as PictureData
 
-NAMED: Mapping[str, type[Source]] = {"digits": Digits, "points": Points}
+NAMED: Mapping[str, type[Source]] = {
+    "digits": Digits,
+    "points": Points,
+    "photos": Photos,
+    "cifar10": Cifar10,
+    "lsun": Lsun,
+    "hf": HuggingFace,
+}
 """Sources that are asked for by name; a folder or a file is asked for by its path."""
 
 _HOME = {
@@ -39,15 +46,30 @@ _HOME = {
     "PictureData": "pictures",
     "LowRes": "low_res",
 }
-__all__ = ["NAMED", "Digits", "File", "Folder", "Points", "Source", "load", *_HOME]
+__all__ = [
+    "NAMED",
+    "Cifar10",
+    "Digits",
+    "File",
+    "Folder",
+    "HuggingFace",
+    "Lsun",
+    "Photos",
+    "Points",
+    "Source",
+    "load",
+    *_HOME,
+]
 
 
 def load(source: Any, **options: Any) -> Data:
     """Return data to train on.
 
     Args:
-        source: "digits", "points", a folder of images, a .npz or .npy file, or an array or tensor (N, C, *S).
-        options: Those of `Digits`, `Points`, `Folder` or `File`, or of `from_array`.
+        source: A name ("digits", "points", "photos", "cifar10", "lsun", "hf"), a folder of images, a .npz or .npy file,
+            or an array or tensor (N, C, *S).
+        options: Those of `Digits`, `Points`, `Photos`, `Cifar10`, `Lsun`, `HuggingFace`, `Folder` or `File`, or of
+            `from_array`.
     Raises:
         DataError: There is no such data, or it cannot be used.
         OptionError: An option is wrong, or the source has no such option.
@@ -78,15 +100,19 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
     if not path.is_dir():
         what = "is a file, but no .npz or .npy" if path.exists() else "is no folder or file"
         raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, NAMED)}")
-    if isinstance(options.get("size"), int):
-        options["size"] = (options["size"],)
     if "size" not in options:
         raise OptionError(f"data {name!r} is a folder of images; say size=64 or size=(height, width)")
     return _build(Folder, "a folder", options | {"path": path})
 
 
 def _build(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:
-    _known(options, [field.name for field in attrs.fields(kind)], label)
+    fields = attrs.fields(kind)
+    _known(options, [field.name for field in fields], label)
+    missing = [field.name for field in fields if field.default is attrs.NOTHING and field.name not in options]
+    if missing:
+        raise OptionError(f"data {label} needs {' and '.join(missing)}")
+    if isinstance(options.get("size"), int):
+        options = {**options, "size": (options["size"],)}
     source: Source = kind(**options)
     return source
 

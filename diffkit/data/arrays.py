@@ -54,8 +54,11 @@ class ArrayData(Data):
         return Batch(torch.from_numpy(picked), images, conditions)
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts of the data and a fingerprint of some of its examples."""
-        return {"source": self.source, **description(self), "fingerprint": self._fingerprint()}
+        """Return the facts of the data, how many examples each class has, and a fingerprint of some examples."""
+        facts: dict[str, Any] = {"source": self.source, **description(self)}
+        if self.labels is not None and self.classes is not None:
+            facts["class_counts"] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return facts | {"fingerprint": self._fingerprint()}
 
     def _fingerprint(self) -> str:
         """SHA-256 over at most 64 examples, evenly spread, and all labels."""

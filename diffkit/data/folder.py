@@ -92,9 +92,10 @@ def open_folder(
     on_error: str = "stop",
     cache: Path | None = None,
     processes: int = 0,
+    check: bool = True,
     progress: bool = False,
 ) -> PictureData:
-    """Return the images of a folder as data, after reading every file once.
+    """Return the images of a folder as data, after reading every file once, unless told not to.
 
     Args:
         root: The folder, searched with all folders in it.
@@ -104,6 +105,7 @@ def open_folder(
         on_error: "stop" at files that cannot be read, naming them all; or "skip" them with a line for each.
         cache: A .npy file that keeps the pixels from one run to the next.
         processes: Processes that read; 0 reads in this one.
+        check: False reads nothing beforehand, so that a damaged file is met when it is used.
         progress: Show how far the reading is.
     Raises:
         DataError: There is no image, one cannot be read, or a label is missing.
@@ -126,6 +128,7 @@ def open_folder(
         on_error=on_error,
         cache=cache,
         processes=processes,
+        check=check,
         progress=progress,
     )
 

@@ -9,7 +9,7 @@ from attrs import Attribute, field, frozen
 
 from diffkit._errors import OptionError, did_you_mean
 from diffkit.data.sources import Source
-from diffkit.options import choice, integer, integers
+from diffkit.options import choice, flag, integer, integers
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -50,6 +50,8 @@ class Images(Source):
         on_error: At images that cannot be read: "stop", naming them all, or "skip" them.
         cache: A .npy file for the decoded pixels, made if it is not there, and again if the images or options change.
         processes: Processes that read the images before training; 0 reads in this one.
+        check: Read every image once before anything else; without, one that cannot be read ends training when its turn
+            comes, and nothing is kept in memory.
     """
 
     size: tuple[int, ...] = integers(ge=1)
@@ -59,6 +61,7 @@ class Images(Source):
     on_error: str = choice("stop", ("stop", "skip"))
     cache: Path | None = field(default=None, converter=_path_or_none, validator=_npy)
     processes: int = integer(0, ge=0)
+    check: bool = flag(True)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what no single field can see."""
@@ -76,6 +79,16 @@ class Images(Source):
         from diffkit.data.images import Form
 
         return Form((self.size[0], self.size[-1]), self.channels, self.bits, self.background)
+
+    def reading(self) -> dict[str, Any]:
+        """Return how the images are read, as keywords of `diffkit.data.pictures.PictureData.opened`."""
+        return {
+            "on_error": self.on_error,
+            "cache": self.cache,
+            "processes": self.processes,
+            "check": self.check,
+            "progress": True,
+        }
 
 
 @frozen(kw_only=True)
@@ -95,12 +108,66 @@ class Folder(Images):
         """Read every file once; needs Pillow."""
         from diffkit.data.folder import open_folder
 
-        return open_folder(
-            self.path,
+        labels = None if self.labels == "none" else self.labels
+        return open_folder(self.path, form=self.form(), labels=labels, **self.reading())
+
+
+@frozen(kw_only=True)
+class Lsun(Images):
+    """A category of LSUN: an LMDB database of images, resized and cropped to one size.
+
+    Attributes:
+        database: Its folder, such as bedroom_train_lmdb.
+    Source: Yu et al. 2015, arXiv:1506.03365.
+    """
+
+    database: Path = field(converter=Path)
+
+    def open(self) -> Data:
+        """Read every image once; needs the package lmdb."""
+        from diffkit.data.lsun import Database
+        from diffkit.data.pictures import PictureData
+
+        pictures = Database.of(self.database, self.form())
+        return PictureData.opened(pictures, source=str(self.database), **self.reading())
+
+
+@frozen(kw_only=True)
+class HuggingFace(Images):
+    """A dataset of the Hugging Face Hub, of Parquet files, or of a folder that their library saved.
+
+    Attributes:
+        dataset: Its name on the Hub, or a .parquet file or folder; in Python also a dataset that is loaded already.
+        subset: Name of a part of it that has options of its own.
+        split: Which part, such as "train" or "train[:1000]".
+        revision: A commit or tag of the Hub, so that it stays the same.
+        image: Column of the images; the only one by default.
+        label: Column of the classes; the only one by default.
+        labels: Give the class as condition y.
+    """
+
+    dataset: Any = field()
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    image: str | None = None
+    label: str | None = None
+    labels: bool = flag(False)
+
+    def open(self) -> Data:
+        """Load it and read every image once; needs the package datasets."""
+        from diffkit.data.hugging_face import from_dataset, load_dataset
+
+        found, source = self.dataset, "dataset"
+        if isinstance(found, str):
+            source = f"{found} {self.split}"
+            found = load_dataset(found, subset=self.subset, split=self.split, revision=self.revision)
+        return from_dataset(
+            found,
             form=self.form(),
-            labels=None if self.labels == "none" else self.labels,
-            on_error=self.on_error,
-            cache=self.cache,
-            processes=self.processes,
-            progress=True,
+            image=self.image,
+            label=self.label,
+            labels=self.labels,
+            source=source,
+            **self.reading(),
         )

@@ -68,6 +68,7 @@ class PictureData(Data):
         classes: Their names, or None.
         skipped: What is no example, by name, each with the reason.
         pixels: All pictures' pixels, (len(pictures), C, H, W), in memory or mapped; None to decode at every use.
+        identity: What else tells these pictures from others, where names do not.
     """
 
     pictures: Pictures
@@ -79,6 +80,7 @@ class PictureData(Data):
     classes: tuple[str, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     pixels: NDArray[Any] | Mapped | None = None
+    identity: str = ""
 
     @classmethod
     def opened(
@@ -92,6 +94,7 @@ class PictureData(Data):
         cache: Path | None = None,
         processes: int = 0,
         check: bool = True,
+        identity: str = "",
         progress: bool = False,
     ) -> PictureData:
         """Return pictures as data, after reading every one once.
@@ -105,6 +108,7 @@ class PictureData(Data):
             cache: A .npy file that keeps the pixels from one run to the next.
             processes: Processes that read; 0 reads in this one.
             check: False reads nothing beforehand, so that a damaged picture is met when it is used.
+            identity: What else tells these pictures from others, where names do not.
             progress: Show how far the reading is.
         Raises:
             DataError: A picture cannot be read and ``on_error`` is "stop", or none can.
@@ -126,7 +130,7 @@ class PictureData(Data):
         skipped = (*ignored, *((printable(pictures.name(i)), reason) for i, reason in bad.items()))
         bins = 2**pictures.form.bits
         rows = np.array(kept, np.int64)
-        return cls(pictures, rows, source, pictures.form.shape, bins, numbers, classes, skipped, pixels)
+        return cls(pictures, rows, source, pictures.form.shape, bins, numbers, classes, skipped, pixels, identity)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -151,7 +155,7 @@ class PictureData(Data):
         facts: dict[str, Any] = {"source": self.source, **description(self)}
         if self.labels is not None and self.classes is not None:
             facts["class_counts"] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
-        names = "\n".join(self.pictures.name(i) for i in self.rows)
+        names = self.identity + "\n".join(self.pictures.name(i) for i in self.rows)
         digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
         return facts | {"skipped": len(self.skipped), "fingerprint": digest}
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
-from diffkit._errors import DataError, MissingExtraError
-from diffkit.options import choice, flag, integer
+from diffkit._errors import DataError, MissingExtraError, OptionError
+from diffkit.options import choice, flag, integer, integers
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -95,8 +95,83 @@ class Points(Source):
 
 
 @frozen(kw_only=True)
+class Photos(Source):
+    """Pieces of the two colour photographs of scikit-learn, a temple and a flower, 427x640 each; 2 classes.
+
+    Attributes:
+        size: Height and width of a piece; one number for a square.
+        pieces: "grid" (side by side, every ``stride`` pixels) or "random" (anywhere).
+        stride: Pixels from a piece of the grid to the next; ``size`` by default, which leaves no overlap.
+        examples: How many random pieces.
+        seed: Which random pieces.
+        labels: Give the photograph as condition ``y``.
+    """
+
+    size: tuple[int, ...] = integers((64,), ge=1, le=640)
+    pieces: str = choice("grid", ("grid", "random"))
+    stride: int | None = integer(None, optional=True, ge=1)
+    examples: int = integer(1000, ge=1)
+    seed: int = integer(0, ge=0)
+    labels: bool = flag(False)
+
+    def open(self) -> Data:
+        """Cut them; needs scikit-learn and Pillow."""
+        from diffkit.data.arrays import from_array
+        from diffkit.data.photos import NAMES, grid, photographs, random
+
+        if len(self.size) not in (1, 2):
+            raise OptionError(f"size must be one number or two, got {self.size!r}")
+        size = (self.size[0], self.size[-1])
+        if self.pieces == "grid":
+            images, labels = grid(photographs(), size, self.stride or size)
+        else:
+            images, labels = random(photographs(), size, self.examples, self.seed)
+        return from_array(
+            images,
+            labels=labels if self.labels else None,
+            classes=NAMES if self.labels else None,
+            source=f"photos {self.pieces}",
+        )
+
+
+@frozen(kw_only=True)
+class Cifar10(Source):
+    """CIFAR-10 from its archive: 60,000 colour images of 32x32, 10 classes.
+
+    Attributes:
+        archive: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, or the folder it was unpacked to.
+        split: "train" (50,000) or "test" (10,000).
+        labels: Give the class as condition ``y``.
+        names: "archive" (airplane, automobile, ...) or "published" (plane, car, ..., counted in sorted order, as
+            improved-diffusion's script and so its networks have them).
+    Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+    """
+
+    archive: Path = field(converter=Path)
+    split: str = choice("train", ("train", "test"))
+    labels: bool = flag(True)
+    names: str = choice("archive", ("archive", "published"))
+
+    def open(self) -> Data:
+        """Read it; nothing in it is run."""
+        from diffkit.data.arrays import from_array
+        from diffkit.data.cifar10 import classes, read
+
+        images, labels = read(self.archive, self.split)
+        labels, names = classes(labels, self.names == "published")
+        return from_array(
+            images,
+            labels=labels if self.labels else None,
+            classes=names if self.labels else None,
+            source=f"{self.archive} {self.split}",
+        )
+
+
+@frozen(kw_only=True)
 class File(Source):
     """A NumPy file: .npz with arr_0 (images) and arr_1 (labels, if there are any), or .npy with images.
+
+    A .npz may also hold classes, their names, and bins, as diffkit data import writes them.
 
     Attributes:
         path: The file; a .npy is mapped, not read into memory.
@@ -132,8 +207,9 @@ class File(Source):
             raise DataError(f"{str(self.path)!r} has no labels, arr_1; pass labels=False")
         return from_array(
             arrays["arr_0"],
-            labels=arrays["arr_1"] if self.labels else None,
-            bins=self.bins,
+            bins=int(arrays["bins"]) if self.bins is None and "bins" in arrays else self.bins,
             layout=self.layout,
+            labels=arrays["arr_1"] if self.labels else None,
+            classes=arrays["classes"].tolist() if self.labels and "classes" in arrays else None,
             source=str(self.path),
         )

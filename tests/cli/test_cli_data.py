@@ -82,3 +82,53 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
     assert refused("data").startswith("diffkit data needs to know what to do: ")
     assert refused("data", "chek", photos).startswith("diffkit data needs to know what to do: ")
+
+
+def test_import_into_pngs_that_can_be_trained_on(command: Command, tmp_path: Path):
+    out = tmp_path / "digits"
+    found = command("data", "import", "--data", "digits", "--data.split", "held_out", "--to", out)
+    assert found.code == 0, found.err
+    assert found.out.splitlines() == [f"writing 299 examples to {out}/", "wrote 299 examples"]
+    assert len(list(out.glob("3_*.png"))) == 27 and (out / "5_00000.png").exists()
+    assert command("data", "check", out, "--labels", "prefix", "--size", "8").code == 0
+
+
+def test_import_says_when_classes_are_counted_in_another_order(command: Command, tmp_path: Path):
+    path = tmp_path / "d.npz"
+    np.savez(path, np.zeros((2, 4, 4), np.uint8), np.array([0, 1]), classes=np.array(["owl", "cat"]))
+    found = command("data", "import", "--data", path, "--data.labels", "true", "--to", tmp_path / "out")
+    assert "read with --data.labels prefix, its classes are counted in this order: cat, owl" in found.out
+
+
+def test_import_into_an_npz_with_images_skipped(command: Command, photos: Path, tmp_path: Path):
+    (photos / "dog_2.png").write_bytes(b"")
+    words = [
+        "data",
+        "import",
+        "--data",
+        photos,
+        "--data.size",
+        "4",
+        "--data.labels",
+        "prefix",
+        "--to",
+        tmp_path / "o.npz",
+    ]
+    stopped = command(*words)
+    assert stopped.code == 2 and "dog_2.png: no image" in stopped.err and not (tmp_path / "o.npz").exists()
+    found = command(*words, "--data.on-error", "skip")
+    assert found.code == 0 and found.out.splitlines()[-1] == "wrote 3 examples, skipped 1"
+    assert found.err.splitlines()[-1].startswith("skipped ")
+    with np.load(tmp_path / "o.npz") as arrays:
+        assert arrays["arr_0"].shape == (3, 4, 4, 3) and arrays["arr_1"].tolist() == [0, 0, 1]
+        assert arrays["classes"].tolist() == ["cat", "dog"]
+
+
+def test_refusals_of_import(refused: Refused, photos: Path, tmp_path: Path):
+    words = ["data", "import", "--data", "digits"]
+    assert refused("data", "import", "--to", tmp_path / "a") == "diffkit data import needs --data"
+    assert refused("data", "import", "--data", "cifar10", "--to", tmp_path / "a").endswith("needs --data.archive")
+    assert "is there already" in refused(*words, "--to", photos)
+    assert refused(*words, "--to", photos / "dog_0.png").endswith("is a file; name a folder")
+    assert refused(*words, "--to", tmp_path / "a", "--prefix", "a_b") == "--prefix is for PNGs, and holds no '/' or '_'"
+    assert refused(*words, "--to", tmp_path / "a.npz", "--prefix", "a").startswith("--prefix is for PNGs")

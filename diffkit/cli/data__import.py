@@ -1,0 +1,85 @@
+"""Write any data as a folder of PNGs named by class, or as one .npz: CIFAR-10 and LSUN from their archives, and others.
+
+The data is what --data names, with its options: --data cifar10 --data.archive cifar-10-python.tar.gz, for example.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import field, frozen
+
+from diffkit._errors import OptionError
+from diffkit.cli._paths import check_file, check_folder
+from diffkit.cli._takes import Given, Takes
+
+if TYPE_CHECKING:
+    from diffkit.data.exporting import Exporter
+
+
+@frozen
+class Options:
+    """Options of ``diffkit data import``.
+
+    Attributes:
+        to: A new folder for PNGs, or a .npz file.
+        prefix: What the names of the PNGs start with where there are no classes, such as bedroom.
+    """
+
+    to: Path = field()
+    prefix: str | None = None
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options}, {"data": None}, required=frozenset({"data"}))
+
+
+def run(given: Given) -> None:
+    """Read the data once, and write it."""
+    options = given.make(Options)
+    npz = options.to.suffix == ".npz"
+    if npz:
+        check_file("--to", options.to)
+    else:
+        check_folder("--to", options.to)
+    if options.prefix is not None and (npz or not options.prefix or set(options.prefix) & set("/\\_")):
+        raise OptionError("--prefix is for PNGs, and holds no '/' or '_'")
+    exporter = _exporter(given)
+    print(f"writing {len(exporter.data)} examples to {options.to}{'' if npz else '/'}", flush=True)
+    if npz:
+        exporter.to_npz(options.to)
+    else:
+        _say_order(exporter, exporter.to_folder(options.to, prefix=options.prefix))
+    for reason in exporter.skipped:
+        print(f"skipped {reason}", file=sys.stderr)
+    written = len(exporter.data) - len(exporter.skipped)
+    print(f"wrote {written} examples" + (f", skipped {len(exporter.skipped)}" if exporter.skipped else ""))
+
+
+def _exporter(given: Given) -> Exporter:
+    from diffkit.data import source_for
+    from diffkit.data.exporting import Exporter
+
+    name, chosen = given.parts["data"]
+    source: Any = source_for(name, **chosen)
+    known = [each.name for each in attrs.fields(type(source))]
+    if "check" in known and "check" not in chosen and "cache" not in chosen:
+        source = attrs.evolve(source, check=False)  # every image is read once anyway
+    return Exporter(
+        source.open(),
+        on_error=str(chosen.get("on_error", "stop")),
+        processes=int(chosen.get("processes", 0)),
+        progress=True,
+    )
+
+
+def _say_order(exporter: Exporter, names: list[str]) -> None:
+    """Say how classes are counted in the folder, if that is not as the data counts them."""
+    from diffkit.data.exporting import file_prefixes
+
+    if names and names != file_prefixes(exporter.data.classes):
+        print(f"read with --data.labels prefix, its classes are counted in this order: {', '.join(names)}")

@@ -1,0 +1,183 @@
+"""CIFAR-10 from its archive, in the Python or the binary version, packed or unpacked; nothing in it is ever run.
+
+The Python version is a pickle of a dictionary. It is read by an unpickler that knows five names and gives each a
+stand-in of our own, so that neither code nor NumPy is reached by what a file says.
+
+Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images"; the layouts are described on its page.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffkit._errors import DataError
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PUBLISHED = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""What improved-diffusion's script names the files by, in the archive's order."""
+_FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
+_LARGEST = 1 << 26
+"""Bytes of a member; the largest real one has 31 million."""
+_PIXELS = 3 * 32 * 32
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+def read(path: Path, split: str) -> Batch:
+    """Return images (N, 3, 32, 32) uint8 and labels (N,) int64, in the archive's order.
+
+    Args:
+        path: The archive (.tar.gz or .tar), or the folder it was unpacked to.
+        split: "train" or "test".
+    Raises:
+        DataError: It is not there, not CIFAR-10, damaged, or asks for what no CIFAR-10 needs.
+    """
+    names = _FILES[split]
+    found = _members(path, [*names, *(f"{name}.bin" for name in names)])
+    for suffix, reader in (("", _from_pickle), (".bin", _from_binary)):
+        if all(f"{name}{suffix}" in found for name in names):
+            batches = [reader(found[f"{name}{suffix}"], f"{path}: {name}{suffix}") for name in names]
+            return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
+    raise DataError(
+        f"{str(path)!r} is no whole CIFAR-10: it lacks {', '.join(n for n in names if n not in found)} of the "
+        "Python version, and the .bin files of the binary one"
+    )
+
+
+def classes(labels: NDArray[np.int64], published: bool) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return labels and the names they count: the archive's, or improved-diffusion's, which counts them sorted."""
+    if not published:
+        return labels, CLASSES
+    names = sorted(PUBLISHED)
+    return np.array([names.index(name) for name in PUBLISHED], np.int64)[labels], tuple(names)
+
+
+def _members(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Return the content of the files of these names, wherever in the archive or folder they are."""
+    if not path.exists():
+        raise DataError(f"{str(path)!r} is not there; the archive is cifar-10-python.tar.gz or cifar-10-binary.tar.gz")
+    try:
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob("*")) if file.name in names and file.is_file()]
+            for file in files:
+                _limit(file.stat().st_size, file.name)
+            return {file.name: file.read_bytes() for file in files}
+        return _from_tar(path, names)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(f"{str(path)!r} cannot be read as an archive: {error}") from error
+
+
+def _from_tar(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    with tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            name = PurePosixPath(member.name).name
+            file = archive.extractfile(member) if name in names and member.isfile() else None
+            if file is not None:
+                _limit(member.size, name)
+                found[name] = file.read()
+    return found
+
+
+def _limit(size: int, name: str) -> None:
+    if size > _LARGEST:
+        raise DataError(f"{name} has {size} bytes, no CIFAR-10 file has more than {_LARGEST}")
+
+
+# ---- the binary version --------------------------------------------------------------------------------------------
+
+
+def _from_binary(content: bytes, name: str) -> Batch:
+    """Records of one byte of class and 3,072 of pixels."""
+    if len(content) % (1 + _PIXELS) or not content:
+        raise DataError(f"{name} has {len(content)} bytes, which is no multiple of {1 + _PIXELS}; it is damaged")
+    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + _PIXELS)
+    return _checked(records[:, 1:], records[:, 0].astype(np.int64), name)
+
+
+# ---- the Python version --------------------------------------------------------------------------------------------
+
+
+class _Array:
+    """Stands for ``numpy.ndarray``: keeps what a pickle says of it."""
+
+    state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def value(self) -> NDArray[np.uint8]:
+        """Return it as an array of bytes."""
+        _, shape, dtype, fortran, raw = self.state
+        if not isinstance(dtype, _Dtype) or dtype.name not in ("u1", "uint8") or fortran or not isinstance(raw, bytes):
+            raise ValueError("its pixels are no bytes")
+        return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+class _Dtype:
+    """Stands for ``numpy.dtype``."""
+
+    def __init__(self, name: Any = "", *rest: Any):
+        self.name = name.decode() if isinstance(name, bytes) else name
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _reconstruct(*arguments: Any) -> _Array:
+    return _Array()
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    """Python 3 writes bytes so in an old protocol."""
+    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError("it encodes a text in another way than Python does")
+    return text.encode("latin1")
+
+
+_KNOWN: Mapping[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads numbers, texts, lists, dictionaries, and stand-ins for the five names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 needs; nothing was run")
+        return _KNOWN[module, name]
+
+
+def _from_pickle(content: bytes, name: str) -> Batch:
+    try:
+        found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        texts = {key.decode() if isinstance(key, bytes) else key: value for key, value in found.items()}
+        pixels, labels = texts["data"].value(), texts["labels"]
+        if not all(type(label) is int for label in labels):
+            raise ValueError("its labels are no integers")
+        numbers = np.array(labels, np.int64)
+    except Exception as error:  # whatever a damaged or hostile pickle leads to
+        raise DataError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
+    return _checked(pixels, numbers, name)
+
+
+def _checked(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str) -> Batch:
+    if pixels.shape != (len(labels), _PIXELS):
+        raise DataError(f"{name} has pixels of shape {pixels.shape} for {len(labels)} labels; it is no CIFAR-10")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(CLASSES)):
+        raise DataError(f"{name} has classes {labels.min()} to {labels.max()}; CIFAR-10 has 0 to 9")
+    return pixels.reshape(-1, 3, 32, 32), labels

@@ -1,0 +1,198 @@
+"""Data into a folder of PNGs, or into one .npz: from any source, in constant memory, whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import unicodedata
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffkit._errors import DataError, OptionError
+from diffkit.data.base import Data
+from diffkit.data.images import pillow
+from diffkit.data.parallel import in_order
+from diffkit.data.pictures import PictureData
+from diffkit.files import replacing
+from diffkit.progress import progress as show_progress
+
+_FEWEST_DIGITS = 5
+"""As improved-diffusion's script names the files of CIFAR-10."""
+Example = tuple[int, NDArray[Any], int | None]
+
+
+class Exporter:
+    """Reads every example of some data once, and keeps count of those that cannot be read.
+
+    Args:
+        data: What to read.
+        on_error: "stop" at the first that cannot be read, or "skip" it.
+        processes: Processes that decode; 0 decodes in this one. Only encoded images are worth more.
+        progress: Show how far it is.
+    Attributes:
+        skipped: Why each example that was skipped could not be read.
+    """
+
+    def __init__(self, data: Data, *, on_error: str = "stop", processes: int = 0, progress: bool = False):
+        self.data, self.on_error, self.processes, self.progress = data, on_error, processes, progress
+        self.skipped: list[str] = []
+
+    def to_folder(self, out: Path, *, prefix: str | None = None) -> list[str]:
+        """Write a PNG for each example: ``cat_00003.png``, the class and the example's number.
+
+        Returns:
+            The classes in the order they are counted in when the folder is read with labels "prefix".
+        Raises:
+            OptionError: The folder is there already and not empty.
+            DataError: The data has no pixels, two classes would have one name, or an example cannot be read.
+        """
+        pillow()
+        from PIL import Image
+
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OptionError(f"{str(out)!r} is there already; name a folder that is new or empty")
+        _check_drawable(self.data)
+        names = file_prefixes(self.data.classes)
+        digits = max(_FEWEST_DIGITS, len(str(len(self.data) - 1)))
+        work = out.parent / f".{out.name}.{secrets.token_hex(8)}.tmp"
+        work.mkdir(parents=True)
+        try:
+            for i, image, label in self._examples():
+                before = names[label] if names and label is not None else prefix
+                name = f"{i:0{digits}d}.png" if before is None else f"{before}_{i:0{digits}d}.png"
+                Image.fromarray(drawn(image, self.data.bins)).save(work / name)
+            if out.exists():
+                out.rmdir()
+            work.rename(out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return sorted(names)
+
+    def to_npz(self, out: Path) -> None:
+        """Write ``arr_0``, the images (N, *S, C) as they are, and if there are any ``arr_1``, labels, and ``classes``.
+
+        ``bins`` says how many values they take. The first two are what the published code writes and reads.
+
+        Raises:
+            DataError: An example cannot be read.
+        """
+        data = self.data
+        labels: list[int] = []
+        dtype = _dtype(data)
+        with replacing(out) as temporary:
+            pixels, count = temporary.with_suffix(".pixels"), 0
+            try:
+                with pixels.open("wb") as file:
+                    for _, image, label in self._examples():
+                        file.write(np.moveaxis(image, 0, -1).astype(dtype).tobytes())
+                        labels += [] if label is None else [label]
+                        count += 1
+                if not count:
+                    raise DataError(f"none of {len(data)} examples can be read; the first: {self.skipped[0]}")
+                shape = (count, *data.shape[1:], data.shape[0])
+                with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                    _add_file(archive, "arr_0", pixels, shape, dtype)
+                    if labels:
+                        _add(archive, "arr_1", np.array(labels, np.int64))
+                    if labels and data.classes is not None:
+                        _add(archive, "classes", np.array(data.classes))
+                    if data.bins is not None:
+                        _add(archive, "bins", np.array(data.bins))
+            finally:
+                pixels.unlink(missing_ok=True)
+
+    def _examples(self) -> Iterator[Example]:
+        """Number, image (C, *S) and class of each example that can be read."""
+        with show_progress(len(self.data), "writing images", self.progress) as advance:
+            for i, found in enumerate(self._read()):
+                advance(1)
+                if not isinstance(found, DataError):
+                    yield i, *found
+                elif self.on_error == "skip":
+                    self.skipped.append(str(found))
+                else:
+                    raise DataError(f"{found}; remove it, or skip such examples with on_error='skip'") from found
+
+    def _read(self) -> Iterator[tuple[NDArray[Any], int | None] | DataError]:
+        data = self.data
+        if not isinstance(data, PictureData):
+            yield from in_order(self._one, range(len(data)))
+            return
+        for i, found in enumerate(in_order(data.pictures.read, data.rows.tolist(), self.processes)):
+            label = None if data.labels is None else int(data.labels[i])
+            yield found if isinstance(found, DataError) else (found, label)
+
+    def _one(self, index: int) -> tuple[NDArray[Any], int | None]:
+        image, conditions = self.data[index]
+        return torch.as_tensor(image).numpy(), int(conditions["y"]) if "y" in conditions else None
+
+
+def drawn(image: NDArray[Any], bins: int | None) -> NDArray[Any]:
+    """Return an image (C, H, W) as Pillow takes it, (H, W) or (H, W, C), its values spread over 8 or 16 bits."""
+    assert bins is not None
+    top = 255 if bins <= 256 else 65535
+    values = np.rint((image.astype(np.float64) + 1) * (top / 2)) if image.dtype.kind == "f" else image
+    if image.dtype.kind != "f" and bins - 1 != top:
+        values = np.rint(image * (top / (bins - 1)))
+    pixels = np.moveaxis(values.astype(np.uint8 if top == 255 else np.uint16), 0, -1)
+    return np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def file_prefixes(classes: Sequence[str] | None) -> list[str]:
+    """Return what the files of each class start with: its name without what ends a prefix or is no part of a name.
+
+    Numbers get as many digits as the largest, so that they are sorted as they count.
+
+    Raises:
+        DataError: Two classes would start alike.
+    """
+    if classes is None:
+        return []
+    width = max(len(name) for name in classes) if all(name.isdecimal() for name in classes) else 0
+    names = ["".join(c if _is_plain(c) else "-" for c in name).zfill(width) or "-" for name in classes]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise DataError(f"classes {classes[names.index(name)]!r} and {classes[i]!r} would both be written {name!r}")
+    return names
+
+
+def _is_plain(character: str) -> bool:
+    return character in ".-+ " or unicodedata.category(character)[0] in "LNM"
+
+
+def _check_drawable(data: Data) -> None:
+    if data.bins is None:
+        raise DataError("continuous data has no pixels; write a .npz")
+    if len(data.shape) != 3 or data.shape[0] not in (1, 3, 4):
+        raise DataError(f"examples of shape {tuple(data.shape)} are no images of 1, 3 or 4 channels; write a .npz")
+    if data.bins > 256 and data.shape[0] != 1:
+        raise DataError(f"a PNG keeps {data.bins} values in grey only; write a .npz")
+
+
+def _dtype(data: Data) -> np.dtype[Any]:
+    """Type that a file keeps an example in: the smallest integers that hold its values, or float32."""
+    if isinstance(data, PictureData):
+        return data.pictures.form.dtype
+    if torch.as_tensor(data[0][0]).is_floating_point():
+        return np.dtype(np.float32)
+    bins = data.bins or 2**31
+    return np.dtype(np.uint8 if bins <= 256 else np.uint16 if bins <= 65536 else np.int64)
+
+
+def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    with archive.open(f"{name}.npy", "w") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _add_file(archive: zipfile.ZipFile, name: str, content: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Add a file of bare pixels as an array, without holding it in memory."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file, content.open("rb") as pixels:
+        np.lib.format.write_array_header_1_0(file, header)
+        shutil.copyfileobj(pixels, file)

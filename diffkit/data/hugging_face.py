@@ -1,0 +1,164 @@
+"""Datasets of the Hugging Face library: from the Hub, from Parquet files, or from a folder it saved.
+
+Encoded images are taken as they are and decoded here, so that 16 bits, orientation and transparency are treated as in
+any folder. A streaming dataset is refused: it has no order that an interrupted run could take up again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from diffkit._errors import DataError, MissingExtraError
+from diffkit.data.images import Form, decoded
+from diffkit.data.labels import Labels
+
+if TYPE_CHECKING:
+    from diffkit.data.pictures import PictureData
+
+
+@frozen
+class Rows:
+    """The images of a dataset, as `diffkit.data.pictures.Pictures`.
+
+    Attributes:
+        dataset: A map-style dataset whose images are not decoded.
+        column: Name of the column of images.
+        form: What each image is made into.
+        source: What the dataset is called.
+    """
+
+    dataset: Any = field(repr=False)
+    column: str
+    form: Form
+    source: str
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.dataset)
+
+    def name(self, index: int) -> str:
+        """Return the number of a row."""
+        return f"row {index}"
+
+    def read(self, index: int) -> NDArray[Any]:
+        """Return the pixels of an image, (C, H, W)."""
+        value, name = self.dataset[int(index)][self.column], f"{self.source} row {index}"
+        if not isinstance(value, Mapping) or not (value.get("bytes") or value.get("path")):
+            raise DataError(f"{name}: there is no image")
+        content = value.get("bytes")
+        return decoded(io.BytesIO(content) if content else Path(value["path"]), name, self.form)
+
+    def stamps(self) -> list[Any]:
+        """Return the dataset's own fingerprint."""
+        return [len(self), self.column, str(getattr(self.dataset, "_fingerprint", ""))]
+
+
+def load_dataset(dataset: str, *, subset: str | None, split: str, revision: str | None) -> Any:
+    """Return a dataset of the Hub, of Parquet files, or of a folder.
+
+    Args:
+        dataset: Name on the Hub; or a .parquet file, a folder of them, a folder that the library saved, or a folder of
+            images laid out as it likes them.
+        subset: Name of a part that has options of its own.
+        split: Such as "train" or "train[:1000]".
+        revision: Of the Hub, such as a commit.
+    Raises:
+        DataError: There is no such dataset.
+        MissingExtraError: The library is not installed.
+    """
+    try:
+        import datasets  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        raise MissingExtraError("hf", "a Hugging Face dataset") from error
+    path = Path(dataset)
+    try:
+        if not path.exists():
+            return datasets.load_dataset(dataset, subset, split=split, revision=revision)
+        if (path / "state.json").exists():
+            return datasets.load_from_disk(dataset)
+        if (path / "dataset_dict.json").exists():
+            return datasets.load_from_disk(dataset)[split]
+        files = sorted(map(str, [path] if path.is_file() else path.rglob("*.parquet")))
+        if files:
+            return datasets.load_dataset("parquet", data_files=files, split=_of_all(split))
+        return datasets.load_dataset("imagefolder", data_dir=dataset, split=split)
+    except Exception as error:  # the library and what it is built on raise errors of every kind
+        raise DataError(f"dataset {dataset!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _of_all(split: str) -> str:
+    """Loose Parquet files are one split to the library, which calls it "train"."""
+    return "train" + split[split.index("[") :] if "[" in split else "train"
+
+
+def from_dataset(
+    dataset: Any,
+    *,
+    form: Form,
+    image: str | None = None,
+    label: str | None = None,
+    labels: bool = False,
+    source: str = "dataset",
+    **options: Any,
+) -> PictureData:
+    """Return a dataset of the Hugging Face library as data to train on.
+
+    Args:
+        dataset: A map-style dataset.
+        form: What each image is made into.
+        image: Its column of images; by default the only one.
+        label: Its column of classes; by default the only one.
+        labels: Give the class as condition ``y``.
+        source: What to call it.
+        options: ``on_error``, ``cache``, ``processes``, ``check`` and ``progress`` of `PictureData.opened`.
+    Raises:
+        DataError: It is streaming, or has no such columns.
+    """
+    from diffkit.data.pictures import PictureData
+
+    if not hasattr(type(dataset), "__len__") or not hasattr(type(dataset), "__getitem__"):
+        raise DataError(
+            f"{type(dataset).__name__} is no map-style dataset; load it without streaming, which no run could continue "
+            "in the same order"
+        )
+    features = dict(dataset.features)
+    column = _column(features, image, "Image", "image")
+    found = None if not labels else _labels(dataset, _column(features, label, "ClassLabel", "label"), features)
+    undecoded = dataset.select_columns([column]).cast_column(column, type(features[column])(decode=False))
+    rows = Rows(undecoded, column, form, source)
+    identity = str(getattr(dataset, "_fingerprint", ""))
+    return PictureData.opened(rows, source=source, labels=found, identity=identity, **options)
+
+
+def _column(features: Mapping[str, Any], name: str | None, kind: str, option: str) -> str:
+    """The column that was named, or the only one of its kind."""
+    if name is not None:
+        if name not in features:
+            raise DataError(f"the dataset has no column {name!r} (columns: {', '.join(features)})")
+        return name
+    found = [key for key, feature in features.items() if type(feature).__name__ == kind]
+    if len(found) != 1:
+        raise DataError(
+            f"the dataset has {len(found)} columns of kind {kind} (columns: {', '.join(features)}); say which with "
+            f"{option}=..."
+        )
+    return found[0]
+
+
+def _labels(dataset: Any, column: str, features: Mapping[str, Any]) -> Labels:
+    values: Sequence[Any] = list(dataset[column])
+    names = getattr(features[column], "names", None)
+    missing = sum(value is None or (names is not None and value < 0) for value in values)
+    if missing:
+        raise DataError(f"{missing} of {len(values)} rows have no class in column {column!r}; pass labels=False")
+    if names is not None:
+        return Labels(tuple(names[value] for value in values), tuple(names))
+    if all(isinstance(value, int) for value in values):
+        return Labels(tuple(map(str, values)), tuple(str(i) for i in range(max(values) + 1)))
+    return Labels(tuple(map(str, values)))

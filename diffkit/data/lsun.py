@@ -1,0 +1,86 @@
+"""An LSUN category: a database (LMDB) of encoded images.
+
+Source: Yu et al. 2015, arXiv:1506.03365; the published databases hold one WebP image to a key.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from diffkit._errors import DataError, MissingExtraError
+from diffkit.data.images import Form, decoded
+
+_environments: dict[tuple[int, str], Any] = {}
+"""By process and path: LMDB refuses to open a database twice, and must not be taken along into another process."""
+
+
+@frozen
+class Database:
+    """The images of a database, as `diffkit.data.pictures.Pictures`.
+
+    Attributes:
+        path: Folder of the database, or its file.
+        form: What each image is made into.
+        keys: Its keys, in the database's order.
+    """
+
+    path: Path
+    form: Form
+    keys: tuple[bytes, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, path: Path, form: Form) -> Database:
+        """Return the images of a database.
+
+        Raises:
+            DataError: It is not there, no database, or empty.
+            MissingExtraError: The package lmdb is not installed.
+        """
+        with _transaction(path) as transaction:
+            keys = tuple(bytes(key) for key in transaction.cursor().iternext(keys=True, values=False))
+        if not keys:
+            raise DataError(f"{str(path)!r} holds no image")
+        return cls(path, form, keys)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.keys)
+
+    def name(self, index: int) -> str:
+        """Return the key of an image as text."""
+        return self.keys[index].decode("ascii", "backslashreplace")
+
+    def read(self, index: int) -> NDArray[Any]:
+        """Return the pixels of an image, (C, H, W)."""
+        with _transaction(self.path) as transaction:
+            content = transaction.get(self.keys[index])
+        return decoded(io.BytesIO(bytes(content)), f"{self.path}: {self.name(index)}", self.form)
+
+    def stamps(self) -> list[Any]:
+        """Return bytes and time of change of the database."""
+        stat = (self.path / "data.mdb" if self.path.is_dir() else self.path).stat()
+        return [len(self), stat.st_size, stat.st_mtime_ns]
+
+
+def _transaction(path: Path) -> Any:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise MissingExtraError("lsun", "reading an LMDB database") from error
+    place = os.getpid(), os.path.realpath(path)
+    if place not in _environments:
+        if not path.exists():
+            raise DataError(f"{str(path)!r} is not there; LSUN's databases are folders such as bedroom_train_lmdb")
+        try:
+            _environments[place] = lmdb.open(
+                str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir(), max_readers=1
+            )
+        except lmdb.Error as error:
+            raise DataError(f"{str(path)!r} cannot be read as an LMDB database: {error}") from error
+    return _environments[place].begin(buffers=True)
