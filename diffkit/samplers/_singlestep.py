@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from diffkit.table import F64, Coefs, Steps
 
 _GIANT = 4.0
-"""From here on (in lambda) Heun's weight of a difference of estimates is above 26, and the exact integral's below 1."""
+"""From here on (in lambda) a difference of two estimates has a weight that no longer step enlarges.
+
+That of Heun's method is above 26 there, where the exact integral is below 1.
+"""
 
 
 def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
@@ -32,11 +35,15 @@ def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
 
 
 def noise_to_data(steps: Steps, node: Coefs, weight: F64) -> F64:
-    """``alpha_s (rho_t - rho_s) weight / rho_node``: what weight (eps_node - eps_t) adds, per difference of x_start."""
+    """``alpha_s (rho_t - rho_s) weight / rho_node``: what weight (eps_node - eps_t) adds, per difference of x_start.
+
+    That grows with exp(h / 2); from `_GIANT` on it is what weight (x_start_node - x_start_t) adds, which does not.
+    """
     t, s = steps
     with np.errstate(invalid="ignore"):
         out = s.alpha * (noise_ratio(t) - noise_ratio(s)) * weight / noise_ratio(node)
-    return finite_or_zero(np.asarray(out))
+    bounded = straight(t, s)[1] * weight
+    return finite_or_zero(np.where(step_size(steps) < _GIANT, out, bounded))
 
 
 def midpoint_plan(steps: Steps, change: F64) -> dict[str, F64]:

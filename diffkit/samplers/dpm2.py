@@ -27,7 +27,7 @@ class DPM2(Sampler):
     'dpm2_ancestral'.
 
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 1, in the variable rho of Karras et al. 2022, arXiv:2206.00364.
-    Deviates: as 'dpm_solver_2' where a step holds no level, and at infinite log-SNR.
+    Deviates: as 'dpm_solver_2' where a step is long or holds no level, and at infinite log-SNR.
     """
 
     order: ClassVar[int] = 2
