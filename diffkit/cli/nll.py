@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 from attrs import field, frozen
@@ -49,6 +49,8 @@ class Options:
             default.
         ode: Solve the flow ODE instead: exact likelihood, for data on bins under uniform dequantization.
         probes: Of the flow ODE's divergence; 0 computes it exactly, with a backward pass for each dimension.
+        dequantize: What the flow ODE takes data on bins for; by default uniform, or none where data is continuous.
+        tolerance: Of the flow ODE, relative and absolute.
         out: Write every number into this .npz file; by default nll.npz, or ode.npz, in the folder of the system.
         published: Write the three files of the published script into this folder.
         plot: Draw the terms into this file too, such as terms.png.
@@ -64,6 +66,8 @@ class Options:
     levels_per_example: int | None = None
     ode: bool = False
     probes: int = 1
+    dequantize: Literal["uniform", "decoder", "none"] | None = None
+    tolerance: float = 1e-5
     out: Path | None = None
     published: Path | None = None
     plot: Path | None = None
@@ -147,6 +151,9 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
             seed=options.seed,
             divergence="exact" if exact else "hutchinson",
             probes=max(options.probes, 1),
+            dequantize=options.dequantize,
+            rtol=options.tolerance,
+            atol=options.tolerance,
         )
         if among.rank:
             return
@@ -187,9 +194,10 @@ def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
 
 def _check(options: Options, given: Given) -> None:
     """Refuse what can be seen before anything is loaded."""
-    from diffkit.options import check_integer
+    from diffkit.options import check_integer, check_number
 
     check_integer("--probes", options.probes, ge=0)
+    check_number("--tolerance", options.tolerance, gt=0)
     check_integer("--batch-size", options.batch_size, ge=1)
     check_file("--out", options.out, (".npz",))
     check_file("--plot", options.plot)
@@ -199,8 +207,9 @@ def _check(options: Options, given: Given) -> None:
     clashes = [f"--{name.replace('_', '-')}" for name in bound_only if name in given.values]
     if options.ode and clashes:
         raise OptionError(f"--ode solves the flow, which has no levels; leave out {', '.join(clashes)}")
-    if not options.ode and "probes" in given.values:
-        raise OptionError("--probes is for the flow; add --ode, or leave it out")
+    flow_only = [f"--{name}" for name in ("probes", "dequantize", "tolerance") if name in given.values]
+    if not options.ode and flow_only:
+        raise OptionError(f"{', '.join(flow_only)} is for the flow; add --ode, or leave it out")
 
 
 def _load(options: Options) -> Saved:

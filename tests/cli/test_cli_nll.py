@@ -63,11 +63,13 @@ def test_exact_likelihood(command: Command, saved: Path, images: Path, tmp_path:
     pytest.importorskip("torchdiffeq")
     out = tmp_path / "ode.npz"
     data = ["--data", images, "--data.labels", "true"]
-    found = command("nll", saved, *data, "--num", "2", "--ode", "--probes", "2", "--out", out)
+    found = command("nll", saved, *data, "--num", "2", "--ode", "--probes", "2", "--tolerance", "1e-3", "--out", out)
     assert found.code == 0, found.err
     assert "bits/dim over 2 examples by the flow ODE: a bound, uniform dequantization" in found.out
     with np.load(out) as arrays:
         assert arrays["bits"].shape == arrays["probe_error"].shape == arrays["index"].shape == (2,)
+    other = command("nll", saved, *data, "--num", "2", "--ode", "--dequantize", "decoder", "--tolerance", "1e-2")
+    assert "level 1 as the latent variable of the decoder" in other.out
 
 
 def test_what_a_stopped_command_found_is_used(command: Command, saved: Path, images: Path, monkeypatch):
@@ -125,6 +127,10 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
     )
     assert refused("nll", saved, "--data", images, "--probes", "4") == (
         "--probes is for the flow; add --ode, or leave it out"
+    )
+    assert refused("nll", saved, "--data", images, "--ode", "--tolerance", "0") == "--tolerance must be > 0, got 0.0"
+    assert refused("nll", saved, "--data", images, "--ode", "--dequantize", "all") == (
+        "--dequantize must be 'uniform' or 'decoder' or 'none' or none, got 'all'"
     )
     assert refused("nll", saved, "--data", images, "--levels-per-example", "90", "--data.labels", "true") == (
         "levels_per_example must be in 2..12, or None for all, got 90"
