@@ -124,6 +124,10 @@ def _samples(options: Options, given: Given, system: bool, network: Extractor, s
     metrics, where = options.metrics or None, device(options.device)
     if system:
         saved = load(options.samples, options.device)
+        if saved.low_res_channels:
+            raise OptionError(
+                "this system enlarges small images; draw samples with diffkit sample --low-res and evaluate that folder"
+            )
         check_metrics(metrics, network, saved.system.data_shape, stored, where)
         return _drawn(options, given, saved)
     size = None if options.size is None else (options.size[0], options.size[-1])

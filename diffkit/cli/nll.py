@@ -96,6 +96,7 @@ def run(given: Given) -> None:
     with ranks() as among:
         saved = _load(options)
         check_fit(saved.system, data, classes=saved.num_classes)
+        data = _paired(data, saved)
         if among.rank == 0:
             for path in (options.out, options.published, options.plot):
                 if path is not None:
@@ -217,6 +218,20 @@ def _load(options: Options) -> Saved:
     from diffkit.cli._saved import load
 
     return load(options.run, str(device_of_rank(options.device)))
+
+
+def _paired(data: Data, saved: Saved) -> Data:
+    """Data for a system that enlarges small images comes with them, shrunk as in training."""
+    from diffkit.data.low_res import LowRes
+
+    if saved.low_res_channels == 0:
+        return data
+    if saved.low_res is None:
+        raise OptionError(
+            "this system enlarges small images, but of what size was not saved with it; score it in Python, on "
+            "diffkit.data.LowRes(data, size)"
+        )
+    return LowRes(data, saved.low_res)
 
 
 def _open(source: str, options: Any) -> Data:

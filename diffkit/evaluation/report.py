@@ -130,6 +130,12 @@ class _Run:
         count = options.get("num_classes") or 0
         return self.config.get("data", {}).get("classes") or [str(i) for i in range(count)]
 
+    @property
+    def enlarges(self) -> bool:
+        """Whether its network reads small images beside the noisy ones."""
+        recipe, shape = self.system.parts.backbone, self.system.data_shape
+        return recipe is not None and recipe.channels_in(shape) > shape[0]
+
     def conditions(self, n: int) -> dict[str, Any]:
         """A class for each of n samples, in turn; nothing without classes."""
         options = (self.spec["parts"].get("backbone") or {}).get("options", {})
@@ -312,6 +318,9 @@ def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> I
     """Samples now, at the kept checkpoints, and on their way."""
     system = run.system
     if system.backbone is None:
+        return
+    if run.enlarges:
+        yield Figure("This system enlarges small images; diffkit sample --low-res draws its samples.")
         return
     how = f"{run.explanation.sampler.name}, {len(system.table_for(steps).index) - 1} steps, seed {seed}"
     count = _POINTS if len(system.data_shape) == 1 else n

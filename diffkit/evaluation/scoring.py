@@ -80,7 +80,7 @@ def score_data(
         data: The data.
         index: Which examples; all by default. Levels and noise of each are a function of the seed and its index in the
             data, whatever the batches and processes.
-        labels: Give the data's conditions to the network.
+        labels: Give the data's labels, the condition y, to the network; other conditions it always gets.
         batch_size: Examples that are in memory at a time.
         among: The processes to share the work with, a batch at a time; each returns the whole result, the same for any
             number of them.
@@ -189,7 +189,7 @@ class _Work:
     def ready(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Return clean data on the system's device, and conditions."""
         x_start = scaled(batch.images, values_of(self.system)).to(self.system.device)
-        return x_start, batch.conditions if self.labels else {}
+        return x_start, {name: c for name, c in batch.conditions.items() if self.labels or name != "y"}
 
     def _batches(self) -> list[NDArray[np.int64]]:
         index = np.arange(len(self.data), dtype=np.int64) if self.index is None else self.index
