@@ -51,6 +51,7 @@ class Options:
         each: Samples for each of these pictures; they stand together.
         steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50"; all levels
             by default.
+        clip: Clip estimates of clean data to [-1, 1]; as composed by default.
         seed: Sample i depends on the seed and i only, whatever the batch size.
         batch_size: How many are made at a time; those of one batch appear together.
         device: Such as cpu or cuda; a GPU if there is one.
@@ -66,6 +67,7 @@ class Options:
     low_res: Path | None = None
     each: int = 1
     steps: int | str | tuple[int, ...] | None = None
+    clip: bool | None = None
     seed: int = 0
     batch_size: int = 64
     device: str | None = None
@@ -112,6 +114,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
         "steps": options.steps,
         "sampler": parts.get("sampler"),
         "guidance": guidance_for(parts.get("guidance")),
+        "clip": options.clip,
     }
     labels = _labels(saved, options, count, small)
     return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, steered)
@@ -148,7 +151,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
     if len(set(loaded)) > 1:
         raise OptionError(f"{options.run} changed while the processes read it; sample from a run that is not training")
     names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
-    steered = {kind: sampling.options[kind] for kind in ("steps", "sampler")}
+    steered = {kind: sampling.options[kind] for kind in ("steps", "sampler", "clip")}
     facts = {
         "system": loaded[0],
         "n": sampling.count,

@@ -51,6 +51,18 @@ def test_options_reach_the_sampler(command: Command, saved: Path, tmp_path: Path
             assert np.abs(arrays["arr_0"][..., 0] - pixels(expected, 256)[:, 0].astype(float)).max() <= 1
 
 
+def test_clipping(command: Command, saved: Path, tmp_path: Path):
+    found = {}
+    for word, clip in (("--clip", True), ("--no-clip", False)):
+        out = tmp_path / word
+        assert command("sample", saved, "-n", 3, "--steps", 4, "--out", out, "--format", "npz", word).code == 0
+        with np.load(next(out.glob("*.npz"))) as arrays:
+            found[clip] = arrays["arr_0"][..., 0].astype(float)
+        expected = diffkit.load(saved).sample(3, steps=4, seed=0, y=[0, 1, 2], clip=clip, progress=False)
+        assert np.abs(found[clip] - pixels(expected, 256)[:, 0]).max() <= 1
+    assert np.abs(found[True] - found[False]).max() > 1
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA"), (2, "L"), (16, "L")])
 def test_any_number_of_channels(command: Command, make_system: Callable, tmp_path: Path, channels: int, mode: str):
     run, out = make_system(data_shape=(channels, 4, 6)), tmp_path / "out"
