@@ -12,7 +12,7 @@ import attrs
 
 from diffkit._errors import DataError, OptionError, did_you_mean
 from diffkit.data.image_sources import Folder, HuggingFace, Lsun
-from diffkit.data.sources import Cifar10, Digits, File, Photos, Points, Source
+from diffkit.data.sources import Cifar10, Digits, File, Photographs, Points, Source
 
 if TYPE_CHECKING:
     from diffkit.data.arrays import ArrayData as ArrayData
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NAMED: Mapping[str, type[Source]] = {
     "digits": Digits,
     "points": Points,
-    "photos": Photos,
+    "photographs": Photographs,
     "cifar10": Cifar10,
     "lsun": Lsun,
     "hf": HuggingFace,
@@ -54,7 +54,7 @@ __all__ = [
     "Folder",
     "HuggingFace",
     "Lsun",
-    "Photos",
+    "Photographs",
     "Points",
     "Source",
     "load",
@@ -66,9 +66,9 @@ def load(source: Any, **options: Any) -> Data:
     """Return data to train on.
 
     Args:
-        source: A name ("digits", "points", "photos", "cifar10", "lsun", "hf"), a folder of images, a .npz or .npy file,
-            or an array or tensor (N, C, *S).
-        options: Those of `Digits`, `Points`, `Photos`, `Cifar10`, `Lsun`, `HuggingFace`, `Folder` or `File`, or of
+        source: A name ("digits", "points", "photographs", "cifar10", "lsun", "hf"), a folder of images, a .npz or .npy
+            file, or an array or tensor (N, C, *S).
+        options: Those of `Digits`, `Points`, `Photographs`, `Cifar10`, `Lsun`, `HuggingFace`, `Folder` or `File`, or of
             `from_array`.
     Raises:
         DataError: There is no such data, or it cannot be used.

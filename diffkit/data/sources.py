@@ -95,7 +95,7 @@ class Points(Source):
 
 
 @frozen(kw_only=True)
-class Photos(Source):
+class Photographs(Source):
     """Pieces of the two colour photographs of scikit-learn, a temple and a flower, 427x640 each; 2 classes.
 
     Attributes:
@@ -117,7 +117,7 @@ class Photos(Source):
     def open(self) -> Data:
         """Cut them; needs scikit-learn and Pillow."""
         from diffkit.data.arrays import from_array
-        from diffkit.data.photos import NAMES, grid, photographs, random
+        from diffkit.data.photographs import NAMES, grid, photographs, random
 
         if len(self.size) not in (1, 2):
             raise OptionError(f"size must be one number or two, got {self.size!r}")
@@ -130,7 +130,7 @@ class Photos(Source):
             images,
             labels=labels if self.labels else None,
             classes=NAMES if self.labels else None,
-            source=f"photos {self.pieces}",
+            source=f"photographs {self.pieces}",
         )
 
 

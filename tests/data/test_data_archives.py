@@ -346,18 +346,18 @@ def test_examples_that_cannot_be_read(kind, bedrooms, tmp_path):
 
 
 def test_photographs():
-    data = load("photos", size=64, labels=True)
+    data = load("photographs", size=64, labels=True)
     assert (len(data), data.shape, data.classes) == (2 * 6 * 10, (3, 64, 64), ("china", "flower"))
     assert data.describe()["class_counts"] == [60, 60]
-    denser = load("photos", size=(64, 32), stride=16)
+    denser = load("photographs", size=(64, 32), stride=16)
     assert len(denser) == 2 * ((427 - 64) // 16 + 1) * ((640 - 32) // 16 + 1) and denser.classes is None
     assert np.array_equal(denser.images[1][:, :, :16], denser.images[0][:, :, 16:])
     random, same = (
-        load("photos", pieces="random", examples=9, seed=3),
-        load("photos", pieces="random", examples=9, seed=3),
+        load("photographs", pieces="random", examples=9, seed=3),
+        load("photographs", pieces="random", examples=9, seed=3),
     )
     assert np.array_equal(random.images, same.images) and random.images.shape == (9, 3, 64, 64)
-    assert not np.array_equal(random.images, load("photos", pieces="random", examples=9, seed=4).images)
+    assert not np.array_equal(random.images, load("photographs", pieces="random", examples=9, seed=4).images)
     with pytest.raises(OptionError, match=r"size \(428, 428\) does not fit into a photograph of \(427, 640\)"):
-        load("photos", size=428)
-    assert diffkit.data.NAMED["photos"]().size == (64,)
+        load("photographs", size=428)
+    assert diffkit.data.NAMED["photographs"]().size == (64,)

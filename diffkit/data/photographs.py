@@ -27,7 +27,7 @@ def photographs() -> list[NDArray[np.uint8]]:
     try:
         from sklearn.datasets import load_sample_image  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:
-        raise MissingExtraError("demo", "the photos data") from error
+        raise MissingExtraError("demo", "the photographs") from error
     return [np.ascontiguousarray(load_sample_image(f"{name}.jpg").transpose(2, 0, 1)) for name in NAMES]
 
 
