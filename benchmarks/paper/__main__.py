@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.paper.cells import Bench, floor, kinds
-from benchmarks.paper.claims import Results, Row, gather, rows
+from benchmarks.paper.claims import NOTES, Results, Row, gather, rows
 from benchmarks.paper.figures import draw
 from benchmarks.paper.study import CLIP, SIZES, Network, Study
 
@@ -99,21 +99,25 @@ def table(study: Study, found: Sequence[Row], captions: dict[str, str], seeds: i
         + ("" if seeds == 3 else f" --seeds {seeds}")
         + "`; do not edit.",
         "",
-        *_setting(study, seeds),
+        *_setting(study),
         "",
-        "| | claim | paper | here | |",
-        "| --- | --- | --- | --- | --- |",
-        *(f"| {row.key} | {row.claim} | {row.paper} | {row.ours} | {row.verdict} |" for row in found),
+        "| | claim | paper | here | seeds | |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {row.key} | {row.claim} | {row.paper} | {row.ours} | {row.seeds or 'exact'} | {row.verdict} |"
+            for row in found
+        ),
         "",
         *_verdicts(found),
         "",
+        *(line for note in NOTES.get(study.name, ()) for line in (f"- {note}", "")),
     ]
     for name, caption in captions.items():
         lines += [f"![{caption}]({name})", ""]
     return "\n".join(lines)
 
 
-def _setting(study: Study, seeds: int) -> list[str]:
+def _setting(study: Study) -> list[str]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
     crop, (likelihood, quality) = study.likelihood_data.removeprefix("crops"), study.steps
     return [
@@ -122,7 +126,7 @@ def _setting(study: Study, seeds: int) -> list[str]:
         f"updates of {study.batch[0]}. Samples of scikit-learn's 8x8 digits by a perceptron of width "
         f"{study.quality_width}, {quality} updates of {study.batch[1]}; {study.samples} samples for each figure, FD is "
         f"their Frechet distance by a digits classifier. T = {study.num_steps}. Gradients are clipped to a "
-        f"norm of {CLIP:g}, which the paper does not do (study.py says why). Intervals are 95 % over {seeds} seeds "
+        f"norm of {CLIP:g}, which the paper does not do (study.py says why). Intervals are 95 % over seeds "
         "(Student's t; differences are paired by seed). A claim holds if its interval is on its side, and does not if "
         "it is on the other. Networks this small are far from converged: what does not hold here may hold at the "
         "paper's size.",

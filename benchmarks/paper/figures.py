@@ -137,6 +137,7 @@ def size(quantity: str, label: str) -> Callable[[Axes, Results, float], None]:
         if points:
             x, y = np.array(points).T
             axis.plot(x, y, "o", color=BLUE, markersize=4)
+        if len({x for x, _ in points}) > 1:
             slope, offset = np.polyfit(np.log(x), np.log(y), 1)
             line = np.array([x.min(), x.max()])
             axis.plot(line, np.exp(offset) * line**slope, color=GREY, label=f"exponent {slope:.3f}")

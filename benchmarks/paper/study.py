@@ -16,10 +16,11 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "vlb_is": dict(loss="vlb", var="learned_range", timesteps="loss_second_moment"),
 }
 CLIP = 1.0
-"""Largest norm of a gradient. The paper does not clip, and trains 100 times as long: the first gradients of L_vlb are a
-thousand times the later ones, and Adam's second moment (beta_2 = 0.999) would remember them throughout a short run: 2000
-updates of the importance-sampled L_vlb reached 7.10 bits/dim without clipping, 4.82 with beta_2 = 0.99 in its place, and
-3.71 with it, where L_hybrid reached 3.61 (one seed)."""
+"""Largest norm of a gradient.
+
+The paper does not clip, and trains 100 times as long. The first gradients of L_vlb are a thousand times the later ones,
+and Adam's second moment (beta_2 = 0.999) remembers them for thousands of updates.
+"""
 
 
 @frozen
