@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 import diffkit
 from benchmarks.paper.cells import FEW, SKIPS
@@ -47,6 +48,14 @@ def _lines(axis: Axes, x: Any, by_seed: Mapping[int, Any], color: str, label: st
         axis.plot(x, row, ".", color=color, markersize=4, alpha=0.6)
 
 
+def _log_y(axis: Axes, *, narrow: bool = False) -> None:
+    """A log scale with plain numbers; evenly spaced ones where it is less than a decade."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def alpha_bar(axis: Axes, results: Results, _: float) -> None:
     for schedule, color in (("linear", ORANGE), ("cosine", BLUE)):
         table = diffkit.compose(schedule=schedule, num_steps=results.study.num_steps, backbone=None).table
@@ -61,7 +70,7 @@ def skips(axis: Axes, results: Results, floor: float) -> None:
         _lines(axis, SKIPS, {s: [each[str(k)] for k in SKIPS] for s, each in found.items()}, color, schedule)
     axis.axhline(floor, color=GREY, linestyle=":", label="held-out digits")
     axis.set(xlabel="share of the chain skipped", ylabel="FD (digits)", title="Skipping the noisy end (fig. 4)")
-    axis.set_yscale("log")
+    _log_y(axis)
     axis.legend(frameon=False)
 
 
@@ -110,7 +119,8 @@ def few_steps(axis: Axes, results: Results, floor: float) -> None:
     for found, way, color, style, label in ways:
         _lines(axis, FEW, {s: [each[way][str(n)] for n in FEW] for s, each in found.items()}, color, label, style)
     axis.axhline(floor, color=GREY, linestyle=":", label="held-out digits")
-    axis.set(xlabel="sampling steps", ylabel="FD (digits)", title="Few steps (fig. 8)", xscale="log", yscale="log")
+    axis.set(xlabel="sampling steps", ylabel="FD (digits)", title="Few steps (fig. 8)", xscale="log")
+    _log_y(axis)
     axis.set_xticks(FEW, [str(n) for n in FEW])
     axis.minorticks_off()
     axis.legend(frameon=False, fontsize=8)
@@ -142,7 +152,8 @@ def size(quantity: str, label: str) -> Callable[[Axes, Results, float], None]:
             line = np.array([x.min(), x.max()])
             axis.plot(line, np.exp(offset) * line**slope, color=GREY, label=f"exponent {slope:.3f}")
             axis.legend(frameon=False)
-        axis.set(xlabel="parameters", ylabel=label, title=f"Model size (fig. 10): {label}", xscale="log", yscale="log")
+        axis.set(xlabel="parameters", ylabel=label, title=f"Model size (fig. 10): {label}", xscale="log")
+        _log_y(axis, narrow=True)
 
     return panel
 
