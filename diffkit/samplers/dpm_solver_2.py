@@ -30,8 +30,8 @@ class DPMSolver2(Sampler):
         r: Where in the step the second evaluation is, as a share of h, in (0, 1). 0.5 is the paper's.
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 1 (any r: algorithm 4 in its appendix).
     Deviates: on a discrete schedule u is the nearest level of the training table and r follows it; where the step holds
-    no level, or touches one without signal or without noise, it is a step of order 1. From h = 4 on the difference weighs
-    what it does in 'dpmpp_2s', which no longer step enlarges.
+    no level, or touches one without signal or without noise, it is a step of order 1. From h = 4 on the difference
+    weighs what it does in 'dpmpp_2s', which no longer step enlarges.
     """
 
     r: float = number(0.5, gt=0, lt=1)

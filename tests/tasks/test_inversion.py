@@ -68,7 +68,8 @@ def test_an_imperfect_network_inverts_as_it_samples(sampler):
     rough = lambda x, time: exact(x, time) + 0.05 * (3 * x).cos()  # noqa: E731
     found = invert(system, x, sampler=sampler, model=rough, progress=False)
     assert found.error.max() < 0.4
-    assert invert(system, x, sampler=sampler, model=rough, clip=False, progress=False).error.max() > 1
+    unclipped = invert(system, x, sampler=sampler, model=rough, clip=False, progress=False)
+    assert unclipped.error.max() > 2 * found.error.max()
 
 
 def seeded():
