@@ -89,9 +89,12 @@ def load(source: Any, **options: Any) -> Data:
 
 
 def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
-    """Return the options that a name or path and its keywords stand for; nothing is read but the kind of path."""
+    """Return the options that a name or path and its keywords stand for; nothing is read but the kind of path.
+
+    A folder with the name of a source is "./digits", or a `pathlib.Path`.
+    """
     name = os.fspath(source)
-    kind = NAMED.get(name)
+    kind = NAMED.get(name) if isinstance(source, str) else None
     if kind is not None:
         return _build(kind, f"{name!r}", options)
     path = Path(name)

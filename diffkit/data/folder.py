@@ -32,6 +32,14 @@ class Listing:
     files: tuple[Path, ...]
     ignored: tuple[tuple[Path, str], ...] = field(factory=tuple)
 
+    def check_any(self, root: Path) -> None:
+        """Raise `DataError` if there is no image."""
+        if not self.files:
+            raise DataError(
+                f"{str(root)!r} holds no image ({len(self.ignored)} other files); images end in "
+                f"{' '.join(sorted(SUFFIXES))}"
+            )
+
 
 @frozen
 class Files:
@@ -114,11 +122,7 @@ def open_folder(
     from diffkit.data.pictures import PictureData
 
     listing = list_images(root)
-    if not listing.files:
-        raise DataError(
-            f"{str(root)!r} holds no image ({len(listing.ignored)} other files); images end in "
-            f"{' '.join(sorted(SUFFIXES))}"
-        )
+    listing.check_any(root)
     found = labels_of(root, listing.files, labels)
     return PictureData.opened(
         Files(root, listing.files, form),

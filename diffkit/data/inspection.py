@@ -132,10 +132,11 @@ def check_folder(
         processes: Processes that read; 0 reads in this one.
         progress: Show how far it is.
     Raises:
-        DataError: The folder is not there or cannot be listed.
+        DataError: The folder is not there, cannot be listed or holds no image.
     """
     pillow()
     listing = list_images(root)
+    listing.check_any(root)
     names = [printable(path.relative_to(root)) for path in listing.files]
     images: dict[str, Seen] = {}
     unreadable: dict[str, str] = {}

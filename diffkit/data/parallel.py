@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ def in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int 
         function: What to do with an item; for several processes it has to be picklable, and so do its results.
         items: What to do it with.
         processes: 0 works in this process; others are started afresh, never forked, and import what the function needs.
+    Raises:
+        DataError: A process died, such as for want of memory.
     """
     if processes == 0:
         yield from (_tried(function, item) for item in items)
@@ -33,6 +36,11 @@ def in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int 
         try:
             for results in pool.map(_work, chunks):
                 yield from results
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that reads images died, for want of memory or in a damaged image; processes=0 reads in this "
+                "one. A script that asks for processes needs its work under if __name__ == '__main__':"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

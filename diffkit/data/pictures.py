@@ -113,6 +113,8 @@ class PictureData(Data):
         Raises:
             DataError: A picture cannot be read and ``on_error`` is "stop", or none can.
         """
+        if labels is not None:
+            labels.counted(range(len(pictures)))  # what is wrong with them is said before the long work
         pixels: NDArray[Any] | Mapped | None = None
         bad: Mapping[int, str] = {}
         if cache is not None:

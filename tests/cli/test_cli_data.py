@@ -73,6 +73,7 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
         command("train", "--data", photos, *words),
         command("train", "--data", photos, "--data.labels", "folders", *words),
     ]
+    assert command("data", "check", tmp_path / "empty") == found[2]._replace(out="")
     messages = [each.err.splitlines()[-1] for each in found]
     assert [each.code for each in found] == [2] * 5 and len(set(messages)) == 5
     assert all(message.startswith("error: ") for message in messages), messages

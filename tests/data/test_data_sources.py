@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,15 @@ def test_points(kind, classes):
     assert torch.allclose(x.mean(0), torch.zeros(2), atol=1e-5) and torch.allclose(x.std(0), torch.ones(2), atol=1e-3)
     assert np.array_equal(load("points", kind=kind, examples=2000).images, data.images)
     assert not np.array_equal(load("points", kind=kind, examples=2000, seed=1).images, data.images)
+
+
+def test_a_path_is_never_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert len(load("digits")) == 1797
+    for folder in (Path("digits"), "./digits"):
+        with pytest.raises(DataError, match="digits' holds no image"):
+            load(folder, size=8)
 
 
 def test_arrays_and_tensors():

@@ -1,0 +1,45 @@
+"""Work on many items: in order, with what failed in its place, here and in other processes."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from diffkit._errors import DataError
+from diffkit.data.parallel import in_order
+
+
+def halved(number: int) -> int:
+    if number % 7 == 3:
+        raise DataError(f"{number} is odd in some way") from ValueError("a cause")
+    return number // 2
+
+
+def dying(number: int) -> int:
+    os._exit(number)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_results_and_errors_come_in_order(processes):
+    found = list(in_order(halved, range(100), processes))
+    assert len(found) == 100
+    for number, result in enumerate(found):
+        if number % 7 == 3:
+            assert isinstance(result, DataError) and str(result) == f"{number} is odd in some way"
+        else:
+            assert result == number // 2
+
+
+def test_nothing_to_do():
+    assert list(in_order(halved, [], 0)) == list(in_order(halved, [], 2)) == []
+
+
+def test_a_process_that_dies_is_one_clear_error():
+    with pytest.raises(DataError, match=r"a process that reads images died, .*; processes=0 reads in this one"):
+        list(in_order(dying, [3], 1))
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(TypeError):
+        list(in_order(halved, ["text"], 0))
