@@ -202,6 +202,10 @@ def _check(options: Options, given: Given) -> None:
     check_integer("--batch-size", options.batch_size, ge=1)
     check_file("--out", options.out, (".npz",))
     check_file("--plot", options.plot)
+    if options.plot is not None:
+        from diffkit.likelihood import _plot
+
+        _plot.check(options.plot)
     if options.published is not None:
         check_folder("--published", options.published)
     bound_only = ("steps", "levels_per_example", "rows_per_call", "published", "plot")

@@ -195,10 +195,13 @@ def check_metrics(
     Raises:
         OptionError: A name is wrong, or extractor or reference lack what a metric needs.
         DataError: The extractor cannot see data of this shape.
+        MissingExtraError: What a metric needs is not installed.
     """
     check_names(metrics)
     with torch.no_grad():
-        _possible(metrics, extractor(torch.zeros(2, *shape, device=device)), reference)
+        chosen = _possible(metrics, extractor(torch.zeros(2, *shape, device=device)), reference)
+    if {"fid", "sfid", "kid"} & set(chosen):
+        measure.need_torchmetrics()
 
 
 def _stored(what: Any, network: Extractor) -> Reference | None:

@@ -5,6 +5,7 @@ All take tensors of features, so they hold for any feature network.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from typing import Any
 
@@ -155,11 +156,14 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
 
 
-def _metric(module: str, name: str, **options: Any) -> Any:
+def need_torchmetrics() -> None:
+    """Raise `MissingExtraError` unless torchmetrics is there."""
     try:
-        import importlib
-
-        cls = getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)
+        import torchmetrics  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("metrics", "this metric") from error
-    return cls(**options)
+
+
+def _metric(module: str, name: str, **options: Any) -> Any:
+    need_torchmetrics()
+    return getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)(**options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from diffkit.likelihood.scores import FAINT, NORMAL_95
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from diffkit.likelihood.scores import Scores
 
@@ -20,11 +21,7 @@ _BLUE, _ORANGE = "#2a6fbb", "#d9772b"
 
 def draw(scores: Scores, path: Path) -> Path:
     """Write the picture; see `Scores.plot`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plot", "a plot") from error
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = _figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(str(scores).split(" (")[0], fontsize=11)
     terms, share = figure.subplots(1, 2)
     _terms(terms, scores)
@@ -34,6 +31,28 @@ def draw(scores: Scores, path: Path) -> Path:
     except (OSError, ValueError) as error:
         raise OptionError(f"cannot write the plot {str(path)!r}: {error}") from error
     return path
+
+
+def check(path: Path) -> None:
+    """Refuse a picture that cannot be written, before there is anything to draw.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OptionError: It knows no such kind of file.
+    """
+    kinds = _figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise OptionError(
+            f"cannot write the plot {str(path)!r}; its name must end in one of {', '.join(sorted(kinds))}"
+        )
+
+
+def _figure(**options: Any) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("plot", "a plot") from error
+    return Figure(**options)
 
 
 def _panel(axes: Axes, title: str, ylabel: str, levels: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_a_network_of_ones_own(command: Command, samples: Path, tmp_path: Path, 
         "import torch\ntorch.manual_seed(0)\nnet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p not in ("", str(tmp_path))])
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p not in ("", str(tmp_path))])
     words = ["--data", "digits", "--data.split", "train", "--extractor", "network_of_mine:net", "--metrics", "fid"]
     found = command("evaluate", samples, *words, "--out", "found.json")
     assert found.code == 0, found.err
@@ -99,7 +100,9 @@ def test_a_network_of_ones_own(command: Command, samples: Path, tmp_path: Path, 
     assert "weights_sha256" in json.loads((tmp_path / "found.json").read_text())["settings"]["extractor"]
 
 
-def test_nothing_is_drawn_that_cannot_be_measured(refused: Refused, make_system: Callable[..., Path], monkeypatch):
+def test_nothing_is_drawn_that_cannot_be_measured(
+    refused: Refused, make_system: Callable[..., Path], tmp_path: Path, monkeypatch
+):
     monkeypatch.setattr(diffkit.System, "sample", lambda *_, **__: pytest.fail("samples were drawn"))
     other = make_system("wide", data_shape=(1, 8, 6), bins=17)
     words = ["--data", "digits", "--extractor", "digits"]
@@ -107,6 +110,8 @@ def test_nothing_is_drawn_that_cannot_be_measured(refused: Refused, make_system:
     assert "sfid needs spatial features" in refused(
         "evaluate", make_system("right", data_shape=(1, 8, 8), bins=17), *words, "--metrics", "sfid"
     )
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    assert 'pip install "diffkit[metrics]"' in refused("evaluate", tmp_path / "right", *words)
 
 
 def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path):

@@ -145,4 +145,6 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
     assert refused("nll", other, "--data", images, "--out", tmp_path / "no" / "a.npz").endswith(
         "is in a folder that is not there"
     )
+    pytest.importorskip("matplotlib")
+    assert "its name must end in one of" in refused("nll", other, "--data", images, "--plot", tmp_path / "terms.plot")
     assert "is not there" in refused("nll", other, "--data", tmp_path / "no.npz")
