@@ -8,6 +8,7 @@ A system trained with --low-res enlarges the pictures of --low-res, in their ord
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,7 +133,10 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
         call = sampling.call(folder.batches[mine[0]])
         total = len(mine) * call.program().num_steps
         with call.running(f"sampling {sampling.count}", total, among.rank == 0) as advance:
+            parent = os.getppid()
             for number in mine:
+                if among.size > 1 and os.getppid() != parent:
+                    raise SystemExit(143)  # killed itself, a launcher can send no signal: as if SIGTERM had come
                 folder.keep(number, sampling.draw(folder.batches[number], advance))
     among.gather(None)  # nobody is behind any more
     for line in among.first(folder.finish):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -161,20 +161,26 @@ def test_two_at_once_are_refused(refused: Refused, saved: Path, tmp_path: Path):
         assert "is being written by another sampling (process" in refused(*arguments(saved, out))
 
 
+def without(words: list[str], flags: Sequence[str]) -> list[str]:
+    """A command line without some options and their values."""
+    dropped = {i + k for i, word in enumerate(words) if word in flags for k in (0, 1)}
+    return [word for i, word in enumerate(words) if i not in dropped]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def launch(saved: Path, out: Path, size: int) -> list[int]:
+def launch(saved: Path, out: Path, size: int, *more: str) -> list[int]:
     """Start the processes of one sampling, as torchrun would."""
     port = str(free_port())
 
     def work(rank: int) -> int:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        return main(arguments(saved, out))
+        return main(without(arguments(saved, out), more[::2]) + list(more))
 
     return [forked(lambda rank=rank: os._exit(work(rank))) for rank in range(size)]
 
@@ -192,15 +198,50 @@ def test_two_processes_killed_and_finished_by_one(
     out = tmp_path / "out"
     for wanted in (1, 3, 5):
         children = launch(saved, out, 2)
-        until = time.monotonic() + 20
-        while len(list(out.glob("*_*.png"))) < wanted and time.monotonic() < until:
-            time.sleep(0.001)
+        wait_for(lambda wanted=wanted: len(list(out.glob("*_*.png"))) >= wanted)
         for child in children:
             os.kill(child, signal.SIGKILL)
         for child in children:
             ended(child)
     assert command(*arguments(saved, out)).code == 0
     assert content(out) == whole
+
+
+def test_processes_end_with_their_launcher(saved: Path, tmp_path: Path):
+    """A launcher that is killed itself cannot stop them; left alone they would hold the folder."""
+    out = tmp_path / "out"
+
+    def launcher() -> None:
+        for child in launch(saved, out, 2, "-n", "5000", "--format", "png"):
+            ended(child)
+
+    started = forked(launcher)
+    wait_for(lambda: len(list(out.glob("*_*.png"))) > 3)
+    os.kill(started, signal.SIGKILL)
+    ended(started)
+    wait_for(lambda: is_free(out / ".batches"))
+    assert not is_whole(out, 5000)
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def is_free(folder: Path) -> bool:
+    from diffkit.training.lock import RunLock
+
+    try:
+        RunLock(folder).release()
+    except diffkit.OptionError:
+        return False
+    return True
+
+
+def is_whole(out: Path, count: int) -> bool:
+    return len(list(out.glob("*_*.png"))) == count
 
 
 @pytest.mark.slow
