@@ -163,16 +163,17 @@ counted; the following is assumed, for H200s in nodes of eight:
 ## What is counted
 """
 
-SENT = """Sent is what one GPU sends as the number of GPUs grows: gradients are float32 and go around a ring twice (DDP),
-or weights twice and gradients once (FSDP2). Metrics and the timestep sampler add one all-gather of some numbers per
-example, running means nothing. `tests/gates` holds DDP to 4 bytes per parameter and update.
+SENT = """Sent is what one GPU sends as the number of GPUs grows: gradients are float32 and go around a ring twice
+(DDP), or weights twice and gradients once (FSDP2). Metrics and the timestep sampler add one all-gather of some numbers
+per example, running means nothing. `tests/gates` holds DDP to 4 bytes per parameter and update.
 
 ## A batch that grows with the GPUs
 
 Images per second and GPU, as a share of one GPU's. DDP:
 """
 
-CONCLUSIONS = """* **A growing batch**: within a node nothing is felt. Beyond it DDP has to send 8 bytes per parameter while the
+CONCLUSIONS = """\
+* **A growing batch**: within a node nothing is felt. Beyond it DDP has to send 8 bytes per parameter while the
   backward pass lasts: the table says how long an update, and how many images per GPU, just hide that. A smaller batch
   leaves the GPU waiting for the network. More nodes cost hardly more: in a ring every GPU sends the same bytes, and
   only delays grow, with the logarithm of the nodes.

@@ -34,12 +34,13 @@ def ours() -> nn.Module:
     return network
 
 
-def azulas(network: nn.Module, recipe: UNet = RECIPE, *, recompute: bool) -> nn.Module | None:
+def azulas(network: nn.Module, recipe: UNet = RECIPE, side: int = 32, *, recompute: bool) -> nn.Module | None:
     """guided-diffusion's network with the same weights, from azula; None if azula is not installed.
 
     Args:
         network: Ours.
-        recipe: What it was built from; one without classes, attention at sides below 64.
+        recipe: What it was built from; one without classes.
+        side: Pixels of its data.
         recompute: Recompute activations in the backward pass, as azula does.
     """
     try:
@@ -47,12 +48,12 @@ def azulas(network: nn.Module, recipe: UNet = RECIPE, *, recompute: bool) -> nn.
     except ImportError:
         return None
     peer = UNetModel(
-        image_size=SHAPE[1],
+        image_size=side,
         in_channels=SHAPE[0],
         model_channels=recipe.channels,
         out_channels=network.out[-1].out_channels,
         num_res_blocks=recipe.num_res_blocks,
-        attention_resolutions=(2, 4),  # factors: 16 and 8 of 32 pixels
+        attention_resolutions=tuple(side // resolution for resolution in recipe.attention_resolutions),  # factors
         channel_mult=recipe.channel_mult,
         num_heads=recipe.num_heads,
         use_scale_shift_norm=True,

@@ -1,0 +1,289 @@
+"""Everything of interest on one GPU, within eight minutes; writes benchmarks/results/gpu_*.json case by case.
+
+    python benchmarks/gpu_lane.py                 # needs a GPU
+    python benchmarks/gpu_lane.py --cpu-smoke     # the same code on a CPU with tiny networks; its figures mean nothing
+
+Cases run in order of interest, the cheap ones first, and each is written as soon as it is done, so that a run that is
+cut short still reports. A case that no longer fits the time is skipped and said to be; one that fails is recorded with
+its error, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from configurations import size_of, system_of
+from measuring import DEVICE, HERE, clock, interleaved, machine, median, peak_flops, ratio
+from test_networks import azulas
+from torch.profiler import ProfilerActivity, profile
+from updates import our_update, plain_update
+
+import diffkit
+from diffkit.sampling import sampling_program
+
+GPU = DEVICE.type == "cuda"
+TINY = ("unet", {"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1})
+Rows = list[dict[str, Any]]
+
+
+@frozen
+class Case:
+    """One entry of the lane.
+
+    Attributes:
+        name: Of its file, behind "gpu_".
+        about: What it is.
+        seconds: What it may take at most; it is skipped if less is left.
+        run: Returns its rows.
+    """
+
+    name: str
+    about: str
+    seconds: float
+    run: Callable[[], Rows]
+
+
+# ---- the device ------------------------------------------------------------------------------------------------------
+
+
+def ceilings() -> Rows:
+    """What the device itself reaches: large products, and copies."""
+    size = 8192 if GPU else 256
+    rows = []
+    for dtype in (torch.bfloat16, torch.float32):
+        a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
+        taken = interleaved({"product": lambda a=a, b=b: a @ b}, rounds=20)["product"]
+        rows.append({"what": f"product in {str(dtype)[6:]}", "tflops": round(2e-12 * size**3 / median(taken), 1)})
+    source = torch.randn(2**28 if GPU else 2**16, device=DEVICE)
+    target = torch.empty_like(source)
+    taken = interleaved({"copy": lambda: target.copy_(source)}, rounds=20)["copy"]
+    rows.append({"what": "copy, read and written", "gb_per_s": round(8e-9 * len(source) / median(taken), 1)})
+    return rows
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def system_for(name: str) -> diffkit.System:
+    """The configuration; in the smoke run a tiny network in its place."""
+    if GPU:
+        return system_of(name)
+    classes = {"num_classes": 10} if name.startswith("dit") else {}
+    return diffkit.compose(
+        schedule="cosine",
+        var="learned_range",
+        loss="hybrid",
+        backbone=(TINY[0], TINY[1] | classes),
+        data_shape=(3, 16, 16),
+    )
+
+
+def training(name: str, batch: int, *, compiled: bool, plain: bool) -> Rows:
+    """Updates per second in turn: bfloat16, compiled, and the published scripts' in TF32 on the same network."""
+    batch = batch if GPU else 2
+    updates = {"bf16": our_update(system_for(name), batch, "bf16")}
+    if compiled and GPU:
+        updates["bf16 compiled"] = our_update(system_for(name), batch, "bf16", compile=True)
+    if plain:
+        system = system_for(name)
+        peer = (
+            azulas(system.backbone, system.recipe, system.data_shape[1], recompute=False) if GPU else None
+        ) or system.backbone
+        updates["plain TF32"] = plain_update(system, peer.to(DEVICE), batch)
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = interleaved(updates, rounds=15 if GPU else 2)
+    flops, peak = size_of(name, batch).training_flops if GPU else 0.0, peak_flops()
+    rows = []
+    for update, taken in seconds.items():
+        speed = batch / median(taken)
+        row: dict[str, Any] = {"update": update, "ms": median(taken, 1e-3), "images_per_s": float(f"{speed:.4g}")}
+        if peak is not None:
+            row["mfu"] = round(speed * flops / peak, 3)
+            row["floor_ms"] = round(batch * flops / peak * 1e3, 2)
+        if "plain TF32" in seconds:
+            row["times_faster_than_plain"] = ratio(seconds["plain TF32"], taken)
+        rows.append(row)
+    rows[0]["launches"] = launches(updates["bf16"])
+    if GPU:
+        rows[0]["peak_gb_of_all"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return rows
+
+
+def launches(run: Callable[[], object]) -> int | None:
+    """Kernels that one call starts; None without a GPU."""
+    if not GPU:
+        return None
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        run()
+        torch.cuda.synchronize()
+    return sum(1 for event in found.events() if event.device_type == torch.autograd.DeviceType.CUDA)
+
+
+# ---- sampling --------------------------------------------------------------------------------------------------------
+
+
+def sampling(name: str, batch: int) -> Rows:
+    """Steps per second of whole calls: float32, bfloat16, and a whole step as a CUDA graph."""
+    batch, steps = (batch, 20) if GPU else (1, 2)
+    system = system_for(name).eval()
+    given = {"y": 0} if getattr(system.recipe, "num_classes", None) else {}
+
+    def walk(bf16: bool, compile: bool | str = False) -> Callable[[], None]:
+        def run() -> None:
+            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+                system.sample(batch, steps=steps, compile=compile, progress=False, **given)
+
+        return run
+
+    cases = {"fp32": walk(False), "bf16": walk(True)}
+    if GPU:
+        cases["bf16 CUDA graph"] = walk(True, "cuda_graph")
+    seconds = interleaved(cases, rounds=7 if GPU else 2)
+    return [
+        {
+            "case": case,
+            "steps_per_s": float(f"{steps / median(taken):.4g}"),
+            "image_steps_per_s": float(f"{batch * steps / median(taken):.4g}"),
+            "times_faster_than_fp32": ratio(seconds["fp32"], taken),
+        }
+        for case, taken in seconds.items()
+    ]
+
+
+def bound(name: str) -> Rows:
+    """The bound of one image at 256 levels: one (example, level) pair per call of the network, and many."""
+    steps = 256 if GPU else 4
+    system = system_for(name).eval()
+    x = torch.rand(1, *system.data_shape, device=DEVICE) * 2 - 1
+
+    def walk(rows: int) -> Callable[[], object]:
+        return lambda: system.bits_per_dim(x, steps=steps, seed=0, rows_per_call=rows)
+
+    seconds = interleaved({str(rows): walk(rows) for rows in (1, 16, 64, 256)}, rounds=3)
+    return [
+        {"pairs_per_call": int(rows), "s": median(taken), "times_faster_than_one": ratio(seconds["1"], taken)}
+        for rows, taken in seconds.items()
+    ]
+
+
+def host_reads() -> Rows:
+    """A training update and a walk under torch's own watch for host reads, which raises at the first one."""
+    system = system_for("iddpm/cifar10-uncond")
+    update = our_update(system, 4, "bf16")
+    program = sampling_program(system.parts, system.parts.sampler, system.table_for(4))
+    x = torch.randn(2, *system.data_shape, device=DEVICE)
+    denoiser = system.denoiser()
+
+    def walk() -> None:
+        program.finish(denoiser, x, lambda: torch.randn_like(x))
+
+    return [{"what": what, "host_reads": watched(run)} for what, run in (("update", update), ("walk", walk))]
+
+
+def watched(run: Callable[[], object]) -> str:
+    """Return "none", or the first complaint."""
+    run()
+    if not GPU:
+        return "not watched on a CPU"
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "none"
+
+
+# ---- the lane --------------------------------------------------------------------------------------------------------
+
+
+def cases() -> Iterator[Case]:
+    """Yield what is measured, the most telling first."""
+    yield Case("ceilings", "What the device itself reaches", 15, ceilings)
+    yield Case("host_reads", "Host reads in an update and in a walk of four steps", 20, host_reads)
+    small, large, latent = "iddpm/cifar10-uncond", "iddpm/imagenet64-uncond", "dit/xl2-256"
+    yield Case("sampling_cifar10_b1", f"Sampling steps of {small}", 90, lambda: sampling(small, 1))
+    yield _training(small, 128, 120, compiled=True, plain=True)
+    yield _training("dit/b2-256", 256, 60, compiled=True)
+    yield _training(large, 128, 60, plain=True)
+    yield Case("bound_cifar10", f"Bound of one image, {small}", 40, lambda: bound(small))
+    yield _training(latent, 128, 60)
+    yield _training("adm/imagenet64", 64, 40)
+    yield _training("dit/s2-256", 256, 30)
+    yield Case("sampling_cifar10_b64", f"Sampling steps of {small}", 60, lambda: sampling(small, 64))
+    yield _training(small, 512, 40)
+    yield Case("sampling_dit_xl2_b64", f"Sampling steps of {latent}", 90, lambda: sampling(latent, 64))
+    yield _training(large, 256, 120, compiled=True)
+
+
+def _training(name: str, batch: int, seconds: float, *, compiled: bool = False, plain: bool = False) -> Case:
+    label = f"training_{name.replace('/', '_')}_b{batch}"
+    about = f"Training updates of {name} with {batch} examples"
+    return Case(label, about, seconds, lambda: training(name, batch, compiled=compiled, plain=plain))
+
+
+def lane(folder: Path, seconds: float) -> Counter[str]:
+    """Run the cases that fit, write each one's file, and return how many were done, skipped and failed."""
+    begun, counts = time.perf_counter(), Counter[str]()
+    for case in cases():
+        left = seconds - (time.perf_counter() - begun)
+        if left < case.seconds:
+            counts["skipped"] += 1
+            print(f"skipped  {case.name}: {left:.0f} s are left, it may take {case.seconds:.0f}", flush=True)
+            continue
+        start = clock()
+        try:
+            rows, outcome = case.run(), "done"
+        except Exception as error:  # the other cases shall still be measured
+            rows, outcome = [{"error": f"{type(error).__name__}: {str(error)[:500]}"}], "failed"
+        counts[outcome] += 1
+        content = {
+            "benchmark": f"gpu_{case.name}",
+            "about": case.about,
+            "setup": {},
+            "machine": machine(),
+            "rows": rows,
+        }
+        (folder / f"gpu_{case.name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(f"{outcome:8} {case.name}: {clock() - start:.1f} s", *rows, sep="\n    ", flush=True)
+        gc.collect()
+        torch._dynamo.reset()
+        if GPU:
+            torch.cuda.empty_cache()
+    return counts
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu-smoke", action="store_true", help="prove on a CPU that everything executes")
+    parser.add_argument("--seconds", type=float, default=470, help="time for all cases")
+    parser.add_argument("--results", type=Path, help="folder for the JSON files (default: benchmarks/results)")
+    arguments = parser.parse_args()
+    if not GPU and not arguments.cpu_smoke:
+        parser.error("there is no GPU here; --cpu-smoke runs the same code on a CPU with tiny networks")
+    if arguments.cpu_smoke and arguments.results is None:
+        parser.error("--cpu-smoke needs --results: its figures mean nothing, and must not lie among the others")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
+    if not GPU:
+        torch.set_num_threads(1)
+    folder = arguments.results or HERE / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = lane(folder, arguments.seconds)
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main()
