@@ -55,7 +55,7 @@ class Options:
         published: Write the three files of the published script into this folder.
         plot: Draw the terms into this file too, such as terms.png.
         seed: Decides which examples are drawn, levels and noise.
-        batch_size: How many examples are in memory at a time, and kept at a time for a command that goes on.
+        batch_size: How many examples are on the device at a time. Results are kept for that many at a time, or more.
         rows_per_call: How many pairs of an example and a level the network is given at a time; 16 on a CPU, else 256.
         device: Such as cpu or cuda; a GPU if there is one.
     """
@@ -171,7 +171,7 @@ def _keeping(out: Path | None, among: Ranks) -> Iterator[Path | None]:
 
     folder = None if out is None else out.with_suffix(".parts")
     if folder is not None and among.rank == 0 and (count := _kept.count(folder)):
-        print(f"{folder} has {count} batches of a command that was stopped; what fits is taken from there", flush=True)
+        print(f"{folder} has {count} results of a command that was stopped; what fits is taken from there", flush=True)
     yield folder
     if folder is not None and among.rank == 0:
         _kept.forget(folder)

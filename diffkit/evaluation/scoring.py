@@ -1,11 +1,12 @@
 """Bits per dimension of a data set: read batch by batch, over all processes of a launcher, resumable.
 
-Which process takes a batch does not matter, so any number of processes finds the same figures, to the last bit.
+Which process takes a part does not matter, so any number of processes finds the same figures, to the last bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import numpy as np
 import torch
 from attrs import frozen
 from numpy.typing import NDArray
-from torch import Tensor
 
 from diffkit import __version__
 from diffkit._errors import DataError, OptionError
@@ -24,7 +24,7 @@ from diffkit.evaluation._digest import module_digest
 from diffkit.evaluation._kept import Arrays, Kept
 from diffkit.evaluation.samples import values_of
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
-from diffkit.likelihood.scores import Scores, merged, score
+from diffkit.likelihood.scores import Chunk, Scores, merged, score
 from diffkit.likelihood.strata import Strata
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
@@ -73,7 +73,7 @@ def score_data(
     progress: bool = False,
     **options: Any,
 ) -> Scores:
-    """Return the variational bound of a data set, in constant memory.
+    """Return the variational bound of a data set, a part of it in memory at a time.
 
     Args:
         system: The system.
@@ -81,11 +81,12 @@ def score_data(
         index: Which examples; all by default. Levels and noise of each are a function of the seed and its index in the
             data, whatever the batches and processes.
         labels: Give the data's labels, the condition y, to the network; other conditions it always gets.
-        batch_size: Examples that are in memory at a time.
-        among: The processes to share the work with, a batch at a time; each returns the whole result, the same for any
+        batch_size: Examples that are on the device at a time. Data is read, shared and kept in parts of that many, or
+            of a multiple, so that there are 256 at most.
+        among: The processes to share the work with, a part at a time; each returns the whole result, the same for any
             number of them.
         seed: As in `score`.
-        keep: Folder for the result of each batch, from which a stopped call goes on; none by default.
+        keep: Folder for the result of each part, from which a stopped call goes on; none by default.
         progress: Show a bar, in the first process.
         options: The other options of `diffkit.likelihood.score`.
     Raises:
@@ -96,8 +97,7 @@ def score_data(
     work = _Work(system, data, index, labels, batch_size, among or Ranks())
 
     def bound(rows: NDArray[np.int64], batch: Batch, advance: Advance) -> Arrays:
-        x_start, given = work.ready(batch)
-        found = score(system, x_start, indices=rows.tolist(), seed=seed, progress=advance, **given, **options)
+        found = score(system, work.chunks(batch), indices=rows.tolist(), seed=seed, progress=advance, **options)
         return attrs.asdict(found, recurse=False)
 
     parts = work.done("bits/dim", bound, len(every.first), keep, options | {"seed": seed}, progress)
@@ -130,11 +130,13 @@ def ode_data(
     work = _Work(system, data, index, labels, batch_size, among or Ranks())
 
     def exact(rows: NDArray[np.int64], batch: Batch, advance: Advance) -> Arrays:
-        x_start, given = work.ready(batch)
-        found = ode_likelihood(system, x_start, indices=rows.tolist(), **given, **options)
-        advance(len(rows))
-        arrays = {name: getattr(found, name).detach().cpu().numpy() for name in _EACH}
-        return arrays | {"meaning": found.meaning, "evaluations": found.evaluations}
+        found, indices = list[OdeLikelihood](), rows.tolist()
+        for x_start, given in work.chunks(batch):
+            here = [indices.pop(0) for _ in range(len(x_start))]
+            found.append(ode_likelihood(system, x_start, indices=here, **given, **options))
+            advance(len(x_start))
+        arrays = {name: torch.cat([getattr(f, name) for f in found]).detach().cpu().numpy() for name in _EACH}
+        return arrays | {"meaning": found[0].meaning, "evaluations": sum(f.evaluations for f in found)}
 
     parts = work.done("flow ODE", exact, 1, keep, options, progress)
     joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in _EACH}
@@ -142,13 +144,15 @@ def ode_data(
     return OdeLikelihood(**joined, meaning=str(parts[0]["meaning"]), evaluations=evaluations)
 
 
+PARTS = 256
+"""Results at most that are kept and sent between processes; each has the terms of all levels."""
 _EACH = ("bits", "probe_error", "draw_error", "latent")
 Advance = Callable[[int], None]
 
 
 @frozen(eq=False)
 class _Work:
-    """Examples of a data set in batches, which the processes take in turn."""
+    """Examples of a data set in parts of one or several batches, which the processes take in turn."""
 
     system: System
     data: Data
@@ -166,45 +170,50 @@ class _Work:
         options: Mapping[str, Any],
         shown: bool,
     ) -> list[Arrays]:
-        """Return the result of every batch, in order, in every process."""
-        batches, among = self._batches(), self.among
-        mine = range(among.rank, len(batches), among.size)
+        """Return the result of every part, in order, in every process."""
+        every, among = self._parts(), self.among
+        mine = range(among.rank, len(every), among.size)
         kept = Kept.of(keep, self._job(label, options) if keep is not None else {})
 
         def results() -> dict[int, Arrays]:
             found = {}
-            total = sum(len(batches[number]) for number in mine) * units
+            total = sum(len(every[number]) for number in mine) * units
             with show_progress(total, label, shown and among.rank == 0) as advance:
                 for number in mine:
-                    rows = batches[number]
+                    rows = every[number]
                     batch = self.data.batch(rows)
                     found[number], there = kept.result(batch, partial(compute, rows, batch, advance))
                     if there:
                         advance(len(rows) * units)
             return found
 
-        every = {number: part for found in among.everyone(results) for number, part in found.items()}
-        return [every[number] for number in sorted(every)]
+        done = {number: part for found in among.everyone(results) for number, part in found.items()}
+        return [done[number] for number in sorted(done)]
 
-    def ready(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        """Return clean data on the system's device, and conditions."""
-        x_start = scaled(batch.images, values_of(self.system)).to(self.system.device)
-        return x_start, {name: c for name, c in batch.conditions.items() if self.labels or name != "y"}
+    def chunks(self, part: Batch) -> Iterator[Chunk]:
+        """Yield clean data on the system's device, and conditions, of one batch after the other."""
+        given = {name: c for name, c in part.conditions.items() if self.labels or name != "y"}
+        for start in range(0, len(part.images), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            x_start = scaled(part.images[rows], values_of(self.system)).to(self.system.device)
+            yield x_start, {name: c[rows] for name, c in given.items()}
 
-    def _batches(self) -> list[NDArray[np.int64]]:
+    def _parts(self) -> list[NDArray[np.int64]]:
         index = np.arange(len(self.data), dtype=np.int64) if self.index is None else self.index
         if not len(index):
             raise DataError("there is no data to score")
-        size = check_integer("batch_size", self.batch_size, ge=1)
+        batch = check_integer("batch_size", self.batch_size, ge=1)
+        size = batch * math.ceil(len(index) / (batch * PARTS))
         return [index[start : start + size] for start in range(0, len(index), size)]
 
     def _job(self, label: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All that decides a batch's result beside the batch."""
+        """All that decides a part's result beside the part."""
         return {
             "diffkit": __version__,
             "what": label,
             "system": self.system.spec(),
             "weights": module_digest(self.system),
             "labels": self.labels,
+            "batch_size": self.batch_size,
             "options": dict(options),
         }

@@ -88,7 +88,7 @@ def test_what_a_stopped_command_found_is_used(command: Command, saved: Path, ima
         patch.setattr("diffkit.evaluation.scoring.score", stop)  # nothing is left to compute
         found = command(*words)
     assert found.code == 0, found.err
-    assert f"{parts} has 4 batches of a command that was stopped" in found.out and not parts.exists()
+    assert f"{parts} has 4 results of a command that was stopped" in found.out and not parts.exists()
     assert "bits/dim over 7 examples" in found.out
 
 

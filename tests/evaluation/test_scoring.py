@@ -62,6 +62,22 @@ def test_batches_change_rounding_only(system, data):
         np.testing.assert_allclose(getattr(found, name), getattr(alone, name), rtol=1e-5, atol=1e-7)
 
 
+def test_much_data_has_few_parts_of_many_batches(system, data, tmp_path, monkeypatch):
+    """Each result has terms of all levels, so there must not be one for every few of a million examples."""
+    options = dict(labels=True, seed=3, batch_size=2)
+    alone = score_data(system, data, **options)
+    monkeypatch.setattr("diffkit.evaluation.scoring.PARTS", 3)
+    found = score_data(system, data, keep=tmp_path / "parts", **options)
+    assert _kept.count(tmp_path / "parts") == 3  # of 4, 4 and 3 examples
+    np.testing.assert_array_equal(found.total, alone.total)
+    np.testing.assert_allclose(found.deviations, alone.deviations, rtol=1e-9)
+    pytest.importorskip("torchdiffeq")
+    loose = dict(labels=True, batch_size=2, rtol=1e-2, atol=1e-2)
+    few = ode_data(system, data, **loose)
+    monkeypatch.undo()
+    assert torch.equal(few.bits, ode_data(system, data, **loose).bits)
+
+
 def test_the_noise_goes_with_the_place_in_the_data(system, data):
     every = score_data(system, data, labels=True)
     some = score_data(system, data, labels=True, index=np.array([2, 7]), levels_per_example=None)
