@@ -25,6 +25,8 @@ RAMP = np.add.outer(np.arange(SIDE), np.arange(SIDE)) * 8
 GREY = RAMP.astype(np.uint8)
 COLOUR = np.stack([GREY, GREY[:, ::-1], np.full_like(GREY, 100)], -1)
 DEEP = (RAMP * 257).astype(np.uint16)
+VEIL = np.repeat([0, 255], SIDE // 2).astype(np.uint8)[:, None].repeat(SIDE, 1)
+"""Opacity: the upper half is transparent."""
 
 Made = dict[str, tuple[Callable[[Path], object], np.ndarray, int]]
 """Name -> how to make the file, its pixels (H, W) or (H, W, 3), and by how much they may differ."""
@@ -41,6 +43,19 @@ def png(width: int, height: int, *more: bytes, rows: bytes | None = None) -> byt
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+def deep_png(colour_type: int, *planes: np.ndarray) -> Callable[[Path], object]:
+    """A PNG of 16 bits per channel, which Pillow reads but does not write; planes are of 8 bits."""
+    pixels = (np.stack(planes, -1).astype(np.uint32) * 257).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 16, colour_type, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return content(b"\x89PNG\r\n\x1a\n" + header + data)
+
+
+def content(text: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(text)
+
+
 def image(pixels: np.ndarray = COLOUR, mode: str | None = None) -> Image.Image:
     made = Image.fromarray(pixels)
     return made if mode is None else made.convert(mode)
@@ -53,7 +68,7 @@ def saved(made: Image.Image, **options) -> Callable[[Path], object]:
 def alpha(pixels: np.ndarray) -> Image.Image:
     """With an upper half that is transparent, and of other colours than the background."""
     made = image(pixels).convert("RGBA" if pixels.ndim == 3 else "LA")
-    made.putalpha(Image.fromarray(np.repeat([0, 255], SIDE // 2).astype(np.uint8)[:, None].repeat(SIDE, 1)))
+    made.putalpha(Image.fromarray(VEIL))
     return made
 
 
@@ -123,6 +138,9 @@ RIGHT: Made = {
     "grey16.png": (saved(image(DEEP)), grey3(GREY), 1),
     "grey16.tif": (saved(image(DEEP)), grey3(GREY), 1),
     "grey16-big-endian.tif": (saved(Image.fromarray(DEEP.astype(">u2"))), grey3(GREY), 1),
+    "rgb16.png": (deep_png(2, *COLOUR.transpose(2, 0, 1)), COLOUR, 0),
+    "rgba16.png": (deep_png(6, *COLOUR.transpose(2, 0, 1), VEIL), on_white(COLOUR), 0),
+    "la16.png": (deep_png(4, GREY, VEIL), grey3(on_white(GREY)), 0),
     "int32.tif": (saved(image(DEEP.astype(np.int32))), grey3(GREY), 1),
     "float.tif": (saved(image((RAMP / 255).astype(np.float32))), grey3(GREY), 1),
     **{f"orientation-{how}.png": (turned(how), COLOUR, 0) for how in range(1, 9)},
@@ -173,10 +191,6 @@ def cut(made: Callable[[Path], object], share: float = 0.5) -> Callable[[Path], 
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
     return make
-
-
-def content(text: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(text)
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
