@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,22 +91,64 @@ def at_random(chosen: Sequence[int], count: int, seed: int) -> NDArray[np.int64]
     return np.array(chosen, np.int64)[(uniform * len(chosen)).astype(np.int64)]
 
 
-def check_low_res(saved: Saved, data: Data | None) -> None:
-    """Raise unless small images are given exactly if the network reads them, and fit it.
+def pictures(path: Path, channels: int) -> Data:
+    """Return the pictures to enlarge: of a .npz or .npy file with its labels if it has any, or of a folder as they are.
 
+    Args:
+        path: The file or folder.
+        channels: How many the network reads of them; a folder is read so.
     Raises:
-        OptionError: They are missing, or the network reads none.
-        DataError: They have other channels, values or sizes than the network was trained with.
+        DataError: There is nothing to read, or the pictures of a folder have several sizes.
     """
-    wanted, large = saved.low_res_channels, saved.system.data_shape
-    if data is None:
-        if wanted:
-            raise OptionError(
-                "this system enlarges small images; name them with --low-res FOLDER or --low-res FILE.npz"
-            )
-        return
-    if not wanted:
+    from diffkit.data import source_for
+
+    if path.is_dir():
+        return source_for(path, size=_one_size(path), channels=channels).open()
+    labelled = path.suffix == ".npz" and path.is_file() and _has_labels(path)
+    return (source_for(path, labels=True) if labelled else source_for(path)).open()
+
+
+def _has_labels(path: Path) -> bool:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return "arr_1" in arrays
+    except Exception:  # NumPy raises whatever its parsers meet in a damaged file; opening it says what is wrong
+        return False
+
+
+def _one_size(folder: Path) -> tuple[int, int]:
+    """Height and width of the pictures of a folder; reads headers only."""
+    from PIL import Image, ImageOps
+
+    from diffkit.data.folder import list_images
+
+    found: dict[tuple[int, int], Path] = {}
+    for file in list_images(folder).files:
+        try:
+            with Image.open(file) as opened:
+                width, height = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
+        except Exception:  # Pillow raises whatever its parsers meet; reading the data will name the file
+            continue
+        found.setdefault((height, width), file)
+    if len(found) == 1:
+        return next(iter(found))
+    if not found:
+        raise DataError(f"{str(folder)!r} holds no readable image")
+    some = ", ".join(f"{_sized(size)} ({file.name})" for size, file in list(found.items())[:3])
+    raise DataError(f"the pictures of {str(folder)!r} have several sizes: {some}; enlarge those of each size alone")
+
+
+def check_asked(saved: Saved, path: Path | None) -> None:
+    """Raise `OptionError` unless small images are named exactly if the network reads them."""
+    if path is None and saved.low_res_channels:
+        raise OptionError("this system enlarges small images; name them with --low-res FOLDER or --low-res FILE.npz")
+    if path is not None and not saved.low_res_channels:
         raise OptionError("this system reads no small images, so there is nothing to do with --low-res; leave it out")
+
+
+def check_fit(saved: Saved, data: Data) -> None:
+    """Raise `DataError` unless small images have the channels and size that the network was trained with."""
+    wanted, large = saved.low_res_channels, saved.system.data_shape
     shape, size = tuple(data.shape), tuple(data.shape[1:])
     if len(shape) != len(large) or shape[0] != wanted:
         axes = len(large) - 1

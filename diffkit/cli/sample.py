@@ -105,11 +105,13 @@ def run(given: Given) -> None:
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
     """Return what is to be sampled, with the sampler and guidance among ``parts``, if there are any."""
-    from diffkit.cli._sampling import Sampling, check_low_res
+    from diffkit.cli._sampling import Sampling, check_asked, check_fit, pictures
     from diffkit.guidance import guidance_for
 
-    small = None if options.low_res is None else _small(options.low_res)
-    check_low_res(saved, small)
+    check_asked(saved, options.low_res)
+    small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
+    if small is not None:
+        check_fit(saved, small)
     count = _count(options, small)
     steered = {
         "steps": options.steps,
@@ -212,22 +214,6 @@ def _labels_of(small: Data, count: int, each: int, saved: Saved) -> NDArray[np.i
             f"0..{saved.num_classes - 1}"
         )
     return own.repeat(each)[:count]
-
-
-def _small(path: Path) -> Data:
-    """Return the pictures to enlarge; of a file with labels, with these."""
-    import numpy as np
-
-    from diffkit.evaluation.samples import read
-
-    if path.suffix != ".npz" or not path.is_file():
-        return read(path)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            labelled = "arr_1" in arrays
-    except (OSError, ValueError):
-        labelled = False  # reading it will say what is wrong
-    return read(path, labels=labelled)
 
 
 def _check(options: Options) -> None:

@@ -86,6 +86,25 @@ def test_a_folder_is_read_in_order(command: Command, run: Path, small, tmp_path:
     assert len(list((tmp_path / "o").glob("00*.png"))) == 5
 
 
+def test_grey_pictures_and_pictures_of_several_sizes(command: Command, refused: Refused, run: Path, tmp_path: Path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(png(np.zeros((1, 4, 4), np.uint8)))
+    words = ["sample", run, "--low-res", pictures, "--format", "npz"]
+    assert command(*words, "--out", tmp_path / "a").code == 0
+    assert arrays(tmp_path / "a").shape == (1, 8, 8, 3)
+    (pictures / "b.png").write_bytes(png(np.zeros((3, 4, 3), np.uint8)))
+    assert refused(*words, "--out", tmp_path / "b") == (
+        f"the pictures of {str(pictures)!r} have several sizes: 4x4 (a.png), 4x3 (b.png); "
+        "enlarge those of each size alone"
+    )
+    for path in pictures.iterdir():
+        path.write_bytes(b"no image")
+    assert refused(*words, "--out", tmp_path / "b") == f"{str(pictures)!r} holds no readable image"
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 cut")
+    assert "cannot be read as a NumPy file" in refused("sample", run, "--low-res", tmp_path / "bad.npz", *words[4:])
+
+
 def test_what_a_sampling_wrote_is_enlarged_with_its_classes(command: Command, refused: Refused, small, tmp_path: Path):
     run = upsampler(tmp_path / "run", num_classes=3)
     np.savez(tmp_path / "base.npz", small, np.array([2, 0, 1, 1, 2]))
