@@ -122,6 +122,8 @@ def from_dataset(
     """
     from diffkit.data.pictures import PictureData
 
+    if isinstance(dataset, Mapping):
+        raise DataError(f"the dataset has parts ({', '.join(map(str, dataset))}); pass one of them, or split=...")
     if not hasattr(type(dataset), "__len__") or not hasattr(type(dataset), "__getitem__"):
         raise DataError(
             f"{type(dataset).__name__} is no map-style dataset; load it without streaming, which no run could continue "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -104,14 +105,14 @@ def read_table(table: Path, root: Path) -> dict[str, str]:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
     found: dict[str, str] = {}
     for file, label in rows:
-        name = os.path.normpath(file).replace("\\", "/")
+        name = os.path.normpath(file).replace(os.sep, "/")
         if found.setdefault(name, label) != label:
             raise DataError(f"the labels {str(table)!r} give {file!r} two classes, {found[name]!r} and {label!r}")
     return found
 
 
 def _csv_rows(text: str) -> list[tuple[str, str]]:
-    reader = csv.DictReader(text.splitlines(), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     columns = reader.fieldnames or []
     if "file" not in columns or "label" not in columns:
         raise ValueError(f"a table needs columns file and label, this one has {', '.join(columns) or 'none'}")
@@ -151,12 +152,17 @@ def _check_complete(table: Path, root: Path, names: Sequence[str], found: Mappin
 
 def _numbered(table: Path, found: Mapping[str, str]) -> tuple[str, ...] | None:
     """Names "0" to the largest if every class is such a number, so that it is what the network sees; else None."""
-    if not all(label.isascii() and label.isdecimal() and label == str(int(label)) for label in found.values()):
+    if not all(map(_is_number, found.values())):
         return None
     largest = max((int(label) for label in found.values()), default=0)
     if largest >= _MOST_NUMBERED:
         raise DataError(f"the labels {str(table)!r} go up to {largest}; number classes from 0, or name them")
     return tuple(str(i) for i in range(largest + 1))
+
+
+def _is_number(label: str) -> bool:
+    """Whether a class is a whole number from 0 as one would write it: 10, not 010 or 1.0, nor an endless one."""
+    return label.isascii() and label.isdecimal() and len(label) < 20 and label == str(int(label))
 
 
 def _some(names: Sequence[str]) -> str:

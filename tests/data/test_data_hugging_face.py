@@ -144,6 +144,8 @@ def test_rows_that_cannot_be_read_are_named_before_training(capsys, tmp_path):
 def test_streaming_is_refused():
     with pytest.raises(DataError, match="IterableDataset is no map-style dataset; load it without streaming, which no"):
         load("hf", dataset=IterableDataset(), size=8)
+    with pytest.raises(DataError, match=r"the dataset has parts \(train, test\); pass one of them, or split="):
+        load("hf", dataset={"train": dataset(), "test": dataset()}, size=8)
 
 
 def test_columns_that_are_not_there_or_not_plain():

@@ -65,6 +65,16 @@ def test_dataset_json_in_the_folder_itself(folder):
         load(folder, "dataset.json")
 
 
+def test_tables_as_people_write_them(folder, tmp_path):
+    """Spaces after commas, Windows line ends, quoted names with a line break, columns that nobody asked for."""
+    odd = folder / "line\nbreak, and comma.png"
+    (folder / "b.png").rename(odd)
+    text = 'note,file, label\r\nx,a.png, cat\r\ny,"line\nbreak, and comma.png",dog\r\n'
+    (tmp_path / "t.csv").write_bytes((text + "z,./sub/c.png,dog\r\n,sub/grüße 1.png,cat\r\n").encode())
+    data = load(folder, str(tmp_path / "t.csv"))
+    assert data.classes == ("cat", "dog") and data.labels.tolist() == [0, 1, 1, 0]
+
+
 def test_missing_and_unknown_files_are_named_together(folder, tmp_path):
     path = table(tmp_path / "t.csv", [("a.png", "x"), ("b.png", "y"), ("gone.png", "x"), ("./sub/c.png", "y")])
     with pytest.raises(DataError) as caught:
@@ -125,6 +135,8 @@ def test_numbers_that_are_no_classes(folder, tmp_path):
         load(folder, path)
     path = table(tmp_path / "t.csv", zip(FILES, ("007", "8", "9", "10"), strict=True))
     assert load(folder, path).classes == ("007", "10", "8", "9")
+    path = table(tmp_path / "t.csv", zip(FILES, ("1" * 5000, "8", "9", "10"), strict=True))
+    assert load(folder, path).classes[1] == "1" * 5000
 
 
 def test_one_class_only(folder, tmp_path):
