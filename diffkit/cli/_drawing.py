@@ -1,0 +1,55 @@
+"""Options of the commands that draw variants of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from diffkit.cli._options import short
+
+if TYPE_CHECKING:
+    from diffkit.cli._takes import Given
+
+
+@frozen
+class Drawing:
+    """How variants are drawn.
+
+    Attributes:
+        n: How many of each picture.
+        classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
+        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50"; all levels
+            by default.
+        seed: Decides everything that is random.
+        batch_size: How many are made at a time.
+        out: Folder for the results; made if it is not there.
+        device: Such as cpu or cuda; a GPU if there is one.
+        overwrite: Write into a folder that holds something already.
+    """
+
+    n: int = field(default=1, metadata=short("-n"))
+    classes: tuple[str, ...] = ()
+    steps: int | str | tuple[int, ...] | None = None
+    seed: int = 0
+    batch_size: int = 64
+    out: Path = field(default=Path("drawn"))
+    device: str | None = None
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse what can be seen before anything is loaded."""
+        from diffkit.cli._tasks import check_out
+        from diffkit.options import check_integer
+
+        check_integer("n", self.n, ge=1)
+        check_integer("batch_size", self.batch_size, ge=1)
+        check_out(self.out, self.overwrite)
+
+
+def steered(given: Given) -> dict[str, Any]:
+    """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
+    from diffkit.guidance import guidance_for
+
+    return {"sampler": given.parts.get("sampler"), "guidance": guidance_for(given.parts.get("guidance"))}

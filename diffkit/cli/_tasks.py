@@ -1,0 +1,152 @@
+"""What the commands of `diffkit.tasks` share: pictures in, classes, pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from diffkit._errors import DataError, OptionError
+from diffkit.cli._paths import check_folder
+from diffkit.cli._pictures import grid, need_pillow, pixels, png
+from diffkit.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffkit.cli._saved import Saved
+
+
+@frozen(eq=False)
+class Pictures:
+    """Pictures that a task is given.
+
+    Attributes:
+        images: (N, C, H, W) float32 in [-1, 1].
+        names: What each is called, unlike all others.
+    """
+
+    images: Tensor
+    names: tuple[str, ...]
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse a folder for results that cannot be written, or holds something already."""
+    need_pillow()
+    check_folder("--out", out)
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise OptionError(f"--out {out} is not empty; name another folder, or pass --overwrite")
+
+
+def load(folder: Path, device: str | None) -> Saved:
+    """Load a system of pictures with 8 bits at most; refuse any other."""
+    from diffkit.cli._saved import load as load_saved
+
+    saved = load_saved(folder, device)
+    shape, bins = saved.system.data_shape, saved.bins
+    if len(shape) != 3 or bins is None or bins > 256:
+        kind = f"data of shape {shape}" if len(shape) != 3 else "continuous data" if bins is None else f"{bins} values"
+        raise OptionError(f"{folder} makes {kind}, no 8-bit pictures; call diffkit.tasks in Python")
+    return saved
+
+
+def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) -> Pictures:
+    """Return a picture, or all those of a folder, resized and cropped to ``shape`` as for training.
+
+    Args:
+        path: A file or folder.
+        shape: (C, H, W).
+        resize: False refuses pictures of any other size.
+    Raises:
+        DataError: It is not there, holds no picture, or one cannot be read.
+        OptionError: The system's channels are not those of a picture, or a size is wrong.
+    """
+    import numpy as np
+    import torch
+
+    from diffkit.data.base import scaled
+    from diffkit.data.images import Form, read_image
+
+    if shape[0] not in (1, 3, 4):
+        raise OptionError(f"pictures have 1, 3 or 4 channels, this system {shape[0]}; call diffkit.tasks in Python")
+    files = _files(path)
+    for file in () if resize else files:
+        check_size(str(file), file, (shape[1], shape[2]))
+    form = Form(size=(shape[1], shape[2]), channels=shape[0])
+    images = torch.from_numpy(np.stack([read_image(file, form) for file in files]))
+    stems = [file.stem for file in files]
+    unique = len(set(stems)) == len(stems)
+    return Pictures(scaled(images, 256), tuple(stems if unique else [f"{i:06d}_{s}" for i, s in enumerate(stems)]))
+
+
+def read_one(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Return one picture, (C, H, W) float32 in [-1, 1]; see `read_pictures`."""
+    if path.is_dir():
+        raise OptionError(f"{path} is a folder; name one picture")
+    return read_pictures(path, shape).images[0]
+
+
+def check_size(label: str, path: Path, size: tuple[int, int]) -> None:
+    """Raise `OptionError` unless a picture has just that height and width."""
+    from diffkit.data.images import opened, upright
+
+    with opened(path, str(path)) as image:
+        width, height = upright(image).size
+    if (height, width) != size:
+        raise OptionError(f"{label} is {height}x{width}, it has to be {size[0]}x{size[1]}")
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    from diffkit.data.folder import list_images
+
+    if not path.exists():
+        raise DataError(f"{path} is not there; name a picture, or a folder of them")
+    if not path.is_dir():
+        return (path,)
+    files = list_images(path).files
+    if not files:
+        raise DataError(f"{path} holds no picture")
+    return files
+
+
+def conditions_for(saved: Saved, words: tuple[str, ...], count: int, *, each: int = 1) -> dict[str, Any]:
+    """Return ``y`` for ``each`` variants of ``count`` pictures, as `System.sample` takes it; nothing without classes.
+
+    Args:
+        saved: The system.
+        words: Names or indices of classes: none, one for all, or one for each picture. None is "no class", if the
+            system knows such.
+        count: How many pictures.
+        each: How many variants of every picture, which stand together.
+    Raises:
+        OptionError: Another number of classes, one that is not there, or none where one is needed.
+    """
+    if len(words) not in (0, 1, count):
+        raise OptionError(f"--classes must name one class, or one for each of {count} pictures, got {len(words)}")
+    if saved.num_classes is not None and not words and saved.null_class is None:
+        known = ", ".join(saved.name(label) for label in range(saved.num_classes))
+        raise OptionError(f"this system asks for the class of every picture; name it with --classes ({known})")
+    labels = saved.labels(words or ("none",) if saved.num_classes is not None else words, count)
+    return {} if labels is None else {"y": [label for label in labels for _ in range(each)]}
+
+
+def write(out: Path, rows: Sequence[tuple[str, Tensor]], shown: Sequence[Tensor]) -> list[str]:
+    """Write results as PNG files and all of it in one, and say so, a line each.
+
+    Args:
+        out: The folder.
+        rows: For every picture its name and its results, (n, C, H, W).
+        shown: What to show of every picture in the overview, (k, C, H, W), a row for each.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for name, results in rows:
+        for i, image in enumerate(pixels(results, 256)):
+            suffix = f"_{i:02d}" if len(results) > 1 else ""
+            write_atomically(out / f"{name}{suffix}.png", png(image))
+            count += 1
+    tiles = [tile for row in shown for tile in pixels(row, 256)]
+    write_atomically(out / "grid.png", png(grid(tiles, columns=len(shown[0]))))
+    return [f"{out}/: {count} PNG files", f"{out / 'grid.png'}: a row for each picture"]

@@ -1,0 +1,68 @@
+"""Draw pictures between two: both are inverted to noise, and sampling starts between their noises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit.cli._drawing import steered
+from diffkit.cli._options import POSITIONAL, short
+from diffkit.cli._takes import Given, Takes
+
+
+@frozen
+class Options:
+    """Options of ``diffkit interpolate``.
+
+    Attributes:
+        run: A saved system or training run (a folder).
+        first: The picture at one end.
+        second: The picture at the other.
+        n: How many, with both ends.
+        classes: Name or index of the class of both; "none", which is no class, by default.
+        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50".
+        batch_size: How many are made at a time.
+        out: Folder for the results; made if it is not there.
+        device: Such as cpu or cuda; a GPU if there is one.
+        overwrite: Write into a folder that holds something already.
+    """
+
+    run: Path = field(metadata=POSITIONAL)
+    first: Path = field(metadata=POSITIONAL)
+    second: Path = field(metadata=POSITIONAL)
+    n: int = field(default=7, metadata=short("-n"))
+    classes: tuple[str, ...] = ()
+    steps: int | str | tuple[int, ...] | None = 50
+    batch_size: int = 64
+    out: Path = Path("between")
+    device: str | None = None
+    overwrite: bool = False
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True)
+
+
+def run(given: Given) -> None:
+    """Draw the pictures between, and write them."""
+    from diffkit.cli import _tasks
+    from diffkit.cli.invert import check_deterministic
+    from diffkit.options import check_integer
+    from diffkit.tasks import interpolate
+
+    options = given.make(Options)
+    check_integer("n", options.n, ge=2)
+    check_integer("batch_size", options.batch_size, ge=1)
+    _tasks.check_out(options.out, options.overwrite)
+    how = steered(given)
+    check_deterministic(how["sampler"])
+    saved = _tasks.load(options.run, options.device)
+    first, second = (_tasks.read_one(path, saved.system.data_shape) for path in (options.first, options.second))
+    one = {name: values[0] for name, values in _tasks.conditions_for(saved, options.classes, 1).items()}
+    between = interpolate(
+        saved.system, first, second, options.n, steps=options.steps, batch_size=options.batch_size, **how, **one
+    ).cpu()
+    for line in _tasks.write(options.out, [("between", between)], [between]):
+        print(line)

@@ -1,0 +1,82 @@
+"""Find the noise that a deterministic sampler makes pictures from, go back, and say how well they come back.
+
+Pictures are a file or a folder, resized and cropped as for training. The overview, grid.png, has a row for each: the
+picture, and what came back. latents.npz holds the noise: latents float32 (N, C, H, W), errors (N,), names (N,).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit._errors import OptionError
+from diffkit.cli._drawing import steered
+from diffkit.cli._options import POSITIONAL
+from diffkit.cli._takes import Given, Takes
+
+
+@frozen
+class Options:
+    """Options of ``diffkit invert``.
+
+    Attributes:
+        run: A saved system or training run (a folder).
+        pictures: A picture, or a folder of them.
+        classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
+        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50".
+        out: Folder for the results; made if it is not there.
+        device: Such as cpu or cuda; a GPU if there is one.
+        overwrite: Write into a folder that holds something already.
+    """
+
+    run: Path = field(metadata=POSITIONAL)
+    pictures: Path = field(metadata=POSITIONAL)
+    classes: tuple[str, ...] = ()
+    steps: int | str | tuple[int, ...] | None = 50
+    out: Path = Path("inverted")
+    device: str | None = None
+    overwrite: bool = False
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True)
+
+
+def run(given: Given) -> None:
+    """Invert, go back, and write both."""
+    import numpy as np
+    import torch
+
+    from diffkit.cli import _tasks
+    from diffkit.tasks import invert
+
+    options = given.make(Options)
+    _tasks.check_out(options.out, options.overwrite)
+    how = steered(given)
+    check_deterministic(how["sampler"])
+    saved = _tasks.load(options.run, options.device)
+    pictures = _tasks.read_pictures(options.pictures, saved.system.data_shape)
+    conditions = _tasks.conditions_for(saved, options.classes, len(pictures.images))
+    found = invert(saved.system, pictures.images, steps=options.steps, **how, **conditions)
+    back, errors = found.reconstruction.cpu(), found.error.cpu()
+    shown = [torch.stack(pair) for pair in zip(pictures.images, back, strict=True)]
+    lines = _tasks.write(options.out, list(zip(pictures.names, back[:, None], strict=True)), shown)
+    latents = options.out / "latents.npz"
+    np.savez(latents, latents=found.latent.cpu().numpy(), errors=errors.numpy(), names=np.array(pictures.names))
+    for name, error in zip(pictures.names, errors.tolist(), strict=True):
+        print(f"{name}: {error:.2e}")
+    for line in (str(found), *lines, f"{latents}: latents {tuple(found.latent.shape)}, errors, names"):
+        print(line)
+
+
+def check_deterministic(sampler: object) -> None:
+    """Refuse a sampler that adds noise, which cannot be walked backwards."""
+    from diffkit.slots import resolve
+
+    part, name = resolve("sampler", sampler)
+    if part.stochastic:
+        raise OptionError(
+            f"sampler {name!r} adds noise, so there is no way back; use a deterministic one, such as 'heun' or 'ddim'"
+        )
