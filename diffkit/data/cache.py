@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,14 +74,15 @@ def cached(
     """
     from filelock import FileLock
 
-    writable = path.parent.is_dir() and os.access(path.parent, os.W_OK)
-    with FileLock(f"{path}.lock") if writable else nullcontext():
-        key = _key(pictures)
-        bad = _valid(path, key, progress)
-        if bad is None and not writable:
+    key = _key(pictures)
+    bad = _valid(path, key, progress)  # without the lock, so that many processes can check at once
+    if bad is None:
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise DataError(f"cache {str(path)!r} is in a folder that is not there or cannot be written to")
-        if bad is None:
-            bad = _build(path, key, pictures, processes, skip, progress)
+        with FileLock(f"{path}.lock"):
+            bad = _valid(path, key, progress, locked=True)
+            if bad is None:
+                bad = _build(path, key, pictures, processes, skip, progress)
     return (None if bad and not skip else Mapped(path)), bad
 
 
@@ -95,13 +95,17 @@ def _record_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _valid(path: Path, key: str, progress: bool) -> dict[int, str] | None:
-    """Return the unreadable pictures of a cache that can be used, or None if it has to be built."""
+def _valid(path: Path, key: str, progress: bool, locked: bool = False) -> dict[int, str] | None:
+    """Return the unreadable pictures of a cache that can be used, or None if it has to be built.
+
+    Without the lock, a cache may look damaged only because it is being replaced.
+    """
     record = _read_record(path)
     if record is None or not path.exists() or record["key"] != key:
         return None
     if path.stat().st_size != record["size"] or _sha256(path, progress) != record["sha256"]:
-        print(f"warning: the cache {str(path)!r} is damaged; it is built again", file=sys.stderr)
+        if locked:
+            print(f"warning: the cache {str(path)!r} is damaged; it is built again", file=sys.stderr)
         return None
     return {int(i): reason for i, reason in record["bad"].items()}
 
