@@ -40,7 +40,7 @@ class DEIS(Sampler):
             is the method as usually given, of order 2 at most but for steps that start where eps hardly changes.
     Source: Zhang & Chen 2022, arXiv:2204.13902 (AB-DEIS).
     Deviates: the paper's polynomial is in the time of one schedule, or in rho ('lms'); log rho is there on every path,
-    and is what implementations have settled on.
+    and is what implementations have settled on. Estimates are left out as in 'dpmpp_3m'.
     """
 
     estimates: int = integer(3, ge=1, le=4)

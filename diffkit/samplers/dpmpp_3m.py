@@ -29,7 +29,8 @@ class DPMSolverPP3M(Sampler):
     Source: Lu et al. 2022, arXiv:2211.01095, the exact solution in data prediction (proposition 4.1), to third order.
     Deviates: the published code (and all that follow it) weighs the second difference of the estimates by half of its
     integral, which leaves it at order 2: measured 2.0 where this is 3.0. The first step is corrected by the second
-    estimate, since its error would remain.
+    estimate, since its error would remain. Estimates are left out where a step is longer than the stretch back to them
+    (the last one: than 5 times that).
     """
 
     order: ClassVar[int] = 3

@@ -42,6 +42,7 @@ class LMS(Sampler):
         corrected_start: Correct the first step once the second estimate is known, since its error would remain. False
             is the method as usually given, of order 2 at most but for steps that start where eps hardly changes.
     Source: Zhang & Chen 2022, arXiv:2204.13902 (rho-AB-DEIS); Karras et al. 2022, arXiv:2206.00364, for rho.
+    Deviates: estimates are left out as in 'dpmpp_3m'.
     """
 
     estimates: int = integer(3, ge=1, le=4)
