@@ -161,7 +161,7 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
         print(found)
         if options.out is not None:
             arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
-            np.savez(options.out, **arrays, index=index)
+            np.savez(options.out, **arrays, index=index, meaning=found.meaning)
 
 
 @contextmanager

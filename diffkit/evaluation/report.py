@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from diffkit.explain import Explanation
 
-RESULTS = ("nll.npz", "evaluation.json", "metrics.jsonl", "config.json")
-"""Files of a run that the page shows if they are there."""
 _MOMENTS = 9
 _ROWS = 4
 _POINTS = 1000
@@ -95,6 +93,7 @@ def write(
         training_charts=list(_training_charts(folder)),
         samples=list(_pictures(found, n, spacing, seed, progress)) if n else [],
         bound=_bound(folder),
+        exact=_exact(folder),
         evaluation=_json(folder / "evaluation.json"),
         facts=_facts(found),
         repeat=_repeat(found),
@@ -263,16 +262,9 @@ def _bound(folder: Path) -> Mapping[str, Any] | None:
     from diffkit.evaluation._svg import Line, chart
     from diffkit.likelihood.scores import FAINT, NORMAL_95
 
-    path = folder / "nll.npz"
-    if not path.is_file():
+    kept = _arrays(folder / "nll.npz", "total", "prior", "levels", "visits", "terms", "terms_error")
+    if kept is None:
         return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
-            kept = {name: loaded[name] for name in ("total", "prior", "levels", "visits", "terms", "terms_error")}
-    except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
-        raise CheckpointError(
-            f"{path} is not what diffkit nll writes: {error}; remove it, or run that again"
-        ) from error
     seen = kept["visits"] > 0
     level, terms, reach = (
         kept["levels"][seen],
@@ -280,14 +272,11 @@ def _bound(folder: Path) -> Mapping[str, Any] | None:
         NORMAL_95 * np.nan_to_num(kept["terms_error"][seen]),
     )
     filled = np.interp(kept["levels"], level, terms)
-    shown = np.where(terms > FAINT * max(terms.max(), 0.0), terms, np.nan)
-    count = len(kept["total"])
     total = float(kept["total"].mean())
+    shown = np.where(terms > FAINT * max(terms.max(), 0.0), terms, np.nan)
     log = len(level) > 10
     return {
-        "bits": total,
-        "error": float(kept["total"].std(ddof=1)) / count**0.5 if count > 1 else None,
-        "count": count,
+        **_mean(kept["total"]),
         "first": float(terms[0]),
         "prior": float(kept["prior"].mean()),
         "charts": [
@@ -309,6 +298,32 @@ def _bound(folder: Path) -> Mapping[str, Any] | None:
             ),
         ],
     }
+
+
+def _exact(folder: Path) -> Mapping[str, Any] | None:
+    """What ``diffkit nll --ode`` kept."""
+    kept = _arrays(folder / "ode.npz", "bits", "meaning")
+    return None if kept is None else {**_mean(kept["bits"]), "meaning": str(kept["meaning"])}
+
+
+def _mean(bits: Any) -> dict[str, Any]:
+    """Mean over examples with its standard error, None for a single one."""
+    count = len(bits)
+    error = float(bits.std(ddof=1)) / count**0.5 if count > 1 else None
+    return {"bits": float(bits.mean()), "error": error, "count": count}
+
+
+def _arrays(path: Path, *names: str) -> dict[str, Any] | None:
+    """Arrays of a file that ``diffkit nll`` wrote; None if there is none."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in names}
+    except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
+        raise CheckpointError(
+            f"{path} is not what diffkit nll writes: {error}; remove it, or run that again"
+        ) from error
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

@@ -29,9 +29,16 @@ def test_results_of_other_commands_are_on_it(command: Command, make_system: Call
     data = ["--data", "digits", "--data.split", "held_out"]
     assert command("nll", folder, *data, "--num", "3").code == 0
     assert command("evaluate", folder, *data, "--extractor", "digits", "--num", "10").code == 0
+    exact = pytest.importorskip("torchdiffeq") and ["--ode", "--num", "2", "--tolerance", "1e-2"]
+    assert command("nll", folder, *data, *exact).code == 0
     assert command("report", folder, "-n", "4").code == 0
     page = (folder / "report.html").read_text()
-    assert "over 3 examples" in page and "FD (digits)" in page and "Not scored yet" not in page
+    assert (
+        "over 3 examples" in page
+        and "over 2 examples by the flow ODE (a bound, uniform" in page
+        and "FD (digits)" in page
+        and "Not scored yet" not in page
+    )
 
 
 def test_refusals(refused: Refused, saved: Path, tmp_path: Path):
