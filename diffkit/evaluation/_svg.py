@@ -166,7 +166,7 @@ def _grid(x: _Axis, y: _Axis, xlabel: str, ylabel: str) -> Markup:
 
 
 def _path(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
-    keep = _thinned(len(line.x))
+    keep = _thinned(x.at(line.x))
     px, py = x.at(line.x[keep]), y.at(line.y[keep])
     words, drawing, count = [], False, 0
     for a, b in zip(px, py, strict=True):
@@ -188,7 +188,7 @@ def _path(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
 def _band(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
     if line.low is None or line.high is None:
         return Markup("")
-    keep = _thinned(len(line.x))
+    keep = _thinned(x.at(line.x))
     px, low, high = x.at(line.x[keep]), y.at(line.low[keep]), y.at(line.high[keep])
     low = np.where(np.isnan(low), y.start, low)  # an interval that reaches 0 has no end on a log scale
     good = ~(np.isnan(px) | np.isnan(high))
@@ -199,8 +199,12 @@ def _band(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
     return Markup('<path class="band" style="fill:var({})" d="M{}Z"/>').format(color, "L".join(there + back))
 
 
-def _thinned(count: int) -> Any:
-    return np.unique(np.linspace(0, count - 1, min(count, _POINTS)).round().astype(int)) if count else slice(0)
+def _thinned(px: F64) -> Any:
+    """Which points to draw: all of a few, of many the first at each of evenly spaced pixels, and the last."""
+    if len(px) <= _POINTS:
+        return np.arange(len(px))
+    place = np.nan_to_num((px - _LEFT) / (WIDTH - _LEFT - _RIGHT) * _POINTS).round()
+    return np.unique([*np.unique(place, return_index=True)[1], len(px) - 1])
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Markup:

@@ -83,6 +83,18 @@ def test_long_lines_are_thinned():
     assert len(str(chart("t", "x", "y", [Line(many, many)]))) < 20_000
 
 
+def test_thinning_leaves_what_a_log_scale_spreads_out():
+    """Every second of 2000 levels would leave out level 2, which is a seventh of the way along."""
+    levels = np.arange(1, 2001)
+    (path,) = [
+        e for e in parsed(chart("t", "x", "y", [Line(levels, levels)], log_x=True)).iter() if e.get("class") == "line"
+    ]
+    places = [float(pair.split()[0][1:]) for pair in re.findall(r"[ML][\d.]+ [\d.]+", path.get("d"))]
+    gaps = np.diff(places[:4]) / (places[-1] - places[0])
+    np.testing.assert_allclose(gaps, np.log([2, 3 / 2, 4 / 3]) / np.log(2000), rtol=0.01)
+    assert len(places) < 700
+
+
 def test_scatter():
     points = np.random.default_rng(0).normal(size=(50, 2))
     svg = parsed(scatter("t", points, [i % 3 for i in range(50)]))
