@@ -82,12 +82,14 @@ class Images(Source):
 
     def reading(self) -> dict[str, Any]:
         """Return how the images are read, as keywords of `diffkit.data.pictures.PictureData.opened`."""
+        from diffkit.data.parallel import speaks
+
         return {
             "on_error": self.on_error,
             "cache": self.cache,
             "processes": self.processes,
             "check": self.check,
-            "progress": True,
+            "progress": speaks(),
         }
 
 

@@ -22,7 +22,7 @@ from diffkit.data.cache import Mapped, cached
 from diffkit.data.images import Form
 from diffkit.data.labels import Labels
 from diffkit.data.names import printable
-from diffkit.data.parallel import in_order
+from diffkit.data.parallel import in_order, speaks
 from diffkit.progress import progress as show_progress
 
 IN_MEMORY = 2 * 1024**3
@@ -126,7 +126,7 @@ class PictureData(Data):
         kept = [i for i in range(len(pictures)) if i not in bad]
         if not kept:
             raise DataError(f"{source!r} holds no readable image ({len(bad)} unreadable); the first: {bad[0]}")
-        for reason in bad.values():
+        for reason in bad.values() if speaks() else ():
             print(f"skipped {reason}", file=sys.stderr)
         numbers, classes = (None, None) if labels is None else labels.counted(kept)
         skipped = (*ignored, *((printable(pictures.name(i)), reason) for i, reason in bad.items()))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+from PIL import Image
 
+import diffkit.data
 from diffkit._errors import DataError
 from diffkit.data.parallel import in_order
 
@@ -38,6 +40,17 @@ def test_nothing_to_do():
 def test_a_process_that_dies_is_one_clear_error():
     with pytest.raises(DataError, match=r"a process that reads images died, .*; processes=0 reads in this one"):
         list(in_order(dying, [3], 1))
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(None, 1), ("0", 1), ("1", 0)])
+def test_one_process_of_a_job_says_what_is_skipped(rank, lines, tmp_path, monkeypatch, capsys):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert len(diffkit.data.load(tmp_path, size=4, on_error="skip")) == 1
+    err = capsys.readouterr().err
+    assert err.count("skipped ") == lines and ("reading images" in err) == bool(lines)
 
 
 def test_other_errors_are_not_hidden():

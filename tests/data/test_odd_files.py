@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -15,7 +16,7 @@ from PIL import Image, features
 
 import diffkit.data
 from diffkit._errors import DataError
-from diffkit.data.images import Form, read_image
+from diffkit.data.images import Form, decoded, read_image
 from diffkit.data.inspection import check_folder
 from diffkit.data.names import printable
 
@@ -252,6 +253,25 @@ def not_utf8(folder: Path) -> Path:
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     return path
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_random_damage_is_pixels_or_one_line(kind, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 16)  # a damaged size may be large, and slow, but not wrong
+    out = io.BytesIO()
+    image(NOISE).save(out, kind)
+    good, rng, outcomes = out.getvalue(), np.random.default_rng(0), set()
+    for _ in range(60):
+        bad = bytearray(good)
+        for _ in range(rng.integers(1, 6)):
+            bad[rng.integers(min(len(bad), rng.choice([64, len(bad)])))] = rng.integers(256)
+        del bad[rng.integers(len(bad)) if rng.random() < 0.2 else len(bad) :]
+        try:
+            found = decoded(io.BytesIO(bytes(bad)), "the name", Form((SIDE, SIDE)))
+            outcomes.add(found.shape)
+        except DataError as error:
+            outcomes.add(str(error).startswith("the name: ") and "\n" not in str(error))
+    assert outcomes <= {True, (3, SIDE, SIDE)} and True in outcomes
 
 
 @pytest.mark.parametrize("processes", [0, 2])
