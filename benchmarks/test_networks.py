@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from measuring import interleaved, ratio
 from torch import Tensor, nn
 
 from diffkit.backbones.unet import UNet
+from diffkit.compiling import compile_blocks
 
 SHAPE, BATCH, ROUNDS = (3, 32, 32), 8, 11
 RECIPE = UNet(channels=64, num_res_blocks=2, channel_mult=(1, 2, 2, 2), attention_resolutions=(16, 8), num_heads=4)
@@ -86,17 +88,32 @@ def diffusers_unet() -> nn.Module | None:
     )
 
 
-def forward(network: nn.Module, x: Tensor, time: Tensor, *, bf16: bool = False, wrapped: bool = False) -> Tensor:
+def forward(
+    network: nn.Module,
+    x: Tensor,
+    time: Tensor,
+    *,
+    bf16: bool = False,
+    wrapped: bool = False,
+    dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    x = x.to(dtype=dtype, memory_format=layout)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         out = network(x, time)
         result: Tensor = out.sample if wrapped else out
     return result
 
 
-def networks() -> dict[str, tuple[nn.Module, dict[str, bool]]]:
-    """Case -> network and how to call it."""
+def networks(*, only_forward: bool, full: bool) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+    """Case -> network and how to call it.
+
+    Args:
+        only_forward: Also weights in bfloat16, which are not for training.
+        full: Also compiled by blocks, which takes minutes.
+    """
     mine = ours()
-    found: dict[str, tuple[nn.Module | None, dict[str, bool]]] = {
+    found: dict[str, tuple[nn.Module | None, dict[str, Any]]] = {
         "diffkit": (mine, {}),
         "azula": (azulas(mine, recompute=False), {}),
         "azula as it is": (azulas(mine, recompute=True), {}),
@@ -104,6 +121,11 @@ def networks() -> dict[str, tuple[nn.Module, dict[str, bool]]]:
         "diffkit bf16": (mine, {"bf16": True}),
         "azula bf16": (azulas(mine, recompute=False), {"bf16": True}),
     }
+    if only_forward:
+        found["diffkit bf16 weights"] = (ours().bfloat16(), {"dtype": torch.bfloat16})
+    if full:
+        last = dict(bf16=True, layout=torch.channels_last)
+        found["diffkit bf16 compiled"] = (compile_blocks(ours().to(memory_format=torch.channels_last)), last)
     return {name: (network, options) for name, (network, options) in found.items() if network is not None}
 
 
@@ -125,8 +147,8 @@ def rows(seconds: dict[str, list[float]], sizes: dict[str, int]) -> list[dict[st
     return found
 
 
-def run(record, name: str, about: str, step: Callable[..., object], rounds: int) -> None:
-    cases = networks()
+def run(record, name: str, about: str, step: Callable[..., object], rounds: int, **which: bool) -> None:
+    cases = networks(**which)
     x, time = inputs()
     with torch.no_grad():
         want = forward(cases["diffkit"][0], x, time)
@@ -141,17 +163,18 @@ def run(record, name: str, about: str, step: Callable[..., object], rounds: int)
     record(name, about, rows(interleaved(calls, rounds), sizes), shape=[BATCH, *SHAPE])
 
 
-def test_forward(record):
+def test_forward(record, full):
     def step(network, x, time, options):
         with torch.no_grad():
             forward(network, x, time, **options)
 
-    run(record, "network_forward", "Forward pass of the small U-Net", step, ROUNDS)
+    run(record, "network_forward", "Forward pass of the small U-Net", step, ROUNDS, only_forward=True, full=full)
 
 
-def test_forward_and_backward(record):
+def test_forward_and_backward(record, full):
     def step(network, x, time, options):
         forward(network, x, time, **options).float().square().mean().backward()
         network.zero_grad(set_to_none=True)
 
-    run(record, "network_forward_backward", "Forward and backward pass of the small U-Net", step, ROUNDS)
+    about = "Forward and backward pass of the small U-Net"
+    run(record, "network_forward_backward", about, step, ROUNDS, only_forward=False, full=full)

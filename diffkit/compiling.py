@@ -1,4 +1,4 @@
-"""A sampler's step, the network and all guidance in it, as one compiled graph that calls share.
+"""A sampler's step, the network and all guidance in it, as one compiled graph that calls share; networks by blocks.
 
 A graph is kept for each system and each way of asking (sampler, guidance, network, conditions, dtype); it serves every
 number of steps, every spacing, every value of a numeric option and every batch size from 2 on.
@@ -10,7 +10,7 @@ import itertools
 import threading
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -108,6 +108,41 @@ class _Compiled:
             raise
         # a CUDA graph writes its results over those of the step before
         return pytree.tree_map_only(Tensor, Tensor.clone, out) if self._static else out
+
+
+def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:
+    """Compile a network block by block, in place, and return it; its weights and their names stay as they are.
+
+    Faster to compile than the whole, as like blocks share their kernels, and nearly as fast to run; for training,
+    sampling and the bound alike. A copy of the network is not compiled.
+
+    Args:
+        network: One whose blocks are elements of `nn.ModuleList`; the built-in ones are.
+        options: Arguments of `torch.compile`.
+    Raises:
+        OptionError: The network has no such blocks.
+    """
+    found = list(_blocks(network))
+    if not found:
+        raise OptionError(
+            f"{type(network).__name__} has no blocks in an nn.ModuleList; compile the whole of it, network.compile()"
+        )
+    # torch counts the graphs of all blocks of a class together, and gives up compiling at 8
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 4 * len(found))
+    for block in found:
+        block.compile(**options)
+    return network
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost elements of lists that hold modules of their own."""
+    for child in module.children():
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+            if any(True for _ in child.children()):
+                yield child
+        else:
+            yield from _blocks(child)
 
 
 def _arguments(how: Compile) -> dict[str, Any]:
