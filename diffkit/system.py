@@ -139,12 +139,11 @@ class System(nn.Module):
         """
         x_start = self.checked(x_start)
         level, weight = self.draw_levels(len(x_start), generator=generator, timesteps_state=timesteps_state)
+        rows = count_first(level, len(x_start))
+        level, weight = level.to(x_start.device), weight.to(x_start.device)
         noise = self._noise_like(x_start, generator)
-        terms = self.loss_terms(
-            model, x_start, level.to(x_start.device), noise, decoder_rows=count_first(level, len(x_start)), **conditions
-        )
-        weight = weight.to(x_start.device)
-        return terms | {"loss": terms["loss"] * weight, "level": level.to(x_start.device), "weight": weight}
+        terms = self.loss_terms(model, x_start, level, noise, decoder_rows=rows, **conditions)
+        return terms | {"loss": terms["loss"] * weight, "level": level, "weight": weight}
 
     def draw_levels(
         self, batch: int, *, generator: torch.Generator | None = None, timesteps_state: State = None
