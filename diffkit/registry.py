@@ -192,7 +192,7 @@ class Registry(Generic[P]):
         bare = canonical(name)
         if bare in self._here:
             return self._here[bare]
-        if bare in self.built_in_names():
+        if f"{BUILT_IN}:{bare}" in self._imported or bare in self.built_in_names():
             return self._built_in(bare)
         return self._plugin([p for p in _plugins(self.kind) if p.name == bare], name)
 
