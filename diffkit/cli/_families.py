@@ -57,7 +57,7 @@ def _source(name: str) -> Factory:
     """Which options a source of data has; it is looked at only when it is opened."""
     if name in data.NAMED:
         return data.NAMED[name]
-    return data.File if Path(name).suffix in (".npz", ".npy") else data.Folder
+    return {".npz": data.File, ".npy": data.File, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
 
 
 def _check_source(name: str) -> None:
@@ -68,7 +68,7 @@ def _check_source(name: str) -> None:
 _OTHERS = {
     "data": Family(
         heading="Data",
-        help="A folder of images, a .npz or .npy file, or a name.",
+        help="A folder or .zip of images, a .npz or .npy file, or a name.",
         listed=lambda: tuple(data.NAMED),
         factory=_source,
         check=_check_source,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from diffkit._errors import DataError, OptionError, did_you_mean
-from diffkit.data.image_sources import Folder, HuggingFace, Lsun
+from diffkit.data.image_sources import Folder, HuggingFace, Lsun, Zip
 from diffkit.data.sources import Cifar10, Digits, File, Photographs, Points, Source
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ __all__ = [
     "Photographs",
     "Points",
     "Source",
+    "Zip",
     "load",
     *_HOME,
 ]
@@ -66,10 +67,10 @@ def load(source: Any, **options: Any) -> Data:
     """Return data to train on.
 
     Args:
-        source: A name ("digits", "points", "photographs", "cifar10", "lsun", "hf"), a folder of images, a .npz or .npy
-            file, or an array or tensor (N, C, *S).
-        options: Those of `Digits`, `Points`, `Photographs`, `Cifar10`, `Lsun`, `HuggingFace`, `Folder` or `File`, or of
-            `from_array`.
+        source: A name ("digits", "points", "photographs", "cifar10", "lsun", "hf"), a folder or .zip of images, a
+            .npz or .npy file, or an array or tensor (N, C, *S).
+        options: Those of `Digits`, `Points`, `Photographs`, `Cifar10`, `Lsun`, `HuggingFace`, `Folder`, `Zip` or
+            `File`, or of `from_array`.
     Raises:
         DataError: There is no such data, or it cannot be used.
         OptionError: An option is wrong, or the source has no such option.
@@ -100,8 +101,10 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
     path = Path(name)
     if path.suffix in (".npz", ".npy"):
         return _build(File, "a NumPy file", options | {"path": path})
+    if path.suffix == ".zip" and path.is_file():
+        return _build(Zip, "a zip archive", options | {"path": path})
     if not path.is_dir():
-        what = "is a file, but no .npz or .npy" if path.exists() else "is no folder or file"
+        what = "is a file, but no .npz, .npy or .zip" if path.exists() else "is no folder or file"
         raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, NAMED)}")
     if "size" not in options:
         raise OptionError(f"data {name!r} is a folder of images; say size=64 or size=(height, width)")

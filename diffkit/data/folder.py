@@ -35,10 +35,7 @@ class Listing:
     def check_any(self, root: Path) -> None:
         """Raise `DataError` if there is no image."""
         if not self.files:
-            raise DataError(
-                f"{str(root)!r} holds no image ({len(self.ignored)} other files); images end in "
-                f"{' '.join(sorted(SUFFIXES))}"
-            )
+            raise no_image(root, len(self.ignored))
 
 
 @frozen
@@ -123,9 +120,10 @@ def open_folder(
 
     listing = list_images(root)
     listing.check_any(root)
-    found = labels_of(root, listing.files, labels)
+    files = Files(root, listing.files, form)
+    found = None if labels is None else labels_of([files.name(i) for i in range(len(files))], labels, root)
     return PictureData.opened(
-        Files(root, listing.files, form),
+        files,
         source=str(root),
         labels=found,
         ignored=[(printable(path.relative_to(root)), reason) for path, reason in listing.ignored],
@@ -134,6 +132,13 @@ def open_folder(
         processes=processes,
         check=check,
         progress=progress,
+    )
+
+
+def no_image(where: Path, others: int) -> DataError:
+    """Return the error for a folder or archive without images."""
+    return DataError(
+        f"{str(where)!r} holds no image ({others} other files); images end in {' '.join(sorted(SUFFIXES))}"
     )
 
 

@@ -115,6 +115,26 @@ class Folder(Images):
 
 
 @frozen(kw_only=True)
+class Zip(Images):
+    """A zip archive of images, such as EDM's and StyleGAN's dataset tools write; it is not unpacked.
+
+    Attributes:
+        path: The archive.
+        labels: As for a folder; a table such as dataset.json may also be in the archive.
+    """
+
+    path: Path = field(converter=Path)
+    labels: str = field(default="none", validator=way_of_labels)
+
+    def open(self) -> Data:
+        """Read every image once; needs Pillow."""
+        from diffkit.data.zipped import open_zip
+
+        labels = None if self.labels == "none" else self.labels
+        return open_zip(self.path, form=self.form(), labels=labels, **self.reading())
+
+
+@frozen(kw_only=True)
 class Lsun(Images):
     """A category of LSUN: an LMDB database of images, resized and cropped to one size.
 

@@ -180,7 +180,7 @@ def _counts(
     if labels is None or not kept:
         return None, None
     try:
-        found = labels_of(root, files, labels)
+        found = labels_of([path.relative_to(root).as_posix() for path in files], labels, root)
         assert found is not None
         numbers, classes = found.counted(kept)
     except DataError as error:

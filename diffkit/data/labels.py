@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from diffkit._errors import DataError
 
-TABLES = (".csv", ".json")
 _SHOWN = 10
 _MOST_NUMBERED = 100_000
 """Larger numbers are names, such as those of a catalogue, and would make as many rows in the network."""
@@ -48,58 +47,58 @@ class Labels:
         return np.array([number[name] for name in names], np.int64), classes
 
 
-def labels_of(root: Path, files: Sequence[Path], how: str | None) -> Labels | None:
+def labels_of(names: Sequence[str], how: str | None, where: Path, table: bytes | None = None) -> Labels | None:
     """Return the class of each file.
 
     Args:
-        root: The folder that the files lie in.
-        files: The files.
+        names: The files within the folder or archive, with "/" between folders.
         how: "folders", "prefix", the path of a .csv or .json table, or None for no classes.
+        where: The folder or archive, for errors.
+        table: What the table says, if it is not the path of a file; as bytes.
     Raises:
         DataError: A file has no class, or the table cannot be used.
     """
     if how is None:
         return None
     if how == "folders":
-        return Labels(_by_folder(root, files))
+        return Labels(_by_folder(names, where))
     if how == "prefix":
-        return Labels(tuple(path.name.split("_")[0] for path in files))
-    return _by_table(root, files, Path(how))
-
-
-def _by_folder(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    loose = [path for path in files if path.parent == root]
-    if loose:
-        raise DataError(
-            f"labels='folders', but {len(loose)} images are in no folder below {str(root)!r} (first: "
-            f"{loose[0].name!r}); move them, or pass labels='prefix' or None"
-        )
-    return tuple(path.relative_to(root).parts[0] for path in files)
-
-
-def _by_table(root: Path, files: Sequence[Path], table: Path) -> Labels:
-    found = read_table(table, root)
-    names = [path.relative_to(root).as_posix() for path in files]
-    _check_complete(table, root, names, found)
-    classes = _numbered(table, found)
+        return Labels(tuple(name.rpartition("/")[2].split("_")[0] for name in names))
+    found = read_table(Path(how), where, table)
+    _check_complete(how, where, names, found)
+    classes = _numbered(how, found)
     return Labels(tuple(found[name] for name in names), classes or tuple(sorted(set(found.values()))))
 
 
-def read_table(table: Path, root: Path) -> dict[str, str]:
+def _by_folder(names: Sequence[str], where: Path) -> tuple[str, ...]:
+    loose = [name for name in names if "/" not in name]
+    if loose:
+        raise DataError(
+            f"labels='folders', but {len(loose)} images are in no folder below {str(where)!r} (first: "
+            f"{loose[0]!r}); move them, or pass labels='prefix' or None"
+        )
+    return tuple(name.partition("/")[0] for name in names)
+
+
+def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[str, str]:
     """Return file -> class of a table of labels.
 
     A .csv file has columns ``file`` and ``label``, and perhaps others; a .json file is ``{"labels": [["a.png", 3],
-    ...]}``. Files are relative to the folder, with "/" between folders.
+    ...]}``. Files are relative to the folder or archive, with "/" between folders.
 
+    Args:
+        table: Its path.
+        where: The folder or archive.
+        content: What it says, if it was read already.
     Raises:
         DataError: It is missing, damaged, of another form, or names a file twice.
     """
-    if not table.is_file():
-        inside = root / table
+    if content is None and not table.is_file():
+        inside = where / table
         hint = f"; there is one in the folder: pass {str(inside)!r}" if inside.is_file() else ""
         raise DataError(f"the labels {str(table)!r} are not there{hint}")
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = (table.read_bytes() if content is None else content).decode("utf-8-sig")
         rows = _csv_rows(text) if table.suffix.lower() == ".csv" else _json_rows(text)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
@@ -140,23 +139,23 @@ def _is_row(row: Any) -> bool:
     return isinstance(row[1], str | int) and not isinstance(row[1], bool) and str(row[1]) != ""
 
 
-def _check_complete(table: Path, root: Path, names: Sequence[str], found: Mapping[str, str]) -> None:
+def _check_complete(table: str, where: Path, names: Sequence[str], found: Mapping[str, str]) -> None:
     """Raise one error that names the files without a class and the classes without a file."""
     missing = [name for name in names if name not in found]
     unknown = sorted(found.keys() - set(names))
     faults = [f"{len(missing)} images have no label: {_some(missing)}"] if missing else []
     faults += [f"{len(unknown)} labels are of files that are no image there: {_some(unknown)}"] if unknown else []
     if faults:
-        raise DataError("\n  ".join([f"the labels {str(table)!r} do not fit the folder {str(root)!r}:", *faults]))
+        raise DataError("\n  ".join([f"the labels {table!r} do not fit {str(where)!r}:", *faults]))
 
 
-def _numbered(table: Path, found: Mapping[str, str]) -> tuple[str, ...] | None:
+def _numbered(table: str, found: Mapping[str, str]) -> tuple[str, ...] | None:
     """Names "0" to the largest if every class is such a number, so that it is what the network sees; else None."""
     if not all(map(_is_number, found.values())):
         return None
     largest = max((int(label) for label in found.values()), default=0)
     if largest >= _MOST_NUMBERED:
-        raise DataError(f"the labels {str(table)!r} go up to {largest}; number classes from 0, or name them")
+        raise DataError(f"the labels {table!r} go up to {largest}; number classes from 0, or name them")
     return tuple(str(i) for i in range(largest + 1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,15 @@ def test_import_into_an_npz_with_images_skipped(command: Command, photos: Path, 
     with np.load(tmp_path / "o.npz") as arrays:
         assert arrays["arr_0"].shape == (3, 4, 4, 3) and arrays["arr_1"].tolist() == [0, 0, 1]
         assert arrays["classes"].tolist() == ["cat", "dog"]
+
+
+def test_an_archive_of_images_is_data(command: Command, photos: Path, tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in photos.iterdir():
+            archive.write(path, path.name)
+    words = ["--data", tmp_path / "photos.zip", "--data.size", "4", "--data.labels", "prefix"]
+    assert command("data", "import", *words, "--to", tmp_path / "out").code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir())[0] == "cat_00000.png"
 
 
 def test_refusals_of_import(refused: Refused, photos: Path, tmp_path: Path):

@@ -15,7 +15,7 @@ from test_data_archives import COLOURS, encoded, members, packed
 
 from diffkit.__main__ import main
 from diffkit.data import NAMED, File, Folder
-from diffkit.data.image_sources import Images
+from diffkit.data.image_sources import Images, Zip
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -51,7 +51,8 @@ def options(words: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("row", "kind"), [("a folder", Folder), ("`FILE.npz`", File), *((f"`{n}`", k) for n, k in NAMED.items())]
+    ("row", "kind"),
+    [("a folder", Folder), ("`FILE.npz`", File), ("`FILE.zip`", Zip), *((f"`{n}`", k) for n, k in NAMED.items())],
 )
 def test_the_table_of_sources_is_complete(row, kind):
     cells = next(line for line in TEXT.splitlines() if line.startswith(f"| {row} |")).split(" | ")

@@ -80,7 +80,7 @@ def test_missing_and_unknown_files_are_named_together(folder, tmp_path):
     with pytest.raises(DataError) as caught:
         load(folder, path)
     assert str(caught.value).splitlines() == [
-        f"the labels {path!r} do not fit the folder {str(folder)!r}:",
+        f"the labels {path!r} do not fit {str(folder)!r}:",
         "  1 images have no label: 'sub/grüße 1.png'",
         "  1 labels are of files that are no image there: 'gone.png'",
     ]

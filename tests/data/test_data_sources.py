@@ -176,7 +176,7 @@ def test_names_paths_and_options_that_are_wrong(tmp_path):
     with pytest.raises(DataError, match=r"data 'digit' is no folder or file, .*; did you mean 'digits'\?"):
         load("digit")
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match=r"is a file, but no \.npz or \.npy"):
+    with pytest.raises(DataError, match=r"is a file, but no \.npz, \.npy or \.zip"):
         load(tmp_path / "a.txt")
     with pytest.raises(OptionError, match=r"'digits' has no option 'splt'; did you mean 'split'\?"):
         load("digits", splt="train")

@@ -1,0 +1,119 @@
+"""A zip archive of images, such as EDM's and StyleGAN's dataset tools write; read without unpacking it."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from diffkit._errors import DataError
+from diffkit.data.folder import SUFFIXES, no_image
+from diffkit.data.images import Form, decoded, pillow
+from diffkit.data.labels import labels_of
+from diffkit.data.names import printable
+
+if TYPE_CHECKING:
+    from diffkit.data.pictures import PictureData
+
+_LARGEST = 1 << 30
+"""Bytes of a file in an archive; more is no picture, and may be made to fill the memory."""
+_archives: dict[tuple[int, str], tuple[int, zipfile.ZipFile]] = {}
+"""Time of change and open archive, by process and path: two processes must not share the place in an open file."""
+
+
+@frozen
+class Members:
+    """The images of a zip archive, as `diffkit.data.pictures.Pictures`.
+
+    Attributes:
+        path: The archive.
+        names: Its images, sorted.
+        form: What each image is made into.
+    """
+
+    path: Path
+    names: tuple[str, ...] = field(repr=False)
+    form: Form
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """Return the path of an image within the archive."""
+        return self.names[index]
+
+    def read(self, index: int) -> NDArray[Any]:
+        """Return the pixels of an image, (C, H, W)."""
+        name = f"{printable(self.path)}: {printable(self.names[index])}"
+        return decoded(io.BytesIO(_content(self.path, self.names[index], name)), name, self.form)
+
+    def stamps(self) -> list[Any]:
+        """Return name, bytes and checksum of each image."""
+        archive = _opened(self.path)
+        return [[info.filename, info.file_size, info.CRC] for info in map(archive.getinfo, self.names)]
+
+
+def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: Any) -> PictureData:
+    """Return the images of a zip archive as data, after reading every one once, unless told not to.
+
+    Args:
+        path: The archive.
+        form: Size, channels and the like of every example.
+        labels: As for a folder; a table may also be in the archive, as dataset.json is.
+        options: ``on_error``, ``cache``, ``processes``, ``check`` and ``progress`` of `PictureData.opened`.
+    Raises:
+        DataError: It is no archive, there is no image in it, one cannot be read, or a label is missing.
+    """
+    pillow()
+    from diffkit.data.pictures import PictureData
+
+    files = sorted(name for name in _opened(path).namelist() if not name.endswith("/"))
+    names = tuple(name for name in files if _reason(name) is None)
+    ignored = [(printable(name), reason) for name in files if (reason := _reason(name)) is not None]
+    if not names:
+        raise no_image(path, len(ignored))
+    found = labels_of(names, labels, path, _table(path, labels))
+    return PictureData.opened(Members(path, names, form), source=str(path), labels=found, ignored=ignored, **options)
+
+
+def _reason(name: str) -> str | None:
+    """Why a file is no image by its name, or None."""
+    found = PurePosixPath(name)
+    if found.name.startswith("._") or "__MACOSX" in found.parts:
+        return "what macOS keeps beside a file"
+    return None if found.suffix.lower() in SUFFIXES else "no image by its name"
+
+
+def _table(path: Path, labels: str | None) -> bytes | None:
+    """The table of labels in the archive, if it is there and not outside."""
+    if labels is None or Path(labels).exists() or labels not in _opened(path).namelist():
+        return None
+    return _content(path, labels, f"{path}: {labels}")
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    place = os.getpid(), os.path.realpath(path)
+    try:
+        changed = path.stat().st_mtime_ns
+        if place not in _archives or _archives[place][0] != changed:
+            _archives[place] = changed, zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise DataError(f"{str(path)!r} cannot be read as a zip archive: {error}") from error
+    return _archives[place][1]
+
+
+def _content(path: Path, member: str, name: str) -> bytes:
+    try:
+        archive = _opened(path)
+        if archive.getinfo(member).file_size > _LARGEST:
+            raise DataError(f"{name}: more than {_LARGEST} bytes, which no picture has")
+        return archive.read(member)
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
