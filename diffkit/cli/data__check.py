@@ -1,4 +1,4 @@
-"""Read every image of a folder once, and list what training would leave out or stop at, and what else it holds.
+"""Read every image of a folder or .zip once, and list what training would leave out or stop at, and what else it holds.
 
 Sizes, kinds and classes are counted. Exit code 1 if an image cannot be read or the labels do not fit.
 """
@@ -22,14 +22,14 @@ class Options:
     """Options of ``diffkit data check``.
 
     Attributes:
-        folder: A folder of images; folders in it are searched too.
+        source: A folder of images, searched with all folders in it, or a .zip of images.
         labels: Classes to count: "folders", "prefix", or a .csv or .json file, as --data.labels of diffkit train.
         size: Height and width that the images are meant for; which are smaller is counted.
         processes: Processes that read; 0 reads in this one.
         out: A .json file for everything that was found, file by file.
     """
 
-    folder: Path = field(metadata=POSITIONAL)
+    source: Path = field(metadata=POSITIONAL)
     labels: str = field(default="none", validator=way_of_labels)
     size: tuple[int, ...] | None = integers(None, optional=True, ge=1)
     processes: int = integer(0, ge=0)
@@ -43,13 +43,13 @@ def takes() -> Takes:
 
 def run(given: Given) -> None:
     """Print what was found; leave with exit code 1 if something cannot be used."""
-    from diffkit.data.inspection import check_folder
+    from diffkit.data.inspection import check_images
 
     options = given.make(Options)
     check_file("--out", options.out, (".json",))
     size = None if options.size is None else (options.size[0], options.size[-1])
     labels = None if options.labels == "none" else options.labels
-    report = check_folder(options.folder, labels=labels, size=size, processes=options.processes, progress=True)
+    report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)
     print(report)
     if options.out is not None:
         options.out.write_text(json.dumps(report.as_dict(), indent=1))

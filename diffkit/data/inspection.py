@@ -1,11 +1,13 @@
-"""What a folder of images holds, found by reading every file once: kinds, sizes, classes, and what cannot be used."""
+"""What a folder or archive of images holds: kinds, sizes, classes, and what cannot be used; every file is read once."""
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from attrs import asdict, frozen
 
@@ -15,6 +17,7 @@ from diffkit.data.images import SIXTEEN, eight_bit, flattened, opened, pillow, t
 from diffkit.data.labels import labels_of
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order
+from diffkit.data.zipped import content_of, list_members, table_in
 from diffkit.progress import progress as show_progress
 
 _SHOWN = 20
@@ -45,11 +48,11 @@ class Seen:
 
 @frozen
 class Report:
-    """What a folder holds.
+    """What a folder or archive holds.
 
     Attributes:
-        root: The folder.
-        images: Every readable image by name within the folder.
+        source: The folder or archive.
+        images: Every readable image by name within it.
         unreadable: Every image file that cannot be read, with the reason.
         ignored: Every other file, with the reason.
         classes: How many readable images each class has; None if none were asked for.
@@ -57,7 +60,7 @@ class Report:
         size: (H, W) that the images are meant for, or None.
     """
 
-    root: str
+    source: str
     images: dict[str, Seen]
     unreadable: dict[str, str]
     ignored: dict[str, str]
@@ -77,7 +80,7 @@ class Report:
     def __str__(self) -> str:
         """Return it as text, with at most twenty names of each sort."""
         lines = [
-            f"{self.root}: {len(self.images)} images, {len(self.unreadable)} image files that cannot be read, "
+            f"{self.source}: {len(self.images)} images, {len(self.unreadable)} image files that cannot be read, "
             f"{len(self.ignored)} other files",
             *self._kinds(),
             *self._classes(),
@@ -115,52 +118,64 @@ class Report:
             yield "  every image is a class of its own; are these the labels that are meant?"
 
 
-def check_folder(
-    root: Path,
+def check_images(
+    source: Path,
     *,
     labels: str | None = None,
     size: tuple[int, int] | None = None,
     processes: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Read every file of a folder once, and say what training would make of it.
+    """Read every image of a folder or zip archive once, and say what training would make of it.
 
     Args:
-        root: The folder.
+        source: The folder or archive.
         labels: As `diffkit.data.Folder` takes them, or None.
         size: (H, W) that the images are meant for; which are smaller is counted.
         processes: Processes that read; 0 reads in this one.
         progress: Show how far it is.
     Raises:
-        DataError: The folder is not there, cannot be listed or holds no image.
+        DataError: It is not there, cannot be listed or holds no image.
     """
     pillow()
-    listing = list_images(root)
-    listing.check_any(root)
-    names = [printable(path.relative_to(root)) for path in listing.files]
+    names, ignored = _listed_images(source)
+    look = partial(inspect_member if _is_zip(source) else inspect, source)
     images: dict[str, Seen] = {}
     unreadable: dict[str, str] = {}
     kept: list[int] = []
     with show_progress(len(names), "checking images", progress) as advance:
-        for i, found in enumerate(in_order(inspect, listing.files, processes)):
+        for i, found in enumerate(in_order(look, names, processes)):
+            name = printable(names[i])
             if isinstance(found, DataError):
-                unreadable[names[i]] = str(found).removeprefix(f"{printable(listing.files[i])}: ")
+                unreadable[name] = str(found).partition(f"{name}: ")[2]
             else:
-                images[names[i]] = found
+                images[name] = found
                 kept.append(i)
             advance(1)
-    classes, fault = _counts(root, listing.files, labels, kept)
-    ignored = {printable(path.relative_to(root)): reason for path, reason in listing.ignored}
-    return Report(printable(root), images, unreadable, ignored, classes, fault, size)
+    classes, fault = _counts(source, names, labels, kept)
+    return Report(printable(source), images, unreadable, dict(ignored), classes, fault, size)
 
 
-def inspect(path: Path) -> Seen:
-    """Return what an image file is, after decoding it whole.
+def inspect(root: Path, name: str) -> Seen:
+    """Return what an image file of a folder is, after decoding it whole.
 
     Raises:
         DataError: It cannot be read.
     """
-    with opened(path, printable(path)) as found:
+    return _seen(root / name, printable(name))
+
+
+def inspect_member(archive: Path, name: str) -> Seen:
+    """Return what an image of a zip archive is, after decoding it whole.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return _seen(io.BytesIO(content_of(archive, name)), printable(name))
+
+
+def _seen(file: Path | BinaryIO, name: str) -> Seen:
+    with opened(file, name) as found:
         image = upright(found)
         flattened(eight_bit(image, 255), 255).convert("RGB")
         return Seen(
@@ -173,14 +188,28 @@ def inspect(path: Path) -> Seen:
         )
 
 
+def _is_zip(source: Path) -> bool:
+    return source.suffix == ".zip" and source.is_file()
+
+
+def _listed_images(source: Path) -> tuple[Sequence[str], Sequence[tuple[str, str]]]:
+    """Names of the images, and of the other files with the reason that they are none."""
+    if _is_zip(source):
+        return list_members(source)
+    listing = list_images(source)
+    listing.check_any(source)
+    names = [path.relative_to(source).as_posix() for path in listing.files]
+    return names, [(printable(path.relative_to(source)), reason) for path, reason in listing.ignored]
+
+
 def _counts(
-    root: Path, files: Sequence[Path], labels: str | None, kept: Sequence[int]
+    source: Path, names: Sequence[str], labels: str | None, kept: Sequence[int]
 ) -> tuple[dict[str, int] | None, str | None]:
     """How many images each class has, and what is wrong with the labels."""
     if labels is None or not kept:
         return None, None
     try:
-        found = labels_of([path.relative_to(root).as_posix() for path in files], labels, root)
+        found = labels_of(names, labels, source, table_in(source, labels) if _is_zip(source) else None)
         assert found is not None
         numbers, classes = found.counted(kept)
     except DataError as error:

@@ -51,8 +51,8 @@ class Members:
 
     def read(self, index: int) -> NDArray[Any]:
         """Return the pixels of an image, (C, H, W)."""
-        name = f"{printable(self.path)}: {printable(self.names[index])}"
-        return decoded(io.BytesIO(_content(self.path, self.names[index], name)), name, self.form)
+        member = self.names[index]
+        return decoded(io.BytesIO(content_of(self.path, member)), named(self.path, member), self.form)
 
     def stamps(self) -> list[Any]:
         """Return name, bytes and checksum of each image."""
@@ -74,13 +74,47 @@ def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: An
     pillow()
     from diffkit.data.pictures import PictureData
 
+    names, ignored = list_members(path)
+    found = labels_of(names, labels, path, table_in(path, labels))
+    return PictureData.opened(Members(path, names, form), source=str(path), labels=found, ignored=ignored, **options)
+
+
+def list_members(path: Path) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """Return the images of an archive, sorted, and its other files with the reason that they are none.
+
+    Raises:
+        DataError: It is no archive, or there is no image in it.
+    """
     files = sorted(name for name in _opened(path).namelist() if not name.endswith("/"))
     names = tuple(name for name in files if _reason(name) is None)
     ignored = [(printable(name), reason) for name in files if (reason := _reason(name)) is not None]
     if not names:
         raise no_image(path, len(ignored))
-    found = labels_of(names, labels, path, _table(path, labels))
-    return PictureData.opened(Members(path, names, form), source=str(path), labels=found, ignored=ignored, **options)
+    return names, ignored
+
+
+def table_in(path: Path, labels: str | None) -> bytes | None:
+    """Return the table of labels that is in the archive, if there is one and none outside."""
+    if labels is None or Path(labels).exists() or labels not in _opened(path).namelist():
+        return None
+    return content_of(path, labels)
+
+
+def content_of(path: Path, member: str) -> bytes:
+    """Return a file of an archive, or raise `DataError` with both names."""
+    name = named(path, member)
+    try:
+        archive = _opened(path)
+        if archive.getinfo(member).file_size > _LARGEST:
+            raise DataError(f"{name}: more than {_LARGEST} bytes, which no picture has")
+        return archive.read(member)
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def named(path: Path, member: str) -> str:
+    """Return what an error calls a file of an archive."""
+    return f"{printable(path)}: {printable(member)}"
 
 
 def _reason(name: str) -> str | None:
@@ -89,13 +123,6 @@ def _reason(name: str) -> str | None:
     if found.name.startswith("._") or "__MACOSX" in found.parts:
         return "what macOS keeps beside a file"
     return None if found.suffix.lower() in SUFFIXES else "no image by its name"
-
-
-def _table(path: Path, labels: str | None) -> bytes | None:
-    """The table of labels in the archive, if it is there and not outside."""
-    if labels is None or Path(labels).exists() or labels not in _opened(path).namelist():
-        return None
-    return _content(path, labels, f"{path}: {labels}")
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -107,13 +134,3 @@ def _opened(path: Path) -> zipfile.ZipFile:
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise DataError(f"{str(path)!r} cannot be read as a zip archive: {error}") from error
     return _archives[place][1]
-
-
-def _content(path: Path, member: str, name: str) -> bytes:
-    try:
-        archive = _opened(path)
-        if archive.getinfo(member).file_size > _LARGEST:
-            raise DataError(f"{name}: more than {_LARGEST} bytes, which no picture has")
-        return archive.read(member)
-    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{name}: {type(error).__name__}: {error}") from error

@@ -17,6 +17,7 @@ from PIL import Image
 from diffkit._errors import DataError, OptionError
 from diffkit.data import load
 from diffkit.data.exporting import Exporter
+from diffkit.data.inspection import check_images
 
 NAMES = ("00000/img00000000.png", "00000/img00000001.png", "00001/cat_2.webp", "grüße 猫.png")
 
@@ -140,3 +141,19 @@ def test_import_from_an_archive(tmp_path):
     data = load(zipped(tmp_path / "a.zip", files()), size=(9, 12), check=False)
     Exporter(data, processes=2).to_folder(tmp_path / "out", prefix="cat")
     assert torch.equal(load(tmp_path / "out", size=(9, 12)).batch(range(4)).images, data.batch(range(4)).images)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_an_archive_is_checked_as_a_folder_is(tmp_path, processes):
+    rows = [[name, label] for name, label in zip(NAMES, (2, 0, 1, 2), strict=True)]
+    table = {"dataset.json": json.dumps({"labels": [*rows, ["zz.png", 0]]}).encode()}
+    path = zipped(tmp_path / "a.zip", files() | table | {"zz.png": b"no picture"})
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "a")
+    found = check_images(path, labels="dataset.json", processes=processes)
+    folder = check_images(tmp_path / "a", labels=str(tmp_path / "a" / "dataset.json"), processes=processes)
+    assert found.as_dict() == folder.as_dict() | {"source": str(path)}
+    assert found.classes == {"0": 1, "1": 1, "2": 2} and found.ignored == {"dataset.json": "no image by its name"}
+    assert found.unreadable == {"zz.png": "no image, or of a kind that Pillow cannot read"}
+    damaged(path)
+    assert check_images(path).unreadable[NAMES[0]].startswith("BadZipFile: Bad CRC-32")

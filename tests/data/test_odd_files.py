@@ -17,7 +17,7 @@ from PIL import Image, features
 import diffkit.data
 from diffkit._errors import DataError
 from diffkit.data.images import Form, decoded, read_image
-from diffkit.data.inspection import check_folder
+from diffkit.data.inspection import check_images
 from diffkit.data.names import printable
 
 SIDE = 16
@@ -283,7 +283,7 @@ def test_all_of_them_in_one_folder(tmp_path, processes, capsys):
         make(root / name)
     not_utf8(root / "album.png")
 
-    report = check_folder(root, labels="prefix", size=(SIDE, SIDE), processes=processes)
+    report = check_images(root, labels="prefix", size=(SIDE, SIDE), processes=processes)
     assert set(report.images) == {*map(printable, RIGHT), "album.png/caf\\xe9.png"}
     assert set(report.unreadable) == set(WRONG) and set(report.ignored) == set(LEFT_OUT)
     assert not report.good and "line\\nbreak\\x1b[31m.png" in report.images
@@ -343,7 +343,7 @@ def test_the_report_says_what_will_be_done_to_the_images(tmp_path):
     animated()(tmp_path / "y_moving.gif")
     turned(6)(tmp_path / "y_turned.png")
     image(NOISE).save(tmp_path / "y_large.png")
-    report = check_folder(tmp_path, labels="prefix", size=(32, 32))
+    report = check_images(tmp_path, labels="prefix", size=(32, 32))
     assert report.good and report.classes == {"x": 2, "y": 3}
     text = str(report).splitlines()
     assert text[0] == f"{tmp_path}: 5 images, 0 image files that cannot be read, 0 other files"
@@ -357,5 +357,5 @@ def test_the_report_says_what_will_be_done_to_the_images(tmp_path):
         "  2 classes: x 2, y 3",
     ):
         assert line in text, text
-    assert check_folder(tmp_path).classes is None
-    assert "t.csv' are not there" in str(check_folder(tmp_path, labels="t.csv").fault)
+    assert check_images(tmp_path).classes is None
+    assert "t.csv' are not there" in str(check_images(tmp_path, labels="t.csv").fault)
