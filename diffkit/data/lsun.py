@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,19 @@ from numpy.typing import NDArray
 from diffkit._errors import DataError, MissingExtraError
 from diffkit.data.images import Form, decoded
 
-_environments: dict[tuple[int, str], Any] = {}
-"""By process and path: LMDB refuses to open a database twice, and must not be taken along into another process."""
+_environments: dict[str, Any] = {}
+"""Open databases by path: LMDB refuses to open one twice in a process."""
+
+
+def _close_all() -> None:
+    """Close what is open before a fork: LMDB must not be taken along into another process; each opens it anew."""
+    for environment in _environments.values():
+        environment.close()
+    _environments.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_close_all)
 
 
 @frozen
@@ -73,7 +85,7 @@ def _transaction(path: Path) -> Any:
         import lmdb
     except ImportError as error:
         raise MissingExtraError("lsun", "reading an LMDB database") from error
-    place = os.getpid(), os.path.realpath(path)
+    place = os.path.realpath(path)
     if place not in _environments:
         if not path.exists():
             raise DataError(f"{str(path)!r} is not there; LSUN's databases are folders such as bedroom_train_lmdb")

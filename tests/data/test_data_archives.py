@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 import diffkit.data
 from diffkit._errors import DataError, MissingExtraError, OptionError
@@ -186,6 +187,16 @@ def encoded(colour: tuple[int, int, int], size: tuple[int, int] = (40, 30)) -> b
     return out.getvalue()
 
 
+class Reader(Dataset):
+    """What torch's loader reads in its workers."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __getitem__(self, indices):
+        return self.data.batch(indices).images
+
+
 @pytest.fixture
 def bedrooms(tmp_path: Path) -> Path:
     path = tmp_path / "bedroom_train_lmdb"
@@ -211,6 +222,14 @@ def test_lsun(bedrooms, tmp_path):
     assert unread.pixels is None and torch.equal(unread.batch([2, 0]).images, images)
     again = pickle.loads(pickle.dumps(unread))
     assert torch.equal(again.batch([2, 0]).images, images)
+
+
+def test_a_database_is_read_by_forked_workers_too(bedrooms):
+    data = load("lsun", database=bedrooms, size=8, check=False)
+    expected = data.batch([2, 0]).images
+    found = list(DataLoader(Reader(data), batch_size=None, sampler=[[2, 0], [2, 0], [1, 3]], num_workers=2))
+    assert torch.equal(found[0], expected) and torch.equal(found[1], expected)
+    assert torch.equal(data.batch([2, 0]).images, expected)
 
 
 def test_damaged_records_of_lsun_are_named_before_training(bedrooms, capsys):

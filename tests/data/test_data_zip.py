@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_data_archives import Reader
+from torch.utils.data import DataLoader
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data import load
@@ -54,6 +56,13 @@ def test_the_same_as_the_folder(tmp_path, method):
         assert torch.equal(other.batch([3, 0]).images, data.batch([3, 0]).images)
     sent = pickle.loads(pickle.dumps(other))
     assert torch.equal(sent.batch([3, 0]).images, data.batch([3, 0]).images)
+
+
+def test_an_archive_is_read_by_forked_workers_too(tmp_path):
+    data = load(zipped(tmp_path / "a.zip", files()), size=8, check=False)
+    expected = data.batch([2, 0]).images
+    found = list(DataLoader(Reader(data), batch_size=None, sampler=[[2, 0]] * 6, num_workers=2))
+    assert all(torch.equal(each, expected) for each in found)
 
 
 def test_labels_from_the_table_in_the_archive(tmp_path, monkeypatch):
