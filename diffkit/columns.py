@@ -83,14 +83,21 @@ class Columns:
         return Transition(**found, first=first)
 
 
-def scalings(mean: MeanParameterization, table: ProcessTable) -> Scalings:
+def scalings(mean: MeanParameterization, table: ProcessTable, rows: np.ndarray | None = None) -> Scalings:
     """Return the mean parameterization's coefficients at levels 0..T, float64 (T+1,); row 0 is (1, 0, 1).
 
     Not finite where the parameterization does not exist.
+
+    Args:
+        mean: The mean parameterization.
+        table: The table that training uses.
+        rows: Some of its levels, int64 (n,), in place of all.
     """
+    levels = np.arange(table.num_steps + 1) if rows is None else rows
+    t = np.maximum(levels, 1)
     with np.errstate(all="ignore"):
-        found = mean.scalings(table.at(slice(1, None)), table.at(slice(None, -1)))
-    return Scalings(*(np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+        found = mean.scalings(table.at(t), table.at(t - 1))
+    return Scalings(*(np.where(levels > 0, c, row0) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
 
 
 def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray:
@@ -103,8 +110,7 @@ def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
 
     What the network means is a matter of the training table; what the variance interpolates, of the table in use.
     """
-    rows = training_rows(table, parts.table)
-    mean = (column[rows] for column in scalings(parts.mean, parts.table))
+    mean = scalings(parts.mean, parts.table, training_rows(table, parts.table))
     columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
     columns |= parts.var.columns(table)
     for guidance in parts.guidance:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from attrs import frozen
@@ -383,17 +384,18 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
         )
 
 
-def _members(protocol: type[Any]) -> dict[str, Any]:
+@cache
+def _members(protocol: type[Any]) -> dict[str, tuple[Any, inspect.Signature]]:
+    """Methods of a contract and their signatures, by name."""
     found: dict[str, Any] = {}
     for base in reversed(protocol.__mro__):
         if base.__module__ == __name__:
             found |= {n: m for n, m in vars(base).items() if inspect.isfunction(m)}
-    return {n: m for n, m in found.items() if not n.startswith("_") or n == "__call__"}
+    return {n: (m, inspect.signature(m)) for n, m in found.items() if not n.startswith("_") or n == "__call__"}
 
 
 def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
-    for name, wanted in _members(protocol).items():
-        signature = inspect.signature(wanted)
+    for name, (wanted, signature) in _members(protocol).items():  # type: ignore[arg-type]
         expected = f"{name}({', '.join(list(signature.parameters)[1:])})"
         found = _static(part, name)
         if found is None or (found is wanted and getattr(wanted, "__isabstractmethod__", False)):
