@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _GIANT = 2.0
 """A first step larger than this (in lambda) is left as it is: a straight line says little over it, and what float32
 rounds off eps at the end with less noise would be enlarged by exp(h)."""
-_REACH = 5.0
+_REACH = 3.0
 """A straight line is extended at most this many times the distance between its two estimates."""
 _REACH_OF_CURVES = 1.0
 """A parabola or more is extended over no more than the stretch it was fitted to."""

@@ -27,7 +27,7 @@ class DPMSolverPP2M(Sampler):
     one, and the first two from a level without signal hold x_start constant.
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 2.
-    Deviates: a step more than 5 times as long as the one before is of order 1.
+    Deviates: a step more than 3 times as long as the one before is of order 1.
     """
 
     order: ClassVar[int] = 2

@@ -30,7 +30,7 @@ class DPMSolverPP3M(Sampler):
     Deviates: the published code (and all that follow it) weighs the second difference of the estimates by half of its
     integral, which leaves it at order 2: measured 2.0 where this is 3.0. The first step is corrected by the second
     estimate, since its error would remain. Estimates are left out where a step is longer than the stretch back to them
-    (the last one: than 5 times that).
+    (the last one: than 3 times that).
     """
 
     order: ClassVar[int] = 3

@@ -36,7 +36,7 @@ class SDEDPMSolverPP2M(Sampler):
             so at eta = 1 it is what the variance part says.
     Source: Lu et al. 2022, arXiv:2211.01095, section 5; eta: the family of reverse SDEs of Song et al. 2021,
     arXiv:2011.13456, and Karras et al. 2022, arXiv:2206.00364, eq. 6.
-    Deviates: a step more than 5 times as long as the one before is of order 1.
+    Deviates: a step more than 3 times as long as the one before is of order 1.
     """
 
     eta: float = number(1.0, ge=0)

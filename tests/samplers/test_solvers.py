@@ -262,10 +262,11 @@ def test_a_learned_variance_scales_the_noise_and_spares_the_last_step(name):
 @pytest.mark.parametrize("steps", [10, 20])
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("sampler", SOLVERS, ids=label)
-def test_few_steps_are_no_disaster(sampler, schedule, steps):
+def test_few_steps_are_no_worse_than_ddims(sampler, schedule, steps):
     """Evenly spaced levels begin or end with steps of 3 to 8 in lambda: beyond what any polynomial is good for.
 
-    Before long steps were told apart, 'heun' had up to 82 times the error of DDIM here, 'dpmpp_3m' 16 times.
+    Before long steps were told apart, 'heun' had up to 82 times the error of DDIM here, 'dpmpp_3m' 16 times,
+    'dpmpp_2m' 2.7 times.
     """
     system = system_on(schedule, 1000)
     table = system.table_for(f"linspace{steps}")
@@ -275,7 +276,7 @@ def test_few_steps_are_no_disaster(sampler, schedule, steps):
     def error(slot):
         return (sampling_program(system.parts, part(slot), table).finish(MIXTURE, x, None) - wanted).abs().max()
 
-    assert error(sampler) < 5 * error("ddim")
+    assert error(sampler) <= 1.05 * error("ddim")
 
 
 @pytest.mark.parametrize("steps", [5, 10])
