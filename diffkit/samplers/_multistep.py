@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
     from diffkit.protocols import Denoise, StepRow
     from diffkit.table import F64, Steps
+
 _GIANT = 2.0
 """A first step larger than this (in lambda) is left as it is: a straight line says little over it, and what float32
 rounds off eps at the end with less noise would be enlarged by exp(h)."""
 _REACH = 3.0
-"""A straight line is extended at most this many times the distance between its two estimates."""
+"""A straight line is extended over at most this many times the distance between its two estimates.
+
+With an exact network and 10 evenly spaced levels, whose last step is 4 times the one before, a line there has 4 times
+the error of none. Grids of real use seldom double.
+"""
 _REACH_OF_CURVES = 1.0
 """A parabola or more is extended over no more than the stretch it was fitted to."""
 
