@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+PATIENCE = 60
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
 
 
@@ -23,6 +27,12 @@ class Job:
 
     def wait(self) -> list[Any]:
         """Return what each process returned; fail with what one of them raised."""
+        end = time.monotonic() + PATIENCE
+        while any(process.runs() for process in self.processes) and time.monotonic() < end:
+            time.sleep(0.01)
+        if time.monotonic() >= end:
+            self.kill(signal.SIGKILL)
+            pytest.fail(f"the processes did not end within {PATIENCE} s")
         outcomes = [process.outcome() for process in self.processes]
         failed = [text for text, _ in outcomes if text]
         assert not failed, "\n".join(failed)
@@ -31,7 +41,8 @@ class Job:
     def kill(self, number: int) -> None:
         """Send every process a signal, and wait for its end."""
         for process in self.processes:
-            os.kill(process.id, number)
+            if process.runs():
+                os.kill(process.id, number)
         for process in self.processes:
             process.end()
 
@@ -57,17 +68,29 @@ class _Child:
                 pipe.write(told)
             os._exit(0)
         os.close(writing)
-        self.reading = reading
+        self.reading, self.told, self.status = reading, b"", None
+        os.set_blocking(reading, False)
+
+    def runs(self) -> bool:
+        """Return whether it still does, and read what it says meanwhile."""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self.reading, 1 << 16):
+                self.told += piece
+        if self.status is None:
+            self.status = os.waitpid(self.id, os.WNOHANG)[0] or None
+        return self.status is None
 
     def outcome(self) -> tuple[str, Any]:
-        with os.fdopen(self.reading, "rb") as pipe:
-            told = pipe.read()
-        os.waitpid(self.id, 0)
-        return pickle.loads(told) if told else (f"process {self.id} was killed", None)
+        """Return what it raised and what it returned."""
+        self.runs()
+        os.close(self.reading)
+        return pickle.loads(self.told) if self.told else (f"process {self.id} was killed", None)
 
     def end(self) -> None:
+        """Wait for a process that was killed."""
         os.close(self.reading)
-        os.waitpid(self.id, 0)
+        if self.status is None:
+            os.waitpid(self.id, 0)
 
 
 def forked(size: int, do: Callable[[int], Any]) -> list[Any]:

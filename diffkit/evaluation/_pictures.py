@@ -44,6 +44,15 @@ def png(pixels: NDArray[np.uint8]) -> str:
     Raises:
         MissingExtraError: Pillow is not installed.
     """
+    return "data:image/png;base64," + base64.b64encode(as_png(pixels)).decode()
+
+
+def as_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a picture (H, W, C) as a PNG file.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:
@@ -53,7 +62,7 @@ def png(pixels: NDArray[np.uint8]) -> str:
     Image.fromarray(np.ascontiguousarray(pixels[..., 0] if mode == "L" else pixels), mode).save(
         buffer, "PNG", optimize=True
     )
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def strip(moments: Sequence[Tensor]) -> NDArray[np.uint8]:

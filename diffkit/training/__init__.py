@@ -9,9 +9,19 @@ if TYPE_CHECKING:
     from diffkit.training.config import TrainConfig as TrainConfig
     from diffkit.training.logs import read_metrics as read_metrics
     from diffkit.training.loop import train as train
+    from diffkit.training.trackers import Tracker as Tracker
+    from diffkit.training.trial import DryRun as DryRun
+    from diffkit.training.trial import dry_run as dry_run
 
-_HOME = {"TrainConfig": "config", "read_metrics": "logs", "train": "loop"}
-__all__ = ["TrainConfig", "read_metrics", "train"]
+_HOME = {
+    "DryRun": "trial",
+    "TrainConfig": "config",
+    "Tracker": "trackers",
+    "dry_run": "trial",
+    "read_metrics": "logs",
+    "train": "loop",
+}
+__all__ = ["DryRun", "Tracker", "TrainConfig", "dry_run", "read_metrics", "train"]
 
 
 def __getattr__(name: str) -> Any:

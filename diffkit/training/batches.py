@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -30,14 +30,15 @@ class _Reader(Dataset[Batch]):
 
 
 class _Worker:
-    """What a worker process does first: leave signals and the lock to its parent."""
+    """What a worker process does first: leave signals and locks to its parent."""
 
-    def __init__(self, lock: RunLock):
-        self.lock = lock
+    def __init__(self, locks: Sequence[RunLock]):
+        self.locks = locks
 
     def __call__(self, worker: int) -> None:
         ignore_signals()
-        self.lock.forget()
+        for lock in self.locks:
+            lock.forget()
 
 
 def batches(
@@ -46,9 +47,10 @@ def batches(
     start: int,
     stop: int,
     *,
+    rows: slice = slice(None),
     num_classes: int | None,
     workers: int,
-    lock: RunLock,
+    locks: Sequence[RunLock],
     pin: bool,
 ) -> Iterator[Batch]:
     """Yield the batches of updates ``start`` to ``stop - 1``.
@@ -57,9 +59,10 @@ def batches(
         data: What to read.
         order: Which examples each batch holds.
         start, stop: Range of updates.
+        rows: Which examples of each batch; all by default.
         num_classes: What labels must stay below; None if that is not known.
         workers: Processes that read ahead; 0 reads in this one.
-        lock: The run's lock, which workers must not keep alive.
+        locks: What this process holds, which workers must not keep alive.
         pin: Put batches where a GPU can fetch them without the host waiting.
     Raises:
         DataError: When a batch is read that cannot be trained on.
@@ -67,10 +70,10 @@ def batches(
     loader = DataLoader(
         _Reader(data, num_classes),
         batch_size=None,
-        sampler=_Lazy(order, start, stop),
+        sampler=_Lazy(order, start, stop, rows),
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_Worker(lock) if workers else None,
+        worker_init_fn=_Worker(locks) if workers else None,
         generator=torch.Generator(),  # for the one number the loader draws, which must not come from the global one
     )
     return iter(loader)
@@ -79,8 +82,8 @@ def batches(
 class _Lazy:
     """The batches' indices, made when they are asked for."""
 
-    def __init__(self, order: DataOrder, start: int, stop: int):
-        self.order, self.start, self.stop = order, start, stop
+    def __init__(self, order: DataOrder, start: int, stop: int, rows: slice):
+        self.order, self.start, self.stop, self.rows = order, start, stop, rows
 
     def __iter__(self) -> Iterator[Indices]:
-        return self.order.batches(self.start, self.stop)
+        return (batch[self.rows] for batch in self.order.batches(self.start, self.stop))

@@ -3,7 +3,8 @@
     checkpoints/step_00001000/   model.safetensors, optimizer.safetensors, ..., manifest.json
 
 A checkpoint is written under another name, every file and the folder are flushed to the disk, the manifest last, and
-then it is renamed. The manifest has the size and SHA-256 of every file and of itself. Nothing is ever unpickled.
+then it is renamed. The manifest has the size and SHA-256 of every file and of itself. Nothing is ever unpickled. Where
+several processes hold shares of the weights each writes its own; see `diffkit.training.shards`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from diffkit._errors import CheckpointError, SpecError
 from diffkit.files import digest, read_weights, storable, sync_folder
+from diffkit.ranks import Ranks
+from diffkit.training.shards import joined
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -39,7 +42,7 @@ class Checkpoint:
 
     Attributes:
         step: Completed updates.
-        files: Its tensors, on the CPU.
+        files: Its tensors, on the CPU, shares joined.
         manifest: Everything else.
     """
 
@@ -48,51 +51,76 @@ class Checkpoint:
     manifest: Mapping[str, Any]
 
 
-def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any]) -> Path:
+def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks: Ranks | None = None) -> Path:
     """Write a checkpoint into the folder of checkpoints; what interrupted saves left there is removed.
 
     Args:
-        folder: The folder of checkpoints, which only this process writes to.
+        folder: The folder of checkpoints, which only this job writes to.
         step: Completed updates.
-        files: Tensors, by name and file.
+        files: Tensors, by name and file, that this process writes.
         facts: Plain data for the manifest.
+        ranks: The processes that write it together; this one alone by default.
     Returns:
         Where it is.
     Raises:
-        CheckpointError: It cannot be written; the folder's checkpoints are as before.
+        CheckpointError: It cannot be written, in one process or another; the folder's checkpoints are as before.
     """
-    from safetensors.torch import save as to_bytes
-
+    ranks = ranks or Ranks()
     target, temporary = folder / name_of(step), folder / f"{_DOOMED}{name_of(step)}"
-    size = 0
+    needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
     try:
-        folder.mkdir(exist_ok=True)
-        _clear(folder)
-        temporary.mkdir()
-        records = {}
-        for name, tensors in files.items():
-            content = to_bytes(storable(tensors))
-            size += len(content)
-            records[f"{name}.safetensors"] = digest(content)
-            _write(temporary / f"{name}.safetensors", content)
+        ranks.first(lambda: _begin(folder, temporary))
+        written = ranks.everyone(lambda: _write_files(temporary, files))
+        records = {name: record for part in written for name, record in part.items()}
         manifest = {"format": FORMAT, "step": step, **facts, "files": records}
-        _write(temporary / MANIFEST, _sealed(manifest))
-        sync_folder(temporary)
-        if target.exists():
-            target.rename(folder / f"{_DOOMED}old-{target.name}")
-        temporary.rename(target)
-        sync_folder(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        ranks.first(lambda: _commit(temporary, target, manifest))
+    except (OSError, RuntimeError) as error:
+        if ranks.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"cannot write checkpoint {target}: {error}; more than {size} bytes are needed"
+            f"cannot write checkpoint {target}: {error}; more than {needed} bytes are needed"
         ) from error
     return target
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest checkpoints, and those set aside; each loses its name before its files."""
-    for path in [*_aside(folder), *list(newest_first(folder))[keep:]]:
+def _begin(folder: Path, temporary: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    _clear(folder)
+    temporary.mkdir()
+
+
+def _write_files(temporary: Path, files: Files) -> dict[str, dict[str, Any]]:
+    """Write files and return their records."""
+    from safetensors.torch import save as to_bytes
+
+    records = {}
+    for name, tensors in files.items():
+        content = to_bytes(storable(tensors))
+        records[f"{name}.safetensors"] = digest(content)
+        _write(temporary / f"{name}.safetensors", content)
+    return records
+
+
+def _commit(temporary: Path, target: Path, manifest: Mapping[str, Any]) -> None:
+    """Make the checkpoint be there."""
+    _write(temporary / MANIFEST, _sealed(manifest))
+    sync_folder(temporary)
+    if target.exists():
+        target.rename(target.parent / f"{_DOOMED}old-{target.name}")
+    temporary.rename(target)
+    sync_folder(target.parent)
+
+
+def prune(folder: Path, keep: int, every: int | None = None) -> None:
+    """Remove all but the newest checkpoints, and those set aside; each loses its name before its files.
+
+    Args:
+        folder: The folder of checkpoints.
+        keep: How many of the newest stay.
+        every: Those of steps that this divides stay for ever.
+    """
+    old = [path for path in list(newest_first(folder))[keep:] if every is None or step_of(path) % every]
+    for path in [*_aside(folder), *old]:
         path.rename(folder / f"{_DOOMED}{path.name}")
     _clear(folder)
 
@@ -114,7 +142,7 @@ def read(path: Path) -> Checkpoint:
     if name_of(step) != path.name:
         raise CheckpointError(f"{path} holds step {step}: it was renamed")
     files = {name.removesuffix(".safetensors"): read_weights(path / name, r) for name, r in manifest["files"].items()}
-    return Checkpoint(step, files, manifest)
+    return Checkpoint(step, joined(files), manifest)
 
 
 def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -146,12 +174,17 @@ def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def newest_first(folder: Path) -> Iterator[Path]:
     """Yield the checkpoints of a folder, newest first; found by listing, there is no pointer to go stale."""
     found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return iter(sorted(found, key=lambda path: int(path.name[5:]), reverse=True))
+    return iter(sorted(found, key=step_of, reverse=True))
 
 
 def name_of(step: int) -> str:
     """Return the folder name of a checkpoint."""
     return f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint's folder."""
+    return int(path.name.removeprefix("step_"))
 
 
 def _aside(folder: Path) -> list[Path]:

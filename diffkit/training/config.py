@@ -20,19 +20,26 @@ class TrainConfig:
     Attributes:
         steps: Updates of the weights in all, counted from the start of the run, >= 1.
         batch_size: Examples per update, over all processes, >= 1.
-        microbatch: Examples that go through the network at a time, to save memory; gradients are averaged, so the
-            result is the same but for rounding. None takes the whole batch.
+        microbatch: Examples that go through the network at a time in each process, to save memory; gradients are
+            averaged, so the result is the same but for rounding. None takes all that the process has.
         lr: Learning rate of AdamW, >= 0.
         weight_decay: Decoupled weight decay, >= 0.
         betas: Decay rates of AdamW's two running moments, each in [0, 1).
         grad_clip: Largest norm of the gradient, > 0; a larger one is scaled down to it. None never clips.
         warmup: Updates over which the learning rate rises linearly from near 0, >= 0.
         anneal: Let the learning rate fall linearly, to reach 0 after ``steps`` updates.
+        anneal_steps: Updates after which it reaches 0, if not ``steps``, >= ``steps``: a run can then be lengthened
+            later and stay the same.
         ema: Decay rates of the running means of the weights, each in [0, 1). Samples are drawn with the first; without
             any, with the weights themselves.
         ema_warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``, so that a short run
             does not remember its random start. False is what the published code does.
-        precision: "fp32", or "bf16" to run the network (and nothing else) in bfloat16.
+        precision: "fp32", or "bf16" or "fp16" to run the network (and nothing else) in bfloat16 or float16; with
+            float16 the loss is scaled, by at most 2^24.
+        compile: Compile the network; the first update takes a minute or more, the others are faster.
+        strategy: "ddp" gives every process of a launcher such as torchrun all of the network; "fsdp" gives each a
+            share of weights, means and moments, for networks that fill a GPU. One process needs neither.
+        timeout: Seconds that processes wait for each other before they give up, > 0.
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
         label_dropout: Probability of replacing an example's class by "no class", in [0, 1], for classifier-free
             guidance; 0.1 is usual.
@@ -41,6 +48,10 @@ class TrainConfig:
         log_every: Updates between lines of metrics, >= 1.
         save_every: Updates between checkpoints, >= 1; one is always made at the end.
         keep: How many of the newest checkpoints are kept, >= 1.
+        keep_every: Checkpoints at multiples of this many updates are kept for ever, >= 1; None keeps none of them.
+        preview_every: Updates between pictures of samples, drawn with the averaged weights, >= 1; None draws none.
+        preview: Samples in a picture, >= 1.
+        preview_steps: Sampling steps for a picture, >= 1.
         workers: Processes that read data ahead; 0 reads in this one.
         max_skips: Updates in a row that may be skipped because the loss or gradient is not finite; training stops
             at the next, >= 0.
@@ -57,15 +68,23 @@ class TrainConfig:
     grad_clip: float | None = number(None, optional=True, gt=0)
     warmup: int = integer(0, ge=0)
     anneal: bool = flag(False)
+    anneal_steps: int | None = integer(None, optional=True, ge=1)
     ema: tuple[float, ...] = numbers((0.9999,), ge=0, lt=1)
     ema_warmup: bool = flag(True)
-    precision: str = choice("fp32", ("fp32", "bf16"))
+    precision: str = choice("fp32", ("fp32", "bf16", "fp16"))
+    compile: bool = flag(False)
+    strategy: str = choice("ddp", ("ddp", "fsdp"))
+    timeout: float = number(1800.0, gt=0)
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
     flip: float = number(0.0, ge=0, le=1)
     log_every: int = integer(10, ge=1)
     save_every: int = integer(10_000, ge=1)
     keep: int = integer(3, ge=1)
+    keep_every: int | None = integer(None, optional=True, ge=1)
+    preview_every: int | None = integer(None, optional=True, ge=1)
+    preview: int = integer(16, ge=1)
+    preview_steps: int = integer(50, ge=1)
     workers: int = integer(0, ge=0)
     max_skips: int = integer(10, ge=0)
 
@@ -75,11 +94,22 @@ class TrainConfig:
             raise OptionError(f"betas must be two numbers, got {self.betas!r}")
         if len(set(self.ema)) != len(self.ema):
             raise OptionError(f"ema must not name a rate twice, got {self.ema!r}")
+        if self.anneal_steps is not None and self.anneal_steps < self.steps:
+            raise OptionError(
+                f"anneal_steps={self.anneal_steps} would leave no learning rate for the last of {self.steps} steps; "
+                f"give at least {self.steps}, or fewer steps"
+            )
+
+    @property
+    def anneal_end(self) -> int | None:
+        """Updates after which the learning rate is 0, or None if it does not fall."""
+        return self.anneal_steps or (self.steps if self.anneal else None)
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of the update after ``step`` completed ones."""
         rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        falling = 1 - step / self.steps if self.anneal else 1.0
+        end = self.anneal_end
+        falling = 1.0 if end is None else 1 - step / end
         return self.lr * rising * falling
 
 
@@ -95,27 +125,38 @@ class TrainOptions(TypedDict, total=False):
     grad_clip: float | None
     warmup: int
     anneal: bool
+    anneal_steps: int | None
     ema: tuple[float, ...]
     ema_warmup: bool
     precision: str
+    compile: bool
+    strategy: str
+    timeout: float
     seed: int
     label_dropout: float
     flip: float
     log_every: int
     save_every: int
     keep: int
+    keep_every: int | None
+    preview_every: int | None
+    preview: int
+    preview_steps: int
     workers: int
     max_skips: int
 
 
-FREE = frozenset({"steps", "microbatch", "log_every", "save_every", "keep", "workers", "max_skips"})
+FREE = frozenset(
+    {"steps", "anneal", "anneal_steps", "microbatch", "compile", "strategy", "timeout", "log_every", "save_every"}
+    | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
+)
 """Fields that a run may be continued with other values of: they change no update but by rounding."""
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Return "lr=0.0001, now lr=0.0002" for each field that a continued run must not change."""
     fixed = [field.name for field in attrs.fields(TrainConfig) if field.name not in FREE]
-    if old.anneal and new.anneal:
-        fixed.append("steps")  # the learning rate at every step depends on it then
+    if old.anneal_end != new.anneal_end:  # the learning rate at every step depends on it
+        fixed += ["anneal", "anneal_steps", "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
     return [f"{name}={was!r}, now {name}={now!r}" for name, was, now in pairs if was != now]

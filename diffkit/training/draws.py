@@ -17,9 +17,9 @@ class Draws(NamedTuple):
     """The randomness of one step.
 
     Attributes:
-        level: What the timestep sampler chose, (B,); see `System.loss_terms`.
+        level: What the timestep sampler chose for the whole batch, (B,); see `System.loss_terms`.
         weight: Its weights, (B,) float32.
-        noise: Standard normal, (B, C, *S) float32.
+        noise: Standard normal, of this process's rows of the batch, (rows, C, *S) float32.
     """
 
     level: Tensor
@@ -27,36 +27,49 @@ class Draws(NamedTuple):
     noise: Tensor
 
 
-def draw(system: System, state: State, seed: int, step: int, batch: int) -> Draws:
+def draw(system: System, state: State, seed: int, step: int, batch: int, rows: slice = slice(None)) -> Draws:
     """Return the draws of one step: a function of (seed, step, position in the batch) and the sampler's state.
 
     Levels are drawn where the sampler's state is (on the CPU if it has none), noise where the system is.
+
+    Args:
+        system: What is trained.
+        state: The timestep sampler's.
+        seed: Of the run.
+        step: Completed updates.
+        batch: Examples in the batch, over all processes.
+        rows: Those that noise is drawn for.
     """
     first = next(iter(tensors_of(state)), None)
     where = "cpu" if first is None else first.device
     u = uniforms(keys(key(seed, Purpose.LEVEL, step), batch, where))
     level, weight = system.parts.timesteps.sample(state, u, system.num_steps)
-    noise = normals(keys(key(seed, Purpose.NOISE, step), batch, system.device), system.data_shape)
+    start, stop, _ = rows.indices(batch)
+    noise = normals(keys(key(seed, Purpose.NOISE, step), stop - start, system.device, start), system.data_shape)
     return Draws(level, weight, noise)
 
 
 def drop_labels(
-    conditions: Mapping[str, Tensor], null_class: int, probability: float, seed: int, step: int
+    conditions: Mapping[str, Tensor], null_class: int, probability: float, seed: int, step: int, start: int = 0
 ) -> dict[str, Tensor]:
-    """Return conditions with each class ``y`` replaced by ``null_class`` with some probability."""
+    """Return conditions with each class ``y`` replaced by ``null_class`` with some probability.
+
+    The first of them is example ``start`` of the batch.
+    """
     y = conditions["y"]
-    dropped = uniforms(keys(key(seed, Purpose.LABEL, step), len(y), y.device)) < probability
+    dropped = uniforms(keys(key(seed, Purpose.LABEL, step), len(y), y.device, start)) < probability
     return {**conditions, "y": y.masked_fill(dropped, null_class)}
 
 
 def mirrored(
-    images: Tensor, conditions: Mapping[str, Tensor], probability: float, seed: int, step: int
+    images: Tensor, conditions: Mapping[str, Tensor], probability: float, seed: int, step: int, start: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return images (B, C, *S) with each mirrored along the last axis with some probability.
 
-    Conditions with as many axes as the images are images of the same things, so they are mirrored along.
+    Conditions with as many axes as the images are images of the same things, so they are mirrored along. The first of
+    them is example ``start`` of the batch.
     """
-    chosen = uniforms(keys(key(seed, Purpose.FLIP, step), len(images), images.device)) < probability
+    chosen = uniforms(keys(key(seed, Purpose.FLIP, step), len(images), images.device, start)) < probability
     chosen = chosen.reshape(-1, *[1] * (images.ndim - 1))
 
     def turned(x: Tensor) -> Tensor:
@@ -65,9 +78,12 @@ def mirrored(
     return turned(images), {name: turned(value) for name, value in conditions.items()}
 
 
-def dropout_seed(seed: int, step: int, microbatch: int) -> int:
-    """Return what to seed torch's own generators with, which dropout inside the network draws from."""
-    return key(seed, Purpose.DROPOUT, step, microbatch) >> 1
+def dropout_seed(seed: int, step: int, start: int) -> int:
+    """Return what to seed torch's own generators with, which dropout inside the network draws from.
+
+    A microbatch that begins with example ``start`` of the batch has it, in whatever process.
+    """
+    return key(seed, Purpose.DROPOUT, step, start) >> 1
 
 
 def tensors_of(state: State) -> list[Tensor]:

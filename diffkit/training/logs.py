@@ -47,6 +47,22 @@ class MetricsFile:
         self.file.close()
 
 
+class NoMetrics:
+    """For processes that leave the file to the first of them."""
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> NoMetrics:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics; a last line that was cut short is left out."""
     path = Path(folder) / NAME

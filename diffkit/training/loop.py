@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,16 +16,19 @@ import torch
 from diffkit import __version__
 from diffkit._errors import DivergedError, OptionError, did_you_mean
 from diffkit.data.base import Batch, Data, as_data
+from diffkit.ranks import Ranks
 from diffkit.system import System
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
 from diffkit.training.config import TrainConfig, TrainOptions
-from diffkit.training.engine import Engine, engine_for
+from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import RunLock
-from diffkit.training.logs import MetricsFile, bar, say
+from diffkit.training.logs import MetricsFile, NoMetrics, bar, say
 from diffkit.training.order import DataOrder
+from diffkit.training.previews import Previews
 from diffkit.training.signals import StopSignals
+from diffkit.training.trackers import Tracker, Trackers
 from diffkit.training.trainer import Trainer
 
 
@@ -35,6 +39,7 @@ def train(
     out: str | Path,
     config: TrainConfig | None = None,
     progress: bool = True,
+    track: Sequence[str | Tracker] = (),
     **options: Unpack[TrainOptions],
 ) -> System:
     """Train a system, or go on training it, and return it with its averaged weights, ready to sample.
@@ -46,12 +51,17 @@ def train(
     SIGTERM and SIGINT (Ctrl-C) save a checkpoint after the current update, and then end the process with status 143 or
     raise KeyboardInterrupt.
 
+    Under a launcher such as torchrun the processes train together, with ``batch_size`` examples an update between them;
+    each calls this function with the same arguments, its system on a device of its own. Levels, noise and the order of
+    the data do not depend on how many there are, and a run may go on with another number.
+
     Args:
         system: What to train; it is trained in place, where it is.
         data: What to train on: see `diffkit.data.load`, or any class that honours `diffkit.data.MapData`.
         out: Folder of the run.
         config: How to train. Any of its fields may be given as keywords instead, or beside it to override it.
         progress: Say where things go and show a bar; False is silent but for warnings.
+        track: What follows the training: "tensorboard", "wandb", or any `diffkit.training.Tracker`.
         options: Fields of `TrainConfig`.
     Returns:
         The system, with the first of the EMA rates as its weights, in evaluation mode.
@@ -61,16 +71,24 @@ def train(
         SpecError: The system has a part that no name can rebuild.
         CheckpointError: The run's checkpoints are damaged, or one cannot be written.
         DivergedError: The loss or gradient was not finite for too many updates in a row.
+        MissingExtraError: What ``track`` names is not installed.
     """
-    config = resolved(config, options)
+    config, trackers = resolved(config, options), Trackers(track)
     found = as_data(data)
     spec = system.spec()
     check(system, spec, found, config)
-    engine = engine_for(system.device, config.precision)
-    folder = run.prepare(out)
-    with RunLock(folder) as lock:
-        run.check_same(folder, spec, config, found)
-        return _Training(system, spec, found, config, engine, folder, lock, progress).go()
+    with engine_for(system.device, config) as engine, ExitStack() as held:
+        _agree(engine.ranks, spec, config)
+        locks: list[RunLock] = []
+
+        def begin() -> Path:
+            folder = run.prepare(out)
+            locks.append(held.enter_context(RunLock(folder)))
+            run.check_same(folder, spec, config, found)
+            return folder
+
+        folder = engine.ranks.first(begin)
+        return _Training(system, spec, found, config, engine, folder, locks, progress, trackers).go()
 
 
 def resolved(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainConfig:
@@ -90,6 +108,14 @@ def resolved(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainCon
     return TrainConfig(**options)
 
 
+def _agree(ranks: Ranks, spec: Mapping[str, Any], config: TrainConfig) -> None:
+    """Raise unless every process was asked for the same."""
+    others = ranks.gather((spec, config))
+    for rank, other in enumerate(others):
+        if other != others[0]:
+            raise OptionError(f"process {rank} was asked to train another system or with other options than process 0")
+
+
 class _Training:
     """One call of `train`, from the lock to the end."""
 
@@ -101,72 +127,105 @@ class _Training:
         config: TrainConfig,
         engine: Engine,
         folder: Path,
-        lock: RunLock,
+        locks: list[RunLock],
         progress: bool,
+        trackers: Trackers,
     ):
         assert system.backbone is not None
+        self.backbone = system.backbone
         self.system, self.spec, self.data, self.config = system, spec, data, config
-        self.engine, self.folder, self.lock, self.progress = engine, folder, lock, progress
+        self.engine, self.ranks, self.folder, self.locks = engine, engine.ranks, folder, locks
+        self.writes = engine.ranks.rank == 0
+        self.trackers = trackers if self.writes else Trackers([])
+        self.progress = progress and self.writes
         self.checkpoints = folder / run.CHECKPOINTS
         self.classes = Classes.of(spec)
-        self.trainer = Trainer(system, system.backbone, config, engine, self.classes.null)
+        self.trainer = Trainer(system, self.backbone, config, engine, self.classes.null)
+        self.previews = Previews(folder, self.trainer, data)
 
     def go(self) -> System:
+        try:
+            return self._go()
+        finally:
+            self.trackers.end()
+
+    def _go(self) -> System:
         self._begin()
         if self.trainer.step < self.config.steps:
             devices = [self.engine.device] if self.engine.device.type == "cuda" else []
             try:
-                with torch.random.fork_rng(devices), StopSignals() as stop:
+                with torch.random.fork_rng(devices), StopSignals(launched=self.ranks.size > 1) as stop:
                     self._loop(stop)
             except DivergedError as error:
                 newest = next(checkpoint.newest_first(self.checkpoints), None)
                 kept = "no checkpoint was made before" if newest is None else f"the last checkpoint is {str(newest)!r}"
                 raise DivergedError(f"{error}; {kept}") from error
             stop.leave()
-        assert self.system.backbone is not None
-        self.system.backbone.load_state_dict(dict(self.trainer.sampling_weights()))
+        self.backbone.load_state_dict(self.trainer.sampling_weights())
+        self.backbone.to(self.engine.device)
         self._say(f"done: {self.trainer.step} steps; diffkit.load({str(self.folder)!r}) has the result")
         return self.system.eval()
 
     def _begin(self) -> None:
         """Take up the newest checkpoint, if there is one, and say where things go."""
-        found, faults = checkpoint.read_newest(self.checkpoints)
-        for fault in faults:
+        found, faults = self._newest()
+        for fault in faults if self.writes else ():
             say(f"warning: {fault}")
-        where = str(self.folder)
+        where, several = str(self.folder), f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
         if found is None:
-            self._say(f"training in {where!r}: {self.config.steps} steps")
+            self._say(f"training in {where!r}: {self.config.steps} steps{several}")
         else:
             self.trainer.restore(found.step, found.files)
-            text = f"continuing {where!r} after step {found.step} of {self.config.steps}"
-            (say if faults else self._say)(text)
-        run.write_facts(self.folder, self.config, self.data)
+            text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
+            (say if faults and self.writes else self._say)(text)
+        self.ranks.first(lambda: run.write_facts(self.folder, self.config, self.data))
+        self.ranks.first(lambda: self.trackers.begin(self.folder, self.trainer.step))
+
+    def _newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+        """The newest whole checkpoint and what is wrong with newer ones, which the first process finds."""
+        found: list[checkpoint.Checkpoint | None] = []
+
+        def look() -> tuple[int | None, list[str]]:
+            newest, faults = checkpoint.read_newest(self.checkpoints)
+            found.append(newest)
+            return (None if newest is None else newest.step), faults
+
+        step, faults = self.ranks.first(look)
+        if not found and step is not None:
+            found.append(checkpoint.read(self.checkpoints / checkpoint.name_of(step)))
+        return (found[0] if found else None), faults
 
     def _loop(self, stop: StopSignals) -> None:
         config, trainer = self.config, self.trainer
-        self.system.train()
+        trainer.network.train()
         with (
-            MetricsFile(self.folder, trainer.step) as metrics,
+            MetricsFile(self.folder, trainer.step) if self.writes else NoMetrics() as metrics,
             bar(trainer.step, config.steps, self.progress) as shown,
         ):
             clock = _Clock(trainer.step, config.batch_size)
             for batch in self._batches():
                 trainer.update(batch)
                 shown.advance()
-                stopping = self.engine.any(stop.received is not None)
+                stopping = self.ranks.any(stop.asked())
                 last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
                 if due:
                     trainer.refuse_divergence()
                     line = trainer.metrics() | clock.lap(trainer.step)
                     metrics.write(line)
+                    self.trackers.metrics(line)
                     trainer.window.rows.clear()
                     shown.note(f"loss {_number(line['loss'])}, {line['images_per_s']:.0f} images/s")
                 if last or stopping or trainer.step % config.save_every == 0:
                     metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which keeps the window open for a run that goes on
-                    metrics.write(trainer.metrics() | clock.lap(trainer.step))
+                    line = trainer.metrics() | clock.lap(trainer.step)
+                    metrics.write(line)
+                    self.trackers.metrics(line)
+                if self.previews.due(trainer.step):
+                    self.trackers.preview(trainer.step, self.previews.draw())
                 if stopping:
+                    stop.share(self.ranks)
                     break
         if stop.received is not None:
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
@@ -178,18 +237,21 @@ class _Training:
             DataOrder(len(self.data), config.batch_size, config.seed),
             self.trainer.step,
             config.steps,
+            rows=self.engine.rows(config.batch_size),
             num_classes=self.classes.count,
             workers=config.workers,
-            lock=self.lock,
+            locks=self.locks,
             pin=self.engine.device.type == "cuda",
         )
 
     def _save(self) -> None:
         """Write a checkpoint, then the system as it samples now, then remove what is too old."""
-        step = self.trainer.step
-        checkpoint.write(self.checkpoints, step, self.trainer.files(), self._facts())
-        run.write_model(self.folder, self.spec, self.trainer.sampling_weights())
-        checkpoint.prune(self.checkpoints, self.config.keep)
+        step, config = self.trainer.step, self.config
+        files = self.engine.share(self.trainer.files())
+        checkpoint.write(self.checkpoints, step, files, self._facts(), self.ranks)
+        weights = self.trainer.sampling_weights()
+        self.ranks.first(lambda: run.write_model(self.folder, self.spec, weights))
+        self.ranks.first(lambda: checkpoint.prune(self.checkpoints, config.keep, config.keep_every))
 
     def _facts(self) -> dict[str, Any]:
         parts = {
@@ -202,7 +264,8 @@ class _Training:
             "numpy": np.__version__,
             "python": platform.python_version(),
             "seed": self.config.seed,
-            "world_size": self.engine.world_size,
+            "world_size": self.ranks.size,
+            "engine": self.engine.name,
             "parts": parts,
         }
 

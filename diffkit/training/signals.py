@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
-_WATCHED = (signal.SIGTERM, signal.SIGINT)
+from diffkit.ranks import Ranks
+
+_WATCHED = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGUSR1") if name in signal.Signals.__members__]
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT while it is entered; a second SIGINT interrupts at once.
+    """Notes SIGTERM, SIGINT and SIGUSR1 while it is entered; a second SIGINT interrupts at once.
 
     Does nothing outside the main thread, where Python delivers no signals.
 
+    Args:
+        launched: A launcher started this process. Killed itself, it can send no signal, and its processes would go on
+            unseen; so the loss of the parent counts as SIGTERM.
     Attributes:
         received: The signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, launched: bool = False) -> None:
         self.received: signal.Signals | None = None
+        self._parent = os.getppid() if launched else None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -31,6 +38,17 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Return whether this process was told to stop."""
+        if self._parent is not None and os.getppid() != self._parent:
+            self.received = self.received or signal.SIGTERM
+        return self.received is not None
+
+    def share(self, ranks: Ranks) -> None:
+        """Tell the other processes what one of them received."""
+        received = [number for number in ranks.gather(self.received) if number is not None]
+        self.received = self.received or next(iter(received), None)
 
     def leave(self) -> None:
         """End as the signal would have ended the process: KeyboardInterrupt, or exit status 143 (128 + SIGTERM)."""

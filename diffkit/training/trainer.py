@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from diffkit._errors import DivergedError
 from diffkit.data.base import Batch, scaled
 from diffkit.files import load_weights
 from diffkit.objective import count_first
 from diffkit.system import System
-from diffkit.training.checkpoint import Files
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
 from diffkit.training.draws import Draws, draw, drop_labels, dropout_seed, mirrored, tensors_of, with_tensors
 from diffkit.training.ema import Ema
-from diffkit.training.engine import Engine
+from diffkit.training.engines import Engine
+from diffkit.training.engines.protocol import Files
+from diffkit.training.engines.single import gradients
 from diffkit.training.metrics import Window, quartile_sums
+from diffkit.training.precision import in_precision
+from diffkit.training.scale import LossScale
 
 Terms = Mapping[str, Tensor]
 
@@ -28,16 +33,25 @@ class Trainer:
     """A system in training.
 
     Attributes:
+        system: The system, with the network that the engine trains.
+        network, model: That network, and what stands for it in an update.
+        sampled: What stands for it where no gradient is wanted.
         step: Completed updates, skipped ones included.
         window: Metrics since the last line of them.
     """
 
     def __init__(self, system: System, network: nn.Module, config: TrainConfig, engine: Engine, null_class: int | None):
-        self.system, self.network, self.config, self.engine = system, network, config, engine
+        self.config, self.engine = config, engine
         self.null_class, self.bins = null_class, bins_of(system)
-        self.model = engine.wrap(network)
-        self.optimizer = engine.optimizer(network, config)
-        self.ema = Ema(network, config.ema, warmup=config.ema_warmup)
+        self.network = engine.prepare(network)
+        self.system = System(system.parts, system.settings, self.network, system.recipe)
+        if config.compile:
+            self.network.compile()
+        self.model = in_precision(engine.wrap(self.network), config.precision, engine.device)
+        self.sampled = in_precision(self.network, config.precision, engine.device)
+        self.optimizer = engine.optimizer(self.network, config)
+        self.scale = LossScale(config.precision == "fp16", engine.device)
+        self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup)
         self.timesteps = self._on_device(system.parts.timesteps.init(system.table))
         self.step = 0
         self.window = Window()
@@ -52,48 +66,56 @@ class Trainer:
         """Update the weights, their means, the timestep sampler and the metrics with one batch.
 
         Args:
-            batch: As the data gives it.
+            batch: This process's rows of the batch, as the data gives them.
             draws: Levels, weights and noise; by default what the seed says about this step.
         Raises:
             DivergedError: The loss or gradient was not finite for too many updates in a row.
         """
-        config, size = self.config, len(batch.images)
-        x = scaled(self._moved(batch.images), self.bins)
-        conditions = self._conditions(batch)
-        if config.flip > 0:
-            x, conditions = mirrored(x, conditions, config.flip, config.seed, self.step)
-        draws = draw(self.system, self.timesteps, config.seed, self.step, size) if draws is None else draws
+        config, size = self.config, self.config.batch_size
+        rows = self.engine.rows(size)
+        x, conditions = self._inputs(batch, rows.start)
+        draws = draw(self.system, self.timesteps, config.seed, self.step, size, rows) if draws is None else draws
+        on_host = draws.level[rows]
         here = Draws(*map(self._moved, draws))
+        mine = Draws(here.level[rows], here.weight[rows], here.noise)
         pieces = []
-        for number, rows in enumerate(_slices(size, config.microbatch)):
-            self.engine.seed(dropout_seed(config.seed, self.step, number))
-            picked = {name: value[rows] for name, value in conditions.items()}
-            with self.engine.accumulating(last=rows.stop == size):
-                terms = self._loss(x[rows], Draws(*(d[rows] for d in here)), draws.level[rows], picked, size)
-            pieces.append(terms)
+        for part in _slices(len(x), config.microbatch):
+            self.engine.seed(dropout_seed(config.seed, self.step, rows.start + part.start))
+            picked = {name: value[part] for name, value in conditions.items()}
+            with self.engine.accumulating(last=part.stop == len(x)):
+                pieces.append(self._loss(x[part], Draws(*(d[part] for d in mine)), on_host[part], picked))
         terms = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         self._finish(batch, here, terms)
 
+    def _inputs(self, batch: Batch, start: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images and conditions as the network learns from them, which begin with example ``start`` of the batch."""
+        config, seed, step = self.config, self.config.seed, self.step
+        x = scaled(self._moved(batch.images), self.bins)
+        conditions = {name: self._moved(value) for name, value in batch.conditions.items()}
+        if config.label_dropout > 0 and self.null_class is not None:
+            conditions = drop_labels(conditions, self.null_class, config.label_dropout, seed, step, start)
+        return mirrored(x, conditions, config.flip, seed, step, start) if config.flip > 0 else (x, conditions)
+
     def _loss(
-        self, x: Tensor, draws: Draws, known_level: Tensor, conditions: Mapping[str, Tensor], size: int
+        self, x: Tensor, draws: Draws, known_level: Tensor, conditions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Add the gradients of some rows' share of the batch's mean loss; return their terms without gradients."""
         terms = self.system.loss_terms(
             self.model, x, draws.level, draws.noise, decoder_rows=count_first(known_level, len(x)), **conditions
         )
-        self.engine.backward((terms["loss"] * draws.weight).sum() / size)
+        share = (terms["loss"] * draws.weight).sum() / self.config.batch_size
+        self.engine.backward(self.scale.applied(share))
         return {name: value.detach() for name, value in terms.items()}
 
-    def _finish(self, batch: Batch, draws: Draws, terms: Terms) -> None:
+    def _finish(self, batch: Batch, draws: Draws, mine: Terms) -> None:
         """Step the optimizer if all is finite, then everything that follows the weights."""
-        norm = self.engine.clip(self.network, self.config.grad_clip)
+        terms = self.engine.gather(mine, self.config.batch_size)
+        self.scale.take_off(gradients(self.network))
+        norm = self.engine.gradient_norm(self.network)
         finite = norm.isfinite() & terms["loss"].isfinite().all()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr_at(self.step)
-        self.engine.apply(self.optimizer, finite)
+        self._step(norm, finite)
         self.ema.update(self.step)
-        level, loss = self.engine.gather(draws.level), self.engine.gather(terms["loss"])
-        self.timesteps = self.system.parts.timesteps.update(self.timesteps, level, loss)
+        self.timesteps = self.system.parts.timesteps.update(self.timesteps, draws.level, terms["loss"])
         self.names = tuple(terms)
         sums = quartile_sums(terms, draws.level, draws.weight, self.system.num_steps)
         self.window.add(sums, norm, finite)
@@ -104,6 +126,16 @@ class Trainer:
         if self.engine.reads_free:
             self.refuse_divergence()
 
+    def _step(self, norm: Tensor, finite: Tensor) -> None:
+        """Clip, and take the optimizer's step if it is finite."""
+        if self.config.grad_clip is not None:
+            trained = [p for p in self.network.parameters() if p.grad is not None]
+            clip_grads_with_norm_(trained, self.config.grad_clip, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr_at(self.step)
+        self.engine.apply(self.optimizer, finite)
+        self.scale.update(finite)
+
     def refuse_divergence(self) -> None:
         """Raise `DivergedError` if too many updates in a row were skipped, with the last one's particulars.
 
@@ -112,7 +144,8 @@ class Trainer:
         in_a_row = int(self.in_a_row)
         if in_a_row <= self.config.max_skips or self._last is None:
             return
-        indices, level, terms = self._last
+        mine, level, terms = self._last
+        indices = torch.cat(self.engine.ranks.gather(mine))
         bad = ~terms["loss"].isfinite()
         names = [name for name, value in terms.items() if not value.isfinite().all()]
         what = f"not finite: {', '.join(names)}" if names else "the loss is finite, the gradient is not"
@@ -133,9 +166,10 @@ class Trainer:
             "step": self.step,
             "samples": self.step * config.batch_size,
             **self.window.read(self.names, config.batch_size),
-            "param_norm": float(torch.nn.utils.get_total_norm(weights)),
+            "param_norm": float(self.engine.whole(get_total_norm(weights))),
             "lr": config.lr_at(self.step - 1),
             "skipped": int(self.skipped),
+            **({"loss_scale": float(self.scale.value)} if self.scale.active else {}),
         }
 
     # ---- state -----------------------------------------------------------------------------------------------------
@@ -148,26 +182,52 @@ class Trainer:
             "model": self.network.state_dict(),
             **{f"ema_{rate}": self.ema.state(rate, self.network) for rate in self.config.ema},
             "optimizer": dict(self._moments()),
-            "trainer": {"skipped": self.skipped, "in_a_row": self.in_a_row, **timesteps, **window},
+            "trainer": {
+                "skipped": self.skipped,
+                "in_a_row": self.in_a_row,
+                **self.scale.tensors(),
+                **timesteps,
+                **window,
+            },
         }
 
     def restore(self, step: int, files: Files) -> None:
-        """Take up the state that `files` returned after ``step`` updates."""
+        """Take up the state that `files` returned after ``step`` updates, shares joined."""
         self.step = step
-        load_weights(self.network, files["model"])
+        held = self.network.state_dict()
+        load_weights(self.network, self._placed(files["model"], held))
         for rate in self.config.ema:
-            self.ema.restore(rate, files[f"ema_{rate}"])
+            self.ema.restore(rate, self._placed(files[f"ema_{rate}"], held))
         self._restore_moments(files["optimizer"])
-        own = files["trainer"]
-        self.skipped, self.in_a_row = self._moved(own["skipped"]), self._moved(own["in_a_row"])
+        own = {name: self._moved(value) for name, value in files["trainer"].items()}
+        self.skipped, self.in_a_row = own["skipped"], own["in_a_row"]
+        self.scale.restore(own)
         count = len(tensors_of(self.timesteps))
-        self.timesteps = self._on_device(with_tensors(self.timesteps, [own[f"timesteps.{i}"] for i in range(count)]))
-        self.window = Window([self._moved(row) for row in own["window"]] if "window" in own else [])
+        self.timesteps = with_tensors(self.timesteps, [own[f"timesteps.{i}"] for i in range(count)])
+        self.window = Window(list(own["window"]) if "window" in own else [])
 
-    def sampling_weights(self) -> Mapping[str, Tensor]:
-        """Return the weights that samples are drawn with, as a state dict."""
+    def sampling_weights(self) -> dict[str, Tensor]:
+        """Return the weights that samples are drawn with, whole, as a state dict; every process must ask."""
         rates = self.config.ema
-        return self.ema.state(rates[0], self.network) if rates else self.network.state_dict()
+        state = self.ema.state(rates[0], self.network) if rates else self.network.state_dict()
+        return {name: self.engine.whole(value) for name, value in state.items()}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the network have the weights that samples are drawn with, and be in evaluation mode, for a while."""
+        weights, means = self.ema.weights, self.ema.means[0] if self.config.ema else []
+        with torch.no_grad():
+            kept = [weight.detach().clone() for weight in weights] if means else []
+            _copy(weights, means)
+            self.network.eval()
+            try:
+                yield
+            finally:
+                _copy(weights, kept)
+                self.network.train()
+
+    def _placed(self, whole: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.engine.placed(t, held[name]) if name in held else t for name, t in whole.items()}
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters, in the optimizer's order."""
@@ -179,27 +239,28 @@ class Trainer:
                 yield f"{key}/{name}", value
 
     def _restore_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        position = {name: i for i, (name, _) in enumerate(self._trained())}
+        place = {name: (i, p) for i, (name, p) in enumerate(self._trained())}
         state: dict[int, dict[str, Tensor]] = {}
         for full, value in tensors.items():
             key, name = full.split("/", 1)
-            state.setdefault(position[name], {})[key] = value
+            position, parameter = place[name]
+            # moments are held as their parameter is; the number of steps is one number
+            state.setdefault(position, {})[key] = self.engine.placed(value, parameter) if value.ndim else value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     # ---- small things ----------------------------------------------------------------------------------------------
-
-    def _conditions(self, batch: Batch) -> dict[str, Tensor]:
-        conditions = {name: self._moved(value) for name, value in batch.conditions.items()}
-        if self.config.label_dropout > 0 and self.null_class is not None:
-            config = self.config
-            return drop_labels(conditions, self.null_class, config.label_dropout, config.seed, self.step)
-        return conditions
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.engine.device, non_blocking=True)
 
     def _on_device(self, state: Any) -> Any:
         return with_tensors(state, [self._moved(t) for t in tensors_of(state)])
+
+
+def _copy(into: Iterable[Tensor], values: list[Tensor]) -> None:
+    """Copy values, if there are any."""
+    for tensor, value in zip(into, values, strict=False):
+        tensor.copy_(value)
 
 
 def _slices(size: int, microbatch: int | None) -> list[slice]:

@@ -144,7 +144,7 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
         ({"ema": 0.999}, "ema must be a list of numbers, got 0.999"),
         ({"ema": (0.9, 0.9)}, "ema must not name a rate twice, got (0.9, 0.9)"),
         ({"ema": (1.0,)}, "each of ema must be >= 0 and < 1, got 1.0"),
-        ({"precision": "fp8"}, "precision must be one of 'fp32', 'bf16', got 'fp8'"),
+        ({"precision": "fp8"}, "precision must be one of 'fp32', 'bf16', 'fp16', got 'fp8'"),
         ({"label_dropout": 1.5}, "label_dropout must be >= 0 and <= 1, got 1.5"),
         ({"grad_clip": 0}, "grad_clip must be > 0, got 0.0"),
         ({"keep": 0}, "keep must be >= 1, got 0"),
@@ -231,9 +231,10 @@ def test_annealing_fixes_the_number_of_steps():
     assert differences(config(), config(steps=20)) == []
 
 
-def test_several_processes_are_refused_and_not_left_alone(tmp_path, monkeypatch):
+def test_half_a_launchers_environment_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(tmp_path, OptionError, "WORLD_SIZE=2 says that 2 processes were launched, and each would train alone")
+    monkeypatch.delenv("RANK", raising=False)
+    refused(tmp_path, OptionError, "WORLD_SIZE=2 is set but RANK is not; start the processes with torchrun")
 
 
 def test_the_lock_is_of_the_folder_not_the_process(tmp_path):

@@ -17,7 +17,7 @@ from diffkit.data import from_array
 from diffkit.training import TrainConfig
 from diffkit.training.draws import draw
 from diffkit.training.ema import Ema
-from diffkit.training.engine import SingleProcess
+from diffkit.training.engines import SingleProcess
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.order import DataOrder
 from diffkit.training.trainer import Trainer
@@ -25,7 +25,7 @@ from diffkit.training.trainer import Trainer
 
 def trainer(composed=None, **options) -> Trainer:
     chosen, composed = config(**options), composed or system()
-    return Trainer(composed, composed.backbone, chosen, SingleProcess(torch.device("cpu"), chosen.precision), 3)
+    return Trainer(composed, composed.backbone, chosen, SingleProcess(torch.device("cpu")), 3)
 
 
 def run(made: Trainer, steps: int, data=None) -> Trainer:

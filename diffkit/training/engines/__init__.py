@@ -1,0 +1,64 @@
+"""Engines: what training runs on; `engine_for` chooses by what this process was launched as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from diffkit._errors import OptionError
+from diffkit.ranks import Ranks, local_rank, ranks
+from diffkit.training.config import TrainConfig
+from diffkit.training.engines.protocol import Engine as Engine
+from diffkit.training.engines.single import SingleProcess as SingleProcess
+
+__all__ = ["Engine", "SingleProcess", "engine_for"]
+
+
+@contextmanager
+def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
+    """Yield the engine for what this process was launched as; the processes part at the end.
+
+    Raises:
+        OptionError: The processes, the device and the options do not go together; before anything is sent.
+    """
+    with ranks(timeout=config.timeout, gpu=device.type == "cuda") as among:
+        _check(device, config, among)
+        engine = _engine(device, config.strategy, among)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def _engine(device: torch.device, strategy: str, among: Ranks) -> Engine:
+    if strategy == "fsdp":
+        from diffkit.training.engines.sharded import Sharded
+
+        return Sharded(device, among)
+    if among.size > 1:
+        from diffkit.training.engines.replicated import Replicated
+
+        return Replicated(device, among)
+    return SingleProcess(device)
+
+
+def _check(device: torch.device, config: TrainConfig, among: Ranks) -> None:
+    if config.strategy == "fsdp" and among.size == 1:
+        raise OptionError(
+            "strategy='fsdp' shares the network among processes, but there is one; start several with "
+            "torchrun --nproc-per-node=N, or leave strategy out"
+        )
+    if config.batch_size < among.size:
+        raise OptionError(f"batch_size={config.batch_size} leaves some of the {among.size} processes nothing to do")
+    if config.strategy == "fsdp" and config.batch_size % among.size:
+        raise OptionError(
+            f"strategy='fsdp' needs a batch_size that {among.size}, the number of processes, divides, got "
+            f"{config.batch_size}"
+        )
+    if device.type == "cuda" and among.size > 1 and device.index != local_rank():
+        raise OptionError(
+            f"process {among.rank} is number {local_rank()} on this machine, but its system is on {device}; compose "
+            f"it with device='cuda:{local_rank()}', so that each has a GPU of its own"
+        )

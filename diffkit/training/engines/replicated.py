@@ -1,0 +1,63 @@
+"""Several processes, each with all of the network: torch's DistributedDataParallel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diffkit.training.engines.protocol import Network
+from diffkit.training.engines.single import SingleProcess
+
+# the name since torch 2.12; buffers are those of rank 0 at first and its own in each process from then on
+_FORWARD = "forward_sync_buffers"
+_SYNC_BUFFERS = _FORWARD if _FORWARD in signature(DistributedDataParallel.__init__).parameters else "broadcast_buffers"
+
+
+class Processes(SingleProcess):
+    """What engines of several processes have in common: rows of a batch, and what becomes of them."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add gradients; torch's engines average over processes, and the factor makes a sum of that."""
+        super().backward(loss * self.ranks.size)
+
+    def gather(self, tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+        """Return tensors of all rows, exchanged in one call, on the device, in float64, which holds each exactly."""
+        mine = torch.stack([tensor.detach().double() for tensor in tensors.values()])
+        longest = -(-size // self.ranks.size)
+        mine = torch.nn.functional.pad(mine, (0, longest - mine.shape[1]))
+        found = [torch.empty_like(mine) for _ in range(self.ranks.size)]
+        dist.all_gather(found, mine)
+        ends = [size * rank // self.ranks.size for rank in range(len(found) + 1)]
+        lengths = [end - start for start, end in pairwise(ends)]
+        rows = torch.cat([part[:, :length] for part, length in zip(found, lengths, strict=True)], dim=1)
+        return {name: row.to(like.dtype) for (name, like), row in zip(tensors.items(), rows, strict=True)}
+
+
+class Replicated(Processes):
+    """DDP: gradients are summed while the backward pass goes on."""
+
+    name = "ddp"
+    model: DistributedDataParallel
+
+    def wrap(self, network: nn.Module) -> Network:
+        """Return the network wrapped; its weights become those of rank 0."""
+        device = [self.device.index] if self.device.type == "cuda" else None
+        options: dict[str, Any] = {_SYNC_BUFFERS: False}
+        self.model = DistributedDataParallel(network, device_ids=device, gradient_as_bucket_view=True, **options)
+        return self.model
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Hold gradients back until the last microbatch."""
+        return nullcontext() if last else self.model.no_sync()
+
+    def close(self) -> None:
+        """Let go of the wrapped network: one that outlives the connection may wait for it for ever when it goes."""
+        self.__dict__.pop("model", None)

@@ -1,0 +1,68 @@
+"""Pictures of samples while training goes on: RUN/previews/step_00001000.png."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffkit._errors import MissingExtraError
+from diffkit.data.base import Data
+from diffkit.evaluation._pictures import as_png, grid
+from diffkit.files import write_atomically
+from diffkit.training.trainer import Trainer
+
+FOLDER = "previews"
+
+
+class Previews:
+    """Draws the same samples again and again: same noise, same conditions, the averaged weights of the moment.
+
+    Args:
+        folder: The run's.
+        trainer: In training.
+        data: Conditions are those of examples spread evenly over it.
+    Raises:
+        MissingExtraError: Pictures are asked for, but Pillow is not installed.
+    """
+
+    def __init__(self, folder: Path, trainer: Trainer, data: Data):
+        self.folder, self.trainer, self.data = folder / FOLDER, trainer, data
+        self.every, self.count = trainer.config.preview_every, trainer.config.preview
+        if self.every is not None:
+            _need_pillow()
+
+    def due(self, step: int) -> bool:
+        """Return whether a picture belongs to this step."""
+        return self.every is not None and step % self.every == 0
+
+    def draw(self) -> Path:
+        """Draw one picture and return where it is; all processes must, the first writes it."""
+        samples, path = self._samples(), self.folder / f"step_{self.trainer.step:08d}.png"
+        self.trainer.engine.ranks.first(lambda: self._write(samples, path))
+        return path
+
+    def _samples(self) -> torch.Tensor:
+        trainer, config = self.trainer, self.trainer.config
+        system, seed = trainer.system, config.seed
+        some = self.data.batch(np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
+        conditions: dict[str, Any] = {name: value.to(system.device) for name, value in some.conditions.items()}
+        steps = min(config.preview_steps, system.num_steps)
+        with trainer.averaged(), torch.no_grad():
+            return system.sample(
+                self.count, steps=steps, seed=seed, model=trainer.sampled, progress=False, **conditions
+            )
+
+    def _write(self, samples: torch.Tensor, path: Path) -> None:
+        self.folder.mkdir(exist_ok=True)
+        columns = max(1, round(self.count**0.5))
+        write_atomically(path, as_png(grid(samples, columns)))
+
+
+def _need_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("train", "drawing previews") from error

@@ -1,0 +1,39 @@
+"""Files that several processes write a share of each, and how the shares become whole again.
+
+A tensor that is split has its rows 0..a-1 in the file of rank 0, the next in that of rank 1, and so on; joining is
+concatenation. So any number of processes can go on with what any other number wrote, and every file is an ordinary
+safetensors file that any tool reads.
+
+    model.safetensors                        whole
+    model-00001-of-00002.safetensors         shares
+    model-00002-of-00002.safetensors
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-\d{5}")
+
+
+def shard_name(name: str, rank: int, size: int) -> str:
+    """Return the name of one process's share of a file."""
+    return f"{name}-{rank + 1:05d}-of-{size:05d}"
+
+
+def joined(files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Return files without shares: tensors that several shares hold are concatenated along the first axis."""
+    parts: dict[str, dict[str, list[Tensor]]] = {}
+    for full in sorted(files):
+        match = _SHARD.fullmatch(full)
+        tensors = parts.setdefault(match[1] if match else full, {})
+        for key, value in files[full].items():
+            tensors.setdefault(key, []).append(value)
+    return {
+        name: {key: values[0] if len(values) == 1 else torch.cat(values) for key, values in tensors.items()}
+        for name, tensors in parts.items()
+    }

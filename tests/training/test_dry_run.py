@@ -1,0 +1,99 @@
+"""A dry run: its figures are those of the training, and it leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from training_support import config, images, point_system, points, system, train
+
+from diffkit import DataError, OptionError
+from diffkit.training import read_metrics
+from diffkit.training.trial import DryRun, _bytes, _duration, dry_run
+
+
+def figures(**more: object) -> DryRun:
+    known = dict(
+        parameters=1_500_000, trained=1_500_000, device="cpu, 1 threads", memory=3 * 1024**3, step_seconds=0.5,
+        steps=20_000, done=0, examples=50_000, batch_size=100, checkpoint=2 * 1024**2, kept=7 * 1024**2, loss=1.00012,
+    )  # fmt: skip
+    return DryRun(**(known | more))
+
+
+def test_what_it_says():
+    assert str(figures()).splitlines() == [
+        "parameters  1,500,000",
+        "device      cpu, 1 threads",
+        "memory      3.0 GiB at most",
+        "update      500.0 ms, 200.0 images/s",
+        "training    20,000 steps, about 2 h 47 min",
+        "epoch       50,000 images, 500.0 steps; 40.0 epochs in all",
+        "checkpoint  2.0 MiB; 7.0 MiB in the end",
+        "loss        1.0001 at first",
+    ]
+    some = str(figures(trained=7, done=19_980, memory=None))
+    assert "1,500,000, 7 of them trained" in some and "cannot be measured here" in some
+    assert "20,000 steps, 19,980 of them done, about 10 s" in some
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "0 s"), (89, "89 s"), (90, "2 min"), (3600 + 300, "1 h 5 min"), (86_400 * 3 + 3600 * 4, "3 days 4 h")],
+)
+def test_durations(seconds, said):
+    assert _duration(seconds) == said
+
+
+def test_sizes():
+    assert [_bytes(n) for n in (7, 2048, 1024**2, 3 * 1024**3)] == ["7 bytes", "2.0 KiB", "1.0 MiB", "3.0 GiB"]
+
+
+def test_its_figures_are_the_training_s(tmp_path: Path):
+    options = dict(steps=6, save_every=2, keep=2, keep_every=2)
+    chosen = config(**options)
+    found = dry_run(system(), images(), config=chosen)
+    train(tmp_path / "run", **options)
+    files = {path: path.stat().st_size for path in (tmp_path / "run").rglob("*.safetensors")}
+    newest = sum(size for path, size in files.items() if path.parent.name == "step_00000006")
+    headers = 8192  # a safetensors file has names and shapes beside the numbers
+    assert found.checkpoint < newest < found.checkpoint + 5 * headers
+    assert found.kept < sum(files.values()) < found.kept + 16 * headers
+    assert found.loss == pytest.approx(read_metrics(tmp_path / "run")[0]["loss"], rel=1e-6)
+    assert found.parameters == found.trained == sum(p.numel() for p in system().parameters())
+    assert found.steps_per_epoch == pytest.approx(23 / 5) and found.steps == 6
+    assert found.seconds == 6 * found.step_seconds > 0
+    assert found.memory is None or found.memory > 2**20
+
+
+def test_nothing_changes(tmp_path: Path):
+    one = system()
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    state = torch.random.get_rng_state()
+    dry_run(one, images(), out=tmp_path / "run", config=config(workers=1))
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
+    assert one.training == system().training
+
+
+def test_a_run_that_is_there_is_only_read(tmp_path: Path):
+    train(tmp_path, steps=4)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert dry_run(system(), images(), out=tmp_path, config=config(steps=12)).done == 4
+    with pytest.raises(OptionError, match=r"lr=0.01, now lr=0.5"):
+        dry_run(system(), images(), out=tmp_path, config=config(lr=0.5))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_it_refuses_what_training_would(tmp_path: Path):
+    with pytest.raises(DataError, match="batch_size is 50, but the data has 23 examples"):
+        dry_run(system(), images(), config=config(batch_size=50))
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="is a file; choose a folder"):
+        dry_run(system(), images(), out=tmp_path / "file", config=config())
+
+
+def test_data_that_is_no_image():
+    found = dry_run(point_system(), points(), steps=3, batch_size=7)
+    assert found.examples == 40 and found.batch_size == 7

@@ -1,0 +1,272 @@
+"""Several processes train what one process trains, are killed and go on, and refuse what they cannot do."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forks import Job, forked, forking
+from safetensors.torch import load_file
+from training_support import checkpoints, content, images, lines, system, train
+
+import diffkit
+from diffkit._errors import DivergedError, OptionError
+from diffkit.training import checkpoint
+from diffkit.training.checkpoint import newest_first, read
+from diffkit.training.trainer import Trainer
+
+pytestmark = forking
+STRATEGIES = ["ddp", "fsdp"]
+
+
+def on_ranks(size: int, out: Path, **options: Any) -> None:
+    forked(size, lambda rank: train(out, seed=rank, **options) and None)
+
+
+def state(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that the newest checkpoint holds, whole."""
+    found = read(next(newest_first(run / "checkpoints")))
+    return {f"{file}/{name}": value for file, tensors in found.files.items() for name, value in tensors.items()}
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """To the bit, but for norms, which shares add up in another order."""
+    first, second = state(a), state(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        if name != "trainer/window":
+            assert torch.equal(first[name], second[name]), name
+    strip = {"grad_norm", "param_norm"}
+    assert [{k: v for k, v in line.items() if k not in strip} for line in lines(a)] == [
+        {k: v for k, v in line.items() if k not in strip} for line in lines(b)
+    ]
+
+
+def assert_near(a: Path, b: Path, *, weights: float, losses: float) -> None:
+    for one, other in zip(lines(a), lines(b), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=losses)
+    first, second = state(a), state(b)
+    for name in first:
+        if name.startswith("model/"):
+            assert (first[name] - second[name]).abs().max() <= weights, name
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_with_equal_microbatches_all_engines_are_bit_identical(tmp_path, strategy):
+    options = dict(batch_size=8, steps=20)
+    train(tmp_path / "one", microbatch=4, **options)
+    on_ranks(2, tmp_path / "two", strategy=strategy, **options)
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_unet_with_dropout(tmp_path):
+    """Sharding puts nodes into the graph of gradients, so what a tensor used three times collects adds up in another
+    order; replicas are identical."""
+
+    def composed(seed):
+        torch.manual_seed(seed)
+        unet = dict(channels=16, num_res_blocks=1, channel_mult=(1,), attention_resolutions=(4,), groups=4, dropout=0.5)
+        backbone = ("unet", unet | {"num_heads": 1, "num_classes": 3, "null_class": True})
+        return diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(1, 4, 4), num_steps=20, bins=17)
+
+    options = dict(batch_size=8, steps=5, lr=1e-3)
+    train(tmp_path / "one", system=composed(0), microbatch=2, **options)
+    for strategy in STRATEGIES:
+        more = options | {"microbatch": 2, "strategy": strategy}
+        forked(2, lambda rank, s=strategy, o=more: train(tmp_path / s, system=composed(rank), **o) and None)
+        assert_near(tmp_path / "one", tmp_path / strategy, weights=2e-6, losses=5e-7)
+    train(tmp_path / "halves", system=composed(0), microbatch=4, **options)
+    forked(2, lambda rank: train(tmp_path / "replicas", system=composed(rank), **options) and None)
+    assert_same(tmp_path / "halves", tmp_path / "replicas")
+
+
+@pytest.mark.parametrize(("size", "strategy", "batch"), [(2, "ddp", 11), (3, "ddp", 11), (2, "fsdp", 14)])
+def test_any_cut_of_a_batch_gives_the_same_to_rounding(tmp_path, size, strategy, batch):
+    options = dict(batch_size=batch, steps=20, lr=1e-3)
+    train(tmp_path / "one", **options)
+    on_ranks(size, tmp_path / "many", strategy=strategy, microbatch=3, **options)
+    assert_near(tmp_path / "one", tmp_path / "many", weights=2e-5, losses=2e-6)
+
+
+def test_the_sampler_that_learns_sees_the_rows_of_all(tmp_path):
+    def run(rank, out):
+        composed = system(rank, timesteps=("loss_second_moment", {"history": 2}), num_steps=5)
+        train(out, system=composed, steps=14, batch_size=7, microbatch=4)
+
+    run(0, tmp_path / "one")
+    forked(2, lambda rank: run(rank, tmp_path / "two"))
+    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+    assert one["trainer/timesteps.1"].sum() == 14 * 7
+    for name in ("trainer/timesteps.0", "trainer/timesteps.1"):
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_then_one_then_two_again(tmp_path, strategy):
+    options = dict(batch_size=8, lr=1e-3)
+    train(tmp_path / "one", steps=30, **options)
+    on_ranks(2, tmp_path / "parts", strategy=strategy, steps=10, **options)
+    train(tmp_path / "parts", steps=20, **options)
+    on_ranks(2, tmp_path / "parts", strategy=strategy, steps=30, **options)
+    assert_near(tmp_path / "one", tmp_path / "parts", weights=2e-5, losses=2e-6)
+
+
+def test_shares_are_ordinary_files_that_any_tool_reads(tmp_path):
+    on_ranks(2, tmp_path, strategy="fsdp", batch_size=4, steps=2)
+    folder = next(newest_first(tmp_path / "checkpoints"))
+    names = {path.name for path in folder.iterdir()}
+    assert {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"} < names
+    assert "trainer.safetensors" in names
+    parts = [load_file(folder / f"model-{i:05d}-of-00002.safetensors") for i in (1, 2)]
+    for name, value in read(folder).files["model"].items():
+        assert torch.equal(torch.cat([part[name] for part in parts if name in part]), value)
+    assert diffkit.load(tmp_path).sample(2, steps=2, y=0, progress=False).shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_save_that_fails_in_one_process_fails_in_all_and_harms_nothing(tmp_path, strategy, monkeypatch):
+    def job(rank):
+        def full(path, content):
+            raise OSError(28, "No space left on device", str(path))
+
+        if rank == (1 if strategy == "fsdp" else 0):
+            monkeypatch.setattr(checkpoint, "_write", full)
+        with pytest.raises(diffkit.CheckpointError, match="No space left on device"):
+            train(tmp_path, seed=rank, strategy=strategy, batch_size=4, steps=8)
+
+    on_ranks(2, tmp_path, strategy=strategy, batch_size=4, steps=4)
+    forked(2, job)
+    assert checkpoints(tmp_path) == [4]
+    train(tmp_path, batch_size=4, steps=8)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def killed(out: Path, options: dict[str, Any], rng: random.Random) -> None:
+    job = Job(2, lambda rank: train(out, seed=rank, **options))
+    time.sleep(rng.uniform(0.3, 1.5))
+    job.kill(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kills"),
+    [
+        ("ddp", 2),
+        ("fsdp", 2),
+        pytest.param("ddp", 8, marks=pytest.mark.slow),
+        pytest.param("fsdp", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_kills_lose_nothing_but_time(tmp_path, strategy, kills):
+    options = dict(strategy=strategy, batch_size=8, steps=40, save_every=3)
+    on_ranks(2, tmp_path / "whole", **options)
+    rng, run = random.Random(kills), tmp_path / "killed"
+    for _ in range(kills):
+        if checkpoints(run)[:1] == [40]:
+            shutil.rmtree(run)
+        killed(run, options, rng)
+        if (run / "model.safetensors").exists():
+            diffkit.load(run)
+    on_ranks(2, run, **options)
+    assert lines(run) == lines(tmp_path / "whole")
+    assert content(run) == content(tmp_path / "whole")
+
+
+def test_a_signal_to_one_process_saves_and_ends_all(tmp_path):
+    def job(rank):
+        update = Trainer.update
+
+        def signalled(self, batch, draws=None):
+            if self.step == 5 and rank == 1:
+                signal.raise_signal(signal.SIGTERM)
+            update(self, batch, draws)
+
+        Trainer.update = signalled
+        with pytest.raises(SystemExit) as caught:
+            train(tmp_path / "parts", seed=rank, batch_size=8, steps=12)
+        return caught.value.code
+
+    assert forked(2, job) == [143, 143]
+    assert checkpoints(tmp_path / "parts")[0] == 6
+    on_ranks(2, tmp_path / "parts", batch_size=8, steps=12)
+    on_ranks(2, tmp_path / "whole", batch_size=8, steps=12)
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_all(tmp_path):
+    class Bad(torch.nn.Module):
+        """Infinite for the example whose pixels are all 16."""
+
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(16, 32)
+
+        def forward(self, x, time, y):
+            out = self.linear(x.flatten(1)).view(-1, 2, 4, 4)
+            return out / (y != 2).float()[:, None, None, None]
+
+    def job(rank):
+        torch.manual_seed(0)
+        options = dict(steps=30, batch_size=8, save_every=100, label_dropout=0.0, max_skips=3)
+        with pytest.raises(DivergedError, match=r"4 updates in a row .* not finite: loss.* of examples \[") as caught:
+            train(tmp_path, system=system(backbone=Bad()), data=images(classes=3), **options)
+        return str(caught.value)
+
+    one, other = forked(2, job)
+    assert one == other
+
+
+def test_previews_are_the_same_whatever_trains(tmp_path):
+    options = dict(batch_size=8, steps=4, preview_every=2, preview=4, preview_steps=3)
+    train(tmp_path / "one", microbatch=4, **options)
+    for strategy in STRATEGIES:
+        on_ranks(2, tmp_path / strategy, strategy=strategy, **options)
+        for name in ("step_00000002.png", "step_00000004.png"):
+            one = (tmp_path / "one" / "previews" / name).read_bytes()
+            assert (tmp_path / strategy / "previews" / name).read_bytes() == one
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            dict(batch_size=9, strategy="fsdp"),
+            "strategy='fsdp' needs a batch_size that 2, the number of processes, divid",
+        ),
+        (dict(batch_size=1), "batch_size=1 leaves some of the 2 processes nothing to do"),
+        (dict(steps=(3, 4)), "process 1 was asked to train another system or with other options"),
+    ],
+)
+def test_wrong_jobs_are_refused_by_all(tmp_path, options, text):
+    def job(rank):
+        chosen = {name: v[rank] if isinstance(v, tuple) else v for name, v in options.items()}
+        with pytest.raises(OptionError, match=text):
+            train(tmp_path / "run", seed=rank, **({"batch_size": 8} | chosen))
+
+    forked(2, job)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sharding_needs_several_processes(tmp_path):
+    with pytest.raises(OptionError, match="strategy='fsdp' shares the network among processes, but there is one"):
+        train(tmp_path / "run", strategy="fsdp")
+
+
+def test_a_second_job_is_refused_by_all_of_its_processes(tmp_path):
+    job = Job(2, lambda rank: train(tmp_path, seed=rank, batch_size=8, steps=4000, save_every=1000))
+    try:
+        while not (tmp_path / "config.json").exists():
+            time.sleep(0.02)
+
+        def second(rank):
+            with pytest.raises(OptionError, match="is being written by another training"):
+                train(tmp_path, seed=rank, batch_size=8, steps=4000)
+
+        forked(2, second)
+    finally:
+        job.kill(signal.SIGKILL)
