@@ -9,7 +9,7 @@ A system trained with --low-res enlarges the pictures of --low-res, in their ord
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from diffkit.cli._saved import Saved
     from diffkit.data.base import Data
     from diffkit.ranks import Ranks
+    from diffkit.training.lock import RunLock
 
 FORMATS = ("png", "grid", "npz")
 DEFAULT = 16
@@ -97,7 +98,7 @@ def run(given: Given) -> None:
         sampling = planned(saved, options, given.parts)
         sampling.call(sampling.batches[0])
         folder = _folder(sampling, options, among)
-        folder.check(options.overwrite)
+        among.first(lambda: folder.check(options.overwrite))
         if among.rank == 0:
             print(f"writing to {options.out}/", flush=True)
         _work(sampling, folder, options, among)
@@ -125,27 +126,36 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
 
 def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ranks) -> None:
     """Make the batches that are not done: every process its share, the first one all the rest."""
-    lock = folder.begin(options.overwrite) if among.rank == 0 else None
-    pending = among.first(folder.pending)
+    locks: list[RunLock] = []
+
+    def begin() -> list[int]:
+        locks.append(folder.begin(options.overwrite))
+        return folder.pending()
+
+    pending = among.first(begin)
     mine = pending[among.rank :: among.size]
     if among.rank == 0 and len(pending) < len(folder.batches):
         done = sampling.count - sum(len(folder.batches[number]) for number in pending)
         print(f"{done} of {sampling.count} samples are there already", flush=True)
     if mine:
-        call = sampling.call(folder.batches[mine[0]])
-        total = len(mine) * call.program().num_steps
-        with call.running(f"sampling {sampling.count}", total, among.rank == 0) as advance:
-            parent = os.getppid()
-            for number in mine:
-                if among.size > 1 and os.getppid() != parent:
-                    raise SystemExit(143)  # killed itself, a launcher can send no signal: as if SIGTERM had come
-                folder.keep(number, sampling.draw(folder.batches[number], advance))
+        _draw(sampling, folder, mine, among)
     among.gather(None)  # nobody is behind any more
     for line in among.first(folder.finish):
         if among.rank == 0:
             print(line)
-    if lock is not None:
+    for lock in locks:
         lock.release()
+
+
+def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], among: Ranks) -> None:
+    """Make the batches of these numbers."""
+    call = sampling.call(folder.batches[numbers[0]])
+    total, parent = len(numbers) * call.program().num_steps, os.getppid()
+    with call.running(f"sampling {sampling.count}", total, among.rank == 0) as advance:
+        for number in numbers:
+            if among.size > 1 and os.getppid() != parent:
+                raise SystemExit(143)  # killed itself, a launcher can send no signal: as if SIGTERM had come
+            folder.keep(number, sampling.draw(folder.batches[number], advance))
 
 
 def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
