@@ -6,6 +6,7 @@ otherwise. A finished or interrupted run is a saved system: diffkit sample, nll 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,16 @@ class Options:
         low_res: Train for super-resolution: give the network each image shrunk to this size (one number, or height and
             width) as well, for it to enlarge; needs a backbone with low_res_channels, such as unet.
         device: Such as cpu or cuda; a GPU if there is one.
+        track: Programs that follow the training: tensorboard, wandb.
+        dry_run: Try a few updates on a copy, say what the training would take (memory, time, size), and stop. Nothing
+            is written.
     """
 
     out: Path
     low_res: tuple[int, ...] | None = None
     device: str | None = None
+    track: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 def takes() -> Takes:
@@ -53,19 +59,27 @@ def run(given: Given) -> None:
     """Compose the system and train it."""
     options, config = given.make(Options), given.make(TrainConfig)
     check_folder("--out", options.out)
-    print(f"run: {options.out}/", flush=True)
+    from diffkit.ranks import launched
+
+    say: Callable[[str], None] = _say if launched().rank == 0 else _silent
+    say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = _open(*given.parts["data"], options.low_res)
     composition = composed(given, data, config)
 
     import torch
 
     import diffkit
-    from diffkit.cli._device import device
+    from diffkit.cli._device import device_of_rank
+    from diffkit.cli._recipe import Recipe, recipe
 
     torch.manual_seed(config.seed)
-    system = diffkit.compose(**composition, device=device(options.device))
-    print(f"data: {_described(data)}\nsystem: {_named(system.parts.names)}", flush=True)
-    diffkit.train(system, data, out=options.out, config=config)
+    system = diffkit.compose(**composition, device=device_of_rank(options.device))
+    say(f"data: {_described(data)}\nsystem: {_named(system.parts.names)}")
+    if options.dry_run:
+        say(str(diffkit.training.dry_run(system, data, out=options.out, config=config)))
+        return
+    written = Recipe(recipe(system, composition, config, given.parts["data"], options.low_res))
+    diffkit.train(system, data, out=options.out, config=config, track=[written, *options.track])
 
 
 def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
@@ -87,6 +101,14 @@ def _open(source: str, options: Any, low_res: tuple[int, ...] | None) -> Data:
 
     data = source_for(source, **options).open()
     return data if low_res is None else LowRes(data, low_res)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _silent(text: str) -> None:
+    """Say nothing: one process speaks for all."""
 
 
 def _described(data: Data) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from cli_support import Command, Refused
 
 import diffkit
+from diffkit.training import read_metrics
 
 TINY = [
     "--backbone", "mlp", "--backbone.hidden", "8", "--backbone.depth", "1", "--schedule", "cosine",
@@ -95,3 +97,60 @@ def test_training_for_super_resolution(command: Command, refused: Refused, image
         *words[:3], "--steps", "1", "--low-res", "8", "--out", tmp_path / "b", *UPSAMPLER
     )
     assert not (tmp_path / "b").exists()
+
+
+def losses(run: Path) -> list[float | None]:
+    return [line["loss"] for line in read_metrics(run)]
+
+
+RECIPES = {
+    "classes": ["--data.labels", "true", "--label-dropout", "0.3", "--loss", "hybrid", "--var", "learned_range",
+                "--loss.vb-weight", "0.5", "--timesteps", "loss_second_moment", "--ema", "0.9,0.99", *TINY],
+    "upsampler": ["--low-res", "2,3", "--train-spacing", "3", *UPSAMPLER],
+    "points": ["--data", "points", "--data.kind", "rings", "--seed", "3", "--anneal", "--sampler", "ddim", *TINY],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_holds_what_repeats_it(command: Command, images: Path, tmp_path: Path, name: str):
+    data = [] if name == "points" else ["--data", images]
+    words = ["--steps", "3", "--log-every", "1", "--lr", "0.01"]
+    chosen = [word for word in RECIPES[name] if word not in ("--log-every", "2") or name == "upsampler"]
+    assert command("train", *data, *chosen, *words, "--out", tmp_path / "a").code == 0
+    found = command("train", "--config", tmp_path / "a" / "config.toml", "--out", tmp_path / "b")
+    assert found.code == 0, found.err
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") and len(losses(tmp_path / "a")) == 3
+    one, two = ((tmp_path / run / "model.safetensors").read_bytes() for run in "ab")
+    assert one == two
+    one, two = ((tmp_path / run / "config.toml").read_text() for run in "ab")
+    assert one == two and one.startswith("# diffkit train --config THIS_FILE --out ANOTHER_FOLDER repeats")
+
+
+def test_a_run_that_goes_on_holds_its_last_options(command: Command, images: Path, tmp_path: Path):
+    words = ["train", "--data", images, "--out", tmp_path / "a", *TINY, "--steps"]
+    assert command(*words, "1").code == 0
+    assert command(*words, "2").code == 0
+    assert "\nsteps = 2\n" in (tmp_path / "a" / "config.toml").read_text()
+    command(*words, "3", "--lr", "1")  # is refused, and must leave no trace
+    assert "\nsteps = 2\n" in (tmp_path / "a" / "config.toml").read_text()
+
+
+def test_dry_run(command: Command, images: Path, tmp_path: Path):
+    words = ["train", "--data", images, "--out", tmp_path / "run", *TINY, "--steps", "5000", "--dry-run"]
+    found = command(*words)
+    assert found.code == 0, found.err
+    said = found.out.splitlines()
+    assert said[0] == "dry run: nothing is written" and said[1].startswith("data: 9 examples")
+    assert [line.split()[0] for line in said[3:]] == [
+        "parameters", "device", "memory", "update", "training", "epoch", "checkpoint", "loss",
+    ]  # fmt: skip
+    assert "epoch       9 images, 2.2 steps; 2,222.2 epochs in all" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.npz"]
+
+
+def test_trackers_are_chosen_by_name(refused: Refused, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = ["train", "--data", images, "--out", tmp_path / "run", *TINY, "--steps", "1", "--track"]
+    assert refused(*words, "wandbb").startswith("no tracker named 'wandbb'; did you mean 'wandb'?")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert refused(*words, "wandb").startswith("tracking with Weights & Biases needs the 'wandb' extra")
+    assert not (tmp_path / "run").exists()

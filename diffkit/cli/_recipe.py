@@ -1,0 +1,106 @@
+"""RUN/config.toml: everything that a training was asked for and found out, so that it can be repeated exactly."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from diffkit.cli import _config
+from diffkit.cli._composition import PARTS, Composition
+from diffkit.cli._options import Option, options_of
+from diffkit.cli._slots import part_options
+from diffkit.files import write_atomically
+from diffkit.training.config import TrainConfig
+from diffkit.training.trackers import Tracker
+
+if TYPE_CHECKING:
+    from diffkit.system import System
+
+NAME = "config.toml"
+
+
+class Recipe(Tracker):
+    """Writes the file when a training begins, or goes on with other options; it follows nothing.
+
+    Args:
+        content: What is in it.
+    """
+
+    def __init__(self, content: str):
+        self.content = content
+
+    def begin(self, folder: Path, step: int) -> None:
+        """Write the file."""
+        write_atomically(folder / NAME, self.content.encode())
+
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def preview(self, step: int, path: Path) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+
+def recipe(
+    system: System,
+    composition: Mapping[str, Any],
+    config: TrainConfig,
+    data: tuple[str, Mapping[str, Any]],
+    low_res: tuple[int, ...] | None,
+) -> str:
+    """Return options of ``diffkit train`` as TOML text, every default included, but ``out`` and the device.
+
+    Args:
+        system: As composed.
+        composition: What it was composed from.
+        config: How it is trained.
+        data: Name or path, and options.
+        low_res: Size of small images, or None.
+    """
+    told = {field.name: composition.get(field.name, field.default) for field in attrs.fields(Composition)}
+    values = {"low_res": low_res, **attrs.asdict(config), **told}
+    spec = system.spec()["parts"]
+    parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
+    classes = (TrainConfig, Composition)
+    return _heading(system) + _config.written(
+        _said(values, [option for cls in classes for option in options_of(cls)]),
+        {
+            kind: (name, _said(chosen, part_options(kind, name)))
+            for kind, (name, chosen) in {"data": _source(*data), **parts}.items()
+        },
+        {},
+    )
+
+
+def _said(values: Mapping[str, Any], options: Sequence[Option]) -> dict[str, Any]:
+    """Values but those that are None by default anyway: TOML has no word for it, and a text could be "none"."""
+    otherwise = {option.path[-1] for option in options if option.default is not None}
+    return {name: value for name, value in values.items() if value is not None or name in otherwise}
+
+
+def _source(name: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Name or whole path of the data, and all its options."""
+    from diffkit.data import NAMED, source_for
+
+    source: Any = source_for(name, **options)
+    found = {key: value for key, value in attrs.asdict(source).items() if key != "path"}
+    return (name if name in NAMED else str(Path(name).resolve())), found
+
+
+def _heading(system: System) -> str:
+    import numpy as np
+    import torch
+
+    from diffkit import __version__
+
+    versions = f"diffkit {__version__}, torch {torch.__version__}, numpy {np.__version__}"
+    return (
+        "# diffkit train --config THIS_FILE --out ANOTHER_FOLDER repeats this training.\n"
+        f"# It was begun with {versions}, Python {platform.python_version()}, on {system.device.type}.\n"
+    )
