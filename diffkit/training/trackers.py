@@ -95,7 +95,7 @@ class WandB(Tracker):
 
     def __init__(self) -> None:
         try:
-            import wandb
+            import wandb  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
             raise MissingExtraError("wandb", "tracking with Weights & Biases") from error
         self._wandb: Any = wandb
