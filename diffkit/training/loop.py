@@ -66,7 +66,8 @@ def train(
     Returns:
         The system, with the first of the EMA rates as its weights, in evaluation mode.
     Raises:
-        OptionError: An option is wrong, the folder cannot be written or is another run's, or someone writes to it.
+        OptionError: An option is wrong, the folder cannot be written or is another run's, or someone writes to it; or
+            memory is out, and the text says what to try.
         DataError: The data does not fit the system or the options.
         SpecError: The system has a part that no name can rebuild.
         CheckpointError: The run's checkpoints are damaged, or one cannot be written.
@@ -204,7 +205,7 @@ class _Training:
         ):
             clock = _Clock(trainer.step, config.batch_size)
             for batch in self._batches():
-                trainer.update(batch)
+                self._update(batch)
                 shown.advance()
                 stopping = self.ranks.any(stop.asked())
                 last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
@@ -229,6 +230,20 @@ class _Training:
                     break
         if stop.received is not None:
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
+
+    def _update(self, batch: Batch) -> None:
+        """Update with one batch, or say which microbatch to try where memory ends."""
+        try:
+            self.trainer.update(batch)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            rows = min(self.config.microbatch or len(batch.images), len(batch.images))
+            smaller = f"microbatch={rows // 2}" if rows > 1 else "a smaller network, or strategy='fsdp' on several GPUs"
+            raise OptionError(
+                f"{self.engine.device} has no memory for {rows} examples at a time, at step {self.trainer.step}; try "
+                f"{smaller}, which changes the result by rounding only; the run goes on where it was saved last"
+            ) from error
 
     def _batches(self) -> Iterator[Batch]:
         config = self.config
@@ -286,6 +301,11 @@ class _Clock:
         speed = (step - self.step) * self.batch_size / max(now - self.begun, 1e-9)
         self.step, self.begun = step, now
         return {"images_per_s": round(speed, 1)}
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """On a CPU torch has no class for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _number(value: float | None) -> str:
