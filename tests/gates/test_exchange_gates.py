@@ -19,6 +19,7 @@ from diffkit.data.base import Batch
 from diffkit.ranks import Ranks
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines.replicated import Replicated
+from diffkit.training.engines.sharded import Sharded, blocks
 from diffkit.training.trainer import Trainer
 
 pytestmark = [
@@ -79,6 +80,22 @@ def sent(world: int, engine: type[Replicated] = Replicated) -> tuple[list[int], 
     return buckets, calls, sum(p.numel() for p in network.parameters())
 
 
+def sent_in_shares(world: int, engine: type[Sharded] = Sharded) -> tuple[int, int, int]:
+    """All-gathers and reduce-scatters of an update whose weights are shared out, and in how many units they are."""
+    options = {"channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "groups": 4, "num_heads": 2}
+    system = diffkit.compose(schedule="cosine", backbone=("unet", options), data_shape=SHAPE)
+    batch = Batch(torch.arange(PER_PROCESS), torch.zeros(PER_PROCESS, *SHAPE, dtype=torch.uint8), {})
+    with one_of(world) as ranks:
+        config = TrainConfig(steps=9, batch_size=PER_PROCESS * world, strategy="fsdp")
+        trainer = Trainer(system, system.backbone, config, engine(torch.device("cpu"), ranks), None)
+        for _ in range(2):
+            trainer.update(batch)
+        with Operations() as counter:
+            trainer.update(batch)
+        units = 1 + sum(1 for _ in blocks(trainer.network))  # what is in no block is the last one
+    return counter.by_name["_allgather_base_"], counter.by_name["_reduce_scatter_base_"], units
+
+
 def is_exchange(name: str) -> bool:
     words = ("allgather", "allreduce", "reduce_scatter", "broadcast", "scatter_", "gather_", "barrier", "alltoall")
     return any(name.lstrip("_").startswith(word) for word in words)
@@ -95,12 +112,27 @@ def test_calls_do_not_grow_with_the_processes():
     assert [sent(world)[1] for world in WORLDS] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_shared_weights_are_gathered_twice_and_gradients_scattered_once(world):
+    gathers, scatters, units = sent_in_shares(world)
+    assert scatters == units
+    assert gathers <= 2 * units
+
+
 class Chatty(Replicated):
     """Exchanges one more thing in every update."""
 
     def gather(self, tensors, size):
         dist.all_reduce(torch.zeros(1))
         return super().gather(tensors, size)
+
+
+class Forgetful(Sharded):
+    """Exchanges gradients one more time."""
+
+    def gradient_norm(self, network):
+        dist.reduce_scatter_tensor(torch.zeros(1), torch.zeros(self.ranks.size))
+        return super().gradient_norm(network)
 
 
 class Wide(Replicated):
@@ -117,3 +149,8 @@ def test_a_further_exchange_is_caught():
 def test_longer_gradients_are_caught():
     buckets, _, weights = sent(2, Wide)
     assert sum(buckets) == 8 * weights
+
+
+def test_a_further_exchange_of_shares_is_caught():
+    _, scatters, units = sent_in_shares(2, Forgetful)
+    assert scatters == units + 1
