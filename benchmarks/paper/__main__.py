@@ -131,7 +131,7 @@ def _setting(study: Study) -> list[str]:
         "it is on the other. Networks this small are far from converged: what does not hold here may hold at the "
         "paper's size.",
         "",
-        f"diffkit at {commit.stdout.strip() or 'unknown commit'}, torch {torch.__version__}, Python "
+        f"Table written at {commit.stdout.strip() or 'unknown commit'}, torch {torch.__version__}, Python "
         f"{platform.python_version()}, {platform.machine()}.",
     ]
 
