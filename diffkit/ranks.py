@@ -20,6 +20,8 @@ from diffkit._errors import DiffkitError, OptionError
 
 T = TypeVar("T")
 DAY = 24 * 3600.0
+JOINING = 1800.0
+"""Seconds to find the launcher in, torch's own default: one that was killed meanwhile would be waited for in vain."""
 
 
 @frozen
@@ -104,7 +106,7 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
             long for the slowest.
         gpu: Tensors on GPUs are exchanged as well, by NCCL.
     Raises:
-        OptionError: The launcher's environment says only half of what is needed.
+        OptionError: The launcher's environment says only half of what is needed, or it cannot be found.
     """
     if dist.is_available() and dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size())
@@ -114,11 +116,26 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
         yield found
         return
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    long = timedelta(seconds=timeout)
+    store = _store(min(timeout, JOINING))
+    store.set_timeout(long)
+    dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=long)
     try:
         yield found
     finally:
         dist.destroy_process_group()
+
+
+def _store(timeout: float) -> Any:
+    """Where the processes find each other, as the launcher's environment says."""
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        return next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"the processes of this job do not find each other: {error}; is their launcher alive?"
+        ) from error
 
 
 def _outcome(do: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from forks import forked, forking
 
@@ -48,3 +50,15 @@ def test_half_an_environment_is_refused(monkeypatch, name, value, text):
     monkeypatch.setenv(name, value)
     with pytest.raises(OptionError, match=text):
         launched()
+
+
+def test_a_launcher_that_is_gone_is_not_waited_for(monkeypatch):
+    """Its processes, started but not joined when it was killed, would wait for as long as for the slowest."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("diffkit.ranks.JOINING", 1.0)
+    with pytest.raises(OptionError, match=r"do not find each other: .*; is their launcher alive"), ranks():
+        pass
