@@ -123,7 +123,7 @@ def few_steps(axis: Axes, results: Results, floor: float) -> None:
     _log_y(axis)
     axis.set_xticks(FEW, [str(n) for n in FEW])
     axis.minorticks_off()
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.07))
 
 
 def ratio(axis: Axes, results: Results, _: float) -> None:
@@ -154,6 +154,9 @@ def size(quantity: str, label: str) -> Callable[[Axes, Results, float], None]:
             axis.legend(frameon=False)
         axis.set(xlabel="parameters", ylabel=label, title=f"Model size (fig. 10): {label}", xscale="log")
         _log_y(axis, narrow=True)
+        counts = sorted({x for x, _ in points})
+        axis.set_xticks(counts, [f"{count / 1e3:.0f}k" for count in counts])
+        axis.xaxis.set_minor_formatter(NullFormatter())
 
     return panel
 
