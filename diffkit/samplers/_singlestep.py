@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffkit.protocols import Denoise, Level, StepRow
     from diffkit.table import F64, Coefs, Steps
 
-_GIANT = 4.0
+GIANT = 4.0
 """From here on (in lambda) a difference of two estimates has a weight that no longer step enlarges.
 
 That of Heun's method is above 26 there, where the exact integral is below 1.
@@ -37,13 +37,13 @@ def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
 def noise_to_data(steps: Steps, node: Coefs, weight: F64) -> F64:
     """``alpha_s (rho_t - rho_s) weight / rho_node``: what weight (eps_node - eps_t) adds, per difference of x_start.
 
-    That grows with exp(h / 2); from `_GIANT` on it is what weight (x_start_node - x_start_t) adds, which does not.
+    That grows with exp(h / 2); from `GIANT` on it is what weight (x_start_node - x_start_t) adds, which does not.
     """
     t, s = steps
     with np.errstate(invalid="ignore"):
         out = s.alpha * (noise_ratio(t) - noise_ratio(s)) * weight / noise_ratio(node)
     bounded = straight(t, s)[1] * weight
-    return finite_or_zero(np.where(step_size(steps) < _GIANT, out, bounded))
+    return finite_or_zero(np.where(step_size(steps) < GIANT, out, bounded))
 
 
 def midpoint_plan(steps: Steps, change: F64) -> dict[str, F64]:
@@ -73,12 +73,12 @@ def trapezoid_plan(steps: Steps) -> dict[str, F64]:
     """Columns of `trapezoid_step`: Euler's step, and the difference of estimates at both ends.
 
     ``alpha_s (rho_s - rho_t) (eps_s - eps_t) / 2 = alpha_s (exp(h) - 1) / 2 (x_start_s - x_start_t)``, which grows
-    without bound; from `_GIANT` on the difference has the weight alpha_s m_1 of `moments` instead.
+    without bound; from `GIANT` on the difference has the weight alpha_s m_1 of `moments` instead.
     """
     x, x_start = straight(*steps)
     h = step_size(steps)
     with np.errstate(over="ignore", invalid="ignore"):
-        change = finite_or_zero(np.where(h < _GIANT, np.expm1(h) / 2, moments(h, 2)[:, 1]))
+        change = finite_or_zero(np.where(h < GIANT, np.expm1(h) / 2, moments(h, 2)[:, 1]))
     return {"x": x, "x_start": x_start, "change": steps.s.alpha * change}
 
 

@@ -11,7 +11,7 @@ from attrs import frozen
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.samplers._coefficients import CLOSEST, finite_or_zero, moments, noise_ratio, step_size, straight, within
-from diffkit.samplers._singlestep import inverse_position, noise_to_data
+from diffkit.samplers._singlestep import GIANT, inverse_position, noise_to_data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +30,8 @@ class DPMSolver3(Sampler):
 
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 2.
     Deviates: on a discrete schedule the nodes are the nearest levels of the training table, and x_s takes a share of
-    (eps_1 - eps_t), 0 at r2 = 2/3, that keeps the order at any r1 < r2. Where a step holds one level it is of order 2,
-    where it holds none or touches infinite log-SNR, of order 1.
+    (eps_1 - eps_t), 0 at r2 = 2/3, that keeps the order at any r1 < r2. Where a step holds one level, and from h = 4 on
+    (see 'dpm_solver_2'), it is of order 2; where it holds none or touches infinite log-SNR, of order 1.
     """
 
     order: ClassVar[int] = 3
@@ -45,7 +45,8 @@ class DPMSolver3(Sampler):
         """Return the coefficients of the three stages."""
         first, second = steps.nodes
         (r1, over_r1), (r2, over_r2) = inverse_position(first, steps), inverse_position(second, steps)
-        three, h = r2 - r1 > CLOSEST, finite_or_zero(step_size(steps))
+        h = finite_or_zero(step_size(steps))
+        three = (r2 - r1 > CLOSEST) & (h < GIANT)
         share = np.divide(2 / 3 - r2, r1 - r2, out=np.zeros_like(h), where=three) * over_r1
         weight = np.where(three, (1 - share * r1) * over_r2, 0.0)
         inner = np.where(three, second.sigma * r2 * over_r1 * _psi(r2 * h) / noise_ratio(first), 0.0)
