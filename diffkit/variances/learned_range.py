@@ -23,7 +23,7 @@ class LearnedRange(VarianceParameterization):
 
     f is not clamped: outputs beyond [-1, 1] leave the interval, as in the published model.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
-    Deviates: written about the middle of the interval, two operations for the same value.
+    Deviates: written about the middle of the interval, one operation for the same value.
     """
 
     extra_outputs: ClassVar[int] = 1
@@ -36,4 +36,4 @@ class LearnedRange(VarianceParameterization):
     def log_variance(self, raw: Tensor | None, cols: Mapping[str, Tensor]) -> Tensor:
         """Return the log-variance, (B, C, *S)."""
         assert raw is not None, "the denoiser splits off the variance channels"
-        return raw * cols["half_width"] + cols["middle"]
+        return cols["middle"].addcmul(raw, cols["half_width"])
