@@ -84,6 +84,10 @@ class Objective:
         )
         return dict(self.parts.loss(inputs))
 
+    def level(self, level: Tensor, x: Tensor) -> Level:
+        """Return what is known of levels (B,), as `terms` takes them, ready to meet x (B, C, *S)."""
+        return self._read(level, x)[0]
+
     def _target(self, mix: tuple[Tensor, Tensor], x_start: Tensor, noise: Tensor) -> Tensor:
         if self.target == "noise":
             return noise

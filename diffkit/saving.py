@@ -36,6 +36,11 @@ def from_spec(
     Raises:
         SpecError: The spec is malformed, from a newer format, or a part of it is not installed here.
     """
+    if "classifier" in spec:
+        raise SpecError(
+            "this is a classifier of noisy data, which steers sampling and is no system; "
+            "diffkit.weights.load_classifier reads its folder"
+        )
     fmt = spec.get("format")
     if not isinstance(fmt, int) or fmt < 1:
         raise SpecError(f"this is no diffkit spec: its format is {fmt!r}, not a number from 1")

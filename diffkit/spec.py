@@ -5,16 +5,17 @@ There is no import path in a spec, so rebuilding one cannot run anything but the
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from torch import Tensor
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, SpecError
-from diffkit.files import storable, write_atomically
+from diffkit.files import digest, storable, write_atomically
 from diffkit.registry import KINDS, option_names, registry
 
 if TYPE_CHECKING:
@@ -30,11 +31,9 @@ def spec_of(system: System) -> dict[str, Any]:
     Raises:
         SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it.
     """
-    parts: dict[str, Any] = {
-        kind: _part_spec(kind, getattr(system.parts, kind)) for kind in KINDS if kind != "backbone"
-    }
+    parts: dict[str, Any] = {kind: part_spec(kind, getattr(system.parts, kind)) for kind in KINDS if kind != "backbone"}
     parts["backbone"] = _backbone_spec(system)
-    settings = {name: _plain(value) for name, value in attrs.asdict(system.settings, recurse=False).items()}
+    settings = {name: plain(value) for name, value in attrs.asdict(system.settings, recurse=False).items()}
     return {"format": FORMAT, "diffkit": __version__, "parts": parts, "settings": settings}
 
 
@@ -50,13 +49,26 @@ def save(system: System, folder: str | Path) -> Path:
         SpecError: A part cannot be named in a spec.
         CheckpointError: The folder cannot be written.
     """
+    weights = {} if system.backbone is None else system.backbone.state_dict()
+    return write(spec_of(system), weights, folder)
+
+
+def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | Path) -> Path:
+    """Write a spec and the weights that belong to it, as `save` does.
+
+    Args:
+        spec: What they are of; a record of the weights is added to it.
+        weights: A state dict.
+        folder: Made if it is not there.
+    Returns:
+        The folder.
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
     from safetensors.torch import save as to_bytes
 
-    spec = spec_of(system)
-    folder = Path(folder)
-    weights = {} if system.backbone is None else storable(system.backbone.state_dict())
-    content = to_bytes(weights)
-    spec["weights"] = {"file": WEIGHTS, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    folder, content = Path(folder), to_bytes(storable(weights))
+    spec = {**spec, "weights": {"file": WEIGHTS, **digest(content)}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / WEIGHTS, content)
@@ -66,7 +78,12 @@ def save(system: System, folder: str | Path) -> Path:
     return folder
 
 
-def _part_spec(kind: str, part: Any) -> dict[str, Any]:
+def part_spec(kind: str, part: Any) -> dict[str, Any]:
+    """Return a part as plain JSON data: name, options and provenance.
+
+    Raises:
+        SpecError: Its class has no registered name, or its options cannot be told.
+    """
     known = registry(kind).provenance(part)
     if known is None:
         name = type(part).__name__
@@ -80,17 +97,18 @@ def _part_spec(kind: str, part: Any) -> dict[str, Any]:
             f"{kind} {known.name!r} is made by a class with its own __init__, so its options cannot be told; "
             "make it a frozen attrs class"
         )
-    options = {name: _plain(getattr(part, name)) for name in names}
+    options = {name: plain(getattr(part, name)) for name in names}
     return {"name": known.name, "options": options, "origin": known.origin, "version": known.version}
 
 
 def _backbone_spec(system: System) -> dict[str, Any] | None:
     if system.recipe is not None:
-        return _part_spec("backbone", system.recipe)
+        return part_spec("backbone", system.recipe)
     if system.backbone is None:
         return None
     return {"name": None, "class": system.parts.names["backbone"]}
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+def plain(value: Any) -> Any:
+    """Return a value with lists for tuples, as JSON has them."""
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -92,6 +92,10 @@ class System(nn.Module):
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
+    def with_network(self, network: nn.Module) -> System:
+        """Return this system with another network of the same kind in place of its own."""
+        return System(self.parts, self.settings, network, self.recipe)
+
     def table_for(self, steps: Spacing = None) -> ProcessTable:
         """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
         if steps is None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diffkit.guidance.gradient import ClassifierGuidance as ClassifierGuidance
     from diffkit.guidance.gradient import GradientGuidance as GradientGuidance
     from diffkit.guidance.mmps import MMPS as MMPS
+    from diffkit.guidance.noisy_classifier import NoisyClassifier as NoisyClassifier
     from diffkit.guidance.pigdm import PiGDM as PiGDM
     from diffkit.guidance.threshold import DynamicThreshold as DynamicThreshold
     from diffkit.guidance.threshold import StaticThreshold as StaticThreshold
@@ -46,6 +47,7 @@ _HOME = {
     "ClassifierGuidance": "gradient",
     "DynamicThreshold": "threshold",
     "GradientGuidance": "gradient",
+    "NoisyClassifier": "noisy_classifier",
     "StaticThreshold": "threshold",
 }
 __all__ = [*_HOME, "NAMES", "guidance_class", "guidance_for"]

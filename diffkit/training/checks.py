@@ -10,8 +10,8 @@ from attrs import frozen
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data
 from diffkit.decoders import Binned
-from diffkit.system import System
 from diffkit.training.config import TrainConfig
+from diffkit.training.trainable import Trainable
 
 
 @frozen
@@ -22,15 +22,19 @@ class Classes:
         known: False for a network of the user's own, of which nothing can be known.
         count: Number of classes, or None.
         null: Label that means "no class", or None.
+        told: The class is what the network tells, not what it is told: it is a classifier.
     """
 
     known: bool
     count: int | None
     null: int | None
+    told: bool = False
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Classes:
-        """Read them from the options of a system's backbone."""
+        """Read them from the options of a system's backbone, or from what a classifier says."""
+        if "classifier" in spec:
+            return cls(True, spec["num_classes"], None, told=True)
         options = (spec["parts"]["backbone"] or {}).get("options")
         if options is None or "num_classes" not in options:
             return cls(False, None, None)
@@ -38,7 +42,7 @@ class Classes:
         return cls(True, count, count if options.get("null_class") else None)
 
 
-def check(system: System, spec: Mapping[str, Any], data: Data, config: TrainConfig) -> None:
+def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainConfig) -> None:
     """Raise one error that lists everything about system, data and options that does not fit.
 
     Raises:
@@ -51,16 +55,21 @@ def check(system: System, spec: Mapping[str, Any], data: Data, config: TrainConf
         raise OptionError(
             "the system's network has no parameter that requires a gradient, so there is nothing to train"
         )
+    classes = Classes.of(spec)
+    if classes.told and config.preview_every is not None:
+        raise OptionError("a classifier draws no samples, so there is nothing to preview; leave preview_every out")
     problems = list(_data_problems(system, data, config))
     if not problems:
-        classes, some = Classes.of(spec), data.batch(range(min(len(data), 8)))
-        problems = [*_label_problems(classes, data, config, some), *_low_res_problems(system, some)]
+        some = data.batch(range(min(len(data), 8)))
+        ask = _classifier_problems if classes.told else _label_problems
+        problems = [*ask(classes, data, config, some)]
+        problems += [] if classes.told else _low_res_problems(system, some)
         problems = problems or list(batch_problems(some, data, classes.count))
     if problems:
         raise DataError("\n  ".join(["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
 
 
-def _data_problems(system: System, data: Data, config: TrainConfig) -> Iterator[str]:
+def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterator[str]:
     if len(data) < 1:
         yield "the data is empty"
     elif config.batch_size > len(data):
@@ -107,7 +116,23 @@ def _label_problems(classes: Classes, data: Data, config: TrainConfig, example: 
         )
 
 
-def _low_res_problems(system: System, example: Batch) -> Iterator[str]:
+def _classifier_problems(classes: Classes, data: Data, config: TrainConfig, example: Batch) -> Iterator[str]:
+    count, names = classes.count or 0, data.classes
+    if "y" not in example.conditions:
+        yield "a classifier learns from labels, but the data has none; load it with labels"
+    elif names is not None and len(names) > count:
+        yield (
+            f"the data has {len(names)} classes, but the classifier tells {count} apart; give it "
+            f"num_classes={len(names)}"
+        )
+    others = ", ".join(sorted(example.conditions.keys() - {"y"}))
+    if others:
+        yield f"the data gives {others}, which a classifier does not read; take the data without"
+    if config.label_dropout > 0:
+        yield f"label_dropout={config.label_dropout:g} would hide what a classifier learns; leave it out"
+
+
+def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
     """Hold small images against the channels that the network reads of them; one of the user's own says for itself."""
     if system.parts.backbone is None:
         return
@@ -161,7 +186,7 @@ def _which(batch: Batch) -> str:
     return f"examples {', '.join(map(str, batch.indices[:4].tolist()))}{', ...' if len(batch.indices) > 4 else ''}"
 
 
-def bins_of(system: System) -> int | None:
+def bins_of(system: Trainable) -> int | None:
     """Return how many values the system's data takes, or None if it is continuous."""
     bins = system.settings.bins
     return Binned(**bins).bins if isinstance(bins, Mapping) else bins

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diffkit.protocols import State
-from diffkit.system import System
 from diffkit.training.randomness import Purpose, key, keys, normals, uniforms
+from diffkit.training.trainable import Trainable
 
 
 class Draws(NamedTuple):
@@ -27,7 +27,7 @@ class Draws(NamedTuple):
     noise: Tensor
 
 
-def draw(system: System, state: State, seed: int, step: int, batch: int, rows: slice = slice(None)) -> Draws:
+def draw(system: Trainable, state: State, seed: int, step: int, batch: int, rows: slice = slice(None)) -> Draws:
     """Return the draws of one step: a function of (seed, step, position in the batch) and the sampler's state.
 
     Levels are drawn where the sampler's state is (on the CPU if it has none), noise where the system is.

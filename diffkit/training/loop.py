@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 import attrs
 import numpy as np
@@ -17,7 +17,6 @@ from diffkit import __version__
 from diffkit._errors import DivergedError, OptionError, did_you_mean
 from diffkit.data.base import Batch, Data, as_data
 from diffkit.ranks import Ranks
-from diffkit.system import System
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
@@ -29,11 +28,14 @@ from diffkit.training.order import DataOrder
 from diffkit.training.previews import Previews
 from diffkit.training.signals import StopSignals
 from diffkit.training.trackers import Tracker, Trackers
+from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
+
+T = TypeVar("T", bound=Trainable)
 
 
 def train(
-    system: System,
+    system: T,
     data: Any,
     *,
     out: str | Path,
@@ -41,10 +43,11 @@ def train(
     progress: bool = True,
     track: Sequence[str | Tracker] = (),
     **options: Unpack[TrainOptions],
-) -> System:
+) -> T:
     """Train a system, or go on training it, and return it with its averaged weights, ready to sample.
 
-    ``out`` becomes a run: a folder that `diffkit.load` reads, with metrics and checkpoints. If it is one already, of
+    ``out`` becomes a run: a folder that `diffkit.load` reads (`diffkit.weights.load_classifier` if it is a classifier),
+    with metrics and checkpoints. If it is one already, of
     the same system, data and options, training continues after its newest whole checkpoint; on a CPU, as if it had
     never been interrupted, to the bit. Nothing is overwritten and nothing starts again unasked.
 
@@ -56,7 +59,7 @@ def train(
     the data do not depend on how many there are, and a run may go on with another number.
 
     Args:
-        system: What to train; it is trained in place, where it is.
+        system: What to train, a system or a `diffkit.guidance.NoisyClassifier`; it is trained in place, where it is.
         data: What to train on: see `diffkit.data.load`, or any class that honours `diffkit.data.MapData`.
         out: Folder of the run.
         config: How to train. Any of its fields may be given as keywords instead, or beside it to override it.
@@ -117,12 +120,12 @@ def _agree(ranks: Ranks, spec: Mapping[str, Any], config: TrainConfig) -> None:
             raise OptionError(f"process {rank} was asked to train another system or with other options than process 0")
 
 
-class _Training:
+class _Training(Generic[T]):
     """One call of `train`, from the lock to the end."""
 
     def __init__(
         self,
-        system: System,
+        system: T,
         spec: Mapping[str, Any],
         data: Data,
         config: TrainConfig,
@@ -144,13 +147,13 @@ class _Training:
         self.trainer = Trainer(system, self.backbone, config, engine, self.classes.null)
         self.previews = Previews(folder, self.trainer, data)
 
-    def go(self) -> System:
+    def go(self) -> T:
         try:
             return self._go()
         finally:
             self.trackers.end()
 
-    def _go(self) -> System:
+    def _go(self) -> T:
         self._begin()
         if self.trainer.step < self.config.steps:
             devices = [self.engine.device] if self.engine.device.type == "cuda" else []
@@ -164,7 +167,7 @@ class _Training:
             stop.leave()
         self.backbone.load_state_dict(self.trainer.sampling_weights())
         self.backbone.to(self.engine.device)
-        self._say(f"done: {self.trainer.step} steps; diffkit.load({str(self.folder)!r}) has the result")
+        self._say(f"done: {self.trainer.step} steps; {run.reader(self.spec)}({str(self.folder)!r}) has the result")
         return self.system.eval()
 
     def _begin(self) -> None:

@@ -12,6 +12,7 @@ from diffkit._errors import MissingExtraError
 from diffkit.data.base import Data
 from diffkit.evaluation._pictures import as_png, grid
 from diffkit.files import write_atomically
+from diffkit.system import System
 from diffkit.training.trainer import Trainer
 
 FOLDER = "previews"
@@ -47,6 +48,7 @@ class Previews:
     def _samples(self) -> torch.Tensor:
         trainer, config = self.trainer, self.trainer.config
         system, seed = trainer.system, config.seed
+        assert isinstance(system, System), "checks refuse previews of anything else"
         some = self.data.batch(np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
         conditions: dict[str, Any] = {name: value.to(system.device) for name, value in some.conditions.items()}
         steps = min(config.preview_steps, system.num_steps)

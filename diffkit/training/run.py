@@ -1,6 +1,6 @@
 """The folder of a run: what lies where, and whether a training that is asked for may continue it.
 
-RUN/spec.json, RUN/model.safetensors   the system with its averaged weights: ``diffkit.load(RUN)``
+RUN/spec.json, RUN/model.safetensors   what is trained, with its averaged weights: ``diffkit.load(RUN)``
 RUN/config.json                        how it is trained, on what data
 RUN/metrics.jsonl                      one line of numbers every few steps
 RUN/checkpoints/step_00001000/         everything that continues the training to the bit
@@ -106,17 +106,28 @@ def write_model(folder: Path, spec: Mapping[str, Any], weights: Mapping[str, Ten
         raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
 
 
+def reader(spec: Mapping[str, Any]) -> str:
+    """Return the function that reads the run of what has this spec."""
+    return "diffkit.weights.load_classifier" if "classifier" in spec else "diffkit.load"
+
+
 def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = []
     for kind in new["parts"]:
         was, now = old["parts"].get(kind), new["parts"][kind]
         if _identity(was) != _identity(now):
             found.append(f"{kind} {_label(was)}, now {_label(now)}")
-    for name, now in new["settings"].items():
-        was = old["settings"].get(name)
+    was_set = {**old["settings"], **_of_classifier(old)}
+    for name, now in {**new["settings"], **_of_classifier(new)}.items():
+        was = was_set.get(name)
         if was != now:
             found.append(f"{name}={was!r}, now {name}={now!r}")
     return found
+
+
+def _of_classifier(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the network of a classifier, and its classes; nothing for a system."""
+    return {**spec["classifier"], "num_classes": spec["num_classes"]} if "classifier" in spec else {}
 
 
 def _identity(part: Mapping[str, Any] | None) -> Any:

@@ -14,7 +14,6 @@ from diffkit._errors import DivergedError
 from diffkit.data.base import Batch, scaled
 from diffkit.files import load_weights
 from diffkit.objective import count_first
-from diffkit.system import System
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
 from diffkit.training.draws import Draws, draw, drop_labels, dropout_seed, mirrored, tensors_of, with_tensors
@@ -25,26 +24,29 @@ from diffkit.training.engines.single import gradients
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.precision import in_precision
 from diffkit.training.scale import LossScale
+from diffkit.training.trainable import Trainable
 
 Terms = Mapping[str, Tensor]
 
 
 class Trainer:
-    """A system in training.
+    """A system, or a classifier of noisy data, in training.
 
     Attributes:
-        system: The system, with the network that the engine trains.
+        system: What is trained, with the network that the engine trains.
         network, model: That network, and what stands for it in an update.
         sampled: What stands for it where no gradient is wanted.
         step: Completed updates, skipped ones included.
         window: Metrics since the last line of them.
     """
 
-    def __init__(self, system: System, network: nn.Module, config: TrainConfig, engine: Engine, null_class: int | None):
+    def __init__(
+        self, system: Trainable, network: nn.Module, config: TrainConfig, engine: Engine, null_class: int | None
+    ):
         self.config, self.engine = config, engine
         self.null_class, self.bins = null_class, bins_of(system)
         self.network = engine.prepare(network)
-        self.system = System(system.parts, system.settings, self.network, system.recipe)
+        self.system = system.with_network(self.network)
         if config.compile:
             self.network.compile()
         self.model = in_precision(engine.wrap(self.network), config.precision, engine.device)

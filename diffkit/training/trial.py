@@ -14,7 +14,6 @@ from attrs import frozen
 
 from diffkit._errors import OptionError
 from diffkit.data.base import as_data
-from diffkit.system import System
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
@@ -22,6 +21,7 @@ from diffkit.training.config import TrainConfig, TrainOptions
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.loop import resolved
 from diffkit.training.order import DataOrder
+from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 
 UPDATES = 3
@@ -93,7 +93,7 @@ class DryRun:
 
 
 def dry_run(
-    system: System,
+    system: Trainable,
     data: Any,
     *,
     out: str | Path | None = None,
@@ -153,7 +153,7 @@ def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any)
 
 
 def _tried(
-    system: System, spec: Mapping[str, Any], data: Any, config: TrainConfig, engine: Engine
+    system: Trainable, spec: Mapping[str, Any], data: Any, config: TrainConfig, engine: Engine
 ) -> tuple[Trainer, float, float]:
     """A trainer after a few updates, the seconds that one takes, and the first loss."""
     assert system.backbone is not None
@@ -210,7 +210,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _reset_memory(device: torch.device, system: System) -> int:
+def _reset_memory(device: torch.device, system: Trainable) -> int:
     """Begin to measure; return the bytes of the original, which training would not have beside the copy."""
     if device.type != "cuda":
         return 0

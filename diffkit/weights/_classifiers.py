@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import nn
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
-from diffkit.files import load_weights, read_weights, storable, write_atomically
+from diffkit.files import load_weights, read_weights
 from diffkit.guidance.classifier import Classifier
 from diffkit.saving import read_spec
-from diffkit.spec import FORMAT, SPEC, WEIGHTS
+from diffkit.spec import FORMAT, SPEC, WEIGHTS, write
 from diffkit.weights._asking import TITLES
 from diffkit.weights._loading import fill, revealed
 from diffkit.weights._reading import read
@@ -39,15 +38,18 @@ def load_classifier(
     *,
     preset: str | None = None,
     entry: str | None = None,
+    network: nn.Module | None = None,
     device: str | torch.device = "cpu",
     **options: Any,
 ) -> nn.Module:
     """Build the classifier of noisy data that weights belong to: ``forward(x, time)`` -> logits; dropout is off.
 
     Args:
-        path: A file of guided-diffusion, or a folder that `import_classifier` wrote, which says everything itself.
+        path: A file of guided-diffusion, or a folder, which says everything itself: one that `import_classifier` or
+            `diffkit.guidance.NoisyClassifier.save` wrote, or the run of a classifier's training.
         preset: Name of a published configuration, such as "adm/classifier64".
         entry: Which set of weights, if the file holds several; "ema" if it has one.
+        network: What the weights of a folder are put into, if it was trained with a network of your own.
         device: Where the network is built.
         options: Options of `diffkit.guidance.classifier.Classifier`, and data_shape.
     Raises:
@@ -57,7 +59,9 @@ def load_classifier(
     if Path(path).is_dir():
         if preset is not None or entry is not None or options:
             raise OptionError(f"{path} says itself what its classifier is; leave preset, entry and options out")
-        return _from_folder(Path(path), device)
+        return _from_folder(Path(path), network, device)
+    if network is not None:
+        raise OptionError("network is for the folder of a classifier that was trained here; leave it out for a file")
     return _from_file(path, preset, entry, device, options).network
 
 
@@ -76,29 +80,19 @@ def import_classifier(
         CheckpointError: As `load_classifier`; or the folder cannot be written.
         OptionError: As `load_classifier`.
     """
-    from safetensors.torch import save as to_bytes
-
-    found, folder = _from_file(path, preset, entry, "cpu", options), Path(folder)
-    content = to_bytes(storable(found.network.state_dict()))
+    found = _from_file(path, preset, entry, "cpu", options)
     spec = {
         "format": FORMAT,
         "diffkit": __version__,
         "classifier": attrs.asdict(found.recipe),
         "data_shape": found.data_shape,
         "num_classes": found.num_classes,
-        "weights": {"file": WEIGHTS, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()},
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, content)
-        write_atomically(folder / SPEC, (json.dumps(spec, indent=2) + "\n").encode())
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
-    return folder
+    return write(spec, found.network.state_dict(), folder)
 
 
 def is_classifier(folder: str | Path) -> bool:
-    """Return True for a folder that `import_classifier` wrote."""
+    """Return True for a folder that holds a classifier: trained, saved or imported."""
     return (Path(folder) / SPEC).is_file() and "classifier" in read_spec(Path(folder) / SPEC)
 
 
@@ -116,16 +110,26 @@ def _from_file(
     return _Found(recipe, settled.data_shape, num_classes, network.eval())
 
 
-def _from_folder(folder: Path, device: str | torch.device) -> nn.Module:
+def _from_folder(folder: Path, network: nn.Module | None, device: str | torch.device) -> nn.Module:
     spec = read_spec(folder / SPEC)
+    if network is None:
+        network = _described(folder, spec).to_empty(device=device)
+    load_weights(network, read_weights(folder / WEIGHTS, spec.get("weights")))
+    return network.to(device).eval()
+
+
+def _described(folder: Path, spec: Mapping[str, Any]) -> nn.Module:
+    """The network that a spec describes, without memory for its weights."""
+    if "classifier" not in spec:
+        raise SpecError(f"{folder} holds no classifier; a saved system is read by diffkit.load")
+    if "class" in spec["classifier"]:
+        raise SpecError(
+            f"the classifier in {folder} is a network of its own ({spec['classifier']['class']}); pass network="
+        )
     try:
-        recipe, data_shape = Classifier(**spec["classifier"]), tuple(spec["data_shape"])
-        network = _built(recipe, data_shape, spec["num_classes"])
+        return _built(Classifier(**spec["classifier"]), tuple(spec["data_shape"]), spec["num_classes"])
     except (KeyError, TypeError) as error:
         raise SpecError(f"{folder / SPEC} describes no classifier: {error}") from error
-    network.to_empty(device=device)
-    load_weights(network, read_weights(folder / WEIGHTS, spec.get("weights")))
-    return network.eval()
 
 
 def _built(recipe: Classifier, data_shape: tuple[int, ...], num_classes: int) -> nn.Module:

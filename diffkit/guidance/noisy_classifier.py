@@ -1,0 +1,202 @@
+"""A classifier of noisy data in training: what classifier guidance follows the gradient of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from diffkit import __version__
+from diffkit._errors import OptionError
+from diffkit.denoiser import Model
+from diffkit.guidance.classifier import Classifier
+from diffkit.options import check_integer
+from diffkit.protocols import Composition
+from diffkit.spec import FORMAT, part_spec, plain, write
+from diffkit.system import System
+from diffkit.table import ProcessTable
+
+TOP = 5
+"""Best guesses that a looser measure of accuracy allows, as is usual for ImageNet."""
+
+
+class NoisyClassifier(nn.Module):
+    """A network that tells the class of data at any noise level, and the levels that it learns to tell it at.
+
+        noisy = NoisyClassifier(system, Classifier(channels=64), num_classes=10)
+        diffkit.train(noisy, data, out="runs/classifier", steps=20_000, lr=3e-4, weight_decay=0.05, ema=())
+        images = system.sample(16, guidance=ClassifierGuidance(noisy, scale=1.0), y=labels)
+
+    Training minimizes the cross entropy of ``x_t = alpha x_start + sigma eps``, at levels that the timestep sampler
+    draws. The network is given x_t and the time as guidance gives them.
+
+    Attributes:
+        parts: Those of the system whose samples it is to steer; its schedule, table and timestep sampler are in use.
+        settings: What that system was composed with; the data must be as it says.
+        backbone: The network, ``forward(x, time)``: (B, C, *S), (B,) -> logits (B, num_classes).
+        recipe: What the network was built from, or None if it is one of your own.
+        num_classes: How many classes it tells apart.
+        noised: False to train on clean data only, given as level 1.
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        network: Classifier | nn.Module,
+        num_classes: int,
+        *,
+        noised: bool = True,
+        device: str | torch.device | None = None,
+    ):
+        """Hold a network against the levels of a system.
+
+        Args:
+            system: The system to be steered, or one of the same levels; its own network (which may be None) is not
+                looked at.
+            network: What to build it from, or a network of your own.
+            num_classes: Classes of the data, >= 1.
+            noised: False to train on clean data only.
+            device: Where the network is built, or moved to; by default where the system is.
+        Raises:
+            OptionError: The options do not fit the shape of the system's data, or each other.
+        """
+        super().__init__()
+        self.parts: Composition = system.parts
+        self.settings = system.settings
+        self.objective = system.objective
+        self.num_classes = check_integer("num_classes", num_classes, ge=1)
+        self.noised = noised
+        if not noised and self.parts.timesteps.domain != "discrete":
+            raise OptionError(f"noised=False needs discrete levels, but {self.parts.label('timesteps')} draws others")
+        where = system.device if device is None else torch.device(device)
+        self.recipe = network if isinstance(network, Classifier) else None
+        self.backbone: nn.Module = _built(network, system.data_shape, num_classes, where)
+
+    # ---- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> ProcessTable:
+        """Noise levels that training uses."""
+        return self.parts.table
+
+    @property
+    def num_steps(self) -> int:
+        """T of the training table."""
+        return self.parts.table.num_steps
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one example, (C, *S)."""
+        return self.settings.data_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's first parameter is; the CPU if there is none."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def with_network(self, network: nn.Module) -> NoisyClassifier:
+        """Return this classifier with another network of the same kind in place of its own."""
+        found = NoisyClassifier.__new__(NoisyClassifier)
+        nn.Module.__init__(found)
+        found.parts, found.settings, found.objective = self.parts, self.settings, self.objective
+        found.num_classes, found.noised, found.recipe = self.num_classes, self.noised, self.recipe
+        found.backbone = network
+        return found
+
+    def spec(self) -> dict[str, Any]:
+        """Return what it is, but its weights, as plain JSON data.
+
+        Raises:
+            SpecError: The schedule or timestep sampler has no registered name.
+        """
+        settings = attrs.asdict(self.settings, recurse=False)
+        kept = ("num_steps", "train_spacing", "rescale_time", "bins")
+        own = {"class": type(self.backbone).__name__}
+        return {
+            "format": FORMAT,
+            "diffkit": __version__,
+            "classifier": own if self.recipe is None else {k: plain(v) for k, v in attrs.asdict(self.recipe).items()},
+            "data_shape": list(self.data_shape),
+            "num_classes": self.num_classes,
+            "parts": {kind: part_spec(kind, getattr(self.parts, kind)) for kind in ("schedule", "timesteps")},
+            "settings": {name: plain(settings[name]) for name in kept} | {"noised": self.noised},
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write spec and weights into a folder, which `diffkit.weights.load_classifier` reads."""
+        return write(self.spec(), self.backbone.state_dict(), folder)
+
+    # ---- training and use ------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return logits (B, num_classes) of data (B, C, *S) at times (B,)."""
+        logits: Tensor = self.backbone(x, time)
+        return logits
+
+    def loss_terms(
+        self,
+        model: Model | None,
+        x_start: Tensor,
+        level: Tensor,
+        noise: Tensor,
+        *,
+        decoder_rows: int | None = None,
+        y: Tensor,
+    ) -> dict[str, Tensor]:
+        """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
+
+        Args:
+            model: The network; None takes its own.
+            x_start: Clean data, (B, C, *S), float32 or float64.
+            level: As in `System.loss_terms`; without noise it is 1, whatever is given.
+            noise: Standard normal, (B, C, *S).
+            decoder_rows: Not used: there is no decoder.
+            y: Classes, (B,) integers.
+        Returns:
+            "loss", the cross entropy in nats; "acc1" and, if there are more than 5 classes, "acc5": 1 where the class
+            is the likeliest, or among the five likeliest, else 0. Each (B,).
+        Raises:
+            OptionError: The network returns another shape than one logit for each class.
+        """
+        at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
+        x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
+        network = self.backbone if model is None else model
+        logits = network(x_t, at.time.expand(len(x_t))).to(x_t.dtype)
+        if logits.shape != (len(x_t), self.num_classes):
+            raise OptionError(
+                f"the classifier returned shape {tuple(logits.shape)}, {self.num_classes} classes ask for "
+                f"{(len(x_t), self.num_classes)}"
+            )
+        y = y.long()
+        return {"loss": nn.functional.cross_entropy(logits, y, reduction="none"), **_accuracies(logits.detach(), y)}
+
+    def extra_repr(self) -> str:
+        """Say what it tells apart, and at which levels."""
+        levels = f"{self.num_steps} levels of {self.parts.label('schedule')}" if self.noised else "clean data"
+        return f"num_classes={self.num_classes}, {levels}"
+
+
+def _built(
+    network: Classifier | nn.Module, data_shape: tuple[int, ...], num_classes: int, device: torch.device
+) -> nn.Module:
+    if isinstance(network, nn.Module):
+        return network.to(device)
+    if not isinstance(network, Classifier):
+        raise OptionError(f"network must be a diffkit.guidance.Classifier or a torch module, got {network!r}")
+    with device:
+        return network.build(data_shape, num_classes)
+
+
+def _accuracies(logits: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Whether the class is the likeliest, and whether few are likelier, as 1 or 0, each (B,)."""
+    found = {"acc1": _among(logits, y, 1)}
+    return found | {"acc5": _among(logits, y, TOP)} if logits.shape[1] > TOP else found
+
+
+def _among(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    return (logits.topk(count, dim=1).indices == y[:, None]).any(1).to(logits.dtype)

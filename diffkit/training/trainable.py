@@ -1,0 +1,71 @@
+"""What can be trained: a system, or a classifier of noisy data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.denoiser import Model
+from diffkit.protocols import Composition
+from diffkit.system import Settings
+from diffkit.table import ProcessTable
+
+
+class Trainable(Protocol):
+    """Everything that training asks of what it trains; `System` and `diffkit.guidance.NoisyClassifier` have it.
+
+    Attributes:
+        parts: The composition; its timestep sampler draws the levels.
+        settings: What it was composed with; its shape and bins are those of the data.
+    """
+
+    parts: Composition
+    settings: Settings
+
+    @property
+    def backbone(self) -> nn.Module | None:
+        """Return the network, whose parameters are trained, or None if there is none."""
+
+    @property
+    def table(self) -> ProcessTable:
+        """Return the noise levels."""
+
+    @property
+    def num_steps(self) -> int:
+        """Return T."""
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Return the shape of one example, (C, *S)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network is."""
+
+    @abstractmethod
+    def loss_terms(
+        self,
+        model: Model | None,
+        x_start: Tensor,
+        level: Tensor,
+        noise: Tensor,
+        *,
+        decoder_rows: int | None = None,
+        **conditions: Any,
+    ) -> dict[str, Tensor]:
+        """Return "loss" and metrics, each (B,), given all randomness; see `System.loss_terms`."""
+
+    @abstractmethod
+    def with_network(self, network: nn.Module) -> Self:
+        """Return the same with another network of the same kind."""
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """Return what it is, but its weights, as plain JSON data: "parts", "settings" and more."""
+
+    @abstractmethod
+    def eval(self) -> Self:
+        """Put the network into evaluation mode, and return this."""
