@@ -85,12 +85,13 @@ def _said(values: Mapping[str, Any], options: Sequence[Option]) -> dict[str, Any
 
 
 def _source(name: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Name or whole path of the data, and all its options."""
+    """Name or whole path of the data, and all its options, paths whole as well."""
     from diffkit.data import NAMED, source_for
 
     source: Any = source_for(name, **options)
     found = {key: value for key, value in attrs.asdict(source).items() if key != "path"}
-    return (name if name in NAMED else str(Path(name).resolve())), found
+    whole = {key: value.resolve() if isinstance(value, Path) else value for key, value in found.items()}
+    return (name if name in NAMED else str(Path(name).resolve())), whole
 
 
 def _heading(system: System) -> str:

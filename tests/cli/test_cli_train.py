@@ -10,6 +10,7 @@ import pytest
 from cli_support import Command, Refused
 
 import diffkit
+from diffkit.cli._recipe import _source
 from diffkit.training import read_metrics
 
 TINY = [
@@ -124,6 +125,15 @@ def test_a_run_holds_what_repeats_it(command: Command, images: Path, tmp_path: P
     assert one == two
     one, two = ((tmp_path / run / "config.toml").read_text() for run in "ab")
     assert one == two and one.startswith("# diffkit train --config THIS_FILE --out ANOTHER_FOLDER repeats")
+
+
+def test_paths_are_whole_so_that_a_run_is_repeated_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    name, options = _source("pictures", {"size": 8, "cache": Path("kept.npy")})
+    assert (name, options["cache"], options["size"]) == (str(tmp_path / "pictures"), tmp_path / "kept.npy", (8,))
+    name, options = _source("cifar10", {"archive": Path("a.tar.gz")})
+    assert (name, options["archive"]) == ("cifar10", tmp_path / "a.tar.gz")
 
 
 def test_a_run_that_goes_on_holds_its_last_options(command: Command, images: Path, tmp_path: Path):
