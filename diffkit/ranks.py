@@ -133,7 +133,8 @@ def _store(timeout: float) -> Any:
     try:
         found = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
         # a launcher that starts its processes again keeps the store, with the addresses of those that died
-        return dist.PrefixStore(f"attempt_{_number('TORCHELASTIC_RESTART_COUNT', 0)}", found)
+        prefix = f"attempt_{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
+        return dist.PrefixStore(prefix, found)  # type: ignore[attr-defined]
     except (ValueError, RuntimeError) as error:
         raise OptionError(
             f"the processes of this job do not find each other: {error}; is their launcher alive?"
