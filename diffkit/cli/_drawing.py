@@ -50,6 +50,8 @@ class Drawing:
 
 def steered(given: Given) -> dict[str, Any]:
     """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
+    from diffkit.cli._guidance import refuse_folders
     from diffkit.guidance import guidance_for
 
+    refuse_folders(given.parts.get("guidance"))
     return {"sampler": given.parts.get("sampler"), "guidance": guidance_for(given.parts.get("guidance"))}

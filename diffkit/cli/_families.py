@@ -9,6 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from diffkit import data, guidance
+from diffkit.cli import _guidance
 from diffkit.registry import KINDS, registry
 
 Factory = Callable[..., Any]
@@ -77,8 +78,8 @@ _OTHERS = {
     "guidance": Family(
         heading="Parts",
         help="What steers the samples besides the network.",
-        listed=lambda: ("cfg", "dynamic_threshold", "static_threshold"),  # the others need networks or functions
-        factory=guidance.guidance_class,
-        check=guidance.guidance_class,
+        listed=lambda: tuple(guidance.NAMES),
+        factory=_guidance.factory,
+        check=_guidance.factory,
     ),
 }

@@ -70,10 +70,18 @@ class Sampling:
             x = call.finish(call.program(), here, call.begin(here, noise_fn), noise_fn, advance)
         return pixels(x, self.saved.bins)
 
+    @property
+    def label(self) -> str:
+        """What the condition that holds the classes is called: a classifier's own, where the network knows none."""
+        from diffkit.guidance import ClassifierGuidance
+
+        guidance = self.options.get("guidance")
+        return guidance.label if isinstance(guidance, ClassifierGuidance) else "y"
+
     def _conditions(self, rows: range) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if self.labels is not None:
-            found["y"] = self.labels[rows.start : rows.stop].tolist()
+            found[self.label] = self.labels[rows.start : rows.stop].tolist()
         if self.low_res is not None:
             small = self.low_res.batch([i // self.each for i in rows]).images
             found["low_res"] = scaled(small, self.low_res.bins)

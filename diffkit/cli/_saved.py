@@ -97,6 +97,11 @@ def load(folder: Path, device: str | None) -> Saved:
     return Saved(system, count, count if options.get("null_class") else None, classes, low_res)
 
 
+def class_names(folder: Path) -> tuple[str, ...] | None:
+    """Return what the classes of a run's data are called; None if that was not saved with it."""
+    return tuple(_facts_of_data(folder).get("classes") or ()) or None
+
+
 def _facts_of_data(folder: Path) -> Mapping[str, Any]:
     """What is known of the data that a run was trained on; nothing for a system that was only saved."""
     try:

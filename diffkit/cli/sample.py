@@ -106,18 +106,19 @@ def run(given: Given) -> None:
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
     """Return what is to be sampled, with the sampler and guidance among ``parts``, if there are any."""
+    from diffkit.cli._guidance import steering
     from diffkit.cli._sampling import Sampling, check_asked, check_fit, pictures
-    from diffkit.guidance import guidance_for
 
     check_asked(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
     if small is not None:
         check_fit(saved, small)
     count = _count(options, small)
+    guidance, saved = steering(parts.get("guidance"), saved)
     steered = {
         "steps": options.steps,
         "sampler": parts.get("sampler"),
-        "guidance": guidance_for(parts.get("guidance")),
+        "guidance": guidance,
         "clip": options.clip,
     }
     labels = _labels(saved, options, count, small)
@@ -159,6 +160,7 @@ def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], amon
 
 
 def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
+    from diffkit.cli._guidance import described
     from diffkit.cli._sample_files import SampleFolder
     from diffkit.cli._sampling import digest, fingerprint
 
@@ -176,7 +178,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
         "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
         "each": options.each,
         **steered,
-        "guidance": None if sampling.options["guidance"] is None else repr(sampling.options["guidance"]),
+        "guidance": described(sampling.options["guidance"]),
         "seed": options.seed,
         "batch_size": options.batch_size,
         "device": saved.system.device.type,

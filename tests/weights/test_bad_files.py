@@ -143,5 +143,5 @@ def test_a_folder_of_something_else_is_no_classifier(tmp_path):
     with pytest.raises(CheckpointError, match="is not there"):
         weights.load_classifier(tmp_path)
     system = diffkit.compose(backbone="mlp", data_shape=(2,), bins=None)
-    with pytest.raises(diffkit.SpecError, match="holds no classifier; a saved system is read by diffkit.load"):
+    with pytest.raises(diffkit.SpecError, match=r"holds no classifier; a saved system is read by diffkit.load"):
         weights.load_classifier(system.save(tmp_path / "system"))
