@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from solver_support import VP, part, points, sampling_program, system_on
@@ -96,3 +99,11 @@ def test_evaluations_of_a_whole_run(name):
     program.finish(denoise, x, lambda: torch.zeros_like(x))
     per_step = COST[name][0]
     assert len(asked) == per_step * (program.num_steps - 1) + 1
+
+
+def test_the_documented_table():
+    """docs/samplers.md: order, noise, evaluations and operations of every sampler."""
+    text = (Path(__file__).parents[2] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (yes|no) \| (\d) \| (\d) \| (\d+) \|$", text, re.MULTILINE)
+    found = {name: (noise == "yes", int(order), int(asked), int(work)) for name, noise, order, asked, work in rows}
+    assert found == {name: (part(name).stochastic, part(name).order, *COST[name]) for name in COST}
