@@ -152,6 +152,7 @@ def test_memory_that_ends_is_answered_with_a_microbatch(tmp_path, monkeypatch, m
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_network_trains_the_same(tmp_path):
     train(tmp_path / "eager")
     train(tmp_path / "compiled", compile=True)

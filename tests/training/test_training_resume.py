@@ -235,3 +235,25 @@ def test_forty_kills_at_random_moments(tmp_path):
     train(tmp_path / "whole", steps=60, save_every=3)
     assert lines(run) == lines(tmp_path / "whole")
     assert content(run) == content(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_a_long_life_leaks_nothing(tmp_path):
+    """2,000 updates, saved every 3 and begun again every 50: memory, open files and the folder stay as they are."""
+
+    def memory() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    found = []
+    for steps in range(50, 2001, 50):
+        train(tmp_path, steps=steps, save_every=3, log_every=10, keep=2)
+        found.append((memory(), opened()))
+    (before, files), (after, files_after) = found[4], found[-1]
+    assert after < 1.05 * before
+    assert files_after == files
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00001998", "step_00002000"]
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(10, 2001, 10))
