@@ -136,9 +136,9 @@ def data_step(
         variance: Whose variance the noise has; see `diffkit.samplers._stochastic`.
     """
     c, prediction = row.coef, denoise(x, row.t)
-    y = (c["x"] * x).addcmul(c["x_start"], prediction.x_start)
+    y = (c["x"] * x).addcmul_(c["x_start"], prediction.x_start)
     for j, older in enumerate(history, 1):
-        y = y.addcmul(c[f"x_start_{j}"], older)
+        y = y.addcmul_(c[f"x_start_{j}"], older)
     return with_noise(y, c, noise, variance, prediction), (prediction.x_start, *history)[: len(history)]
 
 
@@ -160,10 +160,10 @@ def noise_step(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The same as `data_step` with a history of eps in place of x_start."""
     c, estimate = row.coef, denoise(x, row.t).x_start
-    y = (c["x"] * x).addcmul(c["x_start"], estimate)
+    y = (c["x"] * x).addcmul_(c["x_start"], estimate)
     for j, older in enumerate(history, 1):
-        y = y.addcmul(c[f"eps_{j}"], older)
-    eps = (c["eps_x"] * x).addcmul(c["eps_x_start"], estimate)
+        y = y.addcmul_(c[f"eps_{j}"], older)
+    eps = (c["eps_x"] * x).addcmul_(c["eps_x_start"], estimate)
     return y, (eps, *history)[: len(history)]
 
 

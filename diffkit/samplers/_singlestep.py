@@ -62,10 +62,10 @@ def midpoint_step(denoise: Denoise, x: Tensor, row: StepRow, last: bool, estimat
     c = row.coef
     if estimate is None:
         estimate = denoise(x, row.t).x_start
-    y = (c["x"] * x).addcmul(c["x_start"], estimate)
+    y = (c["x"] * x).addcmul_(c["x_start"], estimate)
     if last:
         return y
-    node = (c["node_x"] * x).addcmul(c["node_x_start"], estimate)
+    node = (c["node_x"] * x).addcmul_(c["node_x_start"], estimate)
     return y.addcmul(c["change"], denoise(node, row.nodes[0]).x_start - estimate)
 
 
@@ -85,5 +85,5 @@ def trapezoid_plan(steps: Steps) -> dict[str, F64]:
 def trapezoid_step(denoise: Denoise, x: Tensor, t: Level, s: Level, c: Mapping[str, Tensor], last: bool) -> Tensor:
     """Heun's step from t to s; Euler's alone on the step to level 0, where no network can be asked."""
     estimate = denoise(x, t).x_start
-    y = (c["x"] * x).addcmul(c["x_start"], estimate)
+    y = (c["x"] * x).addcmul_(c["x_start"], estimate)
     return y if last else y.addcmul(c["change"], denoise(y, s).x_start - estimate)
