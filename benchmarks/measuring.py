@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).parent
-PEERS = ("diffusers", "azula", "denoising-diffusion-pytorch")
+PEERS = ("diffusers", "azula")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 PEAK_FLOPS = {"H200": 790e12, "H100": 790e12, "A100": 280e12}
@@ -110,7 +110,7 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
 
 
 def table(
-    seconds: Mapping[str, list[float]], unit: str, scale: float, against: tuple[str, ...] = ()
+    seconds: Mapping[str, list[float]], unit: str, scale: float, against: Mapping[str, tuple[str, ...]]
 ) -> list[dict[str, Any]]:
     """One row per case: its median in a unit, and how many times faster it is than others in the same rounds.
 
@@ -118,14 +118,10 @@ def table(
         seconds: As `interleaved` returns.
         unit: Name of the column, such as "us_per_step".
         scale: What a second is in that unit.
-        against: Cases to compare with; those that were not run are left out.
+        against: Case -> those it is compared with.
     """
     rows = []
     for name, taken in seconds.items():
-        compared = {
-            f"times_faster_than_{other}": ratio(seconds[other], taken)
-            for other in against
-            if other in seconds and other != name
-        }
+        compared = {f"times_faster_than_{other}": ratio(seconds[other], taken) for other in against.get(name, ())}
         rows.append({"case": name, unit: median(taken, 1 / scale), **compared})
     return rows

@@ -15,6 +15,15 @@ from diffkit.training import checkpoint
 from diffkit.training.ema import Ema
 
 
+PAIRS = {
+    "AdamW fused": ("AdamW loop",),
+    "norm at once": ("norm parameter by parameter",),
+    "save": ("torch.save",),
+    "load, verified": ("torch.load",),
+}
+"""Case -> what it is compared with."""
+
+
 def networks(full: bool) -> list[str]:
     return [SMALL, "iddpm/cifar10-uncond"] if full or DEVICE.type == "cuda" else [SMALL]
 
@@ -44,7 +53,7 @@ def test_running_means(name, full, record):
         "plain loop": loop,
         "AveragedModel": lambda: averaged.update_parameters(network),
     }
-    rows = table(interleaved(cases, rounds=15), "ms", 1e3, against=("plain loop", "AveragedModel"))
+    rows = table(interleaved(cases, rounds=15), "ms", 1e3, against={"diffkit": ("plain loop", "AveragedModel")})
     count = sum(1 for _ in network.parameters())
     record(f"ema_{name.replace('/', '_')}", "One running mean of the weights", rows, dtype="float32", tensors=count)
 
@@ -66,7 +75,7 @@ def test_optimizer_and_norm(name, full, record):
         "norm at once": lambda: torch.nn.utils.get_total_norm(gradients),
         "norm parameter by parameter": lambda: sum(float((g**2).sum()) for g in gradients) ** 0.5,
     }
-    rows = table(interleaved(cases, rounds=9), "ms", 1e3, against=("AdamW loop", "norm parameter by parameter"))
+    rows = table(interleaved(cases, rounds=9), "ms", 1e3, against=PAIRS)
     record(f"optimizer_{name.replace('/', '_')}", "Optimizer step and gradient norm", rows, tensors=len(parameters))
 
 
@@ -89,7 +98,7 @@ def test_checkpoints(name, full, record, tmp_path):
         "load, verified": lambda: checkpoint.read(path),
         "torch.load": lambda: torch.load(tmp_path / "plain.pt", weights_only=True),
     }
-    rows = table(interleaved(cases, rounds=5), "ms", 1e3, against=("torch.save", "torch.load"))
+    rows = table(interleaved(cases, rounds=5), "ms", 1e3, against=PAIRS)
     size = sum(value.numel() * value.element_size() for tensors in files.values() for value in tensors.values())
     record(
         f"checkpoint_{name.replace('/', '_')}", "Checkpoints: CPU time of writing and reading", rows, mb=size // 10**6
