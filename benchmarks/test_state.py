@@ -14,7 +14,6 @@ import diffkit
 from diffkit.training import checkpoint
 from diffkit.training.ema import Ema
 
-
 PAIRS = {
     "AdamW fused": ("AdamW loop",),
     "norm at once": ("norm parameter by parameter",),
