@@ -87,6 +87,8 @@ def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterat
             f"the data has {_words(data.bins)}, the system was composed for {_words(bins_of(system))}; "
             f"compose with bins={data.bins}"
         )
+    if config.preview_every is not None and len(data.shape) != 3:
+        yield f"previews are of images, but the data has shape {tuple(data.shape)}; leave preview_every out"
     if config.flip > 0 and len(data.shape) < 3:
         yield f"flip={config.flip:g} mirrors images, but the data has shape {tuple(data.shape)}; leave flip at 0"
 

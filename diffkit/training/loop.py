@@ -214,18 +214,13 @@ class _Training(Generic[T]):
                 last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
                 if due:
                     trainer.refuse_divergence()
-                    line = trainer.metrics() | clock.lap(trainer.step)
-                    metrics.write(line)
-                    self.trackers.metrics(line)
+                    shown.note(self._note(metrics, clock))
                     trainer.window.rows.clear()
-                    shown.note(f"loss {_number(line['loss'])}, {line['images_per_s']:.0f} images/s")
                 if last or stopping or trainer.step % config.save_every == 0:
                     metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which keeps the window open for a run that goes on
-                    line = trainer.metrics() | clock.lap(trainer.step)
-                    metrics.write(line)
-                    self.trackers.metrics(line)
+                    self._note(metrics, clock)
                 if self.previews.due(trainer.step):
                     self.trackers.preview(trainer.step, self.previews.draw())
                 if stopping:
@@ -233,6 +228,13 @@ class _Training(Generic[T]):
                     break
         if stop.received is not None:
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
+
+    def _note(self, metrics: MetricsFile | NoMetrics, clock: _Clock) -> str:
+        """Write a line of metrics wherever it belongs, and return it in short."""
+        line = self.trainer.metrics() | clock.lap(self.trainer.step)
+        metrics.write(line)
+        self.trackers.metrics(line)
+        return f"loss {_number(line['loss'])}, {line['images_per_s']:.0f} images/s"
 
     def _update(self, batch: Batch) -> None:
         """Update with one batch, or say which microbatch to try where memory ends."""

@@ -296,3 +296,9 @@ def test_labels_are_not_needed_by_a_network_of_ones_own(tmp_path):
     loaded = diffkit.load(tmp_path, backbone=Own())
     assert loaded.sample(2, progress=False).shape == (2, 2)
     assert DEFAULTS["label_dropout"] == 0.2
+
+
+def test_previews_are_of_images(tmp_path):
+    text = "previews are of images, but the data has shape (2,); leave preview_every out"
+    options = dict(system=point_system(), data=points(), label_dropout=0.0)
+    refused(tmp_path, DataError, text, preview_every=5, **options)
