@@ -41,7 +41,7 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def load(folder: Path, device: str | None) -> Saved:
-    """Load a system of pictures with 8 bits at most; refuse any other."""
+    """Load a system of pictures with 8 bits at most, which asks for no other picture; refuse any other."""
     from diffkit.cli._saved import load as load_saved
 
     saved = load_saved(folder, device)
@@ -49,6 +49,8 @@ def load(folder: Path, device: str | None) -> Saved:
     if len(shape) != 3 or bins is None or bins > 256:
         kind = f"data of shape {shape}" if len(shape) != 3 else "continuous data" if bins is None else f"{bins} values"
         raise OptionError(f"{folder} makes {kind}, no 8-bit pictures; call diffkit.tasks in Python")
+    if saved.low_res_channels:
+        raise OptionError(f"{folder} enlarges small pictures, and does nothing else; use diffkit sample --low-res")
     return saved
 
 

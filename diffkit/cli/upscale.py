@@ -2,7 +2,7 @@
 
 Pictures are a file or a folder, each of just the size that the system makes divided by the factor. The overview,
 grid.png, has a row for each: the picture, then the large ones. A system that was trained to enlarge does so
-by diffkit sample --low-res, faster and better.
+by diffkit sample --low-res.
 """
 
 from __future__ import annotations

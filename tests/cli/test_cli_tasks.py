@@ -183,3 +183,12 @@ def test_refusals_come_before_any_work(
 def test_only_pictures(refused: Refused, make_system: Callable, pictures: Path, tmp_path: Path, parts: dict, kind: str):
     message = refused("edit", make_system(**parts), pictures, "--out", tmp_path / "out")
     assert message.endswith(f"makes {kind}, no 8-bit pictures; call diffkit.tasks in Python")
+
+
+def test_a_system_that_enlarges_is_sent_elsewhere(
+    refused: Refused, make_system: Callable, pictures: Path, tmp_path: Path
+):
+    small = {"channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "groups": 8, "attention_resolutions": ()}
+    run = make_system(backbone=("unet", small | {"low_res_channels": 1}))
+    message = refused("edit", run, pictures, "--out", tmp_path / "out")
+    assert message.endswith("enlarges small pictures, and does nothing else; use diffkit sample --low-res")
