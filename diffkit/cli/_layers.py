@@ -42,18 +42,22 @@ def layers(tokens: Sequence[str], takes: Takes) -> tuple[Layer, ...]:
     named = named_on_line(tokens, ["preset", "config"])
     found = []
     if "preset" in named and takes.preset:
-        found.append(_from_preset(named["preset"], takes.preset))
+        found.append(_from_preset(named["preset"], takes))
     if "config" in named and takes.config:
         path = Path(named["config"])
         found.append(Layer(str(path), _read(path)))
     return tuple(found)
 
 
-def _from_preset(name: str, fields: Sequence[str]) -> Layer:
+def _from_preset(name: str, takes: Takes) -> Layer:
     chosen = preset(name)
-    if chosen.classifier:
-        raise OptionError(f"preset {name!r} is a classifier, which steers sampling and is no system")
-    return Layer(f"preset {name}", {key: value for field in fields for key, value in getattr(chosen, field).items()})
+    if takes.classifier and not chosen.classifier:
+        raise OptionError(f"preset {name!r} is a system and no classifier; diffkit list presets shows those that are")
+    if chosen.classifier and not takes.classifier:
+        raise OptionError(f"preset {name!r} is a classifier, which steers sampling; diffkit train-classifier takes it")
+    return Layer(
+        f"preset {name}", {key: value for field in takes.preset for key, value in getattr(chosen, field).items()}
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from diffkit.training.config import TrainConfig
 from diffkit.training.trackers import Tracker
 
 if TYPE_CHECKING:
+    import torch
+
     from diffkit.system import System
 
 NAME = "config.toml"
@@ -67,8 +69,28 @@ def recipe(
     values = {"low_res": low_res, **attrs.asdict(config), **told}
     spec = system.spec()["parts"]
     parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
-    classes = (TrainConfig, Composition)
-    return _heading(system) + _config.written(
+    return written("train", system.device, values, (TrainConfig, Composition), parts, data)
+
+
+def written(
+    command: str,
+    device: torch.device,
+    values: Mapping[str, Any],
+    classes: Sequence[type[Any]],
+    parts: Mapping[str, tuple[str, Mapping[str, Any]]],
+    data: tuple[str, Mapping[str, Any]],
+) -> str:
+    """Return options of a command that trains as TOML text.
+
+    Args:
+        command: Its name.
+        device: Where it trains.
+        values: Options by name.
+        classes: Where they are described.
+        parts: Kind -> (name, options).
+        data: Name or path, and options.
+    """
+    return _heading(command, device) + _config.written(
         _said(values, [option for cls in classes for option in options_of(cls)]),
         {
             kind: (name, _said(chosen, part_options(kind, name)))
@@ -94,7 +116,7 @@ def _source(name: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, An
     return (name if name in NAMED else str(Path(name).resolve())), whole
 
 
-def _heading(system: System) -> str:
+def _heading(command: str, device: torch.device) -> str:
     import numpy as np
     import torch
 
@@ -102,6 +124,6 @@ def _heading(system: System) -> str:
 
     versions = f"diffkit {__version__}, torch {torch.__version__}, numpy {np.__version__}"
     return (
-        "# diffkit train --config THIS_FILE --out ANOTHER_FOLDER repeats this training.\n"
-        f"# It was begun with {versions}, Python {platform.python_version()}, on {system.device.type}.\n"
+        f"# diffkit {command} --config THIS_FILE --out ANOTHER_FOLDER repeats this training.\n"
+        f"# It was begun with {versions}, Python {platform.python_version()}, on {device.type}.\n"
     )

@@ -21,6 +21,7 @@ class Takes:
         required: Slots that have to be filled.
         config: True if the options may also come from a file.
         preset: Which tables of a published configuration are its options too: "composition", "training".
+        classifier: Its presets are those of classifiers, not of systems.
         defaults: Words for a default that depends on something, by option name.
     """
 
@@ -29,6 +30,7 @@ class Takes:
     required: frozenset[str] = frozenset()
     config: bool = False
     preset: tuple[str, ...] = ()
+    classifier: bool = False
     defaults: Mapping[str, str] = field(factory=dict)
 
 

@@ -61,9 +61,9 @@ def run(given: Given) -> None:
     check_folder("--out", options.out)
     from diffkit.ranks import launched
 
-    say: Callable[[str], None] = _say if launched().rank == 0 else _silent
+    say: Callable[[str], None] = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = _open(*given.parts["data"], options.low_res)
+    data = opened(*given.parts["data"], options.low_res)
     composition = composed(given, data, config)
 
     import torch
@@ -74,7 +74,7 @@ def run(given: Given) -> None:
 
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
-    say(f"data: {_described(data)}\nsystem: {_named(system.parts.names)}")
+    say(f"data: {described(data)}\nsystem: {_named(system.parts.names)}")
     if options.dry_run:
         say(str(diffkit.training.dry_run(system, data, out=options.out, config=config)))
         return
@@ -96,22 +96,25 @@ def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
     return found
 
 
-def _open(source: str, options: Any, low_res: tuple[int, ...] | None) -> Data:
+def opened(source: str, options: Any, low_res: tuple[int, ...] | None = None) -> Data:
+    """Return the data that was chosen, with small images beside if they were asked for."""
     from diffkit.data import LowRes, source_for
 
     data = source_for(source, **options).open()
     return data if low_res is None else LowRes(data, low_res)
 
 
-def _say(text: str) -> None:
+def spoken(text: str) -> None:
+    """Say it, at once."""
     print(text, flush=True)
 
 
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
     """Say nothing: one process speaks for all."""
 
 
-def _described(data: Data) -> str:
+def described(data: Data) -> str:
+    """Return what data is, one line."""
     values = "continuous values" if data.bins is None else f"{data.bins} values"
     classes = f", {len(data.classes)} classes" if data.classes else ""
     small = data.describe().get("low_res")

@@ -18,15 +18,28 @@ if TYPE_CHECKING:
 class Classifier:
     """Classifier of noisy data: the way down of a U-Net and a pooling head, as in guided-diffusion.
 
-    Options not listed here mean what they mean for `diffkit.backbones.unet.UNet`. Data may have one, two or three
-    spatial axes. Keys of the state dict are those of the public checkpoints.
+    It is built like the way down of `diffkit.backbones.unet.UNet`. Data may have one, two or three spatial axes. Keys
+    of the state dict are those of the public checkpoints.
 
     Attributes:
-        attention_resolutions: As for the U-Net, but None means every level of 8 to 32 pixels.
-        num_head_channels: Channels per head, also in the attention head.
+        channels: Base width.
+        num_res_blocks: Residual blocks per level.
+        channel_mult: Width of each level in units of channels, finest first; None chooses by size, as the U-Net
+            does.
+        attention_resolutions: Sides, in pixels, of the levels that have attention; None means every level of 8 to 32
+            pixels.
+        num_heads: Attention heads; not used if num_head_channels is given.
+        num_head_channels: Channels per head, also in the attention head; None to fix the number of heads instead.
+        attention_order: How checkpoints lay out the joint projection: "legacy" or "new".
+        scale_shift_norm: The time embedding scales and shifts after the norm; False adds it before.
+        dropout: Probability in [0, 1), inside residual blocks.
+        resblock_updown: Shrink within residual blocks.
+        conv_resample: Shrink by a convolution with stride, not by averages.
         pool: What turns features into logits: "adaptive" (mean of the last features), "attention" (the mean attends
             to all positions; the size of the data is then fixed), "spatial" and "spatial_v2" (a perceptron on the
             means after every block; the second one is normed).
+        checkpoint: Keep no activations of a block but compute them again in the backward pass: less memory, more time.
+        groups: Groups of every group norm; divides every level's width.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; defaults are those of the published classifiers.
     """
 

@@ -146,7 +146,7 @@ class NoisyClassifier(nn.Module):
         noise: Tensor,
         *,
         decoder_rows: int | None = None,
-        y: Tensor,
+        **conditions: Any,
     ) -> dict[str, Tensor]:
         """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
 
@@ -156,13 +156,15 @@ class NoisyClassifier(nn.Module):
             level: As in `System.loss_terms`; without noise it is 1, whatever is given.
             noise: Standard normal, (B, C, *S).
             decoder_rows: Not used: there is no decoder.
-            y: Classes, (B,) integers.
+            conditions: "y", the classes, (B,) integers; there must be no other.
         Returns:
             "loss", the cross entropy in nats; "acc1" and, if there are more than 5 classes, "acc5": 1 where the class
             is the likeliest, or among the five likeliest, else 0. Each (B,).
         Raises:
-            OptionError: The network returns another shape than one logit for each class.
+            OptionError: The conditions are others, or the network returns another shape than one logit for each class.
         """
+        if conditions.keys() != {"y"}:
+            raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
         network = self.backbone if model is None else model
@@ -172,7 +174,7 @@ class NoisyClassifier(nn.Module):
                 f"the classifier returned shape {tuple(logits.shape)}, {self.num_classes} classes ask for "
                 f"{(len(x_t), self.num_classes)}"
             )
-        y = y.long()
+        y = conditions["y"].long()
         return {"loss": nn.functional.cross_entropy(logits, y, reduction="none"), **_accuracies(logits.detach(), y)}
 
     def extra_repr(self) -> str:

@@ -134,7 +134,7 @@ def test_a_preset_lies_beneath_file_and_line(command: Command, refused: Refused,
     assert tomllib.loads(command(*words).out)["steps"] == preset.training["steps"]
     assert refused("explain", "--preset", "iddpm/cifar").startswith("no preset named 'iddpm/cifar'; did you mean")
     assert refused("explain", "--preset", "adm/classifier64") == (
-        "preset 'adm/classifier64' is a classifier, which steers sampling and is no system"
+        "preset 'adm/classifier64' is a classifier, which steers sampling; diffkit train-classifier takes it"
     )
 
 

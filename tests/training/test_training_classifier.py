@@ -219,6 +219,9 @@ def test_other_refusals(tmp_path):
         noisy(recipe="cnn")
     with pytest.raises(OptionError, match="num_classes must be >= 1, got 0"):
         noisy(classes=0)
+    x, level, eps, y = example(3)
+    with pytest.raises(OptionError, match=r"learns from the condition 'y' alone, got \['text', 'y'\]"):
+        noisy().loss_terms(None, x, level, eps, y=y, text=y)
     small = from_array(np.zeros((9, 1, 4, 4), np.uint8), labels=np.zeros(9, int), bins=17)
     with pytest.raises(DataError, match="the data gives low_res, which a classifier does not read"):
         fit(tmp_path / "run", data=diffkit.data.LowRes(small, (2, 2)))

@@ -1,0 +1,105 @@
+"""Training a classifier of noisy data from the command line, and steering samples with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Command, Refused
+
+import diffkit
+from diffkit.training import read_metrics
+from diffkit.weights import load_classifier
+
+TINY = [
+    "--channels", "4", "--num-res-blocks", "1", "--channel-mult", "1", "--num-head-channels", "none",
+    "--num-heads", "1", "--groups", "2", "--pool", "adaptive", "--batch-size", "4", "--log-every", "2",
+]  # fmt: skip
+SYSTEM = [
+    "--backbone", "mlp", "--backbone.hidden", "8", "--backbone.depth", "1", "--schedule", "cosine", "--schedule.s",
+    "0.01", "--num-steps", "8", "--batch-size", "4", "--steps", "1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "images.npz"
+    np.savez(path, rng.integers(0, 256, (9, 4, 4, 3), dtype=np.uint8), np.arange(9) % 2)
+    return path
+
+
+def spec(folder: Path) -> dict:
+    return json.loads((folder / "spec.json").read_text())
+
+
+def config(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())["train"]
+
+
+def test_from_data_to_guided_samples(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    data = ["--data", images, "--data.labels", "true"]
+    system, out = tmp_path / "system", tmp_path / "classifier"
+    assert command("train", *data, "--out", system, *SYSTEM).code == 0
+    words = ["train-classifier", *data, "--system", system, "--out", out, *TINY]
+    found = command(*words, "--steps", "2")
+    assert found.code == 0, found.err
+    assert found.out.splitlines() == [
+        f"run: {out}/",
+        "data: 9 examples of 3x4x4, 256 values, 2 classes",
+        "classifier: num_classes=2, 8 levels of schedule 'cosine'",
+    ]
+    assert "continuing" in command(*words, "--steps", "4").err
+    found, steered = spec(out), diffkit.load(system).spec()
+    assert found["parts"]["schedule"] == steered["parts"]["schedule"] and found["settings"]["num_steps"] == 8
+    line = read_metrics(out)[-1]
+    assert {"loss", "acc1"} < line.keys() and any(name.startswith("acc1_q") for name in line)
+    assert load_classifier(out).training is False
+    told = config(out)
+    assert (told["lr"], told["weight_decay"], told["ema"]) == (3e-4, 0.05, [])
+    steer = ["--guidance", "classifier", "--guidance.classifier", out, "--guidance.scale", "2"]
+    found = command("sample", system, "-n", "4", "--out", tmp_path / "s", *steer)
+    assert found.code == 0, found.err
+    assert "no system" in refused("sample", out, "--out", tmp_path / "n")
+
+
+def test_what_a_run_wrote_down_repeats_it(command: Command, images: Path, tmp_path: Path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["--data", images, "--data.labels", "true", "--schedule", "cosine", "--num-steps", "8", "--steps", "2"]
+    assert command("train-classifier", *words, "--out", one, *TINY, "--no-noised", "--weight-decay", "0").code == 0
+    assert command("train-classifier", "--config", one / "config.toml", "--out", two).code == 0
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert (one / "config.toml").read_text() == (two / "config.toml").read_text()
+    assert config(one)["weight_decay"] == 0 and spec(one)["settings"]["noised"] is False
+
+
+def test_a_dry_run_writes_nothing(command: Command, images: Path, tmp_path: Path):
+    words = ["--data", images, "--data.labels", "true", "--out", tmp_path / "run", "--steps", "9", *TINY]
+    found = command("train-classifier", *words, "--dry-run")
+    assert found.code == 0 and "parameters" in found.out and not (tmp_path / "run").exists()
+
+
+def test_presets_are_those_of_classifiers(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    words = ["--data", images, "--out", tmp_path / "run"]
+    found = command("train-classifier", *words, "--preset", "adm/classifier64", "--print-config")
+    assert found.code == 0, found.err
+    for line in ("steps = 300000", "lr = 0.0006", "weight_decay = 0.2", "num_res_blocks = 4", "num_classes = 1000"):
+        assert line in found.out.splitlines()
+    assert "is a system and no classifier" in refused("train-classifier", *words, "--preset", "adm/imagenet64")
+    assert "diffkit train-classifier takes it" in refused("train", *words, "--preset", "adm/classifier64")
+
+
+def test_refusals(refused: Refused, images: Path, tmp_path: Path):
+    words = ["train-classifier", "--data", images, "--out", tmp_path / "run", "--steps", "1", *TINY]
+    labelled = [*words, "--data.labels", "true"]
+    assert refused(*words).startswith("a classifier learns from labels, but the data has none; say where they are")
+    assert "with labels" in refused(*words, "--num-classes", "2")
+    assert "the data has 2 classes, but the classifier tells 1 apart" in refused(*labelled, "--num-classes", "1")
+    assert refused(*labelled, "--system", tmp_path, "--schedule", "cosine", "--num-steps", "9") == (
+        "--system says already what --num-steps, --schedule would; leave one of them out"
+    )
+    assert "is not there; a saved system is a folder" in refused(*labelled, "--system", tmp_path)
+    assert "no samples" in refused(*labelled, "--preview-every", "1")
+    assert not (tmp_path / "run").exists()
