@@ -66,7 +66,8 @@ def midpoint_step(denoise: Denoise, x: Tensor, row: StepRow, last: bool, estimat
     if last:
         return y
     node = (c["node_x"] * x).addcmul_(c["node_x_start"], estimate)
-    return y.addcmul(c["change"], denoise(node, row.nodes[0]).x_start - estimate)
+    difference = denoise(node, row.nodes[0]).x_start - estimate
+    return y.addcmul(c["change"], difference)
 
 
 def trapezoid_plan(steps: Steps) -> dict[str, F64]:
@@ -86,4 +87,7 @@ def trapezoid_step(denoise: Denoise, x: Tensor, t: Level, s: Level, c: Mapping[s
     """Heun's step from t to s; Euler's alone on the step to level 0, where no network can be asked."""
     estimate = denoise(x, t).x_start
     y = (c["x"] * x).addcmul_(c["x_start"], estimate)
-    return y if last else y.addcmul(c["change"], denoise(y, s).x_start - estimate)
+    if last:
+        return y
+    difference = denoise(y, s).x_start - estimate
+    return y.addcmul(c["change"], difference)

@@ -52,6 +52,6 @@ class DDIM(Sampler):
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
         """Return x one level down; the state is empty."""
-        c = row.coef
-        y = (c["x"] * x).addcmul_(c["x_start"], denoise(x, row.t).x_start)
+        c, x_start = row.coef, denoise(x, row.t).x_start
+        y = (c["x"] * x).addcmul_(c["x_start"], x_start)
         return (y if noise is None else y.addcmul_(c["noise"], noise)), state

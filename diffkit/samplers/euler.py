@@ -38,5 +38,5 @@ class Euler(Sampler):
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
         """Return x one level down; the state is empty."""
-        c = row.coef
-        return (c["x"] * x).addcmul_(c["x_start"], denoise(x, row.t).x_start), state
+        c, x_start = row.coef, denoise(x, row.t).x_start
+        return (c["x"] * x).addcmul_(c["x_start"], x_start), state
