@@ -151,7 +151,7 @@ class _Run:
                 kept = checkpoint.read(path)
             except DiffkitError:
                 continue
-            name = f"ema_{rates[0]:g}" if rates else "model"
+            name = f"ema_{rates[0]}" if rates else "model"
             if name in kept.files:
                 yield kept.step, {**kept.files["model"], **kept.files[name]}
 

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffkit.training.averages import averaged as averaged
     from diffkit.training.config import TrainConfig as TrainConfig
     from diffkit.training.logs import read_metrics as read_metrics
     from diffkit.training.loop import train as train
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 
 _HOME = {
     "DryRun": "trial",
+    "averaged": "averages",
     "TrainConfig": "config",
     "Tracker": "trackers",
     "dry_run": "trial",
     "read_metrics": "logs",
     "train": "loop",
 }
-__all__ = ["DryRun", "Tracker", "TrainConfig", "dry_run", "read_metrics", "train"]
+__all__ = ["DryRun", "Tracker", "TrainConfig", "averaged", "dry_run", "read_metrics", "train"]
 
 
 def __getattr__(name: str) -> Any:

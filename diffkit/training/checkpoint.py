@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from diffkit._errors import CheckpointError, SpecError
 from diffkit.files import digest, read_weights, storable, sync_folder
 from diffkit.ranks import Ranks
-from diffkit.training.shards import joined
+from diffkit.training.shards import joined, whole_name
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -125,11 +125,11 @@ def prune(folder: Path, keep: int, every: int | None = None) -> None:
     _clear(folder)
 
 
-def read(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint.
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Return the verified manifest of a checkpoint.
 
     Raises:
-        CheckpointError: A file is missing or differs from what was written.
+        CheckpointError: It is missing or differs from what was written.
         SpecError: It was written by a newer diffkit.
     """
     manifest = _unsealed(path / MANIFEST)
@@ -138,10 +138,23 @@ def read(path: Path) -> Checkpoint:
             f"{path} has format {manifest.get('format')!r}, written by diffkit {manifest.get('diffkit')}; this one "
             f"reads format {FORMAT}; upgrade diffkit"
         )
+    return manifest
+
+
+def read(path: Path, only: Collection[str] | None = None) -> Checkpoint:
+    """Read and verify a checkpoint, or some of its files; all that are asked for need not be there.
+
+    Raises:
+        CheckpointError: A file is missing or differs from what was written.
+        SpecError: It was written by a newer diffkit.
+    """
+    manifest = manifest_of(path)
     step = manifest["step"]
     if name_of(step) != path.name:
         raise CheckpointError(f"{path} holds step {step}: it was renamed")
-    files = {name.removesuffix(".safetensors"): read_weights(path / name, r) for name, r in manifest["files"].items()}
+    records = {name.removesuffix(".safetensors"): record for name, record in manifest["files"].items()}
+    wanted = [name for name in records if only is None or whole_name(name) in only]
+    files = {name: read_weights(path / f"{name}.safetensors", records[name]) for name in wanted}
     return Checkpoint(step, joined(files), manifest)
 
 

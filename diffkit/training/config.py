@@ -34,6 +34,8 @@ class TrainConfig:
             any, with the weights themselves.
         ema_warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``, so that a short run
             does not remember its random start. False is what the published code does.
+        ema_power: Relative widths, in (0, 0.28], of further means whose length grows with the training; 0.05 and 0.1
+            together let `diffkit.training.averaged` make a mean of any width from the checkpoints that are kept.
         precision: "fp32", or "bf16" or "fp16" to run the network (and nothing else) in bfloat16 or float16; with
             float16 the loss is scaled, by at most 2^24.
         compile: Compile the network; the first update takes a minute or more, the others are faster.
@@ -71,6 +73,7 @@ class TrainConfig:
     anneal_steps: int | None = integer(None, optional=True, ge=1)
     ema: tuple[float, ...] = numbers((0.9999,), ge=0, lt=1)
     ema_warmup: bool = flag(True)
+    ema_power: tuple[float, ...] = numbers((), gt=0, le=0.28)
     precision: str = choice("fp32", ("fp32", "bf16", "fp16"))
     compile: bool = flag(False)
     strategy: str = choice("ddp", ("ddp", "fsdp"))
@@ -94,6 +97,8 @@ class TrainConfig:
             raise OptionError(f"betas must be two numbers, got {self.betas!r}")
         if len(set(self.ema)) != len(self.ema):
             raise OptionError(f"ema must not name a rate twice, got {self.ema!r}")
+        if len(set(self.ema_power)) != len(self.ema_power):
+            raise OptionError(f"ema_power must not name a width twice, got {self.ema_power!r}")
         if self.anneal_steps is not None and self.anneal_steps < self.steps:
             raise OptionError(
                 f"anneal_steps={self.anneal_steps} would leave no learning rate for the last of {self.steps} steps; "
@@ -128,6 +133,7 @@ class TrainOptions(TypedDict, total=False):
     anneal_steps: int | None
     ema: tuple[float, ...]
     ema_warmup: bool
+    ema_power: tuple[float, ...]
     precision: str
     compile: bool
     strategy: str

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from diffkit.training.power import decay
+
 
 class Ema:
     """``mean <- rate mean + (1 - rate) weights`` after every update, starting as a copy of the weights.
@@ -17,35 +19,51 @@ class Ema:
 
     Attributes:
         rates: Decay rates.
+        widths: Relative widths of power-function means; see `diffkit.training.power`.
+        labels: A name for each mean, those of the rates first: that of its file in a checkpoint.
         names: Names of the parameters that are averaged.
-        means: Of each rate, one float32 tensor for each name.
+        means: Of each label, one float32 tensor for each name.
     """
 
-    def __init__(self, network: nn.Module, rates: Sequence[float], *, warmup: bool):
+    def __init__(self, network: nn.Module, rates: Sequence[float], *, warmup: bool, widths: Sequence[float] = ()):
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self.rates = tuple(rates)
+        self.rates, self.widths = tuple(rates), tuple(widths)
+        self.labels = (*map(ema_label, rates), *map(power_label, widths))
         self.names = tuple(trained)
         self.weights = list(trained.values())
         self.warmup = warmup
-        self.means = [[p.detach().float().clone() for p in self.weights] for _ in self.rates]
+        self.means = [[p.detach().float().clone() for p in self.weights] for _ in self.labels]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Average in the weights as they are after update ``step`` (the first is 0)."""
         weights: list[Tensor] = [p.detach().float() for p in self.weights]
-        for rate, means in zip(self.rates, self.means, strict=True):
-            now = min(rate, (1 + step) / (10 + step)) if self.warmup else rate
+        for now, means in zip(self._decays(step), self.means, strict=True):
             get_ema_multi_avg_fn(now)(means, weights, None)  # type: ignore[no-untyped-call]
 
-    def state(self, rate: float, network: nn.Module) -> dict[str, Tensor]:
-        """Return the network's state dict with the means of one rate in place of its weights."""
-        mean = {id(p): m for p, m in zip(self.weights, self.means[self.rates.index(rate)], strict=True)}
+    def _decays(self, step: int) -> list[float]:
+        most = (1 + step) / (10 + step) if self.warmup else 1.0
+        return [*(min(rate, most) for rate in self.rates), *(decay(width, step) for width in self.widths)]
+
+    def state(self, label: str, network: nn.Module) -> dict[str, Tensor]:
+        """Return the network's state dict with one of the means in place of its weights."""
+        mean = {id(p): m for p, m in zip(self.weights, self.means[self.labels.index(label)], strict=True)}
         return {name: mean.get(id(t), t.detach()) for name, t in network.state_dict(keep_vars=True).items()}
 
     @torch.no_grad()
-    def restore(self, rate: float, state: Mapping[str, Tensor]) -> None:
-        """Take the means of one rate from what `state` returned."""
-        _copy(self.means[self.rates.index(rate)], (state[name] for name in self.names))
+    def restore(self, label: str, state: Mapping[str, Tensor]) -> None:
+        """Take one of the means from what `state` returned."""
+        _copy(self.means[self.labels.index(label)], (state[name] for name in self.names))
+
+
+def ema_label(rate: float) -> str:
+    """Return the name of the mean of some decay rate."""
+    return f"ema_{rate}"
+
+
+def power_label(width: float) -> str:
+    """Return the name of the power-function mean of some relative width."""
+    return f"power_{width}"
 
 
 def _copy(into: Iterable[Tensor], values: Iterable[Tensor]) -> None:

@@ -25,12 +25,17 @@ def shard_name(name: str, rank: int, size: int) -> str:
     return f"{name}-{rank + 1:05d}-of-{size:05d}"
 
 
+def whole_name(name: str) -> str:
+    """Return the name of the file that a share belongs to."""
+    match = _SHARD.fullmatch(name)
+    return match[1] if match else name
+
+
 def joined(files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """Return files without shares: tensors that several shares hold are concatenated along the first axis."""
     parts: dict[str, dict[str, list[Tensor]]] = {}
     for full in sorted(files):
-        match = _SHARD.fullmatch(full)
-        tensors = parts.setdefault(match[1] if match else full, {})
+        tensors = parts.setdefault(whole_name(full), {})
         for key, value in files[full].items():
             tensors.setdefault(key, []).append(value)
     return {

@@ -53,7 +53,7 @@ class Trainer:
         self.sampled = in_precision(self.network, config.precision, engine.device)
         self.optimizer = engine.optimizer(self.network, config)
         self.scale = LossScale(config.precision == "fp16", engine.device)
-        self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup)
+        self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup, widths=config.ema_power)
         self.timesteps = self._on_device(system.parts.timesteps.init(system.table))
         self.step = 0
         self.window = Window()
@@ -182,7 +182,7 @@ class Trainer:
         window = {"window": torch.stack(self.window.rows)} if self.window.rows else {}
         return {
             "model": self.network.state_dict(),
-            **{f"ema_{rate}": self.ema.state(rate, self.network) for rate in self.config.ema},
+            **{label: self.ema.state(label, self.network) for label in self.ema.labels},
             "optimizer": dict(self._moments()),
             "trainer": {
                 "skipped": self.skipped,
@@ -198,8 +198,8 @@ class Trainer:
         self.step = step
         held = self.network.state_dict()
         load_weights(self.network, self._placed(files["model"], held))
-        for rate in self.config.ema:
-            self.ema.restore(rate, self._placed(files[f"ema_{rate}"], held))
+        for label in self.ema.labels:
+            self.ema.restore(label, self._placed(files[label], held))
         self._restore_moments(files["optimizer"])
         own = {name: self._moved(value) for name, value in files["trainer"].items()}
         self.skipped, self.in_a_row = own["skipped"], own["in_a_row"]
@@ -210,8 +210,8 @@ class Trainer:
 
     def sampling_weights(self) -> dict[str, Tensor]:
         """Return the weights that samples are drawn with, whole, as a state dict; every process must ask."""
-        rates = self.config.ema
-        state = self.ema.state(rates[0], self.network) if rates else self.network.state_dict()
+        rated = self.config.ema
+        state = self.ema.state(self.ema.labels[0], self.network) if rated else self.network.state_dict()
         return {name: self.engine.whole(value) for name, value in state.items()}
 
     @contextmanager

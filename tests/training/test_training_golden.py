@@ -92,7 +92,7 @@ def assert_follows(trainer: Trainer, stored, i: int) -> None:
     for name, parameter in trainer.network.named_parameters():
         np.testing.assert_allclose(parameter.detach().numpy(), stored[f"param__{name}"][i], rtol=0, atol=3e-4)
         for rate in trainer.config.ema:
-            mean = trainer.ema.state(rate, trainer.network)[name]
+            mean = trainer.ema.state(f"ema_{rate}", trainer.network)[name]
             np.testing.assert_allclose(mean.numpy(), stored[f"ema_{rate:g}__{name}"][i], rtol=0, atol=3e-4)
 
 

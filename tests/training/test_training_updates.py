@@ -189,7 +189,7 @@ def test_frozen_and_tied_parameters_and_buffers():
             return self.b(self.a(x)) * self.frozen
 
     made = run(trainer(point_system(backbone=Odd()), label_dropout=0.0), 3, points())
-    state = made.ema.state(0.9, made.network)
+    state = made.ema.state("ema_0.9", made.network)
     assert state.keys() == made.network.state_dict().keys()
     assert torch.equal(state["a.weight"], state["b.weight"])
     assert not torch.equal(state["a.weight"], made.network.a.weight)

@@ -1,0 +1,50 @@
+"""Save a training run's system with another mean of its weights, by decay rate or, made afterwards, of any width.
+
+--rate takes one of the rates that the run was trained with; --width makes a mean over any share of the training from
+the power-function means (--ema-power) in the checkpoints that the run keeps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit.cli._options import POSITIONAL
+from diffkit.cli._paths import check_folder
+from diffkit.cli._takes import Given, Takes
+from diffkit.options import integer, number
+
+
+@frozen
+class Options:
+    """Options of ``diffkit average``.
+
+    Attributes:
+        run: A training run (a folder).
+        out: Folder for the system, which diffkit sample and the others read.
+        rate: Decay rate of the mean, one that the run was trained with.
+        width: Relative width of the mean: 0.05 is over about the last twentieth of the training.
+        step: The mean as it was after this many updates; the newest by default.
+    """
+
+    run: Path = field(metadata=POSITIONAL)
+    out: Path
+    rate: float | None = number(None, optional=True, gt=0, lt=1)
+    width: float | None = number(None, optional=True, gt=0, le=0.28)
+    step: int | None = integer(None, optional=True, ge=1)
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options})
+
+
+def run(given: Given) -> None:
+    """Write the system."""
+    options = given.make(Options)
+    check_folder("--out", options.out)
+    print(f"system: {options.out}/", flush=True)
+    from diffkit.training.averages import averaged
+
+    averaged(options.run, rate=options.rate, width=options.width, step=options.step).save(options.out)
