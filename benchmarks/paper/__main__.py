@@ -139,8 +139,8 @@ def _setting(study: Study) -> list[str]:
 def _verdicts(found: Sequence[Row]) -> list[str]:
     counts = {word: sum(row.holds is word for row in found) for word in (True, False, None)}
     return [
-        f"{counts[True]} of {len(found)} claims hold, {counts[False]} do not at this size, {counts[None]} are not "
-        "decided."
+        f"Of {len(found)} claims {counts[True]} hold, {counts[False]} do not at this size, {counts[None]} left open by "
+        "the seeds."
     ]
 
 

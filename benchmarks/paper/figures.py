@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 import diffkit
 from benchmarks.paper.cells import FEW, SKIPS
-from benchmarks.paper.claims import Results
+from benchmarks.paper.claims import Results, noise_scale
 
 BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#d9772b", "#3c8d53", "#8a8a8a"
 LABELS = {
@@ -98,10 +98,11 @@ def terms(axis: Axes, results: Results, _: float) -> None:
 
 def noise(axis: Axes, results: Results, _: float) -> None:
     for place, objective in enumerate(("hybrid", "vlb", "vlb_is")):
-        values = [each[objective]["scale"] for each in results.noise().values() if each[objective]["scale"] > 0]
-        if values:
-            axis.plot([place] * len(values), values, ".", color=GREY)
-            axis.plot(place, np.exp(np.mean(np.log(values))), "o", color=BLUE)
+        found = [noise_scale(results.study, each[objective]) for each in results.noise().values()]
+        for value, least in found:
+            axis.plot(place, value, "^" if least else ".", color=GREY)
+        if found:
+            axis.plot(place, np.exp(np.mean(np.log([value for value, _ in found]))), "o", color=BLUE)
     axis.set_xticks(range(3), [LABELS[o].replace(", ", ",\n") for o in ("hybrid", "vlb", "vlb_is")], fontsize=8)
     axis.set(ylabel="gradient noise scale", title="Noise of the gradient (fig. 7)", yscale="log", xlim=(-0.5, 2.5))
 
@@ -165,7 +166,11 @@ Panel = Callable[[Axes, Results, float], None]
 FIGURES: Mapping[str, tuple[str, tuple[float, float], tuple[Panel, ...]]] = {
     "schedules.png": ("How much of the chain is wasted", (9, 3.4), (alpha_bar, skips)),
     "objectives.png": ("Bits/dim of each objective, and what the levels contribute", (9, 3.4), (objectives, terms)),
-    "noise_and_steps.png": ("Gradient noise, and samples from few steps", (9, 3.4), (noise, few_steps)),
+    "noise_and_steps.png": (
+        "Gradient noise (a triangle is the least it can be), and samples from few steps",
+        (9, 3.4),
+        (noise, few_steps),
+    ),
     "variance_and_size.png": (
         "The learned variance's range, and model size",
         (12, 3.4),

@@ -19,7 +19,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.paper.claims import Estimate, Results, power_law, rows, together  # noqa: E402
+from benchmarks.paper.claims import Estimate, Results, noise_scale, power_law, rows, together  # noqa: E402
 from benchmarks.paper.data import BAND, HELD_BANDS, data  # noqa: E402
 from benchmarks.paper.study import SIZES, Network  # noqa: E402
 
@@ -77,6 +77,12 @@ def test_seeds_that_disagree_decide_nothing():
     for seed, value in enumerate((3.5, 3.7, 3.8)):
         found[key][seed] = found[key][seed] | {"bits": value}
     assert verdicts(**found)["b2"] is None
+
+
+def test_a_gradient_lost_in_its_noise_counts_with_the_least_noise_it_can_have():
+    """64 examples in each of 96 batches: the squared mean gradient is below twice its variance, noise / (64 * 96)."""
+    assert noise_scale(STUDY, {"scale": 12.0}) == (12.0, False)
+    assert noise_scale(STUDY, {"scale": -5.0, "noise": 1.0, "signal": -0.2}) == (64 * 96 / 2, True)
 
 
 def test_a_claim_without_cells_is_left_out():
