@@ -75,6 +75,14 @@ _OTHERS = {
         check=_check_source,
         hidden=frozenset({"path"}),
     ),
+    "val": Family(
+        heading="Data",
+        help="Held-out data to validate on, as for --data.",
+        listed=lambda: tuple(data.NAMED),
+        factory=_source,
+        check=_check_source,
+        hidden=frozenset({"path"}),
+    ),
     "guidance": Family(
         heading="Parts",
         help="What steers the samples besides the network.",

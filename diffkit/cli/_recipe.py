@@ -69,7 +69,7 @@ def recipe(
     values = {"low_res": low_res, **attrs.asdict(config), **told}
     spec = system.spec()["parts"]
     parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
-    return written("train", system.device, values, (TrainConfig, Composition), parts, data)
+    return written("train", system.device, values, (TrainConfig, Composition), parts, {"data": data})
 
 
 def written(
@@ -78,7 +78,7 @@ def written(
     values: Mapping[str, Any],
     classes: Sequence[type[Any]],
     parts: Mapping[str, tuple[str, Mapping[str, Any]]],
-    data: tuple[str, Mapping[str, Any]],
+    sources: Mapping[str, tuple[str, Mapping[str, Any]]],
 ) -> str:
     """Return options of a command that trains as TOML text.
 
@@ -88,14 +88,12 @@ def written(
         values: Options by name.
         classes: Where they are described.
         parts: Kind -> (name, options).
-        data: Name or path, and options.
+        sources: Kind of data -> (name or path, options).
     """
+    data = {kind: _source(*source) for kind, source in sources.items()}
     return _heading(command, device) + _config.written(
         _said(values, [option for cls in classes for option in options_of(cls)]),
-        {
-            kind: (name, _said(chosen, part_options(kind, name)))
-            for kind, (name, chosen) in {"data": _source(*data), **parts}.items()
-        },
+        {kind: (name, _said(chosen, part_options(kind, name))) for kind, (name, chosen) in {**data, **parts}.items()},
         {},
     )
 

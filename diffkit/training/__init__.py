@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from diffkit.training.trackers import Tracker as Tracker
     from diffkit.training.trial import DryRun as DryRun
     from diffkit.training.trial import dry_run as dry_run
+    from diffkit.training.validation import Validation as Validation
+    from diffkit.training.validation import validate as validate
 
 _HOME = {
     "DryRun": "trial",
@@ -22,8 +24,10 @@ _HOME = {
     "dry_run": "trial",
     "read_metrics": "logs",
     "train": "loop",
+    "validate": "validation",
+    "Validation": "validation",
 }
-__all__ = ["DryRun", "Tracker", "TrainConfig", "averaged", "dry_run", "read_metrics", "train"]
+__all__ = ["DryRun", "Tracker", "TrainConfig", "Validation", "averaged", "dry_run", "read_metrics", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,11 +23,12 @@ class MetricsFile:
     Args:
         folder: The run's folder.
         step: Completed updates to continue from; lines about later ones are removed.
+        name: Of the file.
     """
 
-    def __init__(self, folder: Path, step: int):
-        self.path = folder / NAME
-        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+    def __init__(self, folder: Path, step: int, name: str = NAME):
+        self.path = folder / name
+        kept = [line for line in read_metrics(folder, name) if line["step"] <= step]
         write_atomically(self.path, b"".join(_line(metrics) for metrics in kept))
         self.file = self.path.open("ab")
 
@@ -63,9 +64,9 @@ class NoMetrics:
         pass
 
 
-def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics; a last line that was cut short is left out."""
-    path = Path(folder) / NAME
+def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics, or of another such file; a last line that was cut short is left out."""
+    path = Path(folder) / name
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = []
     for line in lines:

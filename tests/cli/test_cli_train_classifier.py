@@ -75,6 +75,23 @@ def test_what_a_run_wrote_down_repeats_it(command: Command, images: Path, tmp_pa
     assert config(one)["weight_decay"] == 0 and spec(one)["settings"]["noised"] is False
 
 
+def test_validation(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    out, held = tmp_path / "run", tmp_path / "held.npz"
+    with np.load(images) as found:
+        np.savez(held, found["arr_0"][:3], found["arr_1"][:3])
+    words = ["train-classifier", "--data", images, "--data.labels", "true", "--out", out, "--steps", "5", *TINY]
+    val = ["--val", held, "--val.labels", "true"]
+    assert command(*words, *val, "--val-every", "4").code == 0
+    lines = read_metrics(out, "validation.jsonl")
+    assert [line["step"] for line in lines] == [4, 5] and 0 <= lines[0]["acc1"] <= 1
+    assert str(held) in (out / "config.toml").read_text()
+    assert command("train-classifier", "--config", out / "config.toml", "--out", tmp_path / "again").code == 0
+    assert read_metrics(tmp_path / "again", "validation.jsonl") == lines
+    assert "--val: a classifier learns from labels, but the data has none" in refused(*words, "--val", held)
+    assert "must be a multiple of --log-every 2, got 3" in refused(*words, *val, "--val-every", "3")
+    assert "--strategy fsdp has nowhere" in refused(*words, *val, "--val-every", "2", "--strategy", "fsdp")
+
+
 def test_a_dry_run_writes_nothing(command: Command, images: Path, tmp_path: Path):
     words = ["--data", images, "--data.labels", "true", "--out", tmp_path / "run", "--steps", "9", *TINY]
     found = command("train-classifier", *words, "--dry-run")

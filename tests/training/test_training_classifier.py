@@ -17,6 +17,7 @@ from training_support import content, images, lines, points, train
 import diffkit
 from diffkit._errors import DataError, OptionError, SpecError
 from diffkit.data import from_array
+from diffkit.evaluation import _digits
 from diffkit.guidance import Classifier, ClassifierGuidance, NoisyClassifier
 from diffkit.protocols import TimestepSampler
 from diffkit.weights import is_classifier, load_classifier
@@ -225,3 +226,29 @@ def test_other_refusals(tmp_path):
     small = from_array(np.zeros((9, 1, 4, 4), np.uint8), labels=np.zeros(9, int), bins=17)
     with pytest.raises(DataError, match="the data gives low_res, which a classifier does not read"):
         fit(tmp_path / "run", data=diffkit.data.LowRes(small, (2, 2)))
+
+
+@pytest.mark.slow
+def test_it_steers_a_system_without_classes_to_the_class(tmp_path):
+    """As a perceptron that was trained on clean digits only sees it."""
+    torch.manual_seed(0)
+    backbone = ("mlp", {"hidden": 256, "depth": 3})
+    system = diffkit.compose(schedule="cosine", num_steps=100, bins=17, data_shape=(1, 8, 8), backbone=backbone)
+    digits = diffkit.data.load("digits", split="train", labels=False)
+    options = dict(batch_size=64, lr=1e-3, progress=False)
+    diffkit.train(system, digits, out=tmp_path / "system", steps=1500, ema=(0.995,), **options)
+    recipe = Classifier(channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(), num_heads=1,
+                        num_head_channels=None, groups=8, pool="adaptive")  # fmt: skip
+    noisy = NoisyClassifier(system, recipe, 10)
+    labelled = diffkit.data.load("digits", split="train")
+    diffkit.train(noisy, labelled, out=tmp_path / "classifier", steps=400, weight_decay=0.05, ema=(), **options)
+    y = torch.arange(100) % 10
+
+    def recognised(scale: float, shift: str) -> float:
+        guidance = ClassifierGuidance(noisy, scale, shift=shift, label="class")
+        told = {"steps": 25, "seed": 0, "progress": False, "class": y}
+        found = system.sample(100, guidance=guidance, **told)
+        return (_digits.trained()(found.double())[1].argmax(1) == y).double().mean().item()
+
+    assert recognised(0.0, "score") < 0.3  # 0.1 by chance
+    assert recognised(3.0, "score") > 0.75 and recognised(3.0, "mean") > 0.65
