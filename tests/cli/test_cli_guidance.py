@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def test_a_system_without_classes_is_given_the_classifiers(
     assert found.code == 0, found.err
     (file,) = (tmp_path / "s").glob("*.npz")
     assert np.load(file)["arr_1"].tolist() == [2, 2, 2, 2]
+
+
+def test_an_imported_classifier_does_not_say_its_levels(
+    command: Command, saved: Path, classifier: Callable, tmp_path: Path
+):
+    folder = classifier(schedule="linear", num_steps=30)
+    spec = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps({k: v for k, v in spec.items() if k not in ("parts", "settings")}))
+    words = ["sample", saved, "-n", "2", "--format", "npz", "--out", tmp_path / "s", "--guidance", "classifier"]
+    assert command(*words, "--guidance.classifier", folder).code == 0
 
 
 def test_a_classifier_of_something_else(refused: Refused, saved: Path, classifier: Callable, tmp_path: Path):
