@@ -102,5 +102,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies that share no memory, as safetensors asks."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    """Contiguous tensors on the CPU that share no memory with each other, as safetensors asks; copied where needed."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage()
+        if storage.data_ptr() in taken or storage.nbytes() != own.nbytes:
+            own = own.clone()
+        taken.add(own.untyped_storage().data_ptr())
+        found[name] = own
+    return found

@@ -78,7 +78,7 @@ class Trainer:
         x, conditions = self._inputs(batch, rows.start)
         draws = draw(self.system, self.timesteps, config.seed, self.step, size, rows) if draws is None else draws
         on_host = draws.level[rows]
-        here = Draws(*map(self._moved, draws))
+        here = self._drawn(draws)
         mine = Draws(here.level[rows], here.weight[rows], here.noise)
         pieces = []
         for part in _slices(len(x), config.microbatch):
@@ -254,6 +254,14 @@ class Trainer:
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.engine.device, non_blocking=True)
+
+    def _drawn(self, draws: Draws) -> Draws:
+        """Draws on the device; levels and weights go there together, in float64, which holds both exactly."""
+        level, weight, noise = draws
+        if level.device == self.engine.device:
+            return Draws(level, self._moved(weight), self._moved(noise))
+        both = self._moved(torch.stack([level.double(), weight.double()]))
+        return Draws(both[0].to(level.dtype), both[1].to(weight.dtype), self._moved(noise))
 
     def _on_device(self, state: Any) -> Any:
         return with_tensors(state, [self._moved(t) for t in tensors_of(state)])

@@ -1,6 +1,7 @@
 """What processes send each other in an update: bytes and calls, whatever the number of processes.
 
-Torch's fake process group stands in for the others: this process is one of 2, 8 or 64, and nothing is sent.
+Torch's fake process group stands in for the others: this process is one of 2, 8 or 64, and nothing is sent. All of it
+is done in a process of its own: torch remembers what it worked out for a mesh of processes, also of ones not there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from counters import Operations
+from forks import forked, forking
 from torch import nn
 
 import diffkit
@@ -23,6 +25,7 @@ from diffkit.training.engines.sharded import Sharded, blocks
 from diffkit.training.trainer import Trainer
 
 pytestmark = [
+    forking,
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -55,6 +58,16 @@ def one_of(world: int) -> Iterator[Ranks]:
 
 
 def sent(world: int, engine: type[Replicated] = Replicated) -> tuple[list[int], int, int]:
+    """What `_sent` finds in a process of its own."""
+    return forked(1, lambda rank: _sent(world, engine))[0]
+
+
+def sent_in_shares(world: int, engine: type[Sharded] = Sharded) -> tuple[int, int, int]:
+    """What `_sent_in_shares` finds in a process of its own."""
+    return forked(1, lambda rank: _sent_in_shares(world, engine))[0]
+
+
+def _sent(world: int, engine: type[Replicated]) -> tuple[list[int], int, int]:
     """Bytes of each bucket of gradients, calls that exchange other things, and the number of weights."""
     network = Network()
     system = diffkit.compose(schedule="cosine", backbone=network, data_shape=SHAPE)
@@ -80,7 +93,7 @@ def sent(world: int, engine: type[Replicated] = Replicated) -> tuple[list[int], 
     return buckets, calls, sum(p.numel() for p in network.parameters())
 
 
-def sent_in_shares(world: int, engine: type[Sharded] = Sharded) -> tuple[int, int, int]:
+def _sent_in_shares(world: int, engine: type[Sharded]) -> tuple[int, int, int]:
     """All-gathers and reduce-scatters of an update whose weights are shared out, and in how many units they are."""
     options = {"channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "groups": 4, "num_heads": 2}
     system = diffkit.compose(schedule="cosine", backbone=("unet", options), data_shape=SHAPE)

@@ -20,8 +20,8 @@ from diffkit.training.trainer import Trainer
 SHAPE, BATCH = (3, 4, 4), 4
 LIMITS = {("simple", "fixed_large"): 8, ("hybrid", "learned_range"): 22, ("vlb", "fixed_small"): 19}
 """(loss, variance) -> operations of the loss beside the network, forward, at a batch without level 1."""
-UPLOADS = 3
-"""Images, levels and the weights of levels."""
+UPLOADS = 2
+"""Images; levels and their weights."""
 
 
 class Weights(nn.Module):

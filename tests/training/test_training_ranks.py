@@ -19,6 +19,7 @@ import diffkit
 from diffkit._errors import DivergedError, OptionError
 from diffkit.training import checkpoint
 from diffkit.training.checkpoint import newest_first, read
+from diffkit.training.engines.sharded import blocks
 from diffkit.training.trainer import Trainer
 
 pytestmark = forking
@@ -84,6 +85,22 @@ def test_a_unet_with_dropout(tmp_path):
     train(tmp_path / "halves", system=composed(0), microbatch=4, **options)
     forked(2, lambda rank: train(tmp_path / "replicas", system=composed(rank), **options) and None)
     assert_same(tmp_path / "halves", tmp_path / "replicas")
+
+
+def test_a_transformer_is_shared_block_by_block(tmp_path):
+    def composed(seed):
+        torch.manual_seed(seed)
+        dit = dict(patch=2, depth=2, hidden=16, heads=2, num_classes=3, null_class=True)
+        return diffkit.compose(schedule="cosine", backbone=("dit", dit), data_shape=(1, 4, 4), num_steps=20, bins=17)
+
+    def job(rank):
+        network = composed(rank).backbone
+        assert [type(block).__name__ for block in blocks(network)] == ["AdaLNZeroBlock"] * 2
+        train(tmp_path / "shares", system=composed(rank), strategy="fsdp", batch_size=8, steps=4, lr=1e-3)
+
+    train(tmp_path / "one", system=composed(0), batch_size=8, steps=4, lr=1e-3)
+    forked(2, job)
+    assert_near(tmp_path / "one", tmp_path / "shares", weights=2e-5, losses=5e-7)
 
 
 @pytest.mark.parametrize(("size", "strategy", "batch"), [(2, "ddp", 11), (3, "ddp", 11), (2, "fsdp", 14)])

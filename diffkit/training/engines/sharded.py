@@ -85,8 +85,8 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
     """Yield what is put together at a time: the elements of the network's outermost lists."""
     for child in network.children():
         # a list that is called like any module is a block's affair
-        if type(child).forward is nn.ModuleList.forward:
-            yield from (block for block in child if any(True for _ in block.parameters()))  # type: ignore[attr-defined]
+        if isinstance(child, nn.ModuleList) and type(child).forward is nn.ModuleList.forward:
+            yield from (block for block in child if any(True for _ in block.parameters()))
         else:
             yield from blocks(child)
 
