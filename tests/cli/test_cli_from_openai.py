@@ -42,6 +42,7 @@ FLAGS = {
 }
 NEEDED = {
     "train": ["--data", "pictures", "--data.size", "64", "--out", "runs/a", "--steps", "1"],
+    "train-classifier": ["--data", "pictures", "--data.size", "64", "--out", "runs/c", "--steps", "1"],
     "sample": ["runs/a"],
     "nll": ["runs/a", "--data", "pictures", "--data.size", "64"],
     "evaluate": ["--data", "pictures", "--data.size", "64"],
@@ -74,7 +75,7 @@ def test_a_line_without_an_option_says_what_to_do():
 
 def fragments() -> Iterator[tuple[str, str]]:
     for section in sections().values():
-        command = re.search(r"`diffkit (\w+)", section)
+        command = re.search(r"`diffkit ([\w-]+)", section)
         for cells in rows(section):
             for words in re.findall(r"`([^`]+)`", cells[1]):
                 assert command is not None
@@ -118,8 +119,9 @@ def known() -> set[str]:
     from diffkit.data import NAMED, File, Folder
 
     sources = [*NAMED.values(), File, Folder]
-    found |= {f"--data.{field.name.replace('_', '-')}" for cls in sources for field in attrs.fields(cls)}
-    return found | {"--guidance.scale"}
+    names = {field.name.replace("_", "-") for cls in sources for field in attrs.fields(cls)}
+    found |= {f"--{slot}.{name}" for slot in ("data", "val") for name in names}
+    return found | {f"--guidance{name}" for name in ("", ".scale", ".classifier", ".shift")}
 
 
 def test_every_option_anywhere_on_the_page_is_there():
