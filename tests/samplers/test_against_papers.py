@@ -177,7 +177,7 @@ def dpmpp_2s(x, t, s, r):
         ("dpmpp_2s", lambda *a: dpmpp_2s(*a, 0.5)),
         (("dpmpp_2s", {"r": 0.3}), lambda *a: dpmpp_2s(*a, 0.3)),
     ],
-    ids=str,
+    ids=["dpm_solver_2", "dpm_solver_2 r=0.7", "dpm_solver_3", "dpmpp_2s", "dpmpp_2s r=0.3"],
 )
 def test_single_step_dpm_solvers(sampler, step):
     x, wanted, lam = start(), [], -np.log(RHO)
