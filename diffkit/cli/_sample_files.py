@@ -26,8 +26,9 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError, OptionError
-from diffkit.cli._pictures import file_name, grid, png, write_npz
+from diffkit.cli._pictures import file_name, write_npz
 from diffkit.files import sync_folder
+from diffkit.pictures import grid, png
 from diffkit.training.lock import RunLock
 
 FACTS = "sampling.json"

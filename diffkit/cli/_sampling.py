@@ -14,9 +14,9 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError, OptionError
-from diffkit.cli._pictures import pixels
 from diffkit.data.base import Data, scaled
 from diffkit.noise import noise_for
+from diffkit.pictures import pixels
 from diffkit.system import System
 
 if TYPE_CHECKING:

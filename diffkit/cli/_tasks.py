@@ -10,8 +10,8 @@ from attrs import frozen
 
 from diffkit._errors import DataError, OptionError
 from diffkit.cli._paths import check_folder
-from diffkit.cli._pictures import grid, need_pillow, pixels, png
 from diffkit.files import write_atomically
+from diffkit.pictures import grid, need_pillow, pixels, png
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class Pictures:
 
 def check_out(out: Path, overwrite: bool) -> None:
     """Refuse a folder for results that cannot be written, or holds something already."""
-    need_pillow()
+    need_pillow("writing PNG files")
     check_folder("--out", out)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise OptionError(f"--out {out} is not empty; name another folder, or pass --overwrite")

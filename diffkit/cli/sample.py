@@ -243,9 +243,9 @@ def _check(options: Options) -> None:
         raise OptionError("--each is for the pictures of --low-res; say how many samples with -n")
     check_folder("--out", options.out)
     if set(options.format) & {"png", "grid"}:
-        from diffkit.cli._pictures import need_pillow
+        from diffkit.pictures import need_pillow
 
-        need_pillow()
+        need_pillow("writing PNG files")
 
 
 def _load(options: Options) -> Saved:

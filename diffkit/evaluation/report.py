@@ -363,7 +363,7 @@ def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator
 
 
 def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
-    from diffkit.evaluation._pictures import png, strip
+    from diffkit.evaluation._pictures import strip
 
     system = run.system
     if len(system.data_shape) != 3:
@@ -373,13 +373,13 @@ def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
     levels = ", ".join(str(moments[i].level) for i in places)
     scale = [float(system.table.scale[moments[i].level]) for i in places]
     noisy = [moments[i].x / s for i, s in zip(places, scale, strict=True)]
-    yield Figure(f"From noise to samples: data at levels {levels}.", None, png(strip(noisy)))
+    yield Figure(f"From noise to samples: data at levels {levels}.", None, strip(noisy))
     estimates = [moments[i].x_start for i in places]
-    yield Figure("What the network takes them for, at the same moments.", None, png(strip(estimates)))
+    yield Figure("What the network takes them for, at the same moments.", None, strip(estimates))
 
 
 def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Figure:
-    from diffkit.evaluation._pictures import grid, png
+    from diffkit.evaluation._pictures import embedded
     from diffkit.evaluation._svg import scatter
 
     labels = run.conditions(len(x)).get("y")
@@ -391,7 +391,7 @@ def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Fi
         columns = len(set(labels))
         shown = run.class_names[:columns]
         caption += f" A class to each column: {', '.join(shown)}."
-    return Figure(caption, None, png(grid(x, columns or max(1, round(len(x) ** 0.5)))))
+    return Figure(caption, None, embedded(x, columns or max(1, round(len(x) ** 0.5))))
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------

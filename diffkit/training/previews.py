@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffkit._errors import MissingExtraError
 from diffkit.data.base import Data
-from diffkit.evaluation._pictures import as_png, grid
 from diffkit.files import write_atomically
+from diffkit.pictures import grid, need_pillow, pixels, png
 from diffkit.system import System
 from diffkit.training.trainer import Trainer
 
@@ -33,7 +32,7 @@ class Previews:
         self.folder, self.trainer, self.data = folder / FOLDER, trainer, data
         self.every, self.count = trainer.config.preview_every, trainer.config.preview
         if self.every is not None:
-            _need_pillow()
+            need_pillow("drawing previews")
 
     def due(self, step: int) -> bool:
         """Return whether a picture belongs to this step."""
@@ -60,11 +59,4 @@ class Previews:
     def _write(self, samples: torch.Tensor, path: Path) -> None:
         self.folder.mkdir(exist_ok=True)
         columns = max(1, round(self.count**0.5))
-        write_atomically(path, as_png(grid(samples, columns)))
-
-
-def _need_pillow() -> None:
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("train", "drawing previews") from error
+        write_atomically(path, png(grid(list(pixels(samples, 256)), columns)))

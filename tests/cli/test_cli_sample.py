@@ -13,8 +13,9 @@ from cli_support import Command, Refused
 from PIL import Image
 
 import diffkit
-from diffkit.cli._pictures import grid, pixels, png, write_npz
+from diffkit.cli._pictures import write_npz
 from diffkit.guidance import ClassifierFree
+from diffkit.pictures import grid, pixels, png
 
 
 def test_files_of_a_class_conditional_system(command: Command, saved: Path, tmp_path: Path):

@@ -13,8 +13,8 @@ from PIL import Image
 
 import diffkit
 from diffkit import tasks
-from diffkit.cli._pictures import pixels
 from diffkit.guidance import MMPS
+from diffkit.pictures import pixels
 
 
 @pytest.fixture

@@ -120,9 +120,9 @@ def test_pictures_are_samples(page, run):
     pixels = np.asarray(pictures[0])
     x = diffkit.load(run).sample(20, steps=5, seed=0, progress=False, y=[i % 10 for i in range(20)])
     tile = np.asarray(((x[0, 0].clamp(-1, 1) + 1) * 127.5).round().byte())
-    np.testing.assert_array_equal(pixels[3 : 3 + 64 : 8, 3 : 3 + 64 : 8], tile)
-    last, final = np.asarray(pictures[2]), pixels[: pictures[2].height - 3, : pictures[2].width]
-    np.testing.assert_array_equal(last[:-3], final)  # the last checkpoint is the trained system
+    np.testing.assert_array_equal(pixels[4 : 4 + 64 : 8, 4 : 4 + 64 : 8], tile)
+    last, final = np.asarray(pictures[2]), pixels[: pictures[2].height - 4, : pictures[2].width]
+    np.testing.assert_array_equal(last[:-4], final)  # the last checkpoint is the trained system
 
 
 def test_the_system_is_left_as_it_was(run):
