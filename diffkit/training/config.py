@@ -41,6 +41,8 @@ class TrainConfig:
         compile: Compile the network; the first update takes a minute or more, the others are faster.
         strategy: "ddp" gives every process of a launcher such as torchrun all of the network; "fsdp" gives each a
             share of weights, means and moments, for networks that fill a GPU. One process needs neither.
+        engine: "torch" is torch's own; "accelerate" lets Hugging Face accelerate set up devices and replicas, and
+            refuses to begin where it would do something else.
         timeout: Seconds that processes wait for each other before they give up, > 0.
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
         label_dropout: Probability of replacing an example's class by "no class", in [0, 1], for classifier-free
@@ -77,6 +79,7 @@ class TrainConfig:
     precision: str = choice("fp32", ("fp32", "bf16", "fp16"))
     compile: bool = flag(False)
     strategy: str = choice("ddp", ("ddp", "fsdp"))
+    engine: str = choice("torch", ("torch", "accelerate"))
     timeout: float = number(1800.0, gt=0)
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
@@ -137,6 +140,7 @@ class TrainOptions(TypedDict, total=False):
     precision: str
     compile: bool
     strategy: str
+    engine: str
     timeout: float
     seed: int
     label_dropout: float
@@ -153,7 +157,18 @@ class TrainOptions(TypedDict, total=False):
 
 
 FREE = frozenset(
-    {"steps", "anneal", "anneal_steps", "microbatch", "compile", "strategy", "timeout", "log_every", "save_every"}
+    {
+        "steps",
+        "anneal",
+        "anneal_steps",
+        "microbatch",
+        "compile",
+        "strategy",
+        "engine",
+        "timeout",
+        "log_every",
+        "save_every",
+    }
     | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
 """Fields that a run may be continued with other values of: they change no update but by rounding."""

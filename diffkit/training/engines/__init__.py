@@ -25,15 +25,19 @@ def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
     """
     with ranks(timeout=config.timeout, gpu=device.type == "cuda") as among:
         _check(device, config, among)
-        engine = _engine(device, config.strategy, among)
+        engine = _engine(device, config, among)
         try:
             yield engine
         finally:
             engine.close()
 
 
-def _engine(device: torch.device, strategy: str, among: Ranks) -> Engine:
-    if strategy == "fsdp":
+def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
+    if config.engine == "accelerate":
+        from diffkit.training.engines.accelerated import Accelerated
+
+        return Accelerated(device, among)
+    if config.strategy == "fsdp":
         from diffkit.training.engines.sharded import Sharded
 
         return Sharded(device, among)
@@ -45,6 +49,8 @@ def _engine(device: torch.device, strategy: str, among: Ranks) -> Engine:
 
 
 def _check(device: torch.device, config: TrainConfig, among: Ranks) -> None:
+    if config.strategy == "fsdp" and config.engine != "torch":
+        raise OptionError("engine='accelerate' makes replicas only; leave engine out for strategy='fsdp'")
     if config.strategy == "fsdp" and among.size == 1:
         raise OptionError(
             "strategy='fsdp' shares the network among processes, but there is one; start several with "
