@@ -122,8 +122,12 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
     dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=long)
     try:
         yield found
-    finally:
+    except BaseException:
+        if gpu:
+            raise  # NCCL would wait for the others here, and they for this one, with nothing said; its end frees them
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _store(timeout: float) -> Any:

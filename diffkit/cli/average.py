@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_folder
 from diffkit.cli._takes import Given, Takes
@@ -44,6 +45,8 @@ def run(given: Given) -> None:
     """Write the system."""
     options = given.make(Options)
     check_folder("--out", options.out)
+    if options.out.is_dir() and any(options.out.iterdir()):
+        raise OptionError(f"--out {options.out} is not empty; name another folder")
     print(f"system: {options.out}/", flush=True)
     from diffkit.training.averages import averaged
 

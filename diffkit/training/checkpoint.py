@@ -9,6 +9,7 @@ several processes hold shares of the weights each writes its own; see `diffkit.t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -77,10 +78,14 @@ def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks
     except (OSError, RuntimeError) as error:
         if ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"cannot write checkpoint {target}: {error}; more than {needed} bytes are needed"
-        ) from error
+        wanting = f"; more than {needed} bytes are needed" if _is_full(error) else ""
+        raise CheckpointError(f"cannot write checkpoint {target}: {error}{wanting}") from error
     return target
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether it is for want of room, here or in the process that tells of it."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def _begin(folder: Path, temporary: Path) -> None:

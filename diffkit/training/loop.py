@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from diffkit import __version__
-from diffkit._errors import DivergedError, OptionError, did_you_mean
+from diffkit._errors import DataError, DivergedError, OptionError, did_you_mean
 from diffkit.data.base import Batch, Data, as_data
 from diffkit.ranks import Ranks
 from diffkit.training import checkpoint, run
@@ -22,6 +22,7 @@ from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
 from diffkit.training.config import TrainConfig, TrainOptions
 from diffkit.training.engines import Engine, engine_for
+from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
 from diffkit.training.logs import MetricsFile, NoMetrics, bar, say
 from diffkit.training.order import DataOrder
@@ -78,20 +79,23 @@ def train(
         MissingExtraError: What ``track`` names is not installed.
     """
     config, trackers = resolved(config, options), Trackers(track)
+    if config.strategy == "fsdp":
+        trackers.refuse_shares()
     found = as_data(data)
     spec = system.spec()
     check(system, spec, found, config)
     with engine_for(system.device, config) as engine, ExitStack() as held:
-        _agree(engine.ranks, spec, config)
+        _agree(engine.ranks, spec, config, found)
         locks: list[RunLock] = []
 
-        def begin() -> Path:
+        def begin() -> tuple[Path, str]:
             folder = run.prepare(out)
             locks.append(held.enter_context(RunLock(folder)))
             run.check_same(folder, spec, config, found)
-            return folder
+            return folder, locks[0].path.read_text()
 
-        folder = engine.ranks.first(begin)
+        folder, lock = engine.ranks.first(begin)
+        engine.ranks.everyone(lambda: _check_shared(folder, lock))
         return _Training(system, spec, found, config, engine, folder, locks, progress, trackers).go()
 
 
@@ -112,12 +116,24 @@ def resolved(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainCon
     return TrainConfig(**options)
 
 
-def _agree(ranks: Ranks, spec: Mapping[str, Any], config: TrainConfig) -> None:
-    """Raise unless every process was asked for the same."""
-    others = ranks.gather((spec, config))
+def _agree(ranks: Ranks, spec: Mapping[str, Any], config: TrainConfig, data: Data) -> None:
+    """Raise unless every process was asked for the same, on the same data."""
+    others = ranks.gather((spec, config, run.identity(data) if ranks.size > 1 else None))
     for rank, other in enumerate(others):
-        if other != others[0]:
+        if other[:2] != others[0][:2]:
             raise OptionError(f"process {rank} was asked to train another system or with other options than process 0")
+        if other != others[0]:
+            raise DataError(f"process {rank} reads other data than process 0: {other[2]}, not {others[0][2]}")
+
+
+def _check_shared(folder: Path, lock: str) -> None:
+    """Raise unless the lock that process 0 holds is seen here."""
+    path = folder / LOCK
+    if not path.exists() or path.read_text() != lock:
+        raise OptionError(
+            f"out {str(folder)!r} is not the same folder in all processes; it must be on a file system that all "
+            "machines share"
+        )
 
 
 class _Training(Generic[T]):
@@ -165,9 +181,11 @@ class _Training(Generic[T]):
                 kept = "no checkpoint was made before" if newest is None else f"the last checkpoint is {str(newest)!r}"
                 raise DivergedError(f"{error}; {kept}") from error
             stop.leave()
+        step, device = self.trainer.step, self.engine.device
         self.backbone.load_state_dict(self.trainer.sampling_weights())
-        self.backbone.to(self.engine.device)
-        self._say(f"done: {self.trainer.step} steps; {run.reader(self.spec)}({str(self.folder)!r}) has the result")
+        del self.trainer, self.previews  # shares, means and moments: the whole network may need their place
+        self.backbone.to(device)
+        self._say(f"done: {step} steps; {run.reader(self.spec)}({str(self.folder)!r}) has the result")
         return self.system.eval()
 
     def _begin(self) -> None:
@@ -224,8 +242,8 @@ class _Training(Generic[T]):
                 if self.previews.due(trainer.step):
                     self.trackers.preview(trainer.step, self.previews.draw())
                 if stopping:
-                    stop.share(self.ranks)
                     break
+        stop.share(self.ranks)
         if stop.received is not None:
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
 
@@ -269,7 +287,7 @@ class _Training(Generic[T]):
         step, config = self.trainer.step, self.config
         files = self.engine.share(self.trainer.files())
         checkpoint.write(self.checkpoints, step, files, self._facts(), self.ranks)
-        weights = self.trainer.sampling_weights()
+        weights = self.trainer.sampling_weights(keep=self.writes)
         self.ranks.first(lambda: run.write_model(self.folder, self.spec, weights))
         self.ranks.first(lambda: checkpoint.prune(self.checkpoints, config.keep, config.keep_every))
 

@@ -12,6 +12,7 @@ from diffkit.data.base import Data
 from diffkit.files import write_atomically
 from diffkit.pictures import grid, need_pillow, pixels, png
 from diffkit.system import System
+from diffkit.training.logs import say
 from diffkit.training.trainer import Trainer
 
 FOLDER = "previews"
@@ -57,6 +58,9 @@ class Previews:
             )
 
     def _write(self, samples: torch.Tensor, path: Path) -> None:
-        self.folder.mkdir(exist_ok=True)
         columns = max(1, round(self.count**0.5))
-        write_atomically(path, png(grid(list(pixels(samples, 256)), columns)))
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_atomically(path, png(grid(list(pixels(samples, 256)), columns)))
+        except OSError as error:  # training matters more
+            say(f"warning: cannot write preview {path}: {error}")

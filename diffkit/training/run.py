@@ -23,10 +23,14 @@ from diffkit.data.base import Data, description
 from diffkit.files import digest, storable, write_atomically
 from diffkit.spec import SPEC, WEIGHTS
 from diffkit.training.config import TrainConfig, differences
+from diffkit.training.lock import NAME as LOCK
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
+RECIPE = "config.toml"
 FORMAT = 1
+BEFORE = (LOCK, RECIPE)
+"""What may lie in a folder before its run begins: the lock, and the recipe that the command line writes."""
 
 
 def prepare(out: str | Path) -> Path:
@@ -42,8 +46,16 @@ def prepare(out: str | Path) -> Path:
             pass
     except OSError as error:
         raise OptionError(f"out {str(folder)!r} cannot be written: {error}; choose another folder") from error
-    if not (folder / CONFIG).exists() and (folder / SPEC).exists():
+    if (folder / CONFIG).exists():
+        return folder
+    if (folder / SPEC).exists():
         raise OptionError(f"out {str(folder)!r} holds a saved system, not a run; choose another folder")
+    other = sorted(path.name for path in folder.iterdir() if path.name not in BEFORE)
+    if other:
+        raise OptionError(
+            f"out {str(folder)!r} is no run but holds {len(other)} other files (first: {other[0]!r}); choose another "
+            "folder"
+        )
     return folder
 
 
@@ -68,18 +80,23 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
     found = differences(old, config)
     if (folder / SPEC).exists():
         found += _spec_differences(_read_json(folder / SPEC), json.loads(json.dumps(spec)))
-    now = json.loads(json.dumps(data.describe()))
-    names = [*description(data), "low_res", "fingerprint"]
+    now = identity(data)
     found += [
-        f"data {name}={kept['data'].get(name)!r}, now {now.get(name)!r}"
-        for name in names
-        if kept["data"].get(name) != now.get(name)
+        f"data {name}={kept['data'].get(name)!r}, now {value!r}"
+        for name, value in now.items()
+        if kept["data"].get(name) != value
     ]
     if found:
         raise OptionError(
             "\n  ".join([f"out {str(folder)!r} holds a run that this training would not continue:", *found])
             + "\nask for the same, or choose another folder"
         )
+
+
+def identity(data: Data) -> dict[str, Any]:
+    """Return what must be the same of data when a run goes on, and in all processes that train it, as plain JSON."""
+    found = json.loads(json.dumps(data.describe()))
+    return {name: found.get(name) for name in (*description(data), "low_res", "fingerprint")}
 
 
 def write_facts(folder: Path, config: TrainConfig, data: Data) -> None:

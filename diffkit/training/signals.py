@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -13,8 +14,14 @@ from diffkit.ranks import Ranks
 _WATCHED = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGUSR1") if name in signal.Signals.__members__]
 
 
+PATIENCE = 1.0
+"""Seconds."""
+
+
 class StopSignals:
     """Notes SIGTERM, SIGINT and SIGUSR1 while it is entered; a second SIGINT interrupts at once.
+
+    One that follows within a second is the first once more: terminals and launchers may both send it.
 
     Does nothing outside the main thread, where Python delivers no signals.
 
@@ -29,6 +36,7 @@ class StopSignals:
         self.received: signal.Signals | None = None
         self._parent = os.getppid() if launched else None
         self._before: dict[signal.Signals, Any] = {}
+        self._when = 0.0
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -58,9 +66,11 @@ class StopSignals:
             raise SystemExit(128 + self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received is signal.SIGINT:
+        now, again = time.monotonic(), number == signal.SIGINT and self.received is signal.SIGINT
+        if again and now - self._when >= PATIENCE:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        if not again:
+            self.received, self._when = signal.Signals(number), now
 
 
 def ignore_signals() -> None:

@@ -208,11 +208,18 @@ class Trainer:
         self.timesteps = with_tensors(self.timesteps, [own[f"timesteps.{i}"] for i in range(count)])
         self.window = Window(list(own["window"]) if "window" in own else [])
 
-    def sampling_weights(self) -> dict[str, Tensor]:
-        """Return the weights that samples are drawn with, whole, as a state dict; every process must ask."""
+    def sampling_weights(self, keep: bool = True) -> dict[str, Tensor]:
+        """Return the weights that samples are drawn with, whole, on the CPU, as a state dict.
+
+        Every process must ask, as each may have a share; those that have no use for them need not ``keep`` any.
+        """
         rated = self.config.ema
         state = self.ema.state(self.ema.labels[0], self.network) if rated else self.network.state_dict()
-        return {name: self.engine.whole(value) for name, value in state.items()}
+        whole: dict[str, Tensor] = {}
+        for name, value in state.items():
+            found = self.engine.whole(value)
+            whole |= {name: found.cpu()} if keep else {}
+        return whole
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -90,6 +90,8 @@ class Validation(Tracker):
         batch_size: Examples at a time.
     """
 
+    needs_network = True
+
     def __init__(self, system: Trainable, data: Any, *, every: int, last: int, batch_size: int = 256):
         self.system, self.data = system, as_data(data)
         self.every, self.last, self.batch_size = check_integer("every", every, ge=1), last, batch_size

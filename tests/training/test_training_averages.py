@@ -133,6 +133,8 @@ def test_a_run_without_power_means_says_how_to_get_them(tmp_path):
 def test_the_command_writes_a_system(run, tmp_path, capsys):
     assert main(["average", str(run), "--width", "0.12", "--out", str(tmp_path / "wide")]) == 0
     assert capsys.readouterr().out == f"system: {tmp_path / 'wide'}/\n"
+    assert main(["average", str(run), "--width", "0.12", "--out", str(tmp_path / "wide")]) == 2
+    assert "is not empty; name another folder" in capsys.readouterr().err
     loaded = diffkit.load(tmp_path / "wide")
     expected = averaged(run, width=0.12)
     for a, b in zip(loaded.parameters(), expected.parameters(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -13,10 +14,10 @@ import pytest
 import torch
 from forks import Job, forked, forking
 from safetensors.torch import load_file
-from training_support import checkpoints, content, images, lines, system, train
+from training_support import checkpoints, content, images, lines, point_system, points, system, train
 
 import diffkit
-from diffkit._errors import DivergedError, OptionError
+from diffkit._errors import DataError, DivergedError, OptionError
 from diffkit.training import checkpoint
 from diffkit.training.checkpoint import newest_first, read
 from diffkit.training.engines.sharded import blocks
@@ -287,3 +288,67 @@ def test_a_second_job_is_refused_by_all_of_its_processes(tmp_path):
         forked(2, second)
     finally:
         job.kill(signal.SIGKILL)
+
+
+def test_processes_that_read_other_data_are_refused(tmp_path):
+    def job(rank):
+        with pytest.raises(DataError, match="process 1 reads other data than process 0"):
+            train(tmp_path / "run", seed=rank, data=images(23 - rank), batch_size=8)
+
+    forked(2, job)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_not_shared_is_refused(tmp_path):
+    def job(rank):
+        with pytest.raises(OptionError, match="is not the same folder in all processes"):
+            os.chdir(tmp_path / str(rank))  # as on two machines
+            train(Path("run"), seed=rank, batch_size=8)
+
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+    forked(2, job)
+    assert not (tmp_path / "0" / "run" / "checkpoints").exists()
+
+
+class Odd(torch.nn.Module):
+    """With a parameter that nothing uses, or with one weight in two places."""
+
+    def __init__(self, tied: bool):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2, bias=False) for _ in range(2))
+        if tied:
+            self.blocks[1].weight = self.blocks[0].weight
+        else:
+            self.unused = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x, time):
+        return self.blocks[1](self.blocks[0](x))
+
+
+@pytest.mark.parametrize(
+    ("tied", "strategy", "text"),
+    [
+        (False, "ddp", r"1 parameters of the network took no part in its output .first: unused."),
+        (True, "fsdp", r"blocks.0.weight and blocks.1.weight are one, which cannot be shared out; use strategy='ddp'"),
+    ],
+)
+def test_what_an_engine_cannot_train_is_named(tmp_path, tied, strategy, text):
+    def job(rank):
+        composed = point_system(backbone=Odd(tied))
+        with pytest.raises(OptionError, match=text):
+            train(tmp_path, system=composed, data=points(), label_dropout=0.0, batch_size=8, strategy=strategy)
+
+    forked(2, job)
+
+
+@pytest.mark.parametrize(("tied", "strategy"), [(False, "fsdp"), (True, "ddp")])
+def test_what_it_can_it_does(tmp_path, tied, strategy):
+    options = dict(data=points(), label_dropout=0.0, batch_size=8)
+    train(tmp_path / "one", system=point_system(backbone=Odd(tied)), **options)
+
+    def job(rank):
+        train(tmp_path / "two", system=point_system(backbone=Odd(tied)), strategy=strategy, **options)
+
+    forked(2, job)
+    assert_near(tmp_path / "one", tmp_path / "two", weights=2e-5, losses=2e-6)

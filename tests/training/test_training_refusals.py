@@ -195,6 +195,13 @@ def test_a_folder_that_holds_a_saved_system(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+def test_a_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "holiday.png").touch()
+    with pytest.raises(OptionError, match=r"is no run but holds 1 other files .first: 'holiday.png'."):
+        train(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.png"]
+
+
 def test_a_run_of_something_else_is_not_continued(tmp_path):
     train(tmp_path, steps=3)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}

@@ -17,7 +17,7 @@ from training_support import checkpoints, content, images, lines, point_system, 
 
 import diffkit
 from diffkit._errors import OptionError
-from diffkit.training import read_metrics
+from diffkit.training import read_metrics, signals
 from diffkit.training.trainer import Trainer
 
 
@@ -210,6 +210,8 @@ def test_a_signal_saves_after_the_update_at_hand(tmp_path, monkeypatch, capsys, 
 def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch):
     def impatient(self, batch, draws=None):
         signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the same once more
+        monkeypatch.setattr(signals, "PATIENCE", 0.0)
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("unreachable")
 

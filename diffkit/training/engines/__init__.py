@@ -23,6 +23,8 @@ def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
     Raises:
         OptionError: The processes, the device and the options do not go together; before anything is sent.
     """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # what torch means by "the" GPU: where FSDP2 puts shares, and which seed is set
     with ranks(timeout=config.timeout, gpu=device.type == "cuda") as among:
         _check(device, config, among)
         engine = _engine(device, config, among)

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from diffkit._errors import MissingExtraError, OptionError
 from diffkit.ranks import Ranks
 from diffkit.training.engines.protocol import Network
-from diffkit.training.engines.replicated import Processes
+from diffkit.training.engines.replicated import Processes, part_with
 
 
 class Accelerated(Processes):
@@ -59,7 +59,7 @@ class Accelerated(Processes):
 
     def close(self) -> None:
         """Let go of the wrapped network."""
-        self.__dict__.pop("model", None)
+        part_with(self.__dict__.pop("model", None))
         self.accelerator.free_memory()
 
     def _differences(self) -> list[str]:

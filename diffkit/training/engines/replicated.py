@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from diffkit._errors import OptionError
 from diffkit.training.engines.protocol import Network
 from diffkit.training.engines.single import SingleProcess
 
@@ -56,10 +57,34 @@ class Replicated(Processes):
         self.model = DistributedDataParallel(network, device_ids=device, gradient_as_bucket_view=True, **options)
         return self.model
 
+    def gradient_norm(self, network: nn.Module) -> Tensor:
+        """Return the norm of all gradients.
+
+        Raises:
+            OptionError: A parameter has none: DDP exchanges gradients when the last of all is there.
+        """
+        unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+        if unused:
+            raise OptionError(
+                f"{len(unused)} parameters of the network took no part in its output (first: {unused[0]}), which "
+                "replicas cannot wait for; remove them, or freeze them by requires_grad_(False)"
+            )
+        return super().gradient_norm(network)
+
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Hold gradients back until the last microbatch."""
         return nullcontext() if last else self.model.no_sync()
 
     def close(self) -> None:
-        """Let go of the wrapped network: one that outlives the connection may wait for it for ever when it goes."""
-        self.__dict__.pop("model", None)
+        """Let go of the wrapped network."""
+        part_with(self.__dict__.pop("model", None))
+
+
+def part_with(model: nn.Module | None) -> None:
+    """Take the connection out of a network wrapped in DDP, which an error's traceback may keep alive.
+
+    What holds a connection when the processes have parted may wait for it for ever as it goes.
+    """
+    if isinstance(model, DistributedDataParallel):
+        for held in ("reducer", "logger", "process_group"):
+            vars(model).pop(held, None)

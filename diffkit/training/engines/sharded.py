@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from diffkit._errors import OptionError
 from diffkit.training.engines.protocol import Files, Network
 from diffkit.training.engines.replicated import Processes
 from diffkit.training.shards import shard_name
@@ -30,6 +31,7 @@ class Sharded(Processes):
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return a copy of the network that holds a share of it, with the weights of rank 0."""
+        _refuse_ties(network)
         # nothing here writes into what a network returns
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         sharded = copy.deepcopy(network)
@@ -79,6 +81,16 @@ class Sharded(Processes):
     def close(self) -> None:
         """Let go of the sharded network."""
         self.__dict__.pop("model", None)
+
+
+def _refuse_ties(network: nn.Module) -> None:
+    """Raise where two modules have one parameter: it would belong to two blocks."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    tied = [shared for shared in names.values() if len(shared) > 1]
+    if tied:
+        raise OptionError(f"parameters {' and '.join(tied[0])} are one, which cannot be shared out; use strategy='ddp'")
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
