@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -79,8 +80,9 @@ class Sharded(Processes):
         return {shard_name(name, rank, size) if name in split else name: part for name, part in mine.items() if part}
 
     def close(self) -> None:
-        """Let go of the sharded network."""
+        """Let go of the sharded network, which its hooks hold in cycles; outliving the connection, it may abort at exit."""
         self.__dict__.pop("model", None)
+        gc.collect()
 
 
 def _refuse_ties(network: nn.Module) -> None:
