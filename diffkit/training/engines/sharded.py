@@ -80,7 +80,7 @@ class Sharded(Processes):
         return {shard_name(name, rank, size) if name in split else name: part for name, part in mine.items() if part}
 
     def close(self) -> None:
-        """Let go of the sharded network, which its hooks hold in cycles; outliving the connection, it may abort at exit."""
+        """Let go of the sharded network, held in cycles by its hooks: outliving the connection it may abort at exit."""
         self.__dict__.pop("model", None)
         gc.collect()
 
