@@ -104,6 +104,16 @@ def test_a_transformer_is_shared_block_by_block(tmp_path):
     assert_near(tmp_path / "one", tmp_path / "shares", weights=2e-5, losses=5e-7)
 
 
+def test_scaled_and_clipped_gradients_are_the_same_in_shares(tmp_path):
+    options = dict(batch_size=8, steps=5, lr=1e-3, precision="fp16", grad_clip=0.1)
+    for strategy in STRATEGIES:
+        on_ranks(2, tmp_path / strategy, strategy=strategy, **options)
+    assert_near(tmp_path / "ddp", tmp_path / "fsdp", weights=2e-5, losses=2e-5)
+    for one, other in zip(lines(tmp_path / "ddp"), lines(tmp_path / "fsdp"), strict=True):
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+        assert one["grad_norm"] > 0.1  # there was something to clip
+
+
 @pytest.mark.parametrize(("size", "strategy", "batch"), [(2, "ddp", 11), (3, "ddp", 11), (2, "fsdp", 14)])
 def test_any_cut_of_a_batch_gives_the_same_to_rounding(tmp_path, size, strategy, batch):
     options = dict(batch_size=batch, steps=20, lr=1e-3)
