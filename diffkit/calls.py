@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile, compiled
 from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions
+from diffkit.keeping import kept_program
 from diffkit.noise import NoiseFn, Seed, noise_for
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
@@ -63,11 +65,13 @@ class Call:
 
     def program(self) -> Program:
         """Return the walk from level T down to level 0."""
-        return sampling_program(self.parts, self.parts.sampler, self.table)
+        make = partial(sampling_program, self.parts, self.parts.sampler, self.table)
+        return kept_program(self.system, "down", self.parts, self.table, make)
 
     def encoding_program(self, *, past_end: bool = False) -> Program:
         """Return the walk from level 1 up to level T, or one step beyond."""
-        return encoding_program(self.parts, self.parts.sampler, self.table, past_end=past_end)
+        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, past_end=past_end)
+        return kept_program(self.system, ("up", past_end), self.parts, self.table, make)
 
     def batches(self, batch_size: int | None = None) -> list[range]:
         """Return the examples' indices, ``batch_size`` at a time; all at once by default."""

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from diffkit._errors import OptionError
 from diffkit.denoiser import Denoiser
 from diffkit.protocols import Denoise, State
-from diffkit.sampling import Program, Take
+from diffkit.sampling import Program, Row, Take
 
 Compile = bool | str | Mapping[str, Any]
 """False, True, "cuda_graph", or arguments of `torch.compile`."""
@@ -89,10 +89,11 @@ class _Compiled:
         denoise: Denoise,
         x: Tensor,
         state: State,
-        row: Tensor,
+        row: Tensor | Row,
         noise: Tensor | None,
         last: bool,
     ) -> tuple[Tensor, State, Tensor | None]:
+        row = row.values if isinstance(row, Row) else row
         conditions = denoise.conditions if isinstance(denoise, Denoiser) else {}
         _mark_rows((x, state, noise, dict(conditions)), len(x))
         if self._static:

@@ -242,7 +242,8 @@ class Denoiser:
         if self.transform is not None:
             x_start = self.transform(x_start)
         if self.clip:
-            x_start = x_start.clamp(-1, 1)
+            fresh = self.transform is None and len(self.guidance) == 0  # else it may be someone's own tensor
+            x_start = x_start.clamp_(-1, 1) if fresh else x_start.clamp(-1, 1)
         if shift is not None:
             x_start = x_start + shift
         prediction = Prediction(x_start, None if level.var is None else self.var.log_variance(raw, level.var))

@@ -95,7 +95,7 @@ class Prediction(NamedTuple):
 
 
 class StepRow(Protocol):
-    """What a sampler step is given. Read each once: a part is unpacked whenever it is asked for."""
+    """What a sampler step is given; a part is unpacked when it is first asked for."""
 
     @property
     def t(self) -> Level:

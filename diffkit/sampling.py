@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError, ProtocolError
@@ -38,6 +38,53 @@ class Moment:
     x_start: Tensor
 
 
+class Row:
+    """A `StepRow` whose parts are unpacked when they are first asked for: most samplers never look at s.
+
+    Unpacking costs as much as two or three operations on small data, so a part is kept once it is there. By hand:
+    torch.compile does not look into `functools.cached_property`.
+    """
+
+    def __init__(self, columns: Columns, values: Tensor, ndim: int, num_nodes: int):
+        self.values = values
+        self._columns, self._ndim, self._num_nodes = columns, ndim, num_nodes
+        self._t: Level | None = None
+        self._s: Level | None = None
+        self._coef: Mapping[str, Tensor] | None = None
+        self._nodes: tuple[Level, ...] | None = None
+
+    @property
+    def t(self) -> Level:
+        """The level the step leaves."""
+        if self._t is None:
+            self._t = self._level("t")
+        return self._t
+
+    @property
+    def s(self) -> Level:
+        """The level the step goes to."""
+        if self._s is None:
+            self._s = self._level("s")
+        return self._s
+
+    @property
+    def coef(self) -> Mapping[str, Tensor]:
+        """The plan's coefficients of this step, 0-d or (B,1..)."""
+        if self._coef is None:
+            self._coef = self._columns.read(self.values, self._ndim, "coef")
+        return self._coef
+
+    @property
+    def nodes(self) -> tuple[Level, ...]:
+        """The further levels the sampler asked for."""
+        if self._nodes is None:
+            self._nodes = tuple(self._level(f"node{i}") for i in range(self._num_nodes))
+        return self._nodes
+
+    def _level(self, block: str) -> Level:
+        return self._columns.level(self.values, self._ndim, block)
+
+
 @frozen(eq=False)
 class Program:
     """One sampler on one table.
@@ -55,6 +102,7 @@ class Program:
     levels: tuple[int, ...]
     may_end: bool
     num_nodes: int = 0
+    _rows: dict[tuple[torch.device, torch.dtype], tuple[Row, ...]] = field(factory=dict, init=False, repr=False)
 
     @property
     def num_steps(self) -> int:
@@ -62,7 +110,7 @@ class Program:
         return len(self.levels)
 
     def step(
-        self, denoise: Denoise, x: Tensor, state: State, row: Tensor, noise: Tensor | None, last: bool
+        self, denoise: Denoise, x: Tensor, state: State, row: Tensor | Row, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
         """Take one step; a pure function of its arguments.
 
@@ -70,12 +118,13 @@ class Program:
             denoise: ``denoise(x, level) -> Prediction``.
             x: Data, (B, C, *S).
             state: The sampler's.
-            row: A row of `columns` (n,), or one for each example (B, n).
+            row: One of `rows`, or a row of `columns` as a tensor (n,), or such a row for each example (B, n).
             noise: Standard normal like x, or None if the sampler is deterministic.
             last: True on the step to level 0, for samplers that ask.
         """
-        step_row = _Row(self.columns, row, x.ndim, self.num_nodes)
-        return self.sampler.step(denoise, x, state, step_row, noise, last)
+        if not isinstance(row, Row):  # asked this way round: whether something is a Tensor takes torch a while
+            row = Row(self.columns, row, x.ndim, self.num_nodes)
+        return self.sampler.step(denoise, x, state, row, noise, last)
 
     def run(
         self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, take: Take | None = None
@@ -122,13 +171,19 @@ class Program:
                 advance(1)
         return x
 
-    def rows(self, x: Tensor, noise_fn: NoiseFn | None) -> Sequence[Tensor]:
+    def rows(self, x: Tensor, noise_fn: NoiseFn | None) -> Sequence[Row]:
         """Return each step's row of `columns`, where x is; refuse a stochastic sampler without noise."""
         if self.sampler.stochastic and noise_fn is None:
             raise OptionError("this sampler adds noise, so it needs noise_fn")
-        return self.columns.on(x.device, x.dtype).unbind()
+        key = (x.device, x.dtype)
+        if key in self._rows and type(x) is Tensor:
+            return self._rows[key]
+        rows = tuple(Row(self.columns, row, x.ndim, self.num_nodes) for row in self.columns.on(*key).unbind())
+        if type(x) is Tensor:  # a fake tensor's rows are fake
+            self._rows[key] = rows
+        return rows
 
-    def _each(self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None) -> Iterator[tuple[Tensor, Denoise]]:
+    def _each(self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None) -> Iterator[tuple[Row, Denoise]]:
         """Each step's row and denoiser."""
         each = denoise if isinstance(denoise, Sequence) else repeat(denoise)
         return zip(self.rows(x, noise_fn), each, strict=False)
@@ -142,12 +197,14 @@ class Program:
         return self.sampler.uses_last and self.may_end and i == self.num_steps - 1
 
 
-Take = Callable[[Program, Denoise, Tensor, State, Tensor, Tensor | None, bool], tuple[Tensor, State, Tensor | None]]
+Take = Callable[
+    [Program, Denoise, Tensor, State, Tensor | Row, Tensor | None, bool], tuple[Tensor, State, Tensor | None]
+]
 """``take(program, denoise, x, state, row, noise, last) -> x, state and, if it tells, the estimate of x_start``."""
 
 
 def take_step(
-    program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor, noise: Tensor | None, last: bool
+    program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor | Row, noise: Tensor | None, last: bool
 ) -> tuple[Tensor, State, Tensor | None]:
     """Take one step; see `Program.step`."""
     x, state = program.step(_call_of(denoise), x, state, row, noise, last)
@@ -161,35 +218,12 @@ def _call_of(denoise: Any) -> Denoise:
 
 
 def take_and_tell(
-    program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor, noise: Tensor | None, last: bool
+    program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor | Row, noise: Tensor | None, last: bool
 ) -> tuple[Tensor, State, Tensor | None]:
     """Take one step, and tell the estimate of x_start it was taken with."""
     recorder = _Recorder(_call_of(denoise))
     x, state = program.step(recorder, x, state, row, noise, last)
     return x, state, recorder.last.x_start
-
-
-class _Row:
-    """A `StepRow` whose parts are unpacked when they are asked for: most samplers never look at s."""
-
-    def __init__(self, columns: Columns, row: Tensor, ndim: int, num_nodes: int):
-        self._columns, self._row, self._ndim, self._num_nodes = columns, row, ndim, num_nodes
-
-    @property
-    def t(self) -> Level:
-        return self._columns.level(self._row, self._ndim, "t")
-
-    @property
-    def s(self) -> Level:
-        return self._columns.level(self._row, self._ndim, "s")
-
-    @property
-    def coef(self) -> Mapping[str, Tensor]:
-        return self._columns.read(self._row, self._ndim, "coef")
-
-    @property
-    def nodes(self) -> tuple[Level, ...]:
-        return tuple(self._columns.level(self._row, self._ndim, f"node{i}") for i in range(self._num_nodes))
 
 
 class _Recorder:

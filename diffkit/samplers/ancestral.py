@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from diffkit.table import F64, Steps
 
 
+NONE = -1e4
+"""Log of a deviation that is 0 in float64 and below, and still a finite number."""
+
+
 @registry("sampler").register("ancestral")
 @frozen
 class Ancestral(Sampler):
@@ -30,12 +34,12 @@ class Ancestral(Sampler):
     stochastic: ClassVar[bool] = True  # type: ignore[misc]
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return the posterior's coefficients, and 0 where the step ends at clean data, else 1."""
+        """Return the posterior's coefficients, and what the log of the deviation is raised by: 0, at the end `NONE`."""
         posterior = steps.posterior()
         return {
             "x": posterior.coef_x_t,
             "x_start": posterior.coef_x_start,
-            "noise": np.where(steps.s.sigma > 0, 1.0, 0.0),
+            "log_noise": np.where(steps.s.sigma > 0, 0.0, NONE),
         }
 
     def step(
@@ -46,5 +50,5 @@ class Ancestral(Sampler):
         prediction, c = denoise(x, row.t), row.coef
         assert prediction.log_variance is not None, "composition refuses ancestral sampling without a variance"
         mean = (c["x"] * x).addcmul_(c["x_start"], prediction.x_start)
-        std = (0.5 * prediction.log_variance).exp_().mul_(c["noise"])
+        std = c["log_noise"].add(prediction.log_variance, alpha=0.5).exp_()
         return mean.addcmul_(std, noise), state

@@ -16,7 +16,7 @@ from diffkit.registry import registry
 VIEWS = {"view", "unbind", "select", "slice", "expand", "narrow", "detach", "alias", "_unsafe_view"}
 
 COST = {
-    "ancestral": (1, 6),
+    "ancestral": (1, 5),
     "churn": (2, 6),
     "ddim": (1, 2),
     "deis": (1, 6),
