@@ -131,7 +131,7 @@ def _read(text: str, kind: Any) -> Any:
     item = _item(kind)
     if item is not None:
         words = [word.strip() for word in text.strip("()[] ").split(",")]
-        return tuple(_read(word, item) for word in words if word)
+        return tuple(_read_number(word) if item is float else _read(word, item) for word in words if word)
     return _literal(text)
 
 
@@ -139,6 +139,14 @@ def _read_bool(text: str) -> bool:
     if text.lower() in _TRUE + _FALSE:
         return text.lower() in _TRUE
     raise ValueError(text)
+
+
+def _read_number(text: str) -> int | float:
+    """A number as it is written: 2 is an integer, 2.0 is not."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _literal(text: str) -> Any:
@@ -155,7 +163,8 @@ def _accept_one(value: Any, kind: Any) -> Any:
     item = _item(kind)
     if item is not None:
         _checked(value, isinstance(value, tuple | list))
-        return tuple(accept(each, item) for each in value)
+        accepted = tuple(accept(each, item) for each in value)
+        return tuple(value) if item is float else accepted  # among numbers an integer stays one, as in Python
     if typing.get_origin(kind) is Mapping:
         return dict(_checked(value, isinstance(value, Mapping)))
     if kind is Path:

@@ -143,3 +143,10 @@ def test_every_preset_can_be_trained_from_the_command_line(command: Command, nam
     words = ["train", "--preset", name, "--data", "digits", "--out", "a", "--steps", "1", "--print-config"]
     found = command(*words)
     assert found.code == 0, found.err
+
+
+def test_an_integer_among_numbers_stays_one(command: Command, file: Callable[[str], Path]):
+    path = file('[backbone]\nname = "unet"\nchannel_mult = [1, 0.5, 2]\n')
+    for words in (["--backbone.channel-mult", "1,0.5,2"], ["--config", path]):
+        mult = resolved(command, *words)["backbone"]["channel_mult"]
+        assert [(type(each), each) for each in mult] == [(int, 1), (float, 0.5), (int, 2)]
