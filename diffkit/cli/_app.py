@@ -13,6 +13,7 @@ from diffkit import __version__
 from diffkit._errors import DiffkitError
 from diffkit.cli import _commands
 from diffkit.cli._request import as_toml, look, resolve
+from diffkit.cli._takes import Given
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; an error inside diffkit or a part; what was asked cannot be done; stopped by Ctrl-C."""
@@ -63,7 +64,16 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     if print_only:
         print(as_toml(request, given), end="")
         return
+    _check_device(given)
     command.run(given)
+
+
+def _check_device(given: Given) -> None:
+    """Refuse a device that is not here before the command reads or writes anything."""
+    if given.values.get("device") is not None:
+        from diffkit.cli._device import check_device  # which needs torch
+
+        check_device(given.values["device"])
 
 
 def _overview() -> App:

@@ -70,7 +70,7 @@ def test_refusals(refused: Refused, images: Path, tmp_path: Path):
     assert "batch_size is 10, but the data has 9 examples" in refused("train", *words[:-4], "--batch-size", "10")
     assert refused("train", *words, "--lr", "-1") == "--lr must be >= 0, got -1.0"
     assert "compose with data_shape=(3, 4, 6)" in refused("train", *words, "--data-shape", "1,4,6")
-    assert refused("train", *words, "--device", "nowhere").startswith("device 'nowhere' cannot be used here")
+    assert refused("train", *words, "--device", "nowhere") == "--device nowhere is the name of no device; there is cpu"
     assert refused("train", *words[:3], images, *words[4:]) == f"--out {images} is a file; name a folder"
 
 
