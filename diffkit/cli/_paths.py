@@ -1,4 +1,8 @@
-"""Checks of where results are to go, before any work is done."""
+"""Checks of where results are to go, before any work is done.
+
+What a user names and is there already is never replaced unasked. Only the files that a command names itself, in the
+folder of a run, are renewed; and `diffkit train`, `sample` and `demo` go on with what they began.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,14 @@ from pathlib import Path
 from diffkit._errors import OptionError
 
 
-def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, overwrite: bool) -> None:
     """Raise `OptionError` unless a file can be written there; None is no file.
 
     Args:
         flag: The option that named it.
         path: The file.
         suffixes: How its name must end, if that matters.
+        overwrite: One that is there may be replaced.
     """
     if path is None:
         return
@@ -26,6 +31,8 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = ()) -> 
         raise OptionError(f"{flag} {path} is in a folder that is not there")
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{flag} {path} is in a folder that cannot be written to")
+    if path.exists() and not overwrite:
+        raise OptionError(f"{flag} {path} is there already; name another file, or pass --overwrite")
 
 
 def check_folder(flag: str, path: Path) -> None:
@@ -35,6 +42,13 @@ def check_folder(flag: str, path: Path) -> None:
     nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise OptionError(f"{flag} {path} cannot be made: {nearest} cannot be written to")
+
+
+def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
+    """Raise `OptionError` as `check_folder`, or if the folder holds something and that may not be replaced."""
+    check_folder(flag, path)
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise OptionError(f"{flag} {path} is not empty; name another folder, or pass --overwrite")
 
 
 def beside(folder: Path, name: str) -> Path | None:

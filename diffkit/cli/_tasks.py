@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from diffkit._errors import DataError, OptionError
-from diffkit.cli._paths import check_folder
+from diffkit.cli._paths import check_new_folder
 from diffkit.files import write_atomically
 from diffkit.pictures import grid, need_pillow, pixels, png
 
@@ -35,9 +35,7 @@ class Pictures:
 def check_out(out: Path, overwrite: bool) -> None:
     """Refuse a folder for results that cannot be written, or holds something already."""
     need_pillow("writing PNG files")
-    check_folder("--out", out)
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise OptionError(f"--out {out} is not empty; name another folder, or pass --overwrite")
+    check_new_folder("--out", out, overwrite=overwrite)
 
 
 def load(folder: Path, device: str | None) -> Saved:

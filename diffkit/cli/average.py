@@ -10,9 +10,8 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
-from diffkit.cli._paths import check_folder
+from diffkit.cli._paths import check_new_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import integer, number
 
@@ -27,6 +26,7 @@ class Options:
         rate: Decay rate of the mean, one that the run was trained with.
         width: Relative width of the mean: 0.05 is over about the last twentieth of the training.
         step: The mean as it was after this many updates; the newest by default.
+        overwrite: Write into a folder that holds something already.
     """
 
     run: Path = field(metadata=POSITIONAL)
@@ -34,6 +34,7 @@ class Options:
     rate: float | None = number(None, optional=True, gt=0, lt=1)
     width: float | None = number(None, optional=True, gt=0, le=0.28)
     step: int | None = integer(None, optional=True, ge=1)
+    overwrite: bool = False
 
 
 def takes() -> Takes:
@@ -44,9 +45,7 @@ def takes() -> Takes:
 def run(given: Given) -> None:
     """Write the system."""
     options = given.make(Options)
-    check_folder("--out", options.out)
-    if options.out.is_dir() and any(options.out.iterdir()):
-        raise OptionError(f"--out {options.out} is not empty; name another folder")
+    check_new_folder("--out", options.out, overwrite=options.overwrite)
     print(f"system: {options.out}/", flush=True)
     from diffkit.training.averages import averaged
 

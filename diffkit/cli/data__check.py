@@ -27,6 +27,7 @@ class Options:
         size: Height and width that the images are meant for; which are smaller is counted.
         processes: Processes that read; 0 reads in this one.
         out: A .json file for everything that was found, file by file.
+        overwrite: Replace that file if it is there.
     """
 
     source: Path = field(metadata=POSITIONAL)
@@ -34,6 +35,7 @@ class Options:
     size: tuple[int, ...] | None = integers(None, optional=True, ge=1)
     processes: int = integer(0, ge=0)
     out: Path | None = None
+    overwrite: bool = False
 
 
 def takes() -> Takes:
@@ -46,7 +48,7 @@ def run(given: Given) -> None:
     from diffkit.data.inspection import check_images
 
     options = given.make(Options)
-    check_file("--out", options.out, (".json",))
+    check_file("--out", options.out, (".json",), overwrite=options.overwrite)
     size = None if options.size is None else (options.size[0], options.size[-1])
     labels = None if options.labels == "none" else options.labels
     report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)

@@ -27,10 +27,12 @@ class Options:
     Attributes:
         to: A new folder for PNGs, or a .npz file.
         prefix: What the names of the PNGs start with where there are no classes, such as bedroom.
+        overwrite: Replace the .npz file if it is there; a folder has to be new or empty.
     """
 
     to: Path = field()
     prefix: str | None = None
+    overwrite: bool = False
 
 
 def takes() -> Takes:
@@ -43,9 +45,9 @@ def run(given: Given) -> None:
     options = given.make(Options)
     npz = options.to.suffix == ".npz"
     if npz:
-        check_file("--to", options.to)
+        check_file("--to", options.to, overwrite=options.overwrite)
     else:
-        check_folder("--to", options.to)
+        _check_folder(options.to)
     if options.prefix is not None and (npz or not options.prefix or set(options.prefix) & set("/\\_")):
         raise OptionError("--prefix is for PNGs, and holds no '/' or '_'")
     exporter = _exporter(given)
@@ -58,6 +60,13 @@ def run(given: Given) -> None:
         print(f"skipped {reason}", file=sys.stderr)
     written = len(exporter.data) - len(exporter.skipped)
     print(f"wrote {written} examples" + (f", skipped {len(exporter.skipped)}" if exporter.skipped else ""))
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a folder that holds something: none of it could be told from what is to be written."""
+    check_folder("--to", path)
+    if path.is_dir() and any(path.iterdir()):
+        raise OptionError(f"--to {path} is not empty; name a folder that is new or empty, or a .npz file")
 
 
 def _exporter(given: Given) -> Exporter:

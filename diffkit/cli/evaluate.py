@@ -51,6 +51,7 @@ class Options:
         kid_subset_size: Examples of each, at most those there are.
         split_size: Examples of each split of the inception score.
         out: Write numbers and settings into this .json file; by default evaluation.json in the folder of the system.
+        overwrite: Replace files that are there; evaluation.json in the folder of the system always is.
         device: Such as cpu or cuda; a GPU if there is one.
     """
 
@@ -70,6 +71,7 @@ class Options:
     kid_subset_size: int = 1000
     split_size: int = 5000
     out: Path | None = None
+    overwrite: bool = False
     device: str | None = None
 
 
@@ -229,5 +231,5 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         raise OptionError(f"{', '.join(drawing)} is for a saved system, which {options.samples} is not")
     if system and options.size is not None:
         raise OptionError("--size is for images of a folder; a system draws them in its own")
-    check_file("--save-reference", options.save_reference, (".npz",))
-    check_file("--out", out, (".json",))
+    check_file("--save-reference", options.save_reference, (".npz",), overwrite=options.overwrite)
+    check_file("--out", out, (".json",), overwrite=options.overwrite or options.out is None)

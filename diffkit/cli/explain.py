@@ -29,12 +29,14 @@ class Options:
         spec: Explain this saved system (a folder) in place of a composition.
         steps: Levels that sampling visits: a number, "10,15,20", "ddim50", "leading50", "trailing50", "linspace50".
         plot: Draw it into this file too, such as explain.png.
+        overwrite: Replace that file if it is there.
         network: Build the network, without memory for its weights, and count its parameters.
     """
 
     spec: Path | None = None
     steps: int | str | tuple[int, ...] | None = None
     plot: Path | None = None
+    overwrite: bool = False
     network: bool = False
 
 
@@ -46,8 +48,11 @@ def takes() -> Takes:
 def run(given: Given) -> None:
     """Print the explanation."""
     options = given.make(Options)
-    check_file("--plot", options.plot)
+    check_file("--plot", options.plot, overwrite=options.overwrite)
     if options.plot is not None:
+        from diffkit.likelihood import _plot
+
+        _plot.check(options.plot)
         print(f"writing {options.plot}", flush=True)
     explanation = _explained(given, options)
     print(explanation)

@@ -25,10 +25,12 @@ class Options:
     Attributes:
         run: A saved system, training run or imported classifier (a folder).
         to: File to write: .pt, .pth or .safetensors.
+        overwrite: Replace that file if it is there.
     """
 
     run: Path = field(metadata=POSITIONAL)
     to: Path
+    overwrite: bool = False
 
 
 def takes() -> Takes:
@@ -41,7 +43,7 @@ def run(given: Given) -> None:
     from diffkit.weights import export
 
     options = given.make(Options)
-    check_file("--to", options.to, (".pt", ".pth", ".safetensors"))
+    check_file("--to", options.to, (".pt", ".pth", ".safetensors"), overwrite=options.overwrite)
     print(f"wrote {export(_network(options.run), options.to)}")
 
 

@@ -13,7 +13,7 @@ import attrs
 from attrs import field, frozen
 
 from diffkit.cli._options import POSITIONAL
-from diffkit.cli._paths import check_folder
+from diffkit.cli._paths import check_new_folder
 from diffkit.cli._takes import Given, Takes
 
 
@@ -26,12 +26,14 @@ class Options:
         to: Folder for the saved system; made if it is not there.
         preset: Published configuration it belongs to, such as iddpm/cifar10-uncond; diffkit list presets shows all.
         entry: Which set of weights, if the file holds several; "ema" if it has one.
+        overwrite: Write into a folder that holds something already.
     """
 
     file: Path = field(metadata=POSITIONAL)
     to: Path | None = None
     preset: str | None = None
     entry: str | None = None
+    overwrite: bool = False
 
 
 @frozen
@@ -84,9 +86,10 @@ def run(given: Given) -> None:
     from diffkit.weights import identify, import_classifier, load_checkpoint
 
     options, said = given.make(Options), _said(given)
+    if options.to is not None:
+        check_new_folder("--to", options.to, overwrite=options.overwrite)
     found = identify(options.file, entry=options.entry)
     if options.to is not None:
-        check_folder("--to", options.to)
         if found.family == "classifier":
             import_classifier(options.file, options.to, preset=options.preset, entry=options.entry, **said)
         else:

@@ -47,7 +47,7 @@ def run(given: Given) -> None:
         raise OptionError(f"{kind} {part!r} is built in, and a plugin never replaces a built-in; choose another name")
     folder = Path(distribution) if options.to is None else options.to
     if folder.exists():
-        raise OptionError(f"{str(folder)!r} is there already; choose another folder with --to, nothing was written")
+        raise OptionError(f"{folder} is there already; name another folder with --to, nothing was written")
     for path, text in files(kind, distribution, part).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")

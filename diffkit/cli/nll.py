@@ -20,7 +20,7 @@ from attrs import field, frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
-from diffkit.cli._paths import beside, check_file, check_folder
+from diffkit.cli._paths import beside, check_file, check_new_folder
 from diffkit.cli._takes import Given, Takes
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Options:
         out: Write every number into this .npz file; by default nll.npz, or ode.npz, in the folder of the system.
         published: Write the three files of the published script into this folder.
         plot: Draw the terms into this file too, such as terms.png.
+        overwrite: Replace files that are there; nll.npz and ode.npz in the folder of the system always are.
         seed: Decides which examples are drawn, levels and noise.
         batch_size: How many examples are on the device at a time. Results are kept for that many at a time, or more.
         rows_per_call: How many pairs of an example and a level the network is given at a time; 16 on a CPU, else 256.
@@ -71,6 +72,7 @@ class Options:
     out: Path | None = None
     published: Path | None = None
     plot: Path | None = None
+    overwrite: bool = False
     seed: int = 0
     batch_size: int = 16
     rows_per_call: int | None = None
@@ -200,14 +202,14 @@ def _check(options: Options, given: Given) -> None:
     check_integer("--probes", options.probes, ge=0)
     check_number("--tolerance", options.tolerance, gt=0)
     check_integer("--batch-size", options.batch_size, ge=1)
-    check_file("--out", options.out, (".npz",))
-    check_file("--plot", options.plot)
+    check_file("--out", options.out, (".npz",), overwrite=options.overwrite)
+    check_file("--plot", options.plot, overwrite=options.overwrite)
     if options.plot is not None:
         from diffkit.likelihood import _plot
 
         _plot.check(options.plot)
     if options.published is not None:
-        check_folder("--published", options.published)
+        check_new_folder("--published", options.published, overwrite=options.overwrite)
     bound_only = ("steps", "levels_per_example", "rows_per_call", "published", "plot")
     clashes = [f"--{name.replace('_', '-')}" for name in bound_only if name in given.values]
     if options.ode and clashes:

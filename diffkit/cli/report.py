@@ -21,6 +21,7 @@ class Options:
     Attributes:
         run: A training run or saved system (a folder).
         out: The page; by default report.html in that folder.
+        overwrite: Replace that file if it is there; report.html in the folder of the run always is.
         n: How many samples are drawn for it; 0 draws none.
         steps: How many levels drawing them visits, or "10,15,20", "ddim50", ...; 50, or all if there are fewer.
         seed: Of the samples.
@@ -29,6 +30,7 @@ class Options:
 
     run: Path = field(metadata=POSITIONAL)
     out: Path | None = None
+    overwrite: bool = False
     n: int = field(default=36, metadata=short("-n"))
     steps: int | str | tuple[int, ...] | None = None
     seed: int = 0
@@ -50,7 +52,7 @@ def run(given: Given) -> None:
     check_integer("n", options.n, ge=0)
     out = options.run / "report.html" if options.out is None else options.out
     if options.run.is_dir() or options.out is not None:  # else the run is not there, which loading says better
-        check_file("--out", out, (".html", ".htm"))
+        check_file("--out", out, (".html", ".htm"), overwrite=options.overwrite or options.out is None)
     print(f"writing {out}", flush=True)
     report.write(
         options.run,

@@ -139,7 +139,7 @@ def test_refusals_of_import(refused: Refused, photos: Path, tmp_path: Path):
     words = ["data", "import", "--data", "digits"]
     assert refused("data", "import", "--to", tmp_path / "a") == "diffkit data import needs --data"
     assert refused("data", "import", "--data", "cifar10", "--to", tmp_path / "a").endswith("needs --data.archive")
-    assert "is there already" in refused(*words, "--to", photos)
+    assert "is not empty" in refused(*words, "--to", photos)
     assert refused(*words, "--to", photos / "dog_0.png").endswith("is a file; name a folder")
     assert refused(*words, "--to", tmp_path / "a", "--prefix", "a_b") == "--prefix is for PNGs, and holds no '/' or '_'"
     assert refused(*words, "--to", tmp_path / "a.npz", "--prefix", "a").startswith("--prefix is for PNGs")

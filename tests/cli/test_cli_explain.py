@@ -173,6 +173,7 @@ def test_refusals(refused: Refused, command: Command, saved: Path, tmp_path: Pat
     )
     assert "is not there; a saved system is a folder with" in refused("explain", "--spec", tmp_path / "no")
     assert refused("explain", "--plot", tmp_path / "no" / "e.png").endswith("is in a folder that is not there")
+    assert refused("explain", "--plot", tmp_path / "e").startswith("cannot write the plot")
     assert refused("explain", "--plot", tmp_path) == f"--plot {tmp_path} is a folder; name a file"
     assert refused("explain", "--steps", "3000").startswith("steps must be <= 1000")
     assert command("explain", "--plot", tmp_path / "e.xyz").err.startswith("error: cannot write ")

@@ -56,7 +56,7 @@ def test_every_kind_conforms_at_once(folder, monkeypatch, kind):
         (dict(name="Bad Name", kind="loss"), "'Bad Name' cannot name a package; use lower-case words joined by '-'"),
         (dict(name="diffkit-x", kind="los"), "no kind 'los'; did you mean 'loss'?"),
         (dict(name="diffkit-ddim", kind="sampler"), "sampler 'ddim' is built in"),
-        (dict(name="taken", kind="loss"), "'taken' is there already"),
+        (dict(name="taken", kind="loss"), "taken is there already"),
     ],
 )
 def test_refusals_write_nothing(folder, values, text):

@@ -1,0 +1,95 @@
+"""What is there already is never replaced unasked, and that is said before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_support import Command, Refused
+
+from diffkit.cli import _commands
+
+FILES = {
+    "data check": [("PICTURES",), {"--out": "found.json"}],
+    "data import": [("--data", "digits"), {"--to": "digits.npz"}],
+    "evaluate": [("PICTURES", "--data", "digits"), {"--save-reference": "digits.npz", "--out": "found.json"}],
+    "explain": [(), {"--plot": "plot.png"}],
+    "export": [("SYSTEM",), {"--to": "weights.pt"}],
+    "nll": [("SYSTEM", "--data", "digits"), {"--out": "found.npz", "--plot": "terms.png"}],
+    "report": [("SYSTEM",), {"--out": "page.html"}],
+}
+FOLDERS = {
+    "average": [("SYSTEM",), {"--out": "averaged"}],
+    "edit": [("SYSTEM", "PICTURES"), {"--out": "drawn"}],
+    "import": [("weights.pt",), {"--to": "system"}],
+    "inpaint": [("SYSTEM", "PICTURES", "--mask", "mask.png"), {"--out": "drawn"}],
+    "interpolate": [("SYSTEM", "a.png", "b.png"), {"--out": "between"}],
+    "invert": [("SYSTEM", "PICTURES"), {"--out": "inverted"}],
+    "nll": [("SYSTEM", "--data", "digits"), {"--published": "published"}],
+    "upscale": [("SYSTEM", "PICTURES"), {"--out": "drawn"}],
+}
+OTHERWISE = {
+    "demo": "goes on with what it began",
+    "new-plugin": "never replaces a folder, in whose files somebody may have worked",
+    "sample": "goes on with what it began",
+    "train": "goes on with what it began",
+    "train-classifier": "goes on with what it began",
+}
+WRITTEN = {"out", "to", "plot", "published", "save_reference"}
+
+
+def lines(table: dict) -> list[tuple[str, tuple[str, ...], str, str]]:
+    return [(name, words, flag, to) for name, (words, flags) in table.items() for flag, to in flags.items()]
+
+
+def test_every_command_that_writes_is_here():
+    writing = set()
+    for name in _commands.names():
+        fields = {field.name for cls in _commands.load(name).takes().options.values() for field in cls.__attrs_attrs__}
+        if fields & WRITTEN:
+            writing.add(name)
+            assert "overwrite" in fields or name in OTHERWISE, name
+    assert writing == {*FILES, *FOLDERS, *OTHERWISE}
+
+
+@pytest.mark.parametrize(("name", "words", "flag", "to"), lines(FILES))
+def test_a_file_stays(refused: Refused, tmp_path: Path, name: str, words: tuple[str, ...], flag: str, to: str):
+    (tmp_path / to).write_text("mine")
+    text = refused(*name.split(), *words, flag, tmp_path / to)
+    assert text == f"{flag} {tmp_path / to} is there already; name another file, or pass --overwrite"
+    assert (tmp_path / to).read_text() == "mine"
+
+
+@pytest.mark.parametrize(("name", "words", "flag", "to"), lines(FOLDERS))
+def test_a_folder_stays(refused: Refused, tmp_path: Path, name: str, words: tuple[str, ...], flag: str, to: str):
+    (tmp_path / to).mkdir()
+    (tmp_path / to / "mine").touch()
+    text = refused(*name.split(), *words, flag, tmp_path / to)
+    assert text == f"{flag} {tmp_path / to} is not empty; name another folder, or pass --overwrite"
+    assert [path.name for path in (tmp_path / to).iterdir()] == ["mine"]
+
+
+def test_images_are_written_into_a_new_folder_only(refused: Refused, tmp_path: Path):
+    (tmp_path / "mine").touch()
+    for more in ([], ["--overwrite"]):
+        assert refused("data", "import", "--data", "digits", "--to", tmp_path, *more) == (
+            f"--to {tmp_path} is not empty; name a folder that is new or empty, or a .npz file"
+        )
+
+
+def test_overwriting_is_a_choice(command: Command, saved: Path, tmp_path: Path):
+    for name, words in {
+        "plot.png": ["explain", "--num-steps", "30", "--plot"],
+        "digits.npz": ["data", "import", "--data", "digits", "--to"],
+        "page.html": ["report", saved, "-n", "0", "--out"],
+    }.items():
+        path = tmp_path / name
+        path.write_text("mine")
+        found = command(*words, path, "--overwrite")
+        assert found.code == 0, found.err
+        assert path.read_bytes() != b"mine"
+
+
+def test_files_that_the_command_names_are_renewed(command: Command, saved: Path):
+    for _ in range(2):
+        assert command("report", saved, "-n", "0").code == 0
