@@ -51,6 +51,22 @@ def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
         raise OptionError(f"{flag} {path} is not empty; name another folder, or pass --overwrite")
 
 
+def overview(out: Path) -> Path:
+    """Where all results of a folder are shown in one picture: beside it, or it would pass for one of them."""
+    whole = out if out.name not in ("", "..") else out.resolve()
+    return whole.with_name(f"{whole.name}_grid.png")
+
+
+def check_overview(out: Path, *, overwrite: bool) -> None:
+    """Raise `OptionError` unless the overview of a folder can be written, and replaces none, or may."""
+    path = overview(out)
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"the overview {path}, beside --out, cannot be written; name another folder")
+    if path.exists() and not overwrite:
+        raise OptionError(f"{path} is there already, beside --out; name another folder, or pass --overwrite")
+
+
 def beside(folder: Path, name: str) -> Path | None:
     """Where a result about a run is kept unless another place is named: in its folder; None if that is read-only."""
     return folder / name if folder.is_dir() and os.access(folder, os.W_OK) else None

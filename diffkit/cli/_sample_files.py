@@ -3,7 +3,7 @@
 OUT/sampling.json               what is being sampled; only the same may go on
 OUT/000000.png, ...             each sample, there as soon as its batch is made
 OUT/.batches/000000.npy         pixels of a batch, kept until a file of many samples is made of them
-OUT/samples_NxHxWxC.npz         all samples, and OUT/grid.png the first of them, made at the end of .batches
+OUT/samples_NxHxWxC.npz         all samples, and OUT_grid.png, beside the folder, the first; made at the end of .batches
 
 A file appears under its name when it is whole and on the disk. So what is there is done, and nothing else has to be
 remembered.
@@ -26,6 +26,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError, OptionError
+from diffkit.cli._paths import check_overview, overview
 from diffkit.cli._pictures import file_name, write_npz
 from diffkit.files import sync_folder
 from diffkit.pictures import grid, png
@@ -33,10 +34,9 @@ from diffkit.training.lock import RunLock
 
 FACTS = "sampling.json"
 BATCHES = ".batches"
-GRID = "grid.png"
 IN_GRID = 256
 """The grid shows so many samples at most: all of a large set would be a picture that no viewer opens."""
-_OURS = re.compile(r"(.+_)?\d{6,}\.png|grid\.png|samples_\d+(x\d+)*\.npz")
+_OURS = re.compile(r"(.+_)?\d{6,}\.png|samples_\d+(x\d+)*\.npz")
 
 
 @frozen(eq=False)
@@ -71,10 +71,12 @@ class SampleFolder:
     def check(self, overwrite: bool) -> None:
         """Raise `OptionError` if the folder holds anything else than a part of this sampling."""
         if overwrite or not self.out.is_dir():
+            self._check_grid(overwrite)
             return
         if not (self.out / FACTS).exists():
             if any(path.name != BATCHES for path in self.out.iterdir()):
                 raise OptionError(f"--out {self.out} is not empty; name another folder, or pass --overwrite")
+            self._check_grid(overwrite=False)
             return
         found = _differences(_read(self.out / FACTS), self.facts)
         if found:
@@ -82,6 +84,10 @@ class SampleFolder:
                 "\n  ".join([f"--out {self.out} holds samples that were asked for in another way:", *found])
                 + "\nask for the same to go on, name another folder, or pass --overwrite"
             )
+
+    def _check_grid(self, overwrite: bool) -> None:
+        if "grid" in self.formats:
+            check_overview(self.out, overwrite=overwrite)
 
     def begin(self, overwrite: bool) -> RunLock:
         """Make the folder, or clear it of other samples, and return the lock on it.
@@ -94,14 +100,15 @@ class SampleFolder:
         self.check(overwrite)
         if overwrite or not (self.out / FACTS).exists():
             self._clear()
-            self._put(FACTS, (json.dumps(self.facts, indent=2) + "\n").encode())
+            self._put(self.out / FACTS, (json.dumps(self.facts, indent=2) + "\n").encode())
         return lock
 
     def _clear(self) -> None:
         """Remove the samples of another sampling, if there is one, and what is in the way; nothing else."""
         ours = [*self.out.iterdir()] if (self.out / FACTS).exists() else []
         found = [*(self.out / BATCHES).glob("[0-9]*"), *(path for path in ours if _OURS.fullmatch(path.name))]
-        for path in (*found, self._npz, self.out / GRID, *map(self._png, range(self.count))):
+        found += [self._grid] if "grid" in self.formats else []
+        for path in (*found, self._npz, *map(self._png, range(self.count))):
             path.unlink(missing_ok=True)
         (self.out / FACTS).unlink(missing_ok=True)  # last, or what is left would pass for samples of the next
 
@@ -123,7 +130,7 @@ class SampleFolder:
         return "npz" in self.formats and not self._npz.exists()
 
     def _lacks_grid(self) -> bool:
-        return "grid" in self.formats and not (self.out / GRID).exists()
+        return "grid" in self.formats and not self._grid.exists()
 
     # ---- going on --------------------------------------------------------------------------------------------------
 
@@ -131,11 +138,11 @@ class SampleFolder:
         """Write the samples of one batch, (n, C, *S)."""
         if "png" in self.formats:
             for i, image in zip(self.batches[number], images, strict=True):
-                self._put(self._png(i).name, png(image))
+                self._put(self._png(i), png(image))
         if self._needed(number):
             buffer = io.BytesIO()
             np.save(buffer, images, allow_pickle=False)
-            self._put(f"{BATCHES}/{self._batch(number).name}", buffer.getvalue())
+            self._put(self._batch(number), buffer.getvalue())
         sync_folder(self.out)
 
     def finish(self) -> list[str]:
@@ -143,8 +150,8 @@ class SampleFolder:
         said = [f"{self.out}/: {self.count} PNG files"] if "png" in self.formats else []
         if "grid" in self.formats:
             if self._lacks_grid():
-                self._put(GRID, self._grid())
-            said.append(f"{self.out / GRID}: {self._grid_words()}")
+                self._write_grid()
+            said.append(f"{self._grid}: {self._grid_words()}")
         if "npz" in self.formats:
             if self._lacks_npz():
                 self._write_npz()
@@ -153,11 +160,12 @@ class SampleFolder:
         shutil.rmtree(self.out / BATCHES, ignore_errors=True)
         return said
 
-    def _grid(self) -> bytes:
+    def _write_grid(self) -> None:
         first = [number for number, rows in enumerate(self.batches) if rows.start < IN_GRID]
         shown = [image for number in first for image in self._read(number)][:IN_GRID]
         order, columns = self._arranged(len(shown))
-        return png(grid([shown[i] for i in order], columns))
+        content = png(grid([shown[i] for i in order], columns))
+        self._put(self._grid, content, by=self._grid.with_name(f".{self._grid.name}.tmp"))
 
     def _arranged(self, count: int) -> tuple[list[int], int]:
         """Order of the samples in the grid, and how many to a row: a row for each class, else as square as may be."""
@@ -185,6 +193,10 @@ class SampleFolder:
     # ---- small things ----------------------------------------------------------------------------------------------
 
     @property
+    def _grid(self) -> Path:
+        return overview(self.out)
+
+    @property
     def _npz(self) -> Path:
         sizes = (self.count, *self.shape[1:], self.shape[0])
         return self.out / f"samples_{'x'.join(map(str, sizes))}.npz"
@@ -203,14 +215,14 @@ class SampleFolder:
             raise DataError(f"{path} is damaged: {error}; remove it and sample again") from error
         return images
 
-    def _put(self, name: str, content: bytes) -> None:
-        """Write a file so that it has its name only when it is whole and on the disk."""
-        temporary = self.out / BATCHES / f"{Path(name).name}.tmp"
+    def _put(self, path: Path, content: bytes, by: Path | None = None) -> None:
+        """Write a file so that it has its name only when it is whole and on the disk; until then it is at ``by``."""
+        temporary = self.out / BATCHES / f"{path.name}.tmp" if by is None else by
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.out / name)
+        temporary.replace(path)
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:

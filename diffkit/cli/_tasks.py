@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from diffkit._errors import DataError, OptionError
-from diffkit.cli._paths import check_new_folder
+from diffkit.cli._paths import check_new_folder, check_overview, overview
 from diffkit.files import write_atomically
 from diffkit.pictures import grid, need_pillow, pixels, png
 
@@ -36,6 +36,7 @@ def check_out(out: Path, overwrite: bool) -> None:
     """Refuse a folder for results that cannot be written, or holds something already."""
     need_pillow("writing PNG files")
     check_new_folder("--out", out, overwrite=overwrite)
+    check_overview(out, overwrite=overwrite)
 
 
 def load(folder: Path, device: str | None) -> Saved:
@@ -133,7 +134,7 @@ def conditions_for(saved: Saved, words: tuple[str, ...], count: int, *, each: in
 
 
 def write(out: Path, rows: Sequence[tuple[str, Tensor]], shown: Sequence[Tensor]) -> list[str]:
-    """Write results as PNG files and all of it in one, and say so, a line each.
+    """Write results as PNG files, and beside the folder all of it in one, and say so, a line each.
 
     Args:
         out: The folder.
@@ -148,5 +149,5 @@ def write(out: Path, rows: Sequence[tuple[str, Tensor]], shown: Sequence[Tensor]
             write_atomically(out / f"{name}{suffix}.png", png(image))
             count += 1
     tiles = [tile for row in shown for tile in pixels(row, 256)]
-    write_atomically(out / "grid.png", png(grid(tiles, columns=len(shown[0]))))
-    return [f"{out}/: {count} PNG files", f"{out / 'grid.png'}: a row for each picture"]
+    write_atomically(overview(out), png(grid(tiles, columns=len(shown[0]))))
+    return [f"{out}/: {count} PNG files", f"{overview(out)}: a row for each picture"]

@@ -1,7 +1,7 @@
 """Draw variations of pictures: each is noised up to some level, and sampling goes on from there.
 
-Pictures are a file or a folder, resized and cropped as for training. The overview, grid.png, has a row for each: the
-picture, then its variations.
+Pictures are a file or a folder, resized and cropped as for training. The overview, OUT_grid.png, has a row for each:
+the picture, then its variations.
 """
 
 from __future__ import annotations

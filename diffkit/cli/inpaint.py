@@ -1,7 +1,7 @@
 """Make the missing part of pictures: what the mask shows white is kept, what it shows black is made.
 
 Pictures are a file or a folder, resized and cropped as for training; the mask is one picture of just the size the
-system makes. The overview, grid.png, has a row for each: the picture, the mask, then what was made.
+system makes. The overview, OUT_grid.png, has a row for each: the picture, the mask, then what was made.
 """
 
 from __future__ import annotations

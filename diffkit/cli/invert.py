@@ -1,7 +1,7 @@
 """Find the noise that a deterministic sampler makes pictures from, go back, and say how well they come back.
 
-Pictures are a file or a folder, resized and cropped as for training. The overview, grid.png, has a row for each: the
-picture, and what came back. latents.npz holds the noise: latents float32 (N, C, H, W), errors (N,), names (N,).
+Pictures are a file or a folder, resized and cropped as for training. The overview, OUT_grid.png, has a row for each:
+the picture, and what came back. latents.npz holds the noise: latents float32 (N, C, H, W), errors (N,), names (N,).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draw samples from a saved system: PNG files, one grid of them, and the .npz that the published code writes.
+"""Draw samples from a saved system: PNG files, a grid beside their folder, and the .npz that the published code writes.
 
 Samples are written as they are made, so any number of them takes the same memory. Stopped or killed, the same command
 goes on, and the files are the same as if it had never stopped. Processes share the work under torchrun, with the same
@@ -44,8 +44,8 @@ class Options:
         run: A saved system or training run (a folder).
         n: How many samples.
         out: Folder for the samples; made if it is not there. What the same command left there is gone on with.
-        format: What to write: png (a file each), grid (up to 256 in one PNG), npz (arr_0 uint8 (N, H, W, C), arr_1
-            labels).
+        format: What to write: png (a file each), grid (up to 256 in OUT_grid.png, beside the folder), npz (arr_0 uint8
+            (N, H, W, C), arr_1 labels).
         classes: Names or indices of classes; all classes by default. "none" is no class.
         class_order: Take the classes in turn, as many samples of each, or at random, as the seed says.
         low_res: Pictures to enlarge, for a system trained to: a folder, or a .npz or .npy file, whose labels (arr_1)

@@ -1,7 +1,7 @@
 """Enlarge pictures with any system: draw large ones whose averages over blocks are the small ones.
 
 Pictures are a file or a folder, each of just the size that the system makes divided by the factor. The overview,
-grid.png, has a row for each: the picture, then the large ones. A system that was trained to enlarge does so
+OUT_grid.png, has a row for each: the picture, then the large ones. A system that was trained to enlarge does so
 by diffkit sample --low-res.
 """
 

@@ -11,7 +11,7 @@ import torch
 
 from diffkit._errors import DataError
 from diffkit.data import from_array, source_for
-from diffkit.data.base import Batch, Data, Indices
+from diffkit.data.base import Data
 from diffkit.data.folder import list_images
 from diffkit.data.images import pillow
 from diffkit.system import System
@@ -20,8 +20,6 @@ _SHOWN = 3
 _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "F"))
 _ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
 """EXIF: the tag, and its values where height and width change places."""
-_OVERVIEW = "grid.png"
-"""What diffkit sample writes beside the samples: all of them in one."""
 
 
 def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 64, **options: Any) -> Data:
@@ -46,8 +44,7 @@ def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 6
 def read(path: Path, *, size: tuple[int, ...] | None = None, labels: bool = False) -> Data:
     """Return the images of a folder or file. Those of a folder have to be of one size, unless one is given.
 
-    Resizing changes every metric, so it is never done unasked. The overview that diffkit sample writes into a folder,
-    grid.png, is left out where it has another size than all the rest.
+    Resizing changes every metric, so it is never done unasked.
 
     Args:
         path: A folder of images, or a .npz or .npy file.
@@ -58,7 +55,7 @@ def read(path: Path, *, size: tuple[int, ...] | None = None, labels: bool = Fals
     """
     if not path.is_dir():
         return source_for(path, labels=labels).open() if labels else source_for(path).open()
-    found, overview = _kinds(path)
+    found = _kinds(path)
     if size is None and len({kind[:2] for kind in found}) > 1:
         some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
         raise DataError(
@@ -67,55 +64,23 @@ def read(path: Path, *, size: tuple[int, ...] | None = None, labels: bool = Fals
         )
     height, width, _ = next(iter(found))
     channels = 3 if any(kind[2] == 3 for kind in found) else 1
-    data = source_for(path, size=size or (height, width), channels=channels).open()
-    return data if overview is None else _Without(data, overview)
-
-
-class _Without(Data):
-    """Data without one example."""
-
-    def __init__(self, data: Data, left_out: int):
-        self.data = data
-        self.kept = np.delete(np.arange(len(data), dtype=np.int64), left_out)
-        self.shape, self.bins, self.classes = data.shape, data.bins, data.classes
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.data[int(self.kept[index])]
-
-    def batch(self, indices: Indices) -> Batch:
-        return self.data.batch(self.kept[np.asarray(indices)])
-
-    def describe(self) -> dict[str, Any]:
-        facts = self.data.describe()
-        return {**facts, "examples": len(self), "source": f"{facts.get('source', 'data')} without {_OVERVIEW}"}
+    return source_for(path, size=size or (height, width), channels=channels).open()
 
 
 _Kind = tuple[int, int, int]
 
 
-def _kinds(folder: Path) -> tuple[Mapping[_Kind, Path], int | None]:
-    """Height, width and colours of the images of a folder, each with its first file, and where the overview is.
-
-    Reads headers only.
-    """
+def _kinds(folder: Path) -> Mapping[_Kind, Path]:
+    """Height, width and colours of the images of a folder, each with its first file; reads headers only."""
     pillow()
-    files = list_images(folder).files
-    kinds = [_kind(path) for path in files]
     found: dict[_Kind, Path] = {}
-    for kind, path in zip(kinds, files, strict=True):
-        if kind is not None and path != folder / _OVERVIEW:
+    for path in list_images(folder).files:
+        kind = _kind(path)
+        if kind is not None:
             found.setdefault(kind, path)
-    overview = files.index(folder / _OVERVIEW) if folder / _OVERVIEW in files else None
-    if overview is not None and (kind := kinds[overview]) is not None:
-        if found and kind[:2] not in {other[:2] for other in found}:
-            return found, overview
-        found.setdefault(kind, files[overview])
     if not found:
         raise DataError(f"{str(folder)!r} holds no readable image")
-    return found, None
+    return found
 
 
 def _kind(path: Path) -> _Kind | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_support import Command, Refused
+from PIL import Image
 
 from diffkit.cli import _commands
+from diffkit.cli._paths import overview
 
 FILES = {
     "data check": [("PICTURES",), {"--out": "found.json"}],
@@ -93,3 +96,20 @@ def test_overwriting_is_a_choice(command: Command, saved: Path, tmp_path: Path):
 def test_files_that_the_command_names_are_renewed(command: Command, saved: Path):
     for _ in range(2):
         assert command("report", saved, "-n", "0").code == 0
+
+
+@pytest.mark.parametrize("name", ["sample", "edit"])
+def test_an_overview_of_another_folder_stays(refused: Refused, saved: Path, tmp_path: Path, name: str):
+    (tmp_path / "out_grid.png").write_text("mine")
+    Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
+    words = [saved, "--steps", "2"] if name == "sample" else [saved, tmp_path / "a.png"]
+    assert refused(name, *words, "--out", tmp_path / "out") == (
+        f"{tmp_path / 'out_grid.png'} is there already, beside --out; name another folder, or pass --overwrite"
+    )
+    assert (tmp_path / "out_grid.png").read_text() == "mine" and not (tmp_path / "out").exists()
+
+
+def test_the_overview_of_this_folder_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert overview(Path()) == tmp_path / "here_grid.png" and overview(Path("a/b")) == Path("a/b_grid.png")

@@ -26,7 +26,7 @@ def test_files_of_a_class_conditional_system(command: Command, saved: Path, tmp_
     assert found.out.splitlines() == [
         f"writing to {out}/",
         f"{out}/: 5 PNG files",
-        f"{out}/grid.png: a row for each class",
+        f"{out}_grid.png: a row for each class",
         f"{out}/samples_5x8x6x1.npz: arr_0 uint8 (5, 8, 6, 1), arr_1 labels",
     ]
     names = ["cat_000001.png", "cat_000003.png", "owl_000000.png", "owl_000002.png", "owl_000004.png"]
@@ -73,7 +73,7 @@ def test_any_number_of_channels(command: Command, make_system: Callable, tmp_pat
         assert image.size == ((6, 4) if channels in (1, 3, 4) else (6 * channels, 4))
     with np.load(out / f"samples_3x4x6x{channels}.npz") as arrays:
         assert sorted(arrays) == ["arr_0"] and arrays["arr_0"].shape == (3, 4, 6, channels)
-    with Image.open(out / "grid.png") as image:
+    with Image.open(tmp_path / "out_grid.png") as image:
         assert max(image.size) > 100
 
 
@@ -160,7 +160,7 @@ def test_overwrite_and_config(command: Command, saved: Path, tmp_path: Path):
     (out / "mine.png").touch()
     other = ["sample", saved, "-n", "3", "--steps", "2", "--out", out, "--overwrite"]
     assert command(*other).code == 0
-    names = ["cat_000000.png", "dog_000001.png", "grid.png", "mine.png", "owl_000002.png", "sampling.json"]
+    names = ["cat_000000.png", "dog_000001.png", "mine.png", "owl_000002.png", "sampling.json"]
     assert sorted(path.name for path in out.iterdir()) == names
 
 

@@ -29,8 +29,10 @@ def arguments(saved: Path, out: Path, *more: str) -> list[str]:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file there is, hidden ones and folders included."""
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    """Every file there is, hidden ones and folders included, and the grid beside them."""
+    files = [path for path in out.rglob("*") if path.is_file()]
+    beside = [path for path in out.parent.glob(f"*{out.name}_grid*") if path.is_file()]
+    return {path.relative_to(out.parent).as_posix(): path.read_bytes() for path in files + beside}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,7 @@ def test_what_is_there_is_not_made_again(command: Command, saved: Path, whole: d
     found = command(*arguments(saved, out))
     assert found.out.splitlines()[:2] == [f"writing to {out}/", "2 of 7 samples are there already"]
     (out / "dog_000004.png").unlink()
-    (out / "grid.png").unlink()
+    (tmp_path / "out_grid.png").unlink()
     assert command(*arguments(saved, out)).code == 0
     assert content(out) == whole
 

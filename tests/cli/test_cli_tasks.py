@@ -48,7 +48,8 @@ def read(path: Path) -> np.ndarray:
 
 
 def assert_written(out: Path, names: list[str], wanted: torch.Tensor) -> None:
-    assert sorted(path.name for path in out.glob("*.png")) == sorted([*names, "grid.png"])
+    assert sorted(path.name for path in out.glob("*.png")) == sorted(names)
+    assert out.with_name(f"{out.name}_grid.png").is_file()
     for name, image in zip(names, pixels(wanted, 256), strict=True):
         assert np.abs(read(out / name).astype(int) - image[0]).max() <= 1, name
 
@@ -65,7 +66,7 @@ def test_edit(command: Command, saved: Path, pictures: Path, tmp_path: Path, wor
     out = tmp_path / "out"
     found = command("edit", saved, pictures, "-n", "2", "--classes", "owl,cat", "--out", out, *words)
     assert found.code == 0, found.err
-    assert found.out.splitlines() == [f"{out}/: 4 PNG files", f"{out}/grid.png: a row for each picture"]
+    assert found.out.splitlines() == [f"{out}/: 4 PNG files", f"{out}_grid.png: a row for each picture"]
     system = diffkit.load(saved)
     wanted = tasks.image_to_image(
         system, as_data().repeat_interleave(2, 0), **{"seed": 0} | given, y=[2, 2, 0, 0], progress=False
@@ -114,7 +115,7 @@ def test_invert_says_how_well(command: Command, saved: Path, pictures: Path, tmp
         *(f"{name}: {error:.2e}" for name, error in zip("ab", wanted.error.tolist(), strict=True)),
         str(wanted),
         f"{out}/: 2 PNG files",
-        f"{out}/grid.png: a row for each picture",
+        f"{out}_grid.png: a row for each picture",
         f"{out}/latents.npz: latents (2, 1, 8, 6), errors, names",
     ]
     assert_written(out, ["a.png", "b.png"], wanted.reconstruction)

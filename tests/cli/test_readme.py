@@ -75,7 +75,7 @@ def test_commands_run(command: Command, tmp_path: Path, monkeypatch: pytest.Monk
         found = command(*shlex.split(with_smaller(line, SMALLER_COMMANDS, used))[1:])
         assert found.code == 0, f"{line}\n{found.err}"
     assert used == set(SMALLER_COMMANDS), "a number in the README changed, so this test would run it at full size"
-    assert (tmp_path / "explain.png").exists() and (tmp_path / "samples" / "grid.png").exists()
+    assert (tmp_path / "explain.png").exists() and (tmp_path / "samples_grid.png").exists()
 
 
 def test_every_part_of_the_table_is_there():
