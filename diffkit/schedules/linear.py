@@ -34,9 +34,15 @@ class Linear(NoiseSchedule):
         """Return the table; `OptionError` names the smallest num_steps where every beta is at most 1."""
         scale = 1000 / num_steps
         if scale * max(self.start, self.end) > 1:
-            smallest = math.ceil(1000 * max(self.start, self.end))
             raise OptionError(
-                f"schedule 'linear' has a variance above 1 at num_steps={num_steps}; it needs num_steps >= {smallest}, "
+                f"schedule 'linear' has a variance above 1 at num_steps={num_steps}; {self._what_works()}, "
                 "schedule 'cosine' works at any"
             )
         return ProcessTable.from_betas(np.linspace(scale * self.start, scale * self.end, num_steps))
+
+    def _what_works(self) -> str:
+        """A beta of just 1 leaves no signal at the last level, from which no eps can tell x_start."""
+        bound = 1000 * max(self.start, self.end)
+        smallest, with_signal = math.ceil(bound), math.floor(bound) + 1
+        text = f"it needs num_steps >= {with_signal}"
+        return text if smallest == with_signal else f"{text}, or {smallest} with mean 'x_start' or 'v'"
