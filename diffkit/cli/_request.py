@@ -144,6 +144,7 @@ def _filled(takes: Takes, named: Mapping[str, str]) -> dict[str, str]:
 
 def _all_options(takes: Takes, parts: Mapping[str, str]) -> list[Option]:
     options = [each for group, cls in takes.options.items() for each in options_of(cls, group=group)]
+    options = [each for each in options if each.key not in takes.without]
     options += [_PRESET] if takes.preset else []
     options += list(_CONFIG) if takes.config else []
     options += slot_options(takes.slots, takes.required)
@@ -188,7 +189,10 @@ def _given(request: Request, merged: Mapping[str, Any]) -> Given:
 
 
 def _explain_unknown(request: Request, flag: str) -> str | None:
-    """Say more where the option looks like one of a part."""
+    """Say more where the option looks like one of a part, or is one of another command."""
+    reason = request.takes.without.get(flag.removeprefix("--").replace("-", "_"))
+    if reason is not None:
+        return f"no option {flag!r}: {reason}"
     kind, dot, option = flag.removeprefix("--").partition(".")
     if not dot or kind not in request.takes.slots:
         return None

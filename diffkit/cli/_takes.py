@@ -22,6 +22,7 @@ class Takes:
         config: True if the options may also come from a file.
         preset: Which tables of a published configuration are its options too: "composition", "training".
         classifier: Its presets are those of classifiers, not of systems.
+        without: Options of these classes that it does not take, each with the reason.
         defaults: Words for a default that depends on something, by option name.
     """
 
@@ -31,6 +32,7 @@ class Takes:
     config: bool = False
     preset: tuple[str, ...] = ()
     classifier: bool = False
+    without: Mapping[str, str] = field(factory=dict)
     defaults: Mapping[str, str] = field(factory=dict)
 
 

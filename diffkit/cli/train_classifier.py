@@ -10,6 +10,7 @@ steps. Metrics are the loss and the accuracy, by quartile of the levels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 
 PUBLISHED: Mapping[str, Any] = {"lr": 3e-4, "weight_decay": 0.05, "ema": ()}
 """How the published classifiers were trained, where that is not how systems are."""
+
+HEAD = 64
+"""Channels of an attention head in the published classifiers."""
+WITHOUT: Mapping[str, str] = {
+    **dict.fromkeys(("preview_every", "preview", "preview_steps"), "a classifier draws no samples"),
+    "label_dropout": "a classifier learns from every label",
+}
+"""Options of a training that no classifier has a use for."""
 
 
 @frozen
@@ -92,13 +101,16 @@ def takes() -> Takes:
         config=True,
         preset=("composition", "training"),
         classifier=True,
-        defaults=of_data | {"lr": "0.0003", "weight_decay": "0.05", "ema": "none"},
+        without=WITHOUT,
+        defaults=of_data
+        | {"lr": "0.0003", "weight_decay": "0.05", "ema": "none"}
+        | {"num_head_channels": f"{HEAD}, or fewer where that does not divide --channels; none with --num-heads"},
     )
 
 
 def run(given: Given) -> None:
     """Build the classifier and train it."""
-    options, config, recipe = given.make(Options), given.make(TrainConfig, **PUBLISHED), given.make(Classifier)
+    options, config, recipe = given.make(Options), given.make(TrainConfig, **PUBLISHED), _network(given)
     check_folder("--out", options.out)
     _check_levels(options, given)
     _check_validation(options, config, given)
@@ -128,6 +140,13 @@ def run(given: Given) -> None:
     if "val" in given.parts:
         followers.append(_validation(noisy, opened(*given.parts["val"]), options, config))
     diffkit.train(noisy, data, out=options.out, config=config, track=followers)
+
+
+def _network(given: Given) -> Classifier:
+    """The classifier; its heads are as wide as the published ones, if that divides its width."""
+    if "num_heads" in given.values:
+        return given.make(Classifier, num_head_channels=None)
+    return given.make(Classifier, num_head_channels=math.gcd(HEAD, given.make(Classifier).channels))
 
 
 def _check_levels(options: Options, given: Given) -> None:
@@ -205,7 +224,8 @@ def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, opt
 
     settings = {name: getattr(noisy.settings, name) for name in OF_SYSTEM}
     own = {"num_classes": noisy.num_classes, "noised": noisy.noised, "val_every": options.val_every}
-    values = {**attrs.asdict(config), **attrs.asdict(recipe), **settings, **own}
+    trained = {name: value for name, value in attrs.asdict(config).items() if name not in WITHOUT}
+    values = {**trained, **attrs.asdict(recipe), **settings, **own}
     parts = {kind: (part["name"], part["options"]) for kind, part in noisy.spec()["parts"].items()}
     sources = {kind: source for kind, source in given.parts.items() if kind in ("data", "val")}
     return written("train-classifier", noisy.device, values, (TrainConfig, Classifier, Noise), parts, sources)

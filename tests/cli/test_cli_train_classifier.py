@@ -118,5 +118,30 @@ def test_refusals(refused: Refused, images: Path, tmp_path: Path):
         "--system says already what --num-steps, --schedule would; leave one of them out"
     )
     assert "is not there; a saved system is a folder" in refused(*labelled, "--system", tmp_path)
-    assert "no samples" in refused(*labelled, "--preview-every", "1")
+    assert refused(*labelled, "--preview-every", "1") == "no option '--preview-every': a classifier draws no samples"
     assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_what_it_takes_and_no_more(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    text = command("train-classifier", "--help").out
+    assert "--flip" in text and "--preview" not in text and "--label-dropout" not in text
+    words = ["train-classifier", "--data", images, "--out", tmp_path / "run", "--steps", "1"]
+    assert "--preview" not in command(*words, "--print-config").out
+    assert "learns from every label" in refused(*words, "--label-dropout", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("words", "heads"),
+    [
+        (["--channels", "32"], 32),
+        (["--channels", "12", "--groups", "4"], 4),
+        (["--channels", "12", "--groups", "4", "--num-heads", "3"], None),
+        (["--channels", "12", "--groups", "4", "--num-head-channels", "6"], 6),
+    ],
+)
+def test_heads_fit_the_width(command: Command, images: Path, tmp_path: Path, words: list[str], heads: int | None):
+    data = ["--data", images, "--data.labels", "true", "--batch-size", "4", "--steps", "1"]
+    small = ["--num-res-blocks", "1", "--channel-mult", "1", "--attention-resolutions", "4"]
+    found = command("train-classifier", *data, "--out", tmp_path / "run", *small, *words)
+    assert found.code == 0, found.err
+    assert spec(tmp_path / "run")["classifier"]["num_head_channels"] == heads
