@@ -18,6 +18,7 @@ VIEWS = {
     "alias",
     "_unsafe_view",
     "split",
+    "split_with_sizes",
     "unsqueeze",
 }
 

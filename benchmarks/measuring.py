@@ -9,19 +9,19 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import random
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peers import versions
 
 HERE = Path(__file__).parent
-PEERS = ("diffusers", "azula")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 PEAK_FLOPS = {"H200": 790e12, "H100": 790e12, "A100": 280e12}
@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "peers": {name: version for name in PEERS if (version := _version(name))},
+        "peers": {name: version for name, version in versions().items() if version},
         "commit": commit.stdout.strip() or None,
         "load": round(os.getloadavg()[0], 2),
     }
@@ -58,13 +58,6 @@ def peak_flops() -> float | None:
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name()), None)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def clock() -> float:
     """Seconds: CPU time of the process, or, on a GPU, wall time once the device is done."""
     if DEVICE.type == "cuda":
@@ -76,18 +69,19 @@ def clock() -> float:
 def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, list[float]]:
     """Seconds of each case and round, after two warm-ups.
 
-    All cases are run in every round, so that a drift of the machine hits them alike, each round starting with another
-    one, so that none always follows the same neighbour.
+    All cases are run in every round, so that a drift of the machine hits them alike, in an order that is drawn anew, so
+    that none always follows the same neighbour: one that leaves memory to be given back makes the next one slower.
     """
-    names, found = list(cases), {name: [] for name in cases}
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    order = random.Random(0)
     for _ in range(2):
         for case in cases.values():
             case()
     gc.collect()
     gc.disable()
     try:
-        for number in range(rounds):
-            for name in names[number % len(names) :] + names[: number % len(names)]:
+        for _ in range(rounds):
+            for name in order.sample(list(cases), len(cases)):
                 begun = clock()
                 cases[name]()
                 found[name].append(clock() - begun)

@@ -64,7 +64,9 @@ def call_network(
         )
     if not extra:
         return out, None
-    return out.narrow(1, 0, channels), out.narrow(1, channels, channels * extra)
+    # not two calls of narrow: the gradient of each would be a tensor of zeros as large as the whole
+    mean, raw = out.split_with_sizes((channels, channels * extra), 1)
+    return mean, raw
 
 
 # ---- guidance ----------------------------------------------------------------------------------------------------

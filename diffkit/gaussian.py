@@ -1,6 +1,6 @@
 """Arithmetic of Gaussians that losses, samplers and the bound share. Natural units (nats) unless a name says bits.
 
-Only tensor methods are used, so importing this module does not import torch.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,23 @@ NATS_PER_BIT = math.log(2)
 
 def mean_flat(x: Tensor) -> Tensor:
     """Mean over all but the first dimension, (B, ...) -> (B,)."""
-    return x.flatten(1).mean(1)
+    x = x.flatten(1)
+    return x.sum(1) / x.shape[1]  # the gradient of `mean` would be a tensor as large as x
+
+
+def mixed(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """``a x + b y`` with a coefficient for each example, (B,1..); x and y are (B, ...).
+
+    Not with `addcmul`: where an operand is spread over the others, a CPU takes it one number at a time.
+    """
+    return (a * x).add_(b * y)
+
+
+def squared_error(out: Tensor, target: Tensor) -> Tensor:
+    """``(out - target)^2`` of tensors of one shape, elementwise, in one operation each way."""
+    from torch.nn.functional import mse_loss
+
+    return mse_loss(out, target, reduction="none")
 
 
 def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from diffkit.columns import (
 )
 from diffkit.decoders import Decoder
 from diffkit.denoiser import Model, call_network
+from diffkit.gaussian import mixed
 from diffkit.protocols import Composition, Level, LossInputs, Transition
 from diffkit.table import Coefs
 
@@ -65,7 +66,7 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Return the loss part's per-example terms, each (B,), unweighted; see `System.loss_terms`."""
         at, transition, cols, mix = self._read(level, x_start)
-        x_t = (at.alpha * x_start).addcmul(at.sigma, noise)
+        x_t = mixed(at.alpha, x_start, at.sigma, noise)
         out, raw = call_network(model, x_t, at, self.parts.var, self.scales_input, conditions)
         log_variance = None if at.var is None else self.parts.var.log_variance(raw, at.var)
         inputs = LossInputs(
@@ -93,7 +94,7 @@ class Objective:
             return noise
         if self.target == "x_start":
             return x_start
-        return (mix[0] * x_start).addcmul(mix[1], noise)
+        return mixed(mix[0], x_start, mix[1], noise)
 
     def _read(
         self, level: Tensor, x: Tensor

@@ -230,7 +230,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
-from diffkit.gaussian import mean_flat
+from diffkit.gaussian import mean_flat, squared_error
 from diffkit.options import number
 from diffkit.protocols import Composition, Loss, LossInputs
 
@@ -251,7 +251,7 @@ if TYPE_CHECKING:
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss" and "mse", each (B,)."""
-        mse = mean_flat((at.out - at.target).square())
+        mse = mean_flat(squared_error(at.out, at.target))
         return {"loss": (mse + self.c**2).sqrt() - self.c, "mse": mse}
 
     def problems(self, composition: Composition) -> Iterable[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffkit.gaussian import mean_flat, vlb_bits
+from diffkit.gaussian import mean_flat, squared_error, vlb_bits
 from diffkit.options import number
 
 if TYPE_CHECKING:
@@ -36,18 +36,18 @@ def weighted(at: LossInputs, error: Tensor, vb_weight: float) -> Mapping[str, Te
         error: Weighted error of each example, (B,).
         vb_weight: Weight of the bound (bits per dimension), times T; its gradient is kept out of the mean.
     """
-    squared_error = (at.out - at.target).square()
-    terms = {"loss": error, "mse": mean_flat(squared_error.detach())}
+    squared = squared_error(at.out.detach(), at.target)
+    terms = {"loss": error, "mse": mean_flat(squared)}
     if not vb_weight:
         return terms
-    vb = vlb_bits(at, squared_error=squared_error.detach(), out=at.out.detach())
+    vb = vlb_bits(at, squared_error=squared, out=at.out.detach())
     return terms | {"loss": error + vb_weight * at.num_steps * vb, "vb": vb}
 
 
 def weighted_square(at: LossInputs, weight: Tensor, vb_weight: float) -> Mapping[str, Tensor]:
     """The same for a squared error of x_start times ``weight``, (B,1..)."""
     scale = (weight * at.level.c_out.square()).flatten()
-    return weighted(at, scale * mean_flat((at.out - at.target).square()), vb_weight)
+    return weighted(at, scale * mean_flat(squared_error(at.out, at.target)), vb_weight)
 
 
 def unused_variance(composition: Composition, vb_weight: float) -> Iterable[str]:

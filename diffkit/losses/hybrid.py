@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
-from diffkit.gaussian import mean_flat, vlb_bits
+from diffkit.gaussian import mean_flat, squared_error, vlb_bits
 from diffkit.options import flag, number
 from diffkit.protocols import Loss, LossInputs
 from diffkit.registry import registry
@@ -36,8 +36,8 @@ class Hybrid(Loss):
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss", "mse" and "vb" (the bound's term in bits per dimension, unweighted), each (B,)."""
-        squared_error = (at.out - at.target).square()
-        mse = mean_flat(squared_error)
-        vb = vlb_bits(at, squared_error=squared_error.detach(), out=at.out.detach())
+        squared = squared_error(at.out, at.target)
+        mse = mean_flat(squared)
+        vb = vlb_bits(at, squared_error=squared.detach(), out=at.out.detach())
         weight = self.vb_weight * (at.num_steps if self.scale_by_steps else 1)
         return {"loss": mse + weight * vb, "mse": mse, "vb": vb}

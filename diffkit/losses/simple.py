@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from diffkit.gaussian import mean_flat
+from diffkit.gaussian import mean_flat, squared_error
 from diffkit.protocols import Composition, Loss, LossInputs
 from diffkit.registry import registry
 
@@ -25,7 +25,7 @@ class Simple(Loss):
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss" and "mse", each (B,)."""
-        mse = mean_flat((at.out - at.target).square())
+        mse = mean_flat(squared_error(at.out, at.target))
         return {"loss": mse, "mse": mse}
 
     def problems(self, composition: Composition) -> Iterable[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
-from diffkit.gaussian import mean_flat, vlb_bits
+from diffkit.gaussian import mean_flat, squared_error, vlb_bits
 from diffkit.options import flag
 from diffkit.protocols import Loss, LossInputs
 from diffkit.registry import registry
@@ -33,7 +33,7 @@ class VLB(Loss):
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss", "vb" (the term in bits per dimension) and "mse", each (B,)."""
-        squared_error = (at.out - at.target).square()
-        vb = vlb_bits(at, squared_error=squared_error, out=at.out)
+        squared = squared_error(at.out, at.target)
+        vb = vlb_bits(at, squared_error=squared, out=at.out)
         loss = at.num_steps * vb if self.scale_by_steps else vb
-        return {"loss": loss, "vb": vb, "mse": mean_flat(squared_error.detach())}
+        return {"loss": loss, "vb": vb, "mse": mean_flat(squared.detach())}

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import diffkit
 from diffkit.sampling import sampling_program
 
-VIEWS = {"view", "unbind", "select", "slice", "expand", "narrow", "detach", "alias", "_unsafe_view"}
+VIEWS = {"view", "unbind", "select", "slice", "split_with_sizes", "expand", "narrow", "detach", "alias", "_unsafe_view"}
 SAMPLERS = [
     ("ancestral", "fixed_large"),
     ("ancestral", "learned_range"),

@@ -21,6 +21,7 @@ VIEWS = {
     "select",
     "slice",
     "split",
+    "split_with_sizes",
     "expand",
     "narrow",
     "detach",

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffkit.protocols import Prediction
 from diffkit.registry import registry
 
-VIEWS = {"view", "unbind", "select", "slice", "expand", "narrow", "detach", "alias", "_unsafe_view"}
+VIEWS = {"view", "unbind", "select", "slice", "split_with_sizes", "expand", "narrow", "detach", "alias", "_unsafe_view"}
 
 COST = {
     "ancestral": (1, 5),
