@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from measuring import HERE, machine
+from peers import versions
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +21,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for kind in ("DeprecationWarning", "FutureWarning", "UserWarning"):  # what peers and torch's compiler say
         config.addinivalue_line("filterwarnings", f"ignore::{kind}")
+    try:
+        versions()  # a checkout named wrongly is better said now
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header() -> str:
+    return "peers: " + ", ".join(f"{name} {version or 'left out'}" for name, version in versions().items())
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,40 @@
 """Other libraries' ways of doing the same; each returns None if its library is not installed.
 
-benchmarks/requirements-peers.txt says how to install them without a second torch.
+benchmarks/requirements-peers.txt says how to install them without a second torch; published.py holds the one peer that
+is a checkout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
+from types import ModuleType
 from unittest import mock
 
+import published
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+INSTALLED = ("diffusers", "azula", "denoising-diffusion-pytorch")
+"""Distributions that are compared with where they are installed."""
+
+
+def versions() -> dict[str, str | None]:
+    """Peer -> its version, or a checkout's commit; None for one that is not here."""
+    return {name: _version(name) for name in INSTALLED} | {"improved-diffusion": published.commit()}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
 
 BETAS = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 SCHEDULERS = {
@@ -55,6 +79,122 @@ def diffusers_loop(sampler: str, steps: int, out: Tensor, start: Tensor, varianc
         return x
 
     return run
+
+
+DDP = "denoising_diffusion_pytorch"
+UNUSED = ("torchvision", "accelerate", "ema_pytorch", "scipy", "scipy.optimize")
+"""What denoising-diffusion-pytorch imports for its trainer, for reading images and for an option of its loss."""
+
+
+@functools.cache
+def denoising_diffusion(module: str) -> ModuleType | None:
+    """Import a module of denoising-diffusion-pytorch alone; None if that library is not installed.
+
+    Its package imports all of its modules, and they torchvision, accelerate and others, none of which takes part in
+    the arithmetic. So the package itself is not run, and `UNUSED` are stood in for while the module is imported:
+    torchvision has to match the torch at hand to the digit, and pip would rather bring another torch.
+
+    Args:
+        module: Its name within the package.
+    """
+    spec = importlib.util.find_spec(DDP)
+    if spec is None:
+        return None
+    sys.modules.setdefault(DDP, importlib.util.module_from_spec(spec))
+    try:
+        with _stood_in_for(UNUSED):
+            return importlib.import_module(f"{DDP}.{module}")
+    except ImportError:
+        sys.modules.pop(DDP, None)
+        return None
+
+
+@contextmanager
+def _stood_in_for(names: Iterable[str]) -> Iterator[None]:
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules.update({name: mock.MagicMock(name=name) for name in before})
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+class Stored(nn.Module):
+    """A network that returns a stored tensor, with the attributes that denoising-diffusion-pytorch asks of its own."""
+
+    self_condition = False
+
+    def __init__(self, out: Tensor, channels: int):
+        super().__init__()
+        self.out, self.channels, self.out_dim = out, channels, out.shape[1]
+
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.out
+
+
+def denoising_diffusion_process(out: Tensor, channels: int, **options: object) -> nn.Module | None:
+    """denoising-diffusion-pytorch's process around a network that returns ``out``; None if not installed.
+
+    With 2 C channels it is the one with learned variances, else the one with the posterior's.
+
+    Args:
+        out: What the network returns, (B, C, H, W) or (B, 2 C, H, W).
+        channels: C.
+        options: Of its constructor.
+    """
+    simple, learned = (denoising_diffusion(name) for name in (DDP, "learned_gaussian_diffusion"))
+    if simple is None or learned is None:
+        return None
+    simple.tqdm = lambda steps, **kwargs: steps  # no bar: the other loops have none
+    chosen = simple.GaussianDiffusion if out.shape[1] == channels else learned.LearnedGaussianDiffusion
+    given = dict(image_size=tuple(out.shape[2:]), objective="pred_noise", auto_normalize=False)
+    return chosen(Stored(out, channels), **given, **options).to(out.device)
+
+
+def denoising_diffusion_loop(sampler: str, steps: int, out: Tensor, start: Tensor) -> Callable[[], Tensor] | None:
+    """denoising-diffusion-pytorch's loop around a network; None if not installed, or if it has no such sampler.
+
+    It cannot take fewer ancestral steps than it has levels, so it is given ``steps`` levels: the betas are others, the
+    arithmetic of a step is the same. Its DDIM loop draws its own start, and noise in every step, which it multiplies
+    by 0.
+
+    Args:
+        sampler: "ancestral" or "ddim".
+        steps: How many.
+        out: What the network returns, (B, C, H, W) or (B, 2 C, H, W).
+        start: Data at the first level, (B, C, H, W).
+    """
+    if sampler not in ("ancestral", "ddim"):
+        return None
+    levels = dict(timesteps=steps) if sampler == "ancestral" else dict(timesteps=1000, sampling_timesteps=steps)
+    process = denoising_diffusion_process(out, start.shape[1], beta_schedule="linear", **levels)
+    if process is None:
+        return None
+
+    def run() -> Tensor:
+        x = start
+        for t in reversed(range(steps)):
+            x, _ = process.p_sample(x, t)
+        return x
+
+    return run if sampler == "ancestral" else lambda: process.ddim_sample(tuple(start.shape))
+
+
+def denoising_diffusion_loss(out: Tensor, channels: int) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """denoising-diffusion-pytorch's mean loss with ``out`` for the network's output; None if it is not installed.
+
+    Args:
+        out: (B, C, H, W) for its simple loss, (B, 2 C, H, W) for its hybrid one.
+        channels: C.
+
+    Returns: A function of x_start, level - 1 and noise, as `plain.PlainDiffusion` counts levels.
+    """
+    process = denoising_diffusion_process(out, channels, timesteps=1000, beta_schedule="cosine")
+    return None if process is None else process.p_losses
 
 
 @contextmanager

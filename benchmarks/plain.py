@@ -108,8 +108,8 @@ class PlainDiffusion:
 class PlainTraining:
     """One update: NumPy draws, a norm read back for each parameter, loops over parameters for optimizer and average."""
 
-    def __init__(self, betas: np.ndarray, network: torch.nn.Module, lr: float = 1e-4, rate: float = 0.9999):
-        self.diffusion, self.network, self.rate = PlainDiffusion(betas), network, rate
+    def __init__(self, diffusion, network: torch.nn.Module, lr: float = 1e-4, rate: float = 0.9999):
+        self.diffusion, self.network, self.rate = diffusion, network, rate  # PlainDiffusion, or one with its methods
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=0.0, foreach=False)
         self.generator = np.random.default_rng(0)

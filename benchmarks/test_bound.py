@@ -1,13 +1,16 @@
 """The bound of one image: all levels batched against one level after the other, as the published script runs it.
 
 Both with the same noise, so that the numbers have to be the same too. `plain` below is the published loop written
-plainly, with its table look-ups; `one by one` is diffkit with one (example, level) pair to a call.
+plainly, with its table look-ups; `one by one` is diffkit with one (example, level) pair to a call. `improved-diffusion`
+is the published loop itself, from a checkout; it draws its noise, and computes two mean squared errors on the side.
 """
 
 from __future__ import annotations
 
 import math
+from unittest import mock
 
+import published
 import pytest
 import torch
 from measuring import interleaved, ratio
@@ -55,6 +58,10 @@ def plain_bound(plain: PlainDiffusion, network, x, noise):
     return torch.stack(terms[::-1], 1)
 
 
+def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
 @pytest.mark.parametrize(("channels", "size"), [(16, 16), (32, 32)])
 def test_bound_of_one_image(channels, size, record, request):
     if size > 16 and not request.config.getoption("--full"):
@@ -73,23 +80,25 @@ def test_bound_of_one_image(channels, size, record, request):
 
     cases = {f"{rows} pairs a call": ours(rows) for rows in (1, 4, 8, 16, 32, 64)}
     cases["plain loop"] = lambda: plain_bound(plain, network, x, noise)
-    one, batched, published = (
+    one, batched, loop = (
         cases["1 pairs a call"]().terms,
         cases["16 pairs a call"]().terms,
         cases["plain loop"](),
     )
-    apart = {
-        "batched": float((batched - one).abs().max() / one.abs().max()),
-        "plain": float((published - one).abs().max() / one.abs().max()),
-    }
-    assert apart["batched"] < 1e-5 and apart["plain"] < 1e-3  # the published tables and tails are float32
+    apart = {"batched": difference(batched, one), "plain": difference(loop, one)}
+    if theirs := published.bound(system.table.beta[1:], network):
+        with mock.patch.object(torch, "randn_like", mock.Mock(side_effect=noise[::-1])):
+            apart["improved-diffusion"] = difference(theirs(x), one)
+        cases["improved-diffusion"] = lambda: theirs(x)
+    assert apart["batched"] < 1e-5 and max(apart.values()) < 1e-3  # the published tables and tails are float32
     seconds = interleaved(cases, rounds=7)
+    against = {"one_by_one": "1 pairs a call", "plain_loop": "plain loop"}
+    against |= {name: name for name in seconds if name == "improved-diffusion"}
     rows = [
         {
             "case": name,
             "ms": round(sorted(taken)[len(taken) // 2] * 1e3, 1),
-            "times_faster_than_one_by_one": ratio(seconds["1 pairs a call"], taken),
-            "times_faster_than_plain_loop": ratio(seconds["plain loop"], taken),
+            **{f"times_faster_than_{short}": ratio(seconds[other], taken) for short, other in against.items()},
         }
         for name, taken in seconds.items()
     ]

@@ -2,7 +2,9 @@
 
 azula's ADM plugin holds guided-diffusion's own code and takes the very same weights; it recomputes activations in the
 backward pass whatever one asks, so it is run as it is and without. diffusers' UNet2DModel is the nearest network that
-library can build. Peers that are not installed are left out; only their U-Nets are used.
+library can build. denoising-diffusion-pytorch's is of a like size, not equal: as wide and as deep, with RMS norms, one
+attention per resolution, and linear ones at the largest and the smallest. improved-diffusion's own, with the same
+weights, comes from a checkout. Peers that are not there are left out; only their U-Nets are used.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+import published
 import torch
 from measuring import interleaved, ratio
+from peers import DDP, denoising_diffusion
 from torch import Tensor, nn
 
 from diffkit.backbones.unet import UNet
@@ -56,9 +60,10 @@ def azulas(network: nn.Module, recipe: UNet = RECIPE, side: int = 32, *, recompu
         out_channels=network.out[-1].out_channels,
         num_res_blocks=recipe.num_res_blocks,
         attention_resolutions=tuple(side // resolution for resolution in recipe.attention_resolutions),  # factors
+        dropout=recipe.dropout,
         channel_mult=recipe.channel_mult,
         num_heads=recipe.num_heads,
-        use_scale_shift_norm=True,
+        use_scale_shift_norm=recipe.scale_shift_norm,
     )
     peer.load_state_dict(network.state_dict(), strict=True)
     if not recompute:
@@ -85,6 +90,20 @@ def diffusers_unet() -> nn.Module | None:
         attention_head_dim=32,  # four heads of 128 channels
         resnet_time_scale_shift="scale_shift",
         norm_num_groups=32,
+    )
+
+
+def like_sized_unet() -> nn.Module | None:
+    """denoising-diffusion-pytorch's network, as wide and as deep; None if it is not installed."""
+    library = denoising_diffusion(DDP)
+    if library is None:
+        return None
+    return library.Unet(
+        dim=RECIPE.channels,
+        dim_mults=tuple(int(mult) for mult in RECIPE.channel_mult),
+        full_attn=(False, True, True, False),
+        attn_heads=RECIPE.num_heads,
+        attn_dim_head=32,  # four heads of 128 channels
     )
 
 
@@ -117,7 +136,9 @@ def networks(*, only_forward: bool, full: bool) -> dict[str, tuple[nn.Module, di
         "diffkit": (mine, {}),
         "azula": (azulas(mine, recompute=False), {}),
         "azula as it is": (azulas(mine, recompute=True), {}),
+        "improved-diffusion": (published.unet(mine, RECIPE, SHAPE[1]), {}),
         "diffusers": (diffusers_unet(), {"wrapped": True}),
+        "denoising-diffusion-pytorch": (like_sized_unet(), {}),
         "diffkit bf16": (mine, {"bf16": True}),
         "azula bf16": (azulas(mine, recompute=False), {"bf16": True}),
     }
@@ -141,8 +162,9 @@ def rows(seconds: dict[str, list[float]], sizes: dict[str, int]) -> list[dict[st
             "images_per_cpu_second": round(BATCH / median, 2),
             "times_diffkit": ratio(seconds["diffkit"], taken),
         }
-        if "azula" in seconds:
-            row["times_azula"] = ratio(seconds["azula"], taken)
+        for peer in ("azula", "improved-diffusion"):
+            if peer in seconds:
+                row[f"times_{peer}"] = ratio(seconds[peer], taken)
         found.append(row)
     return found
 
@@ -152,9 +174,9 @@ def run(record, name: str, about: str, step: Callable[..., object], rounds: int,
     x, time = inputs()
     with torch.no_grad():
         want = forward(cases["diffkit"][0], x, time)
-        if "azula" in cases:
-            got = forward(cases["azula"][0], x, time)
-            assert (got - want).abs().max() <= 1e-5 * want.abs().max(), "the peer is not the same network"
+        for peer in {"azula", "improved-diffusion"} & set(cases):
+            got = forward(cases[peer][0], x, time)
+            assert (got - want).abs().max() <= 1e-5 * want.abs().max(), f"{peer} has not the same network"
     calls = {
         case: (lambda network=network, options=options: step(network, x, time, options))
         for case, (network, options) in cases.items()

@@ -2,17 +2,19 @@
 
 Every walk is prepared beforehand, on both sides: its levels, its tables, its first noise. "drawn" draws fresh noise in
 every step of a stochastic sampler, "stored" hands out the same tensor, so that the arithmetic is seen alone.
+denoising-diffusion-pytorch's DDIM draws noise in every step, and multiplies it by 0.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 
+import published
 import pytest
 import torch
 from counting import operations
 from measuring import DEVICE, interleaved, median, ratio
-from peers import SCHEDULERS, diffusers_loop, stored_noise
+from peers import SCHEDULERS, denoising_diffusion_loop, diffusers_loop, stored_noise
 from plain import PlainDiffusion
 
 import diffkit
@@ -59,8 +61,16 @@ def test_sampler_arithmetic(batch, drawn, record):
         elif sampler == "ddim":
             wide = torch.cat([out, out], 1)
             cases["plain"] = lambda plain=plain, wide=wide: plain.loop(plain.ddim, lambda x, t: wide, start)
-        if sampler in SCHEDULERS and (theirs := diffusers_loop(sampler, STEPS, out, start, variance)):
-            cases["diffusers"] = theirs
+        others = {
+            "improved-diffusion": published.loop(sampler, system.table.beta[1:], STEPS, out, start, variance),
+            "diffusers": diffusers_loop(sampler, STEPS, out, start, variance) if sampler in SCHEDULERS else None,
+            "denoising-diffusion-pytorch": denoising_diffusion_loop(sampler, STEPS, out, start),
+        }
+        cases |= {name: theirs for name, theirs in others.items() if theirs is not None}
+        if "improved-diffusion" in cases:
+            with stored_noise(noise):
+                apart = (our_loop(call, start, noise)() - cases["improved-diffusion"]()).abs().max()
+            assert apart < 1e-3, "the published loop takes other steps"  # its tables are float32
         with nullcontext() if drawn else stored_noise(noise):
             seconds = interleaved(cases, rounds=21)
             counts = {name: round(operations(case) / STEPS, 1) for name, case in cases.items()}

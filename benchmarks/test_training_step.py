@@ -2,12 +2,16 @@
 
 On a CPU the small U-Net; on a GPU the published configurations, with the share of the device's matrix rate that the
 network's counted operations come to (MFU), and the peak of its memory.
+
+"plain" is the published update written plainly, around azula's copy of the published network; "improved-diffusion" the
+same update around a checkout's own network and loss.
 """
 
 from __future__ import annotations
 
 import gc
 
+import published
 import pytest
 import torch
 from configurations import SMALL, Case, cases, size_of, system_of
@@ -28,6 +32,8 @@ def the_updates(case: Case, full: bool):
         if not system.recipe.num_classes:
             peer = azulas(system.backbone, system.recipe, system.data_shape[1], recompute=False) or system.backbone
             found["plain"] = plain_update(system, peer.to(DEVICE), case.batch)
+            if theirs := published.unet(system.backbone, system.recipe, system.data_shape[1]):
+                found["improved-diffusion"] = plain_update(system, theirs.to(DEVICE), case.batch, published=True)
     return found
 
 
@@ -41,8 +47,9 @@ def measure(case: Case, full: bool, rounds: int) -> list[dict[str, object]]:
         row["gflops_per_s"] = round(speed * size.training_flops / 1e9, 1)
         if peak is not None:
             row["mfu"] = round(speed * size.training_flops / peak, 3)
-        if "plain" in seconds and name != "plain":
-            row["times_faster_than_plain"] = ratio(seconds["plain"], taken)
+        for peer in ("plain", "improved-diffusion"):
+            if peer in seconds and name != peer:
+                row[f"times_faster_than_{peer}"] = ratio(seconds[peer], taken)
         rows.append(row)
     return rows
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 from measuring import DEVICE
-from plain import PlainTraining
+from plain import PlainDiffusion, PlainTraining
+from published import PublishedLoss
 
 import diffkit
 from diffkit.data.base import Batch
@@ -49,15 +50,19 @@ def a_batch(system: diffkit.System, batch: int) -> Batch:
     return Batch(torch.arange(batch), images, conditions)
 
 
-def plain_update(system: diffkit.System, network: torch.nn.Module, batch: int) -> Callable[[], None]:
+def plain_update(
+    system: diffkit.System, network: torch.nn.Module, batch: int, *, published: bool = False
+) -> Callable[[], None]:
     """Return the published scripts' update of a network, in float32.
 
     Args:
         system: Says the betas and the shape of the data.
         network: Called as ``network(x, time)``.
         batch: Examples per update.
+        published: Take the loss of a checkout of improved-diffusion, which has to be there.
     """
     data = a_batch(system, batch).images
     x = data / 127.5 - 1 if data.dtype == torch.uint8 else data
-    training = PlainTraining(system.table.beta[1:], network.train())
+    diffusion = (PublishedLoss if published else PlainDiffusion)(system.table.beta[1:])
+    training = PlainTraining(diffusion, network.train())
     return lambda: training.update(x.to(DEVICE))
