@@ -114,7 +114,10 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     if settings.rescale_time and not schedule.continuous:
         table = table.with_time(table.time * (1000 / settings.num_steps))
     if settings.train_spacing is not None:
-        table = respace(table, levels(settings.num_steps, settings.train_spacing, table))
+        try:
+            table = respace(table, levels(settings.num_steps, settings.train_spacing, table))
+        except OptionError as error:
+            raise OptionError(f"train_spacing: {error}") from error
     return table
 
 

@@ -13,6 +13,7 @@ from diffkit import __version__
 from diffkit._errors import DiffkitError
 from diffkit.cli import _commands
 from diffkit.cli._request import as_toml, look, resolve
+from diffkit.cli._spelling import said_in_flags
 from diffkit.cli._takes import Given
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -65,7 +66,8 @@ def _run_command(name: str, words: Sequence[str]) -> None:
         print(as_toml(request, given), end="")
         return
     _check_device(given)
-    command.run(given)
+    with said_in_flags(request.options):
+        command.run(given)
 
 
 def _check_device(given: Given) -> None:

@@ -170,7 +170,10 @@ def _faults(
 
 def _placed(key: str, text: str, label: str) -> str:
     """``s must be >= 0`` becomes ``schedule.s must be >= 0``."""
-    rest = text.removeprefix(key.rpartition(".")[2]).lstrip()
+    name = key.rpartition(".")[2]
+    if text.startswith(f"each of {name} "):
+        return f"each of {label} {text.removeprefix(f'each of {name} ')}"
+    rest = text.removeprefix(name).lstrip()
     return f"{label} {rest}" if rest.startswith(("must ", "needs ")) else f"{label}: {rest}"
 
 

@@ -79,7 +79,7 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     assert [each.code for each in found] == [2] * 5 and len(set(messages)) == 5
     assert all(message.startswith("error: ") for message in messages), messages
     assert messages[0] == f"error: {str(tmp_path / 'nowhere')!r} is not there"
-    assert messages[3].startswith("error: batch_size is 5, but the data has 4 examples")
+    assert messages[3].startswith("error: --batch-size is 5, but the data has 4 examples")
     assert not (tmp_path / "run").exists()
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
     assert refused("data").startswith("diffkit data needs to know what to do: ")

@@ -23,4 +23,4 @@ def test_options_reach_the_demo(command: Command, monkeypatch: pytest.MonkeyPatc
 def test_refusals(refused: Refused, tmp_path: Path):
     (tmp_path / "x").touch()
     assert refused("demo", "--out", tmp_path / "x").endswith("is a file; name a folder")
-    assert refused("demo", "--steps", "0", "--out", tmp_path / "d") == "steps must be >= 1, got 0"
+    assert refused("demo", "--steps", "0", "--out", tmp_path / "d") == "--steps must be >= 1, got 0"

@@ -131,14 +131,14 @@ def test_refusals_before_any_work(refused: Refused, saved: Path, tmp_path: Path)
     full = tmp_path / "full"
     full.mkdir()
     (full / "x").touch()
-    assert refused("sample", saved, "-n", "0") == "n must be >= 1, got 0"
-    assert refused("sample", saved, "--batch-size", "0") == "batch_size must be >= 1, got 0"
+    assert refused("sample", saved, "-n", "0") == "-n must be >= 1, got 0"
+    assert refused("sample", saved, "--batch-size", "0") == "--batch-size must be >= 1, got 0"
     assert refused("sample", saved, "--format", "jpg") == "--format must be some of png, grid, npz, got 'jpg'"
     assert refused("sample", saved, "--out", full).endswith("is not empty; name another folder, or pass --overwrite")
     assert refused("sample", saved, "--out", full / "x") == f"--out {full / 'x'} is a file; name a folder"
     assert refused("sample", saved, "--out", full / "x" / "y").endswith(f"{full / 'x'} cannot be written to")
     assert refused("sample", tmp_path / "no", "--out", tmp_path / "a").endswith("with spec.json and model.safetensors")
-    assert refused("sample", saved, "--steps", "13", "--out", tmp_path / "a").startswith("steps must be <= 12")
+    assert refused("sample", saved, "--steps", "13", "--out", tmp_path / "a").startswith("--steps must be <= 12")
     assert not (tmp_path / "a").exists()
 
 

@@ -67,9 +67,9 @@ def test_same_seed_same_weights(command: Command, images: Path, tmp_path: Path):
 def test_refusals(refused: Refused, images: Path, tmp_path: Path):
     out = tmp_path / "run"
     words = ["--data", images, "--out", out, "--steps", "1", *TINY]
-    assert "batch_size is 10, but the data has 9 examples" in refused("train", *words[:-4], "--batch-size", "10")
+    assert "--batch-size is 10, but the data has 9 examples" in refused("train", *words[:-4], "--batch-size", "10")
     assert refused("train", *words, "--lr", "-1") == "--lr must be >= 0, got -1.0"
-    assert "compose with data_shape=(3, 4, 6)" in refused("train", *words, "--data-shape", "1,4,6")
+    assert "compose with --data-shape 3,4,6" in refused("train", *words, "--data-shape", "1,4,6")
     assert refused("train", *words, "--device", "nowhere") == "--device nowhere is the name of no device; there is cpu"
     assert refused("train", *words[:3], images, *words[4:]) == f"--out {images} is a file; name a folder"
 
@@ -91,10 +91,10 @@ def test_training_for_super_resolution(command: Command, refused: Refused, image
     assert "compose with low_res_channels=3 in the options of the backbone 'unet'" in refused(
         *words, "--out", tmp_path / "b", *TINY
     )
-    assert "the network reads low_res of 3 channels, but the data gives none" in refused(
+    assert "the network reads --low-res of 3 channels, but the data gives none" in refused(
         *words[:3], "--steps", "1", "--out", tmp_path / "b", *UPSAMPLER, "--backbone.low-res-channels", "3"
     )
-    assert "low_res (8, 8) must not be larger than the data, (4, 6)" in refused(
+    assert "--low-res (8, 8) must not be larger than the data, (4, 6)" in refused(
         *words[:3], "--steps", "1", "--low-res", "8", "--out", tmp_path / "b", *UPSAMPLER
     )
     assert not (tmp_path / "b").exists()
