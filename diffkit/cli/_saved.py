@@ -89,6 +89,8 @@ def load(folder: Path, device: str | None) -> Saved:
     from diffkit.cli._device import device as find_device
 
     system = diffkit.load(folder, device=find_device(device))
+    if system.backbone is None:
+        raise OptionError(f"{folder} is a system without a network; train one, or use it in Python, with model=")
     backbone = system.spec()["parts"]["backbone"] or {}
     options = backbone.get("options", {})
     count = options.get("num_classes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def load(folder: Path, device: str | None) -> Saved:
 
 
 def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) -> Pictures:
-    """Return a picture, or all those of a folder, resized and cropped to ``shape`` as for training.
+    """Return a picture, or all those of a folder, resized and cropped to ``shape`` as for training, which is said.
 
     Args:
         path: A file or folder.
@@ -73,10 +74,12 @@ def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) ->
     if shape[0] not in (1, 3, 4):
         raise OptionError(f"pictures have 1, 3 or 4 channels, this system {shape[0]}; call diffkit.tasks in Python")
     files = _files(path)
+    size = (shape[1], shape[2])
     for file in () if resize else files:
-        check_size(str(file), file, (shape[1], shape[2]))
-    form = Form(size=(shape[1], shape[2]), channels=shape[0])
+        check_size(str(file), file, size)
+    form = Form(size=size, channels=shape[0])
     images = torch.from_numpy(np.stack([read_image(file, form) for file in files]))
+    _say_resized(files, size)
     stems = [file.stem for file in files]
     unique = len(set(stems)) == len(stems)
     return Pictures(scaled(images, 256), tuple(stems if unique else [f"{i:06d}_{s}" for i, s in enumerate(stems)]))
@@ -91,12 +94,31 @@ def read_one(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def check_size(label: str, path: Path, size: tuple[int, int]) -> None:
     """Raise `OptionError` unless a picture has just that height and width."""
+    found = _size(path)
+    if found != size:
+        raise OptionError(f"{label} is {_sized(found)}, it has to be {_sized(size)}")
+
+
+def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
+    """Say on standard error if pictures had another size than the system makes."""
+    others = [(file.name, found) for file in files if (found := _size(file)) != size]
+    if others:
+        name, first = others[0]
+        more = f" and {len(others) - 1} more" if others[1:] else ""
+        print(f"resized and cropped to {_sized(size)}: {name} ({_sized(first)}){more}", file=sys.stderr)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture, as it is to be seen."""
     from diffkit.data.images import opened, upright
 
     with opened(path, str(path)) as image:
         width, height = upright(image).size
-    if (height, width) != size:
-        raise OptionError(f"{label} is {height}x{width}, it has to be {size[0]}x{size[1]}")
+    return height, width
+
+
+def _sized(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _files(path: Path) -> tuple[Path, ...]:

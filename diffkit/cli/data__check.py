@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from diffkit._errors import DataError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
@@ -49,6 +50,7 @@ def run(given: Given) -> None:
 
     options = given.make(Options)
     check_file("--out", options.out, (".json",), overwrite=options.overwrite)
+    _check_source(options.source)
     size = None if options.size is None else (options.size[0], options.size[-1])
     labels = None if options.labels == "none" else options.labels
     report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)
@@ -58,3 +60,20 @@ def run(given: Given) -> None:
         print(f"wrote {options.out}")
     if not report.good:
         raise SystemExit(1)
+
+
+def _check_source(source: Path) -> None:
+    """Refuse what is no folder or .zip of images, and say what to do with it instead."""
+    from diffkit.data import NAMED
+
+    if source.is_dir() or (source.suffix == ".zip" and source.is_file()):
+        return
+    wanted = "name a folder or .zip of images"
+    if source.exists():
+        raise DataError(f"{source} is a file; {wanted} (other files are checked when they are read)")
+    if str(source) in NAMED:
+        raise DataError(
+            f"{source} is data with a name of its own, which is checked when it is read; {wanted}, "
+            f"or make one: diffkit data import --data {source} --to FOLDER"
+        )
+    raise DataError(f"{source} is not there; {wanted}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from diffkit._errors import OptionError
 from diffkit.cli._drawing import steered
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._takes import Given, Takes
@@ -56,6 +57,8 @@ def run(given: Given) -> None:
     check_integer("n", options.n, ge=2)
     check_integer("batch_size", options.batch_size, ge=1)
     _tasks.check_out(options.out, options.overwrite)
+    if len(options.classes) > 1:
+        raise OptionError(f"--classes must name one class, which both ends are of, got {','.join(options.classes)}")
     how = steered(given)
     check_deterministic(how["sampler"])
     saved = _tasks.load(options.run, options.device)

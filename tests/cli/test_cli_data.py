@@ -78,7 +78,7 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     messages = [each.err.splitlines()[-1] for each in found]
     assert [each.code for each in found] == [2] * 5 and len(set(messages)) == 5
     assert all(message.startswith("error: ") for message in messages), messages
-    assert messages[0] == f"error: {str(tmp_path / 'nowhere')!r} is not there"
+    assert messages[0] == f"error: {tmp_path / 'nowhere'} is not there; name a folder or .zip of images"
     assert messages[3].startswith("error: --batch-size is 5, but the data has 4 examples")
     assert not (tmp_path / "run").exists()
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
@@ -143,3 +143,12 @@ def test_refusals_of_import(refused: Refused, photos: Path, tmp_path: Path):
     assert refused(*words, "--to", photos / "dog_0.png").endswith("is a file; name a folder")
     assert refused(*words, "--to", tmp_path / "a", "--prefix", "a_b") == "--prefix is for PNGs, and holds no '/' or '_'"
     assert refused(*words, "--to", tmp_path / "a.npz", "--prefix", "a").startswith("--prefix is for PNGs")
+
+
+def test_check_says_what_to_do_instead(refused: Refused, tmp_path: Path):
+    (tmp_path / "a.npz").touch()
+    assert "is a file; name a folder or .zip of images" in refused("data", "check", tmp_path / "a.npz")
+    assert refused("data", "check", tmp_path / "no") == (
+        f"{tmp_path / 'no'} is not there; name a folder or .zip of images"
+    )
+    assert refused("data", "check", "digits").endswith("or make one: diffkit data import --data digits --to FOLDER")

@@ -193,3 +193,24 @@ def test_a_system_that_enlarges_is_sent_elsewhere(
     run = make_system(backbone=("unet", small | {"low_res_channels": 1}))
     message = refused("edit", run, pictures, "--out", tmp_path / "out")
     assert message.endswith("enlarges small pictures, and does nothing else; use diffkit sample --low-res")
+
+
+def test_resizing_is_said(command: Command, saved: Path, pictures: Path, tmp_path: Path):
+    words = ["edit", saved, pictures, "--steps", "2", "--classes", "cat"]
+    assert "resized" not in command(*words, "--out", tmp_path / "a").err
+    Image.fromarray(np.zeros((9, 6), np.uint8)).save(pictures / "c.png")
+    Image.fromarray(np.zeros((8, 7), np.uint8)).save(pictures / "d.png")
+    assert "resized and cropped to 8x6: c.png (9x6) and 1 more\n" in command(*words, "--out", tmp_path / "b").err
+
+
+def test_both_ends_are_of_one_class(refused: Refused, tmp_path: Path):
+    assert refused("interpolate", "RUN", "a.png", "b.png", "--classes", "cat,dog", "--out", tmp_path / "o") == (
+        "--classes must name one class, which both ends are of, got cat,dog"
+    )
+
+
+def test_a_system_without_a_network(refused: Refused, tmp_path: Path):
+    diffkit.compose(backbone=None, data_shape=(1, 8, 8)).save(tmp_path / "none")
+    Image.fromarray(values(0)).save(tmp_path / "a.png")
+    for words in (["sample"], ["edit", tmp_path / "a.png"], ["nll", "--data", "digits"]):
+        assert "is a system without a network" in refused(words[0], tmp_path / "none", *words[1:])
