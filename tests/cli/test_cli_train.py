@@ -164,3 +164,10 @@ def test_trackers_are_chosen_by_name(refused: Refused, images: Path, tmp_path: P
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert refused(*words, "wandb").startswith("tracking with Weights & Biases needs the 'wandb' extra")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_an_interrupted_start_left_is_new(command: Command, images: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("process 1 on a machine\n")
+    found = command("train", "--data", images, "--out", tmp_path / "run", "--steps", "1", *TINY)
+    assert found.code == 0 and (tmp_path / "run" / "spec.json").is_file()
