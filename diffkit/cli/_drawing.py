@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli._options import short
+from diffkit.options import integer
 
 if TYPE_CHECKING:
     from diffkit.cli._takes import Given
@@ -32,7 +33,7 @@ class Drawing:
     n: int = field(default=1, metadata=short("-n"))
     classes: tuple[str, ...] = ()
     steps: int | str | tuple[int, ...] | None = None
-    seed: int = 0
+    seed: int = integer(0, ge=0)
     batch_size: int = 64
     out: Path = field(default=Path("drawn"))
     device: str | None = None

@@ -51,6 +51,18 @@ def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
         raise OptionError(f"{flag} {path} is not empty; name another folder, or pass --overwrite")
 
 
+def check_run_folder(flag: str, path: Path) -> None:
+    """Raise `OptionError` as `check_folder`, or if the folder holds something but no run that could be gone on with."""
+    from diffkit.training.run import BEFORE, CONFIG
+
+    check_folder(flag, path)
+    if not path.is_dir() or (path / CONFIG).exists():
+        return
+    others = sorted(each.name for each in path.iterdir() if each.name not in BEFORE)
+    if others:
+        raise OptionError(f"{flag} {path} holds something, such as {others[0]}, but no run; name another folder")
+
+
 def overview(out: Path) -> Path:
     """Where all results of a folder are shown in one picture: beside it, or it would pass for one of them."""
     whole = out if out.name not in ("", "..") else out.resolve()

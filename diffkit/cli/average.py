@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_new_folder
 from diffkit.cli._takes import Given, Takes
@@ -46,6 +47,8 @@ def run(given: Given) -> None:
     """Write the system."""
     options = given.make(Options)
     check_new_folder("--out", options.out, overwrite=options.overwrite)
+    if (options.rate is None) == (options.width is None):
+        raise OptionError("give either --rate, one of those that the run was trained with, or --width")
     print(f"system: {options.out}/", flush=True)
     from diffkit.training.averages import averaged
 

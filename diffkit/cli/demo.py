@@ -12,6 +12,7 @@ from attrs import field, frozen
 from diffkit.cli._paths import check_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.demo import STEPS
+from diffkit.options import integer
 
 
 @frozen
@@ -26,7 +27,7 @@ class Options:
 
     out: Path = field(default=Path("demo"))
     steps: int = STEPS
-    seed: int = 0
+    seed: int = integer(0, ge=0)
 
 
 def takes() -> Takes:

@@ -19,6 +19,7 @@ from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file
 from diffkit.cli._takes import Given, Takes
+from diffkit.options import integer
 
 if TYPE_CHECKING:
     from diffkit.cli._saved import Saved
@@ -64,7 +65,7 @@ class Options:
     num: int | None = None
     size: tuple[int, ...] | None = None
     steps: int | str | tuple[int, ...] | None = None
-    seed: int = 0
+    seed: int = integer(0, ge=0)
     batch_size: int = 64
     neighbours: int = 3
     kid_subsets: int = 100
@@ -131,11 +132,28 @@ def _samples(options: Options, given: Given, system: bool, network: Extractor, s
                 "this system enlarges small images; draw samples with diffkit sample --low-res and evaluate that folder"
             )
         check_metrics(metrics, network, saved.system.data_shape, stored, where)
+        _check_count(options, DRAWN if options.num is None else options.num, stored)
         return _drawn(options, given, saved)
     size = None if options.size is None else (options.size[0], options.size[-1])
     data = samples.read(options.samples, size=size)
     check_metrics(metrics, network, data.shape, stored, where)
+    if options.num is not None and options.num > len(data):
+        raise OptionError(f"--num {options.num} is more than the {len(data)} samples of {options.samples}")
+    _check_count(options, len(data) if options.num is None else options.num, stored)
     return data
+
+
+def _check_count(options: Options, count: int, stored: Reference | None) -> None:
+    """Refuse fewer samples than precision and recall need."""
+    if options.metrics and "precision_recall" not in options.metrics:
+        return
+    if not options.metrics and stored is not None and stored.features is None:
+        return  # then they are left out
+    if count <= options.neighbours:
+        raise OptionError(
+            f"precision and recall by --neighbours {options.neighbours} need more samples than {options.neighbours}, "
+            f"got {count}; take more, or name the other metrics with --metrics"
+        )
 
 
 def _search_here(extractor: str) -> None:

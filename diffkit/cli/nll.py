@@ -22,6 +22,7 @@ from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file, check_new_folder
 from diffkit.cli._takes import Given, Takes
+from diffkit.options import integer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,9 +74,9 @@ class Options:
     published: Path | None = None
     plot: Path | None = None
     overwrite: bool = False
-    seed: int = 0
+    seed: int = integer(0, ge=0)
     batch_size: int = 16
-    rows_per_call: int | None = None
+    rows_per_call: int | None = integer(None, optional=True, ge=1)
     device: str | None = None
 
 

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
+from diffkit.options import integer
 
 
 @frozen
@@ -33,7 +34,7 @@ class Options:
     overwrite: bool = False
     n: int = field(default=36, metadata=short("-n"))
     steps: int | str | tuple[int, ...] | None = None
-    seed: int = 0
+    seed: int = integer(0, ge=0)
     device: str | None = None
 
 

@@ -19,6 +19,7 @@ from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._paths import check_folder
 from diffkit.cli._takes import Given, Takes
+from diffkit.options import integer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ class Options:
     each: int = 1
     steps: int | str | tuple[int, ...] | None = None
     clip: bool | None = None
-    seed: int = 0
+    seed: int = integer(0, ge=0)
     batch_size: int = 64
     device: str | None = None
     overwrite: bool = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from diffkit.cli._composition import PARTS, Composition, keywords
-from diffkit.cli._paths import check_folder
+from diffkit.cli._paths import check_run_folder
 from diffkit.cli._slots import part_options
 from diffkit.cli._takes import Given, Takes
 from diffkit.training.config import TrainConfig
@@ -58,7 +58,7 @@ def takes() -> Takes:
 def run(given: Given) -> None:
     """Compose the system and train it."""
     options, config = given.make(Options), given.make(TrainConfig)
-    check_folder("--out", options.out)
+    check_run_folder("--out", options.out)
     from diffkit.ranks import launched
 
     say: Callable[[str], None] = spoken if launched().rank == 0 else silent

@@ -19,7 +19,7 @@ import attrs
 from attrs import frozen
 
 from diffkit._errors import DataError, OptionError
-from diffkit.cli._paths import check_folder
+from diffkit.cli._paths import check_run_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.guidance.classifier import Classifier
 from diffkit.training.config import TrainConfig
@@ -111,7 +111,7 @@ def takes() -> Takes:
 def run(given: Given) -> None:
     """Build the classifier and train it."""
     options, config, recipe = given.make(Options), given.make(TrainConfig, **PUBLISHED), _network(given)
-    check_folder("--out", options.out)
+    check_run_folder("--out", options.out)
     _check_levels(options, given)
     _check_validation(options, config, given)
     from diffkit.cli._recipe import Recipe

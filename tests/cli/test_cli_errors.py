@@ -130,3 +130,43 @@ def test_missing_extra_of_the_command_itself(blocked: str):
     found = without({blocked}, "list")
     assert found.returncode == 2 and found.stdout == ""
     assert found.stderr == ("error: the diffkit command needs the 'cli' extra; run: pip install \"diffkit[cli]\"\n")
+
+
+def test_a_seed_is_not_negative(refused: Refused, tmp_path: Path):
+    for words in (
+        ["sample", "RUN"],
+        ["nll", "RUN", "--data", "digits"],
+        ["report", "RUN"],
+        ["evaluate", "RUN", "--data", "digits"],
+        ["edit", "RUN", "PICTURES"],
+        ["demo"],
+    ):
+        assert refused(*words, "--seed", "-1") == "--seed must be >= 0, got -1"
+    assert refused("nll", "RUN", "--data", "digits", "--rows-per-call", "0") == "--rows-per-call must be >= 1, got 0"
+
+
+def test_which_mean(refused: Refused, tmp_path: Path):
+    for more in ([], ["--rate", "0.9", "--width", "0.1"]):
+        assert refused("average", "RUN", "--out", tmp_path / "o", *more).startswith("give either --rate, ")
+
+
+@pytest.mark.parametrize("name", ["train", "train-classifier"])
+def test_training_begins_in_no_folder_of_other_things(refused: Refused, tmp_path: Path, name: str):
+    (tmp_path / "thesis.txt").touch()
+    assert refused(name, "--data", "digits", "--steps", "1", "--out", tmp_path) == (
+        f"--out {tmp_path} holds something, such as thesis.txt, but no run; name another folder"
+    )
+
+
+def test_memory_that_runs_out(command: Command, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = ["--num-steps", "30", "--backbone", "mlp", "--backbone.hidden"]
+    assert refused("size", *words, "9999999999999").startswith("memory ran out (")
+
+    from diffkit.cli import size
+
+    def failing(given: object) -> None:
+        raise RuntimeError("another fault")
+
+    monkeypatch.setattr(size, "run", failing)
+    with pytest.raises(RuntimeError, match="another fault"):
+        command("size")

@@ -137,3 +137,11 @@ def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path)
     assert (
         refused("evaluate", samples, "--data", "digits", "--out", "a.txt", *own) == "--out must end in .json, got a.txt"
     )
+
+
+def test_too_few_samples_are_refused_before_the_reference_is_made(refused: Refused, samples: Path):
+    words = ["evaluate", samples, "--data", "digits", "--extractor", "digits"]
+    assert "is more than the" in refused(*words, "--num", "100000")
+    assert refused(*words, "--num", "2").endswith(
+        "need more samples than 3, got 2; take more, or name the other metrics with --metrics"
+    )
