@@ -115,7 +115,8 @@ def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:
     """Compile a network block by block, in place, and return it; its weights and their names stay as they are.
 
     Faster to compile than the whole, as like blocks share their kernels, and nearly as fast to run; for training,
-    sampling and the bound alike. A copy of the network is not compiled.
+    sampling and the bound alike. A copy of the network is not compiled. Every shape of data and every size of batch is
+    compiled for itself, the first four of them; others run uncompiled.
 
     Args:
         network: One whose blocks are elements of `nn.ModuleList`; the built-in ones are.
@@ -131,6 +132,9 @@ def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:
     # torch counts the graphs of all blocks of a class together, and gives up compiling at 8
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, 4 * len(found))
+    # Left to itself, torch takes two resolutions of a class of blocks for a shape that varies; torch 2.13
+    # fails to compile the gradients of some blocks for that.
+    options = {"dynamic": False} | options
     for block in found:
         block.compile(**options)
     return network

@@ -70,6 +70,20 @@ def test_gradients_are_the_same(backend):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_u_net_of_several_resolutions_trains():
+    """With torch's own compiler, whose shapes of unknown size fail where a backend that only counts does not."""
+    recipe = ("unet", {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4, "num_heads": 2})
+    network = network_of(recipe, 16)
+    plain, x, time = copy.deepcopy(network), torch.randn(2, 3, 16, 16), torch.tensor([3.0, 700.0])
+    compile_blocks(network)
+    for one in (network, plain):
+        one(x, time).square().mean().backward()
+    for mine, wanted in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, wanted.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_every_block_is_compiled_however_many_there_are(backend):
     """Torch gives up after eight graphs of one piece of code, unless it is told that there will be more."""
     blocks = (1, 2, 3, 4, 5, 6)
