@@ -93,6 +93,10 @@ def read_spec(path: Path) -> dict[str, Any]:
         spec = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not there; a saved system is a folder with {SPEC} and {WEIGHTS}") from error
+    except NotADirectoryError as error:
+        raise CheckpointError(
+            f"{path.parent} is a file; a saved system is a folder with {SPEC} and {WEIGHTS}"
+        ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(spec, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from diffkit.options import integer
 
 if TYPE_CHECKING:
     from diffkit.cli._takes import Given
+    from diffkit.spacing import Spacing
+    from diffkit.system import System
 
 
 @frozen
@@ -47,6 +50,15 @@ class Drawing:
         check_integer("n", self.n, ge=1)
         check_integer("batch_size", self.batch_size, ge=1)
         check_out(self.out, self.overwrite)
+
+
+STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
+"""Words for the default of `spacing`."""
+
+
+def spacing(steps: Spacing, system: System) -> Spacing:
+    """Return the levels that inversion visits: those asked for, or 50, or all if there are fewer."""
+    return min(50, system.num_steps) if steps is None else steps
 
 
 def steered(given: Given) -> dict[str, Any]:

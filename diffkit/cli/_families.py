@@ -62,8 +62,12 @@ def _source(name: str) -> Factory:
 
 
 def _check_source(name: str) -> None:
-    if name not in data.NAMED and not Path(name).exists():
+    if name not in data.NAMED and not Path(name).is_dir() and not _is_file_of_data(Path(name)):
         data.source_for(name)  # says what is wrong with it
+
+
+def _is_file_of_data(path: Path) -> bool:
+    return path.suffix in (".npz", ".npy", ".zip") and path.is_file()
 
 
 _OTHERS = {

@@ -174,6 +174,6 @@ def _message(error: CycloptsError, options: Sequence[Option], unknown: UnknownOp
 
 
 def _unknown(flag: str, options: Sequence[Option], unknown: UnknownOption) -> str:
-    known = [option.flag for option in options if not option.positional]
+    known = [option.flag for option in options if not option.positional] + ["--help"]
     near = did_you_mean(flag, known) or "; --help lists those there are"
     return unknown(flag) or f"no option {flag!r}{near}"

@@ -20,7 +20,7 @@ _BEFORE, _AFTER = r"(?<![\w./'\"=-])", r"(?![\w=(/'\"]|\.\w)"
 _WITH_VALUE = re.compile(_BEFORE + r"(\w+)=('[^']*'|\([^()]*\)|\[[^\[\]]*\]|\.\.\.|-?\w[\w.+-]*|(?=\s|$))")
 _WITH_UNDERSCORE = re.compile(_BEFORE + r"([a-z]+_\w+)" + _AFTER)
 _PLAIN = re.compile(r"(?:(?<=^)|(?<=each of )|(?<=': ))([a-z]+)(?= must | needs )|(?<=leave )([a-z]+)(?= out| at )")
-_OBJECT = re.compile(r"([A-Z]\w*\((?:[^()]|\([^()]*\))*\))")
+_OBJECT = re.compile(r"(\b\w+\((?:[^()]|\([^()]*\))*\))")
 _NONE = re.compile(_BEFORE + "None" + _AFTER)
 
 

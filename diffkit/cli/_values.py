@@ -29,6 +29,8 @@ def from_text(text: str, kind: Any) -> Any:
     """
     if text.lower() == "none" and _allows_none(kind):
         return None
+    if not text and {str, Path} & set(_candidates(kind)):
+        raise OptionError("must not be empty")
     for candidate in _candidates(kind):
         try:
             return accept(_read(text, candidate), candidate)

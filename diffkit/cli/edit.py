@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from diffkit._errors import OptionError
 from diffkit.cli._drawing import Drawing, steered
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
@@ -51,6 +52,8 @@ def run(given: Given) -> None:
 
     options, drawing = given.make(Options), given.make(Drawing)
     drawing.check()
+    if options.strength is not None and options.level is not None:
+        raise OptionError("--strength and --level say the same in two ways; leave one of them out")
     saved = _tasks.load(options.run, drawing.device)
     pictures = _tasks.read_pictures(options.pictures, saved.system.data_shape)
     found = image_to_image(

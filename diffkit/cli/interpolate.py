@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
-from diffkit.cli._drawing import steered
+from diffkit.cli._drawing import STEPS, spacing, steered
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._takes import Given, Takes
 
@@ -22,7 +22,8 @@ class Options:
         second: The picture at the other.
         n: How many, with both ends.
         classes: Name or index of the class of both; "none", which is no class, by default.
-        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50".
+        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50";
+            50, or all if there are fewer.
         batch_size: How many are made at a time.
         out: Folder for the results; made if it is not there.
         device: Such as cpu or cuda; a GPU if there is one.
@@ -34,7 +35,7 @@ class Options:
     second: Path = field(metadata=POSITIONAL)
     n: int = field(default=7, metadata=short("-n"))
     classes: tuple[str, ...] = ()
-    steps: int | str | tuple[int, ...] | None = 50
+    steps: int | str | tuple[int, ...] | None = None
     batch_size: int = 64
     out: Path = Path("between")
     device: str | None = None
@@ -43,7 +44,7 @@ class Options:
 
 def takes() -> Takes:
     """Return the options."""
-    return Takes({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True)
+    return Takes({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
 
 
 def run(given: Given) -> None:
@@ -65,7 +66,14 @@ def run(given: Given) -> None:
     first, second = (_tasks.read_one(path, saved.system.data_shape) for path in (options.first, options.second))
     one = {name: values[0] for name, values in _tasks.conditions_for(saved, options.classes, 1).items()}
     between = interpolate(
-        saved.system, first, second, options.n, steps=options.steps, batch_size=options.batch_size, **how, **one
+        saved.system,
+        first,
+        second,
+        options.n,
+        steps=spacing(options.steps, saved.system),
+        batch_size=options.batch_size,
+        **how,
+        **one,
     ).cpu()
     for line in _tasks.write(options.out, [("between", between)], [between]):
         print(line)

@@ -11,7 +11,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
-from diffkit.cli._drawing import steered
+from diffkit.cli._drawing import STEPS, spacing, steered
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
 
@@ -24,7 +24,8 @@ class Options:
         run: A saved system or training run (a folder).
         pictures: A picture, or a folder of them.
         classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
-        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50".
+        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50";
+            50, or all if there are fewer.
         out: Folder for the results; made if it is not there.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Write into a folder that holds something already.
@@ -33,7 +34,7 @@ class Options:
     run: Path = field(metadata=POSITIONAL)
     pictures: Path = field(metadata=POSITIONAL)
     classes: tuple[str, ...] = ()
-    steps: int | str | tuple[int, ...] | None = 50
+    steps: int | str | tuple[int, ...] | None = None
     out: Path = Path("inverted")
     device: str | None = None
     overwrite: bool = False
@@ -41,7 +42,7 @@ class Options:
 
 def takes() -> Takes:
     """Return the options."""
-    return Takes({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True)
+    return Takes({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
 
 
 def run(given: Given) -> None:
@@ -59,7 +60,7 @@ def run(given: Given) -> None:
     saved = _tasks.load(options.run, options.device)
     pictures = _tasks.read_pictures(options.pictures, saved.system.data_shape)
     conditions = _tasks.conditions_for(saved, options.classes, len(pictures.images))
-    found = invert(saved.system, pictures.images, steps=options.steps, **how, **conditions)
+    found = invert(saved.system, pictures.images, steps=spacing(options.steps, saved.system), **how, **conditions)
     back, errors = found.reconstruction.cpu(), found.error.cpu()
     shown = [torch.stack(pair) for pair in zip(pictures.images, back, strict=True)]
     lines = _tasks.write(options.out, list(zip(pictures.names, back[:, None], strict=True)), shown)

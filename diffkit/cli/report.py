@@ -14,6 +14,9 @@ from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import integer
 
+MOST = 1000
+"""Samples of a page at most: they are all in it, in one picture."""
+
 
 @frozen
 class Options:
@@ -23,7 +26,7 @@ class Options:
         run: A training run or saved system (a folder).
         out: The page; by default report.html in that folder.
         overwrite: Replace that file if it is there; report.html in the folder of the run always is.
-        n: How many samples are drawn for it; 0 draws none.
+        n: How many samples are drawn for it, at most 1000; 0 draws none.
         steps: How many levels drawing them visits, or "10,15,20", "ddim50", ...; 50, or all if there are fewer.
         seed: Of the samples.
         device: Such as cpu or cuda; a GPU if there is one.
@@ -50,7 +53,7 @@ def run(given: Given) -> None:
     from diffkit.options import check_integer
 
     options = given.make(Options)
-    check_integer("n", options.n, ge=0)
+    check_integer("n", options.n, ge=0, le=MOST)
     out = options.run / "report.html" if options.out is None else options.out
     if options.run.is_dir() or options.out is not None:  # else the run is not there, which loading says better
         check_file("--out", out, (".html", ".htm"), overwrite=options.overwrite or options.out is None)

@@ -170,3 +170,13 @@ def test_memory_that_runs_out(command: Command, refused: Refused, tmp_path: Path
     monkeypatch.setattr(size, "run", failing)
     with pytest.raises(RuntimeError, match="another fault"):
         command("size")
+
+
+def test_words_that_are_nearly_right(refused: Refused, tmp_path: Path):
+    (tmp_path / "notes.txt").touch()
+    notes = tmp_path / "notes.txt"
+    assert "did you mean '--help'?" in refused("sample", "RUN", "--hlep")
+    assert refused("sample", "RUN", "--steps", "") == "--steps must not be empty"
+    assert refused("sample", "RUN", "--out", "") == "--out must not be empty"
+    assert "is a file, but no .npz, .npy or .zip" in refused("nll", "RUN", "--data", notes)
+    assert refused("sample", notes).startswith(f"{notes} is a file; a saved system is a folder with spec.json")

@@ -43,5 +43,5 @@ def test_results_of_other_commands_are_on_it(command: Command, make_system: Call
 
 def test_refusals(refused: Refused, saved: Path, tmp_path: Path):
     assert refused("report", saved, "--out", tmp_path / "page.txt").startswith("--out must end in .html or .htm")
-    assert refused("report", saved, "-n", "-1") == "-n must be >= 0, got -1"
+    assert refused("report", saved, "-n", "-1") == "-n must be >= 0 and <= 1000, got -1"
     assert "is not there" in refused("report", tmp_path / "nothing").splitlines()[-1]

@@ -57,6 +57,7 @@ def test_names_become_flags(options, said: str, wanted: str):
         "out 'run' is being written by another training",
         "unknown_option=3 is unknown",
         "the steps must be few",
+        "backbone unet(channels=128, num_heads=4), now mlp(hidden=3)",
         "Thing(inner=Other(steps=3), data_shape=(3, 4), num_steps=None) is another",
     ],
 )

@@ -138,7 +138,10 @@ def test_a_system_without_classes(command: Command, make_system: Callable, tmp_p
 
 REFUSED = [
     (("edit", "RUN", "PICTURES", "--strength", "1.5"), "strength must be > 0 and <= 1, got 1.5"),
-    (("edit", "RUN", "PICTURES", "--strength", "0.5", "--level", "3"), "give either strength, a share of T, or level"),
+    (
+        ("edit", "RUN", "PICTURES", "--strength", "0.5", "--level", "3"),
+        "--strength and --level say the same in two ways; leave one",
+    ),
     (("edit", "RUN", "PICTURES", "-n", "0"), "n must be >= 1, got 0"),
     (("edit", "RUN", "HERE/none.png"), "none.png is not there; name a picture, or a folder of them"),
     (("edit", "RUN", "PICTURES", "--classes", "cat,dog,owl"), "one for each of 2 pictures, got 3"),
@@ -214,3 +217,9 @@ def test_a_system_without_a_network(refused: Refused, tmp_path: Path):
     Image.fromarray(values(0)).save(tmp_path / "a.png")
     for words in (["sample"], ["edit", tmp_path / "a.png"], ["nll", "--data", "digits"]):
         assert "is a system without a network" in refused(words[0], tmp_path / "none", *words[1:])
+
+
+def test_inversion_of_few_levels(command: Command, saved: Path, pictures: Path, tmp_path: Path):
+    ends = (pictures / "a.png", pictures / "b.png")
+    assert command("invert", saved, pictures, "--out", tmp_path / "a").code == 0
+    assert command("interpolate", saved, *ends, "-n", "2", "--out", tmp_path / "b").code == 0
