@@ -107,10 +107,17 @@ class SampleFolder:
         """Remove the samples of another sampling, if there is one, and what is in the way; nothing else."""
         ours = [*self.out.iterdir()] if (self.out / FACTS).exists() else []
         found = [*(self.out / BATCHES).glob("[0-9]*"), *(path for path in ours if _OURS.fullmatch(path.name))]
-        found += [self._grid] if "grid" in self.formats else []
+        found += [self._grid] if "grid" in self.formats or self._drew_grid() else []
         for path in (*found, self._npz, *map(self._png, range(self.count))):
             path.unlink(missing_ok=True)
         (self.out / FACTS).unlink(missing_ok=True)  # last, or what is left would pass for samples of the next
+
+    def _drew_grid(self) -> bool:
+        """True if the sampling that is in the folder drew the overview, which is then no longer of these samples."""
+        try:
+            return "grid" in _read(self.out / FACTS).get("format", ())
+        except DataError:
+            return False
 
     def pending(self) -> list[int]:
         """Return the numbers of the batches that are not done."""

@@ -162,6 +162,9 @@ def test_overwrite_and_config(command: Command, saved: Path, tmp_path: Path):
     assert command(*other).code == 0
     names = ["cat_000000.png", "dog_000001.png", "mine.png", "owl_000002.png", "sampling.json"]
     assert sorted(path.name for path in out.iterdir()) == names
+    assert (tmp_path / "out_grid.png").exists()
+    assert command(*words, "--overwrite").code == 0
+    assert not (tmp_path / "out_grid.png").exists(), "an overview of other samples"
 
 
 def test_npz_is_what_numpy_writes(tmp_path: Path):
@@ -205,3 +208,25 @@ def test_guidance(command: Command, refused: Refused, saved: Path, make_system: 
     (tmp_path / "s.toml").write_text('[guidance]\nname = "cfg"\nscale = 4\nnull = { y = 3 }\n')
     found = command("sample", saved, "--config", tmp_path / "s.toml", *words, "--out", tmp_path / "b")
     assert found.code == 0, found.err
+
+
+def test_precision_and_compilation(
+    command: Command, refused: Refused, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Both decide the last digits, so samples that were begun one way do not go on in another."""
+    asked = []
+    eager = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda take, **how: asked.append(how) or eager(take, backend="eager", **how))
+    found = {}
+    for name, more in {"plain": (), "bf16": ("--precision", "bf16"), "step": ("--compile", "step")}.items():
+        out = tmp_path / name
+        command("sample", saved, "-n", 4, "--steps", 3, "--format", "npz", "--out", out, *more)
+        (file,) = out.glob("*.npz")
+        found[name] = np.load(file)["arr_0"].astype(int)
+    assert 0 < np.abs(found["bf16"] - found["plain"]).max() <= 16
+    assert np.abs(found["step"] - found["plain"]).max() <= 1
+    assert asked == [{"fullgraph": True}]
+    text = refused("sample", saved, "-n", 4, "--steps", 3, "--format", "npz", "--out", tmp_path / "bf16")
+    assert "precision bf16, now none" in text
+    text = refused("sample", saved, "--out", tmp_path / "new", "--compile", "cuda_graph", "--device", "cpu")
+    assert "needs a GPU" in text and not (tmp_path / "new").exists()
