@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 from attrs import NOTHING
@@ -62,7 +63,7 @@ def parse(name: str, tokens: Sequence[str], options: Sequence[Option], unknown: 
     try:
         _, bound, _ = app.parse_args(normalized(tokens, options), print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        raise OptionError(_message(error, options, unknown)) from error
+        raise OptionError(_after_switch(tokens, options) or _message(error, options, unknown)) from error
     keys = {option.identifier: option.key for option in options}
     return {keys[name]: value for name, value in bound.arguments.items() if value is not _UNSET}
 
@@ -154,6 +155,18 @@ def _converter(option: Option) -> Callable[[Any, Any], Any]:
             raise OptionError(f"{option.flag} {error}") from error
 
     return convert
+
+
+def _after_switch(tokens: Sequence[str], options: Sequence[Option]) -> str | None:
+    """Say that a switch takes no other word than true or false, if one follows; None if that is not what is wrong."""
+    if any(option.positional for option in options):
+        return None  # the word may be one that goes by its position
+    switches = {option.flag for option in options if is_flag(option.kind)}
+    for token, following in pairwise(tokens):
+        flag = token.replace("_", "-")
+        if flag in switches and not following.startswith("-") and following not in ("true", "false"):
+            return f"{flag} must be true or false, got {following!r}"
+    return None
 
 
 def _message(error: CycloptsError, options: Sequence[Option], unknown: UnknownOption) -> str:

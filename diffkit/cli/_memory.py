@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from diffkit._errors import DiffkitError
 from diffkit.cli._options import Option
 
-_SAVING = ("microbatch", "rows_per_call", "batch_size")
-"""Options that decide how much is computed at a time, the one that changes no result first."""
+_SAVING = ("microbatch", "rows_per_call", "batch_size", "num_steps", "n")
+"""Options that decide how much is computed at a time, those that change no result first."""
 _FULL = ("can't allocate memory", "Storage size calculation overflowed")
 """What torch says of a CPU in a plain RuntimeError; of a GPU it raises an OutOfMemoryError."""
 
@@ -27,10 +27,9 @@ def memory_said(options: Sequence[Option]) -> Iterator[None]:
         if isinstance(error, DiffkitError) or not _is_full(error):
             raise
         known = {option.key: option.flag for option in options}
-        flags = [known[name] for name in _SAVING if name in known]
-        less = f"a smaller {', '.join(flags)}, or " if flags else ""
+        less = ", ".join(["network", *(known[name] for name in _SAVING if name in known)])
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DiffkitError(f"memory ran out ({reason}); use {less}a smaller network") from error
+        raise DiffkitError(f"memory ran out ({reason}); use a smaller {less}") from error
 
 
 def _is_full(error: Exception) -> bool:

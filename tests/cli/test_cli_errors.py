@@ -175,6 +175,7 @@ def test_memory_that_runs_out(command: Command, refused: Refused, tmp_path: Path
 def test_words_that_are_nearly_right(refused: Refused, tmp_path: Path):
     (tmp_path / "notes.txt").touch()
     notes = tmp_path / "notes.txt"
+    assert refused("explain", "--network", "unet") == "--network must be true or false, got 'unet'"
     assert "did you mean '--help'?" in refused("sample", "RUN", "--hlep")
     assert refused("sample", "RUN", "--steps", "") == "--steps must not be empty"
     assert refused("sample", "RUN", "--out", "") == "--out must not be empty"
