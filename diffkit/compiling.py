@@ -140,6 +140,14 @@ def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:
     return network
 
 
+def compile_network(network: nn.Module) -> nn.Module:
+    """Compile a network in place, by blocks if it has any, and return it; see `compile_blocks`."""
+    if any(True for _ in _blocks(network)):
+        return compile_blocks(network)
+    network.compile()
+    return network
+
+
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The outermost elements of lists that hold modules of their own."""
     for child in module.children():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal
 
 from diffkit._errors import OptionError
 
 if TYPE_CHECKING:
     import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def check_device(name: str | None) -> None:
@@ -77,3 +80,11 @@ def device_of_rank(name: str | None) -> torch.device:
     if launched().size > 1 and name in (None, "cuda") and torch.cuda.is_available():
         name = f"cuda:{local_rank() % torch.cuda.device_count()}"
     return device(name)
+
+
+def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which networks compute in a precision; everything around them stays float32."""
+    import torch
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, dtypes[precision], enabled=precision != "fp32")

@@ -19,6 +19,7 @@ import attrs
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
+from diffkit.cli._device import Precision
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file, check_new_folder
 from diffkit.cli._takes import Given, Takes
@@ -59,6 +60,8 @@ class Options:
         seed: Decides which examples are drawn, levels and noise.
         batch_size: How many examples are on the device at a time. Results are kept for that many at a time, or more.
         rows_per_call: How many pairs of an example and a level the network is given at a time; 16 on a CPU, else 256.
+        precision: What the network, and nothing else, computes in.
+        compile: Compile the network; the first batch takes a minute or more.
         device: Such as cpu or cuda; a GPU if there is one.
     """
 
@@ -77,6 +80,8 @@ class Options:
     seed: int = integer(0, ge=0)
     batch_size: int = 16
     rows_per_call: int | None = integer(None, optional=True, ge=1)
+    precision: Precision = "fp32"
+    compile: bool = False
     device: str | None = None
 
 
@@ -87,6 +92,8 @@ def takes() -> Takes:
 
 def run(given: Given) -> None:
     """Score the data."""
+    from diffkit.cli._device import computing_in
+    from diffkit.compiling import compile_network
     from diffkit.evaluation.scoring import check_fit
     from diffkit.ranks import ranks
 
@@ -104,7 +111,10 @@ def run(given: Given) -> None:
             for path in (options.out, options.published, options.plot):
                 if path is not None:
                     print(f"writing {path}", flush=True)
-        (_flow if options.ode else _bound)(saved, data, index, options, among)
+        if options.compile and (network := saved.system.backbone) is not None:
+            compile_network(network)
+        with computing_in(options.precision, saved.system.device):
+            (_flow if options.ode else _bound)(saved, data, index, options, among)
 
 
 def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
@@ -215,6 +225,9 @@ def _check(options: Options, given: Given) -> None:
     clashes = [f"--{name.replace('_', '-')}" for name in bound_only if name in given.values]
     if options.ode and clashes:
         raise OptionError(f"--ode solves the flow, which has no levels; leave out {', '.join(clashes)}")
+    inexact = [f"--{name}" for name in ("precision", "compile") if name in given.values]
+    if options.ode and inexact:
+        raise OptionError(f"--ode solves the flow to a tolerance, in float32; leave out {', '.join(inexact)}")
     flow_only = [f"--{name}" for name in ("probes", "dequantize", "tolerance") if name in given.values]
     if not options.ode and flow_only:
         raise OptionError(f"{', '.join(flow_only)} is for the flow; add --ode, or leave it out")

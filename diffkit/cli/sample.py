@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
+from diffkit.cli._device import Precision
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._paths import check_folder
 from diffkit.cli._takes import Given, Takes
@@ -57,6 +58,9 @@ class Options:
         clip: Clip estimates of clean data to [-1, 1]; as composed by default.
         seed: Sample i depends on the seed and i only, whatever the batch size.
         batch_size: How many are made at a time; those of one batch appear together.
+        precision: What the network, and nothing else, computes in.
+        compile: Compile a step, with the network and all guidance in it; cuda_graph replays that on a GPU without
+            Python, as small batches need. The first step takes a minute or more.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Begin anew: samples that are in the folder are removed.
     """
@@ -73,6 +77,8 @@ class Options:
     clip: bool | None = None
     seed: int = integer(0, ge=0)
     batch_size: int = 64
+    precision: Precision = "fp32"
+    compile: Literal["step", "cuda_graph"] | None = None
     device: str | None = None
     overwrite: bool = False
 
@@ -91,6 +97,7 @@ def run(given: Given) -> None:
     """Draw the samples and write them."""
     options = given.make(Options)
     _check(options)
+    from diffkit.cli._device import computing_in
     from diffkit.ranks import ranks
 
     with ranks() as among:
@@ -102,7 +109,8 @@ def run(given: Given) -> None:
         among.first(lambda: folder.check(options.overwrite))
         if among.rank == 0:
             print(f"writing to {options.out}/", flush=True)
-        _work(sampling, folder, options, among)
+        with computing_in(options.precision, saved.system.device):
+            _work(sampling, folder, options, among)
 
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
@@ -121,6 +129,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
         "sampler": parts.get("sampler"),
         "guidance": guidance,
         "clip": options.clip,
+        "compile": options.compile == "step" or options.compile or False,
     }
     labels = _labels(saved, options, count, small)
     return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, steered)
@@ -183,6 +192,8 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
         "seed": options.seed,
         "batch_size": options.batch_size,
         "device": saved.system.device.type,
+        **({"precision": options.precision} if options.precision != "fp32" else {}),
+        **({"compile": options.compile} if options.compile else {}),
     }
     shape = saved.system.data_shape
     return SampleFolder(options.out, options.format, sampling.batches, sampling.labels, names, shape, facts)

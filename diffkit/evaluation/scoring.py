@@ -215,5 +215,11 @@ class _Work:
             "weights": module_digest(self.system),
             "labels": self.labels,
             "batch_size": self.batch_size,
+            "autocast": _autocast(self.system.device),
             "options": dict(options),
         }
+
+
+def _autocast(device: torch.device) -> str | None:
+    """What networks compute in by the context around the call, if there is one."""
+    return str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None

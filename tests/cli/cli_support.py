@@ -1,9 +1,13 @@
-"""Types that the tests of the command line share."""
+"""What the tests of the command line share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
+
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 class Outcome(NamedTuple):
@@ -14,3 +18,18 @@ class Outcome(NamedTuple):
 
 Command = Callable[..., Outcome]
 Refused = Callable[..., str]
+
+
+@contextmanager
+def seen_dtypes() -> Iterator[set[torch.dtype | None]]:
+    """Yield the types that modules were told to compute in meanwhile, None where nothing was said."""
+    found: set[torch.dtype | None] = set()
+
+    def look(*_: object) -> None:
+        found.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+
+    hook = register_module_forward_pre_hook(look)
+    try:
+        yield found
+    finally:
+        hook.remove()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_support import Command, Refused
+from cli_support import Command, Refused, seen_dtypes
 from numpy.testing import assert_allclose
 
 import diffkit
@@ -148,3 +148,23 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
     pytest.importorskip("matplotlib")
     assert "its name must end in one of" in refused("nll", other, "--data", images, "--plot", tmp_path / "terms.plot")
     assert "is not there" in refused("nll", other, "--data", tmp_path / "no.npz")
+
+
+def test_precision_and_compilation(
+    command: Command, refused: Refused, saved: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr("diffkit.compiling.compile_network", compiled.append)
+    words = ["nll", saved, "--data", images, "--data.labels", "true", "--num", "4", "--steps", "3"]
+    found = {}
+    for name, more in {"plain": [], "bf16": ["--precision", "bf16"], "compiled": ["--compile"]}.items():
+        out = tmp_path / f"{name}.npz"
+        with seen_dtypes() as dtypes:
+            outcome = command(*words, "--out", out, *more)
+        assert outcome.code == 0, outcome.err
+        assert dtypes == {torch.bfloat16 if name == "bf16" else None}
+        found[name] = np.load(out)["total"]
+    assert_allclose(found["bf16"], found["plain"], rtol=0.02)
+    assert (found["compiled"] == found["plain"]).all() and len(compiled) == 1
+    text = refused(*words[:6], "--ode", "--precision", "bf16")
+    assert text == "--ode solves the flow to a tolerance, in float32; leave out --precision"
