@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from diffkit._errors import OptionError
 from diffkit.cli._paths import check_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.demo import STEPS
@@ -41,5 +42,7 @@ def run(given: Given) -> None:
 
     options = given.make(Options)
     check_folder("--out", options.out)
+    if options.out.is_dir() and any(options.out.iterdir()) and not (options.out / "run").is_dir():
+        raise OptionError(f"--out {options.out} is not empty, but holds no demo to go on with; name another folder")
     print(f"writing to {options.out}/", flush=True)
     print(demo.run(options.out, steps=options.steps, seed=options.seed))

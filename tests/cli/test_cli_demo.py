@@ -23,4 +23,5 @@ def test_options_reach_the_demo(command: Command, monkeypatch: pytest.MonkeyPatc
 def test_refusals(refused: Refused, tmp_path: Path):
     (tmp_path / "x").touch()
     assert refused("demo", "--out", tmp_path / "x").endswith("is a file; name a folder")
+    assert refused("demo", "--out", tmp_path).endswith("holds no demo to go on with; name another folder")
     assert refused("demo", "--steps", "0", "--out", tmp_path / "d") == "--steps must be >= 1, got 0"
