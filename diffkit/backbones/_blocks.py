@@ -107,6 +107,17 @@ class Upsample(nn.Module):
         return out
 
 
+def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Return ``h (1 + scale) + shift`` of (B, C, *S), with a scale and a shift for each channel, (B, C, 1..).
+
+    On a GPU in one operation. On a CPU that one takes values singly where two operands are spread over the third, and
+    is three to six times slower than two operations.
+    """
+    if h.is_cpu:
+        return (h * (1 + scale)).add_(shift)
+    return torch.addcmul(shift, h, 1 + scale)
+
+
 class ResBlock(nn.Module):
     """Two convolutions with the embedding between them, and a residual connection.
 
@@ -140,7 +151,7 @@ class ResBlock(nn.Module):
         norm, silu, dropout, conv = self.out_layers
         if self.scale_shift_norm:
             scale, shift = shift.chunk(2, dim=1)
-            h = torch.addcmul(shift, norm(h), 1 + scale)
+            h = modulate(norm(h), shift, scale)
         else:
             h = norm(h + shift)
         out: Tensor = self.skip_connection(self.resample(x)) + conv(dropout(silu(h)))
