@@ -131,7 +131,8 @@ def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:
         )
     # torch counts the graphs of all blocks of a class together, and gives up compiling at 8
     config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 4 * len(found))
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # the latter in torch 2.6
+    setattr(config, limit, max(getattr(config, limit), 4 * len(found)))
     # Left to itself, torch takes two resolutions of a class of blocks for a shape that varies; torch 2.13
     # fails to compile the gradients of some blocks for that.
     options = {"dynamic": False} | options

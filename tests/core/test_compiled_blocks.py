@@ -31,11 +31,13 @@ class Backend:
 
 @pytest.fixture
 def backend():
-    limit = torch._dynamo.config.recompile_limit
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    limit = getattr(config, name)
     torch._dynamo.reset()
     yield Backend()
     torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit = limit
+    setattr(config, name, limit)
 
 
 def network_of(backbone, side=8) -> nn.Module:

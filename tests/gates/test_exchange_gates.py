@@ -31,6 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 WORLDS = (2, 8, 64)
+OLD = torch.__version__.split(".")[:2] == ["2", "6"]
 SHAPE, PER_PROCESS = (3, 4, 4), 2
 
 
@@ -125,6 +126,7 @@ def test_calls_do_not_grow_with_the_processes():
     assert [sent(world)[1] for world in WORLDS] == [1, 1, 1]
 
 
+@pytest.mark.skipif(OLD, reason="FSDP2 of torch 2.6 does not run on a CPU")
 @pytest.mark.parametrize("world", WORLDS)
 def test_shared_weights_are_gathered_twice_and_gradients_scattered_once(world):
     gathers, scatters, units = sent_in_shares(world)
@@ -164,6 +166,7 @@ def test_longer_gradients_are_caught():
     assert sum(buckets) == 8 * weights
 
 
+@pytest.mark.skipif(OLD, reason="FSDP2 of torch 2.6 does not run on a CPU")
 def test_a_further_exchange_of_shares_is_caught():
     _, scatters, units = sent_in_shares(2, Forgetful)
     assert scatters == units + 1
