@@ -133,7 +133,15 @@ def _check_layer(takes: Takes, layer: Layer) -> dict[str, Any]:
     from diffkit.cli import _config
 
     options = _all_options(takes, _filled(takes, layer.names(takes.slots)))
-    return _config.check(layer.table, [o for o in options if not _is_special(o)], layer.place)
+    table = {key: value for key, value in layer.table.items() if not _says_nothing(takes, key, value)}
+    return _config.check(table, [o for o in options if not _is_special(o)], layer.place)
+
+
+def _says_nothing(takes: Takes, key: str, value: Any) -> bool:
+    """True for an option that the command does not take, at its default: files of earlier versions list those, too."""
+    if key not in takes.without:
+        return False
+    return value in [o.default for cls in takes.options.values() for o in options_of(cls) if o.key == key]
 
 
 def _filled(takes: Takes, named: Mapping[str, str]) -> dict[str, str]:

@@ -75,6 +75,16 @@ def test_what_a_run_wrote_down_repeats_it(command: Command, images: Path, tmp_pa
     assert config(one)["weight_decay"] == 0 and spec(one)["settings"]["noised"] is False
 
 
+def test_a_file_that_lists_what_classifiers_have_no_use_for(command: Command, refused: Refused, tmp_path: Path):
+    """As earlier versions wrote it."""
+    words, path = ["train-classifier", "--data", "digits", "--out", tmp_path / "run", "--config"], tmp_path / "a.toml"
+    path.write_text("label_dropout = 0.0\npreview = 16\npreview_steps = 50\nsteps = 7\n")
+    found = command(*words, path, "--print-config")
+    assert found.code == 0 and "steps = 7" in found.out and "preview" not in found.out, found.err
+    path.write_text("label_dropout = 0.1\n")
+    assert "label_dropout is no option" in refused(*words, path)
+
+
 def test_validation(command: Command, refused: Refused, images: Path, tmp_path: Path):
     out, held = tmp_path / "run", tmp_path / "held.npz"
     with np.load(images) as found:
