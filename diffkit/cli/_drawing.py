@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from diffkit._errors import OptionError
 from diffkit.cli._options import short
 from diffkit.options import integer
+from diffkit.registry import canonical
 
 if TYPE_CHECKING:
     from diffkit.cli._takes import Given
@@ -24,8 +26,8 @@ class Drawing:
     Attributes:
         n: How many of each picture.
         classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
-        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50"; all levels
-            by default.
+        steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
+            "linspace50"; all levels by default.
         seed: Decides everything that is random.
         batch_size: How many are made at a time.
         out: Folder for the results; made if it is not there.
@@ -66,5 +68,8 @@ def steered(given: Given) -> dict[str, Any]:
     from diffkit.cli._guidance import refuse_folders
     from diffkit.guidance import guidance_for
 
-    refuse_folders(given.parts.get("guidance"))
-    return {"sampler": given.parts.get("sampler"), "guidance": guidance_for(given.parts.get("guidance"))}
+    slot = given.parts.get("guidance")
+    refuse_folders(slot)
+    if slot is not None and canonical(slot[0]) == "cfg" and not given.values.get("classes"):
+        raise OptionError("--guidance cfg does nothing where no class is asked for; name one with --classes")
+    return {"sampler": given.parts.get("sampler"), "guidance": guidance_for(slot)}

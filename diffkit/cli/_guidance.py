@@ -85,11 +85,25 @@ def steering(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
     from diffkit.guidance import guidance_for
 
     name = None if slot is None else canonical(slot[0])
+    check_null(slot, saved)
     if slot is None or name not in BY_FOLDER:
         return guidance_for(slot), saved  # type: ignore[return-value]  # a slot holds one
     if name == "autoguidance":
         return _by_worse(ByWorse(**slot[1]), saved), saved
     return _by_classifier(ByClassifier(**slot[1]), saved)
+
+
+def check_null(slot: Slot, saved: Saved) -> None:
+    """Raise `OptionError` for classifier-free guidance of a network that has no word for "no class"."""
+    if slot is None or canonical(slot[0]) != "cfg" or slot[1].get("null") is not None:
+        return
+    recipe = saved.system.parts.backbone
+    if recipe is None or recipe.null_conditions() is None:
+        lacking = "classes" if saved.num_classes is None else 'label for "no class"'
+        raise OptionError(
+            f"--guidance cfg compares a class with no class, and this network has no {lacking}; train one with "
+            "--label-dropout 0.1"
+        )
 
 
 def refuse_folders(slot: Slot) -> None:

@@ -17,6 +17,7 @@ from diffkit.pictures import grid, need_pillow, pixels, png
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffkit.cli._guidance import Slot
     from diffkit.cli._saved import Saved
 
 
@@ -40,8 +41,15 @@ def check_out(out: Path, overwrite: bool) -> None:
     check_overview(out, overwrite=overwrite)
 
 
-def load(folder: Path, device: str | None) -> Saved:
-    """Load a system of pictures with 8 bits at most, which asks for no other picture; refuse any other."""
+def load(folder: Path, device: str | None, guidance: Slot = None) -> Saved:
+    """Load a system of pictures with 8 bits at most, which asks for no other picture; refuse any other.
+
+    Args:
+        folder: Where it is.
+        device: Where it goes.
+        guidance: What is to steer it, if anything.
+    """
+    from diffkit.cli._guidance import check_null
     from diffkit.cli._saved import load as load_saved
 
     saved = load_saved(folder, device)
@@ -51,6 +59,7 @@ def load(folder: Path, device: str | None) -> Saved:
         raise OptionError(f"{folder} makes {kind}, no 8-bit pictures; call diffkit.tasks in Python")
     if saved.low_res_channels:
         raise OptionError(f"{folder} enlarges small pictures, and does nothing else; use diffkit sample --low-res")
+    check_null(guidance, saved)
     return saved
 
 

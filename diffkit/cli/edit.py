@@ -54,7 +54,8 @@ def run(given: Given) -> None:
     drawing.check()
     if options.strength is not None and options.level is not None:
         raise OptionError("--strength and --level say the same in two ways; leave one of them out")
-    saved = _tasks.load(options.run, drawing.device)
+    how = steered(given)
+    saved = _tasks.load(options.run, drawing.device, given.parts.get("guidance"))
     pictures = _tasks.read_pictures(options.pictures, saved.system.data_shape)
     found = image_to_image(
         saved.system,
@@ -64,7 +65,7 @@ def run(given: Given) -> None:
         steps=drawing.steps,
         seed=drawing.seed,
         batch_size=drawing.batch_size,
-        **steered(given),
+        **how,
         **_tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
     )
     variants = found.cpu().reshape(-1, drawing.n, *saved.system.data_shape)

@@ -27,7 +27,8 @@ class Options:
 
     Attributes:
         spec: Explain this saved system (a folder) in place of a composition.
-        steps: Levels that sampling visits: a number, "10,15,20", "ddim50", "leading50", "trailing50", "linspace50".
+        steps: Levels that sampling visits: a number, "10,15,20" (so many in each third), "ddim50", "leading50",
+            "trailing50", "linspace50".
         plot: Draw it into this file too, such as explain.png.
         overwrite: Replace that file if it is there.
         network: Build the network, without memory for its weights, and count its parameters.

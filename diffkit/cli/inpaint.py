@@ -58,7 +58,8 @@ def run(given: Given) -> None:
 
     options, drawing = given.make(Options), given.make(Drawing)
     drawing.check()
-    saved = _tasks.load(options.run, drawing.device)
+    how = steered(given)
+    saved = _tasks.load(options.run, drawing.device, given.parts.get("guidance"))
     pictures = _tasks.read_pictures(options.pictures, saved.system.data_shape)
     known = _read_mask(options.mask, saved.system.data_shape)
     found = inpaint(
@@ -70,7 +71,7 @@ def run(given: Given) -> None:
         steps=drawing.steps,
         seed=drawing.seed,
         batch_size=drawing.batch_size,
-        **steered(given),
+        **how,
         **_tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
     )
     made = found.cpu().reshape(-1, drawing.n, *saved.system.data_shape)

@@ -22,8 +22,8 @@ class Options:
         second: The picture at the other.
         n: How many, with both ends.
         classes: Name or index of the class of both; "none", which is no class, by default.
-        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50";
-            50, or all if there are fewer.
+        steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
+            "linspace50"; 50, or all if there are fewer.
         batch_size: How many are made at a time.
         out: Folder for the results; made if it is not there.
         device: Such as cpu or cuda; a GPU if there is one.
@@ -62,7 +62,7 @@ def run(given: Given) -> None:
         raise OptionError(f"--classes must name one class, which both ends are of, got {','.join(options.classes)}")
     how = steered(given)
     check_deterministic(how["sampler"])
-    saved = _tasks.load(options.run, options.device)
+    saved = _tasks.load(options.run, options.device, given.parts.get("guidance"))
     first, second = (_tasks.read_one(path, saved.system.data_shape) for path in (options.first, options.second))
     one = {name: values[0] for name, values in _tasks.conditions_for(saved, options.classes, 1).items()}
     between = interpolate(

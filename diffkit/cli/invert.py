@@ -24,8 +24,8 @@ class Options:
         run: A saved system or training run (a folder).
         pictures: A picture, or a folder of them.
         classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
-        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50";
-            50, or all if there are fewer.
+        steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
+            "linspace50"; 50, or all if there are fewer.
         out: Folder for the results; made if it is not there.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Write into a folder that holds something already.
@@ -57,7 +57,7 @@ def run(given: Given) -> None:
     _tasks.check_out(options.out, options.overwrite)
     how = steered(given)
     check_deterministic(how["sampler"])
-    saved = _tasks.load(options.run, options.device)
+    saved = _tasks.load(options.run, options.device, given.parts.get("guidance"))
     pictures = _tasks.read_pictures(options.pictures, saved.system.data_shape)
     conditions = _tasks.conditions_for(saved, options.classes, len(pictures.images))
     found = invert(saved.system, pictures.images, steps=spacing(options.steps, saved.system), **how, **conditions)

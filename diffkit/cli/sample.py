@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 FORMATS = ("png", "grid", "npz")
 DEFAULT = 16
 """Samples that are drawn by default."""
+MOST = 10_000_000
+"""Samples that one folder takes: each is a file, and the list of what is to be done lies in memory."""
 
 
 @frozen
@@ -53,8 +55,8 @@ class Options:
         low_res: Pictures to enlarge, for a system trained to: a folder, or a .npz or .npy file, whose labels (arr_1)
             are the classes unless others are chosen.
         each: Samples for each of these pictures; they stand together.
-        steps: How many levels to visit, or "10,15,20", "ddim50", "leading50", "trailing50", "linspace50"; all levels
-            by default.
+        steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
+            "linspace50"; all levels by default.
         clip: Clip estimates of clean data to [-1, 1]; as composed by default.
         seed: Sample i depends on the seed and i only, whatever the batch size.
         batch_size: How many are made at a time; those of one batch appear together.
@@ -209,6 +211,7 @@ def _count(options: Options, small: Data | None) -> int:
     if small is None:
         return DEFAULT if options.n is None else options.n
     largest = len(small) * options.each
+    _check_count(largest)
     if options.n is not None and options.n > largest:
         raise OptionError(
             f"-n {options.n} is more than --low-res has pictures for, {largest}; ask for several of each with --each"
@@ -248,6 +251,7 @@ def _check(options: Options) -> None:
     check_integer("batch_size", options.batch_size, ge=1)
     if options.n is not None:
         check_integer("n", options.n, ge=1)
+        _check_count(options.n)
     unknown = [word for word in options.format if word not in FORMATS]
     if unknown or not options.format:
         raise OptionError(f"--format must be some of {', '.join(FORMATS)}, got {','.join(options.format)!r}")
@@ -258,6 +262,13 @@ def _check(options: Options) -> None:
         from diffkit.pictures import need_pillow
 
         need_pillow("writing PNG files")
+
+
+def _check_count(count: int) -> None:
+    if count > MOST:
+        raise OptionError(
+            f"{count} samples are more than a folder takes, {MOST}; make several, each with another --out and --seed"
+        )
 
 
 def _load(options: Options) -> Saved:

@@ -62,7 +62,8 @@ def run(given: Given) -> None:
     options, drawing = given.make(Options), given.make(Drawing)
     drawing.check()
     method = _method(options)
-    saved = _tasks.load(options.run, drawing.device)
+    how = steered(given)
+    saved = _tasks.load(options.run, drawing.device, given.parts.get("guidance"))
     pictures = _small(options, saved.system.data_shape)
     found = solve(
         saved.system,
@@ -71,7 +72,7 @@ def run(given: Given) -> None:
         steps=drawing.steps,
         seed=drawing.seed,
         batch_size=drawing.batch_size,
-        **steered(given),
+        **how,
         **_tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
     )
     large = found.detach().cpu().reshape(-1, drawing.n, *saved.system.data_shape)

@@ -132,6 +132,9 @@ def test_refusals_before_any_work(refused: Refused, saved: Path, tmp_path: Path)
     full.mkdir()
     (full / "x").touch()
     assert refused("sample", saved, "-n", "0") == "-n must be >= 1, got 0"
+    assert refused("sample", saved, "-n", "100000000000") == (
+        "100000000000 samples are more than a folder takes, 10000000; make several, each with another --out and --seed"
+    )
     assert refused("sample", saved, "--batch-size", "0") == "--batch-size must be >= 1, got 0"
     assert refused("sample", saved, "--format", "jpg") == "--format must be some of png, grid, npz, got 'jpg'"
     assert refused("sample", saved, "--out", full).endswith("is not empty; name another folder, or pass --overwrite")
@@ -194,7 +197,8 @@ def test_classes_in_turn_or_at_random(command: Command, saved: Path, tmp_path: P
 
 
 def test_guidance(command: Command, refused: Refused, saved: Path, make_system: Callable, tmp_path: Path):
-    words = ["-n", "3", "--steps", "3", "--format", "npz"]
+    words, picture = ["-n", "3", "--steps", "3", "--format", "npz"], tmp_path / "picture.png"
+    Image.new("L", (4, 4)).save(picture)
     guided = [*words, "--guidance", "cfg", "--guidance.scale", "4", "--guidance.interval", "0.1,9"]
     assert command("sample", saved, *guided, "--out", tmp_path / "a").code == 0
     with np.load(next((tmp_path / "a").glob("*.npz"))) as arrays:
@@ -203,7 +207,15 @@ def test_guidance(command: Command, refused: Refused, saved: Path, make_system: 
         assert np.abs(arrays["arr_0"][..., 0] - pixels(expected, 256)[:, 0].astype(float)).max() <= 1
     assert refused("sample", saved, "--guidance", "cgf").startswith("no guidance named 'cgf'; did you mean 'cfg'?")
     assert refused("sample", saved, "--guidance", "cfg") == "diffkit sample needs --guidance.scale"
-    assert "has no null class" in refused("sample", make_system(), *guided, "--out", tmp_path / "b")
+    assert refused("sample", make_system(), *guided, "--out", tmp_path / "b") == (
+        "--guidance cfg compares a class with no class, and this network has no classes; train one with "
+        "--label-dropout 0.1"
+    )
+    told = make_system("told", backbone=("mlp", {"hidden": 8, "depth": 1, "num_classes": 3}))
+    assert 'no label for "no class"' in refused("sample", told, *guided, "--out", tmp_path / "b")
+    steered = ["--guidance", "cfg", "--guidance.scale", "2", "--out", tmp_path / "b"]
+    assert 'no label for "no class"' in refused("edit", told, picture, "--classes", "1", *steered)
+    assert "does nothing where no class is asked for" in refused("edit", saved, picture, *steered)
     assert "--guidance.null" not in command("sample", "--guidance", "cfg", "--help").out  # a mapping: files only
     (tmp_path / "s.toml").write_text('[guidance]\nname = "cfg"\nscale = 4\nnull = { y = 3 }\n')
     found = command("sample", saved, "--config", tmp_path / "s.toml", *words, "--out", tmp_path / "b")
