@@ -11,10 +11,12 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
-from diffkit.cli._options import POSITIONAL
+from diffkit.cli._options import POSITIONAL, options_of
 from diffkit.cli._paths import check_new_folder
+from diffkit.cli._spelling import said_in_flags
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import integer, number
+from diffkit.training.config import TrainConfig
 
 
 @frozen
@@ -52,4 +54,6 @@ def run(given: Given) -> None:
     print(f"system: {options.out}/", flush=True)
     from diffkit.training.averages import averaged
 
-    averaged(options.run, rate=options.rate, width=options.width, step=options.step).save(options.out)
+    with said_in_flags(options_of(TrainConfig)):  # what is missing is an option of the training
+        system = averaged(options.run, rate=options.rate, width=options.width, step=options.step)
+    system.save(options.out)

@@ -238,6 +238,8 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         raise OptionError("--save-reference writes the statistics of --data, not of --reference")
     if options.samples is None and options.save_reference is None:
         raise OptionError("name the samples to measure, or --save-reference FILE to make a reference only")
+    if options.samples is not None and not options.samples.exists():
+        raise OptionError(f"{options.samples} is not there; name a folder of images, a .npz file or a saved system")
     if options.size is not None and len(options.size) not in (1, 2):
         raise OptionError(f"--size must be one number or two, got {options.size!r}")
     for name in ("num", "batch_size", "neighbours", "kid_subsets", "kid_subset_size", "split_size"):

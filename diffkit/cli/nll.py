@@ -96,9 +96,12 @@ def run(given: Given) -> None:
     from diffkit.compiling import compile_network
     from diffkit.evaluation.scoring import check_fit
     from diffkit.ranks import ranks
+    from diffkit.saving import read_spec
+    from diffkit.spec import SPEC
 
     options = given.make(Options)
     _check(options, given)
+    read_spec(options.run / SPEC)  # a run that is not there is found before images are read
     if options.out is None:
         options = attrs.evolve(options, out=beside(options.run, "ode.npz" if options.ode else "nll.npz"))
     data = _open(*given.parts["data"])

@@ -6,7 +6,7 @@ otherwise. A finished or interrupted run is a saved system: diffkit sample, nll 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ def run(given: Given) -> None:
     """Compose the system and train it."""
     options, config = given.make(Options), given.make(TrainConfig)
     check_run_folder("--out", options.out)
+    _refuse_early(given, options.track)
     from diffkit.ranks import launched
 
     say: Callable[[str], None] = spoken if launched().rank == 0 else silent
@@ -80,6 +81,17 @@ def run(given: Given) -> None:
         return
     written = Recipe(recipe(system, composition, config, given.parts["data"], options.low_res))
     diffkit.train(system, data, out=options.out, config=config, track=[written, *options.track])
+
+
+def _refuse_early(given: Given, track: Sequence[str]) -> None:
+    """Refuse parts that do not fit each other, and trackers that are not there, before images are read."""
+    from diffkit.composer import compose
+    from diffkit.training.trackers import Trackers
+
+    Trackers(track)
+    found = keywords(given) | {"backbone": None}
+    del found["data"]
+    compose(**found)
 
 
 def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:

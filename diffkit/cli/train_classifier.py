@@ -117,7 +117,9 @@ def run(given: Given) -> None:
     from diffkit.cli._recipe import Recipe
     from diffkit.cli.train import described, opened, silent, spoken
     from diffkit.ranks import launched
+    from diffkit.training.trackers import Trackers
 
+    Trackers(options.track)  # refuses what is not there, before images are read
     say = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = opened(*given.parts["data"])

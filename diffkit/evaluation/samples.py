@@ -60,7 +60,7 @@ def read(path: Path, *, size: tuple[int, ...] | None = None, labels: bool = Fals
         some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
         raise DataError(
             f"the images of {str(path)!r} have several sizes: {some}; metrics depend on how they are resized, so say "
-            "to which size"
+            f"to which size, such as size={next(iter(found))[0]}"
         )
     height, width, _ = next(iter(found))
     channels = 3 if any(kind[2] == 3 for kind in found) else 1

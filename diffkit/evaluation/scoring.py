@@ -57,7 +57,7 @@ def check_fit(system: System, data: Data, *, classes: int | None) -> None:
     if tuple(data.shape) != system.data_shape:
         raise DataError(f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}")
     if classes is not None and data.classes is None:
-        raise DataError(f"the system has {classes} classes, but the data has no labels; load it with labels")
+        raise DataError(f"the system has {classes} classes, but the data has no labels; load it with labels=...")
 
 
 def score_data(

@@ -150,12 +150,33 @@ def test_which_mean(refused: Refused, tmp_path: Path):
         assert refused("average", "RUN", "--out", tmp_path / "o", *more).startswith("give either --rate, ")
 
 
+def test_what_a_mean_would_need_is_said_in_flags(command: Command, refused: Refused, tmp_path: Path):
+    small = ["--data", "digits", "--steps", "1", "--batch-size", "2", "--num-steps", "4", "--backbone.hidden", "8"]
+    found = command("train", *small, "--backbone", "mlp", "--schedule", "cosine", "--out", tmp_path / "run")
+    assert found.code == 0, found.err
+    text = refused("average", tmp_path / "run", "--width", "0.1", "--out", tmp_path / "o")
+    assert text.endswith("train with --ema-power 0.05,0.1")
+
+
 @pytest.mark.parametrize("name", ["train", "train-classifier"])
 def test_training_begins_in_no_folder_of_other_things(refused: Refused, tmp_path: Path, name: str):
     (tmp_path / "thesis.txt").touch()
     assert refused(name, "--data", "digits", "--steps", "1", "--out", tmp_path) == (
         f"--out {tmp_path} holds something, such as thesis.txt, but no run; name another folder"
     )
+
+
+def test_images_are_read_only_for_what_can_be_trained(command: Command, refused: Refused, tmp_path: Path):
+    """Reading them takes minutes where there are many; here it fails, so whatever else is said came before."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_text("no image")
+    words = ["--data", photos, "--data.size", "8", "--steps", "1", "--out", tmp_path / "run"]
+    assert "cannot be read" in command("train", *words).err
+    assert "has none to train" in refused("train", *words, "--loss", "hybrid")
+    assert "nowhere/spec.json is not there" in refused("nll", tmp_path / "nowhere", *words[:4])
+    for name in ("train", "train-classifier"):
+        assert refused(name, *words, "--track", "mlflow").startswith("no tracker named 'mlflow'")
 
 
 def test_memory_that_runs_out(command: Command, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

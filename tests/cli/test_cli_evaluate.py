@@ -70,7 +70,8 @@ def test_a_folder_is_never_resized_unasked(command: Command, refused: Refused, t
     words = ["--data", "digits", "--extractor", "digits", "--metrics", "fid"]
     assert "6 from" in command("evaluate", folder, *words).out
     image.fromarray(np.zeros((9, 8), np.uint8)).save(folder / "odd.png")
-    assert "have several sizes: 8x8 (0.png), 9x8 (odd.png)" in refused("evaluate", folder, *words)
+    text = refused("evaluate", folder, *words)
+    assert "have several sizes: 8x8 (0.png), 9x8 (odd.png)" in text and text.endswith("such as --size 8")
     assert "7 from" in command("evaluate", folder, *words, "--size", "8").out
 
 
@@ -132,6 +133,9 @@ def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path)
     )
     assert refused("evaluate", samples, "--data", "digits", "--kid-subset-size", "1", *own) == (
         "--kid-subset-size must be >= 2, got 1"
+    )
+    assert refused("evaluate", tmp_path / "no", "--data", "digits", *own) == (
+        f"{tmp_path / 'no'} is not there; name a folder of images, a .npz file or a saved system"
     )
     assert refused("evaluate", samples, "--reference", tmp_path / "no.npz", *own).endswith("is not there")
     assert (
