@@ -43,10 +43,13 @@ class Columns:
     def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix (rows, columns) there, uploaded once per device and dtype."""
         key = (device, dtype)
-        if key not in self._on:
-            matrix = np.stack([column for block in self.blocks.values() for column in block.values()], axis=1)
-            self._on[key] = torch.from_numpy(matrix).to(device=device, dtype=dtype)
-        return self._on[key]
+        if key in self._on:
+            return self._on[key]
+        columns = np.stack([column for block in self.blocks.values() for column in block.values()], axis=1)
+        matrix = torch.from_numpy(columns).to(device=device, dtype=dtype)
+        if type(matrix) is Tensor:  # a fake one has no values for other calls
+            self._on[key] = matrix
+        return matrix
 
     def read(self, rows: Tensor, ndim: int, block: str) -> dict[str, Tensor]:
         """Return one block of gathered rows as named coefficients.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffkit.protocols import Composition
 from diffkit.sampling import Program
@@ -29,8 +29,7 @@ def kept_program(
 ) -> Program:
     """Return what ``make()`` returns, or what it returned for the same sampler and an equal table before.
 
-    Not kept are long programs and those with guidance, whose columns depend on more; nor anything in inference mode,
-    whose tensors could not be differentiated with afterwards.
+    Not kept are long programs and those with guidance, whose columns depend on more; nor any program for fake tensors.
 
     Args:
         system: Whose program it is; programs go with it.
@@ -39,8 +38,8 @@ def kept_program(
         table: The table in use.
         make: Makes the program.
     """
-    short = table.num_steps <= _LONGEST
-    if parts.guidance or not short or torch.is_inference_mode_enabled() or not _has_value(parts.sampler):
+    fake = type(torch.empty(0)) is not Tensor
+    if parts.guidance or fake or not _has_value(parts.sampler):
         return make()
     key = (kind, parts.sampler, table)
     with _lock:
@@ -48,6 +47,8 @@ def kept_program(
     if found is not None:
         return found
     program = make()
+    if program.num_steps > _LONGEST:
+        return program
     with _lock:
         programs = _made.setdefault(system, {})
         while len(programs) >= _KEPT:
@@ -57,11 +58,12 @@ def kept_program(
 
 
 def _has_value(part: Any) -> bool:
-    """True if its own class compares all of its fields, so that equal parts plan alike, and all can be compared."""
-    if vars(type(part)).get("__hash__") is None:
+    """True if equality says all there is to a part: attrs compares all of its fields, and they hold values alone."""
+    if part is None or isinstance(part, int | float | str):
+        return True
+    if isinstance(part, tuple):
+        return all(map(_has_value, part))
+    own = vars(type(part))
+    if "__attrs_attrs__" not in own or own.get("__hash__") is None:
         return False
-    try:
-        hash(part)
-    except TypeError:
-        return False
-    return True
+    return all(field.eq and _has_value(getattr(part, field.name)) for field in own["__attrs_attrs__"])

@@ -178,7 +178,8 @@ class Program:
         key = (x.device, x.dtype)
         if key in self._rows and type(x) is Tensor:
             return self._rows[key]
-        rows = tuple(Row(self.columns, row, x.ndim, self.num_nodes) for row in self.columns.on(*key).unbind())
+        with torch.inference_mode(False):  # a later call may be one that autograd looks at
+            rows = tuple(Row(self.columns, row, x.ndim, self.num_nodes) for row in self.columns.on(*key).unbind())
         if type(x) is Tensor:  # a fake tensor's rows are fake
             self._rows[key] = rows
         return rows

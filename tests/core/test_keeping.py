@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
-from attrs import define
-from torch._subclasses.fake_tensor import FakeTensorMode
+from attrs import define, field, frozen
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import diffkit
 from diffkit.keeping import _KEPT, _LONGEST, _made
@@ -78,9 +79,11 @@ def test_few_are_kept_and_none_of_a_system_that_is_gone():
     assert gone() is None
 
 
-def test_a_long_program_is_not_kept():
+@pytest.mark.parametrize("how", [{"steps": None}, {"steps": 100, "sampler": ("restart", {"times": 120})}])
+def test_a_long_program_is_not_kept(how):
     system = system_of(num_steps=_LONGEST + 1)
-    assert program_of(system) is not program_of(system)
+    assert program_of(system, **how).num_steps > _LONGEST
+    assert program_of(system, **how) is not program_of(system, **how)
 
 
 def test_a_part_that_may_change_is_not_kept():
@@ -96,6 +99,24 @@ def test_a_part_that_may_change_is_not_kept():
     object.__setattr__(sampler, "by", 2.0)
     after = program_of(system, steps=5, sampler=sampler).columns.blocks["coef"]["x"]
     assert (after == 2 * before).all()
+
+
+@frozen
+class Hidden(DDIM):
+    by: float = field(default=1.0, eq=False)
+
+
+@frozen
+class Wrapping(DDIM):
+    inner: object = None
+
+
+@pytest.mark.parametrize("sampler", [Hidden(), Wrapping(inner=object())])
+def test_a_part_that_equality_does_not_tell_all_of_is_not_kept(sampler):
+    system = system_of()
+    assert program_of(system, steps=5, sampler=sampler) is not program_of(system, steps=5, sampler=sampler)
+    plain = Wrapping(inner=(DDIM(), None, 0.5))
+    assert program_of(system, steps=5, sampler=plain) is program_of(system, steps=5, sampler=plain)
 
 
 def test_guidance_is_not_kept():
@@ -114,30 +135,56 @@ def test_inference_mode_leaves_nothing_behind():
             x = x.detach().requires_grad_()
             return torch.autograd.grad((scale * x.square() * time.view(-1, 1, 1, 1)).sum(), x)[0].detach()
 
+    prepared = program_of(system, steps=3, sampler="ddim")
     with torch.inference_mode():
         sample(system, steps=3, sampler="ddim")
+        for _ in range(2):
+            prepared.finish(system.denoiser(network), torch.zeros(2, *SHAPE), None)
     assert system.sample(2, steps=3, sampler="ddim", model=energy, progress=False).isfinite().all()
 
 
 def test_fake_tensors_leave_nothing_behind():
+    system, kinds = system_of(), []
+    for mode in (FakeTensorMode(), nullcontext(), FakeTensorMode()):
+        with mode:
+            kinds.append(type(system.sample(2, steps=3, sampler="ddim", model=network, progress=False)))
+    assert kinds == [FakeTensor, torch.Tensor, FakeTensor]
+    for mode in (FakeTensorMode(), nullcontext()):
+        with mode:
+            terms = system.loss_terms(network, torch.zeros(2, *SHAPE), torch.tensor([1, 2]), torch.zeros(2, *SHAPE))
+    assert type(terms["loss"]) is torch.Tensor
+
+
+def test_a_program_walks_fake_tensors_in_between():
     system = system_of()
     program = program_of(system, steps=3, sampler="ddim")
-    program.columns.on(torch.device("cpu"))
     with FakeTensorMode(allow_non_fake_inputs=True):
         program.finish(system.denoiser(network), torch.zeros(2, *SHAPE), None)
-    assert type(sample(system, steps=3, sampler="ddim")) is torch.Tensor
+    assert type(program.finish(system.denoiser(network), torch.zeros(2, *SHAPE), None)) is torch.Tensor
 
 
-def test_threads_share_a_program():
-    system, found = system_of(), {}
-    expected = sample(system_of(), steps=20, sampler="dpmpp_2m")
+def test_threads_share_a_system_and_each_gets_its_own():
+    """Each walk by two threads, other walks beside them, and all of them in the same step at any time."""
+    samplers, spacings = ("dpmpp_2m", "ancestral", ("ddim", {"eta": 0.5})), ("leading8", "trailing8")
+    ways = [
+        dict(sampler=sampler, steps=steps, seed=seed) for seed in (1, 2) for sampler in samplers for steps in spacings
+    ]
+    expected = [system_of().sample(2, model=network, progress=False, **how) for how in ways]
+    system, together, found = system_of(), threading.Barrier(2 * len(ways), timeout=30), {}
+
+    def in_step(x, time):
+        together.wait()
+        return network(x, time)
 
     def run(i):
-        found[i] = sample(system, steps=20, sampler="dpmpp_2m")
+        found[i] = system.sample(2, model=in_step, progress=False, **ways[i % len(ways)])
 
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
+    for how in ways:
+        program_of(system, **how)  # so that there is one to share
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2 * len(ways))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(torch.equal(found[i], expected) for i in range(8))
+    assert len({tuple(x.flatten().tolist()) for x in expected}) == len(ways)
+    assert all(torch.equal(found[i], expected[i % len(ways)]) for i in range(len(threads)))
