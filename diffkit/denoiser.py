@@ -55,7 +55,10 @@ def call_network(
     """
     scaled = level.c_in * x if scales_input else x
     batch, channels, *sides = x.shape
-    out, extra = model(scaled, level.time.expand(batch), **conditions).to(x.dtype), var.extra_outputs
+    time = level.time.expand(batch)
+    if batch == 1:
+        time = time.clone()  # torch lets the network write into it, and these are numbers that later calls read too
+    out, extra = model(scaled, time, **conditions).to(x.dtype), var.extra_outputs
     if list(out.shape[1:]) != [channels * (1 + extra), *sides]:
         wanted = (batch, channels * (1 + extra), *sides)
         raise OptionError(

@@ -86,6 +86,15 @@ def test_a_long_program_is_not_kept(how):
     assert program_of(system, **how) is not program_of(system, **how)
 
 
+def test_a_network_may_write_into_the_times_it_is_given():
+    def writing(x, time):
+        return 0.3 * x + time.div_(1000).view(-1, 1, 1, 1)
+
+    system = system_of()
+    how = dict(steps=3, sampler="ddim", seed=1, model=writing, progress=False)
+    assert torch.equal(system.sample(1, **how), system.sample(1, **how))
+
+
 def test_a_part_that_may_change_is_not_kept():
     @define(eq=False)
     class Scaled(DDIM):
