@@ -30,7 +30,7 @@ def mixed(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
 
     Not with `addcmul`: where an operand is spread over the others, a CPU takes it one number at a time.
     """
-    return (a * x).add_(b * y)
+    return a * x + b * y
 
 
 def squared_error(out: Tensor, target: Tensor) -> Tensor:

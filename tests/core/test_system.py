@@ -114,6 +114,17 @@ def test_forward_is_the_pure_form_with_draws(system, x):
     assert torch.equal(terms["level"], level)
 
 
+def test_a_loss_is_taken_for_many_noises_at_once(x):
+    """torch.func maps noise over data, which an operation in place on what is made of data alone refuses."""
+    system, level, noises = make(learned=False), torch.full((5,), 7), torch.randn(3, *x.shape)
+
+    def loss(noise):
+        return system.loss_terms(lambda x, time: 0.3 * x, x, level, noise)["loss"]
+
+    wanted = torch.stack([loss(noise) for noise in noises])
+    torch.testing.assert_close(torch.func.vmap(loss)(noises), wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_float64_stays_float64(system, x):
     doubled = copy.deepcopy(system).double()
     level, noise = torch.arange(1, 6), torch.randn(5, 3, 8, 8).double()
