@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from diffkit._errors import OptionError
@@ -86,5 +86,6 @@ def computing_in(precision: Precision, device: torch.device) -> AbstractContextM
     """Return a context in which networks compute in a precision; everything around them stays float32."""
     import torch
 
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    return torch.autocast(device.type, dtypes[precision], enabled=precision != "fp32")
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
