@@ -81,7 +81,7 @@ def diffusers_loop(sampler: str, steps: int, out: Tensor, start: Tensor, varianc
     return run
 
 
-DDP = "denoising_diffusion_pytorch"
+DENOISING = "denoising_diffusion_pytorch"
 UNUSED = ("torchvision", "accelerate", "ema_pytorch", "scipy", "scipy.optimize")
 """What denoising-diffusion-pytorch imports for its trainer, for reading images and for an option of its loss."""
 
@@ -97,15 +97,15 @@ def denoising_diffusion(module: str) -> ModuleType | None:
     Args:
         module: Its name within the package.
     """
-    spec = importlib.util.find_spec(DDP)
+    spec = importlib.util.find_spec(DENOISING)
     if spec is None:
         return None
-    sys.modules.setdefault(DDP, importlib.util.module_from_spec(spec))
+    sys.modules.setdefault(DENOISING, importlib.util.module_from_spec(spec))
     try:
         with _stood_in_for(UNUSED):
-            return importlib.import_module(f"{DDP}.{module}")
+            return importlib.import_module(f"{DENOISING}.{module}")
     except ImportError:
-        sys.modules.pop(DDP, None)
+        sys.modules.pop(DENOISING, None)
         return None
 
 
@@ -146,7 +146,7 @@ def denoising_diffusion_process(out: Tensor, channels: int, **options: object) -
         channels: C.
         options: Of its constructor.
     """
-    simple, learned = (denoising_diffusion(name) for name in (DDP, "learned_gaussian_diffusion"))
+    simple, learned = (denoising_diffusion(name) for name in (DENOISING, "learned_gaussian_diffusion"))
     if simple is None or learned is None:
         return None
     simple.tqdm = lambda steps, **kwargs: steps  # no bar: the other loops have none

@@ -150,9 +150,15 @@ def unet(network: nn.Module, recipe: Any, side: int) -> nn.Module | None:
     networks = module("unet")
     if networks is None:
         return None
-    weights = network.state_dict()
-    peer = networks.UNetModel(
-        in_channels=weights["input_blocks.0.0.weight"].shape[1],
+    peer = networks.UNetModel(**unet_options(network, recipe, side))
+    peer.load_state_dict(network.state_dict(), strict=True)
+    return peer
+
+
+def unet_options(network: nn.Module, recipe: Any, side: int) -> dict[str, Any]:
+    """What the published U-Net, and every copy of it, is built with to take our weights; arguments as in `unet`."""
+    return dict(
+        in_channels=network.state_dict()["input_blocks.0.0.weight"].shape[1],
         model_channels=recipe.channels,
         out_channels=network.out[-1].out_channels,
         num_res_blocks=recipe.num_res_blocks,
@@ -162,5 +168,3 @@ def unet(network: nn.Module, recipe: Any, side: int) -> nn.Module | None:
         num_heads=recipe.num_heads,
         use_scale_shift_norm=recipe.scale_shift_norm,
     )
-    peer.load_state_dict(weights, strict=True)
-    return peer

@@ -16,7 +16,7 @@ from typing import Any
 import published
 import torch
 from measuring import interleaved, ratio
-from peers import DDP, denoising_diffusion
+from peers import DENOISING, denoising_diffusion
 from torch import Tensor, nn
 
 from diffkit.backbones.unet import UNet
@@ -53,18 +53,7 @@ def azulas(network: nn.Module, recipe: UNet = RECIPE, side: int = 32, *, recompu
         from azula.plugins.adm._src.unet import AttentionBlock, ResBlock, UNetModel
     except ImportError:
         return None
-    peer = UNetModel(
-        image_size=side,
-        in_channels=SHAPE[0],
-        model_channels=recipe.channels,
-        out_channels=network.out[-1].out_channels,
-        num_res_blocks=recipe.num_res_blocks,
-        attention_resolutions=tuple(side // resolution for resolution in recipe.attention_resolutions),  # factors
-        dropout=recipe.dropout,
-        channel_mult=recipe.channel_mult,
-        num_heads=recipe.num_heads,
-        use_scale_shift_norm=recipe.scale_shift_norm,
-    )
+    peer = UNetModel(image_size=side, **published.unet_options(network, recipe, side))
     peer.load_state_dict(network.state_dict(), strict=True)
     if not recompute:
         for module in peer.modules():
@@ -95,7 +84,7 @@ def diffusers_unet() -> nn.Module | None:
 
 def like_sized_unet() -> nn.Module | None:
     """denoising-diffusion-pytorch's network, as wide and as deep; None if it is not installed."""
-    library = denoising_diffusion(DDP)
+    library = denoising_diffusion(DENOISING)
     if library is None:
         return None
     return library.Unet(
