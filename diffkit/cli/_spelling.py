@@ -1,25 +1,29 @@
 """Errors of the library in the words of the command line: ``num_steps=10`` is ``--num-steps 10`` there.
 
-The library says "num_steps must be >= 1" and "use var='learned_range'", as one writes it in Python. Three forms are
-known: a name with a value, a name that holds "_", and a plain name before "must". Anything else is left as it is, and
-so is what is part of a path, in quotes, or how Python shows an object.
+The library says "num_steps must be >= 1" and "use var='learned_range'", as one writes it in Python. Four forms are
+known: a name with a value, a name that holds "_", a plain name before "must", and one that begins a line of a list.
+Anything else is left as it is, and so is what is part of a path, in quotes, or how Python shows an object.
 """
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from diffkit._errors import DiffkitError
-from diffkit.cli._options import Option
-from diffkit.cli._values import is_flag
+from diffkit.cli._options import Option, spelled
+from diffkit.cli._values import is_flag, shown
 
 _PART = re.compile(r"\s*(\w+) '[^']*'")
 _BEFORE, _AFTER = r"(?<![\w./'\"=-])", r"(?![\w=(/'\"]|\.\w)"
 _WITH_VALUE = re.compile(_BEFORE + r"(\w+)=('[^']*'|\([^()]*\)|\[[^\[\]]*\]|\.\.\.|-?\w[\w.+-]*|(?=\s|$))")
 _WITH_UNDERSCORE = re.compile(_BEFORE + r"([a-z]+_\w+)" + _AFTER)
-_PLAIN = re.compile(r"(?:(?<=^)|(?<=each of )|(?<=': ))([a-z]+)(?= must | needs )|(?<=leave )([a-z]+)(?= out| at )")
+_PLAIN = re.compile(
+    r"(?:(?<=^)|(?<=each of )|(?<=': ))([a-z]+)(?= must | needs )|(?<=leave )([a-z]+)(?= out| at )|(?<=^  )([a-z]+)(?=  )"
+)
+_NAMED_PART = re.compile(r"\('(\w+)', (\{[^{}]*\})\)")
 _OBJECT = re.compile(r"(\b\w+\((?:[^()]|\([^()]*\))*\))")
 _NONE = re.compile(_BEFORE + "None" + _AFTER)
 
@@ -75,7 +79,17 @@ def _find(name: str, kind: str, named: dict[tuple[str, ...], Option]) -> Option 
 
 
 def _with_value(option: Option, value: str) -> str:
-    if is_flag(option.kind) and value in ("True", "False"):
-        return option.flag if value == "True" else option.negative
+    if value == "True":  # of a switch, or of words that all switch it on
+        return option.flag
+    if is_flag(option.kind) and value == "False":
+        return option.negative
+    if part := _NAMED_PART.fullmatch(value):
+        return f"{option.flag} {part[1]} {_options_of_part(option, ast.literal_eval(part[2]))}"
     plain = re.sub(r",? ", ",", value.strip("()[]")) if value[:1] in ("(", "[") else value.strip("'")
     return f"{option.flag} {'none' if plain == 'None' else plain.rstrip(',')}".rstrip()
+
+
+def _options_of_part(chosen: Option, options: Mapping[str, object]) -> str:
+    """Options of a part that another option chooses: ``--loss.scale-by-steps=false``."""
+    words = ((spelled((*chosen.path, name)), shown(value)) for name, value in options.items())
+    return " ".join(f"{flag}={word}" if word in ("true", "false") else f"{flag} {word}" for flag, word in words)

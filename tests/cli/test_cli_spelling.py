@@ -37,10 +37,16 @@ def options(tmp_path_factory: pytest.TempPathFactory):
         ),
         ("conv_resample=False has no", "--backbone.no-conv-resample has no"),
         ("resblock_updown=True; leave", "--backbone.resblock-updown; leave"),
+        ("engine=True: failed; leave engine out", "--engine: failed; leave --engine out"),
         ("pass labels=False", "pass --data.no-labels"),
         ("engine='accelerate' ...; leave engine out for", "--engine accelerate ...; leave --engine out for"),
         ("leave flip at 0", "leave --flip at 0"),
         ("give num_classes=... to it", "give --backbone.num-classes ... to it"),
+        ("  loss      what is minimized", "  --loss      what is minimized"),
+        (
+            "take loss=('hybrid', {'vb_weight': 0.5, 'scale_by_steps': False}) or loss='vlb'",
+            "take --loss hybrid --loss.vb-weight 0.5 --loss.scale-by-steps=false or --loss vlb",
+        ),
     ],
 )
 def test_names_become_flags(options, said: str, wanted: str):

@@ -54,7 +54,7 @@ def test_a_file_becomes_a_system_and_a_file_again(command: Command, unet: Path, 
 def test_what_is_missing_is_listed_and_nothing_is_written(refused: Refused, unet: Path, tmp_path: Path):
     text = refused("import", unet, "--to", tmp_path / "system", *UNSEEN)
     assert [line.split()[0] for line in text.splitlines()[1:-1]] == [
-        *("schedule", "--num-steps", "mean", "loss", "--rescale-time")
+        *("--schedule", "--num-steps", "--mean", "--loss", "--rescale-time")
     ]
     assert not (tmp_path / "system").exists()
 
