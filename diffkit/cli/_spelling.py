@@ -21,7 +21,8 @@ _BEFORE, _AFTER = r"(?<![\w./'\"=-])", r"(?![\w=(/'\"]|\.\w)"
 _WITH_VALUE = re.compile(_BEFORE + r"(\w+)=('[^']*'|\([^()]*\)|\[[^\[\]]*\]|\.\.\.|-?\w[\w.+-]*|(?=\s|$))")
 _WITH_UNDERSCORE = re.compile(_BEFORE + r"([a-z]+_\w+)" + _AFTER)
 _PLAIN = re.compile(
-    r"(?:(?<=^)|(?<=each of )|(?<=': ))([a-z]+)(?= must | needs )|(?<=leave )([a-z]+)(?= out| at )|(?<=^  )([a-z]+)(?=  )"
+    r"(?:(?<=^)|(?<=each of )|(?<=': ))([a-z]+)(?= must | needs )"
+    r"|(?<=leave )([a-z]+)(?= out| at )|(?<=^  )([a-z]+)(?=  )"
 )
 _NAMED_PART = re.compile(r"\('(\w+)', (\{[^{}]*\})\)")
 _OBJECT = re.compile(r"(\b\w+\((?:[^()]|\([^()]*\))*\))")
