@@ -238,6 +238,8 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         raise OptionError("--save-reference writes the statistics of --data, not of --reference")
     if options.samples is None and options.save_reference is None:
         raise OptionError("name the samples to measure, or --save-reference FILE to make a reference only")
+    check_file("--save-reference", options.save_reference, (".npz",), overwrite=options.overwrite)
+    check_file("--out", out, (".json",), overwrite=options.overwrite or options.out is None)
     if options.samples is not None and not options.samples.exists():
         raise OptionError(f"{options.samples} is not there; name a folder of images, a .npz file or a saved system")
     if options.size is not None and len(options.size) not in (1, 2):
@@ -251,5 +253,3 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         raise OptionError(f"{', '.join(drawing)} is for a saved system, which {options.samples} is not")
     if system and options.size is not None:
         raise OptionError("--size is for images of a folder; a system draws them in its own")
-    check_file("--save-reference", options.save_reference, (".npz",), overwrite=options.overwrite)
-    check_file("--out", out, (".json",), overwrite=options.overwrite or options.out is None)
