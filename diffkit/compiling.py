@@ -101,12 +101,14 @@ class _Compiled:
         try:
             out = self._graph(program, denoise, x, state, row, noise, last)
         except Exception as error:
-            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise OptionError(
-                    f"compile={self._how!r}: this step cannot be captured as one graph ({_beginning(error)}); leave "
-                    "compile out, or pass compile={'fullgraph': False}"
-                ) from error
-            raise
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            if isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+                text = f"torch's compiler failed ({_beginning(error)}); leave compile out"
+            else:
+                text = f"this step cannot be captured as one graph ({_beginning(error)}); leave compile out, or pass "
+                text += "compile={'fullgraph': False}"
+            raise OptionError(f"compile={self._how!r}: {text}") from error
         # a CUDA graph writes its results over those of the step before
         return pytree.tree_map_only(Tensor, Tensor.clone, out) if self._static else out
 

@@ -12,6 +12,7 @@ from cyclopts import App, Group
 from diffkit import __version__
 from diffkit._errors import DiffkitError
 from diffkit.cli import _commands
+from diffkit.cli._compiler import compiler_said
 from diffkit.cli._memory import memory_said
 from diffkit.cli._request import as_toml, look, resolve
 from diffkit.cli._spelling import said_in_flags
@@ -67,7 +68,7 @@ def _run_command(name: str, words: Sequence[str]) -> None:
         print(as_toml(request, given), end="")
         return
     _check_device(given)
-    with said_in_flags(request.options), memory_said(request.options):
+    with said_in_flags(request.options), memory_said(request.options), compiler_said():
         command.run(given)
 
 

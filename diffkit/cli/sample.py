@@ -105,6 +105,7 @@ def run(given: Given) -> None:
     with ranks() as among:
         saved = _load(options)
         _check_shape(options, saved)
+        _check_compile(options, saved)
         sampling = planned(saved, options, given.parts)
         sampling.call(sampling.batches[0])
         folder = _folder(sampling, options, among)
@@ -276,6 +277,13 @@ def _load(options: Options) -> Saved:
     from diffkit.cli._saved import load
 
     return load(options.run, str(device_of_rank(options.device)))
+
+
+def _check_compile(options: Options, saved: Saved) -> None:
+    """Refuse a CUDA graph elsewhere."""
+    place = saved.system.device.type
+    if options.compile == "cuda_graph" and place != "cuda":
+        raise OptionError(f"--compile cuda_graph needs a GPU, the system is on {place}; use --compile step")
 
 
 def _check_shape(options: Options, saved: Saved) -> None:

@@ -193,6 +193,16 @@ def test_memory_that_runs_out(command: Command, refused: Refused, tmp_path: Path
         command("size")
 
 
+def test_a_compiler_that_fails(refused: Refused, monkeypatch: pytest.MonkeyPatch):
+    from diffkit.cli import size
+
+    def failing(given: object) -> None:
+        raise type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})("no compiler\nat all")
+
+    monkeypatch.setattr(size, "run", failing)
+    assert refused("size") == "torch's compiler failed (no compiler); leave --compile out"
+
+
 def test_words_that_are_nearly_right(refused: Refused, tmp_path: Path):
     (tmp_path / "notes.txt").touch()
     notes = tmp_path / "notes.txt"

@@ -239,4 +239,5 @@ def test_precision_and_compilation(
     assert np.abs(found["step"] - found["plain"]).max() <= 1 and asked == [{"fullgraph": True}]
     assert "precision bf16, now none" in refused(*words, "--out", tmp_path / "bf16")
     text = refused("sample", saved, "--out", tmp_path / "new", "--compile", "cuda_graph", "--device", "cpu")
-    assert "needs a GPU" in text and not (tmp_path / "new").exists()
+    assert text == "--compile cuda_graph needs a GPU, the system is on cpu; use --compile step"
+    assert not (tmp_path / "new").exists()

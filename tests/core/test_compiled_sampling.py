@@ -167,6 +167,17 @@ class Breaking(Tiny):
         return super().forward(x, time) * (2 if float(x.sum()) > 0 else 1)
 
 
+def test_a_compiler_that_fails_is_named(backend):
+    def failing(graph, inputs):
+        raise RuntimeError("no working compiler")
+
+    system = system_of(var="fixed_small")
+    with pytest.raises(
+        OptionError, match=r"torch's compiler failed \((.|\n)*no working compiler.*\); leave compile out$"
+    ):
+        system.sample(2, steps=2, compile={"backend": failing}, progress=False)
+
+
 def test_a_network_that_cannot_be_captured_is_named_with_a_way_out(backend):
     system = system_of(var="fixed_small")
     with pytest.raises(OptionError, match=r"this step cannot be captured as one graph .*leave compile out, or pass"):

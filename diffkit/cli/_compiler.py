@@ -1,0 +1,24 @@
+"""A compiler that fails, said as other errors are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diffkit._errors import DiffkitError
+
+
+@contextmanager
+def compiler_said() -> Iterator[None]:
+    """Let the block say that torch's compiler failed, as it does where there is none for C++.
+
+    Raises:
+        DiffkitError: In place of torch's error, which is its cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DiffkitError(f"torch's compiler failed ({reason}); leave --compile out") from error
