@@ -66,6 +66,8 @@ def check_run_folder(flag: str, path: Path) -> None:
 def overview(out: Path) -> Path:
     """Where all results of a folder are shown in one picture: beside it, or it would pass for one of them."""
     whole = out if out.name not in ("", "..") else out.resolve()
+    if not whole.name:
+        raise OptionError(f"--out {out} has no folder around it, where the overview goes; name another folder")
     return whole.with_name(f"{whole.name}_grid.png")
 
 

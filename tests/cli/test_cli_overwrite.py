@@ -9,6 +9,7 @@ import pytest
 from cli_support import Command, Refused
 from PIL import Image
 
+import diffkit
 from diffkit.cli import _commands
 from diffkit.cli._paths import overview
 
@@ -113,3 +114,5 @@ def test_the_overview_of_this_folder_is_beside_it(tmp_path: Path, monkeypatch: p
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert overview(Path()) == tmp_path / "here_grid.png" and overview(Path("a/b")) == Path("a/b_grid.png")
+    with pytest.raises(diffkit.DiffkitError, match=r"^--out / has no folder around it, where the overview goes"):
+        overview(Path("/"))
