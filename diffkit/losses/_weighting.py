@@ -41,7 +41,7 @@ def weighted(at: LossInputs, error: Tensor, vb_weight: float) -> Mapping[str, Te
     if not vb_weight:
         return terms
     vb = vlb_bits(at, squared_error=squared, out=at.out.detach())
-    return terms | {"loss": error + vb_weight * at.num_steps * vb, "vb": vb}
+    return {**terms, "loss": error + vb_weight * at.num_steps * vb, "vb": vb}  # torch 2.6 compiles no `|`
 
 
 def weighted_square(at: LossInputs, weight: Tensor, vb_weight: float) -> Mapping[str, Tensor]:
