@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from diffkit.spacing import Spacing
     from diffkit.system import System
 
+MOST = 10_000
+"""Variants of a picture at most: they are all in memory, and in one overview."""
+
 
 @frozen
 class Drawing:
@@ -49,7 +52,7 @@ class Drawing:
         from diffkit.cli._tasks import check_out
         from diffkit.options import check_integer
 
-        check_integer("n", self.n, ge=1)
+        check_integer("n", self.n, ge=1, le=MOST)
         check_integer("batch_size", self.batch_size, ge=1)
         check_out(self.out, self.overwrite)
 

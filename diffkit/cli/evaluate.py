@@ -79,6 +79,9 @@ class Options:
 DRAWN = 1000
 """Samples that are drawn from a system by default."""
 
+MOST = 1_000_000
+"""Samples that are drawn from a system at most: they are all in memory."""
+
 
 def takes() -> Takes:
     """Return the options."""
@@ -251,5 +254,7 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
     drawing = [f"--{name}" for name in ("steps", "sampler") if name in given.values or name in given.chosen]
     if drawing and not system:
         raise OptionError(f"{', '.join(drawing)} is for a saved system, which {options.samples} is not")
+    if system and options.num is not None and options.num > MOST:
+        raise OptionError(f"--num must be <= {MOST} where samples are drawn from a system, got {options.num}")
     if system and options.size is not None:
         raise OptionError("--size is for images of a folder; a system draws them in its own")

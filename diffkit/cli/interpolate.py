@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
-from diffkit.cli._drawing import STEPS, spacing, steered
+from diffkit.cli._drawing import MOST, STEPS, spacing, steered
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._takes import Given, Takes
 
@@ -55,7 +55,7 @@ def run(given: Given) -> None:
     from diffkit.tasks import interpolate
 
     options = given.make(Options)
-    check_integer("n", options.n, ge=2)
+    check_integer("n", options.n, ge=2, le=MOST)
     check_integer("batch_size", options.batch_size, ge=1)
     _tasks.check_out(options.out, options.overwrite)
     if len(options.classes) > 1:

@@ -179,6 +179,15 @@ def test_images_are_read_only_for_what_can_be_trained(command: Command, refused:
         assert refused(name, *words, "--track", "mlflow").startswith("no tracker named 'mlflow'")
 
 
+def test_more_than_memory_holds_is_not_begun(refused: Refused, saved: Path, tmp_path: Path):
+    number, out = "100000000000", ["--out", tmp_path / "o"]
+    assert refused("edit", "RUN", "P", "-n", number, *out) == f"-n must be >= 1 and <= 10000, got {number}"
+    assert refused("interpolate", "RUN", "A", "B", "-n", number, *out) == f"-n must be >= 2 and <= 10000, got {number}"
+    assert refused("evaluate", saved, "--data", "digits", "--extractor", "digits", "--num", number) == (
+        f"--num must be <= 1000000 where samples are drawn from a system, got {number}"
+    )
+
+
 def test_memory_that_runs_out(command: Command, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words = ["--num-steps", "30", "--backbone", "mlp", "--backbone.hidden"]
     assert refused("size", *words, "9999999999999").startswith("memory ran out (")

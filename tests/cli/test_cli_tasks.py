@@ -142,7 +142,7 @@ REFUSED = [
         ("edit", "RUN", "PICTURES", "--strength", "0.5", "--level", "3"),
         "--strength and --level say the same in two ways; leave one",
     ),
-    (("edit", "RUN", "PICTURES", "-n", "0"), "n must be >= 1, got 0"),
+    (("edit", "RUN", "PICTURES", "-n", "0"), "n must be >= 1 and <= 10000, got 0"),
     (("edit", "RUN", "HERE/none.png"), "none.png is not there; name a picture, or a folder of them"),
     (("edit", "RUN", "PICTURES", "--classes", "cat,dog,owl"), "one for each of 2 pictures, got 3"),
     (("edit", "RUN", "PICTURES", "--out", "PICTURES"), "is not empty; name another folder, or pass --overwrite"),
@@ -158,7 +158,7 @@ REFUSED = [
     (("invert", "NOWHERE", "PICTURES", "--sampler", "ancestral"), "sampler 'ancestral' adds noise, so there is no way"),
     (("interpolate", "NOWHERE", "a", "b", "--sampler", "ddim", "--sampler.eta", "1"), "sampler 'ddim' adds noise"),
     (("interpolate", "RUN", "PICTURES", "PICTURES/a.png"), "is a folder; name one picture"),
-    (("interpolate", "RUN", "PICTURES/a.png", "PICTURES/b.png", "-n", "1"), "n must be >= 2, got 1"),
+    (("interpolate", "RUN", "PICTURES/a.png", "PICTURES/b.png", "-n", "1"), "n must be >= 2 and <= 10000, got 1"),
 ]
 
 
