@@ -196,6 +196,11 @@ def _levels(options: Options, given: Given, data: Data) -> System:
         steered = _without_network(options.system)
         slots["schedule"] = steered.parts.schedule
         found = {name: getattr(steered.settings, name) for name in OF_SYSTEM}
+        if tuple(data.shape) != steered.data_shape:
+            raise DataError(
+                f"the data has shape {tuple(data.shape)}, --system {options.system} makes {steered.data_shape}; "
+                "a classifier reads what the system makes"
+            )
     # x_start is there whatever the schedule, and a classifier has no use for it
     return diffkit.compose(**slots, **found, mean="x_start", backbone=None)
 

@@ -118,7 +118,7 @@ def test_presets_are_those_of_classifiers(command: Command, refused: Refused, im
     assert "diffkit train-classifier takes it" in refused("train", *words, "--preset", "adm/classifier64")
 
 
-def test_refusals(refused: Refused, images: Path, tmp_path: Path):
+def test_refusals(refused: Refused, saved: Path, images: Path, tmp_path: Path):
     words = ["train-classifier", "--data", images, "--out", tmp_path / "run", "--steps", "1", *TINY]
     labelled = [*words, "--data.labels", "true"]
     assert refused(*words).startswith("a classifier learns from labels, but the data has none; say where they are")
@@ -128,6 +128,9 @@ def test_refusals(refused: Refused, images: Path, tmp_path: Path):
         "--system says already what --num-steps, --schedule would; leave one of them out"
     )
     assert "is not there; a saved system is a folder" in refused(*labelled, "--system", tmp_path)
+    assert refused(*labelled, "--system", saved) == (
+        f"the data has shape (3, 4, 4), --system {saved} makes (1, 8, 6); a classifier reads what the system makes"
+    )
     assert refused(*labelled, "--preview-every", "1") == "no option '--preview-every': a classifier draws no samples"
     assert not (tmp_path / "run").exists()
 
