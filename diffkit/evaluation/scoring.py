@@ -216,6 +216,7 @@ class _Work:
             "labels": self.labels,
             "batch_size": self.batch_size,
             "autocast": _autocast(self.system.device),
+            "compiled": _is_compiled(self.system),
             "options": dict(options),
         }
 
@@ -223,3 +224,8 @@ class _Work:
 def _autocast(device: torch.device) -> str | None:
     """What networks compute in by the context around the call, if there is one."""
     return str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None
+
+
+def _is_compiled(system: System) -> bool:
+    """Whether `nn.Module.compile` was called on the network or a part of it, which changes last digits."""
+    return any(getattr(module, "_compiled_call_impl", None) is not None for module in system.modules())

@@ -157,7 +157,7 @@ def test_a_stopped_job_goes_on(system, data, tmp_path, monkeypatch):
     assert seen[0] == 9 * 7
 
 
-@pytest.mark.parametrize("change", ["seed", "levels", "weights", "data", "damage"])
+@pytest.mark.parametrize("change", ["seed", "levels", "weights", "data", "damage", "precision", "compilation"])
 def test_nothing_is_taken_for_the_result_of_something_else(system, data, tmp_path, monkeypatch, change):
     keep, options = tmp_path / "parts", dict(labels=True, seed=3, batch_size=2, index=np.arange(2))
     score_data(system, data, keep=keep, **options)
@@ -174,9 +174,13 @@ def test_nothing_is_taken_for_the_result_of_something_else(system, data, tmp_pat
         images = data.images.copy()
         images[1, 0, 0, 0] ^= 1
         data = load(images, labels=[int(y) for y in data.batch(range(11)).conditions["y"]])
-    else:
+    elif change == "compilation":
+        monkeypatch.setattr(system.backbone, "_compiled_call_impl", None)  # to be as it was afterwards
+        system.backbone.compile(backend="eager")
+    elif change == "damage":
         part.write_bytes(part.read_bytes()[:100])
-    score_data(system, data, keep=keep, **options)
+    with torch.autocast("cpu", torch.bfloat16, enabled=change == "precision"):
+        score_data(system, data, keep=keep, **options)
     assert seen[0] == 18
 
 
