@@ -466,8 +466,14 @@ class System(nn.Module):
         """Return clean data of this system, (B, C, *S), as float32 or float64, ready for arithmetic.
 
         Raises:
-            OptionError: It has another shape, is not floating point, or lies outside of [-1, 1] where data has bins.
+            OptionError: It is no tensor, has another shape, is not floating point, or lies outside of [-1, 1] where
+                data has bins.
         """
+        if not isinstance(x_start, Tensor):
+            raise OptionError(
+                f"x_start must be a tensor (B, {_joined(self.data_shape)}), got {type(x_start).__name__}; "
+                "a data set is scored by diffkit.evaluation.scoring.score_data"
+            )
         if x_start.ndim != len(self.data_shape) + 1 or x_start.shape[1:] != self.data_shape:
             raise OptionError(f"x_start must have shape (B, {_joined(self.data_shape)}), got {tuple(x_start.shape)}")
         if not x_start.is_floating_point():

@@ -49,7 +49,8 @@ def add_labels(emb: Tensor, table: nn.Embedding | None, y: Tensor | None, batch:
     """Return emb, (B, width), plus the rows of the label table that y, (B,), names.
 
     Raises:
-        OptionError: y is missing though there are classes, given though there are none, or not (B,) integers.
+        OptionError: y is missing though there are classes, given though there are none, or not (B,) integers; or, where
+            looking makes nobody wait, names a row that is not there.
     """
     if table is None and y is None:
         return emb
@@ -60,5 +61,9 @@ def add_labels(emb: Tensor, table: nn.Embedding | None, y: Tensor | None, batch:
     if y.shape != (batch,) or y.is_floating_point():
         found = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
         raise OptionError(f"y must be integers of shape ({batch},), got {found}")
+    if type(y) is Tensor and y.is_cpu and batch and not torch.compiler.is_compiling():
+        low, high = (int(label) for label in y.aminmax())
+        if low < 0 or high >= table.num_embeddings:
+            raise OptionError(f"y must lie in 0..{table.num_embeddings - 1}, got values in {low}..{high}")
     labels: Tensor = table(y)
     return emb + labels

@@ -47,6 +47,9 @@ def test_classes():
     assert not torch.equal(network(x, time, y=torch.tensor([0, 1])), network(x, time, y=torch.tensor([3, 3])))
     with pytest.raises(OptionError, match="y is missing, but the network has 4 labels"):
         network(x, time)
+    for wrong in ([0, 4], [-1, 0]):
+        with pytest.raises(OptionError, match=rf"y must lie in 0\.\.3, got values in {wrong[0]}\.\.{wrong[1]}"):
+            network(x, time, y=torch.tensor(wrong))
     with pytest.raises(OptionError, match="y was given, but the network has no classes"):
         MLP().build((2,), 2)(x, time, y=torch.tensor([0, 1]))
 
