@@ -29,8 +29,7 @@ def from_text(text: str, kind: Any) -> Any:
     """
     if text.lower() == "none" and _allows_none(kind):
         return None
-    if not text and {str, Path} & set(_candidates(kind)):
-        raise OptionError("must not be empty")
+    _check_not_empty(text, kind)
     for candidate in _candidates(kind):
         try:
             return accept(_read(text, candidate), candidate)
@@ -49,6 +48,7 @@ def accept(value: Any, kind: Any) -> Any:
         if _allows_none(kind):
             return None
         raise OptionError(f"must be {wanted(kind)}, got none")
+    _check_not_empty(value, kind)
     for candidate in _candidates(kind):
         try:
             return _accept_one(value, candidate)
@@ -56,6 +56,12 @@ def accept(value: Any, kind: Any) -> Any:
             continue
     said = shown(value) if isinstance(value, bool) else repr(value)
     raise OptionError(f"must be {wanted(kind)}, got {said}")
+
+
+def _check_not_empty(value: Any, kind: Any) -> None:
+    """Refuse an empty word, which would name the folder at hand."""
+    if value == "" and {str, Path} & set(_candidates(kind)):
+        raise OptionError("must not be empty")
 
 
 def wanted(kind: Any) -> str:

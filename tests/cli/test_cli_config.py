@@ -70,6 +70,11 @@ def test_one_fault_is_one_line(refused: Refused, file: Callable[[str], Path]):
     assert refused("explain", "--config", path) == f"{path}: num_steps must be an integer, got true"
 
 
+def test_an_empty_path_is_not_the_folder_at_hand(refused: Refused, file: Callable[[str], Path]):
+    path = file('out = ""\n')
+    assert refused("train", "--config", path, "--print-config") == f"{path}: out must not be empty"
+
+
 def test_unknown_part_in_a_file(refused: Refused, file: Callable[[str], Path]):
     assert refused("explain", "--config", file('schedule = "cosin"')).startswith("no schedule named 'cosin'; did you")
 
