@@ -101,7 +101,7 @@ class _Compiled:
         try:
             out = self._graph(program, denoise, x, state, row, noise, last)
         except Exception as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if not is_of_the_compiler(error):
                 raise
             if isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
                 text = f"torch's compiler failed ({_beginning(error)}); leave compile out"
@@ -111,6 +111,11 @@ class _Compiled:
             raise OptionError(f"compile={self._how!r}: {text}") from error
         # a CUDA graph writes its results over those of the step before
         return pytree.tree_map_only(Tensor, Tensor.clone, out) if self._static else out
+
+
+def is_of_the_compiler(error: Exception) -> bool:
+    """Whether torch's compiler raised it, and not what it compiles."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:

@@ -18,7 +18,11 @@ def compiler_said() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if isinstance(error, DiffkitError):
+            raise
+        from diffkit.compiling import is_of_the_compiler  # which needs torch
+
+        if not is_of_the_compiler(error):
             raise
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise DiffkitError(f"torch's compiler failed ({reason}); leave --compile out") from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 from attrs import frozen
 
 from diffkit import data, guidance
@@ -70,23 +71,17 @@ def _is_file_of_data(path: Path) -> bool:
     return path.suffix in (".npz", ".npy", ".zip") and path.is_file()
 
 
+_DATA = Family(
+    heading="Data",
+    help="A folder or .zip of images, a .npz or .npy file, or a name.",
+    listed=lambda: tuple(data.NAMED),
+    factory=_source,
+    check=_check_source,
+    hidden=frozenset({"path"}),
+)
 _OTHERS = {
-    "data": Family(
-        heading="Data",
-        help="A folder or .zip of images, a .npz or .npy file, or a name.",
-        listed=lambda: tuple(data.NAMED),
-        factory=_source,
-        check=_check_source,
-        hidden=frozenset({"path"}),
-    ),
-    "val": Family(
-        heading="Data",
-        help="Held-out data to validate on, as for --data.",
-        listed=lambda: tuple(data.NAMED),
-        factory=_source,
-        check=_check_source,
-        hidden=frozenset({"path"}),
-    ),
+    "data": _DATA,
+    "val": attrs.evolve(_DATA, help="Held-out data to validate on, as for --data."),
     "guidance": Family(
         heading="Parts",
         help="What steers the samples besides the network.",
