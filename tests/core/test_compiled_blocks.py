@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from counting_backend import Backend
 from torch import nn
 
 import diffkit
@@ -16,17 +17,6 @@ from diffkit.compiling import compile_blocks
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 UNET = ("unet", {"channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "groups": 4, "num_heads": 2})
 DIT = ("dit", {"hidden": 16, "depth": 3, "heads": 2, "patch": 2})
-
-
-class Backend:
-    """Counts the graphs it is given, and runs them as they are."""
-
-    def __init__(self):
-        self.graphs = 0
-
-    def __call__(self, graph, inputs):
-        self.graphs += 1
-        return graph.forward
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from counting_backend import Backend
 from networks import Tiny
 
 import diffkit
@@ -17,20 +18,6 @@ from diffkit.guidance import MMPS, Autoguidance, ClassifierFree, ClassifierGuida
 from diffkit.tasks import average_pool, image_to_image, inpaint, invert, solve
 
 SAMPLERS = ["ancestral", "ddim", "dpmpp_2m", "dpm_solver_2", "heun", "sde_dpmpp_2m", "unipc"]
-
-
-class Backend:
-    """Counts the graphs it is given, and runs them as they are."""
-
-    def __init__(self):
-        self.graphs = 0
-
-    def __call__(self, graph, inputs):
-        self.graphs += 1
-        return graph.forward
-
-    def __repr__(self):
-        return f"Backend {id(self)}"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from attrs import frozen
+from counting_backend import Backend
 from torch import nn
 
 import diffkit
@@ -16,17 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:
 SHAPE = (3, 4, 4)
 CALLS = ((4, 3), (4, 7), (6, 5), (2, 9))
 """(batch, steps) of calls that share a graph."""
-
-
-class Backend:
-    """Counts the graphs it is given, and runs them as they are."""
-
-    def __init__(self):
-        self.graphs = 0
-
-    def __call__(self, graph, inputs):
-        self.graphs += 1
-        return graph.forward
 
 
 class Plain(nn.Module):
