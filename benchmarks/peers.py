@@ -1,7 +1,6 @@
 """Other libraries' ways of doing the same; each returns None if its library is not installed.
 
-benchmarks/requirements-peers.txt says how to install them without a second torch; published.py holds the one peer that
-is a checkout.
+README.md says how to install them without a second torch; published.py holds the one peer that is a checkout.
 """
 
 from __future__ import annotations
@@ -20,20 +19,38 @@ import published
 import torch
 from torch import Tensor, nn
 
-INSTALLED = ("diffusers", "azula", "denoising-diffusion-pytorch")
-"""Distributions that are compared with where they are installed."""
+INSTALLED = {
+    "diffusers": ("diffusers.schedulers", "diffusers.models.unets.unet_2d"),
+    "azula": ("azula.plugins.adm._src.unet",),
+    "denoising-diffusion-pytorch": (),  # imported by `denoising_diffusion`, which stands in for what it does not need
+}
+"""Distributions that are compared with where they are installed -> their modules that are used."""
 
 
 def versions() -> dict[str, str | None]:
-    """Peer -> its version, or a checkout's commit; None for one that is not here."""
+    """Peer -> its version, or a checkout's commit; None for one that is not here.
+
+    Raises:
+        ValueError: One is here and cannot be used, which must not look as if it were left out.
+    """
     return {name: _version(name) for name in INSTALLED} | {"improved-diffusion": published.commit()}
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
-        return metadata.version(name)
+        found = metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+    try:
+        for module in INSTALLED[name]:
+            importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{name} {found} is installed but cannot be imported ({error}); "
+            "install the peers as benchmarks/README.md says, or uninstall it"
+        ) from error
+    return found
 
 
 BETAS = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
