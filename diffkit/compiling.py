@@ -82,6 +82,7 @@ class _Compiled:
         self._graph: Take = torch.compile(_copy(take), **options)
         self._static = how == CUDA_GRAPH or options.get("mode") == "reduce-overhead"
         self._how = how
+        self._marked: set[tuple[int, int, bool]] = set()
 
     def __call__(
         self,
@@ -94,8 +95,11 @@ class _Compiled:
         last: bool,
     ) -> tuple[Tensor, State, Tensor | None]:
         row = row.values if isinstance(row, Row) else row
-        conditions = denoise.conditions if isinstance(denoise, Denoiser) else {}
-        _mark_rows((x, state, noise, dict(conditions)), len(x))
+        asked = (len(x), len(state) if isinstance(state, tuple) else 1, last)
+        if asked not in self._marked:  # it takes as long as several operations, and a graph that is there needs none
+            conditions = denoise.conditions if isinstance(denoise, Denoiser) else {}
+            _mark_rows((x, state, noise, dict(conditions)), len(x))
+            self._marked.add(asked)
         if self._static:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         try:

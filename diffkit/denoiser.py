@@ -58,9 +58,11 @@ def call_network(
     time = level.time.expand(batch)
     if batch == 1:
         time = time.clone()  # torch lets the network write into it, and these are numbers that later calls read too
-    out, extra = model(scaled, time, **conditions).to(x.dtype), var.extra_outputs
-    if list(out.shape[1:]) != [channels * (1 + extra), *sides]:
-        wanted = (batch, channels * (1 + extra), *sides)
+    out, extra = model(scaled, time, **conditions), var.extra_outputs
+    if out.dtype != x.dtype:  # asked, as a call of `to` that changes nothing takes as long as half an operation
+        out = out.to(x.dtype)
+    wanted = (batch, channels * (1 + extra), *sides)
+    if out.shape != wanted:
         raise OptionError(
             f"the network returned shape {tuple(out.shape)}, the parts ask for {wanted}: {channels} channels of "
             f"data times {1 + extra} ({'mean and variance' if extra else 'mean'})"
