@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
 from diffkit._errors import OptionError
@@ -83,9 +84,10 @@ def device_of_rank(name: str | None) -> torch.device:
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which networks compute in a precision; everything around them stays float32."""
-    import torch
+    """Return a context in which networks compute in a precision; say so where that is slower than to do without."""
+    from diffkit.ranks import launched
+    from diffkit.training.precision import computing_in, emulated
 
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+    if (remark := emulated(precision, device)) and launched().rank == 0:
+        print(f"note: {remark}", file=sys.stderr, flush=True)
+    return computing_in(precision, device)

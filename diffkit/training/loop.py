@@ -26,6 +26,7 @@ from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
 from diffkit.training.logs import MetricsFile, NoMetrics, bar, say
 from diffkit.training.order import DataOrder
+from diffkit.training.precision import emulated
 from diffkit.training.previews import Previews
 from diffkit.training.signals import StopSignals
 from diffkit.training.trackers import Tracker, Trackers
@@ -193,6 +194,8 @@ class _Training(Generic[T]):
         found, faults = self._newest()
         for fault in faults if self.writes else ():
             say(f"warning: {fault}")
+        if remark := emulated(self.config.precision, self.engine.device):
+            self._say(f"note: {remark}")
         where, several = str(self.folder), f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
         if found is None:
             self._say(f"training in {where!r}: {self.config.steps} steps{several}")

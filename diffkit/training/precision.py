@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,14 +13,34 @@ from diffkit.training.engines.protocol import Network
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def computing_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which networks on a device compute in "fp32", "bf16" or "fp16"."""
+    dtype = DTYPES.get(precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
 def in_precision(network: Network, precision: str, device: torch.device) -> Network:
     """Return the network under autocast, if the precision asks for it; its callers compute in float32."""
-    dtype = DTYPES.get(precision)
-    if dtype is None:
+    if precision not in DTYPES:
         return network
 
     def call(*args: Any, **conditions: Any) -> Tensor:
-        with torch.autocast(device.type, dtype=dtype):
+        with computing_in(precision, device):
             return network(*args, **conditions)
 
     return call
+
+
+def emulated(precision: str, device: torch.device) -> str | None:
+    """Return a sentence for those who ask for a precision that a CPU only emulates, or None.
+
+    Older versions of torch than 2.9 do not tell what a CPU has; then there is nothing to say.
+    """
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    if device.type != "cpu" or precision not in DTYPES or tell is None:
+        return None
+    has = tell()
+    names = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[precision]
+    if has.get("architecture") != "x86_64" or any(has.get(name, True) for name in names):
+        return None
+    return f"this CPU has no instructions for {precision} and emulates them: fp32 is several times as fast"

@@ -227,12 +227,15 @@ def test_precision_and_compilation(
 ):
     """Both decide the last digits, so samples that were begun one way do not go on in another."""
     asked, eager = [], torch.compile
+    has = {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     monkeypatch.setattr(torch, "compile", lambda take, **how: asked.append(how) or eager(take, backend="eager", **how))
     words, found = ["sample", saved, "-n", "4", "--steps", "3", "--format", "npz"], {}
     for name, more in {"plain": [], "bf16": ["--precision", "bf16"], "step": ["--compile", "step"]}.items():
         with seen_dtypes() as dtypes:
             outcome = command(*words, "--out", tmp_path / name, *more)
         assert outcome.code == 0, outcome.err
+        assert ("emulates" in outcome.err) == (name == "bf16")
         assert name == "step" or dtypes == {torch.bfloat16 if name == "bf16" else None}
         (file,) = (tmp_path / name).glob("*.npz")
         found[name] = np.load(file)["arr_0"].astype(int)

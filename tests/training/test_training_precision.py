@@ -10,6 +10,7 @@ from training_support import config, content, images, lines, system, train
 from diffkit._errors import DivergedError, OptionError
 from diffkit.training.engines import SingleProcess
 from diffkit.training.order import DataOrder
+from diffkit.training.precision import emulated
 from diffkit.training.scale import LARGEST, PATIENCE, SMALLEST, START, LossScale
 from diffkit.training.trainer import Trainer
 
@@ -158,3 +159,33 @@ def test_a_compiled_network_trains_the_same(tmp_path):
     train(tmp_path / "compiled", compile=True)
     for a, b in zip(lines(tmp_path / "eager"), lines(tmp_path / "compiled"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+NO_BF16 = {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, has: dict[str, object]) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+
+
+def test_a_precision_that_a_cpu_emulates_is_remarked_on(tmp_path, monkeypatch, capsys):
+    tell(monkeypatch, NO_BF16)
+    train(tmp_path / "bf16", steps=1, precision="bf16", progress=True)
+    train(tmp_path / "fp32", steps=1, progress=True)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert notes == ["note: this CPU has no instructions for bf16 and emulates them: fp32 is several times as fast"]
+
+
+@pytest.mark.parametrize(
+    "has", [NO_BF16 | {"amx_bf16": True}, NO_BF16 | {"avx512_bf16": True}, {"architecture": "arm"}]
+)
+def test_one_that_it_has_or_may_have_is_not(has, monkeypatch):
+    tell(monkeypatch, has)
+    assert emulated("bf16", CPU) is None and emulated("fp32", CPU) is None
+
+
+def test_nor_is_a_gpu_s_or_one_of_a_torch_that_cannot_tell(monkeypatch):
+    tell(monkeypatch, NO_BF16)
+    assert emulated("bf16", torch.device("cuda")) is None and emulated("bf16", CPU)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert emulated("bf16", CPU) is None
