@@ -12,7 +12,7 @@ from torch import Tensor
 from diffkit.columns import Columns, level_columns, transition_columns
 from diffkit.decoders import Decoder
 from diffkit.denoiser import Denoiser
-from diffkit.gaussian import NATS_PER_BIT, mean_flat, normal_kl, posterior_kl_bits, with_decoder_term
+from diffkit.gaussian import NATS_PER_BIT, mean_flat, mixed, normal_kl, posterior_kl_bits, with_decoder_term
 from diffkit.noise import example_seed
 from diffkit.protocols import Composition
 from diffkit.table import ProcessTable
@@ -80,7 +80,7 @@ class BoundTerms:
         """
         rows = self.columns.on(x_start.device, x_start.dtype)[level]
         at, transition = self.columns.level(rows, x_start.ndim), self.columns.transition(rows, x_start.ndim)
-        x_t = (at.alpha * x_start).addcmul(at.sigma, noise)
+        x_t = mixed(at.alpha, x_start, at.sigma, noise)
         estimate, log_variance = denoiser(x_t, at)
         assert log_variance is not None, "composition refuses a bound without a variance"
         error = (estimate - x_start).square()

@@ -119,7 +119,8 @@ def vlb_bits(at: LossInputs, *, squared_error: Tensor, out: Tensor) -> Tensor:
     log_variance = required(at.log_variance, "log_variance")
     weight = transition.kl_weight * at.level.c_out.square()
     kl = posterior_kl_bits(squared_error, weight, log_variance, transition.log_variance)
-    mean = decode(out, at.x_t, at.level) if at.decoder_rows else out
+    # as `decode` does, but out of place, so that vmap may map the network's weights
+    mean = mixed(at.level.c_skip, at.x_t, at.level.c_out, out) if at.decoder_rows else out
     return with_decoder_term(kl, at.x_start, mean, log_variance, transition.first, at.decoder, at.decoder_rows)
 
 

@@ -125,6 +125,33 @@ def test_a_loss_is_taken_for_many_noises_at_once(x):
     torch.testing.assert_close(torch.func.vmap(loss)(noises), wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["simple", "hybrid", "vlb"])
+def test_a_loss_is_taken_for_many_networks_at_once(x, loss):
+    """torch.func maps an ensemble's weights, level 1 among the levels."""
+    system = diffkit.compose(
+        schedule="cosine",
+        var="fixed_small" if loss == "simple" else "learned_range",
+        loss=loss,
+        backbone=None,
+        data_shape=tuple(x.shape[1:]),
+        num_steps=10,
+    )
+    level, noise = torch.arange(1, 6), torch.randn_like(x)
+    outputs = 3 if loss == "simple" else 6
+    weights = torch.randn(4, outputs, 3) * 0.3
+
+    def mean_loss(weight):
+        def model(x, time):
+            return torch.einsum("oc,bchw->bohw", weight, x)
+
+        return system.loss_terms(model, x, level, noise)["loss"].mean()
+
+    wanted = torch.stack([mean_loss(weight) for weight in weights])
+    torch.testing.assert_close(torch.func.vmap(mean_loss)(weights), wanted, rtol=1e-5, atol=1e-6)
+    gradients = torch.func.vmap(torch.func.grad(mean_loss))(weights)
+    torch.testing.assert_close(gradients[0], torch.func.grad(mean_loss)(weights[0]), rtol=1e-4, atol=1e-6)
+
+
 def test_float64_stays_float64(system, x):
     doubled = copy.deepcopy(system).double()
     level, noise = torch.arange(1, 6), torch.randn(5, 3, 8, 8).double()
