@@ -173,19 +173,20 @@ class System(nn.Module):
 
         Args:
             model: The network; None takes the system's own.
-            x_start: Clean data, (B, C, *S), float32 or float64.
+            x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
             level: 1..T, (B,) int64 (log_snr, (B,) float64, if the timestep sampler's domain is "log_snr").
             noise: Standard normal, (B, C, *S).
             decoder_rows: Upper bound on the rows at level 1, if the caller knows one: the decoder's term is then
                 computed for that many rows only. B by default, which is always right.
             conditions: Keywords for the network.
         Raises:
-            OptionError: A level on the host is out of range.
+            OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
         Returns:
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = len(x_start) if decoder_rows is None else decoder_rows
-        self._check_levels(level)
+        self._check_draws(x_start, level, noise)
+        x_start, noise = as_float(x_start), as_float(noise)
         return self.objective.terms(self._model(model), x_start, level, noise, rows, conditions)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class System(nn.Module):
         progress: bool = True,
         **conditions: Any,
     ) -> Tensor:
-        """Return n samples, (n, C, *S), float32.
+        """Return n samples, (n, C, *S), float32; float64 if ``start`` is.
 
         Args:
             n: How many.
@@ -298,14 +299,14 @@ class System(nn.Module):
 
         Args:
             model: The network; None takes the system's own.
-            x: Data at level T, (B, C, *S).
+            x: Data at level T, (B, C, *S), float32 or float64; anything shorter is computed in float32.
             noise_fn: Called once a step for standard normal noise like x; may be None if the sampler is deterministic.
             table: The training table by default; see `table_for`.
             sampler, guidance, clip, x_transform, conditions: As in `sample`.
         """
         parts = self.parts_for(sampler, guidance)
         program = sampling_program(parts, parts.sampler, table or self.table)
-        return program.finish(self._denoiser(parts, model, clip, x_transform, conditions), x, noise_fn)
+        return program.finish(self._denoiser(parts, model, clip, x_transform, conditions), as_float(x), noise_fn)
 
     @torch.no_grad()
     def encode(
@@ -514,8 +515,15 @@ class System(nn.Module):
     def _sampler(self, slot: Slot) -> Sampler:
         return with_sampler(self.parts, slot).sampler
 
-    def _check_levels(self, level: Tensor) -> None:
-        """Refuse levels that are not there, where looking costs nothing: on the host, outside of tracing."""
+    def _check_draws(self, x_start: Tensor, level: Tensor, noise: Tensor) -> None:
+        """Refuse other than one level and one noise for each example, and levels that are not there.
+
+        The latter where looking costs nothing: on the host, outside of tracing.
+        """
+        if level.shape != x_start.shape[:1]:
+            raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
+        if noise.shape != x_start.shape:
+            raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
         readable = type(level) is Tensor and level.device.type == "cpu" and not torch.compiler.is_compiling()
         if level.is_floating_point() or not readable or not level.numel():
             return

@@ -18,7 +18,9 @@ class XPrev(MeanParameterization):
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 8 (the first of the parameterizations it compares).
     Deviates: the published code takes the raw output for the mean even where x_start is clipped; here the mean always
-    follows from the processed x_start. Without clipping the two agree.
+    follows from the processed x_start, and ``clip=False`` gives its ancestral steps and its bound. On fewer levels than
+    the network was trained on it reads the output as the mean one level down there, which no network has learned; here
+    it stays the mean one level down in training.
     """
 
     def scalings(self, at: Coefs, prev: Coefs | None) -> Scalings:

@@ -23,7 +23,8 @@ class Linear(NoiseSchedule):
 
     Attributes:
         start: First variance at T = 1000, in (0, 1).
-        end: Last variance at T = 1000, in (0, 1). A beta above 1 cannot be, so T >= 1000 end.
+        end: Last variance at T = 1000, in (0, 1). A beta above 1 cannot be, so T >= 1000 end; one level alone has the
+            first.
     Source: Ho et al. 2020, arXiv:2006.11239, section 4; scaling by 1000/T: Nichol & Dhariwal 2021, arXiv:2102.09672.
     """
 
@@ -32,13 +33,13 @@ class Linear(NoiseSchedule):
 
     def table(self, num_steps: int) -> ProcessTable:
         """Return the table; `OptionError` names the smallest num_steps where every beta is at most 1."""
-        scale = 1000 / num_steps
-        if scale * max(self.start, self.end) > 1:
+        betas = np.linspace(1000 / num_steps * self.start, 1000 / num_steps * self.end, num_steps)
+        if betas.max() > 1:
             raise OptionError(
                 f"schedule 'linear' has a variance above 1 at num_steps={num_steps}; {self._what_works()}, "
                 "schedule 'cosine' works at any"
             )
-        return ProcessTable.from_betas(np.linspace(scale * self.start, scale * self.end, num_steps))
+        return ProcessTable.from_betas(betas)
 
     def _what_works(self) -> str:
         """A beta of just 1 leaves no signal at the last level, from which no eps can tell x_start."""

@@ -70,6 +70,8 @@ def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[i
     if named and (named[1] in _NAMED or named[1] in CLOCKS):
         count = int(named[2])
         _check_count(count, num_steps)
+        if count == 1 < num_steps and named[1] in _FROM_LEVEL_1:
+            raise OptionError(f"spacing {text!r} keeps level 1 alone, where no chain can start; use 1 or 'trailing1'")
         if named[1] in CLOCKS:
             return CLOCKS[named[1]](_needed(table, text), count)
         return _NAMED[named[1]](num_steps, count)
@@ -139,6 +141,7 @@ def _linspace(num_steps: int, count: int) -> tuple[int, ...]:
     return tuple(int(k) for k in np.round(np.linspace(1, num_steps, count)))
 
 
+_FROM_LEVEL_1 = ("ddim", "leading")
 _NAMED: dict[str, Callable[[int, int], tuple[int, ...]]] = {
     "ddim": _ddim,
     "leading": _leading,

@@ -20,7 +20,7 @@ class Learned(VarianceParameterization):
     """``log_variance = raw``, of the transition the network was trained on.
 
     A respaced chain has other transitions, for which a raw log-variance is too small; 'learned_range' follows them.
-    Source: Ho et al. 2020, arXiv:2006.11239, section 3.2 (reported there as unstable).
+    Source: Ho et al. 2020, arXiv:2006.11239, section 4.2 (reported there as unstable).
     """
 
     extra_outputs: ClassVar[int] = 1

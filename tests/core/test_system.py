@@ -272,6 +272,35 @@ def test_levels_out_of_range_are_refused(system, x):
             system.loss_terms(None, x, torch.full((5,), bad), torch.randn_like(x))
 
 
+def test_there_is_one_level_and_one_noise_for_each_example(system, x):
+    noise = torch.randn_like(x)
+    with pytest.raises(OptionError, match=re.escape("level must have shape (5,), got (1,)")):
+        system.loss_terms(None, x, torch.tensor([3]), noise)
+    with pytest.raises(
+        OptionError, match=re.escape("noise must have shape (5, 3, 8, 8), as x_start, got (1, 3, 8, 8)")
+    ):
+        system.loss_terms(None, x, torch.full((5,), 3), noise[:1])
+
+
+def test_half_precision_data_meets_tables_in_float32(x):
+    """A table in float16 has 11 bits, which at 4,000 levels is not one for each."""
+    system = make(learned=True, num_steps=400)
+    half, level, noise = x.half(), torch.full((5,), 399), torch.randn_like(x).half()
+    seen = []
+
+    def model(x, time):
+        seen.append((x.dtype, time.dtype))
+        return torch.cat([x.tanh(), x.sin()], 1)
+
+    want = system.loss_terms(model, half.float(), level, noise.float())
+    got = system.loss_terms(model, half, level, noise)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    table = system.table_for(5)
+    walks = [system.sample_from(model, start, None, table, sampler="ddim") for start in (half, half.float())]
+    assert torch.equal(*walks)
+    assert set(seen) == {(torch.float32, torch.float32)}
+
+
 def test_progress_goes_to_standard_error(system, capsys):
     system.sample(1, steps=2, progress=True)
     captured = capsys.readouterr()

@@ -79,7 +79,7 @@ COUNTED = ["{}", "trailing{}", "leading{}", "linspace{}"]
 @pytest.mark.parametrize("form", COUNTED)
 @given(st.integers(1, 300), st.data())
 def test_spacing_keeps_that_many_levels_in_order(form, num_steps, data):
-    count = data.draw(st.integers(1, num_steps))
+    count = data.draw(st.integers(1 if form != "leading{}" else min(2, num_steps), num_steps))
     kept = levels(num_steps, form.format(count))
     assert len(kept) == count
     assert list(kept) == sorted(set(kept))
@@ -97,14 +97,15 @@ def test_ends_of_spacings(num_steps, data):
     count = data.draw(st.integers(1, num_steps))
     assert levels(num_steps, count)[-1] == num_steps
     assert levels(num_steps, f"trailing{count}")[-1] == num_steps
-    assert levels(num_steps, f"leading{count}")[0] == 1
+    if count > 1 or num_steps == 1:
+        assert levels(num_steps, f"leading{count}")[0] == 1
     if count > 1:
         assert levels(num_steps, count)[0] == levels(num_steps, f"linspace{count}")[0] == 1
 
 
 @given(st.integers(1, 400), st.data())
 def test_spacing_is_even(num_steps, data):
-    count = data.draw(st.integers(1, num_steps))
+    count = data.draw(st.integers(min(2, num_steps), num_steps))
     for form in ("trailing{}", "leading{}", "linspace{}", "{}"):
         gaps = np.diff(levels(num_steps, form.format(count)))
         assert gaps.size == 0 or gaps.max() - gaps.min() <= 2
@@ -115,10 +116,17 @@ def test_ddim_spacing_is_a_whole_stride_or_says_that_there_is_none(num_steps, co
     try:
         kept = levels(num_steps, f"ddim{count}")
     except OptionError as error:
-        assert count > num_steps or "leading" in str(error)
+        assert count > num_steps or "leading" in str(error) or "keeps level 1 alone" in str(error)
         return
     assert len(kept) == count and kept[0] == 1
     assert len(set(np.diff(kept))) <= 1
+
+
+@pytest.mark.parametrize("form", ["ddim1", "leading1"])
+def test_the_cleanest_level_alone_is_no_chain(form):
+    with pytest.raises(OptionError, match=f"spacing '{form}' keeps level 1 alone, where no chain can start; use 1 or"):
+        levels(10, form)
+    assert levels(1, form) == (1,)
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(12, 200))

@@ -74,6 +74,15 @@ def closed_form_model(learned: str | None):
     return model
 
 
+def mean_is_clipped(mean: str, clip: bool) -> bool:
+    """Whether the published code's mean follows from the clipped estimate, as ours always does.
+
+    Of PREVIOUS_X it clips the estimate that DDIM and the errors are of, and takes the raw output for the mean: its
+    ancestral steps and its bound are ours without clipping.
+    """
+    return clip and mean != "PREVIOUS_X"
+
+
 def model_of(var: str):
     return closed_form_model(var if var.startswith("LEARNED") else None)
 

@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
-from reference import MEANS, VARS, closed_form_model
+from reference import MEANS, VARS, closed_form_model, mean_is_clipped
 
 import diffkit
 from diffkit.bound import BoundTerms, prior_bits
@@ -92,9 +92,9 @@ class Case:
         return lambda *_, **__: next(stored)
 
     @property
-    def follows_clipped_x_start(self):
-        """The stated deviation: of PREVIOUS_X the reference clips the estimate, but keeps the raw mean."""
-        return self.mean == "PREVIOUS_X" and self.clip
+    def clips_mean(self):
+        """What our ancestral steps and bound have to be told."""
+        return mean_is_clipped(self.mean, self.clip)
 
 
 @pytest.fixture(params=range(CASES))
@@ -109,31 +109,33 @@ def assert_same(got, want, tolerance=1e-6):
 def test_sampling(case):
     model, clip = case.model, case.clip
     for eta in (None, 0.0, 0.5):
-        if eta is None and case.follows_clipped_x_start:
-            continue
         with mock.patch.object(torch, "randn_like", case.draws()):
             how = dict(noise=case.start, clip_denoised=clip, device="cpu")
             if eta is None:
                 want = case.theirs.p_sample_loop(model, case.start.shape, **how)
             else:
                 want = case.theirs.ddim_sample_loop(model, case.start.shape, eta=eta, **how)
-        sampler = "ancestral" if eta is None else ("ddim", {"eta": eta})
-        assert_same(case.ours.sample_from(model, case.start, case.draws(), sampler=sampler, clip=clip), want)
+        sampler, ours = ("ancestral", case.clips_mean) if eta is None else (("ddim", {"eta": eta}), clip)
+        assert_same(case.ours.sample_from(model, case.start, case.draws(), sampler=sampler, clip=ours), want)
 
 
 def test_bound(case):
-    if case.follows_clipped_x_start:
-        pytest.skip("a stated deviation")
     with mock.patch.object(torch, "randn_like", case.draws()):
         want = case.theirs.calc_bpd_loop(case.model, case.data, clip_denoised=case.clip)
     terms = BoundTerms.of(case.ours.parts, case.ours.table, case.ours.decoder)
-    denoiser, levels = case.ours.denoiser(case.model, clip=case.clip), range(case.ours.num_steps, 0, -1)
-    got = [
-        terms(denoiser, case.data, torch.full((2,), level), case.noise[i], decoder_rows=2)
-        for i, level in enumerate(levels)
-    ]
-    for name, values in zip(("vb", "xstart_mse", "mse"), zip(*got, strict=True), strict=True):
-        assert_same(torch.stack(values, 1), want[name])
+
+    def every(clip):
+        denoiser, levels = case.ours.denoiser(case.model, clip=clip), range(case.ours.num_steps, 0, -1)
+        found = [
+            terms(denoiser, case.data, torch.full((2,), level), case.noise[i], decoder_rows=2)
+            for i, level in enumerate(levels)
+        ]
+        return [torch.stack(values, 1) for values in zip(*found, strict=True)]
+
+    bits, _, _ = every(case.clips_mean)
+    _, x_start_mse, eps_mse = every(case.clip)
+    for name, values in {"vb": bits, "xstart_mse": x_start_mse, "mse": eps_mse}.items():
+        assert_same(values, want[name])
     assert_same(prior_bits(case.ours.table, case.data), want["prior_bpd"])
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from reference import MEANS, PROCESSES, VARS, assert_close, compose, fixed_model, golden
+from reference import MEANS, PROCESSES, VARS, assert_close, compose, fixed_model, golden, mean_is_clipped
 
 from diffkit.bound import BoundTerms, prior_bits
 from diffkit.decoders import Binned
@@ -69,12 +69,17 @@ def test_p_mean_variance(process, mean, var, mode):
     rows = terms.columns.on(x_t.device)[t + 1]
     transition = terms.columns.transition(rows, x_t.ndim)
     change = (lambda x: 0.5 * x + 0.1) if mode == "clip_denoisedfn" else None
-    denoiser = system.denoiser(fixed_model(output, var), clip=mode != "noclip", x_transform=change)
-    got = denoiser(x_t, terms.columns.level(rows, x_t.ndim))
+    level = terms.columns.level(rows, x_t.ndim)
+    got = system.denoiser(fixed_model(output, var), clip=mode != "noclip", x_transform=change)(x_t, level)
     assert_close(got.x_start, stored, key + "pred_xstart")
     assert_close(got.log_variance.expand_as(x_t), stored, key + "log_variance")
-    if mean == "PREVIOUS_X" and mode != "noclip":
-        return  # the stated deviation: here the mean follows the clipped x_start
+    variance = got.log_variance.exp().expand_as(x_t)
+    if var == "FIXED_SMALL":  # the reference's variance is 0 at the last step, which its log does not say
+        assert (stored[key + "variance"][t == 0] == 0).all()
+        variance = variance.where(t.view(-1, 1, 1, 1) > 0, 0)
+    assert_close(variance, stored, key + "variance")
+    if mode != "noclip" and not mean_is_clipped(mean, clip=True):
+        got = system.denoiser(fixed_model(output, var), clip=False)(x_t, level)
     posterior_mean = transition.coef_x_start * got.x_start + transition.coef_x_t * x_t
     assert_close(posterior_mean, stored, key + "mean")
 

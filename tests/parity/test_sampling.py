@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from reference import LOOPS, MEANS, PROCESSES, VARS, assert_close, compose, golden, model_of
+from reference import LOOPS, MEANS, PROCESSES, VARS, assert_close, compose, golden, mean_is_clipped, model_of
 
 from diffkit.bound import BoundTerms, prior_bits
 from diffkit.sampling import encoding_program, sampling_program
@@ -21,15 +21,14 @@ STEPS = {
 }
 
 
-def follows_clipped_x_start(mean: str, name: str, clip: bool) -> bool:
-    """The stated deviation: for PREVIOUS_X the reference clips pred_xstart but keeps the raw mean."""
-    return mean == "PREVIOUS_X" and clip and name.startswith("p_sample")
+def clips(mean: str, name: str, clip: bool) -> bool:
+    """What our steps have to be told to take the published ones."""
+    return mean_is_clipped(mean, clip) if name.startswith("p_sample") else clip
 
 
 def stored_steps():
     for process, name, mean, var, suffix in product(PROCESSES, STEPS, MEANS, VARS, ("", "__rescale")):
-        stored = f"{name}__{mean}__{var}{suffix}" in golden(f"sample_steps_{process}")
-        if stored and not follows_clipped_x_start(mean, name, STEPS[name][1]["clip"]):
+        if f"{name}__{mean}__{var}{suffix}" in golden(f"sample_steps_{process}"):
             yield process, name, mean, var, suffix
 
 
@@ -38,8 +37,9 @@ def test_one_step(process, name, mean, var, suffix):
     stored = golden(f"sample_steps_{process}")
     key = f"{name}__{mean}__{var}{suffix}"
     sampler, processing = STEPS[name]
+    clip = clips(mean, name, **processing)
     system = compose(PROCESSES[process], mean=mean, var=var, rescale_time=bool(suffix))
-    assert_close(one_step(system, stored, sampler, name, model_of(var), **processing), stored, key)
+    assert_close(one_step(system, stored, sampler, name, model_of(var), clip), stored, key)
 
 
 def one_step(system, stored, sampler, name, model, clip, **conditions):
@@ -98,13 +98,12 @@ def test_whole_loops(loop, name):
     tags = combinations(stored, f"{name}__")
     assert len(tags) == 4
     for tag in tags:
-        if follows_clipped_x_start(tag.split("__")[0], name, clip=True):
-            continue
         system, model = system_for(loop, tag)
+        clip = clips(tag.split("__")[0], name, clip=True)
         draws = iter(torch.from_numpy(stored["step_noise"]))
         sampler = "ancestral" if name == "p_sample_loop" else ("ddim", {"eta": float(name[-3:])})
         x = torch.from_numpy(stored["x_T"])
-        got = system.sample_from(model, x, lambda draws=draws: next(draws), sampler=sampler)
+        got = system.sample_from(model, x, lambda draws=draws: next(draws), sampler=sampler, clip=clip)
         assert_close(got, stored, f"{name}__{tag}")
 
 
@@ -129,6 +128,16 @@ def test_every_intermediate_sample(loop):
         assert_close(torch.stack([m.x for m in moments]), stored, f"p_sample_trajectory__{tag}")
 
 
+def every_term(system, model, x_start, noises, clip):
+    """Terms and errors from level T down, each (B, T)."""
+    terms, denoiser = BoundTerms.of(system.parts, system.table, system.decoder), system.denoiser(model, clip=clip)
+    columns = []
+    for i, noise in enumerate(noises):
+        level = torch.full((len(x_start),), system.num_steps - i)
+        columns.append(terms(denoiser, x_start, level, noise, len(x_start)))
+    return [torch.stack(column, 1) for column in zip(*columns, strict=True)]
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("clip", ["clip", "noclip"])
 def test_variational_bound(loop, clip):
@@ -137,17 +146,10 @@ def test_variational_bound(loop, clip):
     for tag in {
         k.split("__", 1)[1].removesuffix("__vb") for k in stored if k.startswith(f"bpd_{clip}__") and k.endswith("__vb")
     }:
-        if tag.startswith("PREVIOUS_X") and clip == "clip":
-            continue  # the stated deviation
         system, model = system_for(loop, tag)
-        terms = BoundTerms.of(system.parts, system.table, system.decoder)
-        denoiser = system.denoiser(model, clip=clip == "clip")
-        x_start, steps = torch.from_numpy(stored["x_start"]), system.num_steps
-        columns = []
-        for i, noise in enumerate(torch.from_numpy(stored["step_noise"])):
-            level = torch.full((len(x_start),), steps - i)
-            columns.append(terms(denoiser, x_start, level, noise, len(x_start)))
-        bits, x_start_mse, eps_mse = (torch.stack(c, 1) for c in zip(*columns, strict=True))
+        x_start, noises = (torch.from_numpy(stored[name]) for name in ("x_start", "step_noise"))
+        bits, _, _ = every_term(system, model, x_start, noises, mean_is_clipped(tag.split("__")[0], clip == "clip"))
+        _, x_start_mse, eps_mse = every_term(system, model, x_start, noises, clip == "clip")
         key = f"bpd_{clip}__{tag}__"
         assert_close(bits, stored, key + "vb")
         assert_close(x_start_mse, stored, key + "xstart_mse")

@@ -12,7 +12,7 @@ from diffkit import ProcessTable, respace
 from diffkit.registry import registry
 from diffkit.spacing import levels
 
-SIZES = {"linear": (20, 100, 1000, 4000), "cosine": (2, 10, 20, 100, 1000, 4000)}
+SIZES = {"linear": (1, 20, 100, 1000, 4000), "cosine": (1, 2, 10, 20, 100, 1000, 4000)}
 CASES = [(name, size) for name, sizes in SIZES.items() for size in sizes]
 
 
@@ -24,6 +24,7 @@ def named_columns(table: ProcessTable) -> dict[str, np.ndarray]:
             "betas": table.beta[1:],
             "alphas_cumprod": a[1:],
             "alphas_cumprod_prev": a[:-1],
+            "alphas_cumprod_next": np.append(a[2:], 0.0),
             "sqrt_alphas_cumprod": table.alpha[1:],
             "sqrt_one_minus_alphas_cumprod": table.sigma[1:],
             "log_one_minus_alphas_cumprod": np.log(noise[1:]),
@@ -42,6 +43,14 @@ def test_schedule_is_the_references(name, size):
     np.testing.assert_allclose(table.beta[1:], golden("schedules")[f"betas_{name}_{size}"], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("size", [7, 64])
+@pytest.mark.parametrize("cap", [0.5, 0.999])
+def test_the_square_root_s_betas_are_the_references(size, cap):
+    table = registry("schedule").create("sqrt", max_beta=cap).table(size)
+    want = golden("schedules")[f"betas_for_alpha_bar_sqrt_{size}_max{cap}"]
+    np.testing.assert_allclose(table.beta[1:], want, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize(("name", "size"), [c for c in CASES if f"{c[0]}_{c[1]}__betas" in golden("tables")])
 def test_every_table_is_the_references(name, size):
     stored = golden("tables")
@@ -56,14 +65,17 @@ def test_every_table_is_the_references(name, size):
 def test_fixed_log_variances_are_the_references(name, size, var):
     table = registry("schedule").create(name).table(size)
     got = registry("var").create(var).columns(table)["log_variance"][1:]
-    want = golden("tables")[f"{name}_{size}__{var.upper()}_log_variance_f32"]
-    np.testing.assert_allclose(got, want, rtol=1e-6)
+    stored, key = golden("tables"), f"{name}_{size}__{var.upper()}"
+    np.testing.assert_allclose(got, stored[f"{key}_log_variance_f32"], rtol=1e-6)
+    # a variance of 0 at level 1 has no log, for which both take the posterior's at level 2
+    first = 1 if var == "fixed_small" else 0
+    np.testing.assert_allclose(np.exp(got)[first:], stored[f"{key}_variance_f32"][first:], rtol=1e-6)
 
 
 STORED_SPACINGS = json.loads((GOLDEN / "space_timesteps.json").read_text())
 # Where diffkit differs on purpose: one level alone is the noisiest (the reference keeps the cleanest, from which its
 # own sampler fails), a count below 1 is an error instead of nothing, an empty text is every level.
-DEVIATIONS = {(7, "1"), (10, "0,5"), (10, "0"), (10, "-3"), (10, ""), (1000, ""), (1000, "ddim1"), (1, "ddim1")}
+DEVIATIONS = {(7, "1"), (10, "0,5"), (10, "0"), (10, "-3"), (10, ""), (1000, ""), (1, "ddim1")}
 
 
 def as_text(counts):
@@ -78,7 +90,7 @@ def test_spacing_is_the_references(case):
     if "steps" in case:
         assert [k - 1 for k in levels(total, as_text(counts))] == case["steps"]
     else:
-        with pytest.raises(ValueError, match=r"steps must|spacing|no whole stride"):
+        with pytest.raises(ValueError, match=r"steps must|spacing|no whole stride|alone"):
             levels(total, as_text(counts))
 
 
