@@ -14,6 +14,7 @@ import attrs
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
@@ -152,11 +153,18 @@ class System(nn.Module):
     def draw_levels(
         self, batch: int, *, generator: torch.Generator | None = None, timesteps_state: State = None
     ) -> tuple[Tensor, Tensor]:
-        """Return levels (B,) and their weights (B,) as the timestep sampler draws them."""
+        """Return levels (B,) and their weights (B,) as the timestep sampler draws them.
+
+        They are where its state is, a fresh one where the generator is.
+        """
         sampler = self.parts.timesteps
-        state = sampler.init(self.table) if timesteps_state is None else timesteps_state
-        device = generator.device if generator is not None else "cpu"
+        device = generator.device if generator is not None else torch.device("cpu")
         u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
+        if timesteps_state is None:
+            state = pytree.tree_map_only(Tensor, lambda held: held.to(device), sampler.init(self.table))
+        else:
+            state, held = timesteps_state, next(iter(pytree.tree_leaves(timesteps_state)), None)
+            u = u.to(held.device) if isinstance(held, Tensor) else u
         return sampler.sample(state, u, self.num_steps)
 
     def loss_terms(

@@ -99,6 +99,16 @@ def a_batch() -> Batch:
     return Batch(torch.arange(4), torch.zeros(4, *SHAPE, dtype=torch.uint8), {"y": y})
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("generator", [None, "cpu", "cuda:0"])
+@pytest.mark.parametrize("name", registry("timesteps").built_in_names())
+def test_levels_are_drawn_whoever_has_state_and_generator(gpu, name, generator, fresh):
+    system = system_of(timesteps=name)
+    state = None if fresh else pytree.tree_map(lambda tensor: tensor.to(GPU), system.parts.timesteps.init(system.table))
+    source = None if generator is None else torch.Generator(generator)
+    system.draw_levels(2, generator=source, timesteps_state=state)
+
+
 TRAININGS = [(name, "fp32") for name in registry("timesteps").built_in_names()]
 TRAININGS += [("uniform", "bf16"), ("uniform", "fp16"), ("loss_second_moment", "fp16")]
 
