@@ -344,7 +344,7 @@ class System(nn.Module):
         """
         if start not in ("clean", "level1"):
             raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
-        x = self.checked(x_start)
+        x = self._placed(self.checked(x_start), model)
         call = self.prepare(
             len(x),
             steps=steps,
@@ -443,7 +443,7 @@ class System(nn.Module):
             clip, x_transform, model, progress, conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
-        x_start = self.checked(x_start)
+        x_start = self._placed(self.checked(x_start), model)
         call = self.prepare(
             len(x_start),
             steps=steps,
@@ -498,6 +498,11 @@ class System(nn.Module):
                     "bins=None for unbounded data"
                 )
         return as_float(x_start)
+
+    def _placed(self, x: Tensor, model: Model | None) -> Tensor:
+        """Data where the network is; where they are if it is the caller's, or has no place of its own."""
+        own = model is None and next(self.parameters(), None) is not None
+        return x.to(self.device) if own else x
 
     def _denoiser(
         self,

@@ -184,9 +184,10 @@ def test_a_sampler_stays_on_the_device(gpu, name):
     assert all(moment.x.device == moment.x_start.device == GPU for moment in moments)
 
 
+@pytest.mark.parametrize("where", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("start", ["clean", "level1"])
-def test_an_encoding_stays_on_the_device(gpu, start):
-    assert system_of().encode(images(), steps=4, start=start).device == GPU
+def test_an_encoding_is_made_on_the_device(gpu, start, where):
+    assert system_of().encode(images(where), steps=4, start=start).device == GPU
 
 
 def a_classifier(system: diffkit.System) -> NoisyClassifier:
@@ -258,11 +259,19 @@ def test_small_images_are_enlarged_on_the_device(gpu):
 # ---- scoring ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [None, 3])
-def test_a_bound_stays_on_the_device(gpu, seed):
+@pytest.mark.parametrize(("seed", "where"), [(None, "cuda:0"), (3, "cuda:0"), (3, "cpu")])
+def test_a_bound_is_found_on_the_device(gpu, seed, where):
     guidance = ClassifierFree(2.0)
-    bound = system_of(MLP).bits_per_dim(images(), steps=4, seed=seed, rows_per_call=3, guidance=guidance, y=[1, 2])
+    bound = system_of(MLP).bits_per_dim(images(where), steps=4, seed=seed, rows_per_call=3, guidance=guidance, y=[1, 2])
     assert bound.total.device == GPU
+
+
+def test_a_model_of_the_caller_finds_its_data_where_they_are(gpu):
+    """The system's own network is elsewhere."""
+    model = system_of().backbone
+    system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid", backbone=FLAT, data_shape=SHAPE)
+    assert system.bits_per_dim(images(), steps=2, model=model).total.device == GPU
+    assert system.encode(images(), steps=2, model=model).device == GPU
 
 
 def test_a_score_is_read_at_the_end(gpu):
