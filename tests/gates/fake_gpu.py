@@ -26,6 +26,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_leaves
 
+from diffkit.columns import Columns
+
 GPU = torch.device("cuda:0")
 META = torch.device("meta")
 CPU = torch.device("cpu")
@@ -66,11 +68,13 @@ class FakeGPU(FakeTensorMode):
 
     Attributes:
         read: What the host finds on the GPU where it is meant to look, 0 or 1; None where it must not.
+        waits: Copies to the GPU for which the host waits.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.read: int | None = None
+        self.waits = 0
 
     @contextmanager
     def reading(self, value: int = 1) -> Iterator[None]:
@@ -96,6 +100,7 @@ class FakeGPU(FakeTensorMode):
         out = super().dispatch(func, types, args, kwargs)
         if func in COPIES and not _on_gpu(out) and _on_gpu((args, kwargs)):
             self._refuse(func, (args, kwargs))
+        self.waits += func in COPIES and _on_gpu(out) and _waits(func, args, kwargs)
         drawn = kwargs.get("generator")
         if drawn is not None and Generator.places.get(drawn._cdata, CPU).type != out.device.type:
             raise RuntimeError(f"{func}: numbers on another device than their generator")
@@ -104,6 +109,13 @@ class FakeGPU(FakeTensorMode):
     def _refuse(self, func: Any, tree: Any) -> None:
         if _on_gpu(tree) and self.read is None:
             raise HostReadError(str(func))
+
+
+def _waits(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a tensor comes from the host, and is waited for."""
+    source = args[0] if func is torch.ops.aten._to_copy.default else args[1]
+    positional = args[2] if func is not torch.ops.aten._to_copy.default and len(args) > 2 else False
+    return not _on_gpu(source) and not kwargs.get("non_blocking", positional)
 
 
 def _as(dtype: torch.dtype) -> type:
@@ -124,7 +136,16 @@ def _numpy(tensor: Tensor) -> Any:
 @contextmanager
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGPU]:
     """Be on a machine with a GPU, as far as `diffkit` asks."""
+    on = Columns.on
+
+    def kept(self, device, dtype=torch.float32):
+        """Tables are uploaded once, as real ones are."""
+        if (device, dtype) not in self._on:
+            self._on[device, dtype] = on(self, device, dtype)
+        return self._on[device, dtype]
+
     with monkeypatch.context() as patch, FakeGPU() as mode:
+        patch.setattr(Columns, "on", kept)
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(FakeTensor, "numpy", _numpy, raising=False)
         patch.setattr(torch.cuda, "manual_seed", lambda seed: None)

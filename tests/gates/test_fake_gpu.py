@@ -274,6 +274,33 @@ def test_a_model_of_the_caller_finds_its_data_where_they_are(gpu):
     assert system.encode(images(), steps=2, model=model).device == GPU
 
 
+def waits(gpu, do) -> int:
+    """Copies that the host waits for meanwhile."""
+    before = gpu.waits
+    do()
+    return gpu.waits - before
+
+
+@pytest.mark.parametrize("score_of", ["bits_per_dim", "score"])
+def test_the_pairs_of_a_bound_are_not_waited_for(gpu, score_of):
+    system, x = system_of(), images()
+    score_of = system.bits_per_dim if score_of == "bits_per_dim" else lambda *a, **k: score(system, *a, **k)
+    with gpu.reading():
+        few, many = (waits(gpu, lambda rows=rows: score_of(x, steps=4, rows_per_call=rows)) for rows in (8, 2))
+    assert few == many
+
+
+def test_an_update_waits_for_no_copy(gpu):
+    trainer = trainer_of(system_of(MLP))
+    trainer.update(a_batch())  # uploads its table
+    assert waits(gpu, lambda: trainer.update(a_batch())) == 0
+
+
+def test_a_copy_that_is_waited_for_is_caught(gpu):
+    assert waits(gpu, lambda: torch.ones(2).to(GPU)) == waits(gpu, lambda: torch.tensor([1], device=GPU)) == 1
+    assert waits(gpu, lambda: torch.ones(2).to(GPU, non_blocking=True)) == 0
+
+
 def test_a_score_is_read_at_the_end(gpu):
     with gpu.reading():
         score(system_of(), images("cpu"), steps=4, levels_per_example=3, rows_per_call=4)
