@@ -5,7 +5,8 @@
 
 Cases run in order of interest, the cheap ones first, and each is written as soon as it is done, so that a run that is
 cut short still reports. A case that no longer fits the time is skipped and said to be; one that fails is recorded with
-its error, and the others go on.
+its error, and the others go on. So is each thing that a case compares: a graph that cannot be captured costs nobody
+else's figures.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from attrs import frozen
 from configurations import size_of, system_of
-from measuring import DEVICE, HERE, clock, interleaved, machine, median, peak_flops, ratio
+from measuring import DEVICE, HERE, interleaved, machine, median, peak_flops, ratio
 from test_networks import azulas
 from torch.profiler import ProfilerActivity, profile
 from updates import our_update, plain_update
@@ -101,9 +102,10 @@ def training(name: str, batch: int, *, compiled: bool, plain: bool) -> Rows:
         updates["plain TF32"] = plain_update(system, peer.to(DEVICE), batch)
     if GPU:
         torch.cuda.reset_peak_memory_stats()
+    updates, failed = running(updates)
     seconds = interleaved(updates, rounds=15 if GPU else 2)
     flops, peak = size_of(name, batch).training_flops if GPU else 0.0, peak_flops()
-    rows = []
+    rows: Rows = []
     for update, taken in seconds.items():
         speed = batch / median(taken)
         row: dict[str, Any] = {"update": update, "ms": median(taken, 1e-3), "images_per_s": float(f"{speed:.4g}")}
@@ -113,10 +115,37 @@ def training(name: str, batch: int, *, compiled: bool, plain: bool) -> Rows:
         if "plain TF32" in seconds:
             row["times_faster_than_plain"] = ratio(seconds["plain TF32"], taken)
         rows.append(row)
-    rows[0]["launches"] = launches(updates["bf16"])
-    if GPU:
+    if GPU and rows:
         rows[0]["peak_gb_of_all"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return rows
+    if "bf16" in updates:
+        rows[0]["launches"] = tried(lambda: launches(updates["bf16"]))
+    return rows + failed
+
+
+def running(cases: dict[str, Callable[[], None]]) -> tuple[dict[str, Callable[[], None]], Rows]:
+    """Return the cases that run, each tried once, and a row for each that does not."""
+    found, failed = {}, []
+    for name, case in cases.items():
+        try:
+            case()
+        except Exception as error:  # what else is compared shall still be measured
+            failed.append({"case": name, "error": said(error)})
+        else:
+            found[name] = case
+    return found, failed
+
+
+def tried(do: Callable[[], Any]) -> Any:
+    """Return what a call returns, or its error in words."""
+    try:
+        return do()
+    except Exception as error:
+        return said(error)
+
+
+def said(error: Exception) -> str:
+    """An error in words."""
+    return f"{type(error).__name__}: {str(error)[:500]}"
 
 
 def launches(run: Callable[[], object]) -> int | None:
@@ -148,16 +177,18 @@ def sampling(name: str, batch: int) -> Rows:
     cases = {"fp32": walk(False), "bf16": walk(True)}
     if GPU:
         cases["bf16 CUDA graph"] = walk(True, "cuda_graph")
+    cases, failed = running(cases)
     seconds = interleaved(cases, rounds=7 if GPU else 2)
-    return [
+    rows: Rows = [
         {
             "case": case,
             "steps_per_s": float(f"{steps / median(taken):.4g}"),
             "image_steps_per_s": float(f"{batch * steps / median(taken):.4g}"),
-            "times_faster_than_fp32": ratio(seconds["fp32"], taken),
+            **({"times_faster_than_fp32": ratio(seconds["fp32"], taken)} if "fp32" in seconds else {}),
         }
         for case, taken in seconds.items()
     ]
+    return rows + failed
 
 
 def bound(name: str) -> Rows:
@@ -187,7 +218,8 @@ def host_reads() -> Rows:
     def walk() -> None:
         program.finish(denoiser, x, lambda: torch.randn_like(x))
 
-    return [{"what": what, "host_reads": watched(run)} for what, run in (("update", update), ("walk", walk))]
+    watch = {"update": update, "walk": walk}
+    return [{"what": what, "host_reads": tried(lambda run=run: watched(run))} for what, run in watch.items()]
 
 
 def watched(run: Callable[[], object]) -> str:
@@ -242,11 +274,11 @@ def lane(folder: Path, seconds: float) -> Counter[str]:
             counts["skipped"] += 1
             print(f"skipped  {case.name}: {left:.0f} s are left, it may take {case.seconds:.0f}", flush=True)
             continue
-        start = clock()
+        start = time.perf_counter()
         try:
             rows, outcome = case.run(), "done"
         except Exception as error:  # the other cases shall still be measured
-            rows, outcome = [{"error": f"{type(error).__name__}: {str(error)[:500]}"}], "failed"
+            rows, outcome = [{"error": said(error)}], "failed"
         counts[outcome] += 1
         content = {
             "benchmark": f"gpu_{case.name}",
@@ -256,12 +288,17 @@ def lane(folder: Path, seconds: float) -> Counter[str]:
             "rows": rows,
         }
         (folder / f"gpu_{case.name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        print(f"{outcome:8} {case.name}: {clock() - start:.1f} s", *rows, sep="\n    ", flush=True)
-        gc.collect()
-        torch._dynamo.reset()
-        if GPU:
-            torch.cuda.empty_cache()
+        print(f"{outcome:8} {case.name}: {time.perf_counter() - start:.1f} s", *rows, sep="\n    ", flush=True)
+        tried(clean_up)
     return counts
+
+
+def clean_up() -> None:
+    """Give back what a case leaves behind; after an error of the device that fails as well."""
+    gc.collect()
+    torch._dynamo.reset()
+    if GPU:
+        torch.cuda.empty_cache()
 
 
 def main() -> None:

@@ -34,16 +34,24 @@ arithmetic; A100 is 0.90 of its data sheet.
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
     return {
         "device": device_name(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "peers": {name: version for name, version in versions().items() if version},
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def commit() -> str | None:
+    """The commit that is checked out; None without git, or in a copy of the files alone."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def device_name() -> str:

@@ -122,8 +122,8 @@ def variational_bound(
     noise = _pair_noise(seed, x_start, steps)
     for start in range(0, batch * steps, rows_per_call):
         pairs = range(start, min(start + rows_per_call, batch * steps))
-        example = torch.tensor([pair // steps for pair in pairs], device=x_start.device)
-        level = torch.tensor([pair % steps + 1 for pair in pairs], device=x_start.device)
+        place = torch.arange(pairs.start, pairs.stop, device=x_start.device)
+        example, level = place // steps, place % steps + 1
         picked = {name: c[example] if _is_per_example(c, batch) else c for name, c in conditions.items()}
         first = sum(pair % steps == 0 for pair in pairs)
         drawn = torch.stack([noise(pair) for pair in pairs])

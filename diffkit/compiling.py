@@ -26,6 +26,9 @@ Compile = bool | str | Mapping[str, Any]
 """False, True, "cuda_graph", or arguments of `torch.compile`."""
 
 CUDA_GRAPH = "cuda_graph"
+_CAPTURING = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile that replay CUDA graphs; see `torch._inductor.list_mode_options`."""
+
 _KEPT = 32
 """Graphs kept for a system; the one made first goes first."""
 
@@ -80,7 +83,7 @@ class _Compiled:
 
     def __init__(self, take: Take, options: Mapping[str, Any], how: Compile):
         self._graph: Take = torch.compile(_copy(take), **options)
-        self._static = how == CUDA_GRAPH or options.get("mode") == "reduce-overhead"
+        self._static = _captures(options)
         self._how = how
         self._marked: set[tuple[int, int, bool]] = set()
 
@@ -173,6 +176,12 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 def _arguments(how: Compile) -> dict[str, Any]:
     given = dict(how) if isinstance(how, Mapping) else {"mode": "reduce-overhead"} if how == CUDA_GRAPH else {}
     return {"fullgraph": True} | given
+
+
+def _captures(options: Mapping[str, Any]) -> bool:
+    """Whether torch.compile with these arguments replays CUDA graphs on a GPU."""
+    own = options.get("options") or {}
+    return bool(own.get("triton.cudagraphs", options.get("mode") in _CAPTURING))
 
 
 def _copy(function: Callable[..., Any]) -> Callable[..., Any]:

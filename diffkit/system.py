@@ -14,6 +14,7 @@ import attrs
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
@@ -152,11 +153,18 @@ class System(nn.Module):
     def draw_levels(
         self, batch: int, *, generator: torch.Generator | None = None, timesteps_state: State = None
     ) -> tuple[Tensor, Tensor]:
-        """Return levels (B,) and their weights (B,) as the timestep sampler draws them."""
+        """Return levels (B,) and their weights (B,) as the timestep sampler draws them.
+
+        They are where its state is, a fresh one where the generator is.
+        """
         sampler = self.parts.timesteps
-        state = sampler.init(self.table) if timesteps_state is None else timesteps_state
-        device = generator.device if generator is not None else "cpu"
+        device = generator.device if generator is not None else torch.device("cpu")
         u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
+        if timesteps_state is None:
+            state = pytree.tree_map_only(Tensor, lambda held: held.to(device), sampler.init(self.table))
+        else:
+            state, held = timesteps_state, next(iter(pytree.tree_leaves(timesteps_state)), None)
+            u = u.to(held.device) if isinstance(held, Tensor) else u
         return sampler.sample(state, u, self.num_steps)
 
     def loss_terms(
@@ -337,7 +345,7 @@ class System(nn.Module):
         """
         if start not in ("clean", "level1"):
             raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
-        x = self.checked(x_start)
+        x = self._placed(self.checked(x_start), model)
         call = self.prepare(
             len(x),
             steps=steps,
@@ -436,7 +444,7 @@ class System(nn.Module):
             clip, x_transform, model, progress, conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
-        x_start = self.checked(x_start)
+        x_start = self._placed(self.checked(x_start), model)
         call = self.prepare(
             len(x_start),
             steps=steps,
@@ -491,6 +499,11 @@ class System(nn.Module):
                     "bins=None for unbounded data"
                 )
         return as_float(x_start)
+
+    def _placed(self, x: Tensor, model: Model | None) -> Tensor:
+        """Data where the network is; where they are if it is the caller's, or has no place of its own."""
+        own = model is None and next(self.parameters(), None) is not None
+        return x.to(self.device) if own else x
 
     def _denoiser(
         self,

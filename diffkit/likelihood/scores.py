@@ -295,25 +295,25 @@ class _Walk:
         flat = level.ravel()
         found = x_start.new_empty(3, len(flat))
         noise = self._noise(x_start, index, level.shape[1])
+        at = torch.from_numpy(flat).to(x_start.device)  # all at once: for each call, the host would wait for the last
         with evaluating(self.system, *call.networks()):
             for start in range(0, len(flat), self.rows):
                 rows = slice(start, min(start + self.rows, len(flat)))
-                found[:, rows] = self._terms(x_start, call, rows, flat[rows], noise)
+                found[:, rows] = self._terms(x_start, call, rows, at[rows], int((flat[rows] == 1).sum()), noise)
                 advance(rows.stop - rows.start)
         values = found.view(3, *level.shape).double().cpu().numpy()
         return values, prior_bits(self.table, x_start).double().cpu().numpy(), level
 
     def _terms(
-        self, x_start: Tensor, call: Call, rows: slice, level: NDArray[np.int64], noise: Callable[[int], Tensor]
+        self, x_start: Tensor, call: Call, rows: slice, level: Tensor, first: int, noise: Callable[[int], Tensor]
     ) -> Tensor:
         """The three quantities of some pairs, (3, rows)."""
         batch, pairs = len(x_start), range(rows.start, rows.stop)
-        example = torch.tensor([pair // len(self.strata.first) for pair in pairs], device=x_start.device)
+        example = torch.arange(rows.start, rows.stop, device=x_start.device) // len(self.strata.first)
         picked = {name: c[example] if _is_per_example(c, batch) else c for name, c in call.conditions.items()}
         drawn = torch.stack([noise(pair) for pair in pairs])
         denoiser = attrs.evolve(call, conditions=picked).denoiser()
-        at = torch.from_numpy(level).to(x_start.device)
-        return torch.stack(self.terms(denoiser, x_start[example], at, drawn, int((level == 1).sum())))
+        return torch.stack(self.terms(denoiser, x_start[example], level, drawn, first))
 
     def _levels(self, index: int) -> NDArray[np.int64]:
         entropy = None if self.seed is None else (self.seed, index, 1)  # the noise has (seed, index)

@@ -173,6 +173,37 @@ def test_a_network_that_cannot_be_captured_is_named_with_a_way_out(backend):
     assert system.sample(2, steps=2, model=Breaking(3, 3).eval(), compile=how, progress=False).isfinite().all()
 
 
+STATIC = [
+    ({"mode": "reduce-overhead"}, True),
+    ({"mode": "max-autotune"}, True),
+    ({"options": {"triton.cudagraphs": True}}, True),
+    ({"mode": "max-autotune-no-cudagraphs"}, False),
+    ({"options": {"triton.cudagraphs": False}}, False),
+    ({}, False),
+]
+
+
+@pytest.mark.parametrize(("how", "static"), STATIC, ids=str)
+def test_what_a_cuda_graph_returns_is_kept(how, static, monkeypatch):
+    """It writes over it in the next step; every mode of torch.compile that captures one is known."""
+    system, begun, given = system_of(var="fixed_small"), [], []
+
+    def backend(graph, inputs, **options):
+        def run(*arguments):
+            given.append(graph(*arguments))
+            return given[-1]
+
+        return run
+
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
+    torch._dynamo.reset()
+    moments = list(system.trajectory(2, steps=3, sampler="ddim", compile={"backend": backend, **how}))
+    torch._dynamo.reset()
+    own = {tensor.data_ptr() for out in given for tensor in out}
+    assert len(begun) == (3 if static else 0)
+    assert all((moment.x.data_ptr() in own) is not static for moment in moments)
+
+
 BAD = [
     (dict(compile="fast"), "compile must be True, False, 'cuda_graph' or arguments of torch.compile, got 'fast'"),
     (dict(compile=1.5), "compile must be True, False, 'cuda_graph' or arguments of torch.compile, got 1.5"),
