@@ -8,6 +8,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from diffkit.derivatives import differentiable_twice
+
 Pullback = Callable[[Tensor], Tensor]
 """v -> v^T J, of x's shape."""
 
@@ -41,7 +43,7 @@ def value_and_pullback(function: Callable[[Tensor], Any], x: Tensor, more: bool 
         found: Any = torch.func.vjp(function, x, has_aux=more)
         return (found[0], lambda v: found[1](v)[0], *found[2:])
     nested = x.requires_grad and torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiable_twice(nested):
         at = x if nested else x.detach().requires_grad_()
         result = function(at)
     value, rest = result if more else (result, ())

@@ -24,6 +24,7 @@ from diffkit._errors import CompositionError, MissingExtraError, OptionError
 from diffkit.bound import BoundTerms
 from diffkit.calls import evaluating
 from diffkit.denoiser import Denoiser, Model
+from diffkit.derivatives import differentiable_twice
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.noise import example_seed
 from diffkit.options import check_integer, check_number
@@ -321,7 +322,7 @@ class _Flow:
     def _eps(self, y: Tensor, rho: float, dtype: torch.dtype, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The noise estimate and its divergence by y with each probe, float64."""
         self.evaluations += 1
-        with torch.enable_grad():
+        with torch.enable_grad(), differentiable_twice(self.gradient):
             y = y if self.gradient else y.detach().requires_grad_()
             eps = self._estimate(y, rho, dtype).double()
             rows = []

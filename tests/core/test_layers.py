@@ -25,6 +25,7 @@ LAYERS = [
         "columns",
         "compiling",
         "denoiser",
+        "derivatives",
         "keeping",
         "noise",
         "objective",

@@ -112,6 +112,20 @@ def test_the_gradient_reaches_the_weights_alone():
     assert torch.autograd.grad(found.bits.mean(), system.backbone.gain)[0].isfinite()
 
 
+def test_the_gradient_passes_through_attention():
+    """Fused attention has no second derivative; that of `differentiable_twice` is right (tests/backbones)."""
+    recipe = dict(channels=8, groups=8, num_res_blocks=1, channel_mult=(1,), attention_resolutions=(4,), num_heads=2)
+    system = diffkit.compose(
+        schedule="cosine", backbone=("unet", recipe), data_shape=(1, 4, 4), num_steps=20, bins=None
+    )
+    for parameter in system.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x = torch.randn(2, 1, 4, 4).requires_grad_()
+    found = ode_likelihood(system, x, gradient=True, rtol=0.1, atol=0.1)
+    (gradient,) = torch.autograd.grad(found.bits.sum(), x)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
 # ---- binned data -----------------------------------------------------------------------------------------------------
 
 
