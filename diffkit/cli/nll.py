@@ -49,6 +49,7 @@ class Options:
             that was trained.
         levels_per_example: Visit only so many of them for each example: an unbiased estimate, with its error. All by
             default.
+        clip: Clip estimates of clean data to [-1, 1]; as composed by default, and not for the flow ODE.
         ode: Solve the flow ODE instead: exact likelihood, for data on bins under uniform dequantization.
         probes: Of the flow ODE's divergence; 0 computes it exactly, with a backward pass for each dimension.
         dequantize: What the flow ODE takes data on bins for; by default uniform, or none where data is continuous.
@@ -69,6 +70,7 @@ class Options:
     num: int | str | None = None
     steps: int | str | tuple[int, ...] | None = None
     levels_per_example: int | None = None
+    clip: bool | None = None
     ode: bool = False
     probes: int = 1
     dequantize: Literal["uniform", "decoder", "none"] | None = None
@@ -137,6 +139,7 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
             steps=options.steps,
             levels_per_example=options.levels_per_example,
             rows_per_call=options.rows_per_call,
+            clip=options.clip,
         )
         if among.rank:
             return
@@ -171,6 +174,7 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
             dequantize=options.dequantize,
             rtol=options.tolerance,
             atol=options.tolerance,
+            clip=bool(options.clip),
         )
         if among.rank:
             return

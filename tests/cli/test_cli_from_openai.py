@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
+import torch
 
+import diffkit
 from diffkit.cli import _commands
 from diffkit.cli._options import options_of
 from diffkit.cli._request import look, resolve
@@ -49,9 +52,17 @@ NEEDED = {
 }
 
 
-def sections() -> dict[str, str]:
+IN_PYTHON = "In Python"
+
+
+def all_sections() -> dict[str, str]:
     found = re.split(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return dict(zip(found[1::2], found[2::2], strict=True))
+
+
+def sections() -> dict[str, str]:
+    """Those about commands."""
+    return {title: text for title, text in all_sections().items() if title != IN_PYTHON}
 
 
 def rows(section: str) -> list[list[str]]:
@@ -128,3 +139,32 @@ def test_every_option_anywhere_on_the_page_is_there():
     named = set(re.findall(r"(?<![\w-])(--?[a-z][\w.-]*)", "\n".join(re.findall(r"`([^`]*)`", PAGE.read_text()))))
     assert len(named) > 50
     assert named - known() == set()
+
+
+def expressions() -> Iterator[str]:
+    """What the section on Python says to type, where it is an expression and no keyword of one."""
+    for _, here in rows(all_sections()[IN_PYTHON]):
+        for text in re.findall(r"`([^`]+)`", here):
+            if re.match(r"[\w.]+\(|[\w.]+\[|table", text):
+                yield text
+
+
+@pytest.mark.parametrize("text", [*expressions()])
+def test_what_is_to_be_typed_in_python_runs(text: str):
+    system = diffkit.compose(schedule="cosine", backbone=None, data_shape=(1, 4, 4), num_steps=1000)
+
+    def model(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return x * 0.5
+
+    system.backbone = torch.nn.Identity()
+    system.backbone.forward = model  # type: ignore[method-assign]
+    x, t = torch.zeros(2, 1, 4, 4), torch.tensor([0, 9])
+    row = system.objective.level(t + 1, x)
+    names = dict(diffkit=diffkit, registry=registry, ProcessTable=diffkit.ProcessTable, np=np, system=system)
+    names |= dict(table=system.table, k=3, n=2, x=x, x_start=x, t=t, noise=x, model=model, level=row, T=10, cap=0.9)
+    names |= dict(f=lambda u: np.cos(u), u=np.arange(11) / 10)
+    assert eval(text, names) is not None
+
+
+def test_the_section_on_python_has_expressions():
+    assert len([*expressions()]) >= 14

@@ -15,6 +15,7 @@ from cli_support import Command, Refused, seen_dtypes
 from numpy.testing import assert_allclose
 
 import diffkit
+from diffkit.denoiser import Denoiser
 
 
 @pytest.fixture
@@ -70,6 +71,21 @@ def test_exact_likelihood(command: Command, saved: Path, images: Path, tmp_path:
         assert arrays["bits"].shape == arrays["probe_error"].shape == arrays["index"].shape == (2,)
     other = command("nll", saved, *data, "--num", "2", "--ode", "--dequantize", "decoder", "--tolerance", "1e-2")
     assert "level 1 as the latent variable of the decoder" in other.out
+
+
+@pytest.mark.parametrize("how", [[], ["--ode", "--tolerance", "1e-1"]], ids=["bound", "ode"])
+def test_clipping_is_as_composed_or_as_told(
+    command: Command, saved: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: list[str]
+):
+    """By default as composed, and in the flow not at all."""
+    seen, made = [], Denoiser.__init__
+    monkeypatch.setattr(Denoiser, "__init__", lambda self, *a, **k: made(self, *a, **k) or seen.append(self.clip))
+    words = ["nll", saved, "--data", images, "--data.labels", "true", "--num", "1", *how]
+    for told, wanted in {"": not how, "--no-clip": False, "--clip": True}.items():
+        seen.clear()
+        found = command(*words, *told.split(), "--out", tmp_path / f"nll{told}.npz")
+        assert found.code == 0, found.err
+        assert set(seen) == {wanted}
 
 
 def test_what_a_stopped_command_found_is_used(command: Command, saved: Path, images: Path, monkeypatch):
