@@ -24,15 +24,20 @@ import torch
 from attrs import frozen
 from configurations import size_of, system_of
 from measuring import DEVICE, HERE, interleaved, machine, median, peak_flops, ratio
-from test_networks import azulas
+from peers import versions
+from plain import PlainDiffusion
+from test_networks import azulas, diffusers_unet
 from torch.profiler import ProfilerActivity, profile
-from updates import our_update, plain_update
+from updates import a_batch, as_data, diffusers_update, our_update, plain_update
 
 import diffkit
 from diffkit.sampling import sampling_program
 
 GPU = DEVICE.type == "cuda"
-TINY = ("unet", {"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1})
+DIFFUSERS = versions()["diffusers"] is not None
+TINY = ("unet", {"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": (8,)})
+STEPS = 20
+"""Of a walk whose steps are timed."""
 Rows = list[dict[str, Any]]
 
 
@@ -76,8 +81,11 @@ def ceilings() -> Rows:
 
 def system_for(name: str) -> diffkit.System:
     """The configuration; in the smoke run a tiny network in its place."""
-    if GPU:
-        return system_of(name)
+    return system_of(name) if GPU else tiny(name)
+
+
+def tiny(name: str) -> diffkit.System:
+    """A system like the configuration, small enough for anything."""
     classes = {"num_classes": 10} if name.startswith("dit") else {}
     return diffkit.compose(
         schedule="cosine",
@@ -85,21 +93,17 @@ def system_for(name: str) -> diffkit.System:
         loss="hybrid",
         backbone=(TINY[0], TINY[1] | classes),
         data_shape=(3, 16, 16),
+        device=str(DEVICE),
     )
 
 
-def training(name: str, batch: int, *, compiled: bool, plain: bool) -> Rows:
-    """Updates per second in turn: bfloat16, compiled, and the published scripts' in TF32 on the same network."""
+def training(name: str, batch: int, *, compiled: bool, peers: bool) -> Rows:
+    """Updates per second in turn: ours in bfloat16, also compiled, and peers' on the same or the nearest network."""
     batch = batch if GPU else 2
     updates = {"bf16": our_update(system_for(name), batch, "bf16")}
     if compiled and GPU:
         updates["bf16 compiled"] = our_update(system_for(name), batch, "bf16", compile=True)
-    if plain:
-        system = system_for(name)
-        peer = (
-            azulas(system.backbone, system.recipe, system.data_shape[1], recompute=False) if GPU else None
-        ) or system.backbone
-        updates["plain TF32"] = plain_update(system, peer.to(DEVICE), batch)
+    updates |= peers_updates(name, batch) if peers else {}
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     updates, failed = running(updates)
@@ -112,14 +116,64 @@ def training(name: str, batch: int, *, compiled: bool, plain: bool) -> Rows:
         if peak is not None:
             row["mfu"] = round(speed * flops / peak, 3)
             row["floor_ms"] = round(batch * flops / peak * 1e3, 2)
-        if "plain TF32" in seconds:
-            row["times_faster_than_plain"] = ratio(seconds["plain TF32"], taken)
+        for peer in PEERS & seconds.keys():
+            row[f"times_faster_than_{peer}"] = ratio(seconds[peer], taken)
         rows.append(row)
     if GPU and rows:
         rows[0]["peak_gb_of_all"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     if "bf16" in updates:
         rows[0]["launches"] = tried(lambda: launches(updates["bf16"]))
     return rows + failed
+
+
+PEERS = {"plain fp32", "plain TF32", "plain fp16", "diffusers bf16", "diffusers bf16 compiled"}
+
+
+def peers_updates(name: str, batch: int) -> dict[str, Callable[[], None]]:
+    """The published scripts' update around azula's copy of their network, and diffusers' around its nearest."""
+    found = {}
+    for label, tf32, half in (("plain fp32", False, False), ("plain TF32", True, False), ("plain fp16", True, True)):
+        system = system_for(name)
+        found[label] = with_tf32(tf32, plain_update(system, published_network(system), batch, half=half))
+    if DIFFUSERS:
+        shape = system.data_shape
+        x = as_data(a_batch(system, batch))
+        for label, compiled in (("diffusers bf16", False), ("diffusers bf16 compiled", True)):
+            if GPU or not compiled:
+                network = diffusers_unet(system.recipe, shape[1], 2 * shape[0])
+                found[label] = diffusers_update(first_channels(network, shape[0]), x, compiled=compiled)
+    return found
+
+
+def published_network(system: diffkit.System) -> torch.nn.Module:
+    """azula's copy of the published network with the system's weights, or ours where there is none."""
+    peer = azulas(system.backbone, system.recipe, system.data_shape[1], recompute=False) if GPU else None
+    return (peer or system.backbone).to(DEVICE)
+
+
+def first_channels(network: torch.nn.Module, channels: int) -> torch.nn.Module:
+    """diffusers' network with as many outputs as ours, of which its loss sees the first."""
+    forward = network.forward
+
+    def call(*given: Any, **more: Any) -> tuple[torch.Tensor]:
+        return (forward(*given, **more)[0][:, :channels],)
+
+    network.forward = call  # type: ignore[method-assign]
+    return network
+
+
+def with_tf32(wanted: bool, run: Callable[[], None]) -> Callable[[], None]:
+    """The same call with or without TF32 in float32 products and convolutions."""
+
+    def call() -> None:
+        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+        try:
+            run()
+        finally:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+    return call
 
 
 def running(cases: dict[str, Callable[[], None]]) -> tuple[dict[str, Callable[[], None]], Rows]:
@@ -163,7 +217,7 @@ def launches(run: Callable[[], object]) -> int | None:
 
 def sampling(name: str, batch: int) -> Rows:
     """Steps per second of whole calls: float32, bfloat16, and a whole step as a CUDA graph."""
-    batch, steps = (batch, 20) if GPU else (1, 2)
+    batch, steps = (batch, STEPS) if GPU else (1, 2)
     system = system_for(name).eval()
     given = {"y": 0} if getattr(system.recipe, "num_classes", None) else {}
 
@@ -174,9 +228,11 @@ def sampling(name: str, batch: int) -> Rows:
 
         return run
 
-    cases = {"fp32": walk(False), "bf16": walk(True)}
+    cases: dict[str, Callable[[], None]] = {"fp32": walk(False), "bf16": walk(True)}
     if GPU:
         cases["bf16 CUDA graph"] = walk(True, "cuda_graph")
+    if not given:
+        cases["plain TF32"] = plain_walk(system, batch, steps)
     cases, failed = running(cases)
     seconds = interleaved(cases, rounds=7 if GPU else 2)
     rows: Rows = [
@@ -184,26 +240,43 @@ def sampling(name: str, batch: int) -> Rows:
             "case": case,
             "steps_per_s": float(f"{steps / median(taken):.4g}"),
             "image_steps_per_s": float(f"{batch * steps / median(taken):.4g}"),
-            **({"times_faster_than_fp32": ratio(seconds["fp32"], taken)} if "fp32" in seconds else {}),
+            **{f"times_faster_than_{other}": ratio(seconds[other], taken) for other in BASES & seconds.keys()},
         }
         for case, taken in seconds.items()
     ]
     return rows + failed
 
 
-def bound(name: str) -> Rows:
-    """The bound of one image at 256 levels: one (example, level) pair per call of the network, and many."""
-    steps = 256 if GPU else 4
+BASES = {"fp32", "plain TF32"}
+
+
+def plain_walk(system: diffkit.System, batch: int, steps: int) -> Callable[[], None]:
+    """The published loop over as many steps, around the published network."""
+    plain, network = PlainDiffusion(system.table_for(steps).beta[1:]), published_network(system).eval()
+    start = torch.randn(batch, *system.data_shape, device=DEVICE)
+
+    def run() -> None:
+        plain.loop(plain.ancestral, network, start)
+
+    return run
+
+
+def bound(name: str, steps: int = 256) -> Rows:
+    """The bound of one image at so many levels: the published loop, one (example, level) pair per call, and many."""
+    steps = steps if GPU else 4
     system = system_for(name).eval()
     x = torch.rand(1, *system.data_shape, device=DEVICE) * 2 - 1
 
     def walk(rows: int) -> Callable[[], object]:
         return lambda: system.bits_per_dim(x, steps=steps, seed=0, rows_per_call=rows)
 
-    seconds = interleaved({str(rows): walk(rows) for rows in (1, 16, 64, 256)}, rounds=3)
+    plain, network = PlainDiffusion(system.table_for(steps).beta[1:]), published_network(system).eval()
+    noise = torch.randn(steps, *x.shape, device=DEVICE)
+    cases: dict[str, Callable[[], object]] = {"plain loop": lambda: plain.bound(network, x, noise)}
+    seconds = interleaved(cases | {f"{rows} pairs a call": walk(rows) for rows in (1, 16, 64, 256)}, rounds=3)
     return [
-        {"pairs_per_call": int(rows), "s": median(taken), "times_faster_than_one": ratio(seconds["1"], taken)}
-        for rows, taken in seconds.items()
+        {"case": case, "s": median(taken), "times_faster_than_plain": ratio(seconds["plain loop"], taken)}
+        for case, taken in seconds.items()
     ]
 
 
@@ -246,9 +319,9 @@ def cases() -> Iterator[Case]:
     yield Case("host_reads", "Host reads in an update and in a walk of four steps", 20, host_reads)
     small, large, latent = "iddpm/cifar10-uncond", "iddpm/imagenet64-uncond", "dit/xl2-256"
     yield Case("sampling_cifar10_b1", f"Sampling steps of {small}", 90, lambda: sampling(small, 1))
-    yield _training(small, 128, 120, compiled=True, plain=True)
+    yield _training(small, 128, 150, compiled=True, peers=True)
     yield _training("dit/b2-256", 256, 60, compiled=True)
-    yield _training(large, 128, 60, plain=True)
+    yield _training(large, 128, 90, peers=True)
     yield Case("bound_cifar10", f"Bound of one image, {small}", 40, lambda: bound(small))
     yield _training(latent, 128, 60)
     yield _training("adm/imagenet64", 64, 40)
@@ -259,10 +332,10 @@ def cases() -> Iterator[Case]:
     yield _training(large, 256, 120, compiled=True)
 
 
-def _training(name: str, batch: int, seconds: float, *, compiled: bool = False, plain: bool = False) -> Case:
+def _training(name: str, batch: int, seconds: float, *, compiled: bool = False, peers: bool = False) -> Case:
     label = f"training_{name.replace('/', '_')}_b{batch}"
     about = f"Training updates of {name} with {batch} examples"
-    return Case(label, about, seconds, lambda: training(name, batch, compiled=compiled, plain=plain))
+    return Case(label, about, seconds, lambda: training(name, batch, compiled=compiled, peers=peers))
 
 
 def lane(folder: Path, seconds: float) -> Counter[str]:

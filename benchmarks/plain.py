@@ -62,8 +62,30 @@ class PlainDiffusion:
     def loop(self, step, model, x):
         with torch.no_grad():
             for i in reversed(range(self.steps)):
-                x = step(model, x, torch.tensor([i] * len(x)))
+                x = step(model, x, torch.tensor([i] * len(x), device=x.device))
         return x
+
+    def bound(self, model, x, noise):
+        """Terms of the bound, (B, T) in bits, cleanest first: a forward pass for each level, from noisy to clean."""
+        terms = []
+        with torch.no_grad():
+            for k in range(self.steps - 1, -1, -1):
+                t = torch.tensor([k] * len(x), device=x.device)
+                x_t = self.at(self.a**0.5, t, x.shape) * x + self.at((1 - self.a) ** 0.5, t, x.shape) * noise[k]
+                true = self.at(self.c1, t, x.shape) * x + self.at(self.c2, t, x.shape) * x_t
+                true_log = self.at(self.log_variance, t, x.shape)
+                mean, log_variance, _ = self.mean_and_variance(model, x_t, t)
+                kl = self.kl(true, true_log, mean, log_variance)
+                nll = -self.decoder(x, mean, 0.5 * log_variance)
+                both = [v.flatten(1).mean(1) / math.log(2) for v in (kl, nll)]
+                terms.append(torch.where(t == 0, both[1], both[0]))
+        return torch.stack(terms[::-1], 1)
+
+    def kl(self, true, true_log, mean, log_variance):
+        return 0.5 * (
+            -1 + log_variance - true_log + (true_log - log_variance).exp()
+            + (true - mean) ** 2 * torch.exp(-log_variance)
+        )  # fmt: skip
 
     def simple(self, model, x_start, t, noise):
         x = (
@@ -84,11 +106,7 @@ class PlainDiffusion:
         mean, log_variance, _ = self.mean_and_variance(lambda *_: frozen, x, t, clip=False)
         true_mean = self.at(self.c1, t, x.shape) * x_start + self.at(self.c2, t, x.shape) * x
         true_log = self.at(self.log_variance, t, x.shape)
-        kl = 0.5 * (
-            -1 + log_variance - true_log + (true_log - log_variance).exp()
-            + (true_mean - mean) ** 2 * torch.exp(-log_variance)
-        )  # fmt: skip
-        kl = kl.flatten(1).mean(1) / math.log(2)
+        kl = self.kl(true_mean, true_log, mean, log_variance).flatten(1).mean(1) / math.log(2)
         nll = -self.decoder(x_start, mean, 0.5 * log_variance).flatten(1).mean(1) / math.log(2)
         vb = torch.where(t == 0, nll, kl)
         return ((noise - eps) ** 2).flatten(1).mean(1) + vb * (self.steps / 1000)
@@ -106,14 +124,23 @@ class PlainDiffusion:
 
 
 class PlainTraining:
-    """One update: NumPy draws, a norm read back for each parameter, loops over parameters for optimizer and average."""
+    """One update: NumPy draws, a norm read back for each parameter, loops over parameters for optimizer and average.
 
-    def __init__(self, diffusion, network: torch.nn.Module, lr: float = 1e-4, rate: float = 0.9999):
-        self.diffusion, self.network, self.rate = diffusion, network, rate  # PlainDiffusion, or one with its methods
+    In half precision the loss is scaled, and every gradient is asked whether it is finite. The published scripts keep
+    half-precision weights and copy float32 ones into them; here autocast casts them, which moves as many bytes.
+    """
+
+    def __init__(self, diffusion, network: torch.nn.Module, *, half: bool = False):
+        self.diffusion, self.network, self.half = diffusion, network, half  # PlainDiffusion, or one with its methods
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=0.0, foreach=False)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.0, foreach=False)
         self.generator = np.random.default_rng(0)
         self.averages = [p.detach().clone() for p in self.parameters]
+        self.rate, self.log_scale = 0.9999, 20.0
+
+    def model(self, x, time):
+        with torch.autocast(x.device.type, torch.float16, enabled=self.half):
+            return self.network(x, time).float()
 
     def update(self, x_start: torch.Tensor) -> None:
         for parameter in self.parameters:
@@ -122,11 +149,24 @@ class PlainTraining:
                 parameter.grad.zero_()
         chosen = self.generator.choice(self.diffusion.steps, size=(len(x_start),))
         t = torch.from_numpy(chosen).long().to(x_start.device)
-        losses = self.diffusion.hybrid(self.network, x_start, t, torch.randn_like(x_start))
-        losses.mean().backward()
+        losses = self.diffusion.hybrid(self.model, x_start, t, torch.randn_like(x_start))
+        scale = 2**self.log_scale if self.half else 1
+        (losses.mean() * scale).backward()
         for level, loss in zip(t.cpu().numpy(), losses.detach().cpu().numpy(), strict=True):
             _ = int(4 * level / self.diffusion.steps), float(loss)  # the log's quartiles
+        if self.half and not self.finite(scale):
+            return
         _ = sum((p.grad**2).sum().item() for p in self.parameters) ** 0.5
         self.optimizer.step()
         for average, parameter in zip(self.averages, self.parameters, strict=True):
             average.detach().mul_(self.rate).add_(parameter.detach(), alpha=1 - self.rate)
+
+    def finite(self, scale: float) -> bool:
+        """Whether all gradients are; take the scale from them, and choose the next."""
+        if not all(bool(p.grad.isfinite().all()) for p in self.parameters):
+            self.log_scale -= 1
+            return False
+        for parameter in self.parameters:
+            parameter.grad.mul_(1 / scale)
+        self.log_scale += 1e-3
+        return True

@@ -1,19 +1,18 @@
 """The bound of one image: all levels batched against one level after the other, as the published script runs it.
 
-Both with the same noise, so that the numbers have to be the same too. `plain` below is the published loop written
-plainly, with its table look-ups; `one by one` is diffkit with one (example, level) pair to a call. `improved-diffusion`
+Both with the same noise, so that the numbers have to be the same too. `plain` is the published loop written plainly,
+with its table look-ups; `one by one` is diffkit with one (example, level) pair to a call. `improved-diffusion`
 is the published loop itself, from a checkout; it draws its noise, and computes two mean squared errors on the side.
 """
 
 from __future__ import annotations
 
-import math
 from unittest import mock
 
 import published
 import pytest
 import torch
-from measuring import interleaved, ratio
+from measuring import DEVICE, interleaved, ratio
 from plain import PlainDiffusion
 
 import diffkit
@@ -32,30 +31,11 @@ def system_of(channels: int, size: int) -> diffkit.System:
         backbone=network,
         data_shape=(3, size, size),
         num_steps=LEVELS,
+        device=str(DEVICE),
     )
     for parameter in system.parameters():  # the published initialization makes many terms equal
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     return system.eval()
-
-
-def plain_bound(plain: PlainDiffusion, network, x, noise):
-    """The published loop: T forward passes of batch one, levels from noisy to clean."""
-    terms = []
-    with torch.no_grad():
-        for k in range(LEVELS - 1, -1, -1):
-            t = torch.tensor([k] * len(x))
-            x_t = plain.at(plain.a**0.5, t, x.shape) * x + plain.at((1 - plain.a) ** 0.5, t, x.shape) * noise[k]
-            true = plain.at(plain.c1, t, x.shape) * x + plain.at(plain.c2, t, x.shape) * x_t
-            true_log = plain.at(plain.log_variance, t, x.shape)
-            mean, log_variance, _ = plain.mean_and_variance(network, x_t, t)
-            kl = 0.5 * (
-                -1 + log_variance - true_log + (true_log - log_variance).exp()
-                + (true - mean) ** 2 * torch.exp(-log_variance)
-            )  # fmt: skip
-            nll = -plain.decoder(x, mean, 0.5 * log_variance)
-            both = [v.flatten(1).mean(1) / math.log(2) for v in (kl, nll)]
-            terms.append(torch.where(t == 0, both[1], both[0]))
-    return torch.stack(terms[::-1], 1)
 
 
 def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -67,9 +47,9 @@ def test_bound_of_one_image(channels, size, record, request):
     if size > 16 and not request.config.getoption("--full"):
         pytest.skip("add --full for the larger network")
     system = system_of(channels, size)
-    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    generator = torch.Generator().manual_seed(example_seed(0, 0))
-    noise = [torch.randn(x.shape[1:], generator=generator)[None] for _ in range(LEVELS)]
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1)).to(DEVICE) * 2 - 1
+    generator = torch.Generator(DEVICE).manual_seed(example_seed(0, 0))
+    noise = [torch.randn(x.shape[1:], generator=generator, device=DEVICE)[None] for _ in range(LEVELS)]
     plain = PlainDiffusion(system.table.beta[1:])
 
     def network(x, time):
@@ -79,7 +59,7 @@ def test_bound_of_one_image(channels, size, record, request):
         return lambda: system.bits_per_dim(x, seed=0, rows_per_call=rows)
 
     cases = {f"{rows} pairs a call": ours(rows) for rows in (1, 4, 8, 16, 32, 64)}
-    cases["plain loop"] = lambda: plain_bound(plain, network, x, noise)
+    cases["plain loop"] = lambda: plain.bound(network, x, noise)
     one, batched, loop = (
         cases["1 pairs a call"]().terms,
         cases["16 pairs a call"]().terms,

@@ -15,7 +15,7 @@ from typing import Any
 
 import published
 import torch
-from measuring import interleaved, ratio
+from measuring import DEVICE, interleaved, ratio
 from peers import DENOISING, denoising_diffusion
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ RECIPE = UNet(channels=64, num_res_blocks=2, channel_mult=(1, 2, 2, 2), attentio
 
 
 def inputs() -> tuple[Tensor, Tensor]:
-    return torch.randn(BATCH, *SHAPE), torch.rand(BATCH) * 1000
+    return torch.randn(BATCH, *SHAPE, device=DEVICE), torch.rand(BATCH, device=DEVICE) * 1000
 
 
 def ours() -> nn.Module:
@@ -62,21 +62,28 @@ def azulas(network: nn.Module, recipe: UNet = RECIPE, side: int = 32, *, recompu
     return peer
 
 
-def diffusers_unet() -> nn.Module | None:
-    """The nearest network of diffusers; None if it is not installed."""
+def diffusers_unet(recipe: UNet = RECIPE, side: int = 32, out: int = 3) -> nn.Module | None:
+    """The nearest network of diffusers; None if it is not installed.
+
+    Args:
+        recipe: What ours is built from.
+        side: Pixels of its data.
+        out: Channels it returns.
+    """
     try:
         from diffusers import UNet2DModel
     except ImportError:
         return None
+    attends = [side >> i in recipe.attention_resolutions for i in range(len(recipe.channel_mult))]
     return UNet2DModel(
-        sample_size=SHAPE[1],
+        sample_size=side,
         in_channels=3,
-        out_channels=3,
-        layers_per_block=2,
-        block_out_channels=tuple(RECIPE.channels * int(mult) for mult in RECIPE.channel_mult),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=32,  # four heads of 128 channels
+        out_channels=out,
+        layers_per_block=recipe.num_res_blocks,
+        block_out_channels=tuple(recipe.channels * int(mult) for mult in recipe.channel_mult),
+        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
+        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
+        attention_head_dim=recipe.channels * int(recipe.channel_mult[1]) // recipe.num_heads,
         resnet_time_scale_shift="scale_shift",
         norm_num_groups=32,
     )
@@ -107,7 +114,7 @@ def forward(
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     x = x.to(dtype=dtype, memory_format=layout)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
         out = network(x, time)
         result: Tensor = out.sample if wrapped else out
     return result
@@ -136,7 +143,7 @@ def networks(*, only_forward: bool, full: bool) -> dict[str, tuple[nn.Module, di
     if full:
         last = dict(bf16=True, layout=torch.channels_last)
         found["diffkit bf16 compiled"] = (compile_blocks(ours().to(memory_format=torch.channels_last)), last)
-    return {name: (network, options) for name, (network, options) in found.items() if network is not None}
+    return {name: (network.to(DEVICE), options) for name, (network, options) in found.items() if network is not None}
 
 
 def rows(seconds: dict[str, list[float]], sizes: dict[str, int]) -> list[dict[str, object]]:
