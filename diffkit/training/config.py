@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 import attrs
 from attrs import frozen
 
-from diffkit._errors import OptionError
+from diffkit._errors import OptionError, did_you_mean
 from diffkit.options import choice, flag, integer, number, numbers
 
 
@@ -30,8 +31,8 @@ class TrainConfig:
         anneal: Let the learning rate fall linearly, to reach 0 after ``steps`` updates.
         anneal_steps: Updates after which it reaches 0, if not ``steps``, >= ``steps``: a run can then be lengthened
             later and stay the same.
-        ema: Decay rates of the running means of the weights, each in [0, 1). Samples are drawn with the first; without
-            any, with the weights themselves.
+        ema: Decay rates of the running means of the weights, each in [0, 1); one may be given as it is. Samples are
+            drawn with the first; without any, with the weights themselves.
         ema_warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``, so that a short run
             does not remember its random start. False is what the published code does.
         ema_power: Relative widths, in (0, 0.28], of further means whose length grows with the training; 0.05 and 0.1
@@ -73,9 +74,9 @@ class TrainConfig:
     warmup: int = integer(0, ge=0)
     anneal: bool = flag(False)
     anneal_steps: int | None = integer(None, optional=True, ge=1)
-    ema: tuple[float, ...] = numbers((0.9999,), ge=0, lt=1)
+    ema: tuple[float, ...] = numbers((0.9999,), single=True, ge=0, lt=1)
     ema_warmup: bool = flag(True)
-    ema_power: tuple[float, ...] = numbers((), gt=0, le=0.28)
+    ema_power: tuple[float, ...] = numbers((), single=True, gt=0, le=0.28)
     precision: str = choice("fp32", ("fp32", "bf16", "fp16"))
     compile: bool = flag(False)
     strategy: str = choice("ddp", ("ddp", "fsdp"))
@@ -134,9 +135,9 @@ class TrainOptions(TypedDict, total=False):
     warmup: int
     anneal: bool
     anneal_steps: int | None
-    ema: tuple[float, ...]
+    ema: tuple[float, ...] | float
     ema_warmup: bool
-    ema_power: tuple[float, ...]
+    ema_power: tuple[float, ...] | float
     precision: str
     compile: bool
     strategy: str
@@ -172,6 +173,42 @@ FREE = frozenset(
     | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
 """Fields that a run may be continued with other values of: they change no update but by rounding."""
+
+
+ELSEWHERE: Mapping[str, str] = {
+    "adam_weight_decay": "weight_decay",
+    "checkpointing_steps": "save_every",
+    "ema_decay": "ema",
+    "ema_max_decay": "ema",
+    "ema_rate": "ema",
+    "fp16": "precision",
+    "gradient_accumulation_steps": "microbatch",
+    "gradient_clip_val": "grad_clip",
+    "learning_rate": "lr",
+    "log_interval": "log_every",
+    "lr_anneal_steps": "anneal",
+    "lr_warmup_steps": "warmup",
+    "max_grad_norm": "grad_clip",
+    "max_steps": "steps",
+    "max_train_steps": "steps",
+    "mixed_precision": "precision",
+    "num_train_steps": "steps",
+    "num_warmup_steps": "warmup",
+    "num_workers": "workers",
+    "save_interval": "save_every",
+    "train_batch_size": "batch_size",
+    "use_fp16": "precision",
+    "warmup_steps": "warmup",
+}
+"""What other libraries call options of a training, and what they are called here."""
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Return "train has no option ..." for a name that is none of those known, with what it may stand for."""
+    known = list(known)
+    own = ELSEWHERE.get(name)
+    near = did_you_mean(name, known) if own is None else f"; that is {own!r} here"
+    return f"train has no option {name!r}{near} (known: {', '.join(known)})"
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from diffkit import __version__
-from diffkit._errors import DataError, DivergedError, OptionError, did_you_mean
+from diffkit._errors import DataError, DivergedError, OptionError
 from diffkit.data.base import Batch, Data, as_data
 from diffkit.ranks import Ranks
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
-from diffkit.training.config import TrainConfig, TrainOptions
+from diffkit.training.config import TrainConfig, TrainOptions, unknown
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
@@ -109,7 +109,7 @@ def resolved(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainCon
     names = [field.name for field in attrs.fields(TrainConfig)]
     for name in options:
         if name not in names:
-            raise OptionError(f"train has no option {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")
+            raise OptionError(unknown(name, names))
     if config is not None:
         return attrs.evolve(config, **options)
     if "steps" not in options:

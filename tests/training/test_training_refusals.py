@@ -14,7 +14,7 @@ import diffkit
 from diffkit._errors import CheckpointError, DataError, OptionError, SpecError
 from diffkit.data import from_array
 from diffkit.training import TrainConfig
-from diffkit.training.config import TrainOptions, differences
+from diffkit.training.config import ELSEWHERE, TrainOptions, differences
 from diffkit.training.lock import RunLock
 
 
@@ -141,7 +141,9 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
         ({"lr": float("nan")}, "lr must be finite, got nan"),
         ({"betas": (0.9,)}, "betas must be two numbers, got (0.9,)"),
         ({"betas": (0.9, 1.0)}, "each of betas must be >= 0 and < 1, got 1.0"),
-        ({"ema": 0.999}, "ema must be a list of numbers, got 0.999"),
+        ({"ema": "0.999"}, "ema must be a list of numbers, got '0.999'"),
+        ({"ema": True}, "ema must be a list of numbers, got True"),
+        ({"ema": 1}, "each of ema must be >= 0 and < 1, got 1"),
         ({"ema": (0.9, 0.9)}, "ema must not name a rate twice, got (0.9, 0.9)"),
         ({"ema": (1.0,)}, "each of ema must be >= 0 and < 1, got 1.0"),
         ({"precision": "fp8"}, "precision must be one of 'fp32', 'bf16', 'fp16', got 'fp8'"),
@@ -149,12 +151,26 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
         ({"grad_clip": 0}, "grad_clip must be > 0, got 0.0"),
         ({"keep": 0}, "keep must be >= 1, got 0"),
         ({"anneal": 1}, "anneal must be True or False, got 1"),
-        ({"learning_rate": 1}, "train has no option 'learning_rate'"),
+        ({"learning_rate": 1}, "train has no option 'learning_rate'; that is 'lr' here (known: steps, batch_size, "),
         ({"batchsize": 1}, "train has no option 'batchsize'; did you mean 'batch_size'?"),
     ],
 )
 def test_options(options, text, tmp_path):
     refused(tmp_path, OptionError, text, **options)
+
+
+def test_one_rate_needs_no_list(tmp_path):
+    train(tmp_path, steps=1, ema=0.5, ema_power=0.1)
+    kept = json.loads((tmp_path / "config.json").read_text())["train"]
+    assert kept["ema"] == [0.5] and kept["ema_power"] == [0.1]
+    train(tmp_path, steps=2, ema=(0.5,), ema_power=[0.1])
+
+
+def test_names_of_other_libraries_stand_for_options():
+    import attrs
+
+    names = {field.name for field in attrs.fields(TrainConfig)}
+    assert set(ELSEWHERE.values()) <= names and not names & ELSEWHERE.keys()
 
 
 def test_steps_must_be_given(tmp_path):
@@ -174,8 +190,9 @@ def test_keywords_are_the_fields_of_the_configuration():
 
     fields = {field.name: field.type for field in attrs.fields(TrainConfig)}
     assert TrainOptions.__annotations__.keys() == fields.keys()
-    assert {name: str(kind).replace("ForwardRef(", "").rstrip(")").strip("'").split("'")[0]
-            for name, kind in TrainOptions.__annotations__.items()} == fields  # fmt: skip
+    given = {name: str(kind).replace("ForwardRef(", "").rstrip(")").strip("'").split("'")[0]
+             for name, kind in TrainOptions.__annotations__.items()}  # fmt: skip
+    assert given == fields | {name: f"{fields[name]} | float" for name in ("ema", "ema_power")}
     for name in fields:
         assert f"        {name}: " in (TrainConfig.__doc__ or "")
 
