@@ -88,11 +88,11 @@ def flag(default: bool) -> Any:
     return attrs.field(default=default, validator=check)
 
 
-def choice(default: str, among: tuple[str, ...]) -> Any:
-    """Field holding one of a few words."""
+def choice(default: str | None, among: tuple[str, ...], *, optional: bool = False) -> Any:
+    """Field holding one of a few words, or None if it is optional."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if value not in among:
+        if value not in among and not (optional and value is None):
             raise OptionError(f"{attribute.name} must be one of {', '.join(map(repr, among))}, got {value!r}")
 
     return attrs.field(default=default, validator=check)
