@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from diffkit.training.trackers import Tracker as Tracker
     from diffkit.training.trial import DryRun as DryRun
     from diffkit.training.trial import dry_run as dry_run
-    from diffkit.training.validation import Validation as Validation
     from diffkit.training.validation import validate as validate
 
 _HOME = {
@@ -25,9 +24,8 @@ _HOME = {
     "read_metrics": "logs",
     "train": "loop",
     "validate": "validation",
-    "Validation": "validation",
 }
-__all__ = ["DryRun", "Tracker", "TrainConfig", "Validation", "averaged", "dry_run", "read_metrics", "train", "validate"]
+__all__ = ["DryRun", "Tracker", "TrainConfig", "averaged", "dry_run", "read_metrics", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,6 +61,8 @@ class TrainConfig:
         flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual, where mirrored images are as
             likely as the data. Conditions that are images, too, are mirrored along.
         log_every: Updates between lines of metrics, >= 1.
+        val_every: Updates between validations, if data is held out for them (``val``), >= 1; one is always made at the
+            end.
         save_every: Updates between checkpoints, >= 1; one is always made at the end.
         keep: How many of the newest checkpoints are kept, >= 1.
         keep_every: Checkpoints at multiples of this many updates are kept for ever, >= 1; None keeps none of them.
@@ -99,6 +101,7 @@ class TrainConfig:
     label_dropout: float = number(0.0, ge=0, le=1)
     flip: float = number(0.0, ge=0, le=1)
     log_every: int = integer(10, ge=1)
+    val_every: int = integer(1000, ge=1)
     save_every: int = integer(10_000, ge=1)
     keep: int = integer(3, ge=1)
     keep_every: int | None = integer(None, optional=True, ge=1)
@@ -187,6 +190,7 @@ class TrainOptions(TypedDict, total=False):
     label_dropout: float
     flip: float
     log_every: int
+    val_every: int
     save_every: int
     keep: int
     keep_every: int | None
@@ -207,6 +211,7 @@ FREE = frozenset(
         "engine",
         "timeout",
         "log_every",
+        "val_every",
         "save_every",
     }
     | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
@@ -235,6 +240,8 @@ ELSEWHERE: Mapping[str, str] = {
     "num_train_steps": "steps",
     "num_warmup_steps": "warmup",
     "num_workers": "workers",
+    "eval_interval": "val_every",
+    "eval_steps": "val_every",
     "save_interval": "save_every",
     "train_batch_size": "batch_size",
     "use_fp16": "precision",

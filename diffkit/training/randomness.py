@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     DROPOUT = 5
     FLIP = 6
     DATA = 7
+    VALIDATION = 8
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:
