@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffkit.training.averages import averaged as averaged
     from diffkit.training.config import TrainConfig as TrainConfig
+    from diffkit.training.ema import Ema as Ema
     from diffkit.training.logs import read_metrics as read_metrics
     from diffkit.training.loop import train as train
     from diffkit.training.trackers import Tracker as Tracker
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "DryRun": "trial",
+    "Ema": "ema",
     "averaged": "averages",
     "TrainConfig": "config",
     "Tracker": "trackers",
@@ -25,7 +27,7 @@ _HOME = {
     "train": "loop",
     "validate": "validation",
 }
-__all__ = ["DryRun", "Tracker", "TrainConfig", "averaged", "dry_run", "read_metrics", "train", "validate"]
+__all__ = ["DryRun", "Ema", "Tracker", "TrainConfig", "averaged", "dry_run", "read_metrics", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:
