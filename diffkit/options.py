@@ -88,11 +88,11 @@ def flag(default: bool) -> Any:
     return attrs.field(default=default, validator=check)
 
 
-def choice(default: str, among: tuple[str, ...]) -> Any:
-    """Field holding one of a few words."""
+def choice(default: str | None, among: tuple[str, ...], *, optional: bool = False) -> Any:
+    """Field holding one of a few words, or None if it is optional."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if value not in among:
+        if value not in among and not (optional and value is None):
             raise OptionError(f"{attribute.name} must be one of {', '.join(map(repr, among))}, got {value!r}")
 
     return attrs.field(default=default, validator=check)
@@ -112,8 +112,8 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: 
     return attrs.field(default=default, validator=check, converter=_tuple_if_list)
 
 
-def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
-    """Field holding a tuple of finite numbers; a list is accepted."""
+def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
+    """Field holding a tuple of finite numbers; a list is accepted, and with ``single`` one number for a list of it."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
@@ -123,7 +123,7 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: f
         for item in value:
             check_number(f"each of {attribute.name}", item, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_tuple_if_list)
+    return attrs.field(default=default, validator=check, converter=_tuple_if_number if single else _tuple_if_list)
 
 
 def _float_if_int(value: object) -> object:
@@ -132,3 +132,8 @@ def _float_if_int(value: object) -> object:
 
 def _tuple_if_list(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _tuple_if_number(value: object) -> object:
+    one = isinstance(value, int | float) and not isinstance(value, bool)
+    return (value,) if one else _tuple_if_list(value)

@@ -19,6 +19,8 @@ PARTS: Mapping[str, str | None] = {
     "sampler": "ancestral",
     "backbone": "unet",
 }
+SOURCES = ("data", "val")
+"""Slots of a command that trains which no system is composed of."""
 
 
 @frozen

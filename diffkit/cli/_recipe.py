@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from diffkit.cli import _config
-from diffkit.cli._composition import PARTS, Composition
+from diffkit.cli._composition import PARTS, SOURCES, Composition
 from diffkit.cli._options import Option, options_of
 from diffkit.cli._slots import part_options
 from diffkit.files import write_atomically
@@ -53,7 +53,7 @@ def recipe(
     system: System,
     composition: Mapping[str, Any],
     config: TrainConfig,
-    data: tuple[str, Mapping[str, Any]],
+    chosen: Mapping[str, tuple[str, Mapping[str, Any]]],
     low_res: tuple[int, ...] | None,
 ) -> str:
     """Return options of ``diffkit train`` as TOML text, every default included, but ``out`` and the device.
@@ -62,14 +62,19 @@ def recipe(
         system: As composed.
         composition: What it was composed from.
         config: How it is trained.
-        data: Name or path, and options.
+        chosen: Name or path, and options, of data and held-out data.
         low_res: Size of small images, or None.
     """
     told = {field.name: composition.get(field.name, field.default) for field in attrs.fields(Composition)}
     values = {"low_res": low_res, **attrs.asdict(config), **told}
     spec = system.spec()["parts"]
     parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
-    return written("train", system.device, values, (TrainConfig, Composition), parts, {"data": data})
+    return written("train", system.device, values, (TrainConfig, Composition), parts, sources_in(chosen))
+
+
+def sources_in(chosen: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return those of the parts that were chosen which are data."""
+    return {kind: source for kind, source in chosen.items() if kind in SOURCES}
 
 
 def written(

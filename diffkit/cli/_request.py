@@ -27,6 +27,7 @@ from diffkit.cli._slots import (
 )
 from diffkit.cli._takes import Given, Takes
 from diffkit.registry import canonical
+from diffkit.training.config import ELSEWHERE, TrainConfig
 
 _CONFIG = (
     Option(("config",), Path, None, "Take options from a TOML file; the command line wins.", "Options"),
@@ -197,10 +198,13 @@ def _given(request: Request, merged: Mapping[str, Any]) -> Given:
 
 
 def _explain_unknown(request: Request, flag: str) -> str | None:
-    """Say more where the option looks like one of a part, or is one of another command."""
-    reason = request.takes.without.get(flag.removeprefix("--").replace("-", "_"))
+    """Say more where the option looks like one of a part, or is one of another command or library."""
+    name = flag.removeprefix("--").replace("-", "_")
+    reason = request.takes.without.get(name)
     if reason is not None:
         return f"no option {flag!r}: {reason}"
+    if TrainConfig in request.takes.options.values() and name in ELSEWHERE:
+        return f"no option {flag!r}; that is {spelled((ELSEWHERE[name],))} here"
     kind, dot, option = flag.removeprefix("--").partition(".")
     if not dot or kind not in request.takes.slots:
         return None

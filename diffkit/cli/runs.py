@@ -137,7 +137,7 @@ def read(folder: Path) -> Run:
         parts={kind: str(part.get("name") or part.get("class")) for kind, part in parts.items()},
         options={f"{kind}.{key}": v for kind, part in parts.items() for key, v in part.get("options", {}).items()},
         settings=spec.get("settings", {}),
-        metrics=lines[-1] if lines else {},
+        metrics={name: value for line in lines for name, value in line.items()},  # no line need have all of them
         checkpoints=tuple(steps),
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from diffkit.cli._composition import PARTS, Composition, keywords
+from diffkit.cli._composition import PARTS, SOURCES, Composition, keywords
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._slots import part_options
 from diffkit.cli._takes import Given, Takes
@@ -47,7 +47,7 @@ def takes() -> Takes:
     """Return the options."""
     return Takes(
         {"Options": Options, "Training": TrainConfig, "Composition": Composition},
-        {"data": None, **PARTS},
+        {"data": None, "val": None, **PARTS},
         required=frozenset({"data"}),
         config=True,
         preset=("composition", "training"),
@@ -79,8 +79,9 @@ def run(given: Given) -> None:
     if options.dry_run:
         say(str(diffkit.training.dry_run(system, data, out=options.out, config=config)))
         return
-    written = Recipe(recipe(system, composition, config, given.parts["data"], options.low_res))
-    diffkit.train(system, data, out=options.out, config=config, track=[written, *options.track])
+    written = Recipe(recipe(system, composition, config, given.parts, options.low_res))
+    val = opened(*given.parts["val"], options.low_res) if "val" in given.parts else None
+    diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 
 def _refuse_early(given: Given, track: Sequence[str]) -> None:
@@ -90,8 +91,7 @@ def _refuse_early(given: Given, track: Sequence[str]) -> None:
 
     Trackers(track)
     found = keywords(given) | {"backbone": None}
-    del found["data"]
-    compose(**found)
+    compose(**{name: value for name, value in found.items() if name not in SOURCES})
 
 
 def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
@@ -104,8 +104,7 @@ def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
     if given.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
     found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
-    del found["data"]
-    return found
+    return {name: value for name, value in found.items() if name not in SOURCES}
 
 
 def opened(source: str, options: Any, low_res: tuple[int, ...] | None = None) -> Data:

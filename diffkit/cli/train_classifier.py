@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from diffkit.data.base import Data
     from diffkit.guidance import NoisyClassifier
     from diffkit.system import System
-    from diffkit.training.validation import Validation
 
 PUBLISHED: Mapping[str, Any] = {"lr": 3e-4, "weight_decay": 0.05, "ema": ()}
 """How the published classifiers were trained, where that is not how systems are."""
@@ -50,7 +49,6 @@ class Options:
         out: Folder of the run: checkpoints, metrics and the classifier as diffkit sample reads it.
         system: Saved system or training run that is to be steered: the noise levels are its own.
         device: Such as cpu or cuda; a GPU if there is one.
-        val_every: Updates between validations on --val, a multiple of --log-every; there is one at the end, too.
         track: Programs that follow the training: tensorboard, wandb.
         dry_run: Try a few updates on a copy, say what the training would take (memory, time, size), and stop. Nothing
             is written.
@@ -59,7 +57,6 @@ class Options:
     out: Path
     system: Path | None = None
     device: str | None = None
-    val_every: int = 1000
     track: tuple[str, ...] = ()
     dry_run: bool = False
 
@@ -113,7 +110,6 @@ def run(given: Given) -> None:
     options, config, recipe = given.make(Options), given.make(TrainConfig, **PUBLISHED), _network(given)
     check_run_folder("--out", options.out)
     _check_levels(options, given)
-    _check_validation(options, config, given)
     from diffkit.cli._recipe import Recipe
     from diffkit.cli.train import described, opened, silent, spoken
     from diffkit.ranks import launched
@@ -138,10 +134,9 @@ def run(given: Given) -> None:
     if options.dry_run:
         say(str(diffkit.training.dry_run(noisy, data, out=options.out, config=config)))
         return
-    followers: list[Any] = [Recipe(_recipe(noisy, recipe, config, options, given)), *options.track]
-    if "val" in given.parts:
-        followers.append(_validation(noisy, opened(*given.parts["val"]), options, config))
-    diffkit.train(noisy, data, out=options.out, config=config, track=followers)
+    written = Recipe(_recipe(noisy, recipe, config, given))
+    val = opened(*given.parts["val"]) if "val" in given.parts else None
+    diffkit.train(noisy, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 
 def _network(given: Given) -> Classifier:
@@ -159,28 +154,6 @@ def _check_levels(options: Options, given: Given) -> None:
     if named:
         flags = ", ".join("--" + name.replace("_", "-") for name in named)
         raise OptionError(f"--system says already what {flags} would; leave one of them out")
-
-
-def _check_validation(options: Options, config: TrainConfig, given: Given) -> None:
-    """Refuse a validation that would never come."""
-    if "val" not in given.parts:
-        return
-    if options.val_every < 1 or options.val_every % config.log_every:
-        raise OptionError(f"--val-every must be a multiple of --log-every {config.log_every}, got {options.val_every}")
-    if config.strategy == "fsdp":
-        raise OptionError("--val needs all of the network in one process, which --strategy fsdp has nowhere")
-
-
-def _validation(noisy: NoisyClassifier, data: Data, options: Options, config: TrainConfig) -> Validation:
-    """What validates on held-out data, which must be such as the classifier is trained on."""
-    from diffkit.training.checks import check
-    from diffkit.training.validation import Validation
-
-    try:
-        check(noisy, noisy.spec(), data, attrs.evolve(config, batch_size=1))
-    except DataError as error:
-        raise DataError(f"--val: {error}") from error
-    return Validation(noisy, data, every=options.val_every, last=config.steps, batch_size=config.batch_size)
 
 
 def _levels(options: Options, given: Given, data: Data) -> System:
@@ -225,14 +198,14 @@ def _count(noise: Noise, data: Data) -> int:
     return len(data.classes)
 
 
-def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, options: Options, given: Given) -> str:
+def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, given: Given) -> str:
     """Return what is in config.toml: ``system`` is spelled out as its levels."""
-    from diffkit.cli._recipe import written
+    from diffkit.cli._recipe import sources_in, written
 
     settings = {name: getattr(noisy.settings, name) for name in OF_SYSTEM}
-    own = {"num_classes": noisy.num_classes, "noised": noisy.noised, "val_every": options.val_every}
+    own = {"num_classes": noisy.num_classes, "noised": noisy.noised}
     trained = {name: value for name, value in attrs.asdict(config).items() if name not in WITHOUT}
     values = {**trained, **attrs.asdict(recipe), **settings, **own}
     parts = {kind: (part["name"], part["options"]) for kind, part in noisy.spec()["parts"].items()}
-    sources = {kind: source for kind, source in given.parts.items() if kind in ("data", "val")}
-    return written("train-classifier", noisy.device, values, (TrainConfig, Classifier, Noise), parts, sources)
+    classes = (TrainConfig, Classifier, Noise)
+    return written("train-classifier", noisy.device, values, classes, parts, sources_in(given.parts))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diffkit.data.base import scaled as scaled
     from diffkit.data.low_res import LowRes as LowRes
     from diffkit.data.pictures import PictureData as PictureData
+    from diffkit.data.torch_datasets import from_dataset as from_dataset
 
 NAMED: Mapping[str, type[Source]] = {
     "digits": Digits,
@@ -38,6 +39,7 @@ NAMED: Mapping[str, type[Source]] = {
 _HOME = {
     "ArrayData": "arrays",
     "from_array": "arrays",
+    "from_dataset": "torch_datasets",
     "Batch": "base",
     "Data": "base",
     "MapData": "base",

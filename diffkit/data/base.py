@@ -125,6 +125,7 @@ def as_data(data: Any) -> Data:
         DataError: It is none of these; the text says what it lacks.
     """
     from diffkit.data import load
+    from diffkit.data.torch_datasets import hint
 
     if isinstance(data, Data):
         return data
@@ -136,7 +137,8 @@ def as_data(data: Any) -> Data:
         wanted = ("shape", "bins", "classes", "__len__", "__getitem__")
         missing = [name for name in wanted if name not in dir(data)]
         raise DataError(
-            f"{type(data).__name__} is no data: it has no {', '.join(missing)}; see diffkit.data.MapData"
+            f"{type(data).__name__} is no data: it has no {', '.join(missing)}"
+            f"{hint(data) or '; see diffkit.data.MapData'}"
         ) from error
 
 

@@ -225,35 +225,35 @@ def _training_charts(folder: Path) -> Iterator[Figure]:
     lines = read_metrics(folder)
     if not lines:
         return
-    steps = [line["step"] for line in lines]
 
-    def column(name: str) -> list[Any]:
-        return [line.get(name) for line in lines]
+    def curve(name: str, label: str = "") -> Line:
+        having = [line for line in lines if name in line]
+        return Line([line["step"] for line in having], [line[name] for line in having], label)
 
     names = {name for line in lines for name in line}
-    losses = [name for name in ("loss", "mse", "vb") if name in names]
+    losses = [name for name in ("loss", "mse", "vb", "val_loss") if name in names]
     yield Figure(
         "Means over the steps between two lines of metrics.",
-        chart("Loss", "step", "loss", [Line(steps, column(name), name) for name in losses], log_y=True),
+        chart("Loss", "step", "loss", [curve(name, name) for name in losses], log_y=True),
     )
     quartiles = [f"loss_q{q}" for q in range(4) if f"loss_q{q}" in names]
     if quartiles:
         yield Figure(
             "Loss in each quarter of the levels; q0 is nearest to clean data.",
-            chart("Loss by level", "step", "loss", [Line(steps, column(q), q[5:]) for q in quartiles], log_y=True),
+            chart("Loss by level", "step", "loss", [curve(q, q[5:]) for q in quartiles], log_y=True),
         )
     yield Figure(
         "Norm of the gradient before clipping.",
-        chart("Gradient", "step", "norm", [Line(steps, column("grad_norm"))], log_y=True),
+        chart("Gradient", "step", "norm", [curve("grad_norm")], log_y=True),
     )
     yield Figure(
         "Learning rate of each update.",
-        chart("Learning rate", "step", "learning rate", [Line(steps, column("lr"))]),
+        chart("Learning rate", "step", "learning rate", [curve("lr")]),
     )
     if "images_per_s" in names:
         yield Figure(
             "Examples per second, over the whole loop.",
-            chart("Speed", "step", "examples per second", [Line(steps, column("images_per_s"))]),
+            chart("Speed", "step", "examples per second", [curve("images_per_s")]),
         )
 
 

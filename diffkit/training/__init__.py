@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffkit.training.averages import averaged as averaged
     from diffkit.training.config import TrainConfig as TrainConfig
+    from diffkit.training.ema import Ema as Ema
     from diffkit.training.logs import read_metrics as read_metrics
     from diffkit.training.loop import train as train
     from diffkit.training.trackers import Tracker as Tracker
     from diffkit.training.trial import DryRun as DryRun
     from diffkit.training.trial import dry_run as dry_run
-    from diffkit.training.validation import Validation as Validation
     from diffkit.training.validation import validate as validate
 
 _HOME = {
     "DryRun": "trial",
+    "Ema": "ema",
     "averaged": "averages",
     "TrainConfig": "config",
     "Tracker": "trackers",
@@ -25,9 +26,8 @@ _HOME = {
     "read_metrics": "logs",
     "train": "loop",
     "validate": "validation",
-    "Validation": "validation",
 }
-__all__ = ["DryRun", "Tracker", "TrainConfig", "Validation", "averaged", "dry_run", "read_metrics", "train", "validate"]
+__all__ = ["DryRun", "Ema", "Tracker", "TrainConfig", "averaged", "dry_run", "read_metrics", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:

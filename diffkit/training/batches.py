@@ -1,4 +1,9 @@
-"""Batches in the order that `DataOrder` says, read here or ahead of time in worker processes."""
+"""Batches in the order that `DataOrder` says, read here or ahead of time in worker processes.
+
+Data may draw from the global generators of torch, NumPy and Python as it is read, such as where to crop. They are
+seeded for every batch, by the run's seed, the step and the first row that this process reads of it: the draws are the
+same whoever reads ahead, and after an interruption.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from diffkit.data.base import Batch, Data
 from diffkit.training.checks import batch_problems
 from diffkit.training.lock import RunLock
 from diffkit.training.order import DataOrder, Indices
+from diffkit.training.randomness import Purpose, key, seeded
 from diffkit.training.signals import ignore_signals
 
 
@@ -21,8 +27,10 @@ class _Reader(Dataset[Batch]):
     def __init__(self, data: Data, num_classes: int | None):
         self.data, self.num_classes = data, num_classes
 
-    def __getitem__(self, indices: Indices) -> Batch:
-        batch = self.data.batch(indices)
+    def __getitem__(self, asked: tuple[int, Indices]) -> Batch:
+        seed, indices = asked
+        with seeded(seed):
+            batch = self.data.batch(indices)
         problem = next(batch_problems(batch, self.data, self.num_classes), None)
         if problem is not None:
             raise DataError(problem)
@@ -80,10 +88,12 @@ def batches(
 
 
 class _Lazy:
-    """The batches' indices, made when they are asked for."""
+    """Of each batch what seeds its reading, and its indices; made when they are asked for."""
 
     def __init__(self, order: DataOrder, start: int, stop: int, rows: slice):
         self.order, self.start, self.stop, self.rows = order, start, stop, rows
 
-    def __iter__(self) -> Iterator[Indices]:
-        return (batch[self.rows] for batch in self.order.batches(self.start, self.stop))
+    def __iter__(self) -> Iterator[tuple[int, Indices]]:
+        first = self.rows.start or 0
+        for step in range(self.start, self.stop):
+            yield key(self.order.seed, Purpose.DATA, step, first), self.order.batch(step)[self.rows]

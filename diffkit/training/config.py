@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 import attrs
 from attrs import frozen
 
-from diffkit._errors import OptionError
+from diffkit._errors import OptionError, did_you_mean
 from diffkit.options import choice, flag, integer, number, numbers
+
+SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
+RSQRT_STEPS = 70_000
+FALL = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
+"""Fields that say how the learning rate falls."""
 
 
 @frozen(kw_only=True)
@@ -26,12 +33,16 @@ class TrainConfig:
         weight_decay: Decoupled weight decay, >= 0.
         betas: Decay rates of AdamW's two running moments, each in [0, 1).
         grad_clip: Largest norm of the gradient, > 0; a larger one is scaled down to it. None never clips.
-        warmup: Updates over which the learning rate rises linearly from near 0, >= 0.
-        anneal: Let the learning rate fall linearly, to reach 0 after ``steps`` updates.
+        warmup: Updates over which the learning rate rises linearly from near 0, >= 0, whatever its schedule.
+        lr_schedule: How the learning rate falls: "constant" not at all, "linear" and "cosine" to 0 after ``steps``
+            updates, "rsqrt" as ``1 / sqrt(max(t / rsqrt_steps, 1))`` after t updates. By default "linear" with
+            ``anneal`` or ``anneal_steps``, else "constant".
+        anneal: The same as lr_schedule="linear".
         anneal_steps: Updates after which it reaches 0, if not ``steps``, >= ``steps``: a run can then be lengthened
             later and stay the same.
-        ema: Decay rates of the running means of the weights, each in [0, 1). Samples are drawn with the first; without
-            any, with the weights themselves.
+        rsqrt_steps: Updates after which "rsqrt" begins to fall, >= 1; 70,000 by default.
+        ema: Decay rates of the running means of the weights, each in [0, 1); one may be given as it is. Samples are
+            drawn with the first; without any, with the weights themselves.
         ema_warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``, so that a short run
             does not remember its random start. False is what the published code does.
         ema_power: Relative widths, in (0, 0.28], of further means whose length grows with the training; 0.05 and 0.1
@@ -50,6 +61,8 @@ class TrainConfig:
         flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual, where mirrored images are as
             likely as the data. Conditions that are images, too, are mirrored along.
         log_every: Updates between lines of metrics, >= 1.
+        val_every: Updates between validations, if data is held out for them (``val``), >= 1; one is always made at the
+            end.
         save_every: Updates between checkpoints, >= 1; one is always made at the end.
         keep: How many of the newest checkpoints are kept, >= 1.
         keep_every: Checkpoints at multiples of this many updates are kept for ever, >= 1; None keeps none of them.
@@ -60,7 +73,8 @@ class TrainConfig:
         max_skips: Updates in a row that may be skipped because the loss or gradient is not finite; training stops
             at the next, >= 0.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A, and the published code: batch size, lr, ema, betas.
-        The rise of the EMA rate is TensorFlow's ExponentialMovingAverage.
+        The rise of the EMA rate is TensorFlow's ExponentialMovingAverage. "rsqrt" is Karras et al. 2024,
+        arXiv:2312.02696, eq. 67, with the t_ref that its table 6 has for ImageNet-512.
     """
 
     steps: int = integer(ge=1)
@@ -71,11 +85,13 @@ class TrainConfig:
     betas: tuple[float, ...] = numbers((0.9, 0.999), ge=0, lt=1)
     grad_clip: float | None = number(None, optional=True, gt=0)
     warmup: int = integer(0, ge=0)
+    lr_schedule: str | None = choice(None, SCHEDULES, optional=True)
     anneal: bool = flag(False)
     anneal_steps: int | None = integer(None, optional=True, ge=1)
-    ema: tuple[float, ...] = numbers((0.9999,), ge=0, lt=1)
+    rsqrt_steps: int | None = integer(None, optional=True, ge=1)
+    ema: tuple[float, ...] = numbers((0.9999,), single=True, ge=0, lt=1)
     ema_warmup: bool = flag(True)
-    ema_power: tuple[float, ...] = numbers((), gt=0, le=0.28)
+    ema_power: tuple[float, ...] = numbers((), single=True, gt=0, le=0.28)
     precision: str = choice("fp32", ("fp32", "bf16", "fp16"))
     compile: bool = flag(False)
     strategy: str = choice("ddp", ("ddp", "fsdp"))
@@ -85,6 +101,7 @@ class TrainConfig:
     label_dropout: float = number(0.0, ge=0, le=1)
     flip: float = number(0.0, ge=0, le=1)
     log_every: int = integer(10, ge=1)
+    val_every: int = integer(1000, ge=1)
     save_every: int = integer(10_000, ge=1)
     keep: int = integer(3, ge=1)
     keep_every: int | None = integer(None, optional=True, ge=1)
@@ -102,6 +119,22 @@ class TrainConfig:
             raise OptionError(f"ema must not name a rate twice, got {self.ema!r}")
         if len(set(self.ema_power)) != len(self.ema_power):
             raise OptionError(f"ema_power must not name a width twice, got {self.ema_power!r}")
+        self._refuse_schedules()
+
+    def _refuse_schedules(self) -> None:
+        """Refuse what says two things of the learning rate."""
+        named = self.lr_schedule
+        if self.anneal and named not in (None, "linear"):
+            raise OptionError(f"anneal=True is lr_schedule='linear', not {named!r}; leave one of them out")
+        if self.anneal_steps is not None and named in ("constant", "rsqrt"):
+            raise OptionError(
+                f"anneal_steps={self.anneal_steps} is where 'linear' and 'cosine' end, but {named!r} has no "
+                "end; leave anneal_steps out"
+            )
+        if self.rsqrt_steps is not None and named != "rsqrt":
+            raise OptionError(
+                f"rsqrt_steps={self.rsqrt_steps} is of lr_schedule='rsqrt' only; give that, or leave rsqrt_steps out"
+            )
         if self.anneal_steps is not None and self.anneal_steps < self.steps:
             raise OptionError(
                 f"anneal_steps={self.anneal_steps} would leave no learning rate for the last of {self.steps} steps; "
@@ -109,16 +142,25 @@ class TrainConfig:
             )
 
     @property
-    def anneal_end(self) -> int | None:
-        """Updates after which the learning rate is 0, or None if it does not fall."""
-        return self.anneal_steps or (self.steps if self.anneal else None)
+    def fall(self) -> tuple[str, int | None]:
+        """How the learning rate falls, and the number of updates that this depends on, if on any."""
+        fall = self.lr_schedule or ("linear" if self.anneal or self.anneal_steps else "constant")
+        ends = {"linear": self.anneal_steps or self.steps, "rsqrt": self.rsqrt_steps or RSQRT_STEPS}
+        return fall, (ends | {"cosine": ends["linear"]}).get(fall)
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of the update after ``step`` completed ones."""
         rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        end = self.anneal_end
-        falling = 1.0 if end is None else 1 - step / end
-        return self.lr * rising * falling
+        return self.lr * rising * _fallen(*self.fall, step)
+
+
+def _fallen(fall: str, end: int | None, step: int) -> float:
+    """What is left of the learning rate after ``step`` updates, in [0, 1]."""
+    if end is None:
+        return 1.0
+    if fall == "rsqrt":
+        return 1 / math.sqrt(max(step / end, 1.0))
+    return 1 - step / end if fall == "linear" else (1 + math.cos(math.pi * step / end)) / 2
 
 
 class TrainOptions(TypedDict, total=False):
@@ -132,11 +174,13 @@ class TrainOptions(TypedDict, total=False):
     betas: tuple[float, ...]
     grad_clip: float | None
     warmup: int
+    lr_schedule: str | None
     anneal: bool
     anneal_steps: int | None
-    ema: tuple[float, ...]
+    rsqrt_steps: int | None
+    ema: tuple[float, ...] | float
     ema_warmup: bool
-    ema_power: tuple[float, ...]
+    ema_power: tuple[float, ...] | float
     precision: str
     compile: bool
     strategy: str
@@ -146,6 +190,7 @@ class TrainOptions(TypedDict, total=False):
     label_dropout: float
     flip: float
     log_every: int
+    val_every: int
     save_every: int
     keep: int
     keep_every: int | None
@@ -159,14 +204,14 @@ class TrainOptions(TypedDict, total=False):
 FREE = frozenset(
     {
         "steps",
-        "anneal",
-        "anneal_steps",
+        *FALL,
         "microbatch",
         "compile",
         "strategy",
         "engine",
         "timeout",
         "log_every",
+        "val_every",
         "save_every",
     }
     | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
@@ -174,10 +219,49 @@ FREE = frozenset(
 """Fields that a run may be continued with other values of: they change no update but by rounding."""
 
 
+ELSEWHERE: Mapping[str, str] = {
+    "adam_weight_decay": "weight_decay",
+    "checkpointing_steps": "save_every",
+    "ema_decay": "ema",
+    "ema_max_decay": "ema",
+    "ema_rate": "ema",
+    "fp16": "precision",
+    "gradient_accumulation_steps": "microbatch",
+    "gradient_clip_val": "grad_clip",
+    "learning_rate": "lr",
+    "log_interval": "log_every",
+    "lr_anneal_steps": "anneal",
+    "lr_scheduler": "lr_schedule",
+    "lr_warmup_steps": "warmup",
+    "max_grad_norm": "grad_clip",
+    "max_steps": "steps",
+    "max_train_steps": "steps",
+    "mixed_precision": "precision",
+    "num_train_steps": "steps",
+    "num_warmup_steps": "warmup",
+    "num_workers": "workers",
+    "eval_interval": "val_every",
+    "eval_steps": "val_every",
+    "save_interval": "save_every",
+    "train_batch_size": "batch_size",
+    "use_fp16": "precision",
+    "warmup_steps": "warmup",
+}
+"""What other libraries call options of a training, and what they are called here."""
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Return "train has no option ..." for a name that is none of those known, with what it may stand for."""
+    known = list(known)
+    own = ELSEWHERE.get(name)
+    near = did_you_mean(name, known) if own is None else f"; that is {own!r} here"
+    return f"train has no option {name!r}{near} (known: {', '.join(known)})"
+
+
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Return "lr=0.0001, now lr=0.0002" for each field that a continued run must not change."""
     fixed = [field.name for field in attrs.fields(TrainConfig) if field.name not in FREE]
-    if old.anneal_end != new.anneal_end:  # the learning rate at every step depends on it
-        fixed += ["anneal", "anneal_steps", "steps"]
+    if old.fall != new.fall:  # the learning rate at every step depends on it
+        fixed += [*FALL, "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
     return [f"{name}={was!r}, now {name}={now!r}" for name, was, now in pairs if was != now]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from diffkit.options import check_number
 from diffkit.training.power import decay
 
 
@@ -17,6 +18,11 @@ class Ema:
     Plain lists of tensors and torch's own averaging function: a quarter of the cost of AveragedModel, which moreover
     copies the weights at its first update in place of averaging. A mean kept in bfloat16 would never move.
 
+    Args:
+        network: Whose parameters are averaged, those that require a gradient; at first the means are copies of them.
+        rates: Decay rates, each in [0, 1); one may be given as it is.
+        warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``.
+        widths: Relative widths of power-function means, each in (0, 0.28].
     Attributes:
         rates: Decay rates.
         widths: Relative widths of power-function means; see `diffkit.training.power`.
@@ -25,10 +31,18 @@ class Ema:
         means: Of each label, one float32 tensor for each name.
     """
 
-    def __init__(self, network: nn.Module, rates: Sequence[float], *, warmup: bool, widths: Sequence[float] = ()):
+    def __init__(
+        self,
+        network: nn.Module,
+        rates: Sequence[float] | float,
+        *,
+        warmup: bool = True,
+        widths: Sequence[float] | float = (),
+    ):
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self.rates, self.widths = tuple(rates), tuple(widths)
-        self.labels = (*map(ema_label, rates), *map(power_label, widths))
+        self.rates = tuple(check_number("each of rates", rate, ge=0, lt=1) for rate in _several(rates))
+        self.widths = tuple(check_number("each of widths", width, gt=0, le=0.28) for width in _several(widths))
+        self.labels = (*map(ema_label, self.rates), *map(power_label, self.widths))
         self.names = tuple(trained)
         self.weights = list(trained.values())
         self.warmup = warmup
@@ -36,7 +50,10 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Average in the weights as they are after update ``step`` (the first is 0)."""
+        """Average in the weights as they are after update ``step`` (the first is 0).
+
+        Which update it is decides how long the means are: pass the same count on after an interruption.
+        """
         weights: list[Tensor] = [p.detach().float() for p in self.weights]
         for now, means in zip(self._decays(step), self.means, strict=True):
             get_ema_multi_avg_fn(now)(means, weights, None)  # type: ignore[no-untyped-call]
@@ -64,6 +81,10 @@ def ema_label(rate: float) -> str:
 def power_label(width: float) -> str:
     """Return the name of the power-function mean of some relative width."""
     return f"power_{width}"
+
+
+def _several(values: Sequence[float] | float) -> Sequence[float]:
+    return values if isinstance(values, Sequence) else (values,)
 
 
 def _copy(into: Iterable[Tensor], values: Iterable[Tensor]) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from diffkit import __version__
-from diffkit._errors import DataError, DivergedError, OptionError, did_you_mean
+from diffkit._errors import DataError, DivergedError, OptionError
 from diffkit.data.base import Batch, Data, as_data
 from diffkit.ranks import Ranks
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
-from diffkit.training.config import TrainConfig, TrainOptions
+from diffkit.training.config import TrainConfig, TrainOptions, unknown
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
@@ -32,6 +32,7 @@ from diffkit.training.signals import StopSignals
 from diffkit.training.trackers import Tracker, Trackers
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
+from diffkit.training.validation import Held, check_held
 
 T = TypeVar("T", bound=Trainable)
 
@@ -41,6 +42,7 @@ def train(
     data: Any,
     *,
     out: str | Path,
+    val: Any = None,
     config: TrainConfig | None = None,
     progress: bool = True,
     track: Sequence[str | Tracker] = (),
@@ -64,6 +66,8 @@ def train(
         system: What to train, a system or a `diffkit.guidance.NoisyClassifier`; it is trained in place, where it is.
         data: What to train on: see `diffkit.data.load`, or any class that honours `diffkit.data.MapData`.
         out: Folder of the run.
+        val: Data that is not learned from, such as ``data``; every ``val_every`` updates and at the end its loss and
+            other metrics, with the averaged weights, go into the lines of metrics as "val_loss" and so on.
         config: How to train. Any of its fields may be given as keywords instead, or beside it to override it.
         progress: Say where things go and show a bar; False is silent but for warnings.
         track: What follows the training: "tensorboard", "wandb", or any `diffkit.training.Tracker`.
@@ -80,13 +84,13 @@ def train(
         MissingExtraError: What ``track`` names is not installed.
     """
     config, trackers = resolved(config, options), Trackers(track)
-    if config.strategy == "fsdp":
-        trackers.refuse_shares()
-    found = as_data(data)
+    found, held_out = as_data(data), None if val is None else as_data(val)
     spec = system.spec()
     check(system, spec, found, config)
+    if held_out is not None:
+        check_held(system, spec, held_out, config)
     with engine_for(system.device, config) as engine, ExitStack() as held:
-        _agree(engine.ranks, spec, config, found)
+        _agree(engine.ranks, spec, config, found, held_out)
         locks: list[RunLock] = []
 
         def begin() -> tuple[Path, str]:
@@ -97,7 +101,7 @@ def train(
 
         folder, lock = engine.ranks.first(begin)
         engine.ranks.everyone(lambda: _check_shared(folder, lock))
-        return _Training(system, spec, found, config, engine, folder, locks, progress, trackers).go()
+        return _Training(system, spec, found, config, engine, folder, locks, progress, trackers, held_out).go()
 
 
 def resolved(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainConfig:
@@ -109,7 +113,7 @@ def resolved(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainCon
     names = [field.name for field in attrs.fields(TrainConfig)]
     for name in options:
         if name not in names:
-            raise OptionError(f"train has no option {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")
+            raise OptionError(unknown(name, names))
     if config is not None:
         return attrs.evolve(config, **options)
     if "steps" not in options:
@@ -117,9 +121,11 @@ def resolved(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainCon
     return TrainConfig(**options)
 
 
-def _agree(ranks: Ranks, spec: Mapping[str, Any], config: TrainConfig, data: Data) -> None:
+def _agree(ranks: Ranks, spec: Mapping[str, Any], config: TrainConfig, data: Data, val: Data | None) -> None:
     """Raise unless every process was asked for the same, on the same data."""
-    others = ranks.gather((spec, config, run.identity(data) if ranks.size > 1 else None))
+    if ranks.size == 1:
+        return
+    others = ranks.gather((spec, config, [None if each is None else run.identity(each) for each in (data, val)]))
     for rank, other in enumerate(others):
         if other[:2] != others[0][:2]:
             raise OptionError(f"process {rank} was asked to train another system or with other options than process 0")
@@ -151,6 +157,7 @@ class _Training(Generic[T]):
         locks: list[RunLock],
         progress: bool,
         trackers: Trackers,
+        val: Data | None,
     ):
         assert system.backbone is not None
         self.backbone = system.backbone
@@ -162,7 +169,7 @@ class _Training(Generic[T]):
         self.checkpoints = folder / run.CHECKPOINTS
         self.classes = Classes.of(spec)
         self.trainer = Trainer(system, self.backbone, config, engine, self.classes.null)
-        self.previews = Previews(folder, self.trainer, data)
+        self.previews, self.held = Previews(folder, self.trainer, data), Held(val, self.trainer)
 
     def go(self) -> T:
         try:
@@ -184,7 +191,7 @@ class _Training(Generic[T]):
             stop.leave()
         step, device = self.trainer.step, self.engine.device
         self.backbone.load_state_dict(self.trainer.sampling_weights())
-        del self.trainer, self.previews  # shares, means and moments: the whole network may need their place
+        del self.trainer, self.previews, self.held  # shares, means and moments: the whole network may need their place
         self.backbone.to(device)
         self._say(f"done: {step} steps; {run.reader(self.spec)}({str(self.folder)!r}) has the result")
         return self.system.eval()
@@ -235,13 +242,16 @@ class _Training(Generic[T]):
                 last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
                 if due:
                     trainer.refuse_divergence()
-                    shown.note(self._note(metrics, clock))
+                held = self.held.measure() if self.held.due(trainer.step) else {}
+                if due or (held and not last):
+                    shown.note(self._note(metrics, clock, due, held))
+                if due:
                     trainer.window.rows.clear()
                 if last or stopping or trainer.step % config.save_every == 0:
                     metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which keeps the window open for a run that goes on
-                    self._note(metrics, clock)
+                    self._note(metrics, clock, True, held)
                 if self.previews.due(trainer.step):
                     self.trackers.preview(trainer.step, self.previews.draw())
                 if stopping:
@@ -250,12 +260,26 @@ class _Training(Generic[T]):
         if stop.received is not None:
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
 
-    def _note(self, metrics: MetricsFile | NoMetrics, clock: _Clock) -> str:
-        """Write a line of metrics wherever it belongs, and return it in short."""
-        line = self.trainer.metrics() | clock.lap(self.trainer.step)
+    def _note(
+        self, metrics: MetricsFile | NoMetrics, clock: _Clock, learned: bool, held: Mapping[str, float | None]
+    ) -> str:
+        """Write a line of metrics wherever it belongs, and return it in short.
+
+        Args:
+            metrics: The file.
+            clock: What says how fast it went.
+            learned: Whether it says what was learned since the last such line.
+            held: What was found on held-out data, if anything was.
+        """
+        step = self.trainer.step
+        line: dict[str, Any] = {"step": step, "samples": step * self.config.batch_size}
+        if learned:
+            line |= self.trainer.metrics() | clock.lap(step)
+        line |= held
         metrics.write(line)
         self.trackers.metrics(line)
-        return f"loss {_number(line['loss'])}, {line['images_per_s']:.0f} images/s"
+        words = [f"{name} {_number(line[name])}" for name in ("loss", "val_loss") if name in line]
+        return ", ".join([*words, *([f"{line['images_per_s']:.0f} images/s"] if learned else [])])
 
     def _update(self, batch: Batch) -> None:
         """Update with one batch, or say which microbatch to try where memory ends."""

@@ -16,8 +16,12 @@ finalizer's constants are David Stafford's variant 13); Box & Muller 1958, doi:1
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +39,8 @@ class Purpose(IntEnum):
     LABEL = 4
     DROPOUT = 5
     FLIP = 6
+    DATA = 7
+    VALIDATION = 8
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:
@@ -43,6 +49,24 @@ def key(seed: int, purpose: Purpose, *place: int) -> int:
     for word in (seed, purpose, *place):
         mixed = _mix_int(((mixed ^ word) + _STEP) & _MASK)
     return mixed
+
+
+@contextmanager
+def seeded(key: int) -> Iterator[None]:
+    """Let the global generators of torch (on the CPU), NumPy and Python start from ``key``, then be as before.
+
+    NumPy's is the old one, which transforms of images draw from.
+    """
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    torch.default_generator.manual_seed(_signed(key))
+    np.random.seed([key >> 32, key & 0xFFFFFFFF])  # noqa: NPY002
+    random.seed(key)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])
 
 
 def keys(key: int, count: int, device: torch.device | str = "cpu", start: int = 0) -> Tensor:

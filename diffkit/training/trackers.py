@@ -158,11 +158,6 @@ class Trackers:
             raise OptionError(f"track must be a list, got {chosen!r}; write [{chosen!r}]")
         self.all = [_tracker(one) for one in chosen]
 
-    def refuse_shares(self) -> None:
-        """Raise `OptionError` if one of them looks into the network, which no process has all of."""
-        if any(getattr(one, "needs_network", False) for one in self.all):
-            raise OptionError("a Validation asks the network, which strategy='fsdp' shares out; use strategy='ddp'")
-
     def begin(self, folder: Path, step: int) -> None:
         """Tell all of them; here an error still stops the training."""
         for one in self.all:

@@ -1,25 +1,26 @@
-"""How well a training does on data that it does not learn from: RUN/validation.jsonl, lines as in metrics.jsonl."""
+"""How well a system does on data that it does not learn from, with the same levels and noise each time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Data, as_data, scaled
+from diffkit.denoiser import Model
 from diffkit.options import check_integer
-from diffkit.training.checks import Classes, batch_problems, bins_of
-from diffkit.training.logs import MetricsFile
+from diffkit.training.checks import Classes, batch_problems, bins_of, check
+from diffkit.training.config import TrainConfig
+from diffkit.training.engines import Engine, SingleProcess
 from diffkit.training.metrics import Window, quartile_sums
-from diffkit.training.randomness import Purpose, key, keys, normals
-from diffkit.training.trackers import Tracker
+from diffkit.training.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.trainable import Trainable
+from diffkit.training.trainer import Trainer
 
-NAME = "validation.jsonl"
 _GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, are spread as evenly as can be, however many there are."""
 
@@ -28,89 +29,122 @@ _GOLDEN = (5**0.5 - 1) / 2
 def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 256) -> dict[str, float | None]:
     """Return the means of what training minimizes and measures, over data: each example once, at one level.
 
-    Levels are spread evenly over the examples; they and the noise are the same each time. The network is asked in
-    evaluation mode.
+    Levels are spread evenly over the examples, continuous ones as the system's timestep sampler spreads and weights
+    them; they and the noise are the same each time. The network is asked in evaluation mode.
 
     Args:
-        system: A `diffkit.guidance.NoisyClassifier`, or a system with discrete levels.
+        system: A system, or a `diffkit.guidance.NoisyClassifier`.
         data: What `diffkit.train` takes.
-        seed: Decides the noise.
+        seed: Decides the noise, and what the data draws as it is read.
         batch_size: Examples at a time, >= 1.
     Returns:
         "loss" and metrics, and each by quartile of the levels ("loss_q0" is nearest to clean data).
     Raises:
-        OptionError: Levels are continuous, or there is no network.
+        OptionError: There is no network.
         DataError: The data does not fit.
     """
     found, network = as_data(data), system.backbone
-    if system.parts.timesteps.domain != "discrete" or network is None:
-        raise OptionError("validation needs a network and discrete levels, such as those of timesteps='uniform'")
+    if network is None:
+        raise OptionError("validation needs a network, but the system was composed with backbone=None")
     check_integer("batch_size", batch_size, ge=1)
     training = network.training
     network.eval()
     try:
-        return _means(system, found, seed, batch_size)
+        return _Pass(system, found, None, SingleProcess(system.device), seed).means(batch_size)
     finally:
         network.train(training)
 
 
-def _means(system: Trainable, data: Data, seed: int, batch_size: int) -> dict[str, float | None]:
-    count, device = Classes.of(system.spec()).count, system.device
-    sums, names = torch.zeros((), device=device), list[str]()
-    for start in range(0, len(data), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(data)))
-        batch = data.batch(rows)
-        problem = next(batch_problems(batch, data, count), None)
-        if problem is not None:
-            raise DataError(problem)
-        level = torch.from_numpy(((rows + 0.5) * _GOLDEN % 1 * system.num_steps).astype(np.int64) + 1).to(device)
-        noise = normals(keys(key(seed, Purpose.NOISE), len(rows), device, start), system.data_shape)
-        conditions = {name: value.to(device) for name, value in batch.conditions.items()}
-        x = scaled(batch.images.to(device), bins_of(system))
-        terms = system.loss_terms(None, x, level, noise, decoder_rows=len(rows), **conditions)
-        sums = sums + quartile_sums(terms, level, torch.ones_like(terms["loss"]), system.num_steps)
-        names = list(terms)
-    window = Window()
-    window.add(sums, torch.zeros((), device=device), torch.ones((), device=device))
-    means = window.read(names, len(data))
-    del means["grad_norm"]
-    return means
-
-
-class Validation(Tracker):
-    """Validates what is being trained every so many updates, with the weights of the moment.
-
-    It follows one process, or replicas; a share of a network (strategy "fsdp") cannot be asked.
+class Held:
+    """Data held out of a training, which asks it how well the averaged weights of the moment do.
 
     Args:
-        system: What is given to `diffkit.train`.
-        data: Held out of the training.
-        every: Updates between validations, >= 1; only those that have a line of metrics count, and the last.
-        last: Updates in all.
-        batch_size: Examples at a time.
+        data: What is held out, or None.
+        trainer: In training.
     """
 
-    needs_network = True
+    def __init__(self, data: Data | None, trainer: Trainer):
+        self.data, self.trainer = data, trainer
 
-    def __init__(self, system: Trainable, data: Any, *, every: int, last: int, batch_size: int = 256):
-        self.system, self.data = system, as_data(data)
-        self.every, self.last, self.batch_size = check_integer("every", every, ge=1), last, batch_size
-        self.file: MetricsFile | None = None
+    def due(self, step: int) -> bool:
+        """Return whether a validation belongs to this step; one is always made at the end."""
+        config = self.trainer.config
+        return self.data is not None and (step % config.val_every == 0 or step == config.steps)
 
-    def begin(self, folder: Path, step: int) -> None:
-        """Open the file; lines about later steps are removed."""
-        self.file = MetricsFile(folder, step, NAME)
+    @torch.no_grad()
+    def measure(self) -> dict[str, float | None]:
+        """Return what `validate` does, with "val_" before each name; all processes must ask, and share the work."""
+        assert self.data is not None
+        trainer, config = self.trainer, self.trainer.config
+        each = config.microbatch or config.batch_size
+        with trainer.averaged():
+            done = _Pass(trainer.system, self.data, trainer.sampled, trainer.engine, seed=0)
+            found = done.means(min(config.batch_size, each * trainer.engine.ranks.size))
+        return {f"val_{name}": value for name, value in found.items()}
 
-    def metrics(self, line: Mapping[str, Any]) -> None:
-        """Validate, if it is time to."""
-        step = line["step"]
-        if self.file is not None and (step % self.every == 0 or step == self.last):
-            self.file.write({"step": step, **validate(self.system, self.data, batch_size=self.batch_size)})
 
-    def preview(self, step: int, path: Path) -> None:
-        """Do nothing."""
+def check_held(system: Trainable, spec: Any, data: Data, config: TrainConfig) -> None:
+    """Raise `DataError` unless held-out data is such as the system is trained on."""
+    try:
+        check(system, spec, data, attrs.evolve(config, batch_size=1))
+    except DataError as error:
+        raise DataError(f"val must fit the system as the data does: {error}") from error
 
-    def end(self) -> None:
-        """Close the file."""
-        if self.file is not None:
-            self.file.__exit__()
+
+class _Pass:
+    """One pass over all examples, shared between the processes of an engine.
+
+    Args:
+        system: What is asked.
+        data: Of which examples.
+        model: What stands for its network, or None.
+        engine: Of the processes.
+        seed: Decides the noise.
+    """
+
+    def __init__(self, system: Trainable, data: Data, model: Model | None, engine: Engine, seed: int):
+        self.system, self.data, self.model, self.engine, self.seed = system, data, model, engine, seed
+        self.classes = Classes.of(system.spec()).count
+
+    def means(self, batch_size: int) -> dict[str, float | None]:
+        """Return the means over the data, from so many examples at a time."""
+        device = self.engine.device
+        sums, names = torch.zeros((), device=device), list[str]()
+        for start in range(0, len(self.data), batch_size):
+            size = min(batch_size, len(self.data) - start)
+            level, weight = self._levels(np.arange(start, start + size))
+            terms = self._terms(start, size, level)
+            sums = sums + quartile_sums(terms, level, weight, self.system.num_steps)
+            names = list(terms)
+        window = Window()
+        window.add(sums, torch.zeros((), device=device), torch.ones((), device=device))
+        means = window.read(names, len(self.data))
+        del means["grad_norm"]
+        return means
+
+    def _levels(self, rows: Any) -> tuple[Tensor, Tensor]:
+        """Levels of examples, and their weights, on the device."""
+        spread, system, device = (rows + 0.5) * _GOLDEN % 1, self.system, self.engine.device
+        if system.parts.timesteps.domain == "discrete":
+            level = torch.from_numpy((spread * system.num_steps).astype(np.int64) + 1).to(device)
+            return level, torch.ones(len(rows), device=device)
+        fresh = system.parts.timesteps.init(system.table)
+        level, weight = system.parts.timesteps.sample(fresh, torch.from_numpy(spread), system.num_steps)
+        return level.to(device), weight.to(device)
+
+    def _terms(self, start: int, size: int, level: Tensor) -> dict[str, Tensor]:
+        """Terms of consecutive examples, (size,) each; a process without any asks for one, as shares need all to."""
+        mine = self.engine.rows(size)
+        count = max(mine.stop - mine.start, 1)
+        first = start + mine.start
+        with seeded(key(self.seed, Purpose.VALIDATION, first)):
+            batch = self.data.batch(np.arange(first, first + count))
+        problem = next(batch_problems(batch, self.data, self.classes), None)
+        if problem is not None:
+            raise DataError(problem)
+        device = self.engine.device
+        noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
+        conditions = {name: value.to(device) for name, value in batch.conditions.items()}
+        x, here = scaled(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
+        terms = self.system.loss_terms(self.model, x, here, noise, decoder_rows=count, **conditions)
+        return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)

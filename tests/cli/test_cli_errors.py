@@ -33,6 +33,13 @@ def test_unknown_option(refused: Refused):
     assert refused("list", "--zzz") == "no option '--zzz'; --help lists those there are"
 
 
+@pytest.mark.parametrize("name", ["train", "train-classifier"])
+def test_an_option_of_another_library(refused: Refused, name: str):
+    assert refused(name, "--learning-rate", "1") == "no option '--learning-rate'; that is --lr here"
+    assert refused(name, "--max_grad_norm", "1") == "no option '--max-grad-norm'; that is --grad-clip here"
+    assert "here" not in refused("explain", "--learning-rate", "1")
+
+
 def test_unknown_option_of_a_part(refused: Refused):
     assert refused("explain", "--schedule", "cosine", "--schedule.ss", "1") == (
         "schedule 'cosine' has no option 'ss'; did you mean 's'? (options: s, max_beta)"

@@ -64,6 +64,25 @@ def test_same_seed_same_weights(command: Command, images: Path, tmp_path: Path):
     assert one == two
 
 
+def test_validation(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    out, held = tmp_path / "run", tmp_path / "held.npz"
+    with np.load(images) as found:
+        np.savez(held, found["arr_0"][:3])
+    words = ["train", "--data", images, "--steps", "5", *TINY]
+    found = command(*words, "--out", out, "--val", held, "--val-every", "3")
+    assert found.code == 0, found.err
+    lines = [line for line in read_metrics(out) if "val_loss" in line]
+    assert [line["step"] for line in lines] == [3, 5] and "val_mse" in lines[0]
+    assert f'[val]\nname = "{held}"' in (out / "config.toml").read_text()
+    assert command("train", "--config", out / "config.toml", "--out", tmp_path / "again").code == 0
+    again = [line["val_loss"] for line in read_metrics(tmp_path / "again") if "val_loss" in line]
+    assert again == [line["val_loss"] for line in lines]
+    assert "val_loss" in command("runs", out).out
+    assert command("report", out, "--out", tmp_path / "report.html").code == 0
+    told = refused(*words, "--out", tmp_path / "b", "--val", "digits")
+    assert told.startswith("--val must fit the system as the data does: the data cannot be trained on:")
+
+
 def test_refusals(refused: Refused, images: Path, tmp_path: Path):
     out = tmp_path / "run"
     words = ["--data", images, "--out", out, "--steps", "1", *TINY]

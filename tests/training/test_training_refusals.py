@@ -8,13 +8,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from training_support import DEFAULTS, checkpoints, config, images, point_system, points, system, train
+from training_support import DEFAULTS, checkpoints, config, images, lines, point_system, points, system, train
 
 import diffkit
 from diffkit._errors import CheckpointError, DataError, OptionError, SpecError
 from diffkit.data import from_array
 from diffkit.training import TrainConfig
-from diffkit.training.config import TrainOptions, differences
+from diffkit.training.config import ELSEWHERE, TrainOptions, differences
 from diffkit.training.lock import RunLock
 
 
@@ -141,7 +141,9 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
         ({"lr": float("nan")}, "lr must be finite, got nan"),
         ({"betas": (0.9,)}, "betas must be two numbers, got (0.9,)"),
         ({"betas": (0.9, 1.0)}, "each of betas must be >= 0 and < 1, got 1.0"),
-        ({"ema": 0.999}, "ema must be a list of numbers, got 0.999"),
+        ({"ema": "0.999"}, "ema must be a list of numbers, got '0.999'"),
+        ({"ema": True}, "ema must be a list of numbers, got True"),
+        ({"ema": 1}, "each of ema must be >= 0 and < 1, got 1"),
         ({"ema": (0.9, 0.9)}, "ema must not name a rate twice, got (0.9, 0.9)"),
         ({"ema": (1.0,)}, "each of ema must be >= 0 and < 1, got 1.0"),
         ({"precision": "fp8"}, "precision must be one of 'fp32', 'bf16', 'fp16', got 'fp8'"),
@@ -149,12 +151,37 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
         ({"grad_clip": 0}, "grad_clip must be > 0, got 0.0"),
         ({"keep": 0}, "keep must be >= 1, got 0"),
         ({"anneal": 1}, "anneal must be True or False, got 1"),
-        ({"learning_rate": 1}, "train has no option 'learning_rate'"),
+        ({"lr_schedule": "step"}, "lr_schedule must be one of 'constant', 'linear', 'cosine', 'rsqrt', got 'step'"),
+        (
+            {"lr_schedule": "cosine", "anneal": True},
+            "anneal=True is lr_schedule='linear', not 'cosine'; leave one of",
+        ),
+        ({"lr_schedule": "rsqrt", "anneal_steps": 20}, "anneal_steps=20 is where 'linear' and 'cosine' end, but "),
+        ({"rsqrt_steps": 5}, "rsqrt_steps=5 is of lr_schedule='rsqrt' only; give that, or leave rsqrt_steps out"),
+        (
+            {"lr_schedule": "cosine", "anneal_steps": 3},
+            "anneal_steps=3 would leave no learning rate for the last of 12",
+        ),
+        ({"learning_rate": 1}, "train has no option 'learning_rate'; that is 'lr' here (known: steps, batch_size, "),
         ({"batchsize": 1}, "train has no option 'batchsize'; did you mean 'batch_size'?"),
     ],
 )
 def test_options(options, text, tmp_path):
     refused(tmp_path, OptionError, text, **options)
+
+
+def test_one_rate_needs_no_list(tmp_path):
+    train(tmp_path, steps=1, ema=0.5, ema_power=0.1)
+    kept = json.loads((tmp_path / "config.json").read_text())["train"]
+    assert kept["ema"] == [0.5] and kept["ema_power"] == [0.1]
+    train(tmp_path, steps=2, ema=(0.5,), ema_power=[0.1])
+
+
+def test_names_of_other_libraries_stand_for_options():
+    import attrs
+
+    names = {field.name for field in attrs.fields(TrainConfig)}
+    assert set(ELSEWHERE.values()) <= names and not names & ELSEWHERE.keys()
 
 
 def test_steps_must_be_given(tmp_path):
@@ -174,8 +201,9 @@ def test_keywords_are_the_fields_of_the_configuration():
 
     fields = {field.name: field.type for field in attrs.fields(TrainConfig)}
     assert TrainOptions.__annotations__.keys() == fields.keys()
-    assert {name: str(kind).replace("ForwardRef(", "").rstrip(")").strip("'").split("'")[0]
-            for name, kind in TrainOptions.__annotations__.items()} == fields  # fmt: skip
+    given = {name: str(kind).replace("ForwardRef(", "").rstrip(")").strip("'").split("'")[0]
+             for name, kind in TrainOptions.__annotations__.items()}  # fmt: skip
+    assert given == fields | {name: f"{fields[name]} | float" for name in ("ema", "ema_power")}
     for name in fields:
         assert f"        {name}: " in (TrainConfig.__doc__ or "")
 
@@ -236,6 +264,30 @@ def test_annealing_fixes_the_number_of_steps():
     assert differences(old, config(anneal=True, steps=20)) == ["steps=12, now steps=20"]
     assert differences(old, config(anneal=False)) == ["anneal=True, now anneal=False"]
     assert differences(config(), config(steps=20)) == []
+
+
+def test_what_the_learning_rate_depends_on_is_fixed():
+    old = config(anneal=True)
+    assert differences(old, config(lr_schedule="linear")) == []
+    assert differences(config(), config(lr_schedule="constant", steps=20)) == []
+    assert differences(old, config(lr_schedule="cosine")) == [
+        "lr_schedule=None, now lr_schedule='cosine'",
+        "anneal=True, now anneal=False",
+    ]
+    rsqrt = config(lr_schedule="rsqrt", rsqrt_steps=5)
+    assert differences(rsqrt, config(lr_schedule="rsqrt", rsqrt_steps=5, steps=20)) == []
+    assert differences(rsqrt, config(lr_schedule="rsqrt")) == ["rsqrt_steps=5, now rsqrt_steps=None"]
+
+
+def test_a_run_of_a_version_without_schedules_goes_on(tmp_path):
+    train(tmp_path, steps=2, anneal=True, anneal_steps=4)
+    path = tmp_path / "config.json"
+    kept = json.loads(path.read_text())
+    for name in ("lr_schedule", "rsqrt_steps"):
+        del kept["train"][name]
+    path.write_text(json.dumps(kept))
+    train(tmp_path, steps=4, lr_schedule="linear")
+    assert [line["lr"] for line in lines(tmp_path)] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
 
 
 def test_half_a_launchers_environment_is_refused(tmp_path, monkeypatch):

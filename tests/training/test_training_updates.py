@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from training_support import config, images, lines, point_system, points, system, train
 
@@ -15,6 +18,7 @@ import diffkit
 from diffkit._errors import DivergedError
 from diffkit.data import from_array
 from diffkit.training import TrainConfig
+from diffkit.training.config import SCHEDULES
 from diffkit.training.draws import draw
 from diffkit.training.ema import Ema
 from diffkit.training.engines import SingleProcess
@@ -109,6 +113,30 @@ def test_the_learning_rate_rises_and_falls():
     rates = [TrainConfig(steps=10, lr=1.0, warmup=4, anneal=True).lr_at(step) for step in range(10)]
     assert rates == pytest.approx([0.25, 0.45, 0.6, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     assert {TrainConfig(steps=10).lr_at(step) for step in range(10)} == {1e-4}
+
+
+def rates(steps, at=None, **options):
+    made = TrainConfig(steps=steps, lr=1.0, **options)
+    return [made.lr_at(step) for step in (range(steps) if at is None else at)]
+
+
+def test_every_schedule_of_the_learning_rate():
+    """Values by hand; "rsqrt" as the published edm2 has it: lr / sqrt(max(seen / (t_ref batch_size), 1))."""
+    assert rates(10, lr_schedule="linear") == rates(10, anneal=True) == rates(10, anneal=True, lr_schedule="linear")
+    assert rates(10, lr_schedule="constant") == rates(10) == [1.0] * 10
+    assert rates(4, lr_schedule="cosine") == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
+    assert rates(2, lr_schedule="cosine", anneal_steps=4) == rates(4, lr_schedule="cosine")[:2]
+    found = rates(100, (0, 5, 10, 40, 90), lr_schedule="rsqrt", rsqrt_steps=10)
+    assert found == pytest.approx([1, 1, 1, 1 / 2, 1 / 3])
+    assert rates(10**6, (70_000, 280_000), lr_schedule="rsqrt") == pytest.approx([1, 0.5])
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 30), st.integers(0, 30))
+def test_warm_up_multiplies_any_schedule(schedule, steps, warmup):
+    plain, warm = (rates(steps, lr_schedule=schedule, warmup=w) for w in (0, warmup))
+    assert all(0 < after <= before <= 1 for before, after in pairwise(plain))
+    rising = [min(1, (step + 1) / max(warmup, 1)) for step in range(steps)]
+    assert warm == pytest.approx([a * b for a, b in zip(plain, rising, strict=True)])
 
 
 def test_the_learning_rate_reaches_the_optimizer():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_training_classifier import fit, noisy
-from training_support import content, images, system
+from forks import forked, forking
+from test_training_classifier import Continuous, fit, noisy
+from training_support import content, images, lines, point_system, points, system, train
 
+import diffkit
 from diffkit._errors import DataError, OptionError
-from diffkit.training import Validation, read_metrics, validate
-from diffkit.training.validation import NAME
+from diffkit.files import load_weights
+from diffkit.registry import registry
+from diffkit.training import Tracker, checkpoint, validate
+from diffkit.training.checkpoint import newest_first
 
 
 class Even(torch.nn.Module):
@@ -65,28 +69,146 @@ def test_a_system_is_validated_too():
     assert {"loss", "loss_q0"} < found.keys() and found["loss"] > 0
 
 
-def test_it_changes_nothing_and_goes_on_with_the_run(tmp_path):
-    def followed(out, steps):
-        classifier = noisy()
-        validation = Validation(classifier, images(9), every=2, last=steps, batch_size=4)
-        fit(out, classifier=classifier, steps=steps, track=[validation])
-
-    fit(tmp_path / "plain", steps=7)
-    followed(tmp_path / "whole", 7)
-    assert content(tmp_path / "plain") == content(tmp_path / "whole")
-    followed(tmp_path / "parts", 5)
-    followed(tmp_path / "parts", 7)
-    whole, parts = (read_metrics(tmp_path / name, NAME) for name in ("whole", "parts"))
-    assert [line["step"] for line in whole] == [2, 4, 6, 7]
-    assert [line for line in parts if line["step"] != 5] == whole
+def test_levels_that_are_continuous(monkeypatch):
+    """Spread by the timestep sampler, with its weights, and the same each time."""
+    monkeypatch.setattr(registry("timesteps"), "_here", {})
+    registry("timesteps").register("continuous")(Continuous)
+    composed = point_system(schedule="log_linear", timesteps=Continuous())
+    found = validate(composed, points())
+    assert found["loss"] > 0 and found == validate(composed, points(), batch_size=40)
+    assert validate(composed, points(), seed=1)["loss"] != found["loss"]
 
 
-def test_refusals():
+# ---- while training ----------------------------------------------------------------------------------------------
+
+
+def learned(run):
+    """Lines of metrics about what was learned from, and nothing of what was held out."""
+    found = [{name: value for name, value in line.items() if not name.startswith("val_")} for line in lines(run)]
+    return [line for line in found if "loss" in line]
+
+
+def held(run):
+    """Lines of metrics about what was held out, by step."""
+    return {
+        line["step"]: {name[4:]: value for name, value in line.items() if name.startswith("val_")}
+        for line in lines(run)
+        if "val_loss" in line
+    }
+
+
+def test_the_last_line_is_what_the_saved_system_does(tmp_path):
+    """It has the averaged weights, which the weights of the moment differ from."""
+    train(tmp_path, val=images(9), val_every=4, steps=12, log_every=5, ema=(0.9, 0.5))
+    found = held(tmp_path)
+    assert list(found) == [4, 8, 12]
+    assert found[12] == pytest.approx(validate(diffkit.load(tmp_path), images(9)), rel=1e-6)
+    live = diffkit.load(tmp_path)
+    load_weights(live.backbone, checkpoint.read(next(newest_first(tmp_path / "checkpoints"))).files["model"])
+    assert found[12]["loss"] != pytest.approx(validate(live, images(9))["loss"], rel=1e-3)
+
+
+def test_there_is_a_line_whenever_one_is_due(tmp_path):
+    """Also between those of the training, which stay as they are."""
+    train(tmp_path / "plain", steps=23, log_every=10)
+    train(tmp_path / "held", steps=23, log_every=10, val=images(9), val_every=7)
+    assert [line["step"] for line in lines(tmp_path / "held")] == [7, 10, 14, 20, 21, 23]
+    assert list(held(tmp_path / "held")) == [7, 14, 21, 23]
+    assert learned(tmp_path / "held") == lines(tmp_path / "plain")
+    assert content(tmp_path / "held") == content(tmp_path / "plain")
+
+
+def test_a_run_that_was_interrupted_is_the_same_to_the_bit(tmp_path):
+    options = dict(val=images(9), val_every=2, log_every=3, system=None)
+    train(tmp_path / "whole", steps=11, **options)
+    for steps in (4, 6, 11):
+        train(tmp_path / "parts", steps=steps, workers=steps % 3, **options)
+    parts = {step: found for step, found in held(tmp_path / "parts").items() if step != 11}
+    assert parts == {step: found for step, found in held(tmp_path / "whole").items() if step != 11}
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert [found["step"] for found in lines(tmp_path / "whole")] == [2, 3, 4, 6, 8, 9, 10, 11]
+
+
+def test_lines_depend_on_no_seed_and_no_microbatch(tmp_path):
+    """An untrained system: what differs could only come from the draws."""
+    for name, options in {"a": {}, "b": dict(seed=5, microbatch=2, batch_size=7)}.items():
+        train(tmp_path / name, val=images(9), steps=1, lr=0.0, **options)
+    assert held(tmp_path / "a")[1] == pytest.approx(held(tmp_path / "b")[1], rel=1e-5)
+
+
+def test_data_that_draws_as_it_is_read_is_the_same_each_time(tmp_path):
+    class Drawing(type(images())):
+        def batch(self, indices):
+            found = super().batch(indices)
+            return found._replace(images=torch.randint_like(found.images, 17))
+
+    data = images(9)
+    val = Drawing(data.images, bins=17, labels=data.labels, classes=data.classes)
+    train(tmp_path, val=val, val_every=1, steps=3, lr=0.0)
+    assert len({found["loss"] for found in held(tmp_path).values()}) == 1
+
+
+def test_a_classifier_is_validated_as_well(tmp_path):
+    trained = fit(tmp_path, classifier=noisy(), steps=5, val=images(9), val_every=2, ema=())
+    found = held(tmp_path)
+    assert list(found) == [2, 4, 5] and 0 <= found[5]["acc1"] <= 1
+    assert found[5] == pytest.approx(validate(trained, images(9)), rel=1e-6)
+
+
+def test_trackers_hear_of_it(tmp_path):
+    heard = []
+
+    class Listener(Tracker):
+        def begin(self, folder, step):
+            pass
+
+        def metrics(self, line):
+            heard.append((line["step"], "loss" in line, "val_loss" in line))
+
+        def preview(self, step, path):
+            pass
+
+        def end(self):
+            pass
+
+    train(tmp_path, val=images(9), val_every=2, log_every=3, steps=6, track=[Listener()])
+    assert heard == [(2, False, True), (3, True, False), (4, False, True), (6, True, True)]
+
+
+@forking
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("count", [9, 7])
+def test_processes_share_the_work(tmp_path, strategy, count):
+    """Of 7 examples at 6 at a time the last lot has one, which leaves the first process none."""
+    options = dict(val=images(count), val_every=3, steps=6, batch_size=6, lr=1e-3)
+    train(tmp_path / "one", **options)
+    forked(2, lambda rank: train(tmp_path / "two", seed=rank, strategy=strategy, **options) and None)
+    one, two = held(tmp_path / "one"), held(tmp_path / "two")
+    assert list(one) == list(two) == [3, 6]
+    for step in one:
+        assert two[step] == pytest.approx(one[step], rel=1e-4)
+
+
+def test_refusals(tmp_path):
     with pytest.raises(DataError, match=r"has class \d, but the network has 3 classes"):
         validate(noisy(), images(classes=9))
-    with pytest.raises(OptionError, match="validation needs a network and discrete levels"):
+    with pytest.raises(OptionError, match="validation needs a network, but the system was composed with backbone=None"):
         validate(system(backbone=None), images())
     with pytest.raises(OptionError, match="batch_size must be >= 1, got 0"):
         validate(noisy(), images(), batch_size=0)
-    with pytest.raises(OptionError, match="every must be >= 1, got 0"):
-        Validation(noisy(), images(), every=0, last=1)
+    with pytest.raises(OptionError, match="val_every must be >= 1, got 0"):
+        train(tmp_path / "run", val=images(9), val_every=0)
+    with pytest.raises(DataError, match=r"val must fit the system as the data does: the data cannot be trained on:\n"):
+        train(tmp_path / "run", val=points())
+    with pytest.raises(DataError, match="dict is no data"):
+        train(tmp_path / "run", val={})
+    assert not (tmp_path / "run").exists()
+
+
+@forking
+def test_processes_that_hold_out_other_data_are_refused(tmp_path):
+    def job(rank):
+        with pytest.raises(DataError, match="process 1 reads other data than process 0"):
+            train(tmp_path / "run", seed=rank, val=images(9) if rank else None, batch_size=8)
+
+    forked(2, job)
