@@ -134,7 +134,8 @@ def node_columns(
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
-    take = _continuous_node if parts.schedule.continuous else _nearest_level
+    anywhere = parts.schedule.continuous and parts.mean.between_levels
+    take = _continuous_node if anywhere else _nearest_level
     found = [take(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in wanted.T]
     return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
 
