@@ -29,11 +29,12 @@ def spec_of(system: System) -> dict[str, Any]:
     """Return a system as plain JSON data: format, parts with options and provenance, settings.
 
     Raises:
-        SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it.
+        SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it; or
+            an option is of a kind that JSON does not have.
     """
     parts: dict[str, Any] = {kind: part_spec(kind, getattr(system.parts, kind)) for kind in KINDS if kind != "backbone"}
     parts["backbone"] = _backbone_spec(system)
-    settings = {name: plain(value) for name, value in attrs.asdict(system.settings, recurse=False).items()}
+    settings = written("the system", attrs.asdict(system.settings, recurse=False))
     return {"format": FORMAT, "diffkit": __version__, "parts": parts, "settings": settings}
 
 
@@ -82,7 +83,7 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
     """Return a part as plain JSON data: name, options and provenance.
 
     Raises:
-        SpecError: Its class has no registered name, or its options cannot be told.
+        SpecError: Its class has no registered name, its options cannot be told, or JSON cannot hold one.
     """
     known = registry(kind).provenance(part)
     if known is None:
@@ -97,7 +98,7 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
             f"{kind} {known.name!r} is made by a class with its own __init__, so its options cannot be told; "
             "make it a frozen attrs class"
         )
-    options = {name: plain(getattr(part, name)) for name in names}
+    options = written(f"{kind} {known.name!r}", {name: getattr(part, name) for name in names})
     return {"name": known.name, "options": options, "origin": known.origin, "version": known.version}
 
 
@@ -107,6 +108,32 @@ def _backbone_spec(system: System) -> dict[str, Any] | None:
     if system.backbone is None:
         return None
     return {"name": None, "class": system.parts.names["backbone"]}
+
+
+def written(what: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as JSON has them, with lists for tuples.
+
+    Args:
+        what: Whose they are, for the message.
+        options: Any.
+    Raises:
+        SpecError: JSON cannot hold one of them.
+    """
+    for name, value in options.items():
+        if not fits_json(value):
+            raise SpecError(
+                f"{what} cannot be saved: JSON cannot hold {name}={value!r}; give plain numbers, words or lists"
+            )
+    return {name: plain(value) for name, value in options.items()}
+
+
+def fits_json(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):  # of a kind that JSON does not have; held by itself
+        return False
+    return True
 
 
 def plain(value: Any) -> Any:
