@@ -301,8 +301,11 @@ class System(nn.Module):
             model: The network; None takes the system's own.
             x: Data at level T, (B, C, *S), float32 or float64; anything shorter is computed in float32.
             noise_fn: Called once a step for standard normal noise like x; may be None if the sampler is deterministic.
-            table: The training table by default; see `table_for`.
+            table: The training table by default; one that `table_for` made of some of its levels; or, on a continuous
+                schedule, any table of that schedule, ``parts.schedule.table(40)``, finer ones included.
             sampler, guidance, clip, x_transform, conditions: As in `sample`.
+        Raises:
+            OptionError: The network knows nothing of the table's levels.
         """
         parts = self.parts_for(sampler, guidance)
         program = sampling_program(parts, parts.sampler, table or self.table)
