@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import attrs
@@ -125,11 +125,16 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: f
         for item in value:
             check_number(f"each of {attribute.name}", item, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_tuple_of(_float_if_number))
+    return attrs.field(default=default, validator=check, converter=_tuple_of(_plain_if_number))
 
 
 def _float_if_number(value: Any) -> Any:
     return float(value) if not isinstance(value, bool) and isinstance(value, Real) else value
+
+
+def _plain_if_number(value: Any) -> Any:
+    """A number as Python's int or float, whichever it is."""
+    return int(value) if not isinstance(value, bool) and isinstance(value, Integral) else _float_if_number(value)
 
 
 def _int_if_integer(value: Any) -> Any:
