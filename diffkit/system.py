@@ -107,7 +107,7 @@ class System(nn.Module):
         return spec_of(self)
 
     def save(self, folder: str | Path) -> Path:
-        """Write spec and weights into a folder, from which `diffkit.load` rebuilds the system."""
+        """Write spec and weights into a folder, from which `diffkit.load` rebuilds the system; never into a run's."""
         return save(self, folder)
 
     def extra_repr(self) -> str:
