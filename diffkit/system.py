@@ -25,7 +25,7 @@ from diffkit.denoiser import Denoiser, Guidance, Model, as_float
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
-from diffkit.protocols import Composition, Sampler, State
+from diffkit.protocols import Composition, State
 from diffkit.sampling import Moment, sampling_program
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
@@ -514,9 +514,6 @@ class System(nn.Module):
         if self.backbone is None:
             raise OptionError("this system was composed with backbone=None; pass model= to this call")
         return self.backbone
-
-    def _sampler(self, slot: Slot) -> Sampler:
-        return with_sampler(self.parts, slot).sampler
 
     def _check_draws(self, x_start: Tensor, level: Tensor, noise: Tensor) -> None:
         """Refuse other than one level and one noise for each example, and levels that are not there.
