@@ -9,10 +9,13 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from diffkit._errors import OptionError
 from diffkit.protocols import Composition, Level, MeanParameterization, Scalings, Transition
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
+_SAME_PATH = 1e-6
+"""Scales and times this near are one path's: what is left is the rounding of two formulas."""
 BARE = "bare"
 """Column that marks a level where no step starts, so that no variance is known there."""
 TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
@@ -103,17 +106,60 @@ def scalings(mean: MeanParameterization, table: ProcessTable, rows: np.ndarray |
     return Scalings(*(np.where(levels > 0, c, row0) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
 
 
-def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray:
-    """Row of the training table that each row of a respaced table came from, int64 (T'+1,)."""
-    return np.searchsorted(training.index, table.index)
+def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
+    """Return the mean parameterization's coefficients at levels 0..T of a table in use, float64 (T+1,).
+
+    What the network means is a matter of the training table, so the table's rows must be rows of it, or lie on a path
+    that is known between its levels.
+
+    Raises:
+        OptionError: They are neither.
+    """
+    rows = training_rows(table, parts.table)
+    if rows is not None:
+        return scalings(parts.mean, parts.table, rows)
+    if not (parts.schedule.continuous and parts.mean.between_levels):
+        raise OptionError(
+            f"the table of {table.num_steps} steps has levels that are none of the training table, where nobody knows "
+            "what the network means; make it by System.table_for(steps)"
+        )
+    _check_on_path(parts, table)
+    with np.errstate(all="ignore"):
+        found = parts.mean.scalings(table.at(slice(1, None)), None)
+    return Scalings(*(np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+
+
+def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray | None:
+    """Row of the training table that each row of a respaced table came from, int64 (T'+1,); None if one is of another.
+
+    The time may have been changed.
+    """
+    rows = np.minimum(np.searchsorted(training.index, table.index), training.num_steps)
+    kept = ((training.index, table.index), (training.alpha_bar, table.alpha_bar), (training.scale, table.scale))
+    return rows if all(np.array_equal(of_training[rows], own) for of_training, own in kept) else None
+
+
+def _check_on_path(parts: Composition, table: ProcessTable) -> None:
+    """Refuse scales and times that a continuous schedule does not have at the table's noise levels."""
+    clock = table.log_snr[1:]
+    known = np.isfinite(clock)
+    for name, wanted in zip(("scale", "time"), parts.schedule.level(torch.from_numpy(clock[known])), strict=True):
+        if not np.allclose(getattr(table, name)[1:][known], wanted.numpy(), rtol=_SAME_PATH, atol=_SAME_PATH):
+            raise OptionError(
+                f"the table of {table.num_steps} steps has another {name} than {parts.label('schedule')} at its noise "
+                "levels; make it by System.table_for(steps), or by the schedule's table(num_steps)"
+            )
 
 
 def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
     """Block of `Level` columns for a table in use, (T+1,) each, the variance part's and guidance's behind them.
 
     What the network means is a matter of the training table; what the variance interpolates, of the table in use.
+
+    Raises:
+        OptionError: The network knows nothing of the table's levels.
     """
-    mean = scalings(parts.mean, parts.table, training_rows(table, parts.table))
+    mean = scalings_in_use(parts, table)
     columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
     columns |= parts.var.columns(table)
     for guidance in parts.guidance:
@@ -134,7 +180,8 @@ def node_columns(
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
-    take = _continuous_node if parts.schedule.continuous else _nearest_level
+    anywhere = parts.schedule.continuous and parts.mean.between_levels
+    take = _continuous_node if anywhere else _nearest_level
     found = [take(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in wanted.T]
     return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, DiffkitError, OptionError
 from diffkit.columns import scalings
-from diffkit.decoders import decoder_for
+from diffkit.decoders import Decoder, decoder_for
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
 from diffkit.slots import Slot, resolve
@@ -77,10 +77,10 @@ def compose(
     settings = Settings(
         data_shape=_shape(data_shape),
         num_steps=num_steps,
-        train_spacing=train_spacing,
+        train_spacing=_plain_spacing(train_spacing),
         rescale_time=bool(rescale_time),
         clip_x_start=decoder.bounded if clip_x_start is None else bool(clip_x_start),
-        bins=dict(bins) if isinstance(bins, Mapping) else bins,
+        bins=_plain_bins(bins, decoder),
         time_argument=time_argument,
     )
     parts = Composition(
@@ -107,6 +107,21 @@ def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(data_shape, tuple | list) or not data_shape:
         raise OptionError(f"data_shape must be (channels, *sizes), such as (3, 64, 64), got {data_shape!r}")
     return tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
+
+
+def _plain_spacing(spacing: Spacing) -> Spacing:
+    """A spacing that JSON can hold: Python's integers for NumPy's, a list for an array or a range."""
+    if spacing is None or isinstance(spacing, str):
+        return spacing
+    found: int | list[int] = np.asarray(spacing).tolist()
+    return found
+
+
+def _plain_bins(bins: int | Mapping[str, Any] | None, decoder: Decoder) -> int | dict[str, Any] | None:
+    """What the decoder made of bins, which JSON can hold: the same options that were given."""
+    if isinstance(bins, Mapping):
+        return {name: getattr(decoder, name) for name in bins}
+    return None if bins is None else int(bins)
 
 
 def _training_table(schedule: Any, settings: Settings) -> ProcessTable:

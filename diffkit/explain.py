@@ -27,7 +27,7 @@ from diffkit.protocols import Composition
 from diffkit.registry import KINDS, LOCAL, option_names, registry
 from diffkit.saving import from_spec, read_spec
 from diffkit.slots import Slot, resolve
-from diffkit.spacing import Spacing
+from diffkit.spacing import Spacing, remark_on_start
 from diffkit.spec import SPEC
 from diffkit.system import System
 from diffkit.table import F64, ProcessTable
@@ -283,12 +283,8 @@ def _remarks(system: System, recipe: Any, grid: tuple[int, ...]) -> Iterable[str
             f"an error of the network is enlarged {gain[worst]:.3g} times in x_start at level "
             f"{table.index[worst + 1]}, and x_start is not clipped; mean='v' or mean='x_start' would not enlarge it"
         )
-    if table.num_steps > 1 and grid[-1] != table.index[-1]:
-        yield (
-            f"sampling starts at level {grid[-1]}, not {table.index[-1]}, from pure noise, although that level still "
-            f"has alpha_bar = {table.alpha_bar[np.searchsorted(table.index, grid[-1])]:.3g}; a 'trailing' spacing "
-            "ends at T"
-        )
+    if remark := remark_on_start(table, grid[-1]):
+        yield remark
 
 
 def _remarks_on_levels(table: ProcessTable) -> Iterable[str]:

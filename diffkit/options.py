@@ -4,7 +4,8 @@
     class Cosine(NoiseSchedule):
         s: float = number(0.008, ge=0)
 
-A bool is never taken for a number, nor 1.7 for an integer; an integer is a valid float.
+A bool is never taken for a number, nor 1.7 for an integer; an integer is a valid float. NumPy's numbers become
+Python's, so that what a part holds can be written as JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import attrs
@@ -26,16 +28,16 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 }
 
 
-def _in_bounds(name: str, value: float, bounds: dict[str, float]) -> None:
+def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
     if all(_BOUNDS[key][1](value, limit) for key, limit in bounds.items()):
         return
     wanted = " and ".join(f"{_BOUNDS[key][0]} {limit:g}" for key, limit in bounds.items())
     raise OptionError(f"{name} must be {wanted}, got {value!r}")
 
 
-def check_number(name: str, value: object, **bounds: float) -> float:
+def check_number(name: str, value: Any, **bounds: float) -> float:
     """Return ``value`` as a float, or raise `OptionError`; bounds are ge, gt, le, lt."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value):
         raise OptionError(f"{name} must be finite, got {value!r}")
@@ -45,11 +47,11 @@ def check_number(name: str, value: object, **bounds: float) -> float:
 
 def check_integer(name: str, value: object, **bounds: float) -> int:
     """Return ``value`` as an int, or raise `OptionError`; bounds are ge, gt, le, lt."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    number = _int_if_integer(value)
+    if isinstance(number, bool) or not isinstance(number, int):
         raise OptionError(f"{name} must be an integer, got {value!r}")
-    number = operator.index(value)
     _in_bounds(name, number, bounds)
-    return int(number)
+    return number
 
 
 def number(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
@@ -65,7 +67,7 @@ def number(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: fl
         if not (optional and value is None):
             check_number(attribute.name, value, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_float_if_int)
+    return attrs.field(default=default, validator=check, converter=_float_if_number)
 
 
 def integer(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
@@ -75,7 +77,7 @@ def integer(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: f
         if not (optional and value is None):
             check_integer(attribute.name, value, **bounds)
 
-    return attrs.field(default=default, validator=check)
+    return attrs.field(default=default, validator=check, converter=_int_if_integer)
 
 
 def flag(default: bool) -> Any:
@@ -109,7 +111,7 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: 
         for item in value:
             check_integer(f"each of {attribute.name}", item, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_tuple_if_list)
+    return attrs.field(default=default, validator=check, converter=_tuple_of(_int_if_integer))
 
 
 def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
@@ -123,17 +125,40 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
         for item in value:
             check_number(f"each of {attribute.name}", item, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_tuple_if_number if single else _tuple_if_list)
+    convert = _tuple_of(_plain_if_number)
+    return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
 
 
-def _float_if_int(value: object) -> object:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _float_if_number(value: Any) -> Any:
+    return float(value) if not isinstance(value, bool) and isinstance(value, Real) else value
 
 
-def _tuple_if_list(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+def _plain_if_number(value: Any) -> Any:
+    """A number as Python's int or float, whichever it is."""
+    return int(value) if not isinstance(value, bool) and isinstance(value, Integral) else _float_if_number(value)
 
 
-def _tuple_if_number(value: object) -> object:
-    one = isinstance(value, int | float) and not isinstance(value, bool)
-    return (value,) if one else _tuple_if_list(value)
+def _int_if_integer(value: Any) -> Any:
+    """A whole number of any type as Python's; what is none, and a bool, as it is."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        return value
+
+
+def _tuple_of(convert: Callable[[Any], Any]) -> Callable[[object], object]:
+    def converted(value: object) -> object:
+        return tuple(convert(item) for item in value) if isinstance(value, list | tuple) else value
+
+    return converted
+
+
+def _listed(convert: Callable[[object], object]) -> Callable[[object], object]:
+    """The same conversion, of one number as a list of it."""
+
+    def converted(value: Any) -> object:
+        return convert((value,) if not isinstance(value, bool) and isinstance(value, Real) else value)
+
+    return converted

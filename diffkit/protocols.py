@@ -197,7 +197,12 @@ class NoiseSchedule(Part, Protocol):
 
 
 class MeanParameterization(Part, Protocol):
-    """What the network predicts, as three coefficients."""
+    """What the network predicts, as three coefficients.
+
+    `between_levels` is False where it means something at the levels of the training table only.
+    """
+
+    between_levels: ClassVar[bool] = True
 
     @abstractmethod
     def scalings(self, at: Coefs, prev: Coefs | None) -> Scalings:
@@ -205,7 +210,7 @@ class MeanParameterization(Part, Protocol):
 
         Args:
             at: alpha, sigma, log_snr at levels 1..T, float64 arrays (T,), or float64 tensors (B,).
-            prev: The same one level down; None where levels are continuous.
+            prev: The same one level down; None between levels, which is asked only if `between_levels`.
         """
 
 
@@ -283,9 +288,10 @@ class Sampler(Part, Protocol):
     def nodes(self, steps: Steps) -> F64 | None:
         """Return log_snr of further evaluations within each step, (n, m) float64, or None if there are none.
 
-        On a continuous schedule the network is asked exactly there; on a discrete one, at the nearest level of the
-        training table strictly between the step's ends, or, for a node on the far side of t, beyond t (at t itself if
-        there is none). t itself may be asked for, whatever its log_snr. `plan` is given what was taken.
+        On a continuous schedule the network is asked exactly there; on a discrete one, or with a mean that knows levels
+        only, at the nearest level of the training table strictly between the step's ends, or, for a node on the far
+        side of t, beyond t (at t itself if there is none). t itself may be asked for, whatever its log_snr. `plan` is
+        given what was taken.
         """
         return None
 
@@ -352,6 +358,7 @@ PROTOCOLS: dict[str, type[Any]] = {
 
 _ATTRIBUTE_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     "continuous": bool,
+    "between_levels": bool,
     "extra_outputs": int,
     "needs": (frozenset, set),
     "domain": str,

@@ -14,7 +14,7 @@ import attrs
 from torch import Tensor
 
 from diffkit import __version__
-from diffkit._errors import CheckpointError, SpecError
+from diffkit._errors import CheckpointError, OptionError, SpecError
 from diffkit.files import digest, storable, write_atomically
 from diffkit.registry import KINDS, option_names, registry
 
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SPEC, WEIGHTS = "spec.json", "model.safetensors"
+CONFIG = "config.json"
+"""Beside the two in a training run, and nowhere else: how it is trained."""
 
 
 def spec_of(system: System) -> dict[str, Any]:
     """Return a system as plain JSON data: format, parts with options and provenance, settings.
 
     Raises:
-        SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it.
+        SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it; or
+            an option is of a kind that JSON does not have.
     """
     parts: dict[str, Any] = {kind: part_spec(kind, getattr(system.parts, kind)) for kind in KINDS if kind != "backbone"}
     parts["backbone"] = _backbone_spec(system)
-    settings = {name: plain(value) for name, value in attrs.asdict(system.settings, recurse=False).items()}
+    settings = written("the system", attrs.asdict(system.settings, recurse=False))
     return {"format": FORMAT, "diffkit": __version__, "parts": parts, "settings": settings}
 
 
@@ -47,32 +50,44 @@ def save(system: System, folder: str | Path) -> Path:
         The folder.
     Raises:
         SpecError: A part cannot be named in a spec.
+        OptionError: The folder holds a training run.
         CheckpointError: The folder cannot be written.
     """
     weights = {} if system.backbone is None else system.backbone.state_dict()
     return write(spec_of(system), weights, folder)
 
 
-def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | Path) -> Path:
+def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | Path, *, renews: bool = False) -> Path:
     """Write a spec and the weights that belong to it, as `save` does.
 
     Args:
         spec: What they are of; a record of the weights is added to it.
         weights: A state dict.
         folder: Made if it is not there.
+        renews: A training run writes its own folder anew, for the same spec: that is written first and knows the
+            weights' digest of before and of now, so at whatever moment this is cut short, what is there can be loaded.
     Returns:
         The folder.
     Raises:
+        OptionError: The folder holds a training run, and this is not the run that writes.
         CheckpointError: The folder cannot be written.
     """
     from safetensors.torch import save as to_bytes
 
-    folder, content = Path(folder), to_bytes(storable(weights))
-    spec = {**spec, "weights": {"file": WEIGHTS, **digest(content)}}
+    folder = Path(folder)
+    if (folder / CONFIG).exists() and not renews:
+        raise OptionError(
+            f"folder {str(folder)!r} holds a training run, whose result would be lost; save into another folder"
+        )
+    content = to_bytes(storable(weights))
+    record: dict[str, Any] = {"file": WEIGHTS, **digest(content)}
+    if renews and (folder / WEIGHTS).exists():
+        record["before"] = digest((folder / WEIGHTS).read_bytes())
+    files = [(WEIGHTS, content), (SPEC, (json.dumps({**spec, "weights": record}, indent=2) + "\n").encode())]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS, content)
-        write_atomically(folder / SPEC, (json.dumps(spec, indent=2) + "\n").encode())
+        for name, whole in reversed(files) if renews else files:
+            write_atomically(folder / name, whole)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
     return folder
@@ -82,7 +97,7 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
     """Return a part as plain JSON data: name, options and provenance.
 
     Raises:
-        SpecError: Its class has no registered name, or its options cannot be told.
+        SpecError: Its class has no registered name, its options cannot be told, or JSON cannot hold one.
     """
     known = registry(kind).provenance(part)
     if known is None:
@@ -97,7 +112,7 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
             f"{kind} {known.name!r} is made by a class with its own __init__, so its options cannot be told; "
             "make it a frozen attrs class"
         )
-    options = {name: plain(getattr(part, name)) for name in names}
+    options = written(f"{kind} {known.name!r}", {name: getattr(part, name) for name in names})
     return {"name": known.name, "options": options, "origin": known.origin, "version": known.version}
 
 
@@ -107,6 +122,32 @@ def _backbone_spec(system: System) -> dict[str, Any] | None:
     if system.backbone is None:
         return None
     return {"name": None, "class": system.parts.names["backbone"]}
+
+
+def written(what: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as JSON has them, with lists for tuples.
+
+    Args:
+        what: Whose they are, for the message.
+        options: Any.
+    Raises:
+        SpecError: JSON cannot hold one of them.
+    """
+    for name, value in options.items():
+        if not fits_json(value):
+            raise SpecError(
+                f"{what} cannot be saved: JSON cannot hold {name}={value!r}; give plain numbers, words or lists"
+            )
+    return {name: plain(value) for name, value in options.items()}
+
+
+def fits_json(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):  # of a kind that JSON does not have; held by itself
+        return False
+    return True
 
 
 def plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ from diffkit.denoiser import Denoiser, Guidance, Model, as_float
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
-from diffkit.protocols import Composition, Sampler, State
+from diffkit.protocols import Composition, State
 from diffkit.sampling import Moment, sampling_program
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
@@ -108,7 +108,7 @@ class System(nn.Module):
         return spec_of(self)
 
     def save(self, folder: str | Path) -> Path:
-        """Write spec and weights into a folder, from which `diffkit.load` rebuilds the system."""
+        """Write spec and weights into a folder, from which `diffkit.load` rebuilds the system; never into a run's."""
         return save(self, folder)
 
     def extra_repr(self) -> str:
@@ -309,8 +309,11 @@ class System(nn.Module):
             model: The network; None takes the system's own.
             x: Data at level T, (B, C, *S), float32 or float64; anything shorter is computed in float32.
             noise_fn: Called once a step for standard normal noise like x; may be None if the sampler is deterministic.
-            table: The training table by default; see `table_for`.
+            table: The training table by default; one that `table_for` made of some of its levels; or, on a continuous
+                schedule, any table of that schedule, ``parts.schedule.table(40)``, finer ones included.
             sampler, guidance, clip, x_transform, conditions: As in `sample`.
+        Raises:
+            OptionError: The network knows nothing of the table's levels.
         """
         parts = self.parts_for(sampler, guidance)
         program = sampling_program(parts, parts.sampler, table or self.table)
@@ -524,9 +527,6 @@ class System(nn.Module):
         if self.backbone is None:
             raise OptionError("this system was composed with backbone=None; pass model= to this call")
         return self.backbone
-
-    def _sampler(self, slot: Slot) -> Sampler:
-        return with_sampler(self.parts, slot).sampler
 
     def _check_draws(self, x_start: Tensor, level: Tensor, noise: Tensor) -> None:
         """Refuse other than one level and one noise for each example, and levels that are not there.

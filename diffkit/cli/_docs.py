@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from functools import cache
 from pathlib import Path
 
 _ENTRY = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")
@@ -17,15 +16,6 @@ def module_docstring(path: Path) -> str:
         return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     except (OSError, SyntaxError, ValueError):
         return ""
-
-
-@cache
-def function_docstring(path: Path, name: str) -> str:
-    """Docstring of a top-level function of a Python file, or an empty string."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return ast.get_docstring(node) or ""
-    return ""
 
 
 def summary(docstring: str | None) -> str:

@@ -15,8 +15,6 @@ from diffkit.registry import canonical
 
 if TYPE_CHECKING:
     from diffkit.cli._takes import Given
-    from diffkit.spacing import Spacing
-    from diffkit.system import System
 
 MOST = 10_000
 """Variants of a picture at most: they are all in memory, and in one overview."""
@@ -58,12 +56,7 @@ class Drawing:
 
 
 STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
-"""Words for the default of `spacing`."""
-
-
-def spacing(steps: Spacing, system: System) -> Spacing:
-    """Return the levels that inversion visits: those asked for, or 50, or all if there are fewer."""
-    return min(50, system.num_steps) if steps is None else steps
+"""Words for the default of `diffkit.tasks.invert`."""
 
 
 def steered(given: Given) -> dict[str, Any]:

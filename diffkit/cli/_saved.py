@@ -87,16 +87,15 @@ def load(folder: Path, device: str | None) -> Saved:
     """
     import diffkit
     from diffkit.cli._device import device as find_device
+    from diffkit.training.checks import Classes
 
     system = diffkit.load(folder, device=find_device(device))
     if system.backbone is None:
         raise OptionError(f"{folder} is a system without a network; train one, or use it in Python, with model=")
-    backbone = system.spec()["parts"]["backbone"] or {}
-    options = backbone.get("options", {})
-    count = options.get("num_classes")
+    known = Classes.of(system.spec())
     facts = _facts_of_data(folder)
     classes, low_res = (tuple(facts.get(name) or ()) or None for name in ("classes", "low_res"))
-    return Saved(system, count, count if options.get("null_class") else None, classes, low_res)
+    return Saved(system, known.count, known.null, classes, low_res)
 
 
 def class_names(folder: Path) -> tuple[str, ...] | None:

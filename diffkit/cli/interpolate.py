@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
-from diffkit.cli._drawing import MOST, STEPS, spacing, steered
+from diffkit.cli._drawing import MOST, STEPS, steered
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._takes import Given, Takes
 
@@ -70,7 +70,7 @@ def run(given: Given) -> None:
         first,
         second,
         options.n,
-        steps=spacing(options.steps, saved.system),
+        steps=options.steps,
         batch_size=options.batch_size,
         **how,
         **one,

@@ -11,7 +11,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
-from diffkit.cli._drawing import STEPS, spacing, steered
+from diffkit.cli._drawing import STEPS, steered
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
 
@@ -60,7 +60,7 @@ def run(given: Given) -> None:
     saved = _tasks.load(options.run, options.device, given.parts.get("guidance"))
     pictures = _tasks.read_pictures(options.pictures, saved.system.data_shape)
     conditions = _tasks.conditions_for(saved, options.classes, len(pictures.images))
-    found = invert(saved.system, pictures.images, steps=spacing(options.steps, saved.system), **how, **conditions)
+    found = invert(saved.system, pictures.images, steps=options.steps, **how, **conditions)
     back, errors = found.reconstruction.cpu(), found.error.cpu()
     shown = [torch.stack(pair) for pair in zip(pictures.images, back, strict=True)]
     lines = _tasks.write(options.out, list(zip(pictures.names, back[:, None], strict=True)), shown)

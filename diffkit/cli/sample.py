@@ -9,6 +9,7 @@ A system trained with --low-res enlarges the pictures of --low-res, in their ord
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,17 +102,20 @@ def run(given: Given) -> None:
     _check(options)
     from diffkit.cli._device import computing_in
     from diffkit.ranks import ranks
+    from diffkit.spacing import SEEN, remark_on_start
 
     with ranks() as among:
         saved = _load(options)
         _check_shape(options, saved)
         _check_compile(options, saved)
         sampling = planned(saved, options, given.parts)
-        sampling.call(sampling.batches[0])
+        table = sampling.call(sampling.batches[0]).table
         folder = _folder(sampling, options, among)
         among.first(lambda: folder.check(options.overwrite))
         if among.rank == 0:
             print(f"writing to {options.out}/", flush=True)
+            if remark := remark_on_start(saved.system.table, int(table.index[-1]), SEEN):
+                print(f"note: {remark}", file=sys.stderr, flush=True)
         with computing_in(options.precision, saved.system.device):
             _work(sampling, folder, options, among)
 

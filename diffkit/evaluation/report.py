@@ -25,6 +25,7 @@ from diffkit.saving import load, read_spec
 from diffkit.spacing import Spacing
 from diffkit.spec import SPEC
 from diffkit.system import System
+from diffkit.training.checks import Classes
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -125,8 +126,7 @@ class _Run:
     @property
     def class_names(self) -> Sequence[str]:
         """What the classes are called; none without classes."""
-        options = (self.spec["parts"].get("backbone") or {}).get("options", {})
-        count = options.get("num_classes") or 0
+        count = Classes.of(self.spec).count or 0
         return self.config.get("data", {}).get("classes") or [str(i) for i in range(count)]
 
     @property
@@ -137,21 +137,21 @@ class _Run:
 
     def conditions(self, n: int) -> dict[str, Any]:
         """A class for each of n samples, in turn; nothing without classes."""
-        options = (self.spec["parts"].get("backbone") or {}).get("options", {})
-        count = options.get("num_classes")
+        count = Classes.of(self.spec).count
         return {} if not count else {"y": [i % count for i in range(n)]}
 
     def checkpoints(self) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
         """Yield step and weights for sampling of each kept checkpoint, oldest first; damaged ones are left out."""
         from diffkit.training import checkpoint
+        from diffkit.training.ema import ema_label
 
         rates = self.config.get("train", {}).get("ema") or []
+        name = ema_label(rates[0]) if rates else "model"
         for path in reversed(list(checkpoint.newest_first(self.folder / "checkpoints"))):
             try:
-                kept = checkpoint.read(path)
+                kept = checkpoint.read(path, only={"model", name})
             except DiffkitError:
                 continue
-            name = f"ema_{rates[0]}" if rates else "model"
             if name in kept.files:
                 yield kept.step, {**kept.files["model"], **kept.files[name]}
 

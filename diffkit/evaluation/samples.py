@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from diffkit._errors import DataError
 from diffkit.data import from_array, source_for
@@ -100,11 +99,3 @@ def values_of(system: System) -> int | None:
     """Return how many values the data of a system takes; None if it is continuous."""
     bins = system.settings.bins
     return bins if bins is None or isinstance(bins, int) else int(bins["bins"])
-
-
-def pixels_of(data: Data, count: int) -> torch.Tensor:
-    """Return the first examples as uint8, (N, C, H, W), for people to look at."""
-    images = data.batch(np.arange(min(count, len(data)), dtype=np.int64)).images
-    if images.is_floating_point():
-        return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return (images.double() * (255 / ((data.bins or 256) - 1))).round().to(torch.uint8)

@@ -15,7 +15,7 @@ from diffkit.denoiser import Model
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
-from diffkit.spec import FORMAT, part_spec, plain, write
+from diffkit.spec import FORMAT, part_spec, write, written
 from diffkit.system import System
 from diffkit.table import ProcessTable
 
@@ -120,11 +120,11 @@ class NoisyClassifier(nn.Module):
         return {
             "format": FORMAT,
             "diffkit": __version__,
-            "classifier": own if self.recipe is None else {k: plain(v) for k, v in attrs.asdict(self.recipe).items()},
+            "classifier": own if self.recipe is None else written("the network", attrs.asdict(self.recipe)),
             "data_shape": list(self.data_shape),
             "num_classes": self.num_classes,
             "parts": {kind: part_spec(kind, getattr(self.parts, kind)) for kind in ("schedule", "timesteps")},
-            "settings": {name: plain(settings[name]) for name in kept} | {"noised": self.noised},
+            "settings": written("the system", {name: settings[name] for name in kept}) | {"noised": self.noised},
         }
 
     def save(self, folder: str | Path) -> Path:

@@ -6,11 +6,13 @@ error of x_start, so ``weight c_out^2 |F - F*|^2`` is right whatever the network
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffkit.gaussian import mean_flat, squared_error, vlb_bits
 from diffkit.options import number
+from diffkit.protocols import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +50,29 @@ def weighted_square(at: LossInputs, weight: Tensor, vb_weight: float) -> Mapping
     """The same for a squared error of x_start times ``weight``, (B,1..)."""
     scale = (weight * at.level.c_out.square()).flatten()
     return weighted(at, scale * mean_flat(squared_error(at.out, at.target)), vb_weight)
+
+
+class WeightedSquare(Loss):
+    """A squared error of x_start with a weight at any log_snr: all of a loss but its weight and its options."""
+
+    vb_weight: float
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Steps and a learned variance, if the bound takes part."""
+        return needs_of(self.vb_weight)
+
+    @abstractmethod
+    def weight(self, log_snr: Tensor) -> Tensor:
+        """Return the weight of a squared error of x_start at any log_snr."""
+
+    def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
+        """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
+        return weighted_square(at, self.weight(at.level.log_snr), self.vb_weight)
+
+    def problems(self, composition: Composition) -> Iterable[str]:
+        """Say that a learned variance would stay untrained."""
+        return unused_variance(composition, self.vb_weight)
 
 
 def unused_variance(composition: Composition, vb_weight: float) -> Iterable[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from diffkit.losses._weighting import bound_option, needs_of, unused_variance, weighted_square
+from diffkit.losses._weighting import WeightedSquare, bound_option
 from diffkit.options import number
-from diffkit.protocols import Composition, Loss, LossInputs
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 @registry("loss").register("p2")
 @frozen
-class P2(Loss):
+class P2(WeightedSquare):
     """Squared error of eps weighted by ``1 / (k + snr)^gamma``; of x_start, by ``snr / (k + snr)^gamma``.
 
     Attributes:
@@ -32,20 +30,7 @@ class P2(Loss):
     k: float = number(1.0, gt=0)
     vb_weight: float = bound_option()
 
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Steps and a learned variance, if the bound takes part."""
-        return needs_of(self.vb_weight)
-
     def weight(self, log_snr: Tensor) -> Tensor:
         """Return the weight of a squared error of x_start at any log_snr."""
         snr = log_snr.exp()
         return snr * (self.k + snr) ** -self.gamma
-
-    def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
-        """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
-        return weighted_square(at, self.weight(at.level.log_snr), self.vb_weight)
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        return unused_variance(composition, self.vb_weight)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from diffkit.losses._weighting import bound_option, needs_of, unused_variance, weighted_square
+from diffkit.losses._weighting import WeightedSquare, bound_option, weighted_square
 from diffkit.options import choice, number
-from diffkit.protocols import Composition, Loss, LossInputs
+from diffkit.protocols import Composition, LossInputs
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @registry("loss").register("sigmoid")
 @frozen
-class Sigmoid(Loss):
+class Sigmoid(WeightedSquare):
     """``1/2 sigmoid(bias - log_snr) (-dlog_snr/dt) |eps - eps*|^2``; of x_start, times snr.
 
     With the derivative, levels count by the log-SNR they cover, so the schedule only sets how often each is drawn. A
@@ -38,11 +38,6 @@ class Sigmoid(Loss):
     bias: float = number(2.0)
     measure: str = choice("log_snr", ("log_snr", "level"))
     vb_weight: float = bound_option()
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Steps and a learned variance, if the bound takes part."""
-        return needs_of(self.vb_weight)
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return -dlog_snr/dt of the training table."""
@@ -61,7 +56,7 @@ class Sigmoid(Loss):
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that a learned variance would stay untrained, or that levels have no neighbours."""
-        yield from unused_variance(composition, self.vb_weight)
+        yield from super().problems(composition)
         if self.measure == "log_snr" and composition.timesteps.domain != "discrete":
             yield (
                 f"{composition.label('loss')} counts levels by the log_snr they cover, but "

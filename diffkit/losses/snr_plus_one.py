@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from diffkit.losses._weighting import bound_option, needs_of, unused_variance, weighted_square
-from diffkit.protocols import Composition, Loss, LossInputs
+from diffkit.losses._weighting import WeightedSquare, bound_option
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 @registry("loss").register("snr_plus_one")
 @frozen
-class SNRPlusOne(Loss):
+class SNRPlusOne(WeightedSquare):
     """Squared error of x_start weighted by ``snr + 1``, that of eps by ``1 + 1 / snr``.
 
     The sum of the errors of x_start and eps; on a variance-preserving path, the error of v.
@@ -29,19 +27,6 @@ class SNRPlusOne(Loss):
 
     vb_weight: float = bound_option()
 
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Steps and a learned variance, if the bound takes part."""
-        return needs_of(self.vb_weight)
-
     def weight(self, log_snr: Tensor) -> Tensor:
         """Return the weight of a squared error of x_start at any log_snr."""
         return log_snr.exp() + 1
-
-    def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
-        """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
-        return weighted_square(at, self.weight(at.level.log_snr), self.vb_weight)
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        return unused_variance(composition, self.vb_weight)

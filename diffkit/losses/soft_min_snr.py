@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from diffkit.losses._weighting import bound_option, needs_of, unused_variance, weighted_square
+from diffkit.losses._weighting import WeightedSquare, bound_option
 from diffkit.options import number
-from diffkit.protocols import Composition, Loss, LossInputs
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 @registry("loss").register("soft_min_snr")
 @frozen
-class SoftMinSNR(Loss):
+class SoftMinSNR(WeightedSquare):
     """Squared error of x_start weighted by ``snr gamma / (snr + gamma)``.
 
     Attributes:
@@ -31,19 +29,6 @@ class SoftMinSNR(Loss):
     gamma: float = number(4.0, gt=0)
     vb_weight: float = bound_option()
 
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Steps and a learned variance, if the bound takes part."""
-        return needs_of(self.vb_weight)
-
     def weight(self, log_snr: Tensor) -> Tensor:
         """Return the weight of a squared error of x_start at any log_snr."""
         return self.gamma * (log_snr - math.log(self.gamma)).sigmoid()
-
-    def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
-        """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
-        return weighted_square(at, self.weight(at.level.log_snr), self.vb_weight)
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        return unused_variance(composition, self.vb_weight)

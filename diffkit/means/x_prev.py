@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from attrs import frozen
 
@@ -23,9 +24,11 @@ class XPrev(MeanParameterization):
     it stays the mean one level down in training.
     """
 
+    between_levels: ClassVar[bool] = False
+
     def scalings(self, at: Coefs, prev: Coefs | None) -> Scalings:
         """Return (-coef_x_t/coef_x_start, 1/coef_x_start, 1) of the posterior one level down."""
-        assert prev is not None, "composition refuses x_prev where levels are continuous"
+        assert prev is not None, "asked between levels, where between_levels is False"
         posterior = Steps(at, prev).posterior()
         c_out = 1 / posterior.coef_x_start
         return Scalings(-posterior.coef_x_t * c_out, c_out, at.sigma**0)

@@ -27,6 +27,18 @@ That of Heun's method is above 26 there, where the exact integral is below 1.
 """
 
 
+def straight_plan(steps: Steps) -> dict[str, F64]:
+    """Columns of `straight_step`: coefficients of x_t and of x_start."""
+    x, x_start = straight(*steps)
+    return {"x": x, "x_start": x_start}
+
+
+def straight_step(denoise: Denoise, x: Tensor, row: StepRow) -> Tensor:
+    """The step that holds the estimate, of x_start or of eps alike: one evaluation, order 1."""
+    c, x_start = row.coef, denoise(x, row.t).x_start
+    return (c["x"] * x).addcmul_(c["x_start"], x_start)
+
+
 def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
     """Where a node lies between t and s in lambda, and 1 over it; both 0 where it is too near to t to tell a slope."""
     r = position(node, steps)
@@ -50,6 +62,12 @@ def midpoint_plan(steps: Steps, change: F64) -> dict[str, F64]:
     """Columns of `midpoint_step`: the straight steps to s and to the node, and ``change`` for the difference there."""
     (x, x_start), (node_x, node_x_start) = straight(*steps), straight(steps.t, steps.nodes[0])
     return {"x": x, "x_start": x_start, "node_x": node_x, "node_x_start": node_x_start, "change": change}
+
+
+def midpoint_plan_in_noise(steps: Steps) -> dict[str, F64]:
+    """Columns of `midpoint_step` for a line through two estimates of eps."""
+    node = steps.nodes[0]
+    return midpoint_plan(steps, noise_to_data(steps, node, inverse_position(node, steps)[1] / 2))
 
 
 def midpoint_step(denoise: Denoise, x: Tensor, row: StepRow, last: bool, estimate: Tensor | None = None) -> Tensor:

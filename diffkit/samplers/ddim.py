@@ -11,6 +11,8 @@ from attrs import frozen
 from diffkit.options import number
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
+from diffkit.samplers._singlestep import straight_step
+from diffkit.samplers._stochastic import fresh_std
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +45,7 @@ class DDIM(Sampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start and, if stochastic, of the noise."""
         t, s = steps
-        std = self.eta * s.sigma * np.sqrt(-np.expm1(t.log_snr - s.log_snr)) if self.stochastic else 0.0
+        std = fresh_std(steps, self.eta) if self.stochastic else np.zeros_like(s.sigma)
         keep = np.sqrt(np.maximum(s.sigma**2 - std**2, 0)) / t.sigma
         plan = {"x": keep, "x_start": s.alpha - keep * t.alpha}
         return plan | {"noise": std} if self.stochastic else plan
@@ -52,6 +54,5 @@ class DDIM(Sampler):
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
         """Return x one level down; the state is empty."""
-        c, x_start = row.coef, denoise(x, row.t).x_start
-        y = (c["x"] * x).addcmul_(c["x_start"], x_start)
-        return (y if noise is None else y.addcmul_(c["noise"], noise)), state
+        y = straight_step(denoise, x, row)
+        return (y if noise is None else y.addcmul_(row.coef["noise"], noise)), state

@@ -10,7 +10,7 @@ from attrs import frozen
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.samplers._coefficients import within
-from diffkit.samplers._singlestep import inverse_position, midpoint_plan, midpoint_step, noise_to_data
+from diffkit.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +39,7 @@ class DPM2(Sampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of both stages."""
-        node = steps.nodes[0]
-        return midpoint_plan(steps, noise_to_data(steps, node, inverse_position(node, steps)[1] / 2))
+        return midpoint_plan_in_noise(steps)
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool

@@ -11,7 +11,7 @@ from diffkit.options import number
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.samplers._coefficients import within
-from diffkit.samplers._singlestep import inverse_position, midpoint_plan, midpoint_step, noise_to_data
+from diffkit.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
 from diffkit.samplers._stochastic import fresh_std, noise_column, variance_option, with_noise, without_noise
 from diffkit.table import Steps
 
@@ -57,8 +57,7 @@ class DPM2Ancestral(Sampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of both stages and, if stochastic, of the noise."""
-        part, node = self._without_noise(steps), steps.nodes[0]
-        plan = midpoint_plan(part, noise_to_data(part, node, inverse_position(node, part)[1] / 2))
+        plan = midpoint_plan_in_noise(self._without_noise(steps))
         return plan | noise_column(fresh_std(steps, self.eta), steps, self.variance) if self.stochastic else plan
 
     def step(

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
-from diffkit.samplers._coefficients import straight
+from diffkit.samplers._singlestep import straight_plan, straight_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,12 +31,10 @@ class DPMSolver1(Sampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t and of x_start."""
-        x, x_start = straight(*steps)
-        return {"x": x, "x_start": x_start}
+        return straight_plan(steps)
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
         """Return x one level down; the state is empty."""
-        c, x_start = row.coef, denoise(x, row.t).x_start
-        return (c["x"] * x).addcmul_(c["x_start"], x_start), state
+        return straight_step(denoise, x, row), state

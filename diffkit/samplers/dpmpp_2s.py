@@ -1,4 +1,4 @@
-"""DPM-Solver++(2S): second order from two evaluations a step, optionally with fresh noise."""
+"""DPM-Solver++(2S): second order from two evaluations a step, in x_start."""
 
 from __future__ import annotations
 

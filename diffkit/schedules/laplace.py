@@ -43,4 +43,4 @@ class Laplace(NoiseSchedule):
         """Return scale 1 and time at any log_snr."""
         away = (log_snr - self.mean) / self.width
         tail = 0.5 * (-away.abs()).exp()
-        return log_snr * 0 + 1, 1000 * (1 - tail).where(away < 0, tail)
+        return log_snr.new_ones(log_snr.shape), 1000 * (1 - tail).where(away < 0, tail)

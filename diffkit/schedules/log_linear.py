@@ -52,5 +52,5 @@ class LogLinear(NoiseSchedule):
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale and time at any log_snr."""
-        scale = (1 + (-log_snr).exp()).sqrt() if self.path == "ve" else log_snr * 0 + 1
+        scale = (1 + (-log_snr).exp()).sqrt() if self.path == "ve" else log_snr.new_ones(log_snr.shape)
         return scale, 1000 * (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)

@@ -57,7 +57,7 @@ class ShiftedCosine(NoiseSchedule):
         """Return scale 1 and time at any log_snr."""
         first, last = self._angles()
         angle = (-(log_snr - self._shift()) / 2).exp().atan()
-        return log_snr * 0 + 1, 1000 * (angle - first) / (last - first)
+        return log_snr.new_ones(log_snr.shape), 1000 * (angle - first) / (last - first)
 
     def _angles(self) -> tuple[float, float]:
         return math.atan(math.exp(-self.log_snr_max / 2)), math.atan(math.exp(-self.log_snr_min / 2))

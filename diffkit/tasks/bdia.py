@@ -33,6 +33,7 @@ from diffkit.spacing import Spacing
 from diffkit.system import Steered, System
 from diffkit.table import F64, ProcessTable
 from diffkit.tasks._images import images_for
+from diffkit.tasks.inversion import steps_or_default
 
 
 @frozen(eq=False)
@@ -54,7 +55,7 @@ def exact_encode(
     image: Tensor,
     *,
     gamma: float = 1.0,
-    steps: Spacing = 50,
+    steps: Spacing = None,
     guidance: Steered = None,
     clip: bool | None = None,
     model: Model | None = None,
@@ -67,7 +68,7 @@ def exact_encode(
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
         gamma: In (0, 1]; 1 keeps rounding errors as small as they are, less multiplies them by 1 / gamma a step.
-        steps: At least two levels; as in `System.sample`.
+        steps: At least two levels; as in `diffkit.tasks.invert`.
         guidance, clip, model, progress, conditions: As in `diffkit.tasks.invert`. The image may be float64, and so may
             the network.
     """
@@ -81,7 +82,7 @@ def exact_decode(
     code: ExactCode | Tensor,
     *,
     gamma: float = 1.0,
-    steps: Spacing = 50,
+    steps: Spacing = None,
     guidance: Steered = None,
     clip: bool | None = None,
     model: Model | None = None,
@@ -123,6 +124,7 @@ class _Walk:
         conditions: Any,
     ) -> _Walk:
         gamma = check_number("gamma", gamma, gt=0, le=1)
+        steps = steps_or_default(system, steps)
         call = system.prepare(len(x), steps=steps, guidance=guidance, clip=clip, model=model, **conditions)
         if call.table.num_steps < 2:
             raise OptionError("an exactly invertible walk needs at least 2 steps, got 1")

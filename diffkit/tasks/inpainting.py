@@ -99,9 +99,11 @@ def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
     Raises:
         OptionError: There are too few levels for a single jump.
     """
+    if resample > 1 and num_steps == 1:
+        raise OptionError(f"resample={resample} goes back over levels, which 1 step does not leave; use resample=1")
     if resample > 1 and jump >= num_steps:
         raise OptionError(
-            f"jump={jump} does not fit {num_steps} steps; use jump={max(num_steps // 2, 1)} or less, or resample=1"
+            f"jump={jump} does not fit {num_steps} steps; use jump={num_steps // 2} or less, or resample=1"
         )
     left = dict.fromkeys(range(0, num_steps - jump, jump), resample - 1)
     moves, level = [], num_steps

@@ -16,7 +16,7 @@ from diffkit.slots import Slot
 from diffkit.spacing import Spacing
 from diffkit.system import Steered, System
 from diffkit.tasks._images import images_for
-from diffkit.tasks.inversion import SAMPLER
+from diffkit.tasks.inversion import SAMPLER, steps_or_default
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def interpolate(
     second: Tensor,
     weights: int | Sequence[float] = 7,
     *,
-    steps: Spacing = 50,
+    steps: Spacing = None,
     sampler: Slot = SAMPLER,
     guidance: Steered = None,
     batch_size: int | None = None,
@@ -53,7 +53,7 @@ def interpolate(
     if len(ends) != 2:
         raise OptionError(f"first and second must be one image each, got {len(ends)} in all")
     how: dict[str, Any] = dict(
-        steps=steps,
+        steps=steps_or_default(system, steps),
         sampler=sampler,
         guidance=guidance,
         clip=clip,

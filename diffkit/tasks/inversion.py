@@ -20,6 +20,15 @@ SAMPLER = "heun"
 data, where DDIM has 2e-2 to 5e-2."""
 
 
+STEPS = 50
+"""Levels that are visited unless others are asked for, where there are as many."""
+
+
+def steps_or_default(system: System, steps: Spacing) -> Spacing:
+    """Return what was asked for; for None, 50 levels, or all if there are fewer."""
+    return min(STEPS, system.num_steps) if steps is None else steps
+
+
 @frozen(eq=False)
 class Inversion:
     """Noise, and what the same sampler makes of it.
@@ -44,7 +53,7 @@ def invert(
     system: System,
     image: Tensor,
     *,
-    steps: Spacing = 50,
+    steps: Spacing = None,
     sampler: Slot = SAMPLER,
     guidance: Steered = None,
     clip: bool | None = None,
@@ -58,7 +67,8 @@ def invert(
     Args:
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
-        steps, sampler, guidance, model, compile, progress, conditions: As in `System.sample`; the sampler is to be
+        steps: As in `System.sample`, but 50 levels by default, or all if there are fewer.
+        sampler, guidance, model, compile, progress, conditions: As in `System.sample`; the sampler is to be
             deterministic.
         clip: Clip estimates of x_start; as composed by default. Where there is hardly any signal, dividing by alpha
             enlarges the error of a trained 'eps' network a hundredfold, and clipping both ways is what takes it back.
@@ -68,7 +78,7 @@ def invert(
     """
     image = images_for(system, "image", image)
     how: dict[str, Any] = dict(
-        steps=steps,
+        steps=steps_or_default(system, steps),
         sampler=sampler,
         guidance=guidance,
         clip=clip,
@@ -86,7 +96,7 @@ def reconstruct(
     system: System,
     image: Tensor,
     *,
-    steps: Spacing = 50,
+    steps: Spacing = None,
     sampler: Slot = SAMPLER,
     guidance: Steered = None,
     clip: bool | None = None,

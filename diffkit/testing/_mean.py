@@ -11,7 +11,7 @@ import torch
 from diffkit._errors import CompositionError
 from diffkit.protocols import MeanParameterization, Scalings
 from diffkit.table import Coefs, ProcessTable
-from diffkit.testing._check import NotApplicableError, Where, check, visiting
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, ContinuousLevels, Path, compose, target_of
@@ -112,6 +112,35 @@ def each_level_on_its_own(mean: MeanParameterization) -> None:
             require_same(some, kept, "arguments unchanged", where, cause="an in-place operation such as /=")
             for name, a, b in zip(NAMES, found, whole, strict=True):
                 require_close(a, b[rows], 1e-12, name, where, cause="something that depends on other levels")
+
+
+@check("mean")
+def between_levels_as_declared(mean: MeanParameterization) -> None:
+    """With no level below it gives the same, or it declares between_levels = False and refuses continuous levels.
+
+    Usually: coefficients made of the level below; declare between_levels = False, and say so in problems().
+    """
+    if not mean.between_levels:
+        _requires_refusal_of_continuous_levels(mean)
+        return
+    for table, where in _tables(mean):
+        at, prev = table.at(slice(1, None)), table.at(slice(None, -1))
+        with np.errstate(all="ignore"):
+            wanted = mean.scalings(at, prev)
+            try:
+                found = mean.scalings(at, None)
+            except Exception as error:
+                expected = "coefficients with prev=None"
+                raise LawError(expected, f"{type(error).__name__}: {error}", where) from error
+        for name, a, b in zip(NAMES, found, wanted, strict=True):
+            require_close(a, b, 1e-12, name, where, level_of=lambda i: i + 1)
+
+
+def _requires_refusal_of_continuous_levels(mean: MeanParameterization) -> None:
+    for path in _claimed(mean):
+        parts = compose(path, 20, timesteps=ContinuousLevels(), loss="simple", sampler="ancestral").parts
+        problems = list(mean.problems(attrs.evolve(parts, mean=mean)))
+        require(bool(problems), "a sentence in problems() where levels are continuous", "none", Where(path.label))
 
 
 @check("mean")

@@ -64,11 +64,10 @@ class Adaptive(TimestepSampler):
 
     def probabilities(self, state: Running) -> Tensor:
         """Return p(t) of levels 1..T, (T,) float64."""
-        started = (1 - self.decay ** state.seen.double()).clamp(
-            min=1e-300
-        )  # what the mean has yet to gain from its start at 0
+        # The mean starts at 0: it has come this share of the way.
+        started = (1 - self.decay ** state.seen.double()).clamp(min=1e-300)
         size = (state.mean / started)[state.bin_of]
-        uniform = size * 0 + 1 / len(size)
+        uniform = size.new_full(size.shape, 1 / len(size))
         share = size / size.sum().clamp(min=1e-300)  # all losses zero: fall back to the uniform part alone
         mixed = (1 - self.uniform_prob) * share + self.uniform_prob * uniform
         warm = (state.seen >= self.warmup).all()
@@ -85,7 +84,7 @@ class Adaptive(TimestepSampler):
         same = (i[:, None] == i[None, :]) & valid[None, :]
         later = same.triu(1).sum(1)
         share = (1 - self.decay) * self.decay ** later.double()
-        added = (share * losses.double()).where(valid, share * 0)
-        count = (state.seen * 0).scatter_add(0, i, valid.long())
+        added = (share * losses.double()).where(valid, 0)
+        count = state.seen.new_zeros(state.seen.shape).scatter_add(0, i, valid.long())
         kept = state.mean * self.decay ** count.double()
         return Running(kept.scatter_add(0, i, added), state.seen + count, state.bin_of)

@@ -30,4 +30,4 @@ class Antithetic(TimestepSampler):
         mirrored = len(u) // 2
         own = (u[: len(u) - mirrored] * num_steps).long().clamp(max=num_steps - 1) + 1
         t = torch.cat([own, num_steps + 1 - own[:mirrored]])
-        return t, t.float() ** 0
+        return t, t.float().new_ones(t.shape)

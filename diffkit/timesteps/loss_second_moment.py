@@ -53,7 +53,7 @@ class LossSecondMoment(TimestepSampler):
     def probabilities(self, state: History) -> Tensor:
         """Return p(t) of levels 1..T, (T,) float64."""
         size = state.values.square().mean(1).sqrt()
-        uniform = size * 0 + 1 / len(size)
+        uniform = size.new_full(size.shape, 1 / len(size))
         share = size / size.sum().clamp(min=1e-300)  # all losses zero: fall back to the uniform part alone
         mixed = (1 - self.uniform_prob) * share + self.uniform_prob * uniform
         warm = (state.seen >= self.history).all()
@@ -77,7 +77,7 @@ class LossSecondMoment(TimestepSampler):
         earlier, total = same.tril(-1).sum(1), same.sum(1)
         kept = valid & (earlier >= total - history)
         # Slot T * history is a bin for what is not kept: shapes stay fixed whatever the values are.
-        slot = (i * history + (state.seen[i] + earlier) % history).where(kept, i * 0 + num_steps * history)
+        slot = (i * history + (state.seen[i] + earlier) % history).where(kept, num_steps * history)
         padded = state.values.new_zeros(num_steps * history + 1)
         padded[:-1] = state.values.flatten()
         values = padded.scatter(0, slot, losses.to(padded.dtype))[:-1].view(num_steps, history)

@@ -31,4 +31,4 @@ class Stratified(TimestepSampler):
         place = torch.arange(len(u), device=u.device, dtype=u.dtype) / max(len(u), 1)
         shifted = (u[:1] + place) % 1
         t = (shifted * num_steps).long().clamp(max=num_steps - 1) + 1
-        return t, t.float() ** 0
+        return t, t.float().new_ones(t.shape)

@@ -24,4 +24,4 @@ class Uniform(TimestepSampler):
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
         """Return levels (B,) int64 and weights of one (B,) float32."""
         t = (u * num_steps).long() + 1
-        return t, t.float() ** 0
+        return t, t.float().new_ones(t.shape)

@@ -10,6 +10,7 @@ from attrs import frozen
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data
 from diffkit.decoders import Binned
+from diffkit.spec import fits_json
 from diffkit.training.config import TrainConfig
 from diffkit.training.trainable import Trainable
 
@@ -64,7 +65,7 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
         ask = _classifier_problems if classes.told else _label_problems
         problems = [*ask(classes, data, config, some)]
         problems += [] if classes.told else _low_res_problems(system, some)
-        problems = problems or list(batch_problems(some, data, classes.count))
+        problems = problems or [*batch_problems(some, data, classes.count), *_description_problems(data)]
     if problems:
         raise DataError("\n  ".join(["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
 
@@ -91,6 +92,15 @@ def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterat
         yield f"previews are of images, but the data has shape {tuple(data.shape)}; leave preview_every out"
     if config.flip > 0 and len(data.shape) < 3:
         yield f"flip={config.flip:g} mirrors images, but the data has shape {tuple(data.shape)}; leave flip at 0"
+
+
+def _description_problems(data: Data) -> Iterator[str]:
+    for name, value in data.describe().items():
+        if not fits_json(value):
+            yield (
+                f"the data describes itself by {name}={value!r}, which JSON cannot hold; let it be plain numbers, "
+                "words or lists"
+            )
 
 
 def _label_problems(classes: Classes, data: Data, config: TrainConfig, example: Batch) -> Iterator[str]:

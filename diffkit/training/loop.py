@@ -17,6 +17,7 @@ from diffkit import __version__
 from diffkit._errors import DataError, DivergedError, OptionError
 from diffkit.data.base import Batch, Data, as_data
 from diffkit.ranks import Ranks
+from diffkit.spec import write
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
@@ -315,7 +316,7 @@ class _Training(Generic[T]):
         files = self.engine.share(self.trainer.files())
         checkpoint.write(self.checkpoints, step, files, self._facts(), self.ranks)
         weights = self.trainer.sampling_weights(keep=self.writes)
-        self.ranks.first(lambda: run.write_model(self.folder, self.spec, weights))
+        self.ranks.first(lambda: write(self.spec, weights, self.folder, renews=True))
         self.ranks.first(lambda: checkpoint.prune(self.checkpoints, config.keep, config.keep_every))
 
     def _facts(self) -> dict[str, Any]:

@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from torch import Tensor
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError
 from diffkit.data.base import Data, description
-from diffkit.files import digest, storable, write_atomically
-from diffkit.spec import SPEC, WEIGHTS
+from diffkit.files import write_atomically
+from diffkit.spec import CONFIG, SPEC
 from diffkit.training.config import TrainConfig, differences
 from diffkit.training.lock import NAME as LOCK
 
-CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 RECIPE = "config.toml"
 FORMAT = 1
@@ -102,25 +100,6 @@ def identity(data: Data) -> dict[str, Any]:
 def write_facts(folder: Path, config: TrainConfig, data: Data) -> None:
     """Write config.json."""
     _write_json(folder / CONFIG, facts(config, data))
-
-
-def write_model(folder: Path, spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write the system as `diffkit.load` reads it.
-
-    The spec is written first, and knows the weights' digest of before and of now: at whatever moment this is cut
-    short, what lies in the folder can be loaded.
-    """
-    from safetensors.torch import save as to_bytes
-
-    content = to_bytes(storable(weights))
-    record = {"file": WEIGHTS, **digest(content)}
-    if (folder / WEIGHTS).exists():
-        record["before"] = digest((folder / WEIGHTS).read_bytes())
-    try:
-        _write_json(folder / SPEC, {**spec, "weights": record})
-        write_atomically(folder / WEIGHTS, content)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
 
 
 def reader(spec: Mapping[str, Any]) -> str:

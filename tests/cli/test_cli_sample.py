@@ -39,6 +39,13 @@ def test_files_of_a_class_conditional_system(command: Command, saved: Path, tmp_
     assert np.array_equal(images[:, None, :, :, 0], pixels(expected, 256))
 
 
+@pytest.mark.parametrize(("steps", "said"), [("leading4", True), ("trailing4", False)])
+def test_a_start_below_the_last_level_is_said(command: Command, saved: Path, tmp_path: Path, steps: str, said: bool):
+    found = command("sample", saved, "-n", 1, "--steps", steps, "--out", tmp_path / "out", "--format", "npz")
+    assert found.code == 0
+    assert ("note: sampling starts at level" in found.err) == said
+
+
 def test_options_reach_the_sampler(command: Command, saved: Path, tmp_path: Path):
     words = ["--format", "npz", "--sampler", "ddim", "--sampler.eta", "0.5", "--seed", "7", "--steps", "trailing4"]
     for batch_size in (1, 3):

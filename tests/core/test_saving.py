@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from attrs import frozen
@@ -12,6 +14,7 @@ from networks import Tiny
 
 import diffkit
 from diffkit._errors import CheckpointError, SpecError
+from diffkit.protocols import Sampler
 from diffkit.registry import registry
 from diffkit.samplers.ddim import DDIM
 from diffkit.saving import from_spec, load
@@ -67,6 +70,55 @@ def test_saving_again_replaces_whole_files(folder):
     make().save(folder)
     assert sorted(p.name for p in folder.iterdir()) == before == ["model.safetensors", "spec.json"]
     load(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (dict(train_spacing=np.arange(2, 21, 2)), list(range(2, 21, 2))),
+        (dict(train_spacing=range(1, 30, 5)), [1, 6, 11, 16, 21, 26]),
+        (dict(train_spacing=(3, np.int64(9))), [3, 9]),
+        (dict(train_spacing=np.int64(5)), 5),
+        (dict(bins=np.int64(17)), 17),
+        (dict(bins={"bins": np.int32(17), "floor": np.float32(0)}), {"bins": 17, "floor": 0.0}),
+    ],
+)
+def test_numbers_of_numpy_are_saved_as_plain_ones(tmp_path, given, kept):
+    system = make(**given)
+    settings = json.loads(json.dumps(system.spec()))["settings"]
+    assert [settings[name] for name in given] == [kept]
+    assert load(system.save(tmp_path)).table == system.table
+
+
+def test_options_of_numpy_are_saved_as_plain_ones():
+    parts = dict(
+        loss=("hybrid", {"vb_weight": np.float32(0.5), "scale_by_steps": False}),
+        timesteps=("loss_second_moment", {"history": np.int64(3)}),
+        backbone=("mlp", {"hidden": np.int32(16), "depth": np.uint8(1)}),
+    )
+    system = make(**parts, num_steps=np.int64(30), data_shape=(np.int64(1), 4, 4))
+    spec = json.loads(json.dumps(system.spec()))
+    assert from_spec(spec).spec() == system.spec()
+    assert spec["parts"]["timesteps"]["options"]["history"] == 3
+
+
+def test_an_option_that_json_cannot_hold_is_named():
+    @registry("sampler").register("odd_option")
+    @frozen
+    class OddOption(Sampler):
+        order: ClassVar[int] = 1
+        ways: object = np.int64(5)
+
+        def plan(self, table):
+            return {}
+
+        def step(self, denoise, x, state, row, noise, last):
+            return x, state
+
+    system = make(sampler="odd_option")
+    text = "sampler 'odd_option' cannot be saved: JSON cannot hold ways=np.int64(5); give plain numbers, words or lists"
+    with pytest.raises(SpecError, match=re.escape(text)):
+        system.spec()
 
 
 def test_a_network_of_your_own_is_asked_for(tmp_path):

@@ -282,6 +282,51 @@ def test_there_is_one_level_and_one_noise_for_each_example(system, x):
         system.loss_terms(None, x, torch.full((5,), 3), noise[:1])
 
 
+EXPLODING = ("log_linear", {"path": "ve", "log_snr_max": 12.0, "log_snr_min": -8.0})
+
+
+def at_one_point(x, time):
+    """The noise in x where data is 0.7, on the path of EXPLODING."""
+    sigma = (-(12.0 - time.double() / 1000 * 20.0) / 2).exp()
+    return (x - 0.7) / sigma.view(-1, 1)
+
+
+@pytest.mark.parametrize("steps", [1, 9, 18, 40])
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_any_table_of_a_continuous_schedule_samples(steps, sampler):
+    """A coarser or finer one: what the network means there was taken from rows of the training table."""
+    system = diffkit.compose(schedule=EXPLODING, backbone=None, data_shape=(1,), num_steps=18, bins=None)
+    x = 55 * torch.randn(4, 1, dtype=torch.float64)
+    seen = []
+
+    def model(x, time):
+        seen.append(at_one_point(x, time))
+        return seen[-1]
+
+    found = system.sample_from(model, x, None, system.parts.schedule.table(steps), sampler=sampler)
+    torch.testing.assert_close(found, torch.full_like(x, 0.7), rtol=0, atol=1e-5)
+    assert len(seen) >= steps and all((noise - seen[0]).abs().max() < 1e-5 for noise in seen)
+
+
+def test_a_table_that_the_network_does_not_know_is_refused():
+    settings = dict(backbone=None, data_shape=(1,), num_steps=18, bins=None)
+    x = torch.zeros(1, 1)
+    for parts in (dict(schedule="cosine"), dict(schedule="log_linear", mean="x_prev")):
+        system = diffkit.compose(**settings | parts)
+        for steps in (9, 40):
+            text = f"the table of {steps} steps has levels that are none of the training table"
+            with pytest.raises(OptionError, match=re.escape(text) + ".*make it by System.table_for"):
+                system.sample_from(at_one_point, x, None, system.parts.schedule.table(steps), sampler="ddim")
+    system = diffkit.compose(**settings, schedule=EXPLODING)
+    for table, name in (
+        (diffkit.ProcessTable.from_sigmas([0.1, 1.0, 10.0]), "time"),
+        (system.parts.schedule.table(9).with_time(range(10)), "time"),
+        (diffkit.ProcessTable.from_betas([0.1, 0.5]), "scale"),
+    ):
+        with pytest.raises(OptionError, match=f"has another {name} than schedule 'log_linear' at its noise levels"):
+            system.sample_from(at_one_point, x, None, table, sampler="ddim")
+
+
 def test_half_precision_data_meets_tables_in_float32(x):
     """A table in float16 has 11 bits, which at 4,000 levels is not one for each."""
     system = make(learned=True, num_steps=400)

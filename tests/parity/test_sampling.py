@@ -45,7 +45,7 @@ def test_one_step(process, name, mean, var, suffix):
 def one_step(system, stored, sampler, name, model, clip, **conditions):
     """One step at a different level for every row."""
     x, t, noise = (torch.from_numpy(stored[n]) for n in ("x", "t", "noise"))
-    chosen = system._sampler(sampler)
+    chosen = system.parts_for(sampler).sampler
     if name == "ddim_reverse":
         program, rows = encoding_program(system.parts, chosen, system.table, past_end=True), t
     else:

@@ -27,6 +27,7 @@ from solver_support import (
 )
 
 from diffkit.protocols import NoiseSchedule, Prediction
+from diffkit.testing import network_of
 
 
 def label(value):
@@ -167,6 +168,25 @@ def test_nodes_between_the_levels_of_a_discrete_schedule(sampler):
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-12)
     sections = system.table_for("3,10,5")
     assert torch.isfinite(run(sampling_program(system.parts, part(sampler), sections), MIXTURE, x)).all()
+
+
+BETWEEN = ["churn", "dpm2", "dpm2_ancestral", "dpm_solver_2", "dpm_solver_3", "dpmpp_2s"]
+
+
+@pytest.mark.parametrize("sampler", BETWEEN)
+@pytest.mark.parametrize("schedule", ["log_linear", "laplace", "shifted_cosine"])
+def test_a_mean_of_levels_is_asked_at_levels_of_a_continuous_schedule_too(schedule, sampler):
+    system = system_on(schedule, 30, mean="x_prev")
+    exact = network_of(GAUSSIAN, system)
+    asked = []
+
+    def model(x, time):
+        asked.append(time[0])
+        return exact(x, time)
+
+    samples = system.sample(3, steps=5, sampler=sampler, model=model, seed=0, progress=False)
+    assert torch.isfinite(samples).all()
+    assert np.isin(torch.stack(asked).numpy(), system.table.time[1:].astype(np.float32)).all()
 
 
 def test_third_order_with_one_level_inside_a_step_is_second_order():

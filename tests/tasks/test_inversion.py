@@ -186,3 +186,16 @@ def test_wrong_use_of_interpolation(arguments, text):
     given = {"first": torch.zeros(1, 2), "second": torch.ones(1, 2), "model": Rough(), "progress": False} | arguments
     with pytest.raises(OptionError, match=re.escape(text)):
         interpolate(system_for((1, 2)), **given)
+
+
+def test_fewer_levels_than_the_default_are_all_visited():
+    system = system_for((1, 2), num_steps=20)
+    model, x = network_of(bimodal((1, 2)), system), bimodal_data(4, (1, 2))
+    how = dict(model=model, progress=False)
+    whole = invert(system, x, steps=20, **how)
+    torch.testing.assert_close(invert(system, x, **how).latent, whole.latent)
+    torch.testing.assert_close(reconstruct(system, x, **how), whole.reconstruction)
+    torch.testing.assert_close(exact_decode(system, exact_encode(system, x, **how), **how), x)
+    assert interpolate(system, x[0], x[1], 3, **how).shape == (3, 1, 2)
+    with pytest.raises(OptionError, match="steps must be <= 20"):
+        invert(system, x, steps=50, **how)

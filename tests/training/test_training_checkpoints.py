@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_support import checkpoints, content, lines, train
+from training_support import checkpoints, content, lines, system, train
 
 import diffkit
-from diffkit._errors import CheckpointError, SpecError
+from diffkit._errors import CheckpointError, OptionError, SpecError
+from diffkit.spec import write
 from diffkit.training import checkpoint
-from diffkit.training.run import write_model
 
 
 @pytest.fixture(scope="module")
@@ -265,14 +265,14 @@ def test_the_runs_system_can_be_loaded_whenever_its_saving_stops(run, tmp_path, 
     counted = Path(shutil.copytree(run, tmp_path / "counted"))
     with monkeypatch.context() as patched:
         faults = Faults(patched, None, None)
-        write_model(counted, spec, weights)
+        write(spec, weights, counted, renews=True)
     for at in range(faults.calls):
         folder = Path(shutil.copytree(run, tmp_path / f"at{at}"))
         with monkeypatch.context() as patched, pytest.raises((Stop, CheckpointError)):
             Faults(patched, at, Stop())
-            write_model(folder, spec, weights)
+            write(spec, weights, folder, renews=True)
         diffkit.load(folder)
-        write_model(folder, spec, weights)
+        write(spec, weights, folder, renews=True)
         assert torch.equal(next(iter(diffkit.load(folder).parameters())), next(iter(weights.values())))
 
 
@@ -298,3 +298,15 @@ def test_a_flipped_byte_in_the_runs_system_is_found(run):
         diffkit.load(run)
     train(run, steps=13)
     diffkit.load(run)
+
+
+def test_saving_into_a_run_is_refused(tmp_path):
+    """It replaced the averaged model, and the run could not go on."""
+    run = tmp_path / "run"
+    trained = train(run, steps=2)
+    kept = (run / "model.safetensors").read_bytes()
+    for save in (system(1).save, trained.save):
+        with pytest.raises(OptionError, match="holds a training run, whose result would be lost; save into another"):
+            save(run)
+    assert (run / "model.safetensors").read_bytes() == kept
+    train(run, steps=4)

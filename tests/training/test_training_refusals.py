@@ -13,6 +13,7 @@ from training_support import DEFAULTS, checkpoints, config, images, lines, point
 import diffkit
 from diffkit._errors import CheckpointError, DataError, OptionError, SpecError
 from diffkit.data import from_array
+from diffkit.losses.hybrid import Hybrid
 from diffkit.training import TrainConfig
 from diffkit.training.config import ELSEWHERE, TrainOptions, differences
 from diffkit.training.lock import RunLock
@@ -47,6 +48,25 @@ def test_data_that_does_not_fit_the_system(tmp_path):
     continuous = from_array(np.zeros((30, 1, 4, 4)))
     refused(tmp_path, DataError, "the data has continuous values (bins=None), the system was composed for 17 bins",
             data=continuous)  # fmt: skip
+
+
+def test_what_cannot_be_written_is_said_before_the_first_save(tmp_path):
+    data = images()
+    data.source = np.int64(7)
+    refused(tmp_path, DataError, "the data describes itself by source=np.int64(7), which JSON cannot hold", data=data)
+    loss = Hybrid()
+    object.__setattr__(loss, "vb_weight", np.float32(1))
+    refused(tmp_path, SpecError, "loss 'hybrid' cannot be saved: JSON cannot hold vb_weight=np.float32(1.0)",
+            system=system(loss=loss))  # fmt: skip
+
+
+def test_numbers_of_numpy_train_and_resume(tmp_path):
+    options = dict(
+        steps=np.int64(2), batch_size=np.int32(5), lr=np.float32(0.01), betas=(np.float32(0.5), 0), ema=[0.5]
+    )
+    first = train(tmp_path, **options)
+    again = train(tmp_path, **options)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
 def test_bins_given_as_options_of_the_decoder(tmp_path):

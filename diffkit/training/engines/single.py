@@ -48,7 +48,7 @@ class SingleProcess(Engine):
         return torch.optim.AdamW(
             [p for p in network.parameters() if p.requires_grad],
             lr=config.lr,
-            betas=(config.betas[0], config.betas[1]),
+            betas=(float(config.betas[0]), float(config.betas[1])),
             weight_decay=config.weight_decay,
             fused=True,
         )

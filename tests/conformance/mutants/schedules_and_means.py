@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from diffkit._errors import OptionError
 from diffkit.means.eps import Eps
 from diffkit.means.v import V
+from diffkit.means.x_prev import XPrev
 from diffkit.options import number
 from diffkit.protocols import MeanParameterization, NoiseSchedule, Scalings
 from diffkit.table import ProcessTable, Steps
@@ -219,6 +220,18 @@ class PrevNotRefused(MeanParameterization):
         return Scalings(-posterior.coef_x_t / posterior.coef_x_start, 1 / posterior.coef_x_start, at.sigma**0)
 
 
+@frozen
+class PrevNotDeclared(XPrev):
+    between_levels: ClassVar[bool] = True
+
+
+@frozen
+class LevelsOnlyNotRefused(V):
+    """Says that it is known at levels only, and takes continuous ones."""
+
+    between_levels: ClassVar[bool] = False
+
+
 def _schedule(broken, caught_by, found_at=""):
     return Mutant("schedule", broken, Exploding(), caught_by, found_at)
 
@@ -248,5 +261,7 @@ MUTANTS = [
     _mean(ChangesItsArgument(), "each_level_on_its_own", Eps()),
     _mean(VanishingOutput(), "claims_a_path", Eps()),
     _mean(SkipTooLarge(), "decodes_its_target", Eps()),
+    _mean(PrevNotDeclared(), "between_levels_as_declared", XPrev(), "prev=None"),
+    _mean(LevelsOnlyNotRefused(), "between_levels_as_declared", V(), "problems()"),
     _mean(PrevNotRefused(), "tensors_agree_with_arrays", Eps()),
 ]
