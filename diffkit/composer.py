@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -206,9 +207,10 @@ class _NamedTime(nn.Module):
 
 
 def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> None:
-    """Refuse a network with the wrong number of channels, asked on fake tensors: nothing is computed.
+    """Refuse a network with the wrong number of channels, asked on tensors without values: nothing is computed.
 
-    A network that cannot be asked so (it needs conditions, or reads values) is checked at its first real call.
+    A network that cannot be asked so (it needs conditions, reads values, or makes tensors of its own on the CPU) is
+    checked at its first real call.
     """
     shape = _shape_of_answer(network, parts.data_shape)
     wanted = (channels, *parts.data_shape[1:])
@@ -223,19 +225,23 @@ def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> Non
 
 
 def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    training, buffers = network.training, {name: b.clone() for name, b in network.named_buffers()}
+    x, time = torch.zeros(2, *data_shape, device="meta"), torch.ones(2, device="meta")
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            out = network.eval()(torch.zeros(2, *data_shape, device=device), torch.ones(2, device=device))
-            return tuple(out.shape[1:])
+        with torch.no_grad():
+            return tuple(_without_values(network).eval()(x, time).shape[1:])
     except DiffkitError:
         raise
-    except Exception:  # any failure of foreign code on fake tensors only means that it cannot be asked this way
+    except Exception:  # any failure of foreign code on such tensors only means that it cannot be asked this way
         return None
-    finally:
-        network.train(training)
-        for name, buffer in network.named_buffers():  # a network may count its calls
-            buffer.copy_(buffers[name])
+
+
+def _without_values(network: nn.Module) -> nn.Module:
+    """A copy whose weights have shapes only: it takes no memory, and what it keeps of a call, the network does not.
+
+    On the meta device rather than on fake tensors: a table that such a call leaves in a cache outside of the network,
+    as `functools.lru_cache` does, is then a real one.
+    """
+    shapes: dict[int, Tensor] = {id(buffer): buffer.detach().to("meta") for buffer in network.buffers()}
+    for weight in network.parameters():
+        shapes[id(weight)] = nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
+    return copy.deepcopy(network, shapes)
