@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from diffkit._errors import DataError, OptionError
+from diffkit.calls import evaluating
 from diffkit.data.base import Data, as_data, scaled
 from diffkit.options import check_integer
 from diffkit.training.checks import Classes, batch_problems, bins_of
@@ -46,12 +47,8 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     if system.parts.timesteps.domain != "discrete" or network is None:
         raise OptionError("validation needs a network and discrete levels, such as those of timesteps='uniform'")
     check_integer("batch_size", batch_size, ge=1)
-    training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         return _means(system, found, seed, batch_size)
-    finally:
-        network.train(training)
 
 
 def _means(system: Trainable, data: Data, seed: int, batch_size: int) -> dict[str, float | None]:

@@ -90,3 +90,17 @@ def test_refusals():
         validate(noisy(), images(), batch_size=0)
     with pytest.raises(OptionError, match="every must be >= 1, got 0"):
         Validation(noisy(), images(), every=0, last=1)
+
+
+class HalfFrozen(Even):
+    """Has a part that stays in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = torch.nn.Dropout(0.5).eval()
+
+
+def test_a_frozen_part_stays_frozen():
+    network = HalfFrozen()
+    validate(noisy(recipe=network), images(8))
+    assert network.training and not network.frozen.training
