@@ -52,8 +52,8 @@ def compose(
         loss: What training minimizes.
         timesteps: Which levels training visits.
         sampler: How samples are drawn; any other can be chosen at sampling time.
-        backbone: The network's recipe; any `nn.Module` with ``forward(x, time, **conditions)``; or None, and every
-            call takes ``model=``.
+        backbone: The network's recipe; any `nn.Module` with ``forward(x, time, **conditions)``, which is given x in the
+            dtype of its weights and time in float32 or longer; or None, and every call takes ``model=``.
         data_shape: Shape of one example, (C, *S).
         num_steps: T.
         train_spacing: Train on a respaced table; see `diffkit.spacing`.

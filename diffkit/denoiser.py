@@ -41,12 +41,15 @@ def call_network(
     var: VarianceParameterization,
     scales_input: bool,
     conditions: Conditions,
+    precision: torch.dtype | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Call a network and split its channels; arguments as the attributes of `Denoiser`.
 
     Args:
         x: Noisy data, (B, C, *S).
         level: Where it is.
+        precision: What the network computes in, as `precision_of` says; x and floating-point conditions are given to
+            it so, and time in float32 if that is longer. None gives it everything as it is.
     Returns:
         Mean channels (B, C, *S) and raw variance channels (B, C*extra_outputs, *S) (None if there are none), of x's
         dtype.
@@ -58,6 +61,11 @@ def call_network(
     time = level.time.expand(batch)
     if batch == 1:
         time = time.clone()  # torch lets the network write into it, and these are numbers that later calls read too
+    if precision is not None:
+        if scaled.dtype != precision:
+            scaled, time = scaled.to(precision), time.to(torch.promote_types(precision, torch.float32))
+        if conditions:
+            conditions = {name: _in_precision(value, precision) for name, value in conditions.items()}
     out, extra = model(scaled, time, **conditions), var.extra_outputs
     if out.dtype != x.dtype:  # asked, as a call of `to` that changes nothing takes as long as half an operation
         out = out.to(x.dtype)
@@ -72,6 +80,25 @@ def call_network(
     # not two calls of narrow: the gradient of each would be a tensor of zeros as large as the whole
     mean, raw = out.split_with_sizes((channels, channels * extra), 1)
     return mean, raw
+
+
+def precision_of(model: Model) -> torch.dtype | None:
+    """Return the dtype of a network's first floating-point weight; None if it has none, or is a function."""
+    if not isinstance(model, nn.Module):
+        return None
+    for weight in model.parameters():
+        if weight.dtype in _PRECISIONS:
+            return weight.dtype
+    return None
+
+
+_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Those that torch computes in; shorter ones are how weights are stored."""
+
+
+def _in_precision(value: Any, precision: torch.dtype) -> Any:
+    floating = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != precision
+    return value.to(precision) if floating else value
 
 
 # ---- guidance ----------------------------------------------------------------------------------------------------
@@ -238,10 +265,15 @@ class Denoiser:
     clip: bool = False
     guidance: tuple[Guidance, ...] = ()
     _hidden: frozenset[str] = field(init=False, repr=False)
+    _precision: torch.dtype | None = field(init=False, repr=False)
 
     @_hidden.default
     def _find_hidden(self) -> frozenset[str]:
         return own_conditions(self.guidance)
+
+    @_precision.default
+    def _find_precision(self) -> torch.dtype | None:
+        return precision_of(self.model)
 
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Return the processed estimate of x_start, and the log-variance of the reverse step."""
@@ -263,7 +295,8 @@ class Denoiser:
         if not depth:
             if self._hidden:
                 conditions = {name: value for name, value in conditions.items() if name not in self._hidden}
-            out, raw = call_network(network, x, level, self.var, self.scales_input, conditions)
+            precision = self._precision if network is self.model else precision_of(network)
+            out, raw = call_network(network, x, level, self.var, self.scales_input, conditions, precision)
             return Estimate(decode(out, x, level), raw)
 
         def evaluate(x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
