@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit.columns import Columns, level_columns, transition_columns
+from diffkit.conditions import rows_of
 from diffkit.decoders import Decoder
 from diffkit.denoiser import Denoiser
 from diffkit.gaussian import NATS_PER_BIT, mean_flat, mixed, normal_kl, posterior_kl_bits, with_decoder_term
@@ -124,7 +125,7 @@ def variational_bound(
         pairs = range(start, min(start + rows_per_call, batch * steps))
         example = torch.tensor([pair // steps for pair in pairs], device=x_start.device)
         level = torch.tensor([pair % steps + 1 for pair in pairs], device=x_start.device)
-        picked = {name: c[example] if _is_per_example(c, batch) else c for name, c in conditions.items()}
+        picked = rows_of(conditions, example, batch)
         first = sum(pair % steps == 0 for pair in pairs)
         drawn = torch.stack([noise(pair) for pair in pairs])
         values = terms(denoiser_for(picked), x_start[example], level, drawn, first)
@@ -147,7 +148,3 @@ def _pair_noise(seed: int | None, x_start: Tensor, steps: int) -> Callable[[int]
         return torch.randn(shape, generator=generator, device=device, dtype=x_start.dtype)
 
     return draw
-
-
-def _is_per_example(value: object, batch: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch

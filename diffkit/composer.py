@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from diffkit.columns import scalings
 from diffkit.decoders import decoder_for
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
+from diffkit.signatures import NamedTime
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
 from diffkit.system import Settings, System
@@ -73,7 +73,7 @@ def compose(
     slots = dict(schedule=schedule, mean=mean, var=var, loss=loss, timesteps=timesteps, sampler=sampler)
     resolved = {kind: resolve(kind, slot) for kind, slot in slots.items()}
     recipe, network_name = _resolve_backbone(backbone)
-    num_steps = check_integer("num_steps", num_steps, ge=1)
+    num_steps, place = check_integer("num_steps", num_steps, ge=1), _device(device)
     decoder = decoder_for(bins)
     settings = Settings(
         data_shape=_shape(data_shape),
@@ -92,7 +92,7 @@ def compose(
         backbone=None if isinstance(recipe, nn.Module) else recipe,
     )
     _refuse(parts, recipe)
-    network = _build(recipe, parts, torch.device(device), time_argument)
+    network = _build(recipe, parts, place, time_argument)
     return System(parts, settings, network, None if isinstance(recipe, nn.Module) else recipe)
 
 
@@ -108,6 +108,17 @@ def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(data_shape, tuple | list) or not data_shape:
         raise OptionError(f"data_shape must be (channels, *sizes), such as (3, 64, 64), got {data_shape!r}")
     return tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """Return a device that holds tensors here."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # torch raises RuntimeError, AssertionError and others, by device
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise OptionError(f"device {str(device)!r} cannot be used: {reason}; 'cpu' always can") from error
+    return found
 
 
 def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
@@ -173,7 +184,7 @@ def _build(recipe: Any, parts: Composition, device: torch.device, time_argument:
         return None
     if isinstance(recipe, nn.Module):
         network = recipe.to(device)
-        wrapped = network if time_argument is None else _NamedTime(network, time_argument)
+        wrapped = network if time_argument is None else NamedTime(network, time_argument)
         _check_foreign(wrapped, parts, channels)
         return wrapped
     if time_argument is not None:
@@ -184,26 +195,6 @@ def _build(recipe: Any, parts: Composition, device: torch.device, time_argument:
     except OptionError as error:
         raise OptionError(f"{parts.label('backbone')}: {error}") from error
     return built
-
-
-class _NamedTime(nn.Module):
-    """A foreign network whose time argument goes by name."""
-
-    def __init__(self, network: nn.Module, argument: str):
-        super().__init__()
-        parameters = inspect.signature(network.forward).parameters
-        keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        if argument not in parameters and not keywords:
-            raise OptionError(
-                f"{type(network).__name__}.forward has no argument {argument!r} for the time "
-                f"(arguments: {', '.join(parameters)})"
-            )
-        self.network = network
-        self.argument = argument
-
-    def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
-        out: Tensor = self.network(x, **{self.argument: time}, **conditions)
-        return out
 
 
 def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> None:

@@ -54,7 +54,7 @@ def call_network(
         Mean channels (B, C, *S) and raw variance channels (B, C*extra_outputs, *S) (None if there are none), of x's
         dtype.
     Raises:
-        OptionError: The network returns another number of channels than the parts ask for.
+        OptionError: The network returns no tensor, or another number of channels than the parts ask for.
     """
     scaled = level.c_in * x if scales_input else x
     batch, channels, *sides = x.shape
@@ -67,6 +67,8 @@ def call_network(
         if conditions:
             conditions = {name: _in_precision(value, precision) for name, value in conditions.items()}
     out, extra = model(scaled, time, **conditions), var.extra_outputs
+    if not isinstance(out, Tensor):
+        raise OptionError(not_a_tensor(out))
     if out.dtype != x.dtype:  # asked, as a call of `to` that changes nothing takes as long as half an operation
         out = out.to(x.dtype)
     wanted = (batch, channels * (1 + extra), *sides)
@@ -80,6 +82,16 @@ def call_network(
     # not two calls of narrow: the gradient of each would be a tensor of zeros as large as the whole
     mean, raw = out.split_with_sizes((channels, channels * extra), 1)
     return mean, raw
+
+
+def not_a_tensor(out: Any) -> str:
+    """Say what to do about a network that returns something else."""
+    part = "[0]" if isinstance(out, tuple | list) else ".sample"
+    return (
+        f"the network returned a {type(out).__name__}, not a tensor; wrap it so that it returns the tensor inside, as "
+        f"model=lambda x, time, **given: network(x, time, **given){part} does (for networks of diffusers there is "
+        "the plugin diffkit-diffusers)"
+    )
 
 
 def precision_of(model: Model) -> torch.dtype | None:

@@ -24,13 +24,15 @@ def example_seed(seed: int, index: int) -> int:
 
 
 def checked_seed(seed: object, n: int) -> Seed:
-    """Return the seed of n examples, a list as a tuple of integers.
+    """Return the seed of n examples, a list, tensor or array as integers.
 
     Raises:
         OptionError: It is negative or no integer, or there is not one for each example.
     """
     if seed is None:
         return None
+    if isinstance(seed, Tensor | np.ndarray):
+        seed = seed.tolist()
     if isinstance(seed, str) or not isinstance(seed, Iterable):
         return check_integer("seed", seed, ge=0)
     each = tuple(check_integer("each seed", one, ge=0) for one in seed)

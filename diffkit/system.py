@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
-from diffkit.calls import Call, Transform, as_conditions, check_guidance
+from diffkit.calls import Call, Transform, check_guidance
 from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
+from diffkit.conditions import check_names, conditions_for
 from diffkit.decoders import Decoder, decoder_for
-from diffkit.denoiser import Denoiser, Guidance, Model, as_float
+from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
@@ -135,7 +136,7 @@ class System(nn.Module):
             generator: Source of all randomness; levels and noise are drawn where it is. The global one by default.
             timesteps_state: What the timestep sampler has learned so far; fresh by default.
             model: Called in place of the system's own network.
-            conditions: Keywords for the network, such as y=labels.
+            conditions: Keywords for the network, such as y=labels; as in `sample`.
         Returns:
             "loss" (weighted by the timestep sampler), the loss part's metrics, "level" and "weight", each (B,).
         Raises:
@@ -178,7 +179,7 @@ class System(nn.Module):
             noise: Standard normal, (B, C, *S).
             decoder_rows: Upper bound on the rows at level 1, if the caller knows one: the decoder's term is then
                 computed for that many rows only. B by default, which is always right.
-            conditions: Keywords for the network.
+            conditions: Keywords for the network; as in `sample`.
         Raises:
             OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
         Returns:
@@ -186,8 +187,9 @@ class System(nn.Module):
         """
         rows = len(x_start) if decoder_rows is None else decoder_rows
         self._check_draws(x_start, level, noise)
-        x_start, noise = as_float(x_start), as_float(noise)
-        return self.objective.terms(self._model(model), x_start, level, noise, rows, conditions)
+        x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
+        conditions = conditions_for(network, conditions, len(x_start), x_start.device, frozenset())
+        return self.objective.terms(network, x_start, level, noise, rows, conditions)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
@@ -226,7 +228,8 @@ class System(nn.Module):
             compile: True takes each step, network and guidance included, as one compiled graph, which the system keeps
                 for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
             progress: Show a bar with an ETA on standard error.
-            conditions: Keywords for the network; a tensor or list of length n gives each sample its own.
+            conditions: Keywords for the network; a tensor, array or list of length n gives each sample its own, and so
+                do those inside of a mapping. A list that does not hold numbers, such as texts, stays a list.
         Raises:
             OptionError, CompositionError: An argument is wrong; nothing has been computed then.
         """
@@ -242,7 +245,7 @@ class System(nn.Module):
             compile=compile,
             **conditions,
         )
-        call.check_start(start)
+        start = call.checked_start(start)
         program, batches, out = call.program(), call.batches(batch_size), []
         with call.running(f"sampling {n}", len(batches) * program.num_steps, progress) as advance:
             for rows in batches:
@@ -279,8 +282,7 @@ class System(nn.Module):
             compile=compile,
             **conditions,
         )
-        call.check_start(start)
-        return call.moments(start)
+        return call.moments(call.checked_start(start))
 
     def sample_from(
         self,
@@ -304,7 +306,8 @@ class System(nn.Module):
             table: The training table by default; see `table_for`.
             sampler, guidance, clip, x_transform, conditions: As in `sample`.
         """
-        parts = self.parts_for(sampler, guidance)
+        parts, network = self.parts_for(sampler, guidance), self._model(model)
+        conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
         program = sampling_program(parts, parts.sampler, table or self.table)
         return program.finish(self._denoiser(parts, model, clip, x_transform, conditions), as_float(x), noise_fn)
 
@@ -373,6 +376,7 @@ class System(nn.Module):
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
         n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
+        network, own = self._model(model), own_conditions(parts.guidance)
         check_guidance(parts, conditions, self.device)
         return Call(
             self,
@@ -380,10 +384,10 @@ class System(nn.Module):
             self.table_for(steps),
             parts,
             checked_seed(seed, n),
-            self._model(model),
+            network,
             self.settings.clip_x_start if clip is None else clip,
             x_transform,
-            as_conditions(conditions, n, self.device),
+            conditions_for(network, conditions, n, self.device, own),
             check_compile(compile, self.device),
         )
 
@@ -501,9 +505,11 @@ class System(nn.Module):
         conditions: Mapping[str, Any],
     ) -> Denoiser:
         check_guidance(parts, conditions, self.device)
+        network = self._model(model)
+        check_names(network, conditions, own_conditions(parts.guidance))
         clip = self.settings.clip_x_start if clip is None else clip
         scales = self.objective.scales_input
-        return Denoiser(self._model(model), parts.var, scales, conditions, transform, clip, parts.guidance)
+        return Denoiser(network, parts.var, scales, conditions, transform, clip, parts.guidance)
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:

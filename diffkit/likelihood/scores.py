@@ -23,6 +23,7 @@ from torch import Tensor
 from diffkit._errors import DataError, OptionError
 from diffkit.bound import BoundTerms, prior_bits
 from diffkit.calls import Call, Transform, evaluating
+from diffkit.conditions import rows_of
 from diffkit.denoiser import Model
 from diffkit.likelihood.strata import Strata
 from diffkit.noise import example_seed
@@ -309,7 +310,7 @@ class _Walk:
         """The three quantities of some pairs, (3, rows)."""
         batch, pairs = len(x_start), range(rows.start, rows.stop)
         example = torch.tensor([pair // len(self.strata.first) for pair in pairs], device=x_start.device)
-        picked = {name: c[example] if _is_per_example(c, batch) else c for name, c in call.conditions.items()}
+        picked = rows_of(call.conditions, example, batch)
         drawn = torch.stack([noise(pair) for pair in pairs])
         denoiser = attrs.evolve(call, conditions=picked).denoiser()
         at = torch.from_numpy(level).to(x_start.device)
@@ -350,7 +351,3 @@ def _scores(
         deviations=found.deviations(),
         levels_per_example=levels_per_example,
     )
-
-
-def _is_per_example(value: object, batch: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
