@@ -18,6 +18,7 @@ from diffkit.compiling import Compile, compiled
 from diffkit.conditions import as_tensor, rows_of
 from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions
 from diffkit.keeping import kept_program
+from diffkit.modes import evaluating, modules_of, resting
 from diffkit.noise import NoiseFn, Seed, noise_for
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
@@ -138,14 +139,20 @@ class Call:
         return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
 
     def moments(self, start: Tensor | None = None) -> Iterator[Moment]:
-        """Yield a `Moment` after every step of one batch of all examples."""
+        """Yield a `Moment` after every step of one batch of all examples; networks are as they were between steps."""
         rows = range(self.n)
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
-        with evaluating(self.system, *self.networks()):
-            program = self.program()
-            take = self.take(program, self.denoiser(rows), x, tell=True)
-            yield from program.run(self.denoisers(program, rows), x, noise_fn, take)
+        program = self.program()
+        take = self.take(program, self.denoiser(rows), x, tell=True)
+        steps = program.run(self.denoisers(program, rows), x, noise_fn, take)
+        modules = modules_of(self.system, *self.networks())
+        while True:
+            with resting(modules):
+                moment = next(steps, None)
+            if moment is None:
+                return
+            yield moment
 
     @contextmanager
     def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
@@ -183,16 +190,3 @@ def _guided_by(denoiser: Denoiser, acting: tuple[bool, ...]) -> Denoiser:
     left_out = own_conditions(denoiser.guidance) - own_conditions(guidance)
     conditions = {name: value for name, value in denoiser.conditions.items() if name not in left_out}
     return attrs.evolve(denoiser, guidance=guidance, conditions=conditions)
-
-
-@contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Switch dropout off meanwhile, and touch nothing if it is off already, so that threads can share a system."""
-    training = [module for network in networks for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from diffkit._errors import CompositionError, MissingExtraError, OptionError
 from diffkit.bound import BoundTerms
-from diffkit.calls import evaluating
 from diffkit.denoiser import Denoiser, Model
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
+from diffkit.modes import evaluating
 from diffkit.noise import example_seed
 from diffkit.options import check_integer, check_number
 from diffkit.protocols import Level, Scalings

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from diffkit._errors import DataError, OptionError
 from diffkit.bound import BoundTerms, prior_bits
-from diffkit.calls import Call, Transform, evaluating
+from diffkit.calls import Call, Transform
 from diffkit.conditions import rows_of
 from diffkit.denoiser import Model
 from diffkit.likelihood.strata import Strata
+from diffkit.modes import evaluating
 from diffkit.noise import example_seed
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from diffkit._errors import DivergedError
-from diffkit.calls import evaluating
 from diffkit.data.base import Batch, scaled
 from diffkit.files import load_weights
+from diffkit.modes import evaluating
 from diffkit.objective import count_first
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig

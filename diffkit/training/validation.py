@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from diffkit._errors import DataError, OptionError
-from diffkit.calls import evaluating
 from diffkit.data.base import Data, as_data, scaled
+from diffkit.modes import evaluating
 from diffkit.options import check_integer
 from diffkit.training.checks import Classes, batch_problems, bins_of
 from diffkit.training.logs import MetricsFile

@@ -27,6 +27,7 @@ LAYERS = [
         "conditions",
         "denoiser",
         "keeping",
+        "modes",
         "noise",
         "objective",
         "sampling",
