@@ -160,6 +160,14 @@ class Guidance(Protocol):
         return frozenset()
 
     @property
+    def row_conditions(self) -> Conditions:
+        """Conditions it brings along itself, with a row for each example; some of `own_conditions`.
+
+        Whoever works on some of the examples hands on their rows, as of the caller's conditions.
+        """
+        return {}
+
+    @property
     def networks(self) -> tuple[nn.Module, ...]:
         """Networks it holds; their dropout is off while the system samples."""
         return ()
@@ -215,9 +223,9 @@ def evaluate_together(
         OptionError: A condition cannot be joined: it is in some sets only, or differs and is no (B, ...) tensor.
     """
     count, batch = len(conditions), len(x)
-    estimate = evaluate(
-        torch.cat([x] * count), _repeated(level, count), {n: _joined(n, conditions, batch) for n in conditions[0]}
-    )
+    names = dict.fromkeys(name for given in conditions for name in given)
+    joined = {name: _joined(name, [given.get(name) for given in conditions], batch) for name in names}
+    estimate = evaluate(torch.cat([x] * count), _repeated(level, count), joined)
     pieces = ((None,) * count if part is None else part.tensor_split(count) for part in estimate)
     return tuple(Estimate(*parts) for parts in zip(*pieces, strict=True))
 
@@ -239,12 +247,15 @@ def _repeated(level: Level, count: int) -> Level:
     )
 
 
-def _joined(name: str, conditions: Sequence[Conditions], batch: int) -> Any:
-    values: list[Any] = [given.get(name) for given in conditions]
+def _joined(name: str, values: Sequence[Any], batch: int) -> Any:
     first = values[0]
+    if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
+        return {key: _joined(name, [value[key] for value in values], batch) for key in first}
+    if all(isinstance(value, list) and len(value) == batch for value in values):
+        return [entry for value in values for entry in value]
     if all(isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch for value in values):
-        return torch.cat(values)
-    if any(value is not first for value in values) or any(len(given) != len(conditions[0]) for given in conditions):
+        return torch.cat(list(values))
+    if any(value is not first for value in values):
         raise OptionError(
             f"condition {name!r} cannot be evaluated with and without in one call: it needs one row for each of "
             f"{batch} examples in both; use joint=False"
@@ -320,6 +331,21 @@ class Denoiser:
 def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:
     """Return the conditions that some guidance keeps from the network."""
     return frozenset().union(*(one.own_conditions for one in guidance))
+
+
+def row_conditions(guidance: Iterable[Guidance]) -> Conditions:
+    """Return the conditions that guidance brings along.
+
+    Raises:
+        OptionError: Two of them bring one of the same name.
+    """
+    found: dict[str, Any] = {}
+    for one in guidance:
+        for name, value in one.row_conditions.items():
+            if name in found:
+                raise OptionError(f"two guidances bring rows for {name!r}; give one of them a single row for all")
+            found[name] = value
+    return found
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
 from diffkit.conditions import check_names, conditions_for
 from diffkit.decoders import Decoder, decoder_for
-from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions
+from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions, row_conditions
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
@@ -378,6 +378,7 @@ class System(nn.Module):
         n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
         network, own = self._model(model), own_conditions(parts.guidance)
         check_guidance(parts, conditions, self.device)
+        conditions = {**row_conditions(parts.guidance), **conditions}
         return Call(
             self,
             n,
