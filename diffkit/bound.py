@@ -14,7 +14,7 @@ from diffkit.conditions import rows_of
 from diffkit.decoders import Decoder
 from diffkit.denoiser import Denoiser
 from diffkit.gaussian import NATS_PER_BIT, mean_flat, mixed, normal_kl, posterior_kl_bits, with_decoder_term
-from diffkit.noise import example_seed
+from diffkit.noise import Seed, seeds_of
 from diffkit.protocols import Composition
 from diffkit.table import ProcessTable
 
@@ -110,13 +110,14 @@ def variational_bound(
     x_start: Tensor,
     *,
     rows_per_call: int,
-    seed: int | None,
+    seed: Seed,
     conditions: Mapping[str, Any],
     show: Callable[[int], None],
 ) -> Bound:
     """Evaluate every level of every example, ``rows_per_call`` (example, level) pairs to a call of the network.
 
-    The noise of example i at its k-th level is a function of (seed, i, k), whatever rows_per_call is.
+    The noise of example i at its k-th level is a function of (seed, i, k), or of its own seed and k, whatever
+    rows_per_call is.
     """
     batch, steps = len(x_start), table.num_steps
     found = x_start.new_empty(3, batch * steps)
@@ -137,14 +138,15 @@ def variational_bound(
     return Bound(bits.sum(1) + prior, prior, bits, x_start_mse, eps_mse, levels)
 
 
-def _pair_noise(seed: int | None, x_start: Tensor, steps: int) -> Callable[[int], Tensor]:
+def _pair_noise(seed: Seed, x_start: Tensor, steps: int) -> Callable[[int], Tensor]:
     """Noise of one (example, level) pair, asked for in ascending order."""
     device, shape = x_start.device, x_start.shape[1:]
     generator = None if seed is None else torch.Generator(device)
+    seeds = [] if seed is None else seeds_of(seed, range(len(x_start)))
 
     def draw(pair: int) -> Tensor:
         if generator is not None and pair % steps == 0:
-            generator.manual_seed(example_seed(seed or 0, pair // steps))
+            generator.manual_seed(seeds[pair // steps])
         return torch.randn(shape, generator=generator, device=device, dtype=x_start.dtype)
 
     return draw

@@ -421,7 +421,7 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         guidance: Steered = None,
-        seed: int | None = None,
+        seed: Seed = None,
         rows_per_call: int | None = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
@@ -436,7 +436,8 @@ class System(nn.Module):
             steps: As in `sample`.
             guidance: As in `sample`: the bound is then that of the guided reverse process, whose every step is still
                 a normal distribution.
-            seed: Makes the noise of example i a function of (seed, i) and the level.
+            seed: Makes the noise of example i a function of (seed, i) and the level; a list gives each example a seed
+                of its own.
             rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
             clip, x_transform, model, progress, conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
@@ -461,7 +462,7 @@ class System(nn.Module):
                 call.table,
                 x_start,
                 rows_per_call=rows,
-                seed=seed,
+                seed=call.seed,
                 conditions=call.conditions,
                 show=advance,
             )

@@ -183,6 +183,7 @@ def score(
         DataError: There is no data.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
     """
+    seed = None if seed is None else check_integer("seed", seed, ge=0)
     prepare = partial(
         system.prepare,
         steps=steps,
