@@ -38,7 +38,7 @@ def compose(
     clip_x_start: bool | None = None,
     bins: int | Mapping[str, Any] | None = 256,
     time_argument: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> System:
     """Build a whole diffusion system from its parts.
 
@@ -64,7 +64,8 @@ def compose(
         bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit. A mapping sets all options of
             `diffkit.decoders.Binned`. None is continuous data, unbounded.
         time_argument: What a foreign network calls its time argument; second positional by default.
-        device: Where the network is built.
+        device: Where the network is built, or moved to. By default a network of your own stays where it is, and one
+            that is built is on the CPU.
     Raises:
         UnknownComponentError: No part of that name; the nearest is suggested.
         OptionError: An option or argument is wrong.
@@ -110,8 +111,10 @@ def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
 
 
-def _device(device: str | torch.device) -> torch.device:
-    """Return a device that holds tensors here."""
+def _device(device: str | torch.device | None) -> torch.device | None:
+    """Return a device that holds tensors here; None stays None."""
+    if device is None:
+        return None
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -178,19 +181,19 @@ def _mean_problems(parts: Composition) -> Iterator[str]:
         )
 
 
-def _build(recipe: Any, parts: Composition, device: torch.device, time_argument: str | None) -> nn.Module | None:
+def _build(recipe: Any, parts: Composition, device: torch.device | None, time_argument: str | None) -> nn.Module | None:
     channels = parts.data_shape[0] * (1 + parts.var.extra_outputs)
     if recipe is None:
         return None
     if isinstance(recipe, nn.Module):
-        network = recipe.to(device)
+        network = recipe if device is None else recipe.to(device)
         wrapped = network if time_argument is None else NamedTime(network, time_argument)
         _check_foreign(wrapped, parts, channels)
         return wrapped
     if time_argument is not None:
         raise OptionError("time_argument is for a network of your own; registered backbones take time second")
     try:
-        with device:
+        with device or torch.device("cpu"):
             built: nn.Module = recipe.build(parts.data_shape, channels)
     except OptionError as error:
         raise OptionError(f"{parts.label('backbone')}: {error}") from error

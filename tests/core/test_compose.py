@@ -313,6 +313,20 @@ def test_asking_a_network_leaves_its_frozen_part_frozen():
     assert network.training and not network.convolution.training
 
 
+@pytest.mark.parametrize(("device", "found"), [(None, "meta"), ("meta", "meta")])
+def test_a_network_stays_where_it_is(device, found):
+    network = Tiny(3, 3).to("meta")
+    system = diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8), device=device)
+    assert system.backbone is network and system.device.type == found
+    rebuilt = diffkit.from_spec(diffkit.compose(backbone="mlp", data_shape=(3, 8, 8)).spec(), device=device)
+    assert rebuilt.device.type == ("cpu" if device is None else found)
+
+
+def test_a_network_is_moved_where_it_is_told_to():
+    system = diffkit.compose(schedule="cosine", backbone=Tiny(3, 3), data_shape=(3, 8, 8), device="meta")
+    assert system.device.type == "meta"
+
+
 def test_a_composition_without_a_network_takes_one_at_every_call():
     system = diffkit.compose(schedule="cosine", backbone=None, data_shape=(3, 8, 8))
     with pytest.raises(errors.OptionError, match="composed with backbone=None; pass model= to this call"):
