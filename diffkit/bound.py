@@ -10,10 +10,11 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit.columns import Columns, level_columns, transition_columns
+from diffkit.conditions import rows_of
 from diffkit.decoders import Decoder
 from diffkit.denoiser import Denoiser
 from diffkit.gaussian import NATS_PER_BIT, mean_flat, mixed, normal_kl, posterior_kl_bits, with_decoder_term
-from diffkit.noise import example_seed
+from diffkit.noise import Seed, seeds_of
 from diffkit.protocols import Composition
 from diffkit.table import ProcessTable
 
@@ -109,13 +110,14 @@ def variational_bound(
     x_start: Tensor,
     *,
     rows_per_call: int,
-    seed: int | None,
+    seed: Seed,
     conditions: Mapping[str, Any],
     show: Callable[[int], None],
 ) -> Bound:
     """Evaluate every level of every example, ``rows_per_call`` (example, level) pairs to a call of the network.
 
-    The noise of example i at its k-th level is a function of (seed, i, k), whatever rows_per_call is.
+    The noise of example i at its k-th level is a function of (seed, i, k), or of its own seed and k, whatever
+    rows_per_call is.
     """
     batch, steps = len(x_start), table.num_steps
     found = x_start.new_empty(3, batch * steps)
@@ -124,7 +126,7 @@ def variational_bound(
         pairs = range(start, min(start + rows_per_call, batch * steps))
         place = torch.arange(pairs.start, pairs.stop, device=x_start.device)
         example, level = place // steps, place % steps + 1
-        picked = {name: c[example] if _is_per_example(c, batch) else c for name, c in conditions.items()}
+        picked = rows_of(conditions, example, batch)
         first = sum(pair % steps == 0 for pair in pairs)
         drawn = torch.stack([noise(pair) for pair in pairs])
         values = terms(denoiser_for(picked), x_start[example], level, drawn, first)
@@ -136,18 +138,15 @@ def variational_bound(
     return Bound(bits.sum(1) + prior, prior, bits, x_start_mse, eps_mse, levels)
 
 
-def _pair_noise(seed: int | None, x_start: Tensor, steps: int) -> Callable[[int], Tensor]:
+def _pair_noise(seed: Seed, x_start: Tensor, steps: int) -> Callable[[int], Tensor]:
     """Noise of one (example, level) pair, asked for in ascending order."""
     device, shape = x_start.device, x_start.shape[1:]
     generator = None if seed is None else torch.Generator(device)
+    seeds = [] if seed is None else seeds_of(seed, range(len(x_start)))
 
     def draw(pair: int) -> Tensor:
         if generator is not None and pair % steps == 0:
-            generator.manual_seed(example_seed(seed or 0, pair // steps))
+            generator.manual_seed(seeds[pair // steps])
         return torch.randn(shape, generator=generator, device=device, dtype=x_start.dtype)
 
     return draw
-
-
-def _is_per_example(value: object, batch: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch

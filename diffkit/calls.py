@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile, compiled
+from diffkit.conditions import as_tensor, rows_of
 from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions
 from diffkit.keeping import kept_program
+from diffkit.modes import evaluating, modules_of, resting
 from diffkit.noise import NoiseFn, Seed, noise_for
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
@@ -115,11 +117,18 @@ class Call:
         """Return the stream of noise of some of the examples."""
         return noise_for(self.seed, rows, self.system.data_shape, self.device)
 
-    def check_start(self, start: Tensor | None) -> None:
-        """Raise `OptionError` unless ``start`` is None or has a row for each example."""
-        wanted = (self.n, *self.system.data_shape)
-        if start is not None and start.shape != wanted:
-            raise OptionError(f"start must have shape {wanted}, got {tuple(start.shape)}")
+    def checked_start(self, start: Any) -> Tensor | None:
+        """Return ``start`` as a tensor with a row for each example, or None if it is None.
+
+        Raises:
+            OptionError: It is none, or has another shape.
+        """
+        if start is None:
+            return None
+        found, wanted = as_tensor("start", start), (self.n, *self.system.data_shape)
+        if found.shape != wanted:
+            raise OptionError(f"start must have shape {wanted}, got {tuple(found.shape)}")
+        return found
 
     def begin(self, rows: range, noise_fn: NoiseFn, start: Tensor | None = None) -> Tensor:
         """Return data at level T: noise, or the examples' share of ``start``, (n, C, *S).
@@ -130,14 +139,20 @@ class Call:
         return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
 
     def moments(self, start: Tensor | None = None) -> Iterator[Moment]:
-        """Yield a `Moment` after every step of one batch of all examples."""
+        """Yield a `Moment` after every step of one batch of all examples; networks are as they were between steps."""
         rows = range(self.n)
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
-        with evaluating(self.system, *self.networks()):
-            program = self.program()
-            take = self.take(program, self.denoiser(rows), x, tell=True)
-            yield from program.run(self.denoisers(program, rows), x, noise_fn, take)
+        program = self.program()
+        take = self.take(program, self.denoiser(rows), x, tell=True)
+        steps = program.run(self.denoisers(program, rows), x, noise_fn, take)
+        modules = modules_of(self.system, *self.networks())
+        while True:
+            with resting(modules):
+                moment = next(steps, None)
+            if moment is None:
+                return
+            yield moment
 
     @contextmanager
     def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
@@ -175,46 +190,3 @@ def _guided_by(denoiser: Denoiser, acting: tuple[bool, ...]) -> Denoiser:
     left_out = own_conditions(denoiser.guidance) - own_conditions(guidance)
     conditions = {name: value for name, value in denoiser.conditions.items() if name not in left_out}
     return attrs.evolve(denoiser, guidance=guidance, conditions=conditions)
-
-
-@contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Switch dropout off meanwhile, and touch nothing if it is off already, so that threads can share a system."""
-    training = [module for network in networks for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def as_conditions(conditions: Mapping[str, Any], n: int, device: torch.device) -> dict[str, Any]:
-    """Return conditions as tensors on a device; lists and numbers become one value for each of n examples.
-
-    Raises:
-        OptionError: A list or tensor has another length.
-    """
-    found: dict[str, Any] = {}
-    for name, value in conditions.items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = torch.full((n,), value)
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            value = torch.as_tensor(value)
-        if isinstance(value, Tensor):
-            if value.ndim and len(value) != n:
-                raise OptionError(f"condition {name!r} must have one value for each of {n} examples, got {len(value)}")
-            value = value.to(device)
-        found[name] = value
-    return found
-
-
-def rows_of(conditions: Mapping[str, Any], rows: range, n: int) -> dict[str, Any]:
-    """Return the conditions of some of n examples."""
-
-    def pick(value: Any) -> Any:
-        whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == n
-        return value[rows.start : rows.stop] if whole else value
-
-    return {name: pick(value) for name, value in conditions.items()}

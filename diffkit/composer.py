@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +15,7 @@ from diffkit.columns import scalings
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
+from diffkit.signatures import NamedTime
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
 from diffkit.system import Settings, System
@@ -37,7 +38,7 @@ def compose(
     clip_x_start: bool | None = None,
     bins: int | Mapping[str, Any] | None = 256,
     time_argument: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> System:
     """Build a whole diffusion system from its parts.
 
@@ -51,8 +52,8 @@ def compose(
         loss: What training minimizes.
         timesteps: Which levels training visits.
         sampler: How samples are drawn; any other can be chosen at sampling time.
-        backbone: The network's recipe; any `nn.Module` with ``forward(x, time, **conditions)``; or None, and every
-            call takes ``model=``.
+        backbone: The network's recipe; any `nn.Module` with ``forward(x, time, **conditions)``, which is given x in the
+            dtype of its weights and time in float32 or longer; or None, and every call takes ``model=``.
         data_shape: Shape of one example, (C, *S).
         num_steps: T.
         train_spacing: Train on a respaced table; see `diffkit.spacing`.
@@ -63,7 +64,8 @@ def compose(
         bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit. A mapping sets all options of
             `diffkit.decoders.Binned`. None is continuous data, unbounded.
         time_argument: What a foreign network calls its time argument; second positional by default.
-        device: Where the network is built.
+        device: Where the network is built, or moved to. By default a network of your own stays where it is, and one
+            that is built is on the CPU.
     Raises:
         UnknownComponentError: No part of that name; the nearest is suggested.
         OptionError: An option or argument is wrong.
@@ -72,7 +74,7 @@ def compose(
     slots = dict(schedule=schedule, mean=mean, var=var, loss=loss, timesteps=timesteps, sampler=sampler)
     resolved = {kind: resolve(kind, slot) for kind, slot in slots.items()}
     recipe, network_name = _resolve_backbone(backbone)
-    num_steps = check_integer("num_steps", num_steps, ge=1)
+    num_steps, place = check_integer("num_steps", num_steps, ge=1), _device(device)
     decoder = decoder_for(bins)
     settings = Settings(
         data_shape=_shape(data_shape),
@@ -91,7 +93,7 @@ def compose(
         backbone=None if isinstance(recipe, nn.Module) else recipe,
     )
     _refuse(parts, recipe)
-    network = _build(recipe, parts, torch.device(device), time_argument)
+    network = _build(recipe, parts, place, time_argument)
     return System(parts, settings, network, None if isinstance(recipe, nn.Module) else recipe)
 
 
@@ -122,6 +124,19 @@ def _plain_bins(bins: int | Mapping[str, Any] | None, decoder: Decoder) -> int |
     if isinstance(bins, Mapping):
         return {name: getattr(decoder, name) for name in bins}
     return None if bins is None else int(bins)
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    """Return a device that holds tensors here; None stays None."""
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # torch raises RuntimeError, AssertionError and others, by device
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise OptionError(f"device {str(device)!r} cannot be used: {reason}; 'cpu' always can") from error
+    return found
 
 
 def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
@@ -181,49 +196,30 @@ def _mean_problems(parts: Composition) -> Iterator[str]:
         )
 
 
-def _build(recipe: Any, parts: Composition, device: torch.device, time_argument: str | None) -> nn.Module | None:
+def _build(recipe: Any, parts: Composition, device: torch.device | None, time_argument: str | None) -> nn.Module | None:
     channels = parts.data_shape[0] * (1 + parts.var.extra_outputs)
     if recipe is None:
         return None
     if isinstance(recipe, nn.Module):
-        network = recipe.to(device)
-        wrapped = network if time_argument is None else _NamedTime(network, time_argument)
+        network = recipe if device is None else recipe.to(device)
+        wrapped = network if time_argument is None else NamedTime(network, time_argument)
         _check_foreign(wrapped, parts, channels)
         return wrapped
     if time_argument is not None:
         raise OptionError("time_argument is for a network of your own; registered backbones take time second")
     try:
-        with device:
+        with device or torch.device("cpu"):
             built: nn.Module = recipe.build(parts.data_shape, channels)
     except OptionError as error:
         raise OptionError(f"{parts.label('backbone')}: {error}") from error
     return built
 
 
-class _NamedTime(nn.Module):
-    """A foreign network whose time argument goes by name."""
-
-    def __init__(self, network: nn.Module, argument: str):
-        super().__init__()
-        parameters = inspect.signature(network.forward).parameters
-        keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        if argument not in parameters and not keywords:
-            raise OptionError(
-                f"{type(network).__name__}.forward has no argument {argument!r} for the time "
-                f"(arguments: {', '.join(parameters)})"
-            )
-        self.network = network
-        self.argument = argument
-
-    def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
-        out: Tensor = self.network(x, **{self.argument: time}, **conditions)
-        return out
-
-
 def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> None:
-    """Refuse a network with the wrong number of channels, asked on fake tensors: nothing is computed.
+    """Refuse a network with the wrong number of channels, asked on tensors without values: nothing is computed.
 
-    A network that cannot be asked so (it needs conditions, or reads values) is checked at its first real call.
+    A network that cannot be asked so (it needs conditions, reads values, or makes tensors of its own on the CPU) is
+    checked at its first real call.
     """
     shape = _shape_of_answer(network, parts.data_shape)
     wanted = (channels, *parts.data_shape[1:])
@@ -238,19 +234,23 @@ def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> Non
 
 
 def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    training, buffers = network.training, {name: b.clone() for name, b in network.named_buffers()}
+    x, time = torch.zeros(2, *data_shape, device="meta"), torch.ones(2, device="meta")
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            out = network.eval()(torch.zeros(2, *data_shape, device=device), torch.ones(2, device=device))
-            return tuple(out.shape[1:])
+        with torch.no_grad():
+            return tuple(_without_values(network).eval()(x, time).shape[1:])
     except DiffkitError:
         raise
-    except Exception:  # any failure of foreign code on fake tensors only means that it cannot be asked this way
+    except Exception:  # any failure of foreign code on such tensors only means that it cannot be asked this way
         return None
-    finally:
-        network.train(training)
-        for name, buffer in network.named_buffers():  # a network may count its calls
-            buffer.copy_(buffers[name])
+
+
+def _without_values(network: nn.Module) -> nn.Module:
+    """A copy whose weights have shapes only: it takes no memory, and what it keeps of a call, the network does not.
+
+    On the meta device rather than on fake tensors: a table that such a call leaves in a cache outside of the network,
+    as `functools.lru_cache` does, is then a real one.
+    """
+    shapes: dict[int, Tensor] = {id(buffer): buffer.detach().to("meta") for buffer in network.buffers()}
+    for weight in network.parameters():
+        shapes[id(weight)] = nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
+    return copy.deepcopy(network, shapes)

@@ -41,24 +41,34 @@ def call_network(
     var: VarianceParameterization,
     scales_input: bool,
     conditions: Conditions,
+    precision: torch.dtype | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Call a network and split its channels; arguments as the attributes of `Denoiser`.
 
     Args:
         x: Noisy data, (B, C, *S).
         level: Where it is.
+        precision: What the network computes in, as `precision_of` says; x and floating-point conditions are given to
+            it so, and time in float32 if that is longer. None gives it everything as it is.
     Returns:
         Mean channels (B, C, *S) and raw variance channels (B, C*extra_outputs, *S) (None if there are none), of x's
         dtype.
     Raises:
-        OptionError: The network returns another number of channels than the parts ask for.
+        OptionError: The network returns no tensor, or another number of channels than the parts ask for.
     """
     scaled = level.c_in * x if scales_input else x
     batch, channels, *sides = x.shape
     time = level.time.expand(batch)
     if batch == 1:
         time = time.clone()  # torch lets the network write into it, and these are numbers that later calls read too
+    if precision is not None:
+        if scaled.dtype != precision:
+            scaled, time = scaled.to(precision), time.to(torch.promote_types(precision, torch.float32))
+        if conditions:
+            conditions = {name: _in_precision(value, precision) for name, value in conditions.items()}
     out, extra = model(scaled, time, **conditions), var.extra_outputs
+    if not isinstance(out, Tensor):
+        raise OptionError(not_a_tensor(out))
     if out.dtype != x.dtype:  # asked, as a call of `to` that changes nothing takes as long as half an operation
         out = out.to(x.dtype)
     wanted = (batch, channels * (1 + extra), *sides)
@@ -72,6 +82,35 @@ def call_network(
     # not two calls of narrow: the gradient of each would be a tensor of zeros as large as the whole
     mean, raw = out.split_with_sizes((channels, channels * extra), 1)
     return mean, raw
+
+
+def not_a_tensor(out: Any) -> str:
+    """Say what to do about a network that returns something else."""
+    part = "[0]" if isinstance(out, tuple | list) else ".sample"
+    return (
+        f"the network returned a {type(out).__name__}, not a tensor; wrap it so that it returns the tensor inside, as "
+        f"model=lambda x, time, **given: network(x, time, **given){part} does (for networks of diffusers there is "
+        "the plugin diffkit-diffusers)"
+    )
+
+
+def precision_of(model: Model) -> torch.dtype | None:
+    """Return the dtype of a network's first floating-point weight; None if it has none, or is a function."""
+    if not isinstance(model, nn.Module):
+        return None
+    for weight in model.parameters():
+        if weight.dtype in _PRECISIONS:
+            return weight.dtype
+    return None
+
+
+_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Those that torch computes in; shorter ones are how weights are stored."""
+
+
+def _in_precision(value: Any, precision: torch.dtype) -> Any:
+    floating = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != precision
+    return value.to(precision) if floating else value
 
 
 # ---- guidance ----------------------------------------------------------------------------------------------------
@@ -119,6 +158,14 @@ class Guidance(Protocol):
     def required_conditions(self) -> frozenset[str]:
         """Conditions it cannot do without."""
         return frozenset()
+
+    @property
+    def row_conditions(self) -> Conditions:
+        """Conditions it brings along itself, with a row for each example; some of `own_conditions`.
+
+        Whoever works on some of the examples hands on their rows, as of the caller's conditions.
+        """
+        return {}
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
@@ -176,9 +223,9 @@ def evaluate_together(
         OptionError: A condition cannot be joined: it is in some sets only, or differs and is no (B, ...) tensor.
     """
     count, batch = len(conditions), len(x)
-    estimate = evaluate(
-        torch.cat([x] * count), _repeated(level, count), {n: _joined(n, conditions, batch) for n in conditions[0]}
-    )
+    names = dict.fromkeys(name for given in conditions for name in given)
+    joined = {name: _joined(name, [given.get(name) for given in conditions], batch) for name in names}
+    estimate = evaluate(torch.cat([x] * count), _repeated(level, count), joined)
     pieces = ((None,) * count if part is None else part.tensor_split(count) for part in estimate)
     return tuple(Estimate(*parts) for parts in zip(*pieces, strict=True))
 
@@ -200,12 +247,15 @@ def _repeated(level: Level, count: int) -> Level:
     )
 
 
-def _joined(name: str, conditions: Sequence[Conditions], batch: int) -> Any:
-    values: list[Any] = [given.get(name) for given in conditions]
+def _joined(name: str, values: Sequence[Any], batch: int) -> Any:
     first = values[0]
+    if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
+        return {key: _joined(name, [value[key] for value in values], batch) for key in first}
+    if all(isinstance(value, list) and len(value) == batch for value in values):
+        return [entry for value in values for entry in value]
     if all(isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch for value in values):
-        return torch.cat(values)
-    if any(value is not first for value in values) or any(len(given) != len(conditions[0]) for given in conditions):
+        return torch.cat(list(values))
+    if any(value is not first for value in values):
         raise OptionError(
             f"condition {name!r} cannot be evaluated with and without in one call: it needs one row for each of "
             f"{batch} examples in both; use joint=False"
@@ -238,10 +288,15 @@ class Denoiser:
     clip: bool = False
     guidance: tuple[Guidance, ...] = ()
     _hidden: frozenset[str] = field(init=False, repr=False)
+    _precision: torch.dtype | None = field(init=False, repr=False)
 
     @_hidden.default
     def _find_hidden(self) -> frozenset[str]:
         return own_conditions(self.guidance)
+
+    @_precision.default
+    def _find_precision(self) -> torch.dtype | None:
+        return precision_of(self.model)
 
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Return the processed estimate of x_start, and the log-variance of the reverse step."""
@@ -263,7 +318,8 @@ class Denoiser:
         if not depth:
             if self._hidden:
                 conditions = {name: value for name, value in conditions.items() if name not in self._hidden}
-            out, raw = call_network(network, x, level, self.var, self.scales_input, conditions)
+            precision = self._precision if network is self.model else precision_of(network)
+            out, raw = call_network(network, x, level, self.var, self.scales_input, conditions, precision)
             return Estimate(decode(out, x, level), raw)
 
         def evaluate(x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
@@ -275,6 +331,21 @@ class Denoiser:
 def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:
     """Return the conditions that some guidance keeps from the network."""
     return frozenset().union(*(one.own_conditions for one in guidance))
+
+
+def row_conditions(guidance: Iterable[Guidance]) -> Conditions:
+    """Return the conditions that guidance brings along.
+
+    Raises:
+        OptionError: Two of them bring one of the same name.
+    """
+    found: dict[str, Any] = {}
+    for one in guidance:
+        for name, value in one.row_conditions.items():
+            if name in found:
+                raise OptionError(f"two guidances bring rows for {name!r}; give one of them a single row for all")
+            found[name] = value
+    return found
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -24,13 +24,15 @@ def example_seed(seed: int, index: int) -> int:
 
 
 def checked_seed(seed: object, n: int) -> Seed:
-    """Return the seed of n examples, a list as a tuple of integers.
+    """Return the seed of n examples, a list, tensor or array as integers.
 
     Raises:
         OptionError: It is negative or no integer, or there is not one for each example.
     """
     if seed is None:
         return None
+    if isinstance(seed, Tensor | np.ndarray):
+        seed = seed.tolist()
     if isinstance(seed, str) or not isinstance(seed, Iterable):
         return check_integer("seed", seed, ge=0)
     each = tuple(check_integer("each seed", one, ge=0) for one in seed)
@@ -39,20 +41,25 @@ def checked_seed(seed: object, n: int) -> Seed:
     return each
 
 
+def seeds_of(seed: int | Sequence[int], rows: range) -> list[int]:
+    """Return the seeds of some examples' streams; an example with a seed of its own is example 0 of that seed."""
+    if isinstance(seed, int):
+        return [example_seed(seed, i) for i in rows]
+    return [example_seed(seed[i], 0) for i in rows]
+
+
 def noise_for(seed: Seed, rows: range, shape: tuple[int, ...], device: torch.device) -> NoiseFn:
     """Return the noise of the examples whose indices are ``rows``.
 
     Args:
-        seed: As `checked_seed` returns. An example with a seed of its own is example 0 of that seed.
+        seed: As `checked_seed` returns; see `seeds_of`.
         rows: Indices of the examples of a batch.
         shape: Shape of one example.
         device: Where the noise is drawn.
     """
     if seed is None:
         return batch_noise((len(rows), *shape), device)
-    if isinstance(seed, int):
-        return example_noise(seed, rows, shape, device)
-    return _streams([example_seed(seed[i], 0) for i in rows], shape, device)
+    return _streams(seeds_of(seed, rows), shape, device)
 
 
 def batch_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> NoiseFn:

@@ -17,7 +17,7 @@ from diffkit.columns import (
     transition_columns,
 )
 from diffkit.decoders import Decoder
-from diffkit.denoiser import Model, call_network
+from diffkit.denoiser import Model, call_network, precision_of
 from diffkit.gaussian import mixed
 from diffkit.protocols import Composition, Level, LossInputs, Transition
 from diffkit.table import Coefs
@@ -67,7 +67,7 @@ class Objective:
         """Return the loss part's per-example terms, each (B,), unweighted; see `System.loss_terms`."""
         at, transition, cols, mix = self._read(level, x_start)
         x_t = mixed(at.alpha, x_start, at.sigma, noise)
-        out, raw = call_network(model, x_t, at, self.parts.var, self.scales_input, conditions)
+        out, raw = call_network(model, x_t, at, self.parts.var, self.scales_input, conditions, precision_of(model))
         log_variance = None if at.var is None else self.parts.var.log_variance(raw, at.var)
         inputs = LossInputs(
             x_start=x_start,

@@ -23,7 +23,7 @@ def from_spec(
     spec: Mapping[str, Any],
     *,
     backbone: nn.Module | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     accept_origin: bool = False,
 ) -> System:
     """Rebuild a system from what `System.spec` returned.
@@ -31,7 +31,7 @@ def from_spec(
     Args:
         spec: The spec.
         backbone: The network, for a system that was composed with a foreign one.
-        device: Where the network is built.
+        device: As in `diffkit.compose`.
         accept_origin: Take a part of the same name from another distribution than the spec names.
     Raises:
         SpecError: The spec is malformed, from a newer format, or a part of it is not installed here.
@@ -67,7 +67,7 @@ def load(
     folder: str | Path,
     *,
     backbone: nn.Module | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     accept_origin: bool = False,
 ) -> System:
     """Rebuild a saved system with its weights, ready to sample (dropout off).

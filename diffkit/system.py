@@ -18,11 +18,12 @@ from torch.utils import _pytree as pytree
 
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, BoundTerms, variational_bound
-from diffkit.calls import Call, Transform, as_conditions, check_guidance
+from diffkit.calls import Call, Transform, check_guidance
 from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
+from diffkit.conditions import check_names, conditions_for
 from diffkit.decoders import Decoder, decoder_for
-from diffkit.denoiser import Denoiser, Guidance, Model, as_float
+from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions, row_conditions
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
@@ -136,7 +137,7 @@ class System(nn.Module):
             generator: Source of all randomness; levels and noise are drawn where it is. The global one by default.
             timesteps_state: What the timestep sampler has learned so far; fresh by default.
             model: Called in place of the system's own network.
-            conditions: Keywords for the network, such as y=labels.
+            conditions: Keywords for the network, such as y=labels; as in `sample`.
         Returns:
             "loss" (weighted by the timestep sampler), the loss part's metrics, "level" and "weight", each (B,).
         Raises:
@@ -186,7 +187,7 @@ class System(nn.Module):
             noise: Standard normal, (B, C, *S).
             decoder_rows: Upper bound on the rows at level 1, if the caller knows one: the decoder's term is then
                 computed for that many rows only. B by default, which is always right.
-            conditions: Keywords for the network.
+            conditions: Keywords for the network; as in `sample`.
         Raises:
             OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
         Returns:
@@ -194,8 +195,9 @@ class System(nn.Module):
         """
         rows = len(x_start) if decoder_rows is None else decoder_rows
         self._check_draws(x_start, level, noise)
-        x_start, noise = as_float(x_start), as_float(noise)
-        return self.objective.terms(self._model(model), x_start, level, noise, rows, conditions)
+        x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
+        conditions = conditions_for(network, conditions, len(x_start), x_start.device, frozenset())
+        return self.objective.terms(network, x_start, level, noise, rows, conditions)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
@@ -234,7 +236,8 @@ class System(nn.Module):
             compile: True takes each step, network and guidance included, as one compiled graph, which the system keeps
                 for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
             progress: Show a bar with an ETA on standard error.
-            conditions: Keywords for the network; a tensor or list of length n gives each sample its own.
+            conditions: Keywords for the network; a tensor, array or list of length n gives each sample its own, and so
+                do those inside of a mapping. A list that does not hold numbers, such as texts, stays a list.
         Raises:
             OptionError, CompositionError: An argument is wrong; nothing has been computed then.
         """
@@ -250,7 +253,7 @@ class System(nn.Module):
             compile=compile,
             **conditions,
         )
-        call.check_start(start)
+        start = call.checked_start(start)
         program, batches, out = call.program(), call.batches(batch_size), []
         with call.running(f"sampling {n}", len(batches) * program.num_steps, progress) as advance:
             for rows in batches:
@@ -287,8 +290,7 @@ class System(nn.Module):
             compile=compile,
             **conditions,
         )
-        call.check_start(start)
-        return call.moments(start)
+        return call.moments(call.checked_start(start))
 
     def sample_from(
         self,
@@ -315,7 +317,8 @@ class System(nn.Module):
         Raises:
             OptionError: The network knows nothing of the table's levels.
         """
-        parts = self.parts_for(sampler, guidance)
+        parts, network = self.parts_for(sampler, guidance), self._model(model)
+        conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
         program = sampling_program(parts, parts.sampler, table or self.table)
         return program.finish(self._denoiser(parts, model, clip, x_transform, conditions), as_float(x), noise_fn)
 
@@ -384,17 +387,19 @@ class System(nn.Module):
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
         n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
+        network, own = self._model(model), own_conditions(parts.guidance)
         check_guidance(parts, conditions, self.device)
+        conditions = {**row_conditions(parts.guidance), **conditions}
         return Call(
             self,
             n,
             self.table_for(steps),
             parts,
             checked_seed(seed, n),
-            self._model(model),
+            network,
             self.settings.clip_x_start if clip is None else clip,
             x_transform,
-            as_conditions(conditions, n, self.device),
+            conditions_for(network, conditions, n, self.device, own),
             check_compile(compile, self.device),
         )
 
@@ -427,7 +432,7 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         guidance: Steered = None,
-        seed: int | None = None,
+        seed: Seed = None,
         rows_per_call: int | None = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
@@ -442,7 +447,8 @@ class System(nn.Module):
             steps: As in `sample`.
             guidance: As in `sample`: the bound is then that of the guided reverse process, whose every step is still
                 a normal distribution.
-            seed: Makes the noise of example i a function of (seed, i) and the level.
+            seed: Makes the noise of example i a function of (seed, i) and the level; a list gives each example a seed
+                of its own.
             rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
             clip, x_transform, model, progress, conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
@@ -467,7 +473,7 @@ class System(nn.Module):
                 call.table,
                 x_start,
                 rows_per_call=rows,
-                seed=seed,
+                seed=call.seed,
                 conditions=call.conditions,
                 show=advance,
             )
@@ -517,9 +523,11 @@ class System(nn.Module):
         conditions: Mapping[str, Any],
     ) -> Denoiser:
         check_guidance(parts, conditions, self.device)
+        network = self._model(model)
+        check_names(network, conditions, own_conditions(parts.guidance))
         clip = self.settings.clip_x_start if clip is None else clip
         scales = self.objective.scales_input
-        return Denoiser(self._model(model), parts.var, scales, conditions, transform, clip, parts.guidance)
+        return Denoiser(network, parts.var, scales, conditions, transform, clip, parts.guidance)
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:

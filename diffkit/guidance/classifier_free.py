@@ -54,6 +54,16 @@ class ClassifierFree(Guidance):
     joint: bool = flag(True)
 
     @property
+    def own_conditions(self) -> frozenset[str]:
+        """The rows that mean "none"."""
+        return frozenset(self.row_conditions)
+
+    @property
+    def row_conditions(self) -> Conditions:
+        """Those of the null condition that have a row for each example."""
+        return {_ROWS + name: value for name, value in (self.null or {}).items() if _has_rows(value)}
+
+    @property
     def required_conditions(self) -> frozenset[str]:
         """Those that the null condition replaces."""
         return frozenset(self.null or ())
@@ -94,7 +104,8 @@ class ClassifierFree(Guidance):
 
     def _without(self, conditions: Conditions, x: Tensor) -> Conditions:
         assert self.null is not None, "composition refuses guidance without a null condition"
-        changed = {name: _null_value(value, conditions.get(name), len(x)) for name, value in self.null.items()}
+        null = {name: conditions.get(_ROWS + name, value) for name, value in self.null.items()}
+        changed = {name: _null_value(value, conditions.get(name), len(x)) for name, value in null.items()}
         return {name: value for name, value in {**conditions, **changed}.items() if value is not None}
 
     def _rescaled(self, guided: Tensor, with_it: Tensor) -> Tensor:
@@ -103,10 +114,26 @@ class ClassifierFree(Guidance):
         return guided * torch.lerp(torch.ones_like(factor), factor, self.rescale)
 
 
+_ROWS = "null rows of "
+"""Before the name of a condition: its rows that mean "none"."""
+
+
+def _has_rows(value: Any) -> bool:
+    """Whether it is an array or list, and not one row for all."""
+    array = isinstance(value, Tensor | np.ndarray) and value.ndim > 0
+    return (array or isinstance(value, list | tuple)) and len(value) != 1
+
+
 def _null_value(value: Any, given: Any, batch: int) -> Any:
     """The null condition for a batch: of the given condition's dtype and device, a row for each example."""
-    if value is None or isinstance(value, str):
+    if value is None:
         return value
+    if isinstance(value, str | list) and isinstance(given, list):  # texts
+        return [value] * batch if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _null_value(entry, (given or {}).get(key), batch) for key, entry in value.items()}
     if not isinstance(value, Tensor):
         value = (
             torch.full_like(given, value) if isinstance(given, Tensor) and given.ndim < 2 else torch.as_tensor(value)

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from diffkit._errors import CompositionError, MissingExtraError, OptionError
 from diffkit.bound import BoundTerms
-from diffkit.calls import evaluating
 from diffkit.denoiser import Denoiser, Model
 from diffkit.derivatives import differentiable_twice
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
+from diffkit.modes import evaluating
 from diffkit.noise import example_seed
 from diffkit.options import check_integer, check_number
 from diffkit.protocols import Level, Scalings
@@ -146,6 +146,7 @@ def ode_likelihood(
     if how.dequantize == "uniform" and not binned:
         raise OptionError("dequantize='uniform' is for data on bins; this system's is continuous, take 'none'")
     draws, probes = check_integer("draws", draws, ge=1), check_integer("probes", probes, ge=1)
+    seed = None if seed is None else check_integer("seed", seed, ge=0)
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
     solve = _solver(rtol, atol, method, options)
     x_start = system.checked(x_start).to(system.device)

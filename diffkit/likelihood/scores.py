@@ -22,15 +22,18 @@ from torch import Tensor
 
 from diffkit._errors import DataError, OptionError
 from diffkit.bound import BoundTerms, prior_bits
-from diffkit.calls import Call, Transform, evaluating
+from diffkit.calls import Call, Transform
+from diffkit.conditions import rows_of
 from diffkit.denoiser import Model
 from diffkit.likelihood.strata import Strata
+from diffkit.modes import evaluating
 from diffkit.noise import example_seed
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
+from diffkit.protocols import Composition
 from diffkit.spacing import Spacing
 from diffkit.system import Steered, System
-from diffkit.table import F64
+from diffkit.table import F64, ProcessTable
 
 NORMAL_95 = 1.959964
 """Half-width of a 95 % interval in standard errors (97.5 % quantile of the normal distribution)."""
@@ -180,6 +183,7 @@ def score(
         DataError: There is no data.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
     """
+    seed = None if seed is None else check_integer("seed", seed, ge=0)
     prepare = partial(
         system.prepare,
         steps=steps,
@@ -189,12 +193,12 @@ def score(
         x_transform=x_transform,
         model=model,
     )
-    call = prepare(1)
-    strata = Strata.of(call.table.num_steps, levels_per_example)
-    walk = _Walk(system, call, strata, seed, rows_per_call)
+    table = system.table_for(steps)
+    strata = Strata.of(table.num_steps, levels_per_example)
+    walk = _Walk(system, table, system.parts_for(None, guidance), strata, seed, rows_per_call)
     batches: Iterable[Chunk] = [(data, conditions)] if isinstance(data, Tensor) else data
     total = len(data) if isinstance(data, Tensor) else size
-    found, parts, seen = Moments.empty(call.table.num_steps), list[F64](), list[int]()
+    found, parts, seen = Moments.empty(table.num_steps), list[F64](), list[int]()
     with show_progress((total or 0) * len(strata.first), "bits/dim", progress is True and total is not None) as bar:
         advance = progress if callable(progress) else bar
         for x_start, given in batches:
@@ -203,12 +207,12 @@ def score(
                 raise OptionError(f"indices must have one entry for each example, got {len(indices)}")
             index = [int(i) if indices is None else int(indices[i]) for i in places]
             values, prior, level = walk(x_start, prepare(len(x_start), **given), index, advance)
-            found = found.merged(Moments.of(values, level, call.table.num_steps))
+            found = found.merged(Moments.of(values, level, table.num_steps))
             parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))
             seen.extend(index)
     if not seen:
         raise DataError("there is no data to score")
-    levels = call.table.index[1:].copy()
+    levels = table.index[1:].copy()
     return _scores(np.concatenate(parts, axis=1), np.array(seen, dtype=np.int64), found, levels, len(strata.first))
 
 
@@ -279,11 +283,19 @@ class Moments:
 class _Walk:
     """Visits levels of a batch of examples, a fixed number of (example, level) pairs to a call of the network."""
 
-    def __init__(self, system: System, call: Call, strata: Strata, seed: int | None, rows: int | None):
-        self.system, self.table, self.strata, self.seed = system, call.table, strata, seed
+    def __init__(
+        self,
+        system: System,
+        table: ProcessTable,
+        parts: Composition,
+        strata: Strata,
+        seed: int | None,
+        rows: int | None,
+    ):
+        self.system, self.table, self.strata, self.seed = system, table, strata, seed
         default = 16 if system.device.type == "cpu" else 256
         self.rows = default if rows is None else check_integer("rows_per_call", rows, ge=1)
-        self.terms = BoundTerms.of(call.parts, call.table, system.decoder)
+        self.terms = BoundTerms.of(parts, table, system.decoder)
 
     @torch.no_grad()
     def __call__(
@@ -310,7 +322,7 @@ class _Walk:
         """The three quantities of some pairs, (3, rows)."""
         batch, pairs = len(x_start), range(rows.start, rows.stop)
         example = torch.arange(rows.start, rows.stop, device=x_start.device) // len(self.strata.first)
-        picked = {name: c[example] if _is_per_example(c, batch) else c for name, c in call.conditions.items()}
+        picked = rows_of(call.conditions, example, batch)
         drawn = torch.stack([noise(pair) for pair in pairs])
         denoiser = attrs.evolve(call, conditions=picked).denoiser()
         return torch.stack(self.terms(denoiser, x_start[example], level, drawn, first))
@@ -350,7 +362,3 @@ def _scores(
         deviations=found.deviations(),
         levels_per_example=levels_per_example,
     )
-
-
-def _is_per_example(value: object, batch: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch

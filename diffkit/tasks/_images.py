@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffkit._errors import OptionError
+from diffkit.conditions import as_tensor
 from diffkit.options import check_integer
 from diffkit.system import System
 
@@ -22,8 +23,7 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
         OptionError: They have another shape, or there is another number of them.
     """
     shape = system.data_shape
-    if not isinstance(image, Tensor):
-        raise OptionError(f"{name} must be a tensor, got {type(image).__name__}")
+    image = as_tensor(name, image)
     if image.ndim == len(shape):
         image = image[None]
     count = len(image) if n is None else check_integer("n", n, ge=1)
@@ -46,8 +46,7 @@ def mask_for(system: System, mask: Tensor, n: int) -> Tensor:
     """
     shape = (n, *system.data_shape)
     spatial = shape[2:]
-    if not isinstance(mask, Tensor):
-        raise OptionError(f"the mask must be a tensor, got {type(mask).__name__}")
+    mask = as_tensor("the mask", mask)
     fits = {spatial, (1, *spatial), shape[1:], (1, 1, *spatial), (n, 1, *spatial), (1, *shape[1:]), shape}
     if tuple(mask.shape) not in fits:
         raise OptionError(

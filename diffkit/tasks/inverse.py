@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile
+from diffkit.conditions import as_tensor
 from diffkit.denoiser import Guidance, Model
 from diffkit.guidance._linear import Operator
 from diffkit.guidance.diffpir import DiffPIR
@@ -62,7 +63,7 @@ def solve(
     """
     if not isinstance(method, Method):
         raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
-    measurement = _measurements(system, measurement, method, n)
+    measurement = _measurements(system, as_tensor("measurement", measurement), method, n)
     if sampler is None:
         sampler = "ancestral" if isinstance(method, DPS) else "ddim"
     before = () if guidance is None else tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile
+from diffkit.conditions import as_tensor
 from diffkit.denoiser import Model
 from diffkit.noise import Seed
 from diffkit.options import check_integer
@@ -47,6 +48,7 @@ def super_resolve(
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 5 (conditioning by concatenation).
     """
     each, axes = check_integer("each", each, ge=1), len(system.data_shape)
+    low_res = as_tensor("low_res", low_res)
     if low_res.ndim == axes:
         low_res = low_res[None]
     _check(system, low_res, axes)

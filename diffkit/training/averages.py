@@ -29,7 +29,7 @@ def averaged(
     width: float | None = None,
     step: int | None = None,
     backbone: nn.Module | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> System:
     """Return a run's system with a mean of its weights, ready to sample.
 

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from diffkit._errors import DivergedError
 from diffkit.data.base import Batch, scaled
 from diffkit.files import load_weights
+from diffkit.modes import evaluating
 from diffkit.objective import count_first
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
@@ -225,15 +226,13 @@ class Trainer:
     def averaged(self) -> Iterator[None]:
         """Let the network have the weights that samples are drawn with, and be in evaluation mode, for a while."""
         weights, means = self.ema.weights, self.ema.means[0] if self.config.ema else []
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.network):
             kept = [weight.detach().clone() for weight in weights] if means else []
             _copy(weights, means)
-            self.network.eval()
             try:
                 yield
             finally:
                 _copy(weights, kept)
-                self.network.train()
 
     def _placed(self, whole: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self.engine.placed(t, held[name]) if name in held else t for name, t in whole.items()}

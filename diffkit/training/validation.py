@@ -12,6 +12,7 @@ from torch import Tensor
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Data, as_data, scaled
 from diffkit.denoiser import Model
+from diffkit.modes import evaluating
 from diffkit.options import check_integer
 from diffkit.training.checks import Classes, batch_problems, bins_of, check
 from diffkit.training.config import TrainConfig
@@ -47,12 +48,8 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     if network is None:
         raise OptionError("validation needs a network, but the system was composed with backbone=None")
     check_integer("batch_size", batch_size, ge=1)
-    training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         return _Pass(system, found, None, SingleProcess(system.device), seed).means(batch_size)
-    finally:
-        network.train(training)
 
 
 class Held:

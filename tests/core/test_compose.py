@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import threading
 from itertools import combinations, product
 
 import attrs
@@ -213,7 +215,7 @@ def test_a_foreign_network_goes_by_keyword():
 
 
 class Choosy(nn.Module):
-    """Cannot be asked on fake tensors, because it reads a value."""
+    """Cannot be asked without values, because it reads a value."""
 
     def __init__(self, out: int):
         super().__init__()
@@ -247,6 +249,82 @@ def test_asking_a_network_leaves_it_as_it_was():
     network = Counting().train()
     diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8))
     assert network.calls == 0 and network.training
+
+
+@functools.lru_cache
+def shared_table(channels):
+    return torch.linspace(0, 1, channels)
+
+
+class Caching(Tiny):
+    """Makes a table when it is first called."""
+
+    def __init__(self, out: int = 3):
+        super().__init__(3, out)
+        self.table = None
+
+    def forward(self, x, time):
+        if self.table is None:
+            self.table = torch.linspace(0, 1, self.convolution.out_channels, device=x.device)
+        return super().forward(x, time) * self.table[:, None, None]
+
+
+def test_asking_a_network_leaves_nothing_in_what_it_keeps():
+    network = Caching()
+    system = diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8))
+    assert network.table is None
+    system(torch.zeros(2, 3, 8, 8))["loss"].mean().backward()
+    assert type(network.table) is torch.Tensor and type(network.shift.grad) is torch.Tensor
+    with pytest.raises(errors.CompositionError, match=re.escape("backbone Caching returns (5, 8, 8)")):
+        diffkit.compose(schedule="cosine", backbone=Caching(5), data_shape=(3, 8, 8))
+
+
+class Sharing(Tiny):
+    """Keeps its table outside of itself."""
+
+    def forward(self, x, time):
+        return super().forward(x, time) * shared_table(3)[:, None, None].to(x.device)
+
+
+def test_asking_a_network_leaves_nothing_in_what_functions_keep():
+    shared_table.cache_clear()
+    diffkit.compose(schedule="cosine", backbone=Sharing(3, 3), data_shape=(3, 8, 8))
+    assert type(shared_table(3)) is torch.Tensor and not shared_table(3).is_meta
+
+
+class Locked(Tiny):
+    """Cannot be copied."""
+
+    def __init__(self, out: int):
+        super().__init__(3, out)
+        self.lock = threading.Lock()
+
+
+def test_a_network_that_cannot_be_copied_is_checked_at_its_first_call():
+    system = diffkit.compose(schedule="cosine", backbone=Locked(5), data_shape=(3, 8, 8))
+    with pytest.raises(errors.OptionError, match=re.escape("returned shape (2, 5, 8, 8)")):
+        system.sample(2, steps=2, progress=False)
+
+
+def test_asking_a_network_leaves_its_frozen_part_frozen():
+    network = Tiny(3, 3).train()
+    network.convolution.eval()
+    diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8))
+    assert network.training and not network.convolution.training
+
+
+@pytest.mark.parametrize(("device", "found"), [(None, "meta"), ("meta", "meta")])
+def test_a_network_stays_where_it_is(device, found):
+    network = Tiny(3, 3).to("meta")
+    system = diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8), device=device)
+    assert system.backbone is network and system.device.type == found
+    rebuilt = diffkit.from_spec(diffkit.compose(backbone="mlp", data_shape=(3, 8, 8)).spec(), device=device)
+    assert rebuilt.device.type == ("cpu" if device is None else found)
+
+
+def test_a_network_is_moved_where_it_is_told_to():
+    system = diffkit.compose(schedule="cosine", backbone=Tiny(3, 3), data_shape=(3, 8, 8), device="meta")
+    assert system.device.type == "meta"
 
 
 def test_a_composition_without_a_network_takes_one_at_every_call():

@@ -10,6 +10,7 @@ from networks import Tiny
 
 import diffkit
 from diffkit._errors import OptionError
+from diffkit.likelihood import ode_likelihood, score
 
 
 @pytest.fixture
@@ -41,3 +42,20 @@ BAD = [
 def test_wrong_seeds(system, arguments, text):
     with pytest.raises(OptionError, match=re.escape(text)):
         system.sample(2, **arguments)
+
+
+def test_the_bound_of_an_example_with_its_own_seed_is_what_it_is_alone(system):
+    x = torch.rand(3, 2, 4, 4) * 2 - 1
+    together = system.bits_per_dim(x, seed=[5, 9, 5], rows_per_call=4).total
+    for i, seed in enumerate((5, 9, 5)):
+        torch.testing.assert_close(together[i], system.bits_per_dim(x[i : i + 1], seed=seed).total[0])
+    assert not torch.allclose(together, system.bits_per_dim(x, seed=5).total, atol=1e-3)
+    with pytest.raises(OptionError, match="seed must be one number, or one for each of 3 examples, got 2"):
+        system.bits_per_dim(x, seed=[7, 7])
+
+
+def test_what_takes_one_seed_refuses_several(system):
+    pytest.importorskip("torchdiffeq")
+    for likelihood in (score, ode_likelihood):
+        with pytest.raises(OptionError, match=re.escape("seed must be an integer, got [7, 7]")):
+            likelihood(system, torch.zeros(2, 2, 4, 4), seed=[7, 7])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from guidance_support import Labelled, level_at, system_of
@@ -14,6 +15,7 @@ import diffkit
 from diffkit._errors import CompositionError, OptionError
 from diffkit.denoiser import Guidance
 from diffkit.guidance import Autoguidance, ClassifierFree, DynamicThreshold, StaticThreshold
+from diffkit.likelihood import score
 
 NULL = {"y": 3}
 Y = torch.tensor([0, 1, 2])
@@ -315,3 +317,53 @@ BAD = [
 def test_wrong_use(call, text):
     with pytest.raises((OptionError, CompositionError, TypeError), match=re.escape(text)):
         call()
+
+
+ROWS = {
+    "tensor": torch.tensor([3, 2, 1, 3]),
+    "list": [3, 2, 1, 3],
+    "array": np.array([3, 2, 1, 3]),
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=list(ROWS))
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_null_row_goes_with_its_example(rows, joint):
+    system, y = system_of(), [0, 1, 2, 0]
+    call = dict(guidance=ClassifierFree(2.0, null={"y": rows}, joint=joint), seed=3, steps=4)
+    whole = system.sample(4, y=y, progress=False, **call)
+    one = ClassifierFree(2.0, null={"y": 1}, joint=joint)
+    alone = system.sample(4, y=y, progress=False, **(call | {"guidance": one}))
+    torch.testing.assert_close(whole[2], alone[2])
+    assert not torch.allclose(whole[0], alone[0], atol=1e-3)
+    cut = system.sample(4, y=y, batch_size=3, progress=False, **call)
+    torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-5)
+    x = torch.zeros(4, *system.data_shape)
+    bound = system.bits_per_dim(x, y=y, **call).total
+    torch.testing.assert_close(system.bits_per_dim(x, y=y, rows_per_call=3, **call).total, bound)
+    found = score(system, x, y=y, rows_per_call=3, **call)
+    np.testing.assert_allclose(found.total, bound.numpy(), rtol=1e-5)
+
+
+def test_null_rows_of_another_number_are_refused():
+    system = system_of()
+    with pytest.raises(OptionError, match="'null rows of y' must have one value for each of 4 examples, got 3"):
+        system.sample(4, guidance=ClassifierFree(2.0, null={"y": [1, 2, 3]}), y=[0, 1, 2, 0])
+    twice = [ClassifierFree(2.0, null={"y": [1, 2, 3, 3]}), ClassifierFree(2.0, null={"y": [3, 3, 3, 3]})]
+    with pytest.raises(OptionError, match="two guidances bring rows for 'null rows of y'; give one of them a single"):
+        system.sample(4, guidance=twice, y=[0, 1, 2, 0])
+
+
+def test_texts_and_mappings_have_null_conditions():
+    seen = []
+
+    def model(x, time, context, text):
+        seen.append((context["e"], text))
+        return torch.zeros_like(x)
+
+    system = diffkit.compose(backbone=None, data_shape=(2,), num_steps=20, schedule="cosine")
+    guidance = ClassifierFree(2.0, null={"text": "", "context": {"e": torch.zeros(1, 5)}})
+    given = dict(text=["a", "b", "c"], context={"e": torch.ones(3, 5)})
+    system.sample(3, steps=1, batch_size=2, model=model, guidance=guidance, progress=False, **given)
+    assert [text for _, text in seen] == [["a", "b", "", ""], ["c", ""]]
+    assert [e[:, 0].tolist() for e, _ in seen] == [[1, 1, 0, 0], [1, 0]]

@@ -212,3 +212,17 @@ def test_processes_that_hold_out_other_data_are_refused(tmp_path):
             train(tmp_path / "run", seed=rank, val=images(9) if rank else None, batch_size=8)
 
     forked(2, job)
+
+
+class HalfFrozen(Even):
+    """Has a part that stays in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = torch.nn.Dropout(0.5).eval()
+
+
+def test_a_frozen_part_stays_frozen():
+    network = HalfFrozen()
+    validate(noisy(recipe=network), images(8))
+    assert network.training and not network.frozen.training

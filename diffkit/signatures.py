@@ -1,0 +1,116 @@
+"""Which conditions a network takes, and keywords that are none: misspelt options end here, not inside the network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from diffkit._errors import OptionError, did_you_mean
+
+OPTIONS = frozenset(
+    [
+        *("batch_size", "clip", "compile", "decoder_rows", "generator", "guidance", "level", "model", "noise"),
+        *("noise_fn", "progress", "rows_per_call", "sampler", "seed", "start", "steps", "table", "timesteps_state"),
+        "x_transform",
+    ]
+)
+"""Options of a system's calls."""
+
+_SLIPS = OPTIONS - {"level", "model", "noise", "table"}
+"""Those whose slips are looked for: near to the others are words that conditions may have, such as mode."""
+
+_NEAR = 0.85
+"""How alike (difflib's ratio) a condition is to an option that it must be a slip of: 'step' is, 'scale' is not."""
+
+
+class NamedTime(nn.Module):
+    """A foreign network whose time argument goes by name."""
+
+    def __init__(self, network: nn.Module, argument: str):
+        super().__init__()
+        parameters = inspect.signature(network.forward).parameters
+        keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if argument not in parameters and not keywords:
+            raise OptionError(
+                f"{type(network).__name__}.forward has no argument {argument!r} for the time "
+                f"(arguments: {', '.join(parameters)})"
+            )
+        self.network = network
+        self.argument = argument
+
+    def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
+        """Return what the network returns."""
+        out: Tensor = self.network(x, **{self.argument: time}, **conditions)
+        return out
+
+
+@frozen
+class _Taken:
+    """Conditions that a network takes: those it names, and any other if ``anything``."""
+
+    names: frozenset[str]
+    anything: bool
+
+
+def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozenset[str]) -> Iterator[str]:
+    """Say which conditions cannot be meant for a network.
+
+    A network that names its conditions takes no others. To one that takes any, what is an option of a system's calls,
+    or almost, is not handed on.
+
+    Args:
+        model: The network.
+        names: Of the conditions.
+        own: Those that guidance keeps to itself.
+    """
+    unsure = [name for name in names if name not in own]
+    taken = _taken(model) if unsure and not torch.compiler.is_compiling() else None
+    if taken is None:
+        return
+    label = f"the network {type(model).__name__}" if isinstance(model, nn.Module) else "the function given as model"
+    for name in unsure:
+        near = get_close_matches(name, _SLIPS, n=1, cutoff=_NEAR)
+        if name in taken.names or (taken.anything and not near and name not in OPTIONS):
+            continue
+        if name in OPTIONS:
+            yield f"{name!r} is an option of other calls, not of this one, and no condition of {label}; leave it out"
+        elif taken.anything:
+            yield f"condition {name!r} looks like the option {near[0]!r}; write that, or name {name!r} in {label}"
+        else:
+            known = ", ".join(sorted(taken.names)) or "none"
+            guess = did_you_mean(name, taken.names | OPTIONS)
+            yield f"{label} takes no condition {name!r}{guess} (conditions: {known})"
+
+
+def _taken(model: Callable[..., Any]) -> _Taken | None:
+    """What a network takes; None if it cannot be told."""
+    try:
+        if isinstance(model, NamedTime):
+            found = _read(model.network.forward, 1)
+            return _Taken(found.names - {model.argument}, found.anything)
+        if isinstance(model, nn.Module) and "forward" not in vars(model):
+            return _read_once(type(model).forward)
+        return _read(model.forward if isinstance(model, nn.Module) else model, 2)
+    except (TypeError, ValueError):  # a function without a signature
+        return None
+
+
+@lru_cache(maxsize=256)
+def _read_once(forward: Callable[..., Any]) -> _Taken:
+    """The same for all networks of a class."""
+    return _read(forward, 3)
+
+
+def _read(function: Callable[..., Any], skip: int) -> _Taken:
+    """Names of a function's arguments beside the first ones, which are the data and the time."""
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:skip]
+    named = (p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return _Taken(frozenset(named) - set(positional), any(p.kind is p.VAR_KEYWORD for p in parameters))
