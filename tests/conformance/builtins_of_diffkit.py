@@ -31,6 +31,7 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"history": 1, "uniform_prob": 1.0},
     ],
     ("sampler", "ddim"): [{}, {"eta": 1.0}, {"eta": 0.3}],
+    ("sampler", "churn"): [{}, {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 5.0}, {"s_noise": 1.007}],
     ("sampler", "dpmpp_sde"): [{}, {"eta": 0.5, "r": 0.3}, {"s_noise": 1.01}],
     # bh1 only matters while there is one difference, so with more estimates in the error of the first step alone
     ("sampler", "unipc"): [{}, {"estimates": 1, "variant": "bh1"}, {"estimates": 3}],

@@ -97,17 +97,20 @@ def test_heun():
     close(ours("heun", Exploding(), start() * RHO[0]), wanted)
 
 
-@pytest.mark.parametrize(("s_churn", "s_tmin", "s_tmax"), [(4.0, 0.0, 100.0), (100.0, 0.1, 5.0)])
-def test_churn(s_churn, s_tmin, s_tmax):
-    """Karras et al. 2022, algorithm 2, with S_noise = 1."""
+@pytest.mark.parametrize(
+    ("s_churn", "s_tmin", "s_tmax", "s_noise"),
+    [(4.0, 0.0, 100.0, 1.0), (100.0, 0.1, 5.0, 1.0), (40.0, 0.05, 50.0, 1.003)],
+)
+def test_churn(s_churn, s_tmin, s_tmax, s_noise):
+    """Karras et al. 2022, algorithm 2; the last row has its table 5's S_noise for ImageNet-64."""
     noise, wanted = noises(len(RHO)), []
     x = start() * RHO[0]
     for t, s, eps in zip(RHO, np.append(RHO[1:], 0), noise, strict=True):
         gamma = min(s_churn / len(RHO), np.sqrt(2) - 1) if s_tmin <= t <= s_tmax else 0.0
         hat = t + gamma * t
-        x = heun_step(x + np.sqrt(hat**2 - t**2) * eps, hat, s)
+        x = heun_step(x + np.sqrt(hat**2 - t**2) * s_noise * eps, hat, s)
         wanted.append(x)
-    options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax}
+    options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
     close(ours(("churn", options), Exploding(), start() * RHO[0], noise), wanted)
 
 
