@@ -32,6 +32,7 @@ from typing import Any, Generic, TypeVar, cast
 import attrs
 from attrs import frozen
 
+from diffkit._elsewhere import elsewhere
 from diffkit._errors import (
     AmbiguousComponentError,
     DuplicateComponentError,
@@ -292,9 +293,11 @@ class Registry(Generic[P]):
 
     def _unknown(self, asked: str) -> UnknownComponentError:
         names = self.names()
-        text = f"no {self.kind} named {asked!r}{did_you_mean(canonical(asked), names)} (known: {', '.join(names)})"
-        bare = canonical(asked).rpartition(":")[2]
-        blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name == bare]
+        ours = None if ":" in asked else elsewhere(self.kind, asked, names)
+        meant = {canonical(asked).rpartition(":")[2], (ours or "").rpartition(":")[2]}
+        blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name in meant]
+        hint = _called_here(ours, names) if ours and not blocked else did_you_mean(canonical(asked), names)
+        text = f"no {self.kind} named {asked!r}{hint} (known: {', '.join(names)})"
         if blocked:
             text += f"; {blocked[0]} offers it, but DIFFKIT_PLUGINS does not list that distribution"
         text += "".join(f"; note: {fault}" for fault in _scan.faults())
@@ -463,6 +466,14 @@ def _where(distribution: metadata.Distribution) -> str:
 def _printable(text: str) -> str:
     """Text from foreign metadata, with anything that a terminal might obey spelled out."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _called_here(ours: str, names: tuple[str, ...]) -> str:
+    """Which part is meant by a name from elsewhere, and how to get it if it is a plugin's that is not here."""
+    distribution, _, name = ours.rpartition(":")
+    if name in names:
+        return f"; it is called {name!r} here"
+    return f"; it is {name!r} of the plugin {distribution}: pip install {distribution}"
 
 
 def _is_class_or_function(part: object) -> bool:

@@ -135,7 +135,10 @@ _STOCHASTIC = {
     "ancestral": "k-o",
     "euler_ancestral": "C0--o",
     "sde_dpmpp_2m": "C2-o",
+    "sde_dpmpp_3m": "C4-o",
     "dpm2_ancestral": "C6--s",
+    "dpmpp_2s_ancestral": "C9--s",
+    "dpmpp_sde": "C5--s",
     "churn": "C1--s",
     "restart": "C3--s",
 }

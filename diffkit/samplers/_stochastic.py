@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffkit.options import choice
+from diffkit.samplers._coefficients import step_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,21 @@ def fresh_std(steps: Steps, eta: float) -> F64:
     """``eta sigma_s sqrt(1 - snr_t / snr_s)``: eta > 0 times the posterior's standard deviation."""
     t, s = steps
     return np.asarray(eta * s.sigma * np.sqrt(-np.expm1(t.log_snr - s.log_snr)))
+
+
+def reverse_sde(steps: Steps, eta: float) -> tuple[F64, F64, F64]:
+    """Coefficients of ``x_s = keep x_t + held x_start + std noise``, exact while the estimate of x_start is held.
+
+    ``keep = sigma_s/sigma_t exp(-eta h)``, ``held = alpha_s (1 - exp(-(1 + eta) h))``,
+    ``std = sigma_s sqrt(1 - exp(-2 eta h))``, h = lambda_s - lambda_t.
+
+    Source: Lu et al. 2022, arXiv:2211.01095, section 5; eta: the family of reverse SDEs of Song et al. 2021,
+    arXiv:2011.13456, and Karras et al. 2022, arXiv:2206.00364, eq. 6.
+    """
+    t, s = steps
+    drift = eta * step_size(steps) if eta > 0 else np.zeros_like(t.log_snr)
+    keep = s.sigma / t.sigma * np.exp(-drift)
+    return keep, s.alpha - keep * t.alpha, s.sigma * np.sqrt(-np.expm1(-2 * drift))
 
 
 def noise_column(std: F64, steps: Steps, variance: str) -> dict[str, F64]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 from attrs import frozen
 
 from diffkit.options import number
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
-from diffkit.samplers._coefficients import step_size
 from diffkit.samplers._multistep import data_step, held_slope, places, start_history
-from diffkit.samplers._stochastic import noise_column, variance_option
+from diffkit.samplers._stochastic import noise_column, reverse_sde, variance_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,13 +53,9 @@ class SDEDPMSolverPP2M(Sampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start, of the estimate before and, if stochastic, of the noise."""
         t, s = steps
-        h = step_size(steps)
-        drift = self.eta * h if self.stochastic else np.zeros_like(h)
-        keep = s.sigma / t.sigma * np.exp(-drift)
-        held = s.alpha - keep * t.alpha
+        keep, held, std = reverse_sde(steps, self.eta)
         older = held_slope(places(t.log_snr, s.log_snr, 1), held)[:, 0]
         plan = {"x": keep, "x_start": held - older, "x_start_1": older}
-        std = s.sigma * np.sqrt(-np.expm1(-2 * drift))
         return plan | noise_column(std, steps, self.variance) if self.stochastic else plan
 
     def init(self, x: Tensor) -> State:

@@ -58,7 +58,7 @@ class ZeroSNR(NoiseSchedule):
     def table(self, num_steps: int) -> ProcessTable:
         """Return the table; `OptionError` names the smallest num_steps that works."""
         inner = self._inner()
-        table = inner.table(num_steps)
+        table = inner.table(max(num_steps, 2))  # at 2 it says if it needs more than that
         root = np.sqrt(table.alpha_bar[1:])
         if num_steps < 2:
             raise OptionError(

@@ -12,7 +12,7 @@ A spacing is None (all), a count, a list of levels, or one of these strings:
 "quad20"        evenly in the square root of the level, from 1 to T: denser at clean levels
 "time20"        evenly in what the network is conditioned on
 "logsnr20"      evenly in log-SNR
-"karras20"      evenly in (sigma / alpha)^(1/7)
+"karras20"      evenly in (sigma / alpha)^(1/7); "karras20:rho=5" in its fifth root, rho >= 1
 "ays_sd15"      a grid that comes with diffkit (`grids`); "ays_sd15:20" stretched to 20 levels
 "grid.json"     a grid from a file, see `diffkit.spacing.files`; "grid.json:20" stretched to 20 levels
 =============== ==================================================================================
@@ -20,6 +20,7 @@ A spacing is None (all), a count, a list of levels, or one of these strings:
 Those of the second half look at the noise levels. Where two levels asked for are the same level of the table, the
 next free one is taken, so a spacing always has as many levels as it says.
 
+`nearest` turns noise levels of your own, given as sigma / alpha, into a list of levels.
 `diffkit.spacing.optimal` finds the levels with the best variational bound from one measurement of a trained model.
 """
 
@@ -27,14 +28,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from diffkit._errors import OptionError
-from diffkit.options import check_integer
-from diffkit.spacing._clocks import CLOCKS
+from diffkit.options import check_integer, check_number
+from diffkit.spacing import _clocks
+from diffkit.spacing._clocks import CLOCKS, karras
 from diffkit.spacing.files import GRIDS, grid, is_grid
-from diffkit.table import ProcessTable, check_levels
+from diffkit.table import F64, ProcessTable, check_levels
 
 Spacing = int | str | Sequence[int] | None
 SEEN = 0.05
@@ -60,6 +63,12 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
         return _from_text(num_steps, spacing.strip(), table)
     if isinstance(spacing, int | np.integer):
         return _sections(num_steps, [check_integer("steps", spacing)])
+    given = np.asarray(spacing)
+    if given.ndim and given.size and given.dtype.kind == "f":
+        raise OptionError(
+            f"levels must be integers, got {spacing!r}; for values of sigma / alpha, "
+            "diffkit.spacing.nearest(system.table, [...]) returns the levels"
+        )
     return tuple(int(k) for k in check_levels(spacing, num_steps))
 
 
@@ -80,6 +89,37 @@ def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> s
     )
 
 
+def nearest(table: ProcessTable, sigmas: Any) -> tuple[int, ...]:
+    """Return the levels nearest to given noise, ascending; usable as ``steps``.
+
+        system.sample(16, steps=diffkit.spacing.nearest(system.table, [14.6, 6.3, 2.7, 1.0, 0.3, 0.0]))
+
+    Nearest in the logarithm of sigma / alpha, cleaner ones first: where two values ask for the same level, the noisier
+    one takes the next level that is free, so there are as many levels as values.
+
+    Args:
+        table: The table that training uses, `System.table`.
+        sigmas: Values of sigma / alpha, in any order, at most T; a 0 is level 0, and left out; inf is level T.
+    Raises:
+        OptionError: A value is negative or no number, none is above 0, or there are more than levels.
+    """
+    ratio = _ratios(sigmas)
+    if not len(ratio):
+        raise OptionError(f"sigmas must hold a value above 0, got {sigmas!r}")
+    _check_count(len(ratio), table.num_steps)
+    return _clocks.nearest(table, -2 * np.log(ratio))
+
+
+def _ratios(sigmas: Any) -> F64:
+    try:
+        found = np.asarray(sigmas, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"sigmas must be a list of numbers, got {sigmas!r}") from error
+    if found.ndim != 1 or np.any(np.isnan(found)) or np.any(found < 0):
+        raise OptionError(f"sigmas must be a list of numbers >= 0, got {sigmas!r}")
+    return found[found > 0]
+
+
 def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[int, ...]:
     if text == "":
         return levels(num_steps, None)
@@ -87,12 +127,16 @@ def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[i
         return _sections(num_steps, [int(count) for count in text.split(",")])
     if is_grid(text):
         return grid(text, _needed(table, text))
-    named = re.fullmatch(r"([a-z]+)(\d+)", text)
+    named = re.fullmatch(r"([a-z]+)(\d+)(?::rho=(.+))?", text)
+    if named and named[3] and named[1] != "karras":
+        raise OptionError(f"spacing {text!r} has no rho; only 'karras{named[2]}:rho={named[3]}' has")
     if named and (named[1] in _NAMED or named[1] in CLOCKS):
         count = int(named[2])
         _check_count(count, num_steps)
         if count == 1 < num_steps and named[1] in _FROM_LEVEL_1:
             raise OptionError(f"spacing {text!r} keeps level 1 alone, where no chain can start; use 1 or 'trailing1'")
+        if named[3]:
+            return karras(_rho(named[3], text))(_needed(table, text), count)
         if named[1] in CLOCKS:
             return CLOCKS[named[1]](_needed(table, text), count)
         return _NAMED[named[1]](num_steps, count)
@@ -101,6 +145,14 @@ def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[i
         f"spacing {text!r} has no known form; use a number, a list of levels, one of {forms}, a file that ends in "
         f".json, or one of {', '.join(map(repr, GRIDS))}"
     )
+
+
+def _rho(text: str, spacing: str) -> float:
+    """The exponent behind a spacing; below 1 levels would crowd where there is nothing but noise."""
+    try:
+        return check_number(f"rho of spacing {spacing!r}", float(text), ge=1)
+    except ValueError as error:
+        raise OptionError(f"rho of spacing {spacing!r} must be a number >= 1, got {text!r}") from error
 
 
 def _needed(table: ProcessTable | None, text: str) -> ProcessTable:

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffkit.table import F64, ProcessTable
 
-_RHO = 7.0
+RHO = 7.0
 """Exponent of the Karras spacing: Karras et al. 2022, arXiv:2206.00364, eq. 5."""
 
 
@@ -60,10 +60,15 @@ def _noise_ratio(table: ProcessTable) -> F64:
         return np.asarray(np.exp(-table.log_snr / 2))
 
 
+def karras(rho: float) -> Callable[[ProcessTable, int], tuple[int, ...]]:
+    """The spacing that is even in (sigma / alpha)^(1/rho): the larger rho, the denser at clean levels."""
+    return _even(lambda table: _noise_ratio(table) ** (1 / rho))
+
+
 CLOCKS: dict[str, Callable[[ProcessTable, int], tuple[int, ...]]] = {
     "quad": _even(lambda table: np.sqrt(np.arange(table.num_steps + 1))),
     "time": _even(lambda table: table.time),
     "logsnr": _even(lambda table: table.log_snr),
-    "karras": _even(lambda table: _noise_ratio(table) ** (1 / _RHO)),
+    "karras": karras(RHO),
 }
 """Name -> function of (table, count) that gives levels."""

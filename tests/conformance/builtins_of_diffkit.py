@@ -31,6 +31,8 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"history": 1, "uniform_prob": 1.0},
     ],
     ("sampler", "ddim"): [{}, {"eta": 1.0}, {"eta": 0.3}],
+    ("sampler", "churn"): [{}, {"s_churn": 20.0, "s_tmin": 0.1, "s_tmax": 5.0}, {"s_noise": 1.007}],
+    ("sampler", "dpmpp_sde"): [{}, {"eta": 0.5, "r": 0.3}, {"s_noise": 1.01}],
     # bh1 only matters while there is one difference, so with more estimates in the error of the first step alone
     ("sampler", "unipc"): [{}, {"estimates": 1, "variant": "bh1"}, {"estimates": 3}],
     ("backbone", "mlp"): [
@@ -72,6 +74,14 @@ def values_of(kind: str, name: str) -> list[dict[str, Any]]:
         return OPTIONS[kind, name]
     changed = _changed(registry(kind).get(name))
     return [{}, changed] if changed else [{}]
+
+
+def known_failures(options: dict[str, Any]) -> dict[str, str]:
+    """Laws that an option is there to break, and why: only the noise scale of some samplers is such an option."""
+    if options.get("s_noise", 1.0) == 1.0:
+        return {}
+    louder = "noise of another scale leaves no step the spread it should have, which is what the option is for"
+    return dict.fromkeys(("keeps_the_marginals", "order_as_declared"), louder)
 
 
 def _changed(part: Any) -> dict[str, Any]:

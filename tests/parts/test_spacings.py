@@ -12,7 +12,7 @@ import torch
 import diffkit
 from diffkit._errors import OptionError
 from diffkit.registry import registry
-from diffkit.spacing import levels
+from diffkit.spacing import levels, nearest
 from diffkit.spacing.files import GRIDS, grid, save_grid
 from diffkit.spacing.optimal import chain_bits, optimal_levels
 from diffkit.testing.oracles import MixtureOracle, network_of
@@ -54,14 +54,94 @@ def test_named_spacings_on_the_shortest_tables(name, num_steps):
         ("time", lambda t: t.time),
         ("logsnr", lambda t: t.log_snr),
         ("karras", lambda t: np.exp(-t.log_snr / 14)),
+        ("karras{}:rho=7", lambda t: np.exp(-t.log_snr / 14)),
+        ("karras{}:rho=2.5", lambda t: np.exp(-t.log_snr / 5)),
+        ("karras{}:rho=1", lambda t: np.exp(-t.log_snr / 2)),
     ],
 )
 def test_named_spacings_are_even_in_what_they_name(name, measure):
     table = registry("schedule").create("log_linear").table(20000)
-    found = measure(table)[list(spaced(f"{name}12", table))]
+    found = measure(table)[list(spaced(name.format(12) if "{}" in name else f"{name}12", table))]
     gaps = np.diff(found)
     finest = np.abs(np.diff(measure(table)[1:])).max()
     np.testing.assert_allclose(gaps, gaps.mean(), atol=2 * finest)
+
+
+@pytest.mark.parametrize("rho", ["1", "3", "7", "40"])
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_karras_levels_of_any_rho_have_both_ends(table, rho):
+    for count in (2, 10, table.num_steps):
+        found = spaced(f"karras{count}:rho={rho}", table)
+        assert len(found) == count and found[0] == 1 and found[-1] == table.num_steps
+
+
+def test_karras_levels_are_the_sigmas_of_the_paper():
+    """Karras et al. 2022, eq. 5, with sigma_max and sigma_min the table's own."""
+    table = registry("schedule").create("log_linear", path="ve").table(30000)
+    high, low = table.sigma[-1], table.sigma[1]
+    for rho in (3.0, 5.0, 7.0):
+        wanted = np.linspace(high ** (1 / rho), low ** (1 / rho), 18) ** rho
+        found = table.sigma[list(spaced(f"karras18:rho={rho}", table))][::-1]
+        np.testing.assert_allclose(found, wanted, rtol=1e-3)
+        assert spaced(f"karras18:rho={rho}", table) == nearest(table, wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("karras10:rho=0.5", "rho of spacing 'karras10:rho=0.5' must be a number >= 1, got '0.5'"),
+        ("karras10:rho=five", "rho of spacing 'karras10:rho=five' must be a number >= 1, got 'five'"),
+        ("karras10:rho=nan", "must be a number >= 1, got 'nan'"),
+        ("logsnr10:rho=5", "spacing 'logsnr10:rho=5' has no rho; only 'karras10:rho=5' has"),
+        ("karras10:5", "spacing 'karras10:5' has no known form"),
+    ],
+)
+def test_other_things_behind_a_spacing(text, message):
+    with pytest.raises(OptionError, match=message):
+        spaced(text, TABLES["cosine"])
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_nearest_finds_the_levels_whose_noise_it_is_given(table):
+    kept = np.array([1, 2, 40, 170, table.num_steps - 1])
+    ratio = np.exp(-table.log_snr[kept] / 2)
+    assert nearest(table, ratio[::-1]) == tuple(kept) == nearest(table, [*ratio, 0.0])
+    assert nearest(table, torch.from_numpy(ratio)) == tuple(kept)
+    assert nearest(table, [np.inf]) == (table.num_steps,)
+    between = np.exp(-(0.6 * table.log_snr[100] + 0.4 * table.log_snr[101]) / 2)
+    assert nearest(table, [between]) == (100,)
+
+
+def test_values_that_ask_for_one_level_take_the_next_ones():
+    table = TABLES["cosine"]
+    (level,) = nearest(table, [1.0])
+    assert nearest(table, [1.0, 1.0, 1.0]) == (level, level + 1, level + 2)
+    assert nearest(table, [1e9, 1e9]) == (999, 1000)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([], "must hold a value above 0"),
+        ([0.0], "must hold a value above 0, got"),
+        ([1.0, -1.0], "must be a list of numbers >= 0, got"),
+        ([float("nan")], "must be a list of numbers >= 0, got"),
+        ([[1.0]], "must be a list of numbers >= 0, got"),
+        (["much"], "must be a list of numbers, got"),
+        ([1.0] * 1001, "steps must be <= 1000, the number of levels of the table, got 1001"),
+    ],
+)
+def test_values_that_are_no_noise(sigmas, message):
+    with pytest.raises(OptionError, match=message):
+        nearest(TABLES["cosine"], sigmas)
+
+
+def test_noise_in_place_of_levels_is_told_where_to_go():
+    with pytest.raises(OptionError, match=r"levels must be integers, got \[14.0, 3.0\]; .*diffkit.spacing.nearest"):
+        levels(1000, [14.0, 3.0], TABLES["cosine"])
+    for neither in ([], 2.5):
+        with pytest.raises(OptionError, match="levels must be a non-empty list of integers, got"):
+            levels(1000, neither, TABLES["cosine"])
 
 
 def test_crowded_levels_give_way():
@@ -87,6 +167,8 @@ def test_systems_take_them():
     )
     assert system.num_steps == 40
     assert system.table_for("karras7").num_steps == 7
+    assert system.table_for("karras7:rho=5").num_steps == 7
+    assert system.table_for(nearest(system.table, [9.0, 1.0, 0.1])).num_steps == 3
 
 
 # ---- grids ----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ SOLVERS = [
     ("deis", {"corrected_start": False}), "lms", ("lms", {"estimates": 2}), ("lms", {"corrected_start": False}), "pndm",
     "unipc", ("unipc", {"estimates": 1}), ("unipc", {"estimates": 3}), ("unipc", {"variant": "bh1"}),
     ("euler_ancestral", {"eta": 0.0}), ("dpm2_ancestral", {"eta": 0.0}), ("sde_dpmpp_2m", {"eta": 0.0}),
+    ("dpmpp_2s_ancestral", {"eta": 0.0}), ("sde_dpmpp_3m", {"eta": 0.0}),
     ("churn", {"s_churn": 0.0}), ("restart", {"times": 0}),
 ]  # fmt: skip
 """Deterministic ones, every option that changes the arithmetic."""
@@ -36,6 +37,9 @@ NOISY = [
     "ancestral", ("ddim", {"eta": 1.0}), "euler_ancestral", ("euler_ancestral", {"eta": 0.5}),
     ("euler_ancestral", {"variance": "learned"}), "dpm2_ancestral", ("dpm2_ancestral", {"variance": "learned"}),
     "sde_dpmpp_2m", ("sde_dpmpp_2m", {"eta": 2.0}), ("sde_dpmpp_2m", {"variance": "learned"}), "churn", "restart",
+    "dpmpp_2s_ancestral", ("dpmpp_2s_ancestral", {"eta": 0.5, "r": 0.7}), "dpmpp_sde",
+    ("dpmpp_sde", {"eta": 0.5, "r": 0.3}), "sde_dpmpp_3m", ("sde_dpmpp_3m", {"eta": 0.5}),
+    ("sde_dpmpp_3m", {"variance": "learned"}), ("dpmpp_2s_ancestral", {"variance": "learned"}),
     ("restart", {"times": 1, "rho_min": 0.5, "rho_max": 2.0}),
 ]  # fmt: skip
 MIXTURE = MixtureOracle([0.3, 0.7], [[-0.8], [0.5]], 0.25)

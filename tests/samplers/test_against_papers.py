@@ -97,17 +97,20 @@ def test_heun():
     close(ours("heun", Exploding(), start() * RHO[0]), wanted)
 
 
-@pytest.mark.parametrize(("s_churn", "s_tmin", "s_tmax"), [(4.0, 0.0, 100.0), (100.0, 0.1, 5.0)])
-def test_churn(s_churn, s_tmin, s_tmax):
-    """Karras et al. 2022, algorithm 2, with S_noise = 1."""
+@pytest.mark.parametrize(
+    ("s_churn", "s_tmin", "s_tmax", "s_noise"),
+    [(4.0, 0.0, 100.0, 1.0), (100.0, 0.1, 5.0, 1.0), (40.0, 0.05, 50.0, 1.003)],
+)
+def test_churn(s_churn, s_tmin, s_tmax, s_noise):
+    """Karras et al. 2022, algorithm 2; the last row has its table 5's S_noise for ImageNet-64."""
     noise, wanted = noises(len(RHO)), []
     x = start() * RHO[0]
     for t, s, eps in zip(RHO, np.append(RHO[1:], 0), noise, strict=True):
         gamma = min(s_churn / len(RHO), np.sqrt(2) - 1) if s_tmin <= t <= s_tmax else 0.0
         hat = t + gamma * t
-        x = heun_step(x + np.sqrt(hat**2 - t**2) * eps, hat, s)
+        x = heun_step(x + np.sqrt(hat**2 - t**2) * s_noise * eps, hat, s)
         wanted.append(x)
-    options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax}
+    options = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
     close(ours(("churn", options), Exploding(), start() * RHO[0], noise), wanted)
 
 
@@ -185,3 +188,109 @@ def test_single_step_dpm_solvers(sampler, step):
         x = step(x, t, s)
         wanted.append(x)
     close(ours(sampler, Preserving(), start())[:-1], wanted)
+
+
+def eta_split(t, s, eta):
+    """Standard deviations in rho: what is drawn afresh on the way from t to s, and what is reached before that."""
+    up = min(s, eta * np.sqrt(s**2 * (t**2 - s**2) / t**2))
+    return np.sqrt(s**2 - up**2), up
+
+
+def to_rho(x, t, s, d):
+    """DPM-Solver++ of first order from rho_t to rho_s, where x = x_start + rho eps: x_start is held."""
+    return s / t * x + (1 - s / t) * d
+
+
+@pytest.mark.parametrize(("eta", "r"), [(1.0, 0.5), (0.6, 0.5), (0.6, 0.3)])
+def test_dpmpp_2s_ancestral(eta, r):
+    """Algorithm 1 of Lu et al. 2022b from rho_t down to less noise than at s, then fresh noise; eta = 1, r = 1/2 is
+    k-diffusion's."""
+    x, wanted, noise = start() * RHO[0], [], noises(len(RHO))
+    for (t, s), eps in zip(pairwise(RHO), noise, strict=False):
+        down, up = eta_split(t, s, eta)
+        first = estimate(x, 1, t)
+        u = t if down == 0 else np.exp(np.log(t) + r * (np.log(down) - np.log(t)))
+        second = estimate(to_rho(x, t, u, first), 1, u)
+        x = to_rho(x, t, down, (1 - 1 / (2 * r)) * first + second / (2 * r)) + up * eps
+        wanted.append(x)
+    found = ours(("dpmpp_2s_ancestral", {"eta": eta, "r": r}), Exploding(), start() * RHO[0], noise)
+    close(found[:-1], wanted)
+
+
+@pytest.mark.parametrize(("eta", "r", "s_noise"), [(1.0, 0.5, 1.0), (0.6, 0.3, 1.0), (1.0, 0.7, 1.02)])
+def test_dpmpp_sde(eta, r, s_noise):
+    """k-diffusion's two stages in rho, for a pair of noises that share what the first has carried to s.
+
+    Their covariance, for x_start held: the noise of x_u is multiplied by sigma_down / sigma_t of the way from u on.
+    """
+    noise = noises(2 * len(RHO) - 1)
+    x, wanted, fresh = start() * RHO[0], [], iter(noise)
+    for t, s in pairwise(RHO):
+        u = np.exp((1 - r) * np.log(t) + r * np.log(s))
+        (down_u, up_u), (down, up) = eta_split(t, u, eta), eta_split(t, s, eta)
+        one, other = next(fresh), next(fresh)
+        share = up_u * (down / down_u) / up
+        both = share * one + np.sqrt(1 - share**2) * other
+        first = estimate(x, 1, t)
+        second = estimate(to_rho(x, t, down_u, first) + s_noise * up_u * one, 1, u)
+        wanted.append(to_rho(x, t, down, first) + s_noise * up * one)
+        x = to_rho(x, t, down, (1 - 1 / (2 * r)) * first + second / (2 * r)) + s_noise * up * both
+        wanted.append(x)
+    options = {"eta": eta, "r": r, "s_noise": s_noise}
+    close(ours(("dpmpp_sde", options), Exploding(), start() * RHO[0], noise)[:-1], wanted)
+
+
+def test_noise_of_the_two_stages_correlates_as_along_a_brownian_path():
+    """To leading order in the step, sqrt(r): what a Brownian path in rho has too. In snr, as at eta = 1, exactly."""
+    sampler = part(("dpmpp_sde", {"r": 0.3}))
+    for h in (1.0, 1e-3):
+        table = ProcessTable.from_alpha_sigma(np.ones(2), np.exp([-h, 0.0]), np.arange(2))
+        system = system_on(Known(table), 2)
+        plan = sampling_program(system.parts, sampler, system.table).columns.blocks["coef"]
+        found = 1 + plan["rest_noise"][0] / plan["noise"][0]
+        assert found == pytest.approx(np.sqrt(np.expm1(2 * 0.3 * h) / np.expm1(2 * h)), rel=1e-12)
+        assert found == pytest.approx(np.sqrt(0.3), rel=h)
+
+
+@frozen
+class Known(NoiseSchedule):
+    """A variance-exploding table, known at every level."""
+
+    known: ProcessTable
+    continuous = True
+
+    def table(self, num_steps):
+        return self.known
+
+    def level(self, log_snr):
+        return (1 + torch.exp(-log_snr)).sqrt(), log_snr
+
+
+def sde_3m_step(x, rho, estimates, eta, eps):
+    """k-diffusion's third-order step in rho, from rho[1] to rho[0], and its second difference times the other half.
+
+    ``estimates`` at rho[1], rho[2], rho[3].
+    """
+    lam = -np.log(rho)
+    h, back_1, back_2 = lam[0] - lam[1], lam[1] - lam[2], lam[2] - lam[3]
+    full, (d, d_1, d_2) = h * (1 + eta), estimates
+    slope_0, slope_1 = (d - d_1) / (back_1 / h), (d_1 - d_2) / (back_2 / h)
+    bend = (slope_0 - slope_1) / ((back_1 + back_2) / h)
+    slope = slope_0 + bend * back_1 / h
+    phi_2 = np.expm1(-full) / full + 1
+    phi_3 = phi_2 / full - 0.5
+    y = np.exp(-full) * x - np.expm1(-full) * d + phi_2 * slope - phi_3 * bend
+    return y + rho[0] * np.sqrt(-np.expm1(-2 * eta * h)) * eps, -phi_3 * bend
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+def test_sde_dpmpp_3m(eta):
+    """Once three estimates are there, k-diffusion's step with the whole of the integral of the second difference."""
+    noise = noises(len(RHO))
+    found = ours(("sde_dpmpp_3m", {"eta": eta}), Exploding(), start() * RHO[0], noise)
+    states = [start() * RHO[0], *found]
+    for i in range(2, len(RHO) - 1):
+        estimates = [estimate(states[k], 1, RHO[k]) for k in (i, i - 1, i - 2)]
+        y, half = sde_3m_step(states[i], RHO[[i + 1, i, i - 1, i - 2]], estimates, eta, noise[i])
+        np.testing.assert_allclose(states[i + 1], y + half, rtol=1e-11, atol=1e-11)
+        assert np.abs(half).max() > 1e-4 or RHO[i] < 0.1

@@ -27,7 +27,9 @@ COST = {
     "dpm_solver_3": (3, 11),
     "dpmpp_2m": (1, 3),
     "dpmpp_2s": (2, 6),
+    "dpmpp_2s_ancestral": (2, 7),
     "dpmpp_3m": (1, 4),
+    "dpmpp_sde": (2, 20),
     "euler": (1, 2),
     "euler_ancestral": (1, 3),
     "heun": (2, 4),
@@ -35,9 +37,12 @@ COST = {
     "pndm": (1, 7),
     "restart": (2, 6),
     "sde_dpmpp_2m": (1, 4),
+    "sde_dpmpp_3m": (1, 5),
     "unipc": (1, 4),
 }
 """Sampler -> evaluations and operations of one step that is not the last. A learned variance costs three more."""
+MOVES = {"dpmpp_sde": 2}
+"""Moves of the route that make a step, where it is more than one."""
 
 
 class Counter(TorchDispatchMode):
@@ -52,12 +57,12 @@ class Counter(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def cost(sampler):
+def cost(sampler, moves=1):
     system = system_on(VP, 9)
     program = sampling_program(system.parts, part(sampler), system.table)
     x = points(system.table)
     estimate, log_variance, asked = torch.zeros_like(x), torch.zeros(1, dtype=x.dtype), []
-    row = program.columns.on(x.device, x.dtype)[4]
+    rows = program.columns.on(x.device, x.dtype)[4 : 4 + moves]
     state, noise = part(sampler).init(x), torch.zeros_like(x) if part(sampler).stochastic else None
 
     def denoise(x, level):
@@ -65,7 +70,8 @@ def cost(sampler):
         return Prediction(estimate, log_variance)
 
     with Counter() as counter:
-        program.step(denoise, x, state, row, noise, False)
+        for row in rows:
+            x, state = program.step(denoise, x, state, row, noise, False)
     return len(asked), counter.count
 
 
@@ -75,10 +81,12 @@ def test_every_sampler_is_listed():
 
 @pytest.mark.parametrize("name", COST)
 def test_evaluations_and_operations_of_a_step(name):
-    assert cost(name) == COST[name]
+    assert cost(name, MOVES.get(name, 1)) == COST[name]
 
 
-@pytest.mark.parametrize("name", ["euler_ancestral", "dpm2_ancestral", "sde_dpmpp_2m"])
+@pytest.mark.parametrize(
+    "name", ["euler_ancestral", "dpm2_ancestral", "dpmpp_2s_ancestral", "sde_dpmpp_2m", "sde_dpmpp_3m"]
+)
 def test_a_learned_variance_costs_three_operations(name):
     evaluations, operations = COST[name]
     assert cost((name, {"variance": "learned"})) == (evaluations, operations + 3)
@@ -97,7 +105,7 @@ def test_evaluations_of_a_whole_run(name):
 
     x = points(system.table)
     program.finish(denoise, x, lambda: torch.zeros_like(x))
-    per_step = COST[name][0]
+    per_step = COST[name][0] // MOVES.get(name, 1)
     assert len(asked) == per_step * (program.num_steps - 1) + 1
 
 

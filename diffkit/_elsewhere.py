@@ -1,0 +1,108 @@
+"""What other libraries call the parts: names that people come with, for the text of an error.
+
+No part is found by them. They are compared without case and punctuation, with "p" for "+", and without "Scheduler"
+behind or "sample_" before them: 'DPM2 a', 'dpm_2_a' and 'sample_dpm_2_a' are one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+ELSEWHERE: dict[str, dict[str, str]] = {
+    "schedule": {
+        "cosine": "squaredcos_cap_v2 cos cosine_beta_schedule",
+        "linear": "vp linear_beta_schedule",
+        "log_linear": "ve exp exponential",
+        "shifted_cosine": "simple_diffusion cosine_shifted",
+        "sigmoid": "sigmoid_beta_schedule",
+        "zero_snr": "zero_terminal_snr rescale_betas_zero_snr rescale_zero_terminal_snr",
+        "diffkit-diffusers:diffusers_betas": "diffusers_betas scaled_linear trained_betas",
+        "diffkit-edm:edm_karras": "edm_karras edm karras",
+        "diffkit-flow:flow_linear": "flow_linear flow flow_matching rectified_flow",
+    },
+    "mean": {
+        "eps": "epsilon noise pred_noise pred_eps predict_epsilon",
+        "x_start": "sample x0 pred_x0 pred_x_start start_x original_sample",
+        "v": "v_prediction pred_v",
+        "x_prev": "previous_x",
+        "diffkit-edm:edm": "edm edm_precond",
+        "diffkit-flow:flow": "flow flow_prediction rectified_flow",
+    },
+    "var": {
+        "fixed_small": "fixed_small_log sigma_small posterior",
+        "fixed_large": "fixed_large_log beta",
+        "learned_range": "learn_sigma",
+        "analytic": "analytic_dpm",
+    },
+    "loss": {
+        "simple": "mse l2 l_simple",
+        "hybrid": "rescaled_mse l_hybrid",
+        "vlb": "kl rescaled_kl elbo l_vlb",
+        "huber": "pseudo_huber smooth_l1",
+        "p2": "p2_weighting",
+        "snr_plus_one": "snr+1",
+        "soft_min_snr": "soft_min_snr_gamma",
+        "diffkit-edm:edm_loss": "edm_loss edm",
+        "diffkit-minsnr:minsnr": "min_snr min_snr_gamma snr_gamma min_snr_5",
+    },
+    "timesteps": {
+        "uniform": "uniform_sampler",
+        "loss_second_moment": "loss_second_moment_resampler loss_aware importance importance_sampling",
+        "stratified": "low_discrepancy",
+        "diffkit-edm:edm_lognormal": "edm_lognormal edm lognormal rand_log_normal",
+        "diffkit-flow:flow_logit_normal": "flow_logit_normal",
+    },
+    "sampler": {
+        "ancestral": "ddpm p_sample",
+        "ddim": "ddim_sample",
+        "euler": "euler_discrete edm_euler",
+        "euler_ancestral": "euler_a euler_ancestral_discrete",
+        "heun": "heun_discrete edm",
+        "churn": "edm_sampler karras_ve",
+        "lms": "lms_discrete",
+        "pndm": "plms ipndm",
+        "deis": "deis_multistep",
+        "unipc": "uni_pc_bh2 unipc_multistep",
+        "dpm2": "k_dpm_2 k_dpm_2_discrete",
+        "dpm2_ancestral": "dpm_2_a k_dpm_2_a k_dpm_2_ancestral k_dpm_2_ancestral_discrete",
+        "dpm_solver_2": "dpm_solver",
+        "dpmpp_2m": "dpm_solver++ dpm_solver_multistep edm_dpm_solver_multistep",
+        "dpmpp_2s": "dpm_solver_singlestep",
+        "dpmpp_2s_ancestral": "dpmpp_2s_a",
+        "dpmpp_sde": "dpm_solver_sde",
+        "sde_dpmpp_2m": "dpmpp_2m_sde sde_dpm_solver++",
+        "sde_dpmpp_3m": "dpmpp_3m_sde",
+        "diffkit-diffusers:diffusers_ddim": "diffusers_ddim",
+        "diffkit-edm:edm_heun": "edm_heun",
+        "diffkit-edm:edm_stochastic": "edm_stochastic",
+        "diffkit-flow:flow_euler": "flow_euler flow_match_euler flow_match_euler_discrete rectified_flow",
+    },
+    "backbone": {
+        "unet": "unet_model adm",
+        "dit": "dit_xl_2 dit_l_2 dit_b_2 dit_s_2",
+        "diffkit-diffusers:diffusers_unet2d": "diffusers_unet2d unet2d unet2d_model",
+        "diffkit-diffusers:diffusers_dit": "diffusers_dit dit_transformer_2d dit_transformer_2d_model",
+    },
+}
+"""Kind -> our name, or "distribution:name" for a part of our plugins -> other names of it."""
+
+
+def elsewhere(kind: str, asked: str, known: Iterable[str]) -> str | None:
+    """Return our name for what is asked for, "distribution:name" if a plugin has it; None if nobody says so.
+
+    Args:
+        kind: Kind of part.
+        asked: The name that no part has.
+        known: Names that parts have, which may be asked for in another spelling.
+    """
+    wanted = _plain(asked)
+    own = (name for name in known if _plain(name) == wanted)
+    theirs = (name for name, others in ELSEWHERE.get(kind, {}).items() if wanted in map(_plain, others.split()))
+    return next(own, None) or next(theirs, None)
+
+
+def _plain(name: str) -> str:
+    spelled = name.strip().lower().replace("+", "p").removesuffix("scheduler")
+    letters = re.sub(r"[^a-z0-9]", "", spelled)
+    return letters.removeprefix("sample") or letters
