@@ -96,6 +96,7 @@ def run(given: Given) -> None:
     """Score the data."""
     from diffkit.cli._device import computing_in
     from diffkit.compiling import compile_network
+    from diffkit.data.matching import counted_as
     from diffkit.evaluation.scoring import check_fit
     from diffkit.ranks import ranks
     from diffkit.saving import read_spec
@@ -110,6 +111,8 @@ def run(given: Given) -> None:
     index = chosen(len(data), options.num, options.seed)
     with ranks() as among:
         saved = _load(options)
+        if saved.num_classes is not None:
+            data = counted_as(data, saved.classes)
         check_fit(saved.system, data, classes=saved.num_classes)
         data = _paired(data, saved)
         if among.rank == 0:

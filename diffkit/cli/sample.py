@@ -120,6 +120,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     """Return what is to be sampled, with the sampler and guidance among ``parts``, if there are any."""
     from diffkit.cli._guidance import steering
     from diffkit.cli._sampling import Sampling, check_asked, check_fit, pictures
+    from diffkit.data.matching import counted_as
 
     check_asked(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
@@ -134,6 +135,8 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
         "clip": options.clip,
         "compile": options.compile == "step" or options.compile or False,
     }
+    if small is not None and saved.num_classes is not None and not options.classes:
+        small = counted_as(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
     return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, steered)
 

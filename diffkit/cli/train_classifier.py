@@ -167,6 +167,7 @@ def _levels(options: Options, given: Given, data: Data) -> System:
     found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | told
     if options.system is not None:
         steered = _without_network(options.system)
+        _check_classes(options.system, data)
         slots["schedule"] = steered.parts.schedule
         found = {name: getattr(steered.settings, name) for name in OF_SYSTEM}
         if tuple(data.shape) != steered.data_shape:
@@ -176,6 +177,19 @@ def _levels(options: Options, given: Given, data: Data) -> System:
             )
     # x_start is there whatever the schedule, and a classifier has no use for it
     return diffkit.compose(**slots, **found, mean="x_start", backbone=None)
+
+
+def _check_classes(folder: Path, data: Data) -> None:
+    """Refuse data whose classes the system counts otherwise: in sampling, both are told the same number."""
+    from diffkit.cli._saved import class_names
+    from diffkit.data.matching import differing, named
+
+    steered = class_names(folder)
+    if steered is None or not data.classes or not (named(steered) and named(data.classes)):
+        return
+    if data.classes != steered:
+        differ = differing(data.classes, steered, whose=f"--system {folder}")
+        raise DataError(f"{differ}; a classifier is told the numbers of the system's classes, so give it data of them")
 
 
 def _without_network(folder: Path) -> System:

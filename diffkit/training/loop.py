@@ -16,6 +16,7 @@ import torch
 from diffkit import __version__
 from diffkit._errors import DataError, DivergedError, OptionError
 from diffkit.data.base import Batch, Data, as_data
+from diffkit.data.matching import counted_as
 from diffkit.ranks import Ranks
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
@@ -88,6 +89,7 @@ def train(
     spec = system.spec()
     check(system, spec, found, config)
     if held_out is not None:
+        held_out = counted_as(held_out, found.classes, whose="the data", what="val")
         check_held(system, spec, held_out, config)
     with engine_for(system.device, config) as engine, ExitStack() as held:
         _agree(engine.ranks, spec, config, found, held_out)

@@ -159,3 +159,25 @@ def test_heads_fit_the_width(command: Command, images: Path, tmp_path: Path, wor
     found = command("train-classifier", *data, "--out", tmp_path / "run", *small, *words)
     assert found.code == 0, found.err
     assert spec(tmp_path / "run")["classifier"]["num_head_channels"] == heads
+
+
+def test_classes_of_the_system_and_of_held_out_data(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    with np.load(images) as found:
+        arrays = dict(found)
+
+    def named(name: str, *classes: str) -> list[object]:
+        np.savez(tmp_path / name, **arrays, classes=np.array(classes))
+        return [tmp_path / name, "--data.labels", "true"]
+
+    system = tmp_path / "system"
+    right, other = named("right.npz", "box", "disc"), named("other.npz", "disc", "zed")
+    assert command("train", "--data", *right, "--out", system, *SYSTEM).code == 0
+    words = ["train-classifier", *TINY, "--steps", "1", "--out", tmp_path / "out"]
+    assert refused(*words, "--data", *other, "--system", system) == (
+        f"--system {system} has classes box, disc; the data has disc, zed; a classifier is told the numbers of the "
+        "system's classes, so give it data of them"
+    )
+    assert refused(*words, "--data", *right, "--val", other[0], "--val.labels", "true") == (
+        "the data has classes box, disc; val has disc, zed, and zed cannot be told by name; give data of the same "
+        "classes"
+    )
