@@ -212,8 +212,19 @@ class _Training(Generic[T]):
             self.trainer.restore(found.step, found.files)
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (say if faults and self.writes else self._say)(text)
+            self._repair(found.step)
         self.ranks.first(lambda: run.write_facts(self.folder, self.config, self.data))
         self.ranks.first(lambda: self.trackers.begin(self.folder, self.trainer.step))
+
+    def _repair(self, step: int) -> None:
+        """Write the system that lies in the folder again from the checkpoint just read, if it cannot be loaded."""
+        fault = self.ranks.first(lambda: run.fault(self.folder))
+        if fault is None:
+            return
+        weights = self.trainer.sampling_weights(keep=self.writes)
+        self.ranks.first(lambda: run.write_model(self.folder, self.spec, weights, whole=False))
+        if self.writes:
+            say(f"warning: {fault}; it was written again from the checkpoint of step {step}")
 
     def _newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
         """The newest whole checkpoint and what is wrong with newer ones, which the first process finds."""
@@ -334,6 +345,7 @@ class _Training(Generic[T]):
             "world_size": self.ranks.size,
             "engine": self.engine.name,
             "parts": parts,
+            "spec": self.spec,
         }
 
     def _say(self, text: str) -> None:

@@ -20,8 +20,9 @@ from torch import Tensor
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError
 from diffkit.data.base import Data, description
-from diffkit.files import digest, storable, write_atomically
+from diffkit.files import digest, read_weights, storable, write_atomically
 from diffkit.spec import SPEC, WEIGHTS
+from diffkit.training import checkpoint
 from diffkit.training.config import TrainConfig, differences
 from diffkit.training.lock import NAME as LOCK
 
@@ -79,7 +80,7 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
     old = TrainConfig(**{name: _tuple(value) for name, value in kept["train"].items()})
     found = differences(old, config)
     if (folder / SPEC).exists():
-        found += _spec_differences(_read_json(folder / SPEC), json.loads(json.dumps(spec)))
+        found += _differences_of_system(folder, json.loads(json.dumps(spec)))
     now = identity(data)
     found += [
         f"data {name}={kept['data'].get(name)!r}, now {value!r}"
@@ -104,17 +105,17 @@ def write_facts(folder: Path, config: TrainConfig, data: Data) -> None:
     _write_json(folder / CONFIG, facts(config, data))
 
 
-def write_model(folder: Path, spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+def write_model(folder: Path, spec: Mapping[str, Any], weights: Mapping[str, Tensor], *, whole: bool = True) -> None:
     """Write the system as `diffkit.load` reads it.
 
     The spec is written first, and knows the weights' digest of before and of now: at whatever moment this is cut
-    short, what lies in the folder can be loaded.
+    short, what lies in the folder can be loaded; unless it was not ``whole`` before.
     """
     from safetensors.torch import save as to_bytes
 
     content = to_bytes(storable(weights))
     record = {"file": WEIGHTS, **digest(content)}
-    if (folder / WEIGHTS).exists():
+    if whole and (folder / WEIGHTS).exists():
         record["before"] = digest((folder / WEIGHTS).read_bytes())
     try:
         _write_json(folder / SPEC, {**spec, "weights": record})
@@ -123,9 +124,41 @@ def write_model(folder: Path, spec: Mapping[str, Any], weights: Mapping[str, Ten
         raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
 
 
+def fault(folder: Path) -> str | None:
+    """Return what is wrong with the system that lies in the folder, or None if it can be loaded."""
+    try:
+        read_weights(folder / WEIGHTS, _read_spec(folder).get("weights"))
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
 def reader(spec: Mapping[str, Any]) -> str:
     """Return the function that reads the run of what has this spec."""
     return "diffkit.weights.load_classifier" if "classifier" in spec else "diffkit.load"
+
+
+def _differences_of_system(folder: Path, spec: Mapping[str, Any]) -> list[str]:
+    """Hold a system against the run's; where its file is damaged, against what the newest whole checkpoint says."""
+    try:
+        return _spec_differences(_read_spec(folder), spec)
+    except CheckpointError:
+        return _manifest_differences(folder / CHECKPOINTS, spec)
+
+
+def _manifest_differences(checkpoints: Path, spec: Mapping[str, Any]) -> list[str]:
+    """Differences from the system of the newest whole checkpoint; earlier versions kept the names of its parts only."""
+    for path in checkpoint.newest_first(checkpoints):
+        try:
+            manifest = checkpoint.manifest_of(path)
+        except CheckpointError:
+            continue
+        if "spec" in manifest:
+            return _spec_differences(manifest["spec"], spec)
+        pairs = [(kind, manifest["parts"].get(kind), spec["parts"][kind]) for kind in spec["parts"]]
+        named = [(kind, was and was.get("name"), now and now["name"]) for kind, was, now in pairs]
+        return [f"{kind} {was}, now {now}" for kind, was, now in named if was != now]
+    return []
 
 
 def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -161,6 +194,13 @@ def _label(part: Mapping[str, Any] | None) -> str:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _read_spec(folder: Path) -> dict[str, Any]:
+    found = _read_json(folder / SPEC)
+    if not all(isinstance(found.get(name), dict) for name in ("parts", "settings")):
+        raise CheckpointError(f"{folder / SPEC} is damaged: it describes no system")
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
