@@ -126,7 +126,10 @@ def silent(text: str) -> None:
 
 def described(data: Data) -> str:
     """Return what data is, one line."""
-    values = "continuous values" if data.bins is None else f"{data.bins} values"
+    from diffkit.data.ranges import range_of
+
+    found = range_of(data)
+    values = f"{data.bins} values" if found is None else f"continuous values in {found}"
     classes = f", {len(data.classes)} classes" if data.classes else ""
     small = data.describe().get("low_res")
     beside = "" if small is None else f", low_res {'x'.join(map(str, small))}"

@@ -17,6 +17,7 @@ from diffkit import __version__
 from diffkit._errors import DataError, DivergedError, OptionError
 from diffkit.data.base import Batch, Data, as_data
 from diffkit.data.matching import counted_as
+from diffkit.data.ranges import range_of
 from diffkit.ranks import Ranks
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
@@ -205,6 +206,8 @@ class _Training(Generic[T]):
             say(f"warning: {fault}")
         if remark := emulated(self.config.precision, self.engine.device):
             self._say(f"note: {remark}")
+        if self.writes and (values := range_of(self.data)) and values.remark:
+            self._say(f"note: {values.remark}")
         where, several = str(self.folder), f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
         if found is None:
             self._say(f"training in {where!r}: {self.config.steps} steps{several}")

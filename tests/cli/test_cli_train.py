@@ -190,3 +190,13 @@ def test_a_folder_that_an_interrupted_start_left_is_new(command: Command, images
     (tmp_path / "run" / ".lock").write_text("process 1 on a machine\n")
     found = command("train", "--data", images, "--out", tmp_path / "run", "--steps", "1", *TINY)
     assert found.code == 0 and (tmp_path / "run" / "spec.json").is_file()
+
+
+def test_values_that_are_not_scaled(command: Command, tmp_path: Path):
+    np.savez(tmp_path / "raw.npz", np.linspace(0, 255, 8 * 16, dtype=np.float32).reshape(8, 4, 4, 1))
+    words = ["--backbone", "mlp", "--backbone.hidden", "8", "--backbone.depth", "1", "--schedule", "cosine"]
+    words += ["--num-steps", "8", "--steps", "1", "--batch-size", "4", "--out", tmp_path / "run"]
+    found = command("train", "--data", tmp_path / "raw.npz", *words)
+    assert found.code == 0, found.err
+    assert "data: 8 examples of 1x4x4, continuous values in 0..255\n" in found.out
+    assert "note: values lie in 0..255; networks expect about [-1, 1]" in found.err
