@@ -126,6 +126,7 @@ def _samples(
     """The samples, read or drawn, once it is sure that they can be measured."""
     from diffkit.cli._device import device
     from diffkit.cli._saved import load
+    from diffkit.data.matching import counted_as
     from diffkit.evaluation import samples
     from diffkit.evaluation.compare import check_metrics
 
@@ -139,6 +140,8 @@ def _samples(
                 "this system enlarges small images; draw samples with diffkit sample --low-res and evaluate that folder"
             )
         check_metrics(metrics, network, saved.system.data_shape, stored, where, shape)
+        if real is not None and saved.num_classes is not None:
+            counted_as(real, saved.classes)  # which it draws all of
         _check_count(options, DRAWN if options.num is None else options.num, stored)
         return _drawn(options, given, saved)
     size = None if options.size is None else (options.size[0], options.size[-1])

@@ -185,3 +185,22 @@ def test_shapes_are_compared_before_anything_is_drawn(
     )
     found = command("evaluate", "small.npz", "--data", "large.npz", *words, conv)
     assert found.code == 0 and "note: samples have shape [3, 4, 4], the reference [3, 6, 6]" in found.out
+
+
+def test_data_of_other_classes_than_the_systems(refused: Refused, saved: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "network_of_classes.py").write_text("import torch\nflat = torch.nn.Flatten()\n")
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 6, 1), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.arange(4) % 2, classes=np.array(["cat", "zed"]))
+    words = [
+        "--data",
+        "data.npz",
+        "--data.labels",
+        "true",
+        "--metrics",
+        "fid",
+        "--extractor",
+        "network_of_classes:flat",
+    ]
+    text = refused("evaluate", saved, *words)
+    assert text.startswith("the run has classes cat, dog, owl; the data has cat, zed, and zed cannot be told by name")
