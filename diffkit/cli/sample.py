@@ -62,7 +62,7 @@ class Options:
         batch_size: How many are made at a time; those of one batch appear together.
         precision: What the network, and nothing else, computes in.
         compile: Compile a step, with the network and all guidance in it; cuda_graph replays that on a GPU without
-            Python, as small batches need. The first step takes a minute or more.
+            Python, as small batches need. The first step takes minutes.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Begin anew: samples that are in the folder are removed.
     """
@@ -143,6 +143,8 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
 
 def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ranks) -> None:
     """Make the batches that are not done: every process its share, the first one all the rest."""
+    from diffkit.cli._compiler import say_compiling
+
     locks: list[RunLock] = []
 
     def begin() -> list[int]:
@@ -154,6 +156,8 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
     if among.rank == 0 and len(pending) < len(folder.batches):
         done = sampling.count - sum(len(folder.batches[number]) for number in pending)
         print(f"{done} of {sampling.count} samples are there already", flush=True)
+    if options.compile and pending and among.rank == 0:
+        say_compiling("the first step")
     if mine:
         _draw(sampling, folder, mine, among)
     among.gather(None)  # nobody is behind any more

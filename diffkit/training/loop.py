@@ -246,6 +246,8 @@ class _Training(Generic[T]):
     def _loop(self, stop: StopSignals) -> None:
         config, trainer = self.config, self.trainer
         trainer.network.train()
+        if config.compile:
+            self._say("compiling: the first update takes minutes")
         with (
             MetricsFile(self.folder, trainer.step) if self.writes else NoMetrics() as metrics,
             bar(trainer.step, config.steps, self.progress) as shown,

@@ -179,6 +179,7 @@ def test_precision_and_compilation(
             outcome = command(*words, "--out", out, *more)
         assert outcome.code == 0, outcome.err
         assert dtypes == {torch.bfloat16 if name == "bf16" else None}
+        assert ("compiling: the first batch takes minutes\n" in outcome.err) == (name == "compiled")
         found[name] = np.load(out)["total"]
     assert_allclose(found["bf16"], found["plain"], rtol=0.02)
     assert (found["compiled"] == found["plain"]).all() and len(compiled) == 1
