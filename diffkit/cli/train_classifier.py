@@ -111,11 +111,12 @@ def run(given: Given) -> None:
     check_run_folder("--out", options.out)
     _check_levels(options, given)
     from diffkit.cli._recipe import Recipe
-    from diffkit.cli.train import described, opened, silent, spoken
+    from diffkit.cli.train import described, opened, refuse_before_reading, silent, spoken, way_to_classes
     from diffkit.ranks import launched
-    from diffkit.training.trackers import Trackers
 
-    Trackers(options.track)  # refuses what is not there, before images are read
+    refuse_before_reading(config, options.out, options.track)
+    if way := way_to_classes(*given.parts["data"]):
+        raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
     say = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = opened(*given.parts["data"])
@@ -205,10 +206,7 @@ def _count(noise: Noise, data: Data) -> int:
     if noise.num_classes is not None:
         return noise.num_classes
     if not data.classes:
-        raise OptionError(
-            "a classifier learns from labels, but the data has none; say where they are with --data.labels: folders "
-            "or prefix for images, true for a .npz file"
-        )
+        raise OptionError("a classifier learns from labels, but the data has none; take data that has some")
     return len(data.classes)
 
 

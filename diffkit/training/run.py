@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,17 @@ def facts(config: TrainConfig, data: Data) -> dict[str, Any]:
     return {"format": FORMAT, "diffkit": __version__, "train": attrs.asdict(config), "data": data.describe()}
 
 
+def check_options(folder: Path, config: TrainConfig) -> None:
+    """Raise unless a run that is in the folder, if any, could go on with these options, whatever its system and data.
+
+    Raises:
+        OptionError: It was begun with others; the text lists each difference.
+        CheckpointError: What describes the run cannot be read.
+    """
+    if (folder / CONFIG).exists():
+        _refuse(folder, differences(_options_in(_kept(folder)), config))
+
+
 def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Data) -> None:
     """Raise unless a run that is in the folder, if any, is of the same system, options and data.
 
@@ -74,11 +85,8 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
     """
     if not (folder / CONFIG).exists():
         return
-    kept = _read_json(folder / CONFIG)
-    if kept.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / CONFIG} has format {kept.get('format')!r}, this diffkit reads {FORMAT}")
-    old = TrainConfig(**{name: _tuple(value) for name, value in kept["train"].items()})
-    found = differences(old, config)
+    kept = _kept(folder)
+    found = differences(_options_in(kept), config)
     if (folder / SPEC).exists():
         found += _differences_of_system(folder, json.loads(json.dumps(spec)))
     now = identity(data)
@@ -87,11 +95,28 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
         for name, value in now.items()
         if kept["data"].get(name) != value
     ]
+    _refuse(folder, found)
+
+
+def _refuse(folder: Path, found: Sequence[str]) -> None:
+    """Raise `OptionError` if there are differences."""
     if found:
         raise OptionError(
             "\n  ".join([f"out {str(folder)!r} holds a run that this training would not continue:", *found])
             + "\nask for the same, or choose another folder"
         )
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """What config.json holds."""
+    kept = _read_json(folder / CONFIG)
+    if kept.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG} has format {kept.get('format')!r}, this diffkit reads {FORMAT}")
+    return kept
+
+
+def _options_in(kept: Mapping[str, Any]) -> TrainConfig:
+    return TrainConfig(**{name: _tuple(value) for name, value in kept["train"].items()})
 
 
 def identity(data: Data) -> dict[str, Any]:

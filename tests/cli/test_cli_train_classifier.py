@@ -122,8 +122,8 @@ def test_presets_are_those_of_classifiers(command: Command, refused: Refused, im
 def test_refusals(refused: Refused, saved: Path, images: Path, tmp_path: Path):
     words = ["train-classifier", "--data", images, "--out", tmp_path / "run", "--steps", "1", *TINY]
     labelled = [*words, "--data.labels", "true"]
-    assert refused(*words).startswith("a classifier learns from labels, but the data has none; say where they are")
-    assert "with labels" in refused(*words, "--num-classes", "2")
+    assert refused(*words) == "a classifier learns from labels, but the data has none; add --data.labels true"
+    assert "add --data.labels true" in refused(*words, "--num-classes", "2")
     assert "the data has 2 classes, but the classifier tells 1 apart" in refused(*labelled, "--num-classes", "1")
     assert refused(*labelled, "--system", tmp_path, "--schedule", "cosine", "--num-steps", "9") == (
         "--system says already what --num-steps, --schedule would; leave one of them out"
