@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError, UnknownComponentError
@@ -83,8 +83,16 @@ def load(
     spec = read_spec(folder / SPEC)
     system = from_spec(spec, backbone=backbone, device=device, accept_origin=accept_origin)
     if system.backbone is not None:
-        load_weights(system.backbone, read_weights(folder / WEIGHTS, spec.get("weights")))
+        load_weights(system.backbone, read_model(folder, spec))
     return system.eval()
+
+
+def read_model(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that lie beside a spec, or raise `CheckpointError`, which says how a run's come back."""
+    try:
+        return read_weights(folder / WEIGHTS, spec.get("weights"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_remedy(folder)}") from error
 
 
 def read_spec(path: Path) -> dict[str, Any]:
@@ -92,16 +100,30 @@ def read_spec(path: Path) -> dict[str, Any]:
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is not there; a saved system is a folder with {SPEC} and {WEIGHTS}") from error
+        wanted = _remedy(path.parent) or f"; a saved system is a folder with {SPEC} and {WEIGHTS}"
+        raise CheckpointError(f"{path} is not there{wanted}") from error
     except NotADirectoryError as error:
         raise CheckpointError(
             f"{path.parent} is a file; a saved system is a folder with {SPEC} and {WEIGHTS}"
         ) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}{_remedy(path.parent)}") from error
     if not isinstance(spec, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
+        raise CheckpointError(f"{path} holds no JSON object{_remedy(path.parent)}")
     return spec
+
+
+def _remedy(folder: Path) -> str:
+    """What writes the files of a training run again, which its checkpoints hold; nothing for a folder without."""
+    if not any((folder / "checkpoints").glob("step_*")):
+        return ""
+    text = "; the run's checkpoints hold it still: the command or call that trained it"
+    recipe = folder / "config.toml"
+    if recipe.is_file():
+        first = recipe.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        command = "train-classifier" if "train-classifier" in first else "train"
+        text = f"; the run's checkpoints hold it still: diffkit {command} --config {recipe} --out {folder}"
+    return f"{text} writes it again"
 
 
 def _backbone_slot(spec: Mapping[str, Any] | None, given: nn.Module | None, accept_origin: bool) -> Any:

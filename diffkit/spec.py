@@ -57,7 +57,14 @@ def save(system: System, folder: str | Path) -> Path:
     return write(spec_of(system), weights, folder)
 
 
-def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | Path, *, renews: bool = False) -> Path:
+def write(
+    spec: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    folder: str | Path,
+    *,
+    renews: bool = False,
+    damaged: bool = False,
+) -> Path:
     """Write a spec and the weights that belong to it, as `save` does.
 
     Args:
@@ -66,6 +73,7 @@ def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | 
         folder: Made if it is not there.
         renews: A training run writes its own folder anew, for the same spec: that is written first and knows the
             weights' digest of before and of now, so at whatever moment this is cut short, what is there can be loaded.
+        damaged: What the run finds in its folder is not to be loaded.
     Returns:
         The folder.
     Raises:
@@ -81,7 +89,7 @@ def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | 
         )
     content = to_bytes(storable(weights))
     record: dict[str, Any] = {"file": WEIGHTS, **digest(content)}
-    if renews and (folder / WEIGHTS).exists():
+    if renews and not damaged and (folder / WEIGHTS).exists():
         record["before"] = digest((folder / WEIGHTS).read_bytes())
     files = [(WEIGHTS, content), (SPEC, (json.dumps({**spec, "weights": record}, indent=2) + "\n").encode())]
     try:

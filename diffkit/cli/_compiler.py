@@ -1,11 +1,17 @@
-"""A compiler that fails, said as other errors are."""
+"""That torch's compiler is at work, and what it fails at, said as other errors are."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diffkit._errors import DiffkitError
+
+
+def say_compiling(first: str) -> None:
+    """Say on standard error that what comes first takes long, as nothing else is to be seen meanwhile."""
+    print(f"compiling: {first} takes minutes", file=sys.stderr, flush=True)
 
 
 @contextmanager

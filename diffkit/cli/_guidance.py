@@ -125,6 +125,9 @@ def _by_worse(options: ByWorse, saved: Saved) -> Guidance:
     import diffkit
     from diffkit.guidance import Autoguidance
 
+    problem = _class_problem(options.model, saved)
+    if problem:
+        raise OptionError(f"--guidance.model does not fit this system: {problem}")
     worse = diffkit.load(options.model, device=saved.system.device)
     return Autoguidance(worse, options.scale, options.interval)  # type: ignore[arg-type]  # it checks the length
 
@@ -143,7 +146,7 @@ def _by_classifier(options: ByClassifier, saved: Saved) -> tuple[Guidance, Saved
         )
     network = load_classifier(folder, device=system.device)
     spec = read_spec(folder / SPEC)
-    _check_fit(spec, saved)
+    _check_fit(spec, saved, _class_problem(folder, saved))
     conditional = saved.num_classes is not None
     if not conditional:
         saved = attrs.evolve(saved, num_classes=spec["num_classes"], classes=class_names(folder))
@@ -152,9 +155,20 @@ def _by_classifier(options: ByClassifier, saved: Saved) -> tuple[Guidance, Saved
     return ClassifierGuidance(network, **given, label=label), attrs.evolve(saved, null_class=None)
 
 
-def _check_fit(spec: Mapping[str, Any], saved: Saved) -> None:
+def _class_problem(folder: Path, saved: Saved) -> str | None:
+    """Say how the classes of a run that is to steer differ from the system's, where both have names."""
+    from diffkit.cli._saved import class_names
+    from diffkit.data.matching import differing, named
+
+    own, classes = class_names(folder), saved.classes
+    if saved.num_classes is None or own is None or classes is None or not (named(own) and named(classes)):
+        return None
+    return None if own[: len(classes)] == classes else differing(own, classes, whose="the system", what=str(folder))
+
+
+def _check_fit(spec: Mapping[str, Any], saved: Saved, of_classes: str | None) -> None:
     """Refuse a classifier of other data, other classes or other noise than the system's."""
-    system, problems = saved.system, []
+    system, problems = saved.system, [of_classes] if of_classes else []
     shape, count = tuple(spec["data_shape"]), spec["num_classes"]
     if shape != system.data_shape:
         problems.append(f"it reads data of shape {shape}, the system makes {system.data_shape}")

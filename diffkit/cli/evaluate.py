@@ -109,8 +109,9 @@ def run(given: Given) -> None:
         if path is not None:
             print(f"writing {path}", flush=True)
     stored = _stored(options, network)
-    samples = None if options.samples is None else _samples(options, given, system, network, stored)
-    reference = stored or _built(options, given, network, where)
+    data = None if stored is not None else _opened(given)
+    samples = None if options.samples is None else _samples(options, given, system, network, stored, data)
+    reference = stored or _built(options, data, network, where)
     if options.save_reference is not None:
         reference.save(options.save_reference)
     if samples is None:
@@ -119,27 +120,33 @@ def run(given: Given) -> None:
         _measure(samples, reference, network, options, out, where)
 
 
-def _samples(options: Options, given: Given, system: bool, network: Extractor, stored: Reference | None) -> Data:
+def _samples(
+    options: Options, given: Given, system: bool, network: Extractor, stored: Reference | None, real: Data | None
+) -> Data:
     """The samples, read or drawn, once it is sure that they can be measured."""
     from diffkit.cli._device import device
     from diffkit.cli._saved import load
+    from diffkit.data.matching import counted_as
     from diffkit.evaluation import samples
     from diffkit.evaluation.compare import check_metrics
 
     assert options.samples is not None
     metrics, where = options.metrics or None, device(options.device)
+    shape = None if real is None else real.shape
     if system:
         saved = load(options.samples, options.device)
         if saved.low_res_channels:
             raise OptionError(
                 "this system enlarges small images; draw samples with diffkit sample --low-res and evaluate that folder"
             )
-        check_metrics(metrics, network, saved.system.data_shape, stored, where)
+        check_metrics(metrics, network, saved.system.data_shape, stored, where, shape)
+        if real is not None and saved.num_classes is not None:
+            counted_as(real, saved.classes)  # which it draws all of
         _check_count(options, DRAWN if options.num is None else options.num, stored)
         return _drawn(options, given, saved)
     size = None if options.size is None else (options.size[0], options.size[-1])
     data = samples.read(options.samples, size=size)
-    check_metrics(metrics, network, data.shape, stored, where)
+    check_metrics(metrics, network, data.shape, stored, where, shape)
     if options.num is not None and options.num > len(data):
         raise OptionError(f"--num {options.num} is more than the {len(data)} samples of {options.samples}")
     _check_count(options, len(data) if options.num is None else options.num, stored)
@@ -201,12 +208,17 @@ def _stored(options: Options, network: Extractor) -> Reference | None:
     return found
 
 
-def _built(options: Options, given: Given, network: Extractor, where: Any) -> Reference:
+def _opened(given: Given) -> Data:
     from diffkit.data import source_for
-    from diffkit.evaluation import Reference
 
     source, chosen = given.parts["data"]
-    data = source_for(source, **chosen).open()
+    return source_for(source, **chosen).open()
+
+
+def _built(options: Options, data: Data | None, network: Extractor, where: Any) -> Reference:
+    from diffkit.evaluation import Reference
+
+    assert data is not None
     return Reference.build(data, network, batch_size=options.batch_size, device=where, progress=True)
 
 

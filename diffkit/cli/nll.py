@@ -62,7 +62,7 @@ class Options:
         batch_size: How many examples are on the device at a time. Results are kept for that many at a time, or more.
         rows_per_call: How many pairs of an example and a level the network is given at a time; 16 on a CPU, else 256.
         precision: What the network, and nothing else, computes in.
-        compile: Compile the network; the first batch takes a minute or more.
+        compile: Compile the network; the first batch takes minutes.
         device: Such as cpu or cuda; a GPU if there is one.
     """
 
@@ -94,8 +94,10 @@ def takes() -> Takes:
 
 def run(given: Given) -> None:
     """Score the data."""
+    from diffkit.cli._compiler import say_compiling
     from diffkit.cli._device import computing_in
     from diffkit.compiling import compile_network
+    from diffkit.data.matching import counted_as
     from diffkit.evaluation.scoring import check_fit
     from diffkit.ranks import ranks
     from diffkit.saving import read_spec
@@ -110,6 +112,8 @@ def run(given: Given) -> None:
     index = chosen(len(data), options.num, options.seed)
     with ranks() as among:
         saved = _load(options)
+        if saved.num_classes is not None:
+            data = counted_as(data, saved.classes)
         check_fit(saved.system, data, classes=saved.num_classes)
         data = _paired(data, saved)
         if among.rank == 0:
@@ -118,6 +122,8 @@ def run(given: Given) -> None:
                     print(f"writing {path}", flush=True)
         if options.compile and (network := saved.system.backbone) is not None:
             compile_network(network)
+            if among.rank == 0:
+                say_compiling("the first batch")
         with computing_in(options.precision, saved.system.device):
             (_flow if options.ode else _bound)(saved, data, index, options, among)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def takes() -> Takes:
 def run(given: Given) -> None:
     """Print the runs."""
     options = given.make(Options)
-    found = [read(path) for path in _expanded(options.run)]
+    found = _readable(_expanded(options.run))
     different = differences(found)
     if options.json:
         print(json.dumps({"runs": [one.plain() for one in found], "differences": different}, indent=2))
@@ -112,6 +113,25 @@ def run(given: Given) -> None:
     print("\n".join(table([one.row() for one in found])))
     for line in _about_parts(found, different):
         print(line)
+
+
+def _readable(folders: Sequence[Path]) -> list[Run]:
+    """Read runs; of each that cannot be read one line says why, unless that leaves none.
+
+    Raises:
+        OptionError: There is none that can be read.
+    """
+    found, faults = list[Run](), list[str]()
+    for folder in folders:
+        try:
+            found.append(read(folder))
+        except OptionError as error:
+            faults.append(str(error))
+    if not found:
+        raise OptionError("\n  ".join(faults))
+    for fault in faults:
+        print(f"left out: {fault}", file=sys.stderr)
+    return found
 
 
 def read(folder: Path) -> Run:

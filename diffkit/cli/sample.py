@@ -63,7 +63,7 @@ class Options:
         batch_size: How many are made at a time; those of one batch appear together.
         precision: What the network, and nothing else, computes in.
         compile: Compile a step, with the network and all guidance in it; cuda_graph replays that on a GPU without
-            Python, as small batches need. The first step takes a minute or more.
+            Python, as small batches need. The first step takes minutes.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Begin anew: samples that are in the folder are removed.
     """
@@ -124,6 +124,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     """Return what is to be sampled, with the sampler and guidance among ``parts``, if there are any."""
     from diffkit.cli._guidance import steering
     from diffkit.cli._sampling import Sampling, check_asked, check_fit, pictures
+    from diffkit.data.matching import counted_as
 
     check_asked(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
@@ -138,12 +139,16 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
         "clip": options.clip,
         "compile": options.compile == "step" or options.compile or False,
     }
+    if small is not None and saved.num_classes is not None and not options.classes:
+        small = counted_as(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
     return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, steered)
 
 
 def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ranks) -> None:
     """Make the batches that are not done: every process its share, the first one all the rest."""
+    from diffkit.cli._compiler import say_compiling
+
     locks: list[RunLock] = []
 
     def begin() -> list[int]:
@@ -155,6 +160,8 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
     if among.rank == 0 and len(pending) < len(folder.batches):
         done = sampling.count - sum(len(folder.batches[number]) for number in pending)
         print(f"{done} of {sampling.count} samples are there already", flush=True)
+    if options.compile and pending and among.rank == 0:
+        say_compiling("the first step")
     if mine:
         _draw(sampling, folder, mine, among)
     among.gather(None)  # nobody is behind any more

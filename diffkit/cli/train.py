@@ -6,12 +6,14 @@ otherwise. A finished or interrupted run is a saved system: diffkit sample, nll 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import frozen
 
+from diffkit._errors import OptionError
 from diffkit.cli._composition import PARTS, SOURCES, Composition, keywords
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._slots import part_options
@@ -59,7 +61,10 @@ def run(given: Given) -> None:
     """Compose the system and train it."""
     options, config = given.make(Options), given.make(TrainConfig)
     check_run_folder("--out", options.out)
-    _refuse_early(given, options.track)
+    _refuse_early(given)
+    refuse_before_reading(config, options.out, options.track)
+    if config.label_dropout > 0 and (way := way_to_classes(*given.parts["data"])):
+        raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
     from diffkit.ranks import launched
 
     say: Callable[[str], None] = spoken if launched().rank == 0 else silent
@@ -84,12 +89,35 @@ def run(given: Given) -> None:
     diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 
-def _refuse_early(given: Given, track: Sequence[str]) -> None:
-    """Refuse parts that do not fit each other, and trackers that are not there, before images are read."""
-    from diffkit.composer import compose
+def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) -> None:
+    """Refuse before images are read what needs none: trackers that are not there, processes, another run's folder."""
+    from diffkit.ranks import launched
+    from diffkit.training.engines import check_processes
+    from diffkit.training.run import check_options
     from diffkit.training.trackers import Trackers
 
     Trackers(track)
+    check_processes(config, launched().size)
+    check_options(out, config)
+
+
+def way_to_classes(source: str, options: Mapping[str, Any]) -> str | None:
+    """Return what gives data classes, if it was asked for without; None if it has some, as far as options tell."""
+    from diffkit.data import source_for
+
+    chosen: Any = attrs.asdict(source_for(source, **options), recurse=False)  # type: ignore[arg-type]  # all are attrs
+    labels = chosen.get("labels")
+    if labels == "none":
+        return "add --data.labels folders, or prefix"
+    if labels is False and Path(source).suffix != ".npy":
+        return "add --data.labels true"
+    return None if labels else "take data that has some"
+
+
+def _refuse_early(given: Given) -> None:
+    """Refuse parts that do not fit each other, before images are read."""
+    from diffkit.composer import compose
+
     found = keywords(given) | {"backbone": None}
     compose(**{name: value for name, value in found.items() if name not in SOURCES})
 
@@ -126,7 +154,10 @@ def silent(text: str) -> None:
 
 def described(data: Data) -> str:
     """Return what data is, one line."""
-    values = "continuous values" if data.bins is None else f"{data.bins} values"
+    from diffkit.data.ranges import range_of
+
+    found = range_of(data)
+    values = f"{data.bins} values" if found is None else f"continuous values in {found}"
     classes = f", {len(data.classes)} classes" if data.classes else ""
     small = data.describe().get("low_res")
     beside = "" if small is None else f", low_res {'x'.join(map(str, small))}"

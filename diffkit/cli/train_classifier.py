@@ -111,11 +111,12 @@ def run(given: Given) -> None:
     check_run_folder("--out", options.out)
     _check_levels(options, given)
     from diffkit.cli._recipe import Recipe
-    from diffkit.cli.train import described, opened, silent, spoken
+    from diffkit.cli.train import described, opened, refuse_before_reading, silent, spoken, way_to_classes
     from diffkit.ranks import launched
-    from diffkit.training.trackers import Trackers
 
-    Trackers(options.track)  # refuses what is not there, before images are read
+    refuse_before_reading(config, options.out, options.track)
+    if way := way_to_classes(*given.parts["data"]):
+        raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
     say = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = opened(*given.parts["data"])
@@ -167,6 +168,7 @@ def _levels(options: Options, given: Given, data: Data) -> System:
     found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | told
     if options.system is not None:
         steered = _without_network(options.system)
+        _check_classes(options.system, data)
         slots["schedule"] = steered.parts.schedule
         found = {name: getattr(steered.settings, name) for name in OF_SYSTEM}
         if tuple(data.shape) != steered.data_shape:
@@ -176,6 +178,19 @@ def _levels(options: Options, given: Given, data: Data) -> System:
             )
     # x_start is there whatever the schedule, and a classifier has no use for it
     return diffkit.compose(**slots, **found, mean="x_start", backbone=None)
+
+
+def _check_classes(folder: Path, data: Data) -> None:
+    """Refuse data whose classes the system counts otherwise: in sampling, both are told the same number."""
+    from diffkit.cli._saved import class_names
+    from diffkit.data.matching import differing, named
+
+    steered = class_names(folder)
+    if steered is None or not data.classes or not (named(steered) and named(data.classes)):
+        return
+    if data.classes != steered:
+        differ = differing(data.classes, steered, whose=f"--system {folder}")
+        raise DataError(f"{differ}; a classifier is told the numbers of the system's classes, so give it data of them")
 
 
 def _without_network(folder: Path) -> System:
@@ -191,10 +206,7 @@ def _count(noise: Noise, data: Data) -> int:
     if noise.num_classes is not None:
         return noise.num_classes
     if not data.classes:
-        raise OptionError(
-            "a classifier learns from labels, but the data has none; say where they are with --data.labels: folders "
-            "or prefix for images, true for a .npz file"
-        )
+        raise OptionError("a classifier learns from labels, but the data has none; take data that has some")
     return len(data.classes)
 
 

@@ -13,7 +13,7 @@ from attrs import field, frozen
 from torch import nn
 
 from diffkit import __version__
-from diffkit._errors import OptionError, did_you_mean
+from diffkit._errors import DataError, DiffkitError, OptionError, did_you_mean
 from diffkit.data.base import Data, as_data
 from diffkit.evaluation import metrics as measure
 from diffkit.evaluation.extractors import extractor_for
@@ -137,8 +137,9 @@ def evaluate(
     for name, value in (options | {"kid_subset_size": kid_subset_size}).items():
         check_integer(name, value, ge={"seed": 0, "kid_subset_size": 2}.get(name, 1))
     data, stored = _data(samples), _stored(reference, network)
-    check_metrics(metrics, network, data.shape, stored, device)
-    against = stored or _built(reference, network, batch_size, device, progress)
+    real = None if stored is not None else _data(reference)
+    check_metrics(metrics, network, data.shape, stored, device, None if real is None else real.shape)
+    against = stored or _built(real, network, batch_size, device, progress)
     found = extract(
         network,
         data,
@@ -183,6 +184,7 @@ def check_metrics(
     shape: Sequence[int],
     reference: Reference | None = None,
     device: str | torch.device = "cpu",
+    real: Sequence[int] | None = None,
 ) -> None:
     """Refuse, before long work, what cannot be had: shows the extractor two blank images.
 
@@ -192,16 +194,49 @@ def check_metrics(
         shape: Of one example, (C, *S).
         reference: Stored statistics; None for data that statistics are made of later.
         device: Where the extractor runs.
+        real: Shape of an example of that data, where the samples have another.
     Raises:
         OptionError: A name is wrong, or extractor or reference lack what a metric needs.
-        DataError: The extractor cannot see data of this shape.
+        DataError: The extractor cannot see data of this shape, or sees the two shapes differently.
         MissingExtraError: What a metric needs is not installed.
     """
     check_names(metrics)
-    with torch.no_grad():
-        chosen = _possible(metrics, extractor(torch.zeros(2, *shape, device=device)), reference)
+    if real is not None and tuple(real) != tuple(shape):
+        _check_alike(extractor, shape, real, device)
+    seen = _blank(extractor, shape, device)
+    chosen = _possible(metrics, seen, reference)
+    if reference is not None and len(reference.pool.mean) != seen.pool.shape[1]:
+        raise DataError(
+            f"the reference is of {len(reference.pool.mean)} features, of samples of shape {tuple(shape)} extractor "
+            f"{extractor.name!r} has {seen.pool.shape[1]}; give samples of the shape that the reference was made of"
+        )
     if {"fid", "sfid", "kid"} & set(chosen):
         measure.need_torchmetrics()
+
+
+def _blank(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:
+    """What an extractor sees in two blank images."""
+    try:
+        with torch.no_grad():
+            return extractor(torch.zeros(2, *shape, device=device))
+    except DiffkitError:
+        raise
+    except Exception as error:  # a network raises whatever its layers do at a shape that is not theirs
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"extractor {extractor.name!r} cannot see images of shape {tuple(shape)}: {reason}") from error
+
+
+def _check_alike(extractor: Extractor, shape: Sequence[int], real: Sequence[int], device: str | torch.device) -> None:
+    """Raise `DataError` unless an extractor has features of one kind for samples and data of two shapes."""
+    differ = f"samples have shape {tuple(shape)}, the data {tuple(real)}"
+    wanted = "make them alike: read the data in the size and channels of the samples, or the samples in another size"
+    try:
+        seen = [_blank(extractor, each, device).pool.shape[1:] for each in (shape, real)]
+    except DataError as error:
+        raise DataError(f"{differ}, and {error}; {wanted}") from error
+    if seen[0] != seen[1]:
+        counts = " and ".join(str(each.numel()) for each in seen)
+        raise DataError(f"{differ}, of which extractor {extractor.name!r} has {counts} features; {wanted}")
 
 
 def _stored(what: Any, network: Extractor) -> Reference | None:

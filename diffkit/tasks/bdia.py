@@ -16,7 +16,7 @@ Source: Zhang et al. 2023, arXiv:2307.10829 (BDIA).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from diffkit.calls import Call
 from diffkit.columns import Columns, level_columns
 from diffkit.denoiser import Denoiser, Model, as_float
 from diffkit.options import check_number
-from diffkit.spacing import Spacing
+from diffkit.spacing import Spacing, levels
 from diffkit.system import Steered, System
 from diffkit.table import F64, ProcessTable
 from diffkit.tasks._images import images_for
@@ -43,10 +43,14 @@ class ExactCode:
     Attributes:
         latent: Data at level T, (B, C, *S).
         below: Data one level down, (B, C, *S).
+        levels: The levels of the walk, ascending, which is to be walked back on the same; None where unknown.
+        gamma: Of the walk; None where unknown.
     """
 
     latent: Tensor
     below: Tensor
+    levels: tuple[int, ...] | None = None
+    gamma: float | None = None
 
 
 @torch.no_grad()
@@ -62,7 +66,7 @@ def exact_encode(
     progress: bool = True,
     **conditions: Any,
 ) -> ExactCode:
-    """Return the code of images, from which `exact_decode` with the same arguments brings them back.
+    """Return the code of images, from which `exact_decode` with the same network and conditions brings them back.
 
     Args:
         system: The system.
@@ -72,8 +76,9 @@ def exact_encode(
         guidance, clip, model, progress, conditions: As in `diffkit.tasks.invert`. The image may be float64, and so may
             the network.
     """
-    x = images_for(system, "image", image)
-    return _Walk.of(system, x, gamma, steps, guidance, clip, model, conditions).up(x, progress)
+    x, steps = images_for(system, "image", image), steps_or_default(system, steps)
+    latent, below = _Walk.of(system, x, gamma, steps, guidance, clip, model, conditions).up(x, progress)
+    return ExactCode(latent, below, levels(system.num_steps, steps, system.table), float(gamma))
 
 
 @torch.no_grad()
@@ -81,7 +86,7 @@ def exact_decode(
     system: System,
     code: ExactCode | Tensor,
     *,
-    gamma: float = 1.0,
+    gamma: float | None = None,
     steps: Spacing = None,
     guidance: Steered = None,
     clip: bool | None = None,
@@ -91,7 +96,13 @@ def exact_decode(
 ) -> Tensor:
     """Return the images of a code, or of noise alone, (B, C, *S): the level below then comes from a step of DDIM.
 
-    Arguments as in `exact_encode`.
+    Args:
+        system: The system.
+        code: What `exact_encode` returned, or noise.
+        gamma, steps: Those of the code, which it knows, so that nothing need be said of them; else 1 and 50.
+        guidance, clip, model, progress, conditions: As in `exact_encode`.
+    Raises:
+        OptionError: The code has another shape, or is of other levels or another gamma than asked for.
     """
     given = code if isinstance(code, ExactCode) else ExactCode(code, code)
     wanted = (len(given.latent), *system.data_shape)
@@ -99,8 +110,28 @@ def exact_decode(
         if tuple(part.shape) != wanted:
             raise OptionError(f"the code must have shape {wanted}, got {tuple(part.shape)}")
     latent, below = (as_float(part.to(system.device)) for part in (given.latent, given.below))
+    gamma, steps = _way_of(system, given, gamma, steps)
     walk = _Walk.of(system, latent, gamma, steps, guidance, clip, model, conditions)
     return walk.down(latent, below if isinstance(code, ExactCode) else None, progress)
+
+
+def _way_of(system: System, code: ExactCode, gamma: float | None, steps: Spacing) -> tuple[float, Spacing]:
+    """Gamma and steps of a code, or what was asked for where it does not know; refuse others than its own."""
+    if gamma is not None and code.gamma is not None and gamma != code.gamma:
+        raise OptionError(f"gamma={gamma!r}, but the code was made with {code.gamma!r}; leave gamma out")
+    own, asked = code.levels, None if steps is None else levels(system.num_steps, steps, system.table)
+    if own is not None and asked is not None and own != asked:
+        raise OptionError(
+            f"steps={steps!r} visits {_spelled(asked)}, but the code was made on {_spelled(own)}, from which other "
+            "levels do not come back; leave steps out"
+        )
+    found = code.gamma if gamma is None else gamma
+    return 1.0 if found is None else found, own or asked
+
+
+def _spelled(found: Sequence[int]) -> str:
+    some = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
+    return f"{len(found)} levels ({some})"
 
 
 class _Walk:
@@ -130,7 +161,7 @@ class _Walk:
             raise OptionError("an exactly invertible walk needs at least 2 steps, got 1")
         return cls(call, call.denoiser(), gamma)
 
-    def up(self, x: Tensor, progress: bool) -> ExactCode:
+    def up(self, x: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
         matrix = self.columns.on(x.device, x.dtype)
         with self.call.running("encoding", self.last, progress) as advance:
             below, here = x, self._first(matrix[1], x)
@@ -139,7 +170,7 @@ class _Walk:
                 down, up = self._both(matrix[k], here)
                 below, here = here, up + (below - down) / self.gamma
                 advance(1)
-        return ExactCode(here, below)
+        return here, below
 
     def down(self, here: Tensor, below: Tensor | None, progress: bool) -> Tensor:
         matrix = self.columns.on(here.device, here.dtype)

@@ -121,7 +121,12 @@ def _label_problems(classes: Classes, data: Data, config: TrainConfig, example: 
             f"the data has {len(names)} classes, but the network has {classes.count}; compose with "
             f"num_classes={len(names)}"
         )
-    if config.label_dropout > 0 and classes.null is None:
+    if config.label_dropout > 0 and not labelled:
+        yield (
+            f"label_dropout={config.label_dropout:g} drops classes, but the data has no classes; load it with labels, "
+            "or leave label_dropout out"
+        )
+    elif config.label_dropout > 0 and classes.null is None:
         yield (
             f"label_dropout={config.label_dropout:g} needs a network with a label for no class; compose with "
             "null_class=True in the backbone's options"

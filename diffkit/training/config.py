@@ -49,7 +49,7 @@ class TrainConfig:
             together let `diffkit.training.averaged` make a mean of any width from the checkpoints that are kept.
         precision: "fp32", or "bf16" or "fp16" to run the network (and nothing else) in bfloat16 or float16; with
             float16 the loss is scaled, by at most 2^24.
-        compile: Compile the network; the first update takes a minute or more, the others are faster.
+        compile: Compile the network; the first update takes minutes, the others are faster.
         strategy: "ddp" gives every process of a launcher such as torchrun all of the network; "fsdp" gives each a
             share of weights, means and moments, for networks that fill a GPU. One process needs neither.
         engine: "torch" is torch's own; "accelerate" lets Hugging Face accelerate set up devices and replicas, and

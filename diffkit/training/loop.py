@@ -16,6 +16,8 @@ import torch
 from diffkit import __version__
 from diffkit._errors import DataError, DivergedError, OptionError
 from diffkit.data.base import Batch, Data, as_data
+from diffkit.data.matching import counted_as
+from diffkit.data.ranges import range_of
 from diffkit.ranks import Ranks
 from diffkit.spec import write
 from diffkit.training import checkpoint, run
@@ -89,6 +91,7 @@ def train(
     spec = system.spec()
     check(system, spec, found, config)
     if held_out is not None:
+        held_out = counted_as(held_out, found.classes, whose="the data", what="val")
         check_held(system, spec, held_out, config)
     with engine_for(system.device, config) as engine, ExitStack() as held:
         _agree(engine.ranks, spec, config, found, held_out)
@@ -204,6 +207,8 @@ class _Training(Generic[T]):
             say(f"warning: {fault}")
         if remark := emulated(self.config.precision, self.engine.device):
             self._say(f"note: {remark}")
+        if self.writes and (values := range_of(self.data)) and values.remark:
+            self._say(f"note: {values.remark}")
         where, several = str(self.folder), f" in {self.ranks.size} processes" if self.ranks.size > 1 else ""
         if found is None:
             self._say(f"training in {where!r}: {self.config.steps} steps{several}")
@@ -211,8 +216,19 @@ class _Training(Generic[T]):
             self.trainer.restore(found.step, found.files)
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (say if faults and self.writes else self._say)(text)
+            self._repair(found.step)
         self.ranks.first(lambda: run.write_facts(self.folder, self.config, self.data))
         self.ranks.first(lambda: self.trackers.begin(self.folder, self.trainer.step))
+
+    def _repair(self, step: int) -> None:
+        """Write the system that lies in the folder again from the checkpoint just read, if it cannot be loaded."""
+        fault = self.ranks.first(lambda: run.fault(self.folder))
+        if fault is None:
+            return
+        weights = self.trainer.sampling_weights(keep=self.writes)
+        self.ranks.first(lambda: write(self.spec, weights, self.folder, renews=True, damaged=True))
+        if self.writes:
+            say(f"warning: {fault}; it was written again from the checkpoint of step {step}")
 
     def _newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
         """The newest whole checkpoint and what is wrong with newer ones, which the first process finds."""
@@ -231,6 +247,8 @@ class _Training(Generic[T]):
     def _loop(self, stop: StopSignals) -> None:
         config, trainer = self.config, self.trainer
         trainer.network.train()
+        if config.compile:
+            self._say("compiling: the first update takes minutes")
         with (
             MetricsFile(self.folder, trainer.step) if self.writes else NoMetrics() as metrics,
             bar(trainer.step, config.steps, self.progress) as shown,
@@ -333,6 +351,7 @@ class _Training(Generic[T]):
             "world_size": self.ranks.size,
             "engine": self.engine.name,
             "parts": parts,
+            "spec": self.spec,
         }
 
     def _say(self, text: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ import attrs
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError
 from diffkit.data.base import Data, description
-from diffkit.files import write_atomically
-from diffkit.spec import CONFIG, SPEC
+from diffkit.files import read_weights, write_atomically
+from diffkit.spec import CONFIG, SPEC, WEIGHTS
+from diffkit.training import checkpoint
 from diffkit.training.config import TrainConfig, differences
 from diffkit.training.lock import NAME as LOCK
 
@@ -62,6 +63,17 @@ def facts(config: TrainConfig, data: Data) -> dict[str, Any]:
     return {"format": FORMAT, "diffkit": __version__, "train": attrs.asdict(config), "data": data.describe()}
 
 
+def check_options(folder: Path, config: TrainConfig) -> None:
+    """Raise unless a run that is in the folder, if any, could go on with these options, whatever its system and data.
+
+    Raises:
+        OptionError: It was begun with others; the text lists each difference.
+        CheckpointError: What describes the run cannot be read.
+    """
+    if (folder / CONFIG).exists():
+        _refuse(folder, differences(_options_in(_kept(folder)), config))
+
+
 def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Data) -> None:
     """Raise unless a run that is in the folder, if any, is of the same system, options and data.
 
@@ -71,24 +83,38 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
     """
     if not (folder / CONFIG).exists():
         return
-    kept = _read_json(folder / CONFIG)
-    if kept.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / CONFIG} has format {kept.get('format')!r}, this diffkit reads {FORMAT}")
-    old = TrainConfig(**{name: _tuple(value) for name, value in kept["train"].items()})
-    found = differences(old, config)
+    kept = _kept(folder)
+    found = differences(_options_in(kept), config)
     if (folder / SPEC).exists():
-        found += _spec_differences(_read_json(folder / SPEC), json.loads(json.dumps(spec)))
+        found += _differences_of_system(folder, json.loads(json.dumps(spec)))
     now = identity(data)
     found += [
         f"data {name}={kept['data'].get(name)!r}, now {value!r}"
         for name, value in now.items()
         if kept["data"].get(name) != value
     ]
+    _refuse(folder, found)
+
+
+def _refuse(folder: Path, found: Sequence[str]) -> None:
+    """Raise `OptionError` if there are differences."""
     if found:
         raise OptionError(
             "\n  ".join([f"out {str(folder)!r} holds a run that this training would not continue:", *found])
             + "\nask for the same, or choose another folder"
         )
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """What config.json holds."""
+    kept = _read_json(folder / CONFIG)
+    if kept.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG} has format {kept.get('format')!r}, this diffkit reads {FORMAT}")
+    return kept
+
+
+def _options_in(kept: Mapping[str, Any]) -> TrainConfig:
+    return TrainConfig(**{name: _tuple(value) for name, value in kept["train"].items()})
 
 
 def identity(data: Data) -> dict[str, Any]:
@@ -102,9 +128,41 @@ def write_facts(folder: Path, config: TrainConfig, data: Data) -> None:
     _write_json(folder / CONFIG, facts(config, data))
 
 
+def fault(folder: Path) -> str | None:
+    """Return what is wrong with the system that lies in the folder, or None if it can be loaded."""
+    try:
+        read_weights(folder / WEIGHTS, _read_spec(folder).get("weights"))
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
 def reader(spec: Mapping[str, Any]) -> str:
     """Return the function that reads the run of what has this spec."""
     return "diffkit.weights.load_classifier" if "classifier" in spec else "diffkit.load"
+
+
+def _differences_of_system(folder: Path, spec: Mapping[str, Any]) -> list[str]:
+    """Hold a system against the run's; where its file is damaged, against what the newest whole checkpoint says."""
+    try:
+        return _spec_differences(_read_spec(folder), spec)
+    except CheckpointError:
+        return _manifest_differences(folder / CHECKPOINTS, spec)
+
+
+def _manifest_differences(checkpoints: Path, spec: Mapping[str, Any]) -> list[str]:
+    """Differences from the system of the newest whole checkpoint; earlier versions kept the names of its parts only."""
+    for path in checkpoint.newest_first(checkpoints):
+        try:
+            manifest = checkpoint.manifest_of(path)
+        except CheckpointError:
+            continue
+        if "spec" in manifest:
+            return _spec_differences(manifest["spec"], spec)
+        pairs = [(kind, manifest["parts"].get(kind), spec["parts"][kind]) for kind in spec["parts"]]
+        named = [(kind, was and was.get("name"), now and now["name"]) for kind, was, now in pairs]
+        return [f"{kind} {was}, now {now}" for kind, was, now in named if was != now]
+    return []
 
 
 def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -140,6 +198,13 @@ def _label(part: Mapping[str, Any] | None) -> str:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _read_spec(folder: Path) -> dict[str, Any]:
+    found = _read_json(folder / SPEC)
+    if not all(isinstance(found.get(name), dict) for name in ("parts", "settings")):
+        raise CheckpointError(f"{folder / SPEC} is damaged: it describes no system")
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -48,6 +48,9 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     if network is None:
         raise OptionError("validation needs a network, but the system was composed with backbone=None")
     check_integer("batch_size", batch_size, ge=1)
+    known = Classes.of(system.spec()).count
+    if known is not None and found.classes is not None and len(found.classes) > known:
+        raise DataError(f"the data has {len(found.classes)} classes, but the network has {known}")
     with evaluating(network):
         return _Pass(system, found, None, SingleProcess(system.device), seed).means(batch_size)
 

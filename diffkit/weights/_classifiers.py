@@ -13,10 +13,10 @@ from torch import nn
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
-from diffkit.files import load_weights, read_weights
+from diffkit.files import load_weights
 from diffkit.guidance.classifier import Classifier
-from diffkit.saving import read_spec
-from diffkit.spec import FORMAT, SPEC, WEIGHTS, write
+from diffkit.saving import read_model, read_spec
+from diffkit.spec import FORMAT, SPEC, write
 from diffkit.weights._asking import TITLES
 from diffkit.weights._loading import fill, revealed
 from diffkit.weights._reading import read
@@ -114,7 +114,7 @@ def _from_folder(folder: Path, network: nn.Module | None, device: str | torch.de
     spec = read_spec(folder / SPEC)
     if network is None:
         network = _described(folder, spec).to_empty(device=device)
-    load_weights(network, read_weights(folder / WEIGHTS, spec.get("weights")))
+    load_weights(network, read_model(folder, spec))
     return network.to(device).eval()
 
 

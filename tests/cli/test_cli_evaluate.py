@@ -149,3 +149,58 @@ def test_too_few_samples_are_refused_before_the_reference_is_made(refused: Refus
     assert refused(*words, "--num", "2").endswith(
         "need more samples than 3, got 2; take more, or name the other metrics with --metrics"
     )
+
+
+def test_shapes_are_compared_before_anything_is_drawn(
+    command: Command, refused: Refused, make_system: Callable[..., Path], tmp_path: Path, monkeypatch
+):
+    (tmp_path / "network_of_shapes.py").write_text(
+        "import torch\ntorch.manual_seed(0)\nflat = torch.nn.Flatten()\n"
+        "conv = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    rng = np.random.default_rng(0)
+    for name, shape in (("small", (9, 4, 4, 3)), ("large", (9, 6, 6, 3)), ("grey", (9, 4, 4, 1))):
+        np.savez(tmp_path / f"{name}.npz", rng.integers(0, 256, shape, dtype=np.uint8))
+    words = ["--metrics", "fid", "--extractor"]
+    flat, conv = (f"network_of_shapes:{name}" for name in ("flat", "conv"))
+    system = make_system("rgb", data_shape=(3, 4, 4))
+    with monkeypatch.context() as patched:
+        patched.setattr(diffkit.System, "sample", lambda *_, **__: pytest.fail("samples were drawn"))
+        for samples in (system, "small.npz"):
+            assert refused("evaluate", samples, "--data", "large.npz", *words, flat) == (
+                f"samples have shape (3, 4, 4), the data (3, 6, 6), of which extractor {flat!r} has 48 and 108 "
+                "features; make them alike: read the data in the size and channels of the samples, or the samples in "
+                "another size"
+            )
+        text = refused("evaluate", system, "--data", "grey.npz", *words, conv)
+        assert text.startswith("samples have shape (3, 4, 4), the data (1, 4, 4), and extractor 'network_of_shapes:co")
+        assert "\n" not in text
+        text = refused("evaluate", "grey.npz", "--data", "grey.npz", *words, conv)
+        assert text.startswith(f"extractor {conv!r} cannot see images of shape (1, 4, 4): ")
+    assert command("evaluate", "--data", "large.npz", *words, flat, "--save-reference", "large_stats.npz").code == 0
+    assert "the reference is of 108 features" in refused(
+        "evaluate", "small.npz", "--reference", "large_stats.npz", *words, flat
+    )
+    found = command("evaluate", "small.npz", "--data", "large.npz", *words, conv)
+    assert found.code == 0 and "note: samples have shape [3, 4, 4], the reference [3, 6, 6]" in found.out
+
+
+def test_data_of_other_classes_than_the_systems(refused: Refused, saved: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "network_of_classes.py").write_text("import torch\nflat = torch.nn.Flatten()\n")
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 6, 1), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.arange(4) % 2, classes=np.array(["cat", "zed"]))
+    words = [
+        "--data",
+        "data.npz",
+        "--data.labels",
+        "true",
+        "--metrics",
+        "fid",
+        "--extractor",
+        "network_of_classes:flat",
+    ]
+    text = refused("evaluate", saved, *words)
+    assert text.startswith("the run has classes cat, dog, owl; the data has cat, zed, and zed cannot be told by name")

@@ -125,3 +125,18 @@ def test_tasks_take_no_networks(refused: Refused, saved: Path, classifier: Calla
     Image.new("L", (6, 8)).save(picture)
     words = ["edit", saved, picture, "--guidance", "classifier", "--guidance.classifier", classifier()]
     assert refused(*words, "--out", tmp_path / "e").startswith("guidance 'classifier' needs a network, which only")
+
+
+def test_networks_of_other_classes(refused: Refused, saved: Path, classifier: Callable, tmp_path: Path):
+    folder = classifier()
+    (folder / "config.json").write_text('{"data": {"classes": ["dog", "cat", "owl"]}}')
+    words = ["sample", saved, "--out", tmp_path / "s", "--guidance"]
+    differ = "the system has classes cat, dog, owl; {} has dog, cat, owl"
+    assert refused(*words, "classifier", "--guidance.classifier", folder) == (
+        f"--guidance.classifier does not fit this system: {differ.format(folder)}"
+    )
+    worse = diffkit.load(saved).save(tmp_path / "worse")
+    (worse / "config.json").write_text('{"data": {"classes": ["dog", "cat", "owl"]}}')
+    assert refused(*words, "autoguidance", "--guidance.model", worse, "--guidance.scale", "2") == (
+        f"--guidance.model does not fit this system: {differ.format(worse)}"
+    )

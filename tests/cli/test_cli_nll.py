@@ -179,8 +179,33 @@ def test_precision_and_compilation(
             outcome = command(*words, "--out", out, *more)
         assert outcome.code == 0, outcome.err
         assert dtypes == {torch.bfloat16 if name == "bf16" else None}
+        assert ("compiling: the first batch takes minutes\n" in outcome.err) == (name == "compiled")
         found[name] = np.load(out)["total"]
     assert_allclose(found["bf16"], found["plain"], rtol=0.02)
     assert (found["compiled"] == found["plain"]).all() and len(compiled) == 1
     text = refused(*words[:6], "--ode", "--precision", "bf16")
     assert text == "--ode solves the flow to a tolerance, in float32; leave out --precision"
+
+
+def test_classes_are_those_of_the_run_by_name(command: Command, refused: Refused, saved: Path, tmp_path: Path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 6, 1), dtype=np.uint8)
+
+    def scored(name: str, classes: list[str], labels: list[int]) -> np.ndarray:
+        np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.array(labels), classes=np.array(classes))
+        found = command("nll", saved, *words, "--out", tmp_path / f"{name}.npz")
+        assert found.code == 0, found.err
+        return np.load(tmp_path / f"{name}.npz")["total"]
+
+    words = ["--data", tmp_path / "data.npz", "--data.labels", "true", "--steps", "3"]
+    right = scored("right", ["cat", "dog", "owl"], [1, 2, 2, 1, 2, 1])
+    assert_allclose(scored("fewer", ["dog", "owl"], [0, 1, 1, 0, 1, 0]), right, rtol=1e-6)
+    assert_allclose(scored("other", ["owl", "dog"], [1, 0, 0, 1, 0, 1]), right, rtol=1e-6)
+    np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.arange(6) % 2, classes=np.array(["dog", "zed"]))
+    assert refused("nll", saved, *words, "--out", tmp_path / "no.npz") == (
+        "the run has classes cat, dog, owl; the data has dog, zed, and zed cannot be told by name; give data of the "
+        "same classes"
+    )
+    np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.array([0, 1, 2, 3, 0, 1]))
+    assert refused("nll", saved, *words, "--out", tmp_path / "no.npz") == (
+        "the data has 4 classes, the system 3; give data of the system's classes"
+    )

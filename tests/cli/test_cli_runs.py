@@ -96,3 +96,15 @@ def test_a_real_run(command: Command, tmp_path: Path):
     out = command("runs", tmp_path).out
     assert "in all: schedule cosine, mean eps, var fixed_large" in out and out.count(" 3/3 ") == 2
     assert out.splitlines()[-1].split() == ["seed", "0", "1"]
+
+
+def test_a_damaged_run_hides_no_other(command: Command, refused: Refused, tmp_path: Path):
+    one, two = make(tmp_path / "runs" / "a"), make(tmp_path / "runs" / "b")
+    (one / "spec.json").write_text('{"parts"')
+    found = command("runs", tmp_path / "runs")
+    assert found.code == 0 and str(two) in found.out and str(one) not in found.out
+    assert (
+        found.err.startswith(f"left out: {one / 'spec.json'} cannot be read as JSON: ") and found.err.count("\n") == 1
+    )
+    (two / "config.json").write_text("{")
+    assert refused("runs", tmp_path / "runs").count("cannot be read as JSON") == 2

@@ -243,6 +243,7 @@ def test_precision_and_compilation(
             outcome = command(*words, "--out", tmp_path / name, *more)
         assert outcome.code == 0, outcome.err
         assert ("emulates" in outcome.err) == (name == "bf16")
+        assert ("compiling: the first step takes minutes\n" in outcome.err) == (name == "step")
         assert name == "step" or dtypes == {torch.bfloat16 if name == "bf16" else None}
         (file,) = (tmp_path / name).glob("*.npz")
         found[name] = np.load(file)["arr_0"].astype(int)

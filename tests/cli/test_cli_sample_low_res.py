@@ -115,6 +115,12 @@ def test_what_a_sampling_wrote_is_enlarged_with_its_classes(command: Command, re
     assert command(*words, "--out", tmp_path / "b", "--classes", "1").code == 0
     with np.load(next((tmp_path / "b").glob("samples_*.npz"))) as found:
         assert set(found["arr_1"].tolist()) == {1}
+    (run / "config.json").write_text('{"data": {"classes": ["cat", "dog", "owl"], "low_res": [4, 4]}}')
+    named = {"arr_0": small, "arr_1": np.array([1, 0, 0, 0, 1])}
+    np.savez(tmp_path / "named.npz", **named, classes=np.array(["owl", "cat"]))
+    assert command(*words[:3], tmp_path / "named.npz", *words[4:6], "--out", tmp_path / "d").code == 0
+    with np.load(next((tmp_path / "d").glob("samples_*.npz"))) as found:
+        assert found["arr_1"].tolist() == [0, 2, 2, 2, 0]
     np.savez(tmp_path / "base.npz", small, np.array([2, 0, 1, 3, 2]))
     assert refused(*words, "--out", tmp_path / "c") == (
         "--low-res has a picture of class 3, the system has 3 classes, 0..2"

@@ -190,3 +190,40 @@ def test_a_folder_that_an_interrupted_start_left_is_new(command: Command, images
     (tmp_path / "run" / ".lock").write_text("process 1 on a machine\n")
     found = command("train", "--data", images, "--out", tmp_path / "run", "--steps", "1", *TINY)
     assert found.code == 0 and (tmp_path / "run" / "spec.json").is_file()
+
+
+def test_values_that_are_not_scaled(command: Command, tmp_path: Path):
+    np.savez(tmp_path / "raw.npz", np.linspace(0, 255, 8 * 16, dtype=np.float32).reshape(8, 4, 4, 1))
+    words = ["--backbone", "mlp", "--backbone.hidden", "8", "--backbone.depth", "1", "--schedule", "cosine"]
+    words += ["--num-steps", "8", "--steps", "1", "--batch-size", "4", "--out", tmp_path / "run"]
+    found = command("train", "--data", tmp_path / "raw.npz", *words)
+    assert found.code == 0, found.err
+    assert "data: 8 examples of 1x4x4, continuous values in 0..255\n" in found.out
+    assert "note: values lie in 0..255; networks expect about [-1, 1]" in found.err
+
+
+def test_what_needs_no_data_is_refused_before_any_is_read(
+    command: Command, refused: Refused, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, run = tmp_path / "photos", tmp_path / "run"
+    folder.mkdir()
+    assert command("train", "--data", images, "--steps", "1", *TINY, "--out", run).code == 0
+    monkeypatch.setattr("diffkit.cli.train.opened", lambda *_: pytest.fail("data was read"))
+    words = ["train", "--data", folder, "--data.size", "4", "--steps", "1", *TINY, "--out", tmp_path / "new"]
+    assert "--strategy fsdp shares the network among processes, but there is one" in refused(
+        *words, "--strategy", "fsdp"
+    )
+    dropped = "--label-dropout 0.1 drops classes, but the data has no classes; "
+    assert refused(*words, "--label-dropout", "0.1") == f"{dropped}add --data.labels folders, or prefix"
+    words[2:5] = [images]
+    assert refused(*words, "--label-dropout", "0.1") == f"{dropped}add --data.labels true"
+    assert refused(*words[:-1], run, "--lr", "0.5", "--seed", "3").splitlines() == [
+        f"out {str(run)!r} holds a run that this training would not continue:",
+        "  --lr 0.0001, now --lr 0.5",
+        "  --seed 0, now --seed 3",
+        "ask for the same, or choose another folder",
+    ]
+    classifier = ["train-classifier", "--data", folder, "--data.size", "4", "--steps", "1", "--out", tmp_path / "c"]
+    assert refused(*classifier) == (
+        "a classifier learns from labels, but the data has none; add --data.labels folders, or prefix"
+    )

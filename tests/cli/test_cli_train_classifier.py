@@ -122,8 +122,8 @@ def test_presets_are_those_of_classifiers(command: Command, refused: Refused, im
 def test_refusals(refused: Refused, saved: Path, images: Path, tmp_path: Path):
     words = ["train-classifier", "--data", images, "--out", tmp_path / "run", "--steps", "1", *TINY]
     labelled = [*words, "--data.labels", "true"]
-    assert refused(*words).startswith("a classifier learns from labels, but the data has none; say where they are")
-    assert "with labels" in refused(*words, "--num-classes", "2")
+    assert refused(*words) == "a classifier learns from labels, but the data has none; add --data.labels true"
+    assert "add --data.labels true" in refused(*words, "--num-classes", "2")
     assert "the data has 2 classes, but the classifier tells 1 apart" in refused(*labelled, "--num-classes", "1")
     assert refused(*labelled, "--system", tmp_path, "--schedule", "cosine", "--num-steps", "9") == (
         "--system says already what --num-steps, --schedule would; leave one of them out"
@@ -159,3 +159,25 @@ def test_heads_fit_the_width(command: Command, images: Path, tmp_path: Path, wor
     found = command("train-classifier", *data, "--out", tmp_path / "run", *small, *words)
     assert found.code == 0, found.err
     assert spec(tmp_path / "run")["classifier"]["num_head_channels"] == heads
+
+
+def test_classes_of_the_system_and_of_held_out_data(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    with np.load(images) as found:
+        arrays = dict(found)
+
+    def named(name: str, *classes: str) -> list[object]:
+        np.savez(tmp_path / name, **arrays, classes=np.array(classes))
+        return [tmp_path / name, "--data.labels", "true"]
+
+    system = tmp_path / "system"
+    right, other = named("right.npz", "box", "disc"), named("other.npz", "disc", "zed")
+    assert command("train", "--data", *right, "--out", system, *SYSTEM).code == 0
+    words = ["train-classifier", *TINY, "--steps", "1", "--out", tmp_path / "out"]
+    assert refused(*words, "--data", *other, "--system", system) == (
+        f"--system {system} has classes box, disc; the data has disc, zed; a classifier is told the numbers of the "
+        "system's classes, so give it data of them"
+    )
+    assert refused(*words, "--data", *right, "--val", other[0], "--val.labels", "true") == (
+        "the data has classes box, disc; val has disc, zed, and zed cannot be told by name; give data of the same "
+        "classes"
+    )

@@ -10,7 +10,7 @@ from gaussian_support import bimodal, bimodal_data, system_for
 
 from diffkit._errors import OptionError
 from diffkit.registry import registry
-from diffkit.tasks import exact_decode, exact_encode, interpolate, invert, reconstruct
+from diffkit.tasks import ExactCode, exact_decode, exact_encode, interpolate, invert, reconstruct
 from diffkit.tasks.interpolation import slerp
 from diffkit.testing.oracles import GaussianOracle, network_of
 
@@ -130,6 +130,22 @@ def test_sampling_with_it_is_nearer_to_the_exact_solution_than_ddim(exact):
     ddim = system.sample(32, steps=100, sampler="ddim", start=z, model=model, progress=False)
     bdia = exact_decode(system, z, steps=100, model=model, progress=False)
     assert (bdia - exact_x).square().mean() < (ddim - exact_x).square().mean()
+
+
+def test_a_code_knows_its_walk():
+    system, x = system_for((1, 2)), torch.randn(3, 1, 2, dtype=torch.float64)
+    how = dict(model=Rough(), progress=False)
+    code = exact_encode(system, x, steps="trailing8", gamma=0.9, **how)
+    assert len(code.levels) == 8 and code.gamma == 0.9
+    for more in ({}, {"steps": "trailing8"}, {"steps": code.levels, "gamma": 0.9}):
+        torch.testing.assert_close(exact_decode(system, code, **more, **how), x, rtol=0, atol=1e-9)
+    with pytest.raises(OptionError, match=r"steps=20 visits 20 levels \(1, .*but the code was made on 8 levels"):
+        exact_decode(system, code, steps=20, **how)
+    with pytest.raises(OptionError, match=r"gamma=1.0, but the code was made with 0.9; leave gamma out"):
+        exact_decode(system, code, gamma=1.0, **how)
+    plain = ExactCode(code.latent, code.below)
+    same = exact_decode(system, plain, steps="trailing8", gamma=0.9, **how)
+    torch.testing.assert_close(same, x, rtol=0, atol=1e-9)
 
 
 BAD_EXACT = [

@@ -310,3 +310,38 @@ def test_saving_into_a_run_is_refused(tmp_path):
             save(run)
     assert (run / "model.safetensors").read_bytes() == kept
     train(run, steps=4)
+
+
+def test_a_finished_run_gets_its_system_back(run, capsys):
+    for name in ("model.safetensors", "spec.json"):
+        before = (run / name).read_bytes()
+        damage(run / name, "truncated")
+        text = (
+            r"(damaged|cannot be read).*the run's checkpoints hold it still: the command or call that trained it writes"
+        )
+        with pytest.raises(CheckpointError, match=text):
+            diffkit.load(run)
+        capsys.readouterr()
+        train(run)
+        assert (
+            "warning: " in (said := capsys.readouterr().err) and "written again from the checkpoint of step 12" in said
+        )
+        assert json.loads((run / "spec.json").read_text())["parts"] and (run / "model.safetensors").stat().st_size
+        assert name == "spec.json" or (run / name).read_bytes() == before
+        diffkit.load(run)
+    train(run)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_system_that_nothing_describes_is_held_against_the_checkpoints(run):
+    (run / "spec.json").write_text("{}")
+    with pytest.raises(OptionError, match=r"num_steps=20, now num_steps=30"):
+        train(run, system=system(num_steps=30))
+    manifest = run / "checkpoints" / "step_00000012" / "manifest.json"
+    older = json.loads(manifest.read_text())
+    del older["sha256"], older["spec"]  # as earlier versions wrote it
+    manifest.write_bytes(checkpoint._sealed(older))
+    with pytest.raises(OptionError, match="mean eps, now x_start"):
+        train(run, system=system(mean="x_start"))
+    train(run)
+    diffkit.load(run)

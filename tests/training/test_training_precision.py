@@ -161,6 +161,13 @@ def test_a_compiled_network_trains_the_same(tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_that_compiling_takes_long_is_said(asked, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
+    train(tmp_path, steps=1, compile=asked, progress=True)
+    assert ("compiling: the first update takes minutes\n" in capsys.readouterr().err) == asked
+
+
 NO_BF16 = {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}
 
 

@@ -381,3 +381,8 @@ def test_previews_are_of_images(tmp_path):
     text = "previews are of images, but the data has shape (2,); leave preview_every out"
     options = dict(system=point_system(), data=points(), label_dropout=0.0)
     refused(tmp_path, DataError, text, preview_every=5, **options)
+
+
+def test_dropping_classes_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"label_dropout=0.1 drops classes, but the data has no classes; load it with"):
+        train(tmp_path, data=points(), system=point_system(), label_dropout=0.1)

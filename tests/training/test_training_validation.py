@@ -190,7 +190,7 @@ def test_processes_share_the_work(tmp_path, strategy, count):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(DataError, match=r"has class \d, but the network has 3 classes"):
+    with pytest.raises(DataError, match="the data has 9 classes, but the network has 3"):
         validate(noisy(), images(classes=9))
     with pytest.raises(OptionError, match="validation needs a network, but the system was composed with backbone=None"):
         validate(system(backbone=None), images())
@@ -226,3 +226,17 @@ def test_a_frozen_part_stays_frozen():
     network = HalfFrozen()
     validate(noisy(recipe=network), images(8))
     assert network.training and not network.frozen.training
+
+
+def test_classes_of_held_out_data_are_found_by_name(tmp_path):
+    x = images(12).images
+
+    def some(rows: slice, labels: list[int], classes: tuple[str, ...]) -> diffkit.data.Data:
+        return diffkit.data.from_array(x[rows], labels=torch.tensor(labels), classes=classes, bins=17)
+
+    data = some(slice(0, 12), [0, 1, 2] * 4, ("cat", "dog", "owl"))
+    right = some(slice(0, 4), [1, 1, 2, 2], data.classes)
+    turned = some(slice(0, 4), [1, 1, 0, 0], ("owl", "dog"))
+    for name, val in (("right", right), ("turned", turned)):
+        fit(tmp_path / name, data=data, val=val, steps=2, batch_size=4)
+    assert lines(tmp_path / "right")[-1]["val_loss"] == lines(tmp_path / "turned")[-1]["val_loss"]

@@ -13,7 +13,7 @@ from diffkit.training.config import TrainConfig
 from diffkit.training.engines.protocol import Engine as Engine
 from diffkit.training.engines.single import SingleProcess as SingleProcess
 
-__all__ = ["Engine", "SingleProcess", "engine_for"]
+__all__ = ["Engine", "SingleProcess", "check_processes", "engine_for"]
 
 
 @contextmanager
@@ -50,21 +50,25 @@ def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
     return SingleProcess(device)
 
 
-def _check(device: torch.device, config: TrainConfig, among: Ranks) -> None:
+def check_processes(config: TrainConfig, size: int) -> None:
+    """Raise `OptionError` unless options go together with so many processes."""
     if config.strategy == "fsdp" and config.engine != "torch":
         raise OptionError("engine='accelerate' makes replicas only; leave engine out for strategy='fsdp'")
-    if config.strategy == "fsdp" and among.size == 1:
+    if config.strategy == "fsdp" and size == 1:
         raise OptionError(
             "strategy='fsdp' shares the network among processes, but there is one; start several with "
             "torchrun --nproc-per-node=N, or leave strategy out"
         )
-    if config.batch_size < among.size:
-        raise OptionError(f"batch_size={config.batch_size} leaves some of the {among.size} processes nothing to do")
-    if config.strategy == "fsdp" and config.batch_size % among.size:
+    if config.batch_size < size:
+        raise OptionError(f"batch_size={config.batch_size} leaves some of the {size} processes nothing to do")
+    if config.strategy == "fsdp" and config.batch_size % size:
         raise OptionError(
-            f"strategy='fsdp' needs a batch_size that {among.size}, the number of processes, divides, got "
-            f"{config.batch_size}"
+            f"strategy='fsdp' needs a batch_size that {size}, the number of processes, divides, got {config.batch_size}"
         )
+
+
+def _check(device: torch.device, config: TrainConfig, among: Ranks) -> None:
+    check_processes(config, among.size)
     if device.type == "cuda" and among.size > 1 and device.index != local_rank():
         raise OptionError(
             f"process {among.rank} is number {local_rank()} on this machine, but its system is on {device}; compose "

@@ -1,0 +1,93 @@
+"""Classes of some data counted as those of a run, by their names: each folder of images counts its own from 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit._errors import DataError
+from diffkit.data.base import Batch, Data, Image, Indices
+
+_SHOWN = 10
+
+
+class Renumbered(Data):
+    """Other data, its classes counted as others are.
+
+    Args:
+        data: Data with classes.
+        classes: Names to count by, among which are all those of the data.
+    """
+
+    def __init__(self, data: Data, classes: Sequence[str]):
+        assert data.classes is not None
+        self.data, self.classes = data, tuple(classes)
+        self.shape, self.bins = tuple(data.shape), data.bins
+        self._numbers = torch.tensor([self.classes.index(name) for name in data.classes])
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Image, Mapping[str, int | Tensor]]:
+        """Return example ``index`` and its conditions."""
+        image, conditions = self.data[index]
+        return image, {k: int(self._numbers[int(v)]) if k == "y" else v for k, v in conditions.items()}
+
+    def batch(self, indices: Indices) -> Batch:
+        """Return the examples with these indices."""
+        found = self.data.batch(indices)
+        y = {"y": self._numbers[found.conditions["y"]]} if "y" in found.conditions else {}
+        return found._replace(conditions={**found.conditions, **y})
+
+    def describe(self) -> dict[str, Any]:
+        """Return the facts of the data, with the classes as they are counted."""
+        found = {**self.data.describe(), "classes": list(self.classes)}
+        if "class_counts" in found:
+            counts = dict(zip(self._numbers.tolist(), found["class_counts"], strict=True))
+            found["class_counts"] = [counts.get(i, 0) for i in range(len(self.classes))]
+        return found
+
+
+def counted_as(data: Data, classes: Sequence[str] | None, *, whose: str = "the run", what: str = "the data") -> Data:
+    """Return data with its classes counted as those of a run, by name; as it is where one of them has no names.
+
+    Args:
+        data: The data.
+        classes: Names of the run's classes, or None.
+        whose: Whose they are, for errors.
+        what: What the data is, for errors.
+    Raises:
+        DataError: A class of the data is none of the run's.
+    """
+    own = data.classes
+    if own is None or classes is None or not named(own) or own == tuple(classes):
+        return data
+    foreign = [name for name in own if name not in classes]
+    if foreign and not named(classes):
+        return data
+    if foreign:
+        raise DataError(
+            f"{differing(own, classes, whose=whose, what=what)}, and {listed(foreign)} cannot be told by name; give "
+            "data of the same classes"
+        )
+    return Renumbered(data, classes)
+
+
+def named(classes: Sequence[str] | None) -> bool:
+    """Return whether classes have names, and not just the numbers that stand for them anyway."""
+    return classes is not None and list(classes) != [str(i) for i in range(len(classes))]
+
+
+def differing(own: Sequence[str], classes: Sequence[str], *, whose: str = "the run", what: str = "the data") -> str:
+    """Return the words for classes of two kinds."""
+    return f"{whose} has classes {listed(classes)}; {what} has {listed(own)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many there are more."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
