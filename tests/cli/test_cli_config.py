@@ -139,6 +139,30 @@ def test_a_part_named_on_the_line_replaces_the_whole_part(command: Command, file
     assert resolved(command, "--config", path, "--schedule", "cosine")["schedule"]["s"] == 0.01
 
 
+def test_other_data_on_the_line_keeps_what_fits_it(command: Command, file: Callable[[str], Path], tmp_path: Path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    path = file(
+        f"""
+        out = "run"
+        steps = 1
+        [data]
+        name = "{tmp_path / "one"}"
+        size = [16, 16]
+        labels = "prefix"
+        cache = "one.npy"
+        """
+    )
+    words = ["train", "--config", path, "--print-config"]
+    found = tomllib.loads(command(*words, "--data", tmp_path / "other").out)["data"]
+    assert (found["name"], found["size"], found["labels"]) == (str(tmp_path / "other"), [16, 16], "prefix")
+    assert "cache" not in found  # it is of the other pixels
+    found = tomllib.loads(command(*words, "--data", tmp_path / "other", "--data.size", "8").out)["data"]
+    assert (found["size"], found["labels"]) == ([8], "prefix")
+    found = command(*words, "--data", "digits")
+    assert found.code == 0 and tomllib.loads(found.out)["data"]["labels"] is True  # a switch there, and no way of them
+
+
 def test_printed_options_are_complete_and_read_back_the_same(command: Command, file: Callable[[str], Path]):
     words = ["--schedule", "cosine", "--backbone.channel-mult", "1,2", "--bins", "none", "--clip-x-start=true"]
     printed = command("explain", *words, "--print-config").out
