@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import frozen
 
+from diffkit._errors import OptionError
 from diffkit.cli._composition import PARTS, SOURCES, Composition, keywords
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._slots import part_options
@@ -20,6 +22,7 @@ from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
+    from diffkit.system import System
 
 
 @frozen
@@ -60,6 +63,7 @@ def run(given: Given) -> None:
     options, config = given.make(Options), given.make(TrainConfig)
     check_run_folder("--out", options.out)
     _refuse_early(given, options.track)
+    refuse_past(options.out, config.steps)
     from diffkit.ranks import launched
 
     say: Callable[[str], None] = spoken if launched().rank == 0 else silent
@@ -75,7 +79,10 @@ def run(given: Given) -> None:
 
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
+    _refuse_preview(config, system.num_steps)
     say(f"data: {described(data)}\nsystem: {_named(system.parts.names)}")
+    if note := _unused_classes(system, data):
+        say(note)
     if options.dry_run:
         say(str(diffkit.training.dry_run(system, data, out=options.out, config=config)))
         return
@@ -92,6 +99,36 @@ def _refuse_early(given: Given, track: Sequence[str]) -> None:
     Trackers(track)
     found = keywords(given) | {"backbone": None}
     compose(**{name: value for name, value in found.items() if name not in SOURCES})
+
+
+def refuse_past(out: Path, steps: int) -> None:
+    """Refuse fewer updates than a run has made: it cannot go back."""
+    from diffkit.training.checkpoint import newest_first, step_of
+    from diffkit.training.run import CHECKPOINTS
+
+    newest = next(newest_first(out / CHECKPOINTS), None)
+    if newest is not None and step_of(newest) > steps:
+        raise OptionError(
+            f"--steps {steps} counts from the start of the run, and {out} has {step_of(newest)} steps already; ask for "
+            "more to go on, or choose another folder"
+        )
+
+
+def _refuse_preview(config: TrainConfig, num_steps: int) -> None:
+    """Refuse more steps for a picture than there are; the default takes all of fewer."""
+    if config.preview_steps > num_steps and config.preview_steps != attrs.fields(TrainConfig).preview_steps.default:
+        raise OptionError(
+            f"--preview-steps {config.preview_steps} is more than the {num_steps} levels of this system; ask for "
+            f"{num_steps} at most"
+        )
+
+
+def _unused_classes(system: System, data: Data) -> str:
+    """Say that the network knows more classes than there are to learn from, or nothing."""
+    known, there = getattr(system.recipe, "num_classes", None), len(data.classes or ())
+    if not there or known is None or known <= there:
+        return ""
+    return f"note: the network has {known} classes, the data {there}; the other {known - there} are never trained"
 
 
 def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:

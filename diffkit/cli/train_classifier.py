@@ -111,10 +111,11 @@ def run(given: Given) -> None:
     check_run_folder("--out", options.out)
     _check_levels(options, given)
     from diffkit.cli._recipe import Recipe
-    from diffkit.cli.train import described, opened, silent, spoken
+    from diffkit.cli.train import described, opened, refuse_past, silent, spoken
     from diffkit.ranks import launched
     from diffkit.training.trackers import Trackers
 
+    refuse_past(options.out, config.steps)
     Trackers(options.track)  # refuses what is not there, before images are read
     say = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")

@@ -49,6 +49,32 @@ def test_data_decides_what_is_composed(command: Command, images: Path, tmp_path:
     assert command("nll", out, "--data", images, "--data.labels", "true", "--num", "2").code == 0
 
 
+def test_a_run_does_not_go_back(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    words = ["train", "--data", images, "--out", tmp_path / "run", *TINY]
+    assert command(*words, "--steps", "3").code == 0
+    assert command(*words, "--steps", "3").code == 0  # it is done
+    assert refused(*words, "--steps", "2") == (
+        f"--steps 2 counts from the start of the run, and {tmp_path / 'run'} has 3 steps already; "
+        "ask for more to go on, or choose another folder"
+    )
+
+
+def test_more_steps_for_a_picture_than_there_are_levels(command: Command, refused: Refused, images: Path, tmp_path):
+    words = ["train", "--data", images, "--out", tmp_path / "run", "--steps", "1", "--preview-every", "1", *TINY]
+    assert refused(*words, "--preview-steps", "9") == (
+        "--preview-steps 9 is more than the 8 levels of this system; ask for 8 at most"
+    )
+    assert not (tmp_path / "run").exists()
+    assert command(*words).code == 0  # 50 by default, or as many as there are
+    assert command("train", "--config", tmp_path / "run/config.toml", "--out", tmp_path / "again").code == 0
+
+
+def test_classes_that_nothing_is_learned_of_are_said(command: Command, images: Path, tmp_path: Path):
+    words = ["train", "--data", images, "--data.labels", "true", "--out", tmp_path / "run", "--steps", "1", *TINY]
+    found = command(*words, "--backbone.num-classes", "7")
+    assert "note: the network has 7 classes, the data 2; the other 5 are never trained" in found.out.splitlines()
+
+
 def test_what_is_said_wins_over_the_data(command: Command, images: Path, tmp_path: Path):
     out = tmp_path / "run"
     words = ["--data", images, "--out", out, "--steps", "1", *TINY, "--backbone.num-classes", "none"]
