@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
+from diffkit.cli._data import opened
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file
 from diffkit.cli._takes import Given, Takes
@@ -202,12 +203,9 @@ def _stored(options: Options, network: Extractor) -> Reference | None:
 
 
 def _built(options: Options, given: Given, network: Extractor, where: Any) -> Reference:
-    from diffkit.data import source_for
     from diffkit.evaluation import Reference
 
-    source, chosen = given.parts["data"]
-    data = source_for(source, **chosen).open()
-    return Reference.build(data, network, batch_size=options.batch_size, device=where, progress=True)
+    return Reference.build(opened(given), network, batch_size=options.batch_size, device=where, progress=True)
 
 
 def _drawn(options: Options, given: Given, saved: Saved) -> Data:

@@ -15,6 +15,7 @@ from attrs import frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._composition import PARTS, SOURCES, Composition, keywords
+from diffkit.cli._data import described, grey, opened
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._slots import part_options
 from diffkit.cli._takes import Given, Takes
@@ -68,7 +69,7 @@ def run(given: Given) -> None:
 
     say: Callable[[str], None] = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = opened(*given.parts["data"], options.low_res)
+    data = opened(given, low_res=options.low_res)
     composition = composed(given, data, config)
 
     import torch
@@ -80,14 +81,14 @@ def run(given: Given) -> None:
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
     _refuse_preview(config, system.num_steps)
-    say(f"data: {described(data)}\nsystem: {_named(system.parts.names)}")
+    say(f"data: {described(data)}{grey(given, data)}\nsystem: {_named(system.parts.names)}")
     if note := _unused_classes(system, data):
         say(note)
     if options.dry_run:
         say(str(diffkit.training.dry_run(system, data, out=options.out, config=config)))
         return
     written = Recipe(recipe(system, composition, config, given.parts, options.low_res))
-    val = opened(*given.parts["val"], options.low_res) if "val" in given.parts else None
+    val = opened(given, "val", options.low_res) if "val" in given.parts else None
     diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 
@@ -144,14 +145,6 @@ def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in SOURCES}
 
 
-def opened(source: str, options: Any, low_res: tuple[int, ...] | None = None) -> Data:
-    """Return the data that was chosen, with small images beside if they were asked for."""
-    from diffkit.data import LowRes, source_for
-
-    data = source_for(source, **options).open()
-    return data if low_res is None else LowRes(data, low_res)
-
-
 def spoken(text: str) -> None:
     """Say it, at once."""
     print(text, flush=True)
@@ -159,15 +152,6 @@ def spoken(text: str) -> None:
 
 def silent(text: str) -> None:
     """Say nothing: one process speaks for all."""
-
-
-def described(data: Data) -> str:
-    """Return what data is, one line."""
-    values = "continuous values" if data.bins is None else f"{data.bins} values"
-    classes = f", {len(data.classes)} classes" if data.classes else ""
-    small = data.describe().get("low_res")
-    beside = "" if small is None else f", low_res {'x'.join(map(str, small))}"
-    return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}{beside}"
 
 
 def _named(names: Any) -> str:

@@ -49,6 +49,44 @@ def test_data_decides_what_is_composed(command: Command, images: Path, tmp_path:
     assert command("nll", out, "--data", images, "--data.labels", "true", "--num", "2").code == 0
 
 
+@pytest.mark.parametrize("command_line", [["train", "--steps", "1", *TINY], ["train-classifier", "--steps", "1"]])
+def test_options_of_data_go_by_their_flags(command_line: list[str], refused: Refused, tmp_path: Path):
+    pictures(tmp_path / "grey", "L")
+    words = [*command_line, "--out", tmp_path / "run", "--data", tmp_path / "grey", "--data.size", "4"]
+    assert refused(*words, "--data.channels", "2") == "--data.channels must be 1, 3 or 4, got 2"
+    assert refused(*words, "--data.bits", "16") == (
+        "--data.bits 16 is for grey images; pass --data.channels 1, or --data.bits 8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "said"),
+    [
+        ("L", [], True),
+        ("RGB", [], False),
+        ("L", ["--data.channels", "3"], False),
+        ("L", ["--data.channels", "1"], False),
+    ],
+)
+def test_grey_pictures_read_in_colour_are_said(mode, more, said, command: Command, tmp_path: Path):
+    pictures(tmp_path / "some", mode)
+    words = ["train", "--data", tmp_path / "some", "--data.size", "4", "--out", tmp_path / "run", "--steps", "1", *TINY]
+    found = command(*words, *more)
+    assert found.code == 0, found.err
+    note = "; all 4 pictures looked at are grey: --data.channels 1 reads them so"
+    assert (note in found.out.splitlines()[1]) == said
+
+
+def pictures(folder: Path, mode: str) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(4):
+        pixels = rng.integers(0, 256, (4, 4, 3) if mode == "RGB" else (4, 4), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
 def test_a_run_does_not_go_back(command: Command, refused: Refused, images: Path, tmp_path: Path):
     words = ["train", "--data", images, "--out", tmp_path / "run", *TINY]
     assert command(*words, "--steps", "3").code == 0
