@@ -6,6 +6,7 @@ the device, so that asking makes no GPU wait. Without a launcher there is one pr
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from diffkit._errors import DiffkitError, OptionError
 
 T = TypeVar("T")
 DAY = 24 * 3600.0
+ASKING = 5.0
+"""Seconds to ask the launcher in whether an error was said already; then it is said again."""
 JOINING = 1800.0
 """Seconds to find the launcher in, torch's own default: one that was killed meanwhile would be waited for in vain."""
 
@@ -130,15 +133,35 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
+def says_first(text: str) -> bool:
+    """Return whether no other process of the job has said this text yet, which is then taken for said.
+
+    The launcher is asked, whose store outlives the processes. Where it keeps none each process says everything: what is
+    wrong in one process alone must not be lost.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return True
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        kept: Any = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=ASKING))  # type: ignore[attr-defined]
+        key = f"{_attempt()}/said/{hashlib.sha256(text.encode()).hexdigest()}"
+        return bool(kept.add(key, 1) == 1)
+    except Exception:  # it may be gone, or torch be built without it
+        return True
+
+
+def _attempt() -> str:
+    """Name of this start of the processes: a launcher that starts them again keeps the store."""
+    return f"attempt_{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
+
+
 def _store(timeout: float) -> Any:
     """Where the processes find each other, as the launcher's environment says."""
     from torch.distributed.rendezvous import rendezvous
 
     try:
         found = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
-        # a launcher that starts its processes again keeps the store, with the addresses of those that died
-        prefix = f"attempt_{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
-        return dist.PrefixStore(prefix, found)  # type: ignore[attr-defined]
+        return dist.PrefixStore(_attempt(), found)  # type: ignore[attr-defined]  # not with addresses of those that died
     except (ValueError, RuntimeError) as error:
         raise OptionError(
             f"the processes of this job do not find each other: {error}; is their launcher alive?"

@@ -38,7 +38,8 @@ def run(argv: Sequence[str]) -> int:
     except DiffkitError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        if _says_first(str(error)):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return REFUSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -46,6 +47,15 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _silence_stdout()
     return DONE
+
+
+def _says_first(text: str) -> bool:
+    """False in a process whose error another one of the same job has said already."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from diffkit.ranks import says_first  # which needs torch
+
+    return says_first(text)
 
 
 def _dispatch(words: Sequence[str]) -> None:

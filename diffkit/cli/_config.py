@@ -19,7 +19,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from diffkit._errors import OptionError, did_you_mean
 from diffkit.cli._options import Option
-from diffkit.cli._values import accept
+from diffkit.cli._values import accept, toml
 
 _UNSET = object()
 
@@ -61,11 +61,11 @@ def written(
         parts: Kind -> (name, options).
         later: What is found out only when the command runs: name -> how; written as comments.
     """
-    lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
+    lines = [f"{name} = {toml(value)}" for name, value in values.items()]
     lines += [f"# {name}: {text}" for name, text in later.items()]
     for kind, (name, chosen) in parts.items():
-        lines += ["", f"[{kind}]", f"name = {_toml(name)}"]
-        lines += [f"{key} = {_toml(value)}" for key, value in chosen.items()]
+        lines += ["", f"[{kind}]", f"name = {toml(name)}"]
+        lines += [f"{key} = {toml(value)}" for key, value in chosen.items()]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -182,18 +182,3 @@ def _report(faults: Sequence[str], place: str) -> str:
     if len(faults) == 1:
         return place + faults[0]
     return "\n  ".join([f"{place}{len(faults)} faults:", *faults])
-
-
-def _toml(value: Any) -> str:
-    if value is None:
-        return '"none"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'

@@ -37,6 +37,7 @@ class Family:
         factory: Class or function of a name; raises for one that is not there.
         check: Raises unless the name is there; may be cheaper than `factory`.
         hidden: Options that the name itself decides.
+        lasting: Options of one are meant for another that has them too.
     """
 
     heading: str
@@ -45,6 +46,7 @@ class Family:
     factory: Callable[[str], Factory]
     check: Callable[[str], object]
     hidden: frozenset[str] = frozenset()
+    lasting: bool = False
 
 
 def family(kind: str) -> Family:
@@ -78,6 +80,7 @@ _DATA = Family(
     factory=_source,
     check=_check_source,
     hidden=frozenset({"path"}),
+    lasting=True,
 )
 _OTHERS = {
     "data": _DATA,

@@ -104,8 +104,8 @@ import diffkit
 system = diffkit.compose($uses, backbone="mlp", data_shape=(1, 8, 8))
 ```
 
-`pip install -e ".[test]"` and `pytest` check it against the laws of its kind; `diffkit check $kind $part` does the same
-from the command line.
+`pip install -e ".[test]"` and `pytest` check it against the laws of its kind; `diffkit check $part` does the same from
+the command line.
 """
 
 MODULE = '''"""$summary"""

@@ -20,6 +20,7 @@ from diffkit.cli._line import build, normalized, parse
 from diffkit.cli._options import Option, options_of, spelled
 from diffkit.cli._slots import (
     check_name,
+    lasting_options,
     named_on_line,
     part_options,
     slot_options,
@@ -173,9 +174,13 @@ def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _without_replaced(below: Mapping[str, Any], above: Mapping[str, Any], takes: Takes) -> dict[str, Any]:
-    """The lower layer's options, but those of a part in whose place the upper one names another."""
+    """The lower layer's options, but those of a part in whose place the upper one names another.
+
+    Size and labels of data stay where the other data has such options; a file that belongs to it does not.
+    """
     replaced = [k for k in takes.slots if k in above and canonical(above[k]) != canonical(str(below.get(k, "")))]
-    return {key: value for key, value in below.items() if key.partition(".")[0] not in replaced}
+    lasting = {key for kind in replaced if kind in below for key in lasting_options(kind, below[kind], above[kind])}
+    return {key: value for key, value in below.items() if key.partition(".")[0] not in replaced or key in lasting}
 
 
 def _is_special(option: Option) -> bool:

@@ -11,6 +11,7 @@ remembered.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -26,6 +27,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError, OptionError
+from diffkit.cli._options import spelled
 from diffkit.cli._paths import check_overview, overview
 from diffkit.cli._pictures import file_name, write_npz
 from diffkit.files import sync_folder
@@ -36,6 +38,12 @@ FACTS = "sampling.json"
 BATCHES = ".batches"
 IN_GRID = 256
 """The grid shows so many samples at most: all of a large set would be a picture that no viewer opens."""
+_DIGESTS = {
+    "system": "another system, or the same with other weights",
+    "classes": "other --classes, or in another order",
+    "low_res": "other pictures of --low-res",
+}
+"""What it means if the digits differ that stand for something large."""
 _OURS = re.compile(r"(.+_)?\d{6,}\.png|samples_\d+(x\d+)*\.npz")
 
 
@@ -78,12 +86,22 @@ class SampleFolder:
                 raise OptionError(f"--out {self.out} is not empty; name another folder, or pass --overwrite")
             self._check_grid(overwrite=False)
             return
-        found = _differences(_read(self.out / FACTS), self.facts)
+        old = _read(self.out / FACTS)
+        found = _differences(self._comparable(old), self.facts)
         if found:
+            alone = len(found) == 1 and old.get("n") != self.count
+            how = f"-n {old.get('n')} (the last batch would be another)" if alone else "the same to go on"
             raise OptionError(
                 "\n  ".join([f"--out {self.out} holds samples that were asked for in another way:", *found])
-                + "\nask for the same to go on, name another folder, or pass --overwrite"
+                + f"\nask for {how}, name another folder, or pass --overwrite"
             )
+
+    def _comparable(self, old: Mapping[str, Any]) -> dict[str, Any]:
+        """What was asked for before, its classes as if they were as many as now, where they are the same."""
+        if self.labels is None or "classes" not in old or not isinstance(old.get("n"), int):
+            return dict(old)
+        same = old["n"] > self.count or old["classes"] == digest(self.labels[: old["n"]])
+        return {**old, **({"classes": self.facts.get("classes")} if same and old["n"] != self.count else {})}
 
     def _check_grid(self, overwrite: bool) -> None:
         if "grid" in self.formats:
@@ -232,6 +250,11 @@ class SampleFolder:
         temporary.replace(path)
 
 
+def digest(labels: NDArray[np.int64]) -> str:
+    """Return 16 digits that stand for the classes of samples."""
+    return hashlib.sha256(labels.tobytes()).hexdigest()[:16]
+
+
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and type of ``arr_0``, without reading it."""
     from zipfile import ZipFile
@@ -251,11 +274,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Each difference as "steps 50, now 100"."""
+    """Each difference as "--steps 50, now 100"."""
     now = json.loads(json.dumps(new))
     names = [name for name in dict.fromkeys([*now, *old]) if old.get(name) != now.get(name)]
-    return [f"{name} {_word(old.get(name))}, now {_word(now.get(name))}" for name in names]
+    return [_difference(name, old.get(name), now.get(name)) for name in names]
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    if name in _DIGESTS and was is not None and now is not None:
+        return _DIGESTS[name]
+    flag = "-n" if name == "n" else name if name == "system" else spelled((name,))
+    return f"{flag} {_word(was)}, now {_word(now)}"
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_word, value))
     return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from attrs import NOTHING
@@ -56,6 +58,14 @@ def part_options(kind: str, name: str) -> list[Option]:
     """The options of what fills a slot; imports that part and no other."""
     found = family(kind)
     return [o for o in options_of(found.factory(name), (kind,), f"{kind} {name}") if o.path[-1] not in found.hidden]
+
+
+def lasting_options(kind: str, one: str, other: str) -> set[str]:
+    """Keys of the options of one that are meant for the other as well; none but for data."""
+    if not family(kind).lasting:
+        return set()
+    both = {(o.key, o.kind) for o in part_options(kind, one)} & {(o.key, o.kind) for o in part_options(kind, other)}
+    return {key for key, value in both if Path not in (value, *typing.get_args(value))}
 
 
 def unknown_option(kind: str, name: str, word: str) -> str:

@@ -1,8 +1,9 @@
 """Errors of the library in the words of the command line: ``num_steps=10`` is ``--num-steps 10`` there.
 
 The library says "num_steps must be >= 1" and "use var='learned_range'", as one writes it in Python. Four forms are
-known: a name with a value, a name that holds "_", a plain name before "must", and one that begins a line of a list.
-Anything else is left as it is, and so is what is part of a path, in quotes, or how Python shows an object.
+known: a name, or that of a part's option ("backbone.depth"), with a value, a name that holds "_", a plain name before
+"must", and one that begins a line of a list. Anything else is left as it is, and so is what is part of a path, in
+quotes, or how Python shows an object.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from diffkit.cli._values import is_flag, shown
 
 _PART = re.compile(r"\s*(\w+) '[^']*'")
 _BEFORE, _AFTER = r"(?<![\w./'\"=-])", r"(?![\w=(/'\"]|\.\w)"
-_WITH_VALUE = re.compile(_BEFORE + r"(\w+)=('[^']*'|\([^()]*\)|\[[^\[\]]*\]|\.\.\.|-?\w[\w.+-]*|(?=\s|$))")
+_WITH_VALUE = re.compile(_BEFORE + r"(\w+(?:\.\w+)?)=('[^']*'|\([^()]*\)|\[[^\[\]]*\]|\.\.\.|-?\w[\w.+-]*|(?=\s|$))")
 _WITH_UNDERSCORE = re.compile(_BEFORE + r"([a-z]+_\w+)" + _AFTER)
 _PLAIN = re.compile(
     r"(?:(?<=^)|(?<=each of )|(?<=': ))([a-z]+)(?= must | needs )"
@@ -74,7 +75,7 @@ def _words(text: str, kind: str, named: dict[tuple[str, ...], Option]) -> str:
 
 def _find(name: str, kind: str, named: dict[tuple[str, ...], Option]) -> Option | None:
     """The option of that name: of the part that is spoken of, of the command, or of the only part that has it."""
-    own = named.get((kind, name)) or named.get((name,))
+    own = named.get((kind, name)) or named.get(tuple(name.split(".")))
     of_parts = [option for path, option in named.items() if path[1:] == (name,)]
     return own or (of_parts[0] if len(of_parts) == 1 else None)
 

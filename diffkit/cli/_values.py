@@ -39,23 +39,23 @@ def from_text(text: str, kind: Any) -> Any:
 
 
 def accept(value: Any, kind: Any) -> Any:
-    """Return a value of a type, from TOML or Python; a list becomes a tuple.
+    """Return a value of a type, from TOML or Python; a list becomes a tuple, and so does one item where a list may be.
 
     Raises:
-        OptionError: It is none of that type; the text reads "must be ..., got ...".
+        OptionError: It is none of that type; the text reads "must be ..., got ...", as TOML spells values.
     """
     if value is None or (value == "none" and _allows_none(kind) and str not in _candidates(kind)):
         if _allows_none(kind):
             return None
-        raise OptionError(f"must be {wanted(kind)}, got none")
+        raise OptionError(f"must be {wanted(kind, in_file=True)}, got none")
     _check_not_empty(value, kind)
     for candidate in _candidates(kind):
         try:
             return _accept_one(value, candidate)
         except ValueError:
             continue
-    said = shown(value) if isinstance(value, bool) else repr(value)
-    raise OptionError(f"must be {wanted(kind)}, got {said}")
+    said = repr(value) if isinstance(value, str) else toml(value)
+    raise OptionError(f"must be {wanted(kind, in_file=True)}, got {said}")
 
 
 def _check_not_empty(value: Any, kind: Any) -> None:
@@ -64,11 +64,11 @@ def _check_not_empty(value: Any, kind: Any) -> None:
         raise OptionError("must not be empty")
 
 
-def wanted(kind: Any) -> str:
-    """What a value must be, in words."""
-    words = dict.fromkeys(_word(candidate) for candidate in _candidates(kind))
+def wanted(kind: Any, *, in_file: bool = False) -> str:
+    """What a value must be, in words: on a command line, or in a file."""
+    words = dict.fromkeys(_word(candidate, in_file) for candidate in _candidates(kind))
     if _allows_none(kind) and kind is not Any:
-        words["none"] = None
+        words["'none'" if in_file else "none"] = None
     return " or ".join(words)
 
 
@@ -100,6 +100,22 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(value)
+
+
+def toml(value: Any) -> str:
+    """A value as a TOML file would spell it."""
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{escaped}"'
 
 
 def _candidates(kind: Any) -> tuple[Any, ...]:
@@ -170,9 +186,9 @@ def _accept_one(value: Any, kind: Any) -> Any:
         return _checked(value, value in typing.get_args(kind))
     item = _item(kind)
     if item is not None:
-        _checked(value, isinstance(value, tuple | list))
-        accepted = tuple(accept(each, item) for each in value)
-        return tuple(value) if item is float else accepted  # among numbers an integer stays one, as in Python
+        items = value if isinstance(value, tuple | list) else [value]
+        accepted = tuple(accept(each, item) for each in items)
+        return tuple(items) if item is float else accepted  # among numbers an integer stays one, as in Python
     if typing.get_origin(kind) is Mapping:
         return dict(_checked(value, isinstance(value, Mapping)))
     if kind is Path:
@@ -195,14 +211,13 @@ def _checked(value: Any, good: bool) -> Any:
     return value
 
 
-def _word(kind: Any) -> str:
+def _word(kind: Any, in_file: bool) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
     item = _item(kind)
     if item is not None:
-        return {int: "integers separated by commas", float: "numbers separated by commas"}.get(
-            item, "words separated by commas"
-        )
+        items = {int: "integers", float: "numbers"}.get(item, "words")
+        return f"a list of {items}" if in_file else f"{items} separated by commas"
     if typing.get_origin(kind) is Mapping:
         return "a table"
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path"}

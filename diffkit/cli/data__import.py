@@ -14,6 +14,8 @@ from attrs import field, frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._paths import check_file, check_folder
+from diffkit.cli._slots import part_options
+from diffkit.cli._spelling import said_in_flags
 from diffkit.cli._takes import Given, Takes
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ def _exporter(given: Given) -> Exporter:
     from diffkit.data.exporting import Exporter
 
     name, chosen = given.parts["data"]
-    source: Any = source_for(name, **chosen)
+    with said_in_flags(part_options("data", name)):
+        source: Any = source_for(name, **chosen)
     known = [each.name for each in attrs.fields(type(source))]
     if "check" in known and "check" not in chosen and "cache" not in chosen:
         source = attrs.evolve(source, check=False)  # every image is read once anyway

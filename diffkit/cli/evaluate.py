@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
+from diffkit.cli._data import opened
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file
 from diffkit.cli._takes import Given, Takes
@@ -109,7 +110,7 @@ def run(given: Given) -> None:
         if path is not None:
             print(f"writing {path}", flush=True)
     stored = _stored(options, network)
-    data = None if stored is not None else _opened(given)
+    data = None if stored is not None else opened(given)
     samples = None if options.samples is None else _samples(options, given, system, network, stored, data)
     reference = stored or _built(options, data, network, where)
     if options.save_reference is not None:
@@ -206,13 +207,6 @@ def _stored(options: Options, network: Extractor) -> Reference | None:
     found = load_reference(options.reference)
     found.check_extractor(network)
     return found
-
-
-def _opened(given: Given) -> Data:
-    from diffkit.data import source_for
-
-    source, chosen = given.parts["data"]
-    return source_for(source, **chosen).open()
 
 
 def _built(options: Options, data: Data | None, network: Extractor, where: Any) -> Reference:

@@ -1,12 +1,14 @@
 """Write the weights of a saved system or training run with the names that the published code gives them.
 
-For backbones unet and dit, and for imported classifiers. A training run gives its averaged weights.
+For backbones unet and dit, and for classifiers. A training run gives its averaged weights. The file also says what the
+system is composed of, which other programs pass over, so that diffkit import makes the same system of it again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
@@ -44,11 +46,17 @@ def run(given: Given) -> None:
 
     options = given.make(Options)
     check_file("--to", options.to, (".pt", ".pth", ".safetensors"), overwrite=options.overwrite)
-    print(f"wrote {export(_network(options.run), options.to)}")
+    network, spec = _network(options.run)
+    print(f"wrote {export(network, options.to, spec=spec)}")
 
 
-def _network(folder: Path) -> nn.Module:
+def _network(folder: Path) -> tuple[nn.Module, Mapping[str, Any] | None]:
+    """What is exported, and what the file says of it unless that is the system's own to say."""
     import diffkit
+    from diffkit.saving import read_spec
+    from diffkit.spec import SPEC
     from diffkit.weights import is_classifier, load_classifier
 
-    return load_classifier(folder) if is_classifier(folder) else diffkit.load(folder)
+    if not is_classifier(folder):
+        return diffkit.load(folder), None
+    return load_classifier(folder), read_spec(folder / SPEC)

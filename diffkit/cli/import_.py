@@ -1,7 +1,8 @@
 """Turn a public checkpoint into a saved system: improved-diffusion, guided-diffusion, its classifiers, DiT.
 
 Shapes say what network it is; a preset says the rest, or options do. Without either, what is missing is listed with the
-published values. Without --to the file is only described. Nothing in the file is run.
+published values. A file of diffkit export says it all itself. Without --to the file is only described. Nothing in it is
+run.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Unseen:
         heads: Attention heads of a DiT of unpublished size.
         groups: Groups of every group norm; 32 in all published networks.
         num_res_blocks: Blocks per level, where shapes allow several.
+        num_classes: How many classes there are: all labels of the file, or with null_class all but one.
         null_class: The last label means "no class".
         dropout: For training on; weights do not depend on it.
         num_steps: T it was trained with.
@@ -65,6 +67,7 @@ class Unseen:
     heads: int | None = None
     groups: int | None = None
     num_res_blocks: int | None = None
+    num_classes: int | None = None
     null_class: bool | None = None
     dropout: float | None = None
     num_steps: int | None = None

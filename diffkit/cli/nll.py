@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
+from diffkit.cli._data import opened
 from diffkit.cli._device import Precision
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file, check_new_folder
@@ -108,7 +109,7 @@ def run(given: Given) -> None:
     read_spec(options.run / SPEC)  # a run that is not there is found before images are read
     if options.out is None:
         options = attrs.evolve(options, out=beside(options.run, "ode.npz" if options.ode else "nll.npz"))
-    data = _open(*given.parts["data"])
+    data = opened(given)
     index = chosen(len(data), options.num, options.seed)
     with ranks() as among:
         saved = _load(options)
@@ -265,9 +266,3 @@ def _paired(data: Data, saved: Saved) -> Data:
             "diffkit.data.LowRes(data, size)"
         )
     return LowRes(data, saved.low_res)
-
-
-def _open(source: str, options: Any) -> Data:
-    from diffkit.data import source_for
-
-    return source_for(source, **options).open()

@@ -2,7 +2,7 @@
 
 Samples are written as they are made, so any number of them takes the same memory. Stopped or killed, the same command
 goes on, and the files are the same as if it had never stopped. Processes share the work under torchrun, with the same
-files again: torchrun --nproc-per-node 8 -m diffkit sample RUN -n 50000
+files again: torchrun --nproc-per-node 8 -m -- diffkit sample RUN -n 50000
 A system trained with --low-res enlarges the pictures of --low-res, in their order.
 """
 
@@ -186,6 +186,7 @@ def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], amon
 def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
     from diffkit.cli._guidance import described
     from diffkit.cli._sample_files import SampleFolder
+    from diffkit.cli._sample_files import digest as label_digest
     from diffkit.cli._sampling import digest, fingerprint
 
     saved = sampling.saved
@@ -198,7 +199,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
         "system": loaded[0],
         "n": sampling.count,
         "format": sorted(options.format),
-        "classes": None if sampling.labels is None else _fingerprint(sampling.labels),
+        "classes": None if sampling.labels is None else label_digest(sampling.labels),
         "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
         "each": options.each,
         **steered,
@@ -211,12 +212,6 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
     }
     shape = saved.system.data_shape
     return SampleFolder(options.out, options.format, sampling.batches, sampling.labels, names, shape, facts)
-
-
-def _fingerprint(labels: NDArray[np.int64]) -> str:
-    import hashlib
-
-    return hashlib.sha256(labels.tobytes()).hexdigest()[:16]
 
 
 def _count(options: Options, small: Data | None) -> int:

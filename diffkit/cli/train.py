@@ -15,6 +15,7 @@ from attrs import frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._composition import PARTS, SOURCES, Composition, keywords
+from diffkit.cli._data import described, grey, opened
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._slots import part_options
 from diffkit.cli._takes import Given, Takes
@@ -22,6 +23,7 @@ from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
+    from diffkit.system import System
 
 
 @frozen
@@ -69,7 +71,7 @@ def run(given: Given) -> None:
 
     say: Callable[[str], None] = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = opened(*given.parts["data"], options.low_res)
+    data = opened(given, low_res=options.low_res)
     composition = composed(given, data, config)
 
     import torch
@@ -80,12 +82,15 @@ def run(given: Given) -> None:
 
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
-    say(f"data: {described(data)}\nsystem: {_named(system.parts.names)}")
+    _refuse_preview(config, system.num_steps)
+    say(f"data: {described(data)}{grey(given, data)}\nsystem: {_named(system.parts.names)}")
+    if note := _unused_classes(system, data):
+        say(note)
     if options.dry_run:
         say(str(diffkit.training.dry_run(system, data, out=options.out, config=config)))
         return
     written = Recipe(recipe(system, composition, config, given.parts, options.low_res))
-    val = opened(*given.parts["val"], options.low_res) if "val" in given.parts else None
+    val = opened(given, "val", options.low_res) if "val" in given.parts else None
     diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 
@@ -98,6 +103,7 @@ def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) 
 
     Trackers(track)
     check_processes(config, launched().size)
+    refuse_past(out, config.steps)
     check_options(out, config)
 
 
@@ -122,6 +128,36 @@ def _refuse_early(given: Given) -> None:
     compose(**{name: value for name, value in found.items() if name not in SOURCES})
 
 
+def refuse_past(out: Path, steps: int) -> None:
+    """Refuse fewer updates than a run has made: it cannot go back."""
+    from diffkit.training.checkpoint import newest_first, step_of
+    from diffkit.training.run import CHECKPOINTS
+
+    newest = next(newest_first(out / CHECKPOINTS), None)
+    if newest is not None and step_of(newest) > steps:
+        raise OptionError(
+            f"--steps {steps} counts from the start of the run, and {out} has {step_of(newest)} steps already; ask for "
+            "more to go on, or choose another folder"
+        )
+
+
+def _refuse_preview(config: TrainConfig, num_steps: int) -> None:
+    """Refuse more steps for a picture than there are; the default takes all of fewer."""
+    if config.preview_steps > num_steps and config.preview_steps != attrs.fields(TrainConfig).preview_steps.default:
+        raise OptionError(
+            f"--preview-steps {config.preview_steps} is more than the {num_steps} levels of this system; ask for "
+            f"{num_steps} at most"
+        )
+
+
+def _unused_classes(system: System, data: Data) -> str:
+    """Say that the network knows more classes than there are to learn from, or nothing."""
+    known, there = getattr(system.recipe, "num_classes", None), len(data.classes or ())
+    if not there or known is None or known <= there:
+        return ""
+    return f"note: the network has {known} classes, the data {there}; the other {known - there} are never trained"
+
+
 def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
     """Return keywords for `diffkit.compose`: what was given, and what the data says where nothing was."""
     found = keywords(given, data_shape=tuple(data.shape), bins=data.bins)
@@ -135,14 +171,6 @@ def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in SOURCES}
 
 
-def opened(source: str, options: Any, low_res: tuple[int, ...] | None = None) -> Data:
-    """Return the data that was chosen, with small images beside if they were asked for."""
-    from diffkit.data import LowRes, source_for
-
-    data = source_for(source, **options).open()
-    return data if low_res is None else LowRes(data, low_res)
-
-
 def spoken(text: str) -> None:
     """Say it, at once."""
     print(text, flush=True)
@@ -150,18 +178,6 @@ def spoken(text: str) -> None:
 
 def silent(text: str) -> None:
     """Say nothing: one process speaks for all."""
-
-
-def described(data: Data) -> str:
-    """Return what data is, one line."""
-    from diffkit.data.ranges import range_of
-
-    found = range_of(data)
-    values = f"{data.bins} values" if found is None else f"continuous values in {found}"
-    classes = f", {len(data.classes)} classes" if data.classes else ""
-    small = data.describe().get("low_res")
-    beside = "" if small is None else f", low_res {'x'.join(map(str, small))}"
-    return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}{beside}"
 
 
 def _named(names: Any) -> str:

@@ -19,6 +19,7 @@ import attrs
 from attrs import frozen
 
 from diffkit._errors import DataError, OptionError
+from diffkit.cli._data import described, grey, opened
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.guidance.classifier import Classifier
@@ -111,7 +112,7 @@ def run(given: Given) -> None:
     check_run_folder("--out", options.out)
     _check_levels(options, given)
     from diffkit.cli._recipe import Recipe
-    from diffkit.cli.train import described, opened, refuse_before_reading, silent, spoken, way_to_classes
+    from diffkit.cli.train import refuse_before_reading, silent, spoken, way_to_classes
     from diffkit.ranks import launched
 
     refuse_before_reading(config, options.out, options.track)
@@ -119,7 +120,7 @@ def run(given: Given) -> None:
         raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
     say = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = opened(*given.parts["data"])
+    data = opened(given)
 
     import torch
 
@@ -131,12 +132,12 @@ def run(given: Given) -> None:
     count = _count(noise, data)
     torch.manual_seed(config.seed)
     noisy = NoisyClassifier(system, recipe, count, noised=noise.noised, device=device_of_rank(options.device))
-    say(f"data: {described(data)}\nclassifier: {noisy.extra_repr()}")
+    say(f"data: {described(data)}{grey(given, data)}\nclassifier: {noisy.extra_repr()}")
     if options.dry_run:
         say(str(diffkit.training.dry_run(noisy, data, out=options.out, config=config)))
         return
     written = Recipe(_recipe(noisy, recipe, config, given))
-    val = opened(*given.parts["val"]) if "val" in given.parts else None
+    val = opened(given, "val") if "val" in given.parts else None
     diffkit.train(noisy, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 

@@ -168,15 +168,24 @@ def _manifest_differences(checkpoints: Path, spec: Mapping[str, Any]) -> list[st
 def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = []
     for kind in new["parts"]:
-        was, now = old["parts"].get(kind), new["parts"][kind]
-        if _identity(was) != _identity(now):
-            found.append(f"{kind} {_label(was)}, now {_label(now)}")
+        found += _part_differences(kind, old["parts"].get(kind), new["parts"][kind])
     was_set = {**old["settings"], **_of_classifier(old)}
     for name, now in {**new["settings"], **_of_classifier(new)}.items():
         was = was_set.get(name)
         if was != now:
             found.append(f"{name}={was!r}, now {name}={now!r}")
     return found
+
+
+def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
+    """The options that differ of one part, or both parts where they are two."""
+    if _identity(was) == _identity(now):
+        return []
+    if was is None or now is None or _identity({**was, "options": 0}) != _identity({**now, "options": 0}):
+        return [f"{kind} {_label(was)}, now {_label(now)}"]
+    names = dict.fromkeys([*now["options"], *was["options"]])
+    pairs = [(f"{kind}.{name}", was["options"].get(name), now["options"].get(name)) for name in names]
+    return [f"{name}={old!r}, now {name}={new!r}" for name, old, new in pairs if old != new]
 
 
 def _of_classifier(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,12 +25,13 @@ from diffkit.weights._settling import settle
 
 @frozen
 class _Found:
-    """A classifier's network and what it is built from."""
+    """A classifier's network and what it is built from; and all that the file says of it, if it does."""
 
     recipe: Classifier
     data_shape: tuple[int, ...]
     num_classes: int
     network: nn.Module
+    spec: Mapping[str, Any]
 
 
 def load_classifier(
@@ -82,13 +83,11 @@ def import_classifier(
     """
     found = _from_file(path, preset, entry, "cpu", options)
     spec = {
-        "format": FORMAT,
-        "diffkit": __version__,
         "classifier": attrs.asdict(found.recipe),
         "data_shape": found.data_shape,
         "num_classes": found.num_classes,
     }
-    return write(spec, found.network.state_dict(), folder)
+    return write({"format": FORMAT, "diffkit": __version__, **found.spec, **spec}, found.network.state_dict(), folder)
 
 
 def is_classifier(folder: str | Path) -> bool:
@@ -103,11 +102,15 @@ def _from_file(
     found = revealed(weights, options)
     if found.family != "classifier":
         raise CheckpointError(f"{path} is {TITLES[found.family]} and no classifier; diffkit.load_checkpoint reads it")
-    settled = settle(found, preset, options, weights.path)
-    recipe, num_classes = Classifier(**settled.recipe), settled.composition["num_classes"]
-    network = _built(recipe, settled.data_shape, num_classes)
+    spec = (weights.spec if preset is None and not options else None) or {}
+    if spec:
+        recipe, shape, num_classes = _told(weights.path, spec)
+    else:
+        settled = settle(found, preset, options, weights.path)
+        recipe, shape, num_classes = Classifier(**settled.recipe), settled.data_shape, found.channels_out
+    network = _built(recipe, shape, num_classes)
     fill(network, weights, device)
-    return _Found(recipe, settled.data_shape, num_classes, network.eval())
+    return _Found(recipe, shape, num_classes, network.eval(), spec)
 
 
 def _from_folder(folder: Path, network: nn.Module | None, device: str | torch.device) -> nn.Module:
@@ -126,10 +129,15 @@ def _described(folder: Path, spec: Mapping[str, Any]) -> nn.Module:
         raise SpecError(
             f"the classifier in {folder} is a network of its own ({spec['classifier']['class']}); pass network="
         )
+    return _built(*_told(folder / SPEC, spec))
+
+
+def _told(path: Path, spec: Mapping[str, Any]) -> tuple[Classifier, tuple[int, ...], int]:
+    """Recipe, shape of an example and number of classes as a spec has them."""
     try:
-        return _built(Classifier(**spec["classifier"]), tuple(spec["data_shape"]), spec["num_classes"])
+        return Classifier(**spec["classifier"]), tuple(spec["data_shape"]), spec["num_classes"]
     except (KeyError, TypeError) as error:
-        raise SpecError(f"{folder / SPEC} describes no classifier: {error}") from error
+        raise SpecError(f"{path} describes no classifier: {error}") from error
 
 
 def _built(recipe: Classifier, data_shape: tuple[int, ...], num_classes: int) -> nn.Module:

@@ -38,7 +38,8 @@ def _class_differences(found: Revealed, asked: Mapping[str, Any]) -> Iterator[st
     if rows != found.label_rows:
         here = found.label_rows - null if found.label_rows else None
         also = " and one label for no class" if null and here else ""
-        yield f"num_classes is {here}{also} in the file, {asked['num_classes']} asked"
+        one_more = "; one label more: null_class=True if it means no class" if found.label_rows == rows + 1 > 1 else ""
+        yield f"num_classes is {here}{also} in the file, {asked['num_classes']} asked{one_more}"
 
 
 def _shape_differences(found: Revealed, asked: Mapping[str, Any]) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,19 +12,23 @@ from torch import nn
 from diffkit._errors import CheckpointError, OptionError
 from diffkit.files import replacing, storable
 from diffkit.system import System
+from diffkit.weights._carrying import KEY, as_text, own_spec, with_text
 from diffkit.weights._matching import network_of
 
 _ENDINGS = (".pt", ".pth", ".safetensors")
 
 
-def export(target: System | nn.Module, path: str | Path) -> Path:
+def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, Any] | None = None) -> Path:
     """Write the weights of a U-Net, a classifier or a DiT with the names that the published code gives them.
 
     What was loaded from a public file and not changed is written with the same names in the same order, bit by bit.
+    The file also carries what the system is composed of, so that `diffkit.load_checkpoint` asks for nothing; other
+    programs read the tensors and pass over it.
 
     Args:
         target: A system or a network of it.
         path: Ends in ".pt" or ".pth" (PyTorch, readable with ``weights_only=True``) or ".safetensors".
+        spec: What the file is to say that it is of; a system's own by default, nothing for a bare network.
     Returns:
         The path.
     Raises:
@@ -40,15 +46,16 @@ def export(target: System | nn.Module, path: str | Path) -> Path:
         )
     if path.suffix not in _ENDINGS:
         raise OptionError(f"a file of weights must end in {', '.join(_ENDINGS)}, got {path.name!r}")
-    tensors = storable(network.state_dict())
+    said = own_spec(target) if spec is None else spec
+    tensors, text = storable(network.state_dict()), None if said is None else as_text(said)
     try:
         with replacing(path) as temporary:
             if path.suffix == ".safetensors":
                 from safetensors.torch import save_file
 
-                save_file(tensors, temporary)
+                save_file(tensors, temporary, None if text is None else {KEY: text})
             else:
-                torch.save(tensors, temporary)
+                torch.save(with_text(tensors, text), temporary)
     except (OSError, RuntimeError) as error:  # torch.save raises the latter where it cannot write
         raise CheckpointError(f"cannot write {path}: {error}") from error
     return path

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from diffkit._errors import CheckpointError, OptionError
 from diffkit.composer import compose
 from diffkit.files import load_weights
+from diffkit.registry import KINDS
+from diffkit.saving import from_spec
 from diffkit.system import System
 from diffkit.weights._asking import TITLES
 from diffkit.weights._reading import Weights, read
-from diffkit.weights._settling import fitting, settle
+from diffkit.weights._settling import changes, fitting, settle
 from diffkit.weights._shapes import Revealed, reveal
 
 
@@ -35,6 +37,7 @@ class Identity:
         entry: The set of weights looked at, if the file holds several.
         entries: All sets in the file.
         presets: Published configurations of exactly these shapes.
+        complete: True if the file says itself what it is of, so that loading it asks for nothing.
     """
 
     path: Path
@@ -45,6 +48,7 @@ class Identity:
     entry: str | None
     entries: tuple[str, ...]
     presets: tuple[str, ...]
+    complete: bool = False
 
     def __str__(self) -> str:
         of = f", entry {self.entry!r} of {', '.join(map(repr, self.entries))}" if self.entry else ""
@@ -53,7 +57,8 @@ class Identity:
         ]
         lines += [f"{name} = {value!r}" for name, value in self.options.items()]
         fits = " or ".join(map(repr, self.presets)) or "none"
-        return "\n  ".join([*lines, f"presets of these shapes: {fits}"])
+        last = "it says itself what it is of" if self.complete else f"presets of these shapes: {fits}"
+        return "\n  ".join([*lines, last])
 
 
 def identify(path: str | Path, *, entry: str | None = None) -> Identity:
@@ -83,6 +88,7 @@ def identify(path: str | Path, *, entry: str | None = None) -> Identity:
         entry=weights.entry,
         entries=weights.entries,
         presets=fitting(found, weights.path.name),
+        complete=weights.spec is not None,
     )
 
 
@@ -97,7 +103,8 @@ def load_checkpoint(
     """Build the system that a public file of weights belongs to, ready to sample (dropout off).
 
     Shapes say most of the network. What they cannot show, such as the order of attention heads, the noise schedule and
-    T, a preset says, or the caller; without either the error lists what is missing with the published values.
+    T, a preset says, or the caller; without either the error lists what is missing with the published values. A file of
+    `diffkit.weights.export` says it itself.
 
     Args:
         path: A file of improved-diffusion, guided-diffusion or DiT; PyTorch's or safetensors.
@@ -110,6 +117,7 @@ def load_checkpoint(
         CheckpointError: The file cannot be read, is of another kind, or contradicts preset or options.
         OptionError: An option is unknown or missing.
         CompositionError: As `diffkit.compose`.
+        SpecError: The file says itself what it is of, but that cannot be built here; a preset or options do not help.
     """
     weights = read(path, entry)
     found = revealed(weights, options)
@@ -117,13 +125,30 @@ def load_checkpoint(
         raise CheckpointError(
             f"{path} is a classifier, which steers sampling and is no system; diffkit.weights.load_classifier reads it"
         )
-    settled = settle(found, preset, options, weights.path)
-    system = compose(
-        backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **settled.composition
-    )
+    if weights.spec is not None and preset is None:
+        system = _as_it_says(weights.spec, found, options, weights.path)
+    else:
+        settled = settle(found, preset, options, weights.path)
+        system = compose(
+            backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **settled.composition
+        )
     assert system.backbone is not None, "it was composed with one"
     fill(system.backbone, weights, device)
     return system.eval()
+
+
+def _as_it_says(spec: Mapping[str, Any], found: Revealed, options: Mapping[str, Any], path: Path) -> System:
+    """The system that a file says it is of, without memory for weights; the caller's options win."""
+    system = from_spec(spec, device="meta")
+    if not options:
+        return system
+    recipe = system.recipe
+    assert recipe is not None, "no other is written"
+    own = changes(found, options, recipe, path)
+    kept = {kind: getattr(system.parts, kind) for kind in KINDS if kind != "backbone"}
+    told = kept | attrs.asdict(system.settings, recurse=False)
+    more = {name: value for name, value in options.items() if name not in own}
+    return compose(**told | more, backbone=attrs.evolve(recipe, **own), device="meta")
 
 
 def revealed(weights: Weights, options: Mapping[str, Any]) -> Revealed:

@@ -59,7 +59,7 @@ def _missing_composition(found: Revealed, asked: Mapping[str, Any], shape: tuple
     yield from (name for name in needed if name not in asked)
 
 
-def request(found: Revealed, lacking: list[str], fits: tuple[str, ...], title: str) -> str:
+def request(found: Revealed, lacking: list[str], fits: tuple[str, ...], title: str, *, null_said: bool = False) -> str:
     """Return the message that asks for options.
 
     Args:
@@ -67,10 +67,13 @@ def request(found: Revealed, lacking: list[str], fits: tuple[str, ...], title: s
         lacking: Names of the options.
         fits: Names of the presets of these shapes, which also know published values.
         title: What the message calls the file.
+        null_said: Whether its last label means "no class" was said; nothing in a file can tell.
     """
-    width = max(map(len, lacking))
+    unclear = ["null_class"] if found.family == "unet" and found.label_rows and not null_said else []
+    width = max(map(len, lacking + unclear))
     lines = [f"{title} is {TITLES[found.family]}; its shapes do not show everything, so give also:"]
     lines += [f"{name:{width}}  {_MEANING[name]}{_published(name, found, fits)}" for name in lacking]
+    lines += [f"{name:{width}}  if the last of its {found.label_rows} labels means no class" for name in unclear]
     return "\n  ".join([*lines, *hint(fits)])
 
 

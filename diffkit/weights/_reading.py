@@ -13,6 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit._errors import CheckpointError, OptionError
+from diffkit.weights._carrying import KEY, carried, with_text
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since and before torch 1.6
 _WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
@@ -28,12 +29,14 @@ class Weights:
         tensors: Name -> tensor, on the CPU, perhaps still on disk.
         entry: Which of several sets of weights in the file they are; None if there is one.
         entries: All sets in the file.
+        spec: What they are of, if `diffkit.weights.export` wrote the file.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     entry: str | None = None
     entries: tuple[str, ...] = ()
+    spec: Mapping[str, Any] | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -59,9 +62,9 @@ def read(path: str | Path, entry: str | None = None) -> Weights:
     if _is_weights(content):
         if entry is not None:
             raise CheckpointError(f"{path} holds one set of weights, so there is no entry {entry!r}; leave entry out")
-        return Weights(path, _unwrapped(content))
+        return Weights(path, _unwrapped(content), spec=carried(path, content))
     chosen = _choose(path, tuple(sets), entry, content)
-    return Weights(path, _unwrapped(sets[chosen]), chosen, tuple(sets))
+    return Weights(path, _unwrapped(sets[chosen]), chosen, tuple(sets), carried(path, content[chosen]))
 
 
 def _choose(path: Path, sets: tuple[str, ...], entry: str | None, content: Mapping[Any, Any]) -> str:
@@ -87,10 +90,10 @@ def _content(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     if not size:
         raise CheckpointError(f"{path} is empty")
+    if start[4:] == b"\0\0\0\0{":  # the size of a header, whose first byte may be that of a pickle
+        return _from_safetensors(path)
     if start.startswith((_ZIP, _PICKLE)):
         return _from_torch(path, mapped=start.startswith(_ZIP))
-    if start[8:] == b"{":
-        return _from_safetensors(path)
     raise CheckpointError(f"{path} is no file of weights: neither PyTorch nor safetensors wrote it")
 
 
@@ -113,12 +116,13 @@ def _from_torch(path: Path, *, mapped: bool) -> Any:
     )
 
 
-def _from_safetensors(path: Path) -> dict[str, Tensor]:
+def _from_safetensors(path: Path) -> Mapping[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            return with_text(tensors, (file.metadata() or {}).get(KEY))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or truncated: {_first_line(error)}") from error
 

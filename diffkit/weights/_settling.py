@@ -48,14 +48,38 @@ def settle(found: Revealed, preset: str | None, options: Mapping[str, Any], path
         OptionError: An option is unknown, or missing.
     """
     said = asked(found.family, preset, options)
-    wrong = list(differences(found, said))
-    if wrong:
-        whose = f"preset {preset!r}" if preset and not options else "what was asked"
-        raise CheckpointError("\n  ".join([f"{path} does not fit {whose}:", *wrong, *hint(fitting(found, path.name))]))
+    _refuse_differences(found, said, path, f"preset {preset!r}" if preset and not options else "what was asked")
     lacking = list(missing(found, said))
     if lacking:
-        raise OptionError(request(found, lacking, fitting(found, path.name), str(path)))
+        fits, null_said = fitting(found, path.name), "null_class" in said
+        raise OptionError(request(found, lacking, fits, str(path), null_said=null_said))
     return _settled(found, said)
+
+
+def changes(found: Revealed, options: Mapping[str, Any], recipe: Any, path: Path) -> dict[str, Any]:
+    """Return those options that change the recipe which a file says it is of.
+
+    Args:
+        found: What the file's shapes say.
+        options: What the caller says.
+        recipe: Of the network.
+        path: The file, for messages.
+    Raises:
+        CheckpointError: The options contradict the file.
+        OptionError: An option is unknown.
+    """
+    said = asked(found.family, None, options)
+    labels = {name: getattr(recipe, name) for name in ("num_classes", "null_class") if hasattr(recipe, name)}
+    _refuse_differences(found, labels | said, path, "what was asked")
+    own = {name: said[name] for name in options if name in recipe_options(found.family) and name in said}
+    heads = {"num_head_channels": None} if "num_heads" in own and found.family != "dit" else {}
+    return heads | own
+
+
+def _refuse_differences(found: Revealed, said: Mapping[str, Any], path: Path, whose: str) -> None:
+    wrong = list(differences(found, said))
+    if wrong:
+        raise CheckpointError("\n  ".join([f"{path} does not fit {whose}:", *wrong, *hint(fitting(found, path.name))]))
 
 
 def fitting(found: Revealed, file: str = "") -> tuple[str, ...]:

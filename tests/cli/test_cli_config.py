@@ -55,7 +55,7 @@ def test_every_fault_is_reported_with_its_place(refused: Refused, file: Callable
         "num_steps must be an integer, got 1.7",
         "rescale_time must be true or false, got 1",
         "stepz is no option; did you mean 'steps'?",
-        "data_shape must be integers separated by commas, got [1, True]",
+        "data_shape must be a list of integers, got [1, true]",
         "mean must be a name or a table with a name, got 3",
         "schedule.max_bet is no option; did you mean 'max_beta'?",
         "schedule.s must be >= 0, got -1.0",
@@ -63,6 +63,44 @@ def test_every_fault_is_reported_with_its_place(refused: Refused, file: Callable
         "backbone.channels must be an integer, got '64'",
         "backbone.groups must be an integer, got true",
     }
+
+
+def test_one_number_stands_for_a_list_of_it(command: Command, file: Callable[[str], Path], tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    path = file(
+        f"""
+        out = "run"
+        steps = 1
+        ema = 0.9
+        ema_power = 0.1
+        low_res = 4
+        track = "tensorboard"
+        train_spacing = 250
+        [data]
+        name = "{tmp_path / "images"}"
+        size = 16
+        [backbone]
+        name = "unet"
+        channel_mult = 1
+        attention_resolutions = 8
+        """
+    )
+    found = command("train", "--config", path, "--print-config")
+    assert found.code == 0, found.err
+    read = tomllib.loads(found.out)
+    assert [read[name] for name in ("ema", "ema_power", "low_res")] == [[0.9], [0.1], [4]]
+    assert (read["track"], read["train_spacing"], read["data"]["size"]) == (["tensorboard"], 250, [16])
+    assert (read["backbone"]["channel_mult"], read["backbone"]["attention_resolutions"]) == ([1], [8])
+
+
+def test_a_list_is_asked_for_as_a_file_spells_it(refused: Refused, file: Callable[[str], Path]):
+    path = file('out = "run"\n[data]\nname = "digits"\n[backbone]\nname = "unet"\nattention_resolutions = "8,4"\n')
+    assert refused("train", "--config", path) == (
+        f"{path}: backbone.attention_resolutions must be a list of integers or 'none', got '8,4'"
+    )
+    assert refused("train", "--config", file("low_res = [true]")) == (
+        f"{path}: low_res must be a list of integers or 'none', got [true]"
+    )
 
 
 def test_one_fault_is_one_line(refused: Refused, file: Callable[[str], Path]):
@@ -99,6 +137,30 @@ def test_a_part_named_on_the_line_replaces_the_whole_part(command: Command, file
         "end": 0.02,
     }
     assert resolved(command, "--config", path, "--schedule", "cosine")["schedule"]["s"] == 0.01
+
+
+def test_other_data_on_the_line_keeps_what_fits_it(command: Command, file: Callable[[str], Path], tmp_path: Path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    path = file(
+        f"""
+        out = "run"
+        steps = 1
+        [data]
+        name = "{tmp_path / "one"}"
+        size = [16, 16]
+        labels = "prefix"
+        cache = "one.npy"
+        """
+    )
+    words = ["train", "--config", path, "--print-config"]
+    found = tomllib.loads(command(*words, "--data", tmp_path / "other").out)["data"]
+    assert (found["name"], found["size"], found["labels"]) == (str(tmp_path / "other"), [16, 16], "prefix")
+    assert "cache" not in found  # it is of the other pixels
+    found = tomllib.loads(command(*words, "--data", tmp_path / "other", "--data.size", "8").out)["data"]
+    assert (found["size"], found["labels"]) == ([8], "prefix")
+    found = command(*words, "--data", "digits")
+    assert found.code == 0 and tomllib.loads(found.out)["data"]["labels"] is True  # a switch there, and no way of them
 
 
 def test_printed_options_are_complete_and_read_back_the_same(command: Command, file: Callable[[str], Path]):

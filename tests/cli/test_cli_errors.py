@@ -228,3 +228,29 @@ def test_words_that_are_nearly_right(refused: Refused, tmp_path: Path):
     assert refused("sample", "RUN", "--out", "") == "--out must not be empty"
     assert "is a file, but no .npz, .npy or .zip" in refused("nll", "RUN", "--data", notes)
     assert refused("sample", notes).startswith(f"{notes} is a file; a saved system is a folder with spec.json")
+
+
+def test_processes_of_one_job_say_an_error_once(command: Command, monkeypatch: pytest.MonkeyPatch):
+    """The launcher keeps what was said; an error of one process alone is said by it, whichever it is."""
+    import torch.distributed as dist
+
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launcher = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+
+    def said(rank: int, *words: str) -> bool:
+        monkeypatch.setenv("RANK", str(rank))
+        found = command(*words)
+        assert found.code == 2
+        return found.err.startswith("error: ")
+
+    assert [said(rank, "train") for rank in (0, 1)] == [True, True]  # nobody is there to ask
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert [said(rank, "train") for rank in (1, 0, 1)] == [True, False, False]
+    assert said(1, "sample")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert said(0, "train")
+    del store
+    monkeypatch.setenv("MASTER_PORT", "no number")
+    assert said(0, "train")

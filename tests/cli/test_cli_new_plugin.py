@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 
 import pytest
 
 from diffkit import DiffkitError
-from diffkit.cli import _plugin_files
+from diffkit.cli import _commands, _plugin_files
+from diffkit.cli._request import look, resolve
 from diffkit.cli._takes import Given
 from diffkit.cli.new_plugin import run
 from diffkit.registry import KINDS
@@ -36,6 +38,17 @@ def test_every_kind_is_written_and_imports(folder, monkeypatch, kind, capsys):
     part = getattr(importlib.import_module(package), f"Made{kind.title()}")
     assert part().problems is not None
     sys.modules.pop(package)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_commands_of_its_readme_can_be_typed(folder, kind):
+    new(name="diffkit-made", kind=kind)
+    commands = re.findall(r"`diffkit ([^`]+)`", (folder / "diffkit-made" / "README.md").read_text())
+    assert [line.split()[0] for line in commands] == ["check"]
+    for line in commands:
+        name, words = _commands.split(line.split())
+        given, _ = resolve(look(name, _commands.load(name).takes(), words))
+        assert given.values["name"] == "made"
 
 
 @pytest.mark.slow

@@ -248,7 +248,7 @@ def test_precision_and_compilation(
         (file,) = (tmp_path / name).glob("*.npz")
         found[name] = np.load(file)["arr_0"].astype(int)
     assert np.abs(found["step"] - found["plain"]).max() <= 1 and asked == [{"fullgraph": True}]
-    assert "precision bf16, now none" in refused(*words, "--out", tmp_path / "bf16")
+    assert "--precision bf16, now none" in refused(*words, "--out", tmp_path / "bf16")
     text = refused("sample", saved, "--out", tmp_path / "new", "--compile", "cuda_graph", "--device", "cpu")
     assert text == "--compile cuda_graph needs a GPU, the system is on cpu; use --compile step"
     assert not (tmp_path / "new").exists()

@@ -145,13 +145,26 @@ def test_another_sampling_is_refused(command: Command, refused: Refused, saved: 
     before = content(out)
     steered = ["--guidance", "cfg", "--guidance.scale", "2"]
     said = refused(*arguments(saved, out), "--seed", "1", "--classes", "owl", *steered)
-    assert said.startswith(f"--out {out} holds samples that were asked for in another way:\n  classes ")
-    assert "\n  seed 0, now 1" in said and "\n  guidance none, now ClassifierFree(" in said
+    assert said.startswith(f"--out {out} holds samples that were asked for in another way:\n  other --classes, or ")
+    assert "\n  --seed 0, now 1" in said and "\n  --guidance none, now ClassifierFree(" in said
     assert said.endswith("ask for the same to go on, name another folder, or pass --overwrite")
     other = diffkit.load(saved)
     next(other.backbone.parameters()).data.add_(1)
-    assert "\n  system " in refused("sample", other.save(tmp_path / "other"), *WORDS, "--out", out)
+    assert "\n  another system, or the same with other weights\n" in refused(
+        "sample", other.save(tmp_path / "other"), *WORDS, "--out", out
+    )
     assert content(out) == before
+
+
+@pytest.mark.parametrize("n", ["6", "8"])
+def test_another_number_needs_another_folder(n: str, command: Command, refused: Refused, saved: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert command(*arguments(saved, out)).code == 0
+    words = [*without(arguments(saved, out), ["-n"]), "-n", n]
+    assert refused(*words) == (
+        f"--out {out} holds samples that were asked for in another way:\n  -n 7, now {n}\n"
+        "ask for -n 7 (the last batch would be another), name another folder, or pass --overwrite"
+    )
 
 
 def test_two_at_once_are_refused(refused: Refused, saved: Path, tmp_path: Path):

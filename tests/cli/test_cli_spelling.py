@@ -41,6 +41,10 @@ def options(tmp_path_factory: pytest.TempPathFactory):
         ("pass labels=False", "pass --data.no-labels"),
         ("engine='accelerate' ...; leave engine out for", "--engine accelerate ...; leave --engine out for"),
         ("leave flip at 0", "leave --flip at 0"),
+        (
+            "  backbone.groups=32, now backbone.groups=7",
+            "  --backbone.groups 32, now --backbone.groups 7",
+        ),
         ("give num_classes=... to it", "give --backbone.num-classes ... to it"),
         ("  loss      what is minimized", "  --loss      what is minimized"),
         (

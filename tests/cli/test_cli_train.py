@@ -49,6 +49,70 @@ def test_data_decides_what_is_composed(command: Command, images: Path, tmp_path:
     assert command("nll", out, "--data", images, "--data.labels", "true", "--num", "2").code == 0
 
 
+@pytest.mark.parametrize("command_line", [["train", "--steps", "1", *TINY], ["train-classifier", "--steps", "1"]])
+def test_options_of_data_go_by_their_flags(command_line: list[str], refused: Refused, tmp_path: Path):
+    pictures(tmp_path / "grey", "L")
+    words = [*command_line, "--out", tmp_path / "run", "--data", tmp_path / "grey", "--data.size", "4"]
+    assert refused(*words, "--data.channels", "2") == "--data.channels must be 1, 3 or 4, got 2"
+    assert refused(*words, "--data.bits", "16") == (
+        "--data.bits 16 is for grey images; pass --data.channels 1, or --data.bits 8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "said"),
+    [
+        ("L", [], True),
+        ("RGB", [], False),
+        ("L", ["--data.channels", "3"], False),
+        ("L", ["--data.channels", "1"], False),
+    ],
+)
+def test_grey_pictures_read_in_colour_are_said(mode, more, said, command: Command, tmp_path: Path):
+    pictures(tmp_path / "some", mode)
+    words = ["train", "--data", tmp_path / "some", "--data.size", "4", "--out", tmp_path / "run", "--steps", "1", *TINY]
+    found = command(*words, *more)
+    assert found.code == 0, found.err
+    note = "; all 4 pictures looked at are grey: --data.channels 1 reads them so"
+    assert (note in found.out.splitlines()[1]) == said
+
+
+def pictures(folder: Path, mode: str) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(4):
+        pixels = rng.integers(0, 256, (4, 4, 3) if mode == "RGB" else (4, 4), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def test_a_run_does_not_go_back(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    words = ["train", "--data", images, "--out", tmp_path / "run", *TINY]
+    assert command(*words, "--steps", "3").code == 0
+    assert command(*words, "--steps", "3").code == 0  # it is done
+    assert refused(*words, "--steps", "2") == (
+        f"--steps 2 counts from the start of the run, and {tmp_path / 'run'} has 3 steps already; "
+        "ask for more to go on, or choose another folder"
+    )
+
+
+def test_more_steps_for_a_picture_than_there_are_levels(command: Command, refused: Refused, images: Path, tmp_path):
+    words = ["train", "--data", images, "--out", tmp_path / "run", "--steps", "1", "--preview-every", "1", *TINY]
+    assert refused(*words, "--preview-steps", "9") == (
+        "--preview-steps 9 is more than the 8 levels of this system; ask for 8 at most"
+    )
+    assert not (tmp_path / "run").exists()
+    assert command(*words).code == 0  # 50 by default, or as many as there are
+    assert command("train", "--config", tmp_path / "run/config.toml", "--out", tmp_path / "again").code == 0
+
+
+def test_classes_that_nothing_is_learned_of_are_said(command: Command, images: Path, tmp_path: Path):
+    words = ["train", "--data", images, "--data.labels", "true", "--out", tmp_path / "run", "--steps", "1", *TINY]
+    found = command(*words, "--backbone.num-classes", "7")
+    assert "note: the network has 7 classes, the data 2; the other 5 are never trained" in found.out.splitlines()
+
+
 def test_what_is_said_wins_over_the_data(command: Command, images: Path, tmp_path: Path):
     out = tmp_path / "run"
     words = ["--data", images, "--out", out, "--steps", "1", *TINY, "--backbone.num-classes", "none"]

@@ -13,7 +13,7 @@ from diffkit.cli._request import look, resolve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-LAUNCHER = ["torchrun", "--nproc-per-node", "8", "-m"]
+LAUNCHER = ["torchrun", "--nproc-per-node", "8", "-m", "--"]
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -24,8 +24,8 @@ def test_a_command_is_taken(line: str, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "runs" / "a" / "config.toml").write_text('steps = 1\ndata = "points"\n')
     words = shlex.split(line)
     if words[0] == "torchrun":
-        assert words[:4] == LAUNCHER
-        words = words[4:]
+        assert words[: len(LAUNCHER)] == LAUNCHER
+        words = words[len(LAUNCHER) :]
     assert words[0] == "diffkit"
     given, _ = resolve(look(words[1], _commands.load(words[1]).takes(), words[2:]))
     assert given.values

@@ -11,6 +11,7 @@ from cli_support import Command, Refused
 import diffkit
 from diffkit import weights
 from diffkit.guidance.classifier import Classifier
+from diffkit.saving import read_spec
 
 UNSEEN = ["--data-shape", "3,8,8", "--num-heads", "2", "--attention-order", "legacy", "--groups", "4"]
 TRAINED = ["--schedule", "cosine", "--schedule.s", "0.01", "--num-steps", "40", "--mean", "eps", "--no-rescale-time"]
@@ -25,7 +26,97 @@ def unet(tmp_path: Path) -> Path:
         var="learned_range",
         loss="hybrid",
     )
-    return weights.export(system, tmp_path / "unet.pt")
+    return weights.export(system.backbone, tmp_path / "unet.pt")  # the network alone, as from elsewhere
+
+
+@pytest.fixture
+def with_classes(tmp_path: Path) -> Path:
+    """A saved system of two classes and "no class"."""
+    options = {
+        "channels": 8,
+        "groups": 4,
+        "channel_mult": (1, 2),
+        "num_res_blocks": 1,
+        "attention_resolutions": (8, 4),
+    }
+    system = diffkit.compose(
+        schedule=("cosine", {"s": 0.01}),
+        backbone=("unet", options | {"num_classes": 2, "null_class": True, "attention_order": "new"}),
+        data_shape=(3, 8, 8),
+        num_steps=7,
+        sampler=("ddim", {"eta": 0.5}),
+    )
+    return system.save(tmp_path / "run")
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_file_of_ours_says_itself_what_it_is(ending: str, command: Command, with_classes: Path, tmp_path: Path):
+    file, again = tmp_path / f"a{ending}", tmp_path / "again"
+    assert command("export", with_classes, "--to", file).code == 0
+    found = command("import", file, "--to", again)
+    assert found.code == 0, found.err
+    assert "it says itself what it is of" in found.out
+    assert diffkit.load(again).spec() == diffkit.load(with_classes).spec()
+    one, other = (diffkit.load(folder).state_dict() for folder in (with_classes, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_others_read_a_file_of_ours_as_the_published_ones(ending: str, command: Command, with_classes: Path, tmp_path):
+    from safetensors.torch import load_file
+
+    file, network = tmp_path / f"a{ending}", diffkit.load(with_classes).backbone
+    assert command("export", with_classes, "--to", file).code == 0
+    state = load_file(file) if ending == ".safetensors" else torch.load(file, weights_only=True)
+    assert state.keys() == network.state_dict().keys()
+    network.load_state_dict(state)
+
+
+def test_options_win_over_what_a_file_of_ours_says(command: Command, refused: Refused, with_classes: Path, tmp_path):
+    command("export", with_classes, "--to", tmp_path / "a.pt")
+    more = ["--sampler", "ancestral", "--dropout", "0.5", "--num-heads", "2"]
+    assert command("import", tmp_path / "a.pt", "--to", tmp_path / "b", *more).code == 0
+    was, now = diffkit.load(with_classes).spec(), diffkit.load(tmp_path / "b").spec()
+    assert now["parts"]["sampler"]["name"] == "ancestral"
+    options = {"dropout": 0.5, "num_heads": 2, "num_head_channels": None}
+    assert now["parts"]["backbone"]["options"] == was["parts"]["backbone"]["options"] | options
+    assert now["settings"] == was["settings"]
+    text = refused("import", tmp_path / "a.pt", "--to", tmp_path / "c", "--num-classes", "3")
+    assert "num-classes is 2 and one label for no class in the file, 3 asked" in text
+
+
+def test_what_a_file_says_of_itself_may_be_damaged(refused: Refused, with_classes: Path, tmp_path: Path):
+    from safetensors.torch import save_file
+
+    weights.export(diffkit.load(with_classes), tmp_path / "a.pt")
+    tensors = dict(torch.load(tmp_path / "a.pt", weights_only=True))
+    for text, said in [("{", "is no JSON"), ("3", "is no JSON object"), ('{"format": 99}', "this spec has format 99")]:
+        save_file(tensors, tmp_path / "b.safetensors", {"diffkit": text})
+        assert said in refused("import", tmp_path / "b.safetensors", "--to", tmp_path / "b")
+
+
+def test_a_label_that_means_no_class_is_asked_for(refused: Refused, with_classes: Path, tmp_path: Path):
+    weights.export(diffkit.load(with_classes).backbone, tmp_path / "foreign.pt")
+    line = "  --null-class    if the last of its 3 labels means no class"
+    text = refused("import", tmp_path / "foreign.pt", "--to", tmp_path / "b", *UNSEEN)
+    assert line in text.splitlines()
+    assert "--null-class" not in refused(
+        "import", tmp_path / "foreign.pt", "--to", tmp_path / "b", "--null-class", *UNSEEN
+    )
+    text = refused("import", tmp_path / "foreign.pt", "--to", tmp_path / "b", *UNSEEN, *TRAINED, "--num-classes", "2")
+    assert "--num-classes is 3 in the file, 2 asked; one label more: --null-class if it means no class" in text
+
+
+def test_classifiers_of_ours_say_themselves_what_they_are(command: Command, tmp_path: Path):
+    recipe = Classifier(channels=8, groups=4, channel_mult=(1, 2), num_res_blocks=1, num_head_channels=8)
+    system = diffkit.compose(schedule="cosine", backbone=None, data_shape=(3, 8, 8), num_steps=9)
+    torch.manual_seed(0)
+    diffkit.guidance.NoisyClassifier(system, recipe, 5).save(tmp_path / "run")
+    assert command("export", tmp_path / "run", "--to", tmp_path / "c.pt").code == 0
+    found = command("import", tmp_path / "c.pt", "--to", tmp_path / "again")
+    assert found.code == 0, found.err
+    one, other = (read_spec(tmp_path / name / "spec.json") for name in ("run", "again"))
+    assert one == other
 
 
 def test_a_file_is_described(command: Command, unet: Path):

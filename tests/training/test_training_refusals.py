@@ -262,6 +262,8 @@ def test_a_run_of_something_else_is_not_continued(tmp_path):
         "  num_steps=20, now num_steps=30",
         "ask for the same, or choose another folder",
     ]
+    with pytest.raises(OptionError, match=r"continue:\n  schedule.s=0.008, now schedule.s=0.01\nask for the same"):
+        train(tmp_path, system=system(schedule=("cosine", {"s": 0.01})))
     with pytest.raises(OptionError, match="data examples=23, now 24\n  data fingerprint="):
         train(tmp_path, data=images(24))
     other = images()

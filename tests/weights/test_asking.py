@@ -40,7 +40,7 @@ def test_everything_missing_is_asked_for_at_once_with_published_values(tmp_path)
     names = [line.split()[0] for line in text.splitlines()[1:-1]]
     assert names == [
         *("data_shape", "num_heads", "attention_order"),
-        *("schedule", "num_steps", "mean", "loss", "rescale_time"),
+        *("schedule", "num_steps", "mean", "loss", "rescale_time", "null_class"),
     ]
     for published in (
         "data_shape=(3, 64, 64)",
@@ -68,7 +68,7 @@ def test_the_name_of_a_published_file_puts_its_preset_first(tmp_path):
 
 @pytest.mark.parametrize("name", ["data_shape", "attention_order", "num_heads", *TRAINED])
 def test_each_missing_option_is_asked_for_alone(name, unet):
-    options = {key: value for key, value in (COND | TRAINED).items() if key != name}
+    options = {key: value for key, value in (COND | TRAINED).items() if key != name} | {"null_class": False}
     lines = refused(OptionError, unet, **options).splitlines()
     assert len(lines) == 3
     assert lines[1].split()[0] == name
@@ -107,7 +107,7 @@ def test_widths_that_32_groups_do_not_divide_must_name_theirs(tmp_path):
     network = diffkit.compose(
         backbone=("unet", {"channels": 8, "groups": 4, "channel_mult": (1,), "num_res_blocks": 1}), data_shape=(3, 8, 8)
     )
-    path = weights.export(network, tmp_path / "x.pt")
+    path = weights.export(network.backbone, tmp_path / "x.pt")
     options = FIXED | {"data_shape": (3, 8, 8), "num_heads": 4, "attention_order": "legacy"}
     assert refused(OptionError, path, **options).splitlines()[1].split()[0] == "groups"
     assert diffkit.load_checkpoint(path, **options, groups=4).recipe.groups == 4

@@ -145,3 +145,16 @@ def test_a_folder_of_something_else_is_no_classifier(tmp_path):
     system = diffkit.compose(backbone="mlp", data_shape=(2,), bins=None)
     with pytest.raises(diffkit.SpecError, match=r"holds no classifier; a saved system is read by diffkit.load"):
         weights.load_classifier(system.save(tmp_path / "system"))
+
+
+def test_a_safetensors_file_may_begin_as_a_pickle_does(tmp_path):
+    """Its first byte is of the size of its header, and 0x80 as often as any."""
+    from safetensors.torch import save_file
+
+    for length in range(64):
+        save_file({"w": torch.zeros(1)}, tmp_path / "x.safetensors", {"note": "x" * (8 * length)})
+        if (tmp_path / "x.safetensors").read_bytes()[0] == 0x80:
+            break
+    else:
+        raise AssertionError("no header had that size")
+    assert "is damaged" not in refused(tmp_path / "x.safetensors")
