@@ -10,6 +10,7 @@ from diffkit.cli._takes import Given
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
+    from diffkit.data.sources import Source
 
 LOOKED_AT = 64
 """Pictures that are looked at for colour."""
@@ -23,12 +24,21 @@ def opened(given: Given, kind: str = "data", low_res: tuple[int, ...] | None = N
         kind: "data" or "val".
         low_res: Size of the small images.
     """
-    from diffkit.data import LowRes, source_for
+    from diffkit.data import LowRes
+
+    source = source_of(given, kind)
+    with said_in_flags(part_options(kind, given.parts[kind][0])):
+        data = source.open()
+    return data if low_res is None else LowRes(data, low_res)
+
+
+def source_of(given: Given, kind: str = "data") -> Source:
+    """Return where the data comes from that was chosen, with nothing read."""
+    from diffkit.data import source_for
 
     source, options = given.parts[kind]
     with said_in_flags(part_options(kind, source)):
-        data = source_for(source, **options).open()
-    return data if low_res is None else LowRes(data, low_res)
+        return source_for(source, **options)
 
 
 def described(data: Data) -> str:

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._composition import PARTS, SOURCES, Composition, keywords
-from diffkit.cli._data import described, grey, opened
+from diffkit.cli._data import described, grey, opened, source_of
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._slots import part_options
 from diffkit.cli._takes import Given, Takes
@@ -65,7 +65,7 @@ def run(given: Given) -> None:
     check_run_folder("--out", options.out)
     _refuse_early(given)
     refuse_before_reading(config, options.out, options.track)
-    if config.label_dropout > 0 and (way := way_to_classes(*given.parts["data"])):
+    if config.label_dropout > 0 and (way := way_to_classes(given)):
         raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
     from diffkit.ranks import launched
 
@@ -107,11 +107,9 @@ def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) 
     check_options(out, config)
 
 
-def way_to_classes(source: str, options: Mapping[str, Any]) -> str | None:
+def way_to_classes(given: Given) -> str | None:
     """Return what gives data classes, if it was asked for without; None if it has some, as far as options tell."""
-    from diffkit.data import source_for
-
-    chosen: Any = attrs.asdict(source_for(source, **options), recurse=False)  # type: ignore[arg-type]  # all are attrs
+    source, chosen = given.parts["data"][0], attrs.asdict(source_of(given), recurse=False)  # type: ignore[arg-type]
     labels = chosen.get("labels")
     if labels == "none":
         return "add --data.labels folders, or prefix"

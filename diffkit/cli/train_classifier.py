@@ -116,7 +116,7 @@ def run(given: Given) -> None:
     from diffkit.ranks import launched
 
     refuse_before_reading(config, options.out, options.track)
-    if way := way_to_classes(*given.parts["data"]):
+    if way := way_to_classes(given):
         raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
     say = spoken if launched().rank == 0 else silent
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")

@@ -133,7 +133,7 @@ def test_another_set_of_pictures_is_another_sampling(
     words = ["sample", run, "--low-res", file, "--out", tmp_path / "o", "--format", "npz"]
     assert command(*words).code == 0
     np.savez(file, small[::-1])
-    assert "\n  --low-res " in refused(*words)
+    assert "\n  other pictures of --low-res" in refused(*words)
 
 
 def test_refusals(refused: Refused, run: Path, file: Path, make_system: Callable[..., Path], tmp_path: Path):
