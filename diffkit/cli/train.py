@@ -6,7 +6,7 @@ otherwise. A finished or interrupted run is a saved system: diffkit sample, nll 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
