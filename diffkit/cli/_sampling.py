@@ -112,11 +112,13 @@ def pictures(path: Path, channels: int) -> Data:
 
     if path.is_dir():
         return source_for(path, size=_one_size(path), channels=channels).open()
-    labelled = path.suffix == ".npz" and path.is_file() and _has_labels(path)
-    return (source_for(path, labels=True) if labelled else source_for(path)).open()
+    return (source_for(path, labels=True) if has_labels(path) else source_for(path)).open()
 
 
-def _has_labels(path: Path) -> bool:
+def has_labels(path: Path) -> bool:
+    """Return whether a path is that of a .npz file with labels, arr_1."""
+    if path.suffix != ".npz" or not path.is_file():
+        return False
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return "arr_1" in arrays

@@ -1,6 +1,7 @@
 """Read every image of a folder or .zip once, and list what training would leave out or stop at, and what else it holds.
 
 Sizes, kinds and classes are counted. Exit code 1 if an image cannot be read or the labels do not fit.
+Of a .npz or .npy file it says what is in it, and where continuous values lie.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from diffkit._errors import DataError
+from diffkit._errors import DataError, OptionError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
@@ -23,7 +24,7 @@ class Options:
     """Options of ``diffkit data check``.
 
     Attributes:
-        source: A folder of images, searched with all folders in it, or a .zip of images.
+        source: A folder of images, searched with all folders in it, or a .zip of images; or a .npz or .npy file.
         labels: Classes to count: "folders", "prefix", or a .csv or .json file, as --data.labels of diffkit train.
         size: Height and width that the images are meant for; which are smaller is counted.
         processes: Processes that read; 0 reads in this one.
@@ -50,6 +51,9 @@ def run(given: Given) -> None:
 
     options = given.make(Options)
     check_file("--out", options.out, (".json",), overwrite=options.overwrite)
+    if options.source.suffix in (".npz", ".npy") and options.source.is_file():
+        _check_arrays(options, given)
+        return
     _check_source(options.source)
     size = None if options.size is None else (options.size[0], options.size[-1])
     labels = None if options.labels == "none" else options.labels
@@ -60,6 +64,22 @@ def run(given: Given) -> None:
         print(f"wrote {options.out}")
     if not report.good:
         raise SystemExit(1)
+
+
+def _check_arrays(options: Options, given: Given) -> None:
+    """Say what a NumPy file holds, as training reads it."""
+    from diffkit.cli._sampling import has_labels
+    from diffkit.cli.train import described
+    from diffkit.data import source_for
+    from diffkit.data.ranges import range_of
+
+    of_images = [f"--{name}" for name in ("labels", "size", "out") if name in given.values]
+    if of_images:
+        raise OptionError(f"{', '.join(of_images)} is for images; leave it out for {options.source}")
+    data = source_for(options.source, labels=has_labels(options.source)).open()
+    print(f"{options.source}: {described(data)}")
+    if (values := range_of(data)) and values.remark:
+        print(f"note: {values.remark}")
 
 
 def _check_source(source: Path) -> None:

@@ -146,9 +146,25 @@ def test_refusals_of_import(refused: Refused, photos: Path, tmp_path: Path):
 
 
 def test_check_says_what_to_do_instead(refused: Refused, tmp_path: Path):
+    (tmp_path / "a.tar").touch()
+    assert "is a file; name a folder or .zip of images" in refused("data", "check", tmp_path / "a.tar")
     (tmp_path / "a.npz").touch()
-    assert "is a file; name a folder or .zip of images" in refused("data", "check", tmp_path / "a.npz")
+    assert "cannot be read as a NumPy file" in refused("data", "check", tmp_path / "a.npz")
     assert refused("data", "check", tmp_path / "no") == (
         f"{tmp_path / 'no'} is not there; name a folder or .zip of images"
     )
     assert refused("data", "check", "digits").endswith("or make one: diffkit data import --data digits --to FOLDER")
+
+
+def test_check_of_a_file_says_where_values_lie(command: Command, refused: Refused, tmp_path: Path):
+    values = np.linspace(0, 1, 6 * 16, dtype=np.float32).reshape(6, 4, 4, 1)
+    np.savez(tmp_path / "a.npz", values, np.arange(6) % 3)
+    np.save(tmp_path / "b.npy", (values * 255).astype(np.uint8))
+    assert command("data", "check", tmp_path / "a.npz").out.splitlines() == [
+        f"{tmp_path / 'a.npz'}: 6 examples of 1x4x4, continuous values in 0..1, 3 classes",
+        "note: values lie in 0..1; networks expect about [-1, 1]: store images as uint8, or scale the values",
+    ]
+    found = command("data", "check", tmp_path / "b.npy")
+    assert found.out == f"{tmp_path / 'b.npy'}: 6 examples of 1x4x4, 256 values\n" and found.code == 0
+    text = refused("data", "check", tmp_path / "a.npz", "--size", "4")
+    assert text == f"--size is for images; leave it out for {tmp_path / 'a.npz'}"
