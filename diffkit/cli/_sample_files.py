@@ -194,13 +194,18 @@ class SampleFolder:
 
     def _arranged(self, count: int) -> tuple[list[int], int]:
         """Order of the samples in the grid, and how many to a row: a row for each class, else as square as may be."""
-        if self.labels is None:
+        if self._is_of_one_class(count):
             return list(range(count)), math.ceil(math.sqrt(count))
+        assert self.labels is not None, "there are several"
         labels = self.labels[:count].tolist()
         return sorted(range(count), key=lambda i: (labels[i], i)), max(labels.count(label) for label in labels)
 
+    def _is_of_one_class(self, count: int) -> bool:
+        """True if the first samples are of one class, or there are no classes."""
+        return self.labels is None or len(set(self.labels[:count].tolist())) == 1
+
     def _grid_words(self) -> str:
-        words = "all in one" if self.labels is None else "a row for each class"
+        words = "all in one" if self._is_of_one_class(min(self.count, IN_GRID)) else "a row for each class"
         return words if self.count <= IN_GRID else f"the first {IN_GRID}, {words}"
 
     def _write_npz(self) -> None:

@@ -164,13 +164,16 @@ def conditions_for(saved: Saved, words: tuple[str, ...], count: int, *, each: in
     return {} if labels is None else {"y": [label for label in labels for _ in range(each)]}
 
 
-def write(out: Path, rows: Sequence[tuple[str, Tensor]], shown: Sequence[Tensor]) -> list[str]:
+def write(
+    out: Path, rows: Sequence[tuple[str, Tensor]], shown: Sequence[Tensor], words: str = "a row for each picture"
+) -> list[str]:
     """Write results as PNG files, and beside the folder all of it in one, and say so, a line each.
 
     Args:
         out: The folder.
         rows: For every picture its name and its results, (n, C, H, W).
         shown: What to show of every picture in the overview, (k, C, H, W), a row for each.
+        words: What the overview shows.
     """
     out.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -181,4 +184,4 @@ def write(out: Path, rows: Sequence[tuple[str, Tensor]], shown: Sequence[Tensor]
             count += 1
     tiles = [tile for row in shown for tile in pixels(row, 256)]
     write_atomically(overview(out), png(grid(tiles, columns=len(shown[0]))))
-    return [f"{out}/: {count} PNG files", f"{overview(out)}: a row for each picture"]
+    return [f"{out}/: {count} PNG files", f"{overview(out)}: {words}"]

@@ -75,5 +75,5 @@ def run(given: Given) -> None:
         **how,
         **one,
     ).cpu()
-    for line in _tasks.write(options.out, [("between", between)], [between]):
+    for line in _tasks.write(options.out, [("between", between)], [between], "from the first to the second"):
         print(line)

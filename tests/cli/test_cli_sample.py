@@ -46,6 +46,15 @@ def test_a_start_below_the_last_level_is_said(command: Command, saved: Path, tmp
     assert ("note: sampling starts at level" in found.err) == said
 
 
+@pytest.mark.parametrize(("n", "classes"), [("1", "owl,cat"), ("5", "none"), ("5", "owl")])
+def test_samples_of_one_class_are_all_in_one(n: str, classes: str, command: Command, saved: Path, tmp_path: Path):
+    out = tmp_path / "samples"
+    found = command("sample", saved, "-n", n, "--steps", "2", "--classes", classes, "--out", out)
+    assert found.out.splitlines()[-1] == f"{out}_grid.png: all in one"
+    with Image.open(tmp_path / "samples_grid.png") as image:
+        assert image.width < 2 * image.height
+
+
 def test_options_reach_the_sampler(command: Command, saved: Path, tmp_path: Path):
     words = ["--format", "npz", "--sampler", "ddim", "--sampler.eta", "0.5", "--seed", "7", "--steps", "trailing4"]
     for batch_size in (1, 3):

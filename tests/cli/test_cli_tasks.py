@@ -128,6 +128,7 @@ def test_interpolate(command: Command, saved: Path, pictures: Path, tmp_path: Pa
     found = command("interpolate", saved, *ends, "-n", "3", "--steps", "4", "--out", out)
     assert found.code == 0, found.err
     wanted = tasks.interpolate(diffkit.load(saved), *as_data(), 3, steps=4, y=3, progress=False)
+    assert found.out.splitlines()[-1] == f"{out}_grid.png: from the first to the second"
     assert_written(out, ["between_00.png", "between_01.png", "between_02.png"], wanted)
 
 
