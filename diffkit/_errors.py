@@ -78,5 +78,11 @@ class MissingExtraError(DiffkitError, ImportError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known word, or an empty string."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, known)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that another one is most like, or None if it is like none."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)  # difflib's own; below it words share but letters
+    return near[0] if near else None

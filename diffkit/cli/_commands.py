@@ -35,9 +35,18 @@ def names() -> tuple[str, ...]:
 
 
 def split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the command that a line starts with, of two words or one, and the words after it."""
+    """Return the command that a line starts with, of two words or one, and the words after it.
+
+    Raises:
+        OptionError: The first word begins commands of two, and the second is of none of them.
+    """
     two = " ".join(words[:2])
-    return (two, words[2:]) if two in names() else (words[0], words[1:])
+    if two in names():
+        return two, words[2:]
+    within = _within(words[0])
+    if within and words[1:] and not words[1].startswith("-"):
+        raise OptionError(f"no command {two!r}{did_you_mean(two, within)} (diffkit {words[0]}: {', '.join(within)})")
+    return words[0], words[1:]
 
 
 def docstring(name: str) -> str:
@@ -54,11 +63,15 @@ def load(name: str) -> Command:
     """Import one command, or raise `OptionError`."""
     known = names()
     if name not in known and _typed(name) not in known:
-        within = [each for each in known if each.startswith(f"{name} ")]
-        if within:
+        if within := _within(name):
             raise OptionError(f"diffkit {name} needs to know what to do: {' or '.join(within)}")
         raise OptionError(f"no command {name!r}{did_you_mean(name, known)} (commands: {', '.join(known)})")
     return cast("Command", importlib.import_module(f"diffkit.cli.{_module(name)}"))
+
+
+def _within(word: str) -> list[str]:
+    """Commands of two words that begin with this one."""
+    return [each for each in names() if each.startswith(f"{word} ")]
 
 
 def _module(name: str) -> str:

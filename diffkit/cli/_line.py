@@ -17,7 +17,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from diffkit._errors import OptionError, did_you_mean
+from diffkit._errors import OptionError, nearest
 from diffkit.cli._options import Option
 from diffkit.cli._values import from_text, is_flag, item, metavar
 
@@ -187,6 +187,7 @@ def _message(error: CycloptsError, options: Sequence[Option], unknown: UnknownOp
 
 
 def _unknown(flag: str, options: Sequence[Option], unknown: UnknownOption) -> str:
-    known = [option.flag for option in options if not option.positional] + ["--help"]
-    near = did_you_mean(flag, known) or "; --help lists those there are"
-    return unknown(flag) or f"no option {flag!r}{near}"
+    known = {option.flag.lstrip("-"): option.flag for option in options if not option.positional} | {"help": "--help"}
+    near = nearest(flag.lstrip("-"), known)  # dashes would make any two alike
+    hint = "; --help lists those there are" if near is None else f"; did you mean {known[near]!r}?"
+    return unknown(flag) or f"no option {flag!r}{hint}"

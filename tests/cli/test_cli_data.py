@@ -83,7 +83,10 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
     assert refused("data").startswith("diffkit data needs to know what to do: ")
-    assert refused("data", "chek", photos).startswith("diffkit data needs to know what to do: ")
+    assert refused("data", "chekc", photos) == (
+        "no command 'data chekc'; did you mean 'data check'? (diffkit data: data check, data import)"
+    )
+    assert refused("data", "--out", "x").startswith("diffkit data needs to know what to do: ")
 
 
 def test_import_into_pngs_that_can_be_trained_on(command: Command, tmp_path: Path):

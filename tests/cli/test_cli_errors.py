@@ -37,7 +37,7 @@ def test_unknown_option(refused: Refused):
 def test_an_option_of_another_library(refused: Refused, name: str):
     assert refused(name, "--learning-rate", "1") == "no option '--learning-rate'; that is --lr here"
     assert refused(name, "--max_grad_norm", "1") == "no option '--max-grad-norm'; that is --grad-clip here"
-    assert "here" not in refused("explain", "--learning-rate", "1")
+    assert "that is" not in refused("explain", "--learning-rate", "1")
 
 
 def test_unknown_option_of_a_part(refused: Refused):
@@ -254,3 +254,8 @@ def test_processes_of_one_job_say_an_error_once(command: Command, monkeypatch: p
     del store
     monkeypatch.setenv("MASTER_PORT", "no number")
     assert said(0, "train")
+
+
+@pytest.mark.parametrize(("command_line", "flag"), [("train --data points", "--dtype"), ("nll run", "--low-res")])
+def test_nothing_is_suggested_that_is_not_alike(refused: Refused, command_line: str, flag: str):
+    assert refused(*command_line.split(), flag, "1") == f"no option {flag!r}; --help lists those there are"
