@@ -17,11 +17,13 @@ from cattrs import ClassValidationError, Converter
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from diffkit._errors import OptionError, did_you_mean
+from diffkit._errors import OptionError, did_you_mean, nearest
 from diffkit.cli._options import Option
 from diffkit.cli._values import accept, toml
 
 _UNSET = object()
+_FEW = 3
+"""Unknown options that are each compared with those there are."""
 
 
 def check(
@@ -162,10 +164,18 @@ def _faults(
         if not isinstance(exception, ForbiddenExtraKeysError):
             raise exception
         known = [o.key[len(path) :] for o in options if o.key.startswith(path) and "." not in o.key[len(path) :]]
-        yield from (
-            f"{label(path + key)} is no option{did_you_mean(key, known)} (known: {', '.join(known)})"
-            for key in sorted(exception.extra_fields)
-        )
+        yield _unknown(sorted(exception.extra_fields), known, lambda key: label(path + key))
+
+
+def _unknown(keys: Sequence[str], known: Sequence[str], label: Callable[[str], str]) -> str:
+    """One line for all unknown keys of a table; where they are many, the table is for something else."""
+    if len(keys) == 1:
+        said = f"{label(keys[0])} is no option{did_you_mean(keys[0], known)}"
+    else:
+        near = [repr(each) for key in keys if (each := nearest(key, known))] if len(keys) <= _FEW else []
+        said = f"{', '.join(map(label, keys))} are no options"
+        said += f"; did you mean {' and '.join(near)}?" if near else ""
+    return f"{said} (known: {', '.join(known)})"
 
 
 def _placed(key: str, text: str, label: str) -> str:

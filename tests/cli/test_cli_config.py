@@ -103,6 +103,17 @@ def test_a_list_is_asked_for_as_a_file_spells_it(refused: Refused, file: Callabl
     )
 
 
+def test_many_unknown_options_are_one_fault(refused: Refused, file: Callable[[str], Path]):
+    path = file('lr = 1\nema = 0.9\nstepz = 2\nwarmup = 3\n[backbone]\nname = "mlp"\n')
+    first, *more = refused("sample", "run", "--config", path).split(" (known: ")
+    assert first == f"{path}: backbone, ema, lr, stepz, warmup are no options"
+    assert len(more) == 1 and "steps" in more[0]
+    path = file("stepz = 2\nseeed = 3\n")
+    assert refused("sample", "run", "--config", path).startswith(
+        f"{path}: seeed, stepz are no options; did you mean 'seed' and 'steps'? (known: run, "
+    )
+
+
 def test_one_fault_is_one_line(refused: Refused, file: Callable[[str], Path]):
     path = file("num_steps = true")
     assert refused("explain", "--config", path) == f"{path}: num_steps must be an integer, got true"
