@@ -293,17 +293,12 @@ class Registry(Generic[P]):
 
     def _unknown(self, asked: str) -> UnknownComponentError:
         names = self.names()
-<<<<<<< HEAD
-        ours = None if ":" in asked else elsewhere(self.kind, asked, names)
-        meant = {canonical(asked).rpartition(":")[2], (ours or "").rpartition(":")[2]}
-        blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name in meant]
-        hint = _called_here(ours, names) if ours and not blocked else did_you_mean(canonical(asked), names)
-        text = f"no {self.kind} named {asked!r}{hint} (known: {', '.join(names)})"
-=======
         bare = canonical(asked).rpartition(":")[2]
-        text = f"no {self.kind} named {asked!r}{did_you_mean(bare, names)} (known: {', '.join(names)})"
-        blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name == bare]
->>>>>>> 6d3296b (Suggest only what is alike)
+        ours = None if ":" in asked else elsewhere(self.kind, asked, names)
+        meant = {bare, (ours or "").rpartition(":")[2]}
+        blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name in meant]
+        hint = _called_here(ours, names) if ours and not blocked else did_you_mean(bare, names)
+        text = f"no {self.kind} named {asked!r}{hint} (known: {', '.join(names)})"
         if blocked:
             text += f"; {blocked[0]} offers it, but DIFFKIT_PLUGINS does not list that distribution"
         text += "".join(f"; note: {fault}" for fault in _scan.faults())

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -145,6 +146,8 @@ def load_reference(path: str | Path) -> Reference:
     except KeyError as error:
         raise DataError(f"{str(path)!r} holds no statistics: it has no array {error.args[0]!r}") from error
     except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
+        if not is_zipfile(path):  # NumPy's own words are advice to unpickle it
+            raise DataError(f"{str(path)!r} cannot be read as statistics: it is no .npz file") from error
         raise DataError(f"{str(path)!r} cannot be read as statistics: {error}") from error
     if meta.get("format", FORMAT) > FORMAT:
         raise DataError(f"{str(path)!r} has format {meta['format']}, this diffkit reads up to {FORMAT}; upgrade it")
