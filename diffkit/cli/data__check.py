@@ -68,8 +68,8 @@ def run(given: Given) -> None:
 
 def _check_arrays(options: Options, given: Given) -> None:
     """Say what a NumPy file holds, as training reads it."""
-    from diffkit.cli._sampling import has_labels
     from diffkit.cli._data import described
+    from diffkit.cli._sampling import has_labels
     from diffkit.data import source_for
     from diffkit.data.ranges import range_of
 
