@@ -100,19 +100,34 @@ def at_random(chosen: Sequence[int], count: int, seed: int) -> NDArray[np.int64]
 
 
 def pictures(path: Path, channels: int) -> Data:
-    """Return the pictures to enlarge: of a .npz or .npy file with its labels if it has any, or of a folder as they are.
+    """Return the pictures to enlarge: one, those of a folder, or of a .npz or .npy file with its labels if any.
 
     Args:
-        path: The file or folder.
+        path: The file, folder or picture.
         channels: How many the network reads of them; a folder is read so.
     Raises:
         DataError: There is nothing to read, or the pictures of a folder have several sizes.
     """
     from diffkit.data import source_for
+    from diffkit.data.folder import SUFFIXES
 
     if path.is_dir():
         return source_for(path, size=_one_size(path), channels=channels).open()
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return _one(path, channels)
     return (source_for(path, labels=True) if has_labels(path) else source_for(path)).open()
+
+
+def _one(path: Path, channels: int) -> Data:
+    """One picture, as it is."""
+    from diffkit.data.arrays import from_array
+    from diffkit.data.images import Form, opened, read_image, upright
+
+    if channels not in (1, 3, 4):
+        raise DataError(f"pictures have 1, 3 or 4 channels, the network reads {channels}; give a .npz file")
+    with opened(path, str(path)) as image:
+        width, height = upright(image).size
+    return from_array(read_image(path, Form((height, width), channels))[None])
 
 
 def has_labels(path: Path) -> bool:

@@ -86,6 +86,19 @@ def test_a_folder_is_read_in_order(command: Command, run: Path, small, tmp_path:
     assert len(list((tmp_path / "o").glob("00*.png"))) == 5
 
 
+@pytest.mark.parametrize("each", [1, 2])
+def test_one_picture(command: Command, refused: Refused, run: Path, small, tmp_path: Path, each: int):
+    picture = tmp_path / "one.PNG"
+    picture.write_bytes(png(small[0].transpose(2, 0, 1)))
+    words = ["sample", run, "--low-res", picture, "--each", each, "--out", tmp_path / "o"]
+    assert command(*words, "--format", "npz").code == 0
+    assert close(arrays(tmp_path / "o"), expected(run, small[:1], each))
+    picture.write_bytes(png(np.zeros((3, 4, 3), np.uint8)))
+    assert "the small images are 4x3, the network was trained to enlarge 4x4" in refused(*words)
+    picture.write_bytes(b"no image")
+    assert f"{picture}: no image, or of a kind that Pillow cannot read" in refused(*words)
+
+
 def test_grey_pictures_and_pictures_of_several_sizes(command: Command, refused: Refused, run: Path, tmp_path: Path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
