@@ -53,8 +53,8 @@ class Options:
             (N, H, W, C), arr_1 labels).
         classes: Names or indices of classes; all classes by default. "none" is no class.
         class_order: Take the classes in turn, as many samples of each, or at random, as the seed says.
-        low_res: Pictures to enlarge, for a system trained to: one, a folder, or a .npz or .npy file, whose labels (arr_1)
-            are the classes unless others are chosen.
+        low_res: Pictures to enlarge, for a system trained to: one, a folder, or a .npz or .npy file, whose labels
+            (arr_1) are the classes unless others are chosen.
         each: Samples for each of these pictures; they stand together.
         steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
             "linspace50"; all levels by default.
