@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from peers import versions
 
+from diffkit.training.precision import emulated
+
 HERE = Path(__file__).parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -58,7 +60,10 @@ def device_name() -> str:
     """The GPU's name, or what CPU this is."""
     if DEVICE.type == "cuda":
         return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), 1 thread of {os.cpu_count()}"
+    tell = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.9 or newer
+    name = tell().get("cpu_name") or f"{platform.machine()} CPU"
+    emulates = ", bfloat16 emulated" if emulated("bf16", DEVICE) else ""
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}{emulates}), 1 thread of {os.cpu_count()}"
 
 
 def peak_flops() -> float | None:
