@@ -76,17 +76,23 @@ def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozense
         return
     label = f"the network {type(model).__name__}" if isinstance(model, nn.Module) else "the function given as model"
     for name in unsure:
-        near = get_close_matches(name, _SLIPS, n=1, cutoff=_NEAR)
-        if name in taken.names or (taken.anything and not near and name not in OPTIONS):
+        if name in taken.names:
             continue
         if name in OPTIONS:
             yield f"{name!r} is an option of other calls, not of this one, and no condition of {label}; leave it out"
         elif taken.anything:
-            yield f"condition {name!r} looks like the option {near[0]!r}; write that, or name {name!r} in {label}"
+            if meant := _slip_of(name):
+                yield f"condition {name!r} looks like the option {meant!r}; write that, or name {name!r} in {label}"
         else:
             known = ", ".join(sorted(taken.names)) or "none"
             guess = did_you_mean(name, taken.names | OPTIONS)
             yield f"{label} takes no condition {name!r}{guess} (conditions: {known})"
+
+
+@lru_cache(maxsize=256)
+def _slip_of(name: str) -> str | None:
+    """The option that a condition must be a slip of; kept, as every update of a training asks."""
+    return next(iter(get_close_matches(name, _SLIPS, n=1, cutoff=_NEAR)), None)
 
 
 def _taken(model: Callable[..., Any]) -> _Taken | None:
