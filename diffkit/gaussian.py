@@ -73,6 +73,19 @@ def posterior_kl_bits(
     return mean_flat((d.expm1() - d).addcmul(d.exp(), weight * squared_error)) * (0.5 / NATS_PER_BIT)
 
 
+def trained_kl_bits(
+    squared_error: Tensor, weight: Tensor, log_variance: Tensor, posterior_log_variance: Tensor
+) -> Tensor:
+    """`posterior_kl_bits` for a loss: one exponential instead of two, forward and backward in half the time.
+
+    In float32 a value is off by up to 1e-7 nats, which counts where thousands of small ones are summed, not where one
+    is drawn; the gradient is as exact as the other's.
+    """
+    d = posterior_log_variance - log_variance
+    ratio = d.exp()
+    return mean_flat((ratio - 1).sub_(d).addcmul(ratio, weight * squared_error)) * (0.5 / NATS_PER_BIT)
+
+
 def with_decoder_term(
     kl_bits: Tensor,
     x_start: Tensor,
@@ -118,7 +131,7 @@ def vlb_bits(at: LossInputs, *, squared_error: Tensor, out: Tensor) -> Tensor:
     transition = required(at.transition, "transition")
     log_variance = required(at.log_variance, "log_variance")
     weight = transition.kl_weight * at.level.c_out.square()
-    kl = posterior_kl_bits(squared_error, weight, log_variance, transition.log_variance)
+    kl = trained_kl_bits(squared_error, weight, log_variance, transition.log_variance)
     # as `decode` does, but out of place, so that vmap may map the network's weights
     mean = mixed(at.level.c_skip, at.x_t, at.level.c_out, out) if at.decoder_rows else out
     return with_decoder_term(kl, at.x_start, mean, log_variance, transition.first, at.decoder, at.decoder_rows)

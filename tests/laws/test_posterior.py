@@ -9,7 +9,7 @@ from exact import posterior_from_betas, posterior_from_scales
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diffkit.gaussian import normal_kl, posterior_kl_bits
+from diffkit.gaussian import normal_kl, posterior_kl_bits, trained_kl_bits
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
 from diffkit.testing import strategies
@@ -135,6 +135,31 @@ def test_bound_term_is_a_kl(x_start, estimate, log_variance, difference):
     wanted = normal_kl(shift, posterior, torch.zeros(()), posterior + difference).flatten(1).mean(1) / np.log(2)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
     assert (found >= 0).all()
+
+
+@given(
+    strategies.images((2, 1, 2, 2)),
+    st.floats(-6, 6),
+    st.floats(-16, 2),
+    st.lists(st.floats(-6, 4), min_size=1, max_size=9),
+)
+def test_the_kl_that_trains_is_the_same_in_value_and_gradient(error, log_weight, posterior, differences):
+    """With one exponential instead of two, in float32, against the other in float64."""
+
+    def value_and_gradients(kl_bits, dtype):
+        squared = error.to(dtype).square()[:, :, :, :1, None].requires_grad_()
+        log_variance = (posterior + torch.tensor(differences, dtype=torch.float64)).to(dtype).requires_grad_()
+        weight = torch.tensor(log_weight, dtype=dtype).exp()
+        value = kl_bits(squared, weight, log_variance, torch.tensor(posterior, dtype=torch.float64).to(dtype))
+        return value, *torch.autograd.grad(value.sum(), (squared, log_variance))
+
+    wanted = value_and_gradients(posterior_kl_bits, torch.float64)
+    for found, expected in zip(value_and_gradients(trained_kl_bits, torch.float32), wanted, strict=True):
+        # log-variances of 16 are kept to 1e-6, and so are their exponentials
+        torch.testing.assert_close(found, expected.float(), rtol=3e-6, atol=3e-6)
+    exact = value_and_gradients(trained_kl_bits, torch.float64)
+    for found, expected in zip(exact, wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
 @given(strategies.tables("vp"), st.lists(st.floats(-1, 1), min_size=1, max_size=5))
