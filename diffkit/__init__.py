@@ -10,38 +10,38 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from diffkit._lazy import on_first_use
+
 __version__ = "0.1.0"
 
-_HOME = {
-    "compose": "diffkit.composer",
-    "System": "diffkit.system",
-    "from_spec": "diffkit.saving",
-    "load": "diffkit.saving",
-    "load_checkpoint": "diffkit.weights",
-    "preset": "diffkit.presets",
-    "train": "diffkit.training",
-    "ProcessTable": "diffkit.table",
-    "respace": "diffkit.table",
-    "Registry": "diffkit.registry",
-    "describe": "diffkit.registry",
-    "refresh": "diffkit.registry",
-    "DiffkitError": "diffkit._errors",
-    "UnknownComponentError": "diffkit._errors",
-    "AmbiguousComponentError": "diffkit._errors",
-    "DuplicateComponentError": "diffkit._errors",
-    "PluginLoadError": "diffkit._errors",
-    "ProtocolError": "diffkit._errors",
-    "OptionError": "diffkit._errors",
-    "CompositionError": "diffkit._errors",
-    "SpecError": "diffkit._errors",
-    "CheckpointError": "diffkit._errors",
-    "DataError": "diffkit._errors",
-    "DivergedError": "diffkit._errors",
-    "MissingExtraError": "diffkit._errors",
+_NAMES: dict[str, tuple[str, ...]] = {
+    "composer": ("compose",),
+    "system": ("System",),
+    "saving": ("from_spec", "load"),
+    "weights": ("load_checkpoint",),
+    "presets": ("preset",),
+    "training": ("train",),
+    "table": ("ProcessTable", "respace"),
+    "registry": ("Registry", "describe", "refresh"),
+    "_errors": (
+        "DiffkitError",
+        "UnknownComponentError",
+        "AmbiguousComponentError",
+        "DuplicateComponentError",
+        "PluginLoadError",
+        "ProtocolError",
+        "OptionError",
+        "CompositionError",
+        "SpecError",
+        "CheckpointError",
+        "DataError",
+        "DivergedError",
+        "MissingExtraError",
+    ),
 }
 _PACKAGES = ("data", "guidance", "likelihood", "tasks", "weights")
 """Sub-packages that people use by their name: ``diffkit.data.load``."""
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *(name for names in _NAMES.values() for name in names)]
 
 if TYPE_CHECKING:
     from diffkit._errors import AmbiguousComponentError as AmbiguousComponentError
@@ -71,14 +71,11 @@ if TYPE_CHECKING:
     from diffkit.weights import load_checkpoint as load_checkpoint
 
 
+_find, _ = on_first_use(__name__, _NAMES)
+
+
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
-        return importlib.import_module(f"diffkit.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'diffkit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+    return importlib.import_module(f"diffkit.{name}") if name in _PACKAGES else _find(name)
 
 
 def __dir__() -> list[str]:

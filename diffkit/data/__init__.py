@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from diffkit._errors import DataError, OptionError, did_you_mean
+from diffkit._lazy import on_first_use
 from diffkit.data.image_sources import Folder, HuggingFace, Lsun, Zip
 from diffkit.data.sources import Cifar10, Digits, File, Photographs, Points, Source
 
@@ -36,17 +36,12 @@ NAMED: Mapping[str, type[Source]] = {
 }
 """Sources that are asked for by name; a folder or a file is asked for by its path."""
 
-_HOME = {
-    "ArrayData": "arrays",
-    "from_array": "arrays",
-    "from_dataset": "torch_datasets",
-    "Batch": "base",
-    "Data": "base",
-    "MapData": "base",
-    "as_data": "base",
-    "scaled": "base",
-    "PictureData": "pictures",
-    "LowRes": "low_res",
+_NAMES: dict[str, tuple[str, ...]] = {
+    "arrays": ("ArrayData", "from_array"),
+    "torch_datasets": ("from_dataset",),
+    "base": ("Batch", "Data", "MapData", "as_data", "scaled"),
+    "pictures": ("PictureData",),
+    "low_res": ("LowRes",),
 }
 __all__ = [
     "NAMED",
@@ -61,7 +56,7 @@ __all__ = [
     "Source",
     "Zip",
     "load",
-    *_HOME,
+    *(name for names in _NAMES.values() for name in names),
 ]
 
 
@@ -131,7 +126,4 @@ def _known(options: Mapping[str, Any], names: Any, label: str) -> None:
             raise OptionError(f"{label} has no option {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'diffkit.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"diffkit.data.{_HOME[name]}"), name)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)

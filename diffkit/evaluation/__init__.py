@@ -6,8 +6,9 @@ print(result)                      # every number with the settings that decide 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffkit._lazy import on_first_use
 
 if TYPE_CHECKING:
     from diffkit.evaluation.compare import METRICS as METRICS
@@ -22,23 +23,12 @@ if TYPE_CHECKING:
     from diffkit.evaluation.reference import Reference as Reference
     from diffkit.evaluation.reference import load_reference as load_reference
 
-_HOME = {
-    "METRICS": "compare",
-    "Evaluation": "compare",
-    "evaluate": "compare",
-    "EXTRACTORS": "extractors",
-    "ModuleExtractor": "extractors",
-    "extractor_for": "extractors",
-    "Extractor": "features",
-    "Features": "features",
-    "extract": "features",
-    "Reference": "reference",
-    "load_reference": "reference",
+_NAMES: dict[str, tuple[str, ...]] = {
+    "compare": ("METRICS", "Evaluation", "evaluate"),
+    "extractors": ("EXTRACTORS", "ModuleExtractor", "extractor_for"),
+    "features": ("Extractor", "Features", "extract"),
+    "reference": ("Reference", "load_reference"),
 }
-__all__ = [*_HOME]
+__all__ = [name for names in _NAMES.values() for name in names]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'diffkit.evaluation' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"diffkit.evaluation.{_HOME[name]}"), name)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)

@@ -14,11 +14,11 @@ In configuration files and on the command line a guidance goes by a name and its
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffkit._errors import OptionError, did_you_mean
+from diffkit._lazy import on_first_use
 from diffkit.registry import option_names
 
 if TYPE_CHECKING:
@@ -36,21 +36,19 @@ if TYPE_CHECKING:
     from diffkit.guidance.threshold import DynamicThreshold as DynamicThreshold
     from diffkit.guidance.threshold import StaticThreshold as StaticThreshold
 
-_HOME = {
-    "Autoguidance": "autoguidance",
-    "DPS": "dps",
-    "DiffPIR": "diffpir",
-    "MMPS": "mmps",
-    "PiGDM": "pigdm",
-    "Classifier": "classifier",
-    "ClassifierFree": "classifier_free",
-    "ClassifierGuidance": "gradient",
-    "DynamicThreshold": "threshold",
-    "GradientGuidance": "gradient",
-    "NoisyClassifier": "noisy_classifier",
-    "StaticThreshold": "threshold",
+_NAMES: dict[str, tuple[str, ...]] = {
+    "autoguidance": ("Autoguidance",),
+    "dps": ("DPS",),
+    "diffpir": ("DiffPIR",),
+    "mmps": ("MMPS",),
+    "pigdm": ("PiGDM",),
+    "classifier": ("Classifier",),
+    "classifier_free": ("ClassifierFree",),
+    "gradient": ("ClassifierGuidance", "GradientGuidance"),
+    "threshold": ("DynamicThreshold", "StaticThreshold"),
+    "noisy_classifier": ("NoisyClassifier",),
 }
-__all__ = [*_HOME, "NAMES", "guidance_class", "guidance_for"]
+__all__ = [*(name for names in _NAMES.values() for name in names), "NAMES", "guidance_class", "guidance_for"]
 
 NAMES: dict[str, str] = {
     "autoguidance": "Autoguidance",
@@ -119,13 +117,4 @@ def _made(name: str, options: Mapping[str, Any]) -> Guidance:
         raise OptionError(f"guidance {name!r} cannot be made with these options: {error}") from error
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'diffkit.guidance' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"diffkit.guidance.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffkit._lazy import on_first_use
 
 if TYPE_CHECKING:
     from diffkit.likelihood.ode import OdeLikelihood as OdeLikelihood
@@ -11,11 +12,10 @@ if TYPE_CHECKING:
     from diffkit.likelihood.scores import Scores as Scores
     from diffkit.likelihood.scores import score as score
 
-_HOME = {"OdeLikelihood": "ode", "ode_likelihood": "ode", "Scores": "scores", "score": "scores"}
+_NAMES: dict[str, tuple[str, ...]] = {
+    "ode": ("OdeLikelihood", "ode_likelihood"),
+    "scores": ("Scores", "score"),
+}
 __all__ = ["OdeLikelihood", "Scores", "ode_likelihood", "score"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'diffkit.likelihood' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"diffkit.likelihood.{_HOME[name]}"), name)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)

@@ -13,8 +13,9 @@ seed and the example's index alone, and refuse wrong arguments before any work i
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffkit._lazy import on_first_use
 
 if TYPE_CHECKING:
     from diffkit.tasks.bdia import ExactCode as ExactCode
@@ -31,31 +32,15 @@ if TYPE_CHECKING:
     from diffkit.tasks.inversion import reconstruct as reconstruct
     from diffkit.tasks.super_resolution import super_resolve as super_resolve
 
-_HOME = {
-    "ExactCode": "bdia",
-    "Inversion": "inversion",
-    "average_pool": "inverse",
-    "exact_decode": "bdia",
-    "exact_encode": "bdia",
-    "image_to_image": "editing",
-    "inpaint": "inpainting",
-    "interpolate": "interpolation",
-    "invert": "inversion",
-    "masked": "inverse",
-    "reconstruct": "inversion",
-    "solve": "inverse",
-    "super_resolve": "super_resolution",
+_NAMES: dict[str, tuple[str, ...]] = {
+    "bdia": ("ExactCode", "exact_decode", "exact_encode"),
+    "inversion": ("Inversion", "invert", "reconstruct"),
+    "inverse": ("average_pool", "masked", "solve"),
+    "editing": ("image_to_image",),
+    "inpainting": ("inpaint",),
+    "interpolation": ("interpolate",),
+    "super_resolution": ("super_resolve",),
 }
-__all__ = list(_HOME)
+__all__ = [name for names in _NAMES.values() for name in names]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'diffkit.tasks' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"diffkit.tasks.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)

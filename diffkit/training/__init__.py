@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffkit._lazy import on_first_use
 
 if TYPE_CHECKING:
     from diffkit.training.averages import averaged as averaged
@@ -16,21 +17,16 @@ if TYPE_CHECKING:
     from diffkit.training.trial import dry_run as dry_run
     from diffkit.training.validation import validate as validate
 
-_HOME = {
-    "DryRun": "trial",
-    "Ema": "ema",
-    "averaged": "averages",
-    "TrainConfig": "config",
-    "Tracker": "trackers",
-    "dry_run": "trial",
-    "read_metrics": "logs",
-    "train": "loop",
-    "validate": "validation",
+_NAMES: dict[str, tuple[str, ...]] = {
+    "trial": ("DryRun", "dry_run"),
+    "ema": ("Ema",),
+    "averages": ("averaged",),
+    "config": ("TrainConfig",),
+    "trackers": ("Tracker",),
+    "logs": ("read_metrics",),
+    "loop": ("train",),
+    "validation": ("validate",),
 }
 __all__ = ["DryRun", "Ema", "Tracker", "TrainConfig", "averaged", "dry_run", "read_metrics", "train", "validate"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'diffkit.training' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"diffkit.training.{_HOME[name]}"), name)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)
