@@ -35,6 +35,7 @@ from attrs import frozen
 from diffkit._elsewhere import elsewhere
 from diffkit._errors import (
     AmbiguousComponentError,
+    DiffkitError,
     DuplicateComponentError,
     OptionError,
     PluginLoadError,
@@ -196,6 +197,15 @@ class Registry(Generic[P]):
         if f"{BUILT_IN}:{bare}" in self._imported or bare in self.built_in_names():
             return self._built_in(bare)
         return self._plugin([p for p in _plugins(self.kind) if p.name == bare], name)
+
+    def shortest(self, name: str) -> str:
+        """Return the bare name if it means the part that this one, which `get` knows, means; else the name."""
+        name = canonical(name)
+        bare = name.rpartition(":")[2]
+        try:
+            return bare if self.get(bare) is self.get(name) else name
+        except DiffkitError:  # the bare name is ambiguous, or another's that is broken
+            return name
 
     def create(self, name: str, /, **options: object) -> P:
         """Return the part of that name made with these options.

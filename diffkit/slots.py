@@ -7,7 +7,7 @@ from typing import Any
 
 from diffkit._errors import OptionError
 from diffkit.protocols import check_contract
-from diffkit.registry import canonical, registry
+from diffkit.registry import registry
 
 Slot = Any
 """A name, a (name, options) pair, a mapping with "name" and options, or an instance of the part."""
@@ -23,7 +23,7 @@ def resolve(kind: str, slot: Slot) -> tuple[Any, str]:
     if name is not None:
         part = registry(kind).create(name, **options)
         check_contract(kind, part)
-        return part, canonical(name)
+        return part, registry(kind).shortest(name)
     if isinstance(slot, type):
         raise OptionError(f"{kind} must be an instance, not the class {slot.__name__}; write {slot.__name__}()")
     check_contract(kind, slot)

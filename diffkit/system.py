@@ -318,9 +318,10 @@ class System(nn.Module):
             OptionError: The network knows nothing of the table's levels.
         """
         parts, network = self.parts_for(sampler, guidance), self._model(model)
+        conditions = self._with_those_of_guidance(parts, conditions)
         conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
         program = sampling_program(parts, parts.sampler, table or self.table)
-        return program.finish(self._denoiser(parts, model, clip, x_transform, conditions), as_float(x), noise_fn)
+        return program.finish(self._denoiser(parts, network, clip, x_transform, conditions), as_float(x), noise_fn)
 
     @torch.no_grad()
     def encode(
@@ -388,8 +389,7 @@ class System(nn.Module):
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
         n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
         network, own = self._model(model), own_conditions(parts.guidance)
-        check_guidance(parts, conditions, self.device)
-        conditions = {**row_conditions(parts.guidance), **conditions}
+        conditions = self._with_those_of_guidance(parts, conditions)
         return Call(
             self,
             n,
@@ -397,7 +397,7 @@ class System(nn.Module):
             parts,
             checked_seed(seed, n),
             network,
-            self.settings.clip_x_start if clip is None else clip,
+            self._clips(clip),
             x_transform,
             conditions_for(network, conditions, n, self.device, own),
             check_compile(compile, self.device),
@@ -412,8 +412,16 @@ class System(nn.Module):
         x_transform: Transform | None = None,
         **conditions: Any,
     ) -> Denoiser:
-        """Return ``denoise(x, level) -> Prediction``: the network and its processing, for samplers and the bound."""
-        return self._denoiser(self.parts_for(None, guidance), model, clip, x_transform, conditions)
+        """Return ``denoise(x, level) -> Prediction``: the network and its processing, for samplers and the bound.
+
+        Args:
+            model, guidance, clip, x_transform: As in `sample`.
+            conditions: Handed on as they are, so a tensor has an entry for each row that will be asked about.
+        """
+        parts, network = self.parts_for(None, guidance), self._model(model)
+        conditions = self._with_those_of_guidance(parts, conditions)
+        check_names(network, conditions, own_conditions(parts.guidance))
+        return self._denoiser(parts, network, clip, x_transform, conditions)
 
     def parts_for(self, sampler: Slot = None, guidance: Steered = None) -> Composition:
         """Return the composition with another sampler and with guidance.
@@ -514,20 +522,24 @@ class System(nn.Module):
         own = model is None and next(self.parameters(), None) is not None
         return x.to(self.device) if own else x
 
+    def _with_those_of_guidance(self, parts: Composition, conditions: Mapping[str, Any]) -> dict[str, Any]:
+        """Conditions with those that guidance brings along; refuse guidance that misses one, or is elsewhere."""
+        check_guidance(parts, conditions, self.device)
+        return {**row_conditions(parts.guidance), **conditions}
+
+    def _clips(self, clip: bool | None) -> bool:
+        return self.settings.clip_x_start if clip is None else clip
+
     def _denoiser(
         self,
         parts: Composition,
-        model: Model | None,
+        network: Model,
         clip: bool | None,
         transform: Transform | None,
         conditions: Mapping[str, Any],
     ) -> Denoiser:
-        check_guidance(parts, conditions, self.device)
-        network = self._model(model)
-        check_names(network, conditions, own_conditions(parts.guidance))
-        clip = self.settings.clip_x_start if clip is None else clip
         scales = self.objective.scales_input
-        return Denoiser(network, parts.var, scales, conditions, transform, clip, parts.guidance)
+        return Denoiser(network, parts.var, scales, conditions, transform, self._clips(clip), parts.guidance)
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:

@@ -52,6 +52,13 @@ def test_round_trip(folder):
     assert torch.equal(ours, theirs)
 
 
+def test_parts_are_called_as_before():
+    assert from_spec(make().spec()).parts.names == make().parts.names
+    assert (
+        diffkit.compose(schedule="diffkit:cosine", backbone=None, data_shape=(2,)).parts.names["schedule"] == "cosine"
+    )
+
+
 def test_spec_is_plain_json_and_rebuilds(folder):
     spec = make().spec()
     assert json.loads(json.dumps(spec)) == spec
@@ -245,3 +252,13 @@ def test_a_part_registered_here_rebuilds_here():
     system = make(sampler=named(eta=0.25))
     assert system.spec()["parts"]["sampler"]["origin"] == "local"
     assert from_spec(system.spec()).parts.sampler == named(eta=0.25)
+    assert from_spec(system.spec()).parts.names["sampler"] == "named_here"
+
+
+def test_a_part_whose_bare_name_means_another_keeps_its_whole_name():
+    registry("sampler").register("ddim", replace=True)(frozen(type("Other", (DDIM,), {})))
+    try:
+        kept = diffkit.compose(schedule="cosine", sampler="diffkit:ddim", backbone=None, data_shape=(2,))
+        assert kept.parts.names["sampler"] == "diffkit:ddim"
+    finally:
+        del registry("sampler")._here["ddim"]

@@ -349,6 +349,9 @@ def test_null_rows_of_another_number_are_refused():
     system = system_of()
     with pytest.raises(OptionError, match="'null rows of y' must have one value for each of 4 examples, got 3"):
         system.sample(4, guidance=ClassifierFree(2.0, null={"y": [1, 2, 3]}), y=[0, 1, 2, 0])
+    with pytest.raises(OptionError, match="'null rows of y' must have one value for each of 4 examples, got 3"):
+        x = torch.zeros(4, *system.data_shape)
+        system.sample_from(None, x, None, guidance=ClassifierFree(2.0, null={"y": [1, 2, 3]}), y=[0, 1, 2, 0])
     twice = [ClassifierFree(2.0, null={"y": [1, 2, 3, 3]}), ClassifierFree(2.0, null={"y": [3, 3, 3, 3]})]
     with pytest.raises(OptionError, match="two guidances bring rows for 'null rows of y'; give one of them a single"):
         system.sample(4, guidance=twice, y=[0, 1, 2, 0])
