@@ -15,7 +15,7 @@ from diffkit._lazy import on_first_use
 __version__ = "0.1.0"
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "composer": ("compose",),
+    "composer": ("compose", "recompose"),
     "system": ("System",),
     "saving": ("from_spec", "load"),
     "weights": ("load_checkpoint",),
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from diffkit._errors import SpecError as SpecError
     from diffkit._errors import UnknownComponentError as UnknownComponentError
     from diffkit.composer import compose as compose
+    from diffkit.composer import recompose as recompose
     from diffkit.presets import preset as preset
     from diffkit.registry import Registry as Registry
     from diffkit.registry import describe as describe

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffkit._errors import CompositionError, DiffkitError, OptionError
+from diffkit._errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean
 from diffkit.columns import scalings
 from diffkit.decoders import Decoder, decoder_for
+from diffkit.files import bare
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
-from diffkit.signatures import NamedTime
+from diffkit.registry import KINDS
+from diffkit.signatures import NamedTime, check_takes_time
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
 from diffkit.system import Settings, System
@@ -101,7 +105,7 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
     if slot is None:
         return None, "none"
     if isinstance(slot, nn.Module):
-        return slot, type(slot).__name__
+        return slot, type(bare(slot)).__name__
     return resolve("backbone", slot)
 
 
@@ -126,6 +130,45 @@ def _plain_bins(bins: int | Mapping[str, Any] | None, decoder: Decoder) -> int |
     return None if bins is None else int(bins)
 
 
+def recompose(system: System, **changes: Any) -> System:
+    """Return a system with some of what `compose` was told changed, and everything else as it is.
+
+    The network is the same one, with its weights, unless ``backbone`` is among the changes.
+
+    Args:
+        system: Any; it stays as it is.
+        changes: Keywords of `compose`.
+    Raises:
+        OptionError, CompositionError, UnknownComponentError: As `compose`.
+        CompositionError: The network does not fit what changed: a learned variance needs more channels, say.
+    """
+    known = inspect.signature(compose).parameters
+    for name in changes.keys() - known.keys():
+        raise OptionError(f"recompose takes what compose takes, not {name!r}{did_you_mean(name, known)}")
+    told = {kind: getattr(system.parts, kind) for kind in KINDS if kind != "backbone"}
+    told |= attrs.asdict(system.settings, recurse=False)
+    if "backbone" in changes:
+        return compose(**told | {"time_argument": None} | changes)
+    network, recipe = system.backbone, system.recipe
+    if recipe is None or network is None:
+        return compose(**told | {"backbone": network.network if isinstance(network, NamedTime) else network} | changes)
+    changed = compose(**told | changes | {"backbone": recipe, "device": "meta"})
+    _check_kept(bare(network), changed)
+    return changed.with_network(network.to(_device(changes.get("device"))))
+
+
+def _check_kept(network: nn.Module, changed: System) -> None:
+    """Refuse to keep a network that `compose` would build otherwise."""
+    assert changed.backbone is not None
+    own, wanted = ({n: t.shape for n, t in of.state_dict().items()} for of in (network, changed.backbone))
+    other = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))
+    if other:
+        raise CompositionError(
+            f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
+            f"{other[0]}); give recompose a backbone as well, which is built anew"
+        )
+
+
 def _device(device: str | torch.device | None) -> torch.device | None:
     """Return a device that holds tensors here; None stays None."""
     if device is None:
@@ -140,7 +183,10 @@ def _device(device: str | torch.device | None) -> torch.device | None:
 
 
 def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
-    table: ProcessTable = schedule.table(settings.num_steps)
+    table = schedule.table(settings.num_steps)
+    if not isinstance(table, ProcessTable):
+        name = type(schedule).__name__
+        raise ProtocolError(f"schedule {name}.table must return a ProcessTable, got {type(table).__name__}")
     if settings.rescale_time and not schedule.continuous:
         table = table.with_time(table.time * (1000 / settings.num_steps))
     if settings.train_spacing is not None:
@@ -202,6 +248,8 @@ def _build(recipe: Any, parts: Composition, device: torch.device | None, time_ar
         return None
     if isinstance(recipe, nn.Module):
         network = recipe if device is None else recipe.to(device)
+        if time_argument is None:
+            check_takes_time(network)
         wrapped = network if time_argument is None else NamedTime(network, time_argument)
         _check_foreign(wrapped, parts, channels)
         return wrapped

@@ -54,8 +54,20 @@ def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> No
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
 
 
+def bare(network: nn.Module) -> nn.Module:
+    """Return the network inside of what torch.compile and data parallelism put around it, which renames its weights."""
+    while True:
+        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            network = network.module
+        elif isinstance(inner := network._modules.get("_orig_mod"), nn.Module):
+            network = inner
+        else:
+            return network
+
+
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into a network, or raise `CheckpointError` that names the first differences."""
+    network = bare(network)
     own = network.state_dict()
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]

@@ -10,6 +10,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from diffkit._errors import ProtocolError
 from diffkit.columns import (
     Columns,
     level_columns,
@@ -22,6 +23,8 @@ from diffkit.gaussian import mixed
 from diffkit.protocols import Composition, Level, LossInputs, Transition
 from diffkit.table import Coefs
 
+_RESERVED = ("level", "weight")
+"""What `System.forward` returns beside a loss's terms."""
 _SAME = 1e-12
 """Target coefficients this near to 0 and 1 are 0 and 1: what is left is float64 rounding."""
 
@@ -83,7 +86,7 @@ class Objective:
             decoder=self.decoder,
             decoder_rows=decoder_rows,
         )
-        return dict(self.parts.loss(inputs))
+        return _checked(self.parts.loss(inputs), len(x_start), self.parts.label("loss"))
 
     def level(self, level: Tensor, x: Tensor) -> Level:
         """Return what is known of levels (B,), as `terms` takes them, ready to meet x (B, C, *S)."""
@@ -123,6 +126,23 @@ class Objective:
         alpha, sigma, clock, skip, out, scale_in = map(spread, (*at, c_skip, c_out, c_in))
         level = Level(alpha, sigma, clock, skip, out, scale_in, time.to(x.dtype), var=None)
         return level, (spread(p), spread(q))
+
+
+def _checked(terms: object, batch: int, label: str) -> dict[str, Tensor]:
+    """What a loss returned, if it is what its contract says; told by shapes, so nothing is read."""
+    if not isinstance(terms, Mapping) or "loss" not in terms:
+        found = f"the keys {list(terms)}" if isinstance(terms, Mapping) else f"a {type(terms).__name__}"
+        raise ProtocolError(f"{label} must return a mapping with 'loss', a value for each example, got {found}")
+    for name, value in terms.items():
+        if name in _RESERVED:
+            raise ProtocolError(f"{label} returns {name!r}, which stands for what the timestep sampler drew; rename it")
+        if not isinstance(value, Tensor) or value.shape != (batch,):
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ProtocolError(
+                f"{label} must return {name!r} of shape ({batch},), a value for each example, got {found}; "
+                "diffkit.gaussian.mean_flat averages over everything else"
+            )
+    return dict(terms)
 
 
 def count_first(level: Tensor, batch: int) -> int:

@@ -282,7 +282,7 @@ class Sampler(Part, Protocol):
     uses_last: ClassVar[bool] = False
 
     @abstractmethod
-    def plan(self, table: Steps) -> Mapping[str, F64]:
+    def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return named float64 columns (n,), finite; row i is the i-th step, from T-i to T-i-1 unless `route` says."""
 
     def nodes(self, steps: Steps) -> F64 | None:
@@ -440,6 +440,8 @@ def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
 
 
 def _option_faults(part: object) -> Iterable[str]:
+    if "name" in (option_names(part if isinstance(part, type) else type(part)) or ()):
+        yield "options: expected any name but 'name', which stands for the part itself where parts are written down"
     if isinstance(part, type) and option_names(part) is None:
         yield (
             "options: expected fields of a frozen attrs class, found a class with its own __init__, whose options no "

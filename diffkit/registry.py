@@ -223,8 +223,12 @@ class Registry(Generic[P]):
             return factory(**options)
         except OptionError as error:
             raise OptionError(f"{self.kind} {name!r}: {error}") from error
+        except DiffkitError:
+            raise
         except (TypeError, ValueError) as error:
             raise OptionError(f"{self.kind} {name!r} cannot be made with these options: {error}") from error
+        except Exception as error:  # a part of others may fail in any way, and the message should say which
+            raise PluginLoadError(f"{self.kind} {name!r} cannot be made: {type(error).__name__}: {error}") from error
 
     def provenance(self, part: object) -> Provenance | None:
         """Name, distribution and version of an instance; None if its class has no registered name.

@@ -147,7 +147,6 @@ class Program:
             assert x_start is not None, "a step of a trajectory tells its estimate"
             yield Moment(i + 1, self.levels[i], x, x_start)
 
-    @torch.no_grad()
     def finish(
         self,
         denoise: Denoisers,
@@ -155,6 +154,8 @@ class Program:
         noise_fn: NoiseFn | None,
         advance: Callable[[int], None] | None = None,
         take: Take | None = None,
+        *,
+        grad: bool = False,
     ) -> Tensor:
         """Walk all steps from x and return where they lead, keeping nothing on the way.
 
@@ -162,13 +163,15 @@ class Program:
             denoise, x, noise_fn: As in `run`.
             advance: Called with 1 after each step.
             take: `take_step`, or that compiled.
+            grad: Let autograd follow the steps, where it is on.
         """
         take = take or take_step
-        state = self.sampler.init(x)
-        for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
-            x, state, _ = take(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
-            if advance is not None:
-                advance(1)
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            state = self.sampler.init(x)
+            for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
+                x, state, _ = take(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
+                if advance is not None:
+                    advance(1)
         return x
 
     def rows(self, x: Tensor, noise_fn: NoiseFn | None) -> Sequence[Row]:

@@ -142,11 +142,11 @@ def _slot(kind: str, spec: Mapping[str, Any], accept_origin: bool) -> tuple[str,
     try:
         registry(kind).get(full)
     except UnknownComponentError as error:
-        raise SpecError(_missing(kind, name, origin, version)) from error
+        raise SpecError(_missing(kind, name, origin, version, error)) from error
     return full, spec["options"]
 
 
-def _missing(kind: str, name: str, origin: str, version: str) -> str:
+def _missing(kind: str, name: str, origin: str, version: str, error: UnknownComponentError) -> str:
     if origin == LOCAL:
         return f"this system uses {kind} {name!r}, registered in the process that saved it; register it here first"
     others = [e.origin for e in registry(kind).entries() if e.name == canonical(name)]
@@ -155,4 +155,6 @@ def _missing(kind: str, name: str, origin: str, version: str) -> str:
         return f"{text}, but here that name is of {others[0]}; pass accept_origin=True to take it"
     if origin == BUILT_IN:
         return f"{text}, which diffkit {__version__} does not have"
+    if "DIFFKIT_PLUGINS" in str(error):
+        return f"{text}, which DIFFKIT_PLUGINS does not list; add {origin} to it"
     return f"{text}, which is not installed; run: pip install {origin}"

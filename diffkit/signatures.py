@@ -16,15 +16,20 @@ from diffkit._errors import OptionError, did_you_mean
 
 OPTIONS = frozenset(
     [
-        *("batch_size", "clip", "compile", "decoder_rows", "generator", "guidance", "level", "model", "noise"),
+        *("batch_size", "clip", "compile", "decoder_rows", "generator", "grad", "guidance", "level", "model", "noise"),
         *("noise_fn", "progress", "rows_per_call", "sampler", "seed", "start", "steps", "table", "timesteps_state"),
         "x_transform",
     ]
 )
 """Options of a system's calls."""
 
-_SLIPS = OPTIONS - {"level", "model", "noise", "table"}
+_SLIPS = OPTIONS - {"grad", "level", "model", "noise", "table"}
 """Those whose slips are looked for: near to the others are words that conditions may have, such as mode."""
+
+_TIMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_level", "noise_labels")
+"""What networks call their time."""
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 _NEAR = 0.85
 """How alike (difflib's ratio) a condition is to an option that it must be a slip of: 'step' is, 'scale' is not."""
@@ -44,11 +49,38 @@ class NamedTime(nn.Module):
             )
         self.network = network
         self.argument = argument
+        names = list(parameters)
+        self.data = names[1] if len(names) > 1 and names[0] == argument else None
 
     def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
         """Return what the network returns."""
-        out: Tensor = self.network(x, **{self.argument: time}, **conditions)
+        named = {self.argument: time}
+        out: Tensor
+        if self.data is None:
+            out = self.network(x, **named, **conditions)
+        else:  # the time comes first
+            out = self.network(**{self.data: x}, **named, **conditions)
         return out
+
+
+def check_takes_time(network: nn.Module) -> None:
+    """Raise `OptionError` unless a foreign network can be called as ``network(x, time)``, as far as can be told."""
+    try:
+        signature = inspect.signature(network.forward)
+        names = list(signature.parameters)
+    except (TypeError, ValueError):  # a function without a signature
+        return
+    arguments, name = ", ".join(names) or "none", type(network).__name__
+    if names and names[0] in _TIMES:
+        raise OptionError(
+            f"{name}.forward takes {names[0]!r} first, where data comes (arguments: {arguments}); pass "
+            f"time_argument={names[0]!r}"
+        )
+    positional = [p.name for p in signature.parameters.values() if p.kind in _POSITIONAL]
+    if len(positional) < 2 and not any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
+        named = next((n for n in names if n in _TIMES), None)
+        hint = f"pass time_argument={named!r}" if named else "let it take the time second, or pass time_argument="
+        raise OptionError(f"{name}.forward must take data and time (arguments: {arguments}); {hint}")
 
 
 @frozen
@@ -100,7 +132,7 @@ def _taken(model: Callable[..., Any]) -> _Taken | None:
     try:
         if isinstance(model, NamedTime):
             found = _read(model.network.forward, 1)
-            return _Taken(found.names - {model.argument}, found.anything)
+            return _Taken(found.names - {model.argument, model.data}, found.anything)
         if isinstance(model, nn.Module) and "forward" not in vars(model):
             return _read_once(type(model).forward)
         return _read(model.forward if isinstance(model, nn.Module) else model, 2)

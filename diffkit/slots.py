@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from diffkit._errors import OptionError
-from diffkit.protocols import check_contract
+from diffkit.protocols import PROTOCOLS, check_contract
 from diffkit.registry import registry
 
 Slot = Any
@@ -26,6 +27,15 @@ def resolve(kind: str, slot: Slot) -> tuple[Any, str]:
         return part, registry(kind).shortest(name)
     if isinstance(slot, type):
         raise OptionError(f"{kind} must be an instance, not the class {slot.__name__}; write {slot.__name__}()")
+    if inspect.isroutine(slot):
+        raise OptionError(
+            f"{kind} must be a part, not the function {getattr(slot, '__name__', slot)!r}; "
+            + (
+                "pass it as model= to each call of a system with backbone=None, or wrap it in an nn.Module"
+                if kind == "backbone"
+                else f"write a class that inherits from diffkit.protocols.{PROTOCOLS[kind].__name__}"
+            )
+        )
     check_contract(kind, slot)
     known = registry(kind).provenance(slot)
     return slot, known.name if known else type(slot).__name__

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
-from diffkit.files import digest, storable, write_atomically
+from diffkit.files import bare, digest, storable, write_atomically
 from diffkit.registry import KINDS, option_names, registry
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def save(system: System, folder: str | Path) -> Path:
         OptionError: The folder holds a training run.
         CheckpointError: The folder cannot be written.
     """
-    weights = {} if system.backbone is None else system.backbone.state_dict()
+    weights = {} if system.backbone is None else bare(system.backbone).state_dict()
     return write(spec_of(system), weights, folder)
 
 

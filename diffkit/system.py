@@ -71,6 +71,12 @@ class System(nn.Module):
         self.decoder: Decoder = decoder_for(settings.bins)
         self.objective = Objective.of(parts, self.decoder)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse another part in place: the columns made of it would stay as they are."""
+        if name in ("parts", "settings") and name in vars(self):
+            raise AttributeError(f"a system's {name} are fixed; diffkit.recompose(system, loss='huber') makes another")
+        super().__setattr__(name, value)
+
     # ---- what it is ------------------------------------------------------------------------------------------------
 
     @property
@@ -303,6 +309,7 @@ class System(nn.Module):
         guidance: Steered = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
+        grad: bool = False,
         **conditions: Any,
     ) -> Tensor:
         """Walk from x at level T to level 0 with all randomness given.
@@ -314,6 +321,8 @@ class System(nn.Module):
             table: The training table by default; one that `table_for` made of some of its levels; or, on a continuous
                 schedule, any table of that schedule, ``parts.schedule.table(40)``, finer ones included.
             sampler, guidance, clip, x_transform, conditions: As in `sample`.
+            grad: Let gradients flow back to x, the conditions and the network, through every step. What all steps
+                keep for that takes memory; ``torch.utils.checkpoint`` around ``model`` keeps less.
         Raises:
             OptionError: The network knows nothing of the table's levels.
         """
@@ -321,7 +330,8 @@ class System(nn.Module):
         conditions = self._with_those_of_guidance(parts, conditions)
         conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
         program = sampling_program(parts, parts.sampler, table or self.table)
-        return program.finish(self._denoiser(parts, network, clip, x_transform, conditions), as_float(x), noise_fn)
+        denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
+        return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
 
     @torch.no_grad()
     def encode(
@@ -560,7 +570,10 @@ class System(nn.Module):
         readable = type(level) is Tensor and level.device.type == "cpu" and not torch.compiler.is_compiling()
         if level.is_floating_point() or not readable or not level.numel():
             return
-        low, high = (int(k) for k in level.aminmax())
+        try:
+            low, high = (int(k) for k in level.aminmax())
+        except RuntimeError:  # levels that vmap maps over have no value to look at
+            return
         if low < 1 or high > self.num_steps:
             raise OptionError(f"level must lie in 1..{self.num_steps}, got values in {low}..{high}")
 

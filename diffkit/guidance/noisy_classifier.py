@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffkit import __version__
 from diffkit._errors import OptionError
 from diffkit.denoiser import Model
+from diffkit.files import bare
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
@@ -129,7 +130,7 @@ class NoisyClassifier(nn.Module):
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder, which `diffkit.weights.load_classifier` reads."""
-        return write(self.spec(), self.backbone.state_dict(), folder)
+        return write(self.spec(), bare(self.backbone).state_dict(), folder)
 
     # ---- training and use ------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from attrs import frozen
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data
 from diffkit.decoders import Binned
+from diffkit.files import bare
 from diffkit.spec import fits_json
 from diffkit.training.config import TrainConfig
 from diffkit.training.trainable import Trainable
@@ -52,6 +53,11 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
     """
     if system.backbone is None:
         raise OptionError("the system was composed with backbone=None, so there is nothing to train")
+    if bare(system.backbone) is not system.backbone:
+        raise OptionError(
+            f"the system's network is wrapped in {type(system.backbone).__name__}, which training does itself: leave "
+            "it out, and ask for compile=True in the options of training, or for several processes by torchrun"
+        )
     if not any(p.requires_grad for p in system.backbone.parameters()):
         raise OptionError(
             "the system's network has no parameter that requires a gradient, so there is nothing to train"

@@ -9,6 +9,7 @@ from attrs import field, frozen
 from torch import nn
 
 from diffkit._errors import CheckpointError, OptionError
+from diffkit.files import bare
 from diffkit.system import System
 from diffkit.weights._reading import read
 
@@ -70,7 +71,7 @@ def load_matching(target: System | nn.Module, path: str | Path, *, entry: str | 
 def network_of(target: System | nn.Module) -> nn.Module:
     """Return the network of a system, or a network itself."""
     if not isinstance(target, System):
-        return target
+        return bare(target)
     if target.backbone is None:
         raise OptionError("this system was composed with backbone=None, so there is no network with weights")
-    return target.backbone
+    return bare(target.backbone)

@@ -16,6 +16,7 @@ from torch import nn
 
 import diffkit
 from diffkit import _errors as errors
+from diffkit.protocols import Loss
 from diffkit.registry import KINDS, registry
 from diffkit.samplers.ddim import DDIM
 from diffkit.schedules.cosine import Cosine
@@ -332,3 +333,114 @@ def test_a_composition_without_a_network_takes_one_at_every_call():
     with pytest.raises(errors.OptionError, match="composed with backbone=None; pass model= to this call"):
         system.sample(1, progress=False)
     assert system.sample(1, steps=1, model=Tiny(3, 3), progress=False).shape == (1, 3, 8, 8)
+
+
+# ---- what is given in place of a part --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slots", "text"),
+    [
+        (dict(backbone=lambda x, time: x), "backbone must be a part, not the function '<lambda>'; pass it as model="),
+        (
+            dict(loss=nn.functional.mse_loss),
+            "not the function 'mse_loss'; write a class that inherits from diffkit.pro",
+        ),
+        (dict(schedule=np.linspace), "schedule must be a part, not the function 'linspace'"),
+    ],
+)
+def test_a_function_is_no_part(slots, text):
+    with pytest.raises(errors.OptionError, match=re.escape(text)):
+        diffkit.compose(**slots, data_shape=(3, 8, 8))
+    with pytest.raises(errors.OptionError, match="sampler must be a part, not the function"):
+        diffkit.compose(backbone=None, data_shape=(2,)).sample(1, sampler=np.linspace, model=lambda x, time: x)
+
+
+class TimeFirst(Tiny):
+    def forward(self, t, x, labels=None):
+        return super().forward(x, t)
+
+
+class NoTime(Tiny):
+    def forward(self, x):
+        return x
+
+
+class NamedOnly(Tiny):
+    def forward(self, x, *, timesteps):
+        return super().forward(x, timesteps)
+
+
+class Anything(Tiny):
+    def forward(self, *given):
+        return super().forward(*given)
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        (TimeFirst(3, 3), "takes 't' first, where data comes (arguments: t, x, labels); pass time_argument='t'"),
+        (NoTime(3, 3), "must take data and time (arguments: x); let it take the time second, or pass time_argument="),
+        (NamedOnly(3, 3), "must take data and time (arguments: x, timesteps); pass time_argument='timesteps'"),
+    ],
+)
+def test_a_network_that_cannot_be_given_data_and_time_is_refused(network, text):
+    with pytest.raises(errors.OptionError, match=re.escape(text)):
+        diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8))
+
+
+def test_where_the_time_stands_does_not_matter():
+    wanted = Tiny(3, 3)
+    networks = [(TimeFirst(3, 3), "t"), (NamedOnly(3, 3), "timesteps"), (Anything(3, 3), None)]
+    answers = []
+    for network, name in [(wanted, None), *networks]:
+        network.load_state_dict(wanted.state_dict())
+        system = diffkit.compose(schedule="cosine", backbone=network, time_argument=name, data_shape=(3, 8, 8))
+        answers.append(system.sample(2, steps=3, seed=0, progress=False))
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+    system = diffkit.compose(schedule="cosine", backbone=TimeFirst(3, 3), time_argument="t", data_shape=(3, 8, 8))
+    with pytest.raises(errors.OptionError, match=re.escape("takes no condition 'y' (conditions: labels)")):
+        system.sample(2, y=1, progress=False)
+
+
+# ---- what parts return -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        (
+            lambda e: {"loss": e.mean()},
+            "loss 'Own' must return 'loss' of shape (4,), a value for each example, got shape ()",
+        ),
+        (lambda e: {"loss": e}, "got shape (4, 3, 8, 8); diffkit.gaussian.mean_flat averages over everything else"),
+        (lambda e: {"loss": e.flatten(1).mean(1), "share": 0.5}, "must return 'share' of shape (4,)"),
+        (
+            lambda e: {"mse": e.flatten(1).mean(1)},
+            "must return a mapping with 'loss', a value for each example, got the keys",
+        ),
+        (lambda e: e.flatten(1).mean(1), "must return a mapping with 'loss', a value for each example, got a Tensor"),
+        (lambda e: {"loss": e.flatten(1).mean(1), "level": e.flatten(1).mean(1)}, "returns 'level', which stands for"),
+    ],
+)
+def test_what_a_loss_returns_is_checked(returned, text):
+    @attrs.frozen
+    class Own(Loss):
+        def __call__(self, at):
+            return returned((at.out - at.target).square())
+
+    system = diffkit.compose(schedule="cosine", loss=Own(), backbone=Tiny(3, 3), data_shape=(3, 8, 8))
+    with pytest.raises(errors.ProtocolError, match=re.escape(text)):
+        system(torch.zeros(4, 3, 8, 8))
+
+
+def test_what_a_schedule_returns_is_checked():
+    @attrs.frozen
+    class Own(Cosine):
+        def table(self, num_steps):
+            return np.linspace(1e-4, 0.02, num_steps)
+
+    with pytest.raises(
+        errors.ProtocolError, match=re.escape("schedule Own.table must return a ProcessTable, got ndarray")
+    ):
+        diffkit.compose(schedule=Own(), backbone=None, data_shape=(2,))

@@ -116,7 +116,7 @@ def test_an_option_that_json_cannot_hold_is_named():
         order: ClassVar[int] = 1
         ways: object = np.int64(5)
 
-        def plan(self, table):
+        def plan(self, steps):
             return {}
 
         def step(self, denoise, x, state, row, noise, last):

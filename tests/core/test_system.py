@@ -12,6 +12,7 @@ from networks import Tiny
 
 import diffkit
 from diffkit._errors import OptionError
+from diffkit.registry import registry
 
 
 def make(channels: int = 3, *, learned: bool = True, **more) -> diffkit.System:
@@ -150,6 +151,43 @@ def test_a_loss_is_taken_for_many_networks_at_once(x, loss):
     torch.testing.assert_close(torch.func.vmap(mean_loss)(weights), wanted, rtol=1e-5, atol=1e-6)
     gradients = torch.func.vmap(torch.func.grad(mean_loss))(weights)
     torch.testing.assert_close(gradients[0], torch.func.grad(mean_loss)(weights[0]), rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_is_taken_for_each_example_by_itself(x):
+    """torch.func maps over examples with their levels, which have no value to look at then."""
+    system, level, noise = make(learned=False), torch.arange(1, 6), torch.randn_like(x)
+    weight = torch.randn(3, 3) * 0.3
+
+    def loss(weight, x, level, noise):
+        def model(x, time):
+            return torch.einsum("oc,bchw->bohw", weight, x)
+
+        return system.loss_terms(model, x[None], level[None], noise[None])["loss"].sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(weight, x, level, noise)
+    wanted = torch.stack([torch.func.grad(loss)(weight, *each) for each in zip(x, level, noise, strict=True)])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", registry("sampler").built_in_names())
+def test_gradients_flow_through_a_whole_walk_where_asked(sampler):
+    torch.manual_seed(0)
+    backbone = ("mlp", {"hidden": 8, "depth": 1})
+    system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(2,), bins=None, num_steps=30).double()
+    for weight in system.parameters():
+        weight.data += 0.3 * torch.randn_like(weight)
+    table, noise, x = system.table_for(5), torch.full((1, 2), 0.3, dtype=torch.float64), torch.randn(1, 2).double()
+
+    def end(x, grad=True):
+        return system.sample_from(None, x, lambda: noise, table, sampler=sampler, grad=grad)
+
+    backwards = torch.func.jacrev(end)(x)
+    small = 1e-6 * torch.eye(2, dtype=torch.float64)
+    differences = torch.cat([end(x + d) - end(x - d) for d in small]).T / 2e-6
+    torch.testing.assert_close(backwards[0, :, 0], differences, rtol=1e-4, atol=1e-6)
+    assert end(x).requires_grad and not end(x, grad=False).requires_grad
+    with torch.no_grad():
+        assert not end(x).requires_grad
 
 
 def test_float64_stays_float64(system, x):

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from networks import Tiny
 
 import diffkit
+from diffkit._errors import OptionError
 
 
 def make() -> diffkit.System:
@@ -63,3 +64,32 @@ def test_a_system_can_be_copied_moved_and_pickled(tmp_path):
     assert torch.equal(other.sample(1, seed=0, progress=False), system.to("cpu").sample(1, seed=0, progress=False))
     other.backbone.shift.data += 1
     assert not torch.equal(other.backbone.shift, system.backbone.shift)
+
+
+# ---- a wrapped network -----------------------------------------------------------------------------------------------
+
+WRAPPERS = {
+    "compiled": lambda network: torch.compile(network, backend="eager"),
+    "parallel": torch.nn.DataParallel,
+    "both": lambda network: torch.nn.DataParallel(torch.compile(network, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=list(WRAPPERS))
+def test_a_wrapped_network_is_saved_under_its_own_names(wrap, tmp_path):
+    system = make()
+    wanted = {name: value.clone() for name, value in system.backbone.state_dict().items()}
+    system.backbone = wrap(system.backbone)
+    found = diffkit.load(system.save(tmp_path / "saved"), backbone=Tiny(3, 6))
+    assert all(torch.equal(value, wanted[name]) for name, value in found.backbone.state_dict().items())
+    again = diffkit.load(tmp_path / "saved", backbone=wrap(Tiny(3, 6)))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), system.parameters(), strict=True))
+    assert again.spec()["parts"]["backbone"] == {"name": None, "class": "Tiny"}
+
+
+def test_training_wraps_networks_itself(tmp_path):
+    system = make()
+    system.backbone = torch.compile(system.backbone, backend="eager")
+    with pytest.raises(OptionError, match=r"network is wrapped in OptimizedModule.*leave it out.*compile=True"):
+        diffkit.train(system, torch.zeros(8, 3, 8, 8), out=tmp_path / "run", steps=1)
+    assert not (tmp_path / "run").exists()

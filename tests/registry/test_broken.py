@@ -236,7 +236,7 @@ CONTRACTS = {
         "@frozen\nclass Part:\n    def problems(self, composition): ...\n    def plan(self, table, *, order): ...\n"
         "    def step(self, x, t): ...",
         [
-            "plan: expected plan(table), found plan(self, table, *, order)",
+            "plan: expected plan(steps), found plan(self, table, *, order)",
             "init: expected init(x), found nothing",
             "step: expected step(denoise, x, state, row, noise, last), found step(self, x, t)",
             "order: expected int, found nothing",
@@ -335,3 +335,29 @@ def test_an_instance_of_a_class_with_its_own_init_composes_but_cannot_be_saved(s
     system = diffkit.compose(schedule=Ramp(0.2), backbone=None, num_steps=3)
     with pytest.raises(SpecError, match="schedule 'ramp' is made by a class with its own __init__"):
         system.spec()
+
+
+# ---- parts that fail later -------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_cannot_be_made_is_named(site: Site):
+    fails = "\n    def __attrs_post_init__(self):\n        raise RuntimeError('no licence')\n"
+    site.plugin("acme", "ramp", schedule().rstrip() + "\n" + fails)
+    with pytest.raises(PluginLoadError, match="schedule 'ramp' cannot be made: RuntimeError: no licence"):
+        diffkit.compose(schedule="ramp", backbone=None, data_shape=(2,))
+
+
+def test_no_option_is_called_name(site: Site):
+    """In TOML files, JSON and mappings, "name" stands for the part."""
+    site.plugin("acme", "ramp", schedule().replace("end: float = 0.5", "end: float = 0.5\n    name: str = 'square'"))
+    with pytest.raises(ProtocolError, match="options: expected any name but 'name'"):
+        diffkit.compose(schedule="ramp", backbone=None, data_shape=(2,))
+
+
+def test_a_plugin_that_is_not_let_in_is_not_called_missing(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.plugin("acme", "ramp", schedule())
+    spec = diffkit.compose(schedule="ramp", backbone=None, data_shape=(2,), num_steps=4).spec()
+    monkeypatch.setenv("DIFFKIT_PLUGINS", "")
+    refresh()
+    with pytest.raises(SpecError, match=r"'ramp' of acme 1\.0, which DIFFKIT_PLUGINS does not list; add acme to it"):
+        diffkit.from_spec(spec)
