@@ -95,7 +95,7 @@ class ClassifierGuidance(Guidance):
     is done with its gradient.
 
     Attributes:
-        classifier: ``classifier(x, time) -> logits (B, N)``, given x and time as the backbone is.
+        classifier: ``classifier(x, time) -> logits (B, N)``, given x_t, not scaled by c_in, and the backbone's time.
         scale: Strength; 1 is Bayes' rule, published models use up to 10.
         at, shift, clip: As in `GradientGuidance`.
         label: Condition that holds the class of each example, (B,) integers. "y" is given to the network too; any

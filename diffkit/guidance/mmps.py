@@ -25,7 +25,8 @@ class MMPS(Guidance):
     """``x_start + C A^T (noise_std^2 + A C A^T)^-1 (y - A x_start)`` with ``C = sigma^2 / alpha J^T``.
 
     J is the Jacobian of the estimate by x_t, so C is the covariance of x_start given x_t: for normal data, whatever its
-    covariance, this is the exact mean given x_t and y. Costs ``iterations + 1`` backward passes of the network.
+    covariance, this is the exact mean given x_t and y. At a level without signal, where J / alpha is not known, the
+    estimate stays as it is. Costs ``iterations + 1`` backward passes of the network.
 
     Attributes:
         operator: A, linear: data (B, C, *S) -> measurements (B, *M), each row on its own.

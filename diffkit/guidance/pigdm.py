@@ -26,7 +26,8 @@ class PiGDM(Guidance):
     """``x_start + sigma^2 / alpha J^T A^T (noise_std^2 + r^2 A A^T)^-1 (y - A x_start)``.
 
     ``r^2 = sigma^2 s^2 / (alpha^2 s^2 + sigma^2)`` is the variance of x_start given x_t if data is normal with standard
-    deviation s, every value on its own; then the result is the exact mean given x_t and y. One backward pass.
+    deviation s, every value on its own; then the result is the exact mean given x_t and y. At a level without signal,
+    where J / alpha is not known, the estimate stays as it is. One backward pass.
 
     Attributes:
         operator: A, linear: data (B, C, *S) -> measurements (B, *M), each row on its own.

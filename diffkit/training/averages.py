@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
-from diffkit.files import load_weights
+from diffkit.files import bare, load_weights
 from diffkit.saving import load
 from diffkit.system import System
 from diffkit.training import checkpoint, run
@@ -18,7 +18,7 @@ from diffkit.training.ema import ema_label, power_label
 from diffkit.training.power import Profile, mixture
 from diffkit.training.shards import whole_name
 
-FARTHEST = 0.05
+FARTHEST = 0.06
 """How far, relative, the profile that stored means make may be from the one asked for."""
 
 
@@ -55,7 +55,8 @@ def averaged(
         raise OptionError(f"there is no checkpoint of step {step}; there are those of {_listed(paths)}")
     system = load(folder, backbone=backbone, device=device)
     assert system.backbone is not None
-    weights = _by_rate(paths, rate, step) if rate is not None else _by_width(paths, width or 0.0, step)
+    names = {name for name, _ in bare(system.backbone).named_parameters()}
+    weights = _by_rate(paths, rate, step) if rate is not None else _by_width(paths, width or 0.0, step, names)
     load_weights(system.backbone, weights)
     return system
 
@@ -68,8 +69,8 @@ def _by_rate(paths: Mapping[int, Path], rate: float, step: int) -> Mapping[str, 
     return files[label]
 
 
-def _by_width(paths: Mapping[int, Path], width: float, step: int) -> dict[str, Tensor]:
-    """The nearest mixture of all power-function means in the checkpoints, summed in float64."""
+def _by_width(paths: Mapping[int, Path], width: float, step: int, names: Set[str]) -> dict[str, Tensor]:
+    """The nearest mixture of all power-function means in the checkpoints, summed in float64; buffers as they are."""
     stored = [(Profile(own, at), path) for at, path in sorted(paths.items()) for own in _widths(path) if at <= step]
     if not stored:
         raise OptionError(
@@ -85,10 +86,11 @@ def _by_width(paths: Mapping[int, Path], width: float, step: int) -> dict[str, T
     total: dict[str, Tensor] = {}
     for factor, (profile, path) in zip(factors.tolist(), stored, strict=True):
         label = power_label(profile.width)
-        for name, value in checkpoint.read(path, {label}).files[label].items():
-            total[name] = factor * value.double() + total.get(name, 0.0)
+        held = checkpoint.read(path, {label}).files[label]
+        for name in names & held.keys():
+            total[name] = factor * held[name].double() + total.get(name, 0.0)
     last = checkpoint.read(stored[-1][1], {"model"}).files["model"]
-    return {name: value.to(last[name].dtype) for name, value in total.items()}
+    return {name: total[name].to(value.dtype) if name in total else value for name, value in last.items()}
 
 
 def _widths(path: Path) -> list[float]:

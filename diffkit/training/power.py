@@ -49,17 +49,23 @@ def decay(width: float, step: int) -> float:
 
 
 def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[NDArray[np.float64], float]:
-    """Return what to multiply stored means with, so that their sum is nearest to a wanted one.
+    """Return what to multiply stored means with, so that their mixture is nearest to a wanted one.
+
+    The factors add up to 1, so that weights that never moved stay what they are: the nearest mixture of those that do,
+    where the published code scales the nearest of all.
 
     Args:
         stored: Profiles of the means that there are, at least one.
         wanted: Profile to come near to.
     Returns:
-        A factor for each, which add up to about 1; and how far the profile they make is off, relative to it (L2).
+        A factor for each; and how far the profile they make is off, relative to the wanted one (L2).
     """
     gram = np.array([[_inner(a, b) for b in stored] for a in stored])
     against = np.array([_inner(a, wanted) for a in stored])
-    factors = np.linalg.lstsq(gram, against, rcond=1e-14)[0]
+    ones = np.ones((1, len(stored)))
+    bordered = np.block([[gram, ones.T], [ones, np.zeros((1, 1))]])  # with Lagrange's multiplier for the sum
+    factors = np.linalg.lstsq(bordered, np.append(against, 1.0), rcond=1e-14)[0][:-1]
+    factors /= factors.sum()  # near-equal profiles leave a rounding error
     own = _inner(wanted, wanted)
     left = own - 2 * factors @ against + factors @ gram @ factors
     return factors, float(np.sqrt(max(left, 0.0) / own))
