@@ -23,6 +23,19 @@ def draw(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return i + 1, (cumulative[-1] / (len(p) * p[i])).float()
 
 
+def by_size(size: Tensor, uniform_prob: float, warm: Tensor) -> Tensor:
+    """Return probabilities in proportion to sizes mixed with the uniform, (T,) float64; all uniform until warm.
+
+    Args:
+        size: How much of each level is wanted, (T,) float64, >= 0.
+        uniform_prob: Share of the uniform distribution, in (0, 1].
+        warm: Whether the sizes are trusted, a bool tensor of no dimensions.
+    """
+    uniform = size.new_full(size.shape, 1 / len(size))
+    share = size / size.sum().clamp(min=1e-300)  # all sizes zero: fall back to the uniform part alone
+    return ((1 - uniform_prob) * share + uniform_prob * uniform).where(warm, uniform)
+
+
 def between(edges: Tensor) -> Tensor:
     """Probability of each level from the distribution function at 0, 1/T, ..., 1, (T+1,) -> (T,)."""
     return edges.diff().clamp(min=0)

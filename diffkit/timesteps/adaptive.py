@@ -9,7 +9,7 @@ from attrs import frozen
 from diffkit.options import integer, number
 from diffkit.protocols import TimestepSampler
 from diffkit.registry import registry
-from diffkit.timesteps._density import draw
+from diffkit.timesteps._density import by_size, draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,11 +67,7 @@ class Adaptive(TimestepSampler):
         # The mean starts at 0: it has come this share of the way.
         started = (1 - self.decay ** state.seen.double()).clamp(min=1e-300)
         size = (state.mean / started)[state.bin_of]
-        uniform = size.new_full(size.shape, 1 / len(size))
-        share = size / size.sum().clamp(min=1e-300)  # all losses zero: fall back to the uniform part alone
-        mixed = (1 - self.uniform_prob) * share + self.uniform_prob * uniform
-        warm = (state.seen >= self.warmup).all()
-        return mixed.where(warm, uniform)
+        return by_size(size, self.uniform_prob, (state.seen >= self.warmup).all())
 
     def sample(self, state: Running, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
         """Return levels (B,) int64 and weights 1 / (T p) (B,) float32."""

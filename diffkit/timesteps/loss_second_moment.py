@@ -9,6 +9,7 @@ from attrs import frozen
 from diffkit.options import integer, number
 from diffkit.protocols import TimestepSampler
 from diffkit.registry import registry
+from diffkit.timesteps._density import by_size, draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,20 +54,11 @@ class LossSecondMoment(TimestepSampler):
     def probabilities(self, state: History) -> Tensor:
         """Return p(t) of levels 1..T, (T,) float64."""
         size = state.values.square().mean(1).sqrt()
-        uniform = size.new_full(size.shape, 1 / len(size))
-        share = size / size.sum().clamp(min=1e-300)  # all losses zero: fall back to the uniform part alone
-        mixed = (1 - self.uniform_prob) * share + self.uniform_prob * uniform
-        warm = (state.seen >= self.history).all()
-        return mixed.where(warm, uniform)
+        return by_size(size, self.uniform_prob, (state.seen >= self.history).all())
 
     def sample(self, state: History, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
         """Return levels (B,) int64 and weights 1 / (T p) (B,) float32."""
-        import torch
-
-        p = self.probabilities(state)
-        cumulative = p.cumsum(0)
-        i = torch.searchsorted(cumulative / cumulative[-1], u, right=True).clamp(max=num_steps - 1)
-        return i + 1, (1 / (num_steps * (p / cumulative[-1])[i])).float()
+        return draw(self.probabilities(state), u)
 
     def update(self, state: History, t: Tensor, losses: Tensor) -> History:
         """Return the history with these losses appended in batch order; duplicates of a level are all kept."""
