@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
+from diffkit.decoders import decoder_for
 from diffkit.explain import Explanation, PartNote
 
 WIDTH = 120
@@ -18,7 +19,7 @@ def as_text(e: Explanation) -> str:
 
 def _head(e: Explanation) -> Iterator[str]:
     s = e.settings
-    bins = s["bins"]["bins"] if isinstance(s["bins"], Mapping) else s["bins"]
+    bins = decoder_for(s["bins"]).bins
     values = "continuous values" if bins is None else f"{bins} values in [-1, 1]"
     steps = f"T = {s['num_steps']}" + (f", trained on {len(e.level)} of them" if s["train_spacing"] is not None else "")
     clip = "x_start clipped to [-1, 1] when sampling" if s["clip_x_start"] else "x_start not clipped"

@@ -19,6 +19,10 @@ class Decoder(Protocol):
     """Log-likelihood of clean data under ``N(mean, exp(log_variance))``."""
 
     @property
+    def bins(self) -> int | None:
+        """How many values data takes; None if it is continuous."""
+
+    @property
     def bounded(self) -> bool:
         """True if data must lie in [-1, 1]."""
 
@@ -70,6 +74,11 @@ class Continuous:
 
     Bits per dimension are then differential, and may be negative.
     """
+
+    @property
+    def bins(self) -> None:
+        """Data may take any value."""
+        return None
 
     @property
     def bounded(self) -> bool:

@@ -32,7 +32,7 @@ def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 6
         options: As `System.sample` takes them.
     """
     x = system.sample(n, batch_size=min(n, batch_size), **options).cpu()
-    bins = values_of(system)
+    bins = system.decoder.bins
     if bins is None:
         return from_array(x.float(), source=source)
     top = bins - 1
@@ -93,9 +93,3 @@ def _kind(path: Path) -> _Kind | None:
             return height, width, 1 if opened.mode in _GREY else 3
     except Exception:  # Pillow raises whatever its parsers meet; reading the data will name the file
         return None
-
-
-def values_of(system: System) -> int | None:
-    """Return how many values the data of a system takes; None if it is continuous."""
-    bins = system.settings.bins
-    return bins if bins is None or isinstance(bins, int) else int(bins["bins"])

@@ -22,7 +22,6 @@ from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data, scaled
 from diffkit.evaluation._digest import module_digest
 from diffkit.evaluation._kept import Arrays, Kept
-from diffkit.evaluation.samples import values_of
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
 from diffkit.likelihood.scores import Chunk, Scores, merged, score
 from diffkit.likelihood.strata import Strata
@@ -199,7 +198,7 @@ class _Work:
         given = {name: c for name, c in part.conditions.items() if self.labels or name != "y"}
         for start in range(0, len(part.images), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            x_start = scaled(part.images[rows], values_of(self.system)).to(self.system.device)
+            x_start = scaled(part.images[rows], self.system.decoder.bins).to(self.system.device)
             yield x_start, {name: c[rows] for name, c in given.items()}
 
     def _parts(self) -> list[NDArray[np.int64]]:

@@ -287,7 +287,9 @@ class _Flow:
         if self.how.dequantize == "none":
             return x_start, zero
         if self.how.dequantize == "uniform":
-            width = 2 / (_bins(self.system) - 1)
+            bins = self.system.decoder.bins
+            assert bins is not None, "refused for continuous data"
+            width = 2 / (bins - 1)
             return x_start + width * (self._draw(x_start, "uniform") - 0.5), zero - math.log2(width)
         noise = self._draw(x_start, "gaussian")
         level = torch.ones(len(x_start), dtype=torch.int64, device=x_start.device)
@@ -367,8 +369,3 @@ _SMALLEST = 1e-6
 def _level(values: tuple[Any, ...], like: Tensor) -> Level:
     alpha, sigma, log_snr, c_skip, c_out, c_in, time = (like.new_tensor(float(v)) for v in values)
     return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, var=None)
-
-
-def _bins(system: System) -> int:
-    bins = system.settings.bins
-    return int(bins["bins"]) if isinstance(bins, Mapping) else int(bins or 0)

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data
-from diffkit.decoders import Binned
+from diffkit.decoders import decoder_for
 from diffkit.files import bare
 from diffkit.spec import fits_json
 from diffkit.training.config import TrainConfig
@@ -211,8 +211,7 @@ def _which(batch: Batch) -> str:
 
 def bins_of(system: Trainable) -> int | None:
     """Return how many values the system's data takes, or None if it is continuous."""
-    bins = system.settings.bins
-    return Binned(**bins).bins if isinstance(bins, Mapping) else bins
+    return decoder_for(system.settings.bins).bins
 
 
 def _words(bins: int | None) -> str:

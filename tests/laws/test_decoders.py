@@ -9,7 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit.decoders import Binned, Continuous
+import diffkit
+from diffkit.decoders import Binned, Continuous, decoder_for
+from diffkit.explain import explain
+from diffkit.likelihood import ode_likelihood
 
 means = st.floats(-1.5, 1.5)
 log_variances = st.floats(-14, 3)
@@ -110,3 +113,13 @@ def test_fine_bins_are_the_density(k, mean, log_variance):
     binned = Binned(65536, cdf="exact", floor=0.0).log_prob(x, f64(mean), f64(log_variance))
     density = Continuous().log_prob(x, f64(mean), f64(log_variance)) + math.log(2 / 65535)
     assert abs(float(binned - density)) < 1e-6
+
+
+def test_bins_that_a_mapping_leaves_out_are_its_256():
+    """It raised KeyError where the options were read, in place of the decoder that was made of them."""
+    assert decoder_for(None).bins is None and decoder_for(17).bins == 17
+    assert decoder_for({"cdf": "exact"}).bins == 256
+    system = diffkit.compose(bins={"cdf": "exact"}, data_shape=(1, 2, 2), num_steps=100, backbone=None)
+    assert "256 values in [-1, 1]" in str(explain(system))
+    found = ode_likelihood(system, torch.zeros(1, 1, 2, 2), model=lambda x, time, **_: x * 0, method="rk4")
+    assert found.bits.isfinite().all()
