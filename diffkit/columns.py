@@ -118,7 +118,7 @@ def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
     rows = training_rows(table, parts.table)
     if rows is not None:
         return scalings(parts.mean, parts.table, rows)
-    if not (parts.schedule.continuous and parts.mean.between_levels):
+    if not parts.known_between_levels:
         raise OptionError(
             f"the table of {table.num_steps} steps has levels that are none of the training table, where nobody knows "
             "what the network means; make it by System.table_for(steps)"
@@ -180,8 +180,7 @@ def node_columns(
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
-    anywhere = parts.schedule.continuous and parts.mean.between_levels
-    take = _continuous_node if anywhere else _nearest_level
+    take = _continuous_node if parts.known_between_levels else _nearest_level
     found = [take(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in wanted.T]
     return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
 

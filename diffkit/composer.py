@@ -208,7 +208,7 @@ def _refuse(parts: Composition, recipe: Any) -> None:
 
 
 def _core_problems(parts: Composition) -> Iterator[str]:
-    learned, continuous = parts.var.extra_outputs > 0, parts.timesteps.domain != "discrete"
+    learned, continuous = parts.var.extra_outputs > 0, parts.draws_between_levels
     if "learned_variance" in parts.loss.needs and not learned:
         yield (
             f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train; "
@@ -243,7 +243,7 @@ def _mean_problems(parts: Composition) -> Iterator[str]:
 
 
 def _build(recipe: Any, parts: Composition, device: torch.device | None, time_argument: str | None) -> nn.Module | None:
-    channels = parts.data_shape[0] * (1 + parts.var.extra_outputs)
+    channels = parts.out_channels
     if recipe is None:
         return None
     if isinstance(recipe, nn.Module):

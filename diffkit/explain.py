@@ -171,8 +171,8 @@ def loss_weights(parts: Composition, decoder: Decoder) -> F64:
     error = 1e-3  # of x_start; small beside every noise level, for the one loss that is not quadratic (level 1)
     mean = (error / c_out).requires_grad_()
     raw = mean.new_zeros(len(mean), parts.var.extra_outputs)
-    discrete = parts.timesteps.domain == "discrete"
-    level = torch.arange(1, len(mean) + 1) if discrete else torch.from_numpy(table.log_snr[1:].copy())
+    between = parts.draws_between_levels
+    level = torch.from_numpy(table.log_snr[1:].copy()) if between else torch.arange(1, len(mean) + 1)
     clean = torch.zeros_like(c_out)
     terms = objective.terms(lambda x, time: torch.cat([mean, raw], 1), clean, level, clean, len(mean), {})
     (gradient,) = torch.autograd.grad(terms["loss"].sum(), mean)
@@ -198,9 +198,8 @@ def _count_parameters(system: System, recipe: Any) -> int | None:
         return sum(parameter.numel() for parameter in system.backbone.parameters())
     if recipe is None:
         return None
-    channels = system.data_shape[0] * (1 + system.parts.var.extra_outputs)
     with torch.device("meta"):
-        network: torch.nn.Module = recipe.build(system.data_shape, channels)
+        network: torch.nn.Module = recipe.build(system.data_shape, system.parts.out_channels)
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -55,7 +55,7 @@ class Objective:
         loss = parts.loss.columns(parts.table)
         transition = transition_columns(parts.table)
         columns = Columns({"level": level, "transition": transition, "target": target, "loss": loss})
-        scales_input = bool(np.any(level["c_in"] != 1)) or parts.timesteps.domain != "discrete"
+        scales_input = bool(np.any(level["c_in"] != 1)) or parts.draws_between_levels
         return cls(parts, decoder, columns, scales_input, _kind_of_target(target))
 
     def terms(
@@ -103,7 +103,7 @@ class Objective:
         self, level: Tensor, x: Tensor
     ) -> tuple[Level, Transition | None, dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Level, transition, the loss's columns and the target's coefficients of each row."""
-        if self.parts.timesteps.domain != "discrete":
+        if self.parts.draws_between_levels:
             at, mix = self._continuous(level, x)
             return at, None, {}, mix
         columns, ndim = self.columns, x.ndim

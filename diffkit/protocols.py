@@ -169,6 +169,26 @@ class Composition:
         """How a message calls the part of that kind: ``var 'fixed_large'``."""
         return f"{kind} {self.names[kind]!r}"
 
+    @property
+    def out_channels(self) -> int:
+        """How many channels the network returns: those of the mean, then those of the variance."""
+        return self.data_shape[0] * (1 + self.var.extra_outputs)
+
+    @property
+    def condition_channels(self) -> int:
+        """How many channels the network reads beside the data's; 0 for a foreign network, which says for itself."""
+        return 0 if self.backbone is None else self.backbone.channels_in(self.data_shape) - self.data_shape[0]
+
+    @property
+    def draws_between_levels(self) -> bool:
+        """True if training draws values of log_snr in place of levels 1..T."""
+        return self.timesteps.domain != "discrete"
+
+    @property
+    def known_between_levels(self) -> bool:
+        """True if schedule and mean say what the network means anywhere between levels."""
+        return self.schedule.continuous and self.mean.between_levels
+
 
 class Part(Protocol):
     """What every kind has in common."""

@@ -36,8 +36,7 @@ class Saved:
     @property
     def low_res_channels(self) -> int:
         """Channels of the small images that its network reads; 0 if it reads none."""
-        recipe, shape = self.system.parts.backbone, self.system.data_shape
-        return 0 if recipe is None else recipe.channels_in(shape) - shape[0]
+        return self.system.parts.condition_channels
 
     @property
     def bins(self) -> int | None:

@@ -43,11 +43,10 @@ def run(given: Given) -> None:
     system = compose(**keywords(given), device="meta")
     if system.recipe is None:
         raise OptionError("there is no network to size; choose one with --backbone")
-    channels = system.data_shape[0] * (1 + system.parts.var.extra_outputs)
     report = size_report(
         system.recipe,
         system.data_shape,
-        channels,
+        system.parts.out_channels,
         batch_size=options.batch_size,
         memory_gb=options.memory_gb,
         precision=options.precision,

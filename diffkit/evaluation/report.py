@@ -132,8 +132,7 @@ class _Run:
     @property
     def enlarges(self) -> bool:
         """Whether its network reads small images beside the noisy ones."""
-        recipe, shape = self.system.parts.backbone, self.system.data_shape
-        return recipe is not None and recipe.channels_in(shape) > shape[0]
+        return self.system.parts.condition_channels > 0
 
     def conditions(self, n: int) -> dict[str, Any]:
         """A class for each of n samples, in turn; nothing without classes."""

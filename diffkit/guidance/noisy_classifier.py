@@ -71,7 +71,7 @@ class NoisyClassifier(nn.Module):
         self.objective = system.objective
         self.num_classes = check_integer("num_classes", num_classes, ge=1)
         self.noised = noised
-        if not noised and self.parts.timesteps.domain != "discrete":
+        if not noised and self.parts.draws_between_levels:
             raise OptionError(f"noised=False needs discrete levels, but {self.parts.label('timesteps')} draws others")
         where = system.device if device is None else torch.device(device)
         self.recipe = network if isinstance(network, Classifier) else None

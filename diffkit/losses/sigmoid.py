@@ -57,7 +57,7 @@ class Sigmoid(WeightedSquare):
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that a learned variance would stay untrained, or that levels have no neighbours."""
         yield from super().problems(composition)
-        if self.measure == "log_snr" and composition.timesteps.domain != "discrete":
+        if self.measure == "log_snr" and composition.draws_between_levels:
             yield (
                 f"{composition.label('loss')} counts levels by the log_snr they cover, but "
                 f"{composition.label('timesteps')} draws continuous ones; give it measure='level', or use "

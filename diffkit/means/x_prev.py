@@ -35,7 +35,7 @@ class XPrev(MeanParameterization):
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that levels without a level below have nothing to predict."""
-        if composition.timesteps.domain != "discrete":
+        if composition.draws_between_levels:
             yield (
                 f"{composition.label('mean')} needs discrete levels, but {composition.label('timesteps')} draws "
                 "continuous ones; use mean='eps' or timesteps='uniform'"

@@ -75,10 +75,9 @@ def _check(system: System, low_res: Tensor, axes: int) -> None:
             f"low_res must be floating point of shape (B, c, {'*' * (axes > 1)}s), got {low_res.dtype} of shape "
             f"{tuple(low_res.shape)}"
         )
-    recipe = system.parts.backbone
-    if recipe is None:  # a network of the caller's own says for itself what it reads
+    if system.parts.backbone is None:  # a network of the caller's own says for itself what it reads
         return
-    channels = recipe.channels_in(system.data_shape) - system.data_shape[0]
+    channels = system.parts.condition_channels
     label = system.parts.label("backbone")
     if not channels:
         raise OptionError(

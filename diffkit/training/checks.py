@@ -159,7 +159,7 @@ def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
     """Hold small images against the channels that the network reads of them; one of the user's own says for itself."""
     if system.parts.backbone is None:
         return
-    wanted = system.parts.backbone.channels_in(system.data_shape) - system.data_shape[0]
+    wanted = system.parts.condition_channels
     small = example.conditions.get("low_res")
     found = 0 if small is None else small.shape[1]
     if found == wanted:

@@ -125,7 +125,7 @@ class _Pass:
     def _levels(self, rows: Any) -> tuple[Tensor, Tensor]:
         """Levels of examples, and their weights, on the device."""
         spread, system, device = (rows + 0.5) * _GOLDEN % 1, self.system, self.engine.device
-        if system.parts.timesteps.domain == "discrete":
+        if not system.parts.draws_between_levels:
             level = torch.from_numpy((spread * system.num_steps).astype(np.int64) + 1).to(device)
             return level, torch.ones(len(rows), device=device)
         fresh = system.parts.timesteps.init(system.table)
