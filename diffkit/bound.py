@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from attrs import frozen
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit.columns import Columns, level_columns, transition_columns
-from diffkit.conditions import rows_of
 from diffkit.decoders import Decoder
 from diffkit.denoiser import Denoiser
 from diffkit.gaussian import NATS_PER_BIT, mean_flat, mixed, normal_kl, posterior_kl_bits, with_decoder_term
-from diffkit.noise import Seed, seeds_of
+from diffkit.noise import seeds_of
+from diffkit.options import check_integer
 from diffkit.protocols import Composition
 from diffkit.table import ProcessTable
+
+if TYPE_CHECKING:
+    from diffkit.calls import Call
 
 
 @frozen(eq=False)
@@ -103,50 +108,76 @@ def prior_bits(table: ProcessTable, x_start: Tensor) -> Tensor:
     return mean_flat(normal_kl(mean, log_variance, zero, zero)) / NATS_PER_BIT
 
 
-def variational_bound(
-    terms: BoundTerms,
-    denoiser_for: Callable[[Mapping[str, Any]], Denoiser],
-    table: ProcessTable,
-    x_start: Tensor,
-    *,
-    rows_per_call: int,
-    seed: Seed,
-    conditions: Mapping[str, Any],
-    show: Callable[[int], None],
-) -> Bound:
-    """Evaluate every level of every example, ``rows_per_call`` (example, level) pairs to a call of the network.
+def rows_at_a_time(rows_per_call: int | None, device: torch.device) -> int:
+    """Return how many (example, level) pairs the network is given at a time: by default 16 on a CPU, 256 on a GPU.
+
+    Raises:
+        OptionError: Not a whole number >= 1.
+    """
+    if rows_per_call is None:
+        return 16 if device.type == "cpu" else 256
+    return check_integer("rows_per_call", rows_per_call, ge=1)
+
+
+def variational_bound(call: Call, x_start: Tensor, rows_per_call: int, show: Callable[[int], None]) -> Bound:
+    """Evaluate every level of every example.
 
     The noise of example i at its k-th level is a function of (seed, i, k), or of its own seed and k, whatever
     rows_per_call is.
     """
-    batch, steps = len(x_start), table.num_steps
-    found = x_start.new_empty(3, batch * steps)
-    noise = _pair_noise(seed, x_start, steps)
-    for start in range(0, batch * steps, rows_per_call):
-        pairs = range(start, min(start + rows_per_call, batch * steps))
-        place = torch.arange(pairs.start, pairs.stop, device=x_start.device)
-        example, level = place // steps, place % steps + 1
-        picked = rows_of(conditions, example, batch)
-        first = sum(pair % steps == 0 for pair in pairs)
-        drawn = torch.stack([noise(pair) for pair in pairs])
-        values = terms(denoiser_for(picked), x_start[example], level, drawn, first)
-        found[:, pairs.start : pairs.stop] = torch.stack(values)
-        show(len(pairs))
-    bits, x_start_mse, eps_mse = found.view(3, batch, steps)
+    batch, table = len(x_start), call.table
+    terms = BoundTerms.of(call.parts, table, call.system.decoder)
+    level = np.tile(np.arange(1, table.num_steps + 1), (batch, 1))
+    seeds = None if call.seed is None else seeds_of(call.seed, range(batch))
+    bits, x_start_mse, eps_mse = terms_of_pairs(terms, call, x_start, level, seeds, rows_per_call, show)
     prior = prior_bits(table, x_start)
     levels = torch.from_numpy(table.index[1:].copy())
     return Bound(bits.sum(1) + prior, prior, bits, x_start_mse, eps_mse, levels)
 
 
-def _pair_noise(seed: Seed, x_start: Tensor, steps: int) -> Callable[[int], Tensor]:
+def terms_of_pairs(
+    terms: BoundTerms,
+    call: Call,
+    x_start: Tensor,
+    level: NDArray[np.int64],
+    seeds: Sequence[int] | None,
+    rows_per_call: int,
+    show: Callable[[int], None],
+) -> Tensor:
+    """Return what `BoundTerms` does at K levels of each example, (3, B, K), ``rows_per_call`` pairs to a call.
+
+    Args:
+        terms: Terms on the table in use.
+        call: What the network is called with.
+        x_start: Data, (B, C, *S).
+        level: Levels 1..T of the table in use, (B, K).
+        seeds: Of the noise of each example, which its levels take in turn; None draws anew.
+        rows_per_call: How many (example, level) pairs the network is given at a time.
+        show: Told how many more pairs are done.
+    """
+    flat, count, device = level.ravel(), level.shape[1], x_start.device
+    found = x_start.new_empty(3, len(flat))
+    noise = _pair_noise(seeds, x_start, count)
+    at = torch.from_numpy(flat).to(device)  # all at once: for each call, the host would wait for the last
+    for start in range(0, len(flat), rows_per_call):
+        pairs = range(len(flat))[start : start + rows_per_call]
+        rows = slice(pairs.start, pairs.stop)
+        example = torch.arange(pairs.start, pairs.stop, device=device) // count
+        drawn = torch.stack([noise(pair) for pair in pairs])
+        first = int((flat[rows] == 1).sum())
+        found[:, rows] = torch.stack(terms(call.denoiser(example), x_start[example], at[rows], drawn, first))
+        show(len(pairs))
+    return found.view(3, *level.shape)
+
+
+def _pair_noise(seeds: Sequence[int] | None, x_start: Tensor, count: int) -> Callable[[int], Tensor]:
     """Noise of one (example, level) pair, asked for in ascending order."""
     device, shape = x_start.device, x_start.shape[1:]
-    generator = None if seed is None else torch.Generator(device)
-    seeds = [] if seed is None else seeds_of(seed, range(len(x_start)))
+    generator = None if seeds is None else torch.Generator(device)
 
     def draw(pair: int) -> Tensor:
-        if generator is not None and pair % steps == 0:
-            generator.manual_seed(seeds[pair // steps])
+        if generator is not None and seeds is not None and pair % count == 0:
+            generator.manual_seed(seeds[pair // count])
         return torch.randn(shape, generator=generator, device=device, dtype=x_start.dtype)
 
     return draw

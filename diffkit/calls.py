@@ -80,7 +80,7 @@ class Call:
         size = self.n if batch_size is None else check_integer("batch_size", batch_size, ge=1)
         return [range(i, min(i + size, self.n)) for i in range(0, self.n, size)]
 
-    def denoiser(self, rows: range | None = None) -> Denoiser:
+    def denoiser(self, rows: range | Tensor | None = None) -> Denoiser:
         """Return the network and its processing for some of the examples; all by default."""
         conditions = self.conditions if rows is None else rows_of(self.conditions, rows, self.n)
         scales = self.system.objective.scales_input

@@ -41,7 +41,7 @@ def checked_seed(seed: object, n: int) -> Seed:
     return each
 
 
-def seeds_of(seed: int | Sequence[int], rows: range) -> list[int]:
+def seeds_of(seed: int | Sequence[int], rows: Iterable[int]) -> list[int]:
     """Return the seeds of some examples' streams; an example with a seed of its own is example 0 of that seed."""
     if isinstance(seed, int):
         return [example_seed(seed, i) for i in rows]

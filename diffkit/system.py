@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from diffkit._errors import CompositionError, OptionError
-from diffkit.bound import Bound, BoundTerms, variational_bound
+from diffkit.bound import Bound, rows_at_a_time, variational_bound
 from diffkit.calls import Call, Transform, check_guidance
 from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
@@ -482,19 +482,9 @@ class System(nn.Module):
             model=model,
             **conditions,
         )
-        default = 16 if x_start.device.type == "cpu" else 256
-        rows = default if rows_per_call is None else check_integer("rows_per_call", rows_per_call, ge=1)
+        rows = rows_at_a_time(rows_per_call, x_start.device)
         with call.running("bits/dim", len(x_start) * call.table.num_steps, progress) as advance:
-            return variational_bound(
-                BoundTerms.of(call.parts, call.table, self.decoder),
-                lambda picked: attrs.evolve(call, conditions=picked).denoiser(),
-                call.table,
-                x_start,
-                rows_per_call=rows,
-                seed=call.seed,
-                conditions=call.conditions,
-                show=advance,
-            )
+            return variational_bound(call, x_start, rows, advance)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 import torch
 from attrs import field, frozen
@@ -21,13 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import DataError, OptionError
-from diffkit.bound import BoundTerms, prior_bits
+from diffkit.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
 from diffkit.calls import Call, Transform
-from diffkit.conditions import rows_of
 from diffkit.denoiser import Model
 from diffkit.likelihood.strata import Strata
 from diffkit.modes import evaluating
-from diffkit.noise import example_seed
+from diffkit.noise import seeds_of
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition
@@ -293,8 +291,7 @@ class _Walk:
         rows: int | None,
     ):
         self.system, self.table, self.strata, self.seed = system, table, strata, seed
-        default = 16 if system.device.type == "cpu" else 256
-        self.rows = default if rows is None else check_integer("rows_per_call", rows, ge=1)
+        self.rows = rows_at_a_time(rows, system.device)
         self.terms = BoundTerms.of(parts, table, system.decoder)
 
     @torch.no_grad()
@@ -304,44 +301,15 @@ class _Walk:
         """Return the three quantities (3, B, K), the prior's bits (B,), and the levels visited (B, K)."""
         x_start = self.system.checked(x_start).to(self.system.device)
         level = np.stack([self._levels(i) for i in index])
-        flat = level.ravel()
-        found = x_start.new_empty(3, len(flat))
-        noise = self._noise(x_start, index, level.shape[1])
-        at = torch.from_numpy(flat).to(x_start.device)  # all at once: for each call, the host would wait for the last
+        seeds = None if self.seed is None else seeds_of(self.seed, index)
         with evaluating(self.system, *call.networks()):
-            for start in range(0, len(flat), self.rows):
-                rows = slice(start, min(start + self.rows, len(flat)))
-                found[:, rows] = self._terms(x_start, call, rows, at[rows], int((flat[rows] == 1).sum()), noise)
-                advance(rows.stop - rows.start)
-        values = found.view(3, *level.shape).double().cpu().numpy()
-        return values, prior_bits(self.table, x_start).double().cpu().numpy(), level
-
-    def _terms(
-        self, x_start: Tensor, call: Call, rows: slice, level: Tensor, first: int, noise: Callable[[int], Tensor]
-    ) -> Tensor:
-        """The three quantities of some pairs, (3, rows)."""
-        batch, pairs = len(x_start), range(rows.start, rows.stop)
-        example = torch.arange(rows.start, rows.stop, device=x_start.device) // len(self.strata.first)
-        picked = rows_of(call.conditions, example, batch)
-        drawn = torch.stack([noise(pair) for pair in pairs])
-        denoiser = attrs.evolve(call, conditions=picked).denoiser()
-        return torch.stack(self.terms(denoiser, x_start[example], level, drawn, first))
+            found = terms_of_pairs(self.terms, call, x_start, level, seeds, self.rows, advance)
+        prior = prior_bits(self.table, x_start)
+        return found.double().cpu().numpy(), prior.double().cpu().numpy(), level
 
     def _levels(self, index: int) -> NDArray[np.int64]:
         entropy = None if self.seed is None else (self.seed, index, 1)  # the noise has (seed, index)
         return self.strata.draw(np.random.default_rng(entropy))
-
-    def _noise(self, x_start: Tensor, index: Sequence[int], count: int) -> Callable[[int], Tensor]:
-        """Noise of one (example, level) pair, asked for in ascending order."""
-        shape, device = x_start.shape[1:], x_start.device
-        generator = None if self.seed is None else torch.Generator(device)
-
-        def draw(pair: int) -> Tensor:
-            if generator is not None and pair % count == 0:
-                generator.manual_seed(example_seed(self.seed or 0, index[pair // count]))
-            return torch.randn(shape, generator=generator, device=device, dtype=x_start.dtype)
-
-        return draw
 
 
 def _scores(
