@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffkit._errors import CheckpointError
+from diffkit._errors import CheckpointError, DiffkitError
 
 
 def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -82,9 +83,32 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     network.load_state_dict(dict(weights))
 
 
+def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[str, Any]:
+    """Return the JSON object of a file, or raise an error that says why not and then, in ``remedy``, what would help.
+
+    Args:
+        path: The file.
+        error: What is raised: the file is not there, cannot be read, or holds something else.
+        remedy: How its message ends.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as cause:
+        raise error(f"{path} cannot be read as JSON: {cause}{remedy}") from cause
+    if not isinstance(found, dict):
+        raise error(f"{path} holds no JSON object{remedy}")
+    return found
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, after a crash too."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary:
+        write_through(temporary, content)
+
+
+def write_through(path: Path, content: bytes) -> None:
+    """Write a file to the disk; on return its content, but not yet its name, survives a crash."""
+    with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -30,7 +30,7 @@ from diffkit._errors import DataError, OptionError
 from diffkit.cli._options import spelled
 from diffkit.cli._paths import check_overview, overview
 from diffkit.cli._pictures import file_name, write_npz
-from diffkit.files import sync_folder
+from diffkit.files import read_json, sync_folder, write_through
 from diffkit.pictures import grid, png
 from diffkit.training.lock import RunLock
 
@@ -248,10 +248,7 @@ class SampleFolder:
     def _put(self, path: Path, content: bytes, by: Path | None = None) -> None:
         """Write a file so that it has its name only when it is whole and on the disk; until then it is at ``by``."""
         temporary = self.out / BATCHES / f"{path.name}.tmp" if by is None else by
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_through(temporary, content)
         temporary.replace(path)
 
 
@@ -271,11 +268,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}; pass --overwrite to begin anew") from error
-    return found if isinstance(found, dict) else {}
+    return read_json(path, DataError, "; pass --overwrite to begin anew")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

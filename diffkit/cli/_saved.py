@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from diffkit._errors import OptionError, did_you_mean
+from diffkit._errors import DataError, OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from diffkit.system import System
@@ -103,8 +102,10 @@ def class_names(folder: Path) -> tuple[str, ...] | None:
 
 def _facts_of_data(folder: Path) -> Mapping[str, Any]:
     """What is known of the data that a run was trained on; nothing for a system that was only saved."""
+    from diffkit.files import read_json
+
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(folder / "config.json", DataError).get("data")
+    except DataError:
         return {}
     return found if isinstance(found, Mapping) else {}

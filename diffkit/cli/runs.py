@@ -140,13 +140,14 @@ def read(folder: Path) -> Run:
     Raises:
         OptionError: The folder is no run, or its files cannot be read.
     """
+    from diffkit.files import read_json
     from diffkit.training.checkpoint import newest_first
     from diffkit.training.logs import read_metrics
 
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json", OptionError)
     if not isinstance(config.get("train"), dict) or "steps" not in config["train"]:
         raise OptionError(f"{folder} is no training run: its config.json says nothing of training")
-    spec = _json(folder / "spec.json") if (folder / "spec.json").exists() else {}
+    spec = read_json(folder / "spec.json", OptionError) if (folder / "spec.json").exists() else {}
     parts = {kind: part for kind, part in spec.get("parts", {}).items() if part}
     steps = sorted(int(path.name.removeprefix("step_")) for path in newest_first(folder / "checkpoints"))
     lines = read_metrics(folder)
@@ -208,14 +209,6 @@ def _expanded(paths: Sequence[Path]) -> list[Path]:
             raise OptionError(f"{path} is no training run, and holds none")
         found += [path] if (path / "config.json").exists() else inside
     return list(dict.fromkeys(found))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{path} cannot be read as JSON: {error}") from error
-    return found if isinstance(found, dict) else {}
 
 
 def _number(value: Any) -> str:

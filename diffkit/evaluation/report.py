@@ -19,7 +19,7 @@ from attrs import field, frozen
 import diffkit
 from diffkit._errors import CheckpointError, DiffkitError, MissingExtraError
 from diffkit.explain import explain
-from diffkit.files import load_weights, write_atomically
+from diffkit.files import load_weights, read_json, write_atomically
 from diffkit.options import check_integer
 from diffkit.saving import load, read_spec
 from diffkit.spacing import Spacing
@@ -434,10 +434,4 @@ def _python(value: Any) -> str:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    return found if isinstance(found, dict) else None
+    return read_json(path, CheckpointError) if path.is_file() else None

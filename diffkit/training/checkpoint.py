@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -23,7 +22,7 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit._errors import CheckpointError, SpecError
-from diffkit.files import digest, read_weights, storable, sync_folder
+from diffkit.files import digest, read_weights, storable, sync_folder, write_through
 from diffkit.ranks import Ranks
 from diffkit.training.shards import joined, whole_name
 
@@ -102,13 +101,13 @@ def _write_files(temporary: Path, files: Files) -> dict[str, dict[str, Any]]:
     for name, tensors in files.items():
         content = to_bytes(storable(tensors))
         records[f"{name}.safetensors"] = digest(content)
-        _write(temporary / f"{name}.safetensors", content)
+        write_through(temporary / f"{name}.safetensors", content)
     return records
 
 
 def _commit(temporary: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     """Make the checkpoint be there."""
-    _write(temporary / MANIFEST, _sealed(manifest))
+    write_through(temporary / MANIFEST, _sealed(manifest))
     sync_folder(temporary)
     if target.exists():
         target.rename(target.parent / f"{_DOOMED}old-{target.name}")
@@ -213,13 +212,6 @@ def _clear(folder: Path) -> None:
     """Remove what is half written or half removed."""
     for path in folder.glob(f"{_DOOMED}*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:

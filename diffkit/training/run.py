@@ -19,7 +19,7 @@ import attrs
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError
 from diffkit.data.base import Data, description
-from diffkit.files import read_weights, write_atomically
+from diffkit.files import read_json, read_weights, write_atomically
 from diffkit.spec import CONFIG, SPEC, WEIGHTS
 from diffkit.training import checkpoint
 from diffkit.training.config import TrainConfig, differences
@@ -107,7 +107,7 @@ def _refuse(folder: Path, found: Sequence[str]) -> None:
 
 def _kept(folder: Path) -> dict[str, Any]:
     """What config.json holds."""
-    kept = _read_json(folder / CONFIG)
+    kept = read_json(folder / CONFIG, CheckpointError)
     if kept.get("format") != FORMAT:
         raise CheckpointError(f"{folder / CONFIG} has format {kept.get('format')!r}, this diffkit reads {FORMAT}")
     return kept
@@ -210,19 +210,9 @@ def _tuple(value: Any) -> Any:
 
 
 def _read_spec(folder: Path) -> dict[str, Any]:
-    found = _read_json(folder / SPEC)
+    found = read_json(folder / SPEC, CheckpointError)
     if not all(isinstance(found.get(name), dict) for name in ("parts", "settings")):
         raise CheckpointError(f"{folder / SPEC} is damaged: it describes no system")
-    return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
     return found
 
 
