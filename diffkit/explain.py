@@ -21,6 +21,7 @@ from attrs import field, frozen
 from diffkit._errors import OptionError
 from diffkit.columns import scalings
 from diffkit.composer import compose
+from diffkit.folders import SPEC
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.objective import Objective
 from diffkit.protocols import Composition
@@ -28,7 +29,6 @@ from diffkit.registry import KINDS, LOCAL, option_names, registry
 from diffkit.saving import from_spec, read_spec
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, remark_on_start
-from diffkit.spec import SPEC
 from diffkit.system import System
 from diffkit.table import F64, ProcessTable
 

@@ -14,8 +14,9 @@ from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError, UnknownComponentError
 from diffkit.composer import compose
 from diffkit.files import load_weights, read_weights
+from diffkit.folders import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, canonical, registry
-from diffkit.spec import FORMAT, SPEC, WEIGHTS
+from diffkit.spec import FORMAT
 from diffkit.system import System
 
 
@@ -115,10 +116,10 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 def _remedy(folder: Path) -> str:
     """What writes the files of a training run again, which its checkpoints hold; nothing for a folder without."""
-    if not any((folder / "checkpoints").glob("step_*")):
+    if not any((folder / CHECKPOINTS).glob(STEPS)):
         return ""
     text = "; the run's checkpoints hold it still: the command or call that trained it"
-    recipe = folder / "config.toml"
+    recipe = folder / RECIPE
     if recipe.is_file():
         first = recipe.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
         command = "train-classifier" if "train-classifier" in first else "train"

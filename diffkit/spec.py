@@ -16,15 +16,13 @@ from torch import Tensor
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
 from diffkit.files import bare, digest, storable, write_atomically
+from diffkit.folders import SPEC, WEIGHTS, is_run
 from diffkit.registry import KINDS, option_names, registry
 
 if TYPE_CHECKING:
     from diffkit.system import System
 
 FORMAT = 1
-SPEC, WEIGHTS = "spec.json", "model.safetensors"
-CONFIG = "config.json"
-"""Beside the two in a training run, and nowhere else: how it is trained."""
 
 
 def spec_of(system: System) -> dict[str, Any]:
@@ -83,7 +81,7 @@ def write(
     from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
-    if (folder / CONFIG).exists() and not renews:
+    if is_run(folder) and not renews:
         raise OptionError(
             f"folder {str(folder)!r} holds a training run, whose result would be lost; save into another folder"
         )

@@ -134,9 +134,9 @@ def _by_worse(options: ByWorse, saved: Saved) -> Guidance:
 
 def _by_classifier(options: ByClassifier, saved: Saved) -> tuple[Guidance, Saved]:
     from diffkit.cli._saved import class_names
+    from diffkit.folders import SPEC
     from diffkit.guidance import ClassifierGuidance
     from diffkit.saving import read_spec
-    from diffkit.spec import SPEC
     from diffkit.weights import load_classifier
 
     folder, system = options.classifier, saved.system

@@ -53,11 +53,11 @@ def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
 
 def check_run_folder(flag: str, path: Path) -> None:
     """Raise `OptionError` as `check_folder`, or if the folder holds something but no run that could be gone on with."""
-    from diffkit.spec import CONFIG
+    from diffkit.folders import is_run
     from diffkit.training.run import BEFORE
 
     check_folder(flag, path)
-    if not path.is_dir() or (path / CONFIG).exists():
+    if not path.is_dir() or is_run(path):
         return
     others = sorted(each.name for each in path.iterdir() if each.name not in BEFORE)
     if others:

@@ -14,6 +14,7 @@ from diffkit.cli._composition import PARTS, SOURCES, Composition
 from diffkit.cli._options import Option, options_of
 from diffkit.cli._slots import part_options
 from diffkit.files import write_atomically
+from diffkit.folders import RECIPE
 from diffkit.training.config import TrainConfig
 from diffkit.training.trackers import Tracker
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from diffkit.system import System
-
-NAME = "config.toml"
 
 
 class Recipe(Tracker):
@@ -37,7 +36,7 @@ class Recipe(Tracker):
 
     def begin(self, folder: Path, step: int) -> None:
         """Write the file."""
-        write_atomically(folder / NAME, self.content.encode())
+        write_atomically(folder / RECIPE, self.content.encode())
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """Do nothing."""

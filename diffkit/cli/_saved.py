@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from diffkit._errors import DataError, OptionError, did_you_mean
+from diffkit.folders import CONFIG
 
 if TYPE_CHECKING:
     from diffkit.system import System
@@ -105,7 +106,7 @@ def _facts_of_data(folder: Path) -> Mapping[str, Any]:
     from diffkit.files import read_json
 
     try:
-        found = read_json(folder / "config.json", DataError).get("data")
+        found = read_json(folder / CONFIG, DataError).get("data")
     except DataError:
         return {}
     return found if isinstance(found, Mapping) else {}

@@ -20,6 +20,7 @@ from diffkit.cli._data import opened
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file
 from diffkit.cli._takes import Given, Takes
+from diffkit.folders import SPEC
 from diffkit.options import integer
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def takes() -> Takes:
 def run(given: Given) -> None:
     """Measure, and print and write what was found."""
     options = given.make(Options)
-    system = options.samples is not None and (options.samples / "spec.json").is_file()
+    system = options.samples is not None and (options.samples / SPEC).is_file()
     out = beside(options.samples, RESULT) if system and options.samples and options.out is None else options.out
     _check(options, given, out, system)
     from diffkit.cli._device import device

@@ -53,8 +53,8 @@ def run(given: Given) -> None:
 def _network(folder: Path) -> tuple[nn.Module, Mapping[str, Any] | None]:
     """What is exported, and what the file says of it unless that is the system's own to say."""
     import diffkit
+    from diffkit.folders import SPEC
     from diffkit.saving import read_spec
-    from diffkit.spec import SPEC
     from diffkit.weights import is_classifier, load_classifier
 
     if not is_classifier(folder):

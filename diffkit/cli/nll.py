@@ -100,9 +100,9 @@ def run(given: Given) -> None:
     from diffkit.compiling import compile_network
     from diffkit.data.matching import counted_as
     from diffkit.evaluation.scoring import check_fit
+    from diffkit.folders import SPEC
     from diffkit.ranks import ranks
     from diffkit.saving import read_spec
-    from diffkit.spec import SPEC
 
     options = given.make(Options)
     _check(options, given)

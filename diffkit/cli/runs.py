@@ -17,6 +17,7 @@ from attrs import field, frozen
 from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
+from diffkit.folders import CHECKPOINTS, CONFIG, SPEC, is_run, step_of
 from diffkit.options import flag
 
 _QUARTILE = re.compile(r".*_q\d")
@@ -144,12 +145,12 @@ def read(folder: Path) -> Run:
     from diffkit.training.checkpoint import newest_first
     from diffkit.training.logs import read_metrics
 
-    config = read_json(folder / "config.json", OptionError)
+    config = read_json(folder / CONFIG, OptionError)
     if not isinstance(config.get("train"), dict) or "steps" not in config["train"]:
         raise OptionError(f"{folder} is no training run: its config.json says nothing of training")
-    spec = read_json(folder / "spec.json", OptionError) if (folder / "spec.json").exists() else {}
+    spec = read_json(folder / SPEC, OptionError) if (folder / SPEC).exists() else {}
     parts = {kind: part for kind, part in spec.get("parts", {}).items() if part}
-    steps = sorted(int(path.name.removeprefix("step_")) for path in newest_first(folder / "checkpoints"))
+    steps = sorted(map(step_of, newest_first(folder / CHECKPOINTS)))
     lines = read_metrics(folder)
     return Run(
         path=folder,
@@ -204,10 +205,10 @@ def _expanded(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             raise OptionError(f"{path} is {'a file' if path.exists() else 'not there'}; name the folder of a run")
-        inside = sorted(child.parent for child in path.glob("*/config.json"))
-        if not (path / "config.json").exists() and not inside:
+        inside = sorted(child.parent for child in path.glob(f"*/{CONFIG}"))
+        if not is_run(path) and not inside:
             raise OptionError(f"{path} is no training run, and holds none")
-        found += [path] if (path / "config.json").exists() else inside
+        found += [path] if is_run(path) else inside
     return list(dict.fromkeys(found))
 
 

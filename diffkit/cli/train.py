@@ -128,8 +128,8 @@ def _refuse_early(given: Given) -> None:
 
 def refuse_past(out: Path, steps: int) -> None:
     """Refuse fewer updates than a run has made: it cannot go back."""
-    from diffkit.training.checkpoint import newest_first, step_of
-    from diffkit.training.run import CHECKPOINTS
+    from diffkit.folders import CHECKPOINTS, step_of
+    from diffkit.training.checkpoint import newest_first
 
     newest = next(newest_first(out / CHECKPOINTS), None)
     if newest is not None and step_of(newest) > steps:

@@ -196,8 +196,8 @@ def _check_classes(folder: Path, data: Data) -> None:
 
 def _without_network(folder: Path) -> System:
     import diffkit
+    from diffkit.folders import SPEC
     from diffkit.saving import read_spec
-    from diffkit.spec import SPEC
 
     spec = read_spec(folder / SPEC)
     return diffkit.from_spec({**spec, "parts": {**spec.get("parts", {}), "backbone": None}})

@@ -20,10 +20,10 @@ import diffkit
 from diffkit._errors import CheckpointError, DiffkitError, MissingExtraError
 from diffkit.explain import explain
 from diffkit.files import load_weights, read_json, write_atomically
+from diffkit.folders import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.options import check_integer
 from diffkit.saving import load, read_spec
 from diffkit.spacing import Spacing
-from diffkit.spec import SPEC
 from diffkit.system import System
 from diffkit.training.checks import Classes
 
@@ -121,7 +121,7 @@ class _Run:
     def read(cls, folder: Path, device: str | torch.device) -> _Run:
         spec = read_spec(folder / SPEC)
         system = load(folder, device=device)
-        return cls(folder, system, spec, _json(folder / "config.json") or {}, explain(system, network=True))
+        return cls(folder, system, spec, _json(folder / CONFIG) or {}, explain(system, network=True))
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -146,7 +146,7 @@ class _Run:
 
         rates = self.config.get("train", {}).get("ema") or []
         name = ema_label(rates[0]) if rates else "model"
-        for path in reversed(list(checkpoint.newest_first(self.folder / "checkpoints"))):
+        for path in reversed(list(checkpoint.newest_first(self.folder / CHECKPOINTS))):
             try:
                 kept = checkpoint.read(path, only={"model", name})
             except DiffkitError:
@@ -399,7 +399,7 @@ def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Fi
 def _facts(run: _Run) -> list[tuple[str, str]]:
     """Where the run was trained, and where this page was made."""
     trained = run.config.get("diffkit")
-    manifests = sorted((run.folder / "checkpoints").glob("step_*/manifest.json"))
+    manifests = sorted((run.folder / CHECKPOINTS).glob(f"{STEPS}/{MANIFEST}"))
     made = (_json(manifests[-1]) if manifests else None) or {}
     rows = [("diffkit", trained)] if trained else []
     rows += [(name, made[name]) for name in ("torch", "numpy", "python", "world_size", "seed") if name in made]
@@ -420,7 +420,7 @@ def _repeat(run: _Run) -> str:
     options = ",\n    ".join(f"{name}={_python(value)}" for name, value in run.config.get("train", {}).items())
     source = run.config.get("data", {}).get("source", "...")
     lines = ["import json", "import diffkit, diffkit.data", ""]
-    lines += [f"spec = json.load(open({str(run.folder / 'spec.json')!r}))", "system = diffkit.from_spec(spec)"]
+    lines += [f"spec = json.load(open({str(run.folder / SPEC)!r}))", "system = diffkit.from_spec(spec)"]
     if options:
         lines += [
             f"data = diffkit.data.load(...)  # {source}; see the facts of the data above",

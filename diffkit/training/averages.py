@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from diffkit._errors import OptionError
 from diffkit.files import bare, load_weights
+from diffkit.folders import CHECKPOINTS, step_of
 from diffkit.saving import load
 from diffkit.system import System
-from diffkit.training import checkpoint, run
+from diffkit.training import checkpoint
 from diffkit.training.ema import ema_label, power_label
 from diffkit.training.power import Profile, mixture
 from diffkit.training.shards import whole_name
@@ -47,7 +48,7 @@ def averaged(
     """
     if (rate is None) == (width is None):
         raise OptionError("give either rate, one of those that the run was trained with, or width")
-    paths = {checkpoint.step_of(path): path for path in checkpoint.newest_first(Path(folder) / run.CHECKPOINTS)}
+    paths = {step_of(path): path for path in checkpoint.newest_first(Path(folder) / CHECKPOINTS)}
     if not paths:
         raise OptionError(f"{str(folder)!r} holds no checkpoints; it must be the folder of a training run")
     step = max(paths) if step is None else step

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from diffkit._errors import CheckpointError, SpecError
 from diffkit.files import digest, read_weights, storable, sync_folder, write_through
+from diffkit.folders import MANIFEST, STEPS, step_name, step_of
 from diffkit.ranks import Ranks
 from diffkit.training.shards import joined, whole_name
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 _NAME = re.compile(r"step_(\d{8,})")
 _DOOMED = ".doomed-"
 _ASIDE = "damaged-"
@@ -66,7 +66,7 @@ def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks
         CheckpointError: It cannot be written, in one process or another; the folder's checkpoints are as before.
     """
     ranks = ranks or Ranks()
-    target, temporary = folder / name_of(step), folder / f"{_DOOMED}{name_of(step)}"
+    target, temporary = folder / step_name(step), folder / f"{_DOOMED}{step_name(step)}"
     needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
     try:
         ranks.first(lambda: _begin(folder, temporary))
@@ -154,7 +154,7 @@ def read(path: Path, only: Collection[str] | None = None) -> Checkpoint:
     """
     manifest = manifest_of(path)
     step = manifest["step"]
-    if name_of(step) != path.name:
+    if step_name(step) != path.name:
         raise CheckpointError(f"{path} holds step {step}: it was renamed")
     records = {name.removesuffix(".safetensors"): record for name, record in manifest["files"].items()}
     wanted = [name for name in records if only is None or whole_name(name) in only]
@@ -190,18 +190,8 @@ def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def newest_first(folder: Path) -> Iterator[Path]:
     """Yield the checkpoints of a folder, newest first; found by listing, there is no pointer to go stale."""
-    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    found = [path for path in folder.glob(STEPS) if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return iter(sorted(found, key=step_of, reverse=True))
-
-
-def name_of(step: int) -> str:
-    """Return the folder name of a checkpoint."""
-    return f"step_{step:08d}"
-
-
-def step_of(path: Path) -> int:
-    """Return the step of a checkpoint's folder."""
-    return int(path.name.removeprefix("step_"))
 
 
 def _aside(folder: Path) -> list[Path]:

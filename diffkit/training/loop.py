@@ -18,6 +18,7 @@ from diffkit._errors import DataError, DivergedError, OptionError
 from diffkit.data.base import Batch, Data, as_data
 from diffkit.data.matching import counted_as
 from diffkit.data.ranges import range_of
+from diffkit.folders import CHECKPOINTS, step_name
 from diffkit.ranks import Ranks
 from diffkit.spec import write
 from diffkit.training import checkpoint, run
@@ -170,7 +171,7 @@ class _Training(Generic[T]):
         self.writes = engine.ranks.rank == 0
         self.trackers = trackers if self.writes else Trackers([])
         self.progress = progress and self.writes
-        self.checkpoints = folder / run.CHECKPOINTS
+        self.checkpoints = folder / CHECKPOINTS
         self.classes = Classes.of(spec)
         self.trainer = Trainer(system, self.backbone, config, engine, self.classes.null)
         self.previews, self.held = Previews(folder, self.trainer, data), Held(val, self.trainer)
@@ -241,7 +242,7 @@ class _Training(Generic[T]):
 
         step, faults = self.ranks.first(look)
         if not found and step is not None:
-            found.append(checkpoint.read(self.checkpoints / checkpoint.name_of(step)))
+            found.append(checkpoint.read(self.checkpoints / step_name(step)))
         return (found[0] if found else None), faults
 
     def _loop(self, stop: StopSignals) -> None:

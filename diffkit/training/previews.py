@@ -10,12 +10,11 @@ import torch
 
 from diffkit.data.base import Data
 from diffkit.files import write_atomically
+from diffkit.folders import PREVIEWS, step_name
 from diffkit.pictures import grid, need_pillow, pixels, png
 from diffkit.system import System
 from diffkit.training.logs import say
 from diffkit.training.trainer import Trainer
-
-FOLDER = "previews"
 
 
 class Previews:
@@ -30,7 +29,7 @@ class Previews:
     """
 
     def __init__(self, folder: Path, trainer: Trainer, data: Data):
-        self.folder, self.trainer, self.data = folder / FOLDER, trainer, data
+        self.folder, self.trainer, self.data = folder / PREVIEWS, trainer, data
         self.every, self.count = trainer.config.preview_every, trainer.config.preview
         if self.every is not None:
             need_pillow("drawing previews")
@@ -41,7 +40,7 @@ class Previews:
 
     def draw(self) -> Path:
         """Draw one picture and return where it is; all processes must, the first writes it."""
-        samples, path = self._samples(), self.folder / f"step_{self.trainer.step:08d}.png"
+        samples, path = self._samples(), self.folder / f"{step_name(self.trainer.step)}.png"
         self.trainer.engine.ranks.first(lambda: self._write(samples, path))
         return path
 

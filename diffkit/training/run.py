@@ -1,10 +1,4 @@
-"""The folder of a run: what lies where, and whether a training that is asked for may continue it.
-
-RUN/spec.json, RUN/model.safetensors   what is trained, with its averaged weights: ``diffkit.load(RUN)``
-RUN/config.json                        how it is trained, on what data
-RUN/metrics.jsonl                      one line of numbers every few steps
-RUN/checkpoints/step_00001000/         everything that continues the training to the bit
-"""
+"""The folder of a run, as `diffkit.folders` has it: whether a training that is asked for may continue it."""
 
 from __future__ import annotations
 
@@ -20,13 +14,11 @@ from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError
 from diffkit.data.base import Data, description
 from diffkit.files import read_json, read_weights, write_atomically
-from diffkit.spec import CONFIG, SPEC, WEIGHTS
+from diffkit.folders import CHECKPOINTS, CONFIG, RECIPE, SPEC, WEIGHTS, is_run
 from diffkit.training import checkpoint
 from diffkit.training.config import TrainConfig, differences
 from diffkit.training.lock import NAME as LOCK
 
-CHECKPOINTS = "checkpoints"
-RECIPE = "config.toml"
 FORMAT = 1
 BEFORE = (LOCK, RECIPE)
 """What may lie in a folder before its run begins: the lock, and the recipe that the command line writes."""
@@ -45,7 +37,7 @@ def prepare(out: str | Path) -> Path:
             pass
     except OSError as error:
         raise OptionError(f"out {str(folder)!r} cannot be written: {error}; choose another folder") from error
-    if (folder / CONFIG).exists():
+    if is_run(folder):
         return folder
     if (folder / SPEC).exists():
         raise OptionError(f"out {str(folder)!r} holds a saved system, not a run; choose another folder")
@@ -70,7 +62,7 @@ def check_options(folder: Path, config: TrainConfig) -> None:
         OptionError: It was begun with others; the text lists each difference.
         CheckpointError: What describes the run cannot be read.
     """
-    if (folder / CONFIG).exists():
+    if is_run(folder):
         _refuse(folder, differences(_options_in(_kept(folder)), config))
 
 
@@ -81,7 +73,7 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
         OptionError: It is of others; the text lists each difference.
         CheckpointError: What describes the run cannot be read.
     """
-    if not (folder / CONFIG).exists():
+    if not is_run(folder):
         return
     kept = _kept(folder)
     found = differences(_options_in(kept), config)

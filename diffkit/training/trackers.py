@@ -17,8 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from diffkit._errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.files import write_atomically
+from diffkit.folders import CONFIG, PREVIEWS, STEPS, step_of
 from diffkit.training.logs import read_metrics, say
-from diffkit.training.previews import FOLDER as PREVIEWS
 
 _QUARTILE = re.compile(r".*_q\d")
 
@@ -118,7 +118,7 @@ class WandB(Tracker):
                 id=json.loads(name.read_text(encoding="utf-8"))["id"],
                 resume="allow",
                 dir=str(folder),
-                config=json.loads((folder / "config.json").read_text(encoding="utf-8")),
+                config=json.loads((folder / CONFIG).read_text(encoding="utf-8")),
             )
         except Exception as error:  # wandb has several errors of its own
             raise OptionError(f"wandb cannot begin: {error}; WANDB_MODE=offline needs no login") from error
@@ -199,8 +199,8 @@ def tell_history(tracker: Tracker, folder: Path, step: int) -> None:
 
 
 def _previews(folder: Path) -> Iterator[tuple[int, Path]]:
-    for path in (folder / PREVIEWS).glob("step_*.png"):
-        yield int(path.stem.removeprefix("step_")), path
+    for path in (folder / PREVIEWS).glob(f"{STEPS}.png"):
+        yield step_of(path), path
 
 
 def _tracker(chosen: str | Tracker) -> Tracker:

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from diffkit._errors import OptionError
 from diffkit.data.base import as_data
+from diffkit.folders import CHECKPOINTS, step_of
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
@@ -148,8 +149,8 @@ def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any)
     if not folder.is_dir():
         return 0
     run.check_same(folder, spec, config, data)
-    newest = next(checkpoint.newest_first(folder / run.CHECKPOINTS), None)
-    return 0 if newest is None else int(newest.name.removeprefix("step_"))
+    newest = next(checkpoint.newest_first(folder / CHECKPOINTS), None)
+    return 0 if newest is None else step_of(newest)
 
 
 def _tried(

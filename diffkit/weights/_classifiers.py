@@ -14,9 +14,10 @@ from torch import nn
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
 from diffkit.files import load_weights
+from diffkit.folders import SPEC
 from diffkit.guidance.classifier import Classifier
 from diffkit.saving import read_model, read_spec
-from diffkit.spec import FORMAT, SPEC, write
+from diffkit.spec import FORMAT, write
 from diffkit.weights._asking import TITLES
 from diffkit.weights._loading import fill, revealed
 from diffkit.weights._reading import read

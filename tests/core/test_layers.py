@@ -15,7 +15,7 @@ from diffkit.registry import KINDS, registry
 ROOT = Path(diffkit.__file__).parent
 PARTS = set(KINDS.values())
 LAYERS = [
-    {"_errors", "_elsewhere", "_lazy", "options", "registry", "progress", "files", "pictures", "ranks"},
+    {"_errors", "_elsewhere", "_lazy", "options", "registry", "progress", "files", "folders", "pictures", "ranks"},
     {"table", "spacing"},
     {"protocols"},
     {"gaussian", "decoders"},
