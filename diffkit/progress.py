@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @contextmanager
@@ -21,17 +24,24 @@ def progress(total: int, label: str, show: bool = True) -> Iterator[Callable[[in
     if not show:
         yield lambda done: None
         return
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-    except ImportError:
+    bar = rich_bar()
+    if bar is None:
         yield from _plain(total, label, sys.stderr)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("ETA"), Remaining(), console=Console(stderr=True)) as bar:
+    with bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.advance(task, done)
+
+
+def rich_bar(*more: str) -> Progress | None:
+    """Return rich's bars with an ETA on standard error, and more columns of text; None where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+    except ImportError:
+        return None
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "ETA")
+    return Progress(*columns, TimeRemainingColumn(), *more, console=Console(stderr=True))
 
 
 def _plain(total: int, label: str, out: TextIO) -> Iterator[Callable[[int], None]]:

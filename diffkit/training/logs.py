@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diffkit.files import write_atomically
+from diffkit.progress import rich_bar
 
 NAME = "metrics.jsonl"
 
@@ -137,19 +138,11 @@ def bar(done: int, total: int, show: bool) -> Iterator[Bar]:
     if not show:
         yield _Silent()
         return
-    if not sys.stderr.isatty():
+    progress = rich_bar("{task.fields[note]}") if sys.stderr.isatty() else None
+    if progress is None:
         yield _Plain(done, total)
         return
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-    except ImportError:
-        yield _Plain(done, total)
-        return
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"))
-    text = TextColumn("{task.fields[note]}")
-    with Progress(*columns, Remaining(), text, console=Console(stderr=True)) as progress:
+    with progress:
         yield _Rich(progress, progress.add_task("training", total=total, completed=done, note=""))
 
 
