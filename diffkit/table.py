@@ -78,6 +78,17 @@ class Steps:
             variance=s.sigma**2 * one_minus_ratio,
         )
 
+    def noising(self) -> tuple[F64, F64]:
+        """``q(x_t | x_s) = N(grow x_s, std^2)`` of every step, which leads back up; (1, 0) where s has no signal.
+
+        With r = snr_t / snr_s: grow = alpha_t / alpha_s, std = sigma_t sqrt(1 - r), and 0 where t is no noisier.
+        """
+        t, s = self
+        signal = s.alpha > 0
+        grow = np.divide(t.alpha, s.alpha, out=np.ones_like(s.alpha), where=signal)
+        one_minus_ratio = -np.expm1(np.where(signal, t.log_snr, 0.0) - np.where(signal, s.log_snr, 0.0))
+        return grow, np.sqrt(np.maximum(t.sigma**2 * one_minus_ratio, 0.0))
+
 
 def _readonly(values: ArrayLike, dtype: type = np.float64) -> NDArray[Any]:
     array: NDArray[Any] = np.array(values, dtype=dtype)

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffkit.options import choice
 from diffkit.samplers._coefficients import step_size
+from diffkit.table import Coefs, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffkit.protocols import Prediction
-    from diffkit.table import F64, Coefs, Steps
+    from diffkit.table import F64
 
 
 def variance_option() -> Any:
@@ -67,13 +68,14 @@ def noise_column(std: F64, steps: Steps, variance: str) -> dict[str, F64]:
     return {"noise": np.divide(std, posterior, out=np.zeros_like(std), where=posterior > 0)}
 
 
-def without_noise(steps: Steps, eta: float) -> Coefs:
-    """Where a step goes before its noise is added: alpha_s, and the part of sigma_s that is not drawn afresh."""
+def without_noise(steps: Steps, eta: float) -> Steps:
+    """The steps to where their noise is added: alpha_s, and the part of sigma_s that is not drawn afresh."""
     if eta == 0:
-        return steps.s  # also on the way up, where there is no posterior
+        return steps  # also on the way up, where there is no posterior
     share = kept_share(steps, eta)
     lost = 2 * np.log(share, out=np.full_like(share, -np.inf), where=share > 0)
-    return type(steps.s)(steps.s.alpha, steps.s.sigma * share, steps.s.log_snr - lost)
+    t, s = steps
+    return Steps(t, Coefs(s.alpha, s.sigma * share, s.log_snr - lost), steps.nodes)
 
 
 def with_noise(

@@ -18,7 +18,7 @@ from diffkit.table import Steps
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffkit.table import F64, Steps
+    from diffkit.table import F64
 
 
 @registry("sampler").register("churn")
@@ -61,11 +61,9 @@ class Churn(Sampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of the way up, and of Heun's step down."""
-        t, up = steps.t, steps.nodes[0]
-        grow = np.divide(up.alpha, t.alpha, out=np.ones_like(t.alpha), where=t.alpha > 0)
-        added = up.sigma**2 * -np.expm1(np.where(t.alpha > 0, up.log_snr, 0.0) - np.where(t.alpha > 0, t.log_snr, 0.0))
-        down = trapezoid_plan(Steps(up, steps.s))
-        return down | {"grow": grow, "noise": self.s_noise * np.sqrt(np.maximum(added, 0.0))}
+        up = steps.nodes[0]
+        grow, std = Steps(up, steps.t).noising()
+        return trapezoid_plan(Steps(up, steps.s)) | {"grow": grow, "noise": self.s_noise * std}
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool

@@ -13,7 +13,6 @@ from diffkit.registry import registry
 from diffkit.samplers._coefficients import within
 from diffkit.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
 from diffkit.samplers._stochastic import fresh_std, noise_column, variance_option, with_noise, without_noise
-from diffkit.table import Steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +52,11 @@ class DPM2Ancestral(Sampler):
 
     def nodes(self, steps: Steps) -> F64:
         """Return log_snr of the middle of each step up to where noise is added, (n, 1)."""
-        return within(self._without_noise(steps), 0.5)[:, None]
+        return within(without_noise(steps, self.eta), 0.5)[:, None]
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of both stages and, if stochastic, of the noise."""
-        plan = midpoint_plan_in_noise(self._without_noise(steps))
+        plan = midpoint_plan_in_noise(without_noise(steps, self.eta))
         return plan | noise_column(fresh_std(steps, self.eta), steps, self.variance) if self.stochastic else plan
 
     def step(
@@ -67,6 +66,3 @@ class DPM2Ancestral(Sampler):
         prediction = denoise(x, row.t)
         y = midpoint_step(denoise, x, row, last, prediction.x_start)
         return with_noise(y, row.coef, noise, self.variance, prediction), state
-
-    def _without_noise(self, steps: Steps) -> Steps:
-        return Steps(steps.t, without_noise(steps, self.eta), steps.nodes)

@@ -56,11 +56,11 @@ class DPMSolverPP2SAncestral(Sampler):
 
     def nodes(self, steps: Steps) -> F64:
         """Return log_snr of the second evaluation of each step, (n, 1)."""
-        return within(self._without_noise(steps), self.r)[:, None]
+        return within(without_noise(steps, self.eta), self.r)[:, None]
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of both stages and, if stochastic, of the noise."""
-        part = self._without_noise(steps)
+        part = without_noise(steps, self.eta)
         _, held = straight(*part)
         plan = midpoint_plan(part, held * inverse_position(steps.nodes[0], part)[1] / 2)
         return plan | noise_column(fresh_std(steps, self.eta), steps, self.variance) if self.stochastic else plan
@@ -72,6 +72,3 @@ class DPMSolverPP2SAncestral(Sampler):
         prediction = denoise(x, row.t)
         y = midpoint_step(denoise, x, row, last, prediction.x_start)
         return with_noise(y, row.coef, noise, self.variance, prediction), state
-
-    def _without_noise(self, steps: Steps) -> Steps:
-        return Steps(steps.t, without_noise(steps, self.eta), steps.nodes)

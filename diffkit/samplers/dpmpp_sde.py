@@ -65,7 +65,7 @@ class DPMSolverPPSDE(Sampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of x_s, of x_u, and of what the second move takes back of the first."""
         second, u = _is_second(steps), _second_node(steps)
-        keep, held = straight(steps.t, without_noise(steps, self.eta))
+        keep, held = straight(*without_noise(steps, self.eta))
         std = self.s_noise * fresh_std(steps, self.eta)
         slope = inverse_position(u, steps)[1] / 2
         keep_u, held_u, std_u = self._way_to(u, steps, slope > 0)
@@ -104,7 +104,7 @@ class DPMSolverPPSDE(Sampler):
         """Coefficients of x_t, of x_start_t and of the noise in x_u; x_t itself where there is no u."""
         part = Steps(steps.t, u)
         with np.errstate(invalid="ignore"):  # both at a level without signal
-            keep, held = straight(steps.t, without_noise(part, self.eta))
+            keep, held = straight(*without_noise(part, self.eta))
             std = self.s_noise * fresh_std(part, self.eta)
         return np.where(exists, keep, 1.0), np.where(exists, held, 0.0), np.where(exists, std, 0.0)
 

@@ -45,7 +45,7 @@ class EulerAncestral(Sampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start and, if stochastic, of the noise."""
-        x, x_start = straight(steps.t, without_noise(steps, self.eta))
+        x, x_start = straight(*without_noise(steps, self.eta))
         plan = {"x": x, "x_start": x_start}
         return plan | noise_column(fresh_std(steps, self.eta), steps, self.variance) if self.stochastic else plan
 

@@ -12,11 +12,12 @@ from diffkit.options import integer, number
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.samplers._singlestep import trapezoid_plan, trapezoid_step
+from diffkit.table import Coefs, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffkit.table import F64, Steps
+    from diffkit.table import F64
 
 
 @registry("sampler").register("restart")
@@ -61,11 +62,9 @@ class Restart(Sampler):
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of the way up to t from where x is, and of Heun's step."""
-        t = steps.t
-        alpha, sigma = (np.concatenate([at_t[:1], at_s[:-1]]) for at_t, at_s in zip(t[:2], steps.s[:2], strict=True))
-        grow = np.divide(t.alpha, alpha, out=np.ones_like(alpha), where=alpha > 0)
-        added = np.where(t.sigma > sigma * grow, t.sigma**2 - (sigma * grow) ** 2, 0.0)
-        return trapezoid_plan(steps) | {"grow": grow, "noise": np.sqrt(added)}
+        here = Coefs(*(np.concatenate([at_t[:1], at_s[:-1]]) for at_t, at_s in zip(*steps, strict=True)))
+        grow, std = Steps(steps.t, here).noising()
+        return trapezoid_plan(steps) | {"grow": grow, "noise": std}
 
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool

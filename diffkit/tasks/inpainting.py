@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from diffkit.options import check_integer
 from diffkit.slots import Slot
 from diffkit.spacing import Spacing
 from diffkit.system import Steered, System
-from diffkit.table import ProcessTable
+from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import images_for, mask_for
 
 Move = tuple[int, int]
@@ -162,6 +161,5 @@ def add_noise(table: ProcessTable, x: Tensor, low: int, high: int, noise: Tensor
         low, high: Two levels, low < high.
         noise: Standard normal, like x.
     """
-    ratio = float(table.alpha[high] / table.alpha[low])
-    variance = float(table.sigma[high]) ** 2 - (ratio * float(table.sigma[low])) ** 2
-    return x.mul(ratio).add(noise, alpha=math.sqrt(max(variance, 0.0)))
+    grow, std = Steps(table.at(slice(high, high + 1)), table.at(slice(low, low + 1))).noising()
+    return x.mul(float(grow[0])).add(noise, alpha=float(std[0]))
