@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diffkit._errors import CheckpointError, DiffkitError
@@ -43,6 +44,21 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
 def digest(content: bytes) -> dict[str, Any]:
     """Return the record of a file with this content."""
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def weights_digest(state: Mapping[str, Tensor], before: bytes = b"", *, shapes: bool = False) -> str:
+    """Return the SHA-256 of names and values of tensors, in order of name.
+
+    Args:
+        state: The tensors.
+        before: What is hashed first.
+        shapes: Hash shapes and dtypes too. What is kept of an evaluation has them, what is kept of a sampling has not.
+    """
+    found = hashlib.sha256(before)
+    for name, tensor in sorted(state.items()):
+        found.update((f"{name} {tuple(tensor.shape)} {tensor.dtype}\n" if shapes else name).encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> None:

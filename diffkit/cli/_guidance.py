@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -201,10 +200,6 @@ def _named(part: Mapping[str, Any]) -> str:
 
 def _weights(network: nn.Module) -> str:
     """A network's class, and 16 digits that stand for its weights."""
-    import torch
+    from diffkit.files import weights_digest
 
-    found = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return f"{type(network).__name__} {found.hexdigest()[:16]}"
+    return f"{type(network).__name__} {weights_digest(network.state_dict())[:16]}"

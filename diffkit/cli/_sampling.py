@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Data, scaled
+from diffkit.files import weights_digest
 from diffkit.noise import noise_for
 from diffkit.pictures import pixels
 from diffkit.system import System
@@ -193,11 +194,8 @@ def check_fit(saved: Saved, data: Data) -> None:
 def digest(system: System) -> str:
     """Return 16 digits that stand for a system: its parts, options and weights."""
     assert system.backbone is not None
-    found = hashlib.sha256(json.dumps(system.spec(), sort_keys=True).encode())
-    for name, tensor in sorted(system.backbone.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+    spec = json.dumps(system.spec(), sort_keys=True).encode()
+    return weights_digest(system.backbone.state_dict(), spec)[:16]
 
 
 def fingerprint(data: Data) -> str:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from diffkit._errors import DataError, MissingExtraError
-from diffkit.evaluation._digest import digest_of
 from diffkit.evaluation.features import Features
+from diffkit.files import weights_digest
 
 _SPATIAL_CHANNELS = 7
 """Of the 17 x 17 maps of mixed_6/conv; Nash et al. 2021, arXiv:2103.03841, section 3.2 (2023 features)."""
@@ -76,7 +76,7 @@ def _load(weights: str | Path | None) -> tuple[Any, str, str]:
         network = library.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
         )
-    return network, digest_of(state), str(torch_fidelity.__version__)
+    return network, weights_digest(state, shapes=True), str(torch_fidelity.__version__)
 
 
 def _state(url: str, weights: str | Path | None) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffkit._errors import DataError, OptionError, did_you_mean
-from diffkit.evaluation._digest import module_digest
 from diffkit.evaluation._inception import Inception
 from diffkit.evaluation.features import Extractor, Features
+from diffkit.files import weights_digest
 from diffkit.options import check_integer
 
 GROUP = "diffkit.extractors"
@@ -91,7 +91,7 @@ class ModuleExtractor:
         return {
             "extractor": self.name,
             "class": f"{kind.__module__}.{kind.__qualname__}",
-            "weights_sha256": module_digest(self.module),
+            "weights_sha256": weights_digest(self.module.state_dict(), shapes=True),
             "resize": "none" if self.size is None else f"{self.size}x{self.size} bicubic, antialiased",
             "mean": None if self.mean is None else list(self.mean),
             "std": None if self.std is None else list(self.std),

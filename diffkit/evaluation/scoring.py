@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from diffkit import __version__
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data, scaled
-from diffkit.evaluation._digest import module_digest
 from diffkit.evaluation._kept import Arrays, Kept
+from diffkit.files import weights_digest
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
 from diffkit.likelihood.scores import Chunk, Scores, merged, score
 from diffkit.likelihood.strata import Strata
@@ -215,7 +215,7 @@ class _Work:
             "diffkit": __version__,
             "what": label,
             "system": self.system.spec(),
-            "weights": module_digest(self.system),
+            "weights": weights_digest(self.system.state_dict(), shapes=True),
             "labels": self.labels,
             "batch_size": self.batch_size,
             "autocast": _autocast(self.system.device),
