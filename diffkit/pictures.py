@@ -38,8 +38,12 @@ def pixels(x: Tensor, bins: int | None) -> NDArray[Any]:
     if bins is None:
         return np.asarray(x.float().cpu().numpy())
     top = 255 if bins <= 256 else 65535
-    scaled = ((x.double().clamp(-1, 1) + 1) * (top / 2)).round().cpu().numpy()
-    return np.asarray(scaled.astype(np.uint8 if top == 255 else np.uint16))
+    return integers(x, top).astype(np.uint8 if top == 255 else np.uint16)
+
+
+def integers(x: Tensor, top: int) -> NDArray[np.float64]:
+    """Return data in [-1, 1] as the nearest of 0..top; `diffkit.data.base.scaled` leads back."""
+    return np.asarray(((x.double().clamp(-1, 1) + 1) * (top / 2)).round().cpu().numpy())
 
 
 def png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:

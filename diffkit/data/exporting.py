@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Data
-from diffkit.data.images import pillow
 from diffkit.data.parallel import in_order
 from diffkit.data.pictures import PictureData
 from diffkit.files import replacing
+from diffkit.pictures import need_pillow
 from diffkit.progress import progress as show_progress
 
 _FEWEST_DIGITS = 5
@@ -52,7 +52,7 @@ class Exporter:
             OptionError: The folder is there already and not empty.
             DataError: The data has no pixels, two classes would have one name, or an example cannot be read.
         """
-        pillow()
+        need_pillow("writing PNG files")
         from PIL import Image
 
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

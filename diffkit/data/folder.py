@@ -10,9 +10,10 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError
-from diffkit.data.images import Form, pillow, read_image
+from diffkit.data.images import Form, read_image
 from diffkit.data.labels import labels_of
 from diffkit.data.names import printable
+from diffkit.pictures import need_pillow
 
 if TYPE_CHECKING:
     from diffkit.data.pictures import PictureData
@@ -115,7 +116,7 @@ def open_folder(
     Raises:
         DataError: There is no image, one cannot be read, or a label is missing.
     """
-    pillow()
+    need_pillow("reading image files")
     from diffkit.data.pictures import PictureData
 
     listing = list_images(root)

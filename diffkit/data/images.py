@@ -16,8 +16,9 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError, MissingExtraError
+from diffkit._errors import DataError
 from diffkit.data.names import printable
+from diffkit.pictures import need_pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,7 +86,7 @@ def decoded(file: Path | BinaryIO, name: str, form: Form) -> NDArray[Any]:
 @contextmanager
 def opened(file: Path | BinaryIO, name: str) -> Iterator[Image]:
     """Yield an image; whatever goes wrong with it within the block becomes a `DataError` with its name."""
-    pillow()
+    need_pillow("reading image files")
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -195,11 +196,3 @@ def flattened(image: Image, background: int) -> Image:
 def transparent(image: Image) -> bool:
     """Whether an image has transparency of any kind: a channel, or a colour that stands for it."""
     return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
-
-
-def pillow() -> None:
-    """Raise `MissingExtraError` if Pillow is not installed."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("train", "reading image files") from error

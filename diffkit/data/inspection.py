@@ -13,11 +13,12 @@ from attrs import asdict, frozen
 
 from diffkit._errors import DataError
 from diffkit.data.folder import list_images
-from diffkit.data.images import SIXTEEN, eight_bit, flattened, opened, pillow, transparent, upright
+from diffkit.data.images import SIXTEEN, eight_bit, flattened, opened, transparent, upright
 from diffkit.data.labels import labels_of
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order
 from diffkit.data.zipped import content_of, list_members, table_in
+from diffkit.pictures import need_pillow
 from diffkit.progress import progress as show_progress
 
 _SHOWN = 20
@@ -137,7 +138,7 @@ def check_images(
     Raises:
         DataError: It is not there, cannot be listed or holds no image.
     """
-    pillow()
+    need_pillow("reading image files")
     names, ignored = _listed_images(source)
     look = partial(inspect_member if _is_zip(source) else inspect, source)
     images: dict[str, Seen] = {}

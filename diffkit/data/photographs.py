@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkit._errors import MissingExtraError, OptionError
-from diffkit.data.images import pillow
+from diffkit.pictures import need_pillow
 
 NAMES = ("china", "flower")
 Pieces = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -23,7 +23,7 @@ def photographs() -> list[NDArray[np.uint8]]:
     Raises:
         MissingExtraError: scikit-learn or Pillow is not installed.
     """
-    pillow()
+    need_pillow("reading image files")
     try:
         from sklearn.datasets import load_sample_image  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from diffkit._errors import DataError
 from diffkit.data.folder import SUFFIXES, no_image
-from diffkit.data.images import Form, decoded, pillow
+from diffkit.data.images import Form, decoded
 from diffkit.data.labels import labels_of
 from diffkit.data.names import printable
+from diffkit.pictures import need_pillow
 
 if TYPE_CHECKING:
     from diffkit.data.pictures import PictureData
@@ -71,7 +72,7 @@ def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: An
     Raises:
         DataError: It is no archive, there is no image in it, one cannot be read, or a label is missing.
     """
-    pillow()
+    need_pillow("reading image files")
     from diffkit.data.pictures import PictureData
 
     names, ignored = list_members(path)

@@ -12,7 +12,7 @@ from diffkit._errors import DataError
 from diffkit.data import from_array, source_for
 from diffkit.data.base import Data
 from diffkit.data.folder import list_images
-from diffkit.data.images import pillow
+from diffkit.pictures import integers, need_pillow
 from diffkit.system import System
 
 _SHOWN = 3
@@ -35,9 +35,7 @@ def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 6
     bins = system.decoder.bins
     if bins is None:
         return from_array(x.float(), source=source)
-    top = bins - 1
-    levels = ((x.double().clamp(-1, 1) + 1) * (top / 2)).round().numpy()
-    return from_array(levels.astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)
+    return from_array(integers(x, bins - 1).astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)
 
 
 def read(path: Path, *, size: tuple[int, ...] | None = None, labels: bool = False) -> Data:
@@ -71,7 +69,7 @@ _Kind = tuple[int, int, int]
 
 def _kinds(folder: Path) -> Mapping[_Kind, Path]:
     """Height, width and colours of the images of a folder, each with its first file; reads headers only."""
-    pillow()
+    need_pillow("reading image files")
     found: dict[_Kind, Path] = {}
     for path in list_images(folder).files:
         kind = _kind(path)
