@@ -24,6 +24,8 @@ from diffkit.testing.oracles import DiracOracle, GaussianOracle, MixtureOracle
 POINT = DiracOracle([0.7, -0.4])
 NORMAL = GaussianOracle(mean=[0.7, -0.4], std=[0.5, 1.6])
 """Neither is centred, and the widths straddle 1, where many mistakes cancel."""
+PICTURE = DiracOracle(torch.linspace(-0.5, 0.9, 12, dtype=torch.float64).view(2, 2, 3))
+"""One picture: no two elements are alike, and neither the channels nor their sides have a mean of 0."""
 MIXTURE = MixtureOracle(weights=[0.4, 0.6], means=[[-0.9, 0.5], [0.8, -0.3]], std=0.35)
 """Its denoiser is not linear: on normal data alone some methods converge faster than they do."""
 ORACLES = (NORMAL, MIXTURE)
@@ -154,44 +156,73 @@ def walks(sampler: Sampler, counts: Sequence[int] = (1, 2, 3, 20)) -> Iterator[W
 
 @frozen(eq=False)
 class Spread:
-    """Mean and standard deviation of data after a step, each (C,)."""
+    """What data is after a step: mean and standard deviation of every element, each (C, *S).
+
+    Attributes:
+        mean, std: Of every element.
+        shares: What each source of chance adds to it, (sources, C, *S).
+    """
 
     mean: Tensor
     std: Tensor
+    shares: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """Of all pairs of elements, (D, D); only known if each element was a source of its own."""
+        flat = self.shares.flatten(1)
+        return flat.T @ flat
 
 
-def propagate(walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None = None) -> list[Spread]:
+def propagate(
+    walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None = None, *, apart: bool = False
+) -> list[Spread]:
     """Return exactly what the steps make of normal data, given that they are affine in x and noise.
 
     One row of the batch starts at the mean, one a standard deviation beside it, and one for each step meets unit noise
-    there; what each row ends beside the first is that source's share. A last row meets all of them twice.
+    there; what each row ends beside the first is that source's share. A last row meets all of them twice. Neighbouring
+    elements are moved to different sides, so that an average over them is none of the noise they were given.
 
     Args:
         walk: A sampler on a table.
         oracle: Exact denoiser, affine in x.
         start: Distribution at the first level.
         steps: How many steps; all by default.
+        apart: Each element is a source of its own, in rows of its own.
     Raises:
         LawError: The steps are not affine, so that this says nothing.
     """
     steps = walk.program.num_steps if steps is None else steps
-    sources = steps if walk.sampler.stochastic else 0
-    x = start.mean.repeat(sources + 3, 1)
-    x[1] += start.std
-    x[-1] += 2 * start.std
+    moves = _each_alone(start.mean) if apart else _to_both_sides(start.mean)[None]
+    own = [slice(1 + len(moves) * i, 1 + len(moves) * (i + 1)) for i in range(steps + 1)]
+    used = own if walk.sampler.stochastic else own[:1]
+    x = start.mean.repeat(used[-1].stop + 1, *[1] * start.mean.ndim)
+    x[own[0]] += start.std * moves
+    x[-1] += 2 * start.std * moves.sum(0)
     noises = []
-    for i in range(steps):
+    for rows in own[1:]:
         noise = torch.zeros_like(x)
-        if sources:
-            noise[2 + i] = 1.0
-            noise[-1] = 2.0
+        if walk.sampler.stochastic:
+            noise[rows] = moves
+            noise[-1] = 2 * moves.sum(0)
         noises.append(noise)
     found = []
     for i, (_, after) in enumerate(zip(range(steps), walk.run(walk.with_variance(oracle), x, noises), strict=False)):
         shares = after[1:-1] - after[0]
         _require_affine(after, shares, attrs.evolve(walk.where, level=walk.levels[i]))
-        found.append(Spread(after[0], shares.square().sum(0).sqrt()))
+        found.append(Spread(after[0], shares.square().sum(0).sqrt(), shares))
     return found
+
+
+def _each_alone(like: Tensor) -> Tensor:
+    """One move for each element, (D, C, *S)."""
+    return torch.eye(like.numel(), dtype=like.dtype).view(-1, *like.shape)
+
+
+def _to_both_sides(like: Tensor) -> Tensor:
+    """Every element by 1, neighbours to different sides, (C, *S)."""
+    place = torch.stack(torch.meshgrid(*[torch.arange(side) for side in like.shape], indexing="ij")).sum(0)
+    return (1 - 2 * (place % 2)).to(like.dtype)
 
 
 def _require_affine(after: Tensor, shares: Tensor, where: Where) -> None:

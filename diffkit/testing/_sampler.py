@@ -15,7 +15,7 @@ from diffkit.protocols import Level, Prediction, Sampler
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, current
 from diffkit.testing._close import leaves, mapped, require, require_close, require_same
 from diffkit.testing._host import count_graphs, on_fake_tensors
-from diffkit.testing._probe import NORMAL, POINT, Walk, accepted, propagate, walk, walks
+from diffkit.testing._probe import NORMAL, PICTURE, POINT, Walk, accepted, propagate, walk, walks
 
 
 def _start(walk: Walk, batch: int = 3, dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (2,)) -> Tensor:
@@ -102,6 +102,41 @@ def keeps_the_marginals(sampler: Sampler) -> None:
             size = float(sigma[s]) + 1e-3
             require_close(spread.mean, exact.mean, 1e-9, "mean", where, scale=size)
             require_close(spread.std, exact.std.expand(2), 1e-8, "spread", where, scale=size)
+
+
+@check("sampler")
+def elements_on_their_own(sampler: Sampler) -> None:
+    """If the denoiser knows the one picture there is, each element keeps its mean and spread, by noise of its own.
+
+    The spread is compared with that of points after the same step, so that noise of another scale is not meant.
+    Usually: noise averaged over elements or copied from one of them (mean, [:, :1], expand_as), or a mean over axes
+    that only pictures have.
+    """
+    for found in walks(sampler, (1, 2, 3)):
+        top, every = found.levels[0], [POINT, PICTURE]
+        starts = [data.at(float(found.table.alpha[top]), float(found.table.sigma[top])) for data in every]
+        points, pictures = (propagate(found, *pair, apart=True) for pair in zip(every, starts, strict=True))
+        for i, (point, picture) in enumerate(zip(points, pictures, strict=True)):
+            t, s = found.levels[i], found.levels[i + 1]
+            where = attrs.evolve(found.where, level=t, detail=f"step from level {t} to {s}, data (2, 2, 3)")
+            alpha, sigma = float(found.table.alpha[s]), float(found.table.sigma[s])
+            size = sigma + 1e-3
+            require_close(picture.mean, PICTURE.at(alpha, sigma).mean, 1e-9, "mean", where, scale=size)
+            require_close(picture.std, point.std[0], 1e-8, "spread, as of points,", where, scale=size)
+            for spread in (point, picture):
+                at = attrs.evolve(where, detail=f"step from level {t} to {s}, data {tuple(spread.mean.shape)}")
+                _require_uncorrelated(spread.covariance / size**2, at)
+
+
+def _require_uncorrelated(covariance: Tensor, where: Where) -> None:
+    between = covariance - covariance.diag().diag()
+    worst = int(between.abs().argmax())
+    shared = float(between.flatten()[worst])
+    pair = divmod(worst, len(between))
+    found = f"{shared:.3g} between elements {pair[0]} and {pair[1]}"
+    require(
+        abs(shared) <= 1e-8, "noise of its own in every element: covariances of 0, in units of the noise", found, where
+    )
 
 
 @check("sampler")

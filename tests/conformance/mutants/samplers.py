@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from diffkit.protocols import Sampler
+from diffkit.protocols import Prediction, Sampler
 from mutants import Mutant
 
 
@@ -264,6 +264,59 @@ class IgnoresItsNoise(Linear):
 
 
 @frozen
+class AveragedNoise(Linear):
+    """One number of noise for all elements of an example: their mean."""
+
+    def step(self, denoise, x, state, row, noise, last):
+        one = noise.flatten(1).mean(1).view(-1, *[1] * (x.ndim - 1))
+        return super().step(denoise, x, state, row, one.expand_as(x), last)
+
+
+@frozen
+class SummedNoise(Linear):
+    """The same, blown up so that every element has the spread it should have."""
+
+    def step(self, denoise, x, state, row, noise, last):
+        one = noise.flatten(1).sum(1).view(-1, *[1] * (x.ndim - 1)) / noise[0].numel() ** 0.5
+        return super().step(denoise, x, state, row, one.expand_as(x), last)
+
+
+@frozen
+class CopiedNoise(Linear):
+    """The first channel's noise for all, as a grey mask would be spread."""
+
+    def step(self, denoise, x, state, row, noise, last):
+        return super().step(denoise, x, state, row, noise[:, :1].expand_as(x), last)
+
+
+@frozen
+class CopiedAlongRows(Linear):
+    """One number of noise for each row of a picture."""
+
+    def step(self, denoise, x, state, row, noise, last):
+        return super().step(denoise, x, state, row, noise[..., :1].expand_as(x) if x.ndim > 2 else noise, last)
+
+
+@frozen
+class LouderOnPictures(Linear):
+    def step(self, denoise, x, state, row, noise, last):
+        return super().step(denoise, x, state, row, noise * 1.1 if x.ndim > 2 else noise, last)
+
+
+@frozen
+class CentresPictures(Linear):
+    """Takes its mean from every channel of an estimate, where there is a picture to take it from."""
+
+    def step(self, denoise, x, state, row, noise, last):
+        def centred(x, level):
+            x_start, known = denoise(x, level)
+            spatial = tuple(range(2, x.ndim))
+            return Prediction(x_start - x_start.mean(spatial, keepdim=True) if spatial else x_start, known)
+
+        return super().step(centred, x, state, row, noise, last)
+
+
+@frozen
 class NoSignalForgotten(Linear):
     """Divides by alpha, and does not say that alpha may be 0."""
 
@@ -478,6 +531,13 @@ MUTANTS = [
     _of(OrderTwoInName(), "order_as_declared", found_at="an order of at least 1.8"),
     _of(DownwardsOnly(), "encodes_at_its_order"),
     _of(IgnoresItsNoise(1.0), "noise_as_declared", Linear(1.0)),
+    _of(AveragedNoise(1.0), "keeps_the_marginals", Linear(1.0), "spread"),
+    _of(AveragedNoise(0.5), "order_as_declared", Linear(0.5)),
+    _of(SummedNoise(1.0), "elements_on_their_own", Linear(1.0), "between elements 0 and 1"),
+    _of(CopiedNoise(1.0), "elements_on_their_own", Linear(1.0), "between elements 0 and 1"),
+    _of(CopiedAlongRows(1.0), "elements_on_their_own", Linear(1.0), "data (2, 2, 3)"),
+    _of(LouderOnPictures(1.0), "elements_on_their_own", Linear(1.0), "spread"),
+    _of(CentresPictures(), "elements_on_their_own", found_at="mean"),
     _of(NoSignalForgotten(), "plan_is_finite", found_at="no signal at T"),
     _of(CountsItsPlans(), "same_plan_again"),
     _of(NeedsTwoSteps(), "plan_is_finite"),
