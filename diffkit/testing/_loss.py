@@ -22,6 +22,8 @@ from diffkit.testing._paths import VE, VP, WHOLE, ContinuousLevels, Path, compos
 _MEANS = ("eps", "x_start", "v", "x_prev")
 _VARS = ("fixed_small", "learned_range", "learned")
 _SHAPE = (2, 3, 4)
+_MANY_CHANNELS = (5, 2, 3)  # more than the three of RGB, and the four of a latent
+_NEAR = 1e-7  # of the exact prediction's size: far beyond its rounding, and too near for curvature to count
 
 
 @frozen(eq=False)
@@ -139,10 +141,11 @@ def _case_on(loss: Loss, path: Path, num_steps: int, bins: int | None, parts: di
     return _case(_system(loss, path, num_steps, bins=bins, **parts), where, _levels(num_steps))
 
 
-def _continuous_cases(loss: Loss, bins: int | None) -> Iterator[Case]:
+def _continuous_cases(loss: Loss, bins: int | None, shape: tuple[int, ...] = _SHAPE) -> Iterator[Case]:
     level = torch.tensor([-6.0, -2.0, 0.1, 3.0, 7.0], dtype=torch.float64)
     for path in WHOLE:
-        system = _system(loss, path, 20, bins=bins, timesteps=ContinuousLevels(), mean="v", var="fixed_small")
+        plain = {"timesteps": ContinuousLevels(), "mean": "v", "var": "fixed_small"}
+        system = _system(loss, path, 20, bins=bins, data_shape=shape, **plain)
         if system is not None:
             yield _case(system, visiting(Where(path.label, detail="continuous levels")), level)
 
@@ -219,23 +222,93 @@ def least_at_the_exact_prediction(loss: Loss) -> None:
 
 
 @check("loss")
-def no_pull_at_the_exact_prediction(loss: Loss) -> None:
-    """At the exact prediction the gradient into the mean vanishes.
+def every_element_counts(loss: Loss) -> None:
+    """Any element of the mean moved alone, or with others along any axes, costs more than the exact prediction.
 
+    Usually: some channels cut out (out[:, :3] of data that has four), or a mean over an axis taken off the error.
+    """
+    moves, labels = _moves(_MANY_CHANNELS)
+    still = torch.zeros_like(moves[:1])
+    for case in _small_cases(loss):
+        levels, count = len(case.level), len(moves) + 1
+        rows = case.rows(torch.arange(levels).repeat_interleave(count))
+        moved = torch.cat([still, moves]).repeat(levels, 1, 1, 1)
+        for sign in (3.0, -3.0):
+            cost = rows.terms(rows.exact + sign * moved)["loss"].view(levels, count)
+            added = cost[:, 1:] - cost[:, :1]
+            free = (added <= 1e-9 * added.max(1, keepdim=True).values).nonzero().tolist()
+            at = _level_of(case, free[0][0]) if free else case.where
+            what = labels[free[0][1]] if free else ""
+            wanted = f"a larger loss where {what} of the mean is off by {abs(sign):g}"
+            require(not free, wanted, "no larger one", at)
+
+
+def _moves(shape: tuple[int, ...]) -> tuple[Tensor, list[str]]:
+    """Directions (M, *shape), products of one for each axis: one place, all places, or all with changing sign."""
+    found, labels = [torch.ones((), dtype=torch.float64)], [""]
+    for side in shape:
+        places = torch.eye(side, dtype=torch.float64)
+        signs = torch.ones(2, side, dtype=torch.float64)
+        signs[1, 1::2] = -1
+        found = [torch.tensordot(move, axis, 0) for move in found for axis in (*places, *signs)]
+        labels = [f"{label}{place}, " for label in labels for place in (*range(side), ":", "+-")]
+    return torch.stack(found), [f"[{label.removesuffix(', ')}]" for label in labels]
+
+
+def _small_cases(loss: Loss) -> Iterator[Case]:
+    """One mean with each variance it goes with, on data of many channels and few places, and at continuous levels."""
+    level = torch.tensor([1, 6, 20])
+    for var in {parts["var"]: None for parts, _ in _compositions(loss)}:
+        parts = next(parts for parts, _ in _compositions(loss) if parts["var"] == var)
+        for path in (VP, VE):
+            system = _system(loss, path, 20, data_shape=_MANY_CHANNELS, **parts)
+            if system is not None:
+                label = f"mean {parts['mean']!r}, var {parts['var']!r}, data {_MANY_CHANNELS}"
+                yield _case(system, visiting(Where(path.label, 20, detail=label)), level)
+    if "transition" not in loss.needs:
+        yield from _continuous_cases(loss, None, _MANY_CHANNELS)
+
+
+@check("loss")
+def no_pull_at_the_exact_prediction(loss: Loss) -> None:
+    """No small change of the exact prediction lowers the loss: the gradient into the mean vanishes, or a kink holds it.
+
+    Slopes are taken to either side, a little off the exact prediction, as at the kink of an absolute error the
+    gradient is whatever rounding makes of it.
     Usually: a term that trains something else through the network's mean; detach the mean there.
     """
     for case in _cases(loss):
-        mean = case.exact.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(case.terms(mean)["loss"].sum(), mean)
-        away = _some_output(case, size=1.0).requires_grad_()
-        (usual,) = torch.autograd.grad(case.terms(away)["loss"].sum(), away)
-        size = usual.abs().flatten(1).max(1).values
+        size = _gradient(case, _some_output(case, size=1.0)).abs().flatten(1).max(1).values
         still = (size == 0).nonzero().flatten().tolist()
         at = _level_of(case, still[0]) if still else case.where
         require(not still, "a gradient into the mean away from the exact prediction", "none", at)
-        pull = gradient.abs().flatten(1).max(1).values / size
-        worst = int(pull.argmax())
-        require(float(pull[worst]) < 1e-6, "no gradient", f"{float(pull[worst]):.3g} of usual", _level_of(case, worst))
+        fall = -_slopes(case) / size
+        worst = int(fall.argmax())
+        found = f"a slope of {-float(fall[worst]):.3g} of the usual"
+        require(float(fall[worst]) < 1e-6, "no slope downwards", found, _level_of(case, worst))
+
+
+def _slopes(case: Case) -> Tensor:
+    """The least slope at the exact prediction of each row, over each element alone and against the gradient there."""
+    levels, shape = len(case.level), case.exact.shape[1:]
+    alone = torch.eye(case.exact[0].numel(), dtype=torch.float64).view(-1, *shape)
+    alone = torch.cat([alone, -alone]).expand(levels, -1, *shape)
+    pull = _gradient(case, case.exact)[:, None]
+    largest = pull.abs().flatten(1).max(1).values.view(-1, *[1] * (pull.ndim - 1))
+    moves = torch.cat([alone, -pull / largest.clamp(min=1e-300)], 1)
+    count = moves.shape[1]
+    rows = case.rows(torch.arange(levels).repeat_interleave(count))
+    step = _NEAR * (1 + rows.exact.abs().flatten(1).max(1).values).view(-1, *[1] * len(shape))
+    moves = moves.flatten(0, 1)
+    slope = (_gradient(rows, rows.exact + step * moves) * moves).flatten(1).sum(1)
+    return slope.view(levels, count).min(1).values
+
+
+def _gradient(case: Case, mean: Tensor) -> Tensor:
+    """Of the loss into the mean channels, where they are these."""
+    mean = mean.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(case.terms(mean)["loss"].sum(), mean)
+    return gradient
 
 
 @check("loss")

@@ -119,8 +119,8 @@ def test_parametrized(check):
 
 
 @parametrize_checks("sampler", CurrentAlpha, expected_failures=dict.fromkeys(
-    ("point_is_reached", "keeps_the_marginals", "elements_on_their_own", "order_as_declared", "encodes_at_its_order")
-    + ("refuses_nonsense",),
+    ("point_is_reached", "keeps_the_marginals", "elements_on_their_own", "order_as_declared", "encodes_at_its_order",
+     "refuses_nonsense"),
     "the mean takes the wrong alpha, and eta is not checked",
 ))  # fmt: skip
 def test_parametrized_with_expected_failures(check):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from mutants import backbones, losses_and_timesteps, options, samplers, schedules_and_means, variances
 
-from diffkit.testing import checks_for
+from diffkit.testing import checks_for, report
 
 _FILES = (backbones, losses_and_timesteps, options, samplers, schedules_and_means, variances)
 MUTANTS = [mutant for file in _FILES for mutant in file.MUTANTS]
+RIGHT = [part for file in _FILES for part in getattr(file, "RIGHT", [])]
 
 
 def _check(mutant):
@@ -25,6 +26,12 @@ def test_mutant_is_caught_and_its_twin_passes(mutant):
     assert result.status == "failed"
     assert result.expected and result.found and result.cause
     assert mutant.found_at in str(result)
+
+
+@pytest.mark.parametrize(("kind", "part"), RIGHT, ids=lambda value: str(value))
+def test_an_unusual_part_that_is_right_passes(kind, part):
+    results = [check.result(part) for check in checks_for(kind)]
+    assert all(result.ok for result in results), report(results)
 
 
 def test_there_are_mutants_of_every_kind():

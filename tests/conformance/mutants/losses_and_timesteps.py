@@ -11,6 +11,7 @@ from diffkit.gaussian import mean_flat, posterior_kl_bits, vlb_bits
 from diffkit.losses.hybrid import Hybrid
 from diffkit.losses.simple import Simple
 from diffkit.losses.vlb import VLB
+from diffkit.options import number
 from diffkit.protocols import Loss, TimestepSampler
 from diffkit.timesteps.loss_second_moment import History, LossSecondMoment
 from diffkit.timesteps.uniform import Uniform
@@ -126,6 +127,74 @@ class InfiniteWeight(Loss):
 
     def __call__(self, at):
         return {"loss": mean_flat((at.out - at.target).square() * at.cols["weight"])}
+
+
+@frozen
+class ThreeChannels(Loss):
+    """Counts on RGB: the fourth channel of a latent is not trained."""
+
+    def __call__(self, at):
+        return {"loss": mean_flat((at.out[:, :3] - at.target[:, :3]).square())}
+
+
+@frozen
+class FirstChannel(Loss):
+    def __call__(self, at):
+        return {"loss": mean_flat((at.out - at.target).square()[:, 0:1])}
+
+
+@frozen
+class Centred(Loss):
+    """An error whose mean over the channels is taken off."""
+
+    def __call__(self, at):
+        error = at.out - at.target
+        return {"loss": mean_flat((error - error.mean(1, keepdim=True)).square())}
+
+
+@frozen
+class Pooled(Loss):
+    """An error seen through an average of neighbours."""
+
+    def __call__(self, at):
+        error = at.out - at.target
+        return {
+            "loss": mean_flat((error[..., 1:] + error[..., :-1]).square()) if error.ndim > 2 else mean_flat(error**2)
+        }
+
+
+@frozen
+class Laplace(Loss):
+    """The absolute error: at its kink the gradient is the sign of a rounding error. Right, though."""
+
+    lean: float = number(0.0)
+
+    problems = Simple.problems
+
+    def __call__(self, at):
+        error = at.out - at.target
+        return {"loss": mean_flat(error.abs() + self.lean * error)}
+
+
+@frozen
+class Distance(Loss):
+    """The root of the squared error, whose kink is one for all elements together."""
+
+    lean: float = number(0.0)
+
+    problems = Simple.problems
+
+    def __call__(self, at):
+        error = (at.out - at.target).flatten(1)
+        return {"loss": error.norm(dim=1) + self.lean * error.sum(1)}
+
+
+@frozen
+class Leaning(Loss):
+    """A little reward for large outputs, too little to show in the loss of a prediction that is off."""
+
+    def __call__(self, at):
+        return {"loss": mean_flat((at.out - at.target).square() - 1e-5 * at.out)}
 
 
 @frozen
@@ -292,6 +361,14 @@ MUTANTS = [
     _loss(VarianceDetached(), "trains_what_it_declares", Hybrid()),
     _loss(BoundTakenForCount(), "decoder_rows_change_nothing", VLB()),
     _loss(InfiniteWeight(), "columns_are_float64"),
+    _loss(ThreeChannels(), "every_element_counts", found_at="where [3, 0, 0]"),
+    _loss(FirstChannel(), "every_element_counts", found_at="where [1, 0, 0]"),
+    _loss(Centred(), "every_element_counts", found_at="where [:, 0, 0]"),
+    _loss(Pooled(), "every_element_counts", found_at="+-"),
+    _loss(Leaning(), "no_pull_at_the_exact_prediction"),
+    _loss(Laplace(1.1), "no_pull_at_the_exact_prediction", Laplace()),
+    _loss(Laplace(1.1), "no_pull_at_the_exact_prediction", Laplace(0.5)),
+    _loss(Distance(0.9), "no_pull_at_the_exact_prediction", Distance()),
     _timesteps(FromZero(), "draws_levels_of_the_table", found_at="0.."),
     _timesteps(NeverT(), "unbiased"),
     _timesteps(BiasedWeights(), "unbiased"),
@@ -307,3 +384,5 @@ MUTANTS = [
     _timesteps(InfiniteAt0(), "covers_continuous_levels", LogNormal(), "u = 0.0"),
     _timesteps(Float32Levels(), "covers_continuous_levels", LogNormal()),
 ]
+
+RIGHT = [("loss", Laplace()), ("loss", Laplace(0.5)), ("loss", Distance())]
