@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import attrs
@@ -179,20 +180,29 @@ def _broadcast(found: Tensor, shape: tuple[int, ...], where: Where) -> Tensor:
 
 @check("var")
 def network_is_asked(var: VarianceParameterization) -> None:
-    """What the network is asked for is used: a change of any variance channel changes the log-variance.
+    """What the network is asked for is used: a change of any variance channel, anywhere, changes the log-variance.
 
-    Usually: extra_outputs that is declared but not read, a detach, or a clamp inside [-1, 1].
+    Usually: extra_outputs that is declared but not read, the first channel's variance taken for all, a detach, or a
+    clamp inside [-1, 1].
     """
     if not var.extra_outputs:
         raise NotApplicableError("it asks the network for nothing")
-    table = VP.table(20)
-    cols = {name: torch.from_numpy(column[3:].copy())[:, None] for name, column in _columns(var, table)}
-    raw = torch.linspace(-0.9, 0.9, 18 * var.extra_outputs, dtype=torch.float64).view(18, -1).requires_grad_()
-    (gradient,) = torch.autograd.grad(var.log_variance(raw, cols).sum(), raw, allow_unused=True)
-    require(gradient is not None, "a gradient into the variance channels", "none", Where("vp", 20))
-    silent = torch.nonzero((gradient == 0).any(1)).flatten().tolist()
-    at = Where("vp", 20, silent[0] + 3 if silent else None)
-    require(not silent, "a gradient that is not zero", "0", at)
+    table, levels = VP.table(20), 18
+    for shape in ((1,), (5, 2, 3)):
+        where = Where("vp", 20, detail=f"data {shape}")
+        axes = (1,) * len(shape)
+        cols = {name: torch.from_numpy(column[3:].copy()).view(-1, *axes) for name, column in _columns(var, table)}
+        size = (levels, shape[0] * var.extra_outputs, *shape[1:])
+        raw = torch.linspace(-0.9, 0.9, math.prod(size), dtype=torch.float64).view(size).requires_grad_()
+        found = _broadcast(var.log_variance(raw, cols), (levels, *shape), where)
+        require(found.requires_grad, "a gradient into the variance channels", "none", where)
+        weight = torch.rand(found.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        (gradient,) = torch.autograd.grad((found * weight).sum(), raw, allow_unused=True)
+        require(gradient is not None, "a gradient into the variance channels", "none", where)
+        silent = torch.nonzero(gradient == 0).tolist()
+        at = attrs.evolve(where, level=silent[0][0] + 3 if silent else None)
+        place = f"0 at channel {silent[0][1]}, place {tuple(silent[0][2:])}" if silent else ""
+        require(not silent, "a gradient that is not zero", place, at)
 
 
 @check("var")

@@ -122,6 +122,22 @@ class ThreeChannels(Range):
 
 
 @frozen
+class FirstForAll(Range):
+    """The first channel's variance taken for all."""
+
+    def log_variance(self, raw, cols):
+        return super().log_variance(raw[:, :1], cols)
+
+
+@frozen
+class Isotropic(Range):
+    """One variance for all elements of an example: another model, and a right one."""
+
+    def log_variance(self, raw, cols):
+        return super().log_variance(raw.flatten(1).mean(1).view(-1, *[1] * (raw.ndim - 1)), cols)
+
+
+@frozen
 class Float32Columns(Range):
     def columns(self, table):
         return {name: column.astype(np.float32) for name, column in super().columns(table).items()}
@@ -150,9 +166,12 @@ MUTANTS = [
     _of(LogOfZero(), "finite_at_every_level", found_at="level 1"),
     _of(ZeroToOne(), "inside_the_bounds", found_at="network output -1"),
     _of(Detached(), "network_is_asked"),
+    _of(FirstForAll(), "network_is_asked", found_at="0 at channel 1"),
     _of(ClampedInPlace(), "pure_on_the_device"),
     _of(LogOfOutput(), "finite_at_every_level"),
     _of(ThreeChannels(), "any_shape_of_data"),
     _of(Float32Columns(), "columns_are_float64"),
     _of(HostRead(), "pure_on_the_device"),
 ]
+
+RIGHT = [("var", Range()), ("var", Isotropic())]
