@@ -12,7 +12,7 @@ from diffkit.protocols import State, TimestepSampler
 from diffkit.testing._check import NotApplicableError, Where, check, visiting
 from diffkit.testing._close import leaves, mapped, require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
-from diffkit.testing._paths import VP
+from diffkit.testing._paths import VP, WITHOUT_SIGNAL, Path, compose
 
 STEPS = (1, 2, 3, 20)
 _GRID = 1 << 16  # uniforms in a grid that covers [0, 1)
@@ -26,7 +26,7 @@ def _uniforms(count: int = 4096) -> Tensor:
 
 
 def _states(timesteps: TimestepSampler, num_steps: int) -> Iterator[tuple[str, State]]:
-    """A fresh state, and states after uneven, zero and broken losses."""
+    """A fresh state, and states after uneven, zero and broken losses; then of a table without signal at T."""
     state = timesteps.init(VP.table(num_steps))
     yield "a fresh state", state
     level = torch.arange(num_steps).repeat(64) + 1
@@ -36,6 +36,16 @@ def _states(timesteps: TimestepSampler, num_steps: int) -> Iterator[tuple[str, S
     broken = uneven.float().clone()
     broken[::7], broken[::11] = torch.nan, torch.inf
     yield "after losses some of which are NaN or inf", timesteps.update(state, level, broken)
+    if _takes(timesteps, path := WITHOUT_SIGNAL[0]):
+        state = timesteps.init(path.table(num_steps))
+        yield f"{path.label}, a fresh state", state
+        yield f"{path.label}, after losses 1000 times as large at T", timesteps.update(state, level, uneven.float())
+
+
+def _takes(timesteps: TimestepSampler, path: Path) -> bool:
+    """False if it says in problems() that it cannot work on a path; what else is wrong, a check finds out."""
+    parts = attrs.evolve(compose(path, 20).parts, timesteps=timesteps)
+    return not list(timesteps.problems(parts))
 
 
 def _cases(timesteps: TimestepSampler) -> Iterator[tuple[int, State, Where]]:

@@ -304,6 +304,37 @@ class WarmUpOnTheHost(LossSecondMoment):
 
 
 @frozen
+class ByClock(TimestepSampler):
+    """Levels in proportion to how far log_snr is from 0, which is not finite where there is no signal."""
+
+    def init(self, table):
+        return (torch.from_numpy(self.size(table.log_snr[1:])),)
+
+    def size(self, log_snr):
+        return 1 + abs(log_snr)
+
+    def sample(self, state, u, num_steps):
+        p = state[0] / state[0].sum()
+        i = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=num_steps - 1)
+        return i + 1, (1 / (p[i] * num_steps)).float()
+
+
+@frozen
+class ByBoundedClock(ByClock):
+    def size(self, log_snr):
+        return super().size(log_snr.clip(-20, 20))
+
+
+@frozen
+class RefusesNoSignal(ByClock):
+    """The same, but it says so."""
+
+    def problems(self, composition):
+        if composition.table.alpha_bar[-1] == 0:
+            yield "log_snr is not finite at level T; use another schedule"
+
+
+@frozen
 class PythonCounter(Uniform):
     """A state that is no tensor, and cannot be checkpointed with the others."""
 
@@ -380,9 +411,11 @@ MUTANTS = [
     _timesteps(DuplicatesLost(), "batch_is_its_rows", LossSecondMoment(2)),
     _timesteps(UpdatesInPlace(), "update_is_pure", LossSecondMoment()),
     _timesteps(WarmUpOnTheHost(), "reads_no_value", LossSecondMoment()),
+    _timesteps(ByClock(), "draws_levels_of_the_table", ByBoundedClock(), "no signal at T"),
+    _timesteps(ByClock(), "unbiased", RefusesNoSignal(), "no signal at T"),
     _timesteps(PythonCounter(), "update_is_pure"),
     _timesteps(InfiniteAt0(), "covers_continuous_levels", LogNormal(), "u = 0.0"),
     _timesteps(Float32Levels(), "covers_continuous_levels", LogNormal()),
 ]
 
-RIGHT = [("loss", Laplace()), ("loss", Laplace(0.5)), ("loss", Distance())]
+RIGHT = [("loss", Laplace()), ("loss", Laplace(0.5)), ("loss", Distance()), ("timesteps", RefusesNoSignal())]
