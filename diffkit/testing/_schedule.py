@@ -92,7 +92,7 @@ def level_0_is_clean(schedule: NoiseSchedule) -> None:
 
 @check("schedule")
 def noise_grows(schedule: NoiseSchedule) -> None:
-    """From level to level signal falls and noise grows; the last of many levels is more noise than signal.
+    """From level to level signal falls and noise grows.
 
     Usually: levels in the wrong order, or alpha where alpha_bar (its square) belongs.
     """
@@ -100,9 +100,21 @@ def noise_grows(schedule: NoiseSchedule) -> None:
         rises = np.flatnonzero(np.diff(table.log_snr[1:]) > 0) + 2
         where = Where(num_steps=num_steps, level=int(rises[0]) if rises.size else None)
         require(rises.size == 0, "a log_snr that never rises", "one that does", where)
-    if 1000 in (found := _tables(schedule)):
-        last = float(found[1000].log_snr[-1])
-        require(last < 0, "log_snr < 0, more noise than signal", f"{last:.4g}", Where(num_steps=1000, level=1000))
+
+
+@check("schedule")
+def ends_in_noise(schedule: NoiseSchedule) -> None:
+    """At any T above 1 the last level is more noise than signal: sampling starts there, from nothing but noise.
+
+    One level alone may stand for the middle of the chain.
+    Usually: a variance for each step (beta) that does not grow as steps get fewer, so that a short chain adds less
+    noise in all; scale it by 1000 / T, or refuse short chains by OptionError.
+    """
+    for num_steps, table in _tables(schedule).items():
+        if num_steps > 1:
+            last, where = float(table.log_snr[-1]), Where(num_steps=num_steps, level=num_steps)
+            found = f"{last:.4g} (alpha_bar {float(table.alpha_bar[-1]):.3g})"
+            require(last < 0, "log_snr < 0, more noise than signal", found, where)
 
 
 @check("schedule")

@@ -56,7 +56,7 @@ def test_a_built_in_part_passes(check):
     assert lines[1].split(maxsplit=2) == [
         "passed", "contract", "It has every member of its protocol, with the right arguments and types"
     ]  # fmt: skip
-    assert lines[-1].split(" in ")[0] == "  16 passed, 2 skipped"
+    assert lines[-1].split(" in ")[0] == "  17 passed, 2 skipped"
 
 
 def test_options_of_the_part_and_chosen_checks(check):

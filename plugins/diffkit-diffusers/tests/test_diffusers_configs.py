@@ -48,8 +48,16 @@ BETAS: dict[str, dict[str, Any]] = {
     "schedule",
     DiffusersBetas(),
     DiffusersBetas(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
-    DiffusersBetas(beta_schedule="squaredcos_cap_v2"),
     DiffusersBetas(beta_schedule="sigmoid"),
+    expected_failures={"ends_in_noise": "as in diffusers, the ends are meant for one T and stay as they are at others"},
+)
+def test_schedule_whose_betas_are_given(check: Check):
+    check()
+
+
+@parametrize_checks(
+    "schedule",
+    DiffusersBetas(beta_schedule="squaredcos_cap_v2"),
     DiffusersBetas(rescale_zero_snr=True),
     DiffusersBetas(rescale_zero_snr=True, smallest_alpha_bar=2.0**-24),
 )

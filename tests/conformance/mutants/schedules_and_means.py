@@ -93,10 +93,30 @@ class Counts(Exploding):
 
 
 @frozen
+class LessNoiseAtTheEnd(Exploding):
+    """A noise share kept beside alpha_bar, and clipped too low, after level 1."""
+
+    def table(self, num_steps):
+        table = super().table(num_steps)
+        noise = table.one_minus_alpha_bar.copy()
+        noise[2:] = np.minimum(noise[2:], noise[1] / 2)
+        noise.flags.writeable = False
+        return evolve(table, one_minus_alpha_bar=noise)
+
+
+@frozen
 class MostlySignal(Exploding):
     """Stops at sigma = 0.5: sampling starts from noise that training never saw."""
 
     high: float = number(0.5, gt=0)
+
+
+@frozen
+class UnscaledBetas(NoiseSchedule):
+    """DDPM's variances, whatever T is: 20 of them leave most of the signal."""
+
+    def table(self, num_steps):
+        return ProcessTable.from_betas(np.linspace(1e-4, 0.02, num_steps))
 
 
 @frozen
@@ -248,7 +268,9 @@ MUTANTS = [
     _schedule(LevelInPlace(), "level_is_elementwise"),
     _schedule(RoundedTime(), "time_tells_levels_apart", "T = 1000"),
     _schedule(Counts(), "same_call_same_table"),
-    _schedule(MostlySignal(), "noise_grows"),
+    _schedule(LessNoiseAtTheEnd(), "noise_grows"),
+    _schedule(MostlySignal(), "ends_in_noise", "T = 2"),
+    _schedule(UnscaledBetas(), "ends_in_noise", "T = 2"),
     _schedule(Float32Column(), "arrays_are_float64", "time"),
     _schedule(InconsistentBeta(), "columns_agree", "beta"),
     _schedule(NoisyLevel0(), "level_0_is_clean"),
