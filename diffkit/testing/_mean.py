@@ -18,6 +18,9 @@ from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, ContinuousLevels, Path
 
 STEPS = (1, 2, 3, 20, 1000)
 NAMES = ("c_skip", "c_out", "c_in")
+_FAINT, _HUGE = 1e-3, 1e3
+"""Sizes of the network's input beyond these are taken for mistakes. x_t as it is reaches 90 on the VE path, whose first
+networks were given it so; and data of another unit, such as 0..255, needs a c_in that would make unit data small."""
 
 
 def _claimed(mean: MeanParameterization) -> list[Path]:
@@ -93,6 +96,21 @@ def decodes_its_target(mean: MeanParameterization) -> None:
         x_t, out = at.alpha * x_start + at.sigma * eps, p * x_start + q * eps
         found = (scalings.c_skip * x_t + scalings.c_out * out).T
         require_close(found, x_start.T, 1e-10, "x_start", where, level_of=lambda i: i + 1)
+
+
+@check("mean")
+def input_of_moderate_size(mean: MeanParameterization) -> None:
+    """The network's input, c_in x_t, neither vanishes nor explodes at any level, for data of unit size.
+
+    Usually: c_in left at 0, or multiplied by the path's scale where it should be divided by it.
+    """
+    for table, where in _tables(mean):
+        at = table.at(slice(1, None))
+        size = np.abs(_scalings(mean, table).c_in) * np.hypot(at.alpha, at.sigma)
+        worst = int(np.argmax(np.abs(np.log(np.maximum(size, 1e-300)))))
+        wanted = f"a standard deviation in [{_FAINT:g}, {_HUGE:g}]"
+        at_level = attrs.evolve(where, level=worst + 1)
+        require(bool(_FAINT <= size[worst] <= _HUGE), wanted, f"{size[worst]:.3g}", at_level)
 
 
 @check("mean")

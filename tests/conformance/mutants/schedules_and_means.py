@@ -232,6 +232,31 @@ class SkipTooLarge(MeanParameterization):
 
 
 @frozen
+class SeesNothing(MeanParameterization):
+    def scalings(self, at, prev):
+        return V().scalings(at, prev)._replace(c_in=0 * at.sigma)
+
+
+@frozen
+class Preconditioned(MeanParameterization):
+    """V with an input of unit size."""
+
+    def scalings(self, at, prev):
+        return V().scalings(at, prev)._replace(c_in=1 / self.scale(at))
+
+    def scale(self, at):
+        return (at.alpha**2 + at.sigma**2) ** 0.5
+
+
+@frozen
+class TimesScale(Preconditioned):
+    """c_in multiplied by the scale, not divided by it."""
+
+    def scale(self, at):
+        return 1 / super().scale(at)
+
+
+@frozen
 class PrevNotRefused(MeanParameterization):
     """Needs the level below, and does not say so where there is none."""
 
@@ -283,7 +308,11 @@ MUTANTS = [
     _mean(ChangesItsArgument(), "each_level_on_its_own", Eps()),
     _mean(VanishingOutput(), "claims_a_path", Eps()),
     _mean(SkipTooLarge(), "decodes_its_target", Eps()),
+    _mean(SeesNothing(), "input_of_moderate_size", V(), "found:    0"),
+    _mean(TimesScale(), "input_of_moderate_size", Preconditioned(), "ve path"),
     _mean(PrevNotDeclared(), "between_levels_as_declared", XPrev(), "prev=None"),
     _mean(LevelsOnlyNotRefused(), "between_levels_as_declared", V(), "problems()"),
     _mean(PrevNotRefused(), "tensors_agree_with_arrays", Eps()),
 ]
+
+RIGHT = [("mean", Preconditioned())]
