@@ -49,6 +49,11 @@ class MetricsFile:
         self.file.close()
 
 
+def has_line(folder: Path, step: int) -> bool:
+    """Return whether a run's metrics have a line of a step."""
+    return any(line["step"] == step for line in read_metrics(folder))
+
+
 class NoMetrics:
     """For processes that leave the file to the first of them."""
 

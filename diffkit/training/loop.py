@@ -28,7 +28,7 @@ from diffkit.training.config import TrainConfig, TrainOptions, unknown
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
-from diffkit.training.logs import MetricsFile, NoMetrics, bar, say
+from diffkit.training.logs import MetricsFile, NoMetrics, bar, has_line, say
 from diffkit.training.order import DataOrder
 from diffkit.training.precision import emulated
 from diffkit.training.previews import Previews
@@ -184,6 +184,7 @@ class _Training(Generic[T]):
 
     def _go(self) -> T:
         self._begin()
+        self._make_up()
         if self.trainer.step < self.config.steps:
             devices = [self.engine.device] if self.engine.device.type == "cuda" else []
             try:
@@ -215,11 +216,28 @@ class _Training(Generic[T]):
             self._say(f"training in {where!r}: {self.config.steps} steps{several}")
         else:
             self.trainer.restore(found.step, found.files)
+            self.trainer.names = tuple(found.manifest.get("terms", ()))
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (say if faults and self.writes else self._say)(text)
             self._repair(found.step)
         self.ranks.first(lambda: run.write_facts(self.folder, self.config, self.data))
         self.ranks.first(lambda: self.trackers.begin(self.folder, self.trainer.step))
+
+    def _make_up(self) -> None:
+        """Do what a run had still to do after its last save, if it was killed meanwhile: the last line, a picture."""
+        step = self.trainer.step
+        if step == 0 or not self.trainer.names:
+            return
+        if step == self.config.steps and not self.ranks.first(lambda: has_line(self.folder, step)):
+            held = self.held.measure() if self.held.due(step) else {}
+            with self._metrics() as metrics:
+                self._note(metrics, None, True, held)
+        if self.previews.due(step) and not self.ranks.first(lambda: self.previews.is_there(step)):
+            self.trackers.preview(step, self.previews.draw())
+
+    def _metrics(self) -> MetricsFile | NoMetrics:
+        """The run's file of metrics; nothing in all processes but the first."""
+        return MetricsFile(self.folder, self.trainer.step) if self.writes else NoMetrics()
 
     def _repair(self, step: int) -> None:
         """Write the system that lies in the folder again from the checkpoint just read, if it cannot be loaded."""
@@ -251,7 +269,7 @@ class _Training(Generic[T]):
         if config.compile:
             self._say("compiling: the first update takes minutes")
         with (
-            MetricsFile(self.folder, trainer.step) if self.writes else NoMetrics() as metrics,
+            self._metrics() as metrics,
             bar(trainer.step, config.steps, self.progress) as shown,
         ):
             clock = _Clock(trainer.step, config.batch_size)
@@ -271,7 +289,7 @@ class _Training(Generic[T]):
                     metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which keeps the window open for a run that goes on
-                    self._note(metrics, clock, True, held)
+                    shown.note(self._note(metrics, clock, True, held))
                 if self.previews.due(trainer.step):
                     self.trackers.preview(trainer.step, self.previews.draw())
                 if stopping:
@@ -281,25 +299,25 @@ class _Training(Generic[T]):
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
 
     def _note(
-        self, metrics: MetricsFile | NoMetrics, clock: _Clock, learned: bool, held: Mapping[str, float | None]
+        self, metrics: MetricsFile | NoMetrics, clock: _Clock | None, learned: bool, held: Mapping[str, float | None]
     ) -> str:
         """Write a line of metrics wherever it belongs, and return it in short.
 
         Args:
             metrics: The file.
-            clock: What says how fast it went.
+            clock: What says how fast it went, or None.
             learned: Whether it says what was learned since the last such line.
             held: What was found on held-out data, if anything was.
         """
         step = self.trainer.step
         line: dict[str, Any] = {"step": step, "samples": step * self.config.batch_size}
         if learned:
-            line |= self.trainer.metrics() | clock.lap(step)
+            line |= self.trainer.metrics() | (clock.lap(step) if clock else {})
         line |= held
         metrics.write(line)
         self.trackers.metrics(line)
         words = [f"{name} {_number(line[name])}" for name in ("loss", "val_loss") if name in line]
-        return ", ".join([*words, *([f"{line['images_per_s']:.0f} images/s"] if learned else [])])
+        return ", ".join([*words, *([f"{line['images_per_s']:.0f} images/s"] if "images_per_s" in line else [])])
 
     def _update(self, batch: Batch) -> None:
         """Update with one batch, or say which microbatch to try where memory ends."""
@@ -351,6 +369,7 @@ class _Training(Generic[T]):
             "seed": self.config.seed,
             "world_size": self.ranks.size,
             "engine": self.engine.name,
+            "terms": [*self.trainer.names],
             "parts": parts,
             "spec": self.spec,
         }

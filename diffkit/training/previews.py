@@ -38,9 +38,18 @@ class Previews:
         """Return whether a picture belongs to this step."""
         return self.every is not None and step % self.every == 0
 
+    def is_there(self, step: int) -> bool:
+        """Return whether the picture of a step is drawn; what a killed process left of any is removed."""
+        for left in self.folder.glob(".*.tmp"):
+            left.unlink()
+        return self._path(step).exists()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"{step_name(step)}.png"
+
     def draw(self) -> Path:
         """Draw one picture and return where it is; all processes must, the first writes it."""
-        samples, path = self._samples(), self.folder / f"{step_name(self.trainer.step)}.png"
+        samples, path = self._samples(), self._path(self.trainer.step)
         self.trainer.engine.ranks.first(lambda: self._write(samples, path))
         return path
 

@@ -18,6 +18,7 @@ from training_support import checkpoints, content, images, lines, point_system, 
 import diffkit
 from diffkit._errors import OptionError
 from diffkit.training import read_metrics, signals
+from diffkit.training.loop import _Training
 from diffkit.training.trainer import Trainer
 
 
@@ -159,6 +160,40 @@ def test_kill_9_loses_nothing_but_time(tmp_path):
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert not list((tmp_path / "killed" / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("last", [6, 12])
+def test_what_was_still_to_do_after_the_last_save_is_made_up(tmp_path, monkeypatch, last):
+    options = dict(steps=12, save_every=6, log_every=5, val_every=100, preview_every=6, preview=4, preview_steps=3)
+    train(tmp_path / "whole", val=images(8), **options)
+
+    class Killed(BaseException):
+        pass
+
+    save = _Training._save
+
+    def saved_and_killed(self):
+        save(self)
+        if self.trainer.step == last:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Training, "_save", saved_and_killed)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", val=images(8), **options)
+    previews = tmp_path / "killed" / "previews"
+    assert not (previews / f"step_{last:08d}.png").exists()
+    previews.mkdir(exist_ok=True)
+    (previews / ".step_00000012.png.7a504f23.tmp").touch()
+    train(tmp_path / "killed", val=images(8), **options)
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+    assert "val_loss" in lines(tmp_path / "killed")[-1]
+    for path in (tmp_path / "whole" / "previews").iterdir():
+        assert (previews / path.name).read_bytes() == path.read_bytes()
+    assert len(list(previews.iterdir())) == 2
+    before = (tmp_path / "killed" / "metrics.jsonl").read_bytes()
+    train(tmp_path / "killed", val=images(8), **options)
+    assert (tmp_path / "killed" / "metrics.jsonl").read_bytes() == before
 
 
 @forking
