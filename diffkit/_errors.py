@@ -11,7 +11,7 @@ DiffkitError
 ├── SpecError               (ValueError)           a saved system that cannot be rebuilt here
 ├── CheckpointError         (RuntimeError)         a file that is damaged or not what it should be
 ├── DataError               (ValueError)           data that cannot be used
-├── DivergedError           (ArithmeticError)      training met too many losses in a row that are not finite
+├── DivergedError           (ArithmeticError)      losses in a row, or all samples, that are not finite
 └── MissingExtraError       (ImportError)          an optional dependency is not installed
 """
 
@@ -66,7 +66,7 @@ class DataError(DiffkitError, ValueError):
 
 
 class DivergedError(DiffkitError, ArithmeticError):
-    """Training met too many losses or gradients in a row that are not finite."""
+    """Training met too many losses or gradients in a row that are not finite, or no sample is."""
 
 
 class MissingExtraError(DiffkitError, ImportError):

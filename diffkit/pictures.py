@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkit._errors import MissingExtraError
+from diffkit._errors import DivergedError, MissingExtraError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +43,28 @@ def pixels(x: Tensor, bins: int | None) -> NDArray[Any]:
 
 
 def integers(x: Tensor, top: int) -> NDArray[np.float64]:
-    """Return data in [-1, 1] as the nearest of 0..top; `diffkit.data.base.scaled` leads back."""
-    return np.asarray(((x.double().clamp(-1, 1) + 1) * (top / 2)).round().cpu().numpy())
+    """Return data in [-1, 1] as the nearest of 0..top, 0 for no number; `diffkit.data.base.scaled` leads back."""
+    return np.asarray(((x.double().nan_to_num(-1.0).clamp(-1, 1) + 1) * (top / 2)).round().cpu().numpy())
+
+
+def check_finite(samples: Tensor, first: int = 0) -> None:
+    """Say which samples are no finite numbers, before they are drawn as if they were.
+
+    Args:
+        samples: (N, C, *S).
+        first: Index of the first of them.
+    Raises:
+        DivergedError: None of them is finite.
+    """
+    bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().add(first).tolist()
+    if bad and len(bad) == len(samples):
+        raise DivergedError(
+            f"none of {len(bad)} samples is finite: the network's weights are not, after a training that diverged, or "
+            "what it is steered or computed with is too much for it (guidance, precision)"
+        )
+    if bad:
+        some = ", ".join(map(str, bad[:5])) + (", ..." if bad[5:] else "")
+        print(f"warning: {len(bad)} of {len(samples)} samples are not finite ({some})", file=sys.stderr, flush=True)
 
 
 def png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:

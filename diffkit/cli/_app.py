@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -46,7 +47,18 @@ def run(argv: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         _silence_stdout()
+    except OSError as error:  # a full disk, a name that is too long, a folder that vanished
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_said(error)}", file=sys.stderr, flush=True)
+        return REFUSED
     return DONE
+
+
+def _said(error: OSError) -> str:
+    where = "" if error.filename is None else f": {error.filename}"
+    hint = "; what was written stays, and the same command goes on where it can" if error.errno == errno.ENOSPC else ""
+    return f"{error.strerror or error}{where}{hint}"
 
 
 def _says_first(text: str) -> bool:

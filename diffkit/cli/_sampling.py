@@ -17,7 +17,7 @@ from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Data, scaled
 from diffkit.files import weights_digest
 from diffkit.noise import noise_for
-from diffkit.pictures import pixels
+from diffkit.pictures import check_finite, pixels
 from diffkit.system import System
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Sampling:
         noise_fn = noise_for(self.seed, rows, self.saved.system.data_shape, call.device)
         with torch.no_grad():
             x = call.finish(call.program(), here, call.begin(here, noise_fn), noise_fn, advance)
+        check_finite(x, rows.start)
         return pixels(x, self.saved.bins)
 
     @property
@@ -185,6 +186,14 @@ def check_fit(saved: Saved, data: Data) -> None:
         raise DataError(
             f"the small images are {_sized(size)}, the network was trained to enlarge {_sized(saved.low_res)}"
         )
+    if data.bins is None and saved.bins is not None:
+        images = data.batch(range(min(len(data), 64))).images
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -1 and high <= 1):
+            raise DataError(
+                f"the small images are floating-point values from {low:g} to {high:g}, the network reads [-1, 1]; "
+                "scale them, or store them as 8-bit integers"
+            )
     if any(small > side for small, side in zip(size, large[1:], strict=True)):
         raise DataError(
             f"the small images are {_sized(size)}, larger than what they are enlarged to, {_sized(large[1:])}"

@@ -12,7 +12,7 @@ from attrs import frozen
 from diffkit._errors import DataError, OptionError
 from diffkit.cli._paths import check_new_folder, check_overview, overview
 from diffkit.files import write_atomically
-from diffkit.pictures import grid, need_pillow, pixels, png
+from diffkit.pictures import check_finite, grid, need_pillow, pixels, png
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,6 +175,9 @@ def write(
         shown: What to show of every picture in the overview, (k, C, H, W), a row for each.
         words: What the overview shows.
     """
+    import torch
+
+    check_finite(torch.cat([results for _, results in rows]))
     out.mkdir(parents=True, exist_ok=True)
     count = 0
     for name, results in rows:

@@ -27,7 +27,7 @@ def from_text(text: str, kind: Any) -> Any:
     Raises:
         OptionError: The text is none of that type; it reads "must be ..., got ...".
     """
-    if text.lower() == "none" and _allows_none(kind):
+    if text.lower() == "none" and _none_is_none(kind):
         return None
     _check_not_empty(text, kind)
     for candidate in _candidates(kind):
@@ -44,7 +44,7 @@ def accept(value: Any, kind: Any) -> Any:
     Raises:
         OptionError: It is none of that type; the text reads "must be ..., got ...", as TOML spells values.
     """
-    if value is None or (value == "none" and _allows_none(kind) and str not in _candidates(kind)):
+    if value is None or (value == "none" and _none_is_none(kind) and str not in _candidates(kind)):
         if _allows_none(kind):
             return None
         raise OptionError(f"must be {wanted(kind, in_file=True)}, got none")
@@ -67,7 +67,7 @@ def _check_not_empty(value: Any, kind: Any) -> None:
 def wanted(kind: Any, *, in_file: bool = False) -> str:
     """What a value must be, in words: on a command line, or in a file."""
     words = dict.fromkeys(_word(candidate, in_file) for candidate in _candidates(kind))
-    if _allows_none(kind) and kind is not Any:
+    if _none_is_none(kind) and kind is not Any:
         words["'none'" if in_file else "none"] = None
     return " or ".join(words)
 
@@ -133,6 +133,11 @@ def _rank(kind: Any) -> int:
 
 def _allows_none(kind: Any) -> bool:
     return kind is Any or kind is None or types.NoneType in typing.get_args(kind)
+
+
+def _none_is_none(kind: Any) -> bool:
+    """Whether the word stands for None: not where it is a choice by itself."""
+    return _allows_none(kind) and not any("none" in typing.get_args(candidate) for candidate in _candidates(kind))
 
 
 def _item(kind: Any) -> Any:

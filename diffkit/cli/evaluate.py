@@ -258,9 +258,16 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         if getattr(options, name) is not None:
             least = 2 if name == "kid_subset_size" else 1
             check_integer(f"--{name.replace('_', '-')}", getattr(options, name), ge=least)
+    measuring = ("num", "size", "metrics", "neighbours", "kid_subsets", "kid_subset_size", "split_size", "out", "seed")
+    idle = [f"--{name.replace('_', '-')}" for name in measuring if name in given.values]
+    if options.samples is None and idle:
+        raise OptionError(
+            f"without samples nothing is measured, only --save-reference written; leave out {', '.join(idle)}"
+        )
     drawing = [f"--{name}" for name in ("steps", "sampler") if name in given.values or name in given.chosen]
     if drawing and not system:
-        raise OptionError(f"{', '.join(drawing)} is for a saved system, which {options.samples} is not")
+        other = "and none is named" if options.samples is None else f"which {options.samples} is not"
+        raise OptionError(f"{', '.join(drawing)} is for a saved system, {other}")
     if system and options.num is not None and options.num > MOST:
         raise OptionError(f"--num must be <= {MOST} where samples are drawn from a system, got {options.num}")
     if system and options.size is not None:

@@ -7,8 +7,9 @@ run.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
@@ -16,6 +17,9 @@ from attrs import field, frozen
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_new_folder
 from diffkit.cli._takes import Given, Takes
+
+if TYPE_CHECKING:
+    from diffkit.system import System
 
 
 @frozen
@@ -96,10 +100,19 @@ def run(given: Given) -> None:
         if found.family == "classifier":
             import_classifier(options.file, options.to, preset=options.preset, entry=options.entry, **said)
         else:
-            load_checkpoint(options.file, preset=options.preset, entry=options.entry, **said).save(options.to)
+            system = load_checkpoint(options.file, preset=options.preset, entry=options.entry, **said)
+            _warn_of_what_is_not_finite(system)
+            system.save(options.to)
     print(found)
     if options.to is not None:
         print(f"saved in {options.to}")
+
+
+def _warn_of_what_is_not_finite(system: System) -> None:
+    bad = [name for name, weight in system.named_parameters() if not weight.isfinite().all()]
+    if bad:
+        name = bad[0].removeprefix("backbone.")
+        print(f"warning: {len(bad)} weights are not finite (first: {name}); nothing can be sampled", file=sys.stderr)
 
 
 def _said(given: Given) -> dict[str, Any]:

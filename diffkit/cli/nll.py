@@ -10,10 +10,11 @@ same figures. A stopped command, given again, goes on where it was; what it has 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 from attrs import field, frozen
@@ -151,6 +152,7 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
         if among.rank:
             return
         print(scores)
+        _warn_of_what_is_not_finite(scores.total)
         if options.out is not None:
             scores.save(options.out)
         if options.published is not None:
@@ -186,9 +188,18 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
         if among.rank:
             return
         print(found)
+        _warn_of_what_is_not_finite(found.bits.cpu().numpy())
         if options.out is not None:
             arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
             np.savez(options.out, **arrays, index=index, meaning=found.meaning)
+
+
+def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
+    import numpy as np
+
+    bad = int((~np.isfinite(bits)).sum())
+    if bad:
+        print(f"warning: the bits/dim of {bad} of {len(bits)} examples are not finite", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from diffkit._errors import DataError
 from diffkit.data import from_array, source_for
 from diffkit.data.base import Data
 from diffkit.data.folder import list_images
-from diffkit.pictures import integers, need_pillow
+from diffkit.pictures import check_finite, integers, need_pillow
 from diffkit.system import System
 
 _SHOWN = 3
@@ -30,8 +30,11 @@ def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 6
         source: What to call them.
         batch_size: How many are made at a time.
         options: As `System.sample` takes them.
+    Raises:
+        DivergedError: None of them is finite.
     """
     x = system.sample(n, batch_size=min(n, batch_size), **options).cpu()
+    check_finite(x)
     bins = system.decoder.bins
     if bins is None:
         return from_array(x.float(), source=source)

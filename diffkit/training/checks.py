@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,6 +63,8 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
         raise OptionError(
             "the system's network has no parameter that requires a gradient, so there is nothing to train"
         )
+    if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
+        raise OptionError(f"workers={config.workers} are more reading processes than help here; take at most {most}")
     classes = Classes.of(spec)
     if classes.told and config.preview_every is not None:
         raise OptionError("a classifier draws no samples, so there is nothing to preview; leave preview_every out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -189,10 +190,12 @@ def _tried(
 
 def _checkpoints(config: TrainConfig) -> int:
     """How many checkpoints a finished run has."""
-    made = {*range(config.save_every, config.steps + 1, config.save_every), config.steps}
-    newest = sorted(made)[-config.keep :]
-    ever = [] if config.keep_every is None else [step for step in made if step % config.keep_every == 0]
-    return len({*newest, *ever})
+    regular, at_the_end = config.steps // config.save_every, config.steps % config.save_every > 0
+    newest = min(config.keep - at_the_end, regular)
+    if config.keep_every is None:
+        return newest + at_the_end
+    older = (regular - newest) * config.save_every
+    return newest + at_the_end + older // math.lcm(config.save_every, config.keep_every)
 
 
 def _size(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -35,6 +35,8 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
         OptionError: The file's ending is another, or the network has no public layout.
         CheckpointError: The file cannot be written.
     """
+    from safetensors import SafetensorError
+
     from diffkit.backbones._dit import DiTNetwork
     from diffkit.backbones._unet import UNetNetwork
     from diffkit.guidance._classifier import ClassifierNetwork
@@ -56,6 +58,6 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
                 save_file(tensors, temporary, None if text is None else {KEY: text})
             else:
                 torch.save(with_text(tensors, text), temporary)
-    except (OSError, RuntimeError) as error:  # torch.save raises the latter where it cannot write
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second where it cannot write
         raise CheckpointError(f"cannot write {path}: {error}") from error
     return path

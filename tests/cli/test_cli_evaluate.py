@@ -179,7 +179,8 @@ def test_shapes_are_compared_before_anything_is_drawn(
         assert "\n" not in text
         text = refused("evaluate", "grey.npz", "--data", "grey.npz", *words, conv)
         assert text.startswith(f"extractor {conv!r} cannot see images of shape (1, 4, 4): ")
-    assert command("evaluate", "--data", "large.npz", *words, flat, "--save-reference", "large_stats.npz").code == 0
+    stored = ["--extractor", flat, "--save-reference", "large_stats.npz"]
+    assert command("evaluate", "--data", "large.npz", *stored).code == 0
     assert "the reference is of 108 features" in refused(
         "evaluate", "small.npz", "--reference", "large_stats.npz", *words, flat
     )
@@ -204,3 +205,12 @@ def test_data_of_other_classes_than_the_systems(refused: Refused, saved: Path, t
     ]
     text = refused("evaluate", saved, *words)
     assert text.startswith("the run has classes cat, dog, owl; the data has cat, zed, and zed cannot be told by name")
+
+
+def test_what_has_no_effect_on_a_reference_is_refused(refused: Refused, tmp_path: Path):
+    words = ["--data", "digits", "--extractor", "digits", "--save-reference", tmp_path / "reference.npz"]
+    said = refused("evaluate", *words, "--metrics", "kid", "--neighbours", "2", "--out", tmp_path / "out.json")
+    assert said == (
+        "without samples nothing is measured, only --save-reference written; leave out --metrics, --neighbours, --out"
+    )
+    assert "--steps is for a saved system, and none is named" in refused("evaluate", *words, "--steps", "3")

@@ -71,6 +71,8 @@ def test_exact_likelihood(command: Command, saved: Path, images: Path, tmp_path:
         assert arrays["bits"].shape == arrays["probe_error"].shape == arrays["index"].shape == (2,)
     other = command("nll", saved, *data, "--num", "2", "--ode", "--dequantize", "decoder", "--tolerance", "1e-2")
     assert "level 1 as the latent variable of the decoder" in other.out
+    other = command("nll", saved, *data, "--num", "2", "--ode", "--dequantize", "none", "--tolerance", "1e-2")
+    assert "uniform dequantization" not in other.out and other.out != found.out
 
 
 @pytest.mark.parametrize("how", [[], ["--ode", "--tolerance", "1e-1"]], ids=["bound", "ode"])
@@ -146,7 +148,7 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
     )
     assert refused("nll", saved, "--data", images, "--ode", "--tolerance", "0") == "--tolerance must be > 0, got 0.0"
     assert refused("nll", saved, "--data", images, "--ode", "--dequantize", "all") == (
-        "--dequantize must be 'uniform' or 'decoder' or 'none' or none, got 'all'"
+        "--dequantize must be 'uniform' or 'decoder' or 'none', got 'all'"
     )
     assert refused("nll", saved, "--data", images, "--levels-per-example", "90", "--data.labels", "true") == (
         "--levels-per-example must be in 2..12, or none for all, got 90"

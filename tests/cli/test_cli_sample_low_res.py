@@ -174,3 +174,17 @@ def test_refusals(refused: Refused, run: Path, file: Path, make_system: Callable
         "the small images are 9x9, larger than what they are enlarged to, 8x8"
     )
     assert not (tmp_path / "o").exists()
+
+
+def test_pictures_of_floating_point_values_must_be_scaled(refused: Refused, command: Command, run, small, tmp_path):
+    np.savez(tmp_path / "raw.npz", small.astype(np.float32))
+    said = refused("sample", run, "--low-res", tmp_path / "raw.npz", "--out", tmp_path / "out")
+    assert (
+        "are floating-point values from 0 to 25" in said and "the network reads [-1, 1]; scale them, or store" in said
+    )
+    np.savez(tmp_path / "scaled.npz", small.astype(np.float32) / 127.5 - 1)
+    for name in ("scaled", "whole"):
+        np.savez(tmp_path / "whole.npz", small)
+        words = ["--low-res", tmp_path / f"{name}.npz", "--out", tmp_path / f"out_{name}", "--format", "npz"]
+        assert command("sample", run, *words).code == 0
+    assert np.array_equal(arrays(tmp_path / "out_scaled"), arrays(tmp_path / "out_whole"))

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from training_support import config, images, point_system, points, system, train
 
 from diffkit import DataError, OptionError
 from diffkit.training import read_metrics
-from diffkit.training.trial import DryRun, _bytes, _duration, dry_run
+from diffkit.training.trial import DryRun, _bytes, _checkpoints, _duration, dry_run
 
 
 def figures(**more: object) -> DryRun:
@@ -97,3 +99,15 @@ def test_it_refuses_what_training_would(tmp_path: Path):
 def test_data_that_is_no_image():
     found = dry_run(point_system(), points(), steps=3, batch_size=7)
     assert found.examples == 40 and found.batch_size == 7
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 9), st.none() | st.integers(1, 20))
+def test_how_many_checkpoints_a_run_ends_with(steps, every, keep, keep_every):
+    made = {*range(every, steps + 1, every), steps}
+    ever = set() if keep_every is None else {step for step in made if step % keep_every == 0}
+    asked = config(steps=steps, save_every=every, keep=keep, keep_every=keep_every)
+    assert _checkpoints(asked) == len({*sorted(made)[-keep:], *ever})
+
+
+def test_steps_without_end_are_counted_too():
+    assert _checkpoints(config(steps=10**20, save_every=1000, keep=3, keep_every=None)) == 3
