@@ -19,7 +19,7 @@ from diffkit.cli._takes import Given, Takes
 
 if TYPE_CHECKING:
     from diffkit.cli._tasks import Pictures
-    from diffkit.tasks.inverse import Method
+    from diffkit.guidance._linear import Measured
 
 
 @frozen
@@ -82,7 +82,7 @@ def run(given: Given) -> None:
         print(line)
 
 
-def _method(options: Options) -> Method:
+def _method(options: Options) -> Measured:
     from diffkit.guidance import MMPS, DiffPIR, PiGDM
     from diffkit.tasks import average_pool
 

@@ -7,14 +7,15 @@ by the host.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
+from attrs import field, frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError
-from diffkit.denoiser import Conditions, Estimate, Evaluate
+from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance
 from diffkit.guidance._pullback import Pullback, value_and_pullback
 from diffkit.protocols import Level
 
@@ -29,6 +30,31 @@ def check_operator(instance: object, attribute: attrs.Attribute[Any], value: obj
     """Validator of an operator."""
     if not callable(value) or isinstance(value, type):
         raise OptionError(f"operator must be a function from data to measurements, got {value!r}")
+
+
+@frozen(eq=False)
+class Measured(Guidance):
+    """Guidance towards a measurement; what it is of, `diffkit.tasks.solve` takes.
+
+    Attributes:
+        operator: A: data (B, C, *S) -> measurements (B, *M), each row on its own.
+        linear: Whether A has to be linear.
+        sampler: The sampler that it goes with unless another is asked for.
+    """
+
+    operator: Operator = field(validator=check_operator)
+    linear: ClassVar[bool] = True
+    sampler: ClassVar[str] = "ddim"
+
+    @property
+    def own_conditions(self) -> frozenset[str]:
+        """The measurements."""
+        return frozenset([MEASUREMENT])
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        """The measurements."""
+        return frozenset([MEASUREMENT])
 
 
 def adjoint_of(operator: Operator, like: Tensor) -> Operator:

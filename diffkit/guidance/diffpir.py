@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor
 
-from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance
+from diffkit.denoiser import Conditions, Estimate, Evaluate
 from diffkit.guidance._linear import (
-    MEASUREMENT,
-    Operator,
+    Measured,
     adjoint_of,
-    check_operator,
     conjugate_gradients,
     like_rows,
     residual,
@@ -20,7 +18,7 @@ from diffkit.protocols import Level
 
 
 @frozen(eq=False)
-class DiffPIR(Guidance):
+class DiffPIR(Measured):
     """The z that minimizes ``|y - A z|^2 / noise_std^2 + |z - x_start|^2 / r^2``, ``r^2 = sigma^2 / (weight alpha^2)``.
 
     With data_std = s, ``1 / r^2 = weight alpha^2 / sigma^2 + 1 / s^2``: at weight 1 that is the variance of x_start
@@ -37,21 +35,10 @@ class DiffPIR(Guidance):
         with an eta between 0 and 1 does too.
     """
 
-    operator: Operator = field(validator=check_operator)
     noise_std: float = number(0.0, ge=0)
     weight: float = number(1.0, gt=0)
     data_std: float | None = number(None, optional=True, gt=0)
     iterations: int = integer(10, ge=1)
-
-    @property
-    def own_conditions(self) -> frozenset[str]:
-        """The measurements."""
-        return frozenset([MEASUREMENT])
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """The measurements."""
-        return frozenset([MEASUREMENT])
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the estimate moved towards the measurements."""

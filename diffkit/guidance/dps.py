@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError
-from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance
+from diffkit.denoiser import Conditions, Estimate, Evaluate
 from diffkit.guidance._linear import (
-    MEASUREMENT,
-    Operator,
-    check_operator,
+    Measured,
     dot,
     estimate_and_pullback,
     like_rows,
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @frozen(eq=False)
-class DPS(Guidance):
+class DPS(Measured):
     """``x_s - step / |y - A x_start| grad |y - A x_start|^2``, the gradient by x_t through the network.
 
     form="likelihood" takes ``y ~ N(A x_start, noise_std^2)`` at its word instead: x_start is shifted by
@@ -47,25 +45,16 @@ class DPS(Guidance):
         x_start moved so far that the ancestral step would land where the paper's does.
     """
 
-    operator: Operator = field(validator=check_operator)
     step: float = number(1.0, ge=0)
     form: str = choice("normalized", ("normalized", "likelihood"))
     noise_std: float | None = number(None, optional=True, gt=0)
+    linear: ClassVar[bool] = False
+    sampler: ClassVar[str] = "ancestral"
 
     def __attrs_post_init__(self) -> None:
         """Refuse a noise_std that is missing or has no effect."""
         if (self.noise_std is None) == (self.form == "likelihood"):
             raise OptionError("noise_std is for form='likelihood', which needs it; form='normalized' has none")
-
-    @property
-    def own_conditions(self) -> frozenset[str]:
-        """The measurements."""
-        return frozenset([MEASUREMENT])
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """The measurements."""
-        return frozenset([MEASUREMENT])
 
     def problems(self, parts: Composition) -> Iterable[str]:
         """Return why the step it is to move is not known."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor
 
-from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance
+from diffkit.denoiser import Conditions, Estimate, Evaluate
 from diffkit.guidance._linear import (
-    MEASUREMENT,
-    Operator,
+    Measured,
     adjoint_of,
-    check_operator,
     conjugate_gradients,
     estimate_and_pullback,
     residual,
@@ -21,7 +19,7 @@ from diffkit.protocols import Level
 
 
 @frozen(eq=False)
-class MMPS(Guidance):
+class MMPS(Measured):
     """``x_start + C A^T (noise_std^2 + A C A^T)^-1 (y - A x_start)`` with ``C = sigma^2 / alpha J^T``.
 
     J is the Jacobian of the estimate by x_t, so C is the covariance of x_start given x_t: for normal data, whatever its
@@ -36,19 +34,8 @@ class MMPS(Guidance):
     Deviates: conjugate gradients in place of GMRES: the covariance is symmetric up to the network's error.
     """
 
-    operator: Operator = field(validator=check_operator)
     noise_std: float = number(gt=0)
     iterations: int = integer(3, ge=1)
-
-    @property
-    def own_conditions(self) -> frozenset[str]:
-        """The measurements."""
-        return frozenset([MEASUREMENT])
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """The measurements."""
-        return frozenset([MEASUREMENT])
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the mean given x_t and the measurements."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor
 
-from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance
+from diffkit.denoiser import Conditions, Estimate, Evaluate
 from diffkit.guidance._linear import (
-    MEASUREMENT,
-    Operator,
+    Measured,
     adjoint_of,
-    check_operator,
     conjugate_gradients,
     estimate_and_pullback,
     like_rows,
@@ -22,7 +20,7 @@ from diffkit.protocols import Level
 
 
 @frozen(eq=False)
-class PiGDM(Guidance):
+class PiGDM(Measured):
     """``x_start + sigma^2 / alpha J^T A^T (noise_std^2 + r^2 A A^T)^-1 (y - A x_start)``.
 
     ``r^2 = sigma^2 s^2 / (alpha^2 s^2 + sigma^2)`` is the variance of x_start given x_t if data is normal with standard
@@ -39,20 +37,9 @@ class PiGDM(Guidance):
     Deviates: the score becomes a shift of x_start by Tweedie's formula, in place of algorithm 1's weight r^2.
     """
 
-    operator: Operator = field(validator=check_operator)
     noise_std: float = number(0.0, ge=0)
     data_std: float = number(1.0, gt=0)
     iterations: int = integer(10, ge=1)
-
-    @property
-    def own_conditions(self) -> frozenset[str]:
-        """The measurements."""
-        return frozenset([MEASUREMENT])
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """The measurements."""
-        return frozenset([MEASUREMENT])
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the mean given x_t and the measurements."""

@@ -13,11 +13,7 @@ from diffkit._errors import OptionError
 from diffkit.compiling import Compile
 from diffkit.conditions import as_tensor
 from diffkit.denoiser import Guidance, Model
-from diffkit.guidance._linear import Operator
-from diffkit.guidance.diffpir import DiffPIR
-from diffkit.guidance.dps import DPS
-from diffkit.guidance.mmps import MMPS
-from diffkit.guidance.pigdm import PiGDM
+from diffkit.guidance._linear import Measured, Operator
 from diffkit.noise import Seed
 from diffkit.options import check_integer
 from diffkit.slots import Slot
@@ -25,13 +21,12 @@ from diffkit.spacing import Spacing
 from diffkit.system import System
 
 _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-Method = MMPS | PiGDM | DiffPIR | DPS
 
 
 def solve(
     system: System,
     measurement: Tensor,
-    method: Method,
+    method: Measured,
     *,
     n: int | None = None,
     steps: Spacing = None,
@@ -61,16 +56,14 @@ def solve(
     Raises:
         OptionError: The measurement has not the shape that the operator gives, or the operator is not linear.
     """
-    if not isinstance(method, Method):
+    if not isinstance(method, Measured):
         raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
     measurement = _measurements(system, as_tensor("measurement", measurement), method, n)
-    if sampler is None:
-        sampler = "ancestral" if isinstance(method, DPS) else "ddim"
     before = () if guidance is None else tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
     return system.sample(
         len(measurement),
         steps=steps,
-        sampler=sampler,
+        sampler=method.sampler if sampler is None else sampler,
         guidance=[*before, method],
         seed=seed,
         batch_size=batch_size,
@@ -109,12 +102,12 @@ def average_pool(factor: int) -> Operator:
     return operator
 
 
-def _measurements(system: System, measurement: Tensor, method: Method, n: int | None) -> Tensor:
+def _measurements(system: System, measurement: Tensor, method: Measured, n: int | None) -> Tensor:
     """Measurements of each example, (n, *M), or an error that says what is wrong with them."""
     with torch.no_grad():
         nothing = method.operator(torch.zeros(1, *system.data_shape, device=system.device))
     shape = tuple(nothing.shape[1:])
-    if not isinstance(method, DPS) and nothing.any():
+    if method.linear and nothing.any():
         raise OptionError("the operator is not linear: it does not map 0 to 0; use DPS, which takes any")
     if measurement.ndim == len(shape):
         measurement = measurement[None]
