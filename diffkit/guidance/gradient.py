@@ -29,8 +29,58 @@ def _check_callable(instance: object, attribute: attrs.Attribute[Any], value: ob
         raise OptionError(f"{attribute.name} must be a network or a function, got {value!r}")
 
 
+class _Gradient(Guidance):
+    """What is done with a gradient; classes that inherit have the options.
+
+    Attributes:
+        scale, at, shift, clip: As in `GradientGuidance`.
+    """
+
+    scale: float
+    at: str
+    shift: str
+    clip: bool
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        if self.at == "mean" and self.shift == "score":
+            raise OptionError("at='mean' needs shift='mean'; the score is that of x_t")
+        if self.clip and self.shift == "mean":
+            raise OptionError("clip=True has no effect with shift='mean'; leave it out, or use shift='score'")
+
+    def problems(self, parts: Composition) -> Iterable[str]:
+        """Return why a mean shift has no variance to work with."""
+        return mean_problems(parts, "shift='score'") if self.shift == "mean" else ()
+
+    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
+        """Return what a mean shift needs to know of the step."""
+        return step_columns(table) if self.shift == "mean" else {}
+
+    def shifted(
+        self, log_prob: Callable[[Tensor, Tensor], Tensor], prediction: Prediction, x: Tensor, level: Level
+    ) -> Prediction:
+        """Return the prediction with x_start moved along the gradient of ``log_prob(x, time)``."""
+        return Prediction(self._x_start(log_prob, prediction, x, level), prediction.log_variance)
+
+    def _x_start(
+        self, log_prob: Callable[[Tensor, Tensor], Tensor], prediction: Prediction, x: Tensor, level: Level
+    ) -> Tensor:
+        if self.shift == "score":
+            gradient = row_gradient(lambda at: log_prob(at, level.time.expand(len(x))), x)
+            moved = prediction.x_start + self.scale * reach(level) * gradient
+            return moved.clamp(-1, 1) if self.clip else moved
+        known = level.var
+        if known is None or X_START not in known or prediction.log_variance is None:
+            raise OptionError("shift='mean' needs the step's variance, which is not known here; use shift='score'")
+        at, time = x, level.time
+        if self.at == "mean":
+            at, time = known[X_START] * prediction.x_start + known[X_T] * x, known[TIME].flatten()
+        gradient = row_gradient(lambda at: log_prob(at, time.expand(len(x))), at)
+        return prediction.x_start + self.scale * prediction.log_variance.exp() / known[X_START] * gradient
+
+
 @frozen(eq=False)
-class GradientGuidance(Guidance):
+class GradientGuidance(_Gradient):
     """Move the reverse step along the gradient of a log-likelihood of noisy data.
 
     With g the gradient, after clipping:
@@ -59,10 +109,6 @@ class GradientGuidance(Guidance):
     clip: bool = flag(False)
     own: frozenset[str] = field(default=frozenset(), converter=frozenset)
 
-    def __attrs_post_init__(self) -> None:
-        """Refuse options that contradict each other."""
-        _check_form(self.at, self.shift, self.clip)
-
     @property
     def own_conditions(self) -> frozenset[str]:
         """Names of conditions that are not for the network."""
@@ -73,22 +119,13 @@ class GradientGuidance(Guidance):
         """The likelihood, if it is a network."""
         return (self.log_prob,) if isinstance(self.log_prob, nn.Module) else ()
 
-    def problems(self, parts: Composition) -> Iterable[str]:
-        """Return why a mean shift has no variance to work with."""
-        return mean_problems(parts, "shift='score'") if self.shift == "mean" else ()
-
-    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return what a mean shift needs to know of the step."""
-        return step_columns(table) if self.shift == "mean" else {}
-
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
         """Return the prediction with x_start shifted."""
-        found = _shifted(self, lambda x, time: self.log_prob(x, time, conditions), prediction, x, level)
-        return Prediction(found, prediction.log_variance)
+        return self.shifted(lambda x, time: self.log_prob(x, time, conditions), prediction, x, level)
 
 
 @frozen(eq=False)
-class ClassifierGuidance(Guidance):
+class ClassifierGuidance(_Gradient):
     """Move the reverse step towards a class by the gradient of a classifier's log-probability of it.
 
     The classifier is one of noisy data, such as `diffkit.guidance.Classifier` builds; see `GradientGuidance` for what
@@ -110,10 +147,6 @@ class ClassifierGuidance(Guidance):
     clip: bool = flag(False)
     label: str = field(default="y", validator=attrs.validators.instance_of(str))
 
-    def __attrs_post_init__(self) -> None:
-        """Refuse options that contradict each other."""
-        _check_form(self.at, self.shift, self.clip)
-
     @property
     def own_conditions(self) -> frozenset[str]:
         """The label, unless the network is to know it too."""
@@ -129,14 +162,6 @@ class ClassifierGuidance(Guidance):
         """The classifier."""
         return (self.classifier,) if isinstance(self.classifier, nn.Module) else ()
 
-    def problems(self, parts: Composition) -> Iterable[str]:
-        """Return why a mean shift has no variance to work with."""
-        return mean_problems(parts, "shift='score'") if self.shift == "mean" else ()
-
-    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return what a mean shift needs to know of the step."""
-        return step_columns(table) if self.shift == "mean" else {}
-
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
         """Return the prediction with x_start shifted."""
         y = conditions[self.label]
@@ -145,33 +170,4 @@ class ClassifierGuidance(Guidance):
             logits = self.classifier(x, time.expand(len(x))).to(x.dtype)
             return logits.log_softmax(1).gather(1, y[:, None])[:, 0]
 
-        return Prediction(_shifted(self, log_prob, prediction, x, level), prediction.log_variance)
-
-
-def _shifted(
-    how: GradientGuidance | ClassifierGuidance,
-    log_prob: Callable[[Tensor, Tensor], Tensor],
-    prediction: Prediction,
-    x: Tensor,
-    level: Level,
-) -> Tensor:
-    """Estimate of x_start moved along the gradient, (B, C, *S)."""
-    if how.shift == "score":
-        gradient = row_gradient(lambda at: log_prob(at, level.time.expand(len(x))), x)
-        moved = prediction.x_start + how.scale * reach(level) * gradient
-        return moved.clamp(-1, 1) if how.clip else moved
-    known = level.var
-    if known is None or X_START not in known or prediction.log_variance is None:
-        raise OptionError("shift='mean' needs the step's variance, which is not known here; use shift='score'")
-    at, time = x, level.time
-    if how.at == "mean":
-        at, time = known[X_START] * prediction.x_start + known[X_T] * x, known[TIME].flatten()
-    gradient = row_gradient(lambda at: log_prob(at, time.expand(len(x))), at)
-    return prediction.x_start + how.scale * prediction.log_variance.exp() / known[X_START] * gradient
-
-
-def _check_form(at: str, shift: str, clip: bool) -> None:
-    if at == "mean" and shift == "score":
-        raise OptionError("at='mean' needs shift='mean'; the score is that of x_t")
-    if clip and shift == "mean":
-        raise OptionError("clip=True has no effect with shift='mean'; leave it out, or use shift='score'")
+        return self.shifted(log_prob, prediction, x, level)
