@@ -48,14 +48,14 @@ def seeds_of(seed: int | Sequence[int], rows: Iterable[int]) -> list[int]:
     return [example_seed(seed[i], 0) for i in rows]
 
 
-def noise_for(seed: Seed, rows: range, shape: tuple[int, ...], device: torch.device) -> NoiseFn:
+def noise_for(seed: Seed, rows: Sequence[int], shape: tuple[int, ...], device: torch.device) -> NoiseFn:
     """Return the noise of the examples whose indices are ``rows``.
 
     Args:
         seed: As `checked_seed` returns; see `seeds_of`.
         rows: Indices of the examples of a batch.
         shape: Shape of one example.
-        device: Where the noise is drawn.
+        device: Where the noise is drawn; another kind of device draws other numbers.
     """
     if seed is None:
         return batch_noise((len(rows), *shape), device)
@@ -69,18 +69,6 @@ def batch_noise(shape: tuple[int, ...], device: torch.device, generator: torch.G
         return torch.randn(shape, generator=generator, device=device)
 
     return draw
-
-
-def example_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device) -> NoiseFn:
-    """Noise of example i as a function of (seed, i) alone, whatever the batch it is made in.
-
-    Args:
-        seed: Seed of the whole set.
-        indices: Index of each example of this batch.
-        shape: Shape of one example.
-        device: Where the noise is drawn; another kind of device draws other numbers.
-    """
-    return _streams([example_seed(seed, i) for i in indices], shape, device)
 
 
 def _streams(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> NoiseFn:

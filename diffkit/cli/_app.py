@@ -19,8 +19,8 @@ from diffkit.cli._request import as_toml, look, resolve
 from diffkit.cli._spelling import said_in_flags
 from diffkit.cli._takes import Given
 
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; an error inside diffkit or a part; what was asked cannot be done; stopped by Ctrl-C."""
+DONE, REFUSED, INTERRUPTED = 0, 2, 130
+"""Exit codes: done; what was asked cannot be done; stopped by Ctrl-C. Python's own 1 is an error in any of the code."""
 
 _HELP = ("-h", "--help")
 _EPILOGUE = (
@@ -126,4 +126,4 @@ def _silence_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "REFUSED", "run"]
+__all__ = ["DONE", "INTERRUPTED", "REFUSED", "run"]

@@ -19,7 +19,7 @@ from cyclopts.exceptions import (
 
 from diffkit._errors import OptionError, nearest
 from diffkit.cli._options import Option
-from diffkit.cli._values import from_text, is_flag, item, metavar
+from diffkit.cli._values import from_text, is_flag, item_of, metavar
 
 UnknownOption = Callable[[str], str | None]
 """Given an unknown option such as "--schedule.ss", says what is wrong with it, or None for the usual text."""
@@ -130,7 +130,7 @@ def _argument(option: Option, order: int, default_text: str | None, as_switch: b
 
 def _takes_many(option: Option) -> bool:
     """True if it takes all words that are no options."""
-    return option.positional and item(option.kind) is not None
+    return option.positional and item_of(option.kind) is not None
 
 
 def _usage(option: Option) -> str:
@@ -146,7 +146,7 @@ def _help(option: Option, default_text: str | None) -> str:
 
 
 def _converter(option: Option) -> Callable[[Any, Any], Any]:
-    kind_of_word = item(option.kind) if _takes_many(option) else option.kind
+    kind_of_word = item_of(option.kind) if _takes_many(option) else option.kind
 
     def convert(kind: Any, tokens: Any) -> Any:
         try:

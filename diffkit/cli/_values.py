@@ -79,9 +79,11 @@ def metavar(kind: Any) -> str:
     return "|".join(words[: words.index("TEXT") + 1] if "TEXT" in words else words)
 
 
-def item(kind: Any) -> Any:
-    """Type of the items, if it is a sequence type; else None."""
-    return _item(kind)
+def item_of(kind: Any) -> Any:
+    """Type of the items of a homogeneous sequence type; None if it is no sequence."""
+    if typing.get_origin(kind) in (tuple, list, Sequence):
+        return typing.get_args(kind)[0]
+    return None
 
 
 def is_flag(kind: Any) -> bool:
@@ -140,13 +142,6 @@ def _none_is_none(kind: Any) -> bool:
     return _allows_none(kind) and not any("none" in typing.get_args(candidate) for candidate in _candidates(kind))
 
 
-def _item(kind: Any) -> Any:
-    """Type of the items of a homogeneous sequence type; None if it is no sequence."""
-    if typing.get_origin(kind) in (tuple, list, Sequence):
-        return typing.get_args(kind)[0]
-    return None
-
-
 def _read(text: str, kind: Any) -> Any:
     """The value of a text, not checked yet; ValueError if it has none."""
     if kind is bool:
@@ -157,7 +152,7 @@ def _read(text: str, kind: Any) -> Any:
         return next((choice for choice in typing.get_args(kind) if str(choice) == text), text)
     if typing.get_origin(kind) is Mapping:
         raise ValueError(text)
-    item = _item(kind)
+    item = item_of(kind)
     if item is not None:
         words = [word.strip() for word in text.strip("()[] ").split(",")]
         return tuple(_read_number(word) if item is float else _read(word, item) for word in words if word)
@@ -189,7 +184,7 @@ def _literal(text: str) -> Any:
 def _accept_one(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         return _checked(value, value in typing.get_args(kind))
-    item = _item(kind)
+    item = item_of(kind)
     if item is not None:
         items = value if isinstance(value, tuple | list) else [value]
         accepted = tuple(accept(each, item) for each in items)
@@ -219,7 +214,7 @@ def _checked(value: Any, good: bool) -> Any:
 def _word(kind: Any, in_file: bool) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
-    item = _item(kind)
+    item = item_of(kind)
     if item is not None:
         items = {int: "integers", float: "numbers"}.get(item, "words")
         return f"a list of {items}" if in_file else f"{items} separated by commas"
@@ -232,7 +227,7 @@ def _word(kind: Any, in_file: bool) -> str:
 def _metavar(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "|".join(map(str, typing.get_args(kind)))
-    item = _item(kind)
+    item = item_of(kind)
     if item is not None:
         return f"{_metavar(item)},..."
     return {int: "INT", float: "NUMBER", bool: "", str: "TEXT", Path: "PATH"}.get(kind, "VALUE")

@@ -24,7 +24,6 @@ from diffkit.options import check_integer
 
 METRICS = ("fid", "sfid", "kid", "inception_score", "precision_recall")
 """Names of the metrics. With an extractor other than inception, "fid" is the same distance of its features."""
-_NEEDS = {"sfid": "spatial", "inception_score": "logits"}
 
 
 @frozen

@@ -27,7 +27,8 @@ class Huber(Loss):
     Attributes:
         delta: Where it turns from quadratic to linear, > 0, in units of e.
         error: "eps", "x_start" or "output". A level without signal has no error of eps.
-        vb_weight: Weight of the variational bound, >= 0, which trains a learned variance as in 'hybrid'.
+        vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
+            as in 'hybrid'.
     Source: Khrapov et al. 2024, arXiv:2403.16728 (its pseudo-Huber loss).
     Deviates: twice as large, so that it tends to the squared error; delta is the same at every level, where the paper
     lets it fall with time.

@@ -22,7 +22,8 @@ class P2(WeightedSquare):
     Attributes:
         gamma: How strongly clean levels are weighed down, >= 0; 0 is the plain error of eps.
         k: What keeps noisy levels from an infinite weight, > 0.
-        vb_weight: Weight of the variational bound, >= 0, which trains a learned variance as in 'hybrid'.
+        vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
+            as in 'hybrid'.
     Source: Choi et al. 2022, arXiv:2204.00227 (the weight lambda-prime); k = 1 and gamma = 1 as in its experiments.
     """
 

@@ -30,7 +30,8 @@ class Sigmoid(WeightedSquare):
     Attributes:
         bias: log_snr at which the weight of eps is one half.
         measure: "log_snr" is the paper's; "level" leaves out the derivative and the 1/2.
-        vb_weight: Weight of the variational bound, >= 0, which trains a learned variance as in 'hybrid'.
+        vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
+            as in 'hybrid'.
     Source: Kingma & Gao 2023, arXiv:2303.00848 (the weighted loss, with its sigmoid weighting); bias = 2 as
     in its experiments.
     """

@@ -21,7 +21,8 @@ class SNRPlusOne(WeightedSquare):
     The sum of the errors of x_start and eps; on a variance-preserving path, the error of v.
 
     Attributes:
-        vb_weight: Weight of the variational bound, >= 0, which trains a learned variance as in 'hybrid'.
+        vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
+            as in 'hybrid'.
     Source: Salimans & Ho 2022, arXiv:2202.00512, section 4 (SNR + 1 weighting).
     """
 

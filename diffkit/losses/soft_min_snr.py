@@ -22,7 +22,8 @@ class SoftMinSNR(WeightedSquare):
 
     Attributes:
         gamma: What the weight tends to at clean levels, > 0.
-        vb_weight: Weight of the variational bound, >= 0, which trains a learned variance as in 'hybrid'.
+        vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
+            as in 'hybrid'.
     Source: Crowson et al. 2024, arXiv:2401.11605 (soft-min-SNR); gamma = 4 as there.
     """
 

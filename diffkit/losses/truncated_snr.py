@@ -19,7 +19,8 @@ class TruncatedSNR(WeightedSquare):
     """Squared error of x_start weighted by ``max(snr, 1)``, the larger of the errors of x_start and eps.
 
     Attributes:
-        vb_weight: Weight of the variational bound, >= 0, which trains a learned variance as in 'hybrid'.
+        vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
+            as in 'hybrid'.
     Source: Salimans & Ho 2022, arXiv:2202.00512, section 4 (truncated SNR weighting).
     """
 

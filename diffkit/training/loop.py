@@ -55,9 +55,9 @@ def train(
     """Train a system, or go on training it, and return it with its averaged weights, ready to sample.
 
     ``out`` becomes a run: a folder that `diffkit.load` reads (`diffkit.weights.load_classifier` if it is a classifier),
-    with metrics and checkpoints. If it is one already, of
-    the same system, data and options, training continues after its newest whole checkpoint; on a CPU, as if it had
-    never been interrupted, to the bit. Nothing is overwritten and nothing starts again unasked.
+    with metrics and checkpoints. If it is one already, of the same system, data and options, training continues after
+    its newest whole checkpoint; on a CPU, as if it had never been interrupted, to the bit. Nothing is overwritten and
+    nothing starts again unasked.
 
     SIGTERM and SIGINT (Ctrl-C) save a checkpoint after the current update, and then end the process with status 143 or
     raise KeyboardInterrupt.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffkit
-from diffkit.noise import example_noise, example_seed
+from diffkit.noise import example_seed, noise_for
 
 CPU = torch.device("cpu")
 seeds = st.integers(0, 2**40)
@@ -15,9 +15,9 @@ seeds = st.integers(0, 2**40)
 
 @given(seeds, st.lists(st.integers(0, 10_000), min_size=1, max_size=5, unique=True), st.integers(1, 3))
 def test_noise_of_an_example_is_independent_of_its_batch(seed, indices, draws):
-    together = example_noise(seed, indices, (2, 3), CPU)
-    alone = [example_noise(seed, [i], (2, 3), CPU) for i in indices]
-    backwards = example_noise(seed, indices[::-1], (2, 3), CPU)
+    together = noise_for(seed, indices, (2, 3), CPU)
+    alone = [noise_for(seed, [i], (2, 3), CPU) for i in indices]
+    backwards = noise_for(seed, indices[::-1], (2, 3), CPU)
     for _ in range(draws):
         drawn = together()
         assert torch.equal(drawn, torch.cat([one() for one in alone]))
@@ -26,7 +26,7 @@ def test_noise_of_an_example_is_independent_of_its_batch(seed, indices, draws):
 
 @given(seeds, st.integers(0, 10_000))
 def test_draws_and_neighbours_are_unrelated(seed, i):
-    noise = example_noise(seed, [i, i + 1], (64,), CPU)
+    noise = noise_for(seed, [i, i + 1], (64,), CPU)
     first, second = noise(), noise()
     for a, b in ((first[0], first[1]), (first[0], second[0]), (first[0], second[1])):
         assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.6
