@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
+from diffkit.cli._levels import Steps, steps_help
 from diffkit.cli._options import short
 from diffkit.options import integer
 from diffkit.registry import canonical
@@ -27,8 +28,7 @@ class Drawing:
     Attributes:
         n: How many of each picture.
         classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
-        steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
-            "linspace50"; all levels by default.
+        steps: Which levels are visited.
         seed: Decides everything that is random.
         batch_size: How many are made at a time.
         out: Folder for the results; made if it is not there.
@@ -38,7 +38,7 @@ class Drawing:
 
     n: int = field(default=1, metadata=short("-n"))
     classes: tuple[str, ...] = ()
-    steps: int | str | tuple[int, ...] | None = None
+    steps: Steps = field(default=None, metadata=steps_help("all levels"))
     seed: int = integer(0, ge=0)
     batch_size: int = 64
     out: Path = field(default=Path("drawn"))

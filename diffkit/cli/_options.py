@@ -88,6 +88,11 @@ def short(letter: str) -> dict[Any, Any]:
     return {_METADATA: {"short": letter}}
 
 
+def helped(text: str) -> dict[Any, Any]:
+    """Metadata of a field whose help several classes share, in place of what a docstring says."""
+    return {_METADATA: {"help": text}}
+
+
 def options_of(factory: Callable[..., Any], prefix: tuple[str, ...] = (), group: str = "Options") -> list[Option]:
     """Options of an attrs class or a function, in the order they are written."""
     if isinstance(factory, type) and attrs.has(factory):
@@ -108,11 +113,10 @@ def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> list[Optio
                 path=(*prefix, name),
                 kind=_type_of(cls, field.name, field.type),
                 default=default,
-                help=texts.get(field.name, ""),
                 group=group,
                 group_help=_what_it_is(cls, group) if prefix else "",
                 field=field,
-                **field.metadata.get(_METADATA, {}),
+                **{"help": texts.get(field.name, "")} | field.metadata.get(_METADATA, {}),
             )
         )
     return found

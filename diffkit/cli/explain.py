@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._composition import PARTS, Composition, keywords
+from diffkit.cli._levels import Steps, steps_help
 from diffkit.cli._options import spelled
 from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
@@ -27,15 +28,14 @@ class Options:
 
     Attributes:
         spec: Explain this saved system (a folder) in place of a composition.
-        steps: Levels that sampling visits: a number, "10,15,20" (so many in each third), "ddim50", "leading50",
-            "trailing50", "linspace50".
+        steps: Which levels sampling visits.
         plot: Draw it into this file too, such as explain.png.
         overwrite: Replace that file if it is there.
         network: Build the network, without memory for its weights, and count its parameters.
     """
 
     spec: Path | None = None
-    steps: int | str | tuple[int, ...] | None = None
+    steps: Steps = field(default=None, metadata=steps_help("all levels"))
     plot: Path | None = None
     overwrite: bool = False
     network: bool = False

@@ -8,6 +8,7 @@ from attrs import field, frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._drawing import MOST, STEPS, steered
+from diffkit.cli._levels import Steps, steps_help
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._takes import Given, Takes
 
@@ -22,8 +23,7 @@ class Options:
         second: The picture at the other.
         n: How many, with both ends.
         classes: Name or index of the class of both; "none", which is no class, by default.
-        steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
-            "linspace50"; 50, or all if there are fewer.
+        steps: Which levels are visited.
         batch_size: How many are made at a time.
         out: Folder for the results; made if it is not there.
         device: Such as cpu or cuda; a GPU if there is one.
@@ -35,7 +35,7 @@ class Options:
     second: Path = field(metadata=POSITIONAL)
     n: int = field(default=7, metadata=short("-n"))
     classes: tuple[str, ...] = ()
-    steps: int | str | tuple[int, ...] | None = None
+    steps: Steps = field(default=None, metadata=steps_help())
     batch_size: int = 64
     out: Path = Path("between")
     device: str | None = None

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._drawing import STEPS, steered
+from diffkit.cli._levels import Steps, steps_help
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
 
@@ -24,8 +25,7 @@ class Options:
         run: A saved system or training run (a folder).
         pictures: A picture, or a folder of them.
         classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
-        steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
-            "linspace50"; 50, or all if there are fewer.
+        steps: Which levels are visited.
         out: Folder for the results; made if it is not there.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Write into a folder that holds something already.
@@ -34,7 +34,7 @@ class Options:
     run: Path = field(metadata=POSITIONAL)
     pictures: Path = field(metadata=POSITIONAL)
     classes: tuple[str, ...] = ()
-    steps: int | str | tuple[int, ...] | None = None
+    steps: Steps = field(default=None, metadata=steps_help())
     out: Path = Path("inverted")
     device: str | None = None
     overwrite: bool = False

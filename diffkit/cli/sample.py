@@ -18,6 +18,7 @@ from attrs import field, frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._device import Precision
+from diffkit.cli._levels import Steps, steps_help
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._paths import check_folder
 from diffkit.cli._takes import Given, Takes
@@ -56,8 +57,7 @@ class Options:
         low_res: Pictures to enlarge, for a system trained to: one, a folder, or a .npz or .npy file, whose labels
             (arr_1) are the classes unless others are chosen.
         each: Samples for each of these pictures; they stand together.
-        steps: How many levels to visit, or "10,15,20" (so many in each third), "ddim50", "leading50", "trailing50",
-            "linspace50"; all levels by default.
+        steps: Which levels are visited.
         clip: Clip estimates of clean data to [-1, 1]; as composed by default.
         seed: Sample i depends on the seed and i only, whatever the batch size.
         batch_size: How many are made at a time; those of one batch appear together.
@@ -76,7 +76,7 @@ class Options:
     class_order: Literal["turn", "random"] = "turn"
     low_res: Path | None = None
     each: int = 1
-    steps: int | str | tuple[int, ...] | None = None
+    steps: Steps = field(default=None, metadata=steps_help("all levels"))
     clip: bool | None = None
     seed: int = integer(0, ge=0)
     batch_size: int = 64

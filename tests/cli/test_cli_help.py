@@ -10,6 +10,8 @@ import pytest
 from cli_support import Command
 
 from diffkit.cli import _commands
+from diffkit.spacing._clocks import CLOCKS
+from diffkit.spacing.files import GRIDS
 
 PROBE = """
 import json, sys, time
@@ -112,3 +114,10 @@ def test_help_shows_defaults_and_what_is_required(command: Command):
 
 def test_commands_are_found_by_file_name():
     assert {"demo", "explain", "list", "nll", "sample", "train"} <= set(_commands.names())
+
+
+@pytest.mark.parametrize("name", ["sample", "edit", "interpolate", "invert", "explain"])
+def test_help_of_steps_names_every_clock_and_grids(command: Command, name: str):
+    shown = command(name, "--help").out
+    assert all(f'"{clock}20"' in shown for clock in CLOCKS) and '"grid.json"' in shown
+    assert any(f'"{grid}"' in shown for grid in GRIDS)
