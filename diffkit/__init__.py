@@ -39,8 +39,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "MissingExtraError",
     ),
 }
-_PACKAGES = ("data", "guidance", "likelihood", "tasks", "weights")
-"""Sub-packages that people use by their name: ``diffkit.data.load``."""
+_PACKAGES = (
+    *("compiling", "data", "derivatives", "evaluation", "guidance", "likelihood", "sizing", "spacing", "tasks"),
+    *("testing", "training", "weights"),
+)
+"""Modules that people use by their name: ``diffkit.data.load``."""
 __all__ = ["__version__", *(name for names in _NAMES.values() for name in names)]
 
 if TYPE_CHECKING:

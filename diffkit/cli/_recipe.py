@@ -54,6 +54,7 @@ def recipe(
     config: TrainConfig,
     chosen: Mapping[str, tuple[str, Mapping[str, Any]]],
     low_res: tuple[int, ...] | None,
+    init: Path | None,
 ) -> str:
     """Return options of ``diffkit train`` as TOML text, every default included, but ``out`` and the device.
 
@@ -63,9 +64,10 @@ def recipe(
         config: How it is trained.
         chosen: Name or path, and options, of data and held-out data.
         low_res: Size of small images, or None.
+        init: File of the weights that it begins with, or None.
     """
     told = {field.name: composition.get(field.name, field.default) for field in attrs.fields(Composition)}
-    values = {"low_res": low_res, **attrs.asdict(config), **told}
+    values = {"init": None if init is None else str(init), "low_res": low_res, **attrs.asdict(config), **told}
     spec = system.spec()["parts"]
     parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
     return written("train", system.device, values, (TrainConfig, Composition), parts, sources_in(chosen))

@@ -32,6 +32,8 @@ class Options:
 
     Attributes:
         out: Folder of the run: checkpoints, metrics and the system as diffkit.load reads it.
+        init: Begin with the weights of a file (of diffkit export, or a published one), or of the folder of a run or a
+            saved system, where name and shape fit. A run that has begun goes on with its own.
         low_res: Train for super-resolution: give the network each image shrunk to this size (one number, or height and
             width) as well, for it to enlarge; needs a backbone with low_res_channels, such as unet.
         device: Such as cpu or cuda; a GPU if there is one.
@@ -41,6 +43,7 @@ class Options:
     """
 
     out: Path
+    init: Path | None = None
     low_res: tuple[int, ...] | None = None
     device: str | None = None
     track: tuple[str, ...] = ()
@@ -63,6 +66,7 @@ def run(given: Given) -> None:
     """Compose the system and train it."""
     options, config = given.make(Options), given.make(TrainConfig)
     check_run_folder("--out", options.out)
+    init = None if options.init is None else _weights_in(options.init)
     _refuse_early(given)
     refuse_before_reading(config, options.out, options.track)
     if config.label_dropout > 0 and (way := way_to_classes(given)):
@@ -86,12 +90,31 @@ def run(given: Given) -> None:
     say(f"data: {described(data)}{grey(given, data)}\nsystem: {_named(system.parts.names)}")
     if note := _unused_classes(system, data):
         say(note)
+    if init is not None and not _has_begun(options.out):
+        say(f"weights: {init}: {diffkit.weights.load_matching(system, init)}")
     if options.dry_run:
         say(str(diffkit.training.dry_run(system, data, out=options.out, config=config)))
         return
-    written = Recipe(recipe(system, composition, config, given.parts, options.low_res))
+    written = Recipe(recipe(system, composition, config, given.parts, options.low_res, init))
     val = opened(given, "val", options.low_res) if "val" in given.parts else None
     diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
+
+
+def _weights_in(path: Path) -> Path:
+    """The file of weights that is meant, whole."""
+    from diffkit.folders import WEIGHTS
+
+    found = (path / WEIGHTS if path.is_dir() else path).resolve()
+    if not found.is_file():
+        raise OptionError(f"--init {path} is no file of weights, and no folder of a run or a saved system")
+    return found
+
+
+def _has_begun(out: Path) -> bool:
+    from diffkit.folders import CHECKPOINTS
+    from diffkit.training.checkpoint import newest_first
+
+    return next(newest_first(out / CHECKPOINTS), None) is not None
 
 
 def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_support import Command, Refused
 
 import diffkit
@@ -290,4 +291,25 @@ def test_what_needs_no_data_is_refused_before_any_is_read(
     classifier = ["train-classifier", "--data", folder, "--data.size", "4", "--steps", "1", "--out", tmp_path / "c"]
     assert refused(*classifier) == (
         "a classifier learns from labels, but the data has none; add --data.labels folders, or prefix"
+    )
+
+
+def test_weights_to_begin_with(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    words = ["train", *TINY, "--steps", "2", "--data", images, "--lr", "0"]
+    assert command(*words, "--out", tmp_path / "first").code == 0
+    wanted = diffkit.load(tmp_path / "first").state_dict()
+    again = [*words, "--seed", "5", "--init", tmp_path / "first", "--out", tmp_path / "second"]
+    found = command(*again)
+    assert found.code == 0, found.err
+    file = tmp_path / "first" / "model.safetensors"
+    assert f"weights: {file}: {len(wanted)} tensors taken, 0 left as they were" in found.out
+    for name, value in diffkit.load(tmp_path / "second").state_dict().items():
+        assert torch.equal(value, wanted[name])
+    assert "weights: " not in command(*again, "--steps", "4").out  # it goes on with its own
+    other = command("train", "--config", tmp_path / "second" / "config.toml", "--out", tmp_path / "third")
+    assert f"weights: {file}: " in other.out
+    wide = command(*words, "--init", file, "--out", tmp_path / "wide", "--var", "learned_range", "--loss", "hybrid")
+    assert "left: " in wide.out and " in the file, " in wide.out
+    assert "is no file of weights, and no folder of a run" in refused(
+        *words, "--init", tmp_path / "nowhere", "--out", tmp_path / "fourth"
     )
