@@ -31,6 +31,10 @@ def checked_seed(seed: object, n: int) -> Seed:
     """
     if seed is None:
         return None
+    if isinstance(seed, torch.Generator):
+        raise OptionError(
+            "seed must be a number, no generator: sample i is a function of seed and i; generator.initial_seed() is one"
+        )
     if isinstance(seed, Tensor | np.ndarray):
         seed = seed.tolist()
     if isinstance(seed, str) or not isinstance(seed, Iterable):

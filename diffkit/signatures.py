@@ -26,6 +26,25 @@ OPTIONS = frozenset(
 _SLIPS = OPTIONS - {"grad", "level", "model", "noise", "table"}
 """Those whose slips are looked for: near to the others are words that conditions may have, such as mode."""
 
+_ELSEWHERE = {
+    "callback": "System.trajectory, which yields every step",
+    "callback_on_step_end": "System.trajectory, which yields every step",
+    "classifier_free_guidance": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "clip_denoised": "clip=",
+    "cond_fn": "guidance=diffkit.guidance.GradientGuidance(log_prob)",
+    "cond_scale": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "denoised_fn": "x_transform=",
+    "eta": "sampler=('ddim', {'eta': 0.5})",
+    "generator": "seed=",
+    "guidance_scale": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "model_kwargs": "keywords of their own, such as y=labels",
+    "num_inference_steps": "steps=",
+    "num_sampling_steps": "steps=",
+    "num_steps": "steps=",
+    "timestep_respacing": "steps=",
+}
+"""What other libraries call options of sampling -> what it is here."""
+
 _TIMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_level", "noise_labels")
 """What networks call their time."""
 
@@ -110,7 +129,9 @@ def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozense
     for name in unsure:
         if name in taken.names:
             continue
-        if name in OPTIONS:
+        if name in _ELSEWHERE and not (taken.anything and name not in OPTIONS):
+            yield f"{name!r} is no condition of {label}, and no option here; it is {_ELSEWHERE[name]}"
+        elif name in OPTIONS:
             yield f"{name!r} is an option of other calls, not of this one, and no condition of {label}; leave it out"
         elif taken.anything:
             if meant := _slip_of(name):

@@ -25,7 +25,7 @@ class Options:
 
     Attributes:
         source: A folder of images, searched with all folders in it, or a .zip of images; or a .npz or .npy file.
-        labels: Classes to count: "folders", "prefix", or a .csv or .json file, as --data.labels of diffkit train.
+        labels: Classes of images to count: "folders", "prefix", or a .csv or .json file, as --data.labels of train.
         size: Height and width that the images are meant for; which are smaller is counted.
         processes: Processes that read; 0 reads in this one.
         out: A .json file for everything that was found, file by file.

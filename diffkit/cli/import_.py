@@ -104,6 +104,9 @@ def run(given: Given) -> None:
             _warn_of_what_is_not_finite(system)
             system.save(options.to)
     print(found)
+    if options.to is not None and found.complete and options.preset is None and said:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+        print(f"what was asked for wins over what the file says of itself: {flags}")
     if options.to is not None:
         print(f"saved in {options.to}")
 

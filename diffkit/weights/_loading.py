@@ -13,9 +13,8 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from diffkit._errors import CheckpointError, OptionError
-from diffkit.composer import compose
+from diffkit.composer import compose, recompose
 from diffkit.files import load_weights
-from diffkit.registry import KINDS
 from diffkit.saving import from_spec
 from diffkit.system import System
 from diffkit.weights._asking import TITLES
@@ -145,10 +144,8 @@ def _as_it_says(spec: Mapping[str, Any], found: Revealed, options: Mapping[str, 
     recipe = system.recipe
     assert recipe is not None, "no other is written"
     own = changes(found, options, recipe, path)
-    kept = {kind: getattr(system.parts, kind) for kind in KINDS if kind != "backbone"}
-    told = kept | attrs.asdict(system.settings, recurse=False)
     more = {name: value for name, value in options.items() if name not in own}
-    return compose(**told | more, backbone=attrs.evolve(recipe, **own), device="meta")
+    return recompose(system, **more, backbone=attrs.evolve(recipe, **own), device="meta")
 
 
 def revealed(weights: Weights, options: Mapping[str, Any]) -> Revealed:

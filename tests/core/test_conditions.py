@@ -158,8 +158,8 @@ def test_conditions_inside_of_conditions_are_cut_into_rows():
 X = torch.zeros(2, *SHAPE)
 SLIPS = [
     (
-        lambda s: draw(s, callback=print),
-        "the network Seeing takes no condition 'callback'",
+        lambda s: draw(s, watch=print),
+        "the network Seeing takes no condition 'watch'",
         "(conditions: context, text, y)",
     ),
     (lambda s: draw(s, step=3), "takes no condition 'step'; did you mean 'steps'?", ""),
@@ -183,6 +183,26 @@ def test_a_keyword_that_is_no_condition_is_refused(call, text, end):
     with pytest.raises(OptionError, match=re.escape(text) + ".*" + re.escape(end)):
         call(system)
     assert not system.backbone.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("num_inference_steps", "steps="), ("generator", "seed="), ("eta", "sampler=('ddim', {'eta': 0.5})")],
+)
+def test_options_of_other_libraries_are_answered_with_ours(name, ours):
+    with pytest.raises(OptionError, match=re.escape(f"{name!r} is no condition of the network Seeing") + ".*it is "):
+        draw(system_of(), **{name: 3})
+    with pytest.raises(OptionError, match=re.escape(ours)):
+        draw(system_of(), **{name: 3})
+    if name != "generator":
+        system = system_of(Open())
+        draw(system, **{name: 3})  # a network that takes anything may mean it
+        assert list(system.backbone.seen[0]) == [name]
+
+
+def test_a_generator_is_no_seed():
+    with pytest.raises(OptionError, match=r"seed must be a number, no generator.*initial_seed\(\) is one"):
+        draw(system_of(), seed=torch.Generator())
 
 
 def test_all_problems_are_reported_at_once():

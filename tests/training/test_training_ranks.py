@@ -164,7 +164,7 @@ def test_a_save_that_fails_in_one_process_fails_in_all_and_harms_nothing(tmp_pat
             raise OSError(28, "No space left on device", str(path))
 
         if rank == (1 if strategy == "fsdp" else 0):
-            monkeypatch.setattr(checkpoint, "_write", full)
+            monkeypatch.setattr(checkpoint, "write_through", full)
         with pytest.raises(diffkit.CheckpointError, match="No space left on device"):
             train(tmp_path, seed=rank, strategy=strategy, batch_size=4, steps=8)
 
