@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -12,15 +13,14 @@ from torch import Tensor, nn
 from diffkit._errors import DiffkitError, OptionError
 from diffkit.protocols import Backbone
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
-from diffkit.testing._close import require, require_close, require_same
+from diffkit.testing._close import mapped, require, require_close, require_same
+from diffkit.testing._conditions import Conditions, NoAnswerError, conditions_of
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._parts import DATA_SHAPES
 from diffkit.testing._paths import VP, compose
 
 _TRIED = ((2,), (1, 12), (3, 16, 16), (4, 12, 10), (2, 4, 8, 8))
 """Shapes that each get a network of their own: one to three axes, square and not, one channel and four."""
-
-Conditions = Callable[[int, tuple[int, ...]], Mapping[str, Tensor]]
 
 
 @frozen(eq=False)
@@ -31,33 +31,41 @@ class Net:
         network: The network, in evaluation mode.
         data_shape: Shape of one example.
         out_channels: Channels asked for.
-        conditions: Keywords it needs, by batch size.
+        conditions: Keywords it is asked with, by batch size.
     """
 
     network: nn.Module
     data_shape: tuple[int, ...]
     out_channels: int
-    conditions: Callable[[int], dict[str, Tensor]]
+    conditions: Conditions
 
     @property
     def where(self) -> Where:
         """The shape of the data, for a finding."""
         return Where(detail=f"data {self.data_shape}, {self.out_channels} output channels")
 
-    def inputs(self, batch: int = 3) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def inputs(self, batch: int = 3) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return x, time and conditions of a batch, the same for every call."""
         generator = torch.Generator().manual_seed(batch)
         x = torch.randn(batch, *self.data_shape, generator=generator)
         return x, torch.rand(batch, generator=generator) * 900 + 20, self.conditions(batch)
 
-    def __call__(self, x: Tensor, time: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, x: Tensor, time: Tensor, conditions: Mapping[str, Any]) -> Tensor:
         """Evaluate the network without a gradient."""
         with torch.no_grad():
             out: Tensor = self.network(x, time, **conditions)
         return out
 
 
-def _net(backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_channels: int | None = None) -> Net:
+def _net(backbone: Backbone) -> Net:
+    """Build it for the first shape of data that it takes; a law says nothing where it does not answer."""
+    try:
+        return _build(backbone)
+    except NoAnswerError as error:
+        raise NotApplicableError("it does not answer; see conditions_are_known") from error
+
+
+def _build(backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_channels: int | None = None) -> Net:
     """Build it for the first shape of data that it takes, or for the one asked for."""
     for shape in DATA_SHAPES if data_shape is None else (data_shape,):
         channels = shape[0] if out_channels is None else out_channels
@@ -67,7 +75,7 @@ def _net(backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_chan
         except OptionError:
             continue
         _randomize(network)
-        return Net(network.eval(), shape, channels, _conditions_of(network, shape))
+        return Net(network.eval(), shape, channels, conditions_of(backbone, network, shape))
     raise LawError("a shape of data that it takes", f"OptionError for each of {DATA_SHAPES}")
 
 
@@ -79,34 +87,14 @@ def _randomize(network: nn.Module) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
 
 
-def _conditions_of(network: nn.Module, shape: tuple[int, ...]) -> Callable[[int], dict[str, Tensor]]:
-    """Find out which of the usual conditions a network needs: none, labels y, a smaller image low_res, or both."""
+@check("backbone")
+def conditions_are_known(backbone: Backbone) -> None:
+    """It answers x and time, with labels y, an image low_res, what null_conditions() names, or what the kit is given.
 
-    def labels(batch: int) -> dict[str, Tensor]:
-        return {"y": torch.zeros(batch, dtype=torch.int64)}
-
-    def images(batch: int) -> dict[str, Tensor]:
-        small = [max(1, side // 2) for side in shape[1:]]
-        return {"low_res": torch.ones(batch, shape[0], *small)}
-
-    candidates: list[Callable[[int], dict[str, Tensor]]] = [
-        lambda batch: {},
-        labels,
-        images,
-        lambda batch: labels(batch) | images(batch),
-    ]
-    first: Exception | None = None
-    for conditions in candidates:
-        try:
-            with torch.no_grad():
-                network(torch.zeros(2, *shape), torch.ones(2), **conditions(2))
-        except Exception as error:
-            first = first or error
-            continue
-        return conditions
-    assert first is not None
-    expected = "an answer to x and time, or with y=labels or low_res=image"
-    raise LawError(expected, f"{type(first).__name__}: {first}", Where(detail=f"data {shape}")) from first
+    Without an answer the other laws say nothing.
+    Usually: a condition that the kit cannot make up, or an error inside the network.
+    """
+    _build(backbone)
 
 
 @check("backbone")
@@ -119,7 +107,7 @@ def channels_as_asked(backbone: Backbone) -> None:
     for shape in {taken.data_shape: None} | dict.fromkeys(_TRIED):
         for channels in (shape[0], 2 * shape[0]) if shape == taken.data_shape else (shape[0] + 1,):
             try:
-                net = _net(backbone, shape, channels)
+                net = _build(backbone, shape, channels)
             except LawError as error:
                 if error.found.startswith("OptionError"):
                     continue
@@ -186,7 +174,7 @@ def tells_times_apart_in_bfloat16(backbone: Backbone) -> None:
     x, time, conditions = net.inputs()
     exact = net(x, time, conditions)
     short = attrs.evolve(net, network=net.network.to(torch.bfloat16))
-    cast = {n: c.bfloat16() if c.is_floating_point() else c for n, c in conditions.items()}
+    cast = mapped(lambda c: c.bfloat16() if c.is_floating_point() else c, conditions)
     found = short(x.bfloat16(), time, cast)
     require(bool(found.isfinite().all()), "finite numbers in bfloat16", "inf or NaN", net.where)
     size = float(exact.abs().max())
@@ -220,19 +208,51 @@ def rows_are_independent(backbone: Backbone) -> None:
 def every_weight_is_trained(backbone: Backbone) -> None:
     """Every parameter gets a finite gradient that is not zero, and x gets one too.
 
+    Where the network can do without its conditions, with or without them will do.
     Usually: a layer that is built but not called, a detach, or a parameter under another option's branch.
     """
     net = _net(backbone)
     x, time, conditions = net.inputs()
     x.requires_grad_()
-    out = net.network(x, time, **conditions)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(6))
-    (out * weight).sum().backward()
+    for asked in (conditions, {}) if net.conditions.optional else (conditions,):
+        _pull(net, x, time, asked)
     for name, tensor in [("x", x), *net.network.named_parameters()]:
         if tensor.requires_grad:
             require(tensor.grad is not None, f"a gradient for {name}", "none", net.where)
             good = bool(tensor.grad.isfinite().all() and (tensor.grad != 0).any())  # type: ignore[union-attr]
             require(good, f"a finite gradient for {name} that is not zero", "zero, inf or NaN", net.where)
+
+
+def _pull(net: Net, x: Tensor, time: Tensor, conditions: Mapping[str, Any]) -> None:
+    """Send a random gradient back from the answer."""
+    out = net.network(x, time, **conditions)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(6))
+    (out * weight).sum().backward()
+
+
+@check("backbone")
+def reads_all_of_x(backbone: Backbone) -> None:
+    """Every channel and every place of x counts in the answer, also where there are five channels.
+
+    Usually: x[:, :3], or another number of channels or a side that is written down.
+    """
+    first = _net(backbone)
+    nets = [first]
+    try:
+        nets.append(_build(backbone, (5, *first.data_shape[1:])))
+    except LawError as error:
+        if not error.found.startswith("OptionError"):
+            raise
+    for net in nets:
+        x, time, conditions = net.inputs()
+        _pull(net, x.requires_grad_(), time, conditions)
+        require(x.grad is not None, "a gradient for x", "none", net.where)
+        size = x.grad.abs().amax(0)  # type: ignore[union-attr]
+        unread = (size.reshape(len(size), -1).amax(1) == 0).nonzero().flatten().tolist()
+        require(not unread, "an answer that depends on every channel", f"not on {unread}", net.where)
+        places = (size.amax(0) == 0).nonzero().tolist() if size.ndim > 1 else []
+        found = f"not on {tuple(places[0])} and {len(places) - 1} others" if places else ""
+        require(not places, "an answer that depends on every place", found, net.where)
 
 
 @check("backbone")
@@ -243,10 +263,10 @@ def pure_forward(backbone: Backbone) -> None:
     """
     net = _net(backbone)
     given = net.inputs()
-    kept = ([given[0].clone(), given[1].clone()], {n: v.clone() for n, v in net.network.state_dict().items()})
+    kept = (mapped(torch.clone, given), {n: v.clone() for n, v in net.network.state_dict().items()})
     first, again = net(*given), net(*given)
     require_same(again, first, "the same answer again", net.where)
-    require_same([given[0], given[1]], kept[0], "x and time unchanged", net.where)
+    require_same(given, kept[0], "x, time and conditions unchanged", net.where)
     require_same(dict(net.network.state_dict()), kept[1], "weights and buffers unchanged", net.where)
 
 
@@ -256,29 +276,50 @@ def reads_no_value(backbone: Backbone) -> None:
 
     Usually: .item() on time, an `if` on a tensor, or a constant tensor made on import.
     """
-    shape = _net(backbone).data_shape
-    probe = _net(backbone, shape)
+    net = _net(backbone)
+    shape, real = net.data_shape, net.conditions(2)
     with on_fake_tensors():
         network = backbone.build(shape, shape[0]).eval()
-        conditions = {n: torch.zeros_like(torch.empty(v.shape, dtype=v.dtype)) for n, v in probe.conditions(2).items()}
+        conditions = mapped(lambda value: torch.zeros(value.shape, dtype=value.dtype), real)
         network(torch.zeros(2, *shape), torch.ones(2), **conditions)
 
 
 @check("backbone")
 def labels_are_used(backbone: Backbone) -> None:
-    """If it needs labels, its answer depends on them, each example's on its own.
+    """If it takes labels, its answer depends on them, each example's on its own.
 
     Usually: an embedding of labels that is added nowhere.
     """
     net = _net(backbone)
-    x, time, conditions = net.inputs()
-    if "y" not in conditions:
+    if "y" not in net.conditions.makers:
         raise NotApplicableError("it takes no labels")
+    if not _use(net, "y"):
+        raise NotApplicableError("it has one class")
+
+
+@check("backbone")
+def conditions_are_used(backbone: Backbone) -> None:
+    """Its answer depends on every condition that it takes beside labels, each example's on its own.
+
+    Usually: an embedding that is added nowhere, or the first example's condition used for all.
+    """
+    net = _net(backbone)
+    names = [name for name in net.conditions.makers if name != "y"]
+    used = [name for name in names if _use(net, name)]
+    if not used:
+        raise NotApplicableError(f"no other value is known of {', '.join(names)}" if names else "it takes none")
+
+
+def _use(net: Net, name: str) -> bool:
+    """Change a condition of one example; False if there is no other value that the network takes."""
+    x, time, conditions = net.inputs()
     base = net(x, time, conditions)
-    other = {**conditions, "y": conditions["y"].clone()}
-    other["y"][1] = 1
-    try:
-        moved = (net(x, time, other) - base).flatten(1).abs().max(1).values > 1e-7
-    except IndexError as error:
-        raise NotApplicableError("it has one class") from error
-    require(moved.tolist() == [False, True, False], "a change of example 1 only", moved.tolist(), net.where)
+    for other in net.conditions.others(name, len(x), 1):
+        try:
+            moved = (net(x, time, conditions | {name: other}) - base).flatten(1).abs().max(1).values > 1e-7
+        except Exception:  # no value of it: there are fewer classes
+            continue
+        where = attrs.evolve(net.where, detail=f"{net.where.detail}, {name} of example 1 changed")
+        require(moved.tolist() == [False, True, False], "a change of example 1 only", moved.tolist(), where)
+        return True
+    return False

@@ -7,7 +7,8 @@ import inspect
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +44,17 @@ class Where:
             self.detail,
         ]
         return ", ".join(filter(None, parts))
+
+
+Given = Mapping[str, Any] | Callable[..., Mapping[str, Any]]
+"""Conditions of a network as a caller of the kit gives them: tensors with a row an example, or a function of n."""
+
+_GIVEN: ContextVar[Given | None] = ContextVar("conditions of the caller", default=None)
+
+
+def given_conditions() -> Given | None:
+    """Return what the caller gave networks to be asked with, if anything."""
+    return _GIVEN.get()
 
 
 _HERE = [Where()]
@@ -149,8 +161,20 @@ class Check:
     cause: str
     run: Law = field(repr=False, eq=False)
 
-    def __call__(self, part: Any) -> str:
-        """Check a part on its own random numbers, numeric warnings being errors."""
+    def __call__(self, part: Any, conditions: Given | None = None) -> str:
+        """Check a part on its own random numbers, numeric warnings being errors.
+
+        Args:
+            part: An instance.
+            conditions: What a backbone is asked with; see `check_component`.
+        """
+        token = _GIVEN.set(conditions)
+        try:
+            return self._checked(part)
+        finally:
+            _GIVEN.reset(token)
+
+    def _checked(self, part: Any) -> str:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             torch.manual_seed(0)
@@ -164,17 +188,18 @@ class Check:
                 where = evolve(_HERE[0], detail=", ".join(filter(None, (_HERE[0].detail, line))))
                 raise LawError("no exception", f"{type(error).__name__}: {error}", where) from error
 
-    def result(self, part: Any, expected_failure: str | None = None) -> CheckResult:
+    def result(self, part: Any, expected_failure: str | None = None, conditions: Given | None = None) -> CheckResult:
         """Check a part and return what was found.
 
         Args:
             part: An instance.
             expected_failure: Why it is known to fail; passing is then a failure.
+            conditions: What a backbone is asked with; see `check_component`.
         """
         begun = time.perf_counter()
         found: dict[str, Any] = {"status": "passed"}
         try:
-            found["note"] = self(part)
+            found["note"] = self(part, conditions)
         except NotApplicableError as error:
             found = {"status": "skipped", "reason": str(error)}
         except LawError as error:

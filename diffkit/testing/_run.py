@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from diffkit._errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.registry import registry
@@ -22,7 +22,8 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _timesteps,
     _var,
 )
-from diffkit.testing._check import Check, CheckResult, checks_of
+from diffkit.testing._check import Check, CheckResult, Given, checks_of
+from diffkit.testing._conditions import refuse_misfits
 
 _NONE: Mapping[str, str] = {}
 
@@ -38,24 +39,30 @@ def checks_for(kind: str) -> tuple[Check, ...]:
     return checks_of(registry(kind).kind)
 
 
-def check_component(kind: str, factory: Any, *, expected_failures: Mapping[str, str] = _NONE) -> list[CheckResult]:
+def check_component(
+    kind: str, factory: Any, *, expected_failures: Mapping[str, str] = _NONE, conditions: Given | None = None
+) -> list[CheckResult]:
     """Run every check of a kind on a part and return what each found; nothing is raised for a failure.
 
     Args:
         kind: Kind of the part.
         factory: An instance; or a class or function that makes one.
         expected_failures: Check -> why the part is known to fail it. Passing it is then a failure.
+        conditions: What a backbone is asked with beside x and time, where the kit cannot tell: name -> tensor with a
+            row for each example (three that differ are best; fewer begin again), or a function of n, or of n and the
+            shape of one example, that returns such a mapping.
     Raises:
-        OptionError: No such kind, or no check of a name in expected_failures.
+        OptionError: No such kind, no check of a name in expected_failures, or conditions of another form.
     """
     checks = checks_for(kind)
     _check_names(kind, checks, expected_failures)
+    refuse_misfits(kind, conditions)
     part = _made(factory)
-    return [check.result(part, expected_failures.get(check.name)) for check in checks]
+    return [check.result(part, expected_failures.get(check.name), conditions) for check in checks]
 
 
 def parametrize_checks(
-    kind: str, *instances: Any, expected_failures: Mapping[str, str] = _NONE
+    kind: str, *instances: Any, expected_failures: Mapping[str, str] = _NONE, conditions: Given | None = None
 ) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that runs a test once for every check of every instance, as its argument ``check``.
 
@@ -66,9 +73,10 @@ def parametrize_checks(
         kind: Kind of the parts.
         instances: Instances, or classes or functions that make one.
         expected_failures: Check -> why; marked as a strict expected failure of every instance.
+        conditions: What every instance of a backbone is asked with; see `check_component`.
     Raises:
         MissingExtraError: pytest is not installed.
-        OptionError: No such kind, or no check of a name in expected_failures.
+        OptionError: No such kind, no check of a name in expected_failures, or conditions of another form.
     """
     try:
         import pytest
@@ -76,33 +84,37 @@ def parametrize_checks(
         raise MissingExtraError("testing", "parametrize_checks") from error
     checks = checks_for(kind)
     _check_names(kind, checks, expected_failures)
+    refuse_misfits(kind, conditions)
     cases = []
     for instance in map(_made, instances):
         for each in checks:
             reason = expected_failures.get(each.name)
             marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError)]
-            cases.append(pytest.param(BoundCheck(each, instance), marks=marks, id=f"{instance!r}-{each.name}"))
+            cases.append(
+                pytest.param(BoundCheck(each, instance, conditions), marks=marks, id=f"{instance!r}-{each.name}")
+            )
     return pytest.mark.parametrize("check", cases)
 
 
 @frozen
 class BoundCheck:
-    """A check and the part it is about; calling it runs it."""
+    """A check and the part it is about, with conditions if it is a backbone's; calling it runs it."""
 
     check: Check
     part: Any
+    conditions: Given | None = field(default=None, repr=False)
 
     def __call__(self) -> None:
         """Return None, raise `AssertionError` that reads like a review, or skip the test where nothing is said."""
         __tracebackhide__ = True
         import pytest
 
-        result = self.check.result(self.part)
+        result = self.check.result(self.part, conditions=self.conditions)
         if result.status == "skipped":
             pytest.skip(result.reason)
         if not result.ok:
             try:
-                self.check(self.part)
+                self.check(self.part, self.conditions)
             except AssertionError as error:
                 raise AssertionError(str(result)) from error
             raise AssertionError(f"{result}\n  (it passed when run again: the part does not repeat itself)")

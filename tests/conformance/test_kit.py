@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from attrs import frozen
+from mutants.backbones import Context, FirstContextForAll, Recipe
 from mutants.samplers import CurrentAlpha, HiddenHistory, Linear, OrderTwoInName
 
 import diffkit.testing
 from diffkit._errors import MissingExtraError, OptionError
+from diffkit.protocols import Backbone
 from diffkit.registry import KINDS
 from diffkit.samplers.ddim import DDIM
 from diffkit.schedules.cosine import Cosine
@@ -104,8 +109,6 @@ def test_unknown_kind():
 
 
 def test_the_callers_random_numbers_are_left_alone():
-    import torch
-
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
@@ -136,6 +139,96 @@ def test_parameters_are_named_and_fail_like_a_review():
         case.values[0]()
     with pytest.raises(OptionError, match="no check 'oder_as_declared' of kind 'sampler'; did you mean"):
         parametrize_checks("sampler", Linear(), expected_failures={"oder_as_declared": "typo"})
+
+
+def results_of(part, conditions=None):
+    """What the laws of backbones alone say, by check."""
+    of_all = {check.name for check in checks_for("schedule")}
+    found = check_component("backbone", part, conditions=conditions)
+    return {result.check: result for result in found if result.check not in of_all}
+
+
+def in_rows(n):
+    return {"context": torch.eye(6)[:n]}
+
+
+def of_shape(n, data_shape):
+    assert len(data_shape) in (2, 3)
+    return in_rows(n)
+
+
+@pytest.mark.parametrize("conditions", [{"context": torch.eye(6)}, {"context": torch.eye(6)[:2]}, in_rows, of_shape])
+def test_conditions_that_no_kit_can_guess_are_given(conditions):
+    results = results_of(Recipe(0, Context), conditions)
+    assert all(result.ok for result in results.values()), report(results.values())
+    assert {name for name, result in results.items() if result.status == "skipped"} == {"labels_are_used"}
+    caught = results_of(Recipe(0, FirstContextForAll), conditions)["conditions_are_used"]
+    assert caught.found == "[False, False, False]" and "context of example 1 changed" in str(caught.where)
+
+
+def test_a_condition_that_is_missing_is_said_once():
+    results = results_of(Recipe(0, Context))
+    failed = [result for result in results.values() if not result.ok]
+    assert [result.check for result in failed] == ["conditions_are_known"]
+    assert failed[0].found.startswith("TypeError: ") and "'context'" in failed[0].found
+    assert "conditions={name: tensor}" in failed[0].cause
+    skipped = {result.reason for result in results.values() if result.status == "skipped"}
+    assert skipped == {"it does not answer; see conditions_are_known"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "text"),
+    [
+        ({"contxt": torch.eye(3)}, "unexpected keyword argument 'contxt'"),
+        (lambda n: {"context": 1 / 0}, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_given_conditions_that_do_not_fit_are_said_once(conditions, text):
+    failed = [result for result in results_of(Recipe(0, Context), conditions).values() if not result.ok]
+    assert [result.check for result in failed] == ["conditions_are_known"]
+    assert text in failed[0].found and failed[0].cause.startswith("conditions that are not what the network takes")
+
+
+def test_given_rows_that_are_alike_tell_nothing_of_their_use():
+    results = results_of(Recipe(0, Context), {"context": torch.ones(3, 6)})
+    assert results["conditions_are_used"].reason == "no other value is known of context"
+
+
+def test_a_single_check_takes_conditions_and_forgets_them():
+    (check,) = [check for check in checks_for("backbone") if check.name == "uses_time"]
+    check(Recipe(0, Context), conditions=in_rows)
+    with pytest.raises(NotApplicableError, match="it does not answer"):
+        check(Recipe(0, Context))
+
+
+@pytest.mark.parametrize(
+    ("kind", "conditions", "text"),
+    [
+        ("sampler", {"y": torch.zeros(3)}, "conditions are what a backbone is asked with; a sampler takes none"),
+        ("backbone", torch.zeros(3), "a mapping of names to tensors, or a function of n that returns one, got Tensor"),
+        ("backbone", {"y": 3}, "condition 'y' must be a tensor with a row for each example, got 3"),
+        ("backbone", {"y": torch.zeros(0)}, "condition 'y' must be a tensor with a row for each example"),
+    ],
+)
+def test_conditions_of_another_form_are_refused(kind, conditions, text):
+    with pytest.raises(OptionError, match=re.escape(text)):
+        check_component(kind, Recipe(), conditions=conditions)
+    with pytest.raises(OptionError, match=re.escape(text)):
+        parametrize_checks(kind, Recipe(), conditions=conditions)
+
+
+@frozen
+class ContextRecipe(Backbone):
+    def build(self, data_shape, out_channels):
+        return Recipe(0, Context).build(data_shape, out_channels)
+
+    def problems(self, composition):
+        return Recipe().problems(composition)
+
+
+@parametrize_checks("backbone", ContextRecipe, conditions=in_rows)
+def test_parametrized_with_conditions(check):
+    check()
 
 
 def test_a_missing_extra_is_named(monkeypatch):

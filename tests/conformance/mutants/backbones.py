@@ -94,6 +94,86 @@ class LabelsIgnored(Net):
         return super().forward(x, time, None if y is None else 0 * y)
 
 
+class OptionalLabels(Net):
+    """Labels that a call may leave out."""
+
+    def forward(self, x, time, y=None):
+        emb = self.time(time)
+        if y is not None:
+            emb = emb + self.label(y)
+        return self.answer(x, emb)
+
+    def answer(self, x, emb):
+        return self.last(torch.tanh(self.first(x) + emb[(..., *[None] * self.axes)]))
+
+
+class OptionalLabelsForgotten(OptionalLabels):
+    def forward(self, x, time, y=None):
+        return self.answer(x, self.time(time))
+
+
+class OptionalLabelsOfFirst(OptionalLabels):
+    def forward(self, x, time, y=None):
+        return super().forward(x, time, None if y is None else y[:1].expand_as(y))
+
+
+class WeightForNone(OptionalLabels):
+    """Without a label another weight takes its place, so that no call trains them all."""
+
+    def __init__(self, data_shape, out_channels, labels=0):
+        super().__init__(data_shape, out_channels, labels)
+        self.none = nn.Parameter(torch.zeros(1, 8))
+
+    def forward(self, x, time, y=None):
+        return self.answer(x, self.time(time) + (self.none if y is None else self.label(y)))
+
+
+class NeverNone(WeightForNone):
+    """The weight for no label is there, and not used."""
+
+    def forward(self, x, time, y=None):
+        return OptionalLabels.forward(self, x, time, y)
+
+
+class Context(OptionalLabels):
+    """A condition that no kit can guess."""
+
+    def __init__(self, data_shape, out_channels, labels=0):
+        super().__init__(data_shape, out_channels)
+        self.read = nn.Linear(6, 8)
+
+    def forward(self, x, time, context):
+        return self.answer(x, self.time(time) + self.read(context))
+
+
+class FirstContextForAll(Context):
+    def forward(self, x, time, context):
+        return super().forward(x, time, context[:1].expand_as(context))
+
+
+class AnyKeyword(Context):
+    def forward(self, x, time, **conditions):
+        return super().forward(x, time, conditions["context"])
+
+
+class RedGreenBlue(Net):
+    """Reads three channels, whatever there are."""
+
+    def __init__(self, data_shape, out_channels, labels=0):
+        super().__init__((min(data_shape[0], 3), *data_shape[1:]), out_channels, labels)
+
+    def forward(self, x, time, y=None):
+        return super().forward(x[:, :3], time, y)
+
+
+class TopOnly(Net):
+    """The lower half is read as zeros."""
+
+    def forward(self, x, time, y=None):
+        half = x.shape[2] // 2
+        return super().forward(torch.cat([x[:, :, :half], torch.zeros_like(x[:, :, half:])], 2), time, y)
+
+
 class ChangesX(Net):
     def forward(self, x, time, y=None):
         return super().forward(x.detach().mul_(0.5) + 0 * x, time, y)
@@ -106,6 +186,16 @@ class OddSides(Net):
         mean = nn.functional.avg_pool1d if self.axes == 1 else nn.functional.avg_pool2d
         out = super().forward(mean(x, 4), time, y)
         return nn.functional.interpolate(out, scale_factor=4.0)
+
+
+@frozen
+class WithNull(Recipe):
+    """A recipe that says what means "no context"."""
+
+    network: Any = Context
+
+    def null_conditions(self):
+        return {"context": torch.zeros(1, 6)}
 
 
 @frozen
@@ -137,8 +227,29 @@ MUTANTS = [
     _of(ThreeChannels, "channels_as_asked"),
     _of(HostRead, "reads_no_value"),
     _of(LabelsIgnored, "labels_are_used", 3),
+    _of(OptionalLabelsForgotten, "labels_are_used", 3),
+    _of(OptionalLabelsForgotten, "every_weight_is_trained", 3, "label"),
+    Mutant("backbone", Recipe(3, OptionalLabelsOfFirst), Recipe(3, OptionalLabels), "labels_are_used"),
+    Mutant("backbone", Recipe(3, NeverNone), Recipe(3, WeightForNone), "every_weight_is_trained", "none"),
+    Mutant("backbone", Recipe(0, Context), WithNull(), "conditions_are_known", "'context'"),
+    Mutant("backbone", WithNull(0, FirstContextForAll), WithNull(), "conditions_are_used", "context of example 1"),
+    _of(RedGreenBlue, "reads_all_of_x", found_at="not on [3, 4]"),
+    _of(TopOnly, "reads_all_of_x", found_at="place"),
     _of(ChangesX, "pure_forward"),
     _of(OddSides, "channels_as_asked"),
     Mutant("backbone", RawError(), Recipe(), "refuses_by_name", "KeyError"),
     Mutant("backbone", UnspokenRefusal(), Recipe(), "refuses_by_name"),
+]
+
+RIGHT = [
+    ("backbone", part)
+    for part in (
+        Recipe(),
+        Recipe(3),
+        Recipe(0, OptionalLabels),
+        Recipe(3, OptionalLabels),
+        Recipe(3, WeightForNone),
+        WithNull(),
+        WithNull(0, AnyKeyword),
+    )
 ]

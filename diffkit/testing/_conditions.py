@@ -1,0 +1,228 @@
+"""What a network is asked with beside x and time: what the caller gave, or what can be told from the network itself."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from diffkit._errors import OptionError
+from diffkit.protocols import Backbone
+from diffkit.testing._check import Given, LawError, Where, given_conditions
+from diffkit.testing._close import leaves, mapped
+
+Make = Callable[[int], Any]
+"""A condition of n examples."""
+
+_MANY = 4  # conditions of which every selection is tried
+
+_UNKNOWN = (
+    "a condition that the kit cannot make up (return what means none of it from null_conditions(), or hand the kit "
+    "conditions={name: tensor}), or an error inside the network"
+)
+_UNFIT = (
+    "conditions that are not what the network takes; one of the data's own shape is given by a function of n and shape"
+)
+
+
+class NoAnswerError(LawError):
+    """A network answers to none of the conditions that it was asked with."""
+
+
+def refuse_misfits(kind: str, conditions: Any) -> None:
+    """Raise `OptionError` unless conditions are of a form that the kit can hand to a network."""
+    if conditions is None:
+        return
+    if kind != "backbone":
+        raise OptionError(f"conditions are what a backbone is asked with; a {kind} takes none")
+    if callable(conditions):
+        return
+    if not isinstance(conditions, Mapping):
+        wanted = "a mapping of names to tensors, or a function of n that returns one"
+        raise OptionError(f"conditions must be {wanted}, got {type(conditions).__name__}")
+    for name, value in conditions.items():
+        rows = {len(leaf) for leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.ndim}
+        if len(rows) != 1 or rows == {0}:
+            raise OptionError(f"condition {name!r} must be a tensor with a row for each example, got {value!r}")
+
+
+@frozen(eq=False)
+class Conditions:
+    """What a network is asked with.
+
+    Attributes:
+        makers: How each condition is made, by name.
+        optional: The network answers without any of them, too.
+    """
+
+    makers: Mapping[str, Make]
+    optional: bool = False
+
+    def __call__(self, n: int) -> dict[str, Any]:
+        """Return the conditions of n examples, the same for every call."""
+        return {name: make(n) for name, make in self.makers.items()}
+
+    def others(self, name: str, n: int, row: int) -> Iterator[Any]:
+        """Yield one condition of n examples, of which one has another value."""
+        value = self.makers[name](n)
+        for i in range(n):
+            index = torch.arange(n)
+            index[row] = i
+            other = mapped(lambda leaf, index=index: leaf[index], value)
+            if not _alike(other, value):
+                yield other
+        if isinstance(value, Tensor) and not value.is_floating_point() and _alike(value, value[:1].expand_as(value)):
+            for number in (1, 0):  # of numbers that are alike, only guesses
+                other = value.clone()
+                other[row] = number
+                if not _alike(other, value):
+                    yield other
+
+
+def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]) -> Conditions:
+    """Return what a network is asked with: what the caller gave, or what its signature and recipe tell.
+
+    Labels y and a smaller image low_res are made up, and floating-point conditions of null_conditions() are noise of
+    that shape. As many as the network takes are used, also those that it can do without.
+
+    Args:
+        backbone: Its recipe.
+        network: The network, in evaluation mode.
+        shape: Of one example.
+    Raises:
+        LawError: It answers to none.
+    """
+    where, given = Where(detail=f"data {shape}"), given_conditions()
+    if given is not None:
+        expected, cause = "an answer to x, time and the conditions that were given", _UNFIT
+        try:
+            makers = _given_makers(given, shape)
+        except Exception as error:
+            wanted = "conditions of one example from the function that was given"
+            raise NoAnswerError(wanted, f"{type(error).__name__}: {error}", where, cause) from error
+        tries, declared = [tuple(makers)], tuple(makers)
+    else:
+        expected, cause = "an answer to x and time, or with y, low_res or what null_conditions() names", _UNKNOWN
+        null = {name: value for name, value in (backbone.null_conditions() or {}).items() if value is not None}
+        makers = {"y": _labels, "low_res": _images(shape)} | {n: _like_null(n, value) for n, value in null.items()}
+        tries, declared = list(_selections(network, makers, tuple(null))), tuple(null)
+    first: Exception | None = None
+    for names in tries:
+        found = Conditions({name: makers[name] for name in names})
+        try:
+            _ask(network, shape, found(2))
+        except Exception as error:
+            first = first or error
+            continue
+        found = _without_idle(network, shape, found, keep=declared)
+        return Conditions(found.makers, bool(found.makers) and _answers(network, shape, {}))
+    assert first is not None
+    raise NoAnswerError(expected, f"{type(first).__name__}: {first}", where, cause) from first
+
+
+def _selections(network: nn.Module, makers: Mapping[str, Make], declared: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Names to try, most first; a network that takes any keyword is first asked with what its recipe declares."""
+    parameters = inspect.signature(network.forward).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = [name for name in makers if name in parameters or (anything and name in declared)]
+    counts = range(len(named), -1, -1) if len(named) <= _MANY else (len(named), len(declared), 0)
+    for count in counts:
+        yield from itertools.combinations(named, count)
+    if anything:
+        yield from (("y",), ("low_res",), ("y", "low_res"))
+
+
+def _without_idle(network: nn.Module, shape: tuple[int, ...], found: Conditions, keep: Iterable[str]) -> Conditions:
+    """Leave out what the network takes and has no use for: it changes nothing, and no weight waits for it.
+
+    So is a signature that many networks share told from a condition that was forgotten.
+    """
+    for name in set(found.makers) - set(keep):
+        rest = Conditions({n: make for n, make in found.makers.items() if n != name})
+        if not _answers(network, shape, rest(2)) or not _all_trained(network, shape, rest(2)):
+            continue
+        told = [rest(2), found(2), *({**found(2), name: other} for other in found.others(name, 2, 1))]
+        answers = [_ask(network, shape, conditions) for conditions in told if _answers(network, shape, conditions)]
+        if all(torch.equal(answer, answers[0]) for answer in answers):
+            found = rest
+    return found
+
+
+def _ask(network: nn.Module, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = network(torch.zeros(2, *shape), torch.ones(2), **conditions)
+    return out
+
+
+def _answers(network: nn.Module, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> bool:
+    try:
+        _ask(network, shape, conditions)
+    except Exception:
+        return False
+    return True
+
+
+def _all_trained(network: nn.Module, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> bool:
+    """Whether every weight takes part in an answer."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    if not weights:
+        return True
+    out = network(torch.ones(2, *shape), torch.ones(2), **conditions)
+    return all(gradient is not None for gradient in torch.autograd.grad(out.sum(), weights, allow_unused=True))
+
+
+def _labels(n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.int64)
+
+
+def _images(shape: tuple[int, ...]) -> Make:
+    small = (shape[0], *(max(1, side // 2) for side in shape[1:]))
+    return lambda n: _noise(n, small)
+
+
+def _noise(n: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(8)
+    return torch.randn(n, *shape, generator=generator).to(dtype)
+
+
+def _like_null(name: str, value: Any) -> Make:
+    """Conditions of the form of one that means "none": noise for floating-point numbers, others as they are."""
+    one = value if isinstance(value, Tensor) else torch.as_tensor(value) if isinstance(value, int | float) else None
+    if name == "y" and one is not None and one.ndim < 2 and not one.is_floating_point():
+        return _labels
+
+    def of(leaf: Tensor, n: int) -> Tensor:
+        shape = tuple(leaf.shape[1:])
+        if leaf.is_floating_point():
+            return _noise(n, shape, leaf.dtype)
+        return leaf.reshape(-1, *shape)[:1].expand(n, *shape).clone()
+
+    return lambda n: mapped(lambda leaf: of(leaf, n), value if one is None else one)
+
+
+def _given_makers(given: Given, shape: tuple[int, ...]) -> dict[str, Make]:
+    """How the caller's conditions are made for n examples; tensors with fewer rows begin again."""
+    if not callable(given):
+
+        def rows(value: Any) -> Make:
+            return lambda n: mapped(lambda leaf: leaf[torch.arange(n) % len(leaf)], value)
+
+        return {name: rows(value) for name, value in given.items()}
+
+    def called(n: int) -> Mapping[str, Any]:
+        return given(n, shape) if len(inspect.signature(given).parameters) > 1 else given(n)
+
+    def named(name: str) -> Make:
+        return lambda n: called(n)[name]
+
+    return {name: named(name) for name in called(1)}
+
+
+def _alike(one: Any, other: Any) -> bool:
+    pairs = zip(leaves(one), leaves(other), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
