@@ -169,31 +169,28 @@ class Spread:
 
     @property
     def covariance(self) -> Tensor:
-        """Of all pairs of elements, (D, D); only known if each element was a source of its own."""
+        """Of all pairs of elements, (D, D)."""
         flat = self.shares.flatten(1)
         return flat.T @ flat
 
 
-def propagate(
-    walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None = None, *, apart: bool = False
-) -> list[Spread]:
+def propagate(walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None = None) -> list[Spread]:
     """Return exactly what the steps make of normal data, given that they are affine in x and noise.
 
-    One row of the batch starts at the mean, one a standard deviation beside it, and one for each step meets unit noise
-    there; what each row ends beside the first is that source's share. A last row meets all of them twice. Neighbouring
-    elements are moved to different sides, so that an average over them is none of the noise they were given.
+    One row of the batch starts at the mean. For each element, one starts a standard deviation beside it, and one for
+    each step meets unit noise there; what each row ends beside the first is that source's share. A last row meets all
+    of them twice.
 
     Args:
         walk: A sampler on a table.
         oracle: Exact denoiser, affine in x.
         start: Distribution at the first level.
         steps: How many steps; all by default.
-        apart: Each element is a source of its own, in rows of its own.
     Raises:
         LawError: The steps are not affine, so that this says nothing.
     """
     steps = walk.program.num_steps if steps is None else steps
-    moves = _each_alone(start.mean) if apart else _to_both_sides(start.mean)[None]
+    moves = torch.eye(start.mean.numel(), dtype=start.mean.dtype).view(-1, *start.mean.shape)
     own = [slice(1 + len(moves) * i, 1 + len(moves) * (i + 1)) for i in range(steps + 1)]
     used = own if walk.sampler.stochastic else own[:1]
     x = start.mean.repeat(used[-1].stop + 1, *[1] * start.mean.ndim)
@@ -212,17 +209,6 @@ def propagate(
         _require_affine(after, shares, attrs.evolve(walk.where, level=walk.levels[i]))
         found.append(Spread(after[0], shares.square().sum(0).sqrt(), shares))
     return found
-
-
-def _each_alone(like: Tensor) -> Tensor:
-    """One move for each element, (D, C, *S)."""
-    return torch.eye(like.numel(), dtype=like.dtype).view(-1, *like.shape)
-
-
-def _to_both_sides(like: Tensor) -> Tensor:
-    """Every element by 1, neighbours to different sides, (C, *S)."""
-    place = torch.stack(torch.meshgrid(*[torch.arange(side) for side in like.shape], indexing="ij")).sum(0)
-    return (1 - 2 * (place % 2)).to(like.dtype)
 
 
 def _require_affine(after: Tensor, shares: Tensor, where: Where) -> None:

@@ -115,7 +115,7 @@ def elements_on_their_own(sampler: Sampler) -> None:
     for found in walks(sampler, (1, 2, 3)):
         top, every = found.levels[0], [POINT, PICTURE]
         starts = [data.at(float(found.table.alpha[top]), float(found.table.sigma[top])) for data in every]
-        points, pictures = (propagate(found, *pair, apart=True) for pair in zip(every, starts, strict=True))
+        points, pictures = (propagate(found, *pair) for pair in zip(every, starts, strict=True))
         for i, (point, picture) in enumerate(zip(points, pictures, strict=True)):
             t, s = found.levels[i], found.levels[i + 1]
             where = attrs.evolve(found.where, level=t, detail=f"step from level {t} to {s}, data (2, 2, 3)")

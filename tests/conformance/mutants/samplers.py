@@ -298,6 +298,15 @@ class CopiedAlongRows(Linear):
 
 
 @frozen
+class MirroredNoise(Linear):
+    """Noise mirrored at a plane: every element's is of all elements, and none is shared. Right, though."""
+
+    def step(self, denoise, x, state, row, noise, last):
+        mean = noise.flatten(1).mean(1).view(-1, *[1] * (x.ndim - 1))
+        return super().step(denoise, x, state, row, noise - 2 * mean, last)
+
+
+@frozen
 class LouderOnPictures(Linear):
     def step(self, denoise, x, state, row, noise, last):
         return super().step(denoise, x, state, row, noise * 1.1 if x.ndim > 2 else noise, last)
@@ -550,3 +559,5 @@ MUTANTS = [
     _of(AsksAtLevel0(), "never_asks_at_level_0", Trapezoid()),
     _of(SecondSlopeAtFirstLevel(), "order_as_declared", Trapezoid()),
 ]
+
+RIGHT = [("sampler", MirroredNoise(1.0)), ("sampler", MirroredNoise(0.5))]
