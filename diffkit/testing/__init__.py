@@ -5,9 +5,9 @@
     @parametrize_checks("sampler", Heun(), Heun(churn=10))
     def test_heun(check): check()
 
-`check_component` returns results instead, `checks_for` lists the laws. `oracles` are exact denoisers to test anything
-against, `strategies` are Hypothesis strategies (they need the extra "testing"). The built-in parts go through the
-same door.
+`check_component` returns results instead, `checks_for` lists the laws. Conditions that a network needs and that the kit
+cannot make up are handed over by ``conditions=``. `oracles` are exact denoisers to test anything against, `strategies`
+are Hypothesis strategies (they need the extra "testing"). The built-in parts go through the same door.
 """
 
 from diffkit.testing._check import Check as Check
