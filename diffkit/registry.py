@@ -18,14 +18,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import os
 import pkgutil
-import re
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from functools import reduce
-from importlib import metadata
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar, cast
 
@@ -43,26 +37,14 @@ from diffkit._errors import (
     UnknownComponentError,
     did_you_mean,
 )
+from diffkit._installed import BUILT_IN as BUILT_IN
+from diffkit._installed import KINDS as KINDS
+from diffkit._installed import LOCAL as LOCAL
+from diffkit._installed import NAME, Point, Scan, normalized, own_version
+from diffkit._installed import canonical as canonical
 
 P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Any])
-
-KINDS: dict[str, str] = {
-    "schedule": "schedules",
-    "mean": "means",
-    "var": "variances",
-    "loss": "losses",
-    "timesteps": "timesteps",
-    "sampler": "samplers",
-    "backbone": "backbones",
-}
-"""Kind -> sub-package. The kind is also the compose keyword and the suffix of the entry-point group."""
-
-BUILT_IN, LOCAL = "diffkit", "local"
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_VALUE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.\w+)*)\s*:\s*(?P<attribute>[A-Za-z_]\w*(\.\w+)*)\s*(\[.*\])?")
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_OURS = re.compile(r"diffkit(?![\w.-])", re.IGNORECASE)
 
 
 @frozen
@@ -122,7 +104,7 @@ class Registry(Generic[P]):
             OptionError: The name is not of that form.
             DuplicateComponentError: The name is taken, and this is not the same definition run again.
         """
-        if not _NAME.fullmatch(canonical(name)):
+        if not NAME.fullmatch(canonical(name)):
             raise OptionError(f"{self.kind} name {name!r} cannot be used; use lower-case words joined by '_'")
         name = canonical(name)
 
@@ -131,7 +113,7 @@ class Registry(Generic[P]):
                 raise OptionError(f"{self.kind} {name!r} must be a class or a function, got {part!r}")
             if part.__module__ == f"{self._package}.{name}":
                 self._imported[f"{BUILT_IN}:{name}"] = part
-                self._provenance[part] = Provenance(name, BUILT_IN, _own_version())
+                self._provenance[part] = Provenance(name, BUILT_IN, own_version())
                 return part
             if any(p.name == name and p.defines(part) for p in _plugins(self.kind)):
                 return part  # the class an entry point names: the installed plugin is already its registration
@@ -164,7 +146,7 @@ class Registry(Generic[P]):
         for name in self.built_in_names():
             loaded = f"{BUILT_IN}:{name}" in self._imported
             value = f"{self._package}.{name}"
-            found.append(Entry(self.kind, name, BUILT_IN, _own_version(), value, name in taken, loaded))
+            found.append(Entry(self.kind, name, BUILT_IN, own_version(), value, name in taken, loaded))
             taken.add(name)
         for point in _plugins(self.kind):
             loaded = f"{point.distribution}:{point.name}" in self._imported
@@ -190,7 +172,7 @@ class Registry(Generic[P]):
             raise OptionError(f"{self.kind} must be a name, a (name, options) pair or an instance, got {name!r}")
         if ":" in name:
             origin, _, bare = name.partition(":")
-            return self._get_qualified(_normalized(origin), canonical(bare), name)
+            return self._get_qualified(normalized(origin), canonical(bare), name)
         bare = canonical(name)
         if bare in self._here:
             return self._here[bare]
@@ -258,7 +240,7 @@ class Registry(Generic[P]):
             return self._here[bare]
         if origin == BUILT_IN and bare in self.built_in_names():
             return self._built_in(bare)
-        points = [p for p in _plugins(self.kind) if p.name == bare and _normalized(p.distribution) == origin]
+        points = [p for p in _plugins(self.kind) if p.name == bare and normalized(p.distribution) == origin]
         return self._plugin(points, asked)
 
     def _built_in(self, name: str) -> Callable[..., P]:
@@ -267,7 +249,7 @@ class Registry(Generic[P]):
             importlib.import_module(f"{self._package}.{name}")
         return self._imported[key]
 
-    def _plugin(self, points: list[_Point], asked: str) -> Callable[..., P]:
+    def _plugin(self, points: list[Point], asked: str) -> Callable[..., P]:
         """The part that one entry point names; an error if none or several do."""
         if not points:
             raise self._unknown(asked)
@@ -284,7 +266,7 @@ class Registry(Generic[P]):
             )
         return self._load(points[0])
 
-    def _load(self, point: _Point) -> Callable[..., P]:
+    def _load(self, point: Point) -> Callable[..., P]:
         key = f"{point.distribution}:{point.name}"
         if key in self._imported:
             return self._imported[key]
@@ -319,170 +301,6 @@ class Registry(Generic[P]):
         return UnknownComponentError(text)
 
 
-@frozen
-class _Point:
-    """One entry point, and what is known of the distribution that owns it without importing anything."""
-
-    name: str
-    value: str
-    distribution: str
-    version: str
-    requirement: str
-
-    def load(self) -> Any:
-        """Import the module, and return what the value names in it."""
-        match = _VALUE.fullmatch(self.value)
-        if match is None:
-            raise SyntaxError(f"the entry point's value {self.value!r} is not of the form 'module:Class'")
-        module = importlib.import_module(match["module"])
-        return reduce(getattr, match["attribute"].split("."), module)
-
-    def imported(self) -> object | None:
-        """What the value names, if its module is imported already."""
-        match = _VALUE.fullmatch(self.value)
-        found: object | None = sys.modules.get(match["module"]) if match else None
-        for name in match["attribute"].split(".") if match else ():
-            found = getattr(found, name, None)
-        return found
-
-    def defines(self, part: Callable[..., Any]) -> bool:
-        """True if the value names this very definition, perhaps by way of the package that holds its module."""
-        match = _VALUE.fullmatch(self.value)
-        if match is None or match["attribute"] != part.__qualname__:
-            return False
-        return f"{part.__module__}.".startswith(f"{match['module']}.")
-
-    def describe(self, error: BaseException) -> str:
-        """What went wrong on import, in one line."""
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and missing.partition(".")[0] != self.value.partition(":")[0].partition(".")[0].strip():
-            text += f"; {self.distribution} needs {missing.partition('.')[0]!r}, which is not installed"
-        return text
-
-    def skew(self) -> str:
-        """A line on which versions of diffkit the distribution was written for, if it says so."""
-        if not self.requirement:
-            return ""
-        return f"\n{self.distribution} {self.version} asks for {self.requirement}; this is diffkit {_own_version()}"
-
-
-class _Scan:
-    """Entry points of all installed distributions, read once, on first need."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._points: dict[str, tuple[_Point, ...]] | None = None
-        self._faults: tuple[str, ...] = ()
-
-    def clear(self) -> None:
-        with self._lock:
-            self._points = None
-
-    def allowed(self, kind: str) -> tuple[_Point, ...]:
-        return tuple(p for p in self._of(kind) if _is_allowed(p.distribution))
-
-    def blocked(self, kind: str) -> tuple[_Point, ...]:
-        return tuple(p for p in self._of(kind) if not _is_allowed(p.distribution))
-
-    def faults(self) -> tuple[str, ...]:
-        self._of(next(iter(KINDS)))
-        return self._faults
-
-    def _of(self, kind: str) -> tuple[_Point, ...]:
-        with self._lock:
-            if self._points is None:
-                faults: list[str] = []
-                self._points = _read_points(faults)
-                self._faults = tuple(faults)
-            return self._points[kind]
-
-
-def _read_points(faults: list[str]) -> dict[str, tuple[_Point, ...]]:
-    found: dict[str, set[_Point]] = {kind: set() for kind in KINDS}
-    for distribution in _our_distributions(faults):
-        try:
-            for kind, point in _points_of(distribution, faults):
-                found[kind].add(point)  # a set: an editable install may list the same twice
-        except Exception as error:
-            faults.append(_unreadable(distribution, error))
-    return {
-        kind: tuple(sorted(points, key=lambda p: (_normalized(p.distribution), p.name, p.value)))
-        for kind, points in found.items()
-    }
-
-
-def _our_distributions(faults: list[str]) -> Iterator[metadata.Distribution]:
-    """Distributions that offer parts, each once: of two by one name, the one that imports would find."""
-    seen: set[str] = set()
-    for distribution in _installed(faults):
-        try:
-            if "[diffkit." not in (distribution.read_text("entry_points.txt") or "").replace(" ", ""):
-                continue
-            name = _header(distribution, "Name")
-            if not _DISTRIBUTION.fullmatch(name):
-                faults.append(f"the metadata in {_where(distribution)} does not name its distribution")
-            elif _normalized(name) in (LOCAL, BUILT_IN):
-                faults.append(
-                    f"the distribution in {_where(distribution)} cannot be called {name!r}; that name is ours"
-                )
-            elif _normalized(name) not in seen:
-                found = metadata.distribution(name)
-                seen.add(_normalized(name))
-                yield found
-        except Exception as error:  # one unreadable folder must not hide all others
-            faults.append(_unreadable(distribution, error))
-
-
-def _installed(faults: list[str]) -> Iterator[metadata.Distribution]:
-    try:
-        yield from metadata.distributions()
-    except Exception as error:  # a finder that some other package put into sys.meta_path
-        faults.append(f"installed distributions cannot all be listed: {type(error).__name__}: {error}")
-
-
-def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
-    return _printable(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
-
-
-def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, _Point]]:
-    name, version = _header(distribution, "Name"), _printable(_header(distribution, "Version") or "?")
-    requirement = next((_printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
-    known, group, kind = [f"diffkit.{k}" for k in KINDS], "", ""
-    for line in (distribution.read_text("entry_points.txt") or "").splitlines():
-        line = line.strip()
-        if line.startswith("[") and line.endswith("]"):
-            group = line[1:-1].strip()
-            kind = group.removeprefix("diffkit.")
-            if kind != group and kind not in KINDS:
-                faults.append(f"{name} offers parts under {_printable(group)!r}{did_you_mean(group, known)}")
-        elif group in known and line and not line.startswith(("#", ";")):
-            entry, equals, value = line.partition("=")
-            if equals and _NAME.fullmatch(canonical(entry)):
-                yield kind, _Point(canonical(entry), _printable(value.strip()), name, version, requirement)
-            else:
-                faults.append(
-                    f"{name} offers a {kind} as {_printable(line)!r}, which is not of the form 'name = module:Class' "
-                    "with a name of lower-case words joined by '_'"
-                )
-
-
-def _header(distribution: metadata.Distribution, key: str) -> str:
-    """One field of the metadata; "" if it is not there, which later Pythons no longer answer with None."""
-    found = distribution.metadata
-    return str(found[key]) if key in found else ""
-
-
-def _where(distribution: metadata.Distribution) -> str:
-    """The folder a distribution's metadata is in; there is no public way to ask for it."""
-    return _printable(str(getattr(distribution, "_path", "an unknown place")))
-
-
-def _printable(text: str) -> str:
-    """Text from foreign metadata, with anything that a terminal might obey spelled out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def _called_here(ours: str, names: tuple[str, ...]) -> str:
     """Which part is meant by a name from elsewhere, and how to get it if it is a plugin's that is not here."""
     distribution, _, name = ours.rpartition(":")
@@ -500,7 +318,7 @@ def _article(part: object) -> str:
     return f"an instance of {kind}" if not inspect.ismodule(part) else "a module"
 
 
-_scan = _Scan()
+_scan = Scan()
 _registries: dict[str, Registry[Any]] = {kind: Registry(kind, f"diffkit.{package}") for kind, package in KINDS.items()}
 
 
@@ -533,11 +351,6 @@ def describe(kind: str | None = None) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def canonical(name: str) -> str:
-    """Return the registered spelling of a name: "-" is read as "_"."""
-    return name.strip().replace("-", "_")
-
-
 def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
     """Names of the options a part takes; None if they cannot be told: a function, or a class with its own __init__."""
     if not isinstance(factory, type):
@@ -554,26 +367,12 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
     return ()
 
 
-def _plugins(kind: str) -> tuple[_Point, ...]:
+def _plugins(kind: str) -> tuple[Point, ...]:
     return _scan.allowed(kind)
-
-
-def _is_allowed(distribution: str) -> bool:
-    allowed = os.environ.get("DIFFKIT_PLUGINS")
-    return allowed is None or _normalized(distribution) in {_normalized(a) for a in allowed.split(",")}
-
-
-def _normalized(distribution: str) -> str:
-    """PEP 503 spelling, so that diffkit_edm and diffkit-edm are one."""
-    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
 def _path(part: Callable[..., Any]) -> str:
     return f"{part.__module__}:{part.__qualname__}"
-
-
-def _own_version() -> str:
-    return cast("str", sys.modules["diffkit"].__version__)
 
 
 def _check_contract(kind: str, part: object, source: str) -> None:

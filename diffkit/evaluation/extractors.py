@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffkit._errors import DataError, OptionError, did_you_mean
+from diffkit._installed import is_allowed
 from diffkit.evaluation._inception import Inception
 from diffkit.evaluation.features import Extractor, Features
 from diffkit.files import weights_digest
@@ -144,12 +145,15 @@ def extractor_for(
 
 
 def _find(name: str) -> Any:
-    found = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+    found = [entry for entry in _offered() if entry.name == name]
+    if len({entry.value for entry in found}) > 1:
+        owners = " and ".join(sorted(entry.dist.name for entry in found if entry.dist))
+        raise OptionError(f"extractor {name!r} is offered by {owners}; name it as package.module:attribute")
     if found:
-        return found[0].load()
+        return _loaded(found[0])
     module, colon, attribute = name.partition(":")
     if not colon:
-        known = [*EXTRACTORS, *(entry.name for entry in entry_points(group=GROUP))]
+        known = [*EXTRACTORS, *(entry.name for entry in _offered())]
         raise OptionError(
             f"no extractor named {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}; "
             "or package.module:attribute)"
@@ -158,6 +162,20 @@ def _find(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise OptionError(f"extractor {name!r} cannot be imported: {error}") from error
+
+
+def _offered() -> list[EntryPoint]:
+    """What installed distributions offer, those that DIFFKIT_PLUGINS leaves out not among it."""
+    return [entry for entry in entry_points(group=GROUP) if entry.dist is None or is_allowed(entry.dist.name)]
+
+
+def _loaded(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except Exception as error:  # a package of others may fail in any way
+        raise OptionError(
+            f"extractor {entry.name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _made(name: str, found: Any, device: str | torch.device) -> Extractor:

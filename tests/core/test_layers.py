@@ -15,7 +15,8 @@ from diffkit.registry import KINDS, registry
 ROOT = Path(diffkit.__file__).parent
 PARTS = set(KINDS.values())
 LAYERS = [
-    {"_errors", "_elsewhere", "_lazy", "options", "registry", "progress", "files", "folders", "pictures", "ranks"},
+    {"_errors", "_elsewhere", "_installed", "_lazy", "options", "registry"},
+    {"progress", "files", "folders", "pictures", "ranks"},
     {"table", "spacing"},
     {"protocols"},
     {"gaussian", "decoders"},

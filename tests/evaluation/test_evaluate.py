@@ -269,9 +269,27 @@ def test_by_module_path(files, monkeypatch):
 
 
 def test_by_entry_point(monkeypatch):
-    entry = types.SimpleNamespace(name="theirs", load=lambda: StandInExtractor)
-    monkeypatch.setattr("diffkit.evaluation.extractors.entry_points", lambda group: [entry])
+    def entry(name, owner, load):
+        dist = types.SimpleNamespace(name=owner)
+        return types.SimpleNamespace(name=name, value=f"{owner}:{name}", dist=dist, load=load)
+
+    offered = [
+        entry("theirs", "acme", lambda: StandInExtractor),
+        entry("broken", "acme", lambda: 1 / 0),
+        entry("twice", "acme", lambda: StandInExtractor),
+        entry("twice", "other", lambda: StandInExtractor),
+    ]
+    monkeypatch.delenv("DIFFKIT_PLUGINS", raising=False)
+    monkeypatch.setattr("diffkit.evaluation.extractors.entry_points", lambda group: offered)
     assert extractor_for("theirs").name == "stand_in"
+    with pytest.raises(OptionError, match=r"extractor 'broken' \(acme:broken\) cannot be loaded: ZeroDivisionError"):
+        extractor_for("broken")
+    with pytest.raises(OptionError, match="extractor .twice. is offered by acme and other"):
+        extractor_for("twice")
+    monkeypatch.setenv("DIFFKIT_PLUGINS", "other")
+    assert extractor_for("twice").name == "stand_in"
+    with pytest.raises(OptionError, match="no extractor named 'theirs'"):
+        extractor_for("theirs")
 
 
 def test_what_a_module_is_given():
