@@ -376,5 +376,5 @@ def _path(part: Callable[..., Any]) -> str:
 
 
 def _check_contract(kind: str, part: object, source: str) -> None:
-    # By name at run time: the registry is below the protocols and must not import them itself.
-    importlib.import_module("diffkit.protocols").check_contract(kind, part, source)
+    # By name at run time: the registry is below the contracts and must not import them itself.
+    importlib.import_module("diffkit._contracts").check_contract(kind, part, source)

@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from diffkit._contracts import check_contract
 from diffkit._errors import OptionError
-from diffkit.protocols import PROTOCOLS, check_contract
+from diffkit.protocols import PROTOCOLS
 from diffkit.registry import registry
 
 Slot = Any

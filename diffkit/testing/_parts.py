@@ -16,8 +16,8 @@ import attrs
 import numpy as np
 import torch
 
+from diffkit._contracts import check_contract
 from diffkit._errors import DiffkitError, ProtocolError
-from diffkit.protocols import check_contract
 from diffkit.registry import registry
 from diffkit.testing._check import LawError, NotApplicableError, Where, check
 from diffkit.testing._close import require

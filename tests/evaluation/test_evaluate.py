@@ -284,7 +284,7 @@ def test_by_entry_point(monkeypatch):
     assert extractor_for("theirs").name == "stand_in"
     with pytest.raises(OptionError, match=r"extractor 'broken' \(acme:broken\) cannot be loaded: ZeroDivisionError"):
         extractor_for("broken")
-    with pytest.raises(OptionError, match="extractor .twice. is offered by acme and other"):
+    with pytest.raises(OptionError, match=r"extractor .twice. is offered by acme and other"):
         extractor_for("twice")
     monkeypatch.setenv("DIFFKIT_PLUGINS", "other")
     assert extractor_for("twice").name == "stand_in"
