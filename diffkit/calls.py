@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile, compiled
 from diffkit.conditions import as_tensor, rows_of
-from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions
+from diffkit.denoiser import Denoiser, as_float
 from diffkit.keeping import kept_program
 from diffkit.modes import evaluating, modules_of, resting
 from diffkit.noise import NoiseFn, Seed, noise_for
@@ -24,6 +24,7 @@ from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition
 from diffkit.sampling import Moment, Program, Take, encoding_program, sampling_program, take_and_tell, take_step
+from diffkit.steering import Guidance, Model, own_conditions
 from diffkit.table import Coefs, ProcessTable
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from diffkit.columns import (
     transition_columns,
 )
 from diffkit.decoders import Decoder
-from diffkit.denoiser import Model, call_network, precision_of
+from diffkit.denoiser import call_network, precision_of
 from diffkit.gaussian import mixed
 from diffkit.protocols import Composition, Level, LossInputs, Transition
+from diffkit.steering import Model
 from diffkit.table import Coefs
 
 _RESERVED = ("level", "weight")

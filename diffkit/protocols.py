@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diffkit.decoders import Decoder
-    from diffkit.denoiser import Guidance
+    from diffkit.steering import Guidance
     from diffkit.table import Coefs, ProcessTable, Steps
 
     F64 = NDArray[np.float64]

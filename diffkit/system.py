@@ -23,7 +23,7 @@ from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
 from diffkit.conditions import check_names, conditions_for
 from diffkit.decoders import Decoder, decoder_for
-from diffkit.denoiser import Denoiser, Guidance, Model, as_float, own_conditions, row_conditions
+from diffkit.denoiser import Denoiser, as_float
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
@@ -32,6 +32,7 @@ from diffkit.sampling import Moment, sampling_program
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
 from diffkit.spec import save, spec_of
+from diffkit.steering import Guidance, Model, own_conditions, row_conditions
 from diffkit.table import ProcessTable, respace
 
 Steered = Guidance | Sequence[Guidance] | None

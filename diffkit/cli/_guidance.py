@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diffkit.cli._saved import Saved
-    from diffkit.denoiser import Guidance
+    from diffkit.steering import Guidance
     from diffkit.system import System
 
 Slot = tuple[str, Mapping[str, Any]] | None

@@ -22,7 +22,6 @@ from diffkit._lazy import on_first_use
 from diffkit.registry import option_names
 
 if TYPE_CHECKING:
-    from diffkit.denoiser import Guidance
     from diffkit.guidance.autoguidance import Autoguidance as Autoguidance
     from diffkit.guidance.classifier import Classifier as Classifier
     from diffkit.guidance.classifier_free import ClassifierFree as ClassifierFree
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from diffkit.guidance.pigdm import PiGDM as PiGDM
     from diffkit.guidance.threshold import DynamicThreshold as DynamicThreshold
     from diffkit.guidance.threshold import StaticThreshold as StaticThreshold
+    from diffkit.steering import Guidance
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "autoguidance": ("Autoguidance",),

@@ -15,9 +15,9 @@ from attrs import field, frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError
-from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance
 from diffkit.guidance._pullback import Pullback, value_and_pullback
 from diffkit.protocols import Level
+from diffkit.steering import Conditions, Estimate, Evaluate, Guidance
 
 Operator = Callable[[Tensor], Tensor]
 """x_start (B, C, *S) -> measurement (B, *M), each row on its own."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
-from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance, Model
 from diffkit.guidance._weight import extrapolate, interval, outside
 from diffkit.options import number
 from diffkit.protocols import Composition, Level
+from diffkit.steering import Conditions, Estimate, Evaluate, Guidance, Model
 from diffkit.system import System
 from diffkit.table import Coefs
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import OptionError
-from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance, evaluate_together
 from diffkit.guidance._weight import extrapolate, interval, outside
 from diffkit.options import flag, number
 from diffkit.protocols import Composition, Level
+from diffkit.steering import Conditions, Estimate, Evaluate, Guidance, evaluate_together
 from diffkit.table import Coefs
 
 

@@ -9,7 +9,6 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError
-from diffkit.denoiser import Conditions, Estimate, Evaluate
 from diffkit.guidance._linear import (
     Measured,
     dot,
@@ -22,6 +21,7 @@ from diffkit.guidance._pullback import value_and_pullback
 from diffkit.guidance._step import X_START, mean_problems, step_columns
 from diffkit.options import choice, number
 from diffkit.protocols import Composition, Level
+from diffkit.steering import Conditions, Estimate, Evaluate
 
 if TYPE_CHECKING:
     from diffkit.table import F64, ProcessTable

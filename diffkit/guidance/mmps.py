@@ -5,7 +5,6 @@ from __future__ import annotations
 from attrs import frozen
 from torch import Tensor
 
-from diffkit.denoiser import Conditions, Estimate, Evaluate
 from diffkit.guidance._linear import (
     Measured,
     adjoint_of,
@@ -16,6 +15,7 @@ from diffkit.guidance._linear import (
 )
 from diffkit.options import integer, number
 from diffkit.protocols import Level
+from diffkit.steering import Conditions, Estimate, Evaluate
 
 
 @frozen(eq=False)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from diffkit import __version__
 from diffkit._errors import OptionError
-from diffkit.denoiser import Model
 from diffkit.files import bare
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
 from diffkit.spec import FORMAT, part_spec, write, written
+from diffkit.steering import Model
 from diffkit.system import System
 from diffkit.table import ProcessTable
 

@@ -8,9 +8,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit.denoiser import Conditions, Estimate, Evaluate, Guidance
 from diffkit.options import number
 from diffkit.protocols import Level
+from diffkit.steering import Conditions, Estimate, Evaluate, Guidance
 
 
 @frozen

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from diffkit._errors import CompositionError, MissingExtraError, OptionError
 from diffkit.bound import BoundTerms
-from diffkit.denoiser import Denoiser, Model
+from diffkit.denoiser import Denoiser
 from diffkit.derivatives import differentiable_twice
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.modes import evaluating
 from diffkit.noise import example_seed
 from diffkit.options import check_integer, check_number
 from diffkit.protocols import Level, Scalings
+from diffkit.steering import Model
 from diffkit.system import Steered, System
 from diffkit.table import Coefs
 

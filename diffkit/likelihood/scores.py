@@ -22,7 +22,6 @@ from torch import Tensor
 from diffkit._errors import DataError, OptionError
 from diffkit.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
 from diffkit.calls import Call, Transform
-from diffkit.denoiser import Model
 from diffkit.likelihood.strata import Strata
 from diffkit.modes import evaluating
 from diffkit.noise import seeds_of
@@ -30,6 +29,7 @@ from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition
 from diffkit.spacing import Spacing
+from diffkit.steering import Model
 from diffkit.system import Steered, System
 from diffkit.table import F64, ProcessTable
 

@@ -27,9 +27,10 @@ from torch import Tensor
 from diffkit._errors import OptionError
 from diffkit.calls import Call
 from diffkit.columns import Columns, level_columns
-from diffkit.denoiser import Denoiser, Model, as_float
+from diffkit.denoiser import Denoiser, as_float
 from diffkit.options import check_number
 from diffkit.spacing import Spacing, levels
+from diffkit.steering import Model
 from diffkit.system import Steered, System
 from diffkit.table import F64, ProcessTable
 from diffkit.tasks._images import images_for

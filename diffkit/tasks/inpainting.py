@@ -11,11 +11,11 @@ from torch import Tensor
 from diffkit._errors import OptionError
 from diffkit.calls import Call
 from diffkit.compiling import Compile
-from diffkit.denoiser import Model
 from diffkit.noise import NoiseFn, Seed
 from diffkit.options import check_integer
 from diffkit.slots import Slot
 from diffkit.spacing import Spacing
+from diffkit.steering import Model
 from diffkit.system import Steered, System
 from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import images_for, mask_for

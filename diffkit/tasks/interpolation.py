@@ -10,10 +10,10 @@ from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile
-from diffkit.denoiser import Model
 from diffkit.options import check_integer, check_number
 from diffkit.slots import Slot
 from diffkit.spacing import Spacing
+from diffkit.steering import Model
 from diffkit.system import Steered, System
 from diffkit.tasks._images import images_for
 from diffkit.tasks.inversion import SAMPLER, steps_or_default

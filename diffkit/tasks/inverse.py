@@ -12,12 +12,12 @@ from torch import Tensor
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile
 from diffkit.conditions import as_tensor
-from diffkit.denoiser import Guidance, Model
 from diffkit.guidance._linear import Measured, Operator
 from diffkit.noise import Seed
 from diffkit.options import check_integer
 from diffkit.slots import Slot
 from diffkit.spacing import Spacing
+from diffkit.steering import Guidance, Model
 from diffkit.system import System
 
 _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)

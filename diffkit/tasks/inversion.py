@@ -9,9 +9,9 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit.compiling import Compile
-from diffkit.denoiser import Model
 from diffkit.slots import Slot
 from diffkit.spacing import Spacing
+from diffkit.steering import Model
 from diffkit.system import Steered, System
 from diffkit.tasks._images import images_for
 

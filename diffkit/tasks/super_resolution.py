@@ -9,11 +9,11 @@ from torch import Tensor
 from diffkit._errors import OptionError
 from diffkit.compiling import Compile
 from diffkit.conditions import as_tensor
-from diffkit.denoiser import Model
 from diffkit.noise import Seed
 from diffkit.options import check_integer
 from diffkit.slots import Slot
 from diffkit.spacing import Spacing
+from diffkit.steering import Model
 from diffkit.system import Steered, System
 
 

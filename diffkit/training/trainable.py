@@ -8,8 +8,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from diffkit.denoiser import Model
 from diffkit.protocols import Composition
+from diffkit.steering import Model
 from diffkit.system import Settings
 from diffkit.table import ProcessTable
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Data, as_data, scaled
-from diffkit.denoiser import Model
 from diffkit.modes import evaluating
 from diffkit.options import check_integer
+from diffkit.steering import Model
 from diffkit.training.checks import Classes, batch_problems, bins_of, check
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine, SingleProcess

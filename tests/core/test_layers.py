@@ -18,7 +18,7 @@ LAYERS = [
     {"_errors", "_elsewhere", "_installed", "_lazy", "options", "registry"},
     {"progress", "files", "folders", "pictures", "ranks"},
     {"table", "spacing"},
-    {"protocols", "_contracts"},
+    {"protocols", "_contracts", "steering"},
     {"gaussian", "decoders"},
     PARTS | {"slots"},
     {

@@ -7,8 +7,8 @@ from torch import nn
 
 import diffkit
 from diffkit.columns import Columns, level_columns
-from diffkit.denoiser import Estimate, Guidance
 from diffkit.protocols import Level
+from diffkit.steering import Estimate, Guidance
 
 
 class Labelled(nn.Module):

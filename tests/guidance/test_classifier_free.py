@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import diffkit
 from diffkit._errors import CompositionError, OptionError
-from diffkit.denoiser import Guidance
 from diffkit.guidance import Autoguidance, ClassifierFree, DynamicThreshold, StaticThreshold
 from diffkit.likelihood import score
+from diffkit.steering import Guidance
 
 NULL = {"y": 3}
 Y = torch.tensor([0, 1, 2])

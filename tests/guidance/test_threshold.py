@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit._errors import OptionError
-from diffkit.denoiser import Estimate
 from diffkit.guidance import DynamicThreshold, StaticThreshold
+from diffkit.steering import Estimate
 
 Y = torch.tensor([0, 1])
 

@@ -17,8 +17,8 @@ from attrs import field, frozen
 
 import diffkit
 from diffkit import OptionError
-from diffkit.denoiser import Guidance
 from diffkit.guidance import StaticThreshold
+from diffkit.steering import Guidance
 from diffkit.table import F64, ProcessTable
 from diffkit_diffusers.betas import SHAPES, DiffusersBetas
 
