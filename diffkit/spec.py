@@ -110,7 +110,8 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
         name = type(part).__name__
         raise SpecError(
             f"{kind} {name!r} is of a class that has no registered name, so nothing could rebuild this system; "
-            f"put @registry({kind!r}).register({name.lower()!r}) on the class"
+            f"put @registry({kind!r}).register({name.lower()!r}) on the class, or let an entry point name the class "
+            "itself, not a function that makes one"
         )
     names = option_names(type(part))
     if names is None:

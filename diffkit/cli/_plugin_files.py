@@ -46,7 +46,7 @@ def files(kind: str, distribution: str, part: str) -> dict[str, str]:
         "part": part,
         "cls": "".join(word.title() for word in part.split("_")),
         "protocol": PROTOCOLS[kind].__name__,
-        "version": _version(),
+        "versions": _versions(),
         "summary": example.summary,
         "imports": example.imports.strip(),
         "uses": example.uses.replace("$part", part),
@@ -64,8 +64,11 @@ def files(kind: str, distribution: str, part: str) -> dict[str, str]:
     return {path: Template(text).substitute(words) for path, text in written.items()}
 
 
-def _version() -> str:
-    return next(entry.version for entry in registry("schedule").entries() if entry.origin == BUILT_IN)
+def _versions() -> str:
+    """Those that a part written now is for: contracts may change with the second number."""
+    own = next(entry.version for entry in registry("schedule").entries() if entry.origin == BUILT_IN)
+    major, minor = own.split(".")[:2]
+    return f">={major}.{minor},<{major}.{int(minor) + 1}"
 
 
 PYPROJECT = """[build-system]
@@ -78,7 +81,7 @@ version = "0.1.0"
 description = "$summary"
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["diffkit>=$version", "attrs>=23.2"]
+dependencies = ["diffkit$versions", "attrs>=23.2"]
 
 [project.optional-dependencies]
 test = ["diffkit[testing]"]

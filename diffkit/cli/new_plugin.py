@@ -5,7 +5,10 @@ The tests are diffkit's conformance checks: they pass at once, and go on telling
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from attrs import field, frozen
@@ -14,7 +17,7 @@ from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._plugin_files import files
 from diffkit.cli._takes import Given, Takes
-from diffkit.registry import registry
+from diffkit.registry import BUILT_IN, LOCAL, registry
 
 
 @frozen
@@ -62,4 +65,9 @@ def _checked(name: str) -> str:
     distribution = name.strip().lower().replace("_", "-")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", distribution):
         raise OptionError(f"{name!r} cannot name a package; use lower-case words joined by '-', such as diffkit-warp")
+    package, part = distribution.replace("-", "_"), distribution.removeprefix("diffkit-").replace("-", "_")
+    taken = package in (BUILT_IN, LOCAL) or package in sys.stdlib_module_names or find_spec(package) is not None
+    if taken or keyword.iskeyword(package) or keyword.iskeyword(part):
+        why = "there is one of that name" if taken else "that is a word of Python"
+        raise OptionError(f"{name!r} cannot name a package: {why}; choose another, such as diffkit-{part}-parts")
     return distribution

@@ -70,6 +70,12 @@ def test_every_kind_conforms_at_once(folder, monkeypatch, kind):
         (dict(name="diffkit-x", kind="los"), "no kind 'los'; did you mean 'loss'?"),
         (dict(name="diffkit-ddim", kind="sampler"), "sampler 'ddim' is built in"),
         (dict(name="taken", kind="loss"), "taken is there already"),
+        (dict(name="lambda", kind="loss"), "'lambda' cannot name a package: that is a word of Python"),
+        (dict(name="diffkit-in", kind="loss"), "that is a word of Python; choose another, such as diffkit-in-parts"),
+        (dict(name="json", kind="loss"), "'json' cannot name a package: there is one of that name"),
+        (dict(name="attrs", kind="loss"), "there is one of that name"),
+        (dict(name="local", kind="loss"), "there is one of that name"),
+        (dict(name="diffkit", kind="loss"), "there is one of that name"),
     ],
 )
 def test_refusals_write_nothing(folder, values, text):

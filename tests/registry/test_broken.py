@@ -90,6 +90,11 @@ def test_a_group_that_is_no_kind_is_told(site: Site):
     assert faults() == ("acme offers parts under 'diffkit.samplers'; did you mean 'diffkit.sampler'?",)
 
 
+def test_feature_networks_are_no_parts(site: Site):
+    site.distribution("acme", "[diffkit.extractors]\nnet = acme:Net\n")
+    assert not faults()
+
+
 def test_comments_blanks_and_spaces_are_read_as_usual(site: Site):
     site.module("acme", schedule())
     site.distribution(
