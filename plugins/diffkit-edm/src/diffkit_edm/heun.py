@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class EDMHeun(Sampler):
     """Heun's method on the probability flow; the last step, to clean data, is an Euler step with one evaluation.
 
-    T steps cost 2T - 1 evaluations.
+    T steps cost 2T - 1 evaluations. As published, no step is too long for it: where steps span many e-folds of
+    sigma / alpha, as the first of a cosine schedule do, core 'heun' bounds what this one lets overshoot.
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
     Deviates: written in sigma / alpha, so that it holds on any path; the paper's sigma(t) = t, s(t) = 1 is one.
     """
