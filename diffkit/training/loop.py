@@ -192,7 +192,9 @@ class _Training(Generic[T]):
                     self._loop(stop)
             except DivergedError as error:
                 newest = next(checkpoint.newest_first(self.checkpoints), None)
-                kept = "no checkpoint was made before" if newest is None else f"the last checkpoint is {str(newest)!r}"
+                kept = "no checkpoint was made before"
+                if newest is not None:
+                    kept = f"the last checkpoint is {str(newest)!r}; a new run can begin with its weights (--init)"
                 raise DivergedError(f"{error}; {kept}") from error
             stop.leave()
         step, device = self.trainer.step, self.engine.device

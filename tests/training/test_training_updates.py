@@ -307,7 +307,7 @@ def test_after_ten_in_a_row_training_stops_with_a_report(tmp_path):
     assert "in the last batch not finite: loss, mse, at levels [" in text
     last = DataOrder(40, 5, 0).batch(10)
     assert f"of examples [{', '.join(map(str, last))}]" in text
-    assert text.endswith("step_00000008'")
+    assert text.endswith("step_00000008'; a new run can begin with its weights (--init)")
 
 
 def test_a_skipped_update_leaves_the_sampler_and_the_optimizer_alone():

@@ -109,9 +109,9 @@ class SchedulerReading:
     def levels(self, n: int) -> list[int]:
         """Return the levels that the scheduler visits in n steps, ascending; for ``system.sample(steps=...)``.
 
-        Level k is diffusers' timestep k - 1. Where diffusers would go between two levels, the nearer one is taken. Every
-        step ends where the next begins; one of diffusers' DDIMScheduler ends T // n timesteps lower, which is elsewhere
-        for "linspace", and for "trailing" where n does not divide T.
+        Level k is diffusers' timestep k - 1. Where diffusers would go between two levels, the nearer one is taken.
+        Every step ends where the next begins; one of diffusers' DDIMScheduler ends T // n timesteps lower, which is
+        elsewhere for "linspace", and for "trailing" where n does not divide T.
         """
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= self.num_steps:
             raise OptionError(f"steps must be an integer in 1..{self.num_steps}, got {n!r}")
