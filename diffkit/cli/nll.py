@@ -117,6 +117,8 @@ def run(given: Given) -> None:
         if saved.num_classes is not None:
             data = counted_as(data, saved.classes)
         check_fit(saved.system, data, classes=saved.num_classes)
+        if options.dequantize == "uniform" and saved.bins is None:
+            raise OptionError("--dequantize uniform is for data on bins; this system's is continuous, take none")
         data = _paired(data, saved)
         if among.rank == 0:
             for path in (options.out, options.published, options.plot):
@@ -238,6 +240,8 @@ def _check(options: Options, given: Given) -> None:
     check_integer("--probes", options.probes, ge=0)
     check_number("--tolerance", options.tolerance, gt=0)
     check_integer("--batch-size", options.batch_size, ge=1)
+    if options.levels_per_example is not None:
+        check_integer("--levels-per-example", options.levels_per_example, ge=1)
     check_file("--out", options.out, (".npz",), overwrite=options.overwrite)
     check_file("--plot", options.plot, overwrite=options.overwrite)
     if options.plot is not None:

@@ -146,6 +146,23 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
     assert refused("nll", saved, "--data", images, "--probes", "4") == (
         "--probes is for the flow; add --ode, or leave it out"
     )
+    assert refused("nll", saved, "--data", images, "--levels-per-example", "0") == (
+        "--levels-per-example must be >= 1, got 0"
+    )
+    continuous = make_system("continuous", data_shape=(3, 8, 6), bins=None)
+    np.save(saved.parent / "numbers.npy", np.zeros((4, 3, 8, 6), np.float32))
+    flow = [
+        "--data",
+        saved.parent / "numbers.npy",
+        "--data.layout",
+        "channels_first",
+        "--ode",
+        "--dequantize",
+        "uniform",
+    ]
+    assert refused("nll", continuous, *flow) == (
+        "--dequantize uniform is for data on bins; this system's is continuous, take none"
+    )
     assert refused("nll", saved, "--data", images, "--ode", "--tolerance", "0") == "--tolerance must be > 0, got 0.0"
     assert refused("nll", saved, "--data", images, "--ode", "--dequantize", "all") == (
         "--dequantize must be 'uniform' or 'decoder' or 'none', got 'all'"
