@@ -149,7 +149,10 @@ def _slot(kind: str, spec: Mapping[str, Any], accept_origin: bool) -> tuple[str,
 
 def _missing(kind: str, name: str, origin: str, version: str, error: UnknownComponentError) -> str:
     if origin == LOCAL:
-        return f"this system uses {kind} {name!r}, registered in the process that saved it; register it here first"
+        return (
+            f"this system uses {kind} {name!r}, registered in the process that saved it; register it here first "
+            "(on the command line, --import FILE.py runs a file of yours)"
+        )
     others = [e.origin for e in registry(kind).entries() if e.name == canonical(name)]
     text = f"this system uses {kind} {name!r} of {origin} {version}"
     if others:

@@ -12,7 +12,7 @@ from cyclopts import App, Group
 
 from diffkit import __version__
 from diffkit._errors import DiffkitError
-from diffkit.cli import _commands
+from diffkit.cli import _commands, _importing
 from diffkit.cli._compiler import compiler_said
 from diffkit.cli._memory import memory_said
 from diffkit.cli._request import as_toml, look, resolve
@@ -25,6 +25,7 @@ DONE, REFUSED, INTERRUPTED = 0, 2, 130
 _HELP = ("-h", "--help")
 _EPILOGUE = (
     "diffkit COMMAND --help lists the options of a command, and those of the parts that are named before it. "
+    "--import FILE.py runs a file that registers parts of yours first. "
     "--debug shows where an error came from. "
     "Exit codes: 0 done, 1 an error inside diffkit or a part, 2 what was asked cannot be done, 130 stopped by Ctrl-C."
 )
@@ -35,6 +36,8 @@ def run(argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     words = [word for word in argv if word != "--debug"]
     try:
+        words, files = _importing.split(words)
+        _importing.run(files)
         _dispatch(words)
     except DiffkitError as error:
         if debug:

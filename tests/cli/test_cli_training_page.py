@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.cli import _commands
+from diffkit.cli import _commands, _importing
 from diffkit.cli._request import look, resolve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -27,6 +27,10 @@ def test_a_command_is_taken(line: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert words[: len(LAUNCHER)] == LAUNCHER
         words = words[len(LAUNCHER) :]
     assert words[0] == "diffkit"
+    words, files = _importing.split(words)
+    assert files == ([Path("parts.py")] if "--import" in line else [])
+    if files:  # which is nobody's here
+        words = [word.replace("logistic", "cosine") for word in words]
     given, _ = resolve(look(words[1], _commands.load(words[1]).takes(), words[2:]))
     assert given.values
 
@@ -43,4 +47,4 @@ def test_an_option_is_one_of_train_or_sample(option: str):
     negative = {
         o.negative for name in ("train", "sample") for o in look(name, _commands.load(name).takes(), []).options
     }
-    assert option in known | negative
+    assert option in known | negative | {_importing.FLAG}
