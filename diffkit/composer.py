@@ -133,10 +133,11 @@ def _plain_bins(bins: int | Mapping[str, Any] | None, decoder: Decoder) -> int |
 def recompose(system: System, **changes: Any) -> System:
     """Return a system with some of what `compose` was told changed, and everything else as it is.
 
-    The network is the same one, with its weights, unless ``backbone`` is among the changes.
+    The network is the same one, with its weights, unless ``backbone`` is among the changes: training either system
+    trains both, and ``device`` moves both. A network that learned to predict one thing has to learn another ``mean``.
 
     Args:
-        system: Any; it stays as it is.
+        system: Any; its parts stay as they are.
         changes: Keywords of `compose`.
     Raises:
         OptionError, CompositionError, UnknownComponentError: As `compose`.

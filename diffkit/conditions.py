@@ -46,6 +46,11 @@ def check_names(model: Callable[..., Any], conditions: Mapping[str, Any], own: f
     refuse(list(name_problems(model, conditions, own)))
 
 
+def refuse_idle(model: Callable[..., Any], conditions: Mapping[str, Any], *names: str) -> None:
+    """Raise `OptionError` if there are conditions of these names: options of other calls, without effect in this."""
+    refuse(list(name_problems(model, [name for name in names if name in conditions], frozenset())))
+
+
 def refuse(problems: Sequence[str]) -> None:
     """Raise one `OptionError` that lists the problems, if there are any."""
     if len(problems) == 1:

@@ -21,9 +21,10 @@ from diffkit.bound import Bound, rows_at_a_time, variational_bound
 from diffkit.calls import Call, Transform, check_guidance
 from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
-from diffkit.conditions import check_names, conditions_for
+from diffkit.conditions import check_names, conditions_for, refuse_idle
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, as_float
+from diffkit.modes import evaluating
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
@@ -323,7 +324,8 @@ class System(nn.Module):
                 schedule, any table of that schedule, ``parts.schedule.table(40)``, finer ones included.
             sampler, guidance, clip, x_transform, conditions: As in `sample`.
             grad: Let gradients flow back to x, the conditions and the network, through every step. What all steps
-                keep for that takes memory; ``torch.utils.checkpoint`` around ``model`` keeps less.
+                keep for that takes memory; ``torch.utils.checkpoint`` around ``model`` keeps less, of a network that is
+                in evaluation mode then, too.
         Raises:
             OptionError: The network knows nothing of the table's levels.
         """
@@ -332,7 +334,9 @@ class System(nn.Module):
         conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
         program = sampling_program(parts, parts.sampler, table or self.table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
-        return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
+        steering = (network for guidance in parts.guidance for network in guidance.networks)
+        with evaluating(self, *steering):
+            return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
 
     @torch.no_grad()
     def encode(
@@ -364,6 +368,7 @@ class System(nn.Module):
         if start not in ("clean", "level1"):
             raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
         x = self._placed(self.checked(x_start), model)
+        self.refuse_idle(model, conditions, "seed")
         call = self.prepare(
             len(x),
             steps=steps,
@@ -425,6 +430,8 @@ class System(nn.Module):
     ) -> Denoiser:
         """Return ``denoise(x, level) -> Prediction``: the network and its processing, for samplers and the bound.
 
+        The network is in the mode that it is in when it is asked; ``system.eval()`` switches dropout off.
+
         Args:
             model, guidance, clip, x_transform: As in `sample`.
             conditions: Handed on as they are, so a tensor has an entry for each row that will be asked about.
@@ -473,6 +480,7 @@ class System(nn.Module):
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
         x_start = self._placed(self.checked(x_start), model)
+        self.refuse_idle(model, conditions, "sampler", "compile")
         call = self.prepare(
             len(x_start),
             steps=steps,
@@ -517,6 +525,10 @@ class System(nn.Module):
                     "bins=None for unbounded data"
                 )
         return as_float(x_start)
+
+    def refuse_idle(self, model: Model | None, conditions: Mapping[str, Any], *names: str) -> None:
+        """Raise `OptionError` if there are conditions of these names, which `prepare` would take and a call ignore."""
+        refuse_idle(self._model(model), conditions, *names)
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
         """Data where the network is; where they are if it is the caller's, or has no place of its own."""

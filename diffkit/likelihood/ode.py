@@ -154,6 +154,7 @@ def ode_likelihood(
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
     if len(places) != len(x_start):
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
+    system.refuse_idle(model, conditions, "steps", "sampler", "compile")
     call = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
     flow = _Flow(system, call.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
     with evaluating(system, *call.networks()), torch.set_grad_enabled(gradient):

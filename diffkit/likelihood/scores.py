@@ -204,6 +204,7 @@ def score(
             if indices is not None and places.stop > len(indices):
                 raise OptionError(f"indices must have one entry for each example, got {len(indices)}")
             index = [int(i) if indices is None else int(indices[i]) for i in places]
+            system.refuse_idle(model, given, "sampler", "compile")
             values, prior, level = walk(x_start, prepare(len(x_start), **given), index, advance)
             found = found.merged(Moments.of(values, level, table.num_steps))
             parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))

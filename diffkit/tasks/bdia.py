@@ -157,6 +157,7 @@ class _Walk:
     ) -> _Walk:
         gamma = check_number("gamma", gamma, gt=0, le=1)
         steps = steps_or_default(system, steps)
+        system.refuse_idle(model, conditions, "sampler", "compile", "seed")
         call = system.prepare(len(x), steps=steps, guidance=guidance, clip=clip, model=model, **conditions)
         if call.table.num_steps < 2:
             raise OptionError("an exactly invertible walk needs at least 2 steps, got 1")

@@ -14,6 +14,7 @@ import diffkit
 from diffkit import tasks
 from diffkit._errors import OptionError
 from diffkit.guidance import DPS
+from diffkit.likelihood import score
 from diffkit.signatures import OPTIONS
 from diffkit.system import System
 
@@ -265,3 +266,20 @@ def test_a_device_that_is_not_there_is_refused(device):
         OptionError, match=re.escape(f"device {str(device)!r} cannot be used: ") + ".*; 'cpu' always can"
     ):
         system_of(device=device)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda s: s.encode(X, seed=3), "seed"),
+        (lambda s: s.bits_per_dim(X, steps=2, sampler="heun"), "sampler"),
+        (lambda s: s.bits_per_dim(X, steps=2, compile=True), "compile"),
+        (lambda s: score(s, X, steps=2, sampler="heun"), "sampler"),
+        (lambda s: tasks.invert(s, X, steps=2, seed=3), "seed"),
+        (lambda s: tasks.exact_encode(s, X, steps=2, sampler="heun"), "sampler"),
+        (lambda s: tasks.exact_encode(s, X, steps=2, compile=True), "compile"),
+    ],
+)
+def test_options_without_effect_in_a_call_are_refused(call, name):
+    with pytest.raises(OptionError, match=re.escape(f"{name!r} is an option of other calls, not of this one")):
+        call(system_of())

@@ -56,6 +56,10 @@ def test_sampling_switches_dropout_off_and_back(system):
         1, steps=1, model=lambda x, time: (seen.append(system.training), system.backbone(x, time))[1], progress=False
     )
     assert seen == [False] and system.training and system.backbone.training
+    seen.clear()
+    watching = lambda x, time: (seen.append(system.training), system.backbone(x, time))[1]  # noqa: E731
+    system.sample_from(watching, torch.zeros(1, *system.data_shape), None, system.table_for(2), sampler="ddim")
+    assert seen == [False, False] and system.training and system.backbone.training
 
 
 def test_a_trajectory_does_not_leak_no_grad(system):
