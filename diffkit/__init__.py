@@ -2,7 +2,7 @@
 
     system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid")
 
-Everything public is listed in `__all__` and imported on first use, so that ``import diffkit`` stays light.
+What is public is listed in `__all__` or `_PACKAGES` and imported on first use: ``import diffkit`` stays light.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }
 _PACKAGES = (
     *("compiling", "data", "derivatives", "evaluation", "guidance", "likelihood", "sizing", "spacing", "tasks"),
-    *("testing", "training", "weights"),
+    *("decoders", "steering", "testing", "training", "weights"),
 )
 """Modules that people use by their name: ``diffkit.data.load``."""
 __all__ = ["__version__", *(name for names in _NAMES.values() for name in names)]

@@ -507,7 +507,7 @@ class System(nn.Module):
         if not isinstance(x_start, Tensor):
             raise OptionError(
                 f"x_start must be a tensor (B, {_joined(self.data_shape)}), got {type(x_start).__name__}; "
-                "a data set is scored by diffkit.evaluation.scoring.score_data"
+                "a data set is scored by score_data of diffkit.evaluation.scoring"
             )
         if x_start.ndim != len(self.data_shape) + 1 or x_start.shape[1:] != self.data_shape:
             raise OptionError(f"x_start must have shape (B, {_joined(self.data_shape)}), got {tuple(x_start.shape)}")

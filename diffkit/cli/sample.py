@@ -3,6 +3,7 @@
 Samples are written as they are made, so any number of them takes the same memory. Stopped or killed, the same command
 goes on, and the files are the same as if it had never stopped. Processes share the work under torchrun, with the same
 files again: torchrun --nproc-per-node 8 -m -- diffkit sample RUN -n 50000
+
 A system trained with --low-res enlarges the pictures of --low-res, in their order.
 """
 

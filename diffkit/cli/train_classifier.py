@@ -1,6 +1,6 @@
 """Train a classifier of noisy data, for classifier guidance, or go on training it with the same command.
 
-diffkit train-classifier --data photos/ --data.labels folders --system runs/a --out runs/c --steps 20000
+diffkit train-classifier --data photos/ --data.size 64 --data.labels folders --system runs/a --out runs/c --steps 20000
 
 diffkit sample runs/a --guidance classifier --guidance.classifier runs/c --guidance.scale 1
 

@@ -81,7 +81,7 @@ def load(source: Any, **options: Any) -> Data:
     from diffkit.data.arrays import from_array
 
     if not isinstance(source, Tensor | np.ndarray):
-        raise TypeError(f"{type(source).__name__} is no array, tensor, path or name")
+        raise OptionError(f"{type(source).__name__} is no array, tensor, path or name")
     _known(options, ("labels", "classes", "bins", "layout", "source"), "an array")
     return from_array(source, **options)
 

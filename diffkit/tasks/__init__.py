@@ -7,8 +7,8 @@
     inversion = tasks.invert(system, image, steps=50); inversion.error
     between = tasks.interpolate(system, a, b, 7)
 
-All take the sampler, the spacing, the guidance and the conditions that `System.sample` takes, are a function of the
-seed and the example's index alone, and refuse wrong arguments before any work is done.
+All take the spacing, the guidance and the conditions that `System.sample` takes, and its sampler and seed where there
+is a choice; are a function of the seed and the example's index alone; and refuse wrong arguments before any work.
 """
 
 from __future__ import annotations

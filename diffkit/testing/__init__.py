@@ -2,8 +2,8 @@
 
     from diffkit.testing import parametrize_checks
 
-    @parametrize_checks("sampler", Heun(), Heun(churn=10))
-    def test_heun(check): check()
+    @parametrize_checks("sampler", DDIM(), DDIM(eta=0.5))
+    def test_ddim(check): check()
 
 `check_component` returns results instead, `checks_for` lists the laws. Conditions that a network needs and that the kit
 cannot make up are handed over by ``conditions=``. `oracles` are exact denoisers to test anything against, `strategies`

@@ -59,8 +59,8 @@ def train(
     its newest whole checkpoint; on a CPU, as if it had never been interrupted, to the bit. Nothing is overwritten and
     nothing starts again unasked.
 
-    SIGTERM and SIGINT (Ctrl-C) save a checkpoint after the current update, and then end the process with status 143 or
-    raise KeyboardInterrupt.
+    SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) save a checkpoint after the current update, and then end the process with
+    status 143 or 138, or raise KeyboardInterrupt.
 
     Under a launcher such as torchrun the processes train together, with ``batch_size`` examples an update between them;
     each calls this function with the same arguments, its system on a device of its own. Levels, noise and the order of
