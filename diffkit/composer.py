@@ -152,10 +152,19 @@ def recompose(system: System, **changes: Any) -> System:
         return compose(**told | {"time_argument": None} | changes)
     network, recipe = system.backbone, system.recipe
     if recipe is None or network is None:
-        return compose(**told | {"backbone": network.network if isinstance(network, NamedTime) else network} | changes)
+        own = network.network if isinstance(network, NamedTime) else network
+        return _in_mode_of(system, compose(**told | {"backbone": own} | changes))
     changed = compose(**told | changes | {"backbone": recipe, "device": "meta"})
     _check_kept(bare(network), changed)
-    return changed.with_network(network.to(_device(changes.get("device"))))
+    return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
+
+
+def _in_mode_of(system: System, changed: System) -> System:
+    """A system whose wrappers around the network are in the mode of another's; so is the network, which they share."""
+    changed.training = system.training
+    if isinstance(changed.backbone, NamedTime):
+        changed.backbone.training = system.training
+    return changed
 
 
 def _check_kept(network: nn.Module, changed: System) -> None:

@@ -91,14 +91,16 @@ def reach(level: Level) -> Tensor:
 def safe_reach(level: Level) -> Tensor:
     """The same for shifts that contain J; 0 where the signal is so weak that J, of order alpha, is rounding errors.
 
-    An estimate ``c_skip x_t + c_out F`` has a derivative that rounds by eps (|c_skip| + |c_out|), so the variance of
-    x_start given x_t, ``sigma^2 / alpha J``, is off by as much as this times sigma^2 / alpha. Left alone are levels
-    where that is as large as the variance of data itself: in float32, squared signal-to-noise ratios below 2e-7 where
-    the network predicts eps, below 1e-14 for v and x_start. To leave alone more costs more than the rounding: a sampler
-    of order 2 weighs the difference of two estimates.
+    An estimate ``c_skip x_t + c_out F`` has a derivative that rounds by eps (|c_skip| + |c_out| / scale), F being given
+    x_t over its scale sqrt(alpha^2 + sigma^2); the variance of x_start given x_t, ``sigma^2 / alpha J``, by as much as
+    this times sigma^2 / alpha. Left alone are levels where that is as large as the variance of data itself: in float32,
+    squared signal-to-noise ratios below 2e-7 where the network predicts eps, below 1e-14 for v and x_start on a
+    variance-preserving path. To leave alone more costs more than the rounding: a sampler of order 2 weighs the
+    difference of two estimates.
     """
     far = reach(level)
-    rounding = far * torch.finfo(level.alpha.dtype).eps * (level.c_skip.abs() + level.c_out.abs())
+    scale = (level.alpha**2 + level.sigma**2).sqrt()
+    rounding = far * torch.finfo(level.alpha.dtype).eps * (level.c_skip.abs() + level.c_out.abs() / scale)
     return far * (rounding <= 1)
 
 

@@ -32,7 +32,8 @@ def value_and_pullback(function: Callable[[Tensor], Any], x: Tensor, more: bool 
     """Return ``function(x)`` and the map from v to v^T J at x; J may be applied any number of times.
 
     Outside of a compiled graph autograd is used, which knows checkpointed and hand-written layers; inside, torch.func,
-    which can be traced. If someone else is differentiating by x already, the result stays differentiable.
+    which can be traced. Where gradients are on, the result stays differentiable: by x if someone is differentiating by
+    it already, by weights and conditions, and by v.
 
     Args:
         function: Of x.
@@ -42,9 +43,9 @@ def value_and_pullback(function: Callable[[Tensor], Any], x: Tensor, more: bool 
     if torch.compiler.is_compiling():
         found: Any = torch.func.vjp(function, x, has_aux=more)
         return (found[0], lambda v: found[1](v)[0], *found[2:])
-    nested = x.requires_grad and torch.is_grad_enabled()
+    nested = torch.is_grad_enabled()
     with torch.enable_grad(), differentiable_twice(nested):
-        at = x if nested else x.detach().requires_grad_()
+        at = x if nested and x.requires_grad else x.detach().requires_grad_()
         result = function(at)
     value, rest = result if more else (result, ())
 

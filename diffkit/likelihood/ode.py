@@ -341,7 +341,7 @@ class _Flow:
         at, mean, time = self.path.at(rho)
         alpha, sigma, _ = at
         x = (float(alpha) * y).to(dtype)
-        if self.denoiser.clip:
+        if self.denoiser.clip or self.denoiser.guidance:  # which act on an estimate of x_start
             level = _level((*at, *mean, time), x)
             return (x - level.alpha * self.denoiser(x, level).x_start) / level.sigma
         # The noise is linear in the network's output too; one decode gives it, with coefficients worked in float64.

@@ -56,7 +56,7 @@ def averaged(
         raise OptionError(f"there is no checkpoint of step {step}; there are those of {_listed(paths)}")
     system = load(folder, backbone=backbone, device=device)
     assert system.backbone is not None
-    names = {name for name, _ in bare(system.backbone).named_parameters()}
+    names = {name for name, _ in bare(system.backbone).named_parameters(remove_duplicate=False)}
     weights = _by_rate(paths, rate, step) if rate is not None else _by_width(paths, width or 0.0, step, names)
     load_weights(system.backbone, weights)
     return system

@@ -56,6 +56,13 @@ def test_a_network_of_your_own_stays(time_argument):
     assert other.recipe is not None and other.settings.time_argument is None
 
 
+def test_the_mode_stays():
+    for system in (make(), make(backbone=Tiny(3, 3), time_argument="time")):
+        assert diffkit.recompose(system, sampler="heun").training
+        changed = diffkit.recompose(system.eval(), sampler="heun")
+        assert not any(module.training for module in changed.modules())
+
+
 def test_without_a_network():
     assert diffkit.recompose(make(backbone=None), mean="x_start").backbone is None
 

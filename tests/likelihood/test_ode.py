@@ -11,6 +11,7 @@ from gaussian_data import Ideal, true_bin_bits, true_bits
 
 import diffkit
 from diffkit._errors import CompositionError, MissingExtraError, OptionError
+from diffkit.guidance import MMPS
 from diffkit.likelihood import ode_likelihood
 
 pytest.importorskip("torchdiffeq")
@@ -51,6 +52,19 @@ def test_every_shape(shape):
     system, x = flow(shape, torch.tensor(STD))
     found = ode_likelihood(system, x, divergence="exact", rtol=1e-4, atol=1e-4)
     assert (found.bits - true_bits(x, MEAN, STD)).abs().max() < 3e-3
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_guidance_makes_it_the_likelihood_of_the_posterior(clip):
+    """Of normal data measured with noise of 0.4: whether or not the estimate is clipped, which is far from here."""
+    system, _ = flow((2,), torch.tensor(STD))
+    noise, y = 0.4, torch.tensor([[0.1, 0.3]])
+    precision = 1 / STD**2 + 1 / noise**2
+    mean, std = (MEAN / STD**2 + y / noise**2) / precision, torch.tensor(precision**-0.5)
+    x = torch.tensor([[0.1, 0.2], [0.3, -0.1]])
+    given = dict(divergence="exact", clip=clip, measurement=y.expand(2, 2), rtol=1e-4, atol=1e-4)
+    found = ode_likelihood(system, x, guidance=MMPS(lambda x: x * 1.0, noise, iterations=2), **given)
+    assert (found.bits - true_bits(x, mean, std)).abs().max() < 0.02
 
 
 def test_the_latent_is_the_whitened_data():

@@ -100,6 +100,38 @@ def test_dps_moves_an_ancestral_step_down_the_misfit(clip):
     torch.testing.assert_close(step(DPS(operator, 0.7), x)[0], wanted.detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("method", "sampler"),
+    [
+        (MMPS(lambda x: x[:, :1], 0.3), "ddim"),
+        (PiGDM(lambda x: x[:, :1], 0.3), "ddim"),
+        (DiffPIR(lambda x: x[:, :1], 0.3), "ddim"),
+        (DPS(lambda x: x[:, :1], form="likelihood", noise_std=0.6), "ddim"),
+        (DPS(lambda x: x[:, :1], 0.1), "ancestral"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1, 2)])
+def test_gradients_flow_through_guided_walks(method, sampler, wanted):
+    """By noise, measurement and weight, whichever ask for one: against finite differences."""
+    system = system_for((2,), mean="x_start", num_steps=50)
+    table, noise = system.table_for(3), torch.full((1, 2), 0.3, dtype=torch.float64)
+
+    def end(x, measurement, weight):
+        return system.sample_from(
+            lambda x, time: torch.tanh(weight * x), x, lambda: noise, table,
+            sampler=sampler, guidance=method, grad=True, measurement=measurement,
+        ).sum()  # fmt: skip
+
+    given = [torch.tensor([[0.5, -0.4]]).double(), torch.tensor([[0.2]]).double(), torch.tensor(0.7).double()]
+    leaves = [value.clone().requires_grad_(i in wanted) for i, value in enumerate(given)]
+    found = torch.autograd.grad(end(*leaves), [leaves[i] for i in wanted])
+    for i, gradient in zip(wanted, found, strict=True):
+        small = torch.zeros_like(given[i])
+        small.view(-1)[0] = 1e-6
+        above, below = (end(*(v + s * small if i == j else v for j, v in enumerate(given))) for s in (1, -1))
+        assert float(gradient.view(-1)[0]) == pytest.approx(float((above - below).detach()) / 2e-6, rel=1e-4, abs=1e-6)
+
+
 def test_dps_takes_an_operator_that_is_not_linear():
     system, data = system_for(SHAPE, num_steps=100), some_gaussian(SIZE, spread=0.5)
     measurement = torch.full((3,), 0.8)

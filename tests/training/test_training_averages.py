@@ -97,6 +97,24 @@ def test_what_never_moved_stays_as_it_is(width, tmp_path):
         torch.testing.assert_close(found[name], value, rtol=1e-7, atol=0)
 
 
+def test_a_weight_with_two_names_is_averaged(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(1, 1, 1)
+            self.second = self.first
+
+        def forward(self, x, time):
+            return self.second(self.first(x))
+
+    system = diffkit.compose(schedule="cosine", backbone=Tied(), data_shape=(1, 8, 8), bins=None, num_steps=20)
+    train(tmp_path, system=system, data=torch.zeros(16, 1, 8, 8), lr=0.1, ema_power=WIDTHS, steps=20, label_dropout=0.0)
+    found = averaged(tmp_path, width=0.1, backbone=Tied()).backbone.state_dict()
+    newest = read(next(newest_first(tmp_path / "checkpoints"))).files
+    assert not torch.allclose(newest["power_0.1"]["first.weight"], newest["model"]["first.weight"])
+    torch.testing.assert_close(found["second.weight"], newest["power_0.1"]["first.weight"])
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("averages") / "run"
