@@ -59,9 +59,16 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
 
 
 def cases() -> list[Any]:
-    """Kind, name and options of each built-in part and each of its option values; the third and further are slow."""
+    """Kind, name and options of each built-in part and each of its option values.
+
+    The third and further are slow, and a sampler's second: each of its checks walks many levels.
+    """
+
+    def marks(kind: str, i: int) -> list[Any]:
+        return [pytest.mark.slow] if i > (0 if kind == "sampler" else 1) else []
+
     return [
-        pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=[pytest.mark.slow] if i > 1 else [])
+        pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=marks(kind, i))
         for kind in KINDS
         for name in registry(kind).built_in_names()
         for i, options in enumerate(values_of(kind, name))

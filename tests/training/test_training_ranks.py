@@ -185,7 +185,7 @@ def killed(out: Path, options: dict[str, Any], rng: random.Random) -> None:
     ("strategy", "kills"),
     [
         ("ddp", 2),
-        ("fsdp", 2),
+        pytest.param("fsdp", 2, marks=pytest.mark.slow),
         pytest.param("ddp", 8, marks=pytest.mark.slow),
         pytest.param("fsdp", 8, marks=pytest.mark.slow),
     ],
