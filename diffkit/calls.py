@@ -24,7 +24,7 @@ from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition
 from diffkit.sampling import Moment, Program, Take, encoding_program, sampling_program, take_and_tell, take_step
-from diffkit.steering import Guidance, Model, own_conditions
+from diffkit.steering import Guidance, Model, networks_of, own_conditions
 from diffkit.table import Coefs, ProcessTable
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Call:
 
     def networks(self) -> tuple[nn.Module, ...]:
         """Networks that take part beside the system's own."""
-        return tuple(network for guidance in self.parts.guidance for network in guidance.networks)
+        return networks_of(self.parts.guidance)
 
 
 def check_guidance(parts: Composition, conditions: Mapping[str, Any], device: torch.device) -> None:

@@ -174,6 +174,11 @@ def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:
     return frozenset().union(*(one.own_conditions for one in guidance))
 
 
+def networks_of(guidance: Iterable[Guidance]) -> tuple[nn.Module, ...]:
+    """Return the networks that guidance holds."""
+    return tuple(network for one in guidance for network in one.networks)
+
+
 def row_conditions(guidance: Iterable[Guidance]) -> Conditions:
     """Return the conditions that guidance brings along.
 

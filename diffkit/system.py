@@ -33,7 +33,7 @@ from diffkit.sampling import Moment, sampling_program
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
 from diffkit.spec import save, spec_of
-from diffkit.steering import Guidance, Model, own_conditions, row_conditions
+from diffkit.steering import Guidance, Model, networks_of, own_conditions, row_conditions
 from diffkit.table import ProcessTable, respace
 
 Steered = Guidance | Sequence[Guidance] | None
@@ -334,8 +334,7 @@ class System(nn.Module):
         conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
         program = sampling_program(parts, parts.sampler, table or self.table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
-        steering = (network for guidance in parts.guidance for network in guidance.networks)
-        with evaluating(self, *steering):
+        with evaluating(self, *networks_of(parts.guidance)):
             return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -48,11 +49,8 @@ def run(files: Sequence[Path]) -> None:
         if known is not None or (other is not None and other.origin != str(path)):
             raise OptionError(f"{FLAG} {file} has the name of another module; give the file another name")
         sys.path.insert(0, str(path.parent))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None, "a file that ends in .py has a loader"
-        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        importlib.invalidate_caches()
         try:
-            spec.loader.exec_module(module)
+            importlib.import_module(path.stem)
         except Exception as error:  # whatever somebody's file raises
-            del sys.modules[path.stem]
             raise OptionError(f"{FLAG} {file} failed: {type(error).__name__}: {error}") from error

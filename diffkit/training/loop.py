@@ -234,6 +234,7 @@ class _Training(Generic[T]):
             held = self.held.measure() if self.held.due(step) else {}
             with self._metrics() as metrics:
                 self._note(metrics, None, True, held)
+        self.ranks.first(self.previews.clear)
         if self.previews.due(step) and not self.ranks.first(lambda: self.previews.is_there(step)):
             self.trackers.preview(step, self.previews.draw())
 

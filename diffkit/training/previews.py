@@ -39,10 +39,13 @@ class Previews:
         return self.every is not None and step % self.every == 0
 
     def is_there(self, step: int) -> bool:
-        """Return whether the picture of a step is drawn; what a killed process left of any is removed."""
+        """Return whether the picture of a step is drawn."""
+        return self._path(step).exists()
+
+    def clear(self) -> None:
+        """Remove what a killed process left of a picture."""
         for left in self.folder.glob(".*.tmp"):
             left.unlink()
-        return self._path(step).exists()
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{step_name(step)}.png"

@@ -57,7 +57,11 @@ def test_sampling_switches_dropout_off_and_back(system):
     )
     assert seen == [False] and system.training and system.backbone.training
     seen.clear()
-    watching = lambda x, time: (seen.append(system.training), system.backbone(x, time))[1]  # noqa: E731
+
+    def watching(x, time):
+        seen.append(system.training)
+        return system.backbone(x, time)
+
     system.sample_from(watching, torch.zeros(1, *system.data_shape), None, system.table_for(2), sampler="ddim")
     assert seen == [False, False] and system.training and system.backbone.training
 
