@@ -31,7 +31,7 @@ KINDS: dict[str, str] = {
 }
 """Kind -> sub-package. The kind is also the compose keyword and the suffix of the entry-point group."""
 
-EXTRACTORS = "diffkit.extractors"
+EXTRACTOR_GROUP = "diffkit.extractors"
 """Another group of entry points: feature networks, see `diffkit.evaluation.extractors`."""
 
 BUILT_IN, LOCAL = "diffkit", "local"
@@ -176,7 +176,7 @@ def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterat
         if line.startswith("[") and line.endswith("]"):
             group = line[1:-1].strip()
             kind = group.removeprefix("diffkit.")
-            if kind != group and kind not in KINDS and group != EXTRACTORS:
+            if kind != group and kind not in KINDS and group != EXTRACTOR_GROUP:
                 faults.append(f"{name} offers parts under {_printable(group)!r}{did_you_mean(group, known)}")
         elif group in known and line and not line.startswith(("#", ";")):
             entry, equals, value = line.partition("=")

@@ -18,13 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffkit._errors import DataError, OptionError, did_you_mean
-from diffkit._installed import is_allowed
+from diffkit._installed import EXTRACTOR_GROUP, is_allowed
 from diffkit.evaluation._inception import Inception
 from diffkit.evaluation.features import Extractor, Features
 from diffkit.files import weights_digest
 from diffkit.options import check_integer
-
-GROUP = "diffkit.extractors"
 
 
 class Digits:
@@ -166,7 +164,7 @@ def _find(name: str) -> Any:
 
 def _offered() -> list[EntryPoint]:
     """What installed distributions offer, those that DIFFKIT_PLUGINS leaves out not among it."""
-    return [entry for entry in entry_points(group=GROUP) if entry.dist is None or is_allowed(entry.dist.name)]
+    return [entry for entry in entry_points(group=EXTRACTOR_GROUP) if entry.dist is None or is_allowed(entry.dist.name)]
 
 
 def _loaded(entry: EntryPoint) -> Any:
