@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from attrs import frozen
 from torch import Tensor
 
@@ -18,11 +17,12 @@ from diffkit.columns import (
     transition_columns,
 )
 from diffkit.decoders import Decoder
-from diffkit.denoiser import call_network, precision_of
+from diffkit.denoiser import call_network
 from diffkit.gaussian import mixed
 from diffkit.protocols import Composition, Level, LossInputs, Transition
 from diffkit.steering import Model
 from diffkit.table import Coefs
+from diffkit.tensors import has_values, precision_of
 
 _RESERVED = ("level", "weight")
 """What `System.forward` returns beside a loss's terms."""
@@ -151,7 +151,7 @@ def count_first(level: Tensor, batch: int) -> int:
 
     A power of two keeps the number of compiled variants small.
     """
-    if level.device.type != "cpu" or level.is_floating_point() or torch.compiler.is_compiling():
+    if level.is_floating_point() or not has_values(level):
         return batch
     count = int((level == 1).sum())
     return min(batch, 1 << (count - 1).bit_length()) if count else 0

@@ -35,6 +35,7 @@ from diffkit.spacing import Spacing, levels
 from diffkit.spec import save, spec_of
 from diffkit.steering import Guidance, Model, networks_of, own_conditions, row_conditions
 from diffkit.table import ProcessTable, respace
+from diffkit.tensors import device_of, has_values
 
 Steered = Guidance | Sequence[Guidance] | None
 """Guidance of a call: none, one, or several in the order they act, nearest to the network first."""
@@ -98,9 +99,8 @@ class System(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first parameter is; the CPU if there is none."""
-        parameter = next(self.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        """Where the network's first parameter or buffer is; the CPU if there is none."""
+        return device_of(self.backbone) or torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> System:
         """Return this system with another network of the same kind in place of its own."""
@@ -515,8 +515,7 @@ class System(nn.Module):
                 f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
             )
         # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
-        readable = x_start.device.type == "cpu" and not torch.compiler.is_compiling()
-        if self.decoder.bounded and readable and x_start.numel():
+        if self.decoder.bounded and has_values(x_start):
             low, high = (float(v) for v in x_start.detach().aminmax())
             if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
                 raise OptionError(
@@ -531,8 +530,8 @@ class System(nn.Module):
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
         """Data where the network is; where they are if it is the caller's, or has no place of its own."""
-        own = model is None and next(self.parameters(), None) is not None
-        return x.to(self.device) if own else x
+        place = device_of(self.backbone) if model is None else None
+        return x if place is None else x.to(place)
 
     def _with_those_of_guidance(self, parts: Composition, conditions: Mapping[str, Any]) -> dict[str, Any]:
         """Conditions with those that guidance brings along; refuse guidance that misses one, or is elsewhere."""
@@ -569,8 +568,7 @@ class System(nn.Module):
             raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
         if noise.shape != x_start.shape:
             raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
-        readable = type(level) is Tensor and level.device.type == "cpu" and not torch.compiler.is_compiling()
-        if level.is_floating_point() or not readable or not level.numel():
+        if level.is_floating_point() or not has_values(level):
             return
         try:
             low, high = (int(k) for k in level.aminmax())

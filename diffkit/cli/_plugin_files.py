@@ -398,7 +398,7 @@ class Network(nn.Module):
         angle = time.float()[:, None] * frequency
         told = torch.cat([x.flatten(1), angle.cos().to(x.dtype), angle.sin().to(x.dtype)], 1)
         out: Tensor = self.layers(told)
-        return out.view(len(x), *self.out_shape)
+        return out.view(x.shape[0], *self.out_shape)
 ''',
     ),
 }

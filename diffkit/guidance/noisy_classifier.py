@@ -19,6 +19,7 @@ from diffkit.spec import FORMAT, part_spec, write, written
 from diffkit.steering import Model
 from diffkit.system import System
 from diffkit.table import ProcessTable
+from diffkit.tensors import device_of
 
 TOP = 5
 """Best guesses that a looser measure of accuracy allows, as is usual for ImageNet."""
@@ -96,9 +97,8 @@ class NoisyClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first parameter is; the CPU if there is none."""
-        parameter = next(self.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        """Where the network's first parameter or buffer is; the CPU if there is none."""
+        return device_of(self.backbone) or torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> NoisyClassifier:
         """Return this classifier with another network of the same kind in place of its own."""

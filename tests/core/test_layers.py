@@ -19,7 +19,7 @@ LAYERS = [
     {"progress", "files", "folders", "pictures", "ranks"},
     {"table", "spacing"},
     {"protocols", "_contracts", "steering"},
-    {"gaussian", "decoders"},
+    {"gaussian", "decoders", "tensors"},
     PARTS | {"slots"},
     {
         "calls",
@@ -44,7 +44,7 @@ LAYERS = [
     {"cli", "testing", "demo", "__main__", "__init__"},
 ]
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-PART_MAY_IMPORT = {"_errors", "options", "registry", "table", "protocols", "gaussian"}
+PART_MAY_IMPORT = {"_errors", "options", "registry", "table", "protocols", "gaussian", "tensors"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -8,8 +8,8 @@ from networks import Tiny
 from torch import nn
 
 import diffkit
-from diffkit.denoiser import precision_of
 from diffkit.guidance import Autoguidance
+from diffkit.tensors import precision_of
 
 SHAPE = (3, 8, 8)
 UNET = ("unet", dict(channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(), num_classes=3))
