@@ -87,7 +87,7 @@ class Objective:
             decoder=self.decoder,
             decoder_rows=decoder_rows,
         )
-        return _checked(self.parts.loss(inputs), len(x_start), self.parts.label("loss"))
+        return _checked(self.parts.loss(inputs), x_start.shape[0], self.parts.label("loss"))
 
     def level(self, level: Tensor, x: Tensor) -> Level:
         """Return what is known of levels (B,), as `terms` takes them, ready to meet x (B, C, *S)."""

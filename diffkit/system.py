@@ -152,8 +152,8 @@ class System(nn.Module):
             OptionError: x_start has the wrong shape, dtype or range.
         """
         x_start = self.checked(x_start)
-        level, weight = self.draw_levels(len(x_start), generator=generator, timesteps_state=timesteps_state)
-        rows = count_first(level, len(x_start))
+        level, weight = self.draw_levels(x_start.shape[0], generator=generator, timesteps_state=timesteps_state)
+        rows = count_first(level, x_start.shape[0])
         level, weight = level.to(x_start.device), weight.to(x_start.device)
         noise = self._noise_like(x_start, generator)
         terms = self.loss_terms(model, x_start, level, noise, decoder_rows=rows, **conditions)
@@ -201,10 +201,10 @@ class System(nn.Module):
         Returns:
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
-        rows = len(x_start) if decoder_rows is None else decoder_rows
+        rows = x_start.shape[0] if decoder_rows is None else decoder_rows
         self._check_draws(x_start, level, noise)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
-        conditions = conditions_for(network, conditions, len(x_start), x_start.device, frozenset())
+        conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset())
         return self.objective.terms(network, x_start, level, noise, rows, conditions)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ class System(nn.Module):
         """
         parts, network = self.parts_for(sampler, guidance), self._model(model)
         conditions = self._with_those_of_guidance(parts, conditions)
-        conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
+        conditions = conditions_for(network, conditions, x.shape[0], x.device, own_conditions(parts.guidance))
         program = sampling_program(parts, parts.sampler, table or self.table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with evaluating(self, *networks_of(parts.guidance)):
@@ -369,7 +369,7 @@ class System(nn.Module):
         x = self._placed(self.checked(x_start), model)
         self.refuse_idle(model, conditions, "seed")
         call = self.prepare(
-            len(x),
+            x.shape[0],
             steps=steps,
             sampler=sampler,
             guidance=guidance,
@@ -385,7 +385,7 @@ class System(nn.Module):
         with call.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":
                 x = _first_encoding_step(call, call.denoiser(), x)
-            return call.finish(program, range(len(x)), x, None, advance)
+            return call.finish(program, range(x.shape[0]), x, None, advance)
 
     def prepare(
         self,
@@ -481,7 +481,7 @@ class System(nn.Module):
         x_start = self._placed(self.checked(x_start), model)
         self.refuse_idle(model, conditions, "sampler", "compile")
         call = self.prepare(
-            len(x_start),
+            x_start.shape[0],
             steps=steps,
             guidance=guidance,
             seed=seed,
@@ -491,7 +491,7 @@ class System(nn.Module):
             **conditions,
         )
         rows = rows_at_a_time(rows_per_call, x_start.device)
-        with call.running("bits/dim", len(x_start) * call.table.num_steps, progress) as advance:
+        with call.running("bits/dim", x_start.shape[0] * call.table.num_steps, progress) as advance:
             return variational_bound(call, x_start, rows, advance)
 
     # ---- inside ----------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class _Gradient(Guidance):
         self, log_prob: Callable[[Tensor, Tensor], Tensor], prediction: Prediction, x: Tensor, level: Level
     ) -> Tensor:
         if self.shift == "score":
-            gradient = row_gradient(lambda at: log_prob(at, level.time.expand(len(x))), x)
+            gradient = row_gradient(lambda at: log_prob(at, level.time.expand(x.shape[0])), x)
             moved = prediction.x_start + self.scale * reach(level) * gradient
             return moved.clamp(-1, 1) if self.clip else moved
         known = level.var
@@ -75,7 +75,7 @@ class _Gradient(Guidance):
         at, time = x, level.time
         if self.at == "mean":
             at, time = known[X_START] * prediction.x_start + known[X_T] * x, known[TIME].flatten()
-        gradient = row_gradient(lambda at: log_prob(at, time.expand(len(x))), at)
+        gradient = row_gradient(lambda at: log_prob(at, time.expand(x.shape[0])), at)
         return prediction.x_start + self.scale * prediction.log_variance.exp() / known[X_START] * gradient
 
 
@@ -167,7 +167,7 @@ class ClassifierGuidance(_Gradient):
         y = conditions[self.label]
 
         def log_prob(x: Tensor, time: Tensor) -> Tensor:
-            logits = self.classifier(x, time.expand(len(x))).to(x.dtype)
+            logits = self.classifier(x, time.expand(x.shape[0])).to(x.dtype)
             return logits.log_softmax(1).gather(1, y[:, None])[:, 0]
 
         return self.shifted(log_prob, prediction, x, level)

@@ -169,11 +169,11 @@ class NoisyClassifier(nn.Module):
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
         network = self.backbone if model is None else model
-        logits = network(x_t, at.time.expand(len(x_t))).to(x_t.dtype)
-        if logits.shape != (len(x_t), self.num_classes):
+        logits = network(x_t, at.time.expand(x_t.shape[0])).to(x_t.dtype)
+        if logits.shape != (x_t.shape[0], self.num_classes):
             raise OptionError(
                 f"the classifier returned shape {tuple(logits.shape)}, {self.num_classes} classes ask for "
-                f"{(len(x_t), self.num_classes)}"
+                f"{(x_t.shape[0], self.num_classes)}"
             )
         y = conditions["y"].long()
         return {"loss": nn.functional.cross_entropy(logits, y, reduction="none"), **_accuracies(logits.detach(), y)}

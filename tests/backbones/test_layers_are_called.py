@@ -1,65 +1,10 @@
 """Every layer of every built-in network is called, so that hooks, adapters and replacements act and train."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from backbone_support import inputs, randomize
+from backbone_support import NETWORKS, Case
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-
-from diffkit.backbones.dit import DiT
-from diffkit.backbones.mlp import MLP
-from diffkit.backbones.unet import UNet
-from diffkit.guidance.classifier import Classifier
-
-SMALL = {"channels": 8, "groups": 4, "num_res_blocks": 1, "channel_mult": (1, 2), "num_head_channels": 4}
-IMAGE = (2, 8, 8)
-NETWORKS = {
-    "unet": (UNet(**SMALL, attention_resolutions=(8, 4), num_classes=3), IMAGE),
-    "unet without scale and shift": (
-        UNet(**SMALL, attention_order="new", scale_shift_norm=False, conv_resample=False, low_res_channels=2),
-        IMAGE,
-    ),
-    "unet resampling in its blocks": (UNet(**SMALL, resblock_updown=True, checkpoint=True, dropout=0.1), IMAGE),
-    "unet of sequences": (UNet(**SMALL, num_classes=3, null_class=True), (2, 8)),
-    "unet of volumes": (UNet(**SMALL), (2, 3, 4, 4)),
-    "dit": (DiT(depth=2, hidden=16, heads=2, num_classes=3), IMAGE),
-    "dit without classes": (DiT(depth=1, hidden=16, heads=2, checkpoint=True), IMAGE),
-    "mlp": (MLP(hidden=16, depth=2, num_classes=3, null_class=True), (2,)),
-    **{f"classifier, {pool}": (Classifier(**SMALL, pool=pool), IMAGE) for pool in ("adaptive", "attention", "spatial")},
-    "classifier, spatial_v2": (Classifier(**SMALL, pool="spatial_v2", resblock_updown=True), (2, 8)),
-}
-
-
-class Case:
-    """A network with random weights, and what it is called with."""
-
-    def __init__(self, name: str):
-        recipe, shape = NETWORKS[name]
-        self.network = randomize(recipe.build(shape, 2)).eval()
-        self.x, self.time = inputs(shape)
-        self.conditions = {"y": torch.tensor([0, 2])} if getattr(self.network, "num_labels", 0) else {}
-        if getattr(recipe, "low_res_channels", 0):
-            self.conditions["low_res"] = inputs((2, 4, 4), seed=3)[0]
-
-    def __call__(self) -> Tensor:
-        return self.network(self.x, self.time, **self.conditions)
-
-    @property
-    def layers(self) -> dict[str, nn.Module]:
-        """Modules that have parameters of their own."""
-        return {n: m for n, m in self.network.named_modules() if any(True for _ in m.parameters(recurse=False))}
-
-    def replace(self, make: Callable[[nn.Module], nn.Module]) -> dict[str, nn.Module]:
-        """Put something else in the place of every layer that is a leaf; return it by name."""
-        made = {}
-        for name, layer in self.layers.items():
-            if not any(True for _ in layer.children()):
-                parent, _, own = name.rpartition(".")
-                made[name] = make(layer)
-                setattr(self.network.get_submodule(parent), own, made[name])
-        return made
 
 
 @pytest.fixture(params=NETWORKS)
