@@ -76,7 +76,7 @@ def bare(network: nn.Module) -> nn.Module:
     while True:
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
             network = network.module
-        elif isinstance(inner := network._modules.get("_orig_mod"), nn.Module):
+        elif isinstance(inner := dict(network._modules.items()).get("_orig_mod"), nn.Module):
             network = inner
         else:
             return network
@@ -157,6 +157,10 @@ def storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors on the CPU that share no memory with each other, as safetensors asks; copied where needed."""
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
+    if odd := not_plain(state):
+        raise CheckpointError(
+            f"the network cannot be saved: {odd}; save it as it was before, or its state by torch.save"
+        )
     for name, tensor in state.items():
         own = tensor.detach().cpu().contiguous()
         storage = own.untyped_storage()
@@ -165,3 +169,13 @@ def storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         taken.add(own.untyped_storage().data_ptr())
         found[name] = own
     return found
+
+
+def not_plain(state: Mapping[str, Any]) -> str | None:
+    """Say which entry of a network's state no file of weights can hold; None if there is none."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            return f"{name!r} in its state is a {type(value).__name__} and no tensor, as quantized layers have it"
+        if value.is_quantized:
+            return f"{name!r} in its state is a quantized tensor"
+    return None
