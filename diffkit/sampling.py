@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffkit._errors import OptionError, ProtocolError
 from diffkit.columns import Block, Columns, level_columns, node_columns
+from diffkit.derivatives import ordinary
 from diffkit.noise import NoiseFn
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
 from diffkit.table import F64, Coefs, ProcessTable, Steps
@@ -136,11 +137,15 @@ class Program:
             take: `take_and_tell`, or that compiled.
         """
         take = take or take_and_tell
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
+            x = ordinary(x)
             state = self.sampler.init(x)
         for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
             noise = self.noise(noise_fn)
-            with torch.no_grad():  # inside the step only: a generator must not leak it to its caller between yields
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+            ):  # inside the step only: a generator must not leak it to its caller between yields
                 x, state, x_start = take(self, denoiser, x, state, row, noise, self.is_last(i))
             assert x_start is not None, "a step of a trajectory tells its estimate"
             yield Moment(i + 1, self.levels[i], x, x_start)
@@ -164,7 +169,9 @@ class Program:
             grad: Let autograd follow the steps, where it is on.
         """
         take = take or take_step
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+        grad = grad and torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(grad):  # guidance may differentiate
+            x = ordinary(x)
             state = self.sampler.init(x)
             for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
                 x, state, _ = take(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))

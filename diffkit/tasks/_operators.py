@@ -41,7 +41,8 @@ def try_operator(
 
     def run(rows: int, any_batch: bool) -> Tensor:
         made_up = torch.rand(2, rows, *data_shape, generator=torch.Generator().manual_seed(0))
-        return trial.run(*(1.8 * made_up - 0.9).to(device), any_batch)  # inside of the range of data
+        x, other = (1.8 * made_up - 0.9).to(device)  # inside of the range of data
+        return trial.run(x, other, any_batch)
 
     with torch.inference_mode(False), torch.enable_grad():
         try:
