@@ -18,7 +18,7 @@ from diffkit.decoders import Decoder, decoder_for
 from diffkit.files import bare
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
-from diffkit.registry import KINDS
+from diffkit.registry import KINDS, option_names
 from diffkit.signatures import NamedTime, check_takes_time
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
@@ -223,6 +223,12 @@ def _core_problems(parts: Composition) -> Iterator[str]:
         yield (
             f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train; "
             "use var='learned_range' or loss='simple'"
+        )
+    if learned and not parts.loss.trains_variance:
+        more = "give it vb_weight=0.001, or " if "vb_weight" in (option_names(type(parts.loss)) or ()) else ""
+        yield (
+            f"{parts.label('loss')} has no term that trains {parts.label('var')}; "
+            f"{more}use loss='hybrid' or var='fixed_large'"
         )
     if continuous and not parts.schedule.continuous:
         yield (

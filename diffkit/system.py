@@ -24,6 +24,7 @@ from diffkit.compiling import Compile, check_compile
 from diffkit.conditions import check_names, conditions_for, refuse_idle
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, as_float
+from diffkit.derivatives import ordinary
 from diffkit.modes import evaluating
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
@@ -405,6 +406,8 @@ class System(nn.Module):
         n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
         network, own = self._model(model), own_conditions(parts.guidance)
         conditions = self._with_those_of_guidance(parts, conditions)
+        with torch.inference_mode(False):
+            conditions = ordinary(conditions_for(network, conditions, n, self.device, own))
         return Call(
             self,
             n,
@@ -414,7 +417,7 @@ class System(nn.Module):
             network,
             self._clips(clip),
             x_transform,
-            conditions_for(network, conditions, n, self.device, own),
+            conditions,
             check_compile(compile, self.device),
         )
 
@@ -491,8 +494,9 @@ class System(nn.Module):
             **conditions,
         )
         rows = rows_at_a_time(rows_per_call, x_start.device)
-        with call.running("bits/dim", x_start.shape[0] * call.table.num_steps, progress) as advance:
-            return variational_bound(call, x_start, rows, advance)
+        total = x_start.shape[0] * call.table.num_steps
+        with torch.inference_mode(False), torch.no_grad(), call.running("bits/dim", total, progress) as advance:
+            return variational_bound(call, ordinary(x_start), rows, advance)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -550,6 +554,8 @@ class System(nn.Module):
         conditions: Mapping[str, Any],
     ) -> Denoiser:
         scales = self.objective.scales_input
+        with torch.inference_mode(False):
+            conditions = ordinary(conditions)
         return Denoiser(network, parts.var, scales, conditions, transform, self._clips(clip), parts.guidance)
 
     def _model(self, model: Model | None) -> Model:
