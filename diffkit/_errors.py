@@ -76,6 +76,16 @@ class MissingExtraError(DiffkitError, ImportError):
         super().__init__(f'{purpose} needs the {extra!r} extra; run: pip install "diffkit[{extra}]"')
 
 
+def failure(error: BaseException) -> str:
+    """Return what went wrong in code of others, on one line: its class and text, however odd that is."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # from its own __str__
+        return name
+    return f"{name}: {text}" if text else name
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known word, or an empty string."""
     near = nearest(word, known)
