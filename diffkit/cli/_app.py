@@ -13,6 +13,7 @@ from diffkit import __version__
 from diffkit._errors import DiffkitError
 from diffkit.cli import _commands, _importing
 from diffkit.cli._compiler import compiler_said
+from diffkit.cli._extras import check_extras
 from diffkit.cli._memory import memory_said
 from diffkit.cli._request import as_toml, look, resolve
 from diffkit.cli._spelling import said_in_flags
@@ -122,6 +123,7 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     if print_only:
         show(as_toml(request, given).removesuffix("\n"))
         return
+    check_extras(name, given)
     _check_device(given)
     with said_in_flags(request.options), memory_said(request.options), compiler_said():
         command.run(given)
