@@ -10,7 +10,6 @@ same figures. A stopped command, given again, goes on where it was; what it has 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file, check_new_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import integer
+from diffkit.output import log, note, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +123,7 @@ def run(given: Given) -> None:
         if among.rank == 0:
             for path in (options.out, options.published, options.plot):
                 if path is not None:
-                    print(f"writing {path}", flush=True)
+                    note(f"writing {path}")
         if options.compile and (network := saved.system.backbone) is not None:
             compile_network(network)
             if among.rank == 0:
@@ -153,7 +153,7 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
         )
         if among.rank:
             return
-        print(scores)
+        show(scores)
         _warn_of_what_is_not_finite(scores.total)
         if options.out is not None:
             scores.save(options.out)
@@ -189,7 +189,7 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
         )
         if among.rank:
             return
-        print(found)
+        show(found)
         _warn_of_what_is_not_finite(found.bits.cpu().numpy())
         if options.out is not None:
             arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
@@ -201,7 +201,7 @@ def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
 
     bad = int((~np.isfinite(bits)).sum())
     if bad:
-        print(f"warning: the bits/dim of {bad} of {len(bits)} examples are not finite", file=sys.stderr, flush=True)
+        log(f"warning: the bits/dim of {bad} of {len(bits)} examples are not finite")
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def _keeping(out: Path | None, among: Ranks) -> Iterator[Path | None]:
 
     folder = None if out is None else out.with_suffix(".parts")
     if folder is not None and among.rank == 0 and (count := _kept.count(folder)):
-        print(f"{folder} has {count} results of a command that was stopped; what fits is taken from there", flush=True)
+        note(f"{folder} has {count} results of a command that was stopped; what fits is taken from there")
     yield folder
     if folder is not None and among.rank == 0:
         _kept.forget(folder)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from diffkit.files import write_atomically
-from diffkit.progress import rich_bar
+from diffkit.output import log
+from diffkit.progress import Bar
+from diffkit.progress import bar as progress_bar
 
 NAME = "metrics.jsonl"
 
@@ -89,68 +89,9 @@ def _line(metrics: Mapping[str, Any]) -> bytes:
     return (json.dumps(plain, allow_nan=False) + "\n").encode()
 
 
-class Bar(Protocol):
-    """Shows how far training is."""
-
-    def advance(self) -> None:
-        """One step more is done."""
-
-    def note(self, text: str) -> None:
-        """Show a few words beside the bar."""
+def bar(done: int, total: int, show: bool) -> AbstractContextManager[Bar]:
+    """Show a bar with an ETA on standard error."""
+    return progress_bar(total, "training", show, done=done)
 
 
-class _Silent(Bar):
-    def advance(self) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-
-class _Rich(Bar):
-    def __init__(self, progress: Any, task: Any):
-        self.progress, self.task = progress, task
-
-    def advance(self) -> None:
-        self.progress.advance(self.task, 1)
-
-    def note(self, text: str) -> None:
-        self.progress.update(self.task, note=text)
-
-
-class _Plain(Bar):
-    """A line now and then, for logs and where rich is not installed."""
-
-    def __init__(self, done: int, total: int):
-        self.begun = self.shown = time.monotonic()
-        self.first, self.done, self.total = done, done, total
-
-    def advance(self) -> None:
-        self.done += 1
-
-    def note(self, text: str) -> None:
-        now = time.monotonic()
-        if now - self.shown < 10 and self.done < self.total:
-            return
-        self.shown = now
-        left = (now - self.begun) / max(self.done - self.first, 1) * (self.total - self.done)
-        say(f"training {self.done}/{self.total}  ETA {left:.0f} s  {text}")
-
-
-@contextmanager
-def bar(done: int, total: int, show: bool) -> Iterator[Bar]:
-    """Show a bar with an ETA on standard error: rich's on a terminal where it is installed, else plain lines."""
-    if not show:
-        yield _Silent()
-        return
-    progress = rich_bar("{task.fields[note]}") if sys.stderr.isatty() else None
-    if progress is None:
-        yield _Plain(done, total)
-        return
-    with progress:
-        yield _Rich(progress, progress.add_task("training", total=total, completed=done, note=""))
-
-
-def say(text: str) -> None:
-    """Tell the person who watches, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+say = log
