@@ -14,6 +14,7 @@ from torch import Tensor
 from diffkit._errors import OptionError, ProtocolError
 from diffkit.columns import Columns, level_columns, node_columns
 from diffkit.noise import NoiseFn
+from diffkit.numerics import computing
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
@@ -243,6 +244,7 @@ class _Recorder:
         return self.last
 
 
+@computing("the steps of the sampler")
 def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
     """Return the program that goes from level T of a table in use down to level 0."""
     route = sampler.route(table.log_snr)
@@ -262,6 +264,7 @@ def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.n
     return pairs
 
 
+@computing("the steps of the sampler")
 def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:
     """Return the program that goes from level 1 of a table in use up to level T.
 

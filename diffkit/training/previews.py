@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffkit._errors import DivergedError
 from diffkit.data.base import Data
 from diffkit.files import write_atomically
 from diffkit.folders import PREVIEWS, step_name
@@ -51,9 +52,17 @@ class Previews:
         return self.folder / f"{step_name(step)}.png"
 
     def draw(self) -> Path:
-        """Draw one picture and return where it is; all processes must, the first writes it."""
-        samples, path = self._samples(), self._path(self.trainer.step)
-        self.trainer.engine.ranks.first(lambda: self._write(samples, path))
+        """Draw one picture and return where it is; all processes must, the first writes it.
+
+        No picture of samples that are not finite is drawn: an early network may well diverge in so few steps.
+        """
+        path = self._path(self.trainer.step)
+        try:
+            samples = self._samples()
+        except DivergedError as error:
+            say(f"warning: no preview {path}: {error}")
+        else:
+            self.trainer.engine.ranks.first(lambda: self._write(samples, path))
         return path
 
     def _samples(self) -> torch.Tensor:

@@ -19,7 +19,7 @@ LAYERS = [
     {"progress", "files", "folders", "pictures", "ranks"},
     {"table", "spacing"},
     {"protocols", "_contracts", "steering"},
-    {"gaussian", "decoders"},
+    {"gaussian", "decoders", "numerics"},
     PARTS | {"slots"},
     {
         "calls",
