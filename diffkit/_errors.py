@@ -11,6 +11,7 @@ DiffkitError
 ├── SpecError               (ValueError)           a saved system that cannot be rebuilt here
 ├── CheckpointError         (RuntimeError)         a file that is damaged or not what it should be
 ├── DataError               (ValueError)           data that cannot be used
+├── ProcessLostError        (RuntimeError)         another process of the job is gone
 ├── DivergedError           (ArithmeticError)      losses in a row, or all samples, that are not finite
 └── MissingExtraError       (ImportError)          an optional dependency is not installed
 """
@@ -67,6 +68,10 @@ class DataError(DiffkitError, ValueError):
 
 class DivergedError(DiffkitError, ArithmeticError):
     """Training met too many losses or gradients in a row that are not finite, or no sample is."""
+
+
+class ProcessLostError(DiffkitError, RuntimeError):
+    """Another process of the job ended, whose own error says why."""
 
 
 class MissingExtraError(DiffkitError, ImportError):

@@ -15,6 +15,7 @@ from diffkit.folders import PREVIEWS, step_name
 from diffkit.pictures import grid, need_pillow, pixels, png
 from diffkit.system import System
 from diffkit.training.logs import say
+from diffkit.training.reading import read
 from diffkit.training.trainer import Trainer
 
 
@@ -43,11 +44,6 @@ class Previews:
         """Return whether the picture of a step is drawn."""
         return self._path(step).exists()
 
-    def clear(self) -> None:
-        """Remove what a killed process left of a picture."""
-        for left in self.folder.glob(".*.tmp"):
-            left.unlink()
-
     def _path(self, step: int) -> Path:
         return self.folder / f"{step_name(step)}.png"
 
@@ -69,7 +65,7 @@ class Previews:
         trainer, config = self.trainer, self.trainer.config
         system, seed = trainer.system, config.seed
         assert isinstance(system, System), "checks refuse previews of anything else"
-        some = self.data.batch(np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
+        some = read(self.data, np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
         conditions: dict[str, Any] = {name: value.to(system.device) for name, value in some.conditions.items()}
         steps = min(config.preview_steps, system.num_steps)
         with trainer.averaged(), torch.no_grad():
