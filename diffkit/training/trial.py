@@ -18,6 +18,7 @@ from diffkit._errors import OptionError
 from diffkit.data.base import Batch, as_data
 from diffkit.folders import CHECKPOINTS, step_of
 from diffkit.output import log
+from diffkit.progress import duration
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
@@ -88,7 +89,7 @@ class DryRun:
         speed = f"{rate:,.1f} images/s" if rate >= 1 else f"{rate:.2g} images/s"
         update, memory = f"{_seconds(self.step_seconds)}, {speed}", "cannot be measured here"
         if self.tried is not None:
-            update = f"about {_duration(self.step_seconds)}, {speed}; {self.tried} of {self.batch_size} examples tried"
+            update = f"about {duration(self.step_seconds)}, {speed}; {self.tried} of {self.batch_size} examples tried"
             memory = "not measured, as no whole batch was tried; diffkit size estimates it"
         elif self.memory is not None:
             memory = f"{_bytes(self.memory)} at most"
@@ -97,7 +98,7 @@ class DryRun:
             "device": self.device,
             "memory": memory,
             "update": update,
-            "training": f"{self.steps:,} steps{done}, about {_duration(self.seconds)}",
+            "training": f"{self.steps:,} steps{done}, about {duration(self.seconds)}",
             "epoch": f"{self.examples:,} images, {self.steps_per_epoch:,.1f} steps; {epochs:,.1f} epochs in all",
             "checkpoint": f"{_bytes(self.checkpoint)}; {_bytes(self.kept)} in the end",
             "loss": f"{self.loss:.4f} at first",
@@ -197,7 +198,7 @@ class _Trial:
             expected = _extrapolated(found, whole)
             self._say(
                 f"an update of {size} takes {_seconds(found[-1].seconds)}, one of {whole} about "
-                f"{_duration(expected)}, all about {_duration(expected * self.config.steps)}"
+                f"{duration(expected)}, all about {duration(expected * self.config.steps)}"
             )
             if expected * UPDATES <= PATIENCE:
                 break
@@ -315,17 +316,4 @@ def _bytes(count: int) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s" if value < 90 else _duration(value)
-
-
-def _duration(seconds: float) -> str:
-    """Such as "40 s", "3 min", "2 h 5 min", "3 days 4 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = round(seconds / 3600)
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{hours // 24} days {hours % 24} h"
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s" if value < 90 else duration(value)

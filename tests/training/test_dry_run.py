@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from training_support import config, images, point_system, points, system, train
 
 from diffkit import DataError, OptionError
+from diffkit.progress import duration
 from diffkit.training import read_metrics
-from diffkit.training.trial import DryRun, _bytes, _checkpoints, _duration, dry_run
+from diffkit.training.trial import DryRun, _bytes, _checkpoints, dry_run
 
 
 def figures(**more: object) -> DryRun:
@@ -44,7 +45,7 @@ def test_what_it_says():
     [(0.2, "0 s"), (89, "89 s"), (90, "2 min"), (3600 + 300, "1 h 5 min"), (86_400 * 3 + 3600 * 4, "3 days 4 h")],
 )
 def test_durations(seconds, said):
-    assert _duration(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_sizes():
