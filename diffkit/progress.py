@@ -86,6 +86,19 @@ def _rich(out: TextIO) -> Progress | None:
     return Progress(*columns, console=console, redirect_stdout=safe(sys.stdout).isatty())
 
 
+def duration(seconds: float) -> str:
+    """Return a time in words, such as "40 s", "3 min", "2 h 5 min", "3 days 4 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = round(seconds / 3600)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} days {hours % 24} h"
+
+
 class _Silent(Bar):
     def advance(self, done: int = 1) -> None:
         pass
@@ -131,7 +144,7 @@ class _Line(Bar):
     def _write(self, end: str) -> None:
         self.shown = time.monotonic()
         elapsed, count = self.shown - self.begun, self.done - self.first
-        eta = f"{elapsed / count * (self.total - self.done):.0f} s" if count else "not known yet"
-        state = f"{self.label} {self.done}/{self.total}  {elapsed:.0f} s, ETA {eta}  {self.text}".rstrip()
+        eta = duration(elapsed / count * (self.total - self.done)) if count else "not known yet"
+        state = f"{self.label} {self.done}/{self.total}  {duration(elapsed)}, ETA {eta}  {self.text}".rstrip()
         self.out.write(f"\r\x1b[K{state}{end}" if self.redraws else f"{state}{end}")
         self.out.flush()

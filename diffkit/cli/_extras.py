@@ -28,8 +28,15 @@ MODULES: Mapping[str, tuple[str, ...]] = {
 }
 """Extra -> modules that it brings, as pyproject.toml says; a test compares them."""
 
-_SOURCES = {"Digits": "demo", "Photographs": "demo", "Folder": "train", "Zip": "train", "Lsun": "lsun"}
-_SOURCES |= {"HuggingFace": "hf"}
+_SOURCES: Mapping[str, tuple[str, str]] = {
+    "Digits": ("demo", "the digits data"),
+    "Photographs": ("demo", "the photographs"),
+    "Folder": ("train", "reading image files"),
+    "Zip": ("train", "reading image files"),
+    "Lsun": ("lsun", "reading an LMDB database"),
+    "HuggingFace": ("hf", "a Hugging Face dataset"),
+}
+_TRACKERS = {"tensorboard": "tracking with TensorBoard", "wandb": "tracking with Weights & Biases"}
 _PICTURES = ("edit", "inpaint", "interpolate", "invert", "upscale")
 _BY_TORCHMETRICS = {"fid", "sfid", "kid"}
 
@@ -77,28 +84,30 @@ def _of_data(given: Given) -> Iterator[tuple[str, str]]:
             source = source_of(given, kind)
         except DiffkitError:  # which the command says when it opens it
             continue
-        if extra := _SOURCES.get(type(source).__name__):
-            yield extra, f"--{kind} {given.parts[kind][0]}"
+        if wanted := _SOURCES.get(type(source).__name__):
+            yield wanted
 
 
 def _of_training(given: Given) -> Iterator[tuple[str, str]]:
     for tracker in given.values.get("track", ()):
-        if tracker in ("tensorboard", "wandb"):
-            yield tracker, f"--track {tracker}"
+        if tracker in _TRACKERS:
+            yield tracker, _TRACKERS[tracker]
     if given.values.get("engine") == "accelerate":
-        yield "accelerate", "--engine accelerate"
+        yield "accelerate", "engine='accelerate'"
     if given.values.get("preview_every") is not None:
         yield "train", "drawing previews"
 
 
 def _of_measuring(given: Given) -> Iterator[tuple[str, str]]:
     extractor = given.values.get("extractor", "inception")
-    if extractor in ("inception", "digits"):
-        yield {"inception": "inception", "digits": "demo"}[extractor], f"--extractor {extractor}"
+    if extractor == "inception":
+        yield "inception", "the Inception network"
+    if extractor == "digits":
+        yield "demo", "the digits data"
     samples: Path | None = given.values.get("samples")
     if samples is None:
         return
     if _BY_TORCHMETRICS & set(given.values.get("metrics") or _BY_TORCHMETRICS):
         yield "metrics", "FID and KID"
     if samples.is_dir() and not (samples / SPEC).is_file():
-        yield "train", f"reading the images of {samples}"
+        yield "train", "reading image files"

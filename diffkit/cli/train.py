@@ -94,7 +94,7 @@ def run(given: Given) -> None:
     if init is not None and not _has_begun(options.out):
         say(f"weights: {init}: {diffkit.weights.load_matching(system, init)}")
     if options.dry_run:
-        tell(diffkit.training.dry_run(system, data, out=options.out, config=config))
+        tell(diffkit.training.dry_run(system, data, out=options.out, config=config, progress=True))
         return
     written = Recipe(recipe(system, composition, config, given.parts, options.low_res, init))
     val = opened(given, "val", options.low_res) if "val" in given.parts else None

@@ -135,7 +135,7 @@ def run(given: Given) -> None:
     noisy = NoisyClassifier(system, recipe, count, noised=noise.noised, device=device_of_rank(options.device))
     say(f"data: {described(data)}{grey(given, data)}\nclassifier: {noisy.extra_repr()}")
     if options.dry_run:
-        tell(diffkit.training.dry_run(noisy, data, out=options.out, config=config))
+        tell(diffkit.training.dry_run(noisy, data, out=options.out, config=config, progress=True))
         return
     written = Recipe(_recipe(noisy, recipe, config, given))
     val = opened(given, "val") if "val" in given.parts else None
