@@ -15,6 +15,7 @@ from diffkit._errors import OptionError, ProtocolError
 from diffkit.columns import Block, Columns, level_columns, node_columns
 from diffkit.derivatives import ordinary
 from diffkit.noise import NoiseFn
+from diffkit.numerics import computing
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
@@ -248,6 +249,7 @@ class _Recorder:
         return self.last
 
 
+@computing("the steps of the sampler")
 def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
     """Return the program that goes from level T of a table in use down to level 0."""
     route = sampler.route(table.log_snr)
@@ -267,6 +269,7 @@ def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.n
     return pairs
 
 
+@computing("the steps of the sampler")
 def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable, runs: Mapping[int, int]) -> Program:
     """Return the program of several runs down the levels, each planned as if sampling began at its top.
 
@@ -289,6 +292,7 @@ def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable
     return _program_of(sampler, table, joined, to_rows)
 
 
+@computing("the steps of the sampler")
 def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:
     """Return the program that goes from level 1 of a table in use up to level T.
 

@@ -6,6 +6,7 @@ special, and its state_dict is the network's. Tables are no buffers: ``.half()``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from diffkit.derivatives import ordinary
 from diffkit.modes import evaluating
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
-from diffkit.options import check_integer
+from diffkit.options import check_callable, check_flag, check_integer
+from diffkit.output import log
+from diffkit.pictures import check_finite
 from diffkit.protocols import Composition, State
 from diffkit.sampling import Moment, sampling_program
 from diffkit.slots import Slot, resolve
@@ -38,6 +41,8 @@ from diffkit.steering import Guidance, Model, networks_of, own_conditions, row_c
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, has_values
 
+_MOST_VALUES = 2**40
+"""Values of all samples of a call at most: 4 TiB of float32."""
 Steered = Guidance | Sequence[Guidance] | None
 """Guidance of a call: none, one, or several in the order they act, nearest to the network first."""
 
@@ -167,7 +172,8 @@ class System(nn.Module):
 
         They are where its state is, a fresh one where the generator is.
         """
-        sampler = self.parts.timesteps
+        sampler, batch = self.parts.timesteps, check_integer("batch", batch, ge=0, le=2**31)
+        _check_generator(generator)
         device = generator.device if generator is not None else torch.device("cpu")
         u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
         if timesteps_state is None:
@@ -249,6 +255,7 @@ class System(nn.Module):
                 do those inside of a mapping. A list that does not hold numbers, such as texts, stays a list.
         Raises:
             OptionError, CompositionError: An argument is wrong; nothing has been computed then.
+            DivergedError: None of the samples is finite, as far as can be seen without waiting for a GPU.
         """
         call = self.prepare(
             n,
@@ -269,7 +276,10 @@ class System(nn.Module):
                 noise_fn = call.noise(rows)
                 x = call.begin(rows, noise_fn, start)
                 out.append(call.finish(program, rows, x, noise_fn, advance))
-        return torch.cat(out)
+        samples = torch.cat(out)
+        if samples.device.type == "cpu":  # elsewhere, looking would make the host wait for the device
+            check_finite(samples)
+        return samples
 
     def trajectory(
         self,
@@ -330,10 +340,12 @@ class System(nn.Module):
         Raises:
             OptionError: The network knows nothing of the table's levels.
         """
+        _check_tensors(x=x)
+        _check_walk(noise_fn, table, x_transform)
         parts, network = self.parts_for(sampler, guidance), self._model(model)
         conditions = self._with_those_of_guidance(parts, conditions)
         conditions = conditions_for(network, conditions, x.shape[0], x.device, own_conditions(parts.guidance))
-        program = sampling_program(parts, parts.sampler, table or self.table)
+        program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with evaluating(self, *networks_of(parts.guidance)):
             return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
@@ -365,7 +377,7 @@ class System(nn.Module):
         Raises:
             OptionError: The sampler is stochastic, or an argument is wrong.
         """
-        if start not in ("clean", "level1"):
+        if not isinstance(start, str) or start not in ("clean", "level1"):
             raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
         x = self._placed(self.checked(x_start), model)
         self.refuse_idle(model, conditions, "seed")
@@ -403,8 +415,9 @@ class System(nn.Module):
         **conditions: Any,
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
-        n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
+        n, parts = _checked_count(n, self.data_shape), self.parts_for(sampler, guidance)
         network, own = self._model(model), own_conditions(parts.guidance)
+        _check_walk(None, None, x_transform)
         conditions = self._with_those_of_guidance(parts, conditions)
         with torch.inference_mode(False):
             conditions = ordinary(conditions_for(network, conditions, n, self.device, own))
@@ -496,7 +509,10 @@ class System(nn.Module):
         rows = rows_at_a_time(rows_per_call, x_start.device)
         total = x_start.shape[0] * call.table.num_steps
         with torch.inference_mode(False), torch.no_grad(), call.running("bits/dim", total, progress) as advance:
-            return variational_bound(call, ordinary(x_start), rows, advance)
+            bound = variational_bound(call, ordinary(x_start), rows, advance)
+        if x_start.device.type == "cpu" and (bad := int((~bound.total.isfinite()).sum())):
+            log(f"warning: the bits/dim of {bad} of {bound.total.shape[0]} examples are not finite")
+        return bound
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -543,7 +559,7 @@ class System(nn.Module):
         return {**row_conditions(parts.guidance), **conditions}
 
     def _clips(self, clip: bool | None) -> bool:
-        return self.settings.clip_x_start if clip is None else clip
+        return self.settings.clip_x_start if clip is None else check_flag("clip", clip)
 
     def _denoiser(
         self,
@@ -560,6 +576,7 @@ class System(nn.Module):
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:
+            check_callable("model", model, "model(x, time, **conditions)")
             return model
         if self.backbone is None:
             raise OptionError("this system was composed with backbone=None; pass model= to this call")
@@ -570,6 +587,7 @@ class System(nn.Module):
 
         The latter where looking costs nothing: on the host, outside of tracing.
         """
+        _check_tensors(x_start=x_start, level=level, noise=noise)
         if level.shape != x_start.shape[:1]:
             raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
         if noise.shape != x_start.shape:
@@ -631,6 +649,38 @@ def _first_encoding_step(call: Call, denoiser: Denoiser, x: Tensor) -> Tensor:
     at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
     eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
     return at.alpha * x + at.sigma * eps
+
+
+def _check_tensors(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or not value.ndim:
+            what = "a single number" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise OptionError(f"{name} must be a tensor with an entry for each example, got {what}")
+
+
+def _check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise OptionError(
+            f"generator must be a torch.Generator, got a {type(generator).__name__}; torch.Generator().manual_seed(0) "
+            "is one"
+        )
+
+
+def _check_walk(noise_fn: object, table: object, x_transform: object) -> None:
+    if noise_fn is not None:
+        check_callable("noise_fn", noise_fn, "noise_fn()")
+    if x_transform is not None:
+        check_callable("x_transform", x_transform, "x_transform(x_start)")
+    if table is not None and not isinstance(table, ProcessTable):
+        raise OptionError(f"table must be a ProcessTable, such as System.table_for(20), got a {type(table).__name__}")
+
+
+def _checked_count(n: object, data_shape: tuple[int, ...]) -> int:
+    """A number of examples whose values fit into some memory."""
+    found = check_integer("n", n, ge=1)
+    if found * math.prod(data_shape) > _MOST_VALUES:
+        raise OptionError(f"n {found} is more than memory holds; make at most some millions at a time")
+    return found
 
 
 def _joined(shape: Sequence[int]) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from diffkit._errors import DataError
 from diffkit.data.parallel import in_order
 from diffkit.files import replacing, write_atomically
+from diffkit.output import log
 from diffkit.progress import progress as show_progress
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _valid(path: Path, key: str, progress: bool, locked: bool = False) -> dict[i
         return None
     if path.stat().st_size != record["size"] or _sha256(path, progress) != record["sha256"]:
         if locked:
-            print(f"warning: the cache {str(path)!r} is damaged; it is built again", file=sys.stderr)
+            log(f"warning: the cache {str(path)!r} is damaged; it is built again")
         return None
     return {int(i): reason for i, reason in record["bad"].items()}
 

@@ -15,7 +15,7 @@ from diffkit.files import bare
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
-from diffkit.spec import FORMAT, part_spec, write, written
+from diffkit.spec import FORMAT, is_built_by, part_spec, write, written
 from diffkit.steering import Model
 from diffkit.system import System
 from diffkit.table import ProcessTable
@@ -117,11 +117,13 @@ class NoisyClassifier(nn.Module):
         """
         settings = attrs.asdict(self.settings, recurse=False)
         kept = ("num_steps", "train_spacing", "rescale_time", "bins")
-        own = {"class": type(self.backbone).__name__}
+        network, recipe = bare(self.backbone), self.recipe
+        named = recipe is not None and is_built_by(lambda: recipe.build(self.data_shape, self.num_classes), network)
+        own = written("the network", attrs.asdict(recipe)) if named else {"class": type(network).__name__}
         return {
             "format": FORMAT,
             "diffkit": __version__,
-            "classifier": own if self.recipe is None else written("the network", attrs.asdict(self.recipe)),
+            "classifier": own,
             "data_shape": list(self.data_shape),
             "num_classes": self.num_classes,
             "parts": {kind: part_spec(kind, getattr(self.parts, kind)) for kind in ("schedule", "timesteps")},

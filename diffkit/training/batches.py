@@ -18,19 +18,30 @@ from diffkit.training.checks import batch_problems
 from diffkit.training.lock import RunLock
 from diffkit.training.order import DataOrder, Indices
 from diffkit.training.randomness import Purpose, key, seeded
+from diffkit.training.reading import Failure, read, unpacked
 from diffkit.training.signals import ignore_signals
 
 
-class _Reader(Dataset[Batch]):
-    """What torch's loader asks for an "item" is a whole batch here, so that arrays are read in one go."""
+class _Reader(Dataset[Batch | Failure]):
+    """What torch's loader asks for an "item" is a whole batch here, so that arrays are read in one go.
 
-    def __init__(self, data: Data, num_classes: int | None):
-        self.data, self.num_classes = data, num_classes
+    In a worker an error is returned, not raised: torch would put a traceback into its text, and swallow some.
+    """
 
-    def __getitem__(self, asked: tuple[int, Indices]) -> Batch:
-        seed, indices = asked
+    def __init__(self, data: Data, num_classes: int | None, in_worker: bool):
+        self.data, self.num_classes, self.in_worker = data, num_classes, in_worker
+
+    def __getitem__(self, asked: tuple[int, Indices]) -> Batch | Failure:
+        try:
+            return self._read(*asked)
+        except BaseException as error:
+            if not self.in_worker:
+                raise
+            return Failure.of(error)
+
+    def _read(self, seed: int, indices: Indices) -> Batch:
         with seeded(seed):
-            batch = self.data.batch(indices)
+            batch = read(self.data, indices)
         problem = next(batch_problems(batch, self.data, self.num_classes), None)
         if problem is not None:
             raise DataError(problem)
@@ -73,10 +84,10 @@ def batches(
         locks: What this process holds, which workers must not keep alive.
         pin: Put batches where a GPU can fetch them without the host waiting.
     Raises:
-        DataError: When a batch is read that cannot be trained on.
+        DataError: When a batch is read that cannot be trained on, or cannot be read.
     """
     loader = DataLoader(
-        _Reader(data, num_classes),
+        _Reader(data, num_classes, in_worker=workers > 0),
         batch_size=None,
         sampler=_Lazy(order, start, stop, rows),
         num_workers=workers,
@@ -84,7 +95,7 @@ def batches(
         worker_init_fn=_Worker(locks) if workers else None,
         generator=torch.Generator(),  # for the one number the loader draws, which must not come from the global one
     )
-    return iter(loader)
+    return unpacked(iter(loader))
 
 
 class _Lazy:

@@ -16,6 +16,7 @@ from diffkit.decoders import decoder_for
 from diffkit.files import bare, not_plain
 from diffkit.spec import fits_json
 from diffkit.training.config import TrainConfig
+from diffkit.training.reading import read
 from diffkit.training.trainable import Trainable
 
 
@@ -40,7 +41,8 @@ class Classes:
         """Read them from the options of a system's backbone, or from what a classifier says."""
         if "classifier" in spec:
             return cls(True, spec["num_classes"], None, told=True)
-        options = (spec["parts"]["backbone"] or {}).get("options")
+        part = spec["parts"]["backbone"] or {}
+        options = part.get("recipe", part).get("options")
         if options is None or "num_classes" not in options:
             return cls(False, None, None)
         count = options["num_classes"]
@@ -69,7 +71,7 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
         raise OptionError("a classifier draws no samples, so there is nothing to preview; leave preview_every out")
     problems = list(_data_problems(system, data, config))
     if not problems:
-        some = data.batch(range(min(len(data), 8)))
+        some = read(data, range(min(len(data), 8)))
         ask = _classifier_problems if classes.told else _label_problems
         problems = [*ask(classes, data, config, some)]
         problems += [] if classes.told else _low_res_problems(system, some)

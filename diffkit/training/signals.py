@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -28,12 +29,14 @@ class StopSignals:
     Args:
         launched: A launcher started this process. Killed itself, it can send no signal, and its processes would go on
             unseen; so the loss of the parent counts as SIGTERM.
+        busy: Returns whether an interrupt has to wait for `interrupt`: the state is changing.
     Attributes:
         received: The signal that came, or None.
     """
 
-    def __init__(self, *, launched: bool = False) -> None:
+    def __init__(self, *, launched: bool = False, busy: Callable[[], bool] = lambda: False) -> None:
         self.received: signal.Signals | None = None
+        self._busy, self._waiting = busy, False
         self._parent = os.getppid() if launched else None
         self._before: dict[signal.Signals, Any] = {}
         self._when = 0.0
@@ -53,6 +56,11 @@ class StopSignals:
             self.received = self.received or signal.SIGTERM
         return self.received is not None
 
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt if one had to wait."""
+        if self._waiting:
+            raise KeyboardInterrupt
+
     def share(self, ranks: Ranks) -> None:
         """Tell the other processes what one of them received."""
         received = [number for number in ranks.gather(self.received) if number is not None]
@@ -68,6 +76,9 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         now, again = time.monotonic(), number == signal.SIGINT and self.received is signal.SIGINT
         if again and now - self._when >= PATIENCE:
+            if self._busy():
+                self._waiting = True
+                return
             raise KeyboardInterrupt
         if not again:
             self.received, self._when = signal.Signals(number), now

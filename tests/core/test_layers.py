@@ -15,11 +15,11 @@ from diffkit.registry import KINDS, registry
 ROOT = Path(diffkit.__file__).parent
 PARTS = set(KINDS.values())
 LAYERS = [
-    {"_errors", "_elsewhere", "_installed", "_lazy", "options", "registry"},
-    {"progress", "files", "folders", "pictures", "ranks"},
+    {"_errors", "_elsewhere", "_installed", "_lazy", "options", "output", "registry"},
+    {"progress", "files", "folders", "pictures", "ranks", "temporaries"},
     {"table", "spacing"},
     {"protocols", "_contracts", "steering"},
-    {"gaussian", "decoders", "tensors"},
+    {"gaussian", "decoders", "numerics", "tensors"},
     PARTS | {"slots"},
     {
         "calls",
