@@ -1,4 +1,4 @@
-"""Buffers that a network may change as it is called, such as running means, of which a failed update leaves no trace."""
+"""Buffers that a network changes as it is called, such as running means: a failed update leaves no trace in them."""
 
 from __future__ import annotations
 
