@@ -321,9 +321,13 @@ def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> Non
 
 def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...] | None:
     x, time = torch.zeros(2, *data_shape, device="meta"), torch.ones(2, device="meta")
+    asked = _without_values(network).eval()
     try:
         with torch.no_grad():
-            return tuple(_without_values(network).eval()(x, time).shape[1:])
+            try:
+                return tuple(asked(x, time).shape[1:])
+            except DiffkitError:  # one of ours, perhaps inside of another, which needs classes
+                return tuple(asked(x, time, y=torch.zeros(2, dtype=torch.int64, device="meta")).shape[1:])
     except DiffkitError:
         raise
     except Exception:  # any failure of foreign code on such tensors only means that it cannot be asked this way

@@ -79,7 +79,10 @@ def cached(
     if bad is None:
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise DataError(f"cache {str(path)!r} is in a folder that is not there or cannot be written to")
-        with FileLock(f"{path}.lock"):
+        lock = Path(f"{path}.lock")
+        if lock.is_symlink():  # some versions of filelock empty what it leads to
+            raise DataError(f"{lock} is a link, through which another file would be written; remove it")
+        with FileLock(lock):
             bad = _valid(path, key, progress, locked=True)
             if bad is None:
                 bad = _build(path, key, pictures, processes, skip, progress)

@@ -33,6 +33,7 @@ from diffkit.training.logs import MetricsFile, NoMetrics, bar, has_line, repair,
 from diffkit.training.order import DataOrder
 from diffkit.training.precision import emulated
 from diffkit.training.previews import Previews
+from diffkit.training.reading import lost_worker
 from diffkit.training.signals import StopSignals
 from diffkit.training.trackers import Tracker, Trackers
 from diffkit.training.trainable import Trainable
@@ -304,6 +305,7 @@ class _Training(Generic[T]):
         ):
             clock = _Clock(trainer.step, config.batch_size)
             incoming = self._batches()
+            stop.hold_back_children()
             batch = _following(incoming)
             if self.ranks.any(isinstance(batch, Exception)):
                 self._fail(batch)
@@ -462,7 +464,7 @@ class _Training(Generic[T]):
             return DivergedError(f"{error}; {kept}")
         if self.ranks.size > 1 and is_lost(error):
             return ProcessLostError("another process of this job ended, whose own error says why; train again to go on")
-        return None
+        return lost_worker(error)
 
     def _facts(self) -> dict[str, Any]:
         parts = {

@@ -76,20 +76,18 @@ def unpacked(found: Iterator[Batch | Failure]) -> Iterator[Batch]:
     """Yield the batches that worker processes send, or raise what one of them met.
 
     Raises:
-        DataError: An example cannot be read, or a worker process ended.
+        DataError: An example cannot be read.
     """
-    while True:
-        try:
-            each = next(found)
-        except StopIteration:
-            return
-        except RuntimeError as error:  # torch's loader has no class for it
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                "a process that reads data ended without a word, as one does that is killed for want of memory; "
-                "workers=0 reads in the training process, whose error says more"
-            ) from error
+    for each in found:
         if isinstance(each, Failure):
             raise each.leave()
         yield each
+
+
+def lost_worker(error: BaseException) -> DataError | None:
+    """Return what to raise in place of torch's error that a worker process ended, which has no class of its own."""
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+        return None
+    return DataError(
+        "a process that reads data was killed, as happens where memory is out; workers=0 reads in the training process"
+    )

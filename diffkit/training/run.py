@@ -274,7 +274,7 @@ def result(spec: Mapping[str, Any], folder: Path) -> str:
         own, reader, slot = (spec["parts"]["backbone"] or {}).get("class"), "diffkit.load", "backbone"
     if own is None:
         return f"{reader}({where!r}) {named}"
-    return f"{reader}({where!r}, {slot}=network) {named}, if network is a {own} like the one that was trained"
+    return f"{reader}({where!r}, {slot}=network) {named}; network must be of the class {own}, as trained here"
 
 
 def _differences_of_system(folder: Path, spec: Mapping[str, Any]) -> list[str]:

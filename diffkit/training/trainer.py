@@ -15,7 +15,7 @@ from diffkit.data.base import Batch, scaled
 from diffkit.files import load_weights
 from diffkit.modes import evaluating
 from diffkit.objective import count_first
-from diffkit.training.buffers import LiveBuffers
+from diffkit.training.buffers import Buffers
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
 from diffkit.training.draws import Draws, draw, drop_labels, dropout_seed, mirrored, tensors_of, with_tensors
@@ -65,7 +65,7 @@ class Trainer:
         self.window = Window()
         self.names: tuple[str, ...] = ()
         self._last: tuple[Tensor, Tensor, Terms] | None = None
-        self.busy, self.whole, self.buffers = False, True, LiveBuffers(self.network)
+        self.busy, self.whole, self.buffers = False, True, Buffers(self.network)
         self.skipped = torch.zeros((), dtype=torch.int64, device=engine.device)
         self.in_a_row = self.skipped.clone()
 
@@ -81,7 +81,7 @@ class Trainer:
             DivergedError: The loss or gradient was not finite for too many updates in a row.
         """
         config, size = self.config, self.config.batch_size
-        self.buffers.begin()
+        self.buffers.keep()
         rows = self.engine.rows(size)
         x, conditions = self._inputs(batch, rows.start)
         draws = draw(self.system, self.timesteps, config.seed, self.step, size, rows) if draws is None else draws
@@ -143,7 +143,7 @@ class Trainer:
         self.busy, self.whole = True, False
         try:
             yield
-            self.buffers.end()
+            self.buffers.forget()
             self.whole = True
         finally:
             self.busy = False
@@ -199,8 +199,9 @@ class Trainer:
     def settle(self) -> str | None:
         """After an error, go back to the state of the last complete update, or return why that cannot be saved."""
         self.optimizer.zero_grad(set_to_none=True)  # gradients of half an update; their memory may be needed
-        if not (self.whole and self.buffers.undo()):
+        if not self.whole:
             return "the error came while they changed"
+        self.buffers.undo()
         held = [p.detach() for _, p in self.trained] + [mean for means in self.ema.means for mean in means]
         return None if all(bool(tensor.isfinite().all()) for tensor in held) else "the weights are not finite"
 

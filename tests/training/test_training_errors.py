@@ -23,10 +23,12 @@ from diffkit.training.trainer import Trainer
 from diffkit.training.validation import Held
 
 OPTIONS: dict[str, Any] = dict(steps=12, save_every=100, log_every=5)
+BAD = 21
+"""Number of an example that the sixth update is the first to meet."""
 
 
 class Examples:
-    """Of which number 17 raises an error, or kills the process that reads it."""
+    """Of which number 21 raises an error, or kills the process that reads it."""
 
     shape, bins, classes = (1, 4, 4), 17, None
 
@@ -37,9 +39,9 @@ class Examples:
         return 23
 
     def __getitem__(self, i):
-        if i == 17 and self.error is not None:
+        if i == BAD and self.error is not None:
             raise self.error
-        if i == 17 and self.kills:
+        if i == BAD and self.kills:
             signal.raise_signal(signal.SIGKILL)
         return torch.full((1, 4, 4), i % 17, dtype=torch.uint8), {}
 
@@ -64,7 +66,7 @@ def test_an_example_that_cannot_be_read(tmp_path, error, workers, capsys):
         pytest.skip("one process that reads, and two errors, are enough")
     options = OPTIONS | dict(label_dropout=0, batch_size=4)
     kind = type(error).__name__
-    with pytest.raises(DataError, match=rf"^example 17 cannot be read: {kind}") as caught:
+    with pytest.raises(DataError, match=rf"^example 21 cannot be read: {kind}") as caught:
         train(tmp_path / "run", system=plain(), data=Examples(error), workers=workers, **options)
     assert "\n" not in str(caught.value) and kind in repr(caught.value.__cause__)
     saved = checkpoints(tmp_path / "run")[0]
@@ -85,12 +87,14 @@ def test_an_end_that_comes_out_of_the_data(tmp_path, error, workers):
 
 def test_a_worker_that_is_killed(tmp_path):
     options = OPTIONS | dict(label_dropout=0, batch_size=4)
-    with pytest.raises(DataError, match=r"a process that reads data ended .*; workers=0 reads in the training process"):
+    with pytest.raises(
+        DataError, match=r"a process that reads data was killed, .*; workers=0 reads in the training process"
+    ):
         train(tmp_path, system=plain(), data=Examples(kills=True), workers=1, **options)
     assert checkpoints(tmp_path)[0] > 0
 
 
-class Trouble(Exception):
+class TroubleError(Exception):
     pass
 
 
@@ -123,7 +127,7 @@ def raising(monkeypatch, owner, name, error, at=7):
         (Previews, "draw", 6),
     ],
 )
-@pytest.mark.parametrize("error", [Trouble("out of luck"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [TroubleError("out of luck"), KeyboardInterrupt()])
 def test_an_error_anywhere_keeps_the_last_complete_update(tmp_path, monkeypatch, owner, name, at, error):
     options = OPTIONS | dict(val_every=6, preview_every=6, preview=1, preview_steps=2, microbatch=2)
     val = Examples()
@@ -141,12 +145,12 @@ def test_an_error_anywhere_keeps_the_last_complete_update(tmp_path, monkeypatch,
 
 def test_an_update_that_was_half_made_is_not_saved(tmp_path, monkeypatch, capsys):
     """The weights have moved already and their means have not: nothing can bring that back."""
-    with monkeypatch.context() as patched, pytest.raises(Trouble):
-        raising(patched, Ema, "update", Trouble(), at=7)
+    with monkeypatch.context() as patched, pytest.raises(TroubleError):
+        raising(patched, Ema, "update", TroubleError(), at=7)
         train(tmp_path / "run", **(OPTIONS | dict(save_every=4)))
     assert checkpoints(tmp_path / "run") == [4]
     said = capsys.readouterr().err
-    assert "warning: Trouble: updates since step 4 are lost, 3 of them: the error came while they changed" in said
+    assert "warning: TroubleError: updates since step 4 are lost, 3 of them: the error came while they changed" in said
     for name in ("run", "whole"):
         train(tmp_path / name, **(OPTIONS | dict(save_every=4)))
     same(tmp_path / "run", tmp_path / "whole")
@@ -183,14 +187,14 @@ class Running(nn.Module):
 
 
 def test_running_means_are_those_of_the_last_complete_update(tmp_path, monkeypatch):
-    options = OPTIONS | dict(data=points(), label_dropout=0, microbatch=2)
+    options = OPTIONS | dict(data=points(), label_dropout=0, batch_size=6, microbatch=3)
 
     def run(name):
         torch.manual_seed(0)
         train(tmp_path / name, system=point_system(backbone=Running()), **options)
 
-    with monkeypatch.context() as patched, pytest.raises(Trouble):
-        raising(patched, Trainer, "_finish", Trouble(), at=7)
+    with monkeypatch.context() as patched, pytest.raises(TroubleError):
+        raising(patched, Trainer, "_finish", TroubleError(), at=7)
         run("run")
     assert checkpoints(tmp_path / "run") == [7]
     for name in ("run", "whole"):
@@ -240,10 +244,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, capsys
         if self.step == 7:
             with torch.no_grad():
                 next(self.network.parameters()).fill_(float("nan"))
-            raise Trouble
+            raise TroubleError
 
     monkeypatch.setattr(Trainer, "update", spoilt)
-    with pytest.raises(Trouble):
+    with pytest.raises(TroubleError):
         train(tmp_path, **(OPTIONS | dict(save_every=4)))
     assert checkpoints(tmp_path) == [4]
     assert "updates since step 4 are lost, 3 of them: the weights are not finite" in capsys.readouterr().err
@@ -270,17 +274,13 @@ def test_an_example_that_one_process_cannot_read_ends_all_with_everything_saved(
     options = OPTIONS | dict(label_dropout=0, batch_size=4, strategy=strategy)
 
     def job(rank):
-        with pytest.raises(DataError, match="example 17 cannot be read: OSError: truncated"):
+        with pytest.raises(DataError, match="example 21 cannot be read: OSError: truncated"):
             train(tmp_path / "run", system=plain(rank), data=Examples(OSError("truncated")), **options)
 
     forked(2, job)
     assert checkpoints(tmp_path / "run")[0] > 0
-    forked(
-        2,
-        lambda rank: [
-            train(tmp_path / n, system=plain(rank), data=Examples(), **options) and None for n in ("run", "whole")
-        ],
-    )
+    for name in ("run", "whole"):
+        forked(2, lambda rank, n=name: train(tmp_path / n, system=plain(rank), data=Examples(), **options) and None)
     same(tmp_path / "run", tmp_path / "whole")
 
 
@@ -291,14 +291,15 @@ def test_an_error_in_one_process_hangs_none(tmp_path, strategy, faulty, saved, m
 
     def job(rank):
         if rank == faulty:
-            raising(monkeypatch, Trainer, "_inputs", Trouble("alone"))
-        with pytest.raises((Trouble, ProcessLostError)) as caught:
+            raising(monkeypatch, Trainer, "_inputs", TroubleError("alone"))
+        with pytest.raises((TroubleError, ProcessLostError)) as caught:
             train(tmp_path / "run", seed=rank, batch_size=8, strategy=strategy, **(OPTIONS | dict(save_every=4)))
         return type(caught.value).__name__
 
     names = forked(2, job)
-    assert names[faulty] == "Trouble" and names[1 - faulty] == "ProcessLostError"
+    assert names[faulty] == "TroubleError" and names[1 - faulty] == "ProcessLostError"
     assert checkpoints(tmp_path / "run")[:1] == saved
     options = OPTIONS | dict(save_every=4, batch_size=8, strategy=strategy)
-    forked(2, lambda rank: [train(tmp_path / name, seed=rank, **options) and None for name in ("run", "whole")])
+    for name in ("run", "whole"):
+        forked(2, lambda rank, n=name: train(tmp_path / n, seed=rank, **options) and None)
     same(tmp_path / "run", tmp_path / "whole")
