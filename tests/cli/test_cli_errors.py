@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -84,6 +85,16 @@ def test_bad_values_of_parts_are_reported_together(refused: Refused):
         "  --schedule.start must be > 0 and < 1, got -1.0",
         "  --schedule.end must be > 0 and < 1, got 3.0",
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_and_devices_are_neither_read_nor_replaced(refused: Refused, tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for words in (["explain", "--config"], ["explain", "--spec"], ["explain", "--plot"], ["train", "--out"]):
+        flag = words[-1]
+        assert refused(*words, pipe) == f"{flag} must be a file or folder, got '{pipe}', which is a pipe or device"
+    assert refused("export", "RUN", os.devnull).startswith("TO must be a file or folder, got '/dev/null'")
 
 
 def test_missing_options(refused: Refused):
