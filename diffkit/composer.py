@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffkit._errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean
+from diffkit._errors import CompositionError, OptionError, ProtocolError, did_you_mean
 from diffkit.columns import scalings
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.files import bare
@@ -26,6 +26,7 @@ from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
 from diffkit.system import Settings, System
 from diffkit.table import ProcessTable, respace
+from diffkit.tensors import precision_of
 
 MOST_STEPS = 10**6
 """Levels of a table at most; its columns of float64 then take some 200 MB."""
@@ -149,6 +150,7 @@ def recompose(system: System, **changes: Any) -> System:
 
     The network is the same one, with its weights, unless ``backbone`` is among the changes: training either system
     trains both, and ``device`` moves both. A network that learned to predict one thing has to learn another ``mean``.
+    Data of another size is taken by the same network too, if it can: the U-Net, where its levels can halve the sides.
 
     Args:
         system: Any; its parts stay as they are.
@@ -168,8 +170,11 @@ def recompose(system: System, **changes: Any) -> System:
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
         return _in_mode_of(system, compose(**told | {"backbone": own} | changes))
+    if "data_shape" in changes:
+        recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
     changed = compose(**told | changes | {"backbone": recipe, "device": "meta"})
-    _check_kept(bare(network), changed)
+    if _shapes(bare(network)) != _shapes(changed.backbone):
+        _check_same(compose(**told | {"backbone": system.recipe, "device": "meta"}), changed, network)
     return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
 
 
@@ -181,16 +186,28 @@ def _in_mode_of(system: System, changed: System) -> System:
     return changed
 
 
-def _check_kept(network: nn.Module, changed: System) -> None:
-    """Refuse to keep a network that `compose` would build otherwise."""
-    assert changed.backbone is not None
-    own, wanted = ({n: t.shape for n, t in of.state_dict().items()} for of in (network, changed.backbone))
+def _check_same(before: System, changed: System, network: nn.Module) -> None:
+    """Refuse to keep a network that `compose` would build otherwise for the changed system than for the one before.
+
+    The network itself may be another than either, with adapters or quantized layers.
+    """
+    own, wanted = _shapes(before.backbone), _shapes(changed.backbone)
     other = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))
-    if other:
-        raise CompositionError(
-            f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
-            f"{other[0]}); give recompose a backbone as well, which is built anew"
-        )
+    if not other:
+        return
+    channels, data_shape = changed.parts.out_channels, changed.data_shape
+    takes = before.data_shape != data_shape and _shape_of_answer(network, data_shape) == (channels, *data_shape[1:])
+    raise CompositionError(
+        f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
+        f"{other[0]}); give recompose "
+        + ("backbone=system.backbone, which keeps it as it is" if takes else "a backbone as well, which is built anew")
+    )
+
+
+def _shapes(network: nn.Module | None) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor in a network's state; quantized layers hold other things there too."""
+    state = {} if network is None else network.state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:
@@ -320,7 +337,8 @@ def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> Non
 
 
 def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    x, time = torch.zeros(2, *data_shape, device="meta"), torch.ones(2, device="meta")
+    x = torch.zeros(2, *data_shape, device="meta", dtype=precision_of(network))
+    time = torch.ones(2, device="meta")
     asked = _without_values(network).eval()
     try:
         with torch.no_grad():

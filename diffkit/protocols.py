@@ -359,6 +359,13 @@ class Backbone(Part, Protocol):
         """Return the conditions that mean "none of them", such as y = the null class; None if it knows no such."""
         return None
 
+    def resized(self, data_shape: tuple[int, ...], other: tuple[int, ...]) -> Backbone:
+        """Return the recipe that builds for data of another shape what this one builds for ``data_shape``.
+
+        It is asked where a network is to take data of another size; this recipe, unless options depend on the size.
+        """
+        return self
+
     @abstractmethod
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return a network ``forward(x, time, **conditions)``: (B, C, *S), (B,) -> (B, out_channels, *S).

@@ -183,5 +183,10 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     """A function's signature; a scripted or traced one has it in a schema, where inspect does not look."""
     if not isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
         return inspect.signature(function)
-    names = [argument.name for argument in function.schema.arguments if argument.name != "self"]
-    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+    schema: Any = function.schema
+    return inspect.Signature([_parameter(argument) for argument in schema.arguments if argument.name != "self"])
+
+
+def _parameter(argument: Any) -> inspect.Parameter:
+    default = argument.default_value if argument.has_default_value() else inspect.Parameter.empty
+    return inspect.Parameter(argument.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)

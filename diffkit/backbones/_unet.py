@@ -108,5 +108,7 @@ class UNetNetwork(nn.Module):
             raise OptionError(
                 f"low_res must have {x.ndim} axes and {self.low_res_channels} channels, got {tuple(low_res.shape)}"
             )
+        if low_res.shape[0] != x.shape[0]:
+            raise OptionError(f"low_res must have one image for each of {x.shape[0]} examples, got {low_res.shape[0]}")
         larger = F.interpolate(low_res.to(x.dtype), x.shape[2:], mode=_LINEAR[x.ndim - 3], align_corners=False)
         return torch.cat([x, larger], dim=1)

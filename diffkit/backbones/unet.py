@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import frozen
 
 from diffkit._errors import OptionError
@@ -94,6 +95,15 @@ class UNet(Backbone):
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the null class."""
         return null_conditions(self.num_classes, self.null_class)
+
+    def resized(self, data_shape: tuple[int, ...], other: tuple[int, ...]) -> UNet:
+        """Return the recipe with the widths and the attention of each level, which sizes in pixels stood for."""
+        if data_shape[1:] == other[1:]:
+            return self
+        here = self._layout(data_shape)
+        there = attrs.evolve(self, channel_mult=here.mults)
+        sizes = zip(there._layout(other).sizes, here.attention, strict=True)
+        return attrs.evolve(there, attention_resolutions=tuple(size for size, attends in sizes if attends and size))
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return the network, ``forward(x, time, y=None, low_res=None)``."""

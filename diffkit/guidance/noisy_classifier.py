@@ -168,6 +168,11 @@ class NoisyClassifier(nn.Module):
         """
         if conditions.keys() != {"y"}:
             raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
+        if level.shape != x_start.shape[:1] or noise.shape != x_start.shape:
+            raise OptionError(
+                f"there must be one level and one noise for each of {x_start.shape[0]} examples, got levels of shape "
+                f"{tuple(level.shape)} and noise of shape {tuple(noise.shape)}"
+            )
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
         network = self.backbone if model is None else model

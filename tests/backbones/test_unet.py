@@ -311,6 +311,9 @@ def test_low_res_errors():
         upsampler(x, time, low_res=torch.zeros(2, 1, 4, 4))
     with pytest.raises(OptionError, match=r"low_res must have 4 axes and 3 channels, got \(2, 3, 4\)"):
         upsampler(x, time, low_res=torch.zeros(2, 3, 4))
+    for rows in (1, 3):
+        with pytest.raises(OptionError, match=f"low_res must have one image for each of 2 examples, got {rows}"):
+            upsampler(x, time, low_res=torch.zeros(rows, 3, 4, 4))
 
 
 # --- what does not fit

@@ -221,6 +221,9 @@ def test_other_refusals(tmp_path):
     with pytest.raises(OptionError, match="num_classes must be >= 1, got 0"):
         noisy(classes=0)
     x, level, eps, y = example(3)
+    for levels, drawn in ((level[:1], eps), (level, eps[:1]), (level[:, None], eps)):
+        with pytest.raises(OptionError, match="there must be one level and one noise for each of 5 examples, got"):
+            noisy().loss_terms(None, x, levels, drawn, y=y)
     with pytest.raises(OptionError, match=r"learns from the condition 'y' alone, got \['text', 'y'\]"):
         noisy().loss_terms(None, x, level, eps, y=y, text=y)
     small = from_array(np.zeros((9, 1, 4, 4), np.uint8), labels=np.zeros(9, int), bins=17)
