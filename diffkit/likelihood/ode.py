@@ -5,8 +5,8 @@ of the schedule in it, and along it ``d log p(y) / drho = -div eps``. So
 
     log p(y_start) = log N(x_T; 0, scale_T^2) + D log alpha_T + integral of div eps from rho_start to rho_T
 
-Where level T has no signal, rho has no end. From the last level with signal on, the flow is that of z = x / scale in the
-angle phi = atan(rho), which ends at pi / 2: ``dz/dphi = cos(phi) eps - sin(phi) x_start``, and z is normal there.
+Where level T has no signal, rho has no end. From the last level with signal on, the flow is that of z = x / scale in
+the angle phi = atan(rho), which ends at pi / 2: ``dz/dphi = cos(phi) eps - sin(phi) x_start``, and z is normal there.
 
 Source: Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2; the coordinates are those of Karras et al.
 2022, arXiv:2206.00364, section 3, and Song et al. 2021, arXiv:2010.02502, section 4.3.
@@ -416,4 +416,4 @@ _SMALLEST = 1e-6
 
 def _level(values: tuple[Any, ...], like: Tensor) -> Level:
     alpha, sigma, log_snr, c_skip, c_out, c_in, time = (like.new_tensor(float(v)) for v in values)
-    return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, var=None)
+    return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, coefficients=None)
