@@ -193,7 +193,13 @@ def _device(device: str | torch.device | None) -> torch.device | None:
 
 
 def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
-    table = schedule.table(settings.num_steps)
+    try:
+        table = schedule.table(settings.num_steps)
+    except (ArithmeticError, IndexError, MemoryError) as error:
+        raise OptionError(
+            f"schedule {type(schedule).__name__} has no table at num_steps={settings.num_steps} with these options "
+            f"({error}); fewer steps, or options nearer to the defaults, would"
+        ) from error
     if not isinstance(table, ProcessTable):
         name = type(schedule).__name__
         raise ProtocolError(f"schedule {name}.table must return a ProcessTable, got {type(table).__name__}")

@@ -29,6 +29,7 @@ from diffkit.modes import evaluating
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
 from diffkit.options import check_integer
+from diffkit.pictures import check_finite
 from diffkit.protocols import Composition, State
 from diffkit.sampling import Moment, sampling_program
 from diffkit.slots import Slot, resolve
@@ -249,6 +250,7 @@ class System(nn.Module):
                 do those inside of a mapping. A list that does not hold numbers, such as texts, stays a list.
         Raises:
             OptionError, CompositionError: An argument is wrong; nothing has been computed then.
+            DivergedError: No sample is finite; seen on the CPU only, where a line on standard error tells of some.
         """
         call = self.prepare(
             n,
@@ -269,7 +271,10 @@ class System(nn.Module):
                 noise_fn = call.noise(rows)
                 x = call.begin(rows, noise_fn, start)
                 out.append(call.finish(program, rows, x, noise_fn, advance))
-        return torch.cat(out)
+        samples = torch.cat(out)
+        if samples.device.type == "cpu" and type(samples) is Tensor:  # a GPU is not waited for
+            check_finite(samples)
+        return samples
 
     def trajectory(
         self,
