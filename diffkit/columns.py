@@ -58,7 +58,7 @@ class Columns:
 
     blocks: Mapping[str, Block]
     _spans: dict[str, tuple[int, int]] = field(init=False, repr=False)
-    _owners: dict[str, list[tuple[str, str]]] = field(init=False, repr=False)
+    _owners: dict[str, list[tuple[str, str]] | None] = field(init=False, repr=False)
     _on: dict[tuple[torch.device, torch.dtype], Tensor] = field(factory=dict, init=False, repr=False)
 
     @_spans.default
@@ -67,9 +67,16 @@ class Columns:
         return {n: (int(end) - len(b), len(b)) for (n, b), end in zip(self.blocks.items(), ends, strict=True)}
 
     @_owners.default
-    def _find_owners(self) -> dict[str, list[tuple[str, str]]]:
-        """Owner and name of the columns behind those of `LEVEL`, block by block."""
-        return {n: [_owner_and_name(key) for key in list(block)[len(LEVEL) :]] for n, block in self.blocks.items()}
+    def _find_owners(self) -> dict[str, list[tuple[str, str]] | None]:
+        """Owner and name of the columns behind those of `LEVEL`, block by block; None for one that is bare.
+
+        Found once, as a compiled graph that looked into a block would be one for its values.
+        """
+
+        def of(block: Block) -> list[tuple[str, str]] | None:
+            return None if BARE in block else [_owner_and_name(key) for key in list(block)[len(LEVEL) :]]
+
+        return {name: of(block) for name, block in self.blocks.items()}
 
     def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix (rows, columns) there, uploaded once per device and dtype."""
@@ -106,10 +113,10 @@ class Columns:
         """Return a block of level columns as a `Level`; one that is bare has no step starting there."""
         alpha, sigma, log_snr, c_skip, c_out, c_in, time, *more = self._values(rows, ndim, block)
         time = time.flatten() if time.ndim else time
-        coefficients = None
-        if BARE not in self.blocks[block]:
+        coefficients, owners = None, self._owners[block]
+        if owners is not None:
             by_owner: dict[str, dict[str, Tensor]] = {}
-            for (owner, name), value in zip(self._owners[block], more, strict=True):
+            for (owner, name), value in zip(owners, more, strict=True):
                 by_owner.setdefault(owner, {})[name] = value
             coefficients = Coefficients(by_owner)
         return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, coefficients)

@@ -194,7 +194,8 @@ def _device(device: str | torch.device | None) -> torch.device | None:
 
 def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     try:
-        table = schedule.table(settings.num_steps)
+        with np.errstate(all="ignore"):  # what is not finite is refused by the table itself
+            table = schedule.table(settings.num_steps)
     except (ArithmeticError, IndexError, MemoryError) as error:
         raise OptionError(
             f"schedule {type(schedule).__name__} has no table at num_steps={settings.num_steps} with these options "

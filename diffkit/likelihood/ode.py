@@ -324,7 +324,7 @@ class _Flow:
             eps, divergence = self._eps(state[0], max(rho, _SMALLEST * path.first), dtype, vectors)
             return eps * slope, divergence * slope
 
-        state = (y, y.new_zeros(self.probes, len(y)))
+        state: tuple[Tensor, ...] = (y, y.new_zeros(self.probes, len(y)))
         if times[1] > times[0]:
             state = tuple(part[-1] for part in solve(field, state, times))
         cosine = float(table.alpha[-1]) / float(table.scale[-1])

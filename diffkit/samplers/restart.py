@@ -29,14 +29,14 @@ class Restart(Sampler):
     ``rho = sigma / alpha``. Two evaluations a step, one on the last.
 
     Attributes:
-        times: How often the stretch is done again, >= 0; 0 is 'heun'.
+        times: How often the stretch is done again, 0 to 1000; 0 is 'heun'.
         rho_min, rho_max: Ends of the stretch, in units of the data, > 0; the nearest levels of the table in use are
             taken, at least one step apart. On a table with fewer than two levels with signal nothing is done again.
     Source: Xu et al. 2023, arXiv:2306.14878, algorithm 1; the defaults are its CIFAR-10 setting.
     Deviates: the stretch is walked on the levels of the table in use, where the paper gives it a grid of its own.
     """
 
-    times: int = integer(2, ge=0)
+    times: int = integer(2, ge=0, le=1000)
     rho_min: float = number(0.06, gt=0)
     rho_max: float = number(0.3, gt=0)
     order: ClassVar[int] = 2
