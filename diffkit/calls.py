@@ -33,7 +33,7 @@ from diffkit.sampling import (
     take_and_tell,
     take_step,
 )
-from diffkit.steering import Guidance, Model, networks_of, own_conditions
+from diffkit.steering import Guidance, Model, networks_of
 from diffkit.table import Coefs, ProcessTable
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Call:
         acting = _acting(program, whole.guidance)
         if all(all(each) for each in acting):
             return whole
-        found = {each: _guided_by(whole, each) for each in set(acting)}
+        found = {each: attrs.evolve(whole, acting=each) for each in set(acting)}
         return [found[each] for each in acting]
 
     def take(self, program: Program, denoiser: Denoiser, x: Tensor, tell: bool = False) -> Take:
@@ -197,11 +197,3 @@ def _acting(program: Program, guidance: tuple[Guidance, ...]) -> list[tuple[bool
     levels = [Coefs(block["alpha"], block["sigma"], block["log_snr"]) for block in blocks]
     idle = [np.all([one.idle(at) for at in levels], axis=0) for one in guidance]
     return [tuple(not off[i] for off in idle) for i in range(program.num_steps)]
-
-
-def _guided_by(denoiser: Denoiser, acting: tuple[bool, ...]) -> Denoiser:
-    """A denoiser with some of its guidance; what the others kept to themselves still does not reach the network."""
-    guidance = tuple(one for one, acts in zip(denoiser.guidance, acting, strict=True) if acts)
-    left_out = own_conditions(denoiser.guidance) - own_conditions(guidance)
-    conditions = {name: value for name, value in denoiser.conditions.items() if name not in left_out}
-    return attrs.evolve(denoiser, guidance=guidance, conditions=conditions)

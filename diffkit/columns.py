@@ -9,8 +9,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit._errors import OptionError
-from diffkit.protocols import Composition, Level, MeanParameterization, Scalings, Transition
+from diffkit._errors import OptionError, ProtocolError
+from diffkit.protocols import Coefficients, Composition, Level, MeanParameterization, Scalings, Transition
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
@@ -21,8 +21,30 @@ BARE = "bare"
 TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
 
 
+VARIANCE = "var"
+"""The variance part, as an owner of coefficients; those of guidance are `guidance_owner`."""
+
 Block = Mapping[str, F64]
 """Named float64 columns that are read together."""
+
+
+def guidance_owner(place: int) -> str:
+    """Return what the guidance at a place in a call's list is called as an owner of coefficients."""
+    return f"guidance {place}"
+
+
+def _owned(owner: str, columns: Mapping[str, F64], table: ProcessTable) -> dict[str, F64]:
+    """Columns of one owner under names that no other has."""
+    wanted = (table.num_steps + 1,)
+    for name, column in columns.items():
+        if np.shape(column) != wanted:
+            raise ProtocolError(f"column {name!r} of {owner} must have shape {wanted}, got {np.shape(column)}")
+    return {f"{owner}/{name}": column for name, column in columns.items()}
+
+
+def _owner_and_name(key: str) -> tuple[str, str]:
+    owner, _, name = key.partition("/")
+    return owner, name
 
 
 @frozen(eq=False)
@@ -36,12 +58,25 @@ class Columns:
 
     blocks: Mapping[str, Block]
     _spans: dict[str, tuple[int, int]] = field(init=False, repr=False)
+    _owners: dict[str, list[tuple[str, str]] | None] = field(init=False, repr=False)
     _on: dict[tuple[torch.device, torch.dtype], Tensor] = field(factory=dict, init=False, repr=False)
 
     @_spans.default
     def _find_spans(self) -> dict[str, tuple[int, int]]:
         ends = np.cumsum([len(block) for block in self.blocks.values()])
         return {n: (int(end) - len(b), len(b)) for (n, b), end in zip(self.blocks.items(), ends, strict=True)}
+
+    @_owners.default
+    def _find_owners(self) -> dict[str, list[tuple[str, str]] | None]:
+        """Owner and name of the columns behind those of `LEVEL`, block by block; None for one that is bare.
+
+        Found once, as a compiled graph that looked into a block would be one for its values.
+        """
+
+        def of(block: Block) -> list[tuple[str, str]] | None:
+            return None if BARE in block else [_owner_and_name(key) for key in list(block)[len(LEVEL) :]]
+
+        return {name: of(block) for name, block in self.blocks.items()}
 
     def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix (rows, columns) there, uploaded once per device and dtype."""
@@ -75,12 +110,16 @@ class Columns:
         return part.unbind(-ndim if rows.ndim > 1 else 0)
 
     def level(self, rows: Tensor, ndim: int, block: str = "level") -> Level:
-        """Return a block of level columns as a `Level`; one without variance columns has no step starting there."""
+        """Return a block of level columns as a `Level`; one that is bare has no step starting there."""
         alpha, sigma, log_snr, c_skip, c_out, c_in, time, *more = self._values(rows, ndim, block)
         time = time.flatten() if time.ndim else time
-        names = list(self.blocks[block])[len(LEVEL) :]
-        var = None if BARE in names else dict(zip(names, more, strict=True))
-        return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, var)
+        coefficients, owners = None, self._owners[block]
+        if owners is not None:
+            by_owner: dict[str, dict[str, Tensor]] = {}
+            for (owner, name), value in zip(owners, more, strict=True):
+                by_owner.setdefault(owner, {})[name] = value
+            coefficients = Coefficients(by_owner)
+        return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, coefficients)
 
     def transition(self, rows: Tensor, ndim: int) -> Transition:
         """Return the block "transition" as a `Transition`."""
@@ -152,7 +191,7 @@ def _check_on_path(parts: Composition, table: ProcessTable) -> None:
 
 
 def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
-    """Block of `Level` columns for a table in use, (T+1,) each, the variance part's and guidance's behind them.
+    """Block of `Level` columns for a table in use, (T+1,) each; the variance part's and each guidance's behind them.
 
     What the network means is a matter of the training table; what the variance interpolates, of the table in use.
 
@@ -161,9 +200,9 @@ def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
     """
     mean = scalings_in_use(parts, table)
     columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
-    columns |= parts.var.columns(table)
-    for guidance in parts.guidance:
-        columns |= guidance.columns(table)
+    columns |= _owned(VARIANCE, parts.var.columns(table), table)
+    for i, guidance in enumerate(parts.guidance):
+        columns |= _owned(guidance_owner(i), guidance.columns(table), table)
     return columns
 
 

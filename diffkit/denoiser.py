@@ -20,6 +20,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError
+from diffkit.columns import VARIANCE, guidance_owner
 from diffkit.gaussian import decode
 from diffkit.protocols import Level, Prediction, VarianceParameterization
 from diffkit.steering import Conditions, Estimate, Guidance, Model, own_conditions
@@ -103,6 +104,7 @@ class Denoiser:
         transform: Applied to the estimate of x_start before clipping (the reference's denoised_fn).
         clip: Clip the estimate of x_start to [-1, 1].
         guidance: What steers the estimate, nearest to the network first.
+        acting: Whether each guidance acts; the conditions of the others are kept from the network all the same.
     """
 
     model: Model
@@ -112,8 +114,13 @@ class Denoiser:
     transform: Callable[[Tensor], Tensor] | None = None
     clip: bool = False
     guidance: tuple[Guidance, ...] = ()
+    acting: tuple[bool, ...] = field()
     _hidden: frozenset[str] = field(init=False, repr=False)
     _precision: torch.dtype | None = field(init=False, repr=False)
+
+    @acting.default
+    def _all_act(self) -> tuple[bool, ...]:
+        return (True,) * len(self.guidance)
 
     @_hidden.default
     def _find_hidden(self) -> frozenset[str]:
@@ -129,17 +136,21 @@ class Denoiser:
         if self.transform is not None:
             x_start = self.transform(x_start)
         if self.clip:
-            fresh = self.transform is None and len(self.guidance) == 0  # else it may be someone's own tensor
+            fresh = self.transform is None and not any(self.acting)  # else it may be someone's own tensor
             x_start = x_start.clamp_(-1, 1) if fresh else x_start.clamp(-1, 1)
         if shift is not None:
             x_start = x_start + shift
-        prediction = Prediction(x_start, None if level.var is None else self.var.log_variance(raw, level.var))
-        for guidance in self.guidance:
-            prediction = guidance.correct(prediction, x, level, self.conditions)
+        known = None if level.coefficients is None else level.coefficients.of(VARIANCE)
+        prediction = Prediction(x_start, None if known is None else self.var.log_variance(raw, known))
+        for i, guidance in enumerate(self.guidance):
+            if self.acting[i]:
+                prediction = guidance.correct(prediction, x, _as_read_by(level, i), self.conditions)
         return prediction
 
     def _evaluate(self, x: Tensor, level: Level, conditions: Conditions, network: Model, depth: int) -> Estimate:
         """Estimate of a network with the first ``depth`` guidances applied."""
+        while depth and not self.acting[depth - 1]:
+            depth -= 1
         if not depth:
             if self._hidden:
                 conditions = {name: value for name, value in conditions.items() if name not in self._hidden}
@@ -150,7 +161,13 @@ class Denoiser:
         def evaluate(x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
             return self._evaluate(x, level, conditions, network if model is None else model, depth - 1)
 
-        return self.guidance[depth - 1].guide(evaluate, x, level, conditions)
+        return self.guidance[depth - 1].guide(evaluate, x, _as_read_by(level, depth - 1), conditions)
+
+
+def _as_read_by(level: Level, place: int) -> Level:
+    """A level as the guidance at a place in the list reads it: with its own coefficients."""
+    known = level.coefficients
+    return level if known is None else Level(*level[:-1], known.of(guidance_owner(place)))
 
 
 def as_float(x: Tensor) -> Tensor:

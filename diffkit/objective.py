@@ -78,7 +78,7 @@ class Objective:
         at, transition, cols, mix = self._read(level, x_start)
         x_t = mixed(at.alpha, x_start, at.sigma, noise)
         out, raw = call_network(model, x_t, at, self.parts.var, self.scales_input, conditions, precision_of(model))
-        log_variance = None if at.var is None else self.parts.var.log_variance(raw, at.var)
+        log_variance = None if at.coefficients is None else self.parts.var.log_variance(raw, at.coefficients)
         inputs = LossInputs(
             x_start=x_start,
             noise=noise,
@@ -131,7 +131,7 @@ class Objective:
             return value.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
         alpha, sigma, clock, skip, out, scale_in = map(spread, (*at, c_skip, c_out, c_in))
-        level = Level(alpha, sigma, clock, skip, out, scale_in, time.to(x.dtype), var=None)
+        level = Level(alpha, sigma, clock, skip, out, scale_in, time.to(x.dtype), coefficients=None)
         return level, (spread(p), spread(q))
 
 

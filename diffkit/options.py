@@ -37,6 +37,15 @@ def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
     raise OptionError(f"{name} must be {wanted}, got {value!r}")
 
 
+_LARGEST = 1e18
+"""Squares of larger numbers, and those of numbers below 1 / this, are no float32 numbers, in which steps compute."""
+
+
+def _of_usable_size(name: str, value: float) -> None:
+    if value != 0 and not 1 / _LARGEST <= abs(value) <= _LARGEST:
+        raise OptionError(f"{name} must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}, got {value!r}")
+
+
 def check_number(name: str, value: Any, **bounds: float) -> float:
     """Return ``value`` as a float, or raise `OptionError`; bounds are ge, gt, le, lt."""
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -69,7 +78,7 @@ def number(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: fl
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not (optional and value is None):
-            check_number(attribute.name, value, **bounds)
+            _of_usable_size(attribute.name, check_number(attribute.name, value, **bounds))
 
     return attrs.field(default=default, validator=check, converter=_float_if_number)
 
@@ -140,7 +149,7 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
         if not isinstance(value, tuple):
             raise OptionError(f"{attribute.name} must be a list of numbers, got {value!r}")
         for item in value:
-            check_number(f"each of {attribute.name}", item, **bounds)
+            _of_usable_size(f"each of {attribute.name}", check_number(f"each of {attribute.name}", item, **bounds))
 
     convert = _tuple_of(_plain_if_number)
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)

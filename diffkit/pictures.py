@@ -60,7 +60,8 @@ def check_finite(samples: Tensor, first: int = 0) -> None:
     if bad and len(bad) == len(samples):
         raise DivergedError(
             f"none of {len(bad)} samples is finite: the network's weights are not, after a training that diverged, or "
-            "what it is steered or computed with is too much for it (guidance, precision)"
+            "what it is steered or computed with is too much for it (guidance, precision), or errors grow from step to "
+            "step (clip=True holds them; diffkit explain shows how much a mean enlarges them)"
         )
     if bad:
         some = ", ".join(map(str, bad[:5])) + (", ..." if bad[5:] else "")

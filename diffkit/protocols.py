@@ -11,7 +11,7 @@ data. Levels are integers 0..T, 0 is clean. s is always the less noisy end of a 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from attrs import frozen
@@ -41,6 +41,33 @@ class Scalings(NamedTuple):
     c_in: Any
 
 
+class Coefficients(Mapping[str, "Tensor"]):
+    """Named coefficients at a level, kept by owner: whoever is handed a level reads its own by name.
+
+    The owners are the variance part, whose own a level has at first, and each guidance of the call.
+    """
+
+    def __init__(self, by_owner: Mapping[str, Mapping[str, Tensor]], owner: str = "var"):
+        self.by_owner, self.owner = by_owner, owner
+        self._own = by_owner.get(owner, {})
+
+    def of(self, owner: str) -> Coefficients:
+        """Return the same as another owner sees it."""
+        return Coefficients(self.by_owner, owner)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._own[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+
 class Level(NamedTuple):
     """What a step or a loss knows of the level it is at.
 
@@ -48,8 +75,8 @@ class Level(NamedTuple):
         alpha, sigma, log_snr: Signal scale, noise scale, natural log of their squared ratio; 0-d or (B,1..).
         c_skip, c_out, c_in: The mean parameterization there; 0-d or (B,1..).
         time: What the backbone is conditioned on, 0-d or (B,).
-        var: The variance part's columns there, and guidance's; None where no step of the table starts (continuous
-            levels, nodes).
+        coefficients: What the reader's own `columns` hold there, the variance part's or a guidance's, by name; None
+            where no step of the table starts (continuous levels, nodes).
     """
 
     alpha: Tensor
@@ -59,7 +86,7 @@ class Level(NamedTuple):
     c_out: Tensor
     c_in: Tensor
     time: Tensor
-    var: Mapping[str, Tensor] | None
+    coefficients: Coefficients | None
 
 
 class Transition(NamedTuple):

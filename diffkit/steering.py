@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
-from diffkit.protocols import Composition, Level, Prediction
+from diffkit.protocols import Coefficients, Composition, Level, Prediction
 
 if TYPE_CHECKING:
     from diffkit.table import F64, Coefs, ProcessTable
@@ -87,7 +87,7 @@ class Guidance(Protocol):
         return self
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return float64 columns (T+1,) of the table in use; `Level.var` then has them, under names all share."""
+        """Return named float64 columns (T+1,) of the table in use; its own levels' `coefficients` then have them."""
         return {}
 
     def idle(self, at: Coefs) -> NDArray[np.bool_]:
@@ -141,7 +141,10 @@ def _repeated(level: Level, count: int) -> Level:
     def repeat(value: Tensor) -> Tensor:
         return value if value.ndim == 0 else torch.cat([value] * count)
 
-    var = None if level.var is None else {name: repeat(column) for name, column in level.var.items()}
+    known = level.coefficients
+    if known is not None:
+        by_owner = {o: {name: repeat(column) for name, column in own.items()} for o, own in known.by_owner.items()}
+        known = Coefficients(by_owner, known.owner)
     return Level(
         repeat(level.alpha),
         repeat(level.sigma),
@@ -150,7 +153,7 @@ def _repeated(level: Level, count: int) -> Level:
         repeat(level.c_out),
         repeat(level.c_in),
         repeat(level.time),
-        var,
+        known,
     )
 
 

@@ -82,7 +82,9 @@ def exact(system: diffkit.System) -> Callable[[Tensor, Level], Prediction]:
     def denoise(x: Tensor, level: Level) -> Prediction:
         x_start = DATA.x_start(x, level.alpha, level.sigma)
         out = (x_start - level.c_skip * x) / level.c_out
-        return Prediction(decode(out, x, level), None if not level.var else var.log_variance(None, level.var))
+        return Prediction(
+            decode(out, x, level), None if not level.coefficients else var.log_variance(None, level.coefficients)
+        )
 
     return denoise
 

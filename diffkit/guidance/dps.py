@@ -74,9 +74,9 @@ class DPS(Measured):
             assert self.noise_std is not None, "the constructor refuses this form without noise_std"
             shift = -self.step / self.noise_std**2 * safe_reach(level) * gradient
             return estimate.with_x_start(estimate.x_start + shift)
-        if level.var is None or X_START not in level.var:
+        if level.coefficients is None or X_START not in level.coefficients:
             raise OptionError("form='normalized' moves a step, and none starts here; use form='likelihood'")
         size = like_rows(dot(missing, missing), x).sqrt()
-        shift = -2 * self.step * gradient / size.where(size > 0, 1) / level.var[X_START]
+        shift = -2 * self.step * gradient / size.where(size > 0, 1) / level.coefficients[X_START]
         before = estimate.after_clipping
         return Estimate(estimate.x_start, estimate.raw, shift if before is None else before + shift)

@@ -70,7 +70,7 @@ class _Gradient(Guidance):
             gradient = row_gradient(lambda at: log_prob(at, level.time.expand(x.shape[0])), x)
             moved = prediction.x_start + self.scale * reach(level) * gradient
             return moved.clamp(-1, 1) if self.clip else moved
-        known = level.var
+        known = level.coefficients
         if known is None or X_START not in known or prediction.log_variance is None:
             raise OptionError("shift='mean' needs the step's variance, which is not known here; use shift='score'")
         at, time = x, level.time

@@ -5,6 +5,9 @@ of the schedule in it, and along it ``d log p(y) / drho = -div eps``. So
 
     log p(y_start) = log N(x_T; 0, scale_T^2) + D log alpha_T + integral of div eps from rho_start to rho_T
 
+Where level T has no signal, rho has no end. From the last level with signal on, the flow is that of z = x / scale in
+the angle phi = atan(rho), which ends at pi / 2: ``dz/dphi = cos(phi) eps - sin(phi) x_start``, and z is normal there.
+
 Source: Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2; the coordinates are those of Karras et al.
 2022, arXiv:2206.00364, section 3, and Song et al. 2021, arXiv:2010.02502, section 4.3.
 """
@@ -233,17 +236,17 @@ class _Path:
 
     def __init__(self, system: System):
         parts, table = system.parts, system.table
-        self.parts, self.clock = parts, -table.log_snr[1:]
-        if not np.all(np.isfinite(self.clock)):
-            raise CompositionError(
-                "the last level of this schedule has no signal (alpha_bar = 0), so the flow of x / alpha has no end; "
-                "compose with train_spacing=... that leaves it out, or with another schedule"
-            )
+        self.parts, self.ends_without_signal = parts, not np.isfinite(table.log_snr[-1])
+        with_signal = slice(1, -1 if self.ends_without_signal else None)
+        self.clock = -table.log_snr[with_signal]
+        if not len(self.clock):
+            raise CompositionError("this schedule has one level, without signal (alpha_bar = 0); use num_steps >= 2")
         if not parts.mean.between_levels:
             raise CompositionError(
                 f"{parts.label('mean')} is not defined between levels, where the flow goes; mean='eps' and 'v' are"
             )
-        self.time, self.scale = table.time[1:], table.scale[1:]
+        self.time, self.scale = table.time[with_signal], table.scale[with_signal]
+        self.end = (float(table.scale[-1]), float(table.time[-1]))
         self.first, self.last = (float(np.exp(self.clock[k] / 2)) for k in (0, -1))
 
     def at(self, rho: float) -> tuple[Coefs, Scalings, float]:
@@ -251,6 +254,10 @@ class _Path:
         log_snr = -2 * math.log(rho)
         if self.parts.schedule.continuous:
             scale, time = (float(v) for v in self.parts.schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
+        elif self.ends_without_signal and rho > self.last:  # the last level is at no log_snr, but at an angle
+            ends = [math.atan(self.last), math.pi / 2]
+            pairs = zip((self.scale[-1], self.time[-1]), self.end, strict=True)
+            scale, time = (float(np.interp(math.atan(rho), ends, pair)) for pair in pairs)
         else:
             scale, time = (float(np.interp(-log_snr, self.clock, column)) for column in (self.scale, self.time))
         alpha = scale / math.sqrt(1 + rho * rho)
@@ -317,38 +324,75 @@ class _Flow:
             eps, divergence = self._eps(state[0], max(rho, _SMALLEST * path.first), dtype, vectors)
             return eps * slope, divergence * slope
 
-        start = y.new_zeros(self.probes, len(y))
-        path_y, path_log = solve(field, (y, start), times)
-        latent = path_y[-1] * (float(table.alpha[-1]) / float(table.scale[-1]))
+        state: tuple[Tensor, ...] = (y, y.new_zeros(self.probes, len(y)))
+        if times[1] > times[0]:
+            state = tuple(part[-1] for part in solve(field, state, times))
+        cosine = float(table.alpha[-1]) / float(table.scale[-1])
+        if path.ends_without_signal:
+            cosine = 1 / math.hypot(1.0, path.last)
+            state = self._to_the_end((state[0] * cosine, state[1]), dtype, vectors, solve)
+        latent = state[0] if path.ends_without_signal else state[0] * cosine
         squared = (latent.square() + math.log(2 * math.pi)).flatten(1).sum(1)
-        change = y[0].numel() * math.log(float(table.alpha[-1]) / float(table.scale[-1]))
-        return change - 0.5 * squared + path_log[-1], latent.to(dtype)
+        return y[0].numel() * math.log(cosine) - 0.5 * squared + state[1], latent.to(dtype)
+
+    def _to_the_end(
+        self, state: tuple[Tensor, ...], dtype: torch.dtype, vectors: list[Tensor], solve: Solve
+    ) -> tuple[Tensor, ...]:
+        """Go on from the last level with signal to the one without, in the angle; the state is z = x / scale."""
+        begin = math.atan(self.path.last)
+        length = math.pi / 2 - begin
+
+        def field(share: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            angle = begin + min(float(share), 1.0) * length  # solvers look beyond their end
+            velocity, divergence = self._velocity(state[0], angle, dtype, vectors)
+            return velocity * length, divergence * length
+
+        times = torch.tensor([0.0, 1.0], dtype=torch.float64, device=state[0].device)
+        return tuple(part[-1] for part in solve(field, state, times))
 
     def _eps(self, y: Tensor, rho: float, dtype: torch.dtype, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The noise estimate and its divergence by y with each probe, float64."""
+        """The noise estimate at y = x / alpha and its divergence by y with each probe, float64."""
+        at, mean, time = self.path.at(rho)
+        linear = (1 / at.sigma, -at.alpha / at.sigma)
+        return self._with_divergence(y, float(at.alpha), linear, (at, mean, time), dtype, vectors)
+
+    def _velocity(self, z: Tensor, angle: float, dtype: torch.dtype, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """dz/dphi at z = x / scale and its divergence by z with each probe, float64."""
+        at, mean, time = self.path.at(math.tan(angle))
+        scale, sine = math.hypot(at.alpha, at.sigma), math.sin(angle)
+        linear = (np.float64(math.cos(angle) / sine / scale), np.float64(-1 / sine))
+        return self._with_divergence(z, scale, linear, (at, mean, time), dtype, vectors)
+
+    def _with_divergence(
+        self,
+        y: Tensor,
+        grow: float,
+        linear: tuple[Any, Any],
+        known: tuple[Coefs, Scalings, float],
+        dtype: torch.dtype,
+        vectors: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """``a x + b x_start`` with x = grow y and (a, b) = linear, and its divergence by y with each probe."""
         self.evaluations += 1
         with torch.enable_grad(), differentiable_twice(self.gradient):
             y = y if self.gradient else y.detach().requires_grad_()
-            eps = self._estimate(y, rho, dtype).double()
+            value = self._estimate((grow * y).to(dtype), linear, known).double()
             rows = []
             for vector in vectors:
-                (pulled,) = torch.autograd.grad(eps, y, vector, retain_graph=True, create_graph=self.gradient)
+                (pulled,) = torch.autograd.grad(value, y, vector, retain_graph=True, create_graph=self.gradient)
                 rows.append((pulled * vector).flatten(1).sum(1))
         divergence = torch.stack(rows)
         if self.how.divergence == "exact":
             divergence = divergence.sum(0, keepdim=True)
-        return (eps, divergence) if self.gradient else (eps.detach(), divergence.detach())
+        return (value, divergence) if self.gradient else (value.detach(), divergence.detach())
 
-    def _estimate(self, y: Tensor, rho: float, dtype: torch.dtype) -> Tensor:
-        at, mean, time = self.path.at(rho)
-        alpha, sigma, _ = at
-        x = (float(alpha) * y).to(dtype)
+    def _estimate(self, x: Tensor, linear: tuple[Any, Any], known: tuple[Coefs, Scalings, float]) -> Tensor:
+        (at, mean, time), (a, b) = known, linear
         if self.denoiser.clip or self.denoiser.guidance:  # which act on an estimate of x_start
-            level = _level((*at, *mean, time), x)
-            return (x - level.alpha * self.denoiser(x, level).x_start) / level.sigma
-        # The noise is linear in the network's output too; one decode gives it, with coefficients worked in float64.
-        skip, out = (1 - alpha * mean.c_skip) / sigma, -alpha * mean.c_out / sigma
-        return self.denoiser(x, _level((*at, skip, out, mean.c_in, time), x)).x_start
+            return float(a) * x + float(b) * self.denoiser(x, _level((*at, *mean, time), x)).x_start
+        # It is linear in the network's output too; one decode gives it, with coefficients worked in float64.
+        level = _level((*at, a + b * mean.c_skip, b * mean.c_out, mean.c_in, time), x)
+        return self.denoiser(x, level).x_start
 
     def _probe_vectors(self, y: Tensor) -> list[Tensor]:
         if self.how.divergence == "exact":
@@ -372,4 +416,4 @@ _SMALLEST = 1e-6
 
 def _level(values: tuple[Any, ...], like: Tensor) -> Level:
     alpha, sigma, log_snr, c_skip, c_out, c_in, time = (like.new_tensor(float(v)) for v in values)
-    return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, var=None)
+    return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, coefficients=None)

@@ -29,7 +29,7 @@ class Restart(Sampler):
     ``rho = sigma / alpha``. Two evaluations a step, one on the last.
 
     Attributes:
-        times: How often the stretch is done again, >= 0; 0 is 'heun'.
+        times: How often the stretch is done again, 0 to 1000; 0 is 'heun'.
         rho_min, rho_max: Ends of the stretch, in units of the data, > 0; the nearest levels of the table in use are
             taken, at least one step apart. On a table with fewer than two levels with signal nothing is done again.
     Source: Xu et al. 2023, arXiv:2306.14878, algorithm 1; the defaults are its CIFAR-10 setting.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def image_to_image(
         strength: k as a share of T, above 0 (the image) up to 1 (nothing of it); give this or ``level``.
         level: k itself, 1..T of the training table.
         n: How many examples; as many as there are images by default.
-        steps: As in `System.sample`: of these levels, those below k are visited, and k.
+        steps: As in `System.sample`: of these levels, those below k are visited, and k. One that is nearer to k than
+            half of the step below it is left out: the step between them would do next to nothing.
         sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
     """
@@ -54,7 +56,7 @@ def image_to_image(
         share = check_number("strength", strength, gt=0, le=1)
         level = max(round(share * system.num_steps), 1)
     top = check_integer("level", level, ge=1, le=system.num_steps)
-    kept = [k for k in levels(system.num_steps, steps, system.table) if k < top]
+    kept = _well_below(top, levels(system.num_steps, steps, system.table))
     image = images_for(system, "image", image, n)
     call = system.prepare(
         len(image),
@@ -75,3 +77,11 @@ def image_to_image(
             x = alpha * image[rows.start : rows.stop] + sigma * noise_fn()
             out.append(call.finish(program, rows, x, noise_fn, advance))
     return torch.cat(out)
+
+
+def _well_below(top: int, found: Sequence[int]) -> list[int]:
+    """Ascending levels below ``top``, without the last if it all but repeats ``top``."""
+    kept = [k for k in found if k < top]
+    if len(kept) > 1 and 2 * (top - kept[-1]) < kept[-1] - kept[-2]:
+        kept.pop()
+    return kept

@@ -98,7 +98,7 @@ class Walk:
         var = self.parts.var
 
         def denoise(x: Tensor, level: Level) -> Prediction:
-            known = None if not level.var else var.log_variance(None, level.var)
+            known = None if not level.coefficients else var.log_variance(None, level.coefficients)
             return Prediction(oracle(x, level).x_start, known)
 
         return denoise

@@ -31,7 +31,7 @@ def _noises(walk: Walk, x: Tensor) -> list[Tensor]:
 
 def _plain(x: Tensor, level: Level) -> Prediction:
     """A denoiser of any shape of data, made of the level alone, so that it has no value of its own."""
-    known = None if not level.var else level.var["log_variance"]
+    known = None if not level.coefficients else level.coefficients["log_variance"]
     return Prediction(torch.tanh(x / (1 + level.sigma)), known)
 
 

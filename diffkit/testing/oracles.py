@@ -19,7 +19,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit.columns import level_columns
+from diffkit.columns import LEVEL, level_columns
 from diffkit.protocols import Level, Prediction
 
 Number = float | Tensor
@@ -228,7 +228,7 @@ def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., 
         table: The table in use, if it is not the training table.
     """
     columns = level_columns(system.parts, table or system.table)
-    rows = {name: torch.from_numpy(columns[name][1:].copy()) for name in columns if not name.startswith("var.")}
+    rows = {name: torch.from_numpy(columns[name][1:].copy()) for name in LEVEL}
     extra = system.parts.var.extra_outputs
 
     def model(x: Tensor, time: Tensor, **conditions: Any) -> Tensor:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from attrs import frozen
 from gaussian_data import Ideal, true_bin_bits, true_bits
 
 import diffkit
 from diffkit._errors import CompositionError, MissingExtraError, OptionError
-from diffkit.guidance import MMPS
+from diffkit.guidance import MMPS, StaticThreshold
 from diffkit.likelihood import ode_likelihood
+from diffkit.protocols import NoiseSchedule
+from diffkit.table import ProcessTable
 
 pytest.importorskip("torchdiffeq")
 MEAN, STD = 0.2, 0.5
@@ -45,6 +50,52 @@ def test_it_is_the_true_likelihood(schedule, mean, end):
     assert found.bits.dtype == torch.float64 and not found.bits.requires_grad
     assert found.probe_error.eq(0).all() and found.draw_error.eq(0).all() and found.evaluations > 50
     assert "differential" in found.meaning
+
+
+@frozen
+class Line(NoiseSchedule):
+    """Straight lines from data to noise, as in flow matching: alpha = 1 - t, sigma = t, which is the time."""
+
+    continuous: ClassVar[bool] = True
+
+    def table(self, num_steps):
+        t = np.arange(1, num_steps + 1) / num_steps
+        return ProcessTable.from_alpha_sigma(1 - t, t, t)
+
+    def level(self, log_snr):
+        t = (-log_snr / 2).sigmoid()
+        return (t.square() + (1 - t).square()).sqrt(), t
+
+
+class IdealOnLines(torch.nn.Module):
+    """The mean of N(MEAN, SPREAD^2) given x_t on these lines, at any time."""
+
+    def forward(self, x, time):
+        t = time.double().view(-1, *(1,) * (x.ndim - 1))
+        gain = (1 - t) * SPREAD**2 / ((1 - t) ** 2 * SPREAD**2 + t**2)
+        return (MEAN + gain * (x.double() - (1 - t) * MEAN)).to(x.dtype)
+
+
+@pytest.mark.parametrize(("num_steps", "end"), [(1000, "level1"), (10, "clean"), (2, "clean")])
+def test_a_flow_that_ends_without_signal(num_steps, end):
+    system = diffkit.compose(
+        schedule=Line(), mean="x_start", backbone=IdealOnLines(), data_shape=(1, 2, 3), num_steps=num_steps, bins=None
+    )
+    x = (MEAN + SPREAD * torch.randn(3, 1, 2, 3, generator=torch.Generator().manual_seed(1))).float()
+    found = ode_likelihood(system, x, divergence="exact", end=end)
+    assert (
+        found.bits - true_bits(x, MEAN, SPREAD)
+    ).abs().max() < 2e-3  # eps of an x_start in float32, divided by a small sigma
+    torch.testing.assert_close(found.latent.double(), (x - MEAN) / SPREAD, rtol=2e-3, atol=5e-3)
+    clipped = ode_likelihood(system, x, divergence="exact", end=end, guidance=StaticThreshold(1e6))
+    torch.testing.assert_close(clipped.bits, found.bits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["v", "x_start"])
+def test_zero_snr_has_a_likelihood(mean):
+    system, x = flow(schedule="zero_snr", mean=mean)
+    found = ode_likelihood(system, x, divergence="exact")
+    assert (found.bits - true_bits(x, MEAN, SPREAD)).abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 3), (1, 2, 1, 3)])
@@ -220,8 +271,9 @@ def test_refusals():
     previous = diffkit.compose(backbone=None, mean="x_prev", data_shape=(1, 2, 3), num_steps=30, bins=None)
     with pytest.raises(CompositionError, match="mean 'x_prev' is not defined between levels"):
         ode_likelihood(previous, x, model=system.backbone)
-    empty = diffkit.compose(backbone=None, schedule="linear", mean="v", data_shape=(1, 2, 3), num_steps=20, bins=None)
-    with pytest.raises(CompositionError, match="has no signal"):
+    empty = diffkit.compose(backbone=None, schedule="cosine", mean="v", data_shape=(1, 2, 3), num_steps=1, bins=None)
+    empty = diffkit.recompose(empty, schedule="zero_snr", num_steps=20, train_spacing=[20])
+    with pytest.raises(CompositionError, match="one level, without signal"):
         ode_likelihood(empty, x, model=system.backbone)
 
 

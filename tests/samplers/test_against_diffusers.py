@@ -404,7 +404,7 @@ def test_ddpm(scheduler, variance):
     system = system_on(Grid(tuple(rho_of(found)[::-1])), STEPS, var=variance)
     fresh = iter(noise)
     program = sampling_program(system.parts, part("ancestral"), system.table)
-    exact = lambda x, level: Prediction(MIXTURE(x, level).x_start, level.var["log_variance"])  # noqa: E731
+    exact = lambda x, level: Prediction(MIXTURE(x, level).x_start, level.coefficients["log_variance"])  # noqa: E731
     mine = [moment.x for moment in program.run(exact, start(), lambda: next(fresh))]
     close(mine, walked(found, start()))
 

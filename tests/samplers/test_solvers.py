@@ -41,7 +41,7 @@ def label(value):
 
 def point(x, level):
     """One point of data, and the log-variance of its reverse step."""
-    return Prediction(torch.full_like(x, 0.25), level.var["log_variance"] if level.var else None)
+    return Prediction(torch.full_like(x, 0.25), level.coefficients["log_variance"] if level.coefficients else None)
 
 
 def walk(sampler, system, denoise, x, noise_fn=None):
@@ -107,7 +107,9 @@ def test_rows_at_different_levels_give_their_own_results(sampler):
     rows = [2, 5, 4]
 
     def denoise(x, level):
-        return Prediction(GAUSSIAN(x, level).x_start, level.var["log_variance"] if level.var else None)
+        return Prediction(
+            GAUSSIAN(x, level).x_start, level.coefficients["log_variance"] if level.coefficients else None
+        )
 
     together, _ = program.step(denoise, x, state, matrix[rows], noise, False)
     for i, row in enumerate(rows):
@@ -317,7 +319,7 @@ def test_ten_karras_levels_with_noise_keep_the_deviation(sampler):
     generator = torch.Generator().manual_seed(0)
 
     def denoise(x, level):
-        return Prediction(MIXTURE(x, level).x_start, level.var["log_variance"] if level.var else None)
+        return Prediction(MIXTURE(x, level).x_start, level.coefficients["log_variance"] if level.coefficients else None)
 
     end = program.finish(denoise, x, lambda: torch.randn(x.shape, dtype=x.dtype, generator=generator))
     assert abs(float(end.std()) - (0.0625 + 0.3549) ** 0.5) < 0.45
@@ -333,7 +335,7 @@ def test_few_steps_with_noise_are_no_disaster(sampler, steps):
     generator = torch.Generator().manual_seed(0)
 
     def denoise(x, level):
-        return Prediction(MIXTURE(x, level).x_start, level.var["log_variance"] if level.var else None)
+        return Prediction(MIXTURE(x, level).x_start, level.coefficients["log_variance"] if level.coefficients else None)
 
     end = program.finish(denoise, x, lambda: torch.randn(x.shape, dtype=x.dtype, generator=generator))
     # of the mixture: variance 0.25^2 within, 0.3 * 0.7 * 1.3^2 between

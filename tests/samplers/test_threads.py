@@ -14,7 +14,7 @@ THREADS = 8
 
 
 def denoise(x, level):
-    return Prediction(GAUSSIAN(x, level).x_start, level.var["log_variance"] if level.var else None)
+    return Prediction(GAUSSIAN(x, level).x_start, level.coefficients["log_variance"] if level.coefficients else None)
 
 
 @pytest.mark.parametrize("sampler", SOLVERS + NOISY, ids=str)

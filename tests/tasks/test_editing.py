@@ -38,8 +38,15 @@ def test_the_levels_below_are_the_spacings_and_the_top_is_met_exactly():
         seen.append(float(time[0]))
         return x
 
-    image_to_image(system, torch.zeros(1, 3), level=620, steps="leading10", model=model, sampler="ddim", progress=False)
-    assert seen == [619.0, 600.0, 500.0, 400.0, 300.0, 200.0, 100.0, 0.0]
+    how = dict(steps="leading10", model=model, sampler="ddim", progress=False)
+    image_to_image(system, torch.zeros(1, 3), level=660, **how)
+    assert seen == [659.0, 600.0, 500.0, 400.0, 300.0, 200.0, 100.0, 0.0]
+    seen.clear()
+    image_to_image(system, torch.zeros(1, 3), level=620, **how)  # 601 is nearer than half a step
+    assert seen == [619.0, 500.0, 400.0, 300.0, 200.0, 100.0, 0.0]
+    seen.clear()
+    image_to_image(system, torch.zeros(1, 3), level=5, model=model, sampler="ddim", progress=False)  # every level
+    assert seen == [4.0, 3.0, 2.0, 1.0, 0.0]
 
 
 def test_at_full_strength_nothing_is_left_but_the_samples_own_noise():

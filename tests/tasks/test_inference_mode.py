@@ -1,4 +1,4 @@
-"""Every public call gives the same numbers within `torch.inference_mode` and `torch.no_grad`, and of tensors made there."""
+"""Public calls give the same numbers within `torch.inference_mode` and `torch.no_grad`, of tensors made there, too."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ CALLS = {
     ).total,
     "masked": lambda s, x, y: tasks.solve(s, x, MMPS(tasks.masked(x > 0), 0.1), y=y, **HOW),
     "gradient": lambda s, x, y: s.sample(2, guidance=PULL, towards=x, y=y, **HOW),
-    "classifier": lambda s, x, y: s.sample(2, guidance=ClassifierGuidance(classes, label="class"), y=y, **{"class": y[:2] % 2}, **HOW),
+    "classifier": lambda s, x, y: s.sample(
+        2, guidance=ClassifierGuidance(classes, label="own"), y=y, own=y.clamp(max=1), **HOW
+    ),
     "classifier-free": lambda s, x, y: s.sample(2, guidance=ClassifierFree(2.0), y=y, **HOW),
     "trajectory": lambda s, x, y: torch.stack(
         [point.x for point in s.trajectory(2, guidance=PULL, towards=x, y=y, steps=3, seed=0)]
@@ -59,7 +61,9 @@ CALLS = {
     "edit": lambda s, x, y: tasks.image_to_image(s, x, strength=0.5, y=y, guidance=PULL, towards=x, **HOW),
     "inpaint": lambda s, x, y: tasks.inpaint(s, x, x > 0, resample=2, jump=1, y=y, guidance=PULL, towards=x, **HOW),
     "invert": lambda s, x, y: tasks.invert(s, x, y=y, steps=3, guidance=PULL, towards=x, progress=False).latent,
-    "exact code": lambda s, x, y: tasks.exact_encode(s, x, y=y, steps=3, guidance=PULL, towards=x, progress=False).latent,
+    "exact code": lambda s, x, y: tasks.exact_encode(
+        s, x, y=y, steps=3, guidance=PULL, towards=x, progress=False
+    ).latent,
     "likelihood": lambda s, x, y: ode_likelihood(s, x, y=y, rtol=1e-1, atol=1e-1).bits,
     "likelihood of float64": lambda s, x, y: ode_likelihood(s, x.double(), y=y, rtol=1e-1, atol=1e-1).bits,
     "guided likelihood": lambda s, x, y: ode_likelihood(s, x, y=y, guidance=PULL, towards=x, rtol=1e-1, atol=1e-1).bits,
