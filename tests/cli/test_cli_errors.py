@@ -94,7 +94,7 @@ def test_pipes_and_devices_are_neither_read_nor_replaced(refused: Refused, tmp_p
     for words in (["explain", "--config"], ["explain", "--spec"], ["explain", "--plot"], ["train", "--out"]):
         flag = words[-1]
         assert refused(*words, pipe) == f"{flag} must be a file or folder, got '{pipe}', which is a pipe or device"
-    assert refused("export", "RUN", os.devnull).startswith("TO must be a file or folder, got '/dev/null'")
+    assert refused("export", "RUN", "--to", os.devnull).startswith("--to must be a file or folder, got '/dev/null'")
 
 
 def test_missing_options(refused: Refused):
