@@ -197,6 +197,19 @@ def test_extras_bring_the_modules_that_are_looked_for():
             assert brought(extra) & (owners.get(module) or known.get(module) or {module}), (extra, module)
 
 
+def test_code_of_others_that_ends_the_process(command: Command, refused: Refused, monkeypatch: pytest.MonkeyPatch):
+    words = ["evaluate", "--data", "digits", "--save-reference", "x.npz", "--extractor"]
+    assert refused(*words, "sys:exit") == "extractor 'sys:exit' cannot be made: SystemExit"
+    from diffkit.cli import size
+
+    monkeypatch.setattr(size, "run", lambda given: sys.exit())
+    found = command("size")
+    assert (found.code, found.err) == (
+        1,
+        "error: a part or module of others called sys.exit(), so the command is not done\n",
+    )
+
+
 def test_a_seed_is_not_negative(refused: Refused, tmp_path: Path):
     for words in (
         ["sample", "RUN"],
