@@ -129,8 +129,8 @@ def _run_command(name: str, words: Sequence[str]) -> None:
         show(as_toml(request, given).removesuffix("\n"))
         return
     check_not_its_own_input(given)
-    check_extras(name, given)
     _check_device(given)
+    check_extras(name, given)
     with said_in_flags(request.options), memory_said(request.options), compiler_said():
         command.run(given)
 
