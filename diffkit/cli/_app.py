@@ -15,15 +15,15 @@ from diffkit.cli import _commands, _importing
 from diffkit.cli._compiler import compiler_said
 from diffkit.cli._extras import check_extras
 from diffkit.cli._memory import memory_said
+from diffkit.cli._paths import check_not_its_own_input
 from diffkit.cli._request import as_toml, look, resolve
 from diffkit.cli._spelling import said_in_flags
 from diffkit.cli._takes import Given
 from diffkit.output import log, printable, results, safe_output, show
 
-DONE, REFUSED, INTERRUPTED, BROKEN_PIPE = 0, 2, 130, 141
-"""Exit codes: done; what was asked cannot be done; stopped by Ctrl-C; the reader of the results went away.
-
-Python's own 1 is an error in any of the code.
+DONE, FAILED, REFUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+"""Exit codes: done; an error in any of the code, which is Python's own code; what was asked cannot be done; stopped by
+Ctrl-C; the reader of the results went away.
 """
 
 _HELP = ("-h", "--help")
@@ -59,6 +59,11 @@ def _run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         log("interrupted")
         return INTERRUPTED
+    except SystemExit as end:  # commands and signals end so with another code than 0
+        if end.code:
+            raise
+        log("error: a part or module of others called sys.exit(), so the command is not done")
+        return FAILED
     except OSError as error:  # a full disk, a name that is too long, a folder that vanished
         if debug:
             log(traceback.format_exc())
@@ -123,8 +128,9 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     if print_only:
         show(as_toml(request, given).removesuffix("\n"))
         return
-    check_extras(name, given)
+    check_not_its_own_input(given)
     _check_device(given)
+    check_extras(name, given)
     with said_in_flags(request.options), memory_said(request.options), compiler_said():
         command.run(given)
 
@@ -156,4 +162,4 @@ def _overview() -> App:
     return app
 
 
-__all__ = ["BROKEN_PIPE", "DONE", "INTERRUPTED", "REFUSED", "run"]
+__all__ = ["BROKEN_PIPE", "DONE", "FAILED", "INTERRUPTED", "REFUSED", "run"]

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 
 from diffkit._errors import OptionError
+from diffkit.cli._options import spelled
+from diffkit.cli._takes import Given
 
 
 def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, overwrite: bool) -> None:
@@ -33,6 +35,36 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, 
         raise OptionError(f"{flag} {path} is in a folder that cannot be written to")
     if path.exists() and not overwrite:
         raise OptionError(f"{flag} {path} is there already; name another file, or pass --overwrite")
+
+
+_WRITTEN = ("out", "to", "plot", "save_reference", "published")
+_READ = ("run", "samples", "pictures", "source", "first", "second", "file")
+_READ_BY_FLAG = ("reference", "weights", "low_res", "mask")
+
+
+def check_not_its_own_input(given: Given) -> None:
+    """Raise `OptionError` if a command would write over what it reads, which --overwrite does not mean."""
+    read = {name.upper(): given.values.get(name) for name in _READ}
+    read |= {spelled((name,)): given.values.get(name) for name in _READ_BY_FLAG}
+    read |= {f"--{kind}": _read_as_data(given.parts[kind][0]) for kind in ("data", "val") if kind in given.parts}
+    for name in _WRITTEN:
+        out = given.values.get(name)
+        for word, path in read.items():
+            if isinstance(out, Path) and isinstance(path, Path) and _same(out, path):
+                raise OptionError(f"{spelled((name,))} {out} is what {word} reads; write somewhere else")
+
+
+def _read_as_data(source: str) -> Path | None:
+    from diffkit.data import NAMED
+
+    return None if source in NAMED else Path(source)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False  # one of them is not there
 
 
 def check_folder(flag: str, path: Path) -> None:

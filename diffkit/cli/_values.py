@@ -16,6 +16,7 @@ from typing import Any, Literal, Union
 
 from diffkit._errors import OptionError
 
+_TOML = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
@@ -131,8 +132,13 @@ def toml(value: Any) -> str:
         return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    return '"' + "".join(map(_toml_character, str(value))) + '"'
+
+
+def _toml_character(one: str) -> str:
+    if one in _TOML:
+        return _TOML[one]
+    return one if one.isprintable() else f"\\u{ord(one):04x}" if ord(one) < 0x10000 else f"\\U{ord(one):08x}"
 
 
 def _candidates(kind: Any) -> tuple[Any, ...]:

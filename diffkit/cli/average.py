@@ -56,5 +56,5 @@ def run(given: Given) -> None:
     from diffkit.training.averages import averaged
 
     with said_in_flags(options_of(TrainConfig)):  # what is missing is an option of the training
-        system = averaged(options.run, rate=options.rate, width=options.width, step=options.step)
+        system = averaged(options.run, rate=options.rate, width=options.width, step=options.step, progress=True)
     system.save(options.out)

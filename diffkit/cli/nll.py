@@ -174,29 +174,38 @@ def _say_what_it_takes(saved: Saved, data: Data, index: NDArray[np.int64], optio
 
     The time of what a stopped command has left is not known: then ``processes`` is 0.
     """
-    from diffkit.evaluation.scoring import score_data
     from diffkit.likelihood.strata import Strata
 
     levels = saved.system.table_for(options.steps).num_steps
     each = len(Strata.of(levels, options.levels_per_example).first)
     text = f"scoring {len(index)} examples at {each} of {levels} levels each: {len(index) * each:,} network evaluations"
     if saved.system.device.type == "cpu" and not options.compile and processes:
-        few = min(2, levels)
-        tried = {
-            "index": index[:1],
-            "labels": saved.num_classes is not None,
-            "steps": options.steps,
-            "clip": options.clip,
-        }
-        for _ in range(2):  # the first is slower
-            begun = time.monotonic()
-            score_data(saved.system, data, levels_per_example=few, **tried)
-            seconds = (time.monotonic() - begun) / few
+        seconds = _seconds_of_one(saved, data, index[:1], min(2, levels), options)
         takes = seconds * len(index) * each / processes
         text += f", about {duration(takes)}"
         if takes > LONG and each > FEWER:
             text += f"; --levels-per-example {FEWER} estimates the same bound in about {duration(takes * FEWER / each)}"
     log(text)
+
+
+def _seconds_of_one(saved: Saved, data: Data, index: NDArray[np.int64], levels: int, options: Options) -> float:
+    """Seconds of an evaluation of the network, of so many levels of some examples."""
+    from diffkit.evaluation.scoring import score_data
+
+    seconds = 0.0
+    for _ in range(2):  # the first is slower
+        begun = time.monotonic()
+        score_data(
+            saved.system,
+            data,
+            index=index,
+            labels=saved.num_classes is not None,
+            steps=options.steps,
+            levels_per_example=levels,
+            clip=options.clip,
+        )
+        seconds = (time.monotonic() - begun) / (levels * len(index))
+    return seconds
 
 
 def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:

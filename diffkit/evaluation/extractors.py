@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffkit._errors import DataError, OptionError, did_you_mean
+from diffkit._errors import DataError, DiffkitError, OptionError, did_you_mean, failure
 from diffkit._installed import EXTRACTOR_GROUP, is_allowed
 from diffkit.evaluation._inception import Inception
 from diffkit.evaluation.features import Extractor, Features
@@ -160,6 +160,8 @@ def _find(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise OptionError(f"extractor {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever somebody's module raises
+        raise OptionError(f"extractor {name!r} cannot be imported: {failure(error)}") from error
 
 
 def _offered() -> list[EntryPoint]:
@@ -170,15 +172,18 @@ def _offered() -> list[EntryPoint]:
 def _loaded(entry: EntryPoint) -> Any:
     try:
         return entry.load()
-    except Exception as error:  # a package of others may fail in any way
-        raise OptionError(
-            f"extractor {entry.name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:  # a package of others may fail in any way
+        raise OptionError(f"extractor {entry.name!r} ({entry.value}) cannot be loaded: {failure(error)}") from error
 
 
 def _made(name: str, found: Any, device: str | torch.device) -> Extractor:
     if isinstance(found, type) or (callable(found) and not isinstance(found, nn.Module | Extractor)):
-        found = found()
+        try:
+            found = found()
+        except DiffkitError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise OptionError(f"extractor {name!r} cannot be made: {failure(error)}") from error
     if isinstance(found, nn.Module):
         return ModuleExtractor(found, name=name, device=device)
     if not isinstance(found, Extractor):

@@ -104,7 +104,7 @@ def write(
         data=found.config.get("data", {}),
     )
     path = folder / "report.html" if out is None else Path(out)
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode(errors="backslashreplace"))  # names of folders may hold any bytes
     return path
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffkit._errors import OptionError
 from diffkit.files import bare, load_weights
 from diffkit.folders import CHECKPOINTS, step_of
+from diffkit.progress import progress as show_progress
 from diffkit.saving import load
 from diffkit.system import System
 from diffkit.training import checkpoint
@@ -31,6 +32,7 @@ def averaged(
     step: int | None = None,
     backbone: nn.Module | None = None,
     device: str | torch.device | None = None,
+    progress: bool = False,
 ) -> System:
     """Return a run's system with a mean of its weights, ready to sample.
 
@@ -41,6 +43,7 @@ def averaged(
             checkpoints it keeps (``keep_every``) the nearer the result is.
         step: The mean as it was after this many updates, those of a checkpoint; the newest by default.
         backbone, device: As in `diffkit.load`.
+        progress: Show how many of the means are read.
     Raises:
         OptionError: Neither or both are given; or the run does not hold the mean, and the text says what it holds.
         CheckpointError: Files are damaged.
@@ -57,7 +60,7 @@ def averaged(
     system = load(folder, backbone=backbone, device=device)
     assert system.backbone is not None
     names = {name for name, _ in bare(system.backbone).named_parameters(remove_duplicate=False)}
-    weights = _by_rate(paths, rate, step) if rate is not None else _by_width(paths, width or 0.0, step, names)
+    weights = _by_rate(paths, rate, step) if rate is not None else _by_width(paths, width or 0.0, step, names, progress)
     load_weights(system.backbone, weights)
     return system
 
@@ -70,7 +73,7 @@ def _by_rate(paths: Mapping[int, Path], rate: float, step: int) -> Mapping[str, 
     return files[label]
 
 
-def _by_width(paths: Mapping[int, Path], width: float, step: int, names: Set[str]) -> dict[str, Tensor]:
+def _by_width(paths: Mapping[int, Path], width: float, step: int, names: Set[str], progress: bool) -> dict[str, Tensor]:
     """The nearest mixture of all power-function means in the checkpoints, summed in float64; buffers as they are."""
     stored = [(Profile(own, at), path) for at, path in sorted(paths.items()) for own in _widths(path) if at <= step]
     if not stored:
@@ -85,11 +88,13 @@ def _by_width(paths: Mapping[int, Path], width: float, step: int, names: Set[str
             f"{width}; keep more of them (keep_every), or take a width nearer to {_listed(widths)}"
         )
     total: dict[str, Tensor] = {}
-    for factor, (profile, path) in zip(factors.tolist(), stored, strict=True):
-        label = power_label(profile.width)
-        held = checkpoint.read(path, {label}).files[label]
-        for name in names & held.keys():
-            total[name] = factor * held[name].double() + total.get(name, 0.0)
+    with show_progress(len(stored), "reading means", progress) as advance:
+        for factor, (profile, path) in zip(factors.tolist(), stored, strict=True):
+            label = power_label(profile.width)
+            held = checkpoint.read(path, {label}).files[label]
+            for name in names & held.keys():
+                total[name] = factor * held[name].double() + total.get(name, 0.0)
+            advance(1)
     last = checkpoint.read(stored[-1][1], {"model"}).files["model"]
     return {name: total[name].to(value.dtype) if name in total else value for name, value in last.items()}
 

@@ -94,7 +94,7 @@ def test_pipes_and_devices_are_neither_read_nor_replaced(refused: Refused, tmp_p
     for words in (["explain", "--config"], ["explain", "--spec"], ["explain", "--plot"], ["train", "--out"]):
         flag = words[-1]
         assert refused(*words, pipe) == f"{flag} must be a file or folder, got '{pipe}', which is a pipe or device"
-    assert refused("export", "RUN", os.devnull).startswith("TO must be a file or folder, got '/dev/null'")
+    assert refused("export", "RUN", "--to", os.devnull).startswith("--to must be a file or folder, got '/dev/null'")
 
 
 def test_missing_options(refused: Refused):
@@ -195,6 +195,19 @@ def test_extras_bring_the_modules_that_are_looked_for():
     for extra, modules in MODULES.items():
         for module in modules:
             assert brought(extra) & (owners.get(module) or known.get(module) or {module}), (extra, module)
+
+
+def test_code_of_others_that_ends_the_process(command: Command, refused: Refused, monkeypatch: pytest.MonkeyPatch):
+    words = ["evaluate", "--data", "digits", "--save-reference", "x.npz", "--extractor"]
+    assert refused(*words, "sys:exit") == "extractor 'sys:exit' cannot be made: SystemExit"
+    from diffkit.cli import size
+
+    monkeypatch.setattr(size, "run", lambda given: sys.exit())
+    found = command("size")
+    assert (found.code, found.err) == (
+        1,
+        "error: a part or module of others called sys.exit(), so the command is not done\n",
+    )
 
 
 def test_a_seed_is_not_negative(refused: Refused, tmp_path: Path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +82,21 @@ def test_names_outside_the_encoding_are_spelled_out(
         text = Path(stream.name).read_text(encoding)
         assert text.startswith(begins) and "\x1b" not in text
         assert ("雪" in text) == encoding.startswith("utf") and r"\x1b[31m\udcff" in text
+
+
+def test_a_folder_with_any_name_is_reported(command: Command, saved: Path, tmp_path: Path):
+    pytest.importorskip("jinja2")
+    folder = tmp_path / os.fsdecode(b"\xff\x1b")
+    shutil.copytree(saved, folder)
+    found = command("report", folder, "-n", "1", "--steps", "2")
+    assert found.code == 0, found.err
+    assert r"\udcff" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_configuration_holds_any_text(command: Command):
+    text = 'a"b\\c\x1b\n\u202e雪\U000e0001'
+    found = command("explain", "--spec", text, "--print-config")
+    assert tomllib.loads(found.out)["spec"] == text and "\x1b" not in found.out
 
 
 def test_nothing_is_left_in_buffers_that_would_fail_when_python_ends():

@@ -16,7 +16,10 @@ from diffkit.cli._paths import overview
 FILES = {
     "data check": [("PICTURES",), {"--out": "found.json"}],
     "data import": [("--data", "digits"), {"--to": "digits.npz"}],
-    "evaluate": [("PICTURES", "--data", "digits"), {"--save-reference": "digits.npz", "--out": "found.json"}],
+    "evaluate": [
+        ("PICTURES", "--data", "digits", "--extractor", "digits"),
+        {"--save-reference": "digits.npz", "--out": "found.json"},
+    ],
     "explain": [(), {"--plot": "plot.png"}],
     "export": [("SYSTEM",), {"--to": "weights.pt"}],
     "nll": [("SYSTEM", "--data", "digits"), {"--out": "found.npz", "--plot": "terms.png"}],
@@ -116,3 +119,19 @@ def test_the_overview_of_this_folder_is_beside_it(tmp_path: Path, monkeypatch: p
     assert overview(Path()) == tmp_path / "here_grid.png" and overview(Path("a/b")) == Path("a/b_grid.png")
     with pytest.raises(diffkit.DiffkitError, match=r"^--out / has no folder around it, where the overview goes"):
         overview(Path("/"))
+
+
+def test_nothing_is_written_over_what_is_read(refused: Refused, saved: Path, tmp_path: Path):
+    data = tmp_path / "images.npz"
+    np.savez(data, np.zeros((3, 8, 6, 1), np.uint8))
+    before = data.read_bytes()
+    for words, text in (
+        (["nll", saved, "--data", data, "--out", data], f"--out {data} is what --data reads"),
+        (
+            ["evaluate", data, "--data", "digits", "--save-reference", data],
+            f"--save-reference {data} is what SAMPLES reads",
+        ),
+        (["invert", saved, data, "--out", saved], f"--out {saved} is what RUN reads"),
+    ):
+        assert refused(*words, "--overwrite") == f"{text}; write somewhere else"
+    assert data.read_bytes() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,9 @@ SMALLER_PYTHON = {
     "bits_per_dim(x,": "bits_per_dim(x, steps=3,",
 }
 SMALLER_COMMANDS = {
+    "--steps 1000 --batch-size 64": "--steps 1 --batch-size 2",
+    "-n 20 --steps 50": "-n 1 --steps 2",
+    "--num 100 --levels-per-example 10": "--num 2 --levels-per-example 2",
     "--steps 200000 --batch-size 32": "--steps 1 --batch-size 2 --backbone.channels 32",
     "--data.size 64": "--data.size 16",
     "-n 16 --steps 50": "-n 1 --steps 2",
@@ -76,6 +80,13 @@ def test_commands_run(command: Command, tmp_path: Path, monkeypatch: pytest.Monk
         assert found.code == 0, f"{line}\n{found.err}"
     assert used == set(SMALLER_COMMANDS), "a number in the README changed, so this test would run it at full size"
     assert (tmp_path / "explain.png").exists() and (tmp_path / "samples_grid.png").exists()
+
+
+def test_every_extra_is_in_the_table():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = README.partition("| extra | for |")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(project["optional-dependencies"]) - {"bench", "dev", "docs"}  # which users have no need of
 
 
 def test_every_part_of_the_table_is_there():
