@@ -92,11 +92,6 @@ TRAIN = (
     *("train", "--data", "points", "--data.examples", "50", "--out", "run", "--steps", "6", "--batch-size", "4"),
     *("--save-every", "2", "--log-every", "1", "--keep", "2", "--ema", "0.9,0.99", *TINY),
 )
-CLASSIFIER = (
-    *("train-classifier", "--data", "pictures", "--data.labels", "prefix", "--out", "run", "--steps", "4"),
-    *("--batch-size", "2", "--save-every", "2", "--channels", "4", "--num-res-blocks", "1", "--channel-mult", "1"),
-    *("--groups", "4", "--attention", "", "--num-steps", "20"),
-)
 EVALUATE = ("evaluate", "samples", "--extractor", "look:StandInExtractor", "--neighbours", "2", "--metrics", "fid,kid")
 
 

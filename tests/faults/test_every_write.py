@@ -59,7 +59,7 @@ def test_a_disk_that_is_really_full(name, tmp_path):
     command.prepare(tmp_path)
     words = " ".join(f"'{word}'" for word in (sys.executable, "-m", "diffkit", *command.words))
     script = f"""
-        mount -t tmpfs -o size=1m none /mnt && cp -r {tmp_path}/. /mnt && cd /mnt || exit 99
+        mount -t tmpfs -o size=16m none /mnt && cp -r {tmp_path}/. /mnt && cd /mnt || exit 99
         dd if=/dev/zero of=filler bs=4096 2>/dev/null
         {words} > said 2>&1; first=$?; cat said >&2; rm filler said
         {words} > said 2>&1; echo $first $?; cat said >&2; rm said

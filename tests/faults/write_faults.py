@@ -221,8 +221,6 @@ class Trial:
             return
         elif ended.code != 2 or "error: " not in ended.said:
             yield f"exit {ended.code}, without an error: {ended.said[-300:]}"
-        elif "error: " in ended.said and "Errno" in ended.said:
-            yield f"an error in Python's words: {ended.said[-200:]}"
 
 
 def differences(whole: dict[str, str], found: dict[str, str]) -> dict[str, str]:
