@@ -9,6 +9,7 @@ import numpy as np
 
 from diffkit._errors import MissingExtraError, OptionError
 from diffkit.explain import FAINT, Explanation
+from diffkit.publishing import reason, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +33,9 @@ def draw(e: Explanation, path: Path) -> Path:
     _variance(variance, e)
     _grid(grid, e)
     try:
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path)
     except (OSError, ValueError) as error:
-        raise OptionError(f"cannot write {path}: {error}") from error
+        raise OptionError(f"cannot write {path}: {reason(error)}") from error
     return path
 
 

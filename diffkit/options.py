@@ -50,12 +50,16 @@ def check_number(name: str, value: Any, **bounds: float) -> float:
     """Return ``value`` as a float, or raise `OptionError`; bounds are ge, gt, le, lt."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        found = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        found = math.inf
+    if not math.isfinite(found):
         raise OptionError(f"{name} must be finite, got {value!r}")
-    if abs(value) > _LARGEST:
+    if abs(found) > _LARGEST:
         raise OptionError(f"{name} must be at most {_LARGEST:.4g} in size, the largest float32, got {value!r}")
     _in_bounds(name, value, bounds)
-    return float(value)
+    return found
 
 
 def check_integer(name: str, value: object, **bounds: float) -> int:
@@ -156,7 +160,12 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
 
 
 def _float_if_number(value: Any) -> Any:
-    return float(value) if not isinstance(value, bool) and isinstance(value, Real) else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits, which the check refuses
+        return value
 
 
 def _plain_if_number(value: Any) -> Any:

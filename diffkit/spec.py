@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
-from diffkit.files import bare, digest, storable, write_atomically
+from diffkit.files import bare, digest, storable, write_atomically, write_through
 from diffkit.folders import SPEC, WEIGHTS, is_run
+from diffkit.publishing import new_folder, reason
 from diffkit.registry import KINDS, option_names, registry
 
 if TYPE_CHECKING:
@@ -90,11 +91,16 @@ def write(
         record["before"] = digest((folder / WEIGHTS).read_bytes())
     files = [(WEIGHTS, content), (SPEC, (json.dumps({**spec, "weights": record}, indent=2) + "\n").encode())]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, whole in reversed(files) if renews else files:
-            write_atomically(folder / name, whole)
+        if renews:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, whole in reversed(files):
+                write_atomically(folder / name, whole)
+        else:
+            with new_folder(folder) as work:
+                for name, whole in files:
+                    write_through(work / name, whole)
     except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
+        raise CheckpointError(f"cannot write {folder}: {reason(error)}; {len(content)} bytes are needed") from error
     return folder
 
 

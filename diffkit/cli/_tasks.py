@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,10 @@ from attrs import frozen
 
 from diffkit._errors import DataError, OptionError
 from diffkit.cli._paths import check_new_folder, check_overview, overview
-from diffkit.files import write_atomically
+from diffkit.files import write_atomically, write_through
 from diffkit.output import log
 from diffkit.pictures import check_finite, grid, need_pillow, pixels, png
+from diffkit.publishing import new_folder, together, unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ class Pictures:
 def check_out(out: Path, overwrite: bool) -> None:
     """Refuse a folder for results that cannot be written, or holds something already."""
     need_pillow("writing PNG files")
+    overwrite = overwrite or unfinished([out, overview(out)])
     check_new_folder("--out", out, overwrite=overwrite)
     check_overview(out, overwrite=overwrite)
 
@@ -165,7 +167,11 @@ def conditions_for(saved: Saved, words: tuple[str, ...], count: int, *, each: in
 
 
 def write(
-    out: Path, rows: Sequence[tuple[str, Tensor]], shown: Sequence[Tensor], words: str = "a row for each picture"
+    out: Path,
+    rows: Sequence[tuple[str, Tensor]],
+    shown: Sequence[Tensor],
+    words: str = "a row for each picture",
+    more: Mapping[str, bytes] | None = None,
 ) -> list[str]:
     """Write results as PNG files, and beside the folder all of it in one, and say so, a line each.
 
@@ -174,17 +180,24 @@ def write(
         rows: For every picture its name and its results, (n, C, H, W).
         shown: What to show of every picture in the overview, (k, C, H, W), a row for each.
         words: What the overview shows.
+        more: Further files of the folder, name -> content.
     """
     import torch
 
     check_finite(torch.cat([results for _, results in rows]))
-    out.mkdir(parents=True, exist_ok=True)
-    count = 0
+    tiles = [tile for row in shown for tile in pixels(row, 256)]
+    pictures = dict(_pictures(rows))
+    with together([out, overview(out)]):
+        with new_folder(out) as folder:
+            for name, content in (pictures | dict(more or {})).items():
+                write_through(folder / name, content)
+        write_atomically(overview(out), png(grid(tiles, columns=len(shown[0]))))
+    return [f"{out}/: {len(pictures)} PNG files", f"{overview(out)}: {words}"]
+
+
+def _pictures(rows: Sequence[tuple[str, Tensor]]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each PNG file."""
     for name, results in rows:
         for i, image in enumerate(pixels(results, 256)):
             suffix = f"_{i:02d}" if len(results) > 1 else ""
-            write_atomically(out / f"{name}{suffix}.png", png(image))
-            count += 1
-    tiles = [tile for row in shown for tile in pixels(row, 256)]
-    write_atomically(overview(out), png(grid(tiles, columns=len(shown[0]))))
-    return [f"{out}/: {count} PNG files", f"{overview(out)}: {words}"]
+            yield f"{name}{suffix}.png", png(image)

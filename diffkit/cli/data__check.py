@@ -49,6 +49,7 @@ def takes() -> Takes:
 def run(given: Given) -> None:
     """Print what was found; leave with exit code 1 if something cannot be used."""
     from diffkit.data.inspection import check_images
+    from diffkit.files import write_atomically
 
     options = given.make(Options)
     check_file("--out", options.out, (".json",), overwrite=options.overwrite)
@@ -61,7 +62,7 @@ def run(given: Given) -> None:
     report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)
     show(report)
     if options.out is not None:
-        options.out.write_text(json.dumps(report.as_dict(), indent=1))
+        write_atomically(options.out, json.dumps(report.as_dict(), indent=1).encode())
         note(f"wrote {options.out}")
     if not report.good:
         raise SystemExit(1)

@@ -104,6 +104,7 @@ def run(given: Given) -> None:
     _check(options, given, out, system)
     from diffkit.cli._device import device
     from diffkit.evaluation import extractor_for
+    from diffkit.publishing import together
 
     where = device(options.device)
     _search_here(options.extractor)
@@ -115,12 +116,13 @@ def run(given: Given) -> None:
     data = None if stored is not None else opened(given)
     samples = None if options.samples is None else _samples(options, given, system, network, stored, data)
     reference = stored or _built(options, data, network, where)
-    if options.save_reference is not None:
-        reference.save(options.save_reference)
-    if samples is None:
-        note(f"statistics of {reference.meta['data']['count']} examples by {network.name}")
-    else:
-        _measure(samples, reference, network, options, out, where)
+    with together(_outputs(options, out)):
+        if options.save_reference is not None:
+            reference.save(options.save_reference)
+        if samples is None:
+            note(f"statistics of {reference.meta['data']['count']} examples by {network.name}")
+        else:
+            _measure(samples, reference, network, options, out, where)
 
 
 def _samples(
@@ -174,6 +176,20 @@ def _search_here(extractor: str) -> None:
     here = str(Path.cwd())
     if ":" in extractor and here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
+
+
+def _outputs(options: Options, out: Path | None) -> list[Path]:
+    return [path for path in (options.save_reference, out) if path is not None]
+
+
+def _was_stopped(options: Options, out: Path | None) -> bool:
+    """Whether this command was stopped before, while it wrote; what it wrote may be written anew."""
+    outputs = _outputs(options, out)
+    if not any(path.exists() for path in outputs):
+        return False
+    from diffkit.publishing import unfinished  # which needs torch
+
+    return unfinished(outputs)
 
 
 def _measure(
@@ -249,8 +265,9 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         raise OptionError("--save-reference writes the statistics of --data, not of --reference")
     if options.samples is None and options.save_reference is None:
         raise OptionError("name the samples to measure, or --save-reference FILE to make a reference only")
-    check_file("--save-reference", options.save_reference, (".npz",), overwrite=options.overwrite)
-    check_file("--out", out, (".json",), overwrite=options.overwrite or options.out is None)
+    overwrite = options.overwrite or _was_stopped(options, out)
+    check_file("--save-reference", options.save_reference, (".npz",), overwrite=overwrite)
+    check_file("--out", out, (".json",), overwrite=overwrite or options.out is None)
     if options.samples is not None and not options.samples.exists():
         raise OptionError(f"{options.samples} is not there; name a folder of images, a .npz file or a saved system")
     if options.size is not None and len(options.size) not in (1, 2):

@@ -6,6 +6,7 @@ the picture, and what came back. latents.npz holds the noise: latents float32 (N
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from attrs import field, frozen
@@ -64,9 +65,10 @@ def run(given: Given) -> None:
     found = invert(saved.system, pictures.images, steps=options.steps, **how, **conditions)
     back, errors = found.reconstruction.cpu(), found.error.cpu()
     shown = [torch.stack(pair) for pair in zip(pictures.images, back, strict=True)]
-    lines = _tasks.write(options.out, list(zip(pictures.names, back[:, None], strict=True)), shown)
-    latents = options.out / "latents.npz"
-    np.savez(latents, latents=found.latent.cpu().numpy(), errors=errors.numpy(), names=np.array(pictures.names))
+    latents, content = options.out / "latents.npz", io.BytesIO()
+    np.savez(content, latents=found.latent.cpu().numpy(), errors=errors.numpy(), names=np.array(pictures.names))
+    rows = list(zip(pictures.names, back[:, None], strict=True))
+    lines = _tasks.write(options.out, rows, shown, more={latents.name: content.getvalue()})
     for name, error in zip(pictures.names, errors.tolist(), strict=True):
         show(f"{name}: {error:.2e}")
     for line in (str(found), *lines, f"{latents}: latents {tuple(found.latent.shape)}, errors, names"):

@@ -52,9 +52,12 @@ def run(given: Given) -> None:
     folder = Path(distribution) if options.to is None else options.to
     if folder.exists():
         raise OptionError(f"{folder} is there already; name another folder with --to, nothing was written")
-    for path, text in files(kind, distribution, part).items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+    from diffkit.publishing import new_folder  # which needs torch
+
+    with new_folder(folder) as work:
+        for path, text in files(kind, distribution, part).items():
+            (work / path).parent.mkdir(parents=True, exist_ok=True)
+            (work / path).write_text(text, encoding="utf-8")
     package = distribution.replace("-", "_")
     note(f"{folder}: {kind} {part!r}; put your formula into {folder / 'src' / package / '__init__.py'}, then")
     note(f'  pip install -e "{folder}[test]"')

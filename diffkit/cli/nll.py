@@ -112,8 +112,7 @@ def run(given: Given) -> None:
     options = given.make(Options)
     _check(options, given)
     read_spec(options.run / SPEC)  # a run that is not there is found before images are read
-    if options.out is None:
-        options = attrs.evolve(options, out=beside(options.run, "ode.npz" if options.ode else "nll.npz"))
+    options = attrs.evolve(options, out=_out(options))
     data = opened(given)
     index = chosen(len(data), options.num, options.seed)
     with ranks() as among:
@@ -138,10 +137,11 @@ def run(given: Given) -> None:
 
 def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
     from diffkit.evaluation.scoring import score_data
+    from diffkit.publishing import together
 
     begun = options.out is not None and _parts(options.out).exists()
     among.first(lambda: _say_what_it_takes(saved, data, index, options, 0 if begun else among.size))
-    with _keeping(options.out, among) as keep:
+    with together(_outputs(options) if among.rank == 0 else []), _keeping(options.out, among) as keep:
         scores = score_data(
             saved.system,
             data,
@@ -209,12 +209,11 @@ def _seconds_of_one(saved: Saved, data: Data, index: NDArray[np.int64], levels: 
 
 
 def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
-    import numpy as np
-
     from diffkit.evaluation.scoring import ode_data
+    from diffkit.publishing import save_npz, together
 
     exact = options.probes == 0
-    with _keeping(options.out, among) as keep:
+    with together(_outputs(options) if among.rank == 0 else []), _keeping(options.out, among) as keep:
         found = ode_data(
             saved.system,
             data,
@@ -238,7 +237,7 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
         _warn_of_what_is_not_finite(found.bits.cpu().numpy())
         if options.out is not None:
             arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
-            np.savez(options.out, **arrays, index=index, meaning=found.meaning)
+            save_npz(options.out, **arrays, index=index, meaning=found.meaning)
 
 
 def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
@@ -291,14 +290,15 @@ def _check(options: Options, given: Given) -> None:
     check_integer("--batch-size", options.batch_size, ge=1)
     if options.levels_per_example is not None:
         check_integer("--levels-per-example", options.levels_per_example, ge=1)
-    check_file("--out", options.out, (".npz",), overwrite=options.overwrite)
-    check_file("--plot", options.plot, overwrite=options.overwrite)
+    overwrite = options.overwrite or _was_stopped(options)
+    check_file("--out", options.out, (".npz",), overwrite=overwrite)
+    check_file("--plot", options.plot, overwrite=overwrite)
     if options.plot is not None:
         from diffkit.likelihood import _plot
 
         _plot.check(options.plot)
     if options.published is not None:
-        check_new_folder("--published", options.published, overwrite=options.overwrite)
+        check_new_folder("--published", options.published, overwrite=overwrite)
     bound_only = ("steps", "levels_per_example", "rows_per_call", "published", "plot")
     clashes = [f"--{name.replace('_', '-')}" for name in bound_only if name in given.values]
     if options.ode and clashes:
@@ -309,6 +309,24 @@ def _check(options: Options, given: Given) -> None:
     flow_only = [f"--{name}" for name in ("probes", "dequantize", "tolerance") if name in given.values]
     if not options.ode and flow_only:
         raise OptionError(f"{', '.join(flow_only)} is for the flow; add --ode, or leave it out")
+
+
+def _out(options: Options) -> Path | None:
+    return beside(options.run, "ode.npz" if options.ode else "nll.npz") if options.out is None else options.out
+
+
+def _outputs(options: Options) -> list[Path]:
+    return [path for path in (_out(options), options.published, options.plot) if path is not None]
+
+
+def _was_stopped(options: Options) -> bool:
+    """Whether this command was stopped before, once it had begun; what it wrote may be written anew."""
+    outputs = _outputs(options)
+    if not any(path.exists() for path in outputs):
+        return False
+    from diffkit.publishing import unfinished  # which needs torch
+
+    return unfinished(outputs)
 
 
 def _load(options: Options) -> Saved:

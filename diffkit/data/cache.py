@@ -156,7 +156,9 @@ def _build(path: Path, key: str, pictures: Pictures, processes: int, skip: bool,
         pass
     except OSError as error:
         need = int(np.prod(shape)) * form.dtype.itemsize
-        raise DataError(f"cache {str(path)!r} cannot be written: {error}; it takes {need} bytes") from error
+        raise DataError(
+            f"cache {str(path)!r} cannot be written: {error.strerror or error}; it takes {need} bytes"
+        ) from error
     return bad
 
 

@@ -20,6 +20,7 @@ from diffkit.data.pictures import PictureData
 from diffkit.files import replacing
 from diffkit.pictures import need_pillow
 from diffkit.progress import progress as show_progress
+from diffkit.publishing import new_folder
 from diffkit.temporaries import replacement
 
 _FEWEST_DIGITS = 5
@@ -60,15 +61,11 @@ class Exporter:
         _check_drawable(self.data)
         names = file_prefixes(self.data.classes)
         digits = max(_FEWEST_DIGITS, len(str(len(self.data) - 1)))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacement(out, folder=True) as work:
+        with new_folder(out) as work:
             for i, image, label in self._examples():
                 before = names[label] if names and label is not None else prefix
                 name = f"{i:0{digits}d}.png" if before is None else f"{before}_{i:0{digits}d}.png"
                 Image.fromarray(drawn(image, self.data.bins)).save(work / name)
-            if out.exists():
-                out.rmdir()
-            work.rename(out)
         return sorted(names)
 
     def to_npz(self, out: Path) -> None:
@@ -180,13 +177,13 @@ def _dtype(data: Data) -> np.dtype[Any]:
 
 
 def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
-    with archive.open(f"{name}.npy", "w") as file:
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:  # without a date: the same bytes at any time
         np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def _add_file(archive: zipfile.ZipFile, name: str, content: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Add a file of bare pixels as an array, without holding it in memory."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file, content.open("rb") as pixels:
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file, content.open("rb") as pixels:
         np.lib.format.write_array_header_1_0(file, header)
         shutil.copyfileobj(pixels, file)

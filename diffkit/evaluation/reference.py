@@ -23,8 +23,8 @@ from diffkit._errors import DataError
 from diffkit.data.base import Data
 from diffkit.evaluation.features import Extracted, Extractor, extract
 from diffkit.evaluation.metrics import Statistics
-from diffkit.files import replacing
 from diffkit.options import check_integer
+from diffkit.publishing import save_npz
 
 FORMAT = 1
 KEEP = 10_000
@@ -96,8 +96,7 @@ class Reference:
             arrays |= {"mu_s": self.spatial.mean.numpy(), "sigma_s": self.spatial.covariance.numpy()}
         if self.features is not None:
             arrays["features"] = self.features.numpy()
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays, meta=np.array(json.dumps(self.meta)))
+        save_npz(path, **arrays, meta=np.array(json.dumps(self.meta)))
         return path
 
     def check_extractor(self, extractor: Extractor) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffkit._errors import MissingExtraError, OptionError
 from diffkit.likelihood.scores import FAINT, NORMAL_95
+from diffkit.publishing import reason, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +28,9 @@ def draw(scores: Scores, path: Path) -> Path:
     _terms(terms, scores)
     _share(share, scores)
     try:
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path)
     except (OSError, ValueError) as error:
-        raise OptionError(f"cannot write the plot {str(path)!r}: {error}") from error
+        raise OptionError(f"cannot write the plot {str(path)!r}: {reason(error)}") from error
     return path
 
 

@@ -28,6 +28,7 @@ from diffkit.noise import seeds_of
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition
+from diffkit.publishing import save_npz
 from diffkit.spacing import Spacing
 from diffkit.steering import Model
 from diffkit.system import Steered, System
@@ -113,8 +114,10 @@ class Scores:
         names = ("total", "total_error", "prior", "index", "levels", "visits", *QUANTITIES)
         errors = {f"{name}_error": row for name, row in zip(QUANTITIES, self.errors(), strict=True)}
         arrays = {name: getattr(self, name) for name in names} | errors
-        np.savez(path, **arrays)
-        return Path(path)
+        path = Path(path)
+        path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+        save_npz(path, **arrays)
+        return path
 
     def save_reference(self, folder: str | Path) -> list[Path]:
         """Write the three files of the published script: means over the data, levels DESCENDING (entry 0 is level T).
@@ -126,7 +129,7 @@ class Scores:
         named = {"vb": self.terms, "mse": self.eps_mse, "xstart_mse": self.x_start_mse}
         paths = [folder / f"{name}_terms.npz" for name in named]
         for path, column in zip(paths, named.values(), strict=True):
-            np.savez(path, column[::-1])
+            save_npz(path, arr_0=column[::-1])
         return paths
 
     def plot(self, path: str | Path) -> Path:

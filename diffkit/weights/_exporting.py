@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffkit._errors import CheckpointError, OptionError
-from diffkit.files import replacing, storable
+from diffkit.files import storable, write_atomically
+from diffkit.publishing import reason
 from diffkit.system import System
 from diffkit.weights._carrying import KEY, as_text, own_spec, with_text
 from diffkit.weights._matching import network_of
@@ -51,13 +53,18 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
     said = own_spec(target) if spec is None else spec
     tensors, text = storable(network.state_dict()), None if said is None else as_text(said)
     try:
-        with replacing(path) as temporary:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import save_file
-
-                save_file(tensors, temporary, None if text is None else {KEY: text})
-            else:
-                torch.save(with_text(tensors, text), temporary)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second where it cannot write
-        raise CheckpointError(f"cannot write {path}: {error}") from error
+        write_atomically(path, _content(path, tensors, text))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path}: {reason(error)}") from error
     return path
+
+
+def _content(path: Path, tensors: dict[str, Tensor], text: str | None) -> bytes:
+    """What the file holds, the same at any time: in a file of its own, torch writes down that file's name."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save
+
+        return save(tensors, None if text is None else {KEY: text})
+    buffer = io.BytesIO()
+    torch.save(with_text(tensors, text), buffer)
+    return buffer.getvalue()

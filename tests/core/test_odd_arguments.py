@@ -108,6 +108,7 @@ def test_seeds_of_other_kinds(system, seed):
             dict(loss=("p2", {"gamma": 1e6, "k": 0.5}), schedule="sigmoid"),
             "loss 'p2' is not finite in float32 at level",
         ),
+        (dict(loss=("huber", {"delta": 10**400})), "delta must be finite, got 1000"),
         (
             dict(loss=("huber", {"delta": 1e300})),
             "delta must be at most 3.403e+38 in size, the largest float32, got 1e",
