@@ -21,7 +21,7 @@ from diffkit.bound import Bound, rows_at_a_time, variational_bound
 from diffkit.calls import Call, Transform, check_guidance
 from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
-from diffkit.conditions import check_names, conditions_for, refuse_idle
+from diffkit.conditions import check_labels, check_names, conditions_for, refuse_idle
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, as_float
 from diffkit.modes import evaluating
@@ -51,6 +51,7 @@ class Settings:
     clip_x_start: bool
     bins: int | Mapping[str, Any] | None
     time_argument: str | None
+    null_conditions: Mapping[str, Any] | None = None
 
 
 class System(nn.Module):
@@ -204,7 +205,8 @@ class System(nn.Module):
         rows = len(x_start) if decoder_rows is None else decoder_rows
         self._check_draws(x_start, level, noise)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
-        conditions = conditions_for(network, conditions, len(x_start), x_start.device, frozenset())
+        null = self.parts.null_conditions
+        conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
         return self.objective.terms(network, x_start, level, noise, rows, conditions)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
@@ -245,7 +247,9 @@ class System(nn.Module):
                 for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
             progress: Show a bar with an ETA on standard error.
             conditions: Keywords for the network; a tensor, array or list of length n gives each sample its own, and so
-                do those inside of a mapping. A list that does not hold numbers, such as texts, stays a list.
+                do those inside of a mapping; one of length 1 is for all, as a number is. A list that does not hold
+                numbers, such as texts, or tensors of several lengths, stays a list. None, and y=-1, mean "none" where
+                the network has null conditions.
         Raises:
             OptionError, CompositionError: An argument is wrong; nothing has been computed then.
         """
@@ -330,8 +334,7 @@ class System(nn.Module):
             OptionError: The network knows nothing of the table's levels.
         """
         parts, network = self.parts_for(sampler, guidance), self._model(model)
-        conditions = self._with_those_of_guidance(parts, conditions)
-        conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
+        conditions = self._conditions(parts, network, conditions, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, table or self.table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with evaluating(self, *networks_of(parts.guidance)):
@@ -403,8 +406,7 @@ class System(nn.Module):
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
         n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
-        network, own = self._model(model), own_conditions(parts.guidance)
-        conditions = self._with_those_of_guidance(parts, conditions)
+        network = self._model(model)
         return Call(
             self,
             n,
@@ -414,7 +416,7 @@ class System(nn.Module):
             network,
             self._clips(clip),
             x_transform,
-            conditions_for(network, conditions, n, self.device, own),
+            self._conditions(parts, network, conditions, n, self.device),
             check_compile(compile, self.device),
         )
 
@@ -433,10 +435,10 @@ class System(nn.Module):
 
         Args:
             model, guidance, clip, x_transform: As in `sample`.
-            conditions: Handed on as they are, so a tensor has an entry for each row that will be asked about.
+            conditions: Handed on as they are, so a tensor or list has an entry for each row that will be asked about.
         """
         parts, network = self.parts_for(None, guidance), self._model(model)
-        conditions = self._with_those_of_guidance(parts, conditions)
+        check_guidance(parts, conditions, self.device)
         check_names(network, conditions, own_conditions(parts.guidance))
         return self._denoiser(parts, network, clip, x_transform, conditions)
 
@@ -534,10 +536,15 @@ class System(nn.Module):
         own = model is None and next(self.parameters(), None) is not None
         return x.to(self.device) if own else x
 
-    def _with_those_of_guidance(self, parts: Composition, conditions: Mapping[str, Any]) -> dict[str, Any]:
-        """Conditions with those that guidance brings along; refuse guidance that misses one, or is elsewhere."""
+    def _conditions(
+        self, parts: Composition, network: Model, conditions: Mapping[str, Any], n: int, device: torch.device
+    ) -> dict[str, Any]:
+        """Conditions of n examples, with those that guidance brings along; every misfit is refused."""
         check_guidance(parts, conditions, self.device)
-        return {**row_conditions(parts.guidance), **conditions}
+        found = conditions_for(network, conditions, n, device, own_conditions(parts.guidance), parts.null_conditions)
+        if network is self.backbone:
+            check_labels(found.get("y"), parts.classes, parts.null_conditions)
+        return found | row_conditions(parts.guidance, found, n)
 
     def _clips(self, clip: bool | None) -> bool:
         return self.settings.clip_x_start if clip is None else clip
@@ -618,7 +625,9 @@ def with_guidance(parts: Composition, guidance: Steered) -> Composition:
     problems = [f"{type(one).__name__}: {problem}" for one in listed for problem in one.problems(parts)]
     if problems:
         raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
-    return attrs.evolve(parts, guidance=tuple(one.fitted(parts) for one in listed))
+    for one in listed:  # each is told which guidance is nearer to the network
+        parts = attrs.evolve(parts, guidance=(*parts.guidance, one.fitted(parts)))
+    return parts
 
 
 def _first_encoding_step(call: Call, denoiser: Denoiser, x: Tensor) -> Tensor:

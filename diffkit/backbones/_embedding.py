@@ -58,9 +58,12 @@ def add_labels(emb: Tensor, table: nn.Embedding | None, y: Tensor | None, batch:
         raise OptionError("y was given, but the network has no classes; leave it out, or build with num_classes")
     if y is None:
         raise OptionError(f"y is missing, but the network has {table.num_embeddings} labels; pass y, (B,) integers")
-    if y.shape != (batch,) or y.is_floating_point():
+    if not isinstance(y, Tensor):
+        raise OptionError(f"y must be a tensor of integers of shape ({batch},), got {y!r}")
+    if y.shape != (batch,) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         found = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
         raise OptionError(f"y must be integers of shape ({batch},), got {found}")
+    y = y.long()  # torch looks up rows by no shorter ones than 32 bits
     if type(y) is Tensor and y.is_cpu and batch and not torch.compiler.is_compiling():
         low, high = (int(label) for label in y.aminmax())
         if low < 0 or high >= table.num_embeddings:

@@ -76,7 +76,11 @@ def test_labels_may_be_written_in_any_way(y):
     assert system(x, y=y)["loss"].shape == (4,)
 
 
-@pytest.mark.parametrize("three", [3, np.int64(3), np.array(3)], ids=repr)
+@pytest.mark.parametrize(
+    "three",
+    [3, np.int64(3), np.array(3), torch.tensor(3), [3], (3,), np.array([3], ">i4"), torch.tensor([3])],
+    ids=repr,
+)
 def test_one_label_is_for_all(three):
     system, x = system_of(), torch.zeros(4, *SHAPE)
     assert torch.equal(draw(system, y=three), draw(system, y=[3] * 4))
@@ -124,9 +128,12 @@ def test_arrays_take_the_place_of_tensors():
         (lambda s: tasks.solve(s, "x", DPS(lambda x: x)), "measurement must be a tensor or a NumPy array"),
         (lambda s: tasks.super_resolve(s, None), "low_res must be a tensor or a NumPy array of numbers, got NoneType"),
         (lambda s: draw(s, y=[0, 1]), "condition 'y' must have one value for each of 4 examples, got 2"),
-        (lambda s: draw(s, text=["a"]), "condition 'text' must have one value for each of 4 examples, got 1"),
+        (lambda s: draw(s, text=["a", "b"]), "condition 'text' must have one value for each of 4 examples, got 2"),
         (lambda s: draw(s, context={"text": torch.zeros(3, 5)}), "condition 'context'['text'] must have one value for"),
-        (lambda s: s(torch.zeros(2, *SHAPE), y=[0]), "condition 'y' must have one value for each of 2 examples, got 1"),
+        (
+            lambda s: s(torch.zeros(2, *SHAPE), y=[0] * 3),
+            "condition 'y' must have one value for each of 2 examples, got 3",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, text):
