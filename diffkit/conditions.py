@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.null_conditions import with_null
-from diffkit.signatures import name_problems
+from diffkit.signatures import missing_problems, name_problems
 
 _NUMBERS = "biuf"
 """NumPy's letters for kinds of array that a tensor can hold."""
@@ -32,6 +32,7 @@ def conditions_for(
     device: torch.device,
     own: frozenset[str],
     null: Mapping[str, Any] | None = None,
+    classes: int | None = None,
 ) -> dict[str, Any]:
     """Return the conditions of n examples on a device.
 
@@ -47,21 +48,22 @@ def conditions_for(
         device: Where tensors are put.
         own: Names of those that only guidance reads.
         null: What means "none" of each condition: it takes the place of None, and of the label -1 in ``y``.
+        classes: How many classes the labels ``y`` count, to look whether they do; None to leave that to the network.
     Raises:
         OptionError: A name is not one, or there is not one entry for each example; every problem is listed.
     """
-    if not conditions:
-        return {}
-    problems = list(name_problems(model, conditions, own))
+    problems = [*name_problems(model, conditions, own), *missing_problems(model, conditions)]
     found = {name: _read(f"condition {name!r}", value, n, problems) for name, value in conditions.items()}
     refuse(problems)
-    found = {name: mapped(lambda tensor: tensor.to(device), value) for name, value in found.items()}
-    return with_null(found, null, n, device) if null else found
+    found = with_null(found, null, n) if null else found
+    if classes:
+        _check_labels(found.get("y"), classes, null)
+    return {name: mapped(lambda tensor: tensor.to(device), value) for name, value in found.items()}
 
 
 def check_names(model: Callable[..., Any], conditions: Mapping[str, Any], own: frozenset[str]) -> None:
-    """Raise `OptionError` if there are conditions that cannot be meant for a network; see `name_problems`."""
-    refuse(list(name_problems(model, conditions, own)))
+    """Raise `OptionError` if there are conditions that cannot be meant for a network, or some that it needs are not."""
+    refuse([*name_problems(model, conditions, own), *missing_problems(model, conditions)])
 
 
 def refuse_idle(model: Callable[..., Any], conditions: Mapping[str, Any], *names: str) -> None:
@@ -77,29 +79,6 @@ def refuse(problems: Sequence[str]) -> None:
         raise OptionError("\n  ".join([f"{len(problems)} problems with this call:", *problems]))
 
 
-def check_labels(y: Any, classes: int | None, null: Mapping[str, Any] | None) -> None:
-    """Raise `OptionError` unless labels are whole numbers that a network knows; reads their values.
-
-    Args:
-        y: Labels as `conditions_for` returns them.
-        classes: How many classes the network knows; None if that is not known, and then nothing is checked.
-        null: What means "none" of each condition.
-    """
-    if not classes or y is None or torch.compiler.is_compiling():
-        return
-    if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
-        raise OptionError(f"y must be class numbers 0..{classes - 1}, one for each example, got {_brief(y)}")
-    known = (y >= 0) & (y < classes)
-    none = (null or {}).get("y")
-    if isinstance(none, int):
-        known = known | (y == none)
-    if bool(known.all()):
-        return
-    wrong = int(y[~known][0])
-    also = f", and {none} for no class" if isinstance(none, int) else ""
-    raise OptionError(f"y has label {wrong}, but the network has {classes} classes; labels are 0..{classes - 1}{also}")
-
-
 def _brief(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
@@ -108,6 +87,24 @@ def _brief(value: Any) -> str:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _check_labels(y: Any, classes: int, null: Mapping[str, Any] | None) -> None:
+    """Raise `OptionError` unless labels are whole numbers that a network knows, as far as looking makes nobody wait."""
+    if y is None or torch.compiler.is_compiling():
+        return
+    if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
+        raise OptionError(f"y must be class numbers 0..{classes - 1}, one for each example, got {_brief(y)}")
+    if type(y) is not Tensor or not y.is_cpu:
+        return
+    known, none = (y >= 0) & (y < classes), (null or {}).get("y")
+    if isinstance(none, int):
+        known = known | (y == none)
+    if known.all():
+        return
+    wrong = int(y[~known][0])
+    also = f", and {none} for no class" if isinstance(none, int) else ""
+    raise OptionError(f"y has label {wrong}, but the network has {classes} classes; labels are 0..{classes - 1}{also}")
 
 
 def _read(name: str, value: Any, n: int, problems: list[str]) -> Any:

@@ -222,36 +222,37 @@ def _is_number(value: Any) -> bool:
 # ---- dropped conditions ----------------------------------------------------------------------------------------------
 
 
-def with_null(conditions: Mapping[str, Any], null: Mapping[str, Any], n: int, device: torch.device) -> dict[str, Any]:
+def with_null(conditions: Mapping[str, Any], null: Mapping[str, Any], n: int) -> dict[str, Any]:
     """Return conditions with the null condition in place of None, and of the label -1 in ``y``.
 
     Args:
         conditions: As `diffkit.conditions` reads them.
         null: What means "none" of each.
         n: How many examples.
-        device: Where tensors are put.
     """
-    return {name: _filled(name, value, null.get(name), n, device) for name, value in conditions.items()}
+    return {name: _filled(name, value, null.get(name), n) for name, value in conditions.items()}
 
 
-def _filled(name: str, value: Any, null: Any, n: int, device: torch.device) -> Any:
+def _filled(name: str, value: Any, null: Any, n: int) -> Any:
     if null is None:
         return value
     if value is None:
-        found = none_of(name, null, None, n)
-        return found.to(device) if isinstance(found, Tensor) else found
+        return none_of(name, null, None, n)
     if isinstance(value, list) and any(entry is None for entry in value):
-        rest = next((entry for entry in value if entry is not None), null)
-        if isinstance(rest, int) and isinstance(null, int):
-            given = [null if entry is None else entry for entry in value]
-            return _filled(name, torch.tensor(given, device=device), null, n, device)
-        none = none_of(name, null, value, n)
-        return [one if entry is None else entry for one, entry in zip(none, value, strict=True)]
+        return _filled_list(name, value, null, n)
     if isinstance(value, Mapping) and isinstance(null, Mapping):
-        return {key: _filled(f"{name}[{key!r}]", entry, null.get(key), n, device) for key, entry in value.items()}
+        return {key: _filled(f"{name}[{key!r}]", entry, null.get(key), n) for key, entry in value.items()}
     if name == "y" and isinstance(value, Tensor) and _is_whole(value) and isinstance(null, int):
         return value.long().masked_fill(value == NO_CLASS, null)
     return value
+
+
+def _filled_list(name: str, value: list[Any], null: Any, n: int) -> Any:
+    """A list with None among its entries; of numbers, a tensor."""
+    if isinstance(null, int) and all(entry is None or isinstance(entry, int) for entry in value):
+        return _filled(name, torch.tensor([null if entry is None else entry for entry in value]), null, n)
+    none = none_of(name, null, value, n)
+    return [one if entry is None else entry for one, entry in zip(none, value, strict=True)]
 
 
 def drop(

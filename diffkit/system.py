@@ -21,7 +21,7 @@ from diffkit.bound import Bound, rows_at_a_time, variational_bound
 from diffkit.calls import Call, Transform, check_guidance
 from diffkit.columns import Columns, level_columns
 from diffkit.compiling import Compile, check_compile
-from diffkit.conditions import check_labels, check_names, conditions_for, refuse_idle
+from diffkit.conditions import check_names, conditions_for, refuse_idle
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, as_float
 from diffkit.modes import evaluating
@@ -541,9 +541,8 @@ class System(nn.Module):
     ) -> dict[str, Any]:
         """Conditions of n examples, with those that guidance brings along; every misfit is refused."""
         check_guidance(parts, conditions, self.device)
-        found = conditions_for(network, conditions, n, device, own_conditions(parts.guidance), parts.null_conditions)
-        if network is self.backbone:
-            check_labels(found.get("y"), parts.classes, parts.null_conditions)
+        own, classes = own_conditions(parts.guidance), parts.classes if network is self.backbone else None
+        found = conditions_for(network, conditions, n, device, own, parts.null_conditions, classes)
         return found | row_conditions(parts.guidance, found, n)
 
     def _clips(self, clip: bool | None) -> bool:

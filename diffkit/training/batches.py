@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data
-from diffkit.training.checks import batch_problems
+from diffkit.training.checks import Classes, batch_problems
 from diffkit.training.lock import RunLock
 from diffkit.training.order import DataOrder, Indices
 from diffkit.training.randomness import Purpose, key, seeded
@@ -24,14 +24,14 @@ from diffkit.training.signals import ignore_signals
 class _Reader(Dataset[Batch]):
     """What torch's loader asks for an "item" is a whole batch here, so that arrays are read in one go."""
 
-    def __init__(self, data: Data, num_classes: int | None):
-        self.data, self.num_classes = data, num_classes
+    def __init__(self, data: Data, classes: Classes):
+        self.data, self.classes = data, classes
 
     def __getitem__(self, asked: tuple[int, Indices]) -> Batch:
         seed, indices = asked
         with seeded(seed):
             batch = self.data.batch(indices)
-        problem = next(batch_problems(batch, self.data, self.num_classes), None)
+        problem = next(batch_problems(batch, self.data, self.classes), None)
         if problem is not None:
             raise DataError(problem)
         return batch
@@ -56,7 +56,7 @@ def batches(
     stop: int,
     *,
     rows: slice = slice(None),
-    num_classes: int | None,
+    classes: Classes,
     workers: int,
     locks: Sequence[RunLock],
     pin: bool,
@@ -68,7 +68,7 @@ def batches(
         order: Which examples each batch holds.
         start, stop: Range of updates.
         rows: Which examples of each batch; all by default.
-        num_classes: What labels must stay below; None if that is not known.
+        classes: Which labels there may be.
         workers: Processes that read ahead; 0 reads in this one.
         locks: What this process holds, which workers must not keep alive.
         pin: Put batches where a GPU can fetch them without the host waiting.
@@ -76,7 +76,7 @@ def batches(
         DataError: When a batch is read that cannot be trained on.
     """
     loader = DataLoader(
-        _Reader(data, num_classes),
+        _Reader(data, classes),
         batch_size=None,
         sampler=_Lazy(order, start, stop, rows),
         num_workers=workers,

@@ -159,8 +159,7 @@ def _tried(
 ) -> tuple[Trainer, float, float]:
     """A trainer after a few updates, the seconds that one takes, and the first loss."""
     assert system.backbone is not None
-    classes = Classes.of(spec)
-    trainer = Trainer(system, system.backbone, config, engine, classes.null)
+    trainer = Trainer(system, system.backbone, config, engine)
     trainer.network.train()
     times: list[float] = []
     loss = float("nan")
@@ -170,7 +169,7 @@ def _tried(
         0,
         UPDATES,
         rows=engine.rows(config.batch_size),
-        num_classes=classes.count,
+        classes=Classes.of(system.parts),
         workers=min(config.workers, 1),
         locks=[],
         pin=engine.device.type == "cuda",
