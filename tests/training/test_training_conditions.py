@@ -108,8 +108,18 @@ def test_a_third_party_on_the_command_line(tmp_path):
     np.savez(tmp_path / "data.npz", arr_0=rng.integers(0, 255, (12, 4, 4, 1), np.uint8), arr_1=np.arange(12) % 3)
     run, out = str(tmp_path / "run"), str(tmp_path / "samples")
     how = "--backbone third_party --backbone.kinds 3 --schedule cosine --num-steps 10 --steps 2 --batch-size 4"
-    how = [*how.split(), "--label-dropout", "0.5", "--data.labels", "true", "--data", str(tmp_path / "data.npz"), "--out", run]
-    assert main(["train", *how]) == 0
+    how = [
+        *how.split(),
+        "--label-dropout",
+        "0.5",
+        "--data.labels",
+        "true",
+        "--data",
+        str(tmp_path / "data.npz"),
+        "--out",
+        run,
+    ]
+    assert main(["train", *how.split()]) == 0
     cfg = "-n 3 --steps 2 --guidance cfg --guidance.scale 2"
     assert main(["sample", run, "--out", out, *cfg.split()]) == 0
     assert any((tmp_path / "samples").iterdir())
