@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffkit._errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean
+from diffkit._contracts import problems_of
+from diffkit._errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean, naming
 from diffkit.columns import scalings
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.files import bare
@@ -123,8 +124,9 @@ def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[
     """What means "none" of each condition, and how many classes there are; None for what nobody says."""
     owner, own, classes = f"backbone {name!r}", settings.null_conditions, None
     if recipe is not None and not isinstance(recipe, nn.Module):
-        own = recipe.null_conditions() if own is None else own
-        classes = recipe.count_classes() or 0 if isinstance(recipe, CountsClasses) else None
+        with naming(owner):
+            own = recipe.null_conditions() if own is None else own
+            classes = recipe.count_classes() or 0 if isinstance(recipe, CountsClasses) else None
         if isinstance(classes, bool) or not isinstance(classes, int | None) or (classes or 0) < 0:
             raise ProtocolError(f"{owner}: count_classes() must return a number of classes or None, got {classes!r}")
     return nulls_of(owner, own), classes
@@ -230,9 +232,9 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
 
 def _refuse(parts: Composition, recipe: Any) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
-    kinds = [parts.schedule, parts.mean, parts.var, parts.loss, parts.timesteps, parts.sampler]
-    kinds += [] if recipe is None or isinstance(recipe, nn.Module) else [recipe]
-    problems = [problem for part in kinds for problem in part.problems(parts)] + list(_core_problems(parts))
+    asked = [kind for kind in KINDS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
+    problems = [problem for kind in asked for problem in problems_of(parts.label(kind), getattr(parts, kind), parts)]
+    problems += _core_problems(parts)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise CompositionError("\n  ".join([f"{count} composing this system:", *dict.fromkeys(problems)]))

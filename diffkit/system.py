@@ -16,6 +16,7 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from diffkit._contracts import problems_of
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, rows_at_a_time, variational_bound
 from diffkit.calls import Call, Transform, check_guidance
@@ -600,7 +601,7 @@ def with_sampler(parts: Composition, slot: Slot) -> Composition:
         return parts
     sampler, name = resolve("sampler", slot)
     changed = attrs.evolve(parts, sampler=sampler, names={**parts.names, "sampler": name})
-    problems = list(sampler.problems(changed))
+    problems = problems_of(changed.label("sampler"), sampler, changed)
     if problems:
         raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
     return changed
@@ -621,7 +622,9 @@ def with_guidance(parts: Composition, guidance: Steered) -> Composition:
             raise OptionError(
                 f"guidance must be a guidance, such as diffkit.guidance.ClassifierFree(2.0), or a list, got {one!r}"
             )
-    problems = [f"{type(one).__name__}: {problem}" for one in listed for problem in one.problems(parts)]
+    names = [type(one).__name__ for one in listed]
+    found = ((name, problems_of(f"guidance {name}", one, parts)) for name, one in zip(names, listed, strict=True))
+    problems = [f"{name}: {problem}" for name, several in found for problem in several]
     if problems:
         raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
     for one in listed:  # each is told which guidance is nearer to the network

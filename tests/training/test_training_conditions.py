@@ -41,7 +41,6 @@ class Labelled(nn.Module):
         return out + self.table(y)[:, :, None, None]
 
 
-@registry("backbone").register("third_party")
 @frozen
 class ThirdParty(Backbone):
     """A class-conditional network whose options have names of their own; label ``kinds`` is for none.
@@ -59,7 +58,6 @@ class ThirdParty(Backbone):
         return Labelled(out_channels, self.kinds + 1 if self.kinds else 0)
 
 
-@registry("backbone").register("zero_for_none")
 @frozen
 class ZeroForNone(ThirdParty):
     """The same with an option called num_classes, of which 0 means none."""
@@ -71,6 +69,14 @@ class ZeroForNone(ThirdParty):
 
     def build(self, data_shape, out_channels):
         return Labelled(out_channels, self.num_classes + 1 if self.num_classes else 0)
+
+
+@pytest.fixture(autouse=True)
+def named(monkeypatch):
+    """Their names, for as long as a test takes."""
+    monkeypatch.setattr(registry("backbone"), "_here", {})
+    for name, part in (("third_party", ThirdParty), ("zero_for_none", ZeroForNone)):
+        registry("backbone").register(name)(part)
 
 
 def third(**options):
@@ -108,17 +114,7 @@ def test_a_third_party_on_the_command_line(tmp_path):
     np.savez(tmp_path / "data.npz", arr_0=rng.integers(0, 255, (12, 4, 4, 1), np.uint8), arr_1=np.arange(12) % 3)
     run, out = str(tmp_path / "run"), str(tmp_path / "samples")
     how = "--backbone third_party --backbone.kinds 3 --schedule cosine --num-steps 10 --steps 2 --batch-size 4"
-    how = [
-        *how.split(),
-        "--label-dropout",
-        "0.5",
-        "--data.labels",
-        "true",
-        "--data",
-        str(tmp_path / "data.npz"),
-        "--out",
-        run,
-    ]
+    how += f" --label-dropout 0.5 --data.labels true --data {tmp_path / 'data.npz'} --out {run}"
     assert main(["train", *how.split()]) == 0
     cfg = "-n 3 --steps 2 --guidance cfg --guidance.scale 2"
     assert main(["sample", run, "--out", out, *cfg.split()]) == 0
