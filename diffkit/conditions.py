@@ -167,22 +167,17 @@ def _from_numpy(value: np.ndarray | np.generic) -> Any:
 
 def _read_list(name: str, value: Sequence[Any], n: int, problems: list[str]) -> Any:
     entries = [_from_numpy(entry) if isinstance(entry, np.generic) else entry for entry in value]
-    if entries and all(isinstance(entry, Mapping) or _has_axes(entry, Tensor) for entry in entries):
-        return _read_structures(name, value, entries, n, problems)
     if entries and all(_has_axes(entry, np.ndarray) for entry in entries):
-        tensors = [_from_numpy(entry) for entry in entries]
-        alike = all(isinstance(t, Tensor) and t.shape == tensors[0].shape for t in tensors)
-        if not alike or len(entries) != n:
-            return _read_list(name, type(value)(tensors) if type(value) in (list, tuple) else tensors, n, problems)
-        return torch.stack(tensors)
-    if any(type(entry) is int and abs(entry) > _LARGEST for entry in entries):
-        large = next(entry for entry in entries if type(entry) is int and abs(entry) > _LARGEST)
+        entries = [_from_numpy(entry) for entry in entries]
+        if len(entries) == n and all(isinstance(e, Tensor) and e.shape == entries[0].shape for e in entries):
+            return torch.stack(entries)
+    if entries and all(isinstance(entry, Mapping) or _has_axes(entry, Tensor) for entry in entries):
+        return _read_structures(name, entries, isinstance(value, tuple), n, problems)
+    large = next((entry for entry in entries if type(entry) is int and abs(entry) > _LARGEST), None)
+    if large is not None:
         problems.append(f"{name} has {_short(large)}, which is more than 64 bits hold; use a smaller number")
         return entries
-    try:
-        numbers = torch.as_tensor(entries) if entries else None
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # it is no array of numbers
-        numbers = None
+    numbers = _as_numbers(entries)
     if numbers is not None:
         return _rows(name, numbers, n, problems)
     if len(entries) not in (1, n):
@@ -190,16 +185,23 @@ def _read_list(name: str, value: Sequence[Any], n: int, problems: list[str]) -> 
     return [_entry(entry) for entry in (entries * n if len(entries) == 1 else entries)]
 
 
+def _as_numbers(entries: list[Any]) -> Tensor | None:
+    try:
+        return torch.as_tensor(entries) if entries else None
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # it is no array of numbers
+        return None
+
+
 def _has_axes(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and value.ndim > 0  # type: ignore[attr-defined]  # tensors and arrays have it
 
 
-def _read_structures(name: str, value: Sequence[Any], entries: list[Any], n: int, problems: list[str]) -> Any:
+def _read_structures(name: str, entries: list[Any], is_tuple: bool, n: int, problems: list[str]) -> Any:
     """Tensors or mappings: one for each example, a list; or with a row for each example, side by side, a tuple."""
     rows = [_row_counts(entry) for entry in entries]
     all_rows = all(counts == {n} for counts in rows)
     fitting = all(counts and counts <= {1, n} for counts in rows)
-    if isinstance(value, tuple) and fitting:
+    if is_tuple and fitting:
         return tuple(_read(f"{name}[{i}]", entry, n, problems) for i, entry in enumerate(entries))
     if len(entries) == n and all_rows:
         problems.append(
@@ -207,15 +209,17 @@ def _read_structures(name: str, value: Sequence[Any], entries: list[Any], n: int
             "with a row for each example; for the first, stack them into one tensor (shorter ones padded, with a "
             "mask); for the second, make it a tuple"
         )
-    elif len(entries) == n:
-        return [_entry(entry) for entry in entries]
+    elif len(entries) == n or (len(entries) == 1 and not fitting):
+        return [_entry(entry) for entry in (entries * n if len(entries) == 1 else entries)]
+    elif not (is_tuple or any(rows)):
+        problems.append(_wrong_number(name, n, len(entries)))
     elif not fitting and all(isinstance(entry, Tensor) for entry in entries):
         found = ", ".join(str(len(entry)) for entry in entries[:4]) + (", ..." if len(entries) > 4 else "")
         problems.append(
             f"{name} must have one tensor for each of {n} examples, or tensors with a row for each example, got "
             f"{len(entries)} with {found} rows; pad them to one length, stack them, and pass a mask"
         )
-        return value
+        return entries
     return tuple(_read(f"{name}[{i}]", entry, n, problems) for i, entry in enumerate(entries))
 
 

@@ -101,6 +101,12 @@ def test_mappings_of_each_example_are_cut_with_it():
     system = system_of()
     draw(system, 2, batch_size=1, text=[{"caption": "a"}, {"caption": "b"}])
     assert [text for text, _ in system.backbone.seen] == [[{"caption": "a"}]] * 2 + [[{"caption": "b"}]] * 2
+    with pytest.raises(OptionError, match="condition 'text' must have one value for each of 3 examples, got 2"):
+        draw(system, 3, text=[{"caption": "a"}, {"caption": "b"}])
+    system.backbone.seen.clear()
+    draw(system, 3, batch_size=2, text=[{"caption": "a"}], context=[torch.zeros(5, 2)])
+    assert [len(text) for text, _ in system.backbone.seen] == [2, 2, 1, 1]
+    assert [len(points) for _, points in system.backbone.seen] == [2, 2, 1, 1]
 
 
 def test_conditions_inside_of_others_are_given_in_the_precision_of_the_network():
