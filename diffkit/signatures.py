@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Container, Iterable, Iterator
 from difflib import get_close_matches
 from functools import lru_cache
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from attrs import frozen
@@ -181,9 +183,15 @@ def _taken(model: Callable[..., Any]) -> _Taken | None:
             return _Taken(found.names - own, found.anything, needed)
         if isinstance(model, nn.Module) and "forward" not in vars(model) and inspect.isfunction(type(model).forward):
             return _read_once(type(model).forward)
+        if isinstance(model, FunctionType):
+            return _FUNCTIONS.get(model) or _FUNCTIONS.setdefault(model, _read(model, 2))
         return _read(model.forward if isinstance(model, nn.Module) else model, 2)
     except (TypeError, ValueError):  # a function without a signature
         return None
+
+
+_FUNCTIONS: WeakKeyDictionary[FunctionType, _Taken] = WeakKeyDictionary()
+"""What functions take, as reading a signature takes as long as a small layer, and every update asks."""
 
 
 @lru_cache(maxsize=256)

@@ -245,6 +245,37 @@ def test_a_network_with_a_time_argument_of_its_own_names_its_conditions():
         draw(system, y=3)
 
 
+@pytest.mark.parametrize(
+    ("forward", "argument", "text"),
+    [
+        (lambda self, x, time, /: x, "time", "takes 'time' by position only; leave time_argument out, and let it come"),
+        (lambda self, time: time, "time", "takes 'time' alone; it must take data and time"),
+        (lambda self, x, time: x, 3, "has no argument 3 for the time (arguments: x, time)"),
+        (lambda self, x, *time: x, "time", "takes 'time' by position only"),
+        (lambda self, x, **more: x, None, "must take data and time"),
+    ],
+)
+def test_a_time_argument_that_cannot_be_given_by_name_is_refused(forward, argument, text):
+    network = type("Odd", (torch.nn.Module,), {"forward": forward})()
+    with pytest.raises(OptionError, match=re.escape(f"Odd.forward {text}")):
+        diffkit.compose(backbone=network, data_shape=SHAPE, time_argument=argument)
+
+
+def test_a_network_without_forward_is_refused():
+    with pytest.raises(OptionError, match="ModuleList has no forward, so nothing can be computed with it"):
+        diffkit.compose(backbone=torch.nn.ModuleList(), data_shape=SHAPE)
+
+
+def test_a_condition_that_a_network_needs_is_named():
+    def needing(x, time, y, *, text, size=3):
+        return x
+
+    system = system_of()
+    with pytest.raises(OptionError, match=r"2 problems(?s:.*)needs the condition 'y'; pass y=(?s:.*)condition 'text'"):
+        draw(system, model=needing)
+    draw(system, model=needing, y=0, text="a")
+
+
 def test_every_option_of_a_call_is_known():
     calls = [System.forward, System.loss_terms, System.sample, System.trajectory, System.sample_from]
     calls += [System.encode, System.bits_per_dim, System.prepare, System.denoiser]
