@@ -14,6 +14,8 @@ from diffkit._errors import OptionError
 
 NO_CLASS = -1
 """The label of an example without a class; it becomes the network's null label."""
+_LARGEST = 2**63 - 1
+"""Of the whole numbers that a tensor can hold."""
 _MOST = 2**18
 """Numbers that one null condition may hold, as it is written into every spec: three times CLIP's text embedding."""
 
@@ -47,6 +49,8 @@ def _plain(name: str, value: Any) -> Any:
         return {key: _plain(f"{name}[{key!r}]", entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(name, entry) for entry in value]
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise OptionError(f"{name} is {value}, which is more than 64 bits hold; use a smaller number")
     if isinstance(value, float) and not math.isfinite(value):
         raise OptionError(f"{name} has {value!r}, which JSON cannot hold; use a finite number")
     if value is None or isinstance(value, str | bool | int | float):
@@ -73,6 +77,8 @@ def nulls_of(owner: str, value: Any) -> Mapping[str, Any] | None:
 
 
 def _ready(value: Any) -> Any:
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise OptionError(f"null conditions have {value}, which is more than 64 bits hold; use a smaller number")
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Tensor) and value.ndim == 0:
@@ -104,6 +110,8 @@ def none_of(name: str, null: Any, given: Any, n: int) -> Any:
     """
     if null is None:
         return None
+    if isinstance(null, int) and abs(null) > _LARGEST:
+        raise OptionError(f"the null condition of {name!r} is {null}, which is more than 64 bits hold")
     if isinstance(given, Mapping):
         return _none_of_mapping(name, null, given, n)
     if isinstance(given, tuple):

@@ -128,7 +128,7 @@ class ClassifierFree(Guidance):
         for name, null in self.null.items():
             found[name] = conditions.get(self._own(name))
             if found[name] is None:  # whoever made the conditions has not asked for the rows
-                found[name] = none_of(name, null, conditions.get(name), len(x))
+                found[name] = none_of(name, null, conditions.get(name), x.shape[0])
         return {name: value for name, value in found.items() if value is not None}
 
     def _rescaled(self, guided: Tensor, with_it: Tensor) -> Tensor:

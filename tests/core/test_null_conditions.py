@@ -142,6 +142,10 @@ def test_compose_may_say_it_of_a_backbone():
         ({}, "null_conditions must be a mapping such as {'y': 10}, got {}"),
         ({1: 2}, "null_conditions must be a mapping such as {'y': 10}, got {1: 2}"),
         ({"y": float("nan")}, "null_conditions['y'] has nan, which JSON cannot hold; use a finite number"),
+        (
+            {"y": 10**20},
+            "null_conditions['y'] is 100000000000000000000, which is more than 64 bits hold; use a smaller",
+        ),
         ({"y": print}, "null_conditions['y'] is a builtin_function_or_method; give a number, a text, a tensor"),
         (
             {"e": torch.zeros(1024, 1024)},
