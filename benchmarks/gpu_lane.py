@@ -219,7 +219,7 @@ def sampling(name: str, batch: int) -> Rows:
     """Steps per second of whole calls: float32, bfloat16, and a whole step as a CUDA graph."""
     batch, steps = (batch, STEPS) if GPU else (1, 2)
     system = system_for(name).eval()
-    given = {"y": 0} if getattr(system.recipe, "num_classes", None) else {}
+    given = {"y": 0} if system.parts.classes else {}
 
     def walk(bf16: bool, compile: bool | str = False) -> Callable[[], None]:
         def run() -> None:

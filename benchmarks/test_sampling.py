@@ -19,7 +19,7 @@ def test_sampling(name, batch, full, record):
         pytest.skip("a minute on a CPU; add --full")
     system = system_of(name).eval()
     steps = 20 if GPU else max(1, 4 // batch)
-    classes = getattr(system.recipe, "num_classes", None)
+    classes = system.parts.classes
     given = {"y": 0} if classes else {}
 
     def walk(compile=False, bf16=False):

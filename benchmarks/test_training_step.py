@@ -29,7 +29,7 @@ def the_updates(case: Case, full: bool):
         found["bf16 compiled"] = our_update(system_of(case.name), case.batch, "bf16", compile=True)
     if not case.name.startswith("dit"):
         system = system_of(case.name)
-        if not system.recipe.num_classes:
+        if not system.parts.classes:
             peer = azulas(system.backbone, system.recipe, system.data_shape[1], recompute=False) or system.backbone
             found["plain"] = plain_update(system, peer.to(DEVICE), case.batch)
             if theirs := published.unet(system.backbone, system.recipe, system.data_shape[1]):

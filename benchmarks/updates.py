@@ -27,7 +27,7 @@ def our_update(system: diffkit.System, batch: int, precision: str, compile: bool
     """
     config = TrainConfig(steps=10**9, batch_size=batch, precision=precision, compile=compile)
     data, system = a_batch(system, batch), system.train()
-    trainer = Trainer(system, system.backbone, config, SingleProcess(system.device), None)
+    trainer = Trainer(system, system.backbone, config, SingleProcess(system.device))
 
     def run() -> None:
         trainer.update(data)
@@ -43,7 +43,7 @@ def a_batch(system: diffkit.System, batch: int) -> Batch:
         images = torch.randn(batch, *system.data_shape, generator=generator)
     else:
         images = torch.randint(0, 256, (batch, *system.data_shape), dtype=torch.uint8, generator=generator)
-    classes = getattr(system.recipe, "num_classes", None)
+    classes = system.parts.classes
     conditions = {"y": torch.randint(0, classes, (batch,), generator=generator)} if classes else {}
     if DEVICE.type == "cuda":
         images, conditions = images.pin_memory(), {name: value.pin_memory() for name, value in conditions.items()}

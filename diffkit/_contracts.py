@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from functools import cache
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from diffkit import protocols
-from diffkit._errors import ProtocolError
+from diffkit._errors import ProtocolError, naming
 from diffkit.registry import option_names
 
 _ATTRIBUTE_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
@@ -23,6 +24,9 @@ _ATTRIBUTE_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     "uses_last": bool,
 }
 
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
+"""What makes a part, and is none."""
+
 _WORDS: dict[str, set[str]] = {
     "domain": {"discrete", "log_snr"},
     "needs": {"transition", "learned_variance"},
@@ -34,17 +38,37 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
 
     A plain function is accepted as a factory; what it returns is checked when a system is composed.
     """
-    if not isinstance(part, type) and inspect.isroutine(part):
+    if type(part) in _FUNCTIONS:
         return
     protocol = protocols.PROTOCOLS[kind]
-    faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part), *_option_faults(part)]
+    name = source or f"{kind} {_name_of(part)!r}"
+    with naming(name):
+        faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part), *_option_faults(part)]
     if faults:
-        name = source or f"{kind} {part.__name__ if isinstance(part, type) else type(part).__name__!r}"
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise ProtocolError(
             f"{name} does not honour the {protocol.__name__} contract:\n{lines}\n"
             f"inherit from diffkit.protocols.{protocol.__name__} for the defaults"
         )
+
+
+def problems_of(name: str, part: Any, composition: protocols.Composition) -> list[str]:
+    """Return what a part cannot work with in a composition.
+
+    Args:
+        name: What a message calls the part.
+        part: A part, or a guidance.
+        composition: What it is asked about.
+    Raises:
+        ProtocolError: It fails, or returns no sentences.
+    """
+    with naming(name):
+        found = part.problems(composition)
+        problems = [found] if isinstance(found, str) else list(found)
+    for problem in problems:
+        if not isinstance(problem, str):
+            raise ProtocolError(f"{name}: problems() must return sentences, got {type(problem).__name__}")
+    return problems
 
 
 @cache
@@ -68,11 +92,11 @@ def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
         if not callable(method):
             yield f"{name}: expected {expected}, found {type(method).__name__}"
             continue
-        bound = not isinstance(part, type) or isinstance(found, staticmethod | classmethod)
+        bound = not _is_class(part) or isinstance(found, staticmethod | classmethod)
         arguments = [None] * (len(signature.parameters) - (1 if bound else 0))
         try:
             own = inspect.signature(method)
-        except ValueError:  # written in C, and says nothing of its arguments
+        except (TypeError, ValueError):  # written in C, or says nothing of its arguments that can be read
             continue
         try:
             own.bind(*arguments)
@@ -84,7 +108,7 @@ def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
     wanted = {n for n in _declared(protocol) if n in _ATTRIBUTE_TYPES}
     for name in sorted(wanted):
         value = _static(part, name)
-        if isinstance(part, type) and (isinstance(value, property) or inspect.isdatadescriptor(value)):
+        if _is_class(part) and (isinstance(value, property) or inspect.isdatadescriptor(value)):
             continue
         value = getattr(part, name, None)
         kinds = _ATTRIBUTE_TYPES[name]
@@ -96,9 +120,9 @@ def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
 
 
 def _option_faults(part: object) -> Iterable[str]:
-    if "name" in (option_names(part if isinstance(part, type) else type(part)) or ()):
+    if "name" in (option_names(_class_of(part)) or ()):
         yield "options: expected any name but 'name', which stands for the part itself where parts are written down"
-    if isinstance(part, type) and option_names(part) is None:
+    if _is_class(part) and option_names(_class_of(part)) is None:
         yield (
             "options: expected fields of a frozen attrs class, found a class with its own __init__, whose options no "
             "saved system could hold"
@@ -107,9 +131,29 @@ def _option_faults(part: object) -> Iterable[str]:
 
 def _static(part: object, name: str) -> Any:
     """A member as it is defined, found on the class itself only: every class inherits a __call__ from `type`."""
-    owner = part if isinstance(part, type) else type(part)
-    own = {} if isinstance(part, type) else getattr(part, "__dict__", {})
-    return own.get(name, next((vars(base)[name] for base in owner.__mro__ if name in vars(base)), None))
+    own = {} if _is_class(part) else getattr(part, "__dict__", {})
+    bases = map(_namespace, _bases(_class_of(part)))
+    return own.get(name, next((base[name] for base in bases if name in base), None))
+
+
+_bases = type.__dict__["__mro__"].__get__
+_namespace = type.__dict__["__dict__"].__get__
+_name = type.__dict__["__name__"].__get__
+"""What a class is, past whatever its metaclass says."""
+
+
+def _is_class(part: object) -> bool:
+    """As `isinstance`, which also asks a part what it says its class is."""
+    return issubclass(type(part), type)
+
+
+def _class_of(part: object) -> Any:
+    return part if _is_class(part) else type(part)
+
+
+def _name_of(part: object) -> str:
+    found: str = _name(_class_of(part))
+    return found
 
 
 def _declared(protocol: type[Any]) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ DiffkitError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -98,6 +99,29 @@ def failure(error: BaseException) -> str:
     except Exception:  # from its own __str__
         return name
     return f"{name}: {text}" if text else name
+
+
+@contextmanager
+def naming(part: str) -> Iterator[None]:
+    """Raise `ProtocolError` that names a part for whatever its own code raises meanwhile.
+
+    Exceptions that end a process are among them; Ctrl-C, and our own errors, pass.
+    """
+    try:
+        yield
+    except (DiffkitError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise ProtocolError(f"{part} cannot be used: its own code raised {described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """Return an exception as text: its class, and what it says if it can be printed."""
+    try:
+        said = str(error)
+    except Exception:  # an exception of someone else's
+        said = ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

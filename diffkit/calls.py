@@ -97,7 +97,7 @@ class Call:
 
     def denoiser(self, rows: range | Tensor | None = None) -> Denoiser:
         """Return the network and its processing for some of the examples; all by default."""
-        conditions = self.conditions if rows is None else rows_of(self.conditions, rows, self.n)
+        conditions = self.conditions if rows is None else rows_of(self.conditions, rows)
         scales = self.system.objective.scales_input
         guidance = self.parts.guidance
         return Denoiser(self.model, self.parts.var, scales, conditions, self.transform, self.clip, guidance)

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffkit._errors import CompositionError, OptionError, ProtocolError, did_you_mean
+from diffkit._contracts import problems_of
+from diffkit._errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean, naming
 from diffkit.columns import scalings
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.files import bare
+from diffkit.null_conditions import nulls_of, plain_nulls
 from diffkit.numerics import computing
 from diffkit.options import check_flag, check_integer
-from diffkit.protocols import Composition
+from diffkit.protocols import Composition, CountsClasses
 from diffkit.registry import KINDS, option_names
 from diffkit.signatures import NamedTime, check_takes_time
 from diffkit.slots import Slot, resolve
@@ -50,6 +52,7 @@ def compose(
     clip_x_start: bool | None = None,
     bins: int | Mapping[str, Any] | None = 256,
     time_argument: str | None = None,
+    null_conditions: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
 ) -> System:
     """Build a whole diffusion system from its parts.
@@ -76,6 +79,10 @@ def compose(
         bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit. A mapping sets all options of
             `diffkit.decoders.Binned`. None is continuous data, unbounded.
         time_argument: What a foreign network calls its time argument; second positional by default.
+        null_conditions: What means "none" of each condition of the network, such as ``{"y": 10}``: a number, which
+            fills a tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which
+            leaves it out. Classifier-free guidance, label_dropout and examples without a class are given them. By
+            default those of the backbone.
         device: Where the network is built, or moved to. By default a network of your own stays where it is, and one
             that is built is on the CPU.
     Raises:
@@ -98,13 +105,17 @@ def compose(
         clip_x_start=decoder.bounded if clip_x_start is None else check_flag("clip_x_start", clip_x_start),
         bins=_plain_bins(bins, decoder),
         time_argument=time_argument,
+        null_conditions=plain_nulls(null_conditions),
     )
+    nulls, classes = _conditions_of(recipe, settings, network_name)
     parts = Composition(
         table=_training_table(resolved["schedule"][0], settings),
         **{kind: part for kind, (part, _) in resolved.items()},
         names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name},
         data_shape=settings.data_shape,
         backbone=None if isinstance(recipe, nn.Module) else recipe,
+        null_conditions=nulls,
+        classes=classes,
     )
     _refuse(parts, recipe)
     network = _build(recipe, parts, place, time_argument)
@@ -117,6 +128,18 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
     if isinstance(slot, nn.Module):
         return slot, type(bare(slot)).__name__
     return resolve("backbone", slot)
+
+
+def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[str, Any] | None, int | None]:
+    """What means "none" of each condition, and how many classes there are; None for what nobody says."""
+    owner, own, classes = f"backbone {name!r}", settings.null_conditions, None
+    if recipe is not None and not isinstance(recipe, nn.Module):
+        with naming(owner):
+            own = recipe.null_conditions() if own is None else own
+            classes = recipe.count_classes() or 0 if isinstance(recipe, CountsClasses) else None
+        if isinstance(classes, bool) or not isinstance(classes, int | None) or (classes or 0) < 0:
+            raise ProtocolError(f"{owner}: count_classes() must return a number of classes or None, got {classes!r}")
+    return nulls_of(owner, own), classes
 
 
 def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
@@ -165,7 +188,7 @@ def recompose(system: System, **changes: Any) -> System:
     told = {kind: getattr(system.parts, kind) for kind in KINDS if kind != "backbone"}
     told |= attrs.asdict(system.settings, recurse=False)
     if "backbone" in changes:
-        return compose(**told | {"time_argument": None} | changes)
+        return compose(**told | {"time_argument": None, "null_conditions": None} | changes)
     network, recipe = system.backbone, system.recipe
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
@@ -241,10 +264,10 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
 
 def _refuse(parts: Composition, recipe: Any) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
-    kinds = [parts.schedule, parts.mean, parts.var, parts.loss, parts.timesteps, parts.sampler]
-    kinds += [] if recipe is None or isinstance(recipe, nn.Module) else [recipe]
+    asked = [kind for kind in KINDS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
-        problems = [problem for part in kinds for problem in part.problems(parts)] + list(_core_problems(parts))
+        problems = [problem for k in asked for problem in problems_of(parts.label(k), getattr(parts, k), parts)]
+        problems += _core_problems(parts)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise CompositionError("\n  ".join([f"{count} composing this system:", *dict.fromkeys(problems)]))

@@ -12,7 +12,7 @@ Order of operations, which every sampler, the bound and every task share:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -88,8 +88,13 @@ def not_a_tensor(out: Any) -> str:
 
 
 def _in_precision(value: Any, precision: torch.dtype) -> Any:
-    floating = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != precision
-    return value.to(precision) if floating else value
+    if isinstance(value, Tensor):
+        return value.to(precision) if value.is_floating_point() and value.dtype != precision else value
+    if isinstance(value, Mapping):
+        return {key: _in_precision(entry, precision) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_in_precision(entry, precision) for entry in value)
+    return value
 
 
 @frozen(eq=False)

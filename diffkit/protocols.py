@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from attrs import frozen
 
@@ -175,6 +175,8 @@ class Composition:
     """The parts of a system while it is put together; what `problems` is asked about.
 
     `backbone` is the network's recipe, None for a foreign network or none; `guidance` is that of the call at hand.
+    `null_conditions` are those that mean "none", by name, None where nothing does; `classes` is how many classes the
+    labels ``y`` count, 0 for none, None where that is not known.
     """
 
     table: ProcessTable
@@ -188,6 +190,8 @@ class Composition:
     data_shape: tuple[int, ...]
     backbone: Backbone | None = None
     guidance: tuple[Guidance, ...] = ()
+    null_conditions: Mapping[str, Any] | None = None
+    classes: int | None = None
 
     def label(self, kind: str) -> str:
         """How a message calls the part of that kind: ``var 'fixed_large'``."""
@@ -383,7 +387,10 @@ class Backbone(Part, Protocol):
         return data_shape[0]
 
     def null_conditions(self) -> Mapping[str, Any] | None:
-        """Return the conditions that mean "none of them", such as y = the null class; None if it knows no such."""
+        """Return the conditions that mean "none of them", such as y = the null class; None if it knows no such.
+
+        Training drops conditions to them, guidance compares with them, and data without a class is given them.
+        """
         return None
 
     def resized(self, data_shape: tuple[int, ...], other: tuple[int, ...]) -> Backbone:
@@ -400,6 +407,14 @@ class Backbone(Part, Protocol):
         Raises:
             OptionError: The options do not fit the data's shape.
         """
+
+
+@runtime_checkable
+class CountsClasses(Protocol):
+    """A backbone that also says how many classes it knows, so that labels are checked before any work."""
+
+    def count_classes(self) -> int | None:
+        """Return how many classes the labels ``y`` count from 0, without that of "no class"; 0 or None for none."""
 
 
 PROTOCOLS: dict[str, type[Any]] = {

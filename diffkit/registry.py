@@ -37,6 +37,7 @@ from diffkit._errors import (
     UnknownComponentError,
     did_you_mean,
     failure,
+    naming,
 )
 from diffkit._installed import BUILT_IN as BUILT_IN
 from diffkit._installed import KINDS as KINDS
@@ -110,6 +111,10 @@ class Registry(Generic[P]):
         name = canonical(name)
 
         def decorate(part: F) -> F:
+            with naming(f"{self.kind} {name!r}"):
+                return take(part)
+
+        def take(part: F) -> F:
             if not _is_class_or_function(part):
                 raise OptionError(f"{self.kind} {name!r} must be a class or a function, got {part!r}")
             if part.__module__ == f"{self._package}.{name}":

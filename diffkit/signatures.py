@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from difflib import get_close_matches
 from functools import lru_cache
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from attrs import frozen
@@ -61,11 +63,19 @@ class NamedTime(nn.Module):
         super().__init__()
         parameters = _signature(network.forward).parameters
         keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        if argument not in parameters and not keywords:
+        found = parameters.get(argument) if isinstance(argument, str) else None
+        if found is None and not (keywords and isinstance(argument, str)):
             raise OptionError(
                 f"{type(network).__name__}.forward has no argument {argument!r} for the time "
                 f"(arguments: {', '.join(parameters)})"
             )
+        if found is not None and found.kind not in (found.POSITIONAL_OR_KEYWORD, found.KEYWORD_ONLY):
+            raise OptionError(
+                f"{type(network).__name__}.forward takes {argument!r} by position only; leave time_argument out, and "
+                "let it come second"
+            )
+        if list(parameters) == [argument]:
+            raise OptionError(f"{type(network).__name__}.forward takes {argument!r} alone; it must take data and time")
         self.network = network
         self.argument = argument
         names = list(parameters)
@@ -90,6 +100,8 @@ def check_takes_time(network: nn.Module) -> None:
     except (TypeError, ValueError):  # a function without a signature
         return
     arguments, name = ", ".join(names) or "none", type(network).__name__
+    if getattr(network.forward, "__name__", "") == "_forward_unimplemented":
+        raise OptionError(f"{name} has no forward, so nothing can be computed with it; give a network that has one")
     if names and names[0] in _TIMES:
         raise OptionError(
             f"{name}.forward takes {names[0]!r} first, where data comes (arguments: {arguments}); pass "
@@ -104,10 +116,11 @@ def check_takes_time(network: nn.Module) -> None:
 
 @frozen
 class _Taken:
-    """Conditions that a network takes: those it names, and any other if ``anything``."""
+    """Conditions that a network takes: those it names, of which some have no default, and any other if ``anything``."""
 
     names: frozenset[str]
     anything: bool
+    needed: tuple[str, ...] = ()
 
 
 def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozenset[str]) -> Iterator[str]:
@@ -125,7 +138,7 @@ def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozense
     taken = _taken(model) if unsure and not torch.compiler.is_compiling() else None
     if taken is None:
         return
-    label = f"the network {type(model).__name__}" if isinstance(model, nn.Module) else "the function given as model"
+    label = _label(model)
     for name in unsure:
         if name in taken.names:
             continue
@@ -142,6 +155,18 @@ def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozense
             yield f"{label} takes no condition {name!r}{guess} (conditions: {known})"
 
 
+def missing_problems(model: Callable[..., Any], names: Container[str]) -> Iterator[str]:
+    """Say which conditions a network cannot do without, but is not given."""
+    taken = None if torch.compiler.is_compiling() else _taken(model)
+    for name in taken.needed if taken else ():
+        if name not in names:
+            yield f"{_label(model)} needs the condition {name!r}; pass {name}=..."
+
+
+def _label(model: Callable[..., Any]) -> str:
+    return f"the network {type(model).__name__}" if isinstance(model, nn.Module) else "the function given as model"
+
+
 @lru_cache(maxsize=256)
 def _slip_of(name: str) -> str | None:
     """The option that a condition must be a slip of; kept, as every update of a training asks."""
@@ -153,16 +178,26 @@ def _taken(model: Callable[..., Any]) -> _Taken | None:
     try:
         if isinstance(model, NamedTime):
             found = _read(model.network.forward, 1)
-            return _Taken(found.names - {model.argument, model.data}, found.anything)
-        if (
-            isinstance(model, nn.Module)
-            and not isinstance(model, torch.jit.ScriptModule)
-            and "forward" not in vars(model)
-        ):
+            own = {model.argument, model.data}
+            needed = tuple(name for name in found.needed if name not in own)
+            return _Taken(found.names - own, found.anything, needed)
+        if isinstance(model, nn.Module) and _has_plain_forward(model):
             return _read_once(type(model).forward)
+        if isinstance(model, FunctionType):
+            return _FUNCTIONS.get(model) or _FUNCTIONS.setdefault(model, _read(model, 2))
         return _read(model.forward if isinstance(model, nn.Module) else model, 2)
     except (TypeError, ValueError):  # a function without a signature
         return None
+
+
+def _has_plain_forward(model: nn.Module) -> bool:
+    """Whether a module's forward is its class's own function, not one set on it, scripted or written in C."""
+    scripted = isinstance(model, torch.jit.ScriptModule)
+    return not scripted and "forward" not in vars(model) and inspect.isfunction(type(model).forward)
+
+
+_FUNCTIONS: WeakKeyDictionary[FunctionType, _Taken] = WeakKeyDictionary()
+"""What functions take, as reading a signature takes as long as a small layer, and every update asks."""
 
 
 @lru_cache(maxsize=256)
@@ -175,8 +210,12 @@ def _read(function: Callable[..., Any], skip: int) -> _Taken:
     """Names of a function's arguments beside the first ones, which are the data and the time."""
     parameters = list(_signature(function).parameters.values())
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:skip]
-    named = (p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    return _Taken(frozenset(named) - set(positional), any(p.kind is p.VAR_KEYWORD for p in parameters))
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in positional]
+    return _Taken(
+        frozenset(p.name for p in named),
+        any(p.kind is p.VAR_KEYWORD for p in parameters),
+        tuple(p.name for p in named if p.default is p.empty),
+    )
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

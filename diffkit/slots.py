@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from diffkit._contracts import check_contract
-from diffkit._errors import OptionError
+from diffkit._errors import OptionError, naming
 from diffkit.protocols import PROTOCOLS
 from diffkit.registry import registry
 
@@ -23,6 +23,11 @@ def resolve(kind: str, slot: Slot) -> tuple[Any, str]:
     Raises:
         UnknownComponentError, OptionError, PluginLoadError, ProtocolError: As `diffkit.registry`.
     """
+    with naming(f"{kind} {type(slot).__name__!r}"):
+        return _resolved(kind, slot)
+
+
+def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
     name, options = _name_and_options(kind, slot)
     if name is not None:
         part = registry(kind).create(name, **options)

@@ -37,6 +37,8 @@ def spec_of(system: System) -> dict[str, Any]:
     parts: dict[str, Any] = {kind: part_spec(kind, getattr(system.parts, kind)) for kind in KINDS if kind != "backbone"}
     parts["backbone"] = _backbone_spec(system)
     settings = written("the system", attrs.asdict(system.settings, recurse=False))
+    if settings["null_conditions"] is None:  # older specs are without it
+        del settings["null_conditions"]
     return {"format": FORMAT, "diffkit": __version__, "parts": parts, "settings": settings}
 
 

@@ -65,11 +65,14 @@ class Guidance(Protocol):
         """Conditions it cannot do without."""
         return frozenset()
 
-    @property
-    def row_conditions(self) -> Conditions:
-        """Conditions it brings along itself, with a row for each example; some of `own_conditions`.
+    def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
+        """Return conditions it brings along itself, with a row for each example; some of `own_conditions`.
 
         Whoever works on some of the examples hands on their rows, as of the caller's conditions.
+
+        Args:
+            conditions: The caller's, read and on the device.
+            n: How many examples.
         """
         return {}
 
@@ -83,7 +86,10 @@ class Guidance(Protocol):
         return ()
 
     def fitted(self, parts: Composition) -> Guidance:
-        """Return this guidance with what it needs to know of the composition filled in."""
+        """Return this guidance with what it needs to know of the composition filled in.
+
+        The composition has the guidance that is nearer to the network.
+        """
         return self
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
@@ -161,16 +167,45 @@ def _joined(name: str, values: Sequence[Any], batch: int) -> Any:
     first = values[0]
     if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
         return {key: _joined(name, [value[key] for value in values], batch) for key in first}
-    if all(isinstance(value, list) and len(value) == batch for value in values):
+    if all(isinstance(value, tuple) and len(value) == len(first) for value in values):
+        return tuple(_joined(name, entries, batch) for entries in zip(*values, strict=True))
+    if problem := joint_problem(name, values, batch):
+        raise OptionError(problem)
+    if isinstance(first, list):
         return [entry for value in values for entry in value]
-    if all(isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch for value in values):
+    if isinstance(first, Tensor) and first.ndim > 0:
         return torch.cat(list(values))
-    if any(value is not first for value in values):
-        raise OptionError(
-            f"condition {name!r} cannot be evaluated with and without in one call: it needs one row for each of "
-            f"{batch} examples in both; use joint=False"
-        )
     return first
+
+
+def joint_problem(name: str, values: Sequence[Any], batch: int) -> str | None:
+    """Say why values of a condition cannot be evaluated in one call on a larger batch; None if they can.
+
+    Args:
+        name: Of the condition.
+        values: Its value in each set.
+        batch: Examples in each set.
+    """
+    first, text = values[0], f"condition {name!r} cannot be evaluated with and without in one call: "
+    if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
+        inside = (joint_problem(name, [value[key] for value in values], batch) for key in first)
+        return next(filter(None, inside), None)
+    if all(isinstance(value, tuple) and len(value) == len(first) for value in values):
+        inside = (joint_problem(name, entries, batch) for entries in zip(*values, strict=True))
+        return next(filter(None, inside), None)
+    if all(isinstance(value, list) and len(value) == batch for value in values):
+        return None
+    if all(isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch for value in values):
+        shapes = [tuple(value.shape[1:]) for value in values]
+        other = next((shape for shape in shapes if shape != shapes[0]), None)
+        return None if other is None else f"{text}its shapes are {shapes[0]} and {other}; use joint=False"
+    if all(value is first or (isinstance(value, _PLAIN) and value == first) for value in values):
+        return None
+    return f"{text}it needs one row for each of {batch} examples in both; use joint=False"
+
+
+_PLAIN = (str, bytes, bool, int, float)
+"""Values that may be the same without being one object."""
 
 
 def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:
@@ -183,16 +218,16 @@ def networks_of(guidance: Iterable[Guidance]) -> tuple[nn.Module, ...]:
     return tuple(network for one in guidance for network in one.networks)
 
 
-def row_conditions(guidance: Iterable[Guidance]) -> Conditions:
-    """Return the conditions that guidance brings along.
+def row_conditions(guidance: Iterable[Guidance], conditions: Conditions, n: int) -> dict[str, Any]:
+    """Return the conditions that guidance brings along; arguments as of `Guidance.row_conditions`.
 
     Raises:
         OptionError: Two of them bring one of the same name.
     """
     found: dict[str, Any] = {}
     for one in guidance:
-        for name, value in one.row_conditions.items():
+        for name, value in one.row_conditions(conditions, n).items():
             if name in found:
-                raise OptionError(f"two guidances bring rows for {name!r}; give one of them a single row for all")
+                raise OptionError(f"two guidances bring rows for {name!r}; let one of them use another name")
             found[name] = value
     return found

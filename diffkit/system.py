@@ -17,6 +17,7 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from diffkit._contracts import problems_of
 from diffkit._errors import CompositionError, OptionError
 from diffkit.bound import Bound, rows_at_a_time, variational_bound
 from diffkit.calls import Call, Transform, check_guidance
@@ -58,6 +59,7 @@ class Settings:
     clip_x_start: bool
     bins: int | Mapping[str, Any] | None
     time_argument: str | None
+    null_conditions: Mapping[str, Any] | None = None
 
 
 class System(nn.Module):
@@ -211,7 +213,8 @@ class System(nn.Module):
         rows = x_start.shape[0] if decoder_rows is None else decoder_rows
         self._check_draws(x_start, level, noise)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
-        conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset())
+        null = self.parts.null_conditions
+        conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
         return self.objective.terms(network, x_start, level, noise, rows, conditions)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
@@ -252,7 +255,9 @@ class System(nn.Module):
                 for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
             progress: Show a bar with an ETA on standard error.
             conditions: Keywords for the network; a tensor, array or list of length n gives each sample its own, and so
-                do those inside of a mapping. A list that does not hold numbers, such as texts, stays a list.
+                do those inside of a mapping; one of length 1 is for all, as a number is. A list that does not hold
+                numbers, such as texts, or tensors of several lengths, stays a list. None, and y=-1, mean "none" where
+                the network has null conditions.
         Raises:
             OptionError, CompositionError: An argument is wrong; nothing has been computed then.
             DivergedError: No sample is finite; seen on the CPU only, where a line on standard error tells of some.
@@ -343,8 +348,7 @@ class System(nn.Module):
         _check_tensors(x=x)
         _check_walk(noise_fn, table, x_transform)
         parts, network = self.parts_for(sampler, guidance), self._model(model)
-        conditions = self._with_those_of_guidance(parts, conditions)
-        conditions = conditions_for(network, conditions, x.shape[0], x.device, own_conditions(parts.guidance))
+        conditions = self._conditions(parts, network, conditions, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with evaluating(self, *networks_of(parts.guidance)):
@@ -416,11 +420,10 @@ class System(nn.Module):
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
         n, parts = _checked_count(n, self.data_shape), self.parts_for(sampler, guidance)
-        network, own = self._model(model), own_conditions(parts.guidance)
+        network = self._model(model)
         _check_walk(None, None, x_transform)
-        conditions = self._with_those_of_guidance(parts, conditions)
         with torch.inference_mode(False):
-            conditions = ordinary(conditions_for(network, conditions, n, self.device, own))
+            conditions = ordinary(self._conditions(parts, network, conditions, n, self.device))
         return Call(
             self,
             n,
@@ -449,10 +452,10 @@ class System(nn.Module):
 
         Args:
             model, guidance, clip, x_transform: As in `sample`.
-            conditions: Handed on as they are, so a tensor has an entry for each row that will be asked about.
+            conditions: Handed on as they are, so a tensor or list has an entry for each row that will be asked about.
         """
         parts, network = self.parts_for(None, guidance), self._model(model)
-        conditions = self._with_those_of_guidance(parts, conditions)
+        check_guidance(parts, conditions, self.device)
         check_names(network, conditions, own_conditions(parts.guidance))
         return self._denoiser(parts, network, clip, x_transform, conditions)
 
@@ -553,10 +556,14 @@ class System(nn.Module):
         place = device_of(self.backbone) if model is None else None
         return x if place is None else x.to(place)
 
-    def _with_those_of_guidance(self, parts: Composition, conditions: Mapping[str, Any]) -> dict[str, Any]:
-        """Conditions with those that guidance brings along; refuse guidance that misses one, or is elsewhere."""
+    def _conditions(
+        self, parts: Composition, network: Model, conditions: Mapping[str, Any], n: int, device: torch.device
+    ) -> dict[str, Any]:
+        """Conditions of n examples, with those that guidance brings along; every misfit is refused."""
         check_guidance(parts, conditions, self.device)
-        return {**row_conditions(parts.guidance), **conditions}
+        own, classes = own_conditions(parts.guidance), parts.classes if network is self.backbone else None
+        found = conditions_for(network, conditions, n, device, own, parts.null_conditions, classes)
+        return found | row_conditions(parts.guidance, found, n)
 
     def _clips(self, clip: bool | None) -> bool:
         return self.settings.clip_x_start if clip is None else check_flag("clip", clip)
@@ -616,7 +623,7 @@ def with_sampler(parts: Composition, slot: Slot) -> Composition:
         return parts
     sampler, name = resolve("sampler", slot)
     changed = attrs.evolve(parts, sampler=sampler, names={**parts.names, "sampler": name})
-    problems = list(sampler.problems(changed))
+    problems = problems_of(changed.label("sampler"), sampler, changed)
     if problems:
         raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
     return changed
@@ -637,10 +644,14 @@ def with_guidance(parts: Composition, guidance: Steered) -> Composition:
             raise OptionError(
                 f"guidance must be a guidance, such as diffkit.guidance.ClassifierFree(2.0), or a list, got {one!r}"
             )
-    problems = [f"{type(one).__name__}: {problem}" for one in listed for problem in one.problems(parts)]
+    names = [type(one).__name__ for one in listed]
+    found = ((name, problems_of(f"guidance {name}", one, parts)) for name, one in zip(names, listed, strict=True))
+    problems = [f"{name}: {problem}" for name, several in found for problem in several]
     if problems:
         raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
-    return attrs.evolve(parts, guidance=tuple(one.fitted(parts) for one in listed))
+    for one in listed:  # each is told which guidance is nearer to the network
+        parts = attrs.evolve(parts, guidance=(*parts.guidance, one.fitted(parts)))
+    return parts
 
 
 def _first_encoding_step(call: Call, denoiser: Denoiser, x: Tensor) -> Tensor:

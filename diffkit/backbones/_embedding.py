@@ -71,9 +71,12 @@ def add_labels(emb: Tensor, table: nn.Module | None, num_labels: int, y: Tensor 
         raise OptionError("y was given, but the network has no classes; leave it out, or build with num_classes")
     if y is None:
         raise OptionError(f"y is missing, but the network has {num_labels} labels; pass y, (B,) integers")
-    if y.shape != x.shape[:1] or y.is_floating_point():
+    if not isinstance(y, Tensor):
+        raise OptionError(f"y must be a tensor of integers of shape ({x.shape[0]},), got {y!r}")
+    if y.shape != x.shape[:1] or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         found = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
         raise OptionError(f"y must be integers of shape ({x.shape[0]},), got {found}")
+    y = y.long()  # torch looks up rows by no shorter ones than 32 bits
     if has_values(y):
         low, high = (int(label) for label in y.aminmax())
         if low < 0 or high >= num_labels:

@@ -11,11 +11,11 @@ def label_count(num_classes: int | None, null_class: bool) -> int:
     Raises:
         OptionError: "No class" is wanted, but there are no classes.
     """
-    if null_class and num_classes is None:
+    if null_class and not num_classes:
         raise OptionError("null_class=True has no effect without classes; set num_classes")
     return (num_classes or 0) + null_class
 
 
 def null_conditions(num_classes: int | None, null_class: bool) -> dict[str, int] | None:
     """Return the label that means "no class", or None if there is none."""
-    return {"y": num_classes} if null_class and num_classes is not None else None
+    return {"y": num_classes} if null_class and num_classes else None

@@ -42,7 +42,7 @@ class DiT(Backbone):
         hidden: Width of a token, a multiple of 4; None for that of the size.
         heads: Attention heads, which divide the width; None for that of the size.
         mlp_ratio: Inner width of the perceptrons in units of hidden.
-        num_classes: Number of classes; the network then needs ``y``. None for none.
+        num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
         null_class: One label more, of index num_classes, that means "no class"; for classifier-free guidance.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
     Source: Peebles & Xie 2022, arXiv:2212.09748.
@@ -55,7 +55,7 @@ class DiT(Backbone):
     hidden: int | None = integer(None, optional=True, ge=4)
     heads: int | None = integer(None, optional=True, ge=1)
     mlp_ratio: float = number(4.0, gt=0)  # the paper's, after ViT
-    num_classes: int | None = integer(None, optional=True, ge=1)
+    num_classes: int | None = integer(None, optional=True, ge=0)
     null_class: bool = flag(False)
     checkpoint: bool = flag(False)
 
@@ -71,6 +71,10 @@ class DiT(Backbone):
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the null class."""
         return null_conditions(self.num_classes, self.null_class)
+
+    def count_classes(self) -> int:
+        """Return the number of classes."""
+        return self.num_classes or 0
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return the network, ``forward(x, time, y=None)``."""

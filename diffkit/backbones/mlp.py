@@ -26,7 +26,7 @@ class MLP(Backbone):
     Attributes:
         hidden: Width of every layer and of the time embedding.
         depth: Number of residual layers.
-        num_classes: Number of classes; the network then needs ``y``. None for none.
+        num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
         null_class: One label more, of index num_classes, that means "no class"; for classifier-free guidance.
     Source: the residual layers are those of He et al. 2016, arXiv:1603.05027, with layer norm; conditioning is added
         between the two linear maps, as in Ho et al. 2020, arXiv:2006.11239, appendix B.
@@ -34,7 +34,7 @@ class MLP(Backbone):
 
     hidden: int = integer(128, ge=1)
     depth: int = integer(3, ge=1, le=10_000)
-    num_classes: int | None = integer(None, optional=True, ge=1)
+    num_classes: int | None = integer(None, optional=True, ge=0)
     null_class: bool = flag(False)
 
     def __attrs_post_init__(self) -> None:
@@ -44,6 +44,10 @@ class MLP(Backbone):
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the null class."""
         return null_conditions(self.num_classes, self.null_class)
+
+    def count_classes(self) -> int:
+        """Return the number of classes."""
+        return self.num_classes or 0
 
     def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
         """Return the network, ``forward(x, time, y=None)``."""

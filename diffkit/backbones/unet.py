@@ -47,7 +47,7 @@ class UNet(Backbone):
         dropout: Probability in [0, 1), inside residual blocks.
         resblock_updown: Resample inside residual blocks, without a convolution of its own.
         conv_resample: Resample with a convolution; False averages and repeats.
-        num_classes: Number of classes; the network then needs ``y``. None for none.
+        num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
         null_class: One label more, of index num_classes, that means "no class"; for classifier-free guidance.
         low_res_channels: Channels of a smaller image ``low_res`` which is enlarged to the size of the data and read
             along with it; for super-resolution. 0 for none.
@@ -69,7 +69,7 @@ class UNet(Backbone):
     dropout: float = number(0.0, ge=0, lt=1)
     resblock_updown: bool = flag(False)
     conv_resample: bool = flag(True)
-    num_classes: int | None = integer(None, optional=True, ge=1)
+    num_classes: int | None = integer(None, optional=True, ge=0)
     null_class: bool = flag(False)
     low_res_channels: int = integer(0, ge=0)
     checkpoint: bool = flag(False)
@@ -95,6 +95,10 @@ class UNet(Backbone):
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the null class."""
         return null_conditions(self.num_classes, self.null_class)
+
+    def count_classes(self) -> int:
+        """Return the number of classes."""
+        return self.num_classes or 0
 
     def resized(self, data_shape: tuple[int, ...], other: tuple[int, ...]) -> UNet:
         """Return the recipe with the widths and the attention of each level, which sizes in pixels stood for."""

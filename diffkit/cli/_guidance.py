@@ -96,8 +96,7 @@ def check_null(slot: Slot, saved: Saved) -> None:
     """Raise `OptionError` for classifier-free guidance of a network that has no word for "no class"."""
     if slot is None or canonical(slot[0]) != "cfg" or slot[1].get("null") is not None:
         return
-    recipe = saved.system.parts.backbone
-    if recipe is None or recipe.null_conditions() is None:
+    if saved.system.parts.null_conditions is None:
         lacking = "classes" if saved.num_classes is None else 'label for "no class"'
         raise OptionError(
             f"--guidance cfg compares a class with no class, and this network has no {lacking}; train one with "

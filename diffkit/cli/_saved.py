@@ -72,7 +72,7 @@ class Saved:
 
     def name(self, label: int) -> str:
         """What a class is called."""
-        if label == self.null_class:
+        if label in (self.null_class, -1):
             return "none"
         return self.classes[label] if self.classes and label < len(self.classes) else str(label)
 
@@ -85,15 +85,16 @@ def load(folder: Path, device: str | None) -> Saved:
     """
     import diffkit
     from diffkit.cli._device import device as find_device
-    from diffkit.training.checks import Classes
 
     system = diffkit.load(folder, device=find_device(device))
     if system.backbone is None:
         raise OptionError(f"{folder} is a system without a network; train one, or use it in Python, with model=")
-    known = Classes.of(system.spec())
     facts = _facts_of_data(folder)
     classes, low_res = (tuple(facts.get(name) or ()) or None for name in ("classes", "low_res"))
-    return Saved(system, known.count, known.null, classes, low_res)
+    count = system.parts.classes
+    count = len(classes or ()) if count is None else count  # a backbone that does not say was trained on those
+    null = (system.parts.null_conditions or {}).get("y")
+    return Saved(system, count or None, null if isinstance(null, int) else None, classes, low_res)
 
 
 def class_names(folder: Path) -> tuple[str, ...] | None:

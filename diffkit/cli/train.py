@@ -174,8 +174,8 @@ def _refuse_preview(config: TrainConfig, num_steps: int) -> None:
 
 def _unused_classes(system: System, data: Data) -> str:
     """Say that the network knows more classes than there are to learn from, or nothing."""
-    known, there = getattr(system.recipe, "num_classes", None), len(data.classes or ())
-    if not there or known is None or known <= there:
+    known, there = system.parts.classes, len(data.classes or ())
+    if not there or not known or known <= there:
         return ""
     return f"note: the network has {known} classes, the data {there}; the other {known - there} are never trained"
 

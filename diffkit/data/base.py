@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import DataError
+from diffkit.data.conditions import as_condition, together
 
 Image = Tensor | NDArray[Any]
 Indices = Sequence[int] | NDArray[np.int64]
@@ -37,8 +38,10 @@ class MapData(Protocol):
         """Return the number of examples."""
 
     @abstractmethod
-    def __getitem__(self, index: int) -> tuple[Image, Mapping[str, int | Tensor]]:
-        """Return example ``index`` and its conditions, each an integer or a tensor.
+    def __getitem__(self, index: int) -> tuple[Image, Mapping[str, Any]]:
+        """Return example ``index`` and its conditions, each a number, a tensor or a text, or a mapping or list of such.
+
+        The class ``y`` counts from 0; -1 is for an example without one.
 
         The example is (C, *S), integers if there are bins, or floating point in [-1, 1]; any floating point if there
         are none.
@@ -63,12 +66,13 @@ class Batch(NamedTuple):
     Attributes:
         indices: Which, (B,) int64.
         images: As the data gives them, (B, C, *S).
-        conditions: For each name, (B, ...).
+        conditions: For each name, (B, ...); a list of texts; or a mapping or tuple of such. A label ``y`` of -1 is
+            that of an example without a class.
     """
 
     indices: Tensor
     images: Tensor
-    conditions: dict[str, Tensor]
+    conditions: dict[str, Any]
 
 
 class Stacked(Data):
@@ -82,7 +86,7 @@ class Stacked(Data):
         """Return the number of examples."""
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[Image, Mapping[str, int | Tensor]]:
+    def __getitem__(self, index: int) -> tuple[Image, Mapping[str, Any]]:
         """Return example ``index`` and its conditions."""
         return self.data[index]
 
@@ -100,16 +104,16 @@ class Stacked(Data):
             if tuple(image.shape) != self.shape:
                 raise DataError(f"example {i} has shape {tuple(image.shape)}, the data says {self.shape}")
             images.append(image)
-            conditions.append({name: torch.as_tensor(value) for name, value in found.items()})
+            conditions.append({name: as_condition(value) for name, value in found.items()})
         return Batch(torch.tensor(picked), torch.stack(images), _stacked(conditions, picked))
 
 
-def _stacked(conditions: Sequence[Mapping[str, Tensor]], indices: Sequence[int]) -> dict[str, Tensor]:
+def _stacked(conditions: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> dict[str, Any]:
     names = conditions[0].keys()
     for i, found in zip(indices, conditions, strict=True):
         if found.keys() != names:
             raise DataError(f"example {i} has conditions {sorted(found)}, example {indices[0]} has {sorted(names)}")
-    return {name: torch.stack([found[name] for found in conditions]) for name in names}
+    return {name: together(name, [found[name] for found in conditions], indices) for name in names}
 
 
 def description(data: MapData) -> dict[str, Any]:

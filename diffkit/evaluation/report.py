@@ -26,7 +26,6 @@ from diffkit.options import check_integer
 from diffkit.saving import load, read_spec
 from diffkit.spacing import Spacing
 from diffkit.system import System
-from diffkit.training.checks import Classes
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -127,7 +126,7 @@ class _Run:
     @property
     def class_names(self) -> Sequence[str]:
         """What the classes are called; none without classes."""
-        count = Classes.of(self.spec).count or 0
+        count = self.system.parts.classes or 0
         return self.config.get("data", {}).get("classes") or [str(i) for i in range(count)]
 
     @property
@@ -137,7 +136,7 @@ class _Run:
 
     def conditions(self, n: int) -> dict[str, Any]:
         """A class for each of n samples, in turn; nothing without classes."""
-        count = Classes.of(self.spec).count
+        count = self.system.parts.classes or len(self.class_names)
         return {} if not count else {"y": [i % count for i in range(n)]}
 
     def checkpoints(self) -> Iterator[tuple[int, Mapping[str, Tensor]]]:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.guidance._weight import extrapolate, interval, outside
+from diffkit.null_conditions import none_of
 from diffkit.options import flag, number
 from diffkit.protocols import Composition, Level
-from diffkit.steering import Conditions, Estimate, Evaluate, Guidance, evaluate_together
+from diffkit.steering import Conditions, Estimate, Evaluate, Guidance, evaluate_together, joint_problem
 from diffkit.table import Coefs
 
 
@@ -38,9 +39,11 @@ class ClassifierFree(Guidance):
             steps outside of it cost a single evaluation.
         rescale: Share in [0, 1] of bringing the standard deviation of each example's estimate back to what it is with
             the condition, against overexposure at a large scale; 0.7 is the paper's.
-        null: Conditions that mean "none": name -> a number for all, a tensor (one row, or one for each example), or
-            None to leave the condition out. By default what the backbone says (``null_class=True``: the last label).
-        joint: One call of twice the batch; False makes two calls and needs less memory.
+        null: Conditions that mean "none": name -> a number, which fills the condition; a tensor (of one example, one
+            row, or one for each example); a text; a mapping or list of such; or None to leave the condition out. By
+            default what the backbone says (``null_class=True``: the last label), or `diffkit.compose` was given.
+        joint: One call of twice the batch; False makes two calls, needs less memory, and takes null conditions of
+            another length.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w is scale - 1; Kynkaanniemi et al. 2024,
         arXiv:2404.07724 (interval); Lin et al. 2023, arXiv:2305.08891, section 3.4 (rescale).
     Deviates: the last one rescales the network's output; x_start is rescaled here, so that it means the same for every
@@ -52,16 +55,25 @@ class ClassifierFree(Guidance):
     rescale: float = number(0.0, ge=0, le=1)
     null: Mapping[str, Any] | None = field(default=None, validator=_check_null)
     joint: bool = flag(True)
+    _place: int = field(default=0, init=False, repr=False)
 
     @property
     def own_conditions(self) -> frozenset[str]:
-        """The rows that mean "none"."""
-        return frozenset(self.row_conditions)
+        """Null conditions that are more than a number or text, of each example."""
+        return frozenset(self._own(name) for name, null in (self.null or {}).items() if not _is_plain(null))
 
-    @property
-    def row_conditions(self) -> Conditions:
-        """Those of the null condition that have a row for each example."""
-        return {_ROWS + name: value for name, value in (self.null or {}).items() if _has_rows(value)}
+    def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
+        """Return null conditions that are more than a number or text, of each example.
+
+        Raises:
+            OptionError: One has another form than the condition, or cannot be evaluated with it in one call.
+        """
+        null = self.null or {}
+        found = {name: none_of(name, value, conditions.get(name), n) for name, value in null.items()}
+        for name, value in found.items() if self.joint else ():
+            if problem := joint_problem(name, [conditions.get(name), value], n):
+                raise OptionError(problem)
+        return {self._own(name): value for name, value in found.items() if not _is_plain(null[name])}
 
     @property
     def required_conditions(self) -> frozenset[str]:
@@ -71,20 +83,28 @@ class ClassifierFree(Guidance):
     def problems(self, parts: Composition) -> Iterable[str]:
         """Return what is missing for the estimate without the condition."""
         if self.null is not None:
-            return
-        if parts.backbone is None:
-            yield "a network of your own does not say what means 'no condition'; pass null, such as null={'y': 10}"
-        elif parts.backbone.null_conditions() is None:
+            yield from _label_problem(self.null.get("y"), parts)
+        elif parts.null_conditions is None and parts.backbone is None:
+            yield (
+                "a network of your own does not say what means 'no condition'; pass null, such as null={'y': 10}, or "
+                "compose with null_conditions={'y': 10}"
+            )
+        elif parts.null_conditions is None:
             yield (
                 f"{parts.label('backbone')} has no null class; build it with num_classes and null_class=True and train "
                 "with that label on a share of the data, or pass null, such as null={'y': 10}"
             )
 
     def fitted(self, parts: Composition) -> Guidance:
-        """Return this guidance with the backbone's null condition."""
-        if self.null is not None or parts.backbone is None:
-            return self
-        return attrs.evolve(self, null=parts.backbone.null_conditions())
+        """Return this guidance with the null conditions of the network, and names of its own for its rows."""
+        null = parts.null_conditions if self.null is None else self.null
+        fitted = attrs.evolve(self, null=null)
+        object.__setattr__(fitted, "_place", len(parts.guidance))
+        return fitted
+
+    def _own(self, name: str) -> str:
+        """What it calls the null condition of a name."""
+        return f"null rows of {name}" + (f" for guidance {self._place}" if self._place else "")
 
     def idle(self, at: Coefs) -> NDArray[np.bool_]:
         """Return which levels lie outside of the interval."""
@@ -104,9 +124,12 @@ class ClassifierFree(Guidance):
 
     def _without(self, conditions: Conditions, x: Tensor) -> Conditions:
         assert self.null is not None, "composition refuses guidance without a null condition"
-        null = {name: conditions.get(_ROWS + name, value) for name, value in self.null.items()}
-        changed = {name: _null_value(value, conditions.get(name), x.shape[0]) for name, value in null.items()}
-        return {name: value for name, value in {**conditions, **changed}.items() if value is not None}
+        found = dict(conditions)
+        for name, null in self.null.items():
+            found[name] = conditions.get(self._own(name))
+            if found[name] is None:  # whoever made the conditions has not asked for the rows
+                found[name] = none_of(name, null, conditions.get(name), x.shape[0])
+        return {name: value for name, value in found.items() if value is not None}
 
     def _rescaled(self, guided: Tensor, with_it: Tensor) -> Tensor:
         after, before = _spread(guided), _spread(with_it)
@@ -114,36 +137,19 @@ class ClassifierFree(Guidance):
         return guided * torch.lerp(torch.ones_like(factor), factor, self.rescale)
 
 
-_ROWS = "null rows of "
-"""Before the name of a condition: its rows that mean "none"."""
+def _is_plain(null: Any) -> bool:
+    """True for what is put in a condition's place in every step, without being brought to the device."""
+    return null is None or isinstance(null, str | bool | int | float)
 
 
-def _has_rows(value: Any) -> bool:
-    """Whether it is an array or list, and not one row for all."""
-    array = isinstance(value, Tensor | np.ndarray) and value.ndim > 0
-    return (array or isinstance(value, list | tuple)) and len(value) != 1
-
-
-def _null_value(value: Any, given: Any, batch: int) -> Any:
-    """The null condition for a batch: of the given condition's dtype and device, a row for each example."""
-    if value is None:
-        return value
-    if isinstance(value, str | list) and isinstance(given, list):  # texts
-        return [value] * batch if isinstance(value, str) else value
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return {key: _null_value(entry, (given or {}).get(key), batch) for key, entry in value.items()}
-    if not isinstance(value, Tensor):
-        value = (
-            torch.full_like(given, value) if isinstance(given, Tensor) and given.ndim < 2 else torch.as_tensor(value)
-        )
-    if isinstance(given, Tensor):
-        value = value.to(given)
-    if value.ndim == 0 or value.shape[0] == 1:
-        shape = given.shape if isinstance(given, Tensor) and given.ndim else (batch, *value.shape[1:])
-        value = value.expand(shape)
-    return value
+def _label_problem(label: Any, parts: Composition) -> Iterable[str]:
+    """Say that a null label is none that the network knows."""
+    known = parts.classes
+    own = (parts.null_conditions or {}).get("y")
+    if not known or isinstance(label, bool) or not isinstance(label, int) or 0 <= label < known or label == own:
+        return
+    also = f", and {own} for no class" if isinstance(own, int) else "; build it with null_class=True for one more"
+    yield f"null={{'y': {label}}} is no label of {parts.label('backbone')}, which has 0..{known - 1}{also}"
 
 
 def _spread(x: Tensor) -> Tensor:

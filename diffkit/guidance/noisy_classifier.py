@@ -67,10 +67,11 @@ class NoisyClassifier(nn.Module):
             OptionError: The options do not fit the shape of the system's data, or each other.
         """
         super().__init__()
-        self.parts: Composition = system.parts
+        count = check_integer("num_classes", num_classes, ge=1)
+        self.parts: Composition = attrs.evolve(system.parts, classes=count, null_conditions=None)
         self.settings = system.settings
         self.objective = system.objective
-        self.num_classes = check_integer("num_classes", num_classes, ge=1)
+        self.num_classes = count
         self.noised = noised
         if not noised and self.parts.draws_between_levels:
             raise OptionError(f"noised=False needs discrete levels, but {self.parts.label('timesteps')} draws others")

@@ -10,14 +10,20 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from diffkit._errors import DiffkitError, OptionError
-from diffkit.protocols import Backbone
+import diffkit
+from diffkit._errors import CompositionError, DiffkitError, OptionError
+from diffkit.data.base import MapData, Stacked
+from diffkit.protocols import Backbone, CountsClasses
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
 from diffkit.testing._close import mapped, require, require_close, require_same
 from diffkit.testing._conditions import Conditions, NoAnswerError, conditions_of
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._parts import DATA_SHAPES
 from diffkit.testing._paths import VP, compose
+from diffkit.training.checks import check as check_training
+from diffkit.training.config import TrainConfig
+from diffkit.training.engines import SingleProcess
+from diffkit.training.trainer import Trainer
 
 _TRIED = ((2,), (1, 12), (3, 16, 16), (4, 12, 10), (2, 4, 8, 8))
 """Shapes that each get a network of their own: one to three axes, square and not, one channel and four."""
@@ -308,6 +314,64 @@ def conditions_are_used(backbone: Backbone) -> None:
     used = [name for name in names if _use(net, name)]
     if not used:
         raise NotApplicableError(f"no other value is known of {', '.join(names)}" if names else "it takes none")
+
+
+@check("backbone")
+def trains_with_and_without_conditions(backbone: Backbone) -> None:
+    """It trains for two steps with every condition, with its null conditions in their place, and without if it may.
+
+    Usually: a null label without a row in the table of labels, or null_conditions() of another form than conditions.
+    """
+    net = _net(backbone)
+    given = net.conditions(_EXAMPLES)
+    _train(backbone, net, given, "with conditions", 0.0)
+    if isinstance(backbone, CountsClasses) and (count := backbone.count_classes()) and "y" in given:
+        last = torch.full((_EXAMPLES,), count - 1)
+        _train(backbone, net, given | {"y": last}, f"with label {count - 1}, the last of count_classes()", 0.0)
+    if given.keys() & (backbone.null_conditions() or {}).keys():
+        _train(backbone, net, given, "with null conditions in place of all", 1.0)
+    if net.conditions.optional:
+        _train(backbone, net, {}, "without conditions", 0.0)
+
+
+_EXAMPLES = 4
+
+
+def _train(backbone: Backbone, net: Net, given: Mapping[str, Any], how: str, label_dropout: float) -> None:
+    """Train a fresh network for two steps on noise, as `diffkit.train` does."""
+    where = visiting(Where(detail=f"data {net.data_shape}, {how}"))
+    try:
+        system = diffkit.compose(
+            backbone=backbone, schedule="cosine", num_steps=20, data_shape=net.data_shape, bins=None
+        )
+    except CompositionError as error:
+        raise NotApplicableError(f"it does not train with the usual parts: {error}") from error
+    config = TrainConfig(steps=2, batch_size=_EXAMPLES, label_dropout=label_dropout, max_skips=0)
+    data = Stacked(_Noise(net.data_shape, given))
+    try:
+        check_training(system, {}, data, config)
+        assert system.backbone is not None
+        trainer = Trainer(system, system.backbone, config, SingleProcess(torch.device("cpu")))
+        for _ in range(config.steps):
+            trainer.update(data.batch(range(_EXAMPLES)))
+    except (DiffkitError, RuntimeError, IndexError) as error:
+        raise LawError("two steps of training", f"{type(error).__name__}: {error}", where) from error
+
+
+class _Noise(MapData):
+    """Examples of noise with conditions."""
+
+    bins = classes = None
+
+    def __init__(self, shape: tuple[int, ...], given: Mapping[str, Any]):
+        self.shape, self.given = shape, given
+
+    def __len__(self) -> int:
+        return _EXAMPLES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Mapping[str, Any]]:
+        x = torch.randn(self.shape, generator=torch.Generator().manual_seed(index))
+        return x, {name: mapped(lambda leaf: leaf[index], value) for name, value in self.given.items()}
 
 
 def _use(net: Net, name: str) -> bool:

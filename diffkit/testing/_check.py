@@ -88,6 +88,18 @@ class LawError(AssertionError):
         self.cause = cause
 
 
+class StoppedError(LawError):
+    """A check could not go on: the part, or what it returned, raised an exception that the law is not about.
+
+    Attributes:
+        place: What was raised, and where: the same for every check that stops there.
+    """
+
+    def __init__(self, found: str, where: Where, cause: str, place: str):
+        super().__init__("no exception", found, where, cause)
+        self.place = place
+
+
 class NotApplicableError(Exception):
     """A law that says nothing about this part, with the reason."""
 
@@ -105,6 +117,7 @@ class CheckResult:
         where, expected, found, cause: Of a failure; see `LawError`.
         reason: Of "expected" and "skipped".
         note: What was measured, where a number is of interest.
+        stopped: Of a failure by an exception that the law is not about: what was raised, and where.
         seconds: How long it took.
     """
 
@@ -119,6 +132,7 @@ class CheckResult:
     cause: str = ""
     reason: str = ""
     note: str = ""
+    stopped: str = ""
     seconds: float = field(default=0.0, eq=False)
 
     @property
@@ -183,10 +197,10 @@ class Check:
                 return self.run(part) or ""
             except (LawError, NotApplicableError):
                 raise
-            except Exception as error:
-                line = _line_in(part, error)
-                where = evolve(_HERE[0], detail=", ".join(filter(None, (_HERE[0].detail, line))))
-                raise LawError("no exception", f"{type(error).__name__}: {error}", where) from error
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) or type(error).__module__.startswith("_pytest"):
+                    raise
+                raise _stopped(part, error) from error
 
     def result(self, part: Any, expected_failure: str | None = None, conditions: Given | None = None) -> CheckResult:
         """Check a part and return what was found.
@@ -204,11 +218,11 @@ class Check:
             found = {"status": "skipped", "reason": str(error)}
         except LawError as error:
             found = {"status": "failed", "where": error.where, "expected": error.expected, "found": error.found}
-            found |= {"cause": error.cause or self.cause}
+            found |= {"cause": error.cause or self.cause, "stopped": getattr(error, "place", "")}
         if expected_failure is not None:
             found = _against_expectation(found, expected_failure)
         seconds = time.perf_counter() - begun
-        return CheckResult(self.name, self.kind, repr(part), law=self.law, seconds=seconds, **found)
+        return CheckResult(self.name, self.kind, shown(part), law=self.law, seconds=seconds, **found)
 
 
 def _against_expectation(found: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -250,12 +264,55 @@ def checks_of(kind: str) -> tuple[Check, ...]:
     return (*_OF_ALL[kind], *_OF_ONE[kind])
 
 
-def _line_in(part: Any, error: BaseException) -> str:
-    """The innermost line of the part's own file that the error came through, or the innermost of all."""
+def shown(part: Any) -> str:
+    """Return a part as it prints itself, or the name of its class if it cannot."""
+    try:
+        return repr(part)
+    except Exception:  # a repr is the part's own code
+        return f"<{type(part).__name__}, which cannot be printed>"
+
+
+def once(result: CheckResult, seen: dict[str, str]) -> CheckResult:
+    """Return a result as it is, or skipped if another check has stopped at the same exception already.
+
+    Args:
+        result: What a check found.
+        seen: Exceptions of this part so far, and the check that reports each; the result's is added.
+    """
+    if result.status != "failed" or not result.stopped:
+        return result
+    first = seen.setdefault(result.stopped, result.check)
+    if first == result.check:
+        return result
+    return evolve(result, status="skipped", reason=f"it stops at the exception that {first} reports")
+
+
+def _stopped(part: Any, error: BaseException) -> StoppedError:
+    """An exception, with the innermost line of the part's own file that it came through, or the innermost of all."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = inspect.getsourcefile(type(part)) if isinstance(type(part), type) else None
-    mine = [frame for frame in frames if frame.filename == own] or frames[-1:]
-    return f"{mine[-1].filename.rpartition('/')[2]}, line {mine[-1].lineno}" if mine else ""
+    own = _file_of(part)
+    mine = [frame for frame in frames if frame.filename == own]
+    at = (mine or frames)[-1]
+    line, kind = f"{at.filename.rpartition('/')[2]}, line {at.lineno}", type(error).__name__
+    found = f"{kind}: {_text_of(error)}"
+    whose = f"{at.name}() of the part" if mine else f"{at.name}(), which was given what the part returned"
+    cause = f"an error in {whose}; other laws that stop there are skipped, and may have more to say once it is mended"
+    where = evolve(_HERE[0], detail=", ".join(filter(None, (_HERE[0].detail, line))))
+    return StoppedError(found, where, cause, f"{kind if mine else found} at {line}")
+
+
+def _file_of(part: Any) -> str | None:
+    try:
+        return inspect.getsourcefile(type(part))
+    except TypeError:  # a class that is in no file
+        return None
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception of the part's own
+        return "(which cannot be printed)"
 
 
 def _indented(text: str) -> str:

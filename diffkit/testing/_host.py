@@ -63,6 +63,7 @@ def count_graphs(function: Callable[..., Any], calls: Iterator[tuple[Any, ...]])
             for arguments in calls:
                 compiled(*arguments)
     except dynamo.exc.TorchDynamoException as error:
+        function(*arguments)  # an exception of the part's own is that, and no matter of graphs
         first_line = str(error).strip().partition("\n")[0]
         raise LawError("one whole graph", f"{type(error).__name__}: {first_line}", cause=_READS) from error
     finally:

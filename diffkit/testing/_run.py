@@ -22,7 +22,7 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _timesteps,
     _var,
 )
-from diffkit.testing._check import Check, CheckResult, Given, checks_of
+from diffkit.testing._check import Check, CheckResult, Given, checks_of, once, shown
 from diffkit.testing._conditions import refuse_misfits
 
 _NONE: Mapping[str, str] = {}
@@ -57,8 +57,9 @@ def check_component(
     checks = checks_for(kind)
     _check_names(kind, checks, expected_failures)
     refuse_misfits(kind, conditions)
-    part = _made(factory)
-    return [check.result(part, expected_failures.get(check.name), conditions) for check in checks]
+    part, seen = _made(factory), dict[str, str]()
+    results = (check.result(part, expected_failures.get(check.name), conditions) for check in checks)
+    return [once(result, seen) for result in results]
 
 
 def parametrize_checks(
@@ -87,37 +88,37 @@ def parametrize_checks(
     refuse_misfits(kind, conditions)
     cases = []
     for instance in map(_made, instances):
+        seen: dict[str, str] = {}
         for each in checks:
             reason = expected_failures.get(each.name)
             marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError)]
-            cases.append(
-                pytest.param(BoundCheck(each, instance, conditions), marks=marks, id=f"{instance!r}-{each.name}")
-            )
+            bound = BoundCheck(each, instance, conditions, {} if marks else seen)
+            cases.append(pytest.param(bound, marks=marks, id=f"{shown(instance)}-{each.name}"))
     return pytest.mark.parametrize("check", cases)
 
 
 @frozen
 class BoundCheck:
-    """A check and the part it is about, with conditions if it is a backbone's; calling it runs it."""
+    """A check and the part it is about, with conditions if it is a backbone's; calling it runs it.
+
+    Checks of one part share ``seen``, so that an exception which stops several is reported by the first of them.
+    """
 
     check: Check
     part: Any
     conditions: Given | None = field(default=None, repr=False)
+    seen: dict[str, str] = field(factory=dict, repr=False)
 
     def __call__(self) -> None:
         """Return None, raise `AssertionError` that reads like a review, or skip the test where nothing is said."""
         __tracebackhide__ = True
         import pytest
 
-        result = self.check.result(self.part, conditions=self.conditions)
+        result = once(self.check.result(self.part, conditions=self.conditions), self.seen)
         if result.status == "skipped":
             pytest.skip(result.reason)
         if not result.ok:
-            try:
-                self.check(self.part, self.conditions)
-            except AssertionError as error:
-                raise AssertionError(str(result)) from error
-            raise AssertionError(f"{result}\n  (it passed when run again: the part does not repeat itself)")
+            raise AssertionError(str(result)) from None
 
 
 def report(results: Iterable[CheckResult]) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data
-from diffkit.training.checks import batch_problems
+from diffkit.training.checks import Classes, batch_problems
 from diffkit.training.lock import RunLock
 from diffkit.training.order import DataOrder, Indices
 from diffkit.training.randomness import Purpose, key, seeded
@@ -28,8 +28,8 @@ class _Reader(Dataset[Batch | Failure]):
     In a worker an error is returned, not raised: torch would put a traceback into its text, and swallow some.
     """
 
-    def __init__(self, data: Data, num_classes: int | None, in_worker: bool):
-        self.data, self.num_classes, self.in_worker = data, num_classes, in_worker
+    def __init__(self, data: Data, classes: Classes, in_worker: bool):
+        self.data, self.classes, self.in_worker = data, classes, in_worker
 
     def __getitem__(self, asked: tuple[int, Indices]) -> Batch | Failure:
         try:
@@ -42,7 +42,7 @@ class _Reader(Dataset[Batch | Failure]):
     def _read(self, seed: int, indices: Indices) -> Batch:
         with seeded(seed):
             batch = read(self.data, indices)
-        problem = next(batch_problems(batch, self.data, self.num_classes), None)
+        problem = next(batch_problems(batch, self.data, self.classes), None)
         if problem is not None:
             raise DataError(problem)
         return batch
@@ -67,7 +67,7 @@ def batches(
     stop: int,
     *,
     rows: slice = slice(None),
-    num_classes: int | None,
+    classes: Classes,
     workers: int,
     locks: Sequence[RunLock],
     pin: bool,
@@ -79,7 +79,7 @@ def batches(
         order: Which examples each batch holds.
         start, stop: Range of updates.
         rows: Which examples of each batch; all by default.
-        num_classes: What labels must stay below; None if that is not known.
+        classes: Which labels there may be.
         workers: Processes that read ahead; 0 reads in this one.
         locks: What this process holds, which workers must not keep alive.
         pin: Put batches where a GPU can fetch them without the host waiting.
@@ -87,7 +87,7 @@ def batches(
         DataError: When a batch is read that cannot be trained on, or cannot be read.
     """
     loader = DataLoader(
-        _Reader(data, num_classes, in_worker=workers > 0),
+        _Reader(data, classes, in_worker=workers > 0),
         batch_size=None,
         sampler=_Lazy(order, start, stop, rows),
         num_workers=workers,

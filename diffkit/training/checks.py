@@ -8,45 +8,40 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch import nn
+from torch import Tensor, nn
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data
 from diffkit.decoders import decoder_for
 from diffkit.files import bare, not_plain
+from diffkit.null_conditions import NO_CLASS
+from diffkit.protocols import Composition
+from diffkit.registry import option_names
+from diffkit.signatures import missing_problems, name_problems
 from diffkit.spec import fits_json
 from diffkit.training.config import TrainConfig
+from diffkit.training.draws import drop_conditions
 from diffkit.training.reading import read
 from diffkit.training.trainable import Trainable
 
 
 @frozen
 class Classes:
-    """What the network knows about classes.
+    """Which labels ``y`` a network takes.
 
     Attributes:
-        known: False for a network of the user's own, of which nothing can be known.
-        count: Number of classes, or None.
-        null: Label that means "no class", or None.
-        told: The class is what the network tells, not what it is told: it is a classifier.
+        count: How many classes it knows; 0 for none, None where that is not known.
+        null: Label that means "no class", which -1 stands for; None if there is none.
     """
 
-    known: bool
     count: int | None
     null: int | None
-    told: bool = False
 
     @classmethod
-    def of(cls, spec: Mapping[str, Any]) -> Classes:
-        """Read them from the options of a system's backbone, or from what a classifier says."""
-        if "classifier" in spec:
-            return cls(True, spec["num_classes"], None, told=True)
-        part = spec["parts"]["backbone"] or {}
-        options = part.get("recipe", part).get("options")
-        if options is None or "num_classes" not in options:
-            return cls(False, None, None)
-        count = options["num_classes"]
-        return cls(True, count, count if options.get("null_class") else None)
+    def of(cls, parts: Composition) -> Classes:
+        """Read them from what the parts say."""
+        null = (parts.null_conditions or {}).get("y")
+        return cls(parts.classes, null if isinstance(null, int) else None)
 
 
 def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainConfig) -> None:
@@ -66,16 +61,19 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
     _check_weights(system.backbone)
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
         raise OptionError(f"workers={config.workers} are more reading processes than help here; take at most {most}")
-    classes = Classes.of(spec)
-    if classes.told and config.preview_every is not None:
+    classes, tells = Classes.of(system.parts), "classifier" in spec
+    if tells and config.preview_every is not None:
         raise OptionError("a classifier draws no samples, so there is nothing to preview; leave preview_every out")
     problems = list(_data_problems(system, data, config))
     if not problems:
         some = read(data, range(min(len(data), 8)))
-        ask = _classifier_problems if classes.told else _label_problems
-        problems = [*ask(classes, data, config, some)]
-        problems += [] if classes.told else _low_res_problems(system, some)
-        problems = problems or [*batch_problems(some, data, classes.count), *_description_problems(data)]
+        if tells:
+            problems = [*_classifier_problems(classes, data, config, some)]
+        else:
+            problems = [*_label_problems(system, classes, data, some), *_low_res_problems(system, some)]
+            problems = problems or [*_condition_problems(system, some), *_dropping_problems(system, config, some)]
+        problems = problems or [*_unlabelled_problems(system, classes, data)]
+        problems = problems or [*batch_problems(some, data, classes), *_description_problems(data)]
     if problems:
         raise DataError("\n  ".join(["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
 
@@ -133,34 +131,81 @@ def _description_problems(data: Data) -> Iterator[str]:
             )
 
 
-def _label_problems(classes: Classes, data: Data, config: TrainConfig, example: Batch) -> Iterator[str]:
+def _label_problems(system: Trainable, classes: Classes, data: Data, example: Batch) -> Iterator[str]:
     labelled = "y" in example.conditions
     names = data.classes
-    if classes.known and labelled and classes.count is None:
-        yield (
-            "the data has classes, but the network has none; compose with num_classes="
-            f"{'...' if names is None else len(names)} in the backbone's options, or load the data without labels"
-        )
-    if classes.count is not None and not labelled:
+    if classes.count == 0 and labelled:
+        count = "..." if names is None else len(names)
+        how = f"num_classes={count} in the backbone's options" if _has_option(system, "num_classes") else "one that has"
+        yield f"the data has classes, but the network has none; compose with {how}, or load the data without labels"
+    if classes.count and not labelled:
         yield (
             f"the network has {classes.count} classes, but the data has no labels; load it with labels, or compose "
             "without num_classes"
         )
-    if classes.count is not None and labelled and names is not None and len(names) > classes.count:
+    if classes.count and labelled and names is not None and len(names) > classes.count:
         yield (
             f"the data has {len(names)} classes, but the network has {classes.count}; compose with "
             f"num_classes={len(names)}"
         )
-    if config.label_dropout > 0 and not labelled:
+
+
+def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
+    """Hold the names of conditions against those that the network takes."""
+    if system.backbone is None:
+        return
+    named = name_problems(system.backbone, example.conditions, frozenset())
+    for problem in (*named, *missing_problems(system.backbone, example.conditions)):
+        yield f"the data does not fit the network: {problem}"
+
+
+def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -> Iterator[str]:
+    """Say why conditions cannot be dropped, by dropping some."""
+    if config.label_dropout <= 0:
+        return
+    null = system.parts.null_conditions or {}
+    begin = f"label_dropout={config.label_dropout:g}"
+    if not example.conditions or (null and not null.keys() & example.conditions.keys()):
         yield (
-            f"label_dropout={config.label_dropout:g} drops classes, but the data has no classes; load it with labels, "
-            "or leave label_dropout out"
+            f"{begin} drops classes, but the data has no {', '.join(null) if null else 'classes'}; load it with "
+            "labels, or leave label_dropout out"
         )
-    elif config.label_dropout > 0 and classes.null is None:
+    elif not null:
+        yield f"{begin} needs a network with a label for no class; compose with {_way_to_null(system)}"
+    left_out = [name for name in example.conditions if name in null and null[name] is None]
+    if left_out:
         yield (
-            f"label_dropout={config.label_dropout:g} needs a network with a label for no class; compose with "
-            "null_class=True in the backbone's options"
+            f"{begin} cannot leave {left_out[0]!r} out for one example alone; compose with null_conditions that give a "
+            "value for it"
         )
+        return
+    try:
+        drop_conditions(example.conditions, null, config.label_dropout, 0, 0, len(example.images))
+    except OptionError as error:
+        yield f"{begin} cannot drop conditions: {error}"
+
+
+def _unlabelled_problems(system: Trainable, classes: Classes, data: Data) -> Iterator[str]:
+    """Say that some examples have no class, if the data knows that and the network has no label for them."""
+    count = data.describe().get("without_class")
+    if count and classes.null is None:
+        yield f"{count} examples have no class, but {_no_null_label(system)}"
+
+
+def _no_null_label(system: Trainable) -> str:
+    return f"the network has no label for no class; compose with {_way_to_null(system)}, or give every example one"
+
+
+def _way_to_null(system: Trainable) -> str:
+    """What to compose with so that the network says what means "no class"."""
+    if _has_option(system, "null_class"):
+        return "null_class=True in the backbone's options"
+    return "null_conditions={'y': ...}, the label that the network takes for it"
+
+
+def _has_option(system: Trainable, name: str) -> bool:
+    recipe = system.parts.backbone
+    return recipe is not None and name in (option_names(type(recipe)) or ())
 
 
 def _classifier_problems(classes: Classes, data: Data, config: TrainConfig, example: Batch) -> Iterator[str]:
@@ -202,7 +247,7 @@ def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
         yield f"the network reads low_res of {wanted} channels, the data gives {found}; compose with that many"
 
 
-def batch_problems(batch: Batch, data: Data, num_classes: int | None) -> Iterator[str]:
+def batch_problems(batch: Batch, data: Data, classes: Classes) -> Iterator[str]:
     """Say what is wrong with the values of some examples; cheap, and asked of every batch before it leaves the CPU."""
     images, bins = batch.images, data.bins
     if images.is_floating_point() and bins is not None:
@@ -218,15 +263,38 @@ def batch_problems(batch: Batch, data: Data, num_classes: int | None) -> Iterato
             yield f"{_which(batch)} are integers, but the data has bins=None, which is continuous; give floating point"
         elif low < 0 or high >= bins:
             yield f"{_which(batch)} have values in {low}..{high}; with {bins} bins they must lie in 0..{bins - 1}"
-    labels = batch.conditions.get("y")
-    if labels is not None and num_classes is not None:
-        wrong = (labels < 0) | (labels >= num_classes)
+    if (labels := batch.conditions.get("y")) is not None:
+        yield from _label_value_problems(labels, batch, classes)
+
+
+def _label_value_problems(labels: Any, batch: Batch, classes: Classes) -> Iterator[str]:
+    """Say which label is none that the network knows."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+        if classes.count:
+            yield f"the classes y must be whole numbers, one for each example, got {_form(labels)}"
+        return
+    labels = labels.long()
+    none = labels == NO_CLASS
+    if classes.null is None and none.any():
+        at = int(batch.indices[int(none.nonzero()[0, 0])])
+        yield (
+            f"example {at} has no class (-1), but the network has no label for no class; compose with null_class=True "
+            "in the backbone's options, or null_conditions={'y': ...} for a network of your own"
+        )
+    elif classes.count:
+        wrong = ~none & ((labels < 0) | (labels >= classes.count))
         if wrong.any():
             at = int(wrong.nonzero()[0, 0])
             yield (
-                f"example {int(batch.indices[at])} has class {labels[at].tolist()}, but the network has {num_classes} "
-                f"classes, 0..{num_classes - 1}"
+                f"example {int(batch.indices[at])} has class {labels[at].tolist()}, but the network has "
+                f"{classes.count} classes, 0..{classes.count - 1}"
             )
+
+
+def _form(labels: Any) -> str:
+    if isinstance(labels, Tensor):
+        return f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
+    return f"a {type(labels).__name__}"
 
 
 def _which(batch: Batch) -> str:

@@ -56,8 +56,8 @@ class TrainConfig:
             refuses to begin where it would do something else.
         timeout: Seconds that processes wait for each other before they give up, > 0.
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
-        label_dropout: Probability of replacing an example's class by "no class", in [0, 1], for classifier-free
-            guidance; 0.1 is usual.
+        label_dropout: Probability of replacing an example's class, and whatever else has a null condition, by "none",
+            in [0, 1], for classifier-free guidance; 0.1 is usual.
         flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual, where mirrored images are as
             likely as the data. Conditions that are images, too, are mirrored along.
         log_every: Updates between lines of metrics, >= 1.

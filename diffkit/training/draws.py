@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from diffkit.conditions import mapped
+from diffkit.null_conditions import drop
 from diffkit.protocols import State
 from diffkit.training.randomness import Purpose, key, keys, normals, uniforms
 from diffkit.training.trainable import Trainable
@@ -49,21 +51,36 @@ def draw(system: Trainable, state: State, seed: int, step: int, batch: int, rows
     return Draws(level, weight, noise)
 
 
-def drop_labels(
-    conditions: Mapping[str, Tensor], null_class: int, probability: float, seed: int, step: int, start: int = 0
-) -> dict[str, Tensor]:
-    """Return conditions with each class ``y`` replaced by ``null_class`` with some probability.
+def drop_conditions(
+    conditions: Mapping[str, Any],
+    null: Mapping[str, Any],
+    probability: float,
+    seed: int,
+    step: int,
+    count: int,
+    start: int = 0,
+) -> dict[str, Any]:
+    """Return conditions with those of an example replaced by the null conditions, all together, with some probability.
 
-    The first of them is example ``start`` of the batch.
+    Args:
+        conditions: Of some examples.
+        null: What means "none" of each; conditions without stay as they are.
+        probability: Of dropping an example's conditions.
+        seed: Of the run.
+        step: Completed updates.
+        count: How many examples.
+        start: Which example of the batch the first of them is.
     """
-    y = conditions["y"]
-    dropped = uniforms(keys(key(seed, Purpose.LABEL, step), len(y), y.device, start)) < probability
-    return {**conditions, "y": y.masked_fill(dropped, null_class)}
+
+    def chosen(device: torch.device) -> Tensor:
+        return uniforms(keys(key(seed, Purpose.LABEL, step), count, device, start)) < probability
+
+    return drop(conditions, null, count, chosen)
 
 
 def mirrored(
-    images: Tensor, conditions: Mapping[str, Tensor], probability: float, seed: int, step: int, start: int = 0
-) -> tuple[Tensor, dict[str, Tensor]]:
+    images: Tensor, conditions: Mapping[str, Any], probability: float, seed: int, step: int, start: int = 0
+) -> tuple[Tensor, dict[str, Any]]:
     """Return images (B, C, *S) with each mirrored along the last axis with some probability.
 
     Conditions with as many axes as the images are images of the same things, so they are mirrored along. The first of
@@ -75,7 +92,7 @@ def mirrored(
     def turned(x: Tensor) -> Tensor:
         return torch.where(chosen, x.flip(-1), x) if x.ndim == images.ndim else x
 
-    return turned(images), {name: turned(value) for name, value in conditions.items()}
+    return turned(images), {name: mapped(turned, value) for name, value in conditions.items()}
 
 
 def dropout_seed(seed: int, step: int, start: int) -> int:

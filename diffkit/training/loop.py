@@ -177,8 +177,7 @@ class _Training(Generic[T]):
         self.trackers = trackers if self.writes else Trackers([])
         self.progress = progress and self.writes
         self.checkpoints = folder / CHECKPOINTS
-        self.classes = Classes.of(spec)
-        self.trainer = Trainer(system, self.backbone, config, engine, self.classes.null)
+        self.trainer = Trainer(system, self.backbone, config, engine)
         self.previews, self.held = Previews(folder, self.trainer, data), Held(val, self.trainer)
         self.facts = run.facts(config, data, run.frozen_in(self.backbone))
         self.saved = 0  # the step of the newest checkpoint
@@ -391,7 +390,7 @@ class _Training(Generic[T]):
             self.trainer.step,
             config.steps,
             rows=self.engine.rows(config.batch_size),
-            num_classes=self.classes.count,
+            classes=Classes.of(self.system.parts),
             workers=config.workers,
             locks=self.locks,
             pin=self.engine.device.type == "cuda",

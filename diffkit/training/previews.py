@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from diffkit._errors import DivergedError
+from diffkit.conditions import mapped
 from diffkit.data.base import Data
 from diffkit.files import write_atomically
 from diffkit.folders import PREVIEWS, step_name
@@ -66,7 +67,9 @@ class Previews:
         system, seed = trainer.system, config.seed
         assert isinstance(system, System), "checks refuse previews of anything else"
         some = read(self.data, np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
-        conditions: dict[str, Any] = {name: value.to(system.device) for name, value in some.conditions.items()}
+        conditions: dict[str, Any] = {
+            name: mapped(lambda t: t.to(system.device), value) for name, value in some.conditions.items()
+        }
         steps = min(config.preview_steps, system.num_steps)
         with trainer.averaged(), torch.no_grad():
             return system.sample(

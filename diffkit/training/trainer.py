@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from diffkit._errors import DivergedError, OptionError
+from diffkit.conditions import mapped, rows_of
 from diffkit.data.base import Batch, scaled
 from diffkit.files import load_weights
 from diffkit.modes import evaluating
@@ -18,7 +19,7 @@ from diffkit.objective import count_first
 from diffkit.training.buffers import Buffers
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
-from diffkit.training.draws import Draws, draw, drop_labels, dropout_seed, mirrored, tensors_of, with_tensors
+from diffkit.training.draws import Draws, draw, drop_conditions, dropout_seed, mirrored, tensors_of, with_tensors
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
 from diffkit.training.engines.protocol import Files
@@ -45,11 +46,9 @@ class Trainer:
         whole: The state is that after ``step`` updates; not while it changes, nor after an error in between.
     """
 
-    def __init__(
-        self, system: Trainable, network: nn.Module, config: TrainConfig, engine: Engine, null_class: int | None
-    ):
-        self.config, self.engine = config, engine
-        self.null_class, self.bins = null_class, bins_of(system)
+    def __init__(self, system: Trainable, network: nn.Module, config: TrainConfig, engine: Engine):
+        self.config, self.engine, self.bins = config, engine, bins_of(system)
+        self.null = {name: mapped(self._moved, value) for name, value in (system.parts.null_conditions or {}).items()}
         self.network = engine.prepare(network)
         self.system = system.with_network(self.network)
         if config.compile:
@@ -91,24 +90,22 @@ class Trainer:
         pieces = []
         for part in _slices(len(x), config.microbatch):
             self.engine.seed(dropout_seed(config.seed, self.step, rows.start + part.start))
-            picked = {name: value[part] for name, value in conditions.items()}
+            picked = rows_of(conditions, range(part.start, part.stop))
             with self.engine.accumulating(last=part.stop == len(x)):
                 pieces.append(self._loss(x[part], Draws(*(d[part] for d in mine)), on_host[part], picked))
         terms = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         self._finish(batch, here, terms)
 
-    def _inputs(self, batch: Batch, start: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _inputs(self, batch: Batch, start: int) -> tuple[Tensor, dict[str, Any]]:
         """Images and conditions as the network learns from them, which begin with example ``start`` of the batch."""
         config, seed, step = self.config, self.config.seed, self.step
         x = scaled(self._moved(batch.images), self.bins)
-        conditions = {name: self._moved(value) for name, value in batch.conditions.items()}
-        if config.label_dropout > 0 and self.null_class is not None:
-            conditions = drop_labels(conditions, self.null_class, config.label_dropout, seed, step, start)
+        conditions = {name: mapped(self._moved, value) for name, value in batch.conditions.items()}
+        if config.label_dropout > 0:
+            conditions = drop_conditions(conditions, self.null, config.label_dropout, seed, step, len(x), start)
         return mirrored(x, conditions, config.flip, seed, step, start) if config.flip > 0 else (x, conditions)
 
-    def _loss(
-        self, x: Tensor, draws: Draws, known_level: Tensor, conditions: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def _loss(self, x: Tensor, draws: Draws, known_level: Tensor, conditions: Mapping[str, Any]) -> dict[str, Tensor]:
         """Add the gradients of some rows' share of the batch's mean loss; return their terms without gradients."""
         terms = self.system.loss_terms(
             self.model, x, draws.level, draws.noise, decoder_rows=count_first(known_level, len(x)), **conditions

@@ -186,7 +186,7 @@ class _Trial:
         self, system: Trainable, spec: Mapping[str, Any], data: Any, config: TrainConfig, engine: Engine, speaks: bool
     ):
         self.system, self.data, self.config, self.engine, self.speaks = system, data, config, engine, speaks
-        self.classes = Classes.of(spec)
+        self.classes = Classes.of(system.parts)
 
     def go(self) -> _Tried:
         """Return what came of updates of the whole batch, or what those of few examples say about it."""
@@ -218,7 +218,7 @@ class _Trial:
         config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
         engine, system = self.engine, copy.deepcopy(self.system)
         assert system.backbone is not None
-        trainer = Trainer(system, system.backbone, config, engine, self.classes.null)
+        trainer = Trainer(system, system.backbone, config, engine)
         trainer.network.train()
         times: list[float] = []
         loss = float("nan")
@@ -242,7 +242,7 @@ class _Trial:
             0,
             updates,
             rows=self.engine.rows(config.batch_size),
-            num_classes=self.classes.count,
+            classes=self.classes,
             workers=min(config.workers, 1),
             locks=[],
             pin=self.engine.device.type == "cuda",

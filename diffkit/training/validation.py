@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffkit._errors import DataError, OptionError
+from diffkit.conditions import mapped
 from diffkit.data.base import Data, as_data, scaled
 from diffkit.modes import evaluating
 from diffkit.options import check_integer
@@ -49,8 +50,8 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     if network is None:
         raise OptionError("validation needs a network, but the system was composed with backbone=None")
     check_integer("batch_size", batch_size, ge=1)
-    known = Classes.of(system.spec()).count
-    if known is not None and found.classes is not None and len(found.classes) > known:
+    known = system.parts.classes
+    if known and found.classes is not None and len(found.classes) > known:
         raise DataError(f"the data has {len(found.classes)} classes, but the network has {known}")
     with evaluating(network):
         return _Pass(system, found, None, SingleProcess(system.device), seed).means(batch_size)
@@ -105,7 +106,7 @@ class _Pass:
 
     def __init__(self, system: Trainable, data: Data, model: Model | None, engine: Engine, seed: int):
         self.system, self.data, self.model, self.engine, self.seed = system, data, model, engine, seed
-        self.classes = Classes.of(system.spec()).count
+        self.classes = Classes.of(system.parts)
 
     def means(self, batch_size: int) -> dict[str, float | None]:
         """Return the means over the data, from so many examples at a time."""
@@ -145,7 +146,7 @@ class _Pass:
             raise DataError(problem)
         device = self.engine.device
         noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
-        conditions = {name: value.to(device) for name, value in batch.conditions.items()}
+        conditions = {name: mapped(lambda t: t.to(device), value) for name, value in batch.conditions.items()}
         x, here = scaled(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
         terms = self.system.loss_terms(self.model, x, here, noise, decoder_rows=count, **conditions)
         return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)

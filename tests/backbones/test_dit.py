@@ -154,7 +154,7 @@ def test_problems_are_those_of_the_data_shape():
         ({"hidden": 2}, "hidden must be >= 4, got 2"),
         ({"heads": 0}, "heads must be >= 1, got 0"),
         ({"mlp_ratio": 0}, "mlp_ratio must be > 0, got 0.0"),
-        ({"num_classes": 0}, "num_classes must be >= 1, got 0"),
+        ({"num_classes": -1}, "num_classes must be >= 0, got -1"),
         ({"checkpoint": 1}, "checkpoint must be True or False, got 1"),
         ({"null_class": True}, "null_class=True has no effect without classes; set num_classes"),
     ],

@@ -389,7 +389,7 @@ def test_problems_are_those_of_the_data_shape():
         ({"attention_order": "old"}, "attention_order must be one of 'legacy', 'new', got 'old'"),
         ({"scale_shift_norm": 1}, "scale_shift_norm must be True or False, got 1"),
         ({"dropout": 1.0}, "dropout must be >= 0 and < 1, got 1.0"),
-        ({"num_classes": 0}, "num_classes must be >= 1, got 0"),
+        ({"num_classes": -1}, "num_classes must be >= 0, got -1"),
         ({"low_res_channels": -1}, "low_res_channels must be >= 0, got -1"),
         ({"groups": 0}, "groups must be >= 1, got 0"),
     ],

@@ -76,7 +76,11 @@ def test_labels_may_be_written_in_any_way(y):
     assert system(x, y=y)["loss"].shape == (4,)
 
 
-@pytest.mark.parametrize("three", [3, np.int64(3), np.array(3)], ids=repr)
+@pytest.mark.parametrize(
+    "three",
+    [3, np.int64(3), np.array(3), torch.tensor(3), [3], (3,), np.array([3], ">i4"), torch.tensor([3])],
+    ids=repr,
+)
 def test_one_label_is_for_all(three):
     system, x = system_of(), torch.zeros(4, *SHAPE)
     assert torch.equal(draw(system, y=three), draw(system, y=[3] * 4))
@@ -124,9 +128,12 @@ def test_arrays_take_the_place_of_tensors():
         (lambda s: tasks.solve(s, "x", DPS(lambda x: x)), "measurement must be a tensor or a NumPy array"),
         (lambda s: tasks.super_resolve(s, None), "low_res must be a tensor or a NumPy array of numbers, got NoneType"),
         (lambda s: draw(s, y=[0, 1]), "condition 'y' must have one value for each of 4 examples, got 2"),
-        (lambda s: draw(s, text=["a"]), "condition 'text' must have one value for each of 4 examples, got 1"),
+        (lambda s: draw(s, text=["a", "b"]), "condition 'text' must have one value for each of 4 examples, got 2"),
         (lambda s: draw(s, context={"text": torch.zeros(3, 5)}), "condition 'context'['text'] must have one value for"),
-        (lambda s: s(torch.zeros(2, *SHAPE), y=[0]), "condition 'y' must have one value for each of 2 examples, got 1"),
+        (
+            lambda s: s(torch.zeros(2, *SHAPE), y=[0] * 3),
+            "condition 'y' must have one value for each of 2 examples, got 3",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, text):
@@ -236,6 +243,37 @@ def test_a_network_with_a_time_argument_of_its_own_names_its_conditions():
     assert draw(system, labels=3).shape == (4, *SHAPE)
     with pytest.raises(OptionError, match=r"takes no condition 'y'.* \(conditions: labels\)"):
         draw(system, y=3)
+
+
+@pytest.mark.parametrize(
+    ("forward", "argument", "text"),
+    [
+        (lambda self, x, time, /: x, "time", "takes 'time' by position only; leave time_argument out, and let it come"),
+        (lambda self, time: time, "time", "takes 'time' alone; it must take data and time"),
+        (lambda self, x, time: x, 3, "has no argument 3 for the time (arguments: x, time)"),
+        (lambda self, x, *time: x, "time", "takes 'time' by position only"),
+        (lambda self, x, **more: x, None, "must take data and time"),
+    ],
+)
+def test_a_time_argument_that_cannot_be_given_by_name_is_refused(forward, argument, text):
+    network = type("Odd", (torch.nn.Module,), {"forward": forward})()
+    with pytest.raises(OptionError, match=re.escape(f"Odd.forward {text}")):
+        diffkit.compose(backbone=network, data_shape=SHAPE, time_argument=argument)
+
+
+def test_a_network_without_forward_is_refused():
+    with pytest.raises(OptionError, match="ModuleList has no forward, so nothing can be computed with it"):
+        diffkit.compose(backbone=torch.nn.ModuleList(), data_shape=SHAPE)
+
+
+def test_a_condition_that_a_network_needs_is_named():
+    def needing(x, time, y, *, text, size=3):
+        return x
+
+    system = system_of()
+    with pytest.raises(OptionError, match=r"2 problems(?s:.*)needs the condition 'y'; pass y=(?s:.*)condition 'text'"):
+        draw(system, model=needing)
+    draw(system, model=needing, y=0, text="a")
 
 
 def test_every_option_of_a_call_is_known():

@@ -31,6 +31,7 @@ LAYERS = [
         "keeping",
         "modes",
         "noise",
+        "null_conditions",
         "objective",
         "sampling",
         "signatures",

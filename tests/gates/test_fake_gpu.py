@@ -91,7 +91,7 @@ def trainer_of(
         label_dropout=0.1,
         flip=0.5,
     )
-    return kind(system.train(), system.backbone, config, SingleProcess(system.device), CLASSES)
+    return kind(system.train(), system.backbone, config, SingleProcess(system.device))
 
 
 def a_batch() -> Batch:

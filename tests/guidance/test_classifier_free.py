@@ -304,7 +304,7 @@ BAD = [
     (lambda: system_of().sample(1, guidance=ClassifierFree, y=[0]), "guidance must be a guidance, such as"),
     (
         lambda: system_of().sample(1, guidance=ClassifierFree(2.0), y=[0]),
-        "ClassifierFree: a network of your own does not say what means 'no condition'; pass null, such as null={'y'",
+        "pass null, such as null={'y': 10}, or compose with null_conditions={'y': 10}",
     ),
     (
         lambda: system_of().sample(1, guidance=ClassifierFree(2.0, null=NULL)),
@@ -347,14 +347,19 @@ def test_a_null_row_goes_with_its_example(rows, joint):
 
 def test_null_rows_of_another_number_are_refused():
     system = system_of()
-    with pytest.raises(OptionError, match="'null rows of y' must have one value for each of 4 examples, got 3"):
+    text = "the null condition of 'y' must have one row, or one for each of 4 examples, got 3"
+    with pytest.raises(OptionError, match=text):
         system.sample(4, guidance=ClassifierFree(2.0, null={"y": [1, 2, 3]}), y=[0, 1, 2, 0])
-    with pytest.raises(OptionError, match="'null rows of y' must have one value for each of 4 examples, got 3"):
+    with pytest.raises(OptionError, match=text):
         x = torch.zeros(4, *system.data_shape)
         system.sample_from(None, x, None, guidance=ClassifierFree(2.0, null={"y": [1, 2, 3]}), y=[0, 1, 2, 0])
-    twice = [ClassifierFree(2.0, null={"y": [1, 2, 3, 3]}), ClassifierFree(2.0, null={"y": [3, 3, 3, 3]})]
-    with pytest.raises(OptionError, match="two guidances bring rows for 'null rows of y'; give one of them a single"):
-        system.sample(4, guidance=twice, y=[0, 1, 2, 0])
+
+
+def test_two_guidances_have_null_rows_of_their_own():
+    system, call = system_of(), dict(steps=4, seed=0, y=[0, 1, 2, 0], progress=False)
+    rows = [ClassifierFree(2.0, null={"y": each}) for each in ([1, 1, 1, 1], [3, 3, 3, 3])]
+    numbers = [ClassifierFree(2.0, null={"y": each}) for each in (1, 3)]
+    torch.testing.assert_close(system.sample(4, guidance=rows, **call), system.sample(4, guidance=numbers, **call))
 
 
 def test_texts_and_mappings_have_null_conditions():

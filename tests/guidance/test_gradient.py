@@ -212,3 +212,19 @@ BAD = [
 def test_wrong_use(call, text):
     with pytest.raises((OptionError, CompositionError), match=re.escape(text)):
         call()
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        (7, "condition 'target' has label 7, but the classifier tells 3 classes apart, 0..2"),
+        (-1, "condition 'target' has label -1, but the classifier tells 3 classes apart"),
+        (1.5, "condition 'target' must be class numbers, one for each example, got 1.5"),
+        ("a", "condition 'target' must be class numbers, one for each example, got 'a'"),
+    ],
+)
+def test_a_label_that_the_classifier_does_not_know_is_refused(label, text):
+    system = diffkit.compose(backbone="mlp", data_shape=(2,), bins=None, num_steps=20, schedule="cosine")
+    guidance = ClassifierGuidance(lambda x, time: x @ torch.ones(2, 3), label="target")
+    with pytest.raises(OptionError, match=re.escape(text)):
+        system.sample(2, steps=2, guidance=guidance, target=label, progress=False)

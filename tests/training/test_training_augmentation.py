@@ -12,6 +12,7 @@ import torch
 from training_support import content, lines, system, train
 
 from diffkit.training.batches import batches
+from diffkit.training.checks import Classes
 from diffkit.training.order import DataOrder
 
 
@@ -34,7 +35,15 @@ def read(seed=0, start=0, stop=3, rows=slice(None), workers=0):
 
     order = DataOrder(20, 6, seed)
     found = batches(
-        as_data(Drawing()), order, start, stop, rows=rows, num_classes=None, workers=workers, locks=[], pin=False
+        as_data(Drawing()),
+        order,
+        start,
+        stop,
+        rows=rows,
+        classes=Classes(None, None),
+        workers=workers,
+        locks=[],
+        pin=False,
     )
     return torch.stack([batch.images.flatten(1) for batch in found])
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_support import point_system, system
 
-from diffkit.training.draws import draw, drop_labels, tensors_of, with_tensors
+from diffkit.training.draws import draw, drop_conditions, tensors_of, with_tensors
 from diffkit.training.order import DataOrder
 from diffkit.training.randomness import Purpose, key, keys, normals, uniforms
 
@@ -127,12 +127,12 @@ def test_all_levels_are_visited_alike():
 def test_labels_are_dropped_at_the_rate_asked_for():
     y = torch.arange(20_000) % 3
     kept = {"y": y, "other": y}
-    dropped = drop_labels(kept, 3, 0.25, 0, 11)
+    dropped = drop_conditions(kept, {"y": 3}, 0.25, 0, 11, len(y))
     assert torch.equal(dropped["other"], y) and torch.equal(kept["y"], torch.arange(20_000) % 3)
     share = (dropped["y"] == 3).double().mean()
     assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 20_000)
     assert torch.equal(dropped["y"][dropped["y"] < 3], y[dropped["y"] < 3])
-    assert torch.equal(drop_labels(kept, 3, 1.0, 0, 0)["y"], torch.full_like(y, 3))
+    assert torch.equal(drop_conditions(kept, {"y": 3}, 1.0, 0, 0, len(y))["y"], torch.full_like(y, 3))
 
 
 def test_a_state_is_taken_apart_and_put_together():

@@ -110,7 +110,7 @@ def test_values_and_labels_of_a_users_own_data(tmp_path):
           16, np.float32, 17)  # fmt: skip
     check("have values in [nan, nan]", np.nan, np.float32, 17)
     check("example 0 has class 3, but the network has 3 classes, 0..2", 1, np.uint8, 17, 3)
-    check("example 0 has class -1, but the network has 3 classes", 1, np.uint8, 17, -1)
+    check("example 0 has class -2, but the network has 3 classes", 1, np.uint8, 17, -2)
     refused(tmp_path, DataError, "are integers, but the data has bins=None, which is continuous; give floating point",
             data=Values(1, np.int64, None), system=system(bins=None))  # fmt: skip
 

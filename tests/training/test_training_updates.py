@@ -29,7 +29,7 @@ from diffkit.training.trainer import Trainer
 
 def trainer(composed=None, **options) -> Trainer:
     chosen, composed = config(**options), composed or system()
-    return Trainer(composed, composed.backbone, chosen, SingleProcess(torch.device("cpu")), 3)
+    return Trainer(composed, composed.backbone, chosen, SingleProcess(torch.device("cpu")))
 
 
 def run(made: Trainer, steps: int, data=None) -> Trainer:

@@ -199,6 +199,26 @@ class WithNull(Recipe):
 
 
 @frozen
+class NullLabel(Recipe):
+    """A recipe that says which label means "no class"."""
+
+    null: int = 3
+
+    def null_conditions(self):
+        return {"y": self.null}
+
+
+@frozen
+class Counting(Recipe):
+    """A recipe that says how many classes there are."""
+
+    classes: int = 3
+
+    def count_classes(self):
+        return self.classes
+
+
+@frozen
 class RawError(Recipe):
     """A KeyError from inside where an OptionError belongs."""
 
@@ -233,6 +253,8 @@ MUTANTS = [
     Mutant("backbone", Recipe(3, NeverNone), Recipe(3, WeightForNone), "every_weight_is_trained", "none"),
     Mutant("backbone", Recipe(0, Context), WithNull(), "conditions_are_known", "'context'"),
     Mutant("backbone", WithNull(0, FirstContextForAll), WithNull(), "conditions_are_used", "context of example 1"),
+    Mutant("backbone", NullLabel(3), NullLabel(4), "trains_with_and_without_conditions", "null conditions"),
+    Mutant("backbone", Counting(3, classes=4), Counting(3), "trains_with_and_without_conditions", "label 3, the last"),
     _of(RedGreenBlue, "reads_all_of_x", found_at="not on [3, 4]"),
     _of(TopOnly, "reads_all_of_x", found_at="place"),
     _of(ChangesX, "pure_forward"),
@@ -251,5 +273,7 @@ RIGHT = [
         Recipe(3, WeightForNone),
         WithNull(),
         WithNull(0, AnyKeyword),
+        NullLabel(4),
+        Counting(4),
     )
 ]

@@ -123,6 +123,10 @@ class DiffusersDiT(Backbone):
         """Return the label that means "no class"."""
         return {"y": self.num_embeds_ada_norm}
 
+    def count_classes(self) -> int:
+        """Return the number of classes."""
+        return self.num_embeds_ada_norm
+
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that data of this shape cannot be taken."""
         fault = self._fault(composition.data_shape)

@@ -1,0 +1,79 @@
+"""Conditions of examples, put together to those of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffkit._errors import DataError
+
+
+def as_condition(value: Any) -> Any:
+    """Return one example's condition: a tensor for numbers and arrays; a text, and None, as they are.
+
+    Mappings are read entry by entry, and so are lists that hold no array of numbers.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {key: as_condition(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple) and not _is_array(value):
+        return tuple(as_condition(entry) for entry in value)
+    return torch.as_tensor(value)
+
+
+def _is_array(value: Sequence[Any]) -> bool:
+    try:
+        torch.as_tensor(np.asarray(value) if any(isinstance(entry, np.ndarray) for entry in value) else value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+def together(name: str, values: Sequence[Any], indices: Sequence[int]) -> Any:
+    """Return one condition of a batch, as `diffkit.conditions` reads it.
+
+    Args:
+        name: Of the condition.
+        values: Of each example, as `as_condition` returns them.
+        indices: Which examples they are.
+    Raises:
+        DataError: An example's has another form than the first one's.
+    """
+    first = values[0]
+    for i, value in zip(indices, values, strict=True):
+        if not _alike(value, first):
+            raise DataError(
+                f"example {i} has {name} {_form(value)}, example {indices[0]} has {_form(first)}; give one form, "
+                "shorter ones padded, with a mask"
+            )
+    if isinstance(first, Mapping):
+        return {key: together(f"{name}[{key!r}]", [value[key] for value in values], indices) for key in first}
+    if isinstance(first, tuple):
+        columns = enumerate(zip(*values, strict=True))
+        return tuple(together(f"{name}[{i}]", entries, indices) for i, entries in columns)
+    return torch.stack(list(values)) if isinstance(first, Tensor) else list(values)
+
+
+def _alike(value: Any, first: Any) -> bool:
+    if isinstance(first, Tensor):
+        return isinstance(value, Tensor) and value.shape == first.shape
+    if isinstance(first, Mapping):
+        return isinstance(value, Mapping) and value.keys() == first.keys()
+    if isinstance(first, tuple):
+        return isinstance(value, tuple) and len(value) == len(first)
+    return value is None or isinstance(value, str)
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"with entries {sorted(value)}"
+    if isinstance(value, tuple):
+        return f"of {len(value)} parts"
+    return "None" if value is None else f"a {type(value).__name__}"
