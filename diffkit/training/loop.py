@@ -523,9 +523,8 @@ def _is_at_rest(device: torch.device) -> bool:
     """Whether a device has done all it was given, within a while; one that waits for a lost process never has."""
     if device.type != "cuda":
         return True
-    event, end = torch.cuda.Event(), time.monotonic() + _PATIENCE
-    event.record()
-    while not (done := event.query()) and time.monotonic() < end:
+    stream, end = torch.cuda.current_stream(device), time.monotonic() + _PATIENCE
+    while not (done := bool(stream.query())) and time.monotonic() < end:  # type: ignore[no-untyped-call,unused-ignore]
         time.sleep(0.1)
     return done
 
