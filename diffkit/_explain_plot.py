@@ -9,6 +9,7 @@ import numpy as np
 
 from diffkit._errors import MissingExtraError, OptionError
 from diffkit.explain import FAINT, Explanation
+from diffkit.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +33,9 @@ def draw(e: Explanation, path: Path) -> Path:
     _variance(variance, e)
     _grid(grid, e)
     try:
-        figure.savefig(path, dpi=120)
+        path = path if path.suffix else path.with_suffix(".png")
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120, format=path.suffix[1:])
     except (OSError, ValueError) as error:
         raise OptionError(f"cannot write {path}: {error}") from error
     return path

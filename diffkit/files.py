@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -136,6 +137,12 @@ def _write(file: BinaryIO, content: bytes) -> None:
     file.write(content)
     file.flush()
     os.fsync(file.fileno())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an .npz file as `numpy.savez` does, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("r+b") as file:
+        np.savez(file, **arrays)
 
 
 @contextmanager

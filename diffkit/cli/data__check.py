@@ -60,7 +60,9 @@ def run(given: Given) -> None:
     report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)
     print(report)
     if options.out is not None:
-        options.out.write_text(json.dumps(report.as_dict(), indent=1))
+        from diffkit.files import write_atomically
+
+        write_atomically(options.out, json.dumps(report.as_dict(), indent=1).encode())
         print(f"wrote {options.out}")
     if not report.good:
         raise SystemExit(1)

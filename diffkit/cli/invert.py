@@ -51,6 +51,7 @@ def run(given: Given) -> None:
     import torch
 
     from diffkit.cli import _tasks
+    from diffkit.files import write_arrays
     from diffkit.tasks import invert
 
     options = given.make(Options)
@@ -65,7 +66,8 @@ def run(given: Given) -> None:
     shown = [torch.stack(pair) for pair in zip(pictures.images, back, strict=True)]
     lines = _tasks.write(options.out, list(zip(pictures.names, back[:, None], strict=True)), shown)
     latents = options.out / "latents.npz"
-    np.savez(latents, latents=found.latent.cpu().numpy(), errors=errors.numpy(), names=np.array(pictures.names))
+    arrays = {"latents": found.latent.cpu().numpy(), "errors": errors.numpy(), "names": np.array(pictures.names)}
+    write_arrays(latents, arrays)
     for name, error in zip(pictures.names, errors.tolist(), strict=True):
         print(f"{name}: {error:.2e}")
     for line in (str(found), *lines, f"{latents}: latents {tuple(found.latent.shape)}, errors, names"):

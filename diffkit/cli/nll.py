@@ -164,9 +164,8 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
 
 
 def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
-    import numpy as np
-
     from diffkit.evaluation.scoring import ode_data
+    from diffkit.files import write_arrays
 
     exact = options.probes == 0
     with _keeping(options.out, among) as keep:
@@ -193,7 +192,7 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
         _warn_of_what_is_not_finite(found.bits.cpu().numpy())
         if options.out is not None:
             arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
-            np.savez(options.out, **arrays, index=index, meaning=found.meaning)
+            write_arrays(options.out, {**arrays, "index": index, "meaning": found.meaning})
 
 
 def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:

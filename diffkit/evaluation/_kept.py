@@ -18,7 +18,8 @@ from attrs import frozen
 
 from diffkit._errors import OptionError
 from diffkit.data.base import Batch
-from diffkit.files import replacing
+from diffkit.files import write_arrays
+from diffkit.temporaries import sweep
 
 Arrays = dict[str, Any]
 _NAME = re.compile(r"[0-9a-f]{64}\.npz")
@@ -60,8 +61,7 @@ class Kept:
             return found, True
         found = compute()
         self.folder.mkdir(exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **found)
+        write_arrays(path, found)
         return found, False
 
     def _digest(self, batch: Batch) -> str:
@@ -81,6 +81,7 @@ def forget(folder: Path) -> None:
     """Remove the results, and their folder if nothing else is in it."""
     if not folder.is_dir():
         return
+    sweep(folder)
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from diffkit.evaluation.extractors import extractor_for
 from diffkit.evaluation.features import Extractor, Features, extract
 from diffkit.evaluation.reference import Reference, is_reference, load_reference
 from diffkit.evaluation.samples import read
+from diffkit.files import write_atomically
 from diffkit.options import check_integer
 
 METRICS = ("fid", "sfid", "kid", "inception_score", "precision_recall")
@@ -89,7 +90,7 @@ class Evaluation:
     def save(self, path: str | Path) -> Path:
         """Write numbers and settings as JSON."""
         path = Path(path)
-        path.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
         return path
 
 

@@ -23,7 +23,7 @@ from diffkit._errors import DataError
 from diffkit.data.base import Data
 from diffkit.evaluation.features import Extracted, Extractor, extract
 from diffkit.evaluation.metrics import Statistics
-from diffkit.files import replacing
+from diffkit.files import write_arrays
 from diffkit.options import check_integer
 
 FORMAT = 1
@@ -96,8 +96,7 @@ class Reference:
             arrays |= {"mu_s": self.spatial.mean.numpy(), "sigma_s": self.spatial.covariance.numpy()}
         if self.features is not None:
             arrays["features"] = self.features.numpy()
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays, meta=np.array(json.dumps(self.meta)))
+        write_arrays(path, {**arrays, "meta": np.array(json.dumps(self.meta))})
         return path
 
     def check_extractor(self, extractor: Extractor) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffkit._errors import MissingExtraError, OptionError
+from diffkit.files import replacing
 from diffkit.likelihood.scores import FAINT, NORMAL_95
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def draw(scores: Scores, path: Path) -> Path:
     _terms(terms, scores)
     _share(share, scores)
     try:
-        figure.savefig(path, dpi=120)
+        path = path if path.suffix else path.with_suffix(".png")
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120, format=path.suffix[1:])
     except (OSError, ValueError) as error:
         raise OptionError(f"cannot write the plot {str(path)!r}: {error}") from error
     return path

@@ -22,6 +22,7 @@ from torch import Tensor
 from diffkit._errors import DataError, OptionError
 from diffkit.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
 from diffkit.calls import Call, Transform
+from diffkit.files import write_arrays
 from diffkit.likelihood.strata import Strata
 from diffkit.modes import evaluating
 from diffkit.noise import seeds_of
@@ -113,8 +114,10 @@ class Scores:
         names = ("total", "total_error", "prior", "index", "levels", "visits", *QUANTITIES)
         errors = {f"{name}_error": row for name, row in zip(QUANTITIES, self.errors(), strict=True)}
         arrays = {name: getattr(self, name) for name in names} | errors
-        np.savez(path, **arrays)
-        return Path(path)
+        path = Path(path)
+        path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+        write_arrays(path, arrays)
+        return path
 
     def save_reference(self, folder: str | Path) -> list[Path]:
         """Write the three files of the published script: means over the data, levels DESCENDING (entry 0 is level T).
@@ -126,7 +129,7 @@ class Scores:
         named = {"vb": self.terms, "mse": self.eps_mse, "xstart_mse": self.x_start_mse}
         paths = [folder / f"{name}_terms.npz" for name in named]
         for path, column in zip(paths, named.values(), strict=True):
-            np.savez(path, column[::-1])
+            write_arrays(path, {"arr_0": column[::-1]})
         return paths
 
     def plot(self, path: str | Path) -> Path:

@@ -69,8 +69,10 @@ def save_grid(path: str | Path, levels: Sequence[int], table: ProcessTable, **no
     kept = [int(k) for k in check_levels(levels, table.num_steps)]
     log_snr = [float(v) if np.isfinite(v) else None for v in table.log_snr[kept]]
     found = {"levels": kept, "num_steps": table.num_steps} | notes | {"log_snr_there": log_snr}
+    from diffkit.files import write_atomically
+
     try:
-        path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        write_atomically(path, (json.dumps(found) + "\n").encode())
     except OSError as error:
         raise OptionError(f"cannot write {path}: {error}") from error
     return path
