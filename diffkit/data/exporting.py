@@ -20,7 +20,7 @@ from diffkit.data.pictures import PictureData
 from diffkit.files import replacing
 from diffkit.pictures import need_pillow
 from diffkit.progress import progress as show_progress
-from diffkit.temporaries import replacement
+from diffkit.temporaries import is_temporary, replacement, sweep
 
 _FEWEST_DIGITS = 5
 """As improved-diffusion's script names the files of CIFAR-10."""
@@ -55,7 +55,7 @@ class Exporter:
         need_pillow("writing PNG files")
         from PIL import Image
 
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
             raise OptionError(f"{str(out)!r} is there already; name a folder that is new or empty")
         _check_drawable(self.data)
         names = file_prefixes(self.data.classes)
@@ -67,6 +67,7 @@ class Exporter:
                 name = f"{i:0{digits}d}.png" if before is None else f"{before}_{i:0{digits}d}.png"
                 Image.fromarray(drawn(image, self.data.bins)).save(work / name)
             if out.exists():
+                sweep(out)
                 out.rmdir()
             work.rename(out)
         return sorted(names)

@@ -324,7 +324,9 @@ class _Training(Generic[T]):
                     shown.note(self._note(metrics, clock, due, held))
                 if due:
                     trainer.window.rows.clear()
-                if last or state != _GOES_ON or trainer.step % config.save_every == 0:
+                # one process alone saves as for any other error, so that a full disk does not hide what went wrong
+                ending = state == _STOPS or (state == _FAILS and self.ranks.size > 1)
+                if last or ending or trainer.step % config.save_every == 0:
                     metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which keeps the window open for a run that goes on
@@ -464,7 +466,7 @@ class _Training(Generic[T]):
             return DivergedError(f"{error}; {kept}")
         if self.ranks.size > 1 and is_lost(error):
             return ProcessLostError("another process of this job ended, whose own error says why; train again to go on")
-        return lost_worker(error)
+        return lost_worker(error) if self.config.workers else None
 
     def _facts(self) -> dict[str, Any]:
         parts = {

@@ -268,6 +268,18 @@ def test_a_full_disk_loses_no_more_than_it_must(tmp_path, monkeypatch, capsys):
     same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "write_through", full)
+    with pytest.raises(DataError, match="example 21 cannot be read: OSError: truncated"):
+        options = OPTIONS | dict(label_dropout=0, batch_size=4)
+        train(tmp_path, system=plain(), data=Examples(OSError("truncated")), **options)
+    said = capsys.readouterr().err
+    assert "warning: DataError: updates since the beginning are lost, 5 of them: cannot write checkpoint" in said
+
+
 @forking
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_an_example_that_one_process_cannot_read_ends_all_with_everything_saved(tmp_path, strategy):
