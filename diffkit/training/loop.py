@@ -210,6 +210,7 @@ class _Training(Generic[T]):
             try:
                 self._loop(stop)
             except BaseException as error:
+                stop.failed = True
                 self._rescue(error)
                 if (explained := self._explained(error)) is not None:
                     raise explained from error
