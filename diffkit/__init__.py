@@ -36,6 +36,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "CheckpointError",
         "DataError",
         "DivergedError",
+        "ProcessLostError",
         "MissingExtraError",
     ),
 }
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from diffkit._errors import MissingExtraError as MissingExtraError
     from diffkit._errors import OptionError as OptionError
     from diffkit._errors import PluginLoadError as PluginLoadError
+    from diffkit._errors import ProcessLostError as ProcessLostError
     from diffkit._errors import ProtocolError as ProtocolError
     from diffkit._errors import SpecError as SpecError
     from diffkit._errors import UnknownComponentError as UnknownComponentError

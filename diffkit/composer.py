@@ -362,8 +362,8 @@ def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> Non
 def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...] | None:
     x = torch.zeros(2, *data_shape, device="meta", dtype=precision_of(network))
     time = torch.ones(2, device="meta")
-    asked = _without_values(network).eval()
     try:
+        asked = _without_values(network).eval()
         with torch.no_grad():
             try:
                 return tuple(asked(x, time).shape[1:])

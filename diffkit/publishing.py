@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffkit.files import replacing, sync_folder, write_atomically
-from diffkit.temporaries import replacement
+from diffkit.temporaries import replacement, sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +31,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     out = Path(os.path.realpath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
+    sweep(out)
     at_once = not out.exists() or (not any(out.iterdir()) and _can_be_replaced(out))
     with replacement(out if at_once else out / "new", folder=True) as work:
         yield work

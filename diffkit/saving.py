@@ -134,8 +134,8 @@ def _backbone_slot(spec: Mapping[str, Any] | None, given: nn.Module | None, acce
         return None
     if spec["name"] is None:
         raise SpecError(
-            f"this system has a network of its own ({spec.get('class')}), which no name can rebuild; load it in "
-            "Python, with such a network: diffkit.load(folder, backbone=network)"
+            f"this system has a network of its own ({spec.get('class')}); pass backbone= such a network, in Python: "
+            "diffkit.load(folder, backbone=network)"
         )
     return _slot("backbone", spec, accept_origin)
 

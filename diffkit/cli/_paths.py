@@ -79,7 +79,9 @@ def check_folder(flag: str, path: Path) -> None:
 def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
     """Raise `OptionError` as `check_folder`, or if the folder holds something and that may not be replaced."""
     check_folder(flag, path)
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
+    from diffkit.temporaries import is_temporary
+
+    if path.is_dir() and not all(map(is_temporary, path.iterdir())) and not overwrite:
         raise OptionError(f"{flag} {path} is not empty; name another folder, or pass --overwrite")
 
 

@@ -113,6 +113,8 @@ class SampleFolder:
         Raises:
             OptionError: Another process writes to it, or it holds something else.
         """
+        if (self.out / BATCHES).is_symlink():
+            raise OptionError(f"{self.out / BATCHES} is a link, and nothing is written through one; remove it")
         (self.out / BATCHES).mkdir(parents=True, exist_ok=True)
         lock = RunLock(self.out / BATCHES, "sampling")
         self.check(overwrite)
@@ -210,6 +212,7 @@ class SampleFolder:
 
     def _write_npz(self) -> None:
         temporary = self.out / BATCHES / f"{self._npz.name}.tmp"
+        temporary.unlink(missing_ok=True)  # it may be a link
         images = (self._read(number) for number in range(len(self.batches)))
         write_npz(temporary, (self.count, *self.shape[1:], self.shape[0]), images, self.labels)
         with temporary.open("rb+") as file:

@@ -21,7 +21,7 @@ from diffkit.files import replacing
 from diffkit.pictures import need_pillow
 from diffkit.progress import progress as show_progress
 from diffkit.publishing import new_folder
-from diffkit.temporaries import replacement
+from diffkit.temporaries import is_temporary, replacement
 
 _FEWEST_DIGITS = 5
 """As improved-diffusion's script names the files of CIFAR-10."""
@@ -56,7 +56,7 @@ class Exporter:
         need_pillow("writing PNG files")
         from PIL import Image
 
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
             raise OptionError(f"{str(out)!r} is there already; name a folder that is new or empty")
         _check_drawable(self.data)
         names = file_prefixes(self.data.classes)

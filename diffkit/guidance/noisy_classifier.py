@@ -119,8 +119,9 @@ class NoisyClassifier(nn.Module):
         settings = attrs.asdict(self.settings, recurse=False)
         kept = ("num_steps", "train_spacing", "rescale_time", "bins")
         network, recipe = bare(self.backbone), self.recipe
-        named = recipe is not None and is_built_by(lambda: recipe.build(self.data_shape, self.num_classes), network)
-        own = written("the network", attrs.asdict(recipe)) if named else {"class": type(network).__name__}
+        own: dict[str, Any] = {"class": type(network).__name__}
+        if recipe is not None and is_built_by(lambda: recipe.build(self.data_shape, self.num_classes), network):
+            own = written("the network", attrs.asdict(recipe))
         return {
             "format": FORMAT,
             "diffkit": __version__,

@@ -209,6 +209,7 @@ class _Training(Generic[T]):
             try:
                 self._loop(stop)
             except BaseException as error:
+                stop.failed = True
                 self._rescue(error)
                 if (explained := self._explained(error)) is not None:
                     raise explained from error
@@ -323,7 +324,9 @@ class _Training(Generic[T]):
                     shown.note(self._note(metrics, clock, due, held))
                 if due:
                     trainer.window.rows.clear()
-                if last or state != _GOES_ON or trainer.step % config.save_every == 0:
+                # one process alone saves as for any other error, so that a full disk does not hide what went wrong
+                ending = state == _STOPS or (state == _FAILS and self.ranks.size > 1)
+                if last or ending or trainer.step % config.save_every == 0:
                     metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which keeps the window open for a run that goes on
@@ -463,7 +466,7 @@ class _Training(Generic[T]):
             return DivergedError(f"{error}; {kept}")
         if self.ranks.size > 1 and is_lost(error):
             return ProcessLostError("another process of this job ended, whose own error says why; train again to go on")
-        return lost_worker(error)
+        return lost_worker(error) if self.config.workers else None
 
     def _facts(self) -> dict[str, Any]:
         parts = {
@@ -522,9 +525,8 @@ def _is_at_rest(device: torch.device) -> bool:
     """Whether a device has done all it was given, within a while; one that waits for a lost process never has."""
     if device.type != "cuda":
         return True
-    event, end = torch.cuda.Event(), time.monotonic() + _PATIENCE
-    event.record()
-    while not (done := event.query()) and time.monotonic() < end:
+    stream, end = torch.cuda.current_stream(device), time.monotonic() + _PATIENCE
+    while not (done := bool(stream.query())) and time.monotonic() < end:  # type: ignore[no-untyped-call,unused-ignore]
         time.sleep(0.1)
     return done
 

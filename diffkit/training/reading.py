@@ -85,8 +85,9 @@ def unpacked(found: Iterator[Batch | Failure]) -> Iterator[Batch]:
 
 
 def lost_worker(error: BaseException) -> DataError | None:
-    """Return what to raise in place of torch's error that a worker process ended, which has no class of its own."""
-    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+    """Return what to raise in place of errors that a worker process ended, which have no class of their own."""
+    told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    if not told and not isinstance(error, ConnectionError | EOFError):  # of the pipe that it wrote its batches to
         return None
     return DataError(
         "a process that reads data was killed, as happens where memory is out; workers=0 reads in the training process"

@@ -27,7 +27,7 @@ from diffkit.training.lock import NAME as LOCK
 from diffkit.training.logs import say
 
 FORMAT = 1
-FOLDERS = (CHECKPOINTS, PREVIEWS, TENSORBOARD)
+FOLDERS = (CHECKPOINTS, PREVIEWS, TENSORBOARD, "wandb")
 """What a run may hold besides files."""
 BEFORE = (LOCK, RECIPE)
 """What may lie in a folder before its run begins: the lock, and the recipe that the command line writes."""

@@ -32,10 +32,12 @@ class StopSignals:
         busy: Returns whether errors that signals raise have to wait for `interrupt`: the state is changing.
     Attributes:
         received: The signal that came, or None.
+        failed: Set when an error ends the work: what becomes of data workers then matters no more.
     """
 
     def __init__(self, *, launched: bool = False, busy: Callable[[], bool] = lambda: False) -> None:
         self.received: signal.Signals | None = None
+        self.failed = False
         self._busy = busy
         self._waiting: list[Callable[[], object]] = []
         self._parent = os.getppid() if launched else None
@@ -64,6 +66,8 @@ class StopSignals:
             return
 
         def noted(received: int, frame: FrameType | None) -> None:
+            if self.failed:
+                return  # whatever becomes of them, it must not disturb what is saved now
             if self._busy():
                 self._waiting.append(lambda: handler(received, frame))
             else:

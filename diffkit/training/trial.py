@@ -131,7 +131,7 @@ def dry_run(
     config = resolved(config, options)
     found, spec = as_data(data), system.spec()
     check(system, spec, found, config)
-    done = 0 if out is None else _done(Path(out), spec, config, found)
+    done = 0 if out is None else _done(Path(out), spec, config, found, system)
     assert system.backbone is not None
     with engine_for(system.device, config) as engine:
         devices = [engine.device] if engine.device.type == "cuda" else []
@@ -159,13 +159,14 @@ def dry_run(
         )
 
 
-def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any) -> int:
+def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any, system: Trainable) -> int:
     """Updates that a run has already; refuses one that would not be continued."""
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"out {str(folder)!r} is a file; choose a folder")
     if not folder.is_dir():
         return 0
-    run.check_same(folder, spec, config, data)
+    assert system.backbone is not None
+    run.check_same(folder, spec, config, data, system.backbone)
     newest = next(checkpoint.newest_first(folder / CHECKPOINTS), None)
     return 0 if newest is None else step_of(newest)
 

@@ -7,10 +7,17 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import diffkit
 from diffkit import temporaries
+from diffkit.cli._paths import check_new_folder
+from diffkit.data.exporting import Exporter
+from diffkit.explain import explain
 from diffkit.files import replacing, write_atomically, write_through
+from diffkit.publishing import save_npz
+from diffkit.spacing.files import save_grid
 from diffkit.temporaries import is_temporary, replacement, sweep
 
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
@@ -111,3 +118,36 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
         one.write_bytes(b"one")
         other.write_bytes(b"other")
     assert names(tmp_path) == ["a.bin"] and path.read_bytes() == b"one"
+
+
+def test_a_new_folder_may_hold_what_a_kill_left(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".spec.json.0123456789abcdef.tmp").touch()
+    check_new_folder("--out", out, overwrite=False)
+    (tmp_path / ".out.0123456789abcdef.tmp").mkdir()
+    Exporter(diffkit.data.load("digits")).to_folder(out)
+    assert names(tmp_path) == ["out"] and len(names(out)) == 1797
+    Exporter(diffkit.data.load("digits")).to_npz(tmp_path / "digits.npz")
+    assert names(tmp_path) == ["digits.npz", "out"]
+    (out / "mine").touch()
+    with pytest.raises(diffkit.OptionError, match="is not empty"):
+        check_new_folder("--out", out, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: save_npz(path, a=np.zeros(2)),
+        lambda path: explain(diffkit.compose(backbone=None)).plot(path.with_suffix(".png")),
+        lambda path: save_grid(path.with_suffix(".json"), [1, 10], diffkit.compose(backbone=None).table),
+    ],
+)
+def test_results_replace_a_link(tmp_path, write):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    for suffix in (".npz", ".png", ".json"):
+        (tmp_path / f"out{suffix}").symlink_to(precious)
+    write(tmp_path / "out.npz")
+    assert precious.read_text() == "precious"
+    assert sum(not (tmp_path / f"out{suffix}").is_symlink() for suffix in (".npz", ".png", ".json")) == 1

@@ -91,7 +91,7 @@ def test_what_is_said_at_the_end_is_true(tmp_path, change, capsys):
     x, level = torch.randn(2, 1, 4, 4), torch.tensor([3, 4])
     one, other = (s.backbone(x, level.float(), y=torch.tensor([0, 1])) for s in (trained, loaded))
     assert one.equal(other)
-    with pytest.raises(SpecError, match=r"has a network of its own \(.*\), which no name can rebuild; .* backbone="):
+    with pytest.raises(SpecError, match=r"has a network of its own \(.*\); pass backbone= such a network"):
         diffkit.load(tmp_path / "run")
 
 

@@ -127,7 +127,9 @@ def raising(monkeypatch, owner, name, error, at=7):
         (Previews, "draw", 6),
     ],
 )
-@pytest.mark.parametrize("error", [TroubleError("out of luck"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [TroubleError("out of luck"), pytest.param(KeyboardInterrupt(), marks=pytest.mark.slow)]
+)
 def test_an_error_anywhere_keeps_the_last_complete_update(tmp_path, monkeypatch, owner, name, at, error):
     options = OPTIONS | dict(val_every=6, preview_every=6, preview=1, preview_steps=2, microbatch=2)
     val = Examples()
@@ -268,8 +270,20 @@ def test_a_full_disk_loses_no_more_than_it_must(tmp_path, monkeypatch, capsys):
     same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "write_through", full)
+    with pytest.raises(DataError, match="example 21 cannot be read: OSError: truncated"):
+        options = OPTIONS | dict(label_dropout=0, batch_size=4)
+        train(tmp_path, system=plain(), data=Examples(OSError("truncated")), **options)
+    said = capsys.readouterr().err
+    assert "warning: DataError: updates since the beginning are lost, 5 of them: cannot write checkpoint" in said
+
+
 @forking
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_an_example_that_one_process_cannot_read_ends_all_with_everything_saved(tmp_path, strategy):
     options = OPTIONS | dict(label_dropout=0, batch_size=4, strategy=strategy)
 
@@ -285,7 +299,10 @@ def test_an_example_that_one_process_cannot_read_ends_all_with_everything_saved(
 
 
 @forking
-@pytest.mark.parametrize(("strategy", "faulty", "saved"), [("ddp", 1, [7]), ("ddp", 0, [7]), ("fsdp", 1, [4])])
+@pytest.mark.parametrize(
+    ("strategy", "faulty", "saved"),
+    [("ddp", 1, [7]), ("ddp", 0, [7]), pytest.param("fsdp", 1, [4], marks=pytest.mark.slow)],
+)
 def test_an_error_in_one_process_hangs_none(tmp_path, strategy, faulty, saved, monkeypatch):
     """What one holds all of, the first saves by itself; shares cannot be put together any more."""
 
