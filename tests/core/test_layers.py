@@ -16,7 +16,7 @@ ROOT = Path(diffkit.__file__).parent
 PARTS = set(KINDS.values())
 LAYERS = [
     {"_errors", "_elsewhere", "_installed", "_lazy", "options", "registry"},
-    {"progress", "files", "folders", "pictures", "ranks"},
+    {"progress", "files", "finite", "folders", "pictures", "ranks"},
     {"table", "spacing"},
     {"protocols", "_contracts", "steering"},
     {"gaussian", "decoders"},
