@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
+from diffkit._errors import DataError
 from diffkit.data import from_array, load
 from diffkit.data.ranges import range_of
 
 
 @pytest.mark.parametrize(
-    ("scale", "shift", "words"),
-    [(255, 0, "0..255"), (1, 0, "0..1"), (300, 0, "0..300"), (40, -20, "-20..20"), (0.02, -0.01, "-0.01..0.01")],
+    ("scale", "shift", "words", "remedy"),
+    [
+        (255, 0, "0..255", "store images as uint8, or scale them by x / 127.5 - 1"),
+        (1, 0, "0..1", "scale them by 2 * x - 1"),
+        (300, 0, "0..300", "store images as uint8, or scale the values"),
+        (40, -20, "-20..20", "store images as uint8, or scale the values"),
+        (0.02, -0.01, "-0.01..0.01", "store images as uint8, or scale the values"),
+    ],
 )
-def test_values_that_no_network_expects(scale, shift, words):
+def test_values_that_no_network_expects(scale, shift, words, remedy):
     x = np.linspace(0, 1, 100 * 9).reshape(100, 1, 3, 3) * scale + shift
     found = range_of(from_array(x))
     assert str(found) == words
-    assert found.remark == (
-        f"values lie in {words}; networks expect about [-1, 1]: store images as uint8, or scale the values"
-    )
+    assert found.remark == f"values lie in {words}; networks expect about [-1, 1]: {remedy}"
+
+
+@pytest.mark.parametrize(("scale", "remedy"), [(1, "2 * x - 1"), (255, "x / 127.5 - 1")])
+def test_the_remedy_leads_to_values_that_are_expected(scale, remedy):
+    x = np.linspace(0, 1, 900).reshape(100, 1, 3, 3) * scale
+    assert remedy in range_of(from_array(x)).remark
+    assert range_of(from_array(eval(remedy, {"x": x}))).remark is None
+    with pytest.raises(DataError, match=re.escape("must lie in [-1, 1], got values in [0, ")):
+        from_array(x, bins=256)
+    assert from_array(eval(remedy, {"x": x}), bins=256).bins == 256
 
 
 def test_values_of_about_unit_size():

@@ -1,0 +1,16 @@
+"""Batches whose images or conditions hold values that are no finite numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffkit.data.base import Batch
+from diffkit.finite import examples_hold, rows_not_finite
+
+
+def not_finite(batch: Batch) -> Iterator[str]:
+    """Say which examples of a batch, or of their conditions, hold NaN or an infinity; cheap for what is finite."""
+    for where, values in (("", batch.images), *((f" in {name}", c) for name, c in batch.conditions.items())):
+        rows = rows_not_finite(values)
+        if rows:
+            yield f"{examples_hold([int(batch.indices[row]) for row in rows])}{where}; mend or remove such examples"
