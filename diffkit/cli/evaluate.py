@@ -262,9 +262,9 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         if getattr(options, name) is not None:
             least = 2 if name == "kid_subset_size" else 1
             check_integer(f"--{name.replace('_', '-')}", getattr(options, name), ge=least)
-    measuring = ("num", "size", "metrics", "neighbours", "kid_subsets", "kid_subset_size", "split_size", "out", "seed")
-    measuring += ("on_error", "layout")
-    idle = [f"--{name.replace('_', '-')}" for name in measuring if name in given.values]
+    measuring = ("num", "metrics", "neighbours", "kid_subsets", "kid_subset_size", "split_size", "out", "seed")
+    reading = ("size", "on_error", "layout")
+    idle = [f"--{name.replace('_', '-')}" for name in (*measuring, *reading) if name in given.values]
     if options.samples is None and idle:
         raise OptionError(
             f"without samples nothing is measured, only --save-reference written; leave out {', '.join(idle)}"

@@ -84,7 +84,7 @@ def from_dataset(
         items,
         _shape_of(x, shape, layout),
         _bins_of(x, bins),
-        None if names is None else checked_names(names),
+        names,
     )
     data = DatasetData(found, type(dataset).__name__, skipping)
     _check_first(data)
@@ -286,10 +286,11 @@ def _short(value: Any) -> str:
     return f"of shape {tuple(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
 
 
-def _names_of(dataset: Any) -> Sequence[str] | None:
+def _names_of(dataset: Any) -> tuple[str, ...] | None:
     """Names of classes where the dataset has a list of them, as those of torchvision do."""
     names = getattr(dataset, "classes", None)
-    return names if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else None
+    found = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return checked_names(names) if found else None
 
 
 def _shape_of(x: Tensor, shape: Sequence[int] | None, layout: str | None) -> tuple[int, ...]:
