@@ -3,6 +3,7 @@
 #   make test    the test suite
 #   make check   formatting, lint, types and tests: all that a commit needs
 #   make slow    the tests that take longer
+#   make soak    those that take longest: a kill at every write, thousands of compositions
 # PYTHON=python3.12 takes another Python; pip's own settings (PIP_INDEX_URL, ...) apply.
 
 PYTHON ?= python3
@@ -11,10 +12,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo test check slow clean
+.PHONY: help demo test check slow soak clean
 
 help:
-	@sed -n '2,5s/^# *//p' Makefile
+	@sed -n '2,6s/^# *//p' Makefile
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/diffkit demo
@@ -29,7 +30,10 @@ check: $(VENV)/dev.stamp
 	$(PYTEST)
 
 slow: $(VENV)/dev.stamp
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not soak"
+
+soak: $(VENV)/dev.stamp
+	$(PYTEST) -m soak
 
 clean:
 	rm -rf $(VENV)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from diffkit._errors import MissingExtraError
+from diffkit.output import log
 
 _NEEDED = ("cyclopts", "cattrs", "rich")
 
@@ -14,7 +15,7 @@ _NEEDED = ("cyclopts", "cattrs", "rich")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; see `diffkit.cli`."""
     if any(find_spec(module) is None for module in _NEEDED):
-        print(f"error: {MissingExtraError('cli', 'the diffkit command')}", file=sys.stderr)
+        log(f"error: {MissingExtraError('cli', 'the diffkit command')}")
         return 2
     from diffkit.cli._app import run
 

@@ -16,6 +16,7 @@ _ATTRIBUTE_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     "between_levels": bool,
     "extra_outputs": int,
     "needs": (frozenset, set),
+    "trains_variance": bool,
     "domain": str,
     "order": int,
     "stochastic": bool,

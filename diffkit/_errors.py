@@ -11,6 +11,7 @@ DiffkitError
 ├── SpecError               (ValueError)           a saved system that cannot be rebuilt here
 ├── CheckpointError         (RuntimeError)         a file that is damaged or not what it should be
 ├── DataError               (ValueError)           data that cannot be used
+├── ProcessLostError        (RuntimeError)         another process of the job is gone
 ├── DivergedError           (ArithmeticError)      losses in a row, or all samples, that are not finite
 └── MissingExtraError       (ImportError)          an optional dependency is not installed
 """
@@ -69,11 +70,34 @@ class DivergedError(DiffkitError, ArithmeticError):
     """Training met too many losses or gradients in a row that are not finite, or no sample is."""
 
 
-class MissingExtraError(DiffkitError, ImportError):
-    """An optional dependency is not installed."""
+class ProcessLostError(DiffkitError, RuntimeError):
+    """Another process of the job ended, whose own error says why."""
 
-    def __init__(self, extra: str, purpose: str):
-        super().__init__(f'{purpose} needs the {extra!r} extra; run: pip install "diffkit[{extra}]"')
+
+class MissingExtraError(DiffkitError, ImportError):
+    """Optional dependencies are not installed; the text says how to get them all.
+
+    Args:
+        extra: One of the project's extras.
+        purpose: What needs it.
+        more: Others, each with what needs it.
+    """
+
+    def __init__(self, extra: str, purpose: str, *more: tuple[str, str]):
+        missing = ((extra, purpose), *more)
+        needs = ", ".join(f"{purpose} needs the {extra!r} extra" for extra, purpose in missing)
+        extras = ",".join(extra for extra, _ in missing)
+        super().__init__(f'{needs}; run: pip install "diffkit[{extras}]"')
+
+
+def failure(error: BaseException) -> str:
+    """Return what went wrong in code of others, on one line: its class and text, however odd that is."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # from its own __str__
+        return name
+    return f"{name}: {text}" if text else name
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -18,7 +18,8 @@ from typing import Any, cast
 
 from attrs import frozen
 
-from diffkit._errors import did_you_mean
+from diffkit._errors import did_you_mean, failure
+from diffkit.output import printable
 
 KINDS: dict[str, str] = {
     "schedule": "schedules",
@@ -76,7 +77,7 @@ class Point:
 
     def describe(self, error: BaseException) -> str:
         """What went wrong on import, in one line."""
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        text = failure(error)
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and missing.partition(".")[0] != self.value.partition(":")[0].partition(".")[0].strip():
             text += f"; {self.distribution} needs {missing.partition('.')[0]!r}, which is not installed"
@@ -164,12 +165,12 @@ def _installed(faults: list[str]) -> Iterator[metadata.Distribution]:
 
 
 def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
-    return _printable(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
+    return printable(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
 
 
 def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, Point]]:
-    name, version = _header(distribution, "Name"), _printable(_header(distribution, "Version") or "?")
-    requirement = next((_printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
+    name, version = _header(distribution, "Name"), printable(_header(distribution, "Version") or "?")
+    requirement = next((printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
     known, group, kind = [f"diffkit.{k}" for k in KINDS], "", ""
     for line in (distribution.read_text("entry_points.txt") or "").splitlines():
         line = line.strip()
@@ -177,14 +178,14 @@ def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterat
             group = line[1:-1].strip()
             kind = group.removeprefix("diffkit.")
             if kind != group and kind not in KINDS and group != EXTRACTOR_GROUP:
-                faults.append(f"{name} offers parts under {_printable(group)!r}{did_you_mean(group, known)}")
+                faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")
         elif group in known and line and not line.startswith(("#", ";")):
             entry, equals, value = line.partition("=")
             if equals and NAME.fullmatch(canonical(entry)):
-                yield kind, Point(canonical(entry), _printable(value.strip()), name, version, requirement)
+                yield kind, Point(canonical(entry), printable(value.strip()), name, version, requirement)
             else:
                 faults.append(
-                    f"{name} offers a {kind} as {_printable(line)!r}, which is not of the form 'name = module:Class' "
+                    f"{name} offers a {kind} as {printable(line)!r}, which is not of the form 'name = module:Class' "
                     "with a name of lower-case words joined by '_'"
                 )
 
@@ -197,12 +198,7 @@ def _header(distribution: metadata.Distribution, key: str) -> str:
 
 def _where(distribution: metadata.Distribution) -> str:
     """The folder a distribution's metadata is in; there is no public way to ask for it."""
-    return _printable(str(getattr(distribution, "_path", "an unknown place")))
-
-
-def _printable(text: str) -> str:
-    """Text from foreign metadata, with anything that a terminal might obey spelled out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(str(getattr(distribution, "_path", "an unknown place")))
 
 
 def canonical(name: str) -> str:

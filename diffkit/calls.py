@@ -24,7 +24,16 @@ from diffkit.noise import NoiseFn, Seed, noise_for
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 from diffkit.protocols import Composition
-from diffkit.sampling import Moment, Program, Take, encoding_program, sampling_program, take_and_tell, take_step
+from diffkit.sampling import (
+    Moment,
+    Program,
+    Take,
+    encoding_program,
+    restarting_program,
+    sampling_program,
+    take_and_tell,
+    take_step,
+)
 from diffkit.steering import Guidance, Model, networks_of, own_conditions
 from diffkit.table import Coefs, ProcessTable
 
@@ -71,6 +80,11 @@ class Call:
         """Return the walk from level T down to level 0."""
         make = partial(sampling_program, self.parts, self.parts.sampler, self.table)
         return kept_program(self.system, "down", self.parts, self.table, make)
+
+    def restarting_program(self, runs: Mapping[int, int]) -> Program:
+        """Return the program of several runs down the levels; see `diffkit.sampling.restarting_program`."""
+        make = partial(restarting_program, self.parts, self.parts.sampler, self.table, runs)
+        return kept_program(self.system, ("restarting", *runs.items()), self.parts, self.table, make)
 
     def encoding_program(self, *, past_end: bool = False) -> Program:
         """Return the walk from level 1 up to level T, or one step beyond."""

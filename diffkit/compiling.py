@@ -39,6 +39,8 @@ _counter = itertools.count()
 
 def check_compile(value: object, device: torch.device) -> Compile:
     """Return the argument ``compile``, or raise `OptionError`."""
+    if not isinstance(value, bool | str | Mapping):
+        raise OptionError(f"compile must be True, False, 'cuda_graph' or arguments of torch.compile, got {value!r}")
     if value == CUDA_GRAPH and device.type != "cuda":
         raise OptionError(f"compile='cuda_graph' needs a GPU, the system is on {device}; use compile=True")
     if isinstance(value, bool) or value == CUDA_GRAPH or isinstance(value, Mapping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +17,20 @@ from diffkit._errors import CompositionError, DiffkitError, OptionError, Protoco
 from diffkit.columns import scalings
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.files import bare
-from diffkit.options import check_integer
+from diffkit.numerics import computing
+from diffkit.options import check_flag, check_integer
 from diffkit.protocols import Composition
-from diffkit.registry import KINDS
+from diffkit.registry import KINDS, option_names
 from diffkit.signatures import NamedTime, check_takes_time
 from diffkit.slots import Slot, resolve
 from diffkit.spacing import Spacing, levels
 from diffkit.system import Settings, System
 from diffkit.table import ProcessTable, respace
+
+MOST_STEPS = 10**6
+"""Levels of a table at most; its columns of float64 then take some 200 MB."""
+MOST_VALUES = 2**31
+"""Values of an example at most: 8 GiB of float32."""
 
 
 def compose(
@@ -79,13 +86,15 @@ def compose(
     resolved = {kind: resolve(kind, slot) for kind, slot in slots.items()}
     recipe, network_name = _resolve_backbone(backbone)
     num_steps, place = check_integer("num_steps", num_steps, ge=1), _device(device)
+    if num_steps > MOST_STEPS:
+        raise OptionError(f"num_steps {num_steps} is more than a table holds; use at most {MOST_STEPS}")
     decoder = decoder_for(bins)
     settings = Settings(
         data_shape=_shape(data_shape),
         num_steps=num_steps,
         train_spacing=_plain_spacing(train_spacing),
-        rescale_time=bool(rescale_time),
-        clip_x_start=decoder.bounded if clip_x_start is None else bool(clip_x_start),
+        rescale_time=check_flag("rescale_time", rescale_time),
+        clip_x_start=decoder.bounded if clip_x_start is None else check_flag("clip_x_start", clip_x_start),
         bins=_plain_bins(bins, decoder),
         time_argument=time_argument,
     )
@@ -112,13 +121,18 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
 def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(data_shape, tuple | list) or not data_shape:
         raise OptionError(f"data_shape must be (channels, *sizes), such as (3, 64, 64), got {data_shape!r}")
-    return tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
+    shape = tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
+    if math.prod(shape) > MOST_VALUES:
+        raise OptionError(f"data_shape {shape!r} is {math.prod(shape)} values; an example has at most {MOST_VALUES}")
+    return shape
 
 
 def _plain_spacing(spacing: Spacing) -> Spacing:
     """A spacing that JSON can hold: Python's integers for NumPy's, a list for an array or a range."""
     if spacing is None or isinstance(spacing, str):
         return spacing
+    if isinstance(spacing, range) and len(spacing) > MOST_STEPS:
+        raise OptionError(f"train_spacing {spacing!r} is more levels than a table holds, {MOST_STEPS}")
     found: int | list[int] = np.asarray(spacing).tolist()
     return found
 
@@ -193,7 +207,8 @@ def _device(device: str | torch.device | None) -> torch.device | None:
 
 
 def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
-    table = schedule.table(settings.num_steps)
+    with computing(f"the table of schedule {type(schedule).__name__}"):
+        table = schedule.table(settings.num_steps)
     if not isinstance(table, ProcessTable):
         name = type(schedule).__name__
         raise ProtocolError(f"schedule {name}.table must return a ProcessTable, got {type(table).__name__}")
@@ -211,7 +226,8 @@ def _refuse(parts: Composition, recipe: Any) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
     kinds = [parts.schedule, parts.mean, parts.var, parts.loss, parts.timesteps, parts.sampler]
     kinds += [] if recipe is None or isinstance(recipe, nn.Module) else [recipe]
-    problems = [problem for part in kinds for problem in part.problems(parts)] + list(_core_problems(parts))
+    with computing("whether these parts fit"):
+        problems = [problem for part in kinds for problem in part.problems(parts)] + list(_core_problems(parts))
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise CompositionError("\n  ".join([f"{count} composing this system:", *dict.fromkeys(problems)]))
@@ -223,6 +239,12 @@ def _core_problems(parts: Composition) -> Iterator[str]:
         yield (
             f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train; "
             "use var='learned_range' or loss='simple'"
+        )
+    if learned and not parts.loss.trains_variance:
+        more = "give it vb_weight=0.001, or " if "vb_weight" in (option_names(type(parts.loss)) or ()) else ""
+        yield (
+            f"{parts.label('loss')} has no term that trains {parts.label('var')}; "
+            f"{more}use loss='hybrid' or var='fixed_large'"
         )
     if continuous and not parts.schedule.continuous:
         yield (
@@ -238,9 +260,10 @@ def _core_problems(parts: Composition) -> Iterator[str]:
 
 
 def _mean_problems(parts: Composition) -> Iterator[str]:
-    """Say where x_start cannot be told from the network's output: c_out must be finite and nonzero."""
-    found = scalings(parts.mean, parts.table)
-    usable = np.all(np.isfinite(found), axis=0) & (found.c_out != 0)
+    """Say where x_start cannot be told from the network's output: c_out must be finite and nonzero, in float32 too."""
+    with np.errstate(over="ignore", under="ignore"):
+        found = np.asarray(scalings(parts.mean, parts.table), dtype=np.float32)
+    usable = np.all(np.isfinite(found), axis=0) & (found[1] != 0)
     bad = np.flatnonzero(~usable[1:]) + 1
     if bad.size:
         level = int(parts.table.index[bad[-1]])
@@ -270,6 +293,11 @@ def _build(recipe: Any, parts: Composition, device: torch.device | None, time_ar
             built: nn.Module = recipe.build(parts.data_shape, channels)
     except OptionError as error:
         raise OptionError(f"{parts.label('backbone')}: {error}") from error
+    except (RuntimeError, MemoryError, TypeError) as error:  # torch has no memory, or no integers, of that size
+        if isinstance(error, TypeError) and "Overflow" not in str(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "memory does not suffice"
+        raise OptionError(f"{parts.label('backbone')} cannot be built: {reason}; make it smaller") from error
     return built
 
 
@@ -293,9 +321,13 @@ def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> Non
 
 def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...] | None:
     x, time = torch.zeros(2, *data_shape, device="meta"), torch.ones(2, device="meta")
+    asked = _without_values(network).eval()
     try:
         with torch.no_grad():
-            return tuple(_without_values(network).eval()(x, time).shape[1:])
+            try:
+                return tuple(asked(x, time).shape[1:])
+            except DiffkitError:  # one of ours, perhaps inside of another, which needs classes
+                return tuple(asked(x, time, y=torch.zeros(2, dtype=torch.int64, device="meta")).shape[1:])
     except DiffkitError:
         raise
     except Exception:  # any failure of foreign code on such tensors only means that it cannot be asked this way

@@ -65,9 +65,9 @@ def _read(name: str, value: Any, n: int, device: torch.device, problems: list[st
     if _is_structure(value):
         return type(value)(_read(f"{name}[{i}]", entry, n, device, problems) for i, entry in enumerate(value))
     value = _as_entries(value, n)
-    has_entries = value.ndim > 0 if isinstance(value, Tensor) else isinstance(value, list)
-    if has_entries and len(value) != n:
-        problems.append(f"{name} must have one value for each of {n} examples, got {len(value)}")
+    shape = value.shape if isinstance(value, Tensor) else (len(value),) if isinstance(value, list) else ()
+    if shape and shape[0] != n:
+        problems.append(f"{name} must have one value for each of {n} examples, got {shape[0]}")
     return value.to(device) if isinstance(value, Tensor) else value
 
 

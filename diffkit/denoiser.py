@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from attrs import field, frozen
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffkit._errors import OptionError
 from diffkit.gaussian import decode
 from diffkit.protocols import Level, Prediction, VarianceParameterization
 from diffkit.steering import Conditions, Estimate, Guidance, Model, own_conditions
+from diffkit.tensors import precision_of
 
 
 def call_network(
@@ -83,20 +84,6 @@ def not_a_tensor(out: Any) -> str:
         f"model=lambda x, time, **given: network(x, time, **given){part} does (for networks of diffusers there is "
         "the plugin diffkit-diffusers)"
     )
-
-
-def precision_of(model: Model) -> torch.dtype | None:
-    """Return the dtype of a network's first floating-point weight; None if it has none, or is a function."""
-    if not isinstance(model, nn.Module):
-        return None
-    for weight in model.parameters():
-        if weight.dtype in _PRECISIONS:
-            return weight.dtype
-    return None
-
-
-_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""Those that torch computes in; shorter ones are how weights are stored."""
 
 
 def _in_precision(value: Any, precision: torch.dtype) -> Any:

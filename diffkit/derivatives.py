@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ordinary(tree: T) -> T:
+    """Return a tree whose tensors autograd can follow: those made in `torch.inference_mode` are copied.
+
+    To be called under ``torch.inference_mode(False)``, or the copies are of the same kind.
+    """
+    from torch import Tensor
+    from torch.utils import _pytree as pytree
+
+    copied: T = pytree.tree_map_only(Tensor, lambda held: held.clone() if held.is_inference() else held, tree)
+    return copied
 
 
 def differentiable_twice(wanted: bool = True) -> AbstractContextManager[object]:

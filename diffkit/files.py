@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from diffkit._errors import CheckpointError, DiffkitError
+from diffkit.temporaries import replacement
 
 
 def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ def bare(network: nn.Module) -> nn.Module:
     while True:
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
             network = network.module
-        elif isinstance(inner := network._modules.get("_orig_mod"), nn.Module):
+        elif isinstance(inner := dict(network._modules.items()).get("_orig_mod"), nn.Module):
             network = inner
         else:
             return network
@@ -117,29 +117,37 @@ def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[s
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, after a crash too."""
-    with replacing(path) as temporary:
-        write_through(temporary, content)
+    """Write a file so that it is there whole or not at all, after a crash too; a link of that name is replaced."""
+    with replacing(path) as temporary, temporary.open("r+b") as file:
+        _write(file, content)
 
 
 def write_through(path: Path, content: bytes) -> None:
-    """Write a file to the disk; on return its content, but not yet its name, survives a crash."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a new file to the disk; on return its content, but not yet its name, survives a crash.
+
+    What has that name already is removed first, so that nothing is written through a link.
+    """
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
+        _write(file, content)
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, which takes its place if the block succeeds and is removed if not."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"  # mkstemp would hide the file from others
-    try:
+    """Yield an empty file beside ``path``, which takes its place if the block succeeds and is removed if not.
+
+    What killed processes left of the same name is removed first.
+    """
+    with replacement(path) as temporary:
         yield temporary
         temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -157,6 +165,10 @@ def storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors on the CPU that share no memory with each other, as safetensors asks; copied where needed."""
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
+    if odd := not_plain(state):
+        raise CheckpointError(
+            f"the network cannot be saved: {odd}; save it as it was before, or its state by torch.save"
+        )
     for name, tensor in state.items():
         own = tensor.detach().cpu().contiguous()
         storage = own.untyped_storage()
@@ -165,3 +177,13 @@ def storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         taken.add(own.untyped_storage().data_ptr())
         found[name] = own
     return found
+
+
+def not_plain(state: Mapping[str, Any]) -> str | None:
+    """Say which entry of a network's state no file of weights can hold; None if there is none."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            return f"{name!r} in its state is a {type(value).__name__} and no tensor, as quantized layers have it"
+        if value.is_quantized:
+            return f"{name!r} in its state is a quantized tensor"
+    return None

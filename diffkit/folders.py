@@ -5,6 +5,7 @@ RUN/config.json, RUN/config.toml       how a run is trained, on what data; and h
 RUN/metrics.jsonl                      one line of numbers every few steps
 RUN/checkpoints/step_00001000/         everything that continues the training to the bit
 RUN/previews/step_00001000.png         samples on the way
+RUN/tensorboard/                       what TensorBoard shows of a run that it tracks
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 SPEC, WEIGHTS = "spec.json", "model.safetensors"
 CONFIG, RECIPE = "config.json", "config.toml"
 CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
-PREVIEWS = "previews"
+PREVIEWS, TENSORBOARD = "previews", "tensorboard"
 STEPS = "step_*"
 """Pattern of what `step_name` returns, with a suffix or without."""
 

@@ -111,7 +111,7 @@ def with_decoder_term(
     """
     if decoder_rows == 0:
         return kl_bits
-    if decoder_rows >= len(kl_bits):
+    if decoder_rows >= kl_bits.shape[0]:
         return (-mean_flat(decoder.log_prob(x_start, mean, log_variance)) / NATS_PER_BIT).where(first, kl_bits)
     rows = first.float().topk(decoder_rows).indices
     log_variance = log_variance.expand_as(x_start)[rows]

@@ -41,7 +41,7 @@ def resting(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _off(modules: Sequence[nn.Module]) -> list[nn.Module]:
     with _lock:
-        asked = [module for module in modules if module.training or id(module) in _askers]
+        asked = [module for module in modules if _trains(module) or id(module) in _askers]
         for module in asked:
             _askers[id(module)] = _askers.get(id(module), 0) + 1
             module.training = False
@@ -55,3 +55,8 @@ def _back(asked: list[nn.Module]) -> None:
             if not _askers[id(module)]:
                 del _askers[id(module)]
                 module.training = True
+
+
+def _trains(module: nn.Module) -> bool:
+    """Whether a module is in training mode; a frozen TorchScript one has no modes any more."""
+    return bool(getattr(module, "training", False))

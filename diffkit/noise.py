@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ NoiseFn = Callable[[], Tensor]
 
 Seed = int | Sequence[int] | None
 """One number for the set (example i is then a function of the number and i), a number for each example, or none."""
+
+
+MOST_STREAMS = 10**6
+"""Examples of a batch that each have a generator, of 5 KB."""
 
 
 def example_seed(seed: int, index: int) -> int:
@@ -39,10 +44,11 @@ def checked_seed(seed: object, n: int) -> Seed:
         seed = seed.tolist()
     if isinstance(seed, str) or not isinstance(seed, Iterable):
         return check_integer("seed", seed, ge=0)
-    each = tuple(check_integer("each seed", one, ge=0) for one in seed)
-    if len(each) != n:
-        raise OptionError(f"seed must be one number, or one for each of {n} examples, got {len(each)}")
-    return each
+    if not isinstance(seed, Sized):
+        seed = tuple(islice(seed, n + 1))
+    if len(seed) != n:
+        raise OptionError(f"seed must be one number, or one for each of {n} examples, got {len(seed)}")
+    return tuple(check_integer("each seed", one, ge=0) for one in seed)
 
 
 def seeds_of(seed: int | Sequence[int], rows: Iterable[int]) -> list[int]:
@@ -63,6 +69,11 @@ def noise_for(seed: Seed, rows: Sequence[int], shape: tuple[int, ...], device: t
     """
     if seed is None:
         return batch_noise((len(rows), *shape), device)
+    if len(rows) > MOST_STREAMS:
+        raise OptionError(
+            f"{len(rows)} examples with a seed at once are more than {MOST_STREAMS}, as each has a generator; pass "
+            "batch_size=1000, which draws the same"
+        )
     return _streams(seeds_of(seed, rows), shape, device)
 
 

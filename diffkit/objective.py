@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit._errors import ProtocolError
+from diffkit._errors import CompositionError, ProtocolError
 from diffkit.columns import (
     Columns,
     level_columns,
@@ -18,14 +18,18 @@ from diffkit.columns import (
     transition_columns,
 )
 from diffkit.decoders import Decoder
-from diffkit.denoiser import call_network, precision_of
+from diffkit.denoiser import call_network
 from diffkit.gaussian import mixed
+from diffkit.numerics import computing
 from diffkit.protocols import Composition, Level, LossInputs, Transition
 from diffkit.steering import Model
 from diffkit.table import Coefs
+from diffkit.tensors import has_values, precision_of
 
 _RESERVED = ("level", "weight")
 """What `System.forward` returns beside a loss's terms."""
+_TRIED, _FAR = 32, 40.0
+"""How many levels a new composition's loss is tried at, and the log-SNR that they are held to."""
 _SAME = 1e-12
 """Target coefficients this near to 0 and 1 are 0 and 1: what is left is float64 rounding."""
 
@@ -49,6 +53,7 @@ class Objective:
     target: str
 
     @classmethod
+    @computing("the training loss")
     def of(cls, parts: Composition, decoder: Decoder) -> Objective:
         """Compute the columns of a composition's training table."""
         level = level_columns(parts, parts.table)
@@ -57,7 +62,9 @@ class Objective:
         transition = transition_columns(parts.table)
         columns = Columns({"level": level, "transition": transition, "target": target, "loss": loss})
         scales_input = bool(np.any(level["c_in"] != 1)) or parts.draws_between_levels
-        return cls(parts, decoder, columns, scales_input, _kind_of_target(target))
+        found = cls(parts, decoder, columns, scales_input, _kind_of_target(target))
+        _refuse_infinite(found)
+        return found
 
     def terms(
         self,
@@ -87,7 +94,7 @@ class Objective:
             decoder=self.decoder,
             decoder_rows=decoder_rows,
         )
-        return _checked(self.parts.loss(inputs), len(x_start), self.parts.label("loss"))
+        return _checked(self.parts.loss(inputs), x_start.shape[0], self.parts.label("loss"))
 
     def level(self, level: Tensor, x: Tensor) -> Level:
         """Return what is known of levels (B,), as `terms` takes them, ready to meet x (B, C, *S)."""
@@ -151,10 +158,36 @@ def count_first(level: Tensor, batch: int) -> int:
 
     A power of two keeps the number of compiled variants small.
     """
-    if level.device.type != "cpu" or level.is_floating_point() or torch.compiler.is_compiling():
+    if level.is_floating_point() or not has_values(level):
         return batch
     count = int((level == 1).sum())
     return min(batch, 1 << (count - 1).bit_length()) if count else 0
+
+
+def _refuse_infinite(objective: Objective) -> None:
+    """Refuse parts whose loss is not finite where data, noise and what the network returns are of ordinary size.
+
+    Only some levels are tried, on the smallest data. A loss that cannot be computed so is checked at its first real
+    call.
+    """
+    parts = objective.parts
+    rows = np.unique(np.geomspace(1, parts.table.num_steps, _TRIED).round().astype(np.int64))
+    values = torch.zeros(len(rows), parts.data_shape[0], *(1 for _ in parts.data_shape[1:]), device="cpu")
+    log_snr = parts.table.log_snr[rows].clip(-_FAR, _FAR)
+    level = torch.from_numpy(log_snr if parts.draws_between_levels else rows)
+    out = torch.zeros(len(rows), parts.out_channels, *values.shape[2:], device="cpu")
+    try:
+        with torch.no_grad():
+            terms = objective.terms(lambda *_: out, values, level, torch.ones_like(values), len(rows), {})
+        bad = (~terms["loss"].isfinite()).nonzero().flatten().tolist()
+    except Exception:
+        return
+    if bad:
+        where = f"level {int(parts.table.index[rows[bad[0]]])} of {parts.label('schedule')}"
+        raise CompositionError(
+            "1 problem composing this system:\n  "
+            f"{parts.label('loss')} is not finite in float32 at {where}; use less extreme options of its parts"
+        )
 
 
 def _kind_of_target(columns: Mapping[str, np.ndarray]) -> str:

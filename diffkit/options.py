@@ -20,6 +20,8 @@ import attrs
 
 from diffkit._errors import OptionError
 
+_LARGEST = 2.0**128 - 2.0**104
+"""The largest float32, which steps and losses are computed in."""
 _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "ge": (">=", operator.ge),
     "gt": (">", operator.gt),
@@ -41,6 +43,8 @@ def check_number(name: str, value: Any, **bounds: float) -> float:
         raise OptionError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value):
         raise OptionError(f"{name} must be finite, got {value!r}")
+    if abs(value) > _LARGEST:
+        raise OptionError(f"{name} must be at most {_LARGEST:.4g} in size, the largest float32, got {value!r}")
     _in_bounds(name, value, bounds)
     return float(value)
 
@@ -78,6 +82,19 @@ def integer(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: f
             check_integer(attribute.name, value, **bounds)
 
     return attrs.field(default=default, validator=check, converter=_int_if_integer)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return ``value``, or raise `OptionError` if it is other than True or False, NumPy's included."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise OptionError(f"{name} must be True or False, got {value!r}")
+
+
+def check_callable(name: str, value: object, call: str) -> None:
+    """Raise `OptionError` unless ``value`` can be called, as ``call`` shows."""
+    if not callable(value):
+        raise OptionError(f"{name} must be a function, called as {call}, got a {type(value).__name__}")
 
 
 def flag(default: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkit._errors import DivergedError, MissingExtraError
+from diffkit.output import log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def check_finite(samples: Tensor, first: int = 0) -> None:
         )
     if bad:
         some = ", ".join(map(str, bad[:5])) + (", ..." if bad[5:] else "")
-        print(f"warning: {len(bad)} of {len(samples)} samples are not finite ({some})", file=sys.stderr, flush=True)
+        log(f"warning: {len(bad)} of {len(samples)} samples are not finite ({some})")
 
 
 def png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:

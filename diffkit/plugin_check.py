@@ -27,6 +27,7 @@ from pathlib import Path
 from attrs import frozen
 
 from diffkit.options import check_number
+from diffkit.output import show
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, faults, registry
 
 _CHILD = "from diffkit.plugin_check import _load_one; _load_one()"
@@ -138,9 +139,9 @@ def main(kinds: Iterable[str] | None = None, timeout: float = 10.0) -> int:
     """Print what came of loading the installed plugins, and return an exit status; arguments of `check_plugins`."""
     reports, found = check_plugins(kinds, timeout=timeout), faults()
     for line in (*reports, *found):
-        print(line)
+        show(line)
     if not reports and not found:
-        print("no plugins are installed")
+        show("no plugins are installed")
     return 0 if all(report.ok for report in reports) and not found else 1
 
 

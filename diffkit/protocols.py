@@ -251,9 +251,14 @@ class VarianceParameterization(Part, Protocol):
 
 
 class Loss(Part, Protocol):
-    """What training minimizes."""
+    """What training minimizes.
+
+    `trains_variance` is True if one of its terms trains a learned variance; a loss for which it is False is refused
+    beside one. `needs` names what it cannot do without: "transition" (steps between levels) and "learned_variance".
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    trains_variance: bool = False
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return named float64 columns (T+1,) of the training table; row 0 is never read."""

@@ -76,11 +76,23 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
+        return bool(self.largest(int(flag)))
+
+    def largest(self, number: int) -> int:
+        """Return the largest number of all processes."""
         if self.size == 1:
-            return flag
-        told = torch.tensor([flag], dtype=torch.int32)
+            return number
+        told = torch.tensor([number], dtype=torch.int32)
         dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told)
+        return int(told)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error says that another process of the job is gone."""
+    if isinstance(error, getattr(dist, "DistError", ())):
+        return True
+    # gloo's errors have no class of their own
+    return type(error) is RuntimeError and any(word in str(error) for word in ("gloo", "Connection closed by peer"))
 
 
 def launched() -> Ranks:

@@ -36,6 +36,7 @@ from diffkit._errors import (
     ProtocolError,
     UnknownComponentError,
     did_you_mean,
+    failure,
 )
 from diffkit._installed import BUILT_IN as BUILT_IN
 from diffkit._installed import KINDS as KINDS
@@ -209,8 +210,8 @@ class Registry(Generic[P]):
             raise
         except (TypeError, ValueError) as error:
             raise OptionError(f"{self.kind} {name!r} cannot be made with these options: {error}") from error
-        except Exception as error:  # a part of others may fail in any way, and the message should say which
-            raise PluginLoadError(f"{self.kind} {name!r} cannot be made: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # a part of others may fail in any way, and the message says which
+            raise PluginLoadError(f"{self.kind} {name!r} cannot be made: {failure(error)}") from error
 
     def provenance(self, part: object) -> Provenance | None:
         """Name, distribution and version of an instance; None if its class has no registered name.

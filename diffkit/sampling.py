@@ -12,8 +12,10 @@ from attrs import field, frozen
 from torch import Tensor
 
 from diffkit._errors import OptionError, ProtocolError
-from diffkit.columns import Columns, level_columns, node_columns
+from diffkit.columns import Block, Columns, level_columns, node_columns
+from diffkit.derivatives import ordinary
 from diffkit.noise import NoiseFn
+from diffkit.numerics import computing
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
@@ -93,14 +95,12 @@ class Program:
         sampler: The sampler part.
         columns: Level t, level s and plan coefficients of every step, in the order of the steps.
         levels: Level each step goes to, in the root table.
-        may_end: True if the last step goes to level 0.
         num_nodes: How many further levels each step evaluates the network at.
     """
 
     sampler: Sampler
     columns: Columns
     levels: tuple[int, ...]
-    may_end: bool
     num_nodes: int = 0
     _rows: dict[tuple[torch.device, torch.dtype], tuple[Row, ...]] = field(factory=dict, init=False, repr=False)
 
@@ -138,11 +138,15 @@ class Program:
             take: `take_and_tell`, or that compiled.
         """
         take = take or take_and_tell
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
+            x = ordinary(x)
             state = self.sampler.init(x)
         for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
             noise = self.noise(noise_fn)
-            with torch.no_grad():  # inside the step only: a generator must not leak it to its caller between yields
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+            ):  # inside the step only: a generator must not leak it to its caller between yields
                 x, state, x_start = take(self, denoiser, x, state, row, noise, self.is_last(i))
             assert x_start is not None, "a step of a trajectory tells its estimate"
             yield Moment(i + 1, self.levels[i], x, x_start)
@@ -166,7 +170,9 @@ class Program:
             grad: Let autograd follow the steps, where it is on.
         """
         take = take or take_step
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+        grad = grad and torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(grad):  # guidance may differentiate
+            x = ordinary(x)
             state = self.sampler.init(x)
             for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
                 x, state, _ = take(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
@@ -198,7 +204,7 @@ class Program:
 
     def is_last(self, i: int) -> bool:
         """Return what a step is told: that it goes to level 0, if the sampler asks at all."""
-        return self.sampler.uses_last and self.may_end and i == self.num_steps - 1
+        return self.sampler.uses_last and self.levels[i] == 0
 
 
 Take = Callable[
@@ -243,14 +249,15 @@ class _Recorder:
         return self.last
 
 
+@computing("the steps of the sampler")
 def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
     """Return the program that goes from level T of a table in use down to level 0."""
     route = sampler.route(table.log_snr)
     if route is None:
         rows = np.arange(table.num_steps, 0, -1)
-        return _program(parts, sampler, table, table.steps(), rows, rows - 1, may_end=True)
+        return _program(parts, sampler, table, table.steps(), rows, rows - 1)
     start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
-    return _program(parts, sampler, table, Steps(table.at(start), table.at(end)), start, end, may_end=True)
+    return _program(parts, sampler, table, Steps(table.at(start), table.at(end)), start, end)
 
 
 def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.ndarray:
@@ -262,6 +269,30 @@ def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.n
     return pairs
 
 
+@computing("the steps of the sampler")
+def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable, runs: Mapping[int, int]) -> Program:
+    """Return the program of several runs down the levels, each planned as if sampling began at its top.
+
+    A plan counts on the estimates of its own earlier steps, and a run that begins in the middle has none.
+
+    Args:
+        runs: Level that a run starts from -> level that it goes to; their steps follow one another in this order.
+    """
+    levels = level_columns(parts, table)
+    pieces = []
+    for top, bottom in runs.items():
+        rows = np.arange(top, 0, -1)
+        blocks = _blocks(parts, sampler, levels, Steps(table.at(rows), table.at(rows - 1)), rows, rows - 1)
+        pieces.append({name: {n: c[: top - bottom] for n, c in block.items()} for name, block in blocks.items()})
+    joined = {
+        name: {n: np.concatenate([piece[name][n] for piece in pieces]) for n in block}
+        for name, block in pieces[0].items()
+    }
+    to_rows = np.concatenate([np.arange(top, bottom, -1) - 1 for top, bottom in runs.items()])
+    return _program_of(sampler, table, joined, to_rows)
+
+
+@computing("the steps of the sampler")
 def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:
     """Return the program that goes from level 1 of a table in use up to level T.
 
@@ -275,7 +306,7 @@ def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, 
     t = table.at(rows)
     s = table.at(rows + 1) if not past_end else _beyond(table)
     target = np.minimum(rows + 1, table.num_steps)
-    return _program(parts, sampler, table, Steps(t, s), rows, target, may_end=False)
+    return _program(parts, sampler, table, Steps(t, s), rows, target)
 
 
 def _beyond(table: ProcessTable) -> Coefs:
@@ -290,18 +321,38 @@ def _program(
     steps: Steps,
     from_rows: np.ndarray,
     to_rows: np.ndarray,
-    may_end: bool,
 ) -> Program:
-    levels = level_columns(parts, table)
+    blocks = _blocks(parts, sampler, level_columns(parts, table), steps, from_rows, to_rows)
+    return _program_of(sampler, table, blocks, to_rows)
+
+
+def _program_of(sampler: Sampler, table: ProcessTable, blocks: Mapping[str, Block], to_rows: np.ndarray) -> Program:
+    num_nodes = len(blocks) - len(("t", "s", "coef"))
+    return Program(sampler, Columns(blocks), tuple(int(k) for k in table.index[to_rows]), num_nodes)
+
+
+def _blocks(
+    parts: Composition,
+    sampler: Sampler,
+    levels: Block,
+    steps: Steps,
+    from_rows: np.ndarray,
+    to_rows: np.ndarray,
+) -> dict[str, Block]:
+    """What the steps of one plan read, block by block.
+
+    Args:
+        levels: `level_columns` of the table in use.
+        steps, from_rows, to_rows: The steps, and their ends as rows of the table.
+    """
     wanted = sampler.nodes(steps)
     start = {name: c[from_rows] for name, c in levels.items()}
     nodes, coefs = ([], ()) if wanted is None else node_columns(parts, steps, wanted, start)
     steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)
-    blocks = {"t": start, "s": {name: c[to_rows] for name, c in levels.items()}}
-    columns = Columns(blocks | {f"node{i}": node for i, node in enumerate(nodes)} | {"coef": plan})
-    return Program(sampler, columns, tuple(int(k) for k in table.index[to_rows]), may_end, len(nodes))
+    blocks: dict[str, Block] = {"t": start, "s": {name: c[to_rows] for name, c in levels.items()}}
+    return blocks | {f"node{i}": node for i, node in enumerate(nodes)} | {"coef": plan}
 
 
 def _check_plan(label: str, plan: Mapping[str, F64]) -> None:

@@ -133,7 +133,10 @@ def _backbone_slot(spec: Mapping[str, Any] | None, given: nn.Module | None, acce
     if spec is None:
         return None
     if spec["name"] is None:
-        raise SpecError(f"this system has a network of its own ({spec.get('class')}); pass backbone=")
+        raise SpecError(
+            f"this system has a network of its own ({spec.get('class')}), which no name can rebuild; load it in "
+            "Python, with such a network: diffkit.load(folder, backbone=network)"
+        )
     return _slot("backbone", spec, accept_origin)
 
 

@@ -59,7 +59,7 @@ class NamedTime(nn.Module):
 
     def __init__(self, network: nn.Module, argument: str):
         super().__init__()
-        parameters = inspect.signature(network.forward).parameters
+        parameters = _signature(network.forward).parameters
         keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         if argument not in parameters and not keywords:
             raise OptionError(
@@ -85,7 +85,7 @@ class NamedTime(nn.Module):
 def check_takes_time(network: nn.Module) -> None:
     """Raise `OptionError` unless a foreign network can be called as ``network(x, time)``, as far as can be told."""
     try:
-        signature = inspect.signature(network.forward)
+        signature = _signature(network.forward)
         names = list(signature.parameters)
     except (TypeError, ValueError):  # a function without a signature
         return
@@ -154,7 +154,11 @@ def _taken(model: Callable[..., Any]) -> _Taken | None:
         if isinstance(model, NamedTime):
             found = _read(model.network.forward, 1)
             return _Taken(found.names - {model.argument, model.data}, found.anything)
-        if isinstance(model, nn.Module) and "forward" not in vars(model):
+        if (
+            isinstance(model, nn.Module)
+            and not isinstance(model, torch.jit.ScriptModule)
+            and "forward" not in vars(model)
+        ):
             return _read_once(type(model).forward)
         return _read(model.forward if isinstance(model, nn.Module) else model, 2)
     except (TypeError, ValueError):  # a function without a signature
@@ -169,7 +173,15 @@ def _read_once(forward: Callable[..., Any]) -> _Taken:
 
 def _read(function: Callable[..., Any], skip: int) -> _Taken:
     """Names of a function's arguments beside the first ones, which are the data and the time."""
-    parameters = list(inspect.signature(function).parameters.values())
+    parameters = list(_signature(function).parameters.values())
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:skip]
     named = (p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return _Taken(frozenset(named) - set(positional), any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """A function's signature; a scripted or traced one has it in a schema, where inspect does not look."""
+    if not isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
+        return inspect.signature(function)
+    names = [argument.name for argument in function.schema.arguments if argument.name != "self"]
+    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])

@@ -6,12 +6,13 @@ There is no import path in a spec, so rebuilding one cannot run anything but the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
@@ -78,14 +79,12 @@ def write(
         OptionError: The folder holds a training run, and this is not the run that writes.
         CheckpointError: The folder cannot be written.
     """
-    from safetensors.torch import save as to_bytes
-
     folder = Path(folder)
     if is_run(folder) and not renews:
         raise OptionError(
             f"folder {str(folder)!r} holds a training run, whose result would be lost; save into another folder"
         )
-    content = to_bytes(storable(weights))
+    content = as_file(weights)
     record: dict[str, Any] = {"file": WEIGHTS, **digest(content)}
     if renews and not damaged and (folder / WEIGHTS).exists():
         record["before"] = digest((folder / WEIGHTS).read_bytes())
@@ -97,6 +96,13 @@ def write(
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error}; {len(content)} bytes are needed") from error
     return folder
+
+
+def as_file(weights: Mapping[str, Tensor]) -> bytes:
+    """Return the content of the file that holds these weights; the same for the same weights."""
+    from safetensors.torch import save as to_bytes
+
+    return to_bytes(storable(weights))
 
 
 def part_spec(kind: str, part: Any) -> dict[str, Any]:
@@ -124,11 +130,39 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
 
 
 def _backbone_spec(system: System) -> dict[str, Any] | None:
-    if system.recipe is not None:
-        return part_spec("backbone", system.recipe)
-    if system.backbone is None:
-        return None
-    return {"name": None, "class": system.parts.names["backbone"]}
+    """The part that builds the network; or the network's class, if no part builds it as it is now."""
+    network = None if system.backbone is None else bare(system.backbone)
+    if system.recipe is None:
+        return None if network is None else {"name": None, "class": system.parts.names["backbone"]}
+    recipe = part_spec("backbone", system.recipe)
+    channels = system.parts.out_channels
+    if network is None or is_built_by(lambda: system.recipe.build(system.data_shape, channels), network):
+        return recipe
+    return {"name": None, "class": type(network).__name__, "recipe": recipe}
+
+
+def is_built_by(build: Callable[[], nn.Module], network: nn.Module) -> bool:
+    """Return whether a function builds such a network: the same modules, and weights of the same names and shapes.
+
+    A network that was wrapped, or some of whose layers were replaced, adapted or parametrized, is another. Nothing is
+    computed, and a network that cannot be built without values counts as the same.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            built = build()
+    except Exception:  # whatever foreign code meets on a device without values
+        return True
+    return _structure(built) == _structure(network)
+
+
+def _structure(network: nn.Module) -> tuple[dict[str, type], dict[str, tuple[int, ...]]]:
+    classes = {name: type(module) for name, module in network.named_modules(remove_duplicate=False)}
+    return classes, {name: tuple(tensor.shape) for name, tensor in _tensors(network)}
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from network.named_parameters(remove_duplicate=False)
+    yield from network.named_buffers(remove_duplicate=False)
 
 
 def written(what: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,11 +128,12 @@ def evaluate_together(
     Raises:
         OptionError: A condition cannot be joined: it is in some sets only, or differs and is no (B, ...) tensor.
     """
-    count, batch = len(conditions), len(x)
+    count, batch = len(conditions), x.shape[0]
     names = dict.fromkeys(name for given in conditions for name in given)
     joined = {name: _joined(name, [given.get(name) for given in conditions], batch) for name in names}
     estimate = evaluate(torch.cat([x] * count), _repeated(level, count), joined)
-    pieces = ((None,) * count if part is None else part.tensor_split(count) for part in estimate)
+    # not tensor_split, which would fix the batch of an exported program
+    pieces = ((None,) * count if p is None else p.reshape(count, batch, *p.shape[1:]).unbind() for p in estimate)
     return tuple(Estimate(*parts) for parts in zip(*pieces, strict=True))
 
 
@@ -159,7 +160,7 @@ def _joined(name: str, values: Sequence[Any], batch: int) -> Any:
         return {key: _joined(name, [value[key] for value in values], batch) for key in first}
     if all(isinstance(value, list) and len(value) == batch for value in values):
         return [entry for value in values for entry in value]
-    if all(isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch for value in values):
+    if all(isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch for value in values):
         return torch.cat(list(values))
     if any(value is not first for value in values):
         raise OptionError(

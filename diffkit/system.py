@@ -25,11 +25,14 @@ from diffkit.compiling import Compile, check_compile
 from diffkit.conditions import check_names, conditions_for, refuse_idle
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, as_float
+from diffkit.derivatives import ordinary
 from diffkit.finite import examples_hold, rows_not_finite
 from diffkit.modes import evaluating
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
-from diffkit.options import check_integer
+from diffkit.options import check_callable, check_flag, check_integer
+from diffkit.output import log
+from diffkit.pictures import check_finite
 from diffkit.protocols import Composition, State
 from diffkit.sampling import Moment, sampling_program
 from diffkit.slots import Slot, resolve
@@ -37,7 +40,10 @@ from diffkit.spacing import Spacing, levels
 from diffkit.spec import save, spec_of
 from diffkit.steering import Guidance, Model, networks_of, own_conditions, row_conditions
 from diffkit.table import ProcessTable, respace
+from diffkit.tensors import device_of, has_values
 
+_MOST_VALUES = 2**40
+"""Values of all samples of a call at most: 4 TiB of float32."""
 Steered = Guidance | Sequence[Guidance] | None
 """Guidance of a call: none, one, or several in the order they act, nearest to the network first."""
 
@@ -100,9 +106,8 @@ class System(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first parameter is; the CPU if there is none."""
-        parameter = next(self.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        """Where the network's first parameter or buffer is; the CPU if there is none."""
+        return device_of(self.backbone) or torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> System:
         """Return this system with another network of the same kind in place of its own."""
@@ -154,8 +159,8 @@ class System(nn.Module):
             OptionError: x_start has the wrong shape, dtype or range.
         """
         x_start = self.checked(x_start)
-        level, weight = self.draw_levels(len(x_start), generator=generator, timesteps_state=timesteps_state)
-        rows = count_first(level, len(x_start))
+        level, weight = self.draw_levels(x_start.shape[0], generator=generator, timesteps_state=timesteps_state)
+        rows = count_first(level, x_start.shape[0])
         level, weight = level.to(x_start.device), weight.to(x_start.device)
         noise = self._noise_like(x_start, generator)
         terms = self.loss_terms(model, x_start, level, noise, decoder_rows=rows, **conditions)
@@ -168,7 +173,8 @@ class System(nn.Module):
 
         They are where its state is, a fresh one where the generator is.
         """
-        sampler = self.parts.timesteps
+        sampler, batch = self.parts.timesteps, check_integer("batch", batch, ge=0, le=2**31)
+        _check_generator(generator)
         device = generator.device if generator is not None else torch.device("cpu")
         u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
         if timesteps_state is None:
@@ -203,10 +209,10 @@ class System(nn.Module):
         Returns:
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
-        rows = len(x_start) if decoder_rows is None else decoder_rows
+        rows = x_start.shape[0] if decoder_rows is None else decoder_rows
         self._check_draws(x_start, level, noise)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
-        conditions = conditions_for(network, conditions, len(x_start), x_start.device, frozenset())
+        conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset())
         return self.objective.terms(network, x_start, level, noise, rows, conditions)
 
     # ---- sampling --------------------------------------------------------------------------------------------------
@@ -250,6 +256,7 @@ class System(nn.Module):
                 do those inside of a mapping. A list that does not hold numbers, such as texts, stays a list.
         Raises:
             OptionError, CompositionError: An argument is wrong; nothing has been computed then.
+            DivergedError: None of the samples is finite, as far as can be seen without waiting for a GPU.
         """
         call = self.prepare(
             n,
@@ -270,7 +277,10 @@ class System(nn.Module):
                 noise_fn = call.noise(rows)
                 x = call.begin(rows, noise_fn, start)
                 out.append(call.finish(program, rows, x, noise_fn, advance))
-        return torch.cat(out)
+        samples = torch.cat(out)
+        if samples.device.type == "cpu":  # elsewhere, looking would make the host wait for the device
+            check_finite(samples)
+        return samples
 
     def trajectory(
         self,
@@ -331,10 +341,12 @@ class System(nn.Module):
         Raises:
             OptionError: The network knows nothing of the table's levels.
         """
+        _check_tensors(x=x)
+        _check_walk(noise_fn, table, x_transform)
         parts, network = self.parts_for(sampler, guidance), self._model(model)
         conditions = self._with_those_of_guidance(parts, conditions)
-        conditions = conditions_for(network, conditions, len(x), x.device, own_conditions(parts.guidance))
-        program = sampling_program(parts, parts.sampler, table or self.table)
+        conditions = conditions_for(network, conditions, x.shape[0], x.device, own_conditions(parts.guidance))
+        program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with evaluating(self, *networks_of(parts.guidance)):
             return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
@@ -366,12 +378,12 @@ class System(nn.Module):
         Raises:
             OptionError: The sampler is stochastic, or an argument is wrong.
         """
-        if start not in ("clean", "level1"):
+        if not isinstance(start, str) or start not in ("clean", "level1"):
             raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
         x = self._placed(self.checked(x_start), model)
         self.refuse_idle(model, conditions, "seed")
         call = self.prepare(
-            len(x),
+            x.shape[0],
             steps=steps,
             sampler=sampler,
             guidance=guidance,
@@ -387,7 +399,7 @@ class System(nn.Module):
         with call.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":
                 x = _first_encoding_step(call, call.denoiser(), x)
-            return call.finish(program, range(len(x)), x, None, advance)
+            return call.finish(program, range(x.shape[0]), x, None, advance)
 
     def prepare(
         self,
@@ -404,9 +416,12 @@ class System(nn.Module):
         **conditions: Any,
     ) -> Call:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
-        n, parts = check_integer("n", n, ge=1), self.parts_for(sampler, guidance)
+        n, parts = _checked_count(n, self.data_shape), self.parts_for(sampler, guidance)
         network, own = self._model(model), own_conditions(parts.guidance)
+        _check_walk(None, None, x_transform)
         conditions = self._with_those_of_guidance(parts, conditions)
+        with torch.inference_mode(False):
+            conditions = ordinary(conditions_for(network, conditions, n, self.device, own))
         return Call(
             self,
             n,
@@ -416,7 +431,7 @@ class System(nn.Module):
             network,
             self._clips(clip),
             x_transform,
-            conditions_for(network, conditions, n, self.device, own),
+            conditions,
             check_compile(compile, self.device),
         )
 
@@ -483,7 +498,7 @@ class System(nn.Module):
         x_start = self._placed(self.checked(x_start), model)
         self.refuse_idle(model, conditions, "sampler", "compile")
         call = self.prepare(
-            len(x_start),
+            x_start.shape[0],
             steps=steps,
             guidance=guidance,
             seed=seed,
@@ -493,8 +508,12 @@ class System(nn.Module):
             **conditions,
         )
         rows = rows_at_a_time(rows_per_call, x_start.device)
-        with call.running("bits/dim", len(x_start) * call.table.num_steps, progress) as advance:
-            return variational_bound(call, x_start, rows, advance)
+        total = x_start.shape[0] * call.table.num_steps
+        with torch.inference_mode(False), torch.no_grad(), call.running("bits/dim", total, progress) as advance:
+            bound = variational_bound(call, ordinary(x_start), rows, advance)
+        if x_start.device.type == "cpu" and (bad := int((~bound.total.isfinite()).sum())):
+            log(f"warning: the bits/dim of {bad} of {bound.total.shape[0]} examples are not finite")
+        return bound
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -517,8 +536,7 @@ class System(nn.Module):
                 f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
             )
         # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
-        readable = x_start.device.type == "cpu" and not torch.compiler.is_compiling()
-        if readable and x_start.numel():
+        if has_values(x_start):
             low, high = (float(v) for v in x_start.detach().aminmax())
             if not (math.isfinite(low) and math.isfinite(high)):
                 raise OptionError(f"x_start is not finite: {examples_hold(rows_not_finite(x_start.detach()))}")
@@ -535,8 +553,8 @@ class System(nn.Module):
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
         """Data where the network is; where they are if it is the caller's, or has no place of its own."""
-        own = model is None and next(self.parameters(), None) is not None
-        return x.to(self.device) if own else x
+        place = device_of(self.backbone) if model is None else None
+        return x if place is None else x.to(place)
 
     def _with_those_of_guidance(self, parts: Composition, conditions: Mapping[str, Any]) -> dict[str, Any]:
         """Conditions with those that guidance brings along; refuse guidance that misses one, or is elsewhere."""
@@ -544,7 +562,7 @@ class System(nn.Module):
         return {**row_conditions(parts.guidance), **conditions}
 
     def _clips(self, clip: bool | None) -> bool:
-        return self.settings.clip_x_start if clip is None else clip
+        return self.settings.clip_x_start if clip is None else check_flag("clip", clip)
 
     def _denoiser(
         self,
@@ -555,10 +573,13 @@ class System(nn.Module):
         conditions: Mapping[str, Any],
     ) -> Denoiser:
         scales = self.objective.scales_input
+        with torch.inference_mode(False):
+            conditions = ordinary(conditions)
         return Denoiser(network, parts.var, scales, conditions, transform, self._clips(clip), parts.guidance)
 
     def _model(self, model: Model | None) -> Model:
         if model is not None:
+            check_callable("model", model, "model(x, time, **conditions)")
             return model
         if self.backbone is None:
             raise OptionError("this system was composed with backbone=None; pass model= to this call")
@@ -569,12 +590,12 @@ class System(nn.Module):
 
         The latter where looking costs nothing: on the host, outside of tracing.
         """
+        _check_tensors(x_start=x_start, level=level, noise=noise)
         if level.shape != x_start.shape[:1]:
             raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
         if noise.shape != x_start.shape:
             raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
-        readable = type(level) is Tensor and level.device.type == "cpu" and not torch.compiler.is_compiling()
-        if level.is_floating_point() or not readable or not level.numel():
+        if level.is_floating_point() or not has_values(level):
             return
         try:
             low, high = (int(k) for k in level.aminmax())
@@ -631,6 +652,38 @@ def _first_encoding_step(call: Call, denoiser: Denoiser, x: Tensor) -> Tensor:
     at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
     eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
     return at.alpha * x + at.sigma * eps
+
+
+def _check_tensors(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or not value.ndim:
+            what = "a single number" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise OptionError(f"{name} must be a tensor with an entry for each example, got {what}")
+
+
+def _check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise OptionError(
+            f"generator must be a torch.Generator, got a {type(generator).__name__}; torch.Generator().manual_seed(0) "
+            "is one"
+        )
+
+
+def _check_walk(noise_fn: object, table: object, x_transform: object) -> None:
+    if noise_fn is not None:
+        check_callable("noise_fn", noise_fn, "noise_fn()")
+    if x_transform is not None:
+        check_callable("x_transform", x_transform, "x_transform(x_start)")
+    if table is not None and not isinstance(table, ProcessTable):
+        raise OptionError(f"table must be a ProcessTable, such as System.table_for(20), got a {type(table).__name__}")
+
+
+def _checked_count(n: object, data_shape: tuple[int, ...]) -> int:
+    """A number of examples whose values fit into some memory."""
+    found = check_integer("n", n, ge=1)
+    if found * math.prod(data_shape) > _MOST_VALUES:
+        raise OptionError(f"n {found} is more than memory holds; make at most some millions at a time")
+    return found
 
 
 def _joined(shape: Sequence[int]) -> str:

@@ -60,9 +60,18 @@ def attend(qkv: Tensor, heads: int, order: str) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-def pointwise(projection: nn.Conv1d, tokens: Tensor) -> Tensor:
-    """Apply a convolution of width one to tokens (B, N, C) as the matrix product it is, which saves a transposition."""
-    return F.linear(tokens, projection.weight.flatten(1), projection.bias)
+class Pointwise(nn.Conv1d):
+    """Convolution of width one, computed as the matrix product it is: data that is tokens (B, N, C) is not copied.
+
+    It is called with (B, C, N) like any other convolution, so that hooks, adapters and replacements see what they know.
+    """
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__(width_in, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width_in, N) -> (B, width, N)."""
+        return F.linear(x.transpose(1, 2), self.weight.flatten(1), self.bias).transpose(1, 2)
 
 
 def repeated(x: Tensor, factors: tuple[int, ...]) -> Tensor:
@@ -129,17 +138,19 @@ class ResBlock(nn.Module):
         super().__init__()
         axes, groups = layout.axes, layout.groups
         self.axes, self.scale_shift_norm = axes, layout.scale_shift_norm
-        self.in_layers = nn.Sequential(
-            nn.GroupNorm(groups, width_in), nn.SiLU(), convolution(axes, width_in, width, 3, padding=1)
+        self.in_layers = nn.ModuleList(
+            [nn.GroupNorm(groups, width_in), nn.SiLU(), convolution(axes, width_in, width, 3, padding=1)]
         )
         self.resample = resample or nn.Identity()
         columns = 2 * width if self.scale_shift_norm else width
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(layout.emb_width, columns))
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(groups, width),
-            nn.SiLU(),
-            nn.Dropout(layout.dropout),
-            zeroed(convolution(axes, width, width, 3, padding=1)),
+        self.out_layers = nn.ModuleList(
+            [
+                nn.GroupNorm(groups, width),
+                nn.SiLU(),
+                nn.Dropout(layout.dropout),
+                zeroed(convolution(axes, width, width, 3, padding=1)),
+            ]
         )
         self.skip_connection = nn.Identity() if width_in == width else convolution(axes, width_in, width, 1)
 
@@ -165,26 +176,27 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.heads, self.order = layout.heads(width, up=up), layout.attention_order
         self.norm = nn.GroupNorm(layout.groups, width)
-        self.qkv = nn.Conv1d(width, 3 * width, 1)
-        self.proj_out = zeroed(nn.Conv1d(width, width, 1))
+        self.qkv = Pointwise(width, 3 * width)
+        self.proj_out = zeroed(Pointwise(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S)."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
-        tokens = pointwise(self.proj_out, attend(pointwise(self.qkv, tokens), self.heads, self.order))
-        return x + tokens.transpose(1, 2).reshape(x.shape)
+        tokens = attend(self.qkv(self.norm(x).flatten(2)).transpose(1, 2), self.heads, self.order)
+        out: Tensor = self.proj_out(tokens.transpose(1, 2))
+        return x + out.reshape(x.shape)
 
 
 class Stage(nn.ModuleList):
-    """Layers in turn; those that take the embedding get it."""
+    """Layers in turn; residual blocks, and what has taken the place of one, get the embedding too."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__(layers)
+        self.residual = tuple(i for i, layer in enumerate(layers) if isinstance(layer, ResBlock))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, C, *S), (B, E) -> what the last layer returns."""
-        for layer in self:
-            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        for i, layer in enumerate(self):
+            x = layer(x, emb) if i in self.residual else layer(x)
         return x
 
 

@@ -101,11 +101,16 @@ class FinalLayer(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Holder of the label table, for the name of its weights."""
+    """The label table, under the name that its weights have in checkpoints."""
 
     def __init__(self, num_labels: int, width: int):
         super().__init__()
         self.embedding_table = nn.Embedding(num_labels, width)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(B,) integers -> (B, H)."""
+        out: Tensor = self.embedding_table(y)
+        return out
 
 
 class DiTNetwork(nn.Module):
@@ -140,7 +145,7 @@ class DiTNetwork(nn.Module):
         super().__init__()
         channels, height, breadth = data_shape
         rows, columns = self.grid = (height // patch, breadth // patch)
-        self.patch, self.checkpoint = patch, checkpoint
+        self.patch, self.num_labels, self.checkpoint = patch, num_labels, checkpoint
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(channels, width, patch, stride=patch)})
         self.t_embedder = nn.ModuleDict({"mlp": TimeEmbedding(_TIME_COLUMNS, width)})
         self.y_embedder = LabelEmbedder(num_labels, width) if num_labels else None
@@ -161,8 +166,7 @@ class DiTNetwork(nn.Module):
         Raises:
             OptionError: y is missing, not wanted or of the wrong shape.
         """
-        table = None if self.y_embedder is None else self.y_embedder.embedding_table
-        emb = add_labels(self.t_embedder["mlp"](time), table, y, len(x))
+        emb = add_labels(self.t_embedder["mlp"](time, x), self.y_embedder, self.num_labels, y, x)
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
             h = run(block, h, emb, recompute=self.checkpoint)
@@ -170,7 +174,7 @@ class DiTNetwork(nn.Module):
 
     def _image(self, tokens: Tensor) -> Tensor:
         """Put patches, (B, N, patch * patch * out_channels), back where they came from."""
-        patches = tokens.reshape(len(tokens), *self.grid, self.patch, self.patch, -1)
+        patches = tokens.reshape(tokens.shape[0], *self.grid, self.patch, self.patch, -1)
         return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def _initialize(self) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffkit._errors import OptionError
+from diffkit.tensors import has_values
 
 
 def timestep_embedding(time: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
@@ -36,18 +37,30 @@ class TimeEmbedding(nn.ModuleList):
         super().__init__([nn.Linear(columns, width), nn.SiLU(), nn.Linear(width, width)])
         self.columns = columns
 
-    def forward(self, time: Tensor) -> Tensor:
-        """Return the embedding in the dtype of the weights."""
-        dtype = next(self.parameters()).dtype
-        emb = timestep_embedding(time.reshape(-1), self.columns).to(dtype)
+    def forward(self, time: Tensor, x: Tensor) -> Tensor:
+        """Return the embedding of the times of data x, (B, ...), in the dtype of x.
+
+        Raises:
+            OptionError: There is neither one time for all examples nor one for each.
+        """
+        # asked in this order: a program exported for any batch must not depend on whether that is 1
+        if time.ndim and time.shape != x.shape[:1] and time.shape != (1,):
+            raise OptionError(f"time must have shape ({x.shape[0]},) or (), got {tuple(time.shape)}")
+        emb = timestep_embedding(time.reshape(-1), self.columns).to(x.dtype)
         for layer in self:
             emb = layer(emb)
         return emb
 
 
-def add_labels(emb: Tensor, table: nn.Embedding | None, y: Tensor | None, batch: int) -> Tensor:
-    """Return emb, (B, width), plus the rows of the label table that y, (B,), names.
+def add_labels(emb: Tensor, table: nn.Module | None, num_labels: int, y: Tensor | None, x: Tensor) -> Tensor:
+    """Return emb, (B, width), plus what the label table returns for y, (B,).
 
+    Args:
+        emb: (B, width) or (1, width).
+        table: From labels, (B,), to vectors, (B, width); None without classes.
+        num_labels: How many there are.
+        y: The labels, or None without classes.
+        x: The data, (B, ...).
     Raises:
         OptionError: y is missing though there are classes, given though there are none, or not (B,) integers; or, where
             looking makes nobody wait, names a row that is not there.
@@ -57,13 +70,13 @@ def add_labels(emb: Tensor, table: nn.Embedding | None, y: Tensor | None, batch:
     if table is None:
         raise OptionError("y was given, but the network has no classes; leave it out, or build with num_classes")
     if y is None:
-        raise OptionError(f"y is missing, but the network has {table.num_embeddings} labels; pass y, (B,) integers")
-    if y.shape != (batch,) or y.is_floating_point():
+        raise OptionError(f"y is missing, but the network has {num_labels} labels; pass y, (B,) integers")
+    if y.shape != x.shape[:1] or y.is_floating_point():
         found = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
-        raise OptionError(f"y must be integers of shape ({batch},), got {found}")
-    if type(y) is Tensor and y.is_cpu and batch and not torch.compiler.is_compiling():
+        raise OptionError(f"y must be integers of shape ({x.shape[0]},), got {found}")
+    if has_values(y):
         low, high = (int(label) for label in y.aminmax())
-        if low < 0 or high >= table.num_embeddings:
-            raise OptionError(f"y must lie in 0..{table.num_embeddings - 1}, got values in {low}..{high}")
+        if low < 0 or high >= num_labels:
+            raise OptionError(f"y must lie in 0..{num_labels - 1}, got values in {low}..{high}")
     labels: Tensor = table(y)
     return emb + labels

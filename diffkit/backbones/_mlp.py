@@ -38,7 +38,7 @@ class MLPNetwork(nn.Module):
 
     def __init__(self, data_shape: tuple[int, ...], out_channels: int, *, width: int, depth: int, num_labels: int):
         super().__init__()
-        self.out_shape = (out_channels, *data_shape[1:])
+        self.num_labels, self.out_shape = num_labels, (out_channels, *data_shape[1:])
         self.time_embed = TimeEmbedding(width, width)
         self.label_emb = nn.Embedding(num_labels, width) if num_labels else None
         self.first = nn.Linear(math.prod(data_shape), width)
@@ -57,7 +57,7 @@ class MLPNetwork(nn.Module):
         Raises:
             OptionError: y is missing, not wanted or of the wrong shape.
         """
-        emb = add_labels(self.time_embed(time), self.label_emb, y, len(x))
+        emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
         h: Tensor = self.first(x.flatten(1))
         for layer in self.layers:
             h = layer(h, emb)

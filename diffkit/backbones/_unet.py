@@ -42,7 +42,7 @@ class UNetNetwork(nn.Module):
 
     def __init__(self, layout: Layout, out_channels: int, num_labels: int = 0, low_res_channels: int = 0):
         super().__init__()
-        self.low_res_channels, self.checkpoint = low_res_channels, layout.checkpoint
+        self.num_labels, self.low_res_channels, self.checkpoint = num_labels, low_res_channels, layout.checkpoint
         self.time_embed = TimeEmbedding(layout.channels, layout.emb_width)
         self.label_emb = nn.Embedding(num_labels, layout.emb_width) if num_labels else None
         self.input_blocks, left = down_blocks(layout)
@@ -68,7 +68,7 @@ class UNetNetwork(nn.Module):
         Raises:
             OptionError: A condition is missing, not wanted or of the wrong shape.
         """
-        emb = add_labels(self.time_embed(time), self.label_emb, y, len(x))
+        emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
         skips = self._down(self._join(x, low_res), emb)
         h = run(self.middle_block, skips[-1], emb, recompute=self.checkpoint)
         for block in self.output_blocks:
@@ -78,7 +78,7 @@ class UNetNetwork(nn.Module):
 
     def features(self, x: Tensor, time: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Features:
         """Return the activations that `forward`, called with the same arguments, passes through."""
-        emb = add_labels(self.time_embed(time), self.label_emb, y, len(x))
+        emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
         down = self._down(self._join(x, low_res), emb)
         h = middle = run(self.middle_block, down[-1], emb, recompute=self.checkpoint)
         up = []

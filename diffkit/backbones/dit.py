@@ -51,7 +51,7 @@ class DiT(Backbone):
 
     size: str = choice("S", tuple(SIZES))
     patch: int = integer(2, ge=1)
-    depth: int | None = integer(None, optional=True, ge=1)
+    depth: int | None = integer(None, optional=True, ge=1, le=10_000)
     hidden: int | None = integer(None, optional=True, ge=4)
     heads: int | None = integer(None, optional=True, ge=1)
     mlp_ratio: float = number(4.0, gt=0)  # the paper's, after ViT

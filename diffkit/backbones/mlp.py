@@ -33,7 +33,7 @@ class MLP(Backbone):
     """
 
     hidden: int = integer(128, ge=1)
-    depth: int = integer(3, ge=1)
+    depth: int = integer(3, ge=1, le=10_000)
     num_classes: int | None = integer(None, optional=True, ge=1)
     null_class: bool = flag(False)
 

@@ -57,7 +57,7 @@ class UNet(Backbone):
     """
 
     channels: int = integer(128, ge=1)
-    num_res_blocks: int = integer(2, ge=1)
+    num_res_blocks: int = integer(2, ge=1, le=1000)
     channel_mult: tuple[float, ...] | None = numbers(None, optional=True, gt=0)
     attention_resolutions: tuple[int, ...] | None = integers(None, optional=True, ge=1)
     num_heads: int = integer(4, ge=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 
@@ -14,25 +13,37 @@ from diffkit import __version__
 from diffkit._errors import DiffkitError
 from diffkit.cli import _commands, _importing
 from diffkit.cli._compiler import compiler_said
+from diffkit.cli._extras import check_extras
 from diffkit.cli._memory import memory_said
 from diffkit.cli._request import as_toml, look, resolve
 from diffkit.cli._spelling import said_in_flags
 from diffkit.cli._takes import Given
+from diffkit.output import log, printable, results, safe_output, show
 
-DONE, REFUSED, INTERRUPTED = 0, 2, 130
-"""Exit codes: done; what was asked cannot be done; stopped by Ctrl-C. Python's own 1 is an error in any of the code."""
+DONE, REFUSED, INTERRUPTED, BROKEN_PIPE = 0, 2, 130, 141
+"""Exit codes: done; what was asked cannot be done; stopped by Ctrl-C; the reader of the results went away.
+
+Python's own 1 is an error in any of the code.
+"""
 
 _HELP = ("-h", "--help")
 _EPILOGUE = (
     "diffkit COMMAND --help lists the options of a command, and those of the parts that are named before it. "
     "--import FILE.py runs a file that registers parts of yours first. "
     "--debug shows where an error came from. "
-    "Exit codes: 0 done, 1 an error inside diffkit or a part, 2 what was asked cannot be done, 130 stopped by Ctrl-C."
+    "Exit codes: 0 done, 1 an error inside diffkit or a part, 2 what was asked cannot be done, 130 stopped by Ctrl-C, "
+    "141 the reader of the output went away."
 )
 
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
+    with safe_output() as out:
+        code = _run(argv)
+        return code or _delivered(out.lost)
+
+
+def _run(argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     words = [word for word in argv if word != "--debug"]
     try:
@@ -41,21 +52,39 @@ def run(argv: Sequence[str]) -> int:
         _dispatch(words)
     except DiffkitError as error:
         if debug:
-            traceback.print_exc()
+            log(traceback.format_exc())
         if _says_first(str(error)):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            log(f"error: {_on_one_line(str(error), words)}")
         return REFUSED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        log("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        _silence_stdout()
     except OSError as error:  # a full disk, a name that is too long, a folder that vanished
         if debug:
-            traceback.print_exc()
-        print(f"error: {_said(error)}", file=sys.stderr, flush=True)
+            log(traceback.format_exc())
+        log(f"error: {_on_one_line(_said(error), words)}")
         return REFUSED
     return DONE
+
+
+def _on_one_line(text: str, words: Sequence[str]) -> str:
+    """The text, in which no name that was typed, such as that of a folder, breaks a line."""
+    for word in words:
+        name = word.partition("=")[2] if word.startswith("--") else word
+        if "\n" in name:
+            text = text.replace(name, printable(name))
+    return text
+
+
+def _delivered(lost: Exception | None) -> int:
+    """Exit code of a command that is done, by whether its results could be printed; ``diffkit list | head`` is fine."""
+    if lost is None:
+        return DONE
+    if isinstance(lost, BrokenPipeError):
+        return BROKEN_PIPE
+    why = lost.strerror if isinstance(lost, OSError) else lost
+    log(f"error: standard output cannot be written: {why}; what was printed there is lost")
+    return REFUSED
 
 
 def _said(error: OSError) -> str:
@@ -75,9 +104,10 @@ def _says_first(text: str) -> bool:
 
 def _dispatch(words: Sequence[str]) -> None:
     if not words or words[0] in _HELP:
-        _overview().help_print([])
+        with results():
+            _overview().help_print([])
     elif words[0] == "--version":
-        print(__version__)
+        show(__version__)
     else:
         _run_command(*_commands.split(words))
 
@@ -86,12 +116,14 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     command = _commands.load(name)
     request = look(name, command.takes(), words)
     if set(words) & set(_HELP):
-        request.app().help_print([])
+        with results():
+            request.app().help_print([])
         return
     given, print_only = resolve(request)
     if print_only:
-        print(as_toml(request, given), end="")
+        show(as_toml(request, given).removesuffix("\n"))
         return
+    check_extras(name, given)
     _check_device(given)
     with said_in_flags(request.options), memory_said(request.options), compiler_said():
         command.run(given)
@@ -124,9 +156,4 @@ def _overview() -> App:
     return app
 
 
-def _silence_stdout() -> None:
-    """After the reader of a pipe went away (``diffkit list | head``), keep Python from complaining at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-__all__ = ["DONE", "INTERRUPTED", "REFUSED", "run"]
+__all__ = ["BROKEN_PIPE", "DONE", "INTERRUPTED", "REFUSED", "run"]

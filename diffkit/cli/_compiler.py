@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from diffkit._errors import DiffkitError
+from diffkit.output import log
 
 
 def say_compiling(first: str) -> None:
     """Say on standard error that what comes first takes long, as nothing else is to be seen meanwhile."""
-    print(f"compiling: {first} takes minutes", file=sys.stderr, flush=True)
+    log(f"compiling: {first} takes minutes")
 
 
 @contextmanager

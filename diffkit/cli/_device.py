@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
 from diffkit._errors import OptionError
+from diffkit.output import log
 
 if TYPE_CHECKING:
     import torch
@@ -89,5 +89,5 @@ def computing_in(precision: Precision, device: torch.device) -> AbstractContextM
     from diffkit.training.precision import computing_in, emulated
 
     if (remark := emulated(precision, device)) and launched().rank == 0:
-        print(f"note: {remark}", file=sys.stderr, flush=True)
+        log(f"note: {remark}")
     return computing_in(precision, device)

@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from diffkit._errors import OptionError
+from diffkit._errors import OptionError, failure
 
 FLAG = "--import"
 
@@ -36,21 +37,30 @@ def run(files: Sequence[Path]) -> None:
     """Run each file once, as a module that is named as the file is; modules beside it can be imported.
 
     Raises:
-        OptionError: A file is not there, its name is taken by another module, or it fails.
+        OptionError: A file is not there, its name is no module's or another module's, or it fails.
     """
     for file in files:
         path = file.resolve()
         if path.suffix != ".py" or not path.is_file():
             raise OptionError(f"{FLAG} {file} is no Python file")
+        if "." in path.stem:
+            raise OptionError(f"{FLAG} {file} has a dot in its name, as no module has; give the file another name")
         known = sys.modules.get(path.stem)
         if known is not None and getattr(known, "__file__", None) == str(path):
             continue
         other = importlib.util.find_spec(path.stem) if known is None else None
         if known is not None or (other is not None and other.origin != str(path)):
             raise OptionError(f"{FLAG} {file} has the name of another module; give the file another name")
-        sys.path.insert(0, str(path.parent))
-        importlib.invalidate_caches()
-        try:
+        _import(file, path)
+
+
+def _import(file: Path, path: Path) -> None:
+    sys.path.insert(0, str(path.parent))
+    importlib.invalidate_caches()
+    try:
+        with redirect_stdout(sys.stderr):  # standard output is for what the command prints
             importlib.import_module(path.stem)
-        except Exception as error:  # whatever somebody's file raises
-            raise OptionError(f"{FLAG} {file} failed: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever somebody's file raises; sys.exit() too
+        raise OptionError(f"{FLAG} {file} failed: {failure(error)}") from error

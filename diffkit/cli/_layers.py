@@ -5,13 +5,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 
 from diffkit._errors import OptionError
 from diffkit.cli._slots import named_in_file, named_on_line
 from diffkit.cli._takes import Takes
+from diffkit.cli._values import from_text
 from diffkit.presets import preset
 
 
@@ -44,7 +45,7 @@ def layers(tokens: Sequence[str], takes: Takes) -> tuple[Layer, ...]:
     if "preset" in named and takes.preset:
         found.append(_from_preset(named["preset"], takes))
     if "config" in named and takes.config:
-        path = Path(named["config"])
+        path = _path(named["config"])
         found.append(Layer(str(path), _read(path)))
     return tuple(found)
 
@@ -58,6 +59,13 @@ def _from_preset(name: str, takes: Takes) -> Layer:
     return Layer(
         f"preset {name}", {key: value for field in takes.preset for key, value in getattr(chosen, field).items()}
     )
+
+
+def _path(word: str) -> Path:
+    try:
+        return cast("Path", from_text(word, Path))
+    except OptionError as error:
+        raise OptionError(f"--config {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cyclopts.exceptions import (
 from diffkit._errors import OptionError, nearest
 from diffkit.cli._options import Option
 from diffkit.cli._values import from_text, is_flag, item_of, metavar
+from diffkit.output import printable
 
 UnknownOption = Callable[[str], str | None]
 """Given an unknown option such as "--schedule.ss", says what is wrong with it, or None for the usual text."""
@@ -81,7 +82,7 @@ def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str
     words = [_usage(option) for option in options if option.positional]
     app = App(
         name=f"diffkit {name}",
-        help="\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n")),
+        help="\n\n".join(printable(" ".join(paragraph.split())) for paragraph in text.split("\n\n")),
         usage=" ".join(["Usage: diffkit", name, *words, "[OPTIONS]"]),
         help_format="plaintext",
         version_flags=(),
@@ -110,12 +111,12 @@ def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str
 def _argument(option: Option, order: int, default_text: str | None, as_switch: bool) -> inspect.Parameter:
     parameter = Parameter(
         name=None if option.positional else [option.flag, *([option.short] if option.short else [])],
-        help=_help(option, default_text),
-        group=Group(option.group, help=option.group_help, sort_key=order),
+        help=printable(_help(option, default_text)),
+        group=Group(printable(option.group), help=printable(option.group_help), sort_key=order),
         negative=option.negative if as_switch and option.default is not False else (),
         show_default=False,
         required=False,
-        metavar=None if as_switch else option.metavar or metavar(option.kind),
+        metavar=None if as_switch else printable(option.metavar or metavar(option.kind)),
         converter=_converter(option),
         n_tokens=None if as_switch else 1,
         accepts_keys=False,

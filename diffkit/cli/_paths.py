@@ -54,13 +54,12 @@ def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
 def check_run_folder(flag: str, path: Path) -> None:
     """Raise `OptionError` as `check_folder`, or if the folder holds something but no run that could be gone on with."""
     from diffkit.folders import is_run
-    from diffkit.training.run import BEFORE
+    from diffkit.training.run import foreign
 
     check_folder(flag, path)
     if not path.is_dir() or is_run(path):
         return
-    others = sorted(each.name for each in path.iterdir() if each.name not in BEFORE)
-    if others:
+    if others := foreign(path):
         raise OptionError(f"{flag} {path} holds something, such as {others[0]}, but no run; name another folder")
 
 

@@ -229,13 +229,13 @@ if TYPE_CHECKING:
         summary="A squared error that grows only linearly for examples far off.",
         uses='loss="$part"',
         imports="""
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 from diffkit.gaussian import mean_flat, squared_error
 from diffkit.options import number
-from diffkit.protocols import Composition, Loss, LossInputs
+from diffkit.protocols import Loss, LossInputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -256,14 +256,6 @@ if TYPE_CHECKING:
         """Return "loss" and "mse", each (B,)."""
         mse = mean_flat(squared_error(at.out, at.target))
         return {"loss": (mse + self.c**2).sqrt() - self.c, "mse": mse}
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        if composition.var.extra_outputs:
-            yield (
-                f"{composition.label('loss')} has no term that trains {composition.label('var')}; "
-                "use loss='hybrid' or var='fixed_large'"
-            )
 ''',
     ),
     "timesteps": Example(
@@ -398,7 +390,7 @@ class Network(nn.Module):
         angle = time.float()[:, None] * frequency
         told = torch.cat([x.flatten(1), angle.cos().to(x.dtype), angle.sin().to(x.dtype)], 1)
         out: Tensor = self.layers(told)
-        return out.view(len(x), *self.out_shape)
+        return out.view(x.shape[0], *self.out_shape)
 ''',
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from attrs import frozen
 from diffkit._errors import DataError, OptionError
 from diffkit.cli._paths import check_new_folder, check_overview, overview
 from diffkit.files import write_atomically
+from diffkit.output import log
 from diffkit.pictures import check_finite, grid, need_pillow, pixels, png
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
     if others:
         name, first = others[0]
         more = f" and {len(others) - 1} more" if others[1:] else ""
-        print(f"resized and cropped to {_sized(size)}: {name} ({_sized(first)}){more}", file=sys.stderr)
+        log(f"resized and cropped to {_sized(size)}: {name} ({_sized(first)}){more}")
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -7,6 +7,7 @@ line nor TOML has a word of its own for it.
 from __future__ import annotations
 
 import ast
+import stat
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ def from_text(text: str, kind: Any) -> Any:
     if text.lower() == "none" and _none_is_none(kind):
         return None
     _check_not_empty(text, kind)
+    _check_file_or_folder(text, kind)
     for candidate in _candidates(kind):
         try:
             return accept(_read(text, candidate), candidate)
@@ -49,6 +51,7 @@ def accept(value: Any, kind: Any) -> Any:
             return None
         raise OptionError(f"must be {wanted(kind, in_file=True)}, got none")
     _check_not_empty(value, kind)
+    _check_file_or_folder(value, kind)
     for candidate in _candidates(kind):
         try:
             return _accept_one(value, candidate)
@@ -62,6 +65,18 @@ def _check_not_empty(value: Any, kind: Any) -> None:
     """Refuse an empty word, which would name the folder at hand."""
     if value == "" and {str, Path} & set(_candidates(kind)):
         raise OptionError("must not be empty")
+
+
+def _check_file_or_folder(value: Any, kind: Any) -> None:
+    """Refuse a path to a pipe or device, which would be waited for without end, or replaced; a shell's own is fine."""
+    if Path not in _candidates(kind) or not isinstance(value, str | Path) or str(value).startswith("/dev/fd/"):
+        return
+    try:
+        mode = Path(value).stat().st_mode
+    except (OSError, ValueError):
+        return  # it is not there, or whoever opens it says why not
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OptionError(f"must be a file or folder, got {str(value)!r}, which is a pipe or device")
 
 
 def wanted(kind: Any, *, in_file: bool = False) -> str:

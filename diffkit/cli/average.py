@@ -16,6 +16,7 @@ from diffkit.cli._paths import check_new_folder
 from diffkit.cli._spelling import said_in_flags
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import integer, number
+from diffkit.output import note
 from diffkit.training.config import TrainConfig
 
 
@@ -51,7 +52,7 @@ def run(given: Given) -> None:
     check_new_folder("--out", options.out, overwrite=options.overwrite)
     if (options.rate is None) == (options.width is None):
         raise OptionError("give either --rate, one of those that the run was trained with, or --width")
-    print(f"system: {options.out}/", flush=True)
+    note(f"system: {options.out}/")
     from diffkit.training.averages import averaged
 
     with said_in_flags(options_of(TrainConfig)):  # what is missing is an option of the training

@@ -16,6 +16,7 @@ from attrs import field, frozen
 from diffkit._errors import OptionError, UnknownComponentError, did_you_mean
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import show
 from diffkit.registry import KINDS, canonical, registry
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ def _results(kind: str, part: Any, only: tuple[str, ...]) -> list[CheckResult]:
 def _print(kind: str, name: str, results: list[CheckResult]) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in _lines(kind, name, results):
-        print(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
+        show(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
     for result in results:
         if not result.ok:
-            print(f"\n{result}")
+            show(f"\n{result}")
 
 
 def _lines(kind: str, name: str, results: list[CheckResult]) -> Iterator[str]:

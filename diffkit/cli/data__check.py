@@ -17,6 +17,7 @@ from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
 from diffkit.data.image_sources import way_of_labels
 from diffkit.options import choice, integer, integers
+from diffkit.output import note, show
 
 
 @frozen
@@ -62,10 +63,10 @@ def run(given: Given) -> None:
     size = None if options.size is None else (options.size[0], options.size[-1])
     labels = None if options.labels == "none" else options.labels
     report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)
-    print(report)
+    show(report)
     if options.out is not None:
         options.out.write_text(json.dumps(report.as_dict(), indent=1))
-        print(f"wrote {options.out}")
+        note(f"wrote {options.out}")
     if not report.good:
         raise SystemExit(1)
 
@@ -81,9 +82,9 @@ def _check_arrays(options: Options, given: Given) -> None:
     if of_images:
         raise OptionError(f"{', '.join(of_images)} is for images; leave it out for {options.source}")
     data = source_for(options.source, labels=has_labels(options.source), layout=options.layout).open()
-    print(f"{options.source}: {described(data)}")
+    show(f"{options.source}: {described(data)}")
     if (values := range_of(data)) and values.remark:
-        print(f"note: {values.remark}")
+        show(f"note: {values.remark}")
 
 
 def _check_source(source: Path) -> None:

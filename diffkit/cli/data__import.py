@@ -5,7 +5,6 @@ The data is what --data names, with its options: --data cifar10 --data.archive c
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from diffkit.cli._paths import check_file, check_folder
 from diffkit.cli._slots import part_options
 from diffkit.cli._spelling import said_in_flags
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import log, note
 
 if TYPE_CHECKING:
     from diffkit.data.exporting import Exporter
@@ -53,15 +53,15 @@ def run(given: Given) -> None:
     if options.prefix is not None and (npz or not options.prefix or set(options.prefix) & set("/\\_")):
         raise OptionError("--prefix is for PNGs, and holds no '/' or '_'")
     exporter = _exporter(given)
-    print(f"writing {len(exporter.data)} examples to {options.to}{'' if npz else '/'}", flush=True)
+    note(f"writing {len(exporter.data)} examples to {options.to}{'' if npz else '/'}")
     if npz:
         exporter.to_npz(options.to)
     else:
         _say_order(exporter, exporter.to_folder(options.to, prefix=options.prefix))
     for reason in exporter.skipped:
-        print(f"skipped {reason}", file=sys.stderr)
+        log(f"skipped {reason}")
     written = len(exporter.data) - len(exporter.skipped)
-    print(f"wrote {written} examples" + (f", skipped {len(exporter.skipped)}" if exporter.skipped else ""))
+    note(f"wrote {written} examples" + (f", skipped {len(exporter.skipped)}" if exporter.skipped else ""))
 
 
 def _check_folder(path: Path) -> None:
@@ -94,4 +94,4 @@ def _say_order(exporter: Exporter, names: list[str]) -> None:
     from diffkit.data.exporting import file_prefixes
 
     if names and names != file_prefixes(exporter.data.classes):
-        print(f"read with --data.labels prefix, its classes are counted in this order: {', '.join(names)}")
+        note(f"read with --data.labels prefix, its classes are counted in this order: {', '.join(names)}")

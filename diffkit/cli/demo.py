@@ -14,6 +14,7 @@ from diffkit.cli._paths import check_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.demo import STEPS
 from diffkit.options import integer
+from diffkit.output import note, show
 
 
 @frozen
@@ -44,5 +45,5 @@ def run(given: Given) -> None:
     check_folder("--out", options.out)
     if options.out.is_dir() and any(options.out.iterdir()) and not (options.out / "run").is_dir():
         raise OptionError(f"--out {options.out} is not empty, but holds no demo to go on with; name another folder")
-    print(f"writing to {options.out}/", flush=True)
-    print(demo.run(options.out, steps=options.steps, seed=options.seed))
+    note(f"writing to {options.out}/")
+    show(demo.run(options.out, steps=options.steps, seed=options.seed))

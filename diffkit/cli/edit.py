@@ -14,6 +14,7 @@ from diffkit._errors import OptionError
 from diffkit.cli._drawing import Drawing, steered
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note
 
 
 @frozen
@@ -71,4 +72,4 @@ def run(given: Given) -> None:
     variants = found.cpu().reshape(-1, drawing.n, *saved.system.data_shape)
     shown = [torch.cat([image[None], row]) for image, row in zip(pictures.images, variants, strict=True)]
     for line in _tasks.write(drawing.out, list(zip(pictures.names, variants, strict=True)), shown):
-        print(line)
+        note(line)

@@ -22,6 +22,7 @@ from diffkit.cli._paths import beside, check_file
 from diffkit.cli._takes import Given, Takes
 from diffkit.folders import SPEC
 from diffkit.options import choice, integer
+from diffkit.output import note, show
 
 if TYPE_CHECKING:
     from diffkit.cli._saved import Saved
@@ -113,7 +114,7 @@ def run(given: Given) -> None:
     network = extractor_for(options.extractor, device=where, weights=options.weights)
     for path in (options.save_reference, out):
         if path is not None:
-            print(f"writing {path}", flush=True)
+            note(f"writing {path}")
     stored = _stored(options, network)
     data = None if stored is not None else opened(given)
     samples = None if options.samples is None else _samples(options, given, system, network, stored, data)
@@ -121,7 +122,7 @@ def run(given: Given) -> None:
     if options.save_reference is not None:
         reference.save(options.save_reference)
     if samples is None:
-        print(f"statistics of {reference.meta['data']['count']} examples by {network.name}")
+        note(f"statistics of {reference.meta['data']['count']} examples by {network.name}")
     else:
         _measure(samples, reference, network, options, out, where)
 
@@ -199,7 +200,7 @@ def _measure(
         seed=options.seed,
         progress=True,
     )
-    print(found)
+    show(found)
     if out is not None:
         found.save(out)
 

@@ -17,6 +17,7 @@ from diffkit.cli._levels import Steps, steps_help
 from diffkit.cli._options import spelled
 from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note, show
 
 if TYPE_CHECKING:
     from diffkit.explain import Explanation
@@ -54,9 +55,9 @@ def run(given: Given) -> None:
         from diffkit.likelihood import _plot
 
         _plot.check(options.plot)
-        print(f"writing {options.plot}", flush=True)
+        note(f"writing {options.plot}")
     explanation = _explained(given, options)
-    print(explanation)
+    show(explanation)
     if options.plot is not None:
         explanation.plot(options.plot)
 

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +48,7 @@ def run(given: Given) -> None:
     options = given.make(Options)
     check_file("--to", options.to, (".pt", ".pth", ".safetensors"), overwrite=options.overwrite)
     network, spec = _network(options.run)
-    print(f"wrote {export(network, options.to, spec=spec)}")
+    note(f"wrote {export(network, options.to, spec=spec)}")
 
 
 def _network(folder: Path) -> tuple[nn.Module, Mapping[str, Any] | None]:

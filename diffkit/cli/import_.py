@@ -7,7 +7,6 @@ run.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from attrs import field, frozen
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_new_folder
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import log, note, show
 
 if TYPE_CHECKING:
     from diffkit.system import System
@@ -103,19 +103,19 @@ def run(given: Given) -> None:
             system = load_checkpoint(options.file, preset=options.preset, entry=options.entry, **said)
             _warn_of_what_is_not_finite(system)
             system.save(options.to)
-    print(found)
+    show(found)
     if options.to is not None and found.complete and options.preset is None and said:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in said)
-        print(f"what was asked for wins over what the file says of itself: {flags}")
+        note(f"what was asked for wins over what the file says of itself: {flags}")
     if options.to is not None:
-        print(f"saved in {options.to}")
+        note(f"saved in {options.to}")
 
 
 def _warn_of_what_is_not_finite(system: System) -> None:
     bad = [name for name, weight in system.named_parameters() if not weight.isfinite().all()]
     if bad:
         name = bad[0].removeprefix("backbone.")
-        print(f"warning: {len(bad)} weights are not finite (first: {name}); nothing can be sampled", file=sys.stderr)
+        log(f"warning: {len(bad)} weights are not finite (first: {name}); nothing can be sampled")
 
 
 def _said(given: Given) -> dict[str, Any]:

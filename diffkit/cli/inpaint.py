@@ -15,6 +15,7 @@ from diffkit._errors import OptionError
 from diffkit.cli._drawing import Drawing, steered
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ def run(given: Given) -> None:
     mask = (known.float() * 2 - 1).expand(1, *saved.system.data_shape)
     shown = [torch.cat([image[None], mask, row]) for image, row in zip(pictures.images, made, strict=True)]
     for line in _tasks.write(drawing.out, list(zip(pictures.names, made, strict=True)), shown):
-        print(line)
+        note(line)
 
 
 def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:

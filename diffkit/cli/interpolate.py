@@ -11,6 +11,7 @@ from diffkit.cli._drawing import MOST, STEPS, steered
 from diffkit.cli._levels import Steps, steps_help
 from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note
 
 
 @frozen
@@ -76,4 +77,4 @@ def run(given: Given) -> None:
         **one,
     ).cpu()
     for line in _tasks.write(options.out, [("between", between)], [between], "from the first to the second"):
-        print(line)
+        note(line)

@@ -15,6 +15,7 @@ from diffkit.cli._drawing import STEPS, steered
 from diffkit.cli._levels import Steps, steps_help
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note, show
 
 
 @frozen
@@ -67,9 +68,9 @@ def run(given: Given) -> None:
     latents = options.out / "latents.npz"
     np.savez(latents, latents=found.latent.cpu().numpy(), errors=errors.numpy(), names=np.array(pictures.names))
     for name, error in zip(pictures.names, errors.tolist(), strict=True):
-        print(f"{name}: {error:.2e}")
+        show(f"{name}: {error:.2e}")
     for line in (str(found), *lines, f"{latents}: latents {tuple(found.latent.shape)}, errors, names"):
-        print(line)
+        note(line)
 
 
 def check_deterministic(sampler: object) -> None:

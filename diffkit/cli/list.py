@@ -19,6 +19,7 @@ from diffkit.cli._docs import module_docstring, summary
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import flag, number
+from diffkit.output import show
 from diffkit.presets import table
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, registry
 
@@ -54,11 +55,13 @@ def run(given: Given) -> None:
     if options.check:
         from diffkit.plugin_check import main
 
-        sys.exit(main(None if kind is None else [registry(kind).kind], options.timeout))
+        if status := main(None if kind is None else [registry(kind).kind], options.timeout):
+            sys.exit(status)
+        return
     presets = kind in (None, PRESETS)
     kinds = tuple(KINDS) if kind is None else () if presets else (registry(kind).kind,)
     for line in [*lines(kinds, _width()), *(preset_lines(_width()) if presets else ())]:
-        print(line)
+        show(line)
 
 
 def lines(kinds: tuple[str, ...], width: int | None = None) -> Iterator[str]:
@@ -110,8 +113,8 @@ def _file_summary(package: str, name: str) -> str:
 @cache
 def _distribution_summary(distribution: str) -> str:
     try:
-        return metadata.metadata(distribution)["Summary"] or ""
-    except (metadata.PackageNotFoundError, KeyError):
+        return " ".join((metadata.metadata(distribution)["Summary"] or "").split())
+    except Exception:  # metadata of others may be missing, or be no text
         return ""
 
 

@@ -17,6 +17,7 @@ from diffkit._errors import OptionError
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._plugin_files import files
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note
 from diffkit.registry import BUILT_IN, LOCAL, registry
 
 
@@ -55,10 +56,10 @@ def run(given: Given) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
     package = distribution.replace("-", "_")
-    print(f"{folder}: {kind} {part!r}; put your formula into {folder / 'src' / package / '__init__.py'}, then")
-    print(f'  pip install -e "{folder}[test]"')
-    print(f"  pytest {folder}")
-    print(f"  diffkit list {kind}")
+    note(f"{folder}: {kind} {part!r}; put your formula into {folder / 'src' / package / '__init__.py'}, then")
+    note(f'  pip install -e "{folder}[test]"')
+    note(f"  pytest {folder}")
+    note(f"  diffkit list {kind}")
 
 
 def _checked(name: str) -> str:

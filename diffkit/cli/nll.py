@@ -10,7 +10,7 @@ same figures. A stopped command, given again, goes on where it was; what it has 
 
 from __future__ import annotations
 
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,8 @@ from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file, check_new_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import integer
+from diffkit.output import log, note, show
+from diffkit.progress import duration
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 DEFAULT = 100
 """Examples that are scored by default."""
+LONG, FEWER = 60.0, 10
+"""Seconds from which on a shorter way is pointed to, and how many levels of each example it visits."""
 
 
 @frozen
@@ -123,7 +127,7 @@ def run(given: Given) -> None:
         if among.rank == 0:
             for path in (options.out, options.published, options.plot):
                 if path is not None:
-                    print(f"writing {path}", flush=True)
+                    note(f"writing {path}")
         if options.compile and (network := saved.system.backbone) is not None:
             compile_network(network)
             if among.rank == 0:
@@ -135,6 +139,8 @@ def run(given: Given) -> None:
 def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
     from diffkit.evaluation.scoring import score_data
 
+    begun = options.out is not None and _parts(options.out).exists()
+    among.first(lambda: _say_what_it_takes(saved, data, index, options, 0 if begun else among.size))
     with _keeping(options.out, among) as keep:
         scores = score_data(
             saved.system,
@@ -153,7 +159,7 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
         )
         if among.rank:
             return
-        print(scores)
+        show(scores)
         _warn_of_what_is_not_finite(scores.total)
         if options.out is not None:
             scores.save(options.out)
@@ -161,6 +167,36 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
             scores.save_reference(options.published)
         if options.plot is not None:
             scores.plot(options.plot)
+
+
+def _say_what_it_takes(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, processes: int) -> None:
+    """Say how often the network is evaluated, on a CPU for how long about, and what would take less.
+
+    The time of what a stopped command has left is not known: then ``processes`` is 0.
+    """
+    from diffkit.evaluation.scoring import score_data
+    from diffkit.likelihood.strata import Strata
+
+    levels = saved.system.table_for(options.steps).num_steps
+    each = len(Strata.of(levels, options.levels_per_example).first)
+    text = f"scoring {len(index)} examples at {each} of {levels} levels each: {len(index) * each:,} network evaluations"
+    if saved.system.device.type == "cpu" and not options.compile and processes:
+        few = min(2, levels)
+        tried = {
+            "index": index[:1],
+            "labels": saved.num_classes is not None,
+            "steps": options.steps,
+            "clip": options.clip,
+        }
+        for _ in range(2):  # the first is slower
+            begun = time.monotonic()
+            score_data(saved.system, data, levels_per_example=few, **tried)
+            seconds = (time.monotonic() - begun) / few
+        takes = seconds * len(index) * each / processes
+        text += f", about {duration(takes)}"
+        if takes > LONG and each > FEWER:
+            text += f"; --levels-per-example {FEWER} estimates the same bound in about {duration(takes * FEWER / each)}"
+    log(text)
 
 
 def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
@@ -189,7 +225,7 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
         )
         if among.rank:
             return
-        print(found)
+        show(found)
         _warn_of_what_is_not_finite(found.bits.cpu().numpy())
         if options.out is not None:
             arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
@@ -201,7 +237,7 @@ def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
 
     bad = int((~np.isfinite(bits)).sum())
     if bad:
-        print(f"warning: the bits/dim of {bad} of {len(bits)} examples are not finite", file=sys.stderr, flush=True)
+        log(f"warning: the bits/dim of {bad} of {len(bits)} examples are not finite")
 
 
 @contextmanager
@@ -209,12 +245,16 @@ def _keeping(out: Path | None, among: Ranks) -> Iterator[Path | None]:
     """Yield where results of batches are kept, which is beside the file; they are removed once all is written."""
     from diffkit.evaluation import _kept
 
-    folder = None if out is None else out.with_suffix(".parts")
+    folder = None if out is None else _parts(out)
     if folder is not None and among.rank == 0 and (count := _kept.count(folder)):
-        print(f"{folder} has {count} results of a command that was stopped; what fits is taken from there", flush=True)
+        note(f"{folder} has {count} results of a command that was stopped; what fits is taken from there")
     yield folder
     if folder is not None and among.rank == 0:
         _kept.forget(folder)
+
+
+def _parts(out: Path) -> Path:
+    return out.with_suffix(".parts")
 
 
 def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:

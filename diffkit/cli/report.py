@@ -13,6 +13,7 @@ from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import integer
+from diffkit.output import note
 
 MOST = 1000
 """Samples of a page at most: they are all in it, in one picture."""
@@ -57,7 +58,7 @@ def run(given: Given) -> None:
     out = options.run / "report.html" if options.out is None else options.out
     if options.run.is_dir() or options.out is not None:  # else the run is not there, which loading says better
         check_file("--out", out, (".html", ".htm"), overwrite=options.overwrite or options.out is None)
-    print(f"writing {out}", flush=True)
+    note(f"writing {out}")
     report.write(
         options.run,
         out,

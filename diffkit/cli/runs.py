@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
 from diffkit.folders import CHECKPOINTS, CONFIG, SPEC, is_run, step_of
 from diffkit.options import flag
+from diffkit.output import log, show
 
 _QUARTILE = re.compile(r".*_q\d")
 _NO_TERMS = {"step", "samples", "grad_norm", "param_norm", "lr", "skipped", "images_per_s", "loss_scale"}
@@ -109,11 +109,11 @@ def run(given: Given) -> None:
     found = _readable(_expanded(options.run))
     different = differences(found)
     if options.json:
-        print(json.dumps({"runs": [one.plain() for one in found], "differences": different}, indent=2))
+        show(json.dumps({"runs": [one.plain() for one in found], "differences": different}, indent=2))
         return
-    print("\n".join(table([one.row() for one in found])))
+    show("\n".join(table([one.row() for one in found])))
     for line in _about_parts(found, different):
-        print(line)
+        show(line)
 
 
 def _readable(folders: Sequence[Path]) -> list[Run]:
@@ -131,7 +131,7 @@ def _readable(folders: Sequence[Path]) -> list[Run]:
     if not found:
         raise OptionError("\n  ".join(faults))
     for fault in faults:
-        print(f"left out: {fault}", file=sys.stderr)
+        log(f"left out: {fault}")
     return found
 
 

@@ -10,7 +10,6 @@ A system trained with --low-res enlarges the pictures of --low-res, in their ord
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +23,7 @@ from diffkit.cli._options import POSITIONAL, short
 from diffkit.cli._paths import check_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.options import integer
+from diffkit.output import log, note
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,9 +114,9 @@ def run(given: Given) -> None:
         folder = _folder(sampling, options, among)
         among.first(lambda: folder.check(options.overwrite))
         if among.rank == 0:
-            print(f"writing to {options.out}/", flush=True)
+            note(f"writing to {options.out}/")
             if remark := remark_on_start(saved.system.table, int(table.index[-1]), SEEN):
-                print(f"note: {remark}", file=sys.stderr, flush=True)
+                log(f"note: {remark}")
         with computing_in(options.precision, saved.system.device):
             _work(sampling, folder, options, among)
 
@@ -160,7 +160,7 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
     mine = pending[among.rank :: among.size]
     if among.rank == 0 and len(pending) < len(folder.batches):
         done = sampling.count - sum(len(folder.batches[number]) for number in pending)
-        print(f"{done} of {sampling.count} samples are there already", flush=True)
+        note(f"{done} of {sampling.count} samples are there already")
     if options.compile and pending and among.rank == 0:
         say_compiling("the first step")
     if mine:
@@ -168,7 +168,7 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
     among.gather(None)  # nobody is behind any more
     for line in among.first(folder.finish):
         if among.rank == 0:
-            print(line)
+            note(line)
     for lock in locks:
         lock.release()
 

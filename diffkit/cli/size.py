@@ -10,6 +10,7 @@ from attrs import frozen
 from diffkit._errors import OptionError
 from diffkit.cli._composition import PARTS, Composition, keywords
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import show
 
 
 @frozen
@@ -52,4 +53,4 @@ def run(given: Given) -> None:
         precision=options.precision,
         ema=options.ema,
     )
-    print(report)
+    show(report)

@@ -6,7 +6,7 @@ otherwise. A finished or interrupted run is a saved system: diffkit sample, nll 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from diffkit.cli._data import described, grey, opened, source_of
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._slots import part_options
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note, show
 from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(given: Given) -> None:
         raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
     from diffkit.ranks import launched
 
-    say: Callable[[str], None] = spoken if launched().rank == 0 else silent
+    say, tell = (note, show) if launched().rank == 0 else (silent, silent)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = opened(given, low_res=options.low_res)
     composition = composed(given, data, config)
@@ -88,12 +89,12 @@ def run(given: Given) -> None:
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
     _refuse_preview(config, system.num_steps)
     say(f"data: {described(data)}{grey(given, data)}\nsystem: {_named(system.parts.names)}")
-    if note := _unused_classes(system, data):
-        say(note)
+    if remark := _unused_classes(system, data):
+        say(remark)
     if init is not None and not _has_begun(options.out):
         say(f"weights: {init}: {diffkit.weights.load_matching(system, init)}")
     if options.dry_run:
-        say(str(diffkit.training.dry_run(system, data, out=options.out, config=config)))
+        tell(diffkit.training.dry_run(system, data, out=options.out, config=config, progress=True))
         return
     written = Recipe(recipe(system, composition, config, given.parts, options.low_res, init))
     val = opened(given, "val", options.low_res) if "val" in given.parts else None
@@ -192,12 +193,7 @@ def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in SOURCES}
 
 
-def spoken(text: str) -> None:
-    """Say it, at once."""
-    print(text, flush=True)
-
-
-def silent(text: str) -> None:
+def silent(text: object) -> None:
     """Say nothing: one process speaks for all."""
 
 

@@ -23,6 +23,7 @@ from diffkit.cli._data import described, grey, opened
 from diffkit.cli._paths import check_run_folder
 from diffkit.cli._takes import Given, Takes
 from diffkit.guidance.classifier import Classifier
+from diffkit.output import note, show
 from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -112,13 +113,13 @@ def run(given: Given) -> None:
     check_run_folder("--out", options.out)
     _check_levels(options, given)
     from diffkit.cli._recipe import Recipe
-    from diffkit.cli.train import refuse_before_reading, silent, spoken, way_to_classes
+    from diffkit.cli.train import refuse_before_reading, silent, way_to_classes
     from diffkit.ranks import launched
 
     refuse_before_reading(config, options.out, options.track)
     if way := way_to_classes(given):
         raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
-    say = spoken if launched().rank == 0 else silent
+    say, tell = (note, show) if launched().rank == 0 else (silent, silent)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = opened(given)
 
@@ -134,7 +135,7 @@ def run(given: Given) -> None:
     noisy = NoisyClassifier(system, recipe, count, noised=noise.noised, device=device_of_rank(options.device))
     say(f"data: {described(data)}{grey(given, data)}\nclassifier: {noisy.extra_repr()}")
     if options.dry_run:
-        say(str(diffkit.training.dry_run(noisy, data, out=options.out, config=config)))
+        tell(diffkit.training.dry_run(noisy, data, out=options.out, config=config, progress=True))
         return
     written = Recipe(_recipe(noisy, recipe, config, given))
     val = opened(given, "val") if "val" in given.parts else None

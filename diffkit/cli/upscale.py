@@ -16,6 +16,7 @@ from diffkit._errors import OptionError
 from diffkit.cli._drawing import Drawing, steered
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
+from diffkit.output import note
 
 if TYPE_CHECKING:
     from diffkit.cli._tasks import Pictures
@@ -79,7 +80,7 @@ def run(given: Given) -> None:
     blocks = interpolate(pictures.images, scale_factor=options.factor, mode="nearest")
     shown = [torch.cat([image[None], row]) for image, row in zip(blocks, large, strict=True)]
     for line in _tasks.write(drawing.out, list(zip(pictures.names, large, strict=True)), shown):
-        print(line)
+        note(line)
 
 
 def _method(options: Options) -> Measured:

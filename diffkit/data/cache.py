@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from diffkit._errors import DataError
 from diffkit.data.parallel import in_order
 from diffkit.files import replacing, write_atomically
+from diffkit.output import log
 from diffkit.progress import progress as show_progress
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ def cached(
     if bad is None:
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise DataError(f"cache {str(path)!r} is in a folder that is not there or cannot be written to")
-        with FileLock(f"{path}.lock"):
+        lock = Path(f"{path}.lock")
+        if lock.is_symlink():  # some versions of filelock empty what it leads to
+            raise DataError(f"{lock} is a link, through which another file would be written; remove it")
+        with FileLock(lock):
             bad = _valid(path, key, progress, locked=True)
             if bad is None:
                 bad = _build(path, key, pictures, processes, skip, progress)
@@ -108,7 +111,7 @@ def _valid(path: Path, key: str, progress: bool, locked: bool = False) -> dict[i
         return None
     if path.stat().st_size != record["size"] or _sha256(path, progress) != record["sha256"]:
         if locked:
-            print(f"warning: the cache {str(path)!r} is damaged; it is built again", file=sys.stderr)
+            log(f"warning: the cache {str(path)!r} is damaged; it is built again")
         return None
     return {int(i): reason for i, reason in record["bad"].items()}
 

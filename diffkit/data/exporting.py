@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import unicodedata
 import zipfile
@@ -21,6 +20,7 @@ from diffkit.data.pictures import PictureData
 from diffkit.files import replacing
 from diffkit.pictures import need_pillow
 from diffkit.progress import progress as show_progress
+from diffkit.temporaries import replacement
 
 _FEWEST_DIGITS = 5
 """As improved-diffusion's script names the files of CIFAR-10."""
@@ -62,9 +62,8 @@ class Exporter:
             raise DataError(f"{without} examples have no class, which names of PNGs cannot say; write a .npz")
         names = file_prefixes(self.data.classes)
         digits = max(_FEWEST_DIGITS, len(str(len(self.data) - 1)))
-        work = out.parent / f".{out.name}.{secrets.token_hex(8)}.tmp"
-        work.mkdir(parents=True)
-        try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacement(out, folder=True) as work:
             for i, image, label in self._examples():
                 before = names[label] if names and label is not None else prefix
                 name = f"{i:0{digits}d}.png" if before is None else f"{before}_{i:0{digits}d}.png"
@@ -72,8 +71,6 @@ class Exporter:
             if out.exists():
                 out.rmdir()
             work.rename(out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
         return sorted(names)
 
     def to_npz(self, out: Path) -> None:
@@ -87,27 +84,24 @@ class Exporter:
         data = self.data
         labels: list[int] = []
         dtype = _dtype(data)
-        with replacing(out) as temporary:
-            pixels, count = temporary.with_suffix(".pixels"), 0
-            try:
-                with pixels.open("wb") as file:
-                    for _, image, label in self._examples():
-                        file.write(np.moveaxis(image, 0, -1).astype(dtype).tobytes())
-                        labels += [] if label is None else [label]
-                        count += 1
-                if not count:
-                    raise DataError(f"none of {len(data)} examples can be read; the first: {self.skipped[0]}")
-                shape = (count, *data.shape[1:], data.shape[0])
-                with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-                    _add_file(archive, "arr_0", pixels, shape, dtype)
-                    if labels:
-                        _add(archive, "arr_1", np.array(labels, np.int64))
-                    if labels and data.classes is not None:
-                        _add(archive, "classes", np.array(data.classes))
-                    if data.bins is not None:
-                        _add(archive, "bins", np.array(data.bins))
-            finally:
-                pixels.unlink(missing_ok=True)
+        with replacing(out) as temporary, replacement(out.with_name(f"{out.name}.pixels")) as pixels:
+            count = 0
+            with pixels.open("wb") as file:
+                for _, image, label in self._examples():
+                    file.write(np.moveaxis(image, 0, -1).astype(dtype).tobytes())
+                    labels += [] if label is None else [label]
+                    count += 1
+            if not count:
+                raise DataError(f"none of {len(data)} examples can be read; the first: {self.skipped[0]}")
+            shape = (count, *data.shape[1:], data.shape[0])
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                _add_file(archive, "arr_0", pixels, shape, dtype)
+                if labels:
+                    _add(archive, "arr_1", np.array(labels, np.int64))
+                if labels and data.classes is not None:
+                    _add(archive, "classes", np.array(data.classes))
+                if data.bins is not None:
+                    _add(archive, "bins", np.array(data.bins))
 
     def _examples(self) -> Iterator[Example]:
         """Number, image (C, *S) and class of each example that can be read."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
+from diffkit import output
+
 
 def printable(name: str | os.PathLike[str]) -> str:
     """Return a name with everything that cannot be printed as an escape, such as ``\\x1b``."""
-    text = os.fsencode(os.fspath(name)).decode(errors="backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return output.printable(os.fsencode(os.fspath(name)).decode(errors="backslashreplace"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from diffkit.data.labels import Labels
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order, speaks
 from diffkit.data.skipping import Skipping, check_share
+from diffkit.output import log
 from diffkit.progress import progress as show_progress
 
 IN_MEMORY = 2 * 1024**3
@@ -136,7 +136,7 @@ class PictureData(Data):
             raise DataError(f"{source!r} holds no readable image ({len(bad)} unreadable); the first: {bad[0]}")
         check_share(len(bad), len(pictures), skipping.most, next(iter(bad.values()), ""))
         for reason in bad.values() if speaks() else ():
-            print(f"skipped {reason}", file=sys.stderr)
+            log(f"skipped {reason}")
         numbers, classes = (None, None) if labels is None else labels.counted(kept)
         skipped = (*ignored, *((printable(pictures.name(i)), reason) for i, reason in bad.items()))
         bins = 2**pictures.form.bits

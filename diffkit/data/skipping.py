@@ -5,13 +5,13 @@ Which example stands in is a function of the index alone, so that runs that go o
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.parallel import speaks
 from diffkit.options import check_number
+from diffkit.output import log
 
 T = TypeVar("T")
 _SHARE, _FEW = 0.5, 10
@@ -58,7 +58,7 @@ class Skipping:
         self.bad[index] = reason
         check_share(len(self.bad), self.count, self.most, reason)
         if speaks():
-            print(f"skipped {reason}; the next example stands in", file=sys.stderr)
+            log(f"skipped {reason}; the next example stands in")
 
 
 def most_skipped(count: int, share: float | None) -> int:

@@ -5,6 +5,7 @@ The page is one HTML file that fetches nothing and runs no script.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import torch
 from attrs import field, frozen
 
 import diffkit
-from diffkit._errors import CheckpointError, DiffkitError, MissingExtraError
+from diffkit._errors import CheckpointError, DiffkitError, DivergedError, MissingExtraError
 from diffkit.explain import explain
 from diffkit.files import load_weights, read_json, write_atomically
 from diffkit.folders import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
@@ -339,7 +340,11 @@ def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> I
     how = f"{run.explanation.sampler.name}, {len(system.table_for(steps).index) - 1} steps, seed {seed}"
     count = _POINTS if len(system.data_shape) == 1 else n
     with torch.no_grad():
-        x = system.sample(count, steps=steps, seed=seed, batch_size=256, progress=progress, **run.conditions(count))
+        try:
+            x = system.sample(count, steps=steps, seed=seed, batch_size=256, progress=progress, **run.conditions(count))
+        except DivergedError as error:
+            yield Figure(f"No samples ({how}): {error}.")
+            return
         yield _drawn(run, x, f"Samples of the trained system ({how}).")
         yield from _over_training(run, min(count, 100 if len(system.data_shape) == 1 else 10), steps, seed)
         yield from _on_the_way(run, steps, seed)
@@ -355,8 +360,9 @@ def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator
     try:
         for step, weights in kept:
             load_weights(assert_network, {k: v for k, v in weights.items() if k in final})
-            x = system.sample(count, steps=steps, seed=seed, progress=False, **run.conditions(count))
-            yield _drawn(run, x, f"The same seed after step {step}.", columns=count)
+            with contextlib.suppress(DivergedError):  # as early networks may; the others are drawn
+                x = system.sample(count, steps=steps, seed=seed, progress=False, **run.conditions(count))
+                yield _drawn(run, x, f"The same seed after step {step}.", columns=count)
     finally:
         assert_network.load_state_dict(final)
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffkit.backbones._blocks import attend, convolution, down_blocks, middle_block, pointwise, run, zeroed
+from diffkit.backbones._blocks import Pointwise, attend, convolution, down_blocks, middle_block, run, zeroed
 from diffkit.backbones._embedding import TimeEmbedding
 from diffkit.backbones._layout import Layout
 
@@ -27,15 +27,16 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.heads = heads
         self.positional_embedding = nn.Parameter(torch.randn(width, positions + 1) / math.sqrt(width))
-        self.qkv_proj = nn.Conv1d(width, 3 * width, 1)
-        self.c_proj = nn.Conv1d(width, out_channels, 1)
+        self.qkv_proj = Pointwise(width, 3 * width)
+        self.c_proj = Pointwise(width, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, out_channels)."""
         x = x.flatten(2)
         x = torch.cat([x.mean(dim=2, keepdim=True), x], dim=2) + self.positional_embedding.to(x.dtype)
-        tokens = attend(pointwise(self.qkv_proj, x.transpose(1, 2)), self.heads, "new")
-        return pointwise(self.c_proj, tokens[:, 0])
+        tokens = attend(self.qkv_proj(x).transpose(1, 2), self.heads, "new")
+        out: Tensor = self.c_proj(tokens[:, :1].transpose(1, 2))
+        return out.flatten(1)
 
 
 class ClassifierNetwork(nn.Module):
@@ -67,7 +68,7 @@ class ClassifierNetwork(nn.Module):
         Returns:
             (B, num_classes).
         """
-        emb, h, means = self.time_embed(time), x, []
+        emb, h, means = self.time_embed(time, x), x, []
         for block in [*self.input_blocks, self.middle_block]:
             h = run(block, h, emb, recompute=self.checkpoint)
             if self.spatial:

@@ -107,7 +107,13 @@ def safe_reach(level: Level) -> Tensor:
 def residual(operator: Operator, x_start: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """``y - A x_start``, (B, *M)."""
     measurement: Tensor = conditions[MEASUREMENT]
-    return measurement.to(x_start.dtype) - operator(x_start)
+    measured = operator(x_start)
+    if measurement.shape != measured.shape:  # else it would broadcast
+        raise OptionError(
+            f"measurement has shape {tuple(measurement.shape)}, but the operator gives {tuple(measured.shape)} for "
+            f"{x_start.shape[0]} examples; one row of the operator's shape for each is needed"
+        )
+    return measurement.to(x_start.dtype) - measured
 
 
 def conjugate_gradients(apply: Operator, right: Tensor, iterations: int) -> Tensor:
@@ -132,7 +138,8 @@ def conjugate_gradients(apply: Operator, right: Tensor, iterations: int) -> Tens
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each row, (B,1..)."""
-    return (a * b).flatten(1).sum(1).view(-1, *(1,) * (a.ndim - 1))
+    product = a * b
+    return product if a.ndim == 1 else product.flatten(1).sum(1).view(-1, *(1,) * (a.ndim - 1))
 
 
 def like_rows(value: Tensor, other: Tensor) -> Tensor:

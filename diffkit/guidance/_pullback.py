@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from diffkit.derivatives import differentiable_twice
+from diffkit.derivatives import differentiable_twice, ordinary
 
 Pullback = Callable[[Tensor], Tensor]
 """v -> v^T J, of x's shape."""
@@ -44,17 +44,18 @@ def value_and_pullback(function: Callable[[Tensor], Any], x: Tensor, more: bool 
         found: Any = torch.func.vjp(function, x, has_aux=more)
         return (found[0], lambda v: found[1](v)[0], *found[2:])
     nested = torch.is_grad_enabled()
-    with torch.enable_grad(), differentiable_twice(nested):
-        at = x if nested and x.requires_grad else x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad(), differentiable_twice(nested):
+        at = x if nested and x.requires_grad else ordinary(x).detach().requires_grad_()
         result = function(at)
     value, rest = result if more else (result, ())
 
     def pullback(v: Tensor) -> Tensor:
         if not value.requires_grad:  # a constant function
             return torch.zeros_like(x)
-        return torch.autograd.grad(
-            value, at, v, retain_graph=True, create_graph=nested, allow_unused=True, materialize_grads=True
-        )[0]
+        with torch.inference_mode(False), torch.set_grad_enabled(nested):
+            return torch.autograd.grad(
+                value, at, v, retain_graph=True, create_graph=nested, allow_unused=True, materialize_grads=True
+            )[0]
 
     if nested:
         return (value, pullback, rest) if more else (value, pullback)

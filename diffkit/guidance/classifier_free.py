@@ -105,7 +105,7 @@ class ClassifierFree(Guidance):
     def _without(self, conditions: Conditions, x: Tensor) -> Conditions:
         assert self.null is not None, "composition refuses guidance without a null condition"
         null = {name: conditions.get(_ROWS + name, value) for name, value in self.null.items()}
-        changed = {name: _null_value(value, conditions.get(name), len(x)) for name, value in null.items()}
+        changed = {name: _null_value(value, conditions.get(name), x.shape[0]) for name, value in null.items()}
         return {name: value for name, value in {**conditions, **changed}.items() if value is not None}
 
     def _rescaled(self, guided: Tensor, with_it: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def _null_value(value: Any, given: Any, batch: int) -> Any:
         )
     if isinstance(given, Tensor):
         value = value.to(given)
-    if value.ndim == 0 or len(value) == 1:
+    if value.ndim == 0 or value.shape[0] == 1:
         shape = given.shape if isinstance(given, Tensor) and given.ndim else (batch, *value.shape[1:])
         value = value.expand(shape)
     return value

@@ -16,6 +16,7 @@ from diffkit.guidance._step import TIME, X_START, X_T, mean_problems, step_colum
 from diffkit.options import choice, flag, number
 from diffkit.protocols import Composition, Level, Prediction
 from diffkit.steering import Conditions, Guidance
+from diffkit.tensors import precision_of
 
 if TYPE_CHECKING:
     from diffkit.table import F64, ProcessTable
@@ -66,7 +67,7 @@ class _Gradient(Guidance):
         self, log_prob: Callable[[Tensor, Tensor], Tensor], prediction: Prediction, x: Tensor, level: Level
     ) -> Tensor:
         if self.shift == "score":
-            gradient = row_gradient(lambda at: log_prob(at, level.time.expand(len(x))), x)
+            gradient = row_gradient(lambda at: log_prob(at, level.time.expand(x.shape[0])), x)
             moved = prediction.x_start + self.scale * reach(level) * gradient
             return moved.clamp(-1, 1) if self.clip else moved
         known = level.var
@@ -75,7 +76,7 @@ class _Gradient(Guidance):
         at, time = x, level.time
         if self.at == "mean":
             at, time = known[X_START] * prediction.x_start + known[X_T] * x, known[TIME].flatten()
-        gradient = row_gradient(lambda at: log_prob(at, time.expand(len(x))), at)
+        gradient = row_gradient(lambda at: log_prob(at, time.expand(x.shape[0])), at)
         return prediction.x_start + self.scale * prediction.log_variance.exp() / known[X_START] * gradient
 
 
@@ -164,10 +165,11 @@ class ClassifierGuidance(_Gradient):
 
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
         """Return the prediction with x_start shifted."""
-        y = conditions[self.label]
+        y, precision = conditions[self.label], precision_of(self.classifier)
 
         def log_prob(x: Tensor, time: Tensor) -> Tensor:
-            logits = self.classifier(x, time.expand(len(x))).to(x.dtype)
+            given = x if precision is None else x.to(precision)
+            logits = self.classifier(given, time.expand(x.shape[0])).to(x.dtype)
             return logits.log_softmax(1).gather(1, y[:, None])[:, 0]
 
         return self.shifted(log_prob, prediction, x, level)

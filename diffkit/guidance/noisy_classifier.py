@@ -15,10 +15,11 @@ from diffkit.files import bare
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
 from diffkit.protocols import Composition
-from diffkit.spec import FORMAT, part_spec, write, written
+from diffkit.spec import FORMAT, is_built_by, part_spec, write, written
 from diffkit.steering import Model
 from diffkit.system import System
 from diffkit.table import ProcessTable
+from diffkit.tensors import device_of
 
 TOP = 5
 """Best guesses that a looser measure of accuracy allows, as is usual for ImageNet."""
@@ -96,9 +97,8 @@ class NoisyClassifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first parameter is; the CPU if there is none."""
-        parameter = next(self.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        """Where the network's first parameter or buffer is; the CPU if there is none."""
+        return device_of(self.backbone) or torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> NoisyClassifier:
         """Return this classifier with another network of the same kind in place of its own."""
@@ -117,11 +117,13 @@ class NoisyClassifier(nn.Module):
         """
         settings = attrs.asdict(self.settings, recurse=False)
         kept = ("num_steps", "train_spacing", "rescale_time", "bins")
-        own = {"class": type(self.backbone).__name__}
+        network, recipe = bare(self.backbone), self.recipe
+        named = recipe is not None and is_built_by(lambda: recipe.build(self.data_shape, self.num_classes), network)
+        own = written("the network", attrs.asdict(recipe)) if named else {"class": type(network).__name__}
         return {
             "format": FORMAT,
             "diffkit": __version__,
-            "classifier": own if self.recipe is None else written("the network", attrs.asdict(self.recipe)),
+            "classifier": own,
             "data_shape": list(self.data_shape),
             "num_classes": self.num_classes,
             "parts": {kind: part_spec(kind, getattr(self.parts, kind)) for kind in ("schedule", "timesteps")},
@@ -169,11 +171,11 @@ class NoisyClassifier(nn.Module):
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
         network = self.backbone if model is None else model
-        logits = network(x_t, at.time.expand(len(x_t))).to(x_t.dtype)
-        if logits.shape != (len(x_t), self.num_classes):
+        logits = network(x_t, at.time.expand(x_t.shape[0])).to(x_t.dtype)
+        if logits.shape != (x_t.shape[0], self.num_classes):
             raise OptionError(
                 f"the classifier returned shape {tuple(logits.shape)}, {self.num_classes} classes ask for "
-                f"{(len(x_t), self.num_classes)}"
+                f"{(x_t.shape[0], self.num_classes)}"
             )
         y = conditions["y"].long()
         return {"loss": nn.functional.cross_entropy(logits, y, reduction="none"), **_accuracies(logits.detach(), y)}

@@ -23,7 +23,7 @@ from torch import Tensor
 from diffkit._errors import CompositionError, MissingExtraError, OptionError
 from diffkit.bound import BoundTerms
 from diffkit.denoiser import Denoiser
-from diffkit.derivatives import differentiable_twice
+from diffkit.derivatives import differentiable_twice, ordinary
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.modes import evaluating
 from diffkit.noise import example_seed
@@ -150,14 +150,16 @@ def ode_likelihood(
     seed = None if seed is None else check_integer("seed", seed, ge=0)
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
     solve = _solver(rtol, atol, method, options)
-    x_start = system.checked(x_start).to(system.device)
+    with torch.inference_mode(False):
+        x_start = ordinary(system.checked(x_start).to(system.device))
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
     if len(places) != len(x_start):
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
     system.refuse_idle(model, conditions, "steps", "sampler", "compile")
     call = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
     flow = _Flow(system, call.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
-    with evaluating(system, *call.networks()), torch.set_grad_enabled(gradient):
+    # the divergence is a gradient, so that inference mode is left; probes then are ordinary tensors, too
+    with evaluating(system, *call.networks()), torch.inference_mode(False), torch.set_grad_enabled(gradient):
         found = [flow.bits(x_start, draw, solve) for draw in range(1 if how.dequantize == "none" else draws)]
     bits = torch.stack([bits for bits, _ in found])  # (draws, probes, B)
     return OdeLikelihood(

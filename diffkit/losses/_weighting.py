@@ -7,7 +7,7 @@ error of x_start, so ``weight c_out^2 |F - F*|^2`` is right whatever the network
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffkit.gaussian import mean_flat, squared_error, vlb_bits
@@ -17,7 +17,7 @@ from diffkit.protocols import Loss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffkit.protocols import Composition, LossInputs
+    from diffkit.protocols import LossInputs
 
 
 def bound_option() -> Any:
@@ -62,6 +62,11 @@ class WeightedSquare(Loss):
         """Steps and a learned variance, if the bound takes part."""
         return needs_of(self.vb_weight)
 
+    @property
+    def trains_variance(self) -> bool:  # type: ignore[override]
+        """True if the bound takes part."""
+        return self.vb_weight > 0
+
     @abstractmethod
     def weight(self, log_snr: Tensor) -> Tensor:
         """Return the weight of a squared error of x_start at any log_snr."""
@@ -69,16 +74,3 @@ class WeightedSquare(Loss):
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
         return weighted_square(at, self.weight(at.level.log_snr), self.vb_weight)
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        return unused_variance(composition, self.vb_weight)
-
-
-def unused_variance(composition: Composition, vb_weight: float) -> Iterable[str]:
-    """Say that a learned variance would stay untrained."""
-    if composition.var.extra_outputs and not vb_weight:
-        yield (
-            f"{composition.label('loss')} has no term that trains {composition.label('var')}; give it vb_weight=0.001, "
-            "or use loss='hybrid' or var='fixed_large'"
-        )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from diffkit.gaussian import mean_flat
-from diffkit.losses._weighting import bound_option, needs_of, unused_variance, weighted
+from diffkit.losses._weighting import bound_option, needs_of, weighted
 from diffkit.options import choice, number
-from diffkit.protocols import Composition, Loss, LossInputs
+from diffkit.protocols import Loss, LossInputs
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -43,13 +43,14 @@ class Huber(Loss):
         """Steps and a learned variance, if the bound takes part."""
         return needs_of(self.vb_weight)
 
+    @property
+    def trains_variance(self) -> bool:  # type: ignore[override]
+        """True if the bound takes part."""
+        return self.vb_weight > 0
+
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
         return weighted(at, mean_flat(self._penalty(at)), self.vb_weight)
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        return unused_variance(composition, self.vb_weight)
 
     def _penalty(self, at: LossInputs) -> Tensor:
         error = at.out - at.target

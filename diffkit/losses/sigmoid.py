@@ -56,8 +56,7 @@ class Sigmoid(WeightedSquare):
         return weighted_square(at, weight, self.vb_weight)
 
     def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained, or that levels have no neighbours."""
-        yield from super().problems(composition)
+        """Say that levels have no neighbours."""
         if self.measure == "log_snr" and composition.draws_between_levels:
             yield (
                 f"{composition.label('loss')} counts levels by the log_snr they cover, but "

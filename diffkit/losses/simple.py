@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from diffkit.gaussian import mean_flat, squared_error
-from diffkit.protocols import Composition, Loss, LossInputs
+from diffkit.protocols import Loss, LossInputs
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -27,11 +27,3 @@ class Simple(Loss):
         """Return "loss" and "mse", each (B,)."""
         mse = mean_flat(squared_error(at.out, at.target))
         return {"loss": mse, "mse": mse}
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        if composition.var.extra_outputs:
-            yield (
-                f"{composition.label('loss')} has no term that trains {composition.label('var')}; "
-                "use loss='hybrid' or var='fixed_large'"
-            )

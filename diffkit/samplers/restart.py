@@ -36,7 +36,7 @@ class Restart(Sampler):
     Deviates: the stretch is walked on the levels of the table in use, where the paper gives it a grid of its own.
     """
 
-    times: int = integer(2, ge=0)
+    times: int = integer(2, ge=0, le=1000)
     rho_min: float = number(0.06, gt=0)
     rho_max: float = number(0.3, gt=0)
     order: ClassVar[int] = 2

@@ -60,9 +60,13 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
     if spacing is None:
         return tuple(range(1, num_steps + 1))
     if isinstance(spacing, str):
+        if long := re.search(r"\d{19,}", spacing):
+            raise OptionError(f"steps must be <= {num_steps}, got a number of {len(long[0])} digits")
         return _from_text(num_steps, spacing.strip(), table)
     if isinstance(spacing, int | np.integer):
         return _sections(num_steps, [check_integer("steps", spacing)])
+    if isinstance(spacing, range) and len(spacing) > num_steps:  # which may be too long for any array
+        raise OptionError(f"levels must lie in 1..{num_steps}, got {spacing!r}")
     given = np.asarray(spacing)
     if given.ndim and given.size and given.dtype.kind == "f":
         raise OptionError(

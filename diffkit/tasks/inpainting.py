@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from diffkit._errors import OptionError
 from diffkit.calls import Call
 from diffkit.compiling import Compile
-from diffkit.noise import NoiseFn, Seed
+from diffkit.noise import Seed
 from diffkit.options import check_integer
+from diffkit.sampling import Program
 from diffkit.slots import Slot
 from diffkit.spacing import Spacing
 from diffkit.steering import Model
@@ -58,7 +60,7 @@ def inpaint(
         resample: How often each stretch is walked; 1 only replaces. 10 is the paper's.
         jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
         steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`;
-            the paper has 250 steps of the ancestral sampler. A sampler with memory begins anew after each jump.
+            the paper has 250 steps of the ancestral sampler. Each descent after a jump is planned anew from its top.
     Raises:
         OptionError: A shape does not fit, or an option is wrong or has no effect.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and section 4.2; replacement alone: Song et al. 2021,
@@ -82,13 +84,16 @@ def inpaint(
         raise OptionError(f"{label} walks the levels in its own way, and inpainting in another; use another sampler")
     mask = mask_for(system, known, call.n)
     moves = walk(call.table.num_steps, resample, jump)
+    runs = runs_of(moves)
+    program, first_step = call.restarting_program(runs), _first_steps(runs)
     batches = call.batches(batch_size)
     total = len(batches) * sum(goes_to < comes_from for comes_from, goes_to in moves)
     out = []
     with call.running(f"inpainting {call.n}", total, progress) as advance:
         for rows in batches:
-            noise_fn, part = call.noise(rows), slice(rows.start, rows.stop)
-            out.append(_Painting(call, rows, noise_fn, image[part], mask[part]).follow(moves, advance))
+            part = slice(rows.start, rows.stop)
+            painting = _Painting(call, program, rows, image[part], mask[part])
+            out.append(painting.follow(moves, first_step, advance))
     return torch.cat(out)
 
 
@@ -116,31 +121,50 @@ def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
     return moves
 
 
+def runs_of(moves: list[Move]) -> dict[int, int]:
+    """Return the descents of a walk: each level that one starts from -> the lowest that one from there goes to."""
+    runs: dict[int, int] = {}
+    top = moves[0][0]
+    for comes_from, goes_to in moves:
+        if goes_to > comes_from:
+            top = goes_to
+        else:
+            runs[top] = min(goes_to, runs.get(top, goes_to))
+    return runs
+
+
+def _first_steps(runs: Mapping[int, int]) -> dict[int, int]:
+    """Where the steps of each run begin among those of all."""
+    lengths = [top - bottom for top, bottom in runs.items()]
+    return dict(zip(runs, itertools.accumulate(lengths, initial=0), strict=False))
+
+
 class _Painting:
     """One batch on its way."""
 
-    def __init__(self, call: Call, rows: range, noise_fn: NoiseFn, image: Tensor, mask: Tensor):
-        self.table, self.program = call.table, call.program()
-        self.denoisers = call.denoisers(self.program, rows)
-        self.noise_fn, self.image, self.mask = noise_fn, image, mask
-        self.x = call.begin(rows, noise_fn)
-        self.take = call.take(self.program, call.denoiser(rows), self.x)
+    def __init__(self, call: Call, program: Program, rows: range, image: Tensor, mask: Tensor):
+        self.table, self.program = call.table, program
+        self.denoisers = call.denoisers(program, rows)
+        self.noise_fn, self.image, self.mask = call.noise(rows), image, mask
+        self.x = call.begin(rows, self.noise_fn)
+        self.take = call.take(program, call.denoiser(rows), self.x)
 
-    def follow(self, moves: list[Move], advance: Callable[[int], None]) -> Tensor:
+    def follow(self, moves: list[Move], first_step: Mapping[int, int], advance: Callable[[int], None]) -> Tensor:
+        """Walk to level 0; ``first_step`` says where in the program the descent from a level begins."""
         program = self.program
         x: Tensor = self.x
         steps = program.rows(x, self.noise_fn)
-        state = program.sampler.init(x)
+        i, state = 0, program.sampler.init(x)
         for comes_from, goes_to in moves:
             if goes_to > comes_from:
                 x = add_noise(self.table, x, comes_from, goes_to, self.noise_fn())
-                state = program.sampler.init(x)
+                i, state = first_step[goes_to], program.sampler.init(x)
                 continue
-            i = self.table.num_steps - comes_from
             noise = program.noise(self.noise_fn)
             denoiser = self.denoisers[i] if isinstance(self.denoisers, list) else self.denoisers
             x, state, _ = self.take(program, denoiser, x, state, steps[i], noise, program.is_last(i))
             x = torch.where(self.mask, self._known(goes_to), x)
+            i += 1
             advance(1)
         return x
 

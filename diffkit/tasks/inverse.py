@@ -19,6 +19,7 @@ from diffkit.slots import Slot
 from diffkit.spacing import Spacing
 from diffkit.steering import Guidance, Model
 from diffkit.system import System
+from diffkit.tasks._operators import try_operator
 
 _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
@@ -54,11 +55,13 @@ def solve(
         guidance: More guidance, nearer to the network than the method, such as classifier-free.
         steps, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Raises:
-        OptionError: The measurement has not the shape that the operator gives, or the operator is not linear.
+        OptionError: The measurement has not the shape that the operator gives; or the operator, which is tried on
+            made-up data first, is not linear where it has to be, has no gradient, gives other rows than it is given,
+            or holds something for each example while ``batch_size`` splits them.
     """
     if not isinstance(method, Measured):
         raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
-    measurement = _measurements(system, as_tensor("measurement", measurement), method, n)
+    measurement = _measurements(system, as_tensor("measurement", measurement), method, n, batch_size)
     before = () if guidance is None else tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
     return system.sample(
         len(measurement),
@@ -82,6 +85,8 @@ def masked(known: Tensor) -> Operator:
     Args:
         known: 1 or True where a value is measured; broadcasts against (B, C, *S).
     """
+    with torch.inference_mode(False):  # gradients are taken through it
+        known = as_tensor("known", known).clone()
     return lambda x: x * known.to(x)
 
 
@@ -102,16 +107,24 @@ def average_pool(factor: int) -> Operator:
     return operator
 
 
-def _measurements(system: System, measurement: Tensor, method: Measured, n: int | None) -> Tensor:
-    """Measurements of each example, (n, *M), or an error that says what is wrong with them."""
-    with torch.no_grad():
-        nothing = method.operator(torch.zeros(1, *system.data_shape, device=system.device))
-    shape = tuple(nothing.shape[1:])
-    if method.linear and nothing.any():
-        raise OptionError("the operator is not linear: it does not map 0 to 0; use DPS, which takes any")
+def _measurements(
+    system: System, measurement: Tensor, method: Measured, n: int | None, batch_size: int | None
+) -> Tensor:
+    """Measurements of each example, (n, *M), or an error that says what is wrong with them or with the operator."""
+    if measurement.is_complex():
+        raise OptionError(
+            f"measurement must be real, got {measurement.dtype}; pass torch.view_as_real of it, and let the operator "
+            "return the same"
+        )
+    if not bool(torch.isfinite(measurement).all()):
+        raise OptionError("measurement must be finite; leave what is not known out of it, as masked(known) does")
+    given = None if n is None else check_integer("n", n, ge=1)
+    size = None if batch_size is None else check_integer("batch_size", batch_size, ge=1)
+    counts = [given] if given is not None else [*measurement.shape[:1], 1]
+    shape = tuple(try_operator(method, system.data_shape, system.device, counts, size).shape[1:])
     if measurement.ndim == len(shape):
         measurement = measurement[None]
-    count = len(measurement) if n is None else check_integer("n", n, ge=1)
+    count = len(measurement) if given is None else given
     if measurement.shape[1:] != shape or len(measurement) not in (1, count):
         raise OptionError(
             f"measurement must have shape {shape}, as the operator gives, or {(count, *shape)}, "

@@ -313,11 +313,13 @@ def _gradient(case: Case, mean: Tensor) -> Tensor:
 
 @check("loss")
 def trains_what_it_declares(loss: Loss) -> None:
-    """A learned variance that it accepts gets a gradient; if it needs one, the mean is not trained by it.
+    """`trains_variance` holds: a learned variance gets a gradient; if it needs one, the mean is not trained by it.
 
     Usually: a detach too many, or too few: IDDPM's bound trains the variance only, its mean is detached.
     """
     learned = [case for case in _cases(loss, continuous=False) if case.raw is not None]
+    wanted = "a learned variance that it goes with, since trains_variance is True"
+    require(bool(learned) or not loss.trains_variance, wanted, "none; all are refused")
     if not learned:
         raise NotApplicableError("it goes with fixed variances only")
     for case in learned:

@@ -82,7 +82,7 @@ class Walk:
 
     def is_last(self, i: int) -> bool:
         """What the step is told by ``last``."""
-        return self.sampler.uses_last and self.program.may_end and i == self.program.num_steps - 1
+        return self.program.is_last(i)
 
     def run(self, denoise: Denoise, x: Tensor, noises: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
         """Yield x after every step; ``noises`` holds one tensor for each step, zeros by default."""

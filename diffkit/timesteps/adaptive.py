@@ -49,9 +49,9 @@ class Adaptive(TimestepSampler):
     loss that is not finite is left out, and so is level 0, which pads batches of unequal size.
     """
 
-    bins: int = integer(100, ge=1)
+    bins: int = integer(100, ge=1, le=100_000)
     decay: float = number(0.98, ge=0, lt=1)
-    warmup: int = integer(10, ge=1)
+    warmup: int = integer(10, ge=1, le=10**9)
     uniform_prob: float = number(0.1, gt=0, le=1)
 
     def init(self, table: ProcessTable) -> Running:

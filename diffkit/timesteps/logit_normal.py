@@ -31,8 +31,8 @@ class LogitNormal(TimestepSampler):
     paper it also changes what is minimized, which here is the loss's to say. Hence also the share of the uniform.
     """
 
-    mean: float = number(0.0)
-    std: float = number(1.0, gt=0)
+    mean: float = number(0.0, ge=-20, le=20)
+    std: float = number(1.0, gt=0, le=5)
     uniform_prob: float = number(0.1, gt=0, le=1)
 
     def init(self, table: ProcessTable) -> Tensor:

@@ -39,7 +39,7 @@ class LossSecondMoment(TimestepSampler):
     pads batches of unequal size.
     """
 
-    history: int = integer(10, ge=1)
+    history: int = integer(10, ge=1, le=1000)
     uniform_prob: float = number(1e-3, gt=0, le=1)
 
     def init(self, table: ProcessTable) -> History:

@@ -13,36 +13,40 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from diffkit._errors import DataError, DiffkitError
+from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data
 from diffkit.training.checks import batch_problems
 from diffkit.training.lock import RunLock
 from diffkit.training.order import DataOrder, Indices
 from diffkit.training.randomness import Purpose, key, seeded
+from diffkit.training.reading import Failure, read, unpacked
 from diffkit.training.signals import ignore_signals
 
 
-class _Reader(Dataset["Batch | str"]):
+class _Reader(Dataset[Batch | Failure]):
     """What torch's loader asks for an "item" is a whole batch here, so that arrays are read in one go.
 
-    What is wrong with one is returned as text: an error of a worker would come back with a traceback in its words, or
-    not at all where it cannot be pickled.
+    In a worker an error is returned, not raised: torch would put a traceback into its text, and swallow some.
     """
 
-    def __init__(self, data: Data, num_classes: int | None):
-        self.data, self.num_classes = data, num_classes
+    def __init__(self, data: Data, num_classes: int | None, in_worker: bool):
+        self.data, self.num_classes, self.in_worker = data, num_classes, in_worker
 
-    def __getitem__(self, asked: tuple[int, Indices]) -> Batch | str:
-        seed, indices = asked
+    def __getitem__(self, asked: tuple[int, Indices]) -> Batch | Failure:
         try:
-            with seeded(seed):
-                batch = self.data.batch(indices)
-            return next(batch_problems(batch, self.data, self.num_classes), batch)
-        except DiffkitError as error:
-            return str(error)
-        except Exception as error:  # the user's code, and whatever it reads with
-            some = ", ".join(str(int(i)) for i in indices[:4]) + (", ..." if len(indices) > 4 else "")
-            return f"examples {some} cannot be read: {type(error).__name__}: {error}"
+            return self._read(*asked)
+        except BaseException as error:
+            if not self.in_worker:
+                raise
+            return Failure.of(error)
+
+    def _read(self, seed: int, indices: Indices) -> Batch:
+        with seeded(seed):
+            batch = read(self.data, indices)
+        problem = next(batch_problems(batch, self.data, self.num_classes), None)
+        if problem is not None:
+            raise DataError(problem)
+        return batch
 
 
 class _Worker:
@@ -81,10 +85,10 @@ def batches(
         locks: What this process holds, which workers must not keep alive.
         pin: Put batches where a GPU can fetch them without the host waiting.
     Raises:
-        DataError: When a batch is read that cannot be trained on, or a worker cannot be started or dies.
+        DataError: When a batch is read that cannot be trained on, or cannot be read or sent to a worker.
     """
     loader = DataLoader(
-        _Reader(data, num_classes),
+        _Reader(data, num_classes, in_worker=workers > 0),
         batch_size=None,
         sampler=_Lazy(order, start, stop, rows),
         num_workers=workers,
@@ -92,37 +96,22 @@ def batches(
         worker_init_fn=_Worker(locks) if workers else None,
         generator=torch.Generator(),  # for the one number the loader draws, which must not come from the global one
     )
-    return _read(loader, workers)
+    return unpacked(_started(loader, workers))
 
 
-def _read(loader: DataLoader[Batch | str], workers: int) -> Iterator[Batch]:
-    """Yield what a loader reads, or raise one `DataError` for whatever keeps it from reading."""
+def _started(loader: DataLoader[Batch | Failure], workers: int) -> Iterator[Batch | Failure]:
+    """Return what a loader reads, its workers started; data that no other process can be given is an error."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Got pickle error")  # the error says it
-            found = iter(loader)
-    except Exception as error:
+            return iter(loader)
+    except Exception as error:  # pickle raises errors of many kinds, and so does the data's code
         if not workers:
             raise
         raise DataError(
             f"the data cannot be sent to reading processes: {error}; let it hold functions of a module, no lambda and "
             "no open file, or pass workers=0"
         ) from error
-    while True:
-        try:
-            batch = next(found)
-        except StopIteration:
-            return
-        except RuntimeError as error:  # all that torch says of a worker that is gone
-            if not workers:
-                raise
-            raise DataError(
-                f"a process that reads data died, for want of memory or in the code of the data ({error}); take fewer "
-                "workers, or workers=0, which reads in this process"
-            ) from error
-        if isinstance(batch, str):
-            raise DataError(batch)
-        yield batch
 
 
 class _Lazy:

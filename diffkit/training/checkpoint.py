@@ -89,6 +89,8 @@ def _is_full(error: Exception) -> bool:
 
 def _begin(folder: Path, temporary: Path) -> None:
     folder.mkdir(exist_ok=True)
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, f"{folder} is a link, and a run writes through none")
     _clear(folder)
     temporary.mkdir()
 
@@ -201,7 +203,10 @@ def _aside(folder: Path) -> list[Path]:
 def _clear(folder: Path) -> None:
     """Remove what is half written or half removed."""
     for path in folder.glob(f"{_DOOMED}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:

@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from attrs import frozen
+from torch import nn
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data
 from diffkit.data.finite import not_finite
 from diffkit.data.ranges import bins_advice
 from diffkit.decoders import decoder_for
-from diffkit.files import bare
+from diffkit.files import bare, not_plain
 from diffkit.spec import fits_json
 from diffkit.training.config import TrainConfig
+from diffkit.training.reading import read
 from diffkit.training.trainable import Trainable
 
 
@@ -40,7 +43,8 @@ class Classes:
         """Read them from the options of a system's backbone, or from what a classifier says."""
         if "classifier" in spec:
             return cls(True, spec["num_classes"], None, told=True)
-        options = (spec["parts"]["backbone"] or {}).get("options")
+        part = spec["parts"]["backbone"] or {}
+        options = part.get("recipe", part).get("options")
         if options is None or "num_classes" not in options:
             return cls(False, None, None)
         count = options["num_classes"]
@@ -61,10 +65,7 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
             f"the system's network is wrapped in {type(system.backbone).__name__}, which training does itself: leave "
             "it out, and ask for compile=True in the options of training, or for several processes by torchrun"
         )
-    if not any(p.requires_grad for p in system.backbone.parameters()):
-        raise OptionError(
-            "the system's network has no parameter that requires a gradient, so there is nothing to train"
-        )
+    _check_weights(system.backbone)
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
         raise OptionError(f"workers={config.workers} are more reading processes than help here; take at most {most}")
     classes = Classes.of(spec)
@@ -72,13 +73,33 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
         raise OptionError("a classifier draws no samples, so there is nothing to preview; leave preview_every out")
     problems = list(_data_problems(system, data, config))
     if not problems:
-        some = data.batch(range(min(len(data), 8)))
+        some = read(data, range(min(len(data), 8)))
         ask = _classifier_problems if classes.told else _label_problems
         problems = [*ask(classes, data, config, some)]
         problems += [] if classes.told else _low_res_problems(system, some)
         problems = problems or [*batch_problems(some, data, classes.count), *_description_problems(data)]
     if problems:
         raise DataError("\n  ".join(["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
+
+
+def _check_weights(network: nn.Module) -> None:
+    """Refuse a network with nothing to train, or whose weights no checkpoint can hold, or lose updates to rounding."""
+    if odd := not_plain(network.state_dict()):
+        raise OptionError(f"the network cannot be trained: {odd}; train it first, and quantize a copy of the result")
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if not trained:
+        raise OptionError(
+            "the system's network has no parameter that requires a gradient, so there is nothing to train"
+        )
+    short = {name: p.dtype for name, p in trained.items() if p.dtype.itemsize < torch.float32.itemsize}
+    if short:
+        name, dtype = next(iter(short.items()))
+        precision = "fp16" if dtype == torch.float16 else "bf16"
+        raise OptionError(
+            f"{len(short)} of the {len(trained)} parameters to train are short, such as {name!r} in "
+            f"{str(dtype).removeprefix('torch.')}, and lose most updates to rounding; call float() on the system and "
+            f"train with precision={precision!r}, which computes in that and holds the parameters in float32"
+        )
 
 
 def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterator[str]:

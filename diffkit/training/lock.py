@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import stat
 import sys
 from pathlib import Path
 
 from diffkit._errors import OptionError
+from diffkit.training.logs import say
 
 NAME = ".lock"
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+"""How the operating system says that another process has it; anything else means that locks do not work there."""
 
 
 class RunLock:
     """Held from construction to `release`, or to the end of the process; also a context manager.
 
+    Where the file system has no locks, a warning says so and the work goes on without one.
+
     Args:
         folder: The folder.
         work: What its holders do, for the message.
     Raises:
-        OptionError: Another process, or another holder in this one, has it.
+        OptionError: Another process, or another holder in this one, has it; or no file can be written there.
     """
 
     def __init__(self, folder: Path, work: str = "training"):
         self.path = folder / NAME
-        self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.handle = _opened(self.path)
         try:
             _acquire(self.handle)
         except OSError as error:
-            holder = os.read(self.handle, 200).decode(errors="replace").strip()
-            os.close(self.handle)
-            raise OptionError(
-                f"out {str(folder)!r} is being written by another {work}{f' ({holder})' if holder else ''}; "
-                "wait for it, or choose another folder"
-            ) from error
-        os.ftruncate(self.handle, 0)
-        os.write(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            if error.errno in _HELD:
+                holder = _holder(self.handle)
+                os.close(self.handle)
+                raise OptionError(
+                    f"out {str(folder)!r} is being written by another {work}{f' ({holder})' if holder else ''}; "
+                    "wait for it, or choose another folder"
+                ) from error
+            say(
+                f"warning: the file system of {str(folder)!r} has no locks ({error.strerror}), so nothing keeps "
+                f"another {work} from writing there at the same time"
+            )
+        with contextlib.suppress(OSError):  # who holds it is for messages only
+            os.ftruncate(self.handle, 0)
+            os.write(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def release(self) -> None:
         """Let others have it."""
@@ -55,6 +68,31 @@ class RunLock:
 
     def __exit__(self, *exception: object) -> None:
         self.release()
+
+
+def _opened(path: Path) -> int:
+    """Open the file, made if it is not there; never another one that it is a link to."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    except OSError as error:
+        if path.is_symlink():
+            raise OptionError(_foreign(path)) from error
+        raise OptionError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(handle)
+        raise OptionError(_foreign(path))
+    return handle
+
+
+def _foreign(path: Path) -> str:
+    return f"{path} is a link or no ordinary file, through which another one would be overwritten; remove it"
+
+
+def _holder(handle: int) -> str:
+    """What the holder of the lock wrote, on one line."""
+    text = os.read(handle, 200).decode(errors="replace")
+    return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 def _acquire(handle: int) -> None:

@@ -2,51 +2,88 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from diffkit._errors import CheckpointError
 from diffkit.files import write_atomically
-from diffkit.progress import rich_bar
+from diffkit.output import log
+from diffkit.progress import Bar
+from diffkit.progress import bar as progress_bar
 
 NAME = "metrics.jsonl"
+_LONGEST = 1 << 20
+"""Bytes of a line; no training has so many metrics."""
 
 
 class MetricsFile:
-    """One JSON object per line, in order of "step"; what an interrupted run wrote too much is cut off first.
+    """One JSON object per line, in order of "step", which lines are appended to.
 
     Args:
         folder: The run's folder.
-        step: Completed updates to continue from; lines about later ones are removed.
+        step: Completed updates to continue from; see `repair`.
         name: Of the file.
     """
 
     def __init__(self, folder: Path, step: int, name: str = NAME):
         self.path = folder / name
-        kept = [line for line in read_metrics(folder, name) if line["step"] <= step]
-        write_atomically(self.path, b"".join(_line(metrics) for metrics in kept))
-        self.file = self.path.open("ab")
+        repair(folder, step, name)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        # without a buffer: nothing is left over that closing the file would try to write once more
+        self.file = os.fdopen(os.open(self.path, flags, 0o666), "ab", buffering=0)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line, visible to readers at once."""
-        self.file.write(_line(metrics))
-        self.file.flush()
+        """Append a line, visible to readers at once.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        line = _line(metrics)
+        with self._writing():
+            if self.file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
-        """Make sure that what was written is on the disk."""
-        os.fsync(self.file.fileno())
+        """Make sure that what was written is on the disk.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        with self._writing():
+            os.fsync(self.file.fileno())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def __enter__(self) -> MetricsFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.file.close()
+
+
+def repair(folder: Path, step: int, name: str = NAME) -> None:
+    """Remove from a run's metrics what an interrupted run wrote too much, and lines that are damaged, with a warning.
+
+    Args:
+        folder: The run's folder.
+        step: Completed updates to continue from; lines about later ones are removed.
+        name: Of the file.
+    """
+    path = folder / name
+    kept = b"".join(_line(line) for line in read_metrics(folder, name) if line["step"] <= step)
+    if path.is_symlink() or (path.exists() and path.read_bytes() != kept):
+        write_atomically(path, kept)
 
 
 def has_line(folder: Path, step: int) -> bool:
@@ -71,16 +108,44 @@ class NoMetrics:
 
 
 def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics, or of another such file; a last line that was cut short is left out."""
+    """Return the lines of a run's metrics, or of another such file, in order of "step", the last one of each.
+
+    A last line that was cut short is left out, and so are damaged ones, with a warning.
+    """
     path = Path(folder) / name
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
+    if not path.exists():
+        return []
+    *lines, rest = path.read_bytes().split(b"\n")
+    parsed = [(number, parsed_line(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    found = {line["step"]: line for _, line in parsed if line is not None}
+    if (whole := parsed_line(rest)) is not None:  # only its end is missing
+        found[whole["step"]] = whole
+    if damaged := [number for number, line in parsed if line is None]:
+        say(f"warning: {path} is damaged: {_lines(damaged)} left out")
+    return [found[step] for step in sorted(found)]
+
+
+def parsed_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line of metrics, an object of numbers with the number of its step; None if it is anything else."""
+    if len(line) > _LONGEST:
+        return None
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not all(_is_number(value) or value is None for value in found.values()):
+        return None
+    step = found.get("step")
+    return found if isinstance(step, int) and step >= 0 else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    """Some line numbers, as "line 3 is" or "3 lines (the first is 7) are"."""
+    return f"line {numbers[0]} is" if len(numbers) == 1 else f"{len(numbers)} lines (the first is {numbers[0]}) are"
 
 
 def _line(metrics: Mapping[str, Any]) -> bytes:
@@ -89,68 +154,9 @@ def _line(metrics: Mapping[str, Any]) -> bytes:
     return (json.dumps(plain, allow_nan=False) + "\n").encode()
 
 
-class Bar(Protocol):
-    """Shows how far training is."""
-
-    def advance(self) -> None:
-        """One step more is done."""
-
-    def note(self, text: str) -> None:
-        """Show a few words beside the bar."""
+def bar(done: int, total: int, show: bool) -> AbstractContextManager[Bar]:
+    """Show a bar with an ETA on standard error."""
+    return progress_bar(total, "training", show, done=done)
 
 
-class _Silent(Bar):
-    def advance(self) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-
-class _Rich(Bar):
-    def __init__(self, progress: Any, task: Any):
-        self.progress, self.task = progress, task
-
-    def advance(self) -> None:
-        self.progress.advance(self.task, 1)
-
-    def note(self, text: str) -> None:
-        self.progress.update(self.task, note=text)
-
-
-class _Plain(Bar):
-    """A line now and then, for logs and where rich is not installed."""
-
-    def __init__(self, done: int, total: int):
-        self.begun = self.shown = time.monotonic()
-        self.first, self.done, self.total = done, done, total
-
-    def advance(self) -> None:
-        self.done += 1
-
-    def note(self, text: str) -> None:
-        now = time.monotonic()
-        if now - self.shown < 10 and self.done < self.total:
-            return
-        self.shown = now
-        left = (now - self.begun) / max(self.done - self.first, 1) * (self.total - self.done)
-        say(f"training {self.done}/{self.total}  ETA {left:.0f} s  {text}")
-
-
-@contextmanager
-def bar(done: int, total: int, show: bool) -> Iterator[Bar]:
-    """Show a bar with an ETA on standard error: rich's on a terminal where it is installed, else plain lines."""
-    if not show:
-        yield _Silent()
-        return
-    progress = rich_bar("{task.fields[note]}") if sys.stderr.isatty() else None
-    if progress is None:
-        yield _Plain(done, total)
-        return
-    with progress:
-        yield _Rich(progress, progress.add_task("training", total=total, completed=done, note=""))
-
-
-def say(text: str) -> None:
-    """Tell the person who watches, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+say = log

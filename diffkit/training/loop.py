@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -14,12 +15,12 @@ import numpy as np
 import torch
 
 from diffkit import __version__
-from diffkit._errors import DataError, DivergedError, OptionError
+from diffkit._errors import CheckpointError, DataError, DiffkitError, DivergedError, OptionError, ProcessLostError
 from diffkit.data.base import Batch, Data, as_data
 from diffkit.data.matching import counted_as
 from diffkit.data.ranges import range_of
 from diffkit.folders import CHECKPOINTS, step_name
-from diffkit.ranks import Ranks
+from diffkit.ranks import Ranks, is_lost
 from diffkit.spec import write
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
@@ -28,10 +29,11 @@ from diffkit.training.config import TrainConfig, TrainOptions, unknown
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
-from diffkit.training.logs import MetricsFile, NoMetrics, bar, has_line, say
+from diffkit.training.logs import MetricsFile, NoMetrics, bar, has_line, repair, say
 from diffkit.training.order import DataOrder
 from diffkit.training.precision import emulated
 from diffkit.training.previews import Previews
+from diffkit.training.reading import lost_worker
 from diffkit.training.signals import StopSignals
 from diffkit.training.trackers import Tracker, Trackers
 from diffkit.training.trainable import Trainable
@@ -39,6 +41,8 @@ from diffkit.training.trainer import Trainer
 from diffkit.training.validation import Held, check_held
 
 T = TypeVar("T", bound=Trainable)
+_PATIENCE = 60.0
+"""Seconds that a GPU has to finish what it was given, after an error in a job of several processes."""
 
 
 def train(
@@ -101,7 +105,8 @@ def train(
         def begin() -> tuple[Path, str]:
             folder = run.prepare(out)
             locks.append(held.enter_context(RunLock(folder)))
-            run.check_same(folder, spec, config, found)
+            assert system.backbone is not None
+            run.check_same(folder, spec, config, found, system.backbone)
             return folder, locks[0].path.read_text()
 
         folder, lock = engine.ranks.first(begin)
@@ -175,6 +180,8 @@ class _Training(Generic[T]):
         self.classes = Classes.of(spec)
         self.trainer = Trainer(system, self.backbone, config, engine, self.classes.null)
         self.previews, self.held = Previews(folder, self.trainer, data), Held(val, self.trainer)
+        self.facts = run.facts(config, data, run.frozen_in(self.backbone))
+        self.saved = 0  # the step of the newest checkpoint
 
     def go(self) -> T:
         try:
@@ -183,29 +190,40 @@ class _Training(Generic[T]):
             self.trackers.end()
 
     def _go(self) -> T:
-        self._begin()
+        with _writing(self.folder):
+            self._begin()
+        self.ranks.first(lambda: self.trackers.begin(self.folder, self.trainer.step))
         self._make_up()
         if self.trainer.step < self.config.steps:
-            devices = [self.engine.device] if self.engine.device.type == "cuda" else []
-            try:
-                with torch.random.fork_rng(devices), StopSignals(launched=self.ranks.size > 1) as stop:
-                    self._loop(stop)
-            except DivergedError as error:
-                newest = next(checkpoint.newest_first(self.checkpoints), None)
-                kept = "no checkpoint was made before"
-                if newest is not None:
-                    kept = f"the last checkpoint is {str(newest)!r}; a new run can begin with its weights (--init)"
-                raise DivergedError(f"{error}; {kept}") from error
-            stop.leave()
+            self._train()
         step, device = self.trainer.step, self.engine.device
         self.backbone.load_state_dict(self.trainer.sampling_weights())
         del self.trainer, self.previews, self.held  # shares, means and moments: the whole network may need their place
         self.backbone.to(device)
-        self._say(f"done: {step} steps; {run.reader(self.spec)}({str(self.folder)!r}) has the result")
+        self._say(f"done: {step} steps; {run.result(self.spec, self.folder)}")
         return self.system.eval()
+
+    def _train(self) -> None:
+        """Make the updates that are left; whatever ends them early, the last complete one is saved first."""
+        devices = [self.engine.device] if self.engine.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self._signals() as stop:
+            try:
+                self._loop(stop)
+            except BaseException as error:
+                self._rescue(error)
+                if (explained := self._explained(error)) is not None:
+                    raise explained from error
+                raise
+        stop.leave()
+
+    def _signals(self) -> StopSignals:
+        trainer = self.trainer
+        return StopSignals(launched=self.ranks.size > 1, busy=lambda: trainer.busy)
 
     def _begin(self) -> None:
         """Take up the newest checkpoint, if there is one, and say where things go."""
+        if self.writes:
+            run.sweep_folders(self.folder)
         found, faults = self._newest()
         for fault in faults if self.writes else ():
             say(f"warning: {fault}")
@@ -219,38 +237,48 @@ class _Training(Generic[T]):
         else:
             self.trainer.restore(found.step, found.files)
             self.trainer.names = tuple(found.manifest.get("terms", ()))
+            self.saved = found.step
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (say if faults and self.writes else self._say)(text)
-            self._repair(found.step)
-        self.ranks.first(lambda: run.write_facts(self.folder, self.config, self.data))
-        self.ranks.first(lambda: self.trackers.begin(self.folder, self.trainer.step))
+            self._repair(found.step, renewed_soon=bool(faults) and found.step < self.config.steps)
+        self.ranks.first(lambda: run.write_facts(self.folder, self.facts))
+        self.ranks.first(lambda: repair(self.folder, self.trainer.step))
 
     def _make_up(self) -> None:
-        """Do what a run had still to do after its last save, if it was killed meanwhile: the last line, a picture."""
-        step = self.trainer.step
+        """Do what a run had still to do at its newest checkpoint, if it ended there: a line, a picture, pruning."""
+        step, config, window = self.trainer.step, self.config, self.trainer.window
         if step == 0 or not self.trainer.names:
             return
-        if step == self.config.steps and not self.ranks.first(lambda: has_line(self.folder, step)):
-            held = self.held.measure() if self.held.due(step) else {}
+        last, due, validates = step == config.steps, step % config.log_every == 0, self.held.due(step)
+        if (last or due or validates) and not self.ranks.first(lambda: has_line(self.folder, step)):
+            held = self.held.measure() if validates else {}
             with self._metrics() as metrics:
-                self._note(metrics, None, True, held)
-        self.ranks.first(self.previews.clear)
+                self._note(metrics, None, (last or due) and bool(window.rows), held)
+        if due:
+            window.rows.clear()
         if self.previews.due(step) and not self.ranks.first(lambda: self.previews.is_there(step)):
             self.trackers.preview(step, self.previews.draw())
+        if last:
+            self.ranks.first(self._prune)
 
     def _metrics(self) -> MetricsFile | NoMetrics:
         """The run's file of metrics; nothing in all processes but the first."""
-        return MetricsFile(self.folder, self.trainer.step) if self.writes else NoMetrics()
+        with _writing(self.folder):
+            return MetricsFile(self.folder, self.trainer.step) if self.writes else NoMetrics()
 
-    def _repair(self, step: int) -> None:
-        """Write the system that lies in the folder again from the checkpoint just read, if it cannot be loaded."""
-        fault = self.ranks.first(lambda: run.fault(self.folder))
-        if fault is None:
-            return
+    def _repair(self, step: int, renewed_soon: bool) -> None:
+        """Write the system that lies in the folder again, unless it is that of the checkpoint just read.
+
+        Where newer checkpoints are damaged it is newer than what was read; if it is whole, and there are updates to
+        make, it is left until their first save.
+        """
         weights = self.trainer.sampling_weights(keep=self.writes)
-        self.ranks.first(lambda: write(self.spec, weights, self.folder, renews=True, damaged=True))
+        fault = self.ranks.first(lambda: run.fault(self.folder, weights))
+        if fault is None or (renewed_soon and not fault.damaged):
+            return
+        self.ranks.first(lambda: write(self.spec, weights, self.folder, renews=True, damaged=fault.damaged))
         if self.writes:
-            say(f"warning: {fault}; it was written again from the checkpoint of step {step}")
+            say(f"warning: {fault.text}; it was written again from the checkpoint of step {step}")
 
     def _newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
         """The newest whole checkpoint and what is wrong with newer ones, which the first process finds."""
@@ -276,11 +304,19 @@ class _Training(Generic[T]):
             bar(trainer.step, config.steps, self.progress) as shown,
         ):
             clock = _Clock(trainer.step, config.batch_size)
-            for batch in self._batches():
+            incoming = self._batches()
+            stop.hold_back_children()
+            batch = _following(incoming)
+            if self.ranks.any(isinstance(batch, Exception)):
+                self._fail(batch)
+            while isinstance(batch, Batch):
                 self._update(batch)
+                stop.interrupt()
                 shown.advance()
-                stopping = self.ranks.any(stop.asked())
                 last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
+                # read before the processes agree whether to go on, so that one that cannot read ends all in good order
+                batch = None if last or stop.asked() else _following(incoming)
+                state = self.ranks.largest(_state(stop.asked(), batch))
                 if due:
                     trainer.refuse_divergence()
                 held = self.held.measure() if self.held.due(trainer.step) else {}
@@ -288,18 +324,29 @@ class _Training(Generic[T]):
                     shown.note(self._note(metrics, clock, due, held))
                 if due:
                     trainer.window.rows.clear()
-                if last or stopping or trainer.step % config.save_every == 0:
+                if last or state != _GOES_ON or trainer.step % config.save_every == 0:
                     metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which keeps the window open for a run that goes on
                     shown.note(self._note(metrics, clock, True, held))
                 if self.previews.due(trainer.step):
                     self.trackers.preview(trainer.step, self.previews.draw())
-                if stopping:
+                if state == _FAILS:
+                    self._fail(batch)
+                if state == _STOPS:
                     break
         stop.share(self.ranks)
         if stop.received is not None:
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
+
+    def _fail(self, batch: Batch | Exception | None) -> None:
+        """Raise in all processes what one of them met as it read; all must call it."""
+
+        def read() -> None:
+            if isinstance(batch, Exception):
+                raise batch
+
+        self.ranks.everyone(read)
 
     def _note(
         self, metrics: MetricsFile | NoMetrics, clock: _Clock | None, learned: bool, held: Mapping[str, float | None]
@@ -350,14 +397,74 @@ class _Training(Generic[T]):
             pin=self.engine.device.type == "cuda",
         )
 
-    def _save(self) -> None:
-        """Write a checkpoint, then the system as it samples now, then remove what is too old."""
-        step, config = self.trainer.step, self.config
+    def _save(self, ranks: Ranks | None = None) -> None:
+        """Write a checkpoint, then the system as it samples now, then remove what is too old.
+
+        Args:
+            ranks: The processes that do it; all by default.
+        """
+        step, ranks = self.trainer.step, self.ranks if ranks is None else ranks
         files = self.engine.share(self.trainer.files())
-        checkpoint.write(self.checkpoints, step, files, self._facts(), self.ranks)
+        checkpoint.write(self.checkpoints, step, files, self._facts(), ranks)
+        self.saved = step
         weights = self.trainer.sampling_weights(keep=self.writes)
-        self.ranks.first(lambda: write(self.spec, weights, self.folder, renews=True))
-        self.ranks.first(lambda: checkpoint.prune(self.checkpoints, config.keep, config.keep_every))
+        ranks.first(lambda: write(self.spec, weights, self.folder, renews=True))
+        ranks.first(self._prune)
+
+    def _prune(self) -> None:
+        with _writing(self.checkpoints):
+            checkpoint.prune(self.checkpoints, self.config.keep, self.config.keep_every)
+
+    # ---- when something goes wrong ---------------------------------------------------------------------------------
+
+    def _rescue(self, error: BaseException) -> None:
+        """Save the last complete update before an error leaves, if that is possible, and say where the run goes on."""
+        if not self.writes or (step := self.trainer.step) == 0:
+            return
+        what, where = type(error).__name__, str(self.folder)
+        reason = self._unsaved(error) if self._learned(error) else None
+        if reason is None:
+            say(f"{what}: saved step {self.saved} in {where!r}; train again to go on")
+        else:
+            since = f"step {self.saved}" if self.saved else "the beginning"
+            say(f"warning: {what}: updates since {since} are lost, {step - self.saved} of them: {reason}")
+
+    def _learned(self, error: BaseException) -> bool:
+        """Whether the weights have changed since the newest checkpoint; updates that were skipped change none."""
+        skipped = int(self.trainer.in_a_row) if isinstance(error, DivergedError) else 0
+        return self.trainer.step - skipped > self.saved
+
+    def _unsaved(self, error: BaseException) -> str | None:
+        """Save, or return why that was not possible.
+
+        With several processes an error may be one's alone, and the others may wait for it somewhere else: so the first
+        saves by itself, which it can if it holds everything.
+        """
+        if not self.engine.replicates:
+            return "the weights are shared out among processes that no longer work together"
+        if isinstance(cause := error.__cause__, RuntimeError) and _is_out_of_memory(cause):
+            traceback.clear_frames(cause.__traceback__)  # they hold what the failed update had computed
+        try:
+            if self.ranks.size > 1 and not _is_at_rest(self.engine.device):
+                return f"{self.engine.device} waits for another process"
+            reason = self.trainer.settle()
+            if reason is None:
+                self._save(Ranks())
+        except Exception as failure:
+            return " ".join(str(failure).split())
+        return reason
+
+    def _explained(self, error: BaseException) -> DiffkitError | None:
+        """What leaves in place of an error that says too little by itself."""
+        if isinstance(error, DivergedError):
+            newest = next(checkpoint.newest_first(self.checkpoints), None)
+            kept = "no checkpoint was made before"
+            if newest is not None:
+                kept = f"the last checkpoint is {str(newest)!r}; a new run can begin with its weights (--init)"
+            return DivergedError(f"{error}; {kept}")
+        if self.ranks.size > 1 and is_lost(error):
+            return ProcessLostError("another process of this job ended, whose own error says why; train again to go on")
+        return lost_worker(error)
 
     def _facts(self) -> dict[str, Any]:
         parts = {
@@ -375,11 +482,52 @@ class _Training(Generic[T]):
             "terms": [*self.trainer.names],
             "parts": parts,
             "spec": self.spec,
+            "run": self.facts,
         }
 
     def _say(self, text: str) -> None:
         if self.progress:
             say(text)
+
+
+_GOES_ON, _STOPS, _FAILS = range(3)
+"""How it stands with a training after an update; of several processes the worst counts."""
+
+
+def _state(stopping: bool, batch: Batch | Exception | None) -> int:
+    return _FAILS if isinstance(batch, Exception) else _STOPS if stopping else _GOES_ON
+
+
+def _following(incoming: Iterator[Batch]) -> Batch | Exception | None:
+    """The next batch, or the error that reading it raises, or None at the end."""
+    try:
+        return next(incoming, None)
+    except Exception as error:
+        return error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say of an error of the operating system which file it is about.
+
+    Raises:
+        CheckpointError: In place of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+
+
+def _is_at_rest(device: torch.device) -> bool:
+    """Whether a device has done all it was given, within a while; one that waits for a lost process never has."""
+    if device.type != "cuda":
+        return True
+    event, end = torch.cuda.Event(), time.monotonic() + _PATIENCE
+    event.record()
+    while not (done := event.query()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return done
 
 
 class _Clock:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffkit._errors import DivergedError
 from diffkit.data.base import Data
 from diffkit.files import write_atomically
 from diffkit.folders import PREVIEWS, step_name
 from diffkit.pictures import grid, need_pillow, pixels, png
 from diffkit.system import System
 from diffkit.training.logs import say
+from diffkit.training.reading import read
 from diffkit.training.trainer import Trainer
 
 
@@ -42,25 +44,28 @@ class Previews:
         """Return whether the picture of a step is drawn."""
         return self._path(step).exists()
 
-    def clear(self) -> None:
-        """Remove what a killed process left of a picture."""
-        for left in self.folder.glob(".*.tmp"):
-            left.unlink()
-
     def _path(self, step: int) -> Path:
         return self.folder / f"{step_name(step)}.png"
 
     def draw(self) -> Path:
-        """Draw one picture and return where it is; all processes must, the first writes it."""
-        samples, path = self._samples(), self._path(self.trainer.step)
-        self.trainer.engine.ranks.first(lambda: self._write(samples, path))
+        """Draw one picture and return where it is; all processes must, the first writes it.
+
+        No picture of samples that are not finite is drawn: an early network may well diverge in so few steps.
+        """
+        path = self._path(self.trainer.step)
+        try:
+            samples = self._samples()
+        except DivergedError as error:
+            say(f"warning: no preview {path}: {error}")
+        else:
+            self.trainer.engine.ranks.first(lambda: self._write(samples, path))
         return path
 
     def _samples(self) -> torch.Tensor:
         trainer, config = self.trainer, self.trainer.config
         system, seed = trainer.system, config.seed
         assert isinstance(system, System), "checks refuse previews of anything else"
-        some = self.data.batch(np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
+        some = read(self.data, np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
         conditions: dict[str, Any] = {name: value.to(system.device) for name, value in some.conditions.items()}
         steps = min(config.preview_steps, system.num_steps)
         with trainer.averaged(), torch.no_grad():

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -28,12 +29,15 @@ class StopSignals:
     Args:
         launched: A launcher started this process. Killed itself, it can send no signal, and its processes would go on
             unseen; so the loss of the parent counts as SIGTERM.
+        busy: Returns whether errors that signals raise have to wait for `interrupt`: the state is changing.
     Attributes:
         received: The signal that came, or None.
     """
 
-    def __init__(self, *, launched: bool = False) -> None:
+    def __init__(self, *, launched: bool = False, busy: Callable[[], bool] = lambda: False) -> None:
         self.received: signal.Signals | None = None
+        self._busy = busy
+        self._waiting: list[Callable[[], object]] = []
         self._parent = os.getppid() if launched else None
         self._before: dict[signal.Signals, Any] = {}
         self._when = 0.0
@@ -53,6 +57,25 @@ class StopSignals:
             self.received = self.received or signal.SIGTERM
         return self.received is not None
 
+    def hold_back_children(self) -> None:
+        """Let torch's error that a data worker was killed, which a signal raises anywhere, wait for `interrupt` too."""
+        number = getattr(signal, "SIGCHLD", None)
+        if number is None or not self._before or not callable(handler := signal.getsignal(number)):
+            return
+
+        def noted(received: int, frame: FrameType | None) -> None:
+            if self._busy():
+                self._waiting.append(lambda: handler(received, frame))
+            else:
+                handler(received, frame)
+
+        self._before[number] = signal.signal(number, noted)
+
+    def interrupt(self) -> None:
+        """Raise what had to wait."""
+        while self._waiting:
+            self._waiting.pop(0)()
+
     def share(self, ranks: Ranks) -> None:
         """Tell the other processes what one of them received."""
         received = [number for number in ranks.gather(self.received) if number is not None]
@@ -68,9 +91,15 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         now, again = time.monotonic(), number == signal.SIGINT and self.received is signal.SIGINT
         if again and now - self._when >= PATIENCE:
-            raise KeyboardInterrupt
+            if not self._busy():
+                raise KeyboardInterrupt
+            self._waiting.append(_interrupt)
         if not again:
             self.received, self._when = signal.Signals(number), now
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def ignore_signals() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from diffkit._errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.files import write_atomically
-from diffkit.folders import CONFIG, PREVIEWS, STEPS, step_of
+from diffkit.folders import CONFIG, PREVIEWS, STEPS, TENSORBOARD, step_of
 from diffkit.pictures import open_image
 from diffkit.training.logs import read_metrics, say
 
@@ -58,7 +58,7 @@ class TensorBoard(Tracker):
 
     def begin(self, folder: Path, step: int) -> None:
         """Open the folder of the run."""
-        where = folder / "tensorboard"
+        where = folder / TENSORBOARD
         known = any(where.glob("events.*"))
         self.writer = self._open(str(where), purge_step=step + 1 if known else None)
         if not known:

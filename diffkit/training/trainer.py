@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from diffkit._errors import DivergedError
+from diffkit._errors import DivergedError, OptionError
 from diffkit.data.base import Batch, scaled
 from diffkit.files import load_weights
 from diffkit.modes import evaluating
 from diffkit.objective import count_first
+from diffkit.training.buffers import Buffers
 from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
 from diffkit.training.draws import Draws, draw, drop_labels, dropout_seed, mirrored, tensors_of, with_tensors
@@ -36,9 +37,12 @@ class Trainer:
     Attributes:
         system: What is trained, with the network that the engine trains.
         network, model: That network, and what stands for it in an update.
+        trained: Names and parameters that the optimizer changes, in its order.
         sampled: What stands for it where no gradient is wanted.
         step: Completed updates, skipped ones included.
         window: Metrics since the last line of them.
+        busy: An update is changing the state at this moment.
+        whole: The state is that after ``step`` updates; not while it changes, nor after an error in between.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Trainer:
             self.network.compile()
         self.model = in_precision(engine.wrap(self.network), config.precision, engine.device)
         self.sampled = in_precision(self.network, config.precision, engine.device)
+        self.trained = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
         self.optimizer = engine.optimizer(self.network, config)
         self.scale = LossScale(config.precision == "fp16", engine.device)
         self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup, widths=config.ema_power)
@@ -60,6 +65,7 @@ class Trainer:
         self.window = Window()
         self.names: tuple[str, ...] = ()
         self._last: tuple[Tensor, Tensor, Terms] | None = None
+        self.busy, self.whole, self.buffers = False, True, Buffers(self.network)
         self.skipped = torch.zeros((), dtype=torch.int64, device=engine.device)
         self.in_a_row = self.skipped.clone()
 
@@ -75,6 +81,7 @@ class Trainer:
             DivergedError: The loss or gradient was not finite for too many updates in a row.
         """
         config, size = self.config, self.config.batch_size
+        self.buffers.keep()
         rows = self.engine.rows(size)
         x, conditions = self._inputs(batch, rows.start)
         draws = draw(self.system, self.timesteps, config.seed, self.step, size, rows) if draws is None else draws
@@ -116,24 +123,36 @@ class Trainer:
         self.scale.take_off(gradients(self.network))
         norm = self.engine.gradient_norm(self.network)
         finite = norm.isfinite() & terms["loss"].isfinite().all()
-        self._step(norm, finite)
-        self.ema.update(self.step)
-        self.timesteps = self.system.parts.timesteps.update(self.timesteps, draws.level, terms["loss"])
-        self.names = tuple(terms)
+        timesteps = self.system.parts.timesteps.update(self.timesteps, draws.level, terms["loss"])
         sums = quartile_sums(terms, draws.level, draws.weight, self.system.num_steps)
-        self.window.add(sums, norm, finite)
-        self.skipped += ~finite
-        self.in_a_row = (self.in_a_row + 1) * ~finite
-        self.step += 1
+        with self._changing():
+            self._step(norm, finite)
+            self.ema.update(self.step)
+            self.timesteps, self.names = timesteps, tuple(terms)
+            self.window.add(sums, norm, finite)
+            self.skipped += ~finite
+            self.in_a_row = (self.in_a_row + 1) * ~finite
+            self.step += 1
         self._last = batch.indices, draws.level, terms
         if self.engine.reads_free:
             self.refuse_divergence()
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Mark what must happen as a whole; everything that may well fail is done before."""
+        self.busy, self.whole = True, False
+        try:
+            yield
+            self.buffers.forget()
+            self.whole = True
+        finally:
+            self.busy = False
+
     def _step(self, norm: Tensor, finite: Tensor) -> None:
         """Clip, and take the optimizer's step if it is finite."""
         if self.config.grad_clip is not None:
-            trained = [p for p in self.network.parameters() if p.grad is not None]
-            clip_grads_with_norm_(trained, self.config.grad_clip, norm)
+            clipped = [p for p in self.network.parameters() if p.grad is not None]
+            clip_grads_with_norm_(clipped, self.config.grad_clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr_at(self.step)
         self.engine.apply(self.optimizer, finite)
@@ -176,6 +195,15 @@ class Trainer:
         }
 
     # ---- state -----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> str | None:
+        """After an error, go back to the state of the last complete update, or return why that cannot be saved."""
+        self.optimizer.zero_grad(set_to_none=True)  # gradients of half an update; their memory may be needed
+        if not self.whole:
+            return "the error came while they changed"
+        self.buffers.undo()
+        held = [p.detach() for _, p in self.trained] + [mean for means in self.ema.means for mean in means]
+        return None if all(bool(tensor.isfinite().all()) for tensor in held) else "the weights are not finite"
 
     def files(self) -> Files:
         """Return every tensor that decides how training goes on, by file and name."""
@@ -228,26 +256,30 @@ class Trainer:
         weights, means = self.ema.weights, self.ema.means[0] if self.config.ema else []
         with torch.no_grad(), evaluating(self.network):
             kept = [weight.detach().clone() for weight in weights] if means else []
-            _copy(weights, means)
+            self.whole = False
             try:
+                _copy(weights, means)
                 yield
             finally:
                 _copy(weights, kept)
+                self.whole = True
 
     def _placed(self, whole: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self.engine.placed(t, held[name]) if name in held else t for name, t in whole.items()}
 
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters, in the optimizer's order."""
-        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
-
     def _moments(self) -> Iterable[tuple[str, Tensor]]:
-        for name, parameter in self._trained():
+        for name, parameter in self.trained:
             for key, value in self.optimizer.state[parameter].items():
                 yield f"{key}/{name}", value
 
     def _restore_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        place = {name: (i, p) for i, (name, p) in enumerate(self._trained())}
+        place = {name: (i, p) for i, (name, p) in enumerate(self.trained)}
+        stopped = sorted({full.split("/", 1)[1] for full in tensors} - place.keys())
+        if stopped:  # runs of earlier versions say nothing else of what trains
+            raise OptionError(
+                f"{len(stopped)} parameters that the run trained are frozen now (the first is {stopped[0]}); let the "
+                "same train, or choose another folder"
+            )
         state: dict[int, dict[str, Tensor]] = {}
         for full, value in tensors.items():
             key, name = full.split("/", 1)

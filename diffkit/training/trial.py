@@ -6,16 +6,19 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
+import attrs
 import torch
 from attrs import frozen
 
 from diffkit._errors import OptionError
-from diffkit.data.base import as_data
+from diffkit.data.base import Batch, as_data
 from diffkit.folders import CHECKPOINTS, step_of
+from diffkit.output import log
+from diffkit.progress import duration
 from diffkit.training import checkpoint, run
 from diffkit.training.batches import batches
 from diffkit.training.checks import Classes, check
@@ -29,7 +32,7 @@ from diffkit.training.trainer import Trainer
 UPDATES = 3
 """Updates that are tried: the first is slower (memory is asked for, kernels are chosen), so the others are timed."""
 PATIENCE = 10.0
-"""Seconds after whose first update no other is tried."""
+"""Seconds that these updates may take; where they would take longer, updates of fewer examples tell how long."""
 
 
 @frozen
@@ -50,6 +53,7 @@ class DryRun:
         checkpoint: Bytes of one checkpoint.
         kept: Bytes of a finished run: the checkpoints it keeps, and the system.
         loss: Of the first batch, before any update.
+        tried: Examples of the updates that were timed; None is the whole batch.
     """
 
     parameters: int
@@ -64,6 +68,7 @@ class DryRun:
     checkpoint: int
     kept: int
     loss: float
+    tried: int | None = None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -80,13 +85,20 @@ class DryRun:
         epochs = self.steps / self.steps_per_epoch
         frozen = "" if self.trained == self.parameters else f", {self.trained:,} of them trained"
         done = f", {self.done:,} of them done" if self.done else ""
-        speed = self.batch_size / self.step_seconds
+        rate = self.batch_size / self.step_seconds
+        speed = f"{rate:,.1f} images/s" if rate >= 1 else f"{rate:.2g} images/s"
+        update, memory = f"{_seconds(self.step_seconds)}, {speed}", "cannot be measured here"
+        if self.tried is not None:
+            update = f"about {duration(self.step_seconds)}, {speed}; {self.tried} of {self.batch_size} examples tried"
+            memory = "not measured, as no whole batch was tried; diffkit size estimates it"
+        elif self.memory is not None:
+            memory = f"{_bytes(self.memory)} at most"
         rows = {
             "parameters": f"{self.parameters:,}{frozen}",
             "device": self.device,
-            "memory": f"{_bytes(self.memory)} at most" if self.memory is not None else "cannot be measured here",
-            "update": f"{_seconds(self.step_seconds)}, {speed:,.1f} images/s",
-            "training": f"{self.steps:,} steps{done}, about {_duration(self.seconds)}",
+            "memory": memory,
+            "update": update,
+            "training": f"{self.steps:,} steps{done}, about {duration(self.seconds)}",
             "epoch": f"{self.examples:,} images, {self.steps_per_epoch:,.1f} steps; {epochs:,.1f} epochs in all",
             "checkpoint": f"{_bytes(self.checkpoint)}; {_bytes(self.kept)} in the end",
             "loss": f"{self.loss:.4f} at first",
@@ -100,16 +112,19 @@ def dry_run(
     *,
     out: str | Path | None = None,
     config: TrainConfig | None = None,
+    progress: bool = False,
     **options: Unpack[TrainOptions],
 ) -> DryRun:
     """Return what `diffkit.train` with these arguments would take, after a few real updates of a copy of the system.
 
     Everything that training would refuse before its first update is refused, but nothing is written. The batches are
-    the first ones of the run. Under a launcher every process must call it.
+    the first ones of the run; on a CPU that is slow for the network, only some of their examples are tried. Under a
+    launcher every process must call it.
 
     Args:
         system, data, config, options: As in `diffkit.train`.
         out: Folder of the run; only read. A run that is there must be one that this training would continue.
+        progress: Say on standard error what is tried.
     Raises:
         OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
     """
@@ -120,10 +135,10 @@ def dry_run(
     assert system.backbone is not None
     with engine_for(system.device, config) as engine:
         devices = [engine.device] if engine.device.type == "cuda" else []
-        trial = copy.deepcopy(system)
         spared = _reset_memory(engine.device, system)
         with torch.random.fork_rng(devices):
-            trainer, seconds, loss = _tried(trial, spec, found, config, engine)
+            trial = _Trial(system, spec, found, config, engine, progress and engine.ranks.rank == 0)
+            trainer, seconds, loss, tried = trial.go()
         files = {name: _size(tensors) for name, tensors in trainer.files().items()}
         whole = sum(files.values())
         parameters = [*system.backbone.parameters()]
@@ -131,8 +146,8 @@ def dry_run(
             parameters=sum(p.numel() for p in parameters),
             trained=sum(p.numel() for p in parameters if p.requires_grad),
             device=_where(engine),
-            memory=_memory(engine.device, spared),
-            step_seconds=max(engine.ranks.gather(seconds)),
+            memory=_memory(engine.device, spared) if tried == config.batch_size else None,
+            step_seconds=seconds,
             steps=config.steps,
             done=done,
             examples=len(found),
@@ -140,6 +155,7 @@ def dry_run(
             checkpoint=whole,
             kept=whole * _checkpoints(config) + files["model"],
             loss=loss,
+            tried=None if tried == config.batch_size else tried,
         )
 
 
@@ -154,38 +170,96 @@ def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any)
     return 0 if newest is None else step_of(newest)
 
 
-def _tried(
-    system: Trainable, spec: Mapping[str, Any], data: Any, config: TrainConfig, engine: Engine
-) -> tuple[Trainer, float, float]:
-    """A trainer after a few updates, the seconds that one takes, and the first loss."""
-    assert system.backbone is not None
-    classes = Classes.of(spec)
-    trainer = Trainer(system, system.backbone, config, engine, classes.null)
-    trainer.network.train()
-    times: list[float] = []
-    loss = float("nan")
-    for batch in batches(
-        data,
-        DataOrder(len(data), config.batch_size, config.seed),
-        0,
-        UPDATES,
-        rows=engine.rows(config.batch_size),
-        num_classes=classes.count,
-        workers=min(config.workers, 1),
-        locks=[],
-        pin=engine.device.type == "cuda",
+class _Tried(NamedTuple):
+    """What came of some updates: the trainer after them, seconds of one, the first loss, and how many examples."""
+
+    trainer: Trainer
+    seconds: float
+    loss: float
+    examples: int
+
+
+class _Trial:
+    """Updates of copies of a system, of few examples first where whole batches may take long."""
+
+    def __init__(
+        self, system: Trainable, spec: Mapping[str, Any], data: Any, config: TrainConfig, engine: Engine, speaks: bool
     ):
-        begun = time.perf_counter()
-        trainer.update(batch)
-        _wait(engine.device)
-        times.append(time.perf_counter() - begun)
-        if len(times) == 1:
-            first = trainer.metrics()["loss"]
-            loss = float("nan") if first is None else first
-            if engine.ranks.any(times[0] > PATIENCE):
+        self.system, self.data, self.config, self.engine, self.speaks = system, data, config, engine, speaks
+        self.classes = Classes.of(spec)
+
+    def go(self) -> _Tried:
+        """Return what came of updates of the whole batch, or what those of few examples say about it."""
+        whole, size = self.config.batch_size, self.engine.ranks.size
+        found: list[_Tried] = []
+        while self._may_be_slow() and size < whole and len(found) < 2:
+            self._say(f"trying updates of {size} of {whole} examples")
+            found = [*found[-1:], self._tried(size, updates=2)]
+            expected = _extrapolated(found, whole)
+            self._say(
+                f"an update of {size} takes {_seconds(found[-1].seconds)}, one of {whole} about "
+                f"{duration(expected)}, all about {duration(expected * self.config.steps)}"
+            )
+            if expected * UPDATES <= PATIENCE:
                 break
-    later = times[1:] or times
-    return trainer, sum(later) / len(later), loss
+            size = min(whole, int(size * PATIENCE / 2 / found[-1].seconds))
+            if len(found) == 2 or size < 2 * found[-1].examples:
+                return found[-1]._replace(seconds=expected)
+        found.clear()  # whose memory the whole batch may need
+        return self._tried(whole, UPDATES)
+
+    def _may_be_slow(self) -> bool:
+        """A GPU is not; and what is compiled would be once more for another size."""
+        return self.engine.device.type != "cuda" and not self.config.compile
+
+    def _tried(self, size: int, updates: int) -> _Tried:
+        """Make a few updates of so many examples; the first, slower one counts only where it is slow already."""
+        micro = self.config.microbatch
+        config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
+        engine, system = self.engine, copy.deepcopy(self.system)
+        assert system.backbone is not None
+        trainer = Trainer(system, system.backbone, config, engine, self.classes.null)
+        trainer.network.train()
+        times: list[float] = []
+        loss = float("nan")
+        for batch in self._batches(config, updates):
+            begun = time.perf_counter()
+            trainer.update(batch)
+            _wait(engine.device)
+            times.append(max(engine.ranks.gather(time.perf_counter() - begun)))
+            if len(times) == 1:
+                first = trainer.metrics()["loss"]
+                loss = float("nan") if first is None else first
+                if times[0] > PATIENCE:
+                    break
+        later = times[1:] or times
+        return _Tried(trainer, sum(later) / len(later), loss, size)
+
+    def _batches(self, config: TrainConfig, updates: int) -> Iterator[Batch]:
+        return batches(
+            self.data,
+            DataOrder(len(self.data), config.batch_size, config.seed),
+            0,
+            updates,
+            rows=self.engine.rows(config.batch_size),
+            num_classes=self.classes.count,
+            workers=min(config.workers, 1),
+            locks=[],
+            pin=self.engine.device.type == "cuda",
+        )
+
+    def _say(self, text: str) -> None:
+        if self.speaks:
+            log(text)
+
+
+def _extrapolated(found: Sequence[_Tried], size: int) -> float:
+    """Seconds of an update of so many examples: on the line through two sizes that were tried, or in proportion."""
+    last = found[-1]
+    if len(found) == 1:
+        return last.seconds * size / last.examples
+    slope = max(last.seconds - found[0].seconds, 0.0) / (last.examples - found[0].examples)
+    return last.seconds + slope * (size - last.examples)
 
 
 def _checkpoints(config: TrainConfig) -> int:
@@ -242,17 +316,4 @@ def _bytes(count: int) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def _duration(seconds: float) -> str:
-    """Such as "40 s", "3 min", "2 h 5 min", "3 days 4 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = round(seconds / 3600)
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{hours // 24} days {hours % 24} h"
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s" if value < 90 else duration(value)

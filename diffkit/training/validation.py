@@ -19,6 +19,7 @@ from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine, SingleProcess
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.randomness import Purpose, key, keys, normals, seeded
+from diffkit.training.reading import read
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 
@@ -138,7 +139,7 @@ class _Pass:
         count = max(mine.stop - mine.start, 1)
         first = start + mine.start
         with seeded(key(self.seed, Purpose.VALIDATION, first)):
-            batch = self.data.batch(np.arange(first, first + count))
+            batch = read(self.data, np.arange(first, first + count))
         problem = next(batch_problems(batch, self.data, self.classes), None)
         if problem is not None:
             raise DataError(problem)

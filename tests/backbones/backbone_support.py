@@ -1,6 +1,7 @@
 """Golden networks, and a way to give a network weights that show wrong wiring."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+from diffkit.backbones.dit import DiT
+from diffkit.backbones.mlp import MLP
+from diffkit.backbones.unet import UNet
+from diffkit.guidance.classifier import Classifier
 
 NETS = Path(__file__).parents[1] / "golden" / "nets"
 
@@ -104,3 +110,58 @@ def inputs(shape: tuple[int, ...], batch: int = 2, seed: int = 1) -> tuple[Tenso
     """Data and times, drawn with a seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn((batch, *shape), generator=generator), torch.linspace(3.5, 900.0, batch)
+
+
+SMALL = {"channels": 8, "groups": 4, "num_res_blocks": 1, "channel_mult": (1, 2), "num_head_channels": 4}
+IMAGE = (2, 8, 8)
+NETWORKS = {
+    "unet": (UNet(**SMALL, attention_resolutions=(8, 4), num_classes=3), IMAGE),
+    "unet without scale and shift": (
+        UNet(**SMALL, attention_order="new", scale_shift_norm=False, conv_resample=False, low_res_channels=2),
+        IMAGE,
+    ),
+    "unet resampling in its blocks": (UNet(**SMALL, resblock_updown=True, checkpoint=True, dropout=0.1), IMAGE),
+    "unet of sequences": (UNet(**SMALL, num_classes=3, null_class=True), (2, 8)),
+    "unet of one level": (UNet(**SMALL | {"channel_mult": (1,)}, num_classes=3), (2, 4)),
+    "unet of volumes": (UNet(**SMALL), (2, 3, 4, 4)),
+    "dit": (DiT(depth=2, hidden=16, heads=2, num_classes=3), IMAGE),
+    "dit without classes": (DiT(depth=1, hidden=16, heads=2, checkpoint=True), IMAGE),
+    "mlp": (MLP(hidden=16, depth=2, num_classes=3, null_class=True), (2,)),
+    **{f"classifier, {pool}": (Classifier(**SMALL, pool=pool), IMAGE) for pool in ("adaptive", "attention", "spatial")},
+    "classifier, spatial_v2": (Classifier(**SMALL, pool="spatial_v2", resblock_updown=True), (2, 8)),
+}
+"""Every built-in network, in every way that it is put together: recipe and shape of the data."""
+
+
+class Case:
+    """A network with random weights, and what it is called with."""
+
+    def __init__(self, name: str):
+        self.recipe, self.shape = NETWORKS[name]
+        self.network = randomize(self.recipe.build(self.shape, 2)).eval()
+        self.x, self.time, self.conditions = self.arguments(2)
+
+    def arguments(self, batch: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Data, times and conditions of a batch."""
+        conditions = {"y": torch.arange(batch) % 3} if getattr(self.network, "num_labels", 0) else {}
+        if getattr(self.recipe, "low_res_channels", 0):
+            conditions["low_res"] = inputs((2, 4, 4), batch, seed=3)[0]
+        return *inputs(self.shape, batch), conditions
+
+    def __call__(self) -> Tensor:
+        return self.network(self.x, self.time, **self.conditions)
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """Modules that have parameters of their own."""
+        return {n: m for n, m in self.network.named_modules() if any(True for _ in m.parameters(recurse=False))}
+
+    def replace(self, make: Callable[[nn.Module], nn.Module]) -> dict[str, nn.Module]:
+        """Put something else in the place of every layer that is a leaf; return it by name."""
+        made = {}
+        for name, layer in self.layers.items():
+            if not any(True for _ in layer.children()):
+                parent, _, own = name.rpartition(".")
+                made[name] = make(layer)
+                setattr(self.network.get_submodule(parent), own, made[name])
+        return made

@@ -46,11 +46,12 @@ def test_is_float32_whatever_the_time_is(dtype):
 
 def test_tells_neighbouring_times_apart_in_bfloat16():
     network = TimeEmbedding(32, 64).bfloat16()
-    first, second = network(torch.tensor([999.0, 1000.0]))
+    first, second = network(torch.tensor([999.0, 1000.0]), torch.zeros(2, 3, dtype=torch.bfloat16))
     assert first.dtype == torch.bfloat16
     assert not torch.equal(first, second)
 
 
 def test_zero_dimensional_time_is_one_row():
     network = TimeEmbedding(8, 16)
-    assert torch.equal(network(torch.tensor(3.0)), network(torch.tensor([3.0])))
+    x = torch.zeros(2, 3)
+    assert torch.equal(network(torch.tensor(3.0), x), network(torch.tensor([3.0]), x))

@@ -1,6 +1,7 @@
 """What every network does, whatever it is made of."""
 
 import pickle
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from backbone_support import close, inputs, randomize
 
+from diffkit._errors import OptionError
 from diffkit.backbones.dit import DiT
 from diffkit.backbones.mlp import MLP
 from diffkit.backbones.unet import UNet
@@ -75,6 +77,15 @@ def test_time_is_used_and_may_be_a_scalar(name):
     close(scalar, rows, 1e-6)
     close(later[:1], rows[:1], 1e-5)
     assert (later[1] - rows[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("shape", [(3,), (0,), (2, 1), (1, 1)])
+def test_other_times_than_one_for_each_example_are_refused(name, batch, shape):
+    """One example would be spread over three times, and give three results."""
+    x, labels = inputs(SHAPE)[0][:batch], {key: y[:batch] for key, y in _labels(name).items()}
+    with pytest.raises(OptionError, match=rf"time must have shape \({batch},\) or \(\), got {re.escape(str(shape))}"):
+        RECIPES[name].build(SHAPE, 6)(x, torch.zeros(shape), **labels)
 
 
 def test_examples_do_not_see_each_other(name):

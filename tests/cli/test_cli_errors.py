@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,16 @@ def test_bad_values_of_parts_are_reported_together(refused: Refused):
     ]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_and_devices_are_neither_read_nor_replaced(refused: Refused, tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for words in (["explain", "--config"], ["explain", "--spec"], ["explain", "--plot"], ["train", "--out"]):
+        flag = words[-1]
+        assert refused(*words, pipe) == f"{flag} must be a file or folder, got '{pipe}', which is a pipe or device"
+    assert refused("export", "RUN", os.devnull).startswith("TO must be a file or folder, got '/dev/null'")
+
+
 def test_missing_options(refused: Refused):
     assert refused("sample") == "diffkit sample needs RUN"
     assert refused("nll") == "diffkit nll needs RUN and --data"
@@ -137,6 +149,52 @@ def test_missing_extra_of_the_command_itself(blocked: str):
     found = without({blocked}, "list")
     assert found.returncode == 2 and found.stdout == ""
     assert found.stderr == ("error: the diffkit command needs the 'cli' extra; run: pip install \"diffkit[cli]\"\n")
+
+
+def test_missing_extras_are_named_together_before_any_work(saved: Path, tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    cases: dict[str, tuple[set[str], list[str]]] = {
+        "inception,train": (
+            {"torchmetrics", "torch_fidelity", "PIL"},
+            ["evaluate", str(saved), "--data", str(tmp_path / "photos"), "--data.size", "8"],
+        ),
+        "demo,metrics": (
+            {"torchmetrics", "sklearn"},
+            ["evaluate", str(saved), "--data", "digits", "--extractor", "digits"],
+        ),
+        "demo,plot": (
+            {"sklearn", "matplotlib"},
+            ["nll", str(saved), "--data", "digits", "--plot", str(tmp_path / "a.png")],
+        ),
+    }
+    for extras, (blocked, words) in cases.items():
+        found = without(blocked, *words)
+        assert found.returncode == 2 and found.stdout == "" and found.stderr.count("\n") == 1
+        want = re.search(r'pip install "diffkit\[(.*)\]"', found.stderr)
+        assert want is not None and ",".join(sorted(want[1].split(","))) == extras
+
+
+def test_extras_bring_the_modules_that_are_looked_for():
+    import tomllib
+    from importlib.metadata import packages_distributions
+
+    from diffkit.cli._extras import MODULES
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    offered = project["project"]["optional-dependencies"]
+
+    def brought(extra: str) -> set[str]:
+        found = set()
+        for line in offered[extra]:
+            nested = re.fullmatch(r"diffkit\[(.*)\]", line)
+            found |= set().union(*map(brought, nested[1].split(","))) if nested else {re.split(r"[><=]", line)[0]}
+        return {name.lower() for name in found}
+
+    owners = {module: {name.lower() for name in names} for module, names in packages_distributions().items()}
+    known = {"jinja2": {"jinja2"}, "torch_fidelity": {"torch-fidelity"}}
+    for extra, modules in MODULES.items():
+        for module in modules:
+            assert brought(extra) & (owners.get(module) or known.get(module) or {module}), (extra, module)
 
 
 def test_a_seed_is_not_negative(refused: Refused, tmp_path: Path):

@@ -67,6 +67,10 @@ def test_parts_of_a_file_go_by_their_names(command: Command, refused: Refused, p
         (None, "parts_of_a_test.py", "is no Python file"),
         ("", "parts.txt", "is no Python file"),
         ("1 / 0", "parts_of_a_test.py", "failed: ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "parts_of_a_test.py", "failed: SystemExit: 3"),
+        ("raise BaseException('a\\nb')", "parts_of_a_test.py", "failed: BaseException: a b"),
+        ("def f(): f()\nf()", "parts_of_a_test.py", "failed: RecursionError: maximum recursion depth exceeded"),
+        ("", "parts.of.py", "has a dot in its name, as no module has; give the file another name"),
         ("", "json.py", "has the name of another module; give the file another name"),
     ],
 )
@@ -80,3 +84,20 @@ def test_a_file_that_cannot_be_run(content, name, text, refused: Refused, tmp_pa
 
 def test_a_file_must_be_named(refused: Refused):
     assert "--import needs a Python file" in refused("list", "--import")
+
+
+def test_a_file_that_is_no_text(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "parts_of_a_test.py").write_bytes(b"x = '\xff'")
+    text = refused("list", "--import", tmp_path / "parts_of_a_test.py")
+    assert "failed: SyntaxError: " in text and "\n" not in text
+    (tmp_path / "folder.py").mkdir()
+    assert refused("list", "--import", tmp_path / "folder.py").endswith("is no Python file")
+
+
+def test_what_a_file_prints_is_no_result(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "parts_of_a_test.py").write_text("print('hello')")
+    found = command("--import", tmp_path / "parts_of_a_test.py", "--version")
+    sys.modules.pop("parts_of_a_test")
+    assert found.err == "hello\n" and "hello" not in found.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,24 @@ def test_terms_are_those_of_the_system(command: Command, saved: Path, images: Pa
 def test_fewer_examples_than_the_default_are_all_scored(command: Command, make_system: Callable, images: Path):
     found = command("nll", make_system(data_shape=(1, 8, 6)), "--data", images)
     assert "bits/dim over 7 examples" in found.out
+
+
+def test_what_it_takes_is_said_before_and_the_advice_runs(
+    command: Command, make_system: Callable, images: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from diffkit.cli import nll
+
+    words = ["nll", make_system(data_shape=(1, 8, 6), num_steps=20), "--data", images, "--overwrite"]
+    told = command(*words).err.splitlines()[0]
+    begins = "scoring 7 examples at 20 of 20 levels each: 140 network evaluations, about "
+    assert told.startswith(begins) and "--levels" not in told
+    monkeypatch.setattr(nll, "LONG", 0.0)
+    told = command(*words).err.splitlines()[0]
+    advice = re.search(r"; (--levels-per-example) (10) estimates the same bound in about ", told)
+    assert told.startswith(begins) and advice
+    found = command(*words, *advice.groups())
+    assert found.code == 0 and "7 examples, 10 of 20 levels each" in found.out
+    assert "at 10 of 20 levels each: 70 network" in found.err.splitlines()[0]
 
 
 def test_fewer_levels_files_and_plot(command: Command, saved: Path, images: Path, tmp_path: Path):

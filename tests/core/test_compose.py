@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
+import types
 from itertools import combinations, product
 
 import attrs
@@ -404,6 +405,84 @@ def test_where_the_time_stands_does_not_matter():
 
 
 # ---- what parts return -----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Declared(Loss):
+    """A loss that only says whether it trains the variance."""
+
+    trains_variance: bool = False
+
+    def __call__(self, at):
+        return {"loss": at.out.flatten(1).mean(1)}
+
+
+def test_a_loss_says_whether_it_trains_the_variance():
+    how = dict(schedule="cosine", backbone=None, data_shape=(2,), num_steps=10)
+    with pytest.raises(diffkit.CompositionError, match="loss 'Declared' has no term that trains var 'learned_range'"):
+        diffkit.compose(loss=Declared(), var="learned_range", **how)
+    diffkit.compose(loss=Declared(), **how)
+    diffkit.compose(loss=Declared(trains_variance=True), var="learned_range", **how)
+    with pytest.raises(diffkit.ProtocolError, match="trains_variance: expected bool, found 'yes'"):
+        diffkit.compose(loss=Declared("yes"), **how)
+
+
+@attrs.frozen(eq=False)
+class Holding(Loss):
+    """A loss with an option of any kind."""
+
+    option: object
+
+    def __call__(self, at):
+        return {"loss": at.out.flatten(1).mean(1)}
+
+
+class ModuleLoss(torch.nn.Module, Loss):
+    def __call__(self, at):
+        return {"loss": at.out.flatten(1).mean(1)}
+
+
+def closing_over(value):
+    return lambda x: value(x)
+
+
+NETWORK = torch.nn.Linear(2, 2)
+HELD = {
+    "a network": (NETWORK, "Linear", "option"),
+    "a tuple": ((1, (NETWORK,)), "Linear", "option[1][0]"),
+    "a mapping": ({"features": [NETWORK]}, "Linear", "option['features'][0]"),
+    "another part": (Holding(NETWORK), "Linear", "option.option"),
+    "a partial": (functools.partial(torch.add, NETWORK), "Linear", "option.args[0]"),
+    "a partial's keyword": (functools.partial(torch.add, alpha=NETWORK), "Linear", "option.keywords['alpha']"),
+    "a method": (NETWORK.forward, "Linear", "option.__self__"),
+    "a function": (closing_over(NETWORK), "Linear", "option.value"),
+    "an object": (types.SimpleNamespace(network=NETWORK), "Linear", "option.network"),
+    "a parameter": (torch.nn.Parameter(torch.zeros(2)), "Parameter", "option"),
+    "a tensor": ([torch.zeros(2)], "Tensor", "option[0]"),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_part_holds_no_network(name):
+    option, kind, place = HELD[name]
+    text = f"loss 'Holding' holds a {kind} in {place!r}, which would be in no optimizer"
+    how = dict(schedule="cosine", backbone=None, data_shape=(2,), num_steps=10)
+    with pytest.raises(diffkit.OptionError, match=re.escape(text)):
+        diffkit.compose(loss=Holding(option), **how)
+    with pytest.raises(diffkit.OptionError, match="holds a"):
+        diffkit.recompose(diffkit.compose(**how), loss=Holding(option))
+
+
+def test_a_part_is_no_network():
+    with pytest.raises(
+        diffkit.OptionError, match="loss 'ModuleLoss' holds a ModuleLoss, which would be in no optimizer"
+    ):
+        diffkit.compose(loss=ModuleLoss(), backbone=None, data_shape=(2,))
+
+
+def test_a_part_may_hold_anything_else():
+    held = (1, "a", None, {"b": torch.float32}, len, torch.relu, np.zeros(2), closing_over(torch.relu))
+    diffkit.compose(loss=Holding(held), backbone=None, data_shape=(2,))
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from diffkit.registry import KINDS, registry
 ROOT = Path(diffkit.__file__).parent
 PARTS = set(KINDS.values())
 LAYERS = [
-    {"_errors", "_elsewhere", "_installed", "_lazy", "options", "registry"},
-    {"progress", "files", "finite", "folders", "pictures", "ranks"},
+    {"_errors", "_elsewhere", "_installed", "_lazy", "options", "output", "registry"},
+    {"progress", "files", "finite", "folders", "pictures", "ranks", "temporaries"},
     {"table", "spacing"},
     {"protocols", "_contracts", "steering"},
-    {"gaussian", "decoders"},
+    {"gaussian", "decoders", "numerics", "tensors"},
     PARTS | {"slots"},
     {
         "calls",
@@ -44,7 +44,7 @@ LAYERS = [
     {"cli", "testing", "demo", "__main__", "__init__"},
 ]
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-PART_MAY_IMPORT = {"_errors", "options", "registry", "table", "protocols", "gaussian"}
+PART_MAY_IMPORT = {"_errors", "options", "registry", "table", "protocols", "gaussian", "tensors"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

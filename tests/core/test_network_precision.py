@@ -8,8 +8,8 @@ from networks import Tiny
 from torch import nn
 
 import diffkit
-from diffkit.denoiser import precision_of
-from diffkit.guidance import Autoguidance
+from diffkit.guidance import Autoguidance, ClassifierGuidance
+from diffkit.tensors import precision_of
 
 SHAPE = (3, 8, 8)
 UNET = ("unet", dict(channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(), num_classes=3))
@@ -102,3 +102,21 @@ def test_the_precision_is_that_of_the_first_weight_that_is_computed_with():
     network.append(nn.Parameter(torch.zeros(2, dtype=torch.float8_e4m3fn), requires_grad=False))
     network.append(torch.zeros(2, dtype=torch.bfloat16))
     assert precision_of(network) == torch.bfloat16
+
+
+def test_a_classifier_is_called_in_its_own_precision():
+    class Telling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 3, dtype=torch.bfloat16))
+
+        def forward(self, x, time):
+            self.given = x.dtype, time.dtype
+            return x.mean((2, 3)) @ self.weight
+
+    telling = Telling()
+    call = dict(steps=2, y=[0, 1], seed=0, progress=False)
+    for shift in ("score", "mean"):
+        guidance = ClassifierGuidance(telling, scale=1.0, shift=shift, label="y")
+        assert system_of(Noting(3, 3)).sample(2, guidance=guidance, **call).dtype == torch.float32
+        assert telling.given == (torch.bfloat16, torch.float32)

@@ -159,7 +159,7 @@ class Dies(Dataset):
 
 
 def test_a_worker_that_dies(tmp_path):
-    with pytest.raises(DataError, match=r"a process that reads data died, .*; take fewer workers, or workers=0"):
+    with pytest.raises(DataError, match=r"a process that reads data was killed, .*; workers=0 reads"):
         train(from_dataset(Dies(), classes=3), tmp_path / "r", workers=1)
 
 

@@ -72,7 +72,7 @@ def program_between(system: diffkit.System, sampler: Any) -> Program:
     table = system.table
     rows = np.arange(table.num_steps, 1, -1)
     steps = Steps(table.at(rows), table.at(rows - 1))
-    return _program(system.parts, chosen, table, steps, rows, rows - 1, may_end=False)
+    return _program(system.parts, chosen, table, steps, rows, rows - 1)
 
 
 def run(program: Program, denoise: Callable[[Tensor, Level], Prediction], x: Tensor, noise_fn: Any = None) -> Tensor:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from training_support import config, images, point_system, points, system, train
 
 from diffkit import DataError, OptionError
+from diffkit.progress import duration
 from diffkit.training import read_metrics
-from diffkit.training.trial import DryRun, _bytes, _checkpoints, _duration, dry_run
+from diffkit.training.trial import DryRun, _bytes, _checkpoints, dry_run
 
 
 def figures(**more: object) -> DryRun:
@@ -44,7 +45,7 @@ def test_what_it_says():
     [(0.2, "0 s"), (89, "89 s"), (90, "2 min"), (3600 + 300, "1 h 5 min"), (86_400 * 3 + 3600 * 4, "3 days 4 h")],
 )
 def test_durations(seconds, said):
-    assert _duration(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_sizes():
@@ -66,6 +67,46 @@ def test_its_figures_are_the_training_s(tmp_path: Path):
     assert found.steps_per_epoch == pytest.approx(23 / 5) and found.steps == 6
     assert found.seconds == 6 * found.step_seconds > 0
     assert found.memory is None or found.memory > 2**20
+
+
+class Slow(torch.nn.Module):
+    """A network on a machine where an update takes 2 s, and 1 s more for each example; time is the test's own."""
+
+    def __init__(self, clock: list[float]):
+        super().__init__()
+        self.scale, self.clock = torch.nn.Parameter(torch.ones(())), clock
+
+    def __deepcopy__(self, memo: object) -> Slow:
+        return Slow(self.clock)
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        self.clock[0] += 2 + len(x)
+        return self.scale * x
+
+
+def test_a_slow_machine_is_judged_by_few_examples(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    import diffkit
+    from diffkit.training import trial
+
+    clock = [0.0]
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
+    slow = diffkit.compose(schedule="cosine", num_steps=20, backbone=Slow(clock), data_shape=(2,), bins=None)
+    found = dry_run(slow, points(), steps=1000, batch_size=40, progress=True)
+    assert clock[0] <= 3 * trial.PATIENCE
+    assert found.tried is not None and found.tried < 40
+    assert found.step_seconds >= 42  # in proportion where only one size could be tried, else exact
+    assert "40 examples tried" in str(found) and "no whole batch was tried" in str(found)
+    shown = capfd.readouterr().err.splitlines()
+    assert shown[0] == "trying updates of 1 of 40 examples" and "one of 40 about" in shown[1]
+    assert dry_run(slow, points(), steps=1000, batch_size=1).tried is None
+
+
+def test_time_is_extrapolated_on_a_line():
+    from diffkit.training.trial import _extrapolated, _Tried
+
+    one, four = (_Tried(None, seconds, 0.0, size) for seconds, size in ((3.0, 1), (6.0, 4)))
+    assert _extrapolated([one], 40) == 120
+    assert _extrapolated([one, four], 40) == 42
 
 
 def test_nothing_changes(tmp_path: Path):

@@ -15,6 +15,7 @@ from diffkit._errors import CheckpointError, DataError, OptionError, SpecError
 from diffkit.data import from_array
 from diffkit.losses.hybrid import Hybrid
 from diffkit.training import TrainConfig
+from diffkit.training.checkpoint import _sealed
 from diffkit.training.config import ELSEWHERE, TrainOptions, differences
 from diffkit.training.lock import RunLock
 
@@ -326,10 +327,23 @@ def test_the_lock_is_of_the_folder_not_the_process(tmp_path):
     train(tmp_path, steps=1)
 
 
-def test_a_configuration_that_cannot_be_read(tmp_path):
+def test_a_configuration_that_cannot_be_read(tmp_path, capsys):
+    """A checkpoint knows what it says; those of earlier versions do not."""
     train(tmp_path, steps=1)
+    whole = (tmp_path / "config.json").read_bytes()
+    for damaged in ("{", "[]", "{}", '{"format": 1}', '{"format": 1, "data": {}, "train": {"lr": "x", "steps": 1}}'):
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(OptionError, match=r"batch_size=5, now batch_size=4"):
+            train(tmp_path, steps=1, batch_size=4)
+        train(tmp_path, steps=1)
+        assert (tmp_path / "config.json").read_bytes() == whole
+        assert "config.json" in capsys.readouterr().err
+    manifest = tmp_path / "checkpoints" / "step_00000001" / "manifest.json"
+    older = json.loads(manifest.read_text())
+    del older["sha256"], older["run"]
+    manifest.write_bytes(_sealed(older))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON: .*; put a copy of it back, or"):
         train(tmp_path)
     (tmp_path / "config.json").write_text('{"format": 2}')
     with pytest.raises(CheckpointError, match=r"config\.json has format 2, this diffkit reads 1"):

@@ -28,12 +28,14 @@ class Engine(Protocol):
         name: What it does, as a run notes it.
         ranks: Which process this is, how many there are, and how they agree.
         device: Where the network is.
+        replicates: Each process has all of the network and of its state.
         reads_free: Reading a tensor's value does not make the host wait for the device.
     """
 
     name: str
     ranks: Ranks
     device: torch.device
+    replicates: bool
     reads_free: bool
 
     @abstractmethod

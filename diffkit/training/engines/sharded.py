@@ -28,6 +28,7 @@ class Sharded(Processes):
     """
 
     name = "fsdp"
+    replicates = False
     model: FSDPModule
 
     def prepare(self, network: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ class SingleProcess(Engine):
     """One process on one device; also what is common to all engines."""
 
     name = "single"
+    replicates = True
 
     def __init__(self, device: torch.device, ranks: Ranks | None = None):
         self.device, self.ranks = device, ranks or Ranks()

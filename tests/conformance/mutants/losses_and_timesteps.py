@@ -82,6 +82,7 @@ class MeanNotDetached(Loss):
     """IDDPM's hybrid without the stop-gradient."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"transition", "learned_variance"})
+    trains_variance: ClassVar[bool] = True
 
     def __call__(self, at):
         squared = (at.out - at.target).square()
@@ -91,6 +92,7 @@ class MeanNotDetached(Loss):
 @frozen
 class VarianceDetached(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"transition", "learned_variance"})
+    trains_variance: ClassVar[bool] = True
 
     def __call__(self, at):
         squared = (at.out - at.target).square()

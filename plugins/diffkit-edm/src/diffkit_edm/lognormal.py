@@ -21,13 +21,13 @@ class EDMLogNormal(TimestepSampler):
     """``ln(sigma / alpha) ~ N(mean, std^2)``: most effort where noise is neither negligible nor all there is.
 
     Attributes:
-        mean: Mean of ln(sigma / alpha).
-        std: Its standard deviation, > 0.
+        mean: Mean of ln(sigma / alpha), at most 20 in size.
+        std: Its standard deviation, > 0 and at most 5.
     Source: Karras et al. 2022, arXiv:2206.00364, table 1 and section 5.
     """
 
-    mean: float = number(-1.2)
-    std: float = number(1.2, gt=0)
+    mean: float = number(-1.2, ge=-20, le=20)
+    std: float = number(1.2, gt=0, le=5)
     domain: ClassVar[str] = "log_snr"
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:

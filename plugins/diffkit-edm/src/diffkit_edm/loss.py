@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from diffkit.gaussian import mean_flat
 from diffkit.options import number
-from diffkit.protocols import Composition, Loss, LossInputs
+from diffkit.protocols import Loss, LossInputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +36,3 @@ class EDMLoss(Loss):
         sigma, signal = at.level.sigma, at.level.alpha * self.sigma_data
         weight = (sigma.square() + signal.square()) * (at.level.c_out / (sigma * self.sigma_data)).square()
         return {"loss": weight.flatten() * mse, "mse": mse}
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        if composition.var.extra_outputs:
-            yield (
-                f"{composition.label('loss')} has no term that trains {composition.label('var')}; "
-                "use loss='hybrid' or var='fixed_large'"
-            )

@@ -22,12 +22,12 @@ class FlowLogitNormal(TimestepSampler):
 
     Attributes:
         mean: Mean of logit(u); above 0 favours noise.
-        std: Its standard deviation, > 0.
+        std: Its standard deviation, > 0 and at most 5.
     Source: Esser et al. 2024, arXiv:2403.03206, section 3.1, eq. 19.
     """
 
-    mean: float = number(0.0)
-    std: float = number(1.0, gt=0)
+    mean: float = number(0.0, ge=-20, le=20)
+    std: float = number(1.0, gt=0, le=5)
     domain: ClassVar[str] = "log_snr"
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from diffkit.gaussian import mean_flat
 from diffkit.options import number
-from diffkit.protocols import Composition, Loss, LossInputs
+from diffkit.protocols import Loss, LossInputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +39,3 @@ class MinSNR(Loss):
         clipped_snr = at.level.log_snr.clamp(max=math.log(self.gamma)).exp()
         weight = (clipped_snr * at.level.c_out.square()).flatten()
         return {"loss": weight * mse, "mse": mse}
-
-    def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that a learned variance would stay untrained."""
-        if composition.var.extra_outputs:
-            yield (
-                f"{composition.label('loss')} has no term that trains {composition.label('var')}; "
-                "use loss='hybrid' or var='fixed_large'"
-            )

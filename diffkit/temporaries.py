@@ -1,0 +1,126 @@
+"""Files and folders that are still being written: what they are called, and the removal of what killed processes left.
+
+    .NAME.0123456789abcdef.tmp      what is to become NAME
+
+A process that writes one holds a lock on it, which the operating system drops when the process ends. So whatever
+nobody holds may be removed, by anyone, also in a folder that several machines share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8,32}\.tmp")
+_DAY = 24 * 3600.0
+"""Seconds that an untouched temporary file stays where the file system has no locks to say whether its writer lives."""
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file or folder is called as one that is still being written."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+@contextmanager
+def replacement(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yield a new file or folder that is to take the place of ``path``; what is left of it at the end is removed.
+
+    Args:
+        path: What it is to become. What killed processes left of the same name is removed first.
+        folder: Make a folder.
+    """
+    sweep(path.parent, path.name)
+    temporary, handle = _made(path, folder)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        if handle is not None:
+            os.close(handle)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left half written in a folder; what a living process writes stays.
+
+    Args:
+        folder: The folder; it need not be there.
+        name: Only what was to become this; everything by default, which is for folders that hold nothing of others.
+    """
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            match = _NAME.fullmatch(path.name)
+            if match and name in (None, match[1]):
+                _remove_abandoned(path)
+
+
+def _made(path: Path, folder: bool) -> tuple[Path, int | None]:
+    """A new temporary file or folder, and the handle that shows others that its writer lives."""
+    while True:
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"  # mkstemp would hide the file from others
+        if folder:
+            temporary.mkdir()
+        else:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        if sys.platform == "win32":  # there, an open file can neither be renamed nor removed
+            return temporary, None
+        with contextlib.suppress(FileNotFoundError):  # someone else may sweep it before it is locked
+            handle = os.open(temporary, (os.O_RDONLY if folder else os.O_RDWR) | os.O_NOFOLLOW)
+            _lock(handle, wait=True)
+            if _is_there(temporary, handle):
+                return temporary, handle
+            os.close(handle)
+
+
+def _is_there(path: Path, handle: int) -> bool:
+    """Whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove a temporary file or folder unless a living process holds it."""
+    found = os.lstat(path)
+    if sys.platform == "win32" or not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        _remove(path)
+        return
+    handle = os.open(path, (os.O_RDONLY if stat.S_ISDIR(found.st_mode) else os.O_RDWR) | os.O_NOFOLLOW)
+    try:
+        held = _lock(handle, wait=False)
+        if held is False or (held is None and time.time() - found.st_mtime > _DAY):
+            _remove(path)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, *, wait: bool) -> bool | None:
+    """Lock an open file and return False, or True if another process holds it, or None where locks do not work."""
+    assert sys.platform != "win32"
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        return True if error.errno in _HELD else None
+    return False
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()

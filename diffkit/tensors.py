@@ -1,0 +1,43 @@
+"""What can be told of tensors and networks without a wait and without a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+
+_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Those that torch computes in; shorter ones are how weights are stored."""
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether values can be looked at: they are on the host, and no program is being traced that would keep them."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    return tensor.is_cpu and not isinstance(tensor, FakeTensor) and tensor.numel() > 0
+
+
+def device_of(network: nn.Module | None) -> torch.device | None:
+    """Return where a network's first parameter is, or its first buffer; None if it has neither."""
+    first = next(_tensors_of(network), None)
+    return None if first is None else first.device
+
+
+def precision_of(model: Any) -> torch.dtype | None:
+    """Return what a network computes in: the dtype of its first floating-point parameter, or else of its first buffer.
+
+    None if it has neither, as networks whose weights are packed or quantized, or is a function.
+    """
+    for tensor in _tensors_of(model):
+        if tensor.dtype in _PRECISIONS:
+            return tensor.dtype
+    return None
+
+
+def _tensors_of(model: Any) -> Iterator[Tensor]:
+    """Parameters, then buffers."""
+    return chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())

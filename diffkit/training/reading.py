@@ -1,0 +1,93 @@
+"""Reading examples: whatever goes wrong is a `DataError` that names the example, also from a worker process."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from diffkit._errors import DataError, DiffkitError
+from diffkit.data.base import Batch, Data, Indices
+
+
+def read(data: Data, indices: Indices) -> Batch:
+    """Return the examples with these indices.
+
+    Raises:
+        DataError: One cannot be read; the text names it.
+    """
+    try:
+        return data.batch(indices)
+    except (DiffkitError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"{_culprit(data, indices)} cannot be read: {_words(error)}") from error
+
+
+def _culprit(data: Data, indices: Indices) -> str:
+    """The first example that cannot be read alone, in words."""
+    listed = [int(index) for index in indices]
+    for index in listed:
+        try:
+            data.batch([index])
+        except Exception:  # whatever the data raises: this is the one
+            return f"example {index}"
+    return f"a batch of the examples {', '.join(map(str, listed[:8]))}{', ...' if listed[8:] else ''}"
+
+
+def _words(error: Exception) -> str:
+    """What an error says, on one line, with its class where that says more."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@frozen
+class Failure:
+    """An error on its way from a worker process to its parent.
+
+    Attributes:
+        error: The error itself, if another process can rebuild it, else one of the same text.
+        trace: Where it came from.
+    """
+
+    error: BaseException
+    trace: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Pack an error; diffkit's own and those that end a process keep their class."""
+        trace = "".join(traceback.format_exception(error))
+        if isinstance(error, DiffkitError):
+            rebuilt = type(error).__new__(type(error))  # some errors are made from other arguments than their text
+            rebuilt.args = (str(error),)
+            return cls(rebuilt, trace)
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            return cls(type(error)(*map(str, error.args)), trace)
+        return cls(RuntimeError(_words(error) if isinstance(error, Exception) else repr(error)), trace)
+
+    def leave(self) -> BaseException:
+        """Return the error to raise in the parent, whose cause is where it came from."""
+        self.error.__cause__ = RuntimeError(f"in a process that reads data:\n{self.trace}")
+        return self.error
+
+
+def unpacked(found: Iterator[Batch | Failure]) -> Iterator[Batch]:
+    """Yield the batches that worker processes send, or raise what one of them met.
+
+    Raises:
+        DataError: An example cannot be read.
+    """
+    for each in found:
+        if isinstance(each, Failure):
+            raise each.leave()
+        yield each
+
+
+def lost_worker(error: BaseException) -> DataError | None:
+    """Return what to raise in place of torch's error that a worker process ended, which has no class of its own."""
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+        return None
+    return DataError(
+        "a process that reads data was killed, as happens where memory is out; workers=0 reads in the training process"
+    )
