@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import DataError
+from diffkit.data.classes import checked_names
 from diffkit.data.skipping import Skipping
 
 Image = Tensor | NDArray[Any]
@@ -164,6 +165,8 @@ def as_data(data: Any) -> Data:
     if isinstance(data, Data):
         return data
     if isinstance(data, MapData):
+        if data.classes is not None:
+            checked_names(list(data.classes))
         return Stacked(data)
     try:
         return load(data)
