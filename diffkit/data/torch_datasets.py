@@ -134,6 +134,8 @@ class Items:
 
     def _item(self, index: int) -> Any:
         """What the dataset gives, or one error that names the item, whatever the dataset raised."""
+        if index >= len(self.dataset):
+            raise IndexError(f"item {index} of {len(self.dataset)}")  # which ends a loop over the data
         try:
             return self.dataset[index]
         except DataError:

@@ -116,6 +116,10 @@ def test_examples_without_a_class_are_minus_one():
     assert data.describe()["without_class"] == 6 and data.describe()["class_counts"] == [2, 2, 2]
 
 
+def test_a_loop_over_the_data_ends():
+    assert [conditions["y"] for _, conditions in from_dataset(FORMS["list"])] == Y.tolist()
+
+
 def test_a_class_where_none_was_seen_is_refused():
     data = from_dataset([(torch.zeros(1, 4, 6), 2 if i == 1 else None) for i in range(100)])
     with pytest.raises(
