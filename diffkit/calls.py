@@ -17,6 +17,7 @@ from diffkit._errors import OptionError
 from diffkit.compiling import Compile, compiled
 from diffkit.conditions import as_tensor, rows_of
 from diffkit.denoiser import Denoiser, as_float
+from diffkit.finite import examples_hold, rows_not_finite
 from diffkit.keeping import kept_program
 from diffkit.modes import evaluating, modules_of, resting
 from diffkit.noise import NoiseFn, Seed, noise_for
@@ -143,6 +144,8 @@ class Call:
         found, wanted = as_tensor("start", start), (self.n, *self.system.data_shape)
         if found.shape != wanted:
             raise OptionError(f"start must have shape {wanted}, got {tuple(found.shape)}")
+        if found.device.type == "cpu" and (rows := rows_not_finite(found.detach())):
+            raise OptionError(f"start is not finite: {examples_hold(rows)}")
         return found
 
     def begin(self, rows: range, noise_fn: NoiseFn, start: Tensor | None = None) -> Tensor:

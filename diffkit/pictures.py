@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,13 @@ from diffkit._errors import DivergedError, MissingExtraError
 from diffkit.output import log
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
     from torch import Tensor
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""What is read, whatever a file's name ends in; Pillow would start other programs for some of its other kinds."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TILE = 64
@@ -27,6 +33,18 @@ def need_pillow(purpose: str) -> None:
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("train", purpose) from error
+
+
+def open_image(file: Path | BinaryIO) -> Image:
+    """Return an image that is opened as one of `FORMATS` only, its pixels not yet decoded.
+
+    Raises:
+        PIL.UnidentifiedImageError: It is none of these.
+    """
+    from PIL import Image
+
+    Image.init()
+    return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
 
 def pixels(x: Tensor, bins: int | None) -> NDArray[Any]:

@@ -27,6 +27,7 @@ from diffkit.conditions import check_names, conditions_for, refuse_idle
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.denoiser import Denoiser, as_float
 from diffkit.derivatives import ordinary
+from diffkit.finite import examples_hold, rows_not_finite
 from diffkit.modes import evaluating
 from diffkit.noise import NoiseFn, Seed, checked_seed
 from diffkit.objective import Objective, count_first
@@ -523,8 +524,8 @@ class System(nn.Module):
         """Return clean data of this system, (B, C, *S), as float32 or float64, ready for arithmetic.
 
         Raises:
-            OptionError: It is no tensor, has another shape, is not floating point, or lies outside of [-1, 1] where
-                data has bins.
+            OptionError: It is no tensor, has another shape, is not floating point, holds NaN or an infinity, or lies
+                outside of [-1, 1] where data has bins.
         """
         if not isinstance(x_start, Tensor):
             raise OptionError(
@@ -538,9 +539,11 @@ class System(nn.Module):
                 f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
             )
         # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
-        if self.decoder.bounded and has_values(x_start):
+        if has_values(x_start):
             low, high = (float(v) for v in x_start.detach().aminmax())
-            if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise OptionError(f"x_start is not finite: {examples_hold(rows_not_finite(x_start.detach()))}")
+            if self.decoder.bounded and not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
                 raise OptionError(
                     f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; scale it, or compose with "
                     "bins=None for unbounded data"

@@ -17,7 +17,7 @@ from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Data, scaled
 from diffkit.files import weights_digest
 from diffkit.noise import noise_for
-from diffkit.pictures import check_finite, pixels
+from diffkit.pictures import check_finite, open_image, pixels
 from diffkit.system import System
 
 if TYPE_CHECKING:
@@ -145,14 +145,14 @@ def has_labels(path: Path) -> bool:
 
 def _one_size(folder: Path) -> tuple[int, int]:
     """Height and width of the pictures of a folder; reads headers only."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     from diffkit.data.folder import list_images
 
     found: dict[tuple[int, int], Path] = {}
     for file in list_images(folder).files:
         try:
-            with Image.open(file) as opened:
+            with open_image(file) as opened:
                 width, height = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
         except Exception:  # Pillow raises whatever its parsers meet; reading the data will name the file
             continue

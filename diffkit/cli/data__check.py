@@ -16,7 +16,7 @@ from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_file
 from diffkit.cli._takes import Given, Takes
 from diffkit.data.image_sources import way_of_labels
-from diffkit.options import integer, integers
+from diffkit.options import choice, integer, integers
 from diffkit.output import note, show
 
 
@@ -29,6 +29,7 @@ class Options:
         labels: Classes of images to count: "folders", "prefix", or a .csv or .json file, as --data.labels of train.
         size: Height and width that the images are meant for; which are smaller is counted.
         processes: Processes that read; 0 reads in this one.
+        layout: Of a .npz or .npy file, "channels_last" or "channels_first"; by default the shape decides.
         out: A .json file for everything that was found, file by file.
         overwrite: Replace that file if it is there.
     """
@@ -37,6 +38,7 @@ class Options:
     labels: str = field(default="none", validator=way_of_labels)
     size: tuple[int, ...] | None = integers(None, optional=True, ge=1)
     processes: int = integer(0, ge=0)
+    layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
     out: Path | None = None
     overwrite: bool = False
 
@@ -57,6 +59,8 @@ def run(given: Given) -> None:
         _check_arrays(options, given)
         return
     _check_source(options.source)
+    if options.layout is not None:
+        raise OptionError(f"layout is for a .npz or .npy file; leave it out for {options.source}")
     size = None if options.size is None else (options.size[0], options.size[-1])
     labels = None if options.labels == "none" else options.labels
     report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)
@@ -78,7 +82,7 @@ def _check_arrays(options: Options, given: Given) -> None:
     of_images = [f"--{name}" for name in ("labels", "size", "out") if name in given.values]
     if of_images:
         raise OptionError(f"{', '.join(of_images)} is for images; leave it out for {options.source}")
-    data = source_for(options.source, labels=has_labels(options.source)).open()
+    data = source_for(options.source, labels=has_labels(options.source), layout=options.layout).open()
     show(f"{options.source}: {described(data)}")
     if (values := range_of(data)) and values.remark:
         show(f"note: {values.remark}")

@@ -21,7 +21,7 @@ from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import beside, check_file
 from diffkit.cli._takes import Given, Takes
 from diffkit.folders import SPEC
-from diffkit.options import integer
+from diffkit.options import choice, integer
 from diffkit.output import note, show
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Options:
         metrics: Some of fid, sfid, kid, inception_score, precision_recall; by default all that can be had.
         num: How many samples: the first ones of files, or as many as are drawn from a system.
         size: Height and width to resize sample images to; by default they have to be of one size, and stay as they are.
+        on_error: At sample images that cannot be read: "stop", naming them all, or "skip" them.
+        layout: Of a .npz or .npy file of samples, "channels_last" or "channels_first"; by default the shape decides.
         steps: How many levels sampling visits, where samples are drawn.
         seed: Decides what is drawn, and the subsets of KID.
         batch_size: How many images are drawn or looked at at a time.
@@ -67,6 +69,8 @@ class Options:
     metrics: tuple[str, ...] = ()
     num: int | None = None
     size: tuple[int, ...] | None = None
+    on_error: str = choice("stop", ("stop", "skip"))
+    layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
     steps: int | str | tuple[int, ...] | None = None
     seed: int = integer(0, ge=0)
     batch_size: int = 64
@@ -150,7 +154,7 @@ def _samples(
         _check_count(options, DRAWN if options.num is None else options.num, stored)
         return _drawn(options, given, saved)
     size = None if options.size is None else (options.size[0], options.size[-1])
-    data = samples.read(options.samples, size=size)
+    data = samples.read(options.samples, size=size, on_error=options.on_error, layout=options.layout)
     check_metrics(metrics, network, data.shape, stored, where, shape)
     if options.num is not None and options.num > len(data):
         raise OptionError(f"--num {options.num} is more than the {len(data)} samples of {options.samples}")
@@ -276,8 +280,9 @@ def _check(options: Options, given: Given, out: Path | None, system: bool) -> No
         if getattr(options, name) is not None:
             least = 2 if name == "kid_subset_size" else 1
             check_integer(f"--{name.replace('_', '-')}", getattr(options, name), ge=least)
-    measuring = ("num", "size", "metrics", "neighbours", "kid_subsets", "kid_subset_size", "split_size", "out", "seed")
-    idle = [f"--{name.replace('_', '-')}" for name in measuring if name in given.values]
+    measuring = ("num", "metrics", "neighbours", "kid_subsets", "kid_subset_size", "split_size", "out", "seed")
+    reading = ("size", "on_error", "layout")
+    idle = [f"--{name.replace('_', '-')}" for name in (*measuring, *reading) if name in given.values]
     if options.samples is None and idle:
         raise OptionError(
             f"without samples nothing is measured, only --save-reference written; leave out {', '.join(idle)}"

@@ -11,8 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import DataError, OptionError
+from diffkit._errors import DataError
+from diffkit.data.axes import check_channels, moved_first
 from diffkit.data.base import Batch, Data, Image, Indices, description
+from diffkit.data.classes import class_counts, class_names, class_numbers
+from diffkit.data.ranges import check_unit
+from diffkit.finite import examples_hold, rows_not_finite
+
+_PIECE = 1024
+"""Examples that are looked at together."""
 
 
 class ArrayData(Data):
@@ -56,9 +63,7 @@ class ArrayData(Data):
     def describe(self) -> dict[str, Any]:
         """Return the facts of the data, how many examples each class has, and a fingerprint of some examples."""
         facts: dict[str, Any] = {"source": self.source, **description(self)}
-        if self.labels is not None and self.classes is not None:
-            facts["class_counts"] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
-        return facts | {"fingerprint": self._fingerprint()}
+        return facts | class_counts(self.labels, self.classes) | {"fingerprint": self._fingerprint()}
 
     def _fingerprint(self) -> str:
         """SHA-256 over at most 64 examples, evenly spread, and all labels."""
@@ -74,55 +79,55 @@ def from_array(
     labels: Any = None,
     classes: Sequence[str] | None = None,
     bins: int | None = None,
-    layout: str = "channels_first",
+    layout: str | None = None,
     source: str = "array",
 ) -> ArrayData:
     """Return data from an array or tensor, after checking that it can be trained on.
 
     Args:
         images: (N, C, *S), or (N, *S, C) if the layout is "channels_last", where (N, H, W) is taken as grey.
-        labels: Class of each example, (N,) integers from 0.
+        labels: Class of each example, (N,) integers from 0; -1 for an example without a class.
         classes: Names of the classes; their numbers by default.
         bins: How many values an example takes. By default 256 for uint8, 65536 for uint16, and None (continuous) for
             floating point; give it for floating point on a grid in [-1, 1].
-        layout: "channels_first" or "channels_last".
+        layout: "channels_first" or "channels_last"; by default the first, and what does not look like it is refused.
         source: What to call it.
     Raises:
         DataError: It is empty, has the wrong shape or type, values out of range, or labels that do not fit.
     """
-    array = _channels_first(_numpy(images, "images"), layout)
+    array = _numpy(images, "images")
+    _check_shape(array)
+    check_channels(array.shape[1:], layout, integers=array.dtype.kind != "f", what="examples have")
+    array = moved_first(array, layout)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch knows this machine's order only
     bins = _bins_of(array, bins)
     if array.dtype.kind == "f":
         array = np.asarray(array, dtype=np.float32)
     elif array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.int32 if array.dtype == np.uint16 else np.int64)  # torch has few operators for these
     _check_values(array, bins)
-    found = None if labels is None else _labels(labels, len(array))
-    if found is not None:
-        classes = [str(i) for i in range(int(found.max()) + 1)] if classes is None else list(classes)
-        if found.max() >= len(classes):
-            raise DataError(f"a label is {int(found.max())}, but there are {len(classes)} class names")
-    elif classes is not None:
+    found = None if labels is None else class_numbers(labels, len(array))
+    if found is None and classes is not None:
         raise DataError("class names were given without labels; pass labels, one for each example")
-    return ArrayData(array, bins=bins, labels=found, classes=classes, source=source)
+    names = None if found is None else class_names(classes, found)
+    return ArrayData(array, bins=bins, labels=found, classes=names, source=source)
 
 
 def _numpy(values: Any, what: str) -> NDArray[Any]:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asanyarray(values)
+    try:
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asanyarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, ragged lists, quantized tensors
+        raise DataError(f"{what} cannot be made an array: {error}") from error
+    if array.dtype.kind == "b":
+        raise DataError(f"{what} are of {array.dtype}; give integers by astype('uint8'), and bins=2")
     if array.dtype.kind not in "iuf":
         raise DataError(f"{what} must be numbers, got an array of {array.dtype}")
     return array
 
 
-def _channels_first(array: NDArray[Any], layout: str) -> NDArray[Any]:
-    if layout not in ("channels_first", "channels_last"):
-        raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
-    if layout == "channels_last":
-        array = array[..., None] if array.ndim == 3 else array
-        array = np.moveaxis(array, -1, 1) if array.ndim > 2 else array
+def _check_shape(array: NDArray[Any]) -> None:
     if array.ndim < 2 or 0 in array.shape:
         raise DataError(f"images must have shape (N, C, ...) with nothing empty, got {array.shape}")
-    return array
 
 
 def _bins_of(array: NDArray[Any], bins: int | None) -> int | None:
@@ -137,21 +142,15 @@ def _bins_of(array: NDArray[Any], bins: int | None) -> int | None:
 def _check_values(array: NDArray[Any], bins: int | None) -> None:
     """Look at every value once, in pieces, so that a mapped file is never in memory whole."""
     low, high = np.inf, -np.inf
-    for start in range(0, len(array), 1024):
-        piece = array[start : start + 1024]
+    for start in range(0, len(array), _PIECE):
+        piece = array[start : start + _PIECE]
         low, high = min(low, piece.min()), max(high, piece.max())
-        if not np.isfinite(piece.min() + piece.max() if array.dtype.kind == "f" else 0.0):
-            raise DataError(f"images hold a value that is not finite, among examples {start} to {start + len(piece)}")
-    if bins is not None and array.dtype.kind == "f" and (low < -1 - 1e-4 or high > 1 + 1e-4):
-        raise DataError(f"floating-point images with bins must lie in [-1, 1], got values in [{low:g}, {high:g}]")
-    if bins is not None and array.dtype.kind != "f" and (low < 0 or high >= bins):
+        if array.dtype.kind == "f" and not np.isfinite(piece).all():
+            rows = rows_not_finite(torch.from_numpy(np.array(piece)))  # a copy: a mapped file is read-only
+            raise DataError(f"{examples_hold([start + row for row in rows])}; mend or remove such examples")
+    if bins is None:
+        return
+    if array.dtype.kind == "f":
+        check_unit(low, high, "floating-point images with bins")
+    elif low < 0 or high >= bins:
         raise DataError(f"integer images with {bins} bins must lie in 0..{bins - 1}, got values in {low}..{high}")
-
-
-def _labels(labels: Any, count: int) -> NDArray[np.int64]:
-    found = _numpy(labels, "labels")
-    if found.shape != (count,) or found.dtype.kind == "f":
-        raise DataError(f"labels must be integers of shape ({count},), got {found.dtype} of shape {found.shape}")
-    if found.min() < 0:
-        raise DataError(f"labels must count from 0, got {int(found.min())}")
-    return found.astype(np.int64)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit._errors import DataError
+from diffkit.data.classes import checked_names
 from diffkit.data.conditions import as_condition, together
+from diffkit.data.skipping import Skipping
 
 Image = Tensor | NDArray[Any]
 Indices = Sequence[int] | NDArray[np.int64]
@@ -76,10 +78,16 @@ class Batch(NamedTuple):
 
 
 class Stacked(Data):
-    """Data of any class that honours `MapData`, read one example at a time."""
+    """Data of any class that honours `MapData`, read one example at a time.
 
-    def __init__(self, data: MapData):
+    Args:
+        data: The data.
+        skipping: What happens at examples that cannot be read; None raises what the data does.
+    """
+
+    def __init__(self, data: MapData, skipping: Skipping | None = None):
         self.data = data
+        self.skipping = skipping or Skipping(len(data), "stop")
         self.shape, self.bins, self.classes = tuple(data.shape), data.bins, data.classes
 
     def __len__(self) -> int:
@@ -99,13 +107,34 @@ class Stacked(Data):
         images, conditions = [], []
         picked = [int(i) for i in indices]
         for i in picked:
-            image, found = self.data[i]
-            image = torch.as_tensor(image)
-            if tuple(image.shape) != self.shape:
-                raise DataError(f"example {i} has shape {tuple(image.shape)}, the data says {self.shape}")
+            _, (image, found) = self.skipping.read(i, self._read)
             images.append(image)
-            conditions.append({name: as_condition(value) for name, value in found.items()})
-        return Batch(torch.tensor(picked), torch.stack(images), _stacked(conditions, picked))
+            conditions.append(found)
+        return Batch(torch.tensor(picked), _together(images, picked), _stacked(conditions, picked))
+
+    def _read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        """Return example ``index`` as tensors, or raise a `DataError` that names it, whatever the data raised."""
+        try:
+            image, found = self.data[index]
+            image = torch.as_tensor(image)
+            conditions = {name: as_condition(value) for name, value in found.items()}
+        except DataError:
+            raise
+        except Exception as error:  # code of the user's, and of any library
+            raise DataError(f"example {index} cannot be read: {type(error).__name__}: {error}") from error
+        if tuple(image.shape) != self.shape:
+            raise DataError(f"example {index} has shape {tuple(image.shape)}, the data says {self.shape}")
+        return image, conditions
+
+
+def _together(images: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
+    """Images in one tensor; all are of one type, or integers would become floating point unseen."""
+    for i, image in zip(indices, images, strict=True):
+        if image.dtype != images[0].dtype:
+            raise DataError(
+                f"example {i} is of {image.dtype}, example {indices[0]} of {images[0].dtype}; give one type"
+            )
+    return torch.stack(list(images))
 
 
 def _stacked(conditions: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> dict[str, Any]:
@@ -134,6 +163,8 @@ def as_data(data: Any) -> Data:
     if isinstance(data, Data):
         return data
     if isinstance(data, MapData):
+        if data.classes is not None:
+            checked_names(list(data.classes))
         return Stacked(data)
     try:
         return load(data)

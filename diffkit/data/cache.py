@@ -9,6 +9,7 @@ before the pixels take their place, so whatever interrupts the building, a file 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _BLOCK = 1 << 24
+_HEADER = 1 << 12
+"""Bytes that hold the whole header of a .npy file; what follows is zeros until it is written."""
 
 
 class Mapped:
@@ -138,6 +141,7 @@ def _build(path: Path, key: str, pictures: Pictures, processes: int, skip: bool,
     try:
         with replacing(path) as temporary:
             pixels = open_memmap(temporary, mode="w+", dtype=form.dtype, shape=shape)
+            _reserve(temporary)
             with show_progress(len(pictures), "building the cache", progress) as advance:
                 for i, found in enumerate(in_order(pictures.read, range(len(pictures)), processes)):
                     if isinstance(found, DataError):
@@ -160,6 +164,30 @@ def _build(path: Path, key: str, pictures: Pictures, processes: int, skip: bool,
             f"cache {str(path)!r} cannot be written: {error.strerror or error}; it takes {need} bytes"
         ) from error
     return bad
+
+
+def _reserve(path: Path) -> None:
+    """Take all the room of a file before it is written through a map, where a full disk would kill the process.
+
+    Raises:
+        OSError: There is no such room.
+    """
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except AttributeError:  # not a system that has it
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise  # a file system that cannot reserve says so; others are full
+        header = file.read(_HEADER)
+        file.seek(0)
+        for start in range(0, size, _BLOCK):
+            file.write(bytes(min(_BLOCK, size - start)))
+        file.seek(0)
+        file.write(header)
 
 
 class _UnwantedError(Exception):

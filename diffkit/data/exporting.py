@@ -59,6 +59,8 @@ class Exporter:
         if out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
             raise OptionError(f"{str(out)!r} is there already; name a folder that is new or empty")
         _check_drawable(self.data)
+        if without := self.data.describe().get("without_class"):
+            raise DataError(f"{without} examples have no class, which names of PNGs cannot say; write a .npz")
         names = file_prefixes(self.data.classes)
         digits = max(_FEWEST_DIGITS, len(str(len(self.data) - 1)))
         with new_folder(out) as work:

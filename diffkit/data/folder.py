@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from diffkit._errors import DataError
 from diffkit.data.images import Form, read_image
 from diffkit.data.labels import labels_of
+from diffkit.data.left_out import file_reason, folder_reason, is_above, is_of_the_system
 from diffkit.data.names import printable
 from diffkit.pictures import need_pillow
 
@@ -72,7 +73,7 @@ class Files:
 
 
 def list_images(root: Path) -> Listing:
-    """Return the image files under a folder, visiting each linked folder once.
+    """Return the image files under a folder, visiting each linked folder once, hidden ones and those above never.
 
     Raises:
         DataError: The folder is not there, is no folder, or cannot be listed.
@@ -80,14 +81,13 @@ def list_images(root: Path) -> Listing:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "is not there"
         raise DataError(f"{str(root)!r} {what}")
-    files: list[Path] = []
-    ignored: list[tuple[Path, str]] = []
     try:
         entries = _entries(root)
     except OSError as error:
         raise DataError(f"{str(root)!r} cannot be listed: {error.strerror}") from error
-    _walk(root, entries, files, ignored, {os.path.realpath(root)})
-    return Listing(tuple(files), tuple(ignored))
+    walk = _Walk(root)
+    walk.go(entries)
+    return Listing(tuple(walk.files), tuple(walk.ignored))
 
 
 def open_folder(
@@ -99,6 +99,7 @@ def open_folder(
     cache: Path | None = None,
     processes: int = 0,
     check: bool = True,
+    max_skipped: float | None = None,
     progress: bool = False,
 ) -> PictureData:
     """Return the images of a folder as data, after reading every file once, unless told not to.
@@ -108,10 +109,12 @@ def open_folder(
         form: Size, channels and the like of every example.
         labels: "folders", where the class is the folder right below the root; "prefix", where it is the file's name up
             to the first underscore, as in the published code; a .csv or .json table of labels; None for no classes.
-        on_error: "stop" at files that cannot be read, naming them all; or "skip" them with a line for each.
+        on_error: "stop" at files that cannot be read, naming them all; or "skip" them with a line for each. With
+            ``check=False`` the next file that can be read stands in for one that is skipped.
         cache: A .npy file that keeps the pixels from one run to the next.
         processes: Processes that read; 0 reads in this one.
         check: False reads nothing beforehand, so that a damaged file is met when it is used.
+        max_skipped: The largest share of the files that may be skipped; by default a half, at least ten.
         progress: Show how far the reading is.
     Raises:
         DataError: There is no image, one cannot be read, or a label is missing.
@@ -132,6 +135,7 @@ def open_folder(
         cache=cache,
         processes=processes,
         check=check,
+        max_skipped=max_skipped,
         progress=progress,
     )
 
@@ -143,40 +147,57 @@ def no_image(where: Path, others: int) -> DataError:
     )
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as found:
         return sorted(found, key=lambda entry: entry.name)
 
 
-def _walk(
-    folder: Path,
-    entries: list[os.DirEntry[str]],
-    files: list[Path],
-    ignored: list[tuple[Path, str]],
-    seen: set[str],
-) -> None:
-    for entry in entries:
-        path = folder / entry.name
-        if _is_folder(entry):
-            _enter(path, files, ignored, seen)
-        elif reason := _unusable(entry):
-            ignored.append((path, reason))
-        else:
-            files.append(path)
+class _Walk:
+    """One visit of a folder and all folders in it, however deep they lie."""
 
+    def __init__(self, root: Path):
+        self.files: list[Path] = []
+        self.ignored: list[tuple[Path, str]] = []
+        self.root = os.path.realpath(root)
+        self.seen = {self.root}
 
-def _enter(folder: Path, files: list[Path], ignored: list[tuple[Path, str]], seen: set[str]) -> None:
-    real = os.path.realpath(folder)
-    if real in seen:
-        ignored.append((folder, "a link to a folder that was visited already"))
-        return
-    seen.add(real)
-    try:
-        entries = _entries(folder)
-    except OSError as error:
-        ignored.append((folder, f"a folder that cannot be listed: {error.strerror}"))
-        return
-    _walk(folder, entries, files, ignored, seen)
+    def go(self, entries: list[os.DirEntry[str]]) -> None:
+        """Take files in order, and the content of a folder where the folder stands."""
+        open_ = [(self.root, iter(entries))]
+        while open_:
+            real, left = open_[-1]
+            entry = next(left, None)
+            if entry is None:
+                open_.pop()
+            elif _is_folder(entry):
+                inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)  # noqa: PTH118
+                open_.append((inner, iter(self._enter(entry, inner))))
+            elif reason := _unusable(entry):
+                self.ignored.append((Path(entry.path), reason))
+            else:
+                self.files.append(Path(entry.path))
+
+    def _enter(self, entry: os.DirEntry[str], real: str) -> list[os.DirEntry[str]]:
+        """Return what is in a folder; nothing of one that is left out, which is listed with the reason."""
+        try:
+            reason = folder_reason(entry.name) or self._no_way(entry, real)
+            if reason is None:
+                return _entries(entry)
+        except OSError as error:
+            reason = f"a folder that cannot be listed: {error.strerror}"
+        self.ignored.append((Path(entry.path), reason))
+        return []
+
+    def _no_way(self, entry: os.DirEntry[str], real: str) -> str | None:
+        """Why a folder is not visited where it really is, or None."""
+        if entry.is_symlink() and is_above(real, self.root):
+            return "a link to a folder that holds this one"
+        if is_of_the_system(real) and not is_of_the_system(self.root):
+            return "a link to what is no folder of files"
+        if real in self.seen:
+            return "a link to a folder that was visited already"
+        self.seen.add(real)
+        return None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -187,11 +208,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _unusable(entry: os.DirEntry[str]) -> str | None:
-    if entry.name.startswith("._"):
-        return "what macOS keeps beside a file"
+    if reason := file_reason(entry.name):
+        return reason
     if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - no Path for each of 100,000 names
         return "no image by its name"
     try:
+        if entry.is_symlink() and is_of_the_system(os.path.realpath(entry.path)):
+            return "a link to what is no file"
         if entry.is_file():
             return None
     except OSError:

@@ -15,8 +15,9 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError, MissingExtraError
+from diffkit.data.classes import checked_names
 from diffkit.data.images import Form, decoded
-from diffkit.data.labels import Labels
+from diffkit.data.labels import MOST_CLASSES, Labels
 
 if TYPE_CHECKING:
     from diffkit.data.pictures import PictureData
@@ -48,7 +49,11 @@ class Rows:
 
     def read(self, index: int) -> NDArray[Any]:
         """Return the pixels of an image, (C, H, W)."""
-        value, name = self.dataset[int(index)][self.column], f"{self.source} row {index}"
+        name = f"{self.source} row {index}"
+        try:
+            value = self.dataset[int(index)][self.column]
+        except Exception as error:  # the library and what it is built on raise errors of every kind
+            raise DataError(f"{name}: {type(error).__name__}: {error}") from error
         if not isinstance(value, Mapping) or not (value.get("bytes") or value.get("path")):
             raise DataError(f"{name}: there is no image")
         content = value.get("bytes")
@@ -156,11 +161,15 @@ def _column(features: Mapping[str, Any], name: str | None, kind: str, option: st
 def _labels(dataset: Any, column: str, features: Mapping[str, Any]) -> Labels:
     values: Sequence[Any] = list(dataset[column])
     names = getattr(features[column], "names", None)
-    missing = sum(value is None or (names is not None and value < 0) for value in values)
-    if missing:
-        raise DataError(f"{missing} of {len(values)} rows have no class in column {column!r}; pass labels=False")
+    values = [None if value is None or (isinstance(value, int) and value < 0) else value for value in values]
+    if all(value is None for value in values):
+        raise DataError(f"none of {len(values)} rows has a class in column {column!r}; pass labels=False")
     if names is not None:
-        return Labels(tuple(names[value] for value in values), tuple(names))
-    if all(isinstance(value, int) for value in values):
-        return Labels(tuple(map(str, values)), tuple(str(i) for i in range(max(values) + 1)))
-    return Labels(tuple(map(str, values)))
+        return Labels(tuple(None if value is None else names[value] for value in values), tuple(checked_names(names)))
+    some = [value for value in values if value is not None]
+    texts = tuple(None if value is None else str(value) for value in values)
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in some):
+        return Labels(texts)
+    if max(some) >= MOST_CLASSES:
+        raise DataError(f"the classes of column {column!r} go up to {max(some)}; number them from 0, or make them text")
+    return Labels(texts, tuple(str(i) for i in range(max(some) + 1)))

@@ -9,7 +9,7 @@ from attrs import Attribute, field, frozen
 
 from diffkit._errors import OptionError, did_you_mean
 from diffkit.data.sources import Source
-from diffkit.options import choice, flag, integer, integers
+from diffkit.options import choice, flag, integer, integers, number
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -47,7 +47,9 @@ class Images(Source):
         channels: 1 grey, 3 RGB, 4 RGBA.
         bits: 8, or 16 to keep all grey levels of 16-bit images, with 1 channel.
         background: Grey value, 0..255, under transparent pixels.
-        on_error: At images that cannot be read: "stop", naming them all, or "skip" them.
+        on_error: At images that cannot be read: "stop", naming them all, or "skip" them; without ``check`` the next
+            image that can be read stands in for one that is skipped.
+        max_skipped: The largest share of the images that may be skipped; by default a half, at least ten.
         cache: A .npy file for the decoded pixels, made if it is not there, and again if the images or options change.
         processes: Processes that read the images before training; 0 reads in this one.
         check: Read every image once before anything else; without, one that cannot be read ends training when its turn
@@ -59,6 +61,7 @@ class Images(Source):
     bits: int = integer(8, ge=1)
     background: int = integer(255, ge=0, le=255)
     on_error: str = choice("stop", ("stop", "skip"))
+    max_skipped: float | None = number(None, optional=True, ge=0, le=1)
     cache: Path | None = field(default=None, converter=_path_or_none, validator=_npy)
     processes: int = integer(0, ge=0)
     check: bool = flag(True)
@@ -86,6 +89,7 @@ class Images(Source):
 
         return {
             "on_error": self.on_error,
+            "max_skipped": self.max_skipped,
             "cache": self.cache,
             "processes": self.processes,
             "check": self.check,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diffkit._errors import DataError
 from diffkit.data.names import printable
-from diffkit.pictures import need_pillow
+from diffkit.pictures import FORMATS, need_pillow, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,12 +92,12 @@ def opened(file: Path | BinaryIO, name: str) -> Iterator[Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever is decoded whole is used; whatever is not, raises
-            with Image.open(file) as found:
+            with open_image(file) as found:
                 yield found
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: too large to be read safely: {error}") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: no image, or of a kind that Pillow cannot read") from error
+        raise DataError(f"{name}: no image of a kind that is read ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 

@@ -14,7 +14,7 @@ from attrs import asdict, frozen
 from diffkit._errors import DataError
 from diffkit.data.folder import list_images
 from diffkit.data.images import SIXTEEN, eight_bit, flattened, opened, transparent, upright
-from diffkit.data.labels import labels_of
+from diffkit.data.labels import NO_CLASS, labels_of
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order
 from diffkit.data.zipped import content_of, list_members, table_in
@@ -57,6 +57,7 @@ class Report:
         unreadable: Every image file that cannot be read, with the reason.
         ignored: Every other file, with the reason.
         classes: How many readable images each class has; None if none were asked for.
+        without_class: How many readable images have no class, which their table says.
         fault: What is wrong with the labels; None if nothing is.
         size: (H, W) that the images are meant for, or None.
     """
@@ -66,6 +67,7 @@ class Report:
     unreadable: dict[str, str]
     ignored: dict[str, str]
     classes: dict[str, int] | None = None
+    without_class: int = 0
     fault: str | None = None
     size: tuple[int, int] | None = None
 
@@ -115,6 +117,8 @@ class Report:
         if self.classes is None:
             return
         yield f"  {len(self.classes)} classes: {_some([f'{printable(k)} {n}' for k, n in self.classes.items()])}"
+        if self.without_class:
+            yield f"  {self.without_class} images without a class, for networks that have a label for none"
         if len(self.classes) == len(self.images) > 1:
             yield "  every image is a class of its own; are these the labels that are meant?"
 
@@ -153,8 +157,8 @@ def check_images(
                 images[name] = found
                 kept.append(i)
             advance(1)
-    classes, fault = _counts(source, names, labels, kept)
-    return Report(printable(source), images, unreadable, dict(ignored), classes, fault, size)
+    counts = _counts(source, names, labels, kept)
+    return Report(printable(source), images, unreadable, dict(ignored), *counts, size)
 
 
 def inspect(root: Path, name: str) -> Seen:
@@ -205,18 +209,18 @@ def _listed_images(source: Path) -> tuple[Sequence[str], Sequence[tuple[str, str
 
 def _counts(
     source: Path, names: Sequence[str], labels: str | None, kept: Sequence[int]
-) -> tuple[dict[str, int] | None, str | None]:
-    """How many images each class has, and what is wrong with the labels."""
+) -> tuple[dict[str, int] | None, int, str | None]:
+    """How many images each class has, how many have none, and what is wrong with the labels."""
     if labels is None or not kept:
-        return None, None
+        return None, 0, None
     try:
         found = labels_of(names, labels, source, table_in(source, labels) if _is_zip(source) else None)
         assert found is not None
         numbers, classes = found.counted(kept)
     except DataError as error:
-        return None, str(error)
+        return None, 0, str(error)
     count = Counter(numbers.tolist())
-    return {name: count[i] for i, name in enumerate(classes)}, None
+    return {name: count[i] for i, name in enumerate(classes)}, count[NO_CLASS], None
 
 
 def _counted(values: Iterator[str]) -> str:

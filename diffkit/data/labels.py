@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,12 @@ from numpy.typing import NDArray
 
 from diffkit._errors import DataError
 
+NO_CLASS = -1
+"""The label of an example without a class; a network has to have a label of its own for it."""
+MOST_CLASSES = 100_000
+"""Larger numbers are those of a catalogue, and would make as many rows in a network."""
 _SHOWN = 10
-_MOST_NUMBERED = 100_000
-"""Larger numbers are names, such as those of a catalogue, and would make as many rows in the network."""
+_DELIMITERS = (",", ";", "\t")
 
 
 @frozen
@@ -26,24 +32,28 @@ class Labels:
     """The class of each file.
 
     Attributes:
-        names: Class of each file, by name.
+        names: Class of each file, by name; None for a file without a class.
         classes: All classes in the order they are counted in; None counts those that occur, sorted.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str | None, ...]
     classes: tuple[str, ...] | None = None
 
     def counted(self, kept: Sequence[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """Return the class numbers of the files that are kept, (len(kept),) int64, and the names they count.
 
+        A file without a class has `NO_CLASS`.
+
         Raises:
-            DataError: There is one class only.
+            DataError: There is one class only, or none.
         """
         names = [self.names[i] for i in kept]
-        classes = tuple(sorted(set(names))) if self.classes is None else self.classes
+        classes = tuple(sorted({name for name in names if name is not None})) if self.classes is None else self.classes
+        if not classes or all(name is None for name in names):
+            raise DataError("no image has a class; pass labels='none', or check the labels")
         if len(classes) == 1:
             raise DataError(f"all images are of one class, {classes[0]!r}; pass labels='none', or check the labels")
-        number = {name: i for i, name in enumerate(classes)}
+        number: dict[str | None, int] = {None: NO_CLASS, **{name: i for i, name in enumerate(classes)}}
         return np.array([number[name] for name in names], np.int64), classes
 
 
@@ -64,27 +74,71 @@ def labels_of(names: Sequence[str], how: str | None, where: Path, table: bytes |
         return Labels(_by_folder(names, where))
     if how == "prefix":
         return Labels(tuple(name.rpartition("/")[2].split("_")[0] for name in names))
-    found = read_table(Path(how), where, table)
+    found = _matched(names, read_table(Path(how), where, table), where)
     _check_complete(how, where, names, found)
     classes = _numbered(how, found)
-    return Labels(tuple(found[name] for name in names), classes or tuple(sorted(set(found.values()))))
+    some = {label for label in found.values() if label is not None}
+    return Labels(tuple(found[name] for name in names), classes or tuple(sorted(some)))
+
+
+def within_top(names: Sequence[str]) -> list[str]:
+    """Return names without the folders that hold all of them and nothing else, as most tools pack an archive."""
+    found = list(names)
+    while found and all(name.count("/") > 1 for name in found) and len({name.partition("/")[0] for name in found}) == 1:
+        found = [name.partition("/")[2] for name in found]
+    return found
 
 
 def _by_folder(names: Sequence[str], where: Path) -> tuple[str, ...]:
+    if where.is_file():
+        names = within_top(names)
     loose = [name for name in names if "/" not in name]
     if loose:
         raise DataError(
             f"labels='folders', but {len(loose)} images are in no folder below {str(where)!r} (first: "
             f"{loose[0]!r}); move them, or pass labels='prefix' or None"
         )
-    return tuple(name.partition("/")[0] for name in names)
+    found = tuple(name.partition("/")[0] for name in names)
+    below = where / found[0]
+    if len(set(found)) == 1 and below.is_dir() and all(name.count("/") > 1 for name in names):
+        raise DataError(f"all images lie in the folder {found[0]!r} of {str(where)!r}; name that one: {str(below)!r}")
+    return found
 
 
-def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[str, str]:
-    """Return file -> class of a table of labels.
+def _matched(names: Sequence[str], table: Mapping[str, str | None], where: Path) -> dict[str, str | None]:
+    """Return the table with each file called as it is there, where only its spelling differs.
+
+    Spellings of one name: composed and decomposed accents, as Macs write them, and with the folder itself in front.
+    """
+    found = dict(table)
+    called = {spelled: name for name, spelled in _spellings(names, where) if name not in found}
+    for file in found.keys() - set(names):
+        plain = _plain(file)
+        for spelled in (plain, plain.removeprefix(f"{where.name}/"), plain.removeprefix(f"{where.stem}/")):
+            if spelled in called:
+                found[called.pop(spelled)] = found.pop(file)
+                break
+    return found
+
+
+def _spellings(names: Sequence[str], where: Path) -> list[tuple[str, str]]:
+    """Each name with its plain spelling, those left out that two files share."""
+    inner = within_top(names) if where.is_file() else names
+    plain = [_plain(name) for name in inner]
+    count = Counter(plain)
+    return [(name, spelled) for name, spelled in zip(names, plain, strict=True) if count[spelled] == 1]
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[str, str | None]:
+    """Return file -> class of a table of labels, None for a file without a class.
 
     A .csv file has columns ``file`` and ``label``, and perhaps others; a .json file is ``{"labels": [["a.png", 3],
-    ...]}``. Files are relative to the folder or archive, with "/" between folders.
+    ...]}``. Files are relative to the folder or archive, with "/" between folders; an empty cell, null, and -1 among
+    numbers, are no class.
 
     Args:
         table: Its path.
@@ -98,31 +152,58 @@ def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[s
         hint = f"; there is one in the folder: pass {str(inside)!r}" if inside.is_file() else ""
         raise DataError(f"the labels {str(table)!r} are not there{hint}")
     try:
-        text = (table.read_bytes() if content is None else content).decode("utf-8-sig")
+        text = _decoded(table.read_bytes() if content is None else content)
         rows = _csv_rows(text) if table.suffix.lower() == ".csv" else _json_rows(text)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
-    found: dict[str, str] = {}
+    found: dict[str, str | None] = {}
     for file, label in rows:
-        name = os.path.normpath(file).replace(os.sep, "/")
+        name = _within(file, where)
         if found.setdefault(name, label) != label:
             raise DataError(f"the labels {str(table)!r} give {file!r} two classes, {found[name]!r} and {label!r}")
-    return found
+    numbers = all(label is None or label == str(NO_CLASS) or _is_number(label) for label in found.values())
+    return {name: None if numbers and label == str(NO_CLASS) else label for name, label in found.items()}
 
 
-def _csv_rows(text: str) -> list[tuple[str, str]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    columns = reader.fieldnames or []
+def _decoded(content: bytes) -> str:
+    """Text of a table: UTF-8, or UTF-16 with a mark, as spreadsheets write "Unicode text"."""
+    return content.decode("utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+
+
+def _within(file: str, where: Path) -> str:
+    """Name of a file within the folder, with "/" between folders, whether written so, with "\\" or from the root on."""
+    name = file if "/" in file or not _is_windows(file) else file.replace("\\", "/")
+    name = os.path.normpath(name).replace(os.sep, "/")
+    root = f"{where.as_posix().rstrip('/')}/"
+    return name.removeprefix(root) if name.startswith(root) else name.lstrip("/")
+
+
+def _is_windows(file: str) -> bool:
+    """Whether a name is a path of Windows: folders between backslashes, none of them empty."""
+    return "\\" in file and all(file.removeprefix(".\\").split("\\"))
+
+
+def _csv_rows(text: str) -> list[tuple[str, str | None]]:
+    head = text.partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=lambda each: ("file" in _cells(head, each)) + ("label" in _cells(head, each)))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True, delimiter=delimiter)
+    columns = [name.strip().casefold() for name in next(reader, [])]
     if "file" not in columns or "label" not in columns:
         raise ValueError(f"a table needs columns file and label, this one has {', '.join(columns) or 'none'}")
-    rows = [(row["file"], row["label"]) for row in reader]
-    for number, row in enumerate(rows, 2):
-        if not all(row):
-            raise ValueError(f"line {number} has no file or no label")
+    file, label = columns.index("file"), columns.index("label")
+    rows = []
+    for row in filter(None, reader):
+        if len(row) <= max(file, label) or not row[file]:
+            raise ValueError(f"line {reader.line_num} has no file or no label")
+        rows.append((row[file], row[label].strip() or None))
     return rows
 
 
-def _json_rows(text: str) -> list[tuple[str, str]]:
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [cell.strip(' \r"').casefold() for cell in line.split(delimiter)]
+
+
+def _json_rows(text: str) -> list[tuple[str, str | None]]:
     content = json.loads(text)
     rows = content.get("labels") if isinstance(content, Mapping) else None
     if not isinstance(rows, list):
@@ -130,31 +211,47 @@ def _json_rows(text: str) -> list[tuple[str, str]]:
     for row in rows:
         if not _is_row(row):
             raise ValueError(f'each of "labels" should be a file and its class, such as ["a.png", 3], got {row!r}')
-    return [(file, str(label)) for file, label in rows]
+    return [(file, None if label is None else str(label)) for file, label in rows]
 
 
 def _is_row(row: Any) -> bool:
     if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)):
         return False
-    return isinstance(row[1], str | int) and not isinstance(row[1], bool) and str(row[1]) != ""
+    return row[1] is None or (isinstance(row[1], str | int) and not isinstance(row[1], bool) and str(row[1]) != "")
 
 
-def _check_complete(table: str, where: Path, names: Sequence[str], found: Mapping[str, str]) -> None:
+def _check_complete(table: str, where: Path, names: Sequence[str], found: Mapping[str, str | None]) -> None:
     """Raise one error that names the files without a class and the classes without a file."""
     missing = [name for name in names if name not in found]
     unknown = sorted(found.keys() - set(names))
     faults = [f"{len(missing)} images have no label: {_some(missing)}"] if missing else []
     faults += [f"{len(unknown)} labels are of files that are no image there: {_some(unknown)}"] if unknown else []
+    faults += _near(missing, unknown)
     if faults:
         raise DataError("\n  ".join([f"the labels {table!r} do not fit {str(where)!r}:", *faults]))
 
 
-def _numbered(table: str, found: Mapping[str, str]) -> tuple[str, ...] | None:
+def _near(missing: Sequence[str], unknown: Sequence[str]) -> list[str]:
+    """What differs between images without a label and labels without an image, where that is one thing."""
+    for what, spelled in (
+        ("in capital letters", str.casefold),
+        ("in their endings", lambda name: os.path.splitext(name)[0]),  # noqa: PTH122 - a name, not a path here
+        ("in their folders", lambda name: name.rpartition("/")[2]),
+    ):
+        there = {spelled(name): name for name in missing}
+        both = [(there[spelled(file)], file) for file in unknown if spelled(file) in there]
+        if both:
+            return [f"names differ {what}: {both[0][0]!r} is {both[0][1]!r} in the table; write them alike"]
+    return []
+
+
+def _numbered(table: str, found: Mapping[str, str | None]) -> tuple[str, ...] | None:
     """Names "0" to the largest if every class is such a number, so that it is what the network sees; else None."""
-    if not all(map(_is_number, found.values())):
+    labels = [label for label in found.values() if label is not None]
+    if not labels or not all(map(_is_number, labels)):
         return None
-    largest = max((int(label) for label in found.values()), default=0)
-    if largest >= _MOST_NUMBERED:
+    largest = max(map(int, labels))
+    if largest >= MOST_CLASSES:
         raise DataError(f"the labels {table!r} go up to {largest}; number classes from 0, or name them")
     return tuple(str(i) for i in range(largest + 1))
 

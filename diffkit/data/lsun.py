@@ -72,7 +72,10 @@ class Database:
         """Return the pixels of an image, (C, H, W)."""
         with _transaction(self.path) as transaction:
             content = transaction.get(self.keys[index])
-        return decoded(io.BytesIO(bytes(content)), f"{self.path}: {self.name(index)}", self.form)
+        name = f"{self.path}: {self.name(index)}"
+        if content is None:
+            raise DataError(f"{name}: the database no longer has it")
+        return decoded(io.BytesIO(bytes(content)), name, self.form)
 
     def stamps(self) -> list[Any]:
         """Return bytes and time of change of the database."""

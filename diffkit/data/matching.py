@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data, Image, Indices
+from diffkit.data.labels import NO_CLASS
 
 _SHOWN = 10
 
@@ -26,7 +27,8 @@ class Renumbered(Data):
         assert data.classes is not None
         self.data, self.classes = data, tuple(classes)
         self.shape, self.bins = tuple(data.shape), data.bins
-        self._numbers = torch.tensor([self.classes.index(name) for name in data.classes])
+        own = [self.classes.index(name) for name in data.classes]
+        self._numbers = torch.tensor([*own, NO_CLASS])  # which -1 leads to
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -47,7 +49,7 @@ class Renumbered(Data):
         """Return the facts of the data, with the classes as they are counted."""
         found = {**self.data.describe(), "classes": list(self.classes)}
         if "class_counts" in found:
-            counts = dict(zip(self._numbers.tolist(), found["class_counts"], strict=True))
+            counts = dict(zip(self._numbers[:-1].tolist(), found["class_counts"], strict=True))
             found["class_counts"] = [counts.get(i, 0) for i in range(len(self.classes))]
         return found
 

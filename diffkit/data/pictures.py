@@ -18,10 +18,12 @@ from torch import Tensor
 from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data, Image, Indices, description
 from diffkit.data.cache import Mapped, cached
+from diffkit.data.classes import class_counts
 from diffkit.data.images import Form
 from diffkit.data.labels import Labels
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order, speaks
+from diffkit.data.skipping import Skipping, check_share
 from diffkit.output import log
 from diffkit.progress import progress as show_progress
 
@@ -69,6 +71,7 @@ class PictureData(Data):
         skipped: What is no example, by name, each with the reason.
         pixels: All pictures' pixels, (len(pictures), C, H, W), in memory or mapped; None to decode at every use.
         identity: What else tells these pictures from others, where names do not.
+        skipping: What happens at a picture that cannot be read when it is used.
     """
 
     pictures: Pictures
@@ -81,6 +84,7 @@ class PictureData(Data):
     skipped: tuple[tuple[str, str], ...] = ()
     pixels: NDArray[Any] | Mapped | None = None
     identity: str = ""
+    skipping: Skipping | None = None
 
     @classmethod
     def opened(
@@ -94,6 +98,7 @@ class PictureData(Data):
         cache: Path | None = None,
         processes: int = 0,
         check: bool = True,
+        max_skipped: float | None = None,
         identity: str = "",
         progress: bool = False,
     ) -> PictureData:
@@ -104,15 +109,18 @@ class PictureData(Data):
             source: Where they come from.
             labels: Class of each.
             ignored: What else was there, with the reason that it is no image.
-            on_error: "stop" at pictures that cannot be read, naming them; or "skip" them with a line for each.
+            on_error: "stop" at pictures that cannot be read, naming them; or "skip" them with a line for each. With
+                ``check=False`` the next picture that can be read stands in for one that is skipped.
             cache: A .npy file that keeps the pixels from one run to the next.
             processes: Processes that read; 0 reads in this one.
             check: False reads nothing beforehand, so that a damaged picture is met when it is used.
+            max_skipped: The largest share of the pictures that may be skipped; by default a half, at least ten.
             identity: What else tells these pictures from others, where names do not.
             progress: Show how far the reading is.
         Raises:
-            DataError: A picture cannot be read and ``on_error`` is "stop", or none can.
+            DataError: A picture cannot be read and ``on_error`` is "stop", or too many cannot.
         """
+        skipping = Skipping(len(pictures), on_error, max_skipped)
         if labels is not None:
             labels.counted(range(len(pictures)))  # what is wrong with them is said before the long work
         pixels: NDArray[Any] | Mapped | None = None
@@ -126,13 +134,15 @@ class PictureData(Data):
         kept = [i for i in range(len(pictures)) if i not in bad]
         if not kept:
             raise DataError(f"{source!r} holds no readable image ({len(bad)} unreadable); the first: {bad[0]}")
+        check_share(len(bad), len(pictures), skipping.most, next(iter(bad.values()), ""))
         for reason in bad.values() if speaks() else ():
             log(f"skipped {reason}")
         numbers, classes = (None, None) if labels is None else labels.counted(kept)
         skipped = (*ignored, *((printable(pictures.name(i)), reason) for i, reason in bad.items()))
         bins = 2**pictures.form.bits
         rows = np.array(kept, np.int64)
-        return cls(pictures, rows, source, pictures.form.shape, bins, numbers, classes, skipped, pixels, identity)
+        shape = pictures.form.shape
+        return cls(pictures, rows, source, shape, bins, numbers, classes, skipped, pixels, identity, skipping)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -146,17 +156,21 @@ class PictureData(Data):
     def batch(self, indices: Indices) -> Batch:
         """Return the images with these indices; those of 16 bits are int32, for which torch has every operator."""
         picked = np.array(indices, np.int64)
-        rows = self.rows[picked]
-        pixels = np.stack([self.pictures.read(i) for i in rows]) if self.pixels is None else self.pixels[rows]
+        taken, pixels = self._read(picked) if self.pixels is None else (picked, self.pixels[self.rows[picked]])
         pixels = pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
-        conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[picked])}
+        conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[taken])}
         return Batch(torch.from_numpy(picked), torch.from_numpy(pixels), conditions)
+
+    def _read(self, picked: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Decode pictures; return which stand for those that were picked, and their pixels."""
+        skipping = self.skipping or Skipping(len(self), "stop")
+        found = [skipping.read(int(i), lambda row: self.pictures.read(self.rows[row])) for i in picked]
+        return np.array([i for i, _ in found], np.int64), np.stack([pixels for _, pixels in found])
 
     def describe(self) -> dict[str, Any]:
         """Return the facts of the data, how many images each class has, and a fingerprint of their names."""
         facts: dict[str, Any] = {"source": self.source, **description(self)}
-        if self.labels is not None and self.classes is not None:
-            facts["class_counts"] = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        facts |= class_counts(self.labels, self.classes)
         names = self.identity + "\n".join(self.pictures.name(i) for i in self.rows)
         digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
         return facts | {"skipped": len(self.skipped), "fingerprint": digest}
@@ -166,7 +180,8 @@ def unreadable(bad: Mapping[int, str], count: int) -> str:
     """Return the text that names the pictures that cannot be read."""
     reasons = list(bad.values())
     lines = [f"{len(bad)} of {count} files cannot be read; remove them, or pass on_error='skip':", *reasons[:20]]
-    return "\n  ".join([*lines, "..."] if len(bad) > 20 else lines)
+    last = "a run that began with them goes on with check=False and on_error='skip'"
+    return "\n  ".join([*lines, *(["..."] if len(bad) > 20 else []), last])
 
 
 def _read_all(pictures: Pictures, processes: int, progress: bool) -> tuple[NDArray[Any] | None, dict[int, str]]:

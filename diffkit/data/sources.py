@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
-from diffkit._errors import DataError, MissingExtraError, OptionError
+from diffkit._errors import MissingExtraError, OptionError
 from diffkit.options import choice, flag, integer, integers
 
 if TYPE_CHECKING:
@@ -177,39 +177,17 @@ class File(Source):
         path: The file; a .npy is mapped, not read into memory.
         labels: Give the labels of a .npz as condition ``y``.
         bins: How many values the examples take; by default 256 for uint8.
-        layout: "channels_last", as the published code writes its samples, or "channels_first".
+        layout: "channels_last", as the published code writes its samples, or "channels_first"; by default the shape
+            decides, and what it leaves open is refused.
     """
 
     path: Path = field(converter=Path)
     labels: bool = flag(False)
     bins: int | None = integer(None, optional=True, ge=2)
-    layout: str = choice("channels_last", ("channels_last", "channels_first"))
+    layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
 
     def open(self) -> Data:
         """Read it; never unpickles."""
-        import numpy as np
+        from diffkit.data.numpy_files import open_file
 
-        from diffkit.data.arrays import from_array
-
-        if not self.path.is_file():
-            raise DataError(f"{str(self.path)!r} is not there")
-        try:
-            if self.path.suffix == ".npy":
-                arrays = {"arr_0": np.load(self.path, mmap_mode="r", allow_pickle=False)}
-            else:
-                with self.path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
-                    arrays = dict(loaded)
-        except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
-            raise DataError(f"{str(self.path)!r} cannot be read as a NumPy file: {error}") from error
-        if "arr_0" not in arrays:
-            raise DataError(f"{str(self.path)!r} has no array arr_0 (it has: {', '.join(arrays) or 'none'})")
-        if self.labels and "arr_1" not in arrays:
-            raise DataError(f"{str(self.path)!r} has no labels, arr_1; pass labels=False")
-        return from_array(
-            arrays["arr_0"],
-            bins=int(arrays["bins"]) if self.bins is None and "bins" in arrays else self.bins,
-            layout=self.layout,
-            labels=arrays["arr_1"] if self.labels else None,
-            classes=arrays["classes"].tolist() if self.labels and "classes" in arrays else None,
-            source=str(self.path),
-        )
+        return open_file(self.path, labels=self.labels, bins=self.bins, layout=self.layout)

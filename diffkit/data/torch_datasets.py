@@ -7,17 +7,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from diffkit._errors import DataError
+from diffkit.data.axes import check_channels, example_moved_first
 from diffkit.data.base import Data, MapData, Stacked, description
+from diffkit.data.classes import checked_names
+from diffkit.data.finite import not_finite
+from diffkit.data.labels import MOST_CLASSES, NO_CLASS
+from diffkit.data.skipping import Skipping
+from diffkit.finite import examples_hold, rows_not_finite
+from diffkit.options import check_integer
 
 IMAGES = ("image", "img", "x", "images", "pixel_values")
 LABELS = ("label", "y", "labels", "class", "target")
 """Entries of an item that is a dictionary, the likeliest first."""
 _LOOKED_AT = 16
+_PIECE = 1024
+"""Examples of tensors that are looked at together."""
+_ABSENT = object()
+"""What an item without a label has, not even one that says "no class"."""
 
 
 def from_dataset(
@@ -28,6 +40,9 @@ def from_dataset(
     classes: Sequence[str] | int | None = None,
     labels: bool | str = True,
     image: str | None = None,
+    layout: str | None = None,
+    on_error: str = "stop",
+    max_skipped: float | None = None,
 ) -> Data:
     """Return data from a map-style dataset, or from arrays ``(X, y)``.
 
@@ -43,28 +58,35 @@ def from_dataset(
         classes: Names of the classes, or how many there are; by default what the dataset calls its ``classes``.
         labels: Whether to take classes where there are any; or the name of their entry in a dictionary.
         image: Name of the example's entry in a dictionary.
+        layout: "channels_first", or "channels_last", where (H, W) is grey; by default the first, and what does not look
+            like it is refused.
+        on_error: At items that cannot be read: "stop", or "skip" them: the next item that can be read stands in.
+        max_skipped: The largest share of the items that may be skipped; by default a half, at least ten.
     Raises:
         DataError: It is no such dataset, or item 0 is nothing to train on; the text says what to change.
+        OptionError: An option is wrong.
     """
-    names = [str(i) for i in range(classes)] if isinstance(classes, int) else classes
+    names = _names(classes)
     if isinstance(dataset, Tensor | np.ndarray):
-        return _from_arrays(dataset, None, shape, bins, names)
+        return _from_arrays(dataset, None, shape, bins, names, layout)
     if _is_pair(dataset):
-        return _from_arrays(dataset[0], dataset[1] if labels else None, shape, bins, names)
+        return _from_arrays(dataset[0], dataset[1] if labels else None, shape, bins, names, layout)
     _check_map_style(dataset)
-    items = Items(dataset, image, labels)
-    x, conditions = items[0]
+    if isinstance(dataset, TensorDataset):
+        _check_tensors(dataset)
+    skipping = Skipping(len(dataset), on_error, max_skipped)
+    items = Items(dataset, image, labels, layout)
+    items = evolve(items, unlabelled=names is None and _without_labels(items, skipping))
+    _, (x, conditions) = skipping.read(0, items.__getitem__)
     if names is None and "y" in conditions:
         names = _names_of(dataset)
-    if shape is None:
-        _check_axes(x)
     found = Fixed(
         items,
-        tuple(x.shape) if shape is None else tuple(shape),
+        _shape_of(x, shape, layout),
         _bins_of(x, bins),
-        None if names is None else tuple(names),
+        names,
     )
-    data = DatasetData(found, type(dataset).__name__)
+    data = DatasetData(found, type(dataset).__name__, skipping)
     _check_first(data)
     return data
 
@@ -77,11 +99,15 @@ class Items:
         dataset: Whose items.
         image: Name of the example's entry where items are dictionaries, or None to find it.
         labels: Whether classes are taken, or the name of their entry.
+        layout: Where the channels of an example are; None is first.
+        unlabelled: The label of every item is None, which is then no label at all.
     """
 
     dataset: Any
     image: str | None
     labels: bool | str
+    layout: str | None = None
+    unlabelled: bool = False
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -89,27 +115,48 @@ class Items:
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         """Return an example, float32 or integers, and its conditions."""
-        x, y = self._parts(self.dataset[index], index)
-        if not self.labels or y is None:
-            return _example(x, index), {}
+        x, y = self._parts(self._item(index), index)
+        example = example_moved_first(_example(x, index), self.layout)
+        if not self.labels or y is _ABSENT or (self.unlabelled and y is None):
+            return example, {}
+        if self.unlabelled:
+            raise DataError(
+                f"item {index} has the label {_short(y)}, but those that were looked at have None; say how many "
+                "classes there are by classes="
+            )
         if isinstance(y, Mapping):
-            return _example(x, index), dict(y)
-        return _example(x, index), {"y": _label(y, index)}
+            return example, {name: _label(v, index) if name == "y" and v is None else v for name, v in y.items()}
+        return example, {"y": _label(y, index)}
+
+    def has_no_label(self, index: int) -> bool:
+        """Return whether the label of an item is None."""
+        return self._parts(self._item(index), index)[1] is None
+
+    def _item(self, index: int) -> Any:
+        """What the dataset gives, or one error that names the item, whatever the dataset raised."""
+        if index >= len(self.dataset):
+            raise IndexError(f"item {index} of {len(self.dataset)}")  # which ends a loop over the data
+        try:
+            return self.dataset[index]
+        except DataError:
+            raise
+        except Exception as error:  # code of the user's, and of any library
+            raise DataError(f"item {index} cannot be read: {type(error).__name__}: {error}") from error
 
     def _parts(self, item: Any, index: int) -> tuple[Any, Any]:
-        """What an item holds: an example, and a class or conditions or None."""
+        """What an item holds: an example, and a class or conditions, which may be None, or nothing."""
         if isinstance(item, Mapping):
             label = self.labels if isinstance(self.labels, str) else next((k for k in LABELS if k in item), None)
-            y = None if label is None or not self.labels else _entry(item, label, index)
+            y = _ABSENT if label is None or not self.labels else _entry(item, label, index)
             return _entry(item, self.image or next((k for k in IMAGES if k in item), "image"), index), y
         if not isinstance(item, tuple | list):
-            return item, None
+            return item, _ABSENT
         if len(item) not in (1, 2):
             raise DataError(
                 f"item {index} has {len(item)} parts, where there should be an example and its class; let the dataset "
                 "return those, or a dictionary"
             )
-        return item[0], item[1] if len(item) == 2 else None
+        return item[0], item[1] if len(item) == 2 else _ABSENT
 
 
 @frozen
@@ -137,8 +184,8 @@ class Fixed(MapData):
 class DatasetData(Stacked):
     """A dataset as data; its items are read whenever they are asked for, so that transforms may draw anew."""
 
-    def __init__(self, data: MapData, source: str):
-        super().__init__(data)
+    def __init__(self, data: MapData, source: str, skipping: Skipping | None = None):
+        super().__init__(data, skipping)
         self.source = source
 
     def describe(self) -> dict[str, Any]:
@@ -155,10 +202,14 @@ def hint(data: Any) -> str:
     return ""
 
 
-def _from_arrays(x: Any, y: Any, shape: Sequence[int] | None, bins: int | None, names: Sequence[str] | None) -> Data:
+def _from_arrays(
+    x: Any, y: Any, shape: Sequence[int] | None, bins: int | None, names: Sequence[str] | None, layout: str | None
+) -> Data:
     from diffkit.data.arrays import from_array
 
-    data = from_array(x, labels=y, bins=bins, classes=None if y is None else names)
+    if layout is None and shape is not None and tuple(x.shape[1:]) == tuple(shape):
+        layout = "channels_first"  # as the shape says
+    data = from_array(x, labels=y, bins=bins, classes=None if y is None else names, layout=layout)
     if shape is not None and data.shape != tuple(shape):
         raise DataError(f"examples have shape {data.shape}, not shape={tuple(shape)}")
     return data
@@ -197,8 +248,15 @@ def _example(x: Any, index: int) -> Tensor:
         )
     if not isinstance(x, Tensor | np.ndarray):
         raise DataError(f"item {index} is a {type(x).__name__}; an example must be a tensor or an array (C, *S)")
-    found = torch.as_tensor(x)
-    if found.dtype == torch.bool or found.is_complex():
+    if isinstance(x, np.ndarray) and x.dtype.kind in "iuf":
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)  # torch knows this machine's order only
+    try:
+        found = torch.as_tensor(x)
+    except (TypeError, ValueError) as error:  # objects, texts, records
+        raise DataError(f"item {index} is an array of {x.dtype}; an example must be of numbers") from error
+    if found.dtype == torch.bool:
+        raise DataError(f"item {index} is of {found.dtype}; give integers by x.to(torch.uint8), and pass bins=2")
+    if found.is_complex():
         raise DataError(f"item {index} is of {found.dtype}; an example must be of integers or floating point")
     if found.is_floating_point():
         return found.float()
@@ -206,40 +264,54 @@ def _example(x: Any, index: int) -> Tensor:
 
 
 def _label(y: Any, index: int) -> int:
+    if y is None:
+        return NO_CLASS
     found = y.item() if isinstance(y, Tensor | np.ndarray | np.generic) and y.ndim == 0 else y
-    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+    if isinstance(found, bool) or not isinstance(found, int) or found < NO_CLASS:
         raise DataError(
             f"item {index} has the label {_short(y)}, which is no class number 0, 1, ...; let the dataset return one, "
-            "or pass labels=False"
+            "or -1 or None for no class, or pass labels=False"
         )
     return found
+
+
+def _names(classes: Sequence[str] | int | None) -> tuple[str, ...] | None:
+    """Names of classes that were given by name or number."""
+    if classes is None:
+        return None
+    if isinstance(classes, int):
+        return tuple(str(i) for i in range(check_integer("classes", classes, ge=1, le=MOST_CLASSES)))
+    return checked_names(list(classes) if not isinstance(classes, str) else classes)
 
 
 def _short(value: Any) -> str:
     return f"of shape {tuple(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
 
 
-def _names_of(dataset: Any) -> Sequence[str] | None:
+def _names_of(dataset: Any) -> tuple[str, ...] | None:
     """Names of classes where the dataset has a list of them, as those of torchvision do."""
     names = getattr(dataset, "classes", None)
-    return names if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else None
+    found = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return checked_names(names) if found else None
 
 
-def _check_axes(x: Tensor) -> None:
-    """Refuse what is an image, but not channels first."""
-    own = tuple(x.shape)
+def _shape_of(x: Tensor, shape: Sequence[int] | None, layout: str | None) -> tuple[int, ...]:
+    """Shape of an example as it was given, or that of item 0, unless that is an image but not channels first."""
+    if shape is not None:
+        return tuple(shape)
     if x.ndim < 1:
         raise DataError("item 0 is one number; an example has a shape (C, *S)")
-    if x.ndim == 2 and not x.is_floating_point():
-        raise DataError(
-            f"item 0 has shape {own} and no axis for channels; add one by unsqueeze(0), or pass shape={own} if it is "
-            f"{own[0]} channels of length {own[1]}"
-        )
-    if x.ndim == 3 and own[-1] in (1, 3, 4) and own[0] not in (1, 2, 3, 4):
-        raise DataError(
-            f"item 0 has shape {own}, its channels last; move them first by permute(2, 0, 1), or pass shape={own} if "
-            f"there are {own[0]} channels"
-        )
+    check_channels(x.shape, layout, integers=not x.is_floating_point(), what="item 0 has")
+    return tuple(x.shape)
+
+
+def _check_tensors(dataset: TensorDataset) -> None:
+    """Look at every value of tensors that are in memory anyway."""
+    for what, values in zip(("examples", "labels"), dataset.tensors, strict=False):
+        for start in range(0, len(values), _PIECE):
+            rows = [start + row for row in rows_not_finite(values[start : start + _PIECE])]
+            if rows:
+                raise DataError(f"{examples_hold(rows)} in the {what}; mend or remove such examples")
 
 
 def _bins_of(x: Tensor, bins: int | None) -> int | None:
@@ -250,10 +322,22 @@ def _bins_of(x: Tensor, bins: int | None) -> int | None:
     return 256
 
 
+def _without_labels(items: Items, skipping: Skipping) -> bool:
+    """Whether the label of some items, spread over the dataset, is None in every one."""
+    return all(skipping.read(int(i), items.has_no_label)[1] for i in _some(len(items)))
+
+
+def _some(count: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, _LOOKED_AT).astype(np.int64))
+
+
 def _check_first(data: DatasetData) -> None:
     """Read some items: all must fit each other, and floating point with bins must not be what ToTensor leaves."""
-    some = np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).astype(np.int64))
-    images = data.batch(some).images
+    some = _some(len(data))
+    batch = data.batch(some)
+    for fault in not_finite(batch):
+        raise DataError(fault)
+    images = batch.images
     if data.bins is not None and images.is_floating_point() and images.min() >= 0 and images.max() <= 1:
         raise DataError(
             f"{len(some)} of the items lie in [0, 1], as ToTensor leaves them; floating point with bins must lie in "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from diffkit._errors import DataError
 from diffkit.data.folder import SUFFIXES, no_image
 from diffkit.data.images import Form, decoded
 from diffkit.data.labels import labels_of
+from diffkit.data.left_out import path_reason
 from diffkit.data.names import printable
 from diffkit.pictures import need_pillow
 
@@ -86,9 +88,9 @@ def list_members(path: Path) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
     Raises:
         DataError: It is no archive, or there is no image in it.
     """
-    files = sorted(name for name in _opened(path).namelist() if not name.endswith("/"))
-    names = tuple(name for name in files if _reason(name) is None)
-    ignored = [(printable(name), reason) for name in files if (reason := _reason(name)) is not None]
+    reasons = {info.filename: _reason(info) for info in _opened(path).infolist() if not info.is_dir()}
+    names = tuple(name for name in sorted(reasons) if reasons[name] is None)
+    ignored = [(printable(name), reason) for name, reason in sorted(reasons.items()) if reason is not None]
     if not names:
         raise no_image(path, len(ignored))
     return names, ignored
@@ -118,11 +120,13 @@ def named(path: Path, member: str) -> str:
     return f"{printable(path)}: {printable(member)}"
 
 
-def _reason(name: str) -> str | None:
-    """Why a file is no image by its name, or None."""
-    found = PurePosixPath(name)
-    if found.name.startswith("._") or "__MACOSX" in found.parts:
-        return "what macOS keeps beside a file"
+def _reason(info: zipfile.ZipInfo) -> str | None:
+    """Why a file is left out, or None."""
+    found = PurePosixPath(info.filename)
+    if reason := path_reason(found.parts[:-1], found.name):
+        return reason
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "a link, which archives are not followed through"
     return None if found.suffix.lower() in SUFFIXES else "no image by its name"
 
 

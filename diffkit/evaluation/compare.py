@@ -109,6 +109,9 @@ def evaluate(
     kid_subset_size: int = 1000,
     split_size: int = 5000,
     seed: int = 0,
+    size: int | tuple[int, ...] | None = None,
+    on_error: str = "stop",
+    layout: str | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Return metrics of samples against a reference.
@@ -126,6 +129,10 @@ def evaluate(
         kid_subsets, kid_subset_size: Of KID; a subset is at most as large as the smaller set.
         split_size: Of the inception score.
         seed: Which subsets KID takes.
+        size: Height and width to resize the images of folders to; one number for a square. By default they have to be
+            of one size, and stay as they are.
+        on_error: At images of folders that cannot be read: "stop", naming them all, or "skip" them.
+        layout: Of .npz and .npy files, "channels_last" or "channels_first"; by default the shape decides.
         progress: Show a bar.
     Raises:
         OptionError: An option is wrong, or a metric cannot be had with this extractor and reference.
@@ -136,8 +143,9 @@ def evaluate(
     options = dict(neighbours=neighbours, kid_subsets=kid_subsets, split_size=split_size, seed=seed)
     for name, value in (options | {"kid_subset_size": kid_subset_size}).items():
         check_integer(name, value, ge={"seed": 0, "kid_subset_size": 2}.get(name, 1))
-    data, stored = _data(samples), _stored(reference, network)
-    real = None if stored is not None else _data(reference)
+    reading = dict(size=size, on_error=on_error, layout=layout)
+    data, stored = _data(samples, reading), _stored(reference, network)
+    real = None if stored is not None else _data(reference, reading)
     check_metrics(metrics, network, data.shape, stored, device, None if real is None else real.shape)
     against = stored or _built(real, network, batch_size, device, progress)
     found = extract(
@@ -147,7 +155,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         progress=progress,
-        label="features of the samples",
+        what="samples",
     )
     chosen = _possible(metrics, found.features, against)
     size = min(kid_subset_size, len(found.features), len(against.features) if against.features is not None else 0)
@@ -163,10 +171,10 @@ def evaluate(
     return Evaluation(tuple(values), settings, tuple(_remarks(found.data, against, chosen)))
 
 
-def _data(what: Any) -> Data:
-    """Data of any kind; the images of a folder as they are."""
+def _data(what: Any, reading: Mapping[str, Any]) -> Data:
+    """Data of any kind; the images of a folder as they are, or as the options of `read` say."""
     path = Path(what) if isinstance(what, str | Path) else None
-    return read(path) if path is not None and path.exists() else as_data(what)
+    return read(path, **reading) if path is not None and path.exists() else as_data(what)
 
 
 def check_names(metrics: Sequence[str] | None) -> None:
@@ -249,8 +257,8 @@ def _stored(what: Any, network: Extractor) -> Reference | None:
     return what
 
 
-def _built(what: Any, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
-    data = _data(what)
+def _built(data: Data | None, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
+    assert data is not None
     return Reference.build(data, network, keep=len(data), batch_size=batch_size, device=device, progress=progress)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffkit._errors import DataError
 from diffkit.data.base import Data, scaled
+from diffkit.data.finite import not_finite
 from diffkit.options import check_integer
 from diffkit.progress import progress as show_progress
 
@@ -80,24 +81,34 @@ def extract(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     progress: bool = False,
-    label: str = "features",
+    what: str = "data",
 ) -> Extracted:
     """Return the features of the first ``count`` examples of data (all by default), read batch by batch.
 
+    Args:
+        extractor: The feature network.
+        data: The data.
+        count: How many examples.
+        batch_size, device: Of the network.
+        progress: Show a bar.
+        what: What to call the data in the bar and in errors, such as "samples".
     Raises:
         DataError: There are not so many, fewer than two, or the extractor cannot see them.
     """
     batch_size = check_integer("batch_size", batch_size, ge=1)
     total = len(data) if count is None else check_integer("count", count, ge=1)
     if total > len(data):
-        raise DataError(f"{total} examples were asked for, but the data has {len(data)}")
+        raise DataError(f"count={total} examples are more than there are: {len(data)} in the {what}")
     if total < 2:
-        raise DataError(f"the data has {total} example, and nothing can be said about the spread of fewer than two")
+        raise DataError(f"the {what}: {total} example, which has no spread to compare; give two or more")
     digest, found = hashlib.sha256(), list[Features]()
-    with show_progress(total, label, progress) as advance:
+    with show_progress(total, f"features of the {what}", progress) as advance:
         for start in range(0, total, batch_size):
             index = np.arange(start, min(start + batch_size, total), dtype=np.int64)
-            images = data.batch(index).images
+            batch = data.batch(index)
+            for fault in not_finite(batch):
+                raise DataError(f"the {what}: {fault}")
+            images = batch.images
             digest.update(np.ascontiguousarray(images.numpy()).tobytes())
             found.append(extractor(scaled(images, data.bins).to(device)))
             advance(len(index))

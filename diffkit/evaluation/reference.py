@@ -84,7 +84,7 @@ class Reference:
             batch_size=batch_size,
             device=device,
             progress=progress,
-            label="features of the reference",
+            what="reference",
         )
         return cls.of(found, extractor, keep=keep)
 

@@ -12,7 +12,7 @@ from diffkit._errors import DataError
 from diffkit.data import from_array, source_for
 from diffkit.data.base import Data
 from diffkit.data.folder import list_images
-from diffkit.pictures import check_finite, integers, need_pillow
+from diffkit.pictures import check_finite, integers, need_pillow, open_image
 from diffkit.system import System
 
 _SHOWN = 3
@@ -42,20 +42,30 @@ def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 6
     return from_array(integers(x, bins - 1).astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)
 
 
-def read(path: Path, *, size: tuple[int, ...] | None = None, labels: bool = False) -> Data:
+def read(
+    path: Path,
+    *,
+    size: int | tuple[int, ...] | None = None,
+    labels: bool = False,
+    on_error: str = "stop",
+    layout: str | None = None,
+) -> Data:
     """Return the images of a folder or file. Those of a folder have to be of one size, unless one is given.
 
     Resizing changes every metric, so it is never done unasked.
 
     Args:
         path: A folder of images, or a .npz or .npy file.
-        size: Height and width to resize the images of a folder to.
+        size: Height and width to resize the images of a folder to; one number for a square.
         labels: Read the labels of a file.
+        on_error: At images of a folder that cannot be read: "stop", naming them all, or "skip" them.
+        layout: Of a file, "channels_last" or "channels_first"; by default the shape decides.
     Raises:
         DataError: There is nothing to read, or the images of a folder are of several sizes.
     """
     if not path.is_dir():
-        return source_for(path, labels=labels).open() if labels else source_for(path).open()
+        options = {"labels": labels or None, "layout": layout}
+        return source_for(path, **{name: value for name, value in options.items() if value is not None}).open()
     found = _kinds(path)
     if size is None and len({kind[:2] for kind in found}) > 1:
         some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
@@ -65,7 +75,9 @@ def read(path: Path, *, size: tuple[int, ...] | None = None, labels: bool = Fals
         )
     height, width, _ = next(iter(found))
     channels = 3 if any(kind[2] == 3 for kind in found) else 1
-    return source_for(path, size=size or (height, width), channels=channels).open()
+    return source_for(
+        path, size=size if size is not None else (height, width), channels=channels, on_error=on_error
+    ).open()
 
 
 _Kind = tuple[int, int, int]
@@ -85,10 +97,8 @@ def _kinds(folder: Path) -> Mapping[_Kind, Path]:
 
 
 def _kind(path: Path) -> _Kind | None:
-    from PIL import Image
-
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             width, height = opened.size
             if opened.getexif().get(_ORIENTATION, 1) in _TURNED:
                 width, height = height, width

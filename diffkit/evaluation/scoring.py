@@ -61,6 +61,8 @@ def check_fit(system: System, data: Data, *, classes: int | None) -> None:
         raise DataError(
             f"the data has {len(data.classes)} classes, the system {classes}; give data of the system's classes"
         )
+    if classes is not None and (without := data.describe().get("without_class")):
+        raise DataError(f"{without} examples of the data have no class; give a class for each, which scores depend on")
 
 
 def score_data(

@@ -7,6 +7,7 @@ same whoever reads ahead, and after an interruption.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -84,7 +85,7 @@ def batches(
         locks: What this process holds, which workers must not keep alive.
         pin: Put batches where a GPU can fetch them without the host waiting.
     Raises:
-        DataError: When a batch is read that cannot be trained on, or cannot be read.
+        DataError: When a batch is read that cannot be trained on, or cannot be read or sent to a worker.
     """
     loader = DataLoader(
         _Reader(data, classes, in_worker=workers > 0),
@@ -95,7 +96,22 @@ def batches(
         worker_init_fn=_Worker(locks) if workers else None,
         generator=torch.Generator(),  # for the one number the loader draws, which must not come from the global one
     )
-    return unpacked(iter(loader))
+    return unpacked(_started(loader, workers))
+
+
+def _started(loader: DataLoader[Batch | Failure], workers: int) -> Iterator[Batch | Failure]:
+    """Return what a loader reads, its workers started; data that no other process can be given is an error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Got pickle error")  # the error says it
+            return iter(loader)
+    except Exception as error:  # pickle raises errors of many kinds, and so does the data's code
+        if not workers:
+            raise
+        raise DataError(
+            f"the data cannot be sent to reading processes: {error}; let it hold functions of a module, no lambda and "
+            "no open file, or pass workers=0"
+        ) from error
 
 
 class _Lazy:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Batch, Data
+from diffkit.data.finite import not_finite
+from diffkit.data.ranges import bins_advice
 from diffkit.decoders import decoder_for
 from diffkit.files import bare, not_plain
 from diffkit.null_conditions import NO_CLASS
@@ -114,7 +116,7 @@ def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterat
     if data.bins != bins_of(system):
         yield (
             f"the data has {_words(data.bins)}, the system was composed for {_words(bins_of(system))}; "
-            f"compose with bins={data.bins}"
+            f"{bins_advice(data, bins_of(system))}"
         )
     if config.preview_every is not None and len(data.shape) != 3:
         yield f"previews are of images, but the data has shape {tuple(data.shape)}; leave preview_every out"
@@ -249,6 +251,7 @@ def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
 
 def batch_problems(batch: Batch, data: Data, classes: Classes) -> Iterator[str]:
     """Say what is wrong with the values of some examples; cheap, and asked of every batch before it leaves the CPU."""
+    yield from not_finite(batch)
     images, bins = batch.images, data.bins
     if images.is_floating_point() and bins is not None:
         low, high = (float(v) for v in images.aminmax())

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from diffkit._errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.files import write_atomically
 from diffkit.folders import CONFIG, PREVIEWS, STEPS, TENSORBOARD, step_of
+from diffkit.pictures import open_image
 from diffkit.training.logs import read_metrics, say
 
 _QUARTILE = re.compile(r".*_q\d")
@@ -73,9 +74,8 @@ class TensorBoard(Tracker):
     def preview(self, step: int, path: Path) -> None:
         """Write a picture."""
         import numpy as np
-        from PIL import Image
 
-        with Image.open(path) as image:
+        with open_image(path) as image:
             self.writer.add_image("previews", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def end(self) -> None:

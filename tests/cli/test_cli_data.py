@@ -165,7 +165,7 @@ def test_check_of_a_file_says_where_values_lie(command: Command, refused: Refuse
     np.save(tmp_path / "b.npy", (values * 255).astype(np.uint8))
     assert command("data", "check", tmp_path / "a.npz").out.splitlines() == [
         f"{tmp_path / 'a.npz'}: 6 examples of 1x4x4, continuous values in 0..1, 3 classes",
-        "note: values lie in 0..1; networks expect about [-1, 1]: store images as uint8, or scale the values",
+        "note: values lie in 0..1; networks expect about [-1, 1]: scale them by 2 * x - 1",
     ]
     found = command("data", "check", tmp_path / "b.npy")
     assert found.out == f"{tmp_path / 'b.npy'}: 6 examples of 1x4x4, 256 values\n" and found.code == 0

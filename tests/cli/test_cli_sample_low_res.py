@@ -96,7 +96,7 @@ def test_one_picture(command: Command, refused: Refused, run: Path, small, tmp_p
     picture.write_bytes(png(np.zeros((3, 4, 3), np.uint8)))
     assert "the small images are 4x3, the network was trained to enlarge 4x4" in refused(*words)
     picture.write_bytes(b"no image")
-    assert f"{picture}: no image, or of a kind that Pillow cannot read" in refused(*words)
+    assert f"{picture}: no image of a kind that is read (AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP)" in refused(*words)
 
 
 def test_grey_pictures_and_pictures_of_several_sizes(command: Command, refused: Refused, run: Path, tmp_path: Path):

@@ -16,7 +16,7 @@ ROOT = Path(diffkit.__file__).parent
 PARTS = set(KINDS.values())
 LAYERS = [
     {"_errors", "_elsewhere", "_installed", "_lazy", "options", "output", "registry"},
-    {"progress", "files", "folders", "pictures", "publishing", "ranks", "temporaries"},
+    {"progress", "files", "finite", "folders", "pictures", "publishing", "ranks", "temporaries"},
     {"table", "spacing"},
     {"protocols", "_contracts", "steering"},
     {"gaussian", "decoders", "numerics", "tensors"},

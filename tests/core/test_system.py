@@ -268,7 +268,7 @@ BAD_DATA = [
         "x_start must be floating point in [-1, 1], got torch.uint8; for 8-bit",
     ),
     (torch.full((2, 3, 8, 8), 2.0), "x_start must lie in [-1, 1], got values in [2, 2]"),
-    (torch.full((2, 3, 8, 8), float("nan")), "x_start must lie in [-1, 1], got values in [nan, nan]"),
+    (torch.full((2, 3, 8, 8), float("nan")), "x_start is not finite: examples 0, 1 hold NaN or infinity"),
     (torch.zeros(2, 1, 8, 8), "x_start must have shape (B, 3, 8, 8), got (2, 1, 8, 8)"),
     ([1, 2], "x_start must be a tensor (B, 3, 8, 8), got list; a data set is scored by"),
     (torch.zeros(3, 8, 8), "x_start must have shape (B, 3, 8, 8), got (3, 8, 8)"),

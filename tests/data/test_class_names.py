@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+import torch
 
 from diffkit._errors import DataError
-from diffkit.data import LowRes, from_array
+from diffkit.data import LowRes, as_data, from_array, from_dataset
 from diffkit.data.matching import counted_as
 
 
@@ -59,3 +62,36 @@ def test_a_class_of_another_name():
     many = [f"class {i}" for i in range(12)]
     with pytest.raises(DataError, match=r"class 9 and 2 more; the data has disc, zed, and disc, zed cannot"):
         counted_as(some("disc", "zed"), many)
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (("cat", "dog", "cat"), "class 'cat' is named twice in classes; give each class a name of its own"),
+        ((b"cat", b"dog", b"owl"), "classes must be a list of names, got b'cat'; give text, such as 'cat'"),
+        ((0, 1, 2), "classes must be a list of names, got 0; give text, such as '0'"),
+    ],
+)
+def test_names_that_are_none(classes, words):
+    x, y = np.zeros((3, 1, 4, 4), np.uint8), np.arange(3)
+
+    class Own:
+        shape, bins = (1, 4, 4), 256
+
+        def __init__(self):
+            self.classes = classes
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return x[i], {"y": int(y[i])}
+
+    for make in (
+        lambda: from_array(x, labels=y, classes=classes),
+        lambda: from_dataset((x, y), classes=classes),
+        lambda: from_dataset([(torch.from_numpy(each), i) for i, each in enumerate(x)], classes=classes),
+        lambda: as_data(Own()),
+    ):
+        with pytest.raises(DataError, match=re.escape(words)):
+            make()

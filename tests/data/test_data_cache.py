@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -231,3 +232,47 @@ def test_several_processes_decode_the_same(folder):
     (folder / "dog_2.png").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 of 5 files cannot be read.*\n.*dog_2\.png: no image"):
         load(folder, processes=2)
+
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def unable(*arguments):
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
+def test_a_full_disk_is_an_error_before_anything_is_decoded(folder, reads, monkeypatch):
+    """A map of a file without room would kill the process."""
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(DataError, match=r"cache .* cannot be written: .*No space left on device; it takes 720 bytes"):
+        load(folder)
+    assert not reads and sorted(path.name for path in folder.parent.iterdir() if path.suffix != ".lock") == ["photos"]
+
+
+@pytest.mark.parametrize("how", ["unable", "absent"])
+def test_where_no_room_can_be_reserved_it_is_written(folder, monkeypatch, how):
+    wanted = pixels(diffkit.data.load(folder, size=(6, 8)))
+    if how == "unable":
+        monkeypatch.setattr(os, "posix_fallocate", unable, raising=False)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    assert torch.equal(pixels(load(folder)), wanted)
+    path = folder.parent / "cache.npy"
+    assert path.stat().st_blocks * 512 >= path.stat().st_size  # no holes are left
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting takes root")
+def test_a_disk_that_is_really_full(folder, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", str(small)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        with pytest.raises(DataError, match=r"cannot be written: .*No space left on device"):
+            load(folder, size=128, cache=small / "c.npy")
+        assert [path.name for path in small.iterdir() if path.suffix != ".lock"] == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

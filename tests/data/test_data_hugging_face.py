@@ -132,8 +132,8 @@ def test_rows_that_cannot_be_read_are_named_before_training(capsys, tmp_path):
     found = dataset(images={0: {"bytes": b"broken", "path": None}, 2: None})
     with pytest.raises(DataError) as caught:
         load("hf", dataset=found, size=8)
-    assert str(caught.value).splitlines()[1:] == [
-        "  dataset row 0: no image, or of a kind that Pillow cannot read",
+    assert str(caught.value).splitlines()[1:-1] == [
+        "  dataset row 0: no image of a kind that is read (AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP)",
         "  dataset row 2: there is no image",
     ]
     data = load("hf", dataset=found, size=8, channels=1, on_error="skip", labels=True, cache=tmp_path / "c.npy")
@@ -158,8 +158,11 @@ def test_columns_that_are_not_there_or_not_plain():
     ):
         with pytest.raises(DataError, match=message):
             load("hf", dataset=two, size=8, **options)
-    with pytest.raises(DataError, match="1 of 3 rows have no class in column 'label'; pass labels=False"):
-        load("hf", dataset=dataset(labels={1: -1}), size=8, labels=True)
+    for none in (-1, None):
+        some = load("hf", dataset=dataset(labels={1: none}), size=8, labels=True)
+        assert some.labels[1] == -1 and some.describe()["without_class"] == 1
+        with pytest.raises(DataError, match="none of 3 rows has a class in column 'label'; pass labels=False"):
+            load("hf", dataset=dataset(labels=dict.fromkeys(range(3), none)), size=8, labels=True)
 
 
 def test_what_the_library_is_asked_for(library, tmp_path):

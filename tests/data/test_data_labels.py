@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from PIL import Image
 
 import diffkit.data
 from diffkit._errors import DataError, OptionError
+from diffkit.data.exporting import Exporter
+from diffkit.data.inspection import check_images
 from diffkit.data.labels import read_table
+from diffkit.data.matching import counted_as
 
 FILES = ("a.png", "b.png", "sub/c.png", "sub/grüße 1.png")
 
@@ -104,7 +108,7 @@ def test_labels_follow_the_files_that_are_kept(folder, tmp_path):
     [
         ("t.csv", "a,b\n1,2\n", "a table needs columns file and label, this one has a, b"),
         ("t.csv", "", "a table needs columns file and label, this one has none"),
-        ("t.csv", "file,label\na.png,\n", "line 2 has no file or no label"),
+        ("t.csv", "file,label\n,cat\n", "line 2 has no file or no label"),
         ("t.csv", "file,label\na.png\n", "line 2 has no file or no label"),
         ("t.csv", 'file,label\n"a.png,x\n', "unexpected end of data"),
         ("t.json", "{", "Expecting property name"),
@@ -150,3 +154,109 @@ def test_ways_that_are_none(folder):
         load(folder, "prefixes")
     with pytest.raises(OptionError, match=r"a \.csv or \.json file, got 'labels\.txt'"):
         load(folder, "labels.txt")
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda name: name,
+        lambda name: f"./{name}",
+        lambda name: f"/{name}",
+        lambda name: name.replace("/", "\\"),
+        lambda name: ".\\" + name.replace("/", "\\"),
+        lambda name: f"photos/{name}",
+        lambda name: unicodedata.normalize("NFD", name),
+        lambda name: "photos\\" + unicodedata.normalize("NFD", name).replace("/", "\\"),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_other_spellings_of_a_name(folder, tmp_path, spelled, form, suffix):
+    """As Macs, Windows and tools with a root of their own write them."""
+    (folder / FILES[3]).rename(folder / unicodedata.normalize(form, FILES[3]))
+    path = table(tmp_path / f"t.{suffix}", [(spelled(name), "xyzx"[i]) for i, name in enumerate(FILES)])
+    assert load(folder, path).labels.tolist() == [0, 1, 2, 0]
+
+
+def test_full_paths_in_a_table(folder, tmp_path):
+    path = table(tmp_path / "t.csv", [(str(folder / name), "xyzx"[i]) for i, name in enumerate(FILES)])
+    assert load(folder, path).labels.tolist() == [0, 1, 2, 0]
+
+
+def test_two_files_that_differ_in_their_spelling_only(folder, tmp_path):
+    names = [unicodedata.normalize(form, "\u00e9.png") for form in ("NFC", "NFD")]
+    for name in names:
+        (folder / "a.png").rename(folder / name)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.png")
+    rows = [*zip(FILES, "xyzx", strict=True), *zip(names, "yz", strict=True)]
+    data = load(folder, table(tmp_path / "t.csv", rows))
+    found = {data.pictures.name(i): data.classes[label] for i, label in enumerate(data.labels)}
+    assert (found[names[0]], found[names[1]]) == ("y", "z")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (str.upper, "names differ in capital letters: 'a.png' is 'A.PNG' in the table; write them alike"),
+        (lambda name: name.replace(".png", ".jpg"), "names differ in their endings: 'a.png' is 'a.jpg' in the table"),
+        (lambda name: f"train/{name}", "names differ in their folders: 'a.png' is 'train/a.png' in the table"),
+    ],
+)
+def test_what_differs_in_every_name_is_said(folder, tmp_path, change, words):
+    path = table(tmp_path / "t.csv", [(change(name), "x") for name in FILES])
+    with pytest.raises(DataError, match=re.escape(words)):
+        load(folder, path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "file;label\na.png;x\nb.png;y\nsub/c.png;x\nsub/gr\u00fc\u00dfe 1.png;y\n".encode(),
+        "file\tlabel\na.png\tx\nb.png\ty\nsub/c.png\tx\nsub/gr\u00fc\u00dfe 1.png\ty\n".encode("utf-16"),
+        'File, "Label"\r\na.png, x\r\nb.png,"y"\r\n\r\nsub/c.png,x \r\nsub/gr\u00fc\u00dfe 1.png,y\r\n'.encode(
+            "utf-8-sig"
+        ),
+    ],
+)
+def test_tables_of_spreadsheets(folder, tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    data = load(folder, str(tmp_path / "t.csv"))
+    assert data.classes == ("x", "y") and data.labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "labels", "classes"),
+    [
+        ("csv", ("owl", "", "cat", "owl"), ("cat", "owl")),
+        ("json", ("owl", None, "cat", "owl"), ("cat", "owl")),
+        ("csv", (1, -1, 0, 1), ("0", "1")),
+        ("json", (1, -1, 0, 1), ("0", "1")),
+        ("csv", (1, "", 0, 1), ("0", "1")),
+    ],
+)
+def test_images_without_a_class(folder, tmp_path, suffix, labels, classes, capsys):
+    """An empty cell, null, or -1 among numbers; with words -1 is a word."""
+    path = table(tmp_path / f"t.{suffix}", zip(FILES, labels, strict=True))
+    data = load(folder, path)
+    assert data.classes == classes and data.labels.tolist() == [1, -1, 0, 1]
+    assert data.batch([1]).conditions["y"].tolist() == [-1]
+    assert data.describe()["class_counts"] == [1, 2] and data.describe()["without_class"] == 1
+    renumbered = counted_as(data, ("none", *reversed(classes)))
+    if classes == ("cat", "owl"):
+        assert renumbered.batch(range(4)).conditions["y"].tolist() == [1, -1, 2, 1]
+        assert renumbered.describe()["class_counts"] == [0, 2, 1]
+    report = check_images(folder, labels=path)
+    assert report.classes == dict(zip(classes, (1, 2), strict=True)) and report.without_class == 1
+    assert "1 images without a class" in str(report)
+    with pytest.raises(DataError, match=r"1 examples have no class, .*; write a \.npz"):
+        Exporter(data).to_folder(tmp_path / "out")
+    Exporter(data).to_npz(tmp_path / "out.npz")
+    assert diffkit.data.load(tmp_path / "out.npz", labels=True).labels.tolist() == [1, -1, 0, 1]
+
+
+def test_no_image_with_a_class(folder, tmp_path):
+    path = table(tmp_path / "t.csv", zip(FILES, ("", "", "", ""), strict=True))
+    with pytest.raises(DataError, match="no image has a class; pass labels='none', or check the labels"):
+        load(folder, path)
+    words = table(tmp_path / "w.csv", zip(FILES, ("-1", "cat", "cat", "cat"), strict=True))
+    assert load(folder, words).classes == ("-1", "cat")

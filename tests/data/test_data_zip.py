@@ -104,7 +104,7 @@ def test_damaged_members_are_named(tmp_path, capsys, monkeypatch):
         load(path, size=8)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("2 of 5 files cannot be read") and "img00000000.png: BadZipFile: Bad CRC-32" in lines[1]
-    assert lines[2].endswith("a.zip: zz.png: no image, or of a kind that Pillow cannot read")
+    assert lines[2].endswith("a.zip: zz.png: no image of a kind that is read (AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP)")
     assert len(load(path, size=8, on_error="skip")) == 3
     assert "skipped " in capsys.readouterr().err
     monkeypatch.setattr("diffkit.data.zipped._LARGEST", 100)
@@ -163,6 +163,6 @@ def test_an_archive_is_checked_as_a_folder_is(tmp_path, processes):
     folder = check_images(tmp_path / "a", labels=str(tmp_path / "a" / "dataset.json"), processes=processes)
     assert found.as_dict() == folder.as_dict() | {"source": str(path)}
     assert found.classes == {"0": 1, "1": 1, "2": 2} and found.ignored == {"dataset.json": "no image by its name"}
-    assert found.unreadable == {"zz.png": "no image, or of a kind that Pillow cannot read"}
+    assert found.unreadable == {"zz.png": "no image of a kind that is read (AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP)"}
     damaged(path)
     assert check_images(path).unreadable[NAMES[0]].startswith("BadZipFile: Bad CRC-32")

@@ -195,7 +195,7 @@ def cut(made: Callable[[Path], object], share: float = 0.5) -> Callable[[Path], 
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-NO_IMAGE = "no image, or of a kind that Pillow cannot read"
+NO_IMAGE = "no image of a kind that is read"
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated.png": (cut(saved(image(NOISE))), "OSError: "),
     "truncated.jpg": (cut(saved(image(NOISE))), "OSError: image file is truncated"),
@@ -222,7 +222,7 @@ LEFT_OUT: dict[str, tuple[Callable[[Path], object], str]] = {
     "._photo.png": (content(b"\0\5\x16\7"), "what macOS keeps beside a file"),
     "gone.png": (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
     "itself.png": (lambda path: path.symlink_to(path.name), "a link to (itself|nothing)"),
-    "loop": (lambda path: path.symlink_to(path.parent, target_is_directory=True), "a link to a folder"),
+    "loop": (lambda path: path.symlink_to(path.parent, target_is_directory=True), "a link to a folder that holds this"),
     "pipe.png": (lambda path: os.mkfifo(path), "no regular file"),
 }  # fmt: skip
 

@@ -101,6 +101,35 @@ def test_other_integers_and_dimensions():
     assert from_dataset(TensorDataset(X[:, 0]), shape=(4, 6)).shape == (4, 6)
 
 
+def test_examples_without_a_class_are_minus_one():
+    for none in (None, -1):
+        labels = [none if i % 2 == 0 else i % 3 for i in range(12)]
+        wanted = torch.tensor([-1 if i % 2 == 0 else i % 3 for i in range(12)])
+        for dataset in (
+            Made(lambda i, given=labels: (X[i], given[i])),
+            Made(lambda i, given=labels: {"image": X[i], "label": given[i]}),
+            Made(lambda i, given=labels: (X[i], {"y": given[i]})),
+            (X, labels),
+        ):
+            data = from_dataset(dataset, classes=3)
+            assert torch.equal(data.batch(range(12)).conditions["y"], wanted)
+    assert data.describe()["without_class"] == 6 and data.describe()["class_counts"] == [2, 2, 2]
+
+
+def test_a_loop_over_the_data_ends():
+    assert [conditions["y"] for _, conditions in from_dataset(FORMS["list"])] == Y.tolist()
+
+
+def test_a_class_where_none_was_seen_is_refused():
+    data = from_dataset([(torch.zeros(1, 4, 6), 2 if i == 1 else None) for i in range(100)])
+    with pytest.raises(
+        DataError, match="item 1 has the label 2, but those that were looked at have None; say how many"
+    ):
+        data.batch([1])
+    told = from_dataset([(torch.zeros(1, 4, 6), 2 if i == 1 else None) for i in range(100)], classes=3)
+    assert told.batch([0, 1]).conditions["y"].tolist() == [-1, 2]
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(X)
@@ -117,14 +146,18 @@ REFUSED = [
     (Made(lambda i: (X[i], 1, 2)), {}, "item 0 has 3 parts, where there should be an example and its class"),
     (Made(lambda i: (X[i], "cat")), {}, "item 0 has the label 'cat', which is no class number 0, 1, ...; let the"),
     (Made(lambda i: (X[i], 0.5)), {}, "item 0 has the label 0.5, which is no class number"),
-    (Made(lambda i: (X[i], -1)), {}, "item 0 has the label -1, which is no class number"),
+    (Made(lambda i: (X[i], -2)), {}, "item 0 has the label -2, which is no class number"),
     (Made(lambda i: (X[i], torch.zeros(3))), {}, "item 0 has the label of shape (3,), which is no class number"),
     (Made(lambda i: (X[i], i)), {"classes": 3}, "item 3 has class 3, but there are 3 classes"),
-    (Made(lambda i: X[i] > 3), {}, "item 0 is of torch.bool; an example must be of integers or floating point"),
+    (Made(lambda i: X[i] > 3), {}, "item 0 is of torch.bool; give integers by x.to(torch.uint8), and pass bins=2"),
     (Made(lambda i: X[i].long()), {}, "item 0 is of torch.int64, which does not say how many values there are; pass"),
     (Made(lambda i: X[i, 0, 0, 0]), {}, "item 0 is one number; an example has a shape (C, *S)"),
-    (Made(lambda i: X[i, 0]), {}, "item 0 has shape (4, 6) and no axis for channels; add one by unsqueeze(0), or pass"),
-    (Made(lambda i: torch.zeros(8, 6, 3)), {}, "item 0 has shape (8, 6, 3), its channels last; move them first by"),
+    (
+        Made(lambda i: X[i, 0]),
+        {},
+        "item 0 has shape (4, 6), which looks like pictures without an axis for channels; pass",
+    ),
+    (Made(lambda i: torch.zeros(8, 6, 3)), {}, "item 0 has shape (8, 6, 3), which looks like channels last; pass l"),
     (Made(lambda i: X[i]), {"shape": (1, 6, 4)}, "example 0 has shape (1, 4, 6), the data says (1, 6, 4)"),
     (Made(lambda i: torch.zeros(1, 2 + i)), {}, "example 1 has shape (1, 3), the data says (1, 2)"),
     ((X, Y), {"shape": (1, 6, 4)}, "examples have shape (1, 4, 6), not shape=(1, 6, 4)"),

@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from stand_in import StandIn, StandInExtractor, images
 from torch import nn
 
@@ -56,7 +57,7 @@ def test_features_do_not_depend_on_the_batches(stand_in):
     assert dict(whole.data) == dict(cut.data) and whole.data["count"] == 11 and len(whole.data["sha256"]) == 64
     fewer = extract(stand_in, data, count=5)
     assert len(fewer.features) == 5 and fewer.data["sha256"] != whole.data["sha256"]
-    for count, text in ((12, "12 examples were asked for, but the data has 11"), (1, "the data has 1 example")):
+    for count, text in ((12, "count=12 examples are more than there are: 11 in the data"), (1, "the data: 1 example,")):
         with pytest.raises(DataError, match=text):
             extract(stand_in, data, count=count)
 
@@ -425,3 +426,43 @@ def test_the_real_inception_network(tmp_path, monkeypatch):
         (2, 1008),
     ]
     assert found.pool.isfinite().all()
+
+
+def test_advice_about_samples_is_taken(tmp_path, stand_in):
+    """What an error of `evaluate` advises is an option of it."""
+    rng, real = np.random.default_rng(0), load(images(30), layout="channels_last")
+
+    def folder(name, sides):
+        root = tmp_path / name
+        root.mkdir()
+        for i, side in enumerate(sides):
+            Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(root / f"{i}.png")
+        return root
+
+    side = real.shape[-1]
+    broken, mixed, one = folder("broken", [side] * 5), folder("mixed", [side, side + 1] * 3), folder("one", [side])
+    (broken / "z.png").write_bytes(b"\x89PNG")
+    for samples, option, advice in (
+        (broken, {"on_error": "skip"}, "on_error='skip'"),
+        (mixed, {"size": side}, f"size={side}"),
+    ):
+        with pytest.raises(DataError, match=re.escape(advice)):
+            evaluate(samples, real, extractor=stand_in, metrics=["fid"])
+        assert evaluate(samples, real, extractor=stand_in, metrics=["fid"], **option).settings["samples"]["count"] > 4
+        swapped = evaluate(real, samples, extractor=stand_in, metrics=["fid"], **option)
+        assert swapped.settings["reference"]["count"] > 4
+    np.save(tmp_path / "s.npy", rng.random((20, 9, 9, 9), dtype=np.float32))
+    with pytest.raises(DataError, match="layout='channels_first'"):
+        evaluate(tmp_path / "s.npy", real, extractor=stand_in, metrics=["fid"])
+    for layout in ("channels_first", "channels_last"):
+        found = evaluate(tmp_path / "s.npy", tmp_path / "s.npy", extractor=Flat(), metrics=["fid"], layout=layout)
+        assert abs(found["fid"]) < 1e-3
+    with pytest.raises(DataError, match="the samples: 1 example, which has no spread to compare"):
+        evaluate(one, real, extractor=stand_in, metrics=["fid"])
+    with pytest.raises(DataError, match="the reference: 1 example, which has no spread"):
+        evaluate(real, one, extractor=stand_in, metrics=["fid"])
+
+
+class Flat(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1)

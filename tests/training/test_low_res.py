@@ -18,7 +18,7 @@ UNET = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4,
 def images(*shape: int, labels: bool = False) -> diffkit.data.ArrayData:
     rng = np.random.default_rng(0)
     found = rng.integers(0, 256, shape, dtype=np.uint8)
-    return from_array(found, labels=np.arange(len(found)) % 2 if labels else None)
+    return from_array(found, labels=np.arange(len(found)) % 2 if labels else None, layout="channels_first")
 
 
 def averaged(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,77 @@
+"""Examples that cannot be read: an error that names them, or the next example in their place.
+
+Which example stands in is a function of the index alone, so that runs that go on, ranks and workers read the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from diffkit._errors import DataError, OptionError
+from diffkit.data.parallel import speaks
+from diffkit.options import check_number
+from diffkit.output import log
+
+T = TypeVar("T")
+_SHARE, _FEW = 0.5, 10
+"""What is skipped unless the user says otherwise: half of the examples, but at least this many; more is no few damaged
+files but another fault."""
+
+
+class Skipping:
+    """How examples that cannot be read are met.
+
+    Args:
+        count: Number of examples.
+        on_error: "stop" or "skip".
+        max_skipped: The largest share of the examples that may be skipped, 0 to 1; by default a half, at least ten.
+    """
+
+    def __init__(self, count: int, on_error: str, max_skipped: float | None = None):
+        if on_error not in ("stop", "skip"):
+            raise OptionError(f"on_error must be 'stop' or 'skip', got {on_error!r}")
+        self.count, self.skips = count, on_error == "skip"
+        self.most = most_skipped(count, max_skipped)
+        self.bad: dict[int, str] = {}
+
+    def read(self, index: int, read: Callable[[int], T]) -> tuple[int, T]:
+        """Return an example and its index: the one that was named, or where it is skipped the next that can be read.
+
+        Raises:
+            DataError: It cannot be read and nothing is skipped, or too many cannot be read.
+        """
+        for away in range(self.count):
+            at = (index + away) % self.count
+            try:
+                return at, read(at)
+            except DataError as error:
+                if not self.skips:
+                    raise DataError(f"{error}; mend it, or pass on_error='skip', with which a run can go on") from error
+                self._note(at, str(error))
+        raise DataError(f"none of {self.count} examples can be read; the first: {self.bad[0]}")
+
+    def _note(self, index: int, reason: str) -> None:
+        """Say once what is skipped, and stop where it is too much; each reading is tried anew all the same."""
+        if index in self.bad:
+            return
+        self.bad[index] = reason
+        check_share(len(self.bad), self.count, self.most, reason)
+        if speaks():
+            log(f"skipped {reason}; the next example stands in")
+
+
+def most_skipped(count: int, share: float | None) -> int:
+    """Return how many of ``count`` examples may be skipped."""
+    if share is None:
+        return max(_FEW, int(_SHARE * count))
+    return int(check_number("max_skipped", share, ge=0, le=1) * count)
+
+
+def check_share(bad: int, count: int, most: int, reason: str) -> None:
+    """Raise `DataError` where more examples cannot be read than may be skipped."""
+    if bad > most:
+        raise DataError(
+            f"more than {most} of {count} examples cannot be read, the last: {reason}; mend the data, or pass a larger "
+            "max_skipped, such as 0.9"
+        )
