@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffkit._errors import CheckpointError, DiffkitError
+from diffkit._errors import CheckpointError
+from diffkit._strict import check_fields
 
 
 def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -34,6 +34,7 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if record is not None:
+        check_fields(record, f"the record of {path}", CheckpointError, size=int, sha256=str, before=(dict, type(None)))
         _check_recorded(path, content, record)
     try:
         return from_bytes(content)
@@ -65,9 +66,9 @@ def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> No
     found, before = digest(content), record.get("before")
     if before is not None and all(found[key] == before.get(key) for key in found):
         return
-    if found["size"] != record.get("size"):
-        raise CheckpointError(f"{path} is damaged: it has {found['size']} bytes, {record.get('size')} were written")
-    if found["sha256"] != record.get("sha256"):
+    if found["size"] != record["size"]:
+        raise CheckpointError(f"{path} is damaged: it has {found['size']} bytes, {record['size']} were written")
+    if found["sha256"] != record["sha256"]:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
 
 
@@ -97,23 +98,6 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         ]
         raise CheckpointError(f"these weights do not fit the network: {', '.join(faults)}")
     network.load_state_dict(dict(weights))
-
-
-def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[str, Any]:
-    """Return the JSON object of a file, or raise an error that says why not and then, in ``remedy``, what would help.
-
-    Args:
-        path: The file.
-        error: What is raised: the file is not there, cannot be read, or holds something else.
-        remedy: How its message ends.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as cause:
-        raise error(f"{path} cannot be read as JSON: {cause}{remedy}") from cause
-    if not isinstance(found, dict):
-        raise error(f"{path} holds no JSON object{remedy}")
-    return found
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -103,7 +103,7 @@ def class_names(folder: Path) -> tuple[str, ...] | None:
 
 def _facts_of_data(folder: Path) -> Mapping[str, Any]:
     """What is known of the data that a run was trained on; nothing for a system that was only saved."""
-    from diffkit.files import read_json
+    from diffkit._strict import read_json
 
     try:
         found = read_json(folder / CONFIG, DataError).get("data")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError
+from diffkit._strict import parse_json
 
 _SHOWN = 10
 _MOST_NUMBERED = 100_000
@@ -100,7 +100,7 @@ def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[s
     try:
         text = (table.read_bytes() if content is None else content).decode("utf-8-sig")
         rows = _csv_rows(text) if table.suffix.lower() == ".csv" else _json_rows(text)
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
     found: dict[str, str] = {}
     for file, label in rows:
@@ -123,7 +123,7 @@ def _csv_rows(text: str) -> list[tuple[str, str]]:
 
 
 def _json_rows(text: str) -> list[tuple[str, str]]:
-    content = json.loads(text)
+    content = parse_json(text)
     rows = content.get("labels") if isinstance(content, Mapping) else None
     if not isinstance(rows, list):
         raise ValueError('it should read {"labels": [["a.png", 3], ...]}')

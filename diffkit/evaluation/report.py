@@ -18,8 +18,9 @@ from attrs import field, frozen
 
 import diffkit
 from diffkit._errors import CheckpointError, DiffkitError, MissingExtraError
+from diffkit._strict import read_json
 from diffkit.explain import explain
-from diffkit.files import load_weights, read_json, write_atomically
+from diffkit.files import load_weights, write_atomically
 from diffkit.folders import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.options import check_integer
 from diffkit.saving import load, read_spec

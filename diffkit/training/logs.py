@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffkit._errors import CheckpointError
+from diffkit._strict import read_json_lines, reason
 from diffkit.files import write_atomically
 from diffkit.progress import rich_bar
 
@@ -29,7 +31,10 @@ class MetricsFile:
 
     def __init__(self, folder: Path, step: int, name: str = NAME):
         self.path = folder / name
-        kept = [line for line in read_metrics(folder, name) if line["step"] <= step]
+        found, damaged = _read(self.path)
+        if damaged:
+            say(f"warning: {self.path}: {len(damaged)} damaged lines are left out (first: line {damaged[0]})")
+        kept = [line for line in found if line["step"] <= step]
         write_atomically(self.path, b"".join(_line(metrics) for metrics in kept))
         self.file = self.path.open("ab")
 
@@ -71,16 +76,24 @@ class NoMetrics:
 
 
 def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics, or of another such file; a last line that was cut short is left out."""
-    path = Path(folder) / name
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
+    """Return the lines of a run's metrics, or of another such file; damaged lines are left out."""
+    return _read(Path(folder) / name)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of a file of metrics that are whole, and the numbers of those that are not."""
+    if not path.exists():
+        return [], []
+    try:
+        return read_json_lines(path, _is_metrics)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+
+
+def _is_metrics(line: Mapping[str, Any]) -> bool:
+    """Whether a line is of a step, and has numbers only."""
+    numbers = all(value is None or isinstance(value, int | float) for value in line.values())
+    return numbers and isinstance(line.get("step"), int)
 
 
 def _line(metrics: Mapping[str, Any]) -> bytes:

@@ -12,8 +12,9 @@ import attrs
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError
+from diffkit._strict import check_fields, read_json, shown
 from diffkit.data.base import Data, description
-from diffkit.files import read_json, read_weights, write_atomically
+from diffkit.files import read_weights, write_atomically
 from diffkit.folders import CHECKPOINTS, CONFIG, RECIPE, SPEC, WEIGHTS, is_run
 from diffkit.training import checkpoint
 from diffkit.training.config import TrainConfig, differences
@@ -63,7 +64,7 @@ def check_options(folder: Path, config: TrainConfig) -> None:
         CheckpointError: What describes the run cannot be read.
     """
     if is_run(folder):
-        _refuse(folder, differences(_options_in(_kept(folder)), config))
+        _refuse(folder, differences(_options_in(folder, _kept(folder)), config))
 
 
 def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Data) -> None:
@@ -76,7 +77,7 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
     if not is_run(folder):
         return
     kept = _kept(folder)
-    found = differences(_options_in(kept), config)
+    found = differences(_options_in(folder, kept), config)
     if (folder / SPEC).exists():
         found += _differences_of_system(folder, json.loads(json.dumps(spec)))
     now = identity(data)
@@ -101,12 +102,20 @@ def _kept(folder: Path) -> dict[str, Any]:
     """What config.json holds."""
     kept = read_json(folder / CONFIG, CheckpointError)
     if kept.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / CONFIG} has format {kept.get('format')!r}, this diffkit reads {FORMAT}")
+        found = shown(kept.get("format"))
+        raise CheckpointError(f"{folder / CONFIG} has format {found}, this diffkit reads {FORMAT}")
+    check_fields(kept, str(folder / CONFIG), CheckpointError, train=dict, data=dict)
     return kept
 
 
-def _options_in(kept: Mapping[str, Any]) -> TrainConfig:
-    return TrainConfig(**{name: _tuple(value) for name, value in kept["train"].items()})
+def _options_in(folder: Path, kept: Mapping[str, Any]) -> TrainConfig:
+    unknown = kept["train"].keys() - attrs.fields_dict(TrainConfig).keys()
+    if unknown:
+        raise CheckpointError(f"{folder / CONFIG} has an option {min(unknown)!r} of training that is not known here")
+    try:
+        return TrainConfig(**{name: _tuple(value) for name, value in kept["train"].items()})
+    except (OptionError, TypeError) as error:  # the second where steps are missing
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
 
 
 def identity(data: Data) -> dict[str, Any]:
@@ -203,8 +212,7 @@ def _tuple(value: Any) -> Any:
 
 def _read_spec(folder: Path) -> dict[str, Any]:
     found = read_json(folder / SPEC, CheckpointError)
-    if not all(isinstance(found.get(name), dict) for name in ("parts", "settings")):
-        raise CheckpointError(f"{folder / SPEC} is damaged: it describes no system")
+    check_fields(found, str(folder / SPEC), CheckpointError, parts=dict, settings=dict)
     return found
 
 

@@ -15,7 +15,7 @@ from diffkit.registry import KINDS, registry
 ROOT = Path(diffkit.__file__).parent
 PARTS = set(KINDS.values())
 LAYERS = [
-    {"_errors", "_elsewhere", "_installed", "_lazy", "options", "registry"},
+    {"_errors", "_elsewhere", "_installed", "_lazy", "_strict", "options", "registry"},
     {"progress", "files", "folders", "pictures", "ranks"},
     {"table", "spacing"},
     {"protocols", "_contracts", "steering"},
