@@ -46,8 +46,8 @@ def with_text(tensors: Mapping[str, Tensor], text: str | None) -> Mapping[str, T
     return found
 
 
-def carried(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Return the spec that tensors carry, or None.
+def carried(path: Path, tensors: Mapping[str, Tensor] | None) -> dict[str, Any] | None:
+    """Return the spec that a dictionary of tensors carries, or None.
 
     Raises:
         CheckpointError: There is one, and it cannot be read.

@@ -21,6 +21,7 @@ from diffkit.weights._asking import TITLES
 from diffkit.weights._reading import Weights, read
 from diffkit.weights._settling import changes, fitting, settle
 from diffkit.weights._shapes import Revealed, reveal
+from diffkit.weights._values import check_values
 
 
 @frozen
@@ -177,6 +178,7 @@ def _grid_shape(found: Revealed, table: Tensor) -> tuple[int, ...] | None:
 def fill(network: nn.Module, weights: Weights, device: str | torch.device) -> None:
     """Give a network that was built without memory the weights of a file."""
     network.to_empty(device=device)
+    check_values(weights.path, weights.tensors, network)
     try:
         load_weights(network, weights.tensors)
     except CheckpointError as error:
