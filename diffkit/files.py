@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit._errors import CheckpointError
-from diffkit._strict import check_fields
+from diffkit._strict import check_fields, word
 
 
 def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     if missing or foreign or shapes:
         faults = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
-        faults += [f"{len(foreign)} unknown (first: {foreign[0]})"] if foreign else []
+        faults += [f"{len(foreign)} unknown (first: {word(foreign[0])})"] if foreign else []
         faults += [
             f"{len(shapes)} of another shape (first: {k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)})"
             for k in sorted(shapes)[:1]

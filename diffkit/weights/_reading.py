@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from attrs import frozen
@@ -19,6 +20,7 @@ from diffkit.weights._names import Place, Shapes, check_parametrized, flat, plac
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since and before torch 1.6
 _SHOWN = 5
+_MOST_UNPACKED = 20  # weights of 16 bits that were rounded from 8 unpack to about twice their size
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _ANCHORS: Shapes = dict.fromkeys(
     ("input_blocks.0.0.weight", "time_embed.0.weight", "x_embedder.proj.weight", "blocks.0.attn.qkv.weight")
@@ -125,7 +127,7 @@ def _content(path: Path) -> Any:
     if start[4:] == b"\0\0\0\0{":  # the size of a header, whose first byte may be that of a pickle
         return _from_safetensors(path)
     if start.startswith((_ZIP, _PICKLE)):
-        return _from_torch(path, mapped=start.startswith(_ZIP))
+        return _from_torch(path, mapped=start.startswith(_ZIP) and not _is_compressed(path, size))
     raise CheckpointError(f"{path} is no file of weights: neither PyTorch nor safetensors wrote it")
 
 
@@ -144,8 +146,25 @@ def _from_torch(path: Path, *, mapped: bool) -> Any:
             name = found[1]
     raise CheckpointError(
         f"{path} holds more than tensors ({name}), and reading that could run code, so nothing was read; if you trust "
-        "it, save its plain state_dict again"
+        f"it, save its plain state_dict again, from torch.load({str(path)!r}, weights_only=False)"
     )
+
+
+def _is_compressed(path: Path, size: int) -> bool:
+    """Whether a file of PyTorch was compressed afterwards, which cannot be mapped to memory.
+
+    Raises:
+        CheckpointError: It would take much more memory than weights do.
+    """
+    try:
+        with ZipFile(path) as archive:
+            members = archive.infolist()
+    except (BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # torch says what is wrong with it
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > _MOST_UNPACKED * size:
+        raise CheckpointError(f"{path} has {size} bytes and would unpack to {unpacked}, as no weights do")
+    return any(member.compress_type != ZIP_STORED for member in members)
 
 
 def _from_safetensors(path: Path) -> Mapping[str, Tensor]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from weights_support import golden, written
@@ -106,6 +108,50 @@ def test_truncated_files_of_old_torch(tmp_path):
 def test_files_of_other_kinds(content, message, tmp_path):
     (tmp_path / "x.pt").write_bytes(content)
     assert message in refused(tmp_path / "x.pt")
+
+
+def repacked(path: Path, to: Path) -> Path:
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return to
+
+
+def test_a_compressed_file_is_read_unless_it_would_fill_the_memory(tmp_path):
+    torch.save({"weight": torch.arange(100.0)}, tmp_path / "x.pt")
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(torch.zeros(100))
+    weights.load_matching(layer, repacked(tmp_path / "x.pt", tmp_path / "y.pt"))
+    assert torch.equal(layer.weight.detach(), torch.arange(100.0))
+    torch.save({"weight": torch.zeros(1_000_000)}, tmp_path / "x.pt")
+    assert "would unpack to 400" in refused(repacked(tmp_path / "x.pt", tmp_path / "z.pt"))
+
+
+def test_the_advice_for_a_file_with_more_than_tensors_runs(tmp_path):
+    """Such as those of Lightning, whose best score is a number of NumPy."""
+    path = tmp_path / "lightning.ckpt"
+    torch.save({"state_dict": {"model.weight": torch.ones(3)}, "best": np.float64(1.0)}, path)
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(CheckpointError, match="save its plain state_dict again") as caught:
+        weights.load_matching(layer, path)
+    advice = re.search(r"torch\.load\(.*\)", str(caught.value))
+    assert advice is not None
+    torch.save(eval(advice[0])["state_dict"], path)
+    assert weights.load_matching(layer, path).taken == ("weight",)
+
+
+def test_a_dictionary_that_holds_itself_ends(tmp_path):
+    held = {"weight": torch.zeros(1)}
+    held["again"] = held
+    torch.save(held, tmp_path / "x.pt")
+    assert "of a kind of network that is not known here" in refused(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202eb", "\udc80"])
+def test_names_with_control_characters_are_refused(name, tmp_path):
+    torch.save({name: torch.zeros(1)}, tmp_path / "x.pt")
+    assert refused(tmp_path / "x.pt").isprintable()
 
 
 def test_an_archive_of_something_else(tmp_path):
