@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit._errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean
+from diffkit.building import bounded
 from diffkit.columns import scalings
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.files import bare
@@ -119,7 +120,10 @@ def _plain_spacing(spacing: Spacing) -> Spacing:
     """A spacing that JSON can hold: Python's integers for NumPy's, a list for an array or a range."""
     if spacing is None or isinstance(spacing, str):
         return spacing
-    found: int | list[int] = np.asarray(spacing).tolist()
+    try:
+        found: int | list[int] = np.asarray(spacing).tolist()
+    except ValueError as error:  # lists of several lengths in a list
+        raise OptionError(f"train_spacing must be a number of levels or a list of levels, got {spacing!r}") from error
     return found
 
 
@@ -266,7 +270,7 @@ def _build(recipe: Any, parts: Composition, device: torch.device | None, time_ar
     if time_argument is not None:
         raise OptionError("time_argument is for a network of your own; registered backbones take time second")
     try:
-        with device or torch.device("cpu"):
+        with bounded(device), device or torch.device("cpu"):
             built: nn.Module = recipe.build(parts.data_shape, channels)
     except OptionError as error:
         raise OptionError(f"{parts.label('backbone')}: {error}") from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -17,10 +18,10 @@ from diffkit.files import load_weights, read_weights
 from diffkit.folders import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, canonical, registry
 from diffkit.spec import FORMAT
-from diffkit.system import System
+from diffkit.system import Settings, System
 
 _NONE = type(None)
-_SETTINGS: dict[str, tuple[type, ...]] = {
+_SETTINGS: dict[str, type | tuple[type, ...]] = {
     "data_shape": (list, tuple),
     "num_steps": (int,),
     "train_spacing": (int, str, list, tuple, _NONE),
@@ -131,13 +132,14 @@ def _remedy(folder: Path) -> str:
 
 def _settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of a spec, of the types that `compose` takes."""
-    unknown = [name for name in settings if name not in _SETTINGS]
+    known = attrs.fields_dict(Settings)
+    unknown = [name for name in settings if name not in known]
     if unknown:
         raise SpecError(
             f"the spec's settings do not fit diffkit {__version__}: {word(unknown[0])} is not one of them"
-            + did_you_mean(unknown[0], _SETTINGS)
+            + did_you_mean(unknown[0], known)
         )
-    check_fields(settings, "the spec's settings", SpecError, **{name: _SETTINGS[name] for name in settings})
+    check_fields(settings, "the spec's settings", SpecError, **{name: _SETTINGS.get(name, object) for name in settings})
     return settings
 
 

@@ -144,7 +144,7 @@ def manifest_of(path: Path) -> dict[str, Any]:
             f"{path} has format {shown(manifest.get('format'))}, written by diffkit "
             f"{word(manifest.get('diffkit'))}; this one reads format {FORMAT}; upgrade diffkit"
         )
-    check_fields(manifest, str(path / MANIFEST), CheckpointError, step=int, files=dict, spec=(dict, type(None)))
+    check_fields(manifest, str(path / MANIFEST), CheckpointError, step=int, files=dict, terms=(list, type(None)))
     for name, record in manifest["files"].items():
         if not _FILE.fullmatch(name):
             raise CheckpointError(f"{path / MANIFEST} is damaged: {shown(name)} is not the name of a file of it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import attrs
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError
-from diffkit._strict import check_fields, read_json, shown
+from diffkit._strict import check_fields, read_json, shown, word
 from diffkit.data.base import Data, description
 from diffkit.files import read_weights, write_atomically
 from diffkit.folders import CHECKPOINTS, CONFIG, RECIPE, SPEC, WEIGHTS, is_run
@@ -154,16 +155,19 @@ def _differences_of_system(folder: Path, spec: Mapping[str, Any]) -> list[str]:
 def _manifest_differences(checkpoints: Path, spec: Mapping[str, Any]) -> list[str]:
     """Differences from the system of the newest whole checkpoint; earlier versions kept the names of its parts only."""
     for path in checkpoint.newest_first(checkpoints):
-        try:
-            manifest = checkpoint.manifest_of(path)
-        except CheckpointError:
-            continue
-        if "spec" in manifest:
-            return _spec_differences(manifest["spec"], spec)
-        pairs = [(kind, manifest["parts"].get(kind), spec["parts"][kind]) for kind in spec["parts"]]
-        named = [(kind, was and was.get("name"), now and now["name"]) for kind, was, now in pairs]
-        return [f"{kind} {was}, now {now}" for kind, was, now in named if was != now]
+        with suppress(CheckpointError):
+            return _differences_of_manifest(path, spec)
     return []
+
+
+def _differences_of_manifest(path: Path, spec: Mapping[str, Any]) -> list[str]:
+    manifest = checkpoint.manifest_of(path)
+    if "spec" in manifest:
+        return _spec_differences(_checked(manifest["spec"], str(path)), spec)
+    manifest = _checked({"settings": {}, **manifest}, str(path))
+    pairs = [(kind, manifest["parts"].get(kind), spec["parts"][kind]) for kind in spec["parts"]]
+    named = [(kind, was and word(was.get("name")), now and now["name"]) for kind, was, now in pairs]
+    return [f"{kind} {was}, now {now}" for kind, was, now in named if was != now]
 
 
 def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -174,7 +178,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     for name, now in {**new["settings"], **_of_classifier(new)}.items():
         was = was_set.get(name)
         if was != now:
-            found.append(f"{name}={was!r}, now {name}={now!r}")
+            found.append(f"{name}={shown(was)}, now {name}={shown(now)}")
     return found
 
 
@@ -184,14 +188,14 @@ def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str
         return []
     if was is None or now is None or _identity({**was, "options": 0}) != _identity({**now, "options": 0}):
         return [f"{kind} {_label(was)}, now {_label(now)}"]
-    names = dict.fromkeys([*now["options"], *was["options"]])
-    pairs = [(f"{kind}.{name}", was["options"].get(name), now["options"].get(name)) for name in names]
-    return [f"{name}={old!r}, now {name}={new!r}" for name, old, new in pairs if old != new]
+    old_options, new_options = (part.get("options") or {} for part in (was, now))
+    pairs = [(f"{kind}.{name}", old_options.get(name), new_options.get(name)) for name in new_options | old_options]
+    return [f"{name}={shown(old)}, now {name}={shown(new)}" for name, old, new in pairs if old != new]
 
 
 def _of_classifier(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the network of a classifier, and its classes; nothing for a system."""
-    return {**spec["classifier"], "num_classes": spec["num_classes"]} if "classifier" in spec else {}
+    return {**spec["classifier"], "num_classes": spec.get("num_classes")} if "classifier" in spec else {}
 
 
 def _identity(part: Mapping[str, Any] | None) -> Any:
@@ -202,8 +206,8 @@ def _identity(part: Mapping[str, Any] | None) -> Any:
 def _label(part: Mapping[str, Any] | None) -> str:
     if part is None:
         return "none"
-    options = ", ".join(f"{key}={value!r}" for key, value in part.get("options", {}).items())
-    return f"{part['name'] or part.get('class')}({options})"
+    options = ", ".join(f"{key}={shown(value)}" for key, value in (part.get("options") or {}).items())
+    return f"{word(part.get('name') or part.get('class'))}({options})"
 
 
 def _tuple(value: Any) -> Any:
@@ -211,9 +215,19 @@ def _tuple(value: Any) -> Any:
 
 
 def _read_spec(folder: Path) -> dict[str, Any]:
-    found = read_json(folder / SPEC, CheckpointError)
-    check_fields(found, str(folder / SPEC), CheckpointError, parts=dict, settings=dict)
-    return found
+    return _checked(read_json(folder / SPEC, CheckpointError), str(folder / SPEC))
+
+
+def _checked(spec: dict[str, Any], what: str) -> dict[str, Any]:
+    """A spec that can be compared with another one, or an error that says what is wrong with it."""
+    none = type(None)
+    check_fields(
+        spec, what, CheckpointError, parts=dict, settings=dict, classifier=(dict, none), num_classes=(int, none)
+    )
+    for kind, part in spec["parts"].items():
+        if part is not None:
+            check_fields(part, f"{kind} of {what}", CheckpointError, name=(str, none), options=(dict, none))
+    return spec
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ LAYERS = [
     {"gaussian", "decoders"},
     PARTS | {"slots"},
     {
+        "building",
         "calls",
         "columns",
         "compiling",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,35 @@ def test_a_damaged_description_of_a_run_is_refused_by_name(tmp_path: Path, chang
     path.write_text("[" * 100_000)
     with pytest.raises(DiffkitError, match="it is more than 32 levels deep"):
         train(tmp_path, steps=8)
+
+
+def test_a_sealed_checkpoint_of_something_else_says_what_helps(tmp_path: Path):
+    """Nothing is damaged, but its optimizer is another's; going on without it, as advised, works."""
+    from safetensors.torch import load, save
+
+    from diffkit.training import checkpoint
+
+    train(tmp_path, steps=8)
+    newest = next(newest_first(tmp_path / "checkpoints"))
+    tensors = load((newest / "optimizer.safetensors").read_bytes())
+    name = next(full for full in tensors if full.startswith("exp_avg/"))
+    for change, text in (
+        ({name: tensors[name].flatten()[:1]}, f"{name} of optimizer has shape (1,), not"),
+        ({name: tensors[name].int()}, f"{name} of optimizer holds torch.int32, not torch.float32"),
+        (
+            {"exp_avg/\x1b[2J": tensors[name].clone()},
+            r"optimizer has 'exp_avg/\x1b[2J', of no parameter of the network",
+        ),
+    ):
+        content = save(tensors | change)
+        (newest / "optimizer.safetensors").write_bytes(content)
+        manifest = json.loads((newest / "manifest.json").read_text())
+        del manifest["sha256"]
+        manifest["files"]["optimizer.safetensors"] = checkpoint.digest(content)
+        (newest / "manifest.json").write_bytes(checkpoint._sealed(manifest))  # a test of what no damage would leave
+        with pytest.raises(CheckpointError) as caught:
+            train(tmp_path, steps=12)
+        assert text in str(caught.value)
+    shutil.rmtree(newest)
+    train(tmp_path, steps=12)
+    assert lines(tmp_path)[-1]["step"] == 12
