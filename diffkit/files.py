@@ -85,6 +85,12 @@ def bare(network: nn.Module) -> nn.Module:
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into a network, or raise `CheckpointError` that names the first differences."""
     network = bare(network)
+    check_fit(network, weights)
+    network.load_state_dict(dict(weights))
+
+
+def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError` that names the first differences unless weights have a network's names and shapes."""
     own = network.state_dict()
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
@@ -96,7 +102,6 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             for k in sorted(shapes)[:1]
         ]
         raise CheckpointError(f"these weights do not fit the network: {', '.join(faults)}")
-    network.load_state_dict(dict(weights))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

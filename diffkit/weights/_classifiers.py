@@ -15,7 +15,7 @@ from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
 from diffkit._strict import check_fields, word
 from diffkit.building import bounded
-from diffkit.files import load_weights
+from diffkit.files import check_fit, load_weights
 from diffkit.folders import SPEC
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
@@ -119,9 +119,12 @@ def _from_file(
 
 def _from_folder(folder: Path, network: nn.Module | None, device: str | torch.device) -> nn.Module:
     spec = read_spec(folder / SPEC)
-    if network is None:
-        network = _described(folder, spec).to_empty(device=device)
-    load_weights(network, read_model(folder, spec))
+    network = _described(folder, spec) if network is None else network
+    weights = read_model(folder, spec)
+    if any(tensor.is_meta for tensor in network.state_dict().values()):
+        check_fit(network, weights)  # before there is memory for it
+        network.to_empty(device=device)
+    load_weights(network, weights)
     return network.to(device).eval()
 
 
