@@ -120,7 +120,7 @@ def read_json_lines(
     return found, damaged
 
 
-def check_fields(table: Any, what: str, error: type[DiffkitError], **kinds: type | tuple[type, ...]) -> None:
+def check_fields(table: Any, what: str, error: type[DiffkitError], /, **kinds: type | tuple[type, ...]) -> None:
     """Raise an error unless a table has fields of these types.
 
     Args:

@@ -153,7 +153,7 @@ def load_reference(path: str | Path) -> Reference:
         if not is_zipfile(path):  # NumPy's own words are advice to unpickle it
             raise DataError(f"{str(path)!r} cannot be read as statistics: it is no .npz file") from error
         raise DataError(f"{str(path)!r} cannot be read as statistics: {error}") from error
-    if meta.get("format", FORMAT) > FORMAT:
+    if (meta.get("format") or FORMAT) > FORMAT:
         raise DataError(f"{str(path)!r} has format {meta['format']}, this diffkit reads up to {FORMAT}; upgrade it")
     features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
     return Reference(pool, spatial, features, meta)
