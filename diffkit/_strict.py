@@ -34,13 +34,18 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         OSError: It cannot be read.
         ValueError: It is a pipe or a device, or has more bytes than ``most``.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is a folder" if path.is_dir() else "it is a pipe or a device, not an ordinary file")
+    check_ordinary(path)
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it has more than {most} bytes")
     return content
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise ValueError if a path is that of a folder, a pipe or a device; OSError if there is nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is a folder" if path.is_dir() else "it is a pipe or a device, not an ordinary file")
 
 
 def parse_json(content: bytes | str) -> Any:

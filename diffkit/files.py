@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit._errors import CheckpointError
-from diffkit._strict import check_fields, word
+from diffkit._strict import check_fields, check_ordinary, word
 
 
 def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -29,8 +29,9 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
     from safetensors.torch import load as from_bytes
 
     try:
+        check_ordinary(path)
         content = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if record is not None:
         check_fields(record, f"the record of {path}", CheckpointError, size=int, sha256=str, before=(dict, type(None)))

@@ -40,12 +40,18 @@ def _problems(files: Files, own: Files, parameters: Mapping[str, Tensor]) -> Ite
                 yield f"{label} has no {name}"
             elif name in files[label] and name != "window":
                 yield from _difference(f"{name} of {label}", files[label][name], tensor)
+    moments = dict[str, set[str]]()
     for full, value in files["optimizer"].items():
-        name = full.partition("/")[2]
+        kind, _, name = full.partition("/")
+        moments.setdefault(name, set()).add(kind)
         if name not in parameters:
             yield f"optimizer has {word(full)}, of no parameter of the network"
         elif value.ndim:
             yield from _difference(f"{full} of optimizer", value, parameters[name])
+    every = set().union(*moments.values())
+    for name, kinds in moments.items():
+        if kinds != every:
+            yield f"optimizer has no {min(every - kinds)} of {name}"
 
 
 def _difference(what: str, there: Tensor, own: Tensor) -> Iterator[str]:

@@ -14,7 +14,7 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit._errors import CheckpointError, OptionError
-from diffkit._strict import reason, shown
+from diffkit._strict import check_ordinary, reason, shown
 from diffkit.weights._carrying import KEY, carried, with_text
 from diffkit.weights._names import Place, Shapes, check_parametrized, flat, places, under
 
@@ -118,10 +118,11 @@ def _content(path: Path) -> Any:
         size = path.stat().st_size
         if path.is_dir():
             raise CheckpointError(f"{path} is a folder, not a file of weights; diffkit.load opens a saved system")
+        check_ordinary(path)
         with path.open("rb") as file:
             start = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
     if not size:
         raise CheckpointError(f"{path} is empty")
     if start[4:] == b"\0\0\0\0{":  # the size of a header, whose first byte may be that of a pickle

@@ -179,6 +179,16 @@ def test_a_file_that_is_not_there(tmp_path):
     assert refused(tmp_path / "x.pt") == f"cannot read {tmp_path / 'x.pt'}: No such file or directory"
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.pt")
+    assert refused(tmp_path / "x.pt").endswith("x.pt: it is a pipe or a device, not an ordinary file")
+    saved = diffkit.compose(backbone="mlp", data_shape=(2,), bins=None).save(tmp_path / "saved")
+    (saved / "model.safetensors").unlink()
+    os.mkfifo(saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match="it is a pipe or a device"):
+        diffkit.load(saved)
+
+
 def test_the_ending_of_the_name_does_not_matter(tmp_path):
     one = written(tmp_path, "unet_uncond", ".safetensors").rename(tmp_path / "weights.pt")
     other = written(tmp_path, "unet_uncond", ".pt").rename(tmp_path / "weights.safetensors")
