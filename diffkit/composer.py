@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diffkit._contracts import problems_of
 from diffkit._errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean, naming
+from diffkit.building import bounded
 from diffkit.columns import scalings
 from diffkit.decoders import Decoder, decoder_for
 from diffkit.files import bare
@@ -157,7 +158,10 @@ def _plain_spacing(spacing: Spacing) -> Spacing:
         return spacing
     if isinstance(spacing, range) and len(spacing) > MOST_STEPS:
         raise OptionError(f"train_spacing {spacing!r} is more levels than a table holds, {MOST_STEPS}")
-    found: int | list[int] = np.asarray(spacing).tolist()
+    try:
+        found: int | list[int] = np.asarray(spacing).tolist()
+    except ValueError as error:  # lists of several lengths in a list
+        raise OptionError(f"train_spacing must be a number of levels or a list of levels, got {spacing!r}") from error
     return found
 
 
@@ -329,7 +333,7 @@ def _build(recipe: Any, parts: Composition, device: torch.device | None, time_ar
     if time_argument is not None:
         raise OptionError("time_argument is for a network of your own; registered backbones take time second")
     try:
-        with device or torch.device("cpu"):
+        with bounded(device), device or torch.device("cpu"):
             built: nn.Module = recipe.build(parts.data_shape, channels)
     except OptionError as error:
         raise OptionError(f"{parts.label('backbone')}: {error}") from error

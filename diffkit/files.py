@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from diffkit._errors import CheckpointError, DiffkitError
+from diffkit._errors import CheckpointError
+from diffkit._strict import check_fields, check_ordinary, word
 from diffkit.temporaries import replacement
 
 
@@ -26,18 +26,19 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
     Raises:
         CheckpointError: The file is missing, truncated, altered or no safetensors file.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     try:
+        check_ordinary(path)
         content = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if record is not None:
+        check_fields(record, f"the record of {path}", CheckpointError, size=int, sha256=str, before=(dict, type(None)))
         _check_recorded(path, content, record)
     try:
         return from_bytes(content)
-    except SafetensorError as error:
+    except Exception as error:  # damaged bytes can fail in any way; safetensors has errors of several kinds
         raise CheckpointError(f"{path} is no whole safetensors file: {error}") from error
 
 
@@ -65,9 +66,9 @@ def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> No
     found, before = digest(content), record.get("before")
     if before is not None and all(found[key] == before.get(key) for key in found):
         return
-    if found["size"] != record.get("size"):
-        raise CheckpointError(f"{path} is damaged: it has {found['size']} bytes, {record.get('size')} were written")
-    if found["sha256"] != record.get("sha256"):
+    if found["size"] != record["size"]:
+        raise CheckpointError(f"{path} is damaged: it has {found['size']} bytes, {record['size']} were written")
+    if found["sha256"] != record["sha256"]:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
 
 
@@ -85,35 +86,23 @@ def bare(network: nn.Module) -> nn.Module:
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into a network, or raise `CheckpointError` that names the first differences."""
     network = bare(network)
+    check_fit(network, weights)
+    network.load_state_dict(dict(weights))
+
+
+def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError` that names the first differences unless weights have a network's names and shapes."""
     own = network.state_dict()
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     if missing or foreign or shapes:
         faults = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
-        faults += [f"{len(foreign)} unknown (first: {foreign[0]})"] if foreign else []
+        faults += [f"{len(foreign)} unknown (first: {word(foreign[0])})"] if foreign else []
         faults += [
             f"{len(shapes)} of another shape (first: {k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)})"
             for k in sorted(shapes)[:1]
         ]
         raise CheckpointError(f"these weights do not fit the network: {', '.join(faults)}")
-    network.load_state_dict(dict(weights))
-
-
-def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[str, Any]:
-    """Return the JSON object of a file, or raise an error that says why not and then, in ``remedy``, what would help.
-
-    Args:
-        path: The file.
-        error: What is raised: the file is not there, cannot be read, or holds something else.
-        remedy: How its message ends.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as cause:
-        raise error(f"{path} cannot be read as JSON: {cause}{remedy}") from cause
-    if not isinstance(found, dict):
-        raise error(f"{path} holds no JSON object{remedy}")
-    return found
 
 
 def write_atomically(path: Path, content: bytes) -> None:

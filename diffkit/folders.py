@@ -25,6 +25,11 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).exists()
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file of weights that a path means: a file, or that in the folder of a run or a saved system."""
+    return path / WEIGHTS if path.is_dir() else path
+
+
 def step_name(step: int) -> str:
     """Return how what belongs to a step is called."""
     return f"step_{step:08d}"

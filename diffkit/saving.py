@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from diffkit import __version__
-from diffkit._errors import CheckpointError, OptionError, SpecError, UnknownComponentError
+from diffkit._errors import CheckpointError, SpecError, UnknownComponentError, did_you_mean
+from diffkit._strict import check_fields, json_object, reason, shown, word
 from diffkit.composer import compose
 from diffkit.files import load_weights, read_weights
 from diffkit.folders import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, canonical, registry
 from diffkit.spec import FORMAT
-from diffkit.system import System
+from diffkit.system import Settings, System
+
+_NONE = type(None)
+_SETTINGS: dict[str, type | tuple[type, ...]] = {
+    "data_shape": (list, tuple),
+    "num_steps": (int,),
+    "train_spacing": (int, str, list, tuple, _NONE),
+    "rescale_time": (bool,),
+    "clip_x_start": (bool,),
+    "bins": (int, dict, _NONE),
+    "time_argument": (str, _NONE),
+}
 
 
 def from_spec(
@@ -43,25 +55,19 @@ def from_spec(
             "diffkit.weights.load_classifier reads its folder"
         )
     fmt = spec.get("format")
-    if not isinstance(fmt, int) or fmt < 1:
-        raise SpecError(f"this is no diffkit spec: its format is {fmt!r}, not a number from 1")
+    if not isinstance(fmt, int) or isinstance(fmt, bool) or fmt < 1:
+        raise SpecError(f"this is no diffkit spec: its format is {shown(fmt)}, not a number from 1")
     if fmt > FORMAT:
         raise SpecError(
-            f"this spec has format {fmt}, written by diffkit {spec.get('diffkit')}; diffkit {__version__} reads up to "
-            f"{FORMAT}; upgrade diffkit"
+            f"this spec has format {fmt}, written by diffkit {word(spec.get('diffkit'))}; diffkit {__version__} reads "
+            f"up to {FORMAT}; upgrade diffkit"
         )
-    try:
-        parts, settings = dict(spec["parts"]), dict(spec["settings"])
-        slots: dict[str, Any] = {k: _slot(k, parts[k], accept_origin) for k in KINDS if k != "backbone"}
-        network = _backbone_slot(parts["backbone"], backbone, accept_origin)
-    except KeyError as error:
-        raise SpecError(f"the spec lacks {error.args[0]!r}") from error
-    try:
-        return compose(**slots, **settings, backbone=network, device=device)
-    except TypeError as error:
-        if isinstance(error, OptionError):
-            raise
-        raise SpecError(f"the spec's settings do not fit diffkit {__version__}: {error}") from error
+    check_fields(spec, "the spec", SpecError, parts=dict, settings=dict)
+    parts, settings = spec["parts"], _settings(spec["settings"])
+    check_fields(parts, "the spec", SpecError, **dict.fromkeys(KINDS, object))
+    slots: dict[str, Any] = {kind: _slot(kind, parts[kind], accept_origin) for kind in KINDS if kind != "backbone"}
+    network = _backbone_slot(parts["backbone"], backbone, accept_origin)
+    return compose(**slots, **settings, backbone=network, device=device)
 
 
 def load(
@@ -99,7 +105,7 @@ def read_model(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:
 def read_spec(path: Path) -> dict[str, Any]:
     """Return the JSON object of a spec file, or raise `CheckpointError`."""
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(path)
     except FileNotFoundError as error:
         wanted = _remedy(path.parent) or f"; a saved system is a folder with {SPEC} and {WEIGHTS}"
         raise CheckpointError(f"{path} is not there{wanted}") from error
@@ -108,10 +114,7 @@ def read_spec(path: Path) -> dict[str, Any]:
             f"{path.parent} is a file; a saved system is a folder with {SPEC} and {WEIGHTS}"
         ) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}{_remedy(path.parent)}") from error
-    if not isinstance(spec, dict):
-        raise CheckpointError(f"{path} holds no JSON object{_remedy(path.parent)}")
-    return spec
+        raise CheckpointError(f"{path} cannot be read as JSON: {reason(error)}{_remedy(path.parent)}") from error
 
 
 def _remedy(folder: Path) -> str:
@@ -127,20 +130,35 @@ def _remedy(folder: Path) -> str:
     return f"{text} writes it again"
 
 
+def _settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a spec, of the types that `compose` takes."""
+    known = attrs.fields_dict(Settings)
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise SpecError(
+            f"the spec's settings do not fit diffkit {__version__}: {word(unknown[0])} is not one of them"
+            + did_you_mean(unknown[0], known)
+        )
+    check_fields(settings, "the spec's settings", SpecError, **{name: _SETTINGS.get(name, object) for name in settings})
+    return settings
+
+
 def _backbone_slot(spec: Mapping[str, Any] | None, given: nn.Module | None, accept_origin: bool) -> Any:
     if given is not None:
         return given
     if spec is None:
         return None
-    if spec["name"] is None:
+    if isinstance(spec, Mapping) and spec.get("name", "") is None:
         raise SpecError(
-            f"this system has a network of its own ({spec.get('class')}); pass backbone= such a network, in Python: "
-            "diffkit.load(folder, backbone=network)"
+            f"this system has a network of its own ({word(spec.get('class'))}); pass backbone= such a network, in "
+            "Python: diffkit.load(folder, backbone=network)"
         )
     return _slot("backbone", spec, accept_origin)
 
 
 def _slot(kind: str, spec: Mapping[str, Any], accept_origin: bool) -> tuple[str, Mapping[str, Any]]:
+    what = f"{kind} of the spec"
+    check_fields(spec, what, SpecError, name=str, origin=str, version=(str, _NONE), options=dict)
     name, origin, version = spec["name"], spec["origin"], spec.get("version", "")
     full = name if origin == LOCAL or accept_origin else f"{origin}:{name}"
     try:
@@ -156,6 +174,7 @@ def _missing(kind: str, name: str, origin: str, version: str, error: UnknownComp
             f"this system uses {kind} {name!r}, registered in the process that saved it; register it here first "
             "(on the command line, --import FILE.py runs a file of yours)"
         )
+    origin, version = word(origin), word(version)
     others = [e.origin for e in registry(kind).entries() if e.name == canonical(name)]
     text = f"this system uses {kind} {name!r} of {origin} {version}"
     if others:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
+from diffkit._strict import parse_json
 from diffkit.files import bare, digest, storable, write_atomically, write_through
 from diffkit.folders import SPEC, WEIGHTS, is_run
 from diffkit.publishing import new_folder, reason
@@ -191,9 +192,9 @@ def written(what: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fits_json(value: Any) -> bool:
-    """Whether a value can be written as JSON."""
+    """Whether a value can be written as JSON and read back."""
     try:
-        json.dumps(value)
+        parse_json(json.dumps(value))
     except (TypeError, ValueError):  # of a kind that JSON does not have; held by itself
         return False
     return True

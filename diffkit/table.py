@@ -322,7 +322,10 @@ def respace(table: ProcessTable, levels: Sequence[int]) -> ProcessTable:
 
 def check_levels(levels: Sequence[int], num_steps: int) -> NDArray[np.int64]:
     """Return levels as an int64 array, or raise `OptionError` if they are not ascending within 1..num_steps."""
-    keep = np.asarray(levels)
+    try:
+        keep = np.asarray(levels)
+    except ValueError:  # lists of several lengths in a list
+        keep = np.zeros(())
     if keep.ndim != 1 or keep.size == 0 or keep.dtype.kind not in "iu":
         raise OptionError(f"levels must be a non-empty list of integers, got {levels!r}")
     if keep[0] < 1 or keep.max() > num_steps:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 from attrs import frozen
 
-from diffkit._errors import OptionError
+from diffkit._errors import OptionError, SpecError
+from diffkit._strict import check_fields, shown, word
 from diffkit.registry import canonical
 
 if TYPE_CHECKING:
@@ -179,6 +180,10 @@ def _check_fit(spec: Mapping[str, Any], saved: Saved, of_classes: str | None) ->
 
 
 def _noise_problems(spec: Mapping[str, Any], system: System) -> list[str]:
+    check_fields(spec, "the classifier's spec", SpecError, parts=dict, settings=dict)
+    check_fields(spec["parts"], "the classifier's spec", SpecError, schedule=dict)
+    check_fields(spec["parts"]["schedule"], "its schedule", SpecError, name=str, options=dict)
+    check_fields(spec["settings"], "the classifier's settings", SpecError, num_steps=int, rescale_time=bool)
     own = json.loads(json.dumps(system.spec()))
     found = []
     was, now = spec["parts"]["schedule"], own["parts"]["schedule"]
@@ -186,15 +191,15 @@ def _noise_problems(spec: Mapping[str, Any], system: System) -> list[str]:
         found.append(f"it was trained on {_named(was)}, the system on {_named(now)}")
     names = ("num_steps", "rescale_time")
     return found + [
-        f"it was trained with {name}={spec['settings'][name]}, the system with {own['settings'][name]}"
+        f"it was trained with {name}={shown(spec['settings'][name])}, the system with {own['settings'][name]}"
         for name in names
         if spec["settings"][name] != own["settings"][name]
     ]
 
 
 def _named(part: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{key}={value!r}" for key, value in part["options"].items())
-    return f"schedule {part['name']}({options})"
+    options = ", ".join(f"{key}={shown(value)}" for key, value in part["options"].items())
+    return f"schedule {word(part['name'])}({options})"
 
 
 def _weights(network: nn.Module) -> str:

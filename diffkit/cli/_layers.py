@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 from attrs import frozen
 
 from diffkit._errors import OptionError
+from diffkit._strict import parse_toml, read_bytes
 from diffkit.cli._slots import named_in_file, named_on_line
 from diffkit.cli._takes import Takes
 from diffkit.cli._values import from_text
@@ -70,7 +70,7 @@ def _path(word: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_bytes(path))
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:

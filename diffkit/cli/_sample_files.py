@@ -27,10 +27,11 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError, OptionError
+from diffkit._strict import read_json
 from diffkit.cli._options import spelled
 from diffkit.cli._paths import check_overview, overview
 from diffkit.cli._pictures import file_name, write_npz
-from diffkit.files import read_json, sync_folder, write_through
+from diffkit.files import sync_folder, write_through
 from diffkit.pictures import grid, png
 from diffkit.training.lock import RunLock
 

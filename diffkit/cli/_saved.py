@@ -104,10 +104,11 @@ def class_names(folder: Path) -> tuple[str, ...] | None:
 
 def _facts_of_data(folder: Path) -> Mapping[str, Any]:
     """What is known of the data that a run was trained on; nothing for a system that was only saved."""
-    from diffkit.files import read_json
+    from diffkit._strict import check_fields, read_json
 
     try:
-        found = read_json(folder / CONFIG, DataError).get("data")
+        found: Mapping[str, Any] = read_json(folder / CONFIG, DataError).get("data", {})
+        check_fields(found, "data", DataError, classes=(list, type(None)), low_res=(list, type(None)))
     except DataError:
         return {}
-    return found if isinstance(found, Mapping) else {}
+    return found

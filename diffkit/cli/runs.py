@@ -14,6 +14,7 @@ from typing import Any
 from attrs import field, frozen
 
 from diffkit._errors import OptionError
+from diffkit._strict import check_fields, read_json, word
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._takes import Given, Takes
 from diffkit.folders import CHECKPOINTS, CONFIG, SPEC, is_run, step_of
@@ -141,24 +142,27 @@ def read(folder: Path) -> Run:
     Raises:
         OptionError: The folder is no run, or its files cannot be read.
     """
-    from diffkit.files import read_json
     from diffkit.training.checkpoint import newest_first
     from diffkit.training.logs import read_metrics
 
     config = read_json(folder / CONFIG, OptionError)
     if not isinstance(config.get("train"), dict) or "steps" not in config["train"]:
         raise OptionError(f"{folder} is no training run: its config.json says nothing of training")
+    check_fields(config, str(folder / CONFIG), OptionError, data=(dict, type(None)))
     spec = read_json(folder / SPEC, OptionError) if (folder / SPEC).exists() else {}
-    parts = {kind: part for kind, part in spec.get("parts", {}).items() if part}
+    check_fields(spec, str(folder / SPEC), OptionError, parts=(dict, type(None)), settings=(dict, type(None)))
+    parts = {kind: part for kind, part in (spec.get("parts") or {}).items() if part is not None}
+    for kind, part in parts.items():
+        check_fields(part, f"{kind} of {folder / SPEC}", OptionError, options=(dict, type(None)))
     steps = sorted(map(step_of, newest_first(folder / CHECKPOINTS)))
     lines = read_metrics(folder)
     return Run(
         path=folder,
         train=config["train"],
-        data=config.get("data", {}),
-        parts={kind: str(part.get("name") or part.get("class")) for kind, part in parts.items()},
-        options={f"{kind}.{key}": v for kind, part in parts.items() for key, v in part.get("options", {}).items()},
-        settings=spec.get("settings", {}),
+        data=config.get("data") or {},
+        parts={kind: word(part.get("name") or part.get("class")) for kind, part in parts.items()},
+        options={f"{kind}.{key}": v for kind, part in parts.items() for key, v in (part.get("options") or {}).items()},
+        settings=spec.get("settings") or {},
         metrics={name: value for line in lines for name, value in line.items()},  # no line need have all of them
         checkpoints=tuple(steps),
     )
@@ -220,4 +224,4 @@ def _number(value: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_shown, value)) if len(value) <= 8 else f"{len(value)} of them"
-    return _NONE if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return _NONE if value is None else str(value).lower() if isinstance(value, bool) else word(value)

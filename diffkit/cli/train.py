@@ -103,9 +103,9 @@ def run(given: Given) -> None:
 
 def _weights_in(path: Path) -> Path:
     """The file of weights that is meant, whole."""
-    from diffkit.folders import WEIGHTS
+    from diffkit.folders import weights_file
 
-    found = (path / WEIGHTS if path.is_dir() else path).resolve()
+    found = weights_file(path).resolve()
     if not found.is_file():
         raise OptionError(f"--init {path} is no file of weights, and no folder of a run or a saved system")
     return found

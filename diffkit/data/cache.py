@@ -23,6 +23,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError
+from diffkit._strict import check_fields, json_object
 from diffkit.data.parallel import in_order
 from diffkit.files import replacing, write_atomically
 from diffkit.output import log
@@ -119,13 +120,14 @@ def _valid(path: Path, key: str, progress: bool, locked: bool = False) -> dict[i
 def _read_record(path: Path) -> Mapping[str, Any] | None:
     """Return what lies beside a cache, or None if there is no cache; refuse to touch what is none."""
     try:
-        record = json.loads(_record_of(path).read_text())
-        if {"format", "key", "size", "sha256", "bad"} <= record.keys():
-            return dict(record)
+        record = json_object(_record_of(path), most=2**30)
+        check_fields(record, "the record", DataError, format=int, key=str, size=int, sha256=str, bad=dict)
+        if all(number.isdecimal() and isinstance(text, str) for number, text in record["bad"].items()):
+            return record
     except FileNotFoundError:
         if not path.exists():
             return None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):  # of which `DataError` is one
         pass
     raise DataError(
         f"{str(path)!r} or {str(_record_of(path))!r} is there, but is no cache of diffkit; remove both, or name "

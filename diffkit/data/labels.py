@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import os
 import unicodedata
 from collections import Counter
@@ -18,6 +17,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._errors import DataError
+from diffkit._strict import parse_json
 
 NO_CLASS = -1
 """The label of an example without a class; a network has to have a label of its own for it."""
@@ -154,7 +154,7 @@ def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[s
     try:
         text = _decoded(table.read_bytes() if content is None else content)
         rows = _csv_rows(text) if table.suffix.lower() == ".csv" else _json_rows(text)
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
     found: dict[str, str | None] = {}
     for file, label in rows:
@@ -204,7 +204,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _json_rows(text: str) -> list[tuple[str, str | None]]:
-    content = json.loads(text)
+    content = parse_json(text)
     rows = content.get("labels") if isinstance(content, Mapping) else None
     if not isinstance(rows, list):
         raise ValueError('it should read {"labels": [["a.png", 3], ...]}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,7 +85,10 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        rows = [dict(name=v.name, label=v.label, value=v.value, error=v.error, note=v.note) for v in self.values]
+        rows = [
+            dict(name=v.name, label=v.label, value=_finite(v.value), error=_finite(v.error), note=v.note)
+            for v in self.values
+        ]
         return {"values": rows, "settings": dict(self.settings), "remarks": list(self.remarks)}
 
     def save(self, path: str | Path) -> Path:
@@ -92,6 +96,11 @@ class Evaluation:
         path = Path(path)
         write_atomically(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
         return path
+
+
+def _finite(value: float | None) -> float | None:
+    """A number as JSON has it, which has none that are not finite."""
+    return None if value is None or not math.isfinite(value) else value
 
 
 def evaluate(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diffkit import __version__
 from diffkit._errors import DataError
+from diffkit._strict import check_fields, parse_json
 from diffkit.data.base import Data
 from diffkit.evaluation.features import Extracted, Extractor, extract
 from diffkit.evaluation.metrics import Statistics
@@ -137,7 +138,10 @@ def load_reference(path: str | Path) -> Reference:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded if name not in ("arr_0", "arr_1")}
-        meta = json.loads(str(arrays.pop("meta"))) if "meta" in arrays else {}
+        meta = parse_json(str(arrays.pop("meta"))) if "meta" in arrays else {}
+        check_fields(
+            meta, "meta", DataError, format=(int, type(None)), data=(dict, type(None)), extractor=(dict, type(None))
+        )
         pool = _statistics(arrays["mu"], arrays["sigma"], meta)
         spatial = _statistics(arrays["mu_s"], arrays["sigma_s"], meta) if "mu_s" in arrays else None
     except FileNotFoundError as error:
@@ -148,7 +152,7 @@ def load_reference(path: str | Path) -> Reference:
         if not is_zipfile(path):  # NumPy's own words are advice to unpickle it
             raise DataError(f"{str(path)!r} cannot be read as statistics: it is no .npz file") from error
         raise DataError(f"{str(path)!r} cannot be read as statistics: {error}") from error
-    if meta.get("format", FORMAT) > FORMAT:
+    if (meta.get("format") or FORMAT) > FORMAT:
         raise DataError(f"{str(path)!r} has format {meta['format']}, this diffkit reads up to {FORMAT}; upgrade it")
     features = torch.from_numpy(arrays["features"]) if "features" in arrays else None
     return Reference(pool, spatial, features, meta)

@@ -19,8 +19,9 @@ from attrs import field, frozen
 
 import diffkit
 from diffkit._errors import CheckpointError, DiffkitError, DivergedError, MissingExtraError
+from diffkit._strict import check_fields, read_json
 from diffkit.explain import explain
-from diffkit.files import load_weights, read_json, write_atomically
+from diffkit.files import load_weights, write_atomically
 from diffkit.folders import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.options import check_integer
 from diffkit.saving import load, read_spec
@@ -95,7 +96,7 @@ def write(
         samples=list(_pictures(found, n, spacing, seed, progress)) if n else [],
         bound=_bound(folder),
         exact=_exact(folder),
-        evaluation=_json(folder / "evaluation.json"),
+        evaluation=_evaluation(folder / "evaluation.json"),
         facts=_facts(found),
         repeat=_repeat(found),
         spec=json.dumps(found.spec, indent=2),
@@ -121,7 +122,11 @@ class _Run:
     def read(cls, folder: Path, device: str | torch.device) -> _Run:
         spec = read_spec(folder / SPEC)
         system = load(folder, device=device)
-        return cls(folder, system, spec, _json(folder / CONFIG) or {}, explain(system, network=True))
+        config = {"train": {}, "data": {}, **(_json(folder / CONFIG) or {})}
+        check_fields(config, str(folder / CONFIG), CheckpointError, train=dict, data=dict)
+        check_fields(config["train"], f"train of {folder / CONFIG}", CheckpointError, ema=(list, type(None)))
+        check_fields(config["data"], f"data of {folder / CONFIG}", CheckpointError, classes=(list, type(None)))
+        return cls(folder, system, spec, config, explain(system, network=True))
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -436,6 +441,19 @@ def _repeat(run: _Run) -> str:
 
 def _python(value: Any) -> str:
     return repr(tuple(value)) if isinstance(value, list) else repr(value)
+
+
+def _evaluation(path: Path) -> dict[str, Any] | None:
+    """What ``diffkit evaluate`` wrote; None if there is none."""
+    found, none, error = _json(path), type(None), CheckpointError
+    if found is None:
+        return None
+    check_fields(found, str(path), error, values=list, settings=dict, remarks=list)
+    groups = dict.fromkeys(("samples", "reference", "extractor", "options"), dict)
+    check_fields(found["settings"], f"settings of {path}", error, **groups)
+    for row in found["values"]:
+        check_fields(row, f"a value of {path}", error, label=str, value=(float, none), error=(float, none), note=str)
+    return found
 
 
 def _json(path: Path) -> dict[str, Any] | None:

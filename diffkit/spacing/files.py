@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from diffkit._errors import OptionError
+from diffkit._strict import json_object, reason
 from diffkit.options import check_integer, check_number
 from diffkit.spacing._clocks import nearest
 from diffkit.table import F64, ProcessTable, check_levels
@@ -80,13 +81,13 @@ def save_grid(path: str | Path, levels: Sequence[int], table: ProcessTable, **no
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise OptionError(f"cannot read a grid from {path}: {error}") from error
-    keys = [key for key in _KEYS if isinstance(found, dict) and key in found]
+        found = json_object(path)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"cannot read a grid from {path}: {reason(error)}") from error
+    keys = [key for key in _KEYS if key in found]
     if len(keys) != 1 or not isinstance(found[keys[0]], list) or not found[keys[0]]:
         raise OptionError(f"{path} is no grid; it must hold one object with a list as one of {', '.join(_KEYS)}")
-    return dict(found)
+    return found
 
 
 def _levels_of(found: dict[str, Any], path: Path, count: int | None, table: ProcessTable) -> tuple[int, ...]:

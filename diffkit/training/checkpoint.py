@@ -22,6 +22,7 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit._errors import CheckpointError, SpecError
+from diffkit._strict import check_fields, json_object, reason, shown, word
 from diffkit.files import digest, read_weights, storable, sync_folder, write_through
 from diffkit.folders import MANIFEST, STEPS, step_name, step_of
 from diffkit.ranks import Ranks
@@ -29,6 +30,7 @@ from diffkit.training.shards import joined, whole_name
 
 FORMAT = 1
 _NAME = re.compile(r"step_(\d{8,})")
+_FILE = re.compile(r"[\w.-]+\.safetensors")
 _DOOMED = ".doomed-"
 _ASIDE = "damaged-"
 
@@ -141,9 +143,14 @@ def manifest_of(path: Path) -> dict[str, Any]:
     manifest = _unsealed(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise SpecError(
-            f"{path} has format {manifest.get('format')!r}, written by diffkit {manifest.get('diffkit')}; this one "
-            f"reads format {FORMAT}; upgrade diffkit"
+            f"{path} has format {shown(manifest.get('format'))}, written by diffkit "
+            f"{word(manifest.get('diffkit'))}; this one reads format {FORMAT}; upgrade diffkit"
         )
+    check_fields(manifest, str(path / MANIFEST), CheckpointError, step=int, files=dict, terms=(list, type(None)))
+    for name, record in manifest["files"].items():
+        if not _FILE.fullmatch(name):
+            raise CheckpointError(f"{path / MANIFEST} is damaged: {shown(name)} is not the name of a file of it")
+        check_fields(record, f"{name} in {path / MANIFEST}", CheckpointError, size=int, sha256=str)
     return manifest
 
 
@@ -219,13 +226,11 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 def _unsealed(path: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        seal = manifest.pop("sha256")
-        whole = isinstance(manifest, dict) and seal == _digest(manifest)
+        manifest = json_object(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not there") from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: it is not the JSON that was written") from error
-    if not whole:
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not the JSON that was written: {reason(error)}") from error
+    if manifest.pop("sha256", None) != _digest(manifest):
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
     return manifest

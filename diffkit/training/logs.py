@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkit._errors import CheckpointError
+from diffkit._strict import parse_json
 from diffkit.files import write_atomically
 from diffkit.output import log
 from diffkit.progress import Bar
@@ -130,8 +131,8 @@ def parsed_line(line: bytes) -> dict[str, Any] | None:
     if len(line) > _LONGEST:
         return None
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
+        found = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(found, dict) or not all(_is_number(value) or value is None for value in found.values()):
         return None

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError
+from diffkit._strict import check_fields, read_json, shown, word
 from diffkit.data.base import Data, description
-from diffkit.files import digest, read_json, read_weights, write_atomically
-from diffkit.folders import CHECKPOINTS, CONFIG, PREVIEWS, RECIPE, SPEC, TENSORBOARD, WEIGHTS, is_run, step_name
+from diffkit.files import digest, read_weights, write_atomically
+from diffkit.folders import CHECKPOINTS, CONFIG, PREVIEWS, RECIPE, SPEC, TENSORBOARD, WEIGHTS, is_run
 from diffkit.spec import as_file
 from diffkit.temporaries import is_temporary, sweep
 from diffkit.training import checkpoint
@@ -180,13 +181,15 @@ class _Known:
     @classmethod
     def of(cls, found: Mapping[str, Any], path: Path) -> _Known:
         """Read it from what config.json holds."""
-        train, data, names = found.get("train"), found.get("data"), found.get("frozen")
-        if not isinstance(train, dict) or not isinstance(data, dict) or not isinstance(names, list | None):
-            raise CheckpointError(f"{path} is damaged: it describes no run")
+        check_fields(found, str(path), CheckpointError, train=dict, data=dict, frozen=(list, type(None)))
+        train = found["train"]
+        if unknown := train.keys() - attrs.fields_dict(TrainConfig).keys():
+            raise CheckpointError(f"{path} has an option {min(unknown)!r} of training that is not known here")
         try:
-            return cls(TrainConfig(**{name: _tuple(value) for name, value in train.items()}), data, names)
-        except TypeError as error:  # of names and of values
-            raise CheckpointError(f"{path} is damaged, or of a newer diffkit: {error}") from error
+            config = TrainConfig(**{name: _tuple(value) for name, value in train.items()})
+        except (OptionError, TypeError) as error:  # the second where steps are missing
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return cls(config, found["data"], found.get("frozen"))
 
 
 def _known(folder: Path, *, warn: bool = False) -> _Known | None:
@@ -207,7 +210,7 @@ def _known(folder: Path, *, warn: bool = False) -> _Known | None:
         if warn:
             say(f"warning: {error}; it is written again")
         return _known_by_checkpoints(folder, error)
-    raise CheckpointError(f"{path} has format {written!r}, this diffkit reads {FORMAT}; upgrade diffkit")
+    raise CheckpointError(f"{path} has format {shown(written)}, this diffkit reads {FORMAT}; upgrade diffkit")
 
 
 def _known_by_checkpoints(folder: Path, error: CheckpointError) -> _Known | None:
@@ -216,9 +219,9 @@ def _known_by_checkpoints(folder: Path, error: CheckpointError) -> _Known | None
     Raises:
         CheckpointError: It says nothing, as those of earlier versions; what is wrong with config.json is the cause.
     """
-    for manifest in _manifests(folder / CHECKPOINTS):
+    for path, manifest in _manifests(folder / CHECKPOINTS):
         if "run" in manifest:
-            return _Known.of(manifest["run"], folder / CHECKPOINTS / step_name(manifest["step"]))
+            return _Known.of(manifest["run"], path)
     if next(checkpoint.newest_first(folder / CHECKPOINTS), None) is None:
         return None
     raise CheckpointError(f"{error}; put a copy of it back, or choose another folder") from error
@@ -287,21 +290,26 @@ def _differences_of_system(folder: Path, spec: Mapping[str, Any]) -> list[str]:
 
 def _manifest_differences(checkpoints: Path, spec: Mapping[str, Any]) -> list[str]:
     """Differences from the system of the newest whole checkpoint; earlier versions kept the names of its parts only."""
-    manifest = next(_manifests(checkpoints), None)
-    if manifest is None:
-        return []
-    if "spec" in manifest:
-        return _spec_differences(manifest["spec"], spec)
-    pairs = [(kind, manifest["parts"].get(kind), spec["parts"][kind]) for kind in spec["parts"]]
-    named = [(kind, was and was.get("name"), now and now["name"]) for kind, was, now in pairs]
-    return [f"{kind} {was}, now {now}" for kind, was, now in named if was != now]
+    for path, manifest in _manifests(checkpoints):
+        with contextlib.suppress(CheckpointError):
+            return _differences_of_manifest(manifest, spec, str(path))
+    return []
 
 
-def _manifests(checkpoints: Path) -> Iterator[Mapping[str, Any]]:
-    """What checkpoints say of themselves, the newest first, but for damaged ones."""
+def _manifests(checkpoints: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Checkpoints and what they say of themselves, the newest first, but for damaged ones."""
     for path in checkpoint.newest_first(checkpoints):
         with contextlib.suppress(CheckpointError):
-            yield checkpoint.manifest_of(path)
+            yield path, checkpoint.manifest_of(path)
+
+
+def _differences_of_manifest(manifest: Mapping[str, Any], spec: Mapping[str, Any], what: str) -> list[str]:
+    if "spec" in manifest:
+        return _spec_differences(_checked(manifest["spec"], what), spec)
+    old = _checked({"settings": {}, **manifest}, what)
+    pairs = [(kind, old["parts"].get(kind), spec["parts"][kind]) for kind in spec["parts"]]
+    named = [(kind, was and word(was.get("name")), now and now["name"]) for kind, was, now in pairs]
+    return [f"{kind} {was}, now {now}" for kind, was, now in named if was != now]
 
 
 def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -312,7 +320,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     for name, now in {**new["settings"], **_of_classifier(new)}.items():
         was = was_set.get(name)
         if was != now:
-            found.append(f"{name}={was!r}, now {name}={now!r}")
+            found.append(f"{name}={shown(was)}, now {name}={shown(now)}")
     return found
 
 
@@ -322,14 +330,14 @@ def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str
         return []
     if was is None or now is None or _identity({**was, "options": 0}) != _identity({**now, "options": 0}):
         return [f"{kind} {_label(was)}, now {_label(now)}"]
-    names = dict.fromkeys([*now["options"], *was["options"]])
-    pairs = [(f"{kind}.{name}", was["options"].get(name), now["options"].get(name)) for name in names]
-    return [f"{name}={old!r}, now {name}={new!r}" for name, old, new in pairs if old != new]
+    old_options, new_options = (part.get("options") or {} for part in (was, now))
+    pairs = [(f"{kind}.{name}", old_options.get(name), new_options.get(name)) for name in new_options | old_options]
+    return [f"{name}={shown(old)}, now {name}={shown(new)}" for name, old, new in pairs if old != new]
 
 
 def _of_classifier(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the network of a classifier, and its classes; nothing for a system."""
-    return {**spec["classifier"], "num_classes": spec["num_classes"]} if "classifier" in spec else {}
+    return {**spec["classifier"], "num_classes": spec.get("num_classes")} if "classifier" in spec else {}
 
 
 def _identity(part: Mapping[str, Any] | None) -> Any:
@@ -345,8 +353,8 @@ def _recipe(part: Mapping[str, Any] | None) -> Any:
 def _label(part: Mapping[str, Any] | None) -> str:
     if part is None:
         return "none"
-    options = ", ".join(f"{key}={value!r}" for key, value in part.get("options", {}).items())
-    return f"{part['name'] or part.get('class')}({options})"
+    options = ", ".join(f"{key}={shown(value)}" for key, value in (part.get("options") or {}).items())
+    return f"{word(part.get('name') or part.get('class'))}({options})"
 
 
 def _tuple(value: Any) -> Any:
@@ -354,7 +362,20 @@ def _tuple(value: Any) -> Any:
 
 
 def _read_spec(folder: Path) -> dict[str, Any]:
-    found = read_json(folder / SPEC, CheckpointError)
-    if not all(isinstance(found.get(name), dict) for name in ("parts", "settings")):
-        raise CheckpointError(f"{folder / SPEC} is damaged: it describes no system")
-    return found
+    return _checked(read_json(folder / SPEC, CheckpointError), str(folder / SPEC))
+
+
+def _checked(spec: dict[str, Any], what: str) -> dict[str, Any]:
+    """A spec that can be compared with another one, or an error that says what is wrong with it."""
+    none = type(None)
+    check_fields(
+        spec, what, CheckpointError, parts=dict, settings=dict, classifier=(dict, none), num_classes=(int, none)
+    )
+    for kind, part in spec["parts"].items():
+        if part is not None:
+            check_fields(part, f"{kind} of {what}", CheckpointError, name=(str, none), options=(dict, none))
+    return spec
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from diffkit._errors import MissingExtraError, OptionError, did_you_mean
+from diffkit._strict import read_json
 from diffkit.files import write_atomically
 from diffkit.folders import CONFIG, PREVIEWS, STEPS, TENSORBOARD, step_of
 from diffkit.pictures import open_image
@@ -115,10 +116,10 @@ class WandB(Tracker):
             self.run = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "diffkit"),
                 name=folder.resolve().name,
-                id=json.loads(name.read_text(encoding="utf-8"))["id"],
+                id=read_json(name, OptionError)["id"],
                 resume="allow",
                 dir=str(folder),
-                config=json.loads((folder / CONFIG).read_text(encoding="utf-8")),
+                config=read_json(folder / CONFIG, OptionError),
             )
         except Exception as error:  # wandb has several errors of its own
             raise OptionError(f"wandb cannot begin: {error}; WANDB_MODE=offline needs no login") from error

@@ -26,6 +26,7 @@ from diffkit.training.engines.protocol import Files
 from diffkit.training.engines.single import gradients
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.precision import in_precision
+from diffkit.training.restoring import check_state
 from diffkit.training.scale import LossScale
 from diffkit.training.trainable import Trainable
 
@@ -221,6 +222,7 @@ class Trainer:
 
     def restore(self, step: int, files: Files) -> None:
         """Take up the state that `files` returned after ``step`` updates, shares joined."""
+        check_state(step, files, self.files(), self.network)
         self.step = step
         held = self.network.state_dict()
         load_weights(self.network, self._placed(files["model"], held))

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from diffkit._errors import CheckpointError, SpecError
+from diffkit._strict import parse_json, shown
 from diffkit.spec import spec_of
 from diffkit.system import System
 
@@ -45,8 +46,8 @@ def with_text(tensors: Mapping[str, Tensor], text: str | None) -> Mapping[str, T
     return found
 
 
-def carried(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Return the spec that tensors carry, or None.
+def carried(path: Path, tensors: Mapping[str, Tensor] | None) -> dict[str, Any] | None:
+    """Return the spec that a dictionary of tensors carries, or None.
 
     Raises:
         CheckpointError: There is one, and it cannot be read.
@@ -56,9 +57,9 @@ def carried(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        spec = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: what it says of its system is no JSON: {error}") from error
+        spec = parse_json(text) if isinstance(text, str) else None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: the spec in it is not JSON: {error}") from error
     if not isinstance(spec, dict):
-        raise CheckpointError(f"{path} is damaged: what it says of its system is no JSON object")
+        raise CheckpointError(f"{path} is damaged: the spec in it is not a JSON object but {shown(spec)}")
     return spec

@@ -13,9 +13,12 @@ from torch import nn
 
 from diffkit import __version__
 from diffkit._errors import CheckpointError, OptionError, SpecError
-from diffkit.files import load_weights
+from diffkit._strict import check_fields, word
+from diffkit.building import bounded
+from diffkit.files import check_fit, load_weights
 from diffkit.folders import SPEC
 from diffkit.guidance.classifier import Classifier
+from diffkit.options import check_integer
 from diffkit.saving import read_model, read_spec
 from diffkit.spec import FORMAT, write
 from diffkit.weights._asking import TITLES
@@ -116,9 +119,12 @@ def _from_file(
 
 def _from_folder(folder: Path, network: nn.Module | None, device: str | torch.device) -> nn.Module:
     spec = read_spec(folder / SPEC)
-    if network is None:
-        network = _described(folder, spec).to_empty(device=device)
-    load_weights(network, read_model(folder, spec))
+    network = _described(folder, spec) if network is None else network
+    weights = read_model(folder, spec)
+    if any(tensor.is_meta for tensor in network.state_dict().values()):
+        check_fit(network, weights)  # before there is memory for it
+        network.to_empty(device=device)
+    load_weights(network, weights)
     return network.to(device).eval()
 
 
@@ -126,22 +132,28 @@ def _described(folder: Path, spec: Mapping[str, Any]) -> nn.Module:
     """The network that a spec describes, without memory for its weights."""
     if "classifier" not in spec:
         raise SpecError(f"{folder} holds no classifier; a saved system is read by diffkit.load")
+    check_fields(spec, str(folder / SPEC), SpecError, classifier=dict)
     if "class" in spec["classifier"]:
-        raise SpecError(
-            f"the classifier in {folder} is a network of its own ({spec['classifier']['class']}); pass network="
-        )
+        name = word(spec["classifier"]["class"])
+        raise SpecError(f"the classifier in {folder} is a network of its own ({name}); pass network=")
     return _built(*_told(folder / SPEC, spec))
 
 
 def _told(path: Path, spec: Mapping[str, Any]) -> tuple[Classifier, tuple[int, ...], int]:
     """Recipe, shape of an example and number of classes as a spec has them."""
+    check_fields(spec, str(path), SpecError, classifier=dict, data_shape=(list, tuple), num_classes=int)
+    options, sizes = spec["classifier"], spec["data_shape"]
+    unknown = options.keys() - attrs.fields_dict(Classifier).keys()
+    if unknown:
+        raise SpecError(f"{path} describes no classifier: there is no option {word(min(unknown))!r}")
+    shape = tuple(check_integer(f"each of data_shape of {path}", size, ge=1) for size in sizes)
     try:
-        return Classifier(**spec["classifier"]), tuple(spec["data_shape"]), spec["num_classes"]
-    except (KeyError, TypeError) as error:
+        return Classifier(**options), shape, spec["num_classes"]
+    except OptionError as error:
         raise SpecError(f"{path} describes no classifier: {error}") from error
 
 
 def _built(recipe: Classifier, data_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """The network, without memory for its weights."""
-    with torch.device("meta"):
+    with bounded(torch.device("meta")), torch.device("meta"):
         return recipe.build(data_shape, num_classes)

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from diffkit._errors import CheckpointError, OptionError
 from diffkit.composer import compose, recompose
-from diffkit.files import load_weights
+from diffkit.files import check_fit, load_weights
 from diffkit.saving import from_spec
 from diffkit.system import System
 from diffkit.weights._asking import TITLES
 from diffkit.weights._reading import Weights, read
 from diffkit.weights._settling import changes, fitting, settle
 from diffkit.weights._shapes import Revealed, reveal
+from diffkit.weights._values import check_values
 
 
 @frozen
@@ -176,8 +177,9 @@ def _grid_shape(found: Revealed, table: Tensor) -> tuple[int, ...] | None:
 
 def fill(network: nn.Module, weights: Weights, device: str | torch.device) -> None:
     """Give a network that was built without memory the weights of a file."""
-    network.to_empty(device=device)
     try:
-        load_weights(network, weights.tensors)
+        check_fit(network, weights.tensors)  # before there is memory for it
     except CheckpointError as error:
         raise CheckpointError(f"{weights.path}: {error}") from error
+    check_values(weights.path, weights.tensors, network)
+    load_weights(network.to_empty(device=device), weights.tensors)

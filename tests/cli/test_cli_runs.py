@@ -77,7 +77,10 @@ def test_refusals(refused: Refused, saved: Path, tmp_path: Path):
     (tmp_path / "config.json").write_text("{")
     assert refused("runs", tmp_path).startswith(f"{tmp_path / 'config.json'} cannot be read as JSON: ")
     (tmp_path / "config.json").write_text("[]")
-    assert refused("runs", tmp_path) == f"{tmp_path / 'config.json'} holds no JSON object"
+    assert (
+        refused("runs", tmp_path)
+        == f"{tmp_path / 'config.json'} cannot be read as JSON: it holds a list, not an object"
+    )
 
 
 def test_help_shows_that_several_can_be_named(command: Command):

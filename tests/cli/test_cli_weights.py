@@ -90,7 +90,11 @@ def test_what_a_file_says_of_itself_may_be_damaged(refused: Refused, with_classe
 
     weights.export(diffkit.load(with_classes), tmp_path / "a.pt")
     tensors = dict(torch.load(tmp_path / "a.pt", weights_only=True))
-    for text, said in [("{", "is no JSON"), ("3", "is no JSON object"), ('{"format": 99}', "this spec has format 99")]:
+    for text, said in [
+        ("{", "is not JSON"),
+        ("3", "is not a JSON object"),
+        ('{"format": 99}', "this spec has format 99"),
+    ]:
         save_file(tensors, tmp_path / "b.safetensors", {"diffkit": text})
         assert said in refused("import", tmp_path / "b.safetensors", "--to", tmp_path / "b")
 

@@ -15,13 +15,14 @@ from diffkit.registry import KINDS, registry
 ROOT = Path(diffkit.__file__).parent
 PARTS = set(KINDS.values())
 LAYERS = [
-    {"_errors", "_elsewhere", "_installed", "_lazy", "options", "output", "registry"},
+    {"_errors", "_elsewhere", "_installed", "_lazy", "_strict", "options", "output", "registry"},
     {"progress", "files", "finite", "folders", "pictures", "publishing", "ranks", "temporaries"},
     {"table", "spacing"},
     {"protocols", "_contracts", "steering"},
     {"gaussian", "decoders", "numerics", "tensors"},
     PARTS | {"slots"},
     {
+        "building",
         "calls",
         "columns",
         "compiling",

@@ -217,7 +217,9 @@ def test_weights_of_another_network(folder, tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize(("content", "text"), [("{", "cannot be read as JSON"), ("[]", "holds no JSON object")])
+@pytest.mark.parametrize(
+    ("content", "text"), [("{", "cannot be read as JSON"), ("[]", "it holds a list, not an object")]
+)
 def test_a_spec_file_that_is_none(folder, content, text):
     (folder / "spec.json").write_text(content)
     with pytest.raises(CheckpointError, match=text):

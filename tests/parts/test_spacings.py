@@ -218,7 +218,8 @@ def test_grids_round_trip_through_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("[1, 2]", "is no grid; it must hold one object with a list as one of levels, sigma, log_snr"),
+        ("[1, 2]", "it holds a list, not an object"),
+        ("{}", "is no grid; it must hold one object with a list as one of levels, sigma, log_snr"),
         ('{"sigma": [1], "levels": [1]}', "is no grid"),
         ('{"sigma": []}', "is no grid"),
         ("{", "cannot read a grid from"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from weights_support import golden, written
@@ -108,6 +110,50 @@ def test_files_of_other_kinds(content, message, tmp_path):
     assert message in refused(tmp_path / "x.pt")
 
 
+def repacked(path: Path, to: Path) -> Path:
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return to
+
+
+def test_a_compressed_file_is_read_unless_it_would_fill_the_memory(tmp_path):
+    torch.save({"weight": torch.arange(100.0)}, tmp_path / "x.pt")
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(torch.zeros(100))
+    weights.load_matching(layer, repacked(tmp_path / "x.pt", tmp_path / "y.pt"))
+    assert torch.equal(layer.weight.detach(), torch.arange(100.0))
+    torch.save({"weight": torch.zeros(1_000_000)}, tmp_path / "x.pt")
+    assert "would unpack to 400" in refused(repacked(tmp_path / "x.pt", tmp_path / "z.pt"))
+
+
+def test_the_advice_for_a_file_with_more_than_tensors_runs(tmp_path):
+    """Such as those of Lightning, whose best score is a number of NumPy."""
+    path = tmp_path / "lightning.ckpt"
+    torch.save({"state_dict": {"model.weight": torch.ones(3)}, "best": np.float64(1.0)}, path)
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(CheckpointError, match="save its plain state_dict again") as caught:
+        weights.load_matching(layer, path)
+    advice = re.search(r"torch\.load\(.*\)", str(caught.value))
+    assert advice is not None
+    torch.save(eval(advice[0])["state_dict"], path)
+    assert weights.load_matching(layer, path).taken == ("weight",)
+
+
+def test_a_dictionary_that_holds_itself_ends(tmp_path):
+    held = {"weight": torch.zeros(1)}
+    held["again"] = held
+    torch.save(held, tmp_path / "x.pt")
+    assert "of a kind of network that is not known here" in refused(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202eb", "\udc80"])
+def test_names_with_control_characters_are_refused(name, tmp_path):
+    torch.save({name: torch.zeros(1)}, tmp_path / "x.pt")
+    assert refused(tmp_path / "x.pt").isprintable()
+
+
 def test_an_archive_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("readme.txt", "hello")
@@ -131,6 +177,16 @@ def test_files_of_pytorch_that_hold_something_else(held, message, tmp_path):
 
 def test_a_file_that_is_not_there(tmp_path):
     assert refused(tmp_path / "x.pt") == f"cannot read {tmp_path / 'x.pt'}: No such file or directory"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.pt")
+    assert refused(tmp_path / "x.pt").endswith("x.pt: it is a pipe or a device, not an ordinary file")
+    saved = diffkit.compose(backbone="mlp", data_shape=(2,), bins=None).save(tmp_path / "saved")
+    (saved / "model.safetensors").unlink()
+    os.mkfifo(saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match="it is a pipe or a device"):
+        diffkit.load(saved)
 
 
 def test_the_ending_of_the_name_does_not_matter(tmp_path):

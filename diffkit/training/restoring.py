@@ -1,0 +1,61 @@
+"""Whether what a checkpoint holds is the state of this run: looked at before anything of it is taken up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+from diffkit._errors import CheckpointError
+from diffkit._strict import word
+from diffkit.training.checkpoint import Files
+
+
+def check_state(step: int, files: Files, own: Files, network: nn.Module) -> None:
+    """Raise unless the files of a checkpoint have what a trainer's own have.
+
+    Args:
+        step: Of the checkpoint, for the message.
+        files: What it holds, shares joined.
+        own: What the trainer would write now; moments and the window may be missing, as before the first update.
+        network: What is trained; moments are those of its parameters.
+    Raises:
+        CheckpointError: A file or a tensor is missing, or of another shape or kind.
+    """
+    problem = next(_problems(files, own, dict(network.named_parameters())), None)
+    if problem:
+        raise CheckpointError(
+            f"the checkpoint of step {step} is not one of this run: {problem}; remove its folder to go on from the one "
+            "before"
+        )
+
+
+def _problems(files: Files, own: Files, parameters: Mapping[str, Tensor]) -> Iterator[str]:
+    for label, tensors in own.items():
+        if label not in files:
+            yield f"it has no {label}"
+            return
+        for name, tensor in tensors.items() if label != "optimizer" else ():
+            if name not in files[label] and name != "window":
+                yield f"{label} has no {name}"
+            elif name in files[label] and name != "window":
+                yield from _difference(f"{name} of {label}", files[label][name], tensor)
+    moments = dict[str, set[str]]()
+    for full, value in files["optimizer"].items():
+        kind, _, name = full.partition("/")
+        moments.setdefault(name, set()).add(kind)
+        if name not in parameters:
+            yield f"optimizer has {word(full)}, of no parameter of the network"
+        elif value.ndim:
+            yield from _difference(f"{full} of optimizer", value, parameters[name])
+    every = set().union(*moments.values())
+    for name, kinds in moments.items():
+        if kinds != every:
+            yield f"optimizer has no {min(every - kinds)} of {name}"
+
+
+def _difference(what: str, there: Tensor, own: Tensor) -> Iterator[str]:
+    if there.shape != own.shape:
+        yield f"{what} has shape {tuple(there.shape)}, not {tuple(own.shape)}"
+    if (there.is_floating_point(), there.is_complex()) != (own.is_floating_point(), own.is_complex()):
+        yield f"{what} holds {there.dtype}, not {own.dtype}"

@@ -1,0 +1,57 @@
+"""Whether tensors of a file have values that a network can take; copying would drop parts of some, or spread NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffkit._errors import CheckpointError
+
+
+def check_values(path: Path, tensors: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Raise unless a network can take the values of these tensors.
+
+    Args:
+        path: The file, for messages.
+        tensors: By the network's own names.
+        network: What they are for.
+    Raises:
+        CheckpointError: One is sparse, quantized, without values, of numbers of another kind, or, where the network has
+            a parameter, not finite.
+    """
+    own, parameters = network.state_dict(), dict(network.named_parameters(remove_duplicate=False))
+    for name, tensor in tensors.items():
+        if name in own:
+            problem = _problem(tensor, own[name]) or (_not_finite(tensor) if name in parameters else None)
+            if problem:
+                raise CheckpointError(f"{path}: {name} {problem}")
+
+
+def _problem(tensor: Tensor, own: Tensor) -> str | None:
+    """What is wrong with the kind of a tensor, and what would help."""
+    if tensor.is_quantized:
+        return "is quantized; save tensor.dequantize()"
+    if tensor.layout != torch.strided:
+        return "is sparse; save tensor.to_dense()"
+    if tensor.is_meta:
+        return "has a shape and no values; save the network from a device that holds them"
+    if tensor.is_complex() and not own.is_complex():
+        return f"holds complex numbers, the network {_kind(own)}; save tensor.real if that is meant"
+    if own.is_floating_point() and not tensor.is_floating_point():
+        return f"holds {_kind(tensor)}, the network {_kind(own)}; save tensor.float(), with its scale if it has one"
+    return None
+
+
+def _not_finite(tensor: Tensor) -> str | None:
+    values = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # of 8-bit floats torch cannot say
+    count = int(values.isfinite().logical_not().sum())
+    if not count:
+        return None
+    return f"has {count} values that are not finite; take the weights of an earlier checkpoint"
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

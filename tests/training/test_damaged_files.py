@@ -1,0 +1,90 @@
+"""One damaged line, or one file that is not JSON at all, costs that line or file and no run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from training_support import lines, train
+
+from diffkit._errors import CheckpointError, DiffkitError
+from diffkit.training.checkpoint import newest_first
+
+
+@pytest.mark.parametrize(
+    "damage", [b"null\n", b'{"step": "x"}\n', b"\xb8\n", b"[" * 100_000 + b"\n", b'{"step": 1e999}\n']
+)
+def test_a_damaged_line_of_metrics_costs_that_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes):
+    train(tmp_path, steps=8)
+    before = lines(tmp_path)
+    written = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join([*written[:3], damage, *written[4:]]))
+    assert lines(tmp_path) == before[:3] + before[4:]
+    train(tmp_path, steps=12)
+    warning = f"warning: {tmp_path / 'metrics.jsonl'}: 1 damaged lines are left out (first: line 4)"
+    assert warning in capsys.readouterr().err
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, *range(5, 13)]
+
+
+@pytest.mark.parametrize("damage", [b"[" * 100_000, b"\xff", b"3", b'{"step": 12, "step": 12}'])
+def test_a_damaged_manifest_falls_back_to_the_checkpoint_before(tmp_path: Path, damage: bytes):
+    train(tmp_path, steps=12)
+    (next(newest_first(tmp_path / "checkpoints")) / "manifest.json").write_bytes(damage)
+    train(tmp_path, steps=12)
+    assert (tmp_path / "checkpoints" / "step_00000012").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"train": 3}, "'train' of .* must be an object, got 3"),
+        ({"data": None}, "'data' of .* must be an object, got None"),
+        ({"train": {"steps": 8, "colour": 1}}, "has an option 'colour' of training that is not known here"),
+        ({"train": {}}, "config.json is damaged: "),
+        ({"train": {"steps": "x"}}, "config.json is damaged: steps must be an integer, got 'x'"),
+    ],
+)
+def test_a_damaged_description_of_a_run_is_refused_by_name(tmp_path: Path, change: dict[str, object], text: str):
+    train(tmp_path, steps=4)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=text):
+        train(tmp_path, steps=8)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DiffkitError, match="it is more than 32 levels deep"):
+        train(tmp_path, steps=8)
+
+
+def test_a_sealed_checkpoint_of_something_else_says_what_helps(tmp_path: Path):
+    """Nothing is damaged, but its optimizer is another's; going on without it, as advised, works."""
+    from safetensors.torch import load, save
+
+    from diffkit.training import checkpoint
+
+    train(tmp_path, steps=8)
+    newest = next(newest_first(tmp_path / "checkpoints"))
+    tensors = load((newest / "optimizer.safetensors").read_bytes())
+    name = next(full for full in tensors if full.startswith("exp_avg/"))
+    for change, text in (
+        ({name: tensors[name].flatten()[:1]}, f"{name} of optimizer has shape (1,), not"),
+        ({name: None}, f"optimizer has no exp_avg of {name.removeprefix('exp_avg/')}"),
+        ({name: tensors[name].int()}, f"{name} of optimizer holds torch.int32, not torch.float32"),
+        (
+            {"exp_avg/\x1b[2J": tensors[name].clone()},
+            r"optimizer has 'exp_avg/\x1b[2J', of no parameter of the network",
+        ),
+    ):
+        content = save({full: value for full, value in (tensors | change).items() if value is not None})
+        (newest / "optimizer.safetensors").write_bytes(content)
+        manifest = json.loads((newest / "manifest.json").read_text())
+        del manifest["sha256"]
+        manifest["files"]["optimizer.safetensors"] = checkpoint.digest(content)
+        (newest / "manifest.json").write_bytes(checkpoint._sealed(manifest))  # a test of what no damage would leave
+        with pytest.raises(CheckpointError) as caught:
+            train(tmp_path, steps=12)
+        assert text in str(caught.value)
+    shutil.rmtree(newest)
+    train(tmp_path, steps=12)
+    assert lines(tmp_path)[-1]["step"] == 12
