@@ -396,7 +396,7 @@ class Backbone(Part, Protocol):
     def resized(self, data_shape: tuple[int, ...], other: tuple[int, ...]) -> Backbone:
         """Return the recipe that builds for data of another shape what this one builds for ``data_shape``.
 
-        It is asked where a network is to take data of another size; this recipe, unless options depend on the size.
+        `diffkit.recompose` calls it to keep a network for data of another size. By default this recipe itself.
         """
         return self
 

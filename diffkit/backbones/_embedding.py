@@ -43,7 +43,7 @@ class TimeEmbedding(nn.ModuleList):
         Raises:
             OptionError: There is neither one time for all examples nor one for each.
         """
-        # asked in this order: a program exported for any batch must not depend on whether that is 1
+        # compared in this order: a program exported for any batch must not depend on whether that is 1
         if time.ndim and time.shape != x.shape[:1] and time.shape != (1,):
             raise OptionError(f"time must have shape ({x.shape[0]},) or (), got {tuple(time.shape)}")
         emb = timestep_embedding(time.reshape(-1), self.columns).to(x.dtype)

@@ -1,4 +1,4 @@
-"""What can be told of tensors and networks without a wait and without a call."""
+"""Properties of tensors and networks that are read without computing anything."""
 
 import pytest
 import torch
