@@ -28,7 +28,7 @@ from diffkit.protocols import Composition
 from diffkit.registry import KINDS, LOCAL, option_names, registry
 from diffkit.saving import from_spec, read_spec
 from diffkit.slots import Slot, resolve
-from diffkit.spacing import Spacing, remark_on_start
+from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
 from diffkit.system import System
 from diffkit.table import F64, ProcessTable
 
@@ -228,7 +228,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         bound_weight=table.num_steps * kl_weight / (2 * NATS_PER_BIT),
         sampler=note("sampler", chosen),
         grid=grid,
-        remarks=tuple(_remarks(system, recipe, grid)),
+        remarks=tuple(_remarks(system, recipe, grid, steps)),
         num_parameters=_count_parameters(system, recipe) if network else None,
     )
 
@@ -269,7 +269,7 @@ def _joined(lines: Iterable[str]) -> str:
     return "\n".join(filter(None, out)).replace("`", "")
 
 
-def _remarks(system: System, recipe: Any, grid: tuple[int, ...]) -> Iterable[str]:
+def _remarks(system: System, recipe: Any, grid: tuple[int, ...], steps: Spacing) -> Iterable[str]:
     table, parts = system.table, system.parts
     if recipe is not None:
         yield from recipe.problems(parts)
@@ -283,6 +283,8 @@ def _remarks(system: System, recipe: Any, grid: tuple[int, ...]) -> Iterable[str
             f"{table.index[worst + 1]}, and x_start is not clipped; mean='v' or mean='x_start' would not enlarge it"
         )
     if remark := remark_on_start(table, grid[-1]):
+        yield remark
+    if remark := remark_on_karras(table, steps):
         yield remark
 
 

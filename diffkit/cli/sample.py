@@ -103,7 +103,7 @@ def run(given: Given) -> None:
     _check(options)
     from diffkit.cli._device import computing_in
     from diffkit.ranks import ranks
-    from diffkit.spacing import SEEN, remark_on_start
+    from diffkit.spacing import SEEN, remark_on_karras, remark_on_start
 
     with ranks() as among:
         saved = _load(options)
@@ -115,7 +115,12 @@ def run(given: Given) -> None:
         among.first(lambda: folder.check(options.overwrite))
         if among.rank == 0:
             note(f"writing to {options.out}/")
-            if remark := remark_on_start(saved.system.table, int(table.index[-1]), SEEN):
+            training = saved.system.table
+            remarks = (
+                remark_on_start(training, int(table.index[-1]), SEEN),
+                remark_on_karras(training, options.steps),
+            )
+            for remark in filter(None, remarks):
                 log(f"note: {remark}")
         with computing_in(options.precision, saved.system.device):
             _work(sampling, folder, options, among)

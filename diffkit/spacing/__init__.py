@@ -93,6 +93,16 @@ def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> s
     )
 
 
+def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
+    """Say that a spacing made for variance-exploding paths is used on a variance-preserving one; None if it is not."""
+    if not isinstance(steps, str) or not steps.startswith("karras") or not np.allclose(training.scale, 1):
+        return None
+    return (
+        f"steps={steps!r} is made for variance-exploding paths; on this one samples get another spread (20 steps of "
+        "'ancestral' with an exact network: 0.65 for 0.56, evenly spaced ones 0.56); use a number of steps"
+    )
+
+
 def nearest(table: ProcessTable, sigmas: Any) -> tuple[int, ...]:
     """Return the levels nearest to given noise, ascending; usable as ``steps``.
 

@@ -46,6 +46,11 @@ def test_a_start_below_the_last_level_is_said(command: Command, saved: Path, tmp
     assert ("note: sampling starts at level" in found.err) == said
 
 
+def test_karras_levels_on_a_preserving_path_are_remarked_on(command: Command, saved: Path, tmp_path: Path):
+    found = command("sample", saved, "-n", 1, "--steps", "karras4", "--out", tmp_path / "out", "--format", "npz")
+    assert found.code == 0 and "note: steps='karras4' is made for variance-exploding paths" in found.err
+
+
 @pytest.mark.parametrize(("n", "classes"), [("1", "owl,cat"), ("5", "none"), ("5", "owl")])
 def test_samples_of_one_class_are_all_in_one(n: str, classes: str, command: Command, saved: Path, tmp_path: Path):
     out = tmp_path / "samples"

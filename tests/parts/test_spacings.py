@@ -353,3 +353,12 @@ def test_wrong_questions(arguments, text):
 
     with pytest.raises(OptionError, match=re.escape(text)):
         optimal_levels(registry("schedule").create("cosine").table(9), **arguments)
+
+
+def test_karras_levels_are_remarked_on_where_they_do_harm():
+    from diffkit.explain import explain
+
+    how = dict(num_steps=100, data_shape=(3, 32, 32), backbone="unet")
+    text = str(explain(schedule="cosine", steps="karras20", **how))
+    assert "steps='karras20' is made for variance-exploding paths" in " ".join(text.split())
+    assert "variance-exploding" not in str(explain(schedule="cosine", steps="logsnr20", **how))
