@@ -43,7 +43,9 @@ _READ_BY_FLAG = ("reference", "weights", "low_res", "mask")
 
 
 def check_not_its_own_input(given: Given) -> None:
-    """Raise `OptionError` if a command would write over what it reads, which --overwrite does not mean."""
+    """Raise `OptionError` if --overwrite would let a command write over what it reads."""
+    if not given.values.get("overwrite"):
+        return
     read = {name.upper(): given.values.get(name) for name in _READ}
     read |= {spelled((name,)): given.values.get(name) for name in _READ_BY_FLAG}
     read |= {f"--{kind}": _read_as_data(given.parts[kind][0]) for kind in ("data", "val") if kind in given.parts}
