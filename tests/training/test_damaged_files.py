@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from training_support import lines, train
 
-from diffkit._errors import CheckpointError, DiffkitError
+from diffkit._errors import CheckpointError
 from diffkit.training.checkpoint import newest_first
 
 
@@ -23,7 +23,7 @@ def test_a_damaged_line_of_metrics_costs_that_line(tmp_path: Path, capsys: pytes
     (tmp_path / "metrics.jsonl").write_bytes(b"".join([*written[:3], damage, *written[4:]]))
     assert lines(tmp_path) == before[:3] + before[4:]
     train(tmp_path, steps=12)
-    warning = f"warning: {tmp_path / 'metrics.jsonl'}: 1 damaged lines are left out (first: line 4)"
+    warning = f"warning: {tmp_path / 'metrics.jsonl'} is damaged: line 4 is left out"
     assert warning in capsys.readouterr().err
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, *range(5, 13)]
 
@@ -37,24 +37,28 @@ def test_a_damaged_manifest_falls_back_to_the_checkpoint_before(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("change", "text"),
+    "change",
     [
-        ({"train": 3}, "'train' of .* must be an object, got 3"),
-        ({"data": None}, "'data' of .* must be an object, got None"),
-        ({"train": {"steps": 8, "colour": 1}}, "has an option 'colour' of training that is not known here"),
-        ({"train": {}}, "config.json is damaged: "),
-        ({"train": {"steps": "x"}}, "config.json is damaged: steps must be an integer, got 'x'"),
+        {"train": 3},
+        {"data": None},
+        {"train": {"steps": 8, "colour": 1}},
+        {"train": {}},
+        {"train": {"steps": "x"}},
+        {"frozen": 3},
+        {"format": None},
     ],
 )
-def test_a_damaged_description_of_a_run_is_refused_by_name(tmp_path: Path, change: dict[str, object], text: str):
+def test_a_damaged_description_of_a_run_is_written_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object]
+):
     train(tmp_path, steps=4)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(CheckpointError, match=text):
-        train(tmp_path, steps=8)
-    path.write_text("[" * 100_000)
-    with pytest.raises(DiffkitError, match="it is more than 32 levels deep"):
-        train(tmp_path, steps=8)
+    written = path.read_bytes()
+    for damage in (json.dumps(json.loads(written) | change).encode(), b"[" * 100_000):
+        path.write_bytes(damage)
+        train(tmp_path, steps=4)
+        assert path.read_bytes() == written
+        assert "config.json" in (said := capsys.readouterr().err) and said.endswith("; it is written again\n")
 
 
 def test_a_sealed_checkpoint_of_something_else_says_what_helps(tmp_path: Path):
