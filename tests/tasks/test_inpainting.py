@@ -135,7 +135,7 @@ def test_the_papers_jumps_keep_the_marginal(sampler):
     check_the_marginal(sampler, 250, 10, 10, tolerance=0.08)
 
 
-@pytest.mark.parametrize("sampler", [*OWN_ROUTE])
+@pytest.mark.parametrize("sampler", sorted(OWN_ROUTE))
 def test_samplers_with_levels_of_their_own_are_refused(sampler):
     with pytest.raises(OptionError, match="walks the levels in its own way"):
         inpaint(system_for((2,), num_steps=20), torch.zeros(2), KNOWN, sampler=sampler, model=halving, jump=2)
