@@ -56,8 +56,7 @@ def check_number(name: str, value: Any, **bounds: float) -> float:
         found = math.inf
     if not math.isfinite(found):
         raise OptionError(f"{name} must be finite, got {value!r}")
-    if abs(found) > _LARGEST:
-        raise OptionError(f"{name} must be at most {_LARGEST:.4g} in size, the largest float32, got {value!r}")
+    _of_usable_size(name, found)
     _in_bounds(name, value, bounds)
     return found
 

@@ -150,7 +150,7 @@ def test_problems_are_those_of_the_data_shape():
     [
         ({"size": "M"}, "size must be one of 'S', 'B', 'L', 'XL', got 'M'"),
         ({"patch": 0}, "patch must be >= 1, got 0"),
-        ({"depth": 0}, "depth must be >= 1, got 0"),
+        ({"depth": 0}, "depth must be >= 1 and <= 10000, got 0"),
         ({"hidden": 2}, "hidden must be >= 4, got 2"),
         ({"heads": 0}, "heads must be >= 1, got 0"),
         ({"mlp_ratio": 0}, "mlp_ratio must be > 0, got 0.0"),

@@ -73,7 +73,7 @@ def test_learns_a_curve():
     ("options", "text"),
     [
         ({"hidden": 0}, "hidden must be >= 1, got 0"),
-        ({"depth": 0}, "depth must be >= 1, got 0"),
+        ({"depth": 0}, "depth must be >= 1 and <= 10000, got 0"),
         ({"num_classes": -1}, "num_classes must be >= 0, got -1"),
         ({"null_class": True}, "null_class=True has no effect without classes; set num_classes"),
     ],

@@ -379,7 +379,7 @@ def test_problems_are_those_of_the_data_shape():
         ({"conv_resample": False, "resblock_updown": True}, "conv_resample=False has no effect with resblock_updown"),
         ({"channels": 0}, "channels must be >= 1, got 0"),
         ({"channels": 1.5}, "channels must be an integer, got 1.5"),
-        ({"num_res_blocks": 0}, "num_res_blocks must be >= 1, got 0"),
+        ({"num_res_blocks": 0}, "num_res_blocks must be >= 1 and <= 1000, got 0"),
         ({"channel_mult": (1, 0)}, "each of channel_mult must be > 0, got 0"),
         ({"channel_mult": "1,2"}, "channel_mult must be a list of numbers, got '1,2'"),
         ({"attention_resolutions": (0,)}, "each of attention_resolutions must be >= 1, got 0"),

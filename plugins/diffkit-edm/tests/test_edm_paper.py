@@ -349,7 +349,7 @@ def test_heun_runs_backwards():
         (lambda: EDMKarras(sigma_min=0), "sigma_min must be > 0, got 0.0"),
         (lambda: EDM(-1), "sigma_data must be > 0, got -1.0"),
         (lambda: EDMLoss(0), "sigma_data must be > 0, got 0.0"),
-        (lambda: EDMLogNormal(std=0), "std must be > 0, got 0.0"),
+        (lambda: EDMLogNormal(std=0), "std must be > 0 and <= 5, got 0.0"),
         (lambda: EDMStochastic(churn=-1), "churn must be >= 0, got -1.0"),
     ],
 )
