@@ -89,6 +89,10 @@ class Columns:
             self._on[key] = matrix
         return matrix
 
+    def release(self) -> None:
+        """Forget the matrices on devices; `on` makes them anew."""
+        self._on.clear()
+
     def read(self, rows: Tensor, ndim: int, block: str) -> dict[str, Tensor]:
         """Return one block of gathered rows as named coefficients.
 

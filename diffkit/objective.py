@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,8 @@ from diffkit.tensors import has_values, precision_of
 _RESERVED = ("level", "weight")
 """What `System.forward` returns beside a loss's terms."""
 _TRIED, _FAR = 32, 40.0
+_TRIED_VALUES = 2**16
+"""Values of the data that a loss is tried on when it is composed; some milliseconds."""
 """How many levels a new composition's loss is tried at, and the log-SNR that they are held to."""
 _SAME = 1e-12
 """Target coefficients this near to 0 and 1 are 0 and 1: what is left is float64 rounding."""
@@ -167,12 +170,12 @@ def count_first(level: Tensor, batch: int) -> int:
 def _refuse_infinite(objective: Objective) -> None:
     """Refuse parts whose loss is not finite where data, noise and what the network returns are of ordinary size.
 
-    Only some levels are tried, on the smallest data. A loss that cannot be computed so is checked at its first real
-    call.
+    Only some levels are tried. A loss that cannot be computed so is checked at its first real call.
     """
     parts = objective.parts
-    rows = np.unique(np.geomspace(1, parts.table.num_steps, _TRIED).round().astype(np.int64))
-    values = torch.zeros(len(rows), parts.data_shape[0], *(1 for _ in parts.data_shape[1:]), device="cpu")
+    count = min(_TRIED, _TRIED_VALUES // math.prod(parts.data_shape) + 2)
+    rows = np.unique(np.geomspace(1, parts.table.num_steps, count).round().astype(np.int64))
+    values = torch.zeros(len(rows), *parts.data_shape, device="cpu")
     log_snr = parts.table.log_snr[rows].clip(-_FAR, _FAR)
     level = torch.from_numpy(log_snr if parts.draws_between_levels else rows)
     out = torch.zeros(len(rows), parts.out_channels, *values.shape[2:], device="cpu")
@@ -182,6 +185,8 @@ def _refuse_infinite(objective: Objective) -> None:
         bad = (~terms["loss"].isfinite()).nonzero().flatten().tolist()
     except Exception:
         return
+    finally:
+        objective.columns.release()  # fake tensors, which a later call may be about, do not meet real ones
     if bad:
         where = f"level {int(parts.table.index[rows[bad[0]]])} of {parts.label('schedule')}"
         raise CompositionError(

@@ -16,10 +16,10 @@ from attrs import field, frozen
 from diffkit.cli._options import POSITIONAL
 from diffkit.cli._paths import check_new_folder
 from diffkit.cli._takes import Given, Takes
-from diffkit.output import log, note, show
+from diffkit.output import note, show
 
 if TYPE_CHECKING:
-    from diffkit.system import System
+    pass
 
 
 @frozen
@@ -101,7 +101,6 @@ def run(given: Given) -> None:
             import_classifier(options.file, options.to, preset=options.preset, entry=options.entry, **said)
         else:
             system = load_checkpoint(options.file, preset=options.preset, entry=options.entry, **said)
-            _warn_of_what_is_not_finite(system)
             system.save(options.to)
     show(found)
     if options.to is not None and found.complete and options.preset is None and said:
@@ -109,13 +108,6 @@ def run(given: Given) -> None:
         note(f"what was asked for wins over what the file says of itself: {flags}")
     if options.to is not None:
         note(f"saved in {options.to}")
-
-
-def _warn_of_what_is_not_finite(system: System) -> None:
-    bad = [name for name, weight in system.named_parameters() if not weight.isfinite().all()]
-    if bad:
-        name = bad[0].removeprefix("backbone.")
-        log(f"warning: {len(bad)} weights are not finite (first: {name}); nothing can be sampled")
 
 
 def _said(given: Given) -> dict[str, Any]:

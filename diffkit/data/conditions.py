@@ -48,7 +48,7 @@ def together(name: str, values: Sequence[Any], indices: Sequence[int]) -> Any:
     for i, value in zip(indices, values, strict=True):
         if not _alike(value, first):
             raise DataError(
-                f"example {i} has {name} {_form(value)}, example {indices[0]} has {_form(first)}; give one form, "
+                f"example {i} has {name} {_form(value)}, example {indices[0]} {_form(first)}; give one form, "
                 "shorter ones padded, with a mask"
             )
     if isinstance(first, Mapping):

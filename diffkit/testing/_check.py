@@ -289,6 +289,8 @@ def once(result: CheckResult, seen: dict[str, str]) -> CheckResult:
 
 def _stopped(part: Any, error: BaseException) -> StoppedError:
     """An exception, with the innermost line of the part's own file that it came through, or the innermost of all."""
+    if isinstance(error.__cause__, ArithmeticError | MemoryError):
+        error = error.__cause__  # the core tells users of it in an error of its own
     frames = traceback.extract_tb(error.__traceback__)
     own = _file_of(part)
     mine = [frame for frame in frames if frame.filename == own]

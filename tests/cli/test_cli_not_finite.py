@@ -56,8 +56,8 @@ def test_weights_that_are_not_finite(command: Command, make_system: Callable, tm
     run = broken(make_system(data_shape=(1, 8, 8), backbone=("unet", unet)))
     diffkit.weights.export(diffkit.load(run), tmp_path / "weights.pt")
     found = command("import", tmp_path / "weights.pt", "--to", tmp_path / "imported")
-    assert found.code == 0, found.err
-    assert "warning: 1 weights are not finite (first: time_embed.0.weight)" in found.err
+    assert found.code == 2 and not (tmp_path / "imported").exists()
+    assert "time_embed.0.weight has 1 values that are not finite; take the weights of an earlier" in found.err
 
 
 def test_a_disk_that_is_full_is_no_fault_of_diffkit(

@@ -179,5 +179,5 @@ def test_items_of_several_types():
     made = [torch.zeros(1, 2, 2) if i else torch.zeros(1, 2, 2, dtype=torch.uint8) for i in range(3)]
     with pytest.raises(DataError, match=r"example 1 is of torch\.float32, example 0 of torch\.uint8; give one type"):
         from_dataset(made)
-    with pytest.raises(DataError, match=r"example 1 has c of shape \(3,\), example 0 has \(2,\); give one shape"):
+    with pytest.raises(DataError, match=r"example 1 has c of shape \(3,\), example 0 of shape \(2,\); give one form"):
         from_dataset([(torch.zeros(1, 2, 2), {"c": torch.zeros(2 + i)}) for i in range(3)])

@@ -78,7 +78,7 @@ def test_one_that_cannot_begin_stops_all(tmp_path: Path):
 def test_an_end_is_told_of_a_training_that_fails(tmp_path: Path):
     one = Recorder()
     with pytest.raises(Exception, match="not finite"):
-        train(tmp_path, lr=1e30, grad_clip=None, steps=40, max_skips=0, track=[one])
+        train(tmp_path, lr=1e18, grad_clip=None, steps=40, max_skips=0, track=[one])
     assert one.heard[-1] == ("end",)
 
 
