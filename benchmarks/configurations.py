@@ -9,7 +9,7 @@ from attrs import frozen
 from measuring import DEVICE
 
 import diffkit
-from diffkit.sizing import SizeReport, size_report
+from diffkit.explain.network_size import SizeReport, size_report
 
 SMALL = "small"
 """Improved DDPM's U-Net at 3x32x32 with 64 channels, 2 blocks and attention at 16 and 8 pixels: 9.9 M parameters."""
@@ -65,7 +65,7 @@ def system_of(name: str, *, var: str = "learned_range", device: str | None = Non
 
 
 def size_of(name: str, batch: int) -> SizeReport:
-    """Return the counted size of a configuration; see `diffkit.sizing`."""
+    """Return the counted size of a configuration; see `diffkit.explain.network_size`."""
     system = system_of(name, device="meta")
     channels = system.data_shape[0]
     out = channels * (1 + system.parts.var.extra_outputs)

@@ -31,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from updates import a_batch, as_data, diffusers_update, our_update, plain_update
 
 import diffkit
-from diffkit.sampling import sampling_program
+from diffkit.system.sampling import sampling_program
 
 GPU = DEVICE.type == "cuda"
 DIFFUSERS = versions()["diffusers"] is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 from attrs import frozen
 from configurations import size_of
 
-from diffkit.sizing import SizeReport
+from diffkit.explain.network_size import SizeReport
 
 WORLDS = tuple(2**k for k in range(11))
 HERE = Path(__file__).parent

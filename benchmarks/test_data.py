@@ -19,7 +19,7 @@ BATCH, SIDE = 128, 64
 def test_arrays(record, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2048, 3, SIDE, SIDE), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    memory, mapped = diffkit.data.load(images), diffkit.data.load(tmp_path / "images.npy")
+    memory, mapped = diffkit.data.loading.load(images), diffkit.data.loading.load(tmp_path / "images.npy")
     picked = np.random.default_rng(1).permutation(len(images))[:BATCH]
 
     def plain() -> torch.Tensor:
@@ -42,7 +42,7 @@ def test_folder(record, tmp_path):
         coarse = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)  # smooth, as photographs are
         Image.fromarray(coarse).resize((500, 375), Image.BICUBIC).save(tmp_path / f"{i}.jpg", quality=90)
     paths = sorted(tmp_path.glob("*.jpg"))
-    seen = diffkit.data.load(tmp_path, size=SIDE)
+    seen = diffkit.data.loading.load(tmp_path, size=SIDE)
 
     def plain() -> torch.Tensor:
         items = []
@@ -60,7 +60,7 @@ def test_folder(record, tmp_path):
         return torch.utils.data.default_collate(items)
 
     cases = {
-        "folder, first time": lambda: diffkit.data.load(tmp_path, size=SIDE).batch(range(BATCH)),
+        "folder, first time": lambda: diffkit.data.loading.load(tmp_path, size=SIDE).batch(range(BATCH)),
         "folder, again": lambda: seen.batch(range(BATCH)),
         "plain": plain,
     }

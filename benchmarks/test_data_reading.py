@@ -13,7 +13,7 @@ from measuring import interleaved, ratio
 
 import diffkit
 from diffkit.data.base import Data, scaled
-from diffkit.training.order import DataOrder
+from diffkit.training.data_order import DataOrder
 
 EXAMPLES, BATCH, SIDE, STEPS = 1000, 64, 64, 12
 
@@ -21,13 +21,13 @@ EXAMPLES, BATCH, SIDE, STEPS = 1000, 64, 64, 12
 def test_reading(record, tmp_path):
     Image = pytest.importorskip("PIL.Image")
     pytest.importorskip("sklearn")
-    pieces = diffkit.data.load("photographs", size=SIDE, pieces="random", examples=EXAMPLES)
+    pieces = diffkit.data.loading.load("photographs", size=SIDE, pieces="random", examples=EXAMPLES)
     (tmp_path / "photos").mkdir()
     for i, pixels in enumerate(pieces.images):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "photos" / f"{i}.png")
 
     def folder(**options: object) -> Data:
-        return diffkit.data.load(tmp_path / "photos", size=SIDE, **options)
+        return diffkit.data.loading.load(tmp_path / "photos", size=SIDE, **options)
 
     cases = {
         "decoded at every use": reader(folder(check=False)),

@@ -14,7 +14,7 @@ from plain import PlainDiffusion
 from published import PublishedLoss, checkout
 
 import diffkit
-from diffkit.objective import count_first
+from diffkit.system.objective import count_first
 
 
 @pytest.mark.parametrize(("batch", "side"), [(16, 32), (64, 32), (32, 64)])

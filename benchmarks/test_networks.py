@@ -19,8 +19,8 @@ from measuring import DEVICE, interleaved, ratio
 from peers import DENOISING, denoising_diffusion
 from torch import Tensor, nn
 
-from diffkit.backbones.unet import UNet
-from diffkit.compiling import compile_blocks
+from diffkit.parts.backbones.unet import UNet
+from diffkit.system.compiling import compile_blocks
 
 SHAPE, BATCH, ROUNDS = (3, 32, 32), 8, 11
 RECIPE = UNet(channels=64, num_res_blocks=2, channel_mult=(1, 2, 2, 2), attention_resolutions=(16, 8), num_heads=4)

@@ -18,7 +18,7 @@ from peers import SCHEDULERS, denoising_diffusion_loop, diffusers_loop, stored_n
 from plain import PlainDiffusion
 
 import diffkit
-from diffkit.calls import Call
+from diffkit.system.prepared import Call
 
 STEPS, SHAPE = 50, (3, 64, 64)
 PAIRS = [

@@ -7,7 +7,7 @@ from measuring import interleaved, median, ratio
 from plain import PlainDiffusion
 
 import diffkit
-from diffkit.sampling import sampling_program
+from diffkit.system.sampling import sampling_program
 
 
 @pytest.mark.parametrize("levels", [4000, 100_000])

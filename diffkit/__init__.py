@@ -10,20 +10,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from diffkit._lazy import on_first_use
-
-__version__ = "0.1.0"
+from diffkit._version import __version__
+from diffkit.runtime.lazy import on_first_use
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "composer": ("compose", "recompose"),
-    "system": ("System",),
-    "saving": ("from_spec", "load"),
+    "system.compose": ("compose", "recompose"),
+    "system.module": ("System",),
+    "system.loading": ("from_spec", "load"),
     "weights": ("load_checkpoint",),
     "presets": ("preset",),
     "training": ("train",),
     "table": ("ProcessTable", "respace"),
     "registry": ("Registry", "describe", "refresh"),
-    "_errors": (
+    "errors": (
         "DiffkitError",
         "UnknownComponentError",
         "AmbiguousComponentError",
@@ -40,37 +39,34 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "MissingExtraError",
     ),
 }
-_PACKAGES = (
-    *("compiling", "data", "derivatives", "evaluation", "guidance", "likelihood", "sizing", "spacing", "tasks"),
-    *("decoders", "steering", "testing", "training", "weights"),
-)
-"""Modules that people use by their name: ``diffkit.data.load``."""
+_PACKAGES = (*("data", "evaluation", "guidance", "likelihood", "spacing", "tasks", "testing", "training", "weights"),)
+"""Modules that people use by their name: ``diffkit.data.loading.load``."""
 __all__ = ["__version__", *(name for names in _NAMES.values() for name in names)]
 
 if TYPE_CHECKING:
-    from diffkit._errors import AmbiguousComponentError as AmbiguousComponentError
-    from diffkit._errors import CheckpointError as CheckpointError
-    from diffkit._errors import CompositionError as CompositionError
-    from diffkit._errors import DataError as DataError
-    from diffkit._errors import DiffkitError as DiffkitError
-    from diffkit._errors import DivergedError as DivergedError
-    from diffkit._errors import DuplicateComponentError as DuplicateComponentError
-    from diffkit._errors import MissingExtraError as MissingExtraError
-    from diffkit._errors import OptionError as OptionError
-    from diffkit._errors import PluginLoadError as PluginLoadError
-    from diffkit._errors import ProcessLostError as ProcessLostError
-    from diffkit._errors import ProtocolError as ProtocolError
-    from diffkit._errors import SpecError as SpecError
-    from diffkit._errors import UnknownComponentError as UnknownComponentError
-    from diffkit.composer import compose as compose
-    from diffkit.composer import recompose as recompose
+    from diffkit.errors import AmbiguousComponentError as AmbiguousComponentError
+    from diffkit.errors import CheckpointError as CheckpointError
+    from diffkit.errors import CompositionError as CompositionError
+    from diffkit.errors import DataError as DataError
+    from diffkit.errors import DiffkitError as DiffkitError
+    from diffkit.errors import DivergedError as DivergedError
+    from diffkit.errors import DuplicateComponentError as DuplicateComponentError
+    from diffkit.errors import MissingExtraError as MissingExtraError
+    from diffkit.errors import OptionError as OptionError
+    from diffkit.errors import PluginLoadError as PluginLoadError
+    from diffkit.errors import ProcessLostError as ProcessLostError
+    from diffkit.errors import ProtocolError as ProtocolError
+    from diffkit.errors import SpecError as SpecError
+    from diffkit.errors import UnknownComponentError as UnknownComponentError
     from diffkit.presets import preset as preset
     from diffkit.registry import Registry as Registry
     from diffkit.registry import describe as describe
     from diffkit.registry import refresh as refresh
-    from diffkit.saving import from_spec as from_spec
-    from diffkit.saving import load as load
-    from diffkit.system import System as System
+    from diffkit.system.compose import compose as compose
+    from diffkit.system.compose import recompose as recompose
+    from diffkit.system.loading import from_spec as from_spec
+    from diffkit.system.loading import load as load
+    from diffkit.system.module import System as System
     from diffkit.table import ProcessTable as ProcessTable
     from diffkit.table import respace as respace
     from diffkit.training import train as train

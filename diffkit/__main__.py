@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from diffkit._errors import MissingExtraError
-from diffkit.output import log
+from diffkit.errors import MissingExtraError
+from diffkit.runtime.output import log
 
 _NEEDED = ("cyclopts", "cattrs", "rich")
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
-from diffkit._errors import MissingExtraError, OptionError
+from diffkit.errors import MissingExtraError, OptionError
 from diffkit.options import check_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from diffkit.data import Batch, Data
-    from diffkit.system import System
+    from diffkit.system.module import System
 
 STEPS = 1200
 """Updates of the weights: about two minutes on one core of 2024."""
@@ -129,8 +129,8 @@ def run(out: str | Path = "demo", *, steps: int = STEPS, seed: int = 0, progress
     _need_extras()
     import diffkit.data
 
-    train_set = diffkit.data.load("digits", split="train")
-    real, held_out = _all(train_set), _all(diffkit.data.load("digits", split="held_out"))
+    train_set = diffkit.data.loading.load("digits", split="train")
+    real, held_out = _all(train_set), _all(diffkit.data.loading.load("digits", split="held_out"))
     folder, seconds = Path(out), dict[str, float]()
     with _one_thread(), _timed(seconds, "training"):
         system = _trained(folder / "run", train_set, steps, seed, progress)
@@ -170,7 +170,7 @@ def gaussian_bits(real: Batch, held_out: Batch) -> float:
 
     Its deviations are no smaller than half a bin, which a pixel that never changes in training would else be fatal to.
     """
-    from diffkit.decoders import Binned
+    from diffkit.parts.decoders import Binned
 
     x, y = _in_range(real), _in_range(held_out)
     log_variance = x.var(0).clamp(min=(1 / 16) ** 2).log()

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffkit.decoders import Decoder
-    from diffkit.protocols import Level, LossInputs
+    from diffkit.protocols import Decoder, Level, LossInputs
 
 V = TypeVar("V")
 

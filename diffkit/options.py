@@ -10,6 +10,7 @@ Python's, so that what a part holds can be written as JSON.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any
 
 import attrs
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 
 _LARGEST = 2.0**128 - 2.0**104
 """The largest float32, which steps and losses are computed in."""
@@ -196,3 +197,19 @@ def _listed(convert: Callable[[object], object]) -> Callable[[object], object]:
         return convert((value,) if not isinstance(value, bool) and isinstance(value, Real) else value)
 
     return converted
+
+
+def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
+    """Names of the options a part takes; None if they cannot be told: a function, or a class with its own __init__."""
+    if not isinstance(factory, type):
+        return None
+    if attrs.has(factory):
+        return tuple(f.alias or f.name for f in attrs.fields(factory) if f.init)
+    if dataclasses.is_dataclass(factory):
+        return tuple(f.name for f in dataclasses.fields(factory) if f.init)
+    for base in factory.__mro__[:-1]:
+        # Protocols bring an __init__ of typing's, which leaves object's own on the first class made with it.
+        own = not vars(base).get("_is_protocol") and vars(base).get("__init__", object.__init__)
+        if own and own is not object.__init__:
+            return None
+    return ()

@@ -16,18 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 
 from attrs import frozen
 
-from diffkit._errors import ProtocolError
+from diffkit.errors import ProtocolError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from diffkit.decoders import Decoder
-    from diffkit.steering import Guidance
-    from diffkit.table import Coefs, ProcessTable, Steps
-
-    F64 = NDArray[np.float64]
+    from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 State = Any
 """Whatever tuple of tensors a sampler or timestep sampler carries from call to call; owned by the caller."""
@@ -415,6 +411,127 @@ class CountsClasses(Protocol):
 
     def count_classes(self) -> int | None:
         """Return how many classes the labels ``y`` count from 0, without that of "no class"; 0 or None for none."""
+
+
+Model = Callable[..., "Tensor"]
+"""``model(x, time, **conditions) -> (B, C * (1 + extra_outputs), *S)``."""
+
+
+Conditions = Mapping[str, Any]
+
+
+class Estimate(NamedTuple):
+    """What is known before clipping.
+
+    Attributes:
+        x_start: Estimate of clean data, (B, C, *S).
+        raw: The network's variance channels, (B, C*extra_outputs, *S), or None. A guidance hands on those of the
+            evaluation under the conditions it was given: guidance never changes a learned variance.
+        after_clipping: To be added to x_start once it is clipped, (B, C, *S), or None.
+    """
+
+    x_start: Tensor
+    raw: Tensor | None = None
+    after_clipping: Tensor | None = None
+
+    def with_x_start(self, x_start: Tensor) -> Estimate:
+        """Return this estimate with another x_start, and everything else as it is."""
+        return Estimate(x_start, self.raw, self.after_clipping)
+
+
+class Evaluate(Protocol):
+    """The network with the guidance that comes before; what a `Guidance` may ask, any number of times."""
+
+    def __call__(self, x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
+        """Return the estimate at x, (B, C, *S), for any batch; ``model`` takes the place of the system's network."""
+
+
+@runtime_checkable
+class Guidance(Protocol):
+    """What steers sampling besides the network; a frozen attrs class, given to ``system.sample(guidance=...)``.
+
+    Inherit from it for the defaults; override `guide`, `correct` or both.
+    """
+
+    @property
+    def own_conditions(self) -> frozenset[str]:
+        """Conditions that are for this guidance only: the network is not given them."""
+        return frozenset()
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        """Conditions it cannot do without."""
+        return frozenset()
+
+    def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
+        """Return conditions it brings along itself, with a row for each example; some of `own_conditions`.
+
+        Whoever works on some of the examples hands on their rows, as of the caller's conditions.
+
+        Args:
+            conditions: The caller's, read and on the device.
+            n: How many examples.
+        """
+        return {}
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Networks it holds; their dropout is off while the system samples."""
+        return ()
+
+    def problems(self, parts: Composition) -> Iterable[str]:
+        """Return one sentence for each thing in a composition it cannot work with, with what would work."""
+        return ()
+
+    def fitted(self, parts: Composition) -> Guidance:
+        """Return this guidance with what it needs to know of the composition filled in.
+
+        The composition has the guidance that is nearer to the network.
+        """
+        return self
+
+    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
+        """Return named float64 columns (T+1,) of the table in use; its own levels' `coefficients` then have them."""
+        return {}
+
+    def idle(self, at: Coefs) -> NDArray[np.bool_]:
+        """Return at which levels it is certain to change nothing, of the shape of at's float64 arrays.
+
+        A step all of whose levels are idle is taken without it, which spares its evaluations.
+        """
+        import numpy as np
+
+        return np.zeros(np.shape(at.alpha), dtype=bool)
+
+    def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
+        """Return the guided estimate before clipping.
+
+        Args:
+            evaluate: The network and the guidance before this one.
+            x: Noisy data, (B, C, *S).
+            level: Where it is.
+            conditions: Everything the caller gave, `own_conditions` included.
+        """
+        return evaluate(x, level, conditions)
+
+    def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
+        """Return the prediction changed after clipping; arguments as in `guide`."""
+        return prediction
+
+
+class Decoder(Protocol):
+    """Log-likelihood of clean data under ``N(mean, exp(log_variance))``."""
+
+    @property
+    def bins(self) -> int | None:
+        """How many values data takes; None if it is continuous."""
+
+    @property
+    def bounded(self) -> bool:
+        """True if data must lie in [-1, 1]."""
+
+    def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""
 
 
 PROTOCOLS: dict[str, type[Any]] = {

@@ -15,7 +15,7 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import ArrayLike, NDArray
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 
 F64 = NDArray[np.float64]
 

@@ -43,7 +43,7 @@ class Digits:
 
     @classmethod
     def of(cls, split: str) -> Digits:
-        data = diffkit.data.load("digits", split=split)
+        data = diffkit.data.loading.load("digits", split=split)
         batch = data.batch(range(len(data)))
         return cls(diffkit.data.scaled(batch.images, data.bins).float(), batch.conditions["y"])
 

@@ -6,8 +6,9 @@ from functools import cache
 
 import numpy as np
 
-from diffkit.data import from_array, load
+from diffkit.data import from_array
 from diffkit.data.base import Data
+from diffkit.data.loading import load
 
 BAND = 64
 """Width in pixels of the bands that photographs are cut into; whole bands are held out, so that no crop is in both."""

@@ -25,9 +25,9 @@ from benchmarks.solvers.cases import (
     system_of,
 )
 from benchmarks.solvers.report import draw, write
-from diffkit._errors import CompositionError
-from diffkit.sampling import sampling_program
-from diffkit.slots import resolve
+from diffkit.errors import CompositionError
+from diffkit.registry.resolve import resolve
+from diffkit.system.sampling import sampling_program
 from diffkit.testing import measured_orders
 
 RESULTS = Path(__file__).parent / "results"

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 
 from cyclopts import App, Group
 
-from diffkit import __version__
-from diffkit._errors import DiffkitError
-from diffkit.cli import _commands, _importing
-from diffkit.cli._compiler import compiler_said
-from diffkit.cli._extras import check_extras
-from diffkit.cli._memory import memory_said
-from diffkit.cli._paths import check_not_its_own_input
-from diffkit.cli._request import as_toml, look, resolve
-from diffkit.cli._spelling import said_in_flags
-from diffkit.cli._takes import Given
-from diffkit.output import log, printable, results, safe_output, show
+from diffkit._version import __version__
+from diffkit.cli.parsing import commands, importing
+from diffkit.cli.parsing.request import as_toml, look, resolve
+from diffkit.cli.parsing.spelling import said_in_flags
+from diffkit.cli.parsing.takes import Given
+from diffkit.cli.shared.extras import check_extras
+from diffkit.cli.shared.paths import check_not_its_own_input
+from diffkit.cli.shared.torch_errors import compiler_said, memory_said
+from diffkit.errors import DiffkitError
+from diffkit.runtime.output import log, printable, results, safe_output, show
 
 DONE, FAILED, REFUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes: done; an error in any of the code, which is Python's own code; what was asked cannot be done; stopped by
@@ -47,8 +46,8 @@ def _run(argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     words = [word for word in argv if word != "--debug"]
     try:
-        words, files = _importing.split(words)
-        _importing.run(files)
+        words, files = importing.split(words)
+        importing.run(files)
         _dispatch(words)
     except DiffkitError as error:
         if debug:
@@ -102,7 +101,7 @@ def _says_first(text: str) -> bool:
     """False in a process whose error another one of the same job has said already."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
-    from diffkit.ranks import says_first  # which needs torch
+    from diffkit.runtime.distributed import says_first  # which needs torch
 
     return says_first(text)
 
@@ -114,11 +113,11 @@ def _dispatch(words: Sequence[str]) -> None:
     elif words[0] == "--version":
         show(__version__)
     else:
-        _run_command(*_commands.split(words))
+        _run_command(*commands.split(words))
 
 
 def _run_command(name: str, words: Sequence[str]) -> None:
-    command = _commands.load(name)
+    command = commands.load(name)
     request = look(name, command.takes(), words)
     if set(words) & set(_HELP):
         with results():
@@ -138,7 +137,7 @@ def _run_command(name: str, words: Sequence[str]) -> None:
 def _check_device(given: Given) -> None:
     """Refuse a device that is not here before the command reads or writes anything."""
     if given.values.get("device") is not None:
-        from diffkit.cli._device import check_device  # which needs torch
+        from diffkit.cli.shared.device import check_device  # which needs torch
 
         check_device(given.values["device"])
 
@@ -157,8 +156,8 @@ def _overview() -> App:
     options = Group("Options", sort_key=1)
     for flag in ("--help", "--version"):
         app[flag].group = options
-    for name in _commands.names():
-        app.command(App(name=name, help=_commands.one_line(name)))
+    for name in commands.names():
+        app.command(App(name=name, help=commands.one_line(name)))
     return app
 
 

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import DataError
 from diffkit.data.axes import check_channels, moved_first
 from diffkit.data.base import Batch, Data, Image, Indices, description
 from diffkit.data.classes import class_counts, class_names, class_numbers
 from diffkit.data.ranges import check_unit
-from diffkit.finite import examples_hold, rows_not_finite
+from diffkit.errors import DataError
+from diffkit.runtime.finite import examples_hold, rows_not_finite
 
 _PIECE = 1024
 """Examples that are looked at together."""

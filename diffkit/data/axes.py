@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import DataError, OptionError
+from diffkit.errors import DataError, OptionError
 
 Place = Literal["first", "last", "missing", "unknown"]
 LAYOUTS = ("channels_first", "channels_last")

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import DataError
-from diffkit.data.classes import checked_names
 from diffkit.data.conditions import as_condition, together
 from diffkit.data.skipping import Skipping
+from diffkit.errors import DataError
 
 Image = Tensor | NDArray[Any]
 Indices = Sequence[int] | NDArray[np.int64]
@@ -149,32 +148,6 @@ def description(data: MapData) -> dict[str, Any]:
     """Return the facts that must not change while a run goes on."""
     classes = None if data.classes is None else list(data.classes)
     return {"examples": len(data), "shape": list(data.shape), "bins": data.bins, "classes": classes}
-
-
-def as_data(data: Any) -> Data:
-    """Return anything that training accepts as `Data`: data, a tensor or array, a folder, a file or a name.
-
-    Raises:
-        DataError: It is none of these; the text says what it lacks.
-    """
-    from diffkit.data import load
-    from diffkit.data.torch_datasets import hint
-
-    if isinstance(data, Data):
-        return data
-    if isinstance(data, MapData):
-        if data.classes is not None:
-            checked_names(list(data.classes))
-        return Stacked(data)
-    try:
-        return load(data)
-    except TypeError as error:
-        wanted = ("shape", "bins", "classes", "__len__", "__getitem__")
-        missing = [name for name in wanted if name not in dir(data)]
-        raise DataError(
-            f"{type(data).__name__} is no data: it has no {', '.join(missing)}"
-            f"{hint(data) or '; see diffkit.data.MapData'}"
-        ) from error
 
 
 def scaled(images: Tensor, bins: int | None) -> Tensor:

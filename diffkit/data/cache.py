@@ -22,15 +22,15 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError
-from diffkit._strict import check_fields, json_object
 from diffkit.data.parallel import in_order
-from diffkit.files import replacing, write_atomically
-from diffkit.output import log
-from diffkit.progress import progress as show_progress
+from diffkit.errors import DataError
+from diffkit.runtime.files import replacing, write_atomically
+from diffkit.runtime.output import log
+from diffkit.runtime.progress import progress as show_progress
+from diffkit.runtime.strict_json import check_fields, json_object
 
 if TYPE_CHECKING:
-    from diffkit.data.pictures import Pictures
+    from diffkit.data.images import Pictures
 
 FORMAT = 1
 _BLOCK = 1 << 24

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError
+from diffkit.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PUBLISHED = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

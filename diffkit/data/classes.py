@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import DataError
 from diffkit.data.labels import MOST_CLASSES, NO_CLASS
+from diffkit.errors import DataError
 
 
 def class_numbers(labels: Any, count: int) -> NDArray[np.int64]:

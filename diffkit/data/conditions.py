@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit._errors import DataError
+from diffkit.errors import DataError
 
 
 def as_condition(value: Any) -> Any:
@@ -35,7 +35,7 @@ def _is_array(value: Sequence[Any]) -> bool:
 
 
 def together(name: str, values: Sequence[Any], indices: Sequence[int]) -> Any:
-    """Return one condition of a batch, as `diffkit.conditions` reads it.
+    """Return one condition of a batch, as `diffkit.system.conditions` reads it.
 
     Args:
         name: Of the condition.

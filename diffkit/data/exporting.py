@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError, OptionError
 from diffkit.data.base import Data
 from diffkit.data.parallel import in_order
 from diffkit.data.pictures import PictureData
-from diffkit.files import replacing
-from diffkit.pictures import need_pillow
-from diffkit.progress import progress as show_progress
-from diffkit.publishing import new_folder
-from diffkit.temporaries import is_temporary, replacement
+from diffkit.errors import DataError, OptionError
+from diffkit.runtime.files import replacing
+from diffkit.runtime.images import need_pillow
+from diffkit.runtime.progress import progress as show_progress
+from diffkit.runtime.publishing import new_folder
+from diffkit.runtime.temporaries import is_temporary, replacement
 
 _FEWEST_DIGITS = 5
 """As improved-diffusion's script names the files of CIFAR-10."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from diffkit.data.base import Batch
-from diffkit.finite import examples_hold, rows_not_finite
+from diffkit.runtime.finite import examples_hold, rows_not_finite
 
 
 def not_finite(batch: Batch) -> Iterator[str]:

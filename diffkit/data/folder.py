@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError
 from diffkit.data.images import Form, read_image
 from diffkit.data.labels import labels_of
 from diffkit.data.left_out import file_reason, folder_reason, is_above, is_of_the_system
 from diffkit.data.names import printable
-from diffkit.pictures import need_pillow
+from diffkit.errors import DataError
+from diffkit.runtime.images import need_pillow
 
 if TYPE_CHECKING:
     from diffkit.data.pictures import PictureData
@@ -42,7 +42,7 @@ class Listing:
 
 @frozen
 class Files:
-    """Image files of a folder, as `diffkit.data.pictures.Pictures`.
+    """Image files of a folder, as `diffkit.data.images.Pictures`.
 
     Attributes:
         root: The folder.

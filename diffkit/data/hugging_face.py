@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError, MissingExtraError
 from diffkit.data.classes import checked_names
 from diffkit.data.images import Form, decoded
 from diffkit.data.labels import MOST_CLASSES, Labels
+from diffkit.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from diffkit.data.pictures import PictureData
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Rows:
-    """The images of a dataset, as `diffkit.data.pictures.Pictures`.
+    """The images of a dataset, as `diffkit.data.images.Pictures`.
 
     Attributes:
         dataset: A map-style dataset whose images are not decoded.

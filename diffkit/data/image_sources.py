@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, field, frozen
 
-from diffkit._errors import OptionError, did_you_mean
 from diffkit.data.sources import Source
+from diffkit.errors import OptionError, did_you_mean
 from diffkit.options import choice, flag, integer, integers, number
 
 if TYPE_CHECKING:

@@ -7,18 +7,19 @@ crop. The published code converts after resizing, which mangles palettes, and cl
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError
 from diffkit.data.names import printable
-from diffkit.pictures import FORMATS, need_pillow, open_image
+from diffkit.errors import DataError
+from diffkit.runtime.images import FORMATS, need_pillow, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -196,3 +197,28 @@ def flattened(image: Image, background: int) -> Image:
 def transparent(image: Image) -> bool:
     """Whether an image has transparency of any kind: a channel, or a colour that stands for it."""
     return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+
+
+class Pictures(Protocol):
+    """Encoded images in some order, however they are kept."""
+
+    @property
+    @abstractmethod
+    def form(self) -> Form:
+        """What each is made into."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what picture ``index`` is called, which does not change from run to run."""
+
+    @abstractmethod
+    def read(self, index: int) -> NDArray[Any]:
+        """Return picture ``index``, (C, H, W), uint8 or uint16; raise `DataError` if it cannot be read."""
+
+    @abstractmethod
+    def stamps(self) -> list[Any]:
+        """Return plain values that change whenever a picture does."""

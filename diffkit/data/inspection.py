@@ -11,15 +11,15 @@ from typing import Any, BinaryIO
 
 from attrs import asdict, frozen
 
-from diffkit._errors import DataError
 from diffkit.data.folder import list_images
 from diffkit.data.images import SIXTEEN, eight_bit, flattened, opened, transparent, upright
 from diffkit.data.labels import NO_CLASS, labels_of
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order
 from diffkit.data.zipped import content_of, list_members, table_in
-from diffkit.pictures import need_pillow
-from diffkit.progress import progress as show_progress
+from diffkit.errors import DataError
+from diffkit.runtime.images import need_pillow
+from diffkit.runtime.progress import progress as show_progress
 
 _SHOWN = 20
 _ORIENTATION = 0x0112

@@ -16,8 +16,8 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError
-from diffkit._strict import parse_json
+from diffkit.errors import DataError
+from diffkit.runtime.strict_json import parse_json
 
 NO_CLASS = -1
 """The label of an example without a class; a network has to have a label of its own for it."""

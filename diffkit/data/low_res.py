@@ -8,8 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffkit._errors import DataError, OptionError
-from diffkit.data.base import Batch, Data, Image, Indices, as_data, scaled
+from diffkit.data.base import Batch, Data, Image, Indices, scaled
+from diffkit.data.loading import as_data
+from diffkit.errors import DataError, OptionError
 
 CONDITION = "low_res"
 
@@ -21,7 +22,7 @@ class LowRes(Data):
     upsample; `diffkit.tasks.super_resolve` and ``diffkit sample --low-res`` then do so.
 
     Args:
-        data: What to shrink: anything that `diffkit.data.as_data` takes.
+        data: What to shrink: anything that `diffkit.data.loading.as_data` takes.
         size: Height and width of the small images, at most those of the data; one number for the same on each axis.
     Attributes:
         data: The data without the condition.

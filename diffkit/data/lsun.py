@@ -14,8 +14,8 @@ from typing import Any
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError, MissingExtraError
 from diffkit.data.images import Form, decoded
+from diffkit.errors import DataError, MissingExtraError
 
 _environments: dict[str, Any] = {}
 """Open databases by path: LMDB refuses to open one twice in a process."""
@@ -34,7 +34,7 @@ if sys.platform != "win32":
 
 @frozen
 class Database:
-    """The images of a database, as `diffkit.data.pictures.Pictures`.
+    """The images of a database, as `diffkit.data.images.Pictures`.
 
     Attributes:
         path: Folder of the database, or its file.

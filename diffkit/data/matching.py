@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data, Image, Indices
 from diffkit.data.labels import NO_CLASS
+from diffkit.errors import DataError
 
 _SHOWN = 10
 

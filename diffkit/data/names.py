@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from diffkit import output
+from diffkit.runtime import output
 
 
 def printable(name: str | os.PathLike[str]) -> str:

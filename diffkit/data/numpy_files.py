@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError
 from diffkit.data.arrays import ArrayData, from_array
 from diffkit.data.axes import check_file
 from diffkit.data.classes import checked_names
+from diffkit.errors import DataError
 
 _READ = ("arr_0", "arr_1", "classes", "bins")
 _MOST_BINS = 2**53

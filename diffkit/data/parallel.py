@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from diffkit._errors import DataError
+from diffkit.errors import DataError
 
 T = TypeVar("T")
 _CHUNK = 32

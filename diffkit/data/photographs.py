@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkit._errors import MissingExtraError, OptionError
-from diffkit.pictures import need_pillow
+from diffkit.errors import MissingExtraError, OptionError
+from diffkit.runtime.images import need_pillow
 
 NAMES = ("china", "flower")
 Pieces = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,45 +14,20 @@ from attrs import frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data, Image, Indices, description
 from diffkit.data.cache import Mapped, cached
 from diffkit.data.classes import class_counts
-from diffkit.data.images import Form
+from diffkit.data.images import Pictures
 from diffkit.data.labels import Labels
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order, speaks
 from diffkit.data.skipping import Skipping, check_share
-from diffkit.output import log
-from diffkit.progress import progress as show_progress
+from diffkit.errors import DataError
+from diffkit.runtime.output import log
+from diffkit.runtime.progress import progress as show_progress
 
 IN_MEMORY = 2 * 1024**3
 """Pixels up to this many bytes are kept in memory, which is over ten times as fast as decoding them every epoch."""
-
-
-class Pictures(Protocol):
-    """Encoded images in some order, however they are kept."""
-
-    @property
-    @abstractmethod
-    def form(self) -> Form:
-        """What each is made into."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return how many there are."""
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """Return what picture ``index`` is called, which does not change from run to run."""
-
-    @abstractmethod
-    def read(self, index: int) -> NDArray[Any]:
-        """Return picture ``index``, (C, H, W), uint8 or uint16; raise `DataError` if it cannot be read."""
-
-    @abstractmethod
-    def stamps(self) -> list[Any]:
-        """Return plain values that change whenever a picture does."""
 
 
 @frozen(eq=False)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from diffkit._errors import DataError
 from diffkit.data.base import Data, scaled
 from diffkit.data.finite import not_finite
+from diffkit.errors import DataError
 
 _LOOKED_AT = 64
 _LARGE, _SMALL = 4.0, 0.05

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from diffkit._errors import DataError, OptionError
 from diffkit.data.parallel import speaks
+from diffkit.errors import DataError, OptionError
 from diffkit.options import check_number
-from diffkit.output import log
+from diffkit.runtime.output import log
 
 T = TypeVar("T")
 _SHARE, _FEW = 0.5, 10

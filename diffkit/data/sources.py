@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
-from diffkit._errors import MissingExtraError, OptionError
+from diffkit.errors import MissingExtraError, OptionError
 from diffkit.options import choice, flag, integer, integers
 
 if TYPE_CHECKING:

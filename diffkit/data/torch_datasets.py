@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from diffkit._errors import DataError
 from diffkit.data.axes import check_channels, example_moved_first
 from diffkit.data.base import Data, MapData, Stacked, description
 from diffkit.data.classes import checked_names
 from diffkit.data.finite import not_finite
 from diffkit.data.labels import MOST_CLASSES, NO_CLASS
 from diffkit.data.skipping import Skipping
-from diffkit.finite import examples_hold, rows_not_finite
+from diffkit.errors import DataError
 from diffkit.options import check_integer
+from diffkit.runtime.finite import examples_hold, rows_not_finite
 
 IMAGES = ("image", "img", "x", "images", "pixel_values")
 LABELS = ("label", "y", "labels", "class", "target")

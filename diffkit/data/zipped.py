@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from diffkit._errors import DataError
 from diffkit.data.folder import SUFFIXES, no_image
 from diffkit.data.images import Form, decoded
 from diffkit.data.labels import labels_of
 from diffkit.data.left_out import path_reason
 from diffkit.data.names import printable
-from diffkit.pictures import need_pillow
+from diffkit.errors import DataError
+from diffkit.runtime.images import need_pillow
 
 if TYPE_CHECKING:
     from diffkit.data.pictures import PictureData
@@ -32,7 +32,7 @@ _archives: dict[tuple[int, str], tuple[int, zipfile.ZipFile]] = {}
 
 @frozen
 class Members:
-    """The images of a zip archive, as `diffkit.data.pictures.Pictures`.
+    """The images of a zip archive, as `diffkit.data.images.Pictures`.
 
     Attributes:
         path: The archive.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit._errors import DataError, MissingExtraError
+from diffkit.errors import DataError, MissingExtraError
 from diffkit.evaluation.features import Features
-from diffkit.files import weights_digest
+from diffkit.runtime.files import weights_digest
 
 _SPATIAL_CHANNELS = 7
 """Of the 17 x 17 maps of mixed_6/conv; Nash et al. 2021, arXiv:2103.03841, section 3.2 (2023 features)."""

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from diffkit._errors import OptionError
 from diffkit.data.base import Batch
-from diffkit.publishing import save_npz
-from diffkit.temporaries import sweep
+from diffkit.errors import OptionError
+from diffkit.runtime.publishing import save_npz
+from diffkit.runtime.temporaries import sweep
 
 Arrays = dict[str, Any]
 _NAME = re.compile(r"[0-9a-f]{64}\.npz")

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.pictures import grid, pixels, png
+from diffkit.runtime.images import grid, pixels, png
 
 SHADES = 256
 

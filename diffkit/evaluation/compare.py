@@ -13,16 +13,17 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
-from diffkit import __version__
-from diffkit._errors import DataError, DiffkitError, OptionError, did_you_mean
-from diffkit.data.base import Data, as_data
+from diffkit._version import __version__
+from diffkit.data.base import Data
+from diffkit.data.loading import as_data
+from diffkit.errors import DataError, DiffkitError, OptionError, did_you_mean
 from diffkit.evaluation import metrics as measure
 from diffkit.evaluation.extractors import extractor_for
 from diffkit.evaluation.features import Extractor, Features, extract
 from diffkit.evaluation.reference import Reference, is_reference, load_reference
 from diffkit.evaluation.samples import read
-from diffkit.files import write_atomically
 from diffkit.options import check_integer
+from diffkit.runtime.files import write_atomically
 
 METRICS = ("fid", "sfid", "kid", "inception_score", "precision_recall")
 """Names of the metrics. With an extractor other than inception, "fid" is the same distance of its features."""
@@ -127,7 +128,7 @@ def evaluate(
 
     Args:
         samples: A folder of images, the published scripts' .npz (arr_0), an array or tensor, or anything that
-            `diffkit.data.load` takes.
+            `diffkit.data.loading.load` takes.
         reference: The same, or stored statistics: a `Reference` or its file, or a published .npz with mu and sigma.
         extractor: A name, a network or an extractor; see `diffkit.evaluation.extractors`.
         metrics: Some of `METRICS`; by default all that extractor and reference allow.

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffkit._errors import DataError, DiffkitError, OptionError, did_you_mean, failure
-from diffkit._installed import EXTRACTOR_GROUP, is_allowed
+from diffkit.errors import DataError, DiffkitError, OptionError, did_you_mean, failure
 from diffkit.evaluation._inception import Inception
 from diffkit.evaluation.features import Extractor, Features
-from diffkit.files import weights_digest
 from diffkit.options import check_integer
+from diffkit.registry.entry_points import EXTRACTOR_GROUP, is_allowed
+from diffkit.runtime.files import weights_digest
 
 
 class Digits:

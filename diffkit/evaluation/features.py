@@ -12,11 +12,11 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit._errors import DataError
 from diffkit.data.base import Data, scaled
 from diffkit.data.finite import not_finite
+from diffkit.errors import DataError
 from diffkit.options import check_integer
-from diffkit.progress import progress as show_progress
+from diffkit.runtime.progress import progress as show_progress
 
 
 @frozen(eq=False)

@@ -13,7 +13,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from diffkit._errors import DataError, MissingExtraError
+from diffkit.errors import DataError, MissingExtraError
 from diffkit.options import check_integer
 
 

@@ -18,14 +18,14 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit import __version__
-from diffkit._errors import DataError
-from diffkit._strict import check_fields, parse_json
+from diffkit._version import __version__
 from diffkit.data.base import Data
+from diffkit.errors import DataError
 from diffkit.evaluation.features import Extracted, Extractor, extract
 from diffkit.evaluation.metrics import Statistics
 from diffkit.options import check_integer
-from diffkit.publishing import save_npz
+from diffkit.runtime.publishing import save_npz
+from diffkit.runtime.strict_json import check_fields, parse_json
 
 FORMAT = 1
 KEEP = 10_000

@@ -17,22 +17,22 @@ import numpy as np
 import torch
 from attrs import field, frozen
 
-import diffkit
-from diffkit._errors import CheckpointError, DiffkitError, DivergedError, MissingExtraError
-from diffkit._strict import check_fields, read_json
+from diffkit._version import __version__
+from diffkit.errors import CheckpointError, DiffkitError, DivergedError, MissingExtraError
 from diffkit.explain import explain
-from diffkit.files import load_weights, write_atomically
-from diffkit.folders import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.options import check_integer
-from diffkit.saving import load, read_spec
+from diffkit.runtime.files import load_weights, write_atomically
+from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
+from diffkit.runtime.strict_json import check_fields, read_json
 from diffkit.spacing import Spacing
-from diffkit.system import System
+from diffkit.system.loading import load, read_spec
+from diffkit.system.module import System
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from torch import Tensor
 
-    from diffkit.explain import Explanation
+    from diffkit.explain.explanation import Explanation
 
 _MOMENTS = 9
 _ROWS = 4
@@ -418,7 +418,7 @@ def _facts(run: _Run) -> list[tuple[str, str]]:
     rows += [
         (
             "this page",
-            f"diffkit {diffkit.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+            f"diffkit {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
             f"{platform.system()} {platform.machine()}, on {run.system.device}",
         )
     ]
@@ -433,7 +433,7 @@ def _repeat(run: _Run) -> str:
     lines += [f"spec = json.load(open({str(run.folder / SPEC)!r}))", "system = diffkit.from_spec(spec)"]
     if options:
         lines += [
-            f"data = diffkit.data.load(...)  # {source}; see the facts of the data above",
+            f"data = diffkit.data.loading.load(...)  # {source}; see the facts of the data above",
             f'diffkit.train(\n    system,\n    data,\n    out="again",\n    {options},\n)',
         ]
     return "\n".join(lines)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from diffkit._errors import DataError
-from diffkit.data import from_array, source_for
+from diffkit.data import from_array
 from diffkit.data.base import Data
 from diffkit.data.folder import list_images
-from diffkit.pictures import check_finite, integers, need_pillow, open_image
-from diffkit.system import System
+from diffkit.data.loading import source_for
+from diffkit.errors import DataError
+from diffkit.runtime.images import check_finite, integers, need_pillow, open_image
+from diffkit.system.module import System
 
 _SHOWN = 3
 _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "F"))

@@ -17,18 +17,18 @@ import torch
 from attrs import frozen
 from numpy.typing import NDArray
 
-from diffkit import __version__
-from diffkit._errors import DataError, OptionError
+from diffkit._version import __version__
 from diffkit.data.base import Batch, Data, scaled
+from diffkit.errors import DataError, OptionError
 from diffkit.evaluation._kept import Arrays, Kept
-from diffkit.files import weights_digest
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
 from diffkit.likelihood.scores import Chunk, Scores, merged, score
-from diffkit.likelihood.strata import Strata
+from diffkit.likelihood.stratified_levels import Strata
 from diffkit.options import check_integer
-from diffkit.progress import progress as show_progress
-from diffkit.ranks import Ranks
-from diffkit.system import System
+from diffkit.runtime.distributed import Ranks
+from diffkit.runtime.files import weights_digest
+from diffkit.runtime.progress import progress as show_progress
+from diffkit.system.module import System
 
 
 def chosen(size: int, num: int | None, seed: int) -> NDArray[np.int64]:

@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from diffkit._errors import OptionError, did_you_mean
-from diffkit._lazy import on_first_use
-from diffkit.registry import option_names
+from diffkit.errors import OptionError, did_you_mean
+from diffkit.options import option_names
+from diffkit.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
     from diffkit.guidance.autoguidance import Autoguidance as Autoguidance
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from diffkit.guidance.pigdm import PiGDM as PiGDM
     from diffkit.guidance.threshold import DynamicThreshold as DynamicThreshold
     from diffkit.guidance.threshold import StaticThreshold as StaticThreshold
-    from diffkit.steering import Guidance
+    from diffkit.protocols import Guidance
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "autoguidance": ("Autoguidance",),

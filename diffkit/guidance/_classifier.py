@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffkit.backbones._blocks import Pointwise, attend, convolution, down_blocks, middle_block, run, zeroed
-from diffkit.backbones._embedding import TimeEmbedding
-from diffkit.backbones._layout import Layout
+from diffkit.parts.backbones._blocks import Pointwise, attend, convolution, down_blocks, middle_block, run, zeroed
+from diffkit.parts.backbones._embedding import TimeEmbedding
+from diffkit.parts.backbones._layout import Layout
 
 _POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _SPATIAL_WIDTH = 2048  # hidden width of the spatial heads, guided-diffusion's

@@ -14,10 +14,9 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.guidance._pullback import Pullback, value_and_pullback
-from diffkit.protocols import Level
-from diffkit.steering import Conditions, Estimate, Evaluate, Guidance
+from diffkit.protocols import Conditions, Estimate, Evaluate, Guidance, Level
 
 Operator = Callable[[Tensor], Tensor]
 """x_start (B, C, *S) -> measurement (B, *M), each row on its own."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from diffkit.derivatives import differentiable_twice, ordinary
+from diffkit.runtime.double_backward import differentiable_twice, ordinary
 
 Pullback = Callable[[Tensor], Tensor]
 """v -> v^T J, of x's shape."""

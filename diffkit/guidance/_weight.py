@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.protocols import Level
 from diffkit.table import Coefs
 

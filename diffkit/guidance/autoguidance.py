@@ -11,12 +11,11 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.guidance._weight import extrapolate, interval, outside
 from diffkit.options import number
-from diffkit.protocols import Composition, Level
-from diffkit.steering import Conditions, Estimate, Evaluate, Guidance, Model
-from diffkit.system import System
+from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level, Model
+from diffkit.system.module import System
 from diffkit.table import Coefs
 
 

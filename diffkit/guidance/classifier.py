@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from diffkit._errors import OptionError
-from diffkit.backbones._layout import Layout, refuse
+from diffkit.errors import OptionError
 from diffkit.options import check_integer, choice, flag, integer, integers, number, numbers
+from diffkit.parts.backbones._layout import Layout, refuse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Classifier:
     """Classifier of noisy data: the way down of a U-Net and a pooling head, as in guided-diffusion.
 
-    It is built like the way down of `diffkit.backbones.unet.UNet`. Data may have one, two or three spatial axes. Keys
+    It is built like the way down of the backbone `unet`. Data may have one, two or three spatial axes. Keys
     of the state dict are those of the public checkpoints.
 
     Attributes:

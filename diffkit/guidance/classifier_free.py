@@ -12,12 +12,13 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
+from diffkit.guidance._together import evaluate_together
 from diffkit.guidance._weight import extrapolate, interval, outside
-from diffkit.null_conditions import none_of
 from diffkit.options import flag, number
-from diffkit.protocols import Composition, Level
-from diffkit.steering import Conditions, Estimate, Evaluate, Guidance, evaluate_together, joint_problem
+from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level
+from diffkit.system.guidance import joint_problem
+from diffkit.system.null_conditions import none_of
 from diffkit.table import Coefs
 
 

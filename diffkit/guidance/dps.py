@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import frozen
 from torch import Tensor
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.guidance._linear import (
     Measured,
     dot,
@@ -20,8 +20,7 @@ from diffkit.guidance._linear import (
 from diffkit.guidance._pullback import value_and_pullback
 from diffkit.guidance._step import X_START, mean_problems, step_columns
 from diffkit.options import choice, number
-from diffkit.protocols import Composition, Level
-from diffkit.steering import Conditions, Estimate, Evaluate
+from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Level
 
 if TYPE_CHECKING:
     from diffkit.table import F64, ProcessTable

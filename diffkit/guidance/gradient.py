@@ -10,13 +10,12 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.guidance._linear import reach
 from diffkit.guidance._pullback import row_gradient
 from diffkit.guidance._step import TIME, X_START, X_T, mean_problems, step_columns
 from diffkit.options import choice, flag, number
-from diffkit.protocols import Composition, Level, Prediction
-from diffkit.steering import Conditions, Guidance
+from diffkit.protocols import Composition, Conditions, Guidance, Level, Prediction
 from diffkit.tensors import precision_of
 
 if TYPE_CHECKING:

@@ -9,15 +9,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from diffkit import __version__
-from diffkit._errors import OptionError
-from diffkit.files import bare
+from diffkit._version import __version__
+from diffkit.errors import OptionError
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
-from diffkit.protocols import Composition
-from diffkit.spec import FORMAT, is_built_by, part_spec, write, written
-from diffkit.steering import Model
-from diffkit.system import System
+from diffkit.protocols import Composition, Model
+from diffkit.runtime.files import bare
+from diffkit.system.module import System
+from diffkit.system.saving import FORMAT, is_built_by, part_spec, write, written
 from diffkit.table import ProcessTable
 from diffkit.tensors import device_of
 

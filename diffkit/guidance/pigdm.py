@@ -15,8 +15,7 @@ from diffkit.guidance._linear import (
     safe_reach,
 )
 from diffkit.options import integer, number
-from diffkit.protocols import Level
-from diffkit.steering import Conditions, Estimate, Evaluate
+from diffkit.protocols import Conditions, Estimate, Evaluate, Level
 
 
 @frozen(eq=False)

@@ -9,8 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit.options import number
-from diffkit.protocols import Level
-from diffkit.steering import Conditions, Estimate, Evaluate, Guidance
+from diffkit.protocols import Conditions, Estimate, Evaluate, Guidance, Level
 
 
 @frozen

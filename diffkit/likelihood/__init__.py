@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffkit._lazy import on_first_use
+from diffkit.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
     from diffkit.likelihood.ode import OdeLikelihood as OdeLikelihood

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffkit._errors import MissingExtraError, OptionError
+from diffkit.errors import MissingExtraError, OptionError
 from diffkit.likelihood.scores import FAINT, NORMAL_95
-from diffkit.publishing import reason, save_figure
+from diffkit.runtime.publishing import reason, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,17 +23,17 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit._errors import CompositionError, MissingExtraError, OptionError
-from diffkit.bound import BoundTerms
-from diffkit.denoiser import Denoiser
-from diffkit.derivatives import differentiable_twice, ordinary
+from diffkit.errors import CompositionError, MissingExtraError, OptionError
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
-from diffkit.modes import evaluating
-from diffkit.noise import example_seed
 from diffkit.options import check_integer, check_number
-from diffkit.protocols import Level, Scalings
-from diffkit.steering import Model
-from diffkit.system import Steered, System
+from diffkit.protocols import Level, Model, Scalings
+from diffkit.runtime.double_backward import differentiable_twice, ordinary
+from diffkit.runtime.eval_mode import evaluating
+from diffkit.system.bound import BoundTerms
+from diffkit.system.denoiser import Denoiser
+from diffkit.system.guidance import Steered
+from diffkit.system.module import System
+from diffkit.system.seeding import example_seed
 from diffkit.table import Coefs
 
 DIVERGENCES = ("hutchinson", "exact")

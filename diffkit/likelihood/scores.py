@@ -19,19 +19,19 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit._errors import DataError, OptionError
-from diffkit.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
-from diffkit.calls import Call, Transform
-from diffkit.likelihood.strata import Strata
-from diffkit.modes import evaluating
-from diffkit.noise import seeds_of
+from diffkit.errors import DataError, OptionError
+from diffkit.likelihood.stratified_levels import Strata
 from diffkit.options import check_integer
-from diffkit.progress import progress as show_progress
-from diffkit.protocols import Composition
-from diffkit.publishing import save_npz
+from diffkit.protocols import Composition, Model
+from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.progress import progress as show_progress
+from diffkit.runtime.publishing import save_npz
 from diffkit.spacing import Spacing
-from diffkit.steering import Model
-from diffkit.system import Steered, System
+from diffkit.system.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
+from diffkit.system.guidance import Steered
+from diffkit.system.module import System
+from diffkit.system.prepared import Call, Transform
+from diffkit.system.seeding import seeds_of
 from diffkit.table import F64, ProcessTable
 
 NORMAL_95 = 1.959964

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from diffkit._errors import OptionError, UnknownComponentError, did_you_mean
+from diffkit.errors import OptionError, UnknownComponentError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffkit.system import System
+    from diffkit.system.module import System
 
 FAMILIES = ("iddpm", "adm", "dit")
 """Stems of the files, in the order they are listed."""
@@ -87,7 +87,7 @@ class Preset:
             raise OptionError(
                 f"{self.name!r} is a classifier, which steers sampling and is no system; build() makes its network"
             )
-        from diffkit.composer import compose
+        from diffkit.system.compose import compose
 
         return compose(**self.keywords(**overrides))
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.options import check_integer, check_number
 from diffkit.spacing import _clocks
 from diffkit.spacing._clocks import CLOCKS, karras

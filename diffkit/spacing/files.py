@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from diffkit._errors import OptionError
-from diffkit._strict import json_object, reason
+from diffkit.errors import OptionError
 from diffkit.options import check_integer, check_number
+from diffkit.runtime.strict_json import json_object, reason
 from diffkit.spacing._clocks import nearest
 from diffkit.table import F64, ProcessTable, check_levels
 
@@ -70,7 +70,7 @@ def save_grid(path: str | Path, levels: Sequence[int], table: ProcessTable, **no
     kept = [int(k) for k in check_levels(levels, table.num_steps)]
     log_snr = [float(v) if np.isfinite(v) else None for v in table.log_snr[kept]]
     found = {"levels": kept, "num_steps": table.num_steps} | notes | {"log_snr_there": log_snr}
-    from diffkit.files import write_atomically  # which needs torch
+    from diffkit.runtime.files import write_atomically  # which needs torch
 
     try:
         write_atomically(path, (json.dumps(found) + "\n").encode())

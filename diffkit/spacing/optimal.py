@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.options import check_integer
 from diffkit.table import F64, ProcessTable, check_levels
 

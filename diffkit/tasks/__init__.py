@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffkit._lazy import on_first_use
+from diffkit.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
     from diffkit.tasks.bdia import ExactCode as ExactCode

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffkit._errors import OptionError
-from diffkit.conditions import as_tensor
+from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.system import System
+from diffkit.system.conditions import as_tensor
+from diffkit.system.module import System
 
 
 def images_for(system: System, name: str, image: Tensor, n: int | None = None) -> Tensor:

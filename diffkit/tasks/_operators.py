@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit._errors import DiffkitError, OptionError
+from diffkit.errors import DiffkitError, OptionError
 from diffkit.guidance._linear import Measured, dot
 from diffkit.guidance._pullback import value_and_pullback
 

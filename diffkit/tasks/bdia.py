@@ -24,14 +24,15 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit._errors import OptionError
-from diffkit.calls import Call
-from diffkit.columns import Columns, level_columns
-from diffkit.denoiser import Denoiser, as_float
+from diffkit.errors import OptionError
 from diffkit.options import check_number
+from diffkit.protocols import Model
 from diffkit.spacing import Spacing, levels
-from diffkit.steering import Model
-from diffkit.system import Steered, System
+from diffkit.system.coefficients import Columns, level_columns
+from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.guidance import Steered
+from diffkit.system.module import System
+from diffkit.system.prepared import Call
 from diffkit.table import F64, ProcessTable
 from diffkit.tasks._images import images_for
 from diffkit.tasks.inversion import steps_or_default

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit._errors import OptionError
-from diffkit.compiling import Compile
-from diffkit.noise import Seed
+from diffkit.errors import OptionError
 from diffkit.options import check_integer, check_number
-from diffkit.slots import Slot
+from diffkit.protocols import Model
+from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing, levels
-from diffkit.steering import Model
-from diffkit.system import Steered, System
+from diffkit.system.compiling import Compile
+from diffkit.system.guidance import Steered
+from diffkit.system.module import System
+from diffkit.system.seeding import Seed
 from diffkit.tasks._images import images_for
 
 

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit._errors import OptionError
-from diffkit.calls import Call
-from diffkit.compiling import Compile
-from diffkit.noise import Seed
+from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.sampling import Program
-from diffkit.slots import Slot
+from diffkit.protocols import Model
+from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
-from diffkit.steering import Model
-from diffkit.system import Steered, System
+from diffkit.system.compiling import Compile
+from diffkit.system.guidance import Steered
+from diffkit.system.module import System
+from diffkit.system.prepared import Call
+from diffkit.system.sampling import Program
+from diffkit.system.seeding import Seed
 from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import images_for, mask_for
 

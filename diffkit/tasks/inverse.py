@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffkit._errors import OptionError
-from diffkit.compiling import Compile
-from diffkit.conditions import as_tensor
+from diffkit.errors import OptionError
 from diffkit.guidance._linear import Measured, Operator
-from diffkit.noise import Seed
 from diffkit.options import check_integer
-from diffkit.slots import Slot
+from diffkit.protocols import Guidance, Model
+from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
-from diffkit.steering import Guidance, Model
-from diffkit.system import System
+from diffkit.system.compiling import Compile
+from diffkit.system.conditions import as_tensor
+from diffkit.system.module import System
+from diffkit.system.seeding import Seed
 from diffkit.tasks._operators import try_operator
 
 _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)

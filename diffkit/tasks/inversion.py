@@ -8,11 +8,12 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit.compiling import Compile
-from diffkit.slots import Slot
+from diffkit.protocols import Model
+from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
-from diffkit.steering import Model
-from diffkit.system import Steered, System
+from diffkit.system.compiling import Compile
+from diffkit.system.guidance import Steered
+from diffkit.system.module import System
 from diffkit.tasks._images import images_for
 
 SAMPLER = "heun"

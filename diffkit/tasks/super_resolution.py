@@ -6,15 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from diffkit._errors import OptionError
-from diffkit.compiling import Compile
-from diffkit.conditions import as_tensor
-from diffkit.noise import Seed
+from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.slots import Slot
+from diffkit.protocols import Model
+from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
-from diffkit.steering import Model
-from diffkit.system import Steered, System
+from diffkit.system.compiling import Compile
+from diffkit.system.conditions import as_tensor
+from diffkit.system.guidance import Steered
+from diffkit.system.module import System
+from diffkit.system.seeding import Seed
 
 
 def super_resolve(
@@ -35,7 +36,7 @@ def super_resolve(
 ) -> Tensor:
     """Return large images for small ones, (B * each, C, *S); the variants of an image stand together.
 
-    The network is given them as the condition ``low_res``, as `diffkit.backbones.unet.UNet` with ``low_res_channels``
+    The network is given them as the condition ``low_res``, as the backbone `unet` with ``low_res_channels``
     reads it. Any other system can upsample by `solve`, slower and without training.
 
     Args:

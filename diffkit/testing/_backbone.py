@@ -11,8 +11,8 @@ from attrs import frozen
 from torch import Tensor, nn
 
 import diffkit
-from diffkit._errors import CompositionError, DiffkitError, OptionError
 from diffkit.data.base import MapData, Stacked
+from diffkit.errors import CompositionError, DiffkitError, OptionError
 from diffkit.protocols import Backbone, CountsClasses
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
 from diffkit.testing._close import mapped, require, require_close, require_same
@@ -20,9 +20,9 @@ from diffkit.testing._conditions import Conditions, NoAnswerError, conditions_of
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._parts import DATA_SHAPES
 from diffkit.testing._paths import VP, compose
-from diffkit.training.checks import check as check_training
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import SingleProcess
+from diffkit.training.preflight import check as check_training
 from diffkit.training.trainer import Trainer
 
 _TRIED = ((2,), (1, 12), (3, 16, 16), (4, 12, 10), (2, 4, 8, 8))

@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.protocols import Backbone
 from diffkit.testing._check import Given, LawError, Where, given_conditions
 from diffkit.testing._close import leaves, mapped

@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit._errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, OptionError
 from diffkit.protocols import Loss
 from diffkit.table import Coefs
 from diffkit.testing._check import NotApplicableError, Where, check, visiting

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 import torch
 
-from diffkit._errors import CompositionError
+from diffkit.errors import CompositionError
 from diffkit.protocols import MeanParameterization, Scalings
 from diffkit.table import Coefs, ProcessTable
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting

@@ -16,9 +16,9 @@ import attrs
 import numpy as np
 import torch
 
-from diffkit._contracts import check_contract
-from diffkit._errors import DiffkitError, ProtocolError
+from diffkit.errors import DiffkitError, ProtocolError
 from diffkit.registry import registry
+from diffkit.registry.contracts import check_contract
 from diffkit.testing._check import LawError, NotApplicableError, Where, check
 from diffkit.testing._close import require
 

@@ -13,9 +13,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit._errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, OptionError
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
-from diffkit.sampling import Program, encoding_program, sampling_program
+from diffkit.system.sampling import Program, encoding_program, sampling_program
 from diffkit.table import F64, ProcessTable
 from diffkit.testing._check import LawError, Where, visiting
 from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, AnyPath, LevelsOnly, Path, compose

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from diffkit._errors import MissingExtraError, OptionError, did_you_mean
+from diffkit.errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.registry import registry
 from diffkit.testing import (  # noqa: F401  each module's checks are known once it is imported
     _backbone,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit._errors import ProtocolError
+from diffkit.errors import ProtocolError
 from diffkit.protocols import Level, Prediction, Sampler
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, current
 from diffkit.testing._close import leaves, mapped, require, require_close, require_same

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.protocols import Sampler
 from diffkit.testing._check import NotApplicableError, Where, check
 from diffkit.testing._close import require

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import torch
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.protocols import NoiseSchedule
 from diffkit.table import ProcessTable
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting

@@ -19,8 +19,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit.columns import LEVEL, level_columns
 from diffkit.protocols import Level, Prediction
+from diffkit.system.coefficients import LEVEL, level_columns
 
 Number = float | Tensor
 

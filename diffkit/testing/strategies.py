@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffkit._errors import MissingExtraError
+from diffkit.errors import MissingExtraError
 from diffkit.table import F64, ProcessTable
 
 try:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffkit._lazy import on_first_use
+from diffkit.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from diffkit.training.averages import averaged as averaged
     from diffkit.training.config import TrainConfig as TrainConfig
     from diffkit.training.ema import Ema as Ema
+    from diffkit.training.estimate import DryRun as DryRun
+    from diffkit.training.estimate import dry_run as dry_run
     from diffkit.training.logs import read_metrics as read_metrics
     from diffkit.training.loop import train as train
+    from diffkit.training.posthoc_ema import averaged as averaged
     from diffkit.training.trackers import Tracker as Tracker
-    from diffkit.training.trial import DryRun as DryRun
-    from diffkit.training.trial import dry_run as dry_run
     from diffkit.training.validation import validate as validate
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "trial": ("DryRun", "dry_run"),
+    "estimate": ("DryRun", "dry_run"),
     "ema": ("Ema",),
-    "averages": ("averaged",),
+    "posthoc_ema": ("averaged",),
     "config": ("TrainConfig",),
     "trackers": ("Tracker",),
     "logs": ("read_metrics",),

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from diffkit._errors import DataError
 from diffkit.data.base import Batch, Data
-from diffkit.training.checks import Classes, batch_problems
+from diffkit.errors import DataError
+from diffkit.training.data_order import DataOrder, Indices
 from diffkit.training.lock import RunLock
-from diffkit.training.order import DataOrder, Indices
+from diffkit.training.preflight import Classes, batch_problems
 from diffkit.training.randomness import Purpose, key, seeded
 from diffkit.training.reading import Failure, read, unpacked
 from diffkit.training.signals import ignore_signals

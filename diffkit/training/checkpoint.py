@@ -4,7 +4,7 @@
 
 A checkpoint is written under another name, every file and the folder are flushed to the disk, the manifest last, and
 then it is renamed. The manifest has the size and SHA-256 of every file and of itself. Nothing is ever unpickled. Where
-several processes hold shares of the weights each writes its own; see `diffkit.training.shards`.
+several processes hold shares of the weights each writes its own; see `diffkit.training.sharded_files`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 from attrs import frozen
 from torch import Tensor
 
-from diffkit._errors import CheckpointError, SpecError
-from diffkit._strict import check_fields, json_object, reason, shown, word
-from diffkit.files import digest, read_weights, storable, sync_folder, write_through
-from diffkit.folders import MANIFEST, STEPS, step_name, step_of
-from diffkit.ranks import Ranks
-from diffkit.training.shards import joined, whole_name
+from diffkit.errors import CheckpointError, SpecError
+from diffkit.runtime.distributed import Ranks
+from diffkit.runtime.files import digest, read_weights, storable, sync_folder, write_through
+from diffkit.runtime.run_layout import MANIFEST, STEPS, step_name, step_of
+from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
+from diffkit.training.sharded_files import joined, whole_name
 
 FORMAT = 1
 _NAME = re.compile(r"step_(\d{8,})")

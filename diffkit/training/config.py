@@ -9,7 +9,7 @@ from typing import TypedDict
 import attrs
 from attrs import frozen
 
-from diffkit._errors import OptionError, did_you_mean
+from diffkit.errors import OptionError, did_you_mean
 from diffkit.options import choice, flag, integer, number, numbers
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")

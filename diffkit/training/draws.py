@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffkit.conditions import mapped
-from diffkit.null_conditions import drop
 from diffkit.protocols import State
+from diffkit.system.conditions import mapped
+from diffkit.system.null_conditions import drop
 from diffkit.training.randomness import Purpose, key, keys, normals, uniforms
 from diffkit.training.trainable import Trainable
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffkit.options import check_number
-from diffkit.training.power import decay
+from diffkit.training.power_ema import decay
 
 
 class Ema:
@@ -25,7 +25,7 @@ class Ema:
         widths: Relative widths of power-function means, each in (0, 0.28].
     Attributes:
         rates: Decay rates.
-        widths: Relative widths of power-function means; see `diffkit.training.power`.
+        widths: Relative widths of power-function means; see `diffkit.training.power_ema`.
         labels: A name for each mean, those of the rates first: that of its file in a checkpoint.
         names: Names of the parameters that are averaged.
         means: Of each label, one float32 tensor for each name.

@@ -10,7 +10,7 @@ import stat
 import sys
 from pathlib import Path
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.training.logs import say
 
 NAME = ".lock"

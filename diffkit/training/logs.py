@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffkit._errors import CheckpointError
-from diffkit._strict import parse_json
-from diffkit.files import write_atomically
-from diffkit.output import log
-from diffkit.progress import Bar
-from diffkit.progress import bar as progress_bar
+from diffkit.errors import CheckpointError
+from diffkit.runtime.files import write_atomically
+from diffkit.runtime.output import log
+from diffkit.runtime.progress import Bar
+from diffkit.runtime.progress import bar as progress_bar
+from diffkit.runtime.strict_json import parse_json
 
 NAME = "metrics.jsonl"
 _LONGEST = 1 << 20

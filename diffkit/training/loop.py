@@ -14,24 +14,25 @@ import attrs
 import numpy as np
 import torch
 
-from diffkit import __version__
-from diffkit._errors import CheckpointError, DataError, DiffkitError, DivergedError, OptionError, ProcessLostError
-from diffkit.data.base import Batch, Data, as_data
+from diffkit._version import __version__
+from diffkit.data.base import Batch, Data
+from diffkit.data.loading import as_data
 from diffkit.data.matching import counted_as
 from diffkit.data.ranges import range_of
-from diffkit.folders import CHECKPOINTS, step_name
-from diffkit.ranks import Ranks, is_lost
-from diffkit.spec import write
-from diffkit.training import checkpoint, run
+from diffkit.errors import CheckpointError, DataError, DiffkitError, DivergedError, OptionError, ProcessLostError
+from diffkit.runtime.distributed import Ranks, is_lost
+from diffkit.runtime.run_layout import CHECKPOINTS, step_name
+from diffkit.system.saving import write
+from diffkit.training import checkpoint, run_folder
 from diffkit.training.batches import batches
-from diffkit.training.checks import Classes, check
 from diffkit.training.config import TrainConfig, TrainOptions, unknown
+from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
 from diffkit.training.logs import MetricsFile, NoMetrics, bar, has_line, repair, say
-from diffkit.training.order import DataOrder
 from diffkit.training.precision import emulated
+from diffkit.training.preflight import Classes, check
 from diffkit.training.previews import Previews
 from diffkit.training.reading import lost_worker
 from diffkit.training.signals import StopSignals
@@ -72,8 +73,8 @@ def train(
 
     Args:
         system: What to train, a system or a `diffkit.guidance.NoisyClassifier`; it is trained in place, where it is.
-        data: What to train on: see `diffkit.data.load`, or any class that honours `diffkit.data.MapData`.
-        out: Folder of the run.
+        data: What to train on: see `diffkit.data.loading.load`, or any class that honours `diffkit.data.MapData`.
+        out: Folder of the run_folder.
         val: Data that is not learned from, such as ``data``; every ``val_every`` updates and at the end its loss and
             other metrics, with the averaged weights, go into the lines of metrics as "val_loss" and so on.
         config: How to train. Any of its fields may be given as keywords instead, or beside it to override it.
@@ -103,10 +104,10 @@ def train(
         locks: list[RunLock] = []
 
         def begin() -> tuple[Path, str]:
-            folder = run.prepare(out)
+            folder = run_folder.prepare(out)
             locks.append(held.enter_context(RunLock(folder)))
             assert system.backbone is not None
-            run.check_same(folder, spec, config, found, system.backbone)
+            run_folder.check_same(folder, spec, config, found, system.backbone)
             return folder, locks[0].path.read_text()
 
         folder, lock = engine.ranks.first(begin)
@@ -135,7 +136,7 @@ def _agree(ranks: Ranks, spec: Mapping[str, Any], config: TrainConfig, data: Dat
     """Raise unless every process was asked for the same, on the same data."""
     if ranks.size == 1:
         return
-    others = ranks.gather((spec, config, [None if each is None else run.identity(each) for each in (data, val)]))
+    others = ranks.gather((spec, config, [None if each is None else run_folder.identity(each) for each in (data, val)]))
     for rank, other in enumerate(others):
         if other[:2] != others[0][:2]:
             raise OptionError(f"process {rank} was asked to train another system or with other options than process 0")
@@ -179,7 +180,7 @@ class _Training(Generic[T]):
         self.checkpoints = folder / CHECKPOINTS
         self.trainer = Trainer(system, self.backbone, config, engine)
         self.previews, self.held = Previews(folder, self.trainer, data), Held(val, self.trainer)
-        self.facts = run.facts(config, data, run.frozen_in(self.backbone))
+        self.facts = run_folder.facts(config, data, run_folder.frozen_in(self.backbone))
         self.saved = 0  # the step of the newest checkpoint
 
     def go(self) -> T:
@@ -199,7 +200,7 @@ class _Training(Generic[T]):
         self.backbone.load_state_dict(self.trainer.sampling_weights())
         del self.trainer, self.previews, self.held  # shares, means and moments: the whole network may need their place
         self.backbone.to(device)
-        self._say(f"done: {step} steps; {run.result(self.spec, self.folder)}")
+        self._say(f"done: {step} steps; {run_folder.result(self.spec, self.folder)}")
         return self.system.eval()
 
     def _train(self) -> None:
@@ -223,7 +224,7 @@ class _Training(Generic[T]):
     def _begin(self) -> None:
         """Take up the newest checkpoint, if there is one, and say where things go."""
         if self.writes:
-            run.sweep_folders(self.folder)
+            run_folder.sweep_folders(self.folder)
         found, faults = self._newest()
         for fault in faults if self.writes else ():
             say(f"warning: {fault}")
@@ -241,7 +242,7 @@ class _Training(Generic[T]):
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (say if faults and self.writes else self._say)(text)
             self._repair(found.step, renewed_soon=bool(faults) and found.step < self.config.steps)
-        self.ranks.first(lambda: run.write_facts(self.folder, self.facts))
+        self.ranks.first(lambda: run_folder.write_facts(self.folder, self.facts))
         self.ranks.first(lambda: repair(self.folder, self.trainer.step))
 
     def _make_up(self) -> None:
@@ -273,7 +274,7 @@ class _Training(Generic[T]):
         make, it is left until their first save.
         """
         weights = self.trainer.sampling_weights(keep=self.writes)
-        fault = self.ranks.first(lambda: run.fault(self.folder, weights))
+        fault = self.ranks.first(lambda: run_folder.fault(self.folder, weights))
         if fault is None or (renewed_soon and not fault.damaged):
             return
         self.ranks.first(lambda: write(self.spec, weights, self.folder, renews=True, damaged=fault.damaged))

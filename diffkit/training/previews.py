@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffkit._errors import DivergedError
-from diffkit.conditions import mapped
 from diffkit.data.base import Data
-from diffkit.files import write_atomically
-from diffkit.folders import PREVIEWS, step_name
-from diffkit.pictures import grid, need_pillow, pixels, png
-from diffkit.system import System
+from diffkit.errors import DivergedError
+from diffkit.runtime.files import write_atomically
+from diffkit.runtime.images import grid, need_pillow, pixels, png
+from diffkit.runtime.run_layout import PREVIEWS, step_name
+from diffkit.system.conditions import mapped
+from diffkit.system.module import System
 from diffkit.training.logs import say
 from diffkit.training.reading import read
 from diffkit.training.trainer import Trainer

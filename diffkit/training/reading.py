@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from diffkit._errors import DataError, DiffkitError
 from diffkit.data.base import Batch, Data, Indices
+from diffkit.errors import DataError, DiffkitError
 
 
 def read(data: Data, indices: Indices) -> Batch:

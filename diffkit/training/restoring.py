@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-from diffkit._errors import CheckpointError
-from diffkit._strict import word
+from diffkit.errors import CheckpointError
+from diffkit.runtime.strict_json import word
 from diffkit.training.checkpoint import Files
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from diffkit.ranks import Ranks
+from diffkit.runtime.distributed import Ranks
 
 _WATCHED = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGUSR1") if name in signal.Signals.__members__]
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from diffkit._errors import MissingExtraError, OptionError, did_you_mean
-from diffkit._strict import read_json
-from diffkit.files import write_atomically
-from diffkit.folders import CONFIG, PREVIEWS, STEPS, TENSORBOARD, step_of
-from diffkit.pictures import open_image
+from diffkit.errors import MissingExtraError, OptionError, did_you_mean
+from diffkit.runtime.files import write_atomically
+from diffkit.runtime.images import open_image
+from diffkit.runtime.run_layout import CONFIG, PREVIEWS, STEPS, TENSORBOARD, step_of
+from diffkit.runtime.strict_json import read_json
 from diffkit.training.logs import read_metrics, say
 
 _QUARTILE = re.compile(r".*_q\d")

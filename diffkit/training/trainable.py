@@ -8,9 +8,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from diffkit.protocols import Composition
-from diffkit.steering import Model
-from diffkit.system import Settings
+from diffkit.protocols import Composition, Model
+from diffkit.system.settings import Settings
 from diffkit.table import ProcessTable
 
 

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from diffkit._errors import DivergedError, OptionError
-from diffkit.conditions import mapped, rows_of
 from diffkit.data.base import Batch, scaled
-from diffkit.files import load_weights
-from diffkit.modes import evaluating
-from diffkit.objective import count_first
+from diffkit.errors import DivergedError, OptionError
+from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.files import load_weights
+from diffkit.system.conditions import mapped, rows_of
+from diffkit.system.objective import count_first
 from diffkit.training.buffers import Buffers
-from diffkit.training.checks import bins_of
 from diffkit.training.config import TrainConfig
 from diffkit.training.draws import Draws, draw, drop_conditions, dropout_seed, mirrored, tensors_of, with_tensors
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
 from diffkit.training.engines.protocol import Files
 from diffkit.training.engines.single import gradients
+from diffkit.training.loss_scale import LossScale
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.precision import in_precision
+from diffkit.training.preflight import bins_of
 from diffkit.training.restoring import check_state
-from diffkit.training.scale import LossScale
 from diffkit.training.trainable import Trainable
 
 Terms = Mapping[str, Tensor]

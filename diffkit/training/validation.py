@@ -9,16 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit._errors import DataError, OptionError
-from diffkit.conditions import mapped
-from diffkit.data.base import Data, as_data, scaled
-from diffkit.modes import evaluating
+from diffkit.data.base import Data, scaled
+from diffkit.data.loading import as_data
+from diffkit.errors import DataError, OptionError
 from diffkit.options import check_integer
-from diffkit.steering import Model
-from diffkit.training.checks import Classes, batch_problems, bins_of, check
+from diffkit.protocols import Model
+from diffkit.runtime.eval_mode import evaluating
+from diffkit.system.conditions import mapped
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine, SingleProcess
 from diffkit.training.metrics import Window, quartile_sums
+from diffkit.training.preflight import Classes, batch_problems, bins_of, check
 from diffkit.training.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.reading import read
 from diffkit.training.trainable import Trainable

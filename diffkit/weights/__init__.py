@@ -9,9 +9,9 @@ Files are read without running anything that is in them.
 from __future__ import annotations
 
 from diffkit.weights._classifiers import import_classifier, is_classifier, load_classifier
-from diffkit.weights._exporting import export
-from diffkit.weights._loading import Identity, identify, load_checkpoint
-from diffkit.weights._matching import Loaded, load_matching
+from diffkit.weights._export import export
+from diffkit.weights._load import Identity, identify, load_checkpoint
+from diffkit.weights._partial_load import Loaded, load_matching
 
 __all__ = [
     "Identity",

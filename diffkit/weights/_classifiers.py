@@ -11,20 +11,20 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from diffkit import __version__
-from diffkit._errors import CheckpointError, OptionError, SpecError
-from diffkit._strict import check_fields, word
-from diffkit.building import bounded
-from diffkit.files import check_fit, load_weights
-from diffkit.folders import SPEC
+from diffkit._version import __version__
+from diffkit.errors import CheckpointError, OptionError, SpecError
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
-from diffkit.saving import read_model, read_spec
-from diffkit.spec import FORMAT, write
-from diffkit.weights._asking import TITLES
-from diffkit.weights._loading import fill, revealed
-from diffkit.weights._reading import read
-from diffkit.weights._settling import settle
+from diffkit.runtime.files import check_fit, load_weights
+from diffkit.runtime.run_layout import SPEC
+from diffkit.runtime.strict_json import check_fields, word
+from diffkit.system.building import bounded
+from diffkit.system.loading import read_model, read_spec
+from diffkit.system.saving import FORMAT, write
+from diffkit.weights._known_options import TITLES
+from diffkit.weights._load import fill, revealed
+from diffkit.weights._read_state_dict import read
+from diffkit.weights._resolve_options import settle
 
 
 @frozen

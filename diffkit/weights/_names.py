@@ -14,8 +14,8 @@ from typing import Any
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit._errors import CheckpointError
-from diffkit._strict import shown
+from diffkit.errors import CheckpointError
+from diffkit.runtime.strict_json import shown
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """Names that are looked for, each with its shape, or with None where any will do."""

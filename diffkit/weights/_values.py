@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffkit._errors import CheckpointError
+from diffkit.errors import CheckpointError
 
 
 def check_values(path: Path, tensors: Mapping[str, Tensor], network: nn.Module) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import diffkit.cli
-from diffkit.cli._commands import load, names
-from diffkit.cli._request import look
+from diffkit.cli.parsing.commands import load, names
+from diffkit.cli.parsing.request import look
 
 FOLDER = Path(diffkit.cli.__file__).parent
 EVERYWHERE = {"--help", "--import", "--debug"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from cli_support import Command, Refused
 
-from diffkit.cli import _commands
+from diffkit.cli.parsing import commands
 
 LINES = {
     "edit": ["RUN", "PICTURES"],
@@ -26,7 +26,7 @@ LINES = {
 
 
 def test_every_command_with_a_device_is_here():
-    takes = {name: _commands.load(name).takes().options.values() for name in _commands.names()}
+    takes = {name: commands.load(name).takes().options.values() for name in commands.names()}
     having = {n for n, classes in takes.items() if any(f.name == "device" for c in classes for f in c.__attrs_attrs__)}
     assert having == {*LINES}
 

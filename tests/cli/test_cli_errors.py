@@ -120,7 +120,7 @@ def test_debug_shows_where_an_error_came_from(command: Command):
 
 
 def test_interrupt_has_its_own_exit_code(command: Command, monkeypatch: pytest.MonkeyPatch):
-    from diffkit.cli import list as listing
+    from diffkit.cli.commands import list as listing
 
     def interrupted(given: object) -> None:
         raise KeyboardInterrupt
@@ -178,7 +178,7 @@ def test_extras_bring_the_modules_that_are_looked_for():
     import tomllib
     from importlib.metadata import packages_distributions
 
-    from diffkit.cli._extras import MODULES
+    from diffkit.cli.shared.extras import MODULES
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     offered = project["project"]["optional-dependencies"]
@@ -200,7 +200,7 @@ def test_extras_bring_the_modules_that_are_looked_for():
 def test_code_of_others_that_ends_the_process(command: Command, refused: Refused, monkeypatch: pytest.MonkeyPatch):
     words = ["evaluate", "--data", "digits", "--save-reference", "x.npz", "--extractor"]
     assert refused(*words, "sys:exit") == "extractor 'sys:exit' cannot be made: SystemExit"
-    from diffkit.cli import size
+    from diffkit.cli.commands import size
 
     monkeypatch.setattr(size, "run", lambda given: sys.exit())
     found = command("size")
@@ -272,7 +272,7 @@ def test_memory_that_runs_out(command: Command, refused: Refused, tmp_path: Path
         "size", *words, "9999999999999"
     )
 
-    from diffkit.cli import size
+    from diffkit.cli.commands import size
 
     def failing(given: object) -> None:
         raise RuntimeError("another fault")
@@ -283,7 +283,7 @@ def test_memory_that_runs_out(command: Command, refused: Refused, tmp_path: Path
 
 
 def test_a_compiler_that_fails(refused: Refused, monkeypatch: pytest.MonkeyPatch):
-    from diffkit.cli import size
+    from diffkit.cli.commands import size
 
     def failing(given: object) -> None:
         raise type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})("no compiler\nat all")

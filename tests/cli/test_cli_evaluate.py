@@ -25,7 +25,7 @@ def digits(make_system: Callable[..., Path]) -> Path:
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:
     """Half the held-out digits in the published layout, on 8 bits."""
-    from diffkit.data import load
+    from diffkit.data.loading import load
 
     data = load("digits", split="held_out")
     path = tmp_path / "samples.npz"

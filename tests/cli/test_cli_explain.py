@@ -11,7 +11,8 @@ from cli_support import Command, Refused
 from numpy.testing import assert_allclose
 
 import diffkit
-from diffkit.explain import explain, loss_weights
+from diffkit.explain import explain
+from diffkit.explain.describe import loss_weights
 from diffkit.registry import registry
 
 T = 40
@@ -145,7 +146,7 @@ def test_a_system_a_folder_and_keywords_say_the_same(saved: Path):
 
 
 def test_no_network_is_built(monkeypatch: pytest.MonkeyPatch):
-    from diffkit.backbones.unet import UNet
+    from diffkit.parts.backbones.unet import UNet
 
     def refuse(*_: object) -> None:
         raise AssertionError("built")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import diffkit
-from diffkit.cli import _commands
-from diffkit.cli._options import options_of
-from diffkit.cli._request import look, resolve
-from diffkit.cli._slots import part_options
+from diffkit.cli.parsing import commands
+from diffkit.cli.parsing.options import options_of
+from diffkit.cli.parsing.request import look, resolve
+from diffkit.cli.parsing.slots import part_options
 from diffkit.registry import KINDS, registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-openai.md"
@@ -112,22 +112,23 @@ def test_every_option_is_there_and_takes_the_value(
     (tmp_path / "pictures").mkdir()
     (tmp_path / "base.npz").touch()
     line = words.split()
-    given, _ = resolve(look(command, _commands.load(command).takes(), [*without_named(NEEDED[command], line), *line]))
+    given, _ = resolve(look(command, commands.load(command).takes(), [*without_named(NEEDED[command], line), *line]))
     assert given.values or given.parts
 
 
 def known() -> set[str]:
     """Every option of any command, of any part."""
     found = {"-n", "--config", "--print-config", "--preset", "--help"}
-    for name in _commands.names():
-        takes = _commands.load(name).takes()
+    for name in commands.names():
+        takes = commands.load(name).takes()
         options = [option for cls in takes.options.values() for option in options_of(cls)]
         found |= {option.flag for option in options} | {option.negative for option in options}
         found |= {f"--{kind}" for kind in takes.slots}
     for kind in KINDS:
         for name in registry(kind).built_in_names():
             found |= {option.flag for option in part_options(kind, name)}
-    from diffkit.data import NAMED, File, Folder
+    from diffkit.data import File, Folder
+    from diffkit.data.loading import NAMED
 
     sources = [*NAMED.values(), File, Folder]
     names = {field.name.replace("_", "-") for cls in sources for field in attrs.fields(cls)}

@@ -96,9 +96,11 @@ def said(*words: str) -> tuple[int, str]:
 
 
 def same(given: Any, printed: Any) -> bool:
-    """Whether a value was taken as it stands; an integer may become the same float."""
+    """Whether a value was taken as it stands; an integer may become the same float, and one number a list of it."""
     if isinstance(given, bool) or isinstance(printed, bool):
         return given is printed
+    if isinstance(printed, list) and isinstance(given, int | float):
+        return same([given], printed)
     if isinstance(given, list) and isinstance(printed, list):
         return len(given) == len(printed) and all(map(same, given, printed))
     if isinstance(given, int | float) and isinstance(printed, int | float):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from cli_support import Command
 
-from diffkit.cli import _commands
+from diffkit.cli.parsing import commands
 from diffkit.spacing._clocks import CLOCKS
 from diffkit.spacing.files import GRIDS
 
@@ -31,7 +31,7 @@ def fresh(*words: str) -> dict:
 
 def parts_among(modules: list[str]) -> set[str]:
     kinds = ("schedules", "means", "variances", "losses", "timesteps", "samplers", "backbones")
-    found = {m.removeprefix("diffkit.") for m in modules if m.startswith("diffkit.")}
+    found = {m.removeprefix("diffkit.parts.") for m in modules if m.startswith("diffkit.parts.")}
     return {m for m in found if m.count(".") == 1 and m.partition(".")[0] in kinds and "._" not in m}
 
 
@@ -75,7 +75,7 @@ def test_help_is_fast():
 def test_overview_lists_every_command(command: Command):
     found = command("--help")
     assert found.code == 0
-    for name in _commands.names():
+    for name in commands.names():
         assert name in found.out
     assert command() == found
     assert "Exit codes: 0" in " ".join(found.out.split())
@@ -87,17 +87,17 @@ def test_version(command: Command):
     assert command("--version").out.strip() == diffkit.__version__
 
 
-@pytest.mark.parametrize("name", _commands.names())
+@pytest.mark.parametrize("name", commands.names())
 def test_every_option_of_every_command_is_explained(name: str):
-    from diffkit.cli._request import look
+    from diffkit.cli.parsing.request import look
 
-    assert _commands.one_line(name)
-    for option in look(name, _commands.load(name).takes(), []).options:
+    assert commands.one_line(name)
+    for option in look(name, commands.load(name).takes(), []).options:
         assert option.help, f"{name}: {option.flag} has no help"
 
 
 def test_every_option_of_every_part_is_explained():
-    from diffkit.cli._slots import part_options
+    from diffkit.cli.parsing.slots import part_options
     from diffkit.registry import KINDS, registry
 
     for kind in KINDS:
@@ -113,7 +113,7 @@ def test_help_shows_defaults_and_what_is_required(command: Command):
 
 
 def test_commands_are_found_by_file_name():
-    assert {"demo", "explain", "list", "nll", "sample", "train"} <= set(_commands.names())
+    assert {"demo", "explain", "list", "nll", "sample", "train"} <= set(commands.names())
 
 
 @pytest.mark.parametrize("name", ["sample", "edit", "interpolate", "invert", "explain"])

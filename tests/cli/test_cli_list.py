@@ -75,7 +75,7 @@ def test_parts_registered_here_are_listed(command: Command, monkeypatch: pytest.
 
 
 def test_lines_are_cut_to_a_width():
-    from diffkit.cli.list import lines
+    from diffkit.cli.commands.list import lines
 
     for line in lines(("loss",), 60):
         assert len(line) <= 60
@@ -88,8 +88,8 @@ def test_published_configurations_are_listed(command: Command):
 
 
 def test_check_names_what_does_not_load(tmp_path, monkeypatch, capsys):
-    from diffkit.cli._takes import Given
-    from diffkit.cli.list import run
+    from diffkit.cli.commands.list import run
+    from diffkit.cli.parsing.takes import Given
     from diffkit.registry import refresh
 
     folder = tmp_path / "slow_plugin-1.0.dist-info"

@@ -10,7 +10,8 @@ import torch
 from cli_support import Command, Refused
 
 import diffkit
-from diffkit.data import LowRes, load, scaled
+from diffkit.data import LowRes, scaled
+from diffkit.data.loading import load
 
 UNET = dict(channels=8, channel_mult=(1,), num_res_blocks=1, groups=4, num_heads=1, low_res_channels=1)
 

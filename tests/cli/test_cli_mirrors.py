@@ -7,7 +7,7 @@ import inspect
 import attrs
 
 import diffkit
-from diffkit.cli._composition import PARTS, Composition
+from diffkit.cli.shared.composition import PARTS, Composition
 
 NOT_OPTIONS = {"time_argument", "null_conditions", "device"}
 """The first two are for networks of one's own; the last belongs to each command."""
@@ -23,9 +23,9 @@ def test_composition_options_are_those_of_compose():
 
 
 def test_options_have_no_name_twice():
-    from diffkit.cli import _commands
-    from diffkit.cli._request import look
+    from diffkit.cli.parsing import commands
+    from diffkit.cli.parsing.request import look
 
-    for name in _commands.names():
-        flags = [option.flag for option in look(name, _commands.load(name).takes(), []).options]
+    for name in commands.names():
+        flags = [option.flag for option in look(name, commands.load(name).takes(), []).options]
         assert len(flags) == len(set(flags)), name

@@ -9,10 +9,11 @@ import sys
 import pytest
 
 from diffkit import DiffkitError
-from diffkit.cli import _commands, _plugin_files
-from diffkit.cli._request import look, resolve
-from diffkit.cli._takes import Given
-from diffkit.cli.new_plugin import run
+from diffkit.cli.commands.new_plugin import run
+from diffkit.cli.parsing import commands as _commands
+from diffkit.cli.parsing.request import look, resolve
+from diffkit.cli.parsing.takes import Given
+from diffkit.cli.shared import plugin_files
 from diffkit.registry import KINDS
 
 
@@ -86,4 +87,4 @@ def test_refusals_write_nothing(folder, values, text):
 
 
 def test_there_is_an_example_of_every_kind():
-    assert set(_plugin_files.EXAMPLES) == set(KINDS)
+    assert set(plugin_files.EXAMPLES) == set(KINDS)

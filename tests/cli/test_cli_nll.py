@@ -16,7 +16,7 @@ from cli_support import Command, Refused, seen_dtypes
 from numpy.testing import assert_allclose
 
 import diffkit
-from diffkit.denoiser import Denoiser
+from diffkit.system.denoiser import Denoiser
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_fewer_examples_than_the_default_are_all_scored(command: Command, make_s
 def test_what_it_takes_is_said_before_and_the_advice_runs(
     command: Command, make_system: Callable, images: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from diffkit.cli import nll
+    from diffkit.cli.commands import nll
 
     words = ["nll", make_system(data_shape=(1, 8, 6), num_steps=20), "--data", images, "--overwrite"]
     told = command(*words).err.splitlines()[0]
@@ -208,7 +208,7 @@ def test_precision_and_compilation(
     command: Command, refused: Refused, saved: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr("diffkit.compiling.compile_network", compiled.append)
+    monkeypatch.setattr("diffkit.system.compiling.compile_network", compiled.append)
     words = ["nll", saved, "--data", images, "--data.labels", "true", "--num", "4", "--steps", "3"]
     found = {}
     for name, more in {"plain": [], "bf16": ["--precision", "bf16"], "compiled": ["--compile"]}.items():

@@ -13,8 +13,8 @@ import torch
 from cli_support import Command, Refused
 
 import diffkit
-from diffkit._errors import DivergedError
-from diffkit.pictures import check_finite, integers, png
+from diffkit.errors import DivergedError
+from diffkit.runtime.images import check_finite, integers, png
 
 
 def broken(folder: Path) -> Path:
@@ -66,7 +66,7 @@ def test_a_disk_that_is_full_is_no_fault_of_diffkit(
     def full(*given: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere/file")
 
-    monkeypatch.setattr("diffkit.cli._sample_files.SampleFolder.begin", full)
+    monkeypatch.setattr("diffkit.cli.shared.sample_files.SampleFolder.begin", full)
     said = refused("sample", make_system(), "-n", "1", "--out", tmp_path / "out")
     hint = "what was written stays, and the same command goes on where it can"
     assert said == f"No space left on device: somewhere/file; {hint}"

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from cli_support import Command, Refused
 
-from diffkit import output
 from diffkit.cli._app import run
 from diffkit.registry import refresh
+from diffkit.runtime import output
 
 TRAIN = ["train", "--data", "points", "--data.examples", "50", "--steps", "2", "--batch-size", "2", "--num-steps", "50"]
 TRAIN += ["--backbone", "mlp", "--backbone.hidden", "4", "--out"]
@@ -102,7 +102,7 @@ def test_a_configuration_holds_any_text(command: Command):
 def test_nothing_is_left_in_buffers_that_would_fail_when_python_ends():
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    code = "import sys; from diffkit.output import log, note; log('x'); note('y'); sys.exit(7)"
+    code = "import sys; from diffkit.runtime.output import log, note; log('x'); note('y'); sys.exit(7)"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=full, env=environment, check=False)
@@ -111,7 +111,7 @@ def test_nothing_is_left_in_buffers_that_would_fail_when_python_ends():
 
 def test_files_do_not_get_the_place_of_a_closed_stream(tmp_path: Path):
     code = (
-        "import os; from diffkit.output import safe_output\n"
+        "import os; from diffkit.runtime.output import safe_output\n"
         f"with safe_output(): assert os.open({str(tmp_path)!r}, os.O_RDONLY) > 2"
     )
     done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], check=False)

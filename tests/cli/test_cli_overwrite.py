@@ -10,8 +10,8 @@ from cli_support import Command, Refused
 from PIL import Image
 
 import diffkit
-from diffkit.cli import _commands
-from diffkit.cli._paths import overview
+from diffkit.cli.parsing import commands
+from diffkit.cli.shared.paths import overview
 
 FILES = {
     "data check": [("PICTURES",), {"--out": "found.json"}],
@@ -51,8 +51,8 @@ def lines(table: dict) -> list[tuple[str, tuple[str, ...], str, str]]:
 
 def test_every_command_that_writes_is_here():
     writing = set()
-    for name in _commands.names():
-        fields = {field.name for cls in _commands.load(name).takes().options.values() for field in cls.__attrs_attrs__}
+    for name in commands.names():
+        fields = {field.name for cls in commands.load(name).takes().options.values() for field in cls.__attrs_attrs__}
         if fields & WRITTEN:
             writing.add(name)
             assert "overwrite" in fields or name in OTHERWISE, name

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_support import Command, Refused
 
-from diffkit.cli.runs import table
+from diffkit.cli.commands.runs import table
 
 
 def make(folder: Path, *, step: int | None = 40, parts: bool = True, **train: object) -> Path:

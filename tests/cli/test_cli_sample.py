@@ -13,9 +13,9 @@ from cli_support import Command, Refused, seen_dtypes
 from PIL import Image
 
 import diffkit
-from diffkit.cli._pictures import write_npz
+from diffkit.cli.shared.sample_files import write_npz
 from diffkit.guidance import ClassifierFree
-from diffkit.pictures import grid, pixels, png
+from diffkit.runtime.images import grid, pixels, png
 
 
 def test_files_of_a_class_conditional_system(command: Command, saved: Path, tmp_path: Path):

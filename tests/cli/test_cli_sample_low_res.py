@@ -11,7 +11,7 @@ import torch
 from cli_support import Command, Refused
 
 import diffkit
-from diffkit.pictures import pixels, png
+from diffkit.runtime.images import pixels, png
 
 UNET = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4, "attention_resolutions": (4,)}
 

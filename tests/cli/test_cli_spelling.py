@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from cli_support import Refused
 
-from diffkit.cli._commands import load
-from diffkit.cli._request import look
-from diffkit.cli._spelling import in_flags
+from diffkit.cli.parsing.commands import load
+from diffkit.cli.parsing.request import look
+from diffkit.cli.parsing.spelling import in_flags
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from PIL import Image
 import diffkit
 from diffkit import tasks
 from diffkit.guidance import MMPS
-from diffkit.pictures import pixels
+from diffkit.runtime.images import pixels
 
 
 @pytest.fixture

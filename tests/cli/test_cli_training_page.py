@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.cli import _commands, _importing
-from diffkit.cli._request import look, resolve
+from diffkit.cli.parsing import commands, importing
+from diffkit.cli.parsing.request import look, resolve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -27,11 +27,11 @@ def test_a_command_is_taken(line: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert words[: len(LAUNCHER)] == LAUNCHER
         words = words[len(LAUNCHER) :]
     assert words[0] == "diffkit"
-    words, files = _importing.split(words)
+    words, files = importing.split(words)
     assert files == ([Path("parts.py")] if "--import" in line else [])
     if files:  # which is nobody's here
         words = [word.replace("logistic", "cosine") for word in words]
-    given, _ = resolve(look(words[1], _commands.load(words[1]).takes(), words[2:]))
+    given, _ = resolve(look(words[1], commands.load(words[1]).takes(), words[2:]))
     assert given.values
 
 
@@ -42,9 +42,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"`(--[a-z][\w.-]*)", PAGE))))
 def test_an_option_is_one_of_train_or_sample(option: str):
     known = {
-        o.flag for name in ("train", "sample", "runs") for o in look(name, _commands.load(name).takes(), []).options
+        o.flag for name in ("train", "sample", "runs") for o in look(name, commands.load(name).takes(), []).options
     }
-    negative = {
-        o.negative for name in ("train", "sample") for o in look(name, _commands.load(name).takes(), []).options
-    }
-    assert option in known | negative | {_importing.FLAG}
+    negative = {o.negative for name in ("train", "sample") for o in look(name, commands.load(name).takes(), []).options}
+    assert option in known | negative | {importing.FLAG}

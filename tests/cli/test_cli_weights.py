@@ -11,7 +11,7 @@ from cli_support import Command, Refused
 import diffkit
 from diffkit import weights
 from diffkit.guidance.classifier import Classifier
-from diffkit.saving import read_spec
+from diffkit.system.loading import read_spec
 
 UNSEEN = ["--data-shape", "3,8,8", "--num-heads", "2", "--attention-order", "legacy", "--groups", "4"]
 TRAINED = ["--schedule", "cosine", "--schedule.s", "0.01", "--num-steps", "40", "--mean", "eps", "--no-rescale-time"]

@@ -99,8 +99,8 @@ def test_every_part_of_the_table_is_there():
 
 
 def test_options_in_place_of_published_flags_exist():
-    from diffkit.cli._commands import load
-    from diffkit.cli._request import look
+    from diffkit.cli.parsing.commands import load
+    from diffkit.cli.parsing.request import look
 
     table = README.partition("| its flag | here |")[2].partition("\n\n")[0]
     words = ["--loss", "hybrid", "--sampler", "ddim", "--data", "."]

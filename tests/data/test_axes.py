@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from diffkit._errors import DataError, OptionError
 from diffkit.cli._app import run
-from diffkit.data import from_array, from_dataset, load
+from diffkit.data import from_array, from_dataset
+from diffkit.data.loading import load
+from diffkit.errors import DataError, OptionError
 
 N = 12
 ENTRIES = {

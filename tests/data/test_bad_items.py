@@ -14,8 +14,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import diffkit
-from diffkit._errors import DataError, OptionError
-from diffkit.data import from_dataset, load
+from diffkit.data import from_dataset
+from diffkit.data.loading import load
+from diffkit.errors import DataError, OptionError
 from diffkit.training import read_metrics
 
 BAD = (7, 8, 34)

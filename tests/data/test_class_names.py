@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffkit._errors import DataError
-from diffkit.data import LowRes, as_data, from_array, from_dataset
+from diffkit.data import LowRes, from_array, from_dataset
+from diffkit.data.loading import as_data
 from diffkit.data.matching import counted_as
+from diffkit.errors import DataError
 
 
 def some(*classes: str, labels=(0, 1, 1)):

@@ -17,9 +17,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import diffkit.data
-from diffkit._errors import DataError, MissingExtraError, OptionError
-from diffkit.data import from_array, load
+from diffkit.data import from_array
 from diffkit.data.exporting import Exporter, file_prefixes
+from diffkit.data.loading import load
+from diffkit.errors import DataError, MissingExtraError, OptionError
 
 EACH = 4
 """Images in a batch; the real ones have 10,000."""
@@ -379,4 +380,4 @@ def test_photographs():
     assert not np.array_equal(random.images, load("photographs", pieces="random", examples=9, seed=4).images)
     with pytest.raises(OptionError, match=r"size \(428, 428\) does not fit into a photograph of \(427, 640\)"):
         load("photographs", size=428)
-    assert diffkit.data.NAMED["photographs"]().size == (64,)
+    assert diffkit.data.loading.NAMED["photographs"]().size == (64,)

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 import diffkit.data
-from diffkit._errors import DataError, OptionError
 from diffkit.data import folder as folders
 from diffkit.data.cache import Mapped
+from diffkit.errors import DataError, OptionError
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def reads(monkeypatch) -> list[str]:
 
 
 def load(folder: Path, **options):
-    return diffkit.data.load(folder, **({"size": (6, 8), "cache": folder.parent / "cache.npy"} | options))
+    return diffkit.data.loading.load(folder, **({"size": (6, 8), "cache": folder.parent / "cache.npy"} | options))
 
 
 def pixels(data) -> torch.Tensor:
@@ -56,7 +56,7 @@ def pixels(data) -> torch.Tensor:
 
 
 def test_the_pixels_are_the_same_and_decoded_once(folder, reads):
-    plain = diffkit.data.load(folder, size=(6, 8), labels="prefix")
+    plain = diffkit.data.loading.load(folder, size=(6, 8), labels="prefix")
     del reads[:]
     first, second = load(folder, labels="prefix"), load(folder, labels="prefix")
     assert len(reads) == 5 and isinstance(second.pixels, Mapped)
@@ -154,15 +154,15 @@ def test_sixteen_bits_are_kept(tmp_path):
     Image.fromarray(ramp).save(root / "a.png")
     Image.fromarray((ramp // 257).astype(np.uint8)).save(root / "b.png")
     for cache in (None, tmp_path / "c.npy"):
-        data = diffkit.data.load(root, size=8, channels=1, bits=16, cache=cache)
+        data = diffkit.data.loading.load(root, size=8, channels=1, bits=16, cache=cache)
         images = pixels(data)
         assert data.bins == 65536 and images.dtype == torch.int32
         assert np.array_equal(images[0, 0], ramp) and np.array_equal(images[1, 0], ramp // 257 * np.int32(257))
     assert np.load(tmp_path / "c.npy").dtype == np.uint16
     with pytest.raises(OptionError, match="bits=16 is for grey images; pass channels=1, or bits=8"):
-        diffkit.data.load(root, size=8, bits=16)
+        diffkit.data.loading.load(root, size=8, bits=16)
     with pytest.raises(OptionError, match="bits must be 8 or 16, got 12"):
-        diffkit.data.load(root, size=8, bits=12)
+        diffkit.data.loading.load(root, size=8, bits=12)
 
 
 def test_another_process_maps_it_for_itself(folder):
@@ -207,7 +207,7 @@ def read(self, index):
     import time; time.sleep(0.02)
     return original(self, index)
 folder.Files.read = read
-diffkit.data.load(sys.argv[1], size=(6, 8), cache=sys.argv[2])
+diffkit.data.loading.load(sys.argv[1], size=(6, 8), cache=sys.argv[2])
 """
 
 
@@ -252,7 +252,7 @@ def test_a_full_disk_is_an_error_before_anything_is_decoded(folder, reads, monke
 
 @pytest.mark.parametrize("how", ["unable", "absent"])
 def test_where_no_room_can_be_reserved_it_is_written(folder, monkeypatch, how):
-    wanted = pixels(diffkit.data.load(folder, size=(6, 8)))
+    wanted = pixels(diffkit.data.loading.load(folder, size=(6, 8)))
     if how == "unable":
         monkeypatch.setattr(os, "posix_fallocate", unable, raising=False)
     else:

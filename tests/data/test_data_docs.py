@@ -14,8 +14,9 @@ from PIL import Image
 from test_data_archives import COLOURS, encoded, members, packed
 
 from diffkit.__main__ import main
-from diffkit.data import NAMED, File, Folder
+from diffkit.data import File, Folder
 from diffkit.data.image_sources import Images, Zip
+from diffkit.data.loading import NAMED
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 

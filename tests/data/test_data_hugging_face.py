@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from diffkit._errors import DataError, MissingExtraError, OptionError
-from diffkit.data import load
+from diffkit.data.loading import load
+from diffkit.errors import DataError, MissingExtraError, OptionError
 
 
 class Image:

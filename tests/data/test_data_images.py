@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import diffkit.data
-from diffkit._errors import DataError
 from diffkit.data.folder import list_images
 from diffkit.data.images import Form, read_image
+from diffkit.errors import DataError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STEP = 1 / 127.5
@@ -37,7 +37,7 @@ def test_resize_and_crop_equal_the_published_pipeline(case, tmp_path):
     with np.load(GOLDEN / "data_pipeline.npz") as stored:
         source, size = stored[f"case{case}__source_uint8_hwc"], int(stored[f"case{case}__resolution"])
         expected = stored[f"case{case}__out_chw"]
-    data = diffkit.data.load(save(tmp_path / "a.png", source).parent, size=size)
+    data = diffkit.data.loading.load(save(tmp_path / "a.png", source).parent, size=size)
     found = diffkit.data.scaled(data.batch([0]).images, data.bins)[0].numpy()
     assert found.shape == expected.shape and found.dtype == np.float32
     assert np.abs(found - expected).max() <= STEP * 1.001
@@ -157,7 +157,7 @@ def odd_folder(root: Path) -> Path:
 
 def test_unreadable_files_are_all_named_before_training(tmp_path):
     with pytest.raises(DataError) as caught:
-        diffkit.data.load(odd_folder(tmp_path), size=8)
+        diffkit.data.loading.load(odd_folder(tmp_path), size=8)
     text = str(caught.value)
     assert text.startswith("4 of 11 files cannot be read; remove them, or pass on_error='skip':")
     for name in ("cut.png", "flipped.png", "empty.jpg", "page.png"):
@@ -165,7 +165,7 @@ def test_unreadable_files_are_all_named_before_training(tmp_path):
 
 
 def test_unreadable_files_are_skipped_with_a_line_for_each(tmp_path, capsys):
-    data = diffkit.data.load(odd_folder(tmp_path), size=8, on_error="skip", labels="prefix")
+    data = diffkit.data.loading.load(odd_folder(tmp_path), size=8, on_error="skip", labels="prefix")
     assert len(data) == 7 and data.classes == ("cat", "dog", "in")
     assert {name for name, _ in data.skipped} == {
         "cut.png", "flipped.png", "empty.jpg", "page.png", "notes.txt", "._cat_1.png", "gone.png", "loop",
@@ -182,7 +182,7 @@ def test_listing_and_labels_equal_the_published_ones(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(noise(8, 8)).save(path, format="GIF" if path.suffix == ".gif" else "PNG")
     assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path).files] == facts["listed"]
-    data = diffkit.data.load(tmp_path, size=8, labels="prefix")
+    data = diffkit.data.loading.load(tmp_path, size=8, labels="prefix")
     assert {name: i for i, name in enumerate(data.classes)} == facts["class_to_index"]
     assert data.labels.tolist() == facts["labels"]
 
@@ -190,22 +190,22 @@ def test_listing_and_labels_equal_the_published_ones(tmp_path):
 def test_labels_from_folders(tmp_path):
     for name in ("b/x/1.png", "b/2.png", "a/3.png", "c/4.webp"):
         save(tmp_path / name, noise(8, 8, seed=len(name)))
-    data = diffkit.data.load(str(tmp_path), size=(4, 6), labels="folders", channels=1)
+    data = diffkit.data.loading.load(str(tmp_path), size=(4, 6), labels="folders", channels=1)
     assert data.shape == (1, 4, 6) and data.bins == 256 and data.classes == ("a", "b", "c")
     assert data.batch(range(4)).conditions["y"].tolist() == [0, 1, 1, 2]
     image, conditions = data[3]
     assert image.shape == (1, 4, 6) and conditions == {"y": 2}
     save(tmp_path / "loose.png", noise())
     with pytest.raises(DataError, match=r"labels='folders', but 1 images are in no folder below .*loose\.png"):
-        diffkit.data.load(tmp_path, size=8, labels="folders")
+        diffkit.data.loading.load(tmp_path, size=8, labels="folders")
 
 
 def test_images_that_do_not_fit_into_memory_are_read_at_every_use(tmp_path, monkeypatch):
     for i in range(3):
         save(tmp_path / f"{i}.png", noise(seed=i))
-    kept = diffkit.data.load(tmp_path, size=8)
+    kept = diffkit.data.loading.load(tmp_path, size=8)
     monkeypatch.setattr("diffkit.data.pictures.IN_MEMORY", 0)
-    read = diffkit.data.load(tmp_path, size=8)
+    read = diffkit.data.loading.load(tmp_path, size=8)
     assert kept.pixels is not None and read.pixels is None
     assert torch.equal(kept.batch([2, 0]).images, read.batch([2, 0]).images)
     assert torch.equal(torch.as_tensor(kept[1][0]), torch.as_tensor(read[1][0]))
@@ -214,25 +214,25 @@ def test_images_that_do_not_fit_into_memory_are_read_at_every_use(tmp_path, monk
 @pytest.mark.parametrize("name", ["grüße 猫.png", "with space.png", "x" * 200 + ".png"])
 def test_names_of_all_kinds(name, tmp_path):
     save(tmp_path / name, noise())
-    assert len(diffkit.data.load(tmp_path, size=8)) == 1
+    assert len(diffkit.data.loading.load(tmp_path, size=8)) == 1
 
 
 def test_a_decompression_bomb_is_named(tmp_path, monkeypatch):
     save(tmp_path / "big.png", noise(64, 64))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"big\.png: too large to be read safely"):
-        diffkit.data.load(tmp_path, size=8)
+        diffkit.data.loading.load(tmp_path, size=8)
 
 
 def test_folders_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match=r"holds no image \(0 other files\); images end in \.avif"):
-        diffkit.data.load(tmp_path, size=8)
+        diffkit.data.loading.load(tmp_path, size=8)
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(DataError, match="1 other files"):
-        diffkit.data.load(tmp_path, size=8)
+        diffkit.data.loading.load(tmp_path, size=8)
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds no readable image \(1 unreadable\); the first: .*a\.png: no image"):
-        diffkit.data.load(tmp_path, size=8, on_error="skip")
+        diffkit.data.loading.load(tmp_path, size=8, on_error="skip")
     with pytest.raises(DataError, match="is not there"):
         list_images(tmp_path / "nowhere")
     with pytest.raises(DataError, match="is a file, not a folder"):

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import diffkit.data
-from diffkit._errors import DataError, OptionError
 from diffkit.data.exporting import Exporter
 from diffkit.data.inspection import check_images
 from diffkit.data.labels import read_table
 from diffkit.data.matching import counted_as
+from diffkit.errors import DataError, OptionError
 
 FILES = ("a.png", "b.png", "sub/c.png", "sub/grüße 1.png")
 
@@ -41,7 +41,7 @@ def table(path: Path, rows) -> str:
 
 
 def load(folder: Path, labels: str, **more):
-    return diffkit.data.load(folder, size=8, labels=labels, **more)
+    return diffkit.data.loading.load(folder, size=8, labels=labels, **more)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])
@@ -251,7 +251,7 @@ def test_images_without_a_class(folder, tmp_path, suffix, labels, classes, capsy
     with pytest.raises(DataError, match=r"1 examples have no class, .*; write a \.npz"):
         Exporter(data).to_folder(tmp_path / "out")
     Exporter(data).to_npz(tmp_path / "out.npz")
-    assert diffkit.data.load(tmp_path / "out.npz", labels=True).labels.tolist() == [1, -1, 0, 1]
+    assert diffkit.data.loading.load(tmp_path / "out.npz", labels=True).labels.tolist() == [1, -1, 0, 1]
 
 
 def test_no_image_with_a_class(folder, tmp_path):

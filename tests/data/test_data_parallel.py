@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import diffkit.data
-from diffkit._errors import DataError
 from diffkit.data.parallel import in_order
+from diffkit.errors import DataError
 
 
 def halved(number: int) -> int:
@@ -48,7 +48,7 @@ def test_one_process_of_a_job_says_what_is_skipped(rank, lines, tmp_path, monkey
     (tmp_path / "b.png").write_bytes(b"")
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
-    assert len(diffkit.data.load(tmp_path, size=4, on_error="skip")) == 1
+    assert len(diffkit.data.loading.load(tmp_path, size=4, on_error="skip")) == 1
     err = capsys.readouterr().err
     assert err.count("skipped ") == lines and ("reading images" in err) == bool(lines)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffkit._errors import DataError, MissingExtraError, OptionError
-from diffkit.data import Digits, Folder, MapData, Points, as_data, from_array, load
+from diffkit.data import Digits, Folder, MapData, Points, from_array
+from diffkit.data.loading import as_data, load
+from diffkit.errors import DataError, MissingExtraError, OptionError
 
 
 def test_digits():

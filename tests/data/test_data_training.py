@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import diffkit
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.training import read_metrics
 
 
@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
 
 def run(photos: Path, out: Path, steps: int, workers: int = 0, **options) -> list[float]:
     """Losses of a short run with flips and classes."""
-    data = diffkit.data.load(photos, **({"size": 4, "channels": 1, "labels": "prefix"} | options))
+    data = diffkit.data.loading.load(photos, **({"size": 4, "channels": 1, "labels": "prefix"} | options))
     torch.manual_seed(0)
     system = diffkit.compose(
         schedule="cosine",

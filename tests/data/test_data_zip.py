@@ -16,10 +16,10 @@ from PIL import Image
 from test_data_archives import Reader
 from torch.utils.data import DataLoader
 
-from diffkit._errors import DataError, OptionError
-from diffkit.data import load
 from diffkit.data.exporting import Exporter
 from diffkit.data.inspection import check_images
+from diffkit.data.loading import load
+from diffkit.errors import DataError, OptionError
 
 NAMES = ("00000/img00000000.png", "00000/img00000001.png", "00001/cat_2.webp", "grüße 猫.png")
 

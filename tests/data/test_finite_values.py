@@ -8,9 +8,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 import diffkit
-from diffkit._errors import DataError, OptionError
-from diffkit.data import LowRes, as_data, from_array, from_dataset, load
+from diffkit.data import LowRes, from_array, from_dataset
+from diffkit.data.loading import as_data, load
 from diffkit.data.ranges import range_of
+from diffkit.errors import DataError, OptionError
 from diffkit.evaluation import evaluate
 
 BAD = [float("nan"), float("inf"), -float("inf")]

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 import diffkit
-from diffkit._errors import DataError
-from diffkit.data import load
 from diffkit.data.folder import list_images
 from diffkit.data.inspection import check_images
+from diffkit.data.loading import load
+from diffkit.errors import DataError
 from diffkit.evaluation.samples import read
-from diffkit.pictures import FORMATS, open_image
+from diffkit.runtime.images import FORMATS, open_image
 
 GOOD = ("cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png")
 HIDDEN = (
@@ -197,4 +197,4 @@ def test_images_are_opened_in_one_place_only():
     """Whoever opens a picture of others by Pillow itself opens it as anything that Pillow knows."""
     root = Path(diffkit.__file__).parent
     for path in root.rglob("*.py"):
-        assert path == root / "pictures.py" or "Image.open(" not in path.read_text(encoding="utf-8"), path
+        assert path == root / "runtime" / "images.py" or "Image.open(" not in path.read_text(encoding="utf-8"), path

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffkit._errors import DataError, DiffkitError
-from diffkit.data import from_array, load
+from diffkit.data import from_array
+from diffkit.data.loading import load
+from diffkit.errors import DataError, DiffkitError
 
 IMAGES = np.zeros((3, 4, 4, 3), np.uint8)
 ODD = {

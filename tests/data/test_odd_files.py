@@ -15,10 +15,10 @@ import torch
 from PIL import Image, features
 
 import diffkit.data
-from diffkit._errors import DataError
 from diffkit.data.images import Form, decoded, read_image
 from diffkit.data.inspection import check_images
 from diffkit.data.names import printable
+from diffkit.errors import DataError
 
 SIDE = 16
 RAMP = np.add.outer(np.arange(SIDE), np.arange(SIDE)) * 8
@@ -292,8 +292,8 @@ def test_all_of_them_in_one_folder(tmp_path, processes, capsys):
     assert "\x1b" not in str(report) and max(map(len, str(report).splitlines())) < 400
 
     with pytest.raises(DataError, match=f"{len(WRONG)} of {len(RIGHT) + len(WRONG) + 1} files cannot be read"):
-        diffkit.data.load(root, size=SIDE)
-    data = diffkit.data.load(root, size=SIDE, on_error="skip", processes=processes, cache=tmp_path / "c.npy")
+        diffkit.data.loading.load(root, size=SIDE)
+    data = diffkit.data.loading.load(root, size=SIDE, on_error="skip", processes=processes, cache=tmp_path / "c.npy")
     assert len(data) == len(RIGHT) + 1 and len(data.skipped) == len(WRONG) + len(LEFT_OUT)
     err = capsys.readouterr().err
     assert err.count("skipped ") == len(WRONG) and "\x1b[31m" not in err
@@ -330,11 +330,11 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     locked = "b"
-    data = diffkit.data.load(tmp_path / "a", size=8)
+    data = diffkit.data.loading.load(tmp_path / "a", size=8)
     assert data.skipped == (("b", "a folder that cannot be listed: Permission denied"),)
     locked = "a"
     with pytest.raises(DataError, match=r"a' cannot be listed: Permission denied"):
-        diffkit.data.load(tmp_path / "a", size=8)
+        diffkit.data.loading.load(tmp_path / "a", size=8)
 
 
 def test_the_report_says_what_will_be_done_to_the_images(tmp_path):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import diffkit
-from diffkit._errors import DataError
-from diffkit.data import from_array, load
+from diffkit.data import from_array
+from diffkit.data.loading import load
 from diffkit.data.ranges import range_of
+from diffkit.errors import DataError
 
 
 @pytest.mark.parametrize(

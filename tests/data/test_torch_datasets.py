@@ -11,9 +11,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import diffkit
-from diffkit._errors import DataError
-from diffkit.data import as_data, from_dataset
+from diffkit.data import from_dataset
 from diffkit.data.base import Data, scaled
+from diffkit.data.loading import as_data
+from diffkit.errors import DataError
 from diffkit.training import read_metrics
 
 X = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (12, 1, 4, 6), dtype=np.uint8))

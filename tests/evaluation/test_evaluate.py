@@ -15,8 +15,8 @@ from stand_in import StandIn, StandInExtractor, images
 from torch import nn
 
 import diffkit
-from diffkit._errors import DataError, MissingExtraError, OptionError
-from diffkit.data import load
+from diffkit.data.loading import load
+from diffkit.errors import DataError, MissingExtraError, OptionError
 from diffkit.evaluation import (
     Extractor,
     Features,

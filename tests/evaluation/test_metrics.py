@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffkit._errors import DataError, MissingExtraError, OptionError
+from diffkit.errors import DataError, MissingExtraError, OptionError
 from diffkit.evaluation.metrics import Statistics, frechet_distance, inception_score, kernel_distance, precision_recall
 
 pytest.importorskip("torchmetrics")

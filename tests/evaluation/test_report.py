@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import diffkit
-from diffkit._errors import CheckpointError, MissingExtraError, OptionError
-from diffkit.data import load
+from diffkit.data.loading import load
+from diffkit.errors import CheckpointError, MissingExtraError, OptionError
 from diffkit.evaluation import evaluate, report
 from diffkit.evaluation.samples import draw
 from diffkit.likelihood import score

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import diffkit
-from diffkit._errors import DataError, OptionError
-from diffkit.data import load
+from diffkit.data.loading import load
+from diffkit.errors import DataError, OptionError
 from diffkit.evaluation import _kept
 from diffkit.evaluation.scoring import check_fit, chosen, ode_data, score_data
-from diffkit.ranks import Ranks, ranks
+from diffkit.runtime.distributed import Ranks, ranks
 
 
 @pytest.fixture(scope="module")

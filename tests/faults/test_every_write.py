@@ -19,7 +19,7 @@ from forks import forking
 from lanes import in_lanes
 from write_faults import Fault, Limited, Trial, faults
 
-from diffkit.publishing import new_folder, save_npz, together, unfinished
+from diffkit.runtime.publishing import new_folder, save_npz, together, unfinished
 
 LIMITS = [Limited(size, kill) for size in (0, 50, 300, 1500) for kill in (False, True)]
 

@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_leaves
 
-from diffkit.columns import Columns
+from diffkit.system.coefficients import Columns
 
 GPU = torch.device("cuda:0")
 META = torch.device("meta")

@@ -18,7 +18,7 @@ from torch import nn
 
 import diffkit
 from diffkit.data.base import Batch
-from diffkit.ranks import Ranks
+from diffkit.runtime.distributed import Ranks
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines.replicated import Replicated
 from diffkit.training.engines.sharded import Sharded, blocks

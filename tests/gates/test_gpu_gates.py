@@ -10,7 +10,7 @@ import torch
 
 import diffkit
 from diffkit.data.base import Batch
-from diffkit.sampling import sampling_program
+from diffkit.system.sampling import sampling_program
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import SingleProcess
 from diffkit.training.trainer import Trainer

@@ -12,7 +12,7 @@ from counters import DEVICE, counted
 import diffkit
 from diffkit.protocols import Sampler
 from diffkit.registry import registry
-from diffkit.sampling import sampling_program
+from diffkit.system.sampling import sampling_program
 
 LIMITS = {
     ("ancestral", "learned_range"): 12,

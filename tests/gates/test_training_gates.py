@@ -11,7 +11,7 @@ from torch import nn
 
 import diffkit
 from diffkit.data.base import Batch
-from diffkit.objective import count_first
+from diffkit.system.objective import count_first
 from diffkit.training.config import TrainConfig
 from diffkit.training.ema import Ema
 from diffkit.training.engines import SingleProcess

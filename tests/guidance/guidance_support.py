@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 import diffkit
-from diffkit.columns import Columns, level_columns
-from diffkit.protocols import Level
-from diffkit.steering import Estimate, Guidance
+from diffkit.protocols import Estimate, Guidance, Level
+from diffkit.system.coefficients import Columns, level_columns
 
 
 class Labelled(nn.Module):

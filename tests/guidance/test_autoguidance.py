@@ -7,7 +7,7 @@ import torch
 from guidance_support import Labelled, level_at, system_of
 
 import diffkit
-from diffkit._errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import Autoguidance
 
 Y = torch.tensor([0, 1, 2])

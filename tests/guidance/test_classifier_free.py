@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffkit
-from diffkit._errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import Autoguidance, ClassifierFree, DynamicThreshold, StaticThreshold
 from diffkit.likelihood import score
-from diffkit.steering import Guidance
+from diffkit.protocols import Guidance
 
 NULL = {"y": 3}
 Y = torch.tensor([0, 1, 2])

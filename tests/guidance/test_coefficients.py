@@ -8,11 +8,12 @@ import torch
 from attrs import frozen
 
 import diffkit
-from diffkit._errors import ProtocolError
-from diffkit.columns import LEVEL, level_columns
+from diffkit.errors import ProtocolError
 from diffkit.guidance import ClassifierFree
+from diffkit.guidance._together import evaluate_together
+from diffkit.protocols import Guidance
 from diffkit.registry import registry
-from diffkit.steering import Guidance, evaluate_together
+from diffkit.system.coefficients import LEVEL, level_columns
 
 HOW = dict(steps=4, seed=0, progress=False)
 

@@ -12,9 +12,9 @@ import torch
 from guidance_support import level_at, system_of
 
 import diffkit
-from diffkit._errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import Classifier, ClassifierGuidance, GradientGuidance
-from diffkit.sampling import sampling_program
+from diffkit.system.sampling import sampling_program
 from diffkit.testing.oracles import MixtureOracle, network_of
 
 MEANS = torch.tensor([[[-0.6, 0.1, 0.3]], [[0.5, 0.4, -0.2]]], dtype=torch.float64)

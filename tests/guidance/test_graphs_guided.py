@@ -19,7 +19,7 @@ from diffkit.guidance import (
     PiGDM,
     StaticThreshold,
 )
-from diffkit.sampling import sampling_program, take_step
+from diffkit.system.sampling import sampling_program, take_step
 from diffkit.tasks import average_pool
 
 Y = torch.tensor([0, 1, 2])

@@ -10,7 +10,7 @@ import pytest
 from guidance_support import system_of
 
 import diffkit.guidance
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.guidance import NAMES, ClassifierFree, DynamicThreshold, guidance_class, guidance_for
 
 

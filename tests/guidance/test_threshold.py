@@ -8,9 +8,9 @@ from guidance_support import level_at, system_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.guidance import DynamicThreshold, StaticThreshold
-from diffkit.steering import Estimate
+from diffkit.protocols import Estimate
 
 Y = torch.tensor([0, 1])
 

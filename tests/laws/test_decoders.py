@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffkit
-from diffkit.decoders import Binned, Continuous, decoder_for
 from diffkit.explain import explain
 from diffkit.likelihood import ode_likelihood
+from diffkit.parts.decoders import Binned, Continuous, decoder_for
 
 means = st.floats(-1.5, 1.5)
 log_variances = st.floats(-14, 3)

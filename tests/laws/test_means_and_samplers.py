@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffkit
-from diffkit.columns import scalings
 from diffkit.registry import registry
+from diffkit.system.coefficients import scalings
 from diffkit.table import ProcessTable, respace
 from diffkit.testing import DiracOracle, GaussianOracle, network_of, strategies
 

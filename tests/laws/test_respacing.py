@@ -8,7 +8,7 @@ from exact import posterior_from_betas, posterior_from_scales
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.registry import registry
 from diffkit.spacing import levels
 from diffkit.table import ProcessTable, respace

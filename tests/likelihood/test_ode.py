@@ -13,7 +13,7 @@ from attrs import frozen
 from gaussian_data import Ideal, true_bin_bits, true_bits
 
 import diffkit
-from diffkit._errors import CompositionError, MissingExtraError, OptionError
+from diffkit.errors import CompositionError, MissingExtraError, OptionError
 from diffkit.guidance import MMPS, StaticThreshold
 from diffkit.likelihood import ode_likelihood
 from diffkit.protocols import NoiseSchedule
@@ -178,7 +178,7 @@ def test_the_gradient_reaches_the_weights_alone():
 
 
 def test_the_gradient_passes_through_attention():
-    """Fused attention has no second derivative; that of `differentiable_twice` is right (tests/backbones)."""
+    """Fused attention has no second derivative; that of `differentiable_twice` is right (tests/parts/backbones)."""
     recipe = dict(channels=8, groups=8, num_res_blocks=1, channel_mult=(1,), attention_resolutions=(4,), num_heads=2)
     system = diffkit.compose(
         schedule="cosine", backbone=("unet", recipe), data_shape=(1, 4, 4), num_steps=20, bins=None

@@ -12,10 +12,10 @@ from gaussian_data import Ideal, true_bits
 from torch import nn
 
 import diffkit
-from diffkit._errors import DataError, OptionError
+from diffkit.errors import DataError, OptionError
 from diffkit.likelihood import score
 from diffkit.likelihood.scores import Moments, merged
-from diffkit.likelihood.strata import Strata
+from diffkit.likelihood.stratified_levels import Strata
 
 MEAN, STD = 0.2, 0.5
 

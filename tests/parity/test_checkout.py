@@ -17,7 +17,7 @@ import torch
 from reference import MEANS, VARS, closed_form_model, mean_is_clipped
 
 import diffkit
-from diffkit.bound import BoundTerms, prior_bits
+from diffkit.system.bound import BoundTerms, prior_bits
 
 CHECKOUT = os.environ.get("IMPROVED_DIFFUSION")
 if not CHECKOUT:

@@ -7,7 +7,7 @@ import torch
 from reference import PROCESSES, assert_close, compose, golden, model_of
 
 from diffkit.guidance import GradientGuidance
-from diffkit.sampling import sampling_program
+from diffkit.system.sampling import sampling_program
 
 TAGS = ["EPSILON__LEARNED_RANGE", "START_X__FIXED_LARGE", "EPSILON__FIXED_SMALL"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reference import MEANS, PROCESSES, VARS, assert_close, compose, fixed_model, golden, mean_is_clipped
 
-from diffkit.bound import BoundTerms
+from diffkit.system.bound import BoundTerms
 
 LOSSES = {
     "MSE": ("hybrid", {"vb_weight": 1.0, "scale_by_steps": False}),

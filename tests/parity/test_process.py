@@ -9,9 +9,9 @@ import pytest
 import torch
 from reference import MEANS, PROCESSES, VARS, assert_close, compose, fixed_model, golden, mean_is_clipped
 
-from diffkit.bound import BoundTerms, prior_bits
-from diffkit.decoders import Binned
 from diffkit.gaussian import mean_flat, normal_kl
+from diffkit.parts.decoders import Binned
+from diffkit.system.bound import BoundTerms, prior_bits
 
 
 def inputs(stored):

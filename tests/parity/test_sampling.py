@@ -8,8 +8,8 @@ import pytest
 import torch
 from reference import LOOPS, MEANS, PROCESSES, VARS, assert_close, compose, golden, mean_is_clipped, model_of
 
-from diffkit.bound import BoundTerms, prior_bits
-from diffkit.sampling import encoding_program, sampling_program
+from diffkit.system.bound import BoundTerms, prior_bits
+from diffkit.system.sampling import encoding_program, sampling_program
 
 STEPS = {
     "p_sample": ("ancestral", {"clip": True}),

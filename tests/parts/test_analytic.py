@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import diffkit
-from diffkit._errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, OptionError
+from diffkit.parts.variances.analytic import Analytic
 from diffkit.spacing import levels
 from diffkit.spacing.optimal import chain_bits, optimal_levels
 from diffkit.testing.oracles import GaussianOracle, MixtureOracle, network_of
-from diffkit.variances.analytic import Analytic
 
 ORACLE = MixtureOracle([0.3, 0.7], [[-0.6, 0.1], [0.5, -0.3]], 0.2)
 T = 60

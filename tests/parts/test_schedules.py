@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import diffkit
-from diffkit._errors import CompositionError, OptionError, UnknownComponentError
+from diffkit.errors import CompositionError, OptionError, UnknownComponentError
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
 

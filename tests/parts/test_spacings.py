@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import diffkit
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.registry import registry
 from diffkit.spacing import levels, nearest
 from diffkit.spacing.files import GRIDS, grid, save_grid

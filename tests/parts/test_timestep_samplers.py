@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import diffkit
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
+from diffkit.parts.schedules.cosine import Cosine
 from diffkit.registry import registry
-from diffkit.schedules.cosine import Cosine
 
 
 def make(name, **options):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import diffkit
-from diffkit._errors import CompositionError
-from diffkit.explain import explain, loss_weights
+from diffkit.errors import CompositionError
+from diffkit.explain import explain
+from diffkit.explain.describe import loss_weights
 from diffkit.registry import registry
 
 WEIGHTED = [

@@ -15,7 +15,7 @@ import torch
 
 import diffkit
 from diffkit import presets
-from diffkit._errors import OptionError, UnknownComponentError
+from diffkit.errors import OptionError, UnknownComponentError
 from diffkit.training.config import TrainConfig
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ import pytest
 from registry_support import Site, schedule
 
 import diffkit
-from diffkit._errors import PluginLoadError, ProtocolError, SpecError, UnknownComponentError
+from diffkit.errors import PluginLoadError, ProtocolError, SpecError, UnknownComponentError
 from diffkit.protocols import PROTOCOLS
 from diffkit.registry import faults, refresh, registry
 
@@ -86,8 +86,8 @@ def test_a_line_that_names_no_part_is_passed_over_and_told(site: Site, line: str
 
 
 def test_a_group_that_is_no_kind_is_told(site: Site):
-    site.distribution("acme", "[diffkit.samplers]\nramp = acme:Part\n[other.samplers]\nx = y:z\n")
-    assert faults() == ("acme offers parts under 'diffkit.samplers'; did you mean 'diffkit.sampler'?",)
+    site.distribution("acme", "[diffkit.parts.samplers]\nramp = acme:Part\n[other.samplers]\nx = y:z\n")
+    assert faults() == ("acme offers parts under 'diffkit.parts.samplers'; did you mean 'diffkit.sampler'?",)
 
 
 def test_feature_networks_are_no_parts(site: Site):

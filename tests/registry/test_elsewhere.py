@@ -9,9 +9,9 @@ import pytest
 from registry_support import Site
 
 import diffkit
-from diffkit._elsewhere import ELSEWHERE, _plain, elsewhere
-from diffkit._errors import UnknownComponentError
+from diffkit.errors import UnknownComponentError
 from diffkit.registry import KINDS, refresh, registry
+from diffkit.registry.aliases import ELSEWHERE, _plain, elsewhere
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 

@@ -7,13 +7,12 @@ import torch
 from attrs import frozen
 
 import diffkit
-from diffkit._contracts import check_contract
-from diffkit._errors import DiffkitError, ProtocolError
+from diffkit.errors import DiffkitError, ProtocolError
 from diffkit.guidance import ClassifierFree
-from diffkit.protocols import Backbone
+from diffkit.parts.samplers.ddim import DDIM
+from diffkit.protocols import Backbone, Guidance
 from diffkit.registry import registry
-from diffkit.samplers.ddim import DDIM
-from diffkit.steering import Guidance
+from diffkit.registry.contracts import check_contract
 
 
 class Ending(BaseException):

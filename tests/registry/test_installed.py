@@ -111,7 +111,7 @@ except diffkit.AmbiguousComponentError as error:
 """
     assert "'acme-left:twin' and 'acme-right:twin'" in environment("-c", code)
     code = """
-from diffkit.plugin_check import check_plugins
+from diffkit.registry.check_plugins import check_plugins
 for report in check_plugins(["schedule"], timeout=5):
     print(report)
 """

@@ -9,7 +9,7 @@ import pytest
 from registry_support import Site, schedule
 
 import diffkit
-from diffkit._errors import (
+from diffkit.errors import (
     AmbiguousComponentError,
     DuplicateComponentError,
     OptionError,
@@ -26,7 +26,7 @@ def test_the_file_name_of_a_built_in_is_its_registered_name(kind: str):
     for name in found.built_in_names():
         part = found.get(name)
         assert found._provenance[part] == Provenance(name, "diffkit", diffkit.__version__)
-        assert part.__module__ == f"diffkit.{KINDS[kind]}.{name}"
+        assert part.__module__ == f"diffkit.parts.{KINDS[kind]}.{name}"
         assert found.get(f"diffkit:{name}") is part
 
 
@@ -62,13 +62,13 @@ def test_asking_for_one_plugin_imports_no_other(site: Site):
 
 def test_a_plugin_never_shadows_a_built_in(site: Site):
     site.plugin("acme-cosine", "cosine")
-    assert schedules.get("cosine").__module__ == "diffkit.schedules.cosine"
+    assert schedules.get("cosine").__module__ == "diffkit.parts.schedules.cosine"
     assert site.imported() == []
     mine, theirs = (e for e in schedules.entries() if e.name == "cosine")
     assert (mine.origin, mine.shadowed, theirs.origin, theirs.shadowed) == ("diffkit", False, "acme-cosine", True)
     assert "shadowed; use acme-cosine:cosine" in describe("schedule")
     assert schedules.get("acme-cosine:cosine").__module__ == "acme_cosine"
-    assert schedules.get("cosine").__module__ == "diffkit.schedules.cosine"
+    assert schedules.get("cosine").__module__ == "diffkit.parts.schedules.cosine"
 
 
 def test_two_plugins_with_one_name_are_both_named(site: Site):
@@ -241,7 +241,7 @@ class TestRegister:
         with pytest.raises(DuplicateComponentError) as caught:
             schedules.register("cosine")(lambda: None)
         assert str(caught.value) == (
-            "schedule 'cosine' is taken by the built-in diffkit.schedules.cosine; "
+            "schedule 'cosine' is taken by the built-in diffkit.parts.schedules.cosine; "
             "choose another name or pass replace=True"
         )
 
@@ -283,7 +283,7 @@ class TestRegister:
         shadowed = [e.origin for e in schedules.entries() if e.name == name and e.shadowed]
         assert shadowed == {"cosine": ["diffkit"], "ramp": ["acme"], "mine": []}[name]
         if name == "cosine":
-            assert schedules.get("diffkit:cosine").__module__ == "diffkit.schedules.cosine"
+            assert schedules.get("diffkit:cosine").__module__ == "diffkit.parts.schedules.cosine"
 
     def test_running_a_cell_again_is_silent_and_counts(self, site: Site):
         def cell() -> type:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from registry_support import Site
 
-from diffkit._errors import OptionError
-from diffkit.plugin_check import check_plugins, main
+from diffkit.errors import OptionError
 from diffkit.registry import refresh
+from diffkit.registry.check_plugins import check_plugins, main
 
 LEAVES_A_CHILD = """
 import os, subprocess, sys, time

@@ -10,7 +10,7 @@ from gaussian_support import system_for
 
 import diffkit
 import diffkit.tasks
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.tasks import image_to_image, super_resolve
 from diffkit.testing.oracles import GaussianOracle, network_of
 
@@ -26,7 +26,7 @@ def test_it_follows_the_flow_from_the_noised_image(how, level):
     image = torch.randn(2, 1, 3) * 0.5
     got = image_to_image(system, image, **how, sampler="ddim", seed=5, model=network_of(oracle, system), progress=False)
     alpha, sigma = float(system.table.alpha[level]), float(system.table.sigma[level])
-    noise = diffkit.noise.noise_for(5, range(2), (1, 3), torch.device("cpu"))()
+    noise = diffkit.system.seeding.noise_for(5, range(2), (1, 3), torch.device("cpu"))()
     wanted = oracle.flow((alpha * image + sigma * noise).double(), (alpha, sigma), (1.0, 0.0))
     torch.testing.assert_close(got.double(), wanted, rtol=0, atol=3e-3)
 

@@ -11,7 +11,7 @@ from gaussian_support import FullGaussian, system_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit._errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import StaticThreshold
 from diffkit.registry import registry
 from diffkit.tasks import inpaint

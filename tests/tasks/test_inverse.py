@@ -9,7 +9,7 @@ import torch
 from gaussian_support import affine_law, posterior, some_gaussian, system_for
 
 import diffkit
-from diffkit._errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import DPS, MMPS, DiffPIR, PiGDM, StaticThreshold
 from diffkit.guidance._linear import adjoint_of, conjugate_gradients
 from diffkit.tasks import average_pool, masked, solve
@@ -85,7 +85,7 @@ def test_dps_moves_an_ancestral_step_down_the_misfit(clip):
 
     def step(guidance, x):
         parts = system.parts_for("ancestral", guidance)
-        program = diffkit.sampling.sampling_program(parts, parts.sampler, system.table)
+        program = diffkit.system.sampling.sampling_program(parts, parts.sampler, system.table)
         given = {"measurement": measurement} if guidance else {}
         denoiser = system.denoiser(model, guidance=guidance, clip=clip, **given)
         row = program.columns.on(x.device)[20]
@@ -155,7 +155,9 @@ def test_dps_takes_an_operator_that_is_not_linear():
 def test_without_signal_the_estimate_stays():
     """J would be rounding errors there."""
     system = system_for(SHAPE, mean="x_start", num_steps=20)
-    columns = diffkit.columns.Columns({"level": diffkit.columns.level_columns(system.parts, system.table)})
+    columns = diffkit.system.coefficients.Columns(
+        {"level": diffkit.system.coefficients.level_columns(system.parts, system.table)}
+    )
     level = columns.level(columns.on(torch.device("cpu"))[20], 3)
     nothing = level._replace(alpha=torch.zeros(()), sigma=torch.ones(()))
     x, model = torch.randn(2, *SHAPE), lambda x, time: 0.1 * x

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gaussian_support import bimodal, bimodal_data, system_for
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.registry import registry
 from diffkit.tasks import ExactCode, exact_decode, exact_encode, interpolate, invert, reconstruct
 from diffkit.tasks.interpolation import slerp

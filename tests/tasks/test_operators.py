@@ -9,7 +9,7 @@ import torch
 from gaussian_support import system_for
 from torch import nn
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.guidance import DPS, MMPS, DiffPIR, PiGDM
 from diffkit.tasks import average_pool, masked, solve
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from training_support import lines, train
 
-from diffkit._errors import CheckpointError
+from diffkit.errors import CheckpointError
 from diffkit.training.checkpoint import newest_first
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diffkit import demo
-from diffkit._errors import MissingExtraError, OptionError
+from diffkit.errors import MissingExtraError, OptionError
 from diffkit.training import read_metrics
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from training_support import config, images, point_system, points, system, train
 
 from diffkit import DataError, OptionError
-from diffkit.progress import duration
+from diffkit.runtime.progress import duration
 from diffkit.training import read_metrics
-from diffkit.training.trial import DryRun, _bytes, _checkpoints, dry_run
+from diffkit.training.estimate import DryRun, _bytes, _checkpoints, dry_run
 
 
 def figures(**more: object) -> DryRun:
@@ -86,13 +86,13 @@ class Slow(torch.nn.Module):
 
 def test_a_slow_machine_is_judged_by_few_examples(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     import diffkit
-    from diffkit.training import trial
+    from diffkit.training import estimate
 
     clock = [0.0]
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: clock[0])
     slow = diffkit.compose(schedule="cosine", num_steps=20, backbone=Slow(clock), data_shape=(2,), bins=None)
     found = dry_run(slow, points(), steps=1000, batch_size=40, progress=True)
-    assert clock[0] <= 3 * trial.PATIENCE
+    assert clock[0] <= 3 * estimate.PATIENCE
     assert found.tried is not None and found.tried < 40
     assert found.step_seconds >= 42  # in proportion where only one size could be tried, else exact
     assert "40 examples tried" in str(found) and "no whole batch was tried" in str(found)
@@ -102,7 +102,7 @@ def test_a_slow_machine_is_judged_by_few_examples(monkeypatch: pytest.MonkeyPatc
 
 
 def test_time_is_extrapolated_on_a_line():
-    from diffkit.training.trial import _extrapolated, _Tried
+    from diffkit.training.estimate import _extrapolated, _Tried
 
     one, four = (_Tried(None, seconds, 0.0, size) for seconds, size in ((3.0, 1), (6.0, 4)))
     assert _extrapolated([one], 40) == 120

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_support import content, lines, point_system, points, train
 
-from diffkit._errors import DataError
+from diffkit.errors import DataError
 from diffkit.training.draws import mirrored
 
 

@@ -10,7 +10,7 @@ import torch
 from training_support import system
 
 import diffkit
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.training import Ema
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")

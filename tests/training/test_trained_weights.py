@@ -12,7 +12,7 @@ from torch import nn
 from training_support import point_system, points, system, train
 
 import diffkit
-from diffkit._errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, OptionError
 from diffkit.training import dry_run
 
 LOST = "and lose most updates to rounding; call float() on the system and train with precision="

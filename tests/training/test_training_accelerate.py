@@ -12,7 +12,7 @@ from forks import forked, forking
 from torch import nn
 from training_support import content, lines, train
 
-from diffkit._errors import MissingExtraError, OptionError
+from diffkit.errors import MissingExtraError, OptionError
 
 installed = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed")
 OPTIONS = dict(batch_size=8, steps=6)

@@ -11,9 +11,9 @@ from torch.nn.utils import parametrizations
 from training_support import images, system, train
 
 import diffkit
-from diffkit._errors import SpecError
+from diffkit.errors import SpecError
 from diffkit.guidance import Classifier, NoisyClassifier
-from diffkit.spec import is_built_by
+from diffkit.system.saving import is_built_by
 
 
 class Adapted(nn.Module):

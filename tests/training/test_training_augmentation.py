@@ -12,8 +12,8 @@ import torch
 from training_support import content, lines, system, train
 
 from diffkit.training.batches import batches
-from diffkit.training.checks import Classes
-from diffkit.training.order import DataOrder
+from diffkit.training.data_order import DataOrder
+from diffkit.training.preflight import Classes
 
 
 class Drawing:
@@ -31,7 +31,7 @@ class Drawing:
 
 def read(seed=0, start=0, stop=3, rows=slice(None), workers=0):
     """Images of some batches, (steps, rows, 16)."""
-    from diffkit.data import as_data
+    from diffkit.data.loading import as_data
 
     order = DataOrder(20, 6, seed)
     found = batches(

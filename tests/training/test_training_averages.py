@@ -12,11 +12,11 @@ from training_support import content, lines, train
 
 import diffkit
 from diffkit.__main__ import main
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.training import averaged
 from diffkit.training.checkpoint import newest_first, read
 from diffkit.training.ema import Ema
-from diffkit.training.power import Profile, decay, exponent, mixture
+from diffkit.training.power_ema import Profile, decay, exponent, mixture
 
 WIDTHS = (0.05, 0.1)
 

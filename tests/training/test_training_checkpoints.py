@@ -16,8 +16,8 @@ import torch
 from training_support import checkpoints, content, lines, system, train
 
 import diffkit
-from diffkit._errors import CheckpointError, OptionError, SpecError
-from diffkit.spec import write
+from diffkit.errors import CheckpointError, OptionError, SpecError
+from diffkit.system.saving import write
 from diffkit.training import checkpoint
 
 

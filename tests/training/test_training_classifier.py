@@ -15,8 +15,8 @@ from torch import nn
 from training_support import content, images, lines, points, train
 
 import diffkit
-from diffkit._errors import DataError, OptionError, SpecError
 from diffkit.data import from_array
+from diffkit.errors import DataError, OptionError, SpecError
 from diffkit.evaluation import _digits
 from diffkit.guidance import Classifier, ClassifierGuidance, NoisyClassifier
 from diffkit.protocols import TimestepSampler
@@ -237,13 +237,13 @@ def test_it_steers_a_system_without_classes_to_the_class(tmp_path):
     torch.manual_seed(0)
     backbone = ("mlp", {"hidden": 256, "depth": 3})
     system = diffkit.compose(schedule="cosine", num_steps=100, bins=17, data_shape=(1, 8, 8), backbone=backbone)
-    digits = diffkit.data.load("digits", split="train", labels=False)
+    digits = diffkit.data.loading.load("digits", split="train", labels=False)
     options = dict(batch_size=64, lr=1e-3, progress=False)
     diffkit.train(system, digits, out=tmp_path / "system", steps=1500, ema=(0.995,), **options)
     recipe = Classifier(channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(), num_heads=1,
                         num_head_channels=None, groups=8, pool="adaptive")  # fmt: skip
     noisy = NoisyClassifier(system, recipe, 10)
-    labelled = diffkit.data.load("digits", split="train")
+    labelled = diffkit.data.loading.load("digits", split="train")
     diffkit.train(noisy, labelled, out=tmp_path / "classifier", steps=400, weight_decay=0.05, ema=(), **options)
     y = torch.arange(100) % 10
 

@@ -12,8 +12,8 @@ from torch import nn
 from training_support import content, images, system, train
 
 import diffkit
-from diffkit._errors import DataError, OptionError
 from diffkit.data import from_array
+from diffkit.errors import DataError, OptionError
 from diffkit.guidance import ClassifierFree
 from diffkit.options import integer
 from diffkit.protocols import Backbone
@@ -252,7 +252,7 @@ def test_examples_whose_conditions_differ_in_form_are_named(tmp_path):
             image, found = super().__getitem__(index)
             return image, found | {"words": 3 if index == 4 else found["words"]}
 
-    with pytest.raises(DataError, match=r"example 4 has words of shape \(\), example 0 has a str; give one form"):
+    with pytest.raises(DataError, match=r"example 4 has words of shape \(\), example 0 a str; give one form"):
         train(tmp_path / "run", system=texts({"words": ""}), data=Odd("words"))
 
 

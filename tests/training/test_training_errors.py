@@ -14,7 +14,7 @@ from torch import nn
 from training_support import checkpoints, content, lines, point_system, points, system, train
 
 import diffkit
-from diffkit._errors import CheckpointError, DataError, DivergedError, OptionError, ProcessLostError
+from diffkit.errors import CheckpointError, DataError, DivergedError, OptionError, ProcessLostError
 from diffkit.training import checkpoint, signals
 from diffkit.training.ema import Ema
 from diffkit.training.logs import MetricsFile

@@ -11,8 +11,9 @@ import pytest
 from training_support import content, lines, train
 
 import diffkit
-from diffkit._errors import OptionError
-from diffkit.training import lock, loop, read_metrics, run
+from diffkit.errors import OptionError
+from diffkit.training import lock, loop, read_metrics
+from diffkit.training import run_folder as run
 from diffkit.training.checkpoint import newest_first
 
 LEFT = ".{}.0123456789abcdef.tmp"

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from training_support import config, content, images, lines, system, train
 
-from diffkit._errors import DivergedError, OptionError
+from diffkit.errors import DivergedError, OptionError
+from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import SingleProcess
-from diffkit.training.order import DataOrder
+from diffkit.training.loss_scale import LARGEST, PATIENCE, SMALLEST, START, LossScale
 from diffkit.training.precision import emulated
-from diffkit.training.scale import LARGEST, PATIENCE, SMALLEST, START, LossScale
 from diffkit.training.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_support import point_system, system
 
+from diffkit.training.data_order import DataOrder
 from diffkit.training.draws import draw, drop_conditions, tensors_of, with_tensors
-from diffkit.training.order import DataOrder
 from diffkit.training.randomness import Purpose, key, keys, normals, uniforms
 
 SIZES = st.integers(1, 40).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size)))
@@ -136,7 +136,7 @@ def test_labels_are_dropped_at_the_rate_asked_for():
 
 
 def test_a_state_is_taken_apart_and_put_together():
-    from diffkit.timesteps.loss_second_moment import History, LossSecondMoment
+    from diffkit.parts.timesteps.loss_second_moment import History, LossSecondMoment
 
     state = LossSecondMoment().init(system().table)
     doubled = with_tensors(state, [2 * t for t in tensors_of(state)])

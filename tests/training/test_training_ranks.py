@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from training_support import checkpoints, content, images, lines, point_system, points, system, train
 
 import diffkit
-from diffkit._errors import DataError, DivergedError, OptionError
+from diffkit.errors import DataError, DivergedError, OptionError
 from diffkit.training import checkpoint
 from diffkit.training.checkpoint import newest_first, read
 from diffkit.training.engines.sharded import blocks

@@ -11,9 +11,9 @@ import torch
 from training_support import DEFAULTS, checkpoints, config, images, lines, point_system, points, system, train
 
 import diffkit
-from diffkit._errors import CheckpointError, DataError, OptionError, SpecError
 from diffkit.data import from_array
-from diffkit.losses.hybrid import Hybrid
+from diffkit.errors import CheckpointError, DataError, OptionError, SpecError
+from diffkit.parts.losses.hybrid import Hybrid
 from diffkit.training import TrainConfig
 from diffkit.training.checkpoint import _sealed
 from diffkit.training.config import ELSEWHERE, TrainOptions, differences
@@ -132,7 +132,7 @@ def test_a_system_with_nothing_to_train(tmp_path):
 def test_a_system_that_no_name_can_rebuild(tmp_path):
     from attrs import frozen
 
-    from diffkit.schedules.cosine import Cosine
+    from diffkit.parts.schedules.cosine import Cosine
 
     @frozen
     class Mine:

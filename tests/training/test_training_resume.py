@@ -16,7 +16,7 @@ from safetensors.torch import load
 from training_support import checkpoints, content, images, lines, point_system, points, system, train
 
 import diffkit
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.training import read_metrics, signals
 from diffkit.training.loop import _Training
 from diffkit.training.trainer import Trainer

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from training_support import checkpoints, content, lines, train
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent

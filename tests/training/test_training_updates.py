@@ -15,15 +15,15 @@ from torch import nn
 from training_support import config, images, lines, point_system, points, system, train
 
 import diffkit
-from diffkit._errors import DivergedError
 from diffkit.data import from_array
+from diffkit.errors import DivergedError
 from diffkit.training import TrainConfig
 from diffkit.training.config import SCHEDULES
+from diffkit.training.data_order import DataOrder
 from diffkit.training.draws import draw
 from diffkit.training.ema import Ema
 from diffkit.training.engines import SingleProcess
 from diffkit.training.metrics import Window, quartile_sums
-from diffkit.training.order import DataOrder
 from diffkit.training.trainer import Trainer
 
 
@@ -371,7 +371,7 @@ def test_without_means_the_weights_themselves_are_kept(tmp_path):
 def test_a_short_run_learns(tmp_path):
     """Two moons: the loss falls well below that of a network that knows nothing, and the metrics say so."""
     composed = point_system(num_steps=50, backbone=("mlp", {"hidden": 32, "depth": 2}))
-    data = diffkit.data.load("points", kind="moons", examples=500)
+    data = diffkit.data.loading.load("points", kind="moons", examples=500)
     train(tmp_path, system=composed, data=data, steps=150, batch_size=64, label_dropout=0.0, log_every=50, lr=5e-3)
     found = lines(tmp_path)
     assert found[0]["loss"] > found[-1]["loss"] and found[-1]["loss"] < 0.5

@@ -9,9 +9,9 @@ from test_training_classifier import Continuous, fit, noisy
 from training_support import content, images, lines, point_system, points, system, train
 
 import diffkit
-from diffkit._errors import DataError, OptionError
-from diffkit.files import load_weights
+from diffkit.errors import DataError, OptionError
 from diffkit.registry import registry
+from diffkit.runtime.files import load_weights
 from diffkit.training import Tracker, checkpoint, validate
 from diffkit.training.checkpoint import newest_first
 

@@ -8,7 +8,7 @@ from weights_support import FIXED, TRAINED, golden, written
 
 import diffkit
 from diffkit import weights
-from diffkit._errors import CheckpointError, OptionError, UnknownComponentError
+from diffkit.errors import CheckpointError, OptionError, UnknownComponentError
 
 COND = golden("unet_cond_sigma").unseen
 
@@ -164,9 +164,9 @@ def test_all_contradictions_are_named_at_once(unet):
     ],
 )
 def test_a_wrong_preset_is_told_by_its_options(file, preset, sentences):
-    from diffkit.weights._asking import asked
-    from diffkit.weights._differences import differences
-    from diffkit.weights._shapes import reveal
+    from diffkit.weights._infer_options import reveal
+    from diffkit.weights._known_options import asked
+    from diffkit.weights._option_conflicts import differences
 
     state = diffkit.preset(file).build(device="meta").state_dict()
     found = reveal({name: tuple(value.shape) for name, value in state.items()})

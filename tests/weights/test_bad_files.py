@@ -16,7 +16,7 @@ from weights_support import golden, written
 
 import diffkit
 from diffkit import weights
-from diffkit._errors import CheckpointError
+from diffkit.errors import CheckpointError
 
 
 class Payload:

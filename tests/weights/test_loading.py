@@ -11,8 +11,8 @@ from weights_support import CLASSIFIERS, FIXED, TRAINED, UNETS, equal, golden, w
 
 import diffkit
 from diffkit import weights
-from diffkit._errors import CheckpointError, OptionError
-from diffkit.backbones.dit import DiT
+from diffkit.errors import CheckpointError, OptionError
+from diffkit.parts.backbones.dit import DiT
 
 LEARNED = ("unet_cond_sigma", "unet_superres", "adm_updown_newattn")
 DIT = TRAINED | {"heads": golden("dit_small").kwargs["num_heads"], "bins": None, "rescale_time": False}

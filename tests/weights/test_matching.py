@@ -8,7 +8,7 @@ from weights_support import golden, written
 
 import diffkit
 from diffkit import weights
-from diffkit._errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, OptionError
 
 OPTIONS = {"channels": 32, "num_res_blocks": 1, "channel_mult": (1, 1), "num_heads": 2}
 

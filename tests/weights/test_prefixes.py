@@ -13,7 +13,7 @@ from weights_support import FIXED, golden
 
 import diffkit
 from diffkit import weights
-from diffkit._errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, OptionError
 
 State = Mapping[str, Tensor]
 RECIPE = ("mlp", {"hidden": 8, "depth": 2})

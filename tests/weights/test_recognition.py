@@ -9,12 +9,12 @@ from weights_support import CLASSIFIERS, UNETS, golden, written
 
 import diffkit
 from diffkit import presets, weights
-from diffkit._errors import CheckpointError, OptionError
-from diffkit.backbones.dit import SIZES, DiT
-from diffkit.backbones.unet import UNet
+from diffkit.errors import CheckpointError, OptionError
 from diffkit.guidance.classifier import Classifier
-from diffkit.weights._settling import fitting
-from diffkit.weights._shapes import reveal
+from diffkit.parts.backbones.dit import SIZES, DiT
+from diffkit.parts.backbones.unet import UNet
+from diffkit.weights._infer_options import reveal
+from diffkit.weights._resolve_options import fitting
 
 NETWORKS = [name for name in presets.names() if not name.endswith(("vlb", "bs64", "cat256", "horse256", "nodropout"))]
 

@@ -11,7 +11,7 @@ from weights_support import FIXED, golden
 
 import diffkit
 from diffkit import weights
-from diffkit._errors import CheckpointError
+from diffkit.errors import CheckpointError
 
 
 class Own(nn.Module):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from diffkit._errors import OptionError
-from diffkit.ranks import Ranks, local_rank, ranks
+from diffkit.errors import OptionError
+from diffkit.runtime.distributed import Ranks, local_rank, ranks
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines.protocol import Engine as Engine
 from diffkit.training.engines.single import SingleProcess as SingleProcess

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffkit._errors import MissingExtraError, OptionError
-from diffkit.ranks import Ranks
+from diffkit.errors import MissingExtraError, OptionError
+from diffkit.runtime.distributed import Ranks
 from diffkit.training.engines.protocol import Network
 from diffkit.training.engines.replicated import Processes, part_with
 

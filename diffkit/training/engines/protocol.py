@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from diffkit.ranks import Ranks
+from diffkit.runtime.distributed import Ranks
 from diffkit.training.config import TrainConfig
 
 Network = Callable[..., Tensor]
@@ -88,7 +88,7 @@ class Engine(Protocol):
 
     @abstractmethod
     def share(self, files: Files) -> Files:
-        """Return what this process writes of what all of them hold; see `diffkit.training.shards`."""
+        """Return what this process writes of what all of them hold; see `diffkit.training.sharded_files`."""
 
     @abstractmethod
     def close(self) -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.training.engines.protocol import Network
 from diffkit.training.engines.single import SingleProcess
 

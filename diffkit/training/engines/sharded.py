@@ -15,10 +15,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from diffkit._errors import OptionError
+from diffkit.errors import OptionError
 from diffkit.training.engines.protocol import Files, Network
 from diffkit.training.engines.replicated import Processes
-from diffkit.training.shards import shard_name
+from diffkit.training.sharded_files import shard_name
 
 
 class Sharded(Processes):

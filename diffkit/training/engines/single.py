@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from diffkit.ranks import Ranks
+from diffkit.runtime.distributed import Ranks
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines.protocol import Engine, Files, Network
 

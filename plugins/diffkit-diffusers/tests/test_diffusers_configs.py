@@ -152,7 +152,7 @@ def test_one_step_of_ddpm(prediction: str, t: int, clip: bool):
 
 
 def system_trajectory(system: diffkit.System, model: Any, x: Any, noise_fn: Callable[[], Any], table: Any) -> Any:
-    from diffkit.sampling import sampling_program
+    from diffkit.system.sampling import sampling_program
 
     program = sampling_program(system.parts, system.parts.sampler, table)
     return (moment.x for moment in program.run(system.denoiser(model), x, noise_fn))

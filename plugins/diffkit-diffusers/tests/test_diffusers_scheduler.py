@@ -155,7 +155,7 @@ def test_a_pipeline_may_change_the_sample_between_steps():
         x = scheduler.step(answers(x, t), t, x).prev_sample
         x[:, 0] = 0.25
     expected = start()
-    from diffkit.sampling import sampling_program
+    from diffkit.system.sampling import sampling_program
 
     program = sampling_program(system.parts, system.parts.sampler, system.table_for(4))
     rows = program.columns.on(expected.device, expected.dtype)

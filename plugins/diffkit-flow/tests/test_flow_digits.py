@@ -21,7 +21,8 @@ def distance(samples: torch.Tensor, data: torch.Tensor) -> float:
 @pytest.mark.slow
 def test_digits_are_learned(tmp_path: Path):
     pytest.importorskip("sklearn")
-    from diffkit.data import load, scaled
+    from diffkit.data import scaled
+    from diffkit.data.loading import load
 
     data = load("digits", labels=False)
     images = scaled(data.batch(np.arange(len(data))).images, data.bins).flatten(1)

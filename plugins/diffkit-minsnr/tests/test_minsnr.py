@@ -12,8 +12,8 @@ from attrs import frozen
 from diffkit_minsnr import MinSNR
 
 import diffkit
-from diffkit.columns import scalings
 from diffkit.protocols import NoiseSchedule, State, TimestepSampler
+from diffkit.system.coefficients import scalings
 from diffkit.testing import Check, parametrize_checks
 
 SNR = Callable[[np.ndarray, float], np.ndarray]

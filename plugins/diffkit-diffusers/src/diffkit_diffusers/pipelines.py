@@ -11,7 +11,7 @@ import numpy as np
 
 import diffkit
 from diffkit import OptionError
-from diffkit.slots import Slot
+from diffkit.registry.resolve import Slot
 from diffkit_diffusers.backbones import DiffusersUNet2D
 from diffkit_diffusers.betas import DiffusersBetas
 from diffkit_diffusers.networks import LabelledNetwork

@@ -18,7 +18,7 @@ from attrs import field, frozen
 import diffkit
 from diffkit import OptionError
 from diffkit.guidance import StaticThreshold
-from diffkit.steering import Guidance
+from diffkit.protocols import Guidance
 from diffkit.table import F64, ProcessTable
 from diffkit_diffusers.betas import SHAPES, DiffusersBetas
 

@@ -17,8 +17,8 @@ from torch import Tensor
 import diffkit
 from diffkit import OptionError
 from diffkit.protocols import Level, Prediction, State
-from diffkit.sampling import Program, sampling_program
-from diffkit.slots import Slot
+from diffkit.registry.resolve import Slot
+from diffkit.system.sampling import Program, sampling_program
 
 SPACINGS = ("even", "leading", "trailing", "linspace")
 

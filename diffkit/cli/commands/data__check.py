@@ -1,0 +1,105 @@
+"""Read every image of a folder or .zip once, and list what training would leave out or stop at, and what else it holds.
+
+Sizes, kinds and classes are counted. Exit code 1 if an image cannot be read or the labels do not fit.
+Of a .npz or .npy file it says what is in it, and where continuous values lie.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit.cli.parsing.options import POSITIONAL
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.shared.paths import check_file
+from diffkit.data.image_sources import way_of_labels
+from diffkit.errors import DataError, OptionError
+from diffkit.options import choice, integer, integers
+from diffkit.runtime.output import note, show
+
+
+@frozen
+class Options:
+    """Options of ``diffkit data check``.
+
+    Attributes:
+        source: A folder of images, searched with all folders in it, or a .zip of images; or a .npz or .npy file.
+        labels: Classes of images to count: "folders", "prefix", or a .csv or .json file, as --data.labels of train.
+        size: Height and width that the images are meant for; which are smaller is counted.
+        processes: Processes that read; 0 reads in this one.
+        layout: Of a .npz or .npy file, "channels_last" or "channels_first"; by default the shape decides.
+        out: A .json file for everything that was found, file by file.
+        overwrite: Replace that file if it is there.
+    """
+
+    source: Path = field(metadata=POSITIONAL)
+    labels: str = field(default="none", validator=way_of_labels)
+    size: tuple[int, ...] | None = integers(None, optional=True, ge=1)
+    processes: int = integer(0, ge=0)
+    layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
+    out: Path | None = None
+    overwrite: bool = False
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options})
+
+
+def run(given: Given) -> None:
+    """Print what was found; leave with exit code 1 if something cannot be used."""
+    from diffkit.data.inspection import check_images
+    from diffkit.runtime.files import write_atomically
+
+    options = given.make(Options)
+    check_file("--out", options.out, (".json",), overwrite=options.overwrite)
+    if options.source.suffix in (".npz", ".npy") and options.source.is_file():
+        _check_arrays(options, given)
+        return
+    _check_source(options.source)
+    if options.layout is not None:
+        raise OptionError(f"layout is for a .npz or .npy file; leave it out for {options.source}")
+    size = None if options.size is None else (options.size[0], options.size[-1])
+    labels = None if options.labels == "none" else options.labels
+    report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)
+    show(report)
+    if options.out is not None:
+        write_atomically(options.out, json.dumps(report.as_dict(), indent=1).encode())
+        note(f"wrote {options.out}")
+    if not report.good:
+        raise SystemExit(1)
+
+
+def _check_arrays(options: Options, given: Given) -> None:
+    """Say what a NumPy file holds, as training reads it."""
+    from diffkit.cli.shared.data import described
+    from diffkit.cli.shared.sampling import has_labels
+    from diffkit.data.loading import source_for
+    from diffkit.data.ranges import range_of
+
+    of_images = [f"--{name}" for name in ("labels", "size", "out") if name in given.values]
+    if of_images:
+        raise OptionError(f"{', '.join(of_images)} is for images; leave it out for {options.source}")
+    data = source_for(options.source, labels=has_labels(options.source), layout=options.layout).open()
+    show(f"{options.source}: {described(data)}")
+    if (values := range_of(data)) and values.remark:
+        show(f"note: {values.remark}")
+
+
+def _check_source(source: Path) -> None:
+    """Refuse what is no folder or .zip of images, and say what to do with it instead."""
+    from diffkit.data.loading import NAMED
+
+    if source.is_dir() or (source.suffix == ".zip" and source.is_file()):
+        return
+    wanted = "name a folder or .zip of images"
+    if source.exists():
+        raise DataError(f"{source} is a file; {wanted} (other files are checked when they are read)")
+    if str(source) in NAMED:
+        raise DataError(
+            f"{source} is data with a name of its own, which is checked when it is read; {wanted}, "
+            f"or make one: diffkit data import --data {source} --to FOLDER"
+        )
+    raise DataError(f"{source} is not there; {wanted}")

@@ -1,0 +1,75 @@
+"""Draw variations of pictures: each is noised up to some level, and sampling goes on from there.
+
+Pictures are a file or a folder, resized and cropped as for training. The overview, OUT_grid.png, has a row for each:
+the picture, then its variations.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit.cli.parsing.options import POSITIONAL
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.shared.drawing import Drawing, steered
+from diffkit.errors import OptionError
+from diffkit.runtime.output import note
+
+
+@frozen
+class Options:
+    """Options of ``diffkit edit``.
+
+    Attributes:
+        run: A saved system or training run (a folder).
+        pictures: A picture, or a folder of them.
+        strength: How much is made anew, above 0 (nothing) up to 1 (everything); 0.5 by default.
+        level: The level itself, in place of the strength.
+    """
+
+    run: Path = field(metadata=POSITIONAL)
+    pictures: Path = field(metadata=POSITIONAL)
+    strength: float | None = None
+    level: int | None = None
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes(
+        {"Options": Options, "Drawing": Drawing},
+        {"sampler": None, "guidance": None},
+        config=True,
+        defaults={"sampler": "as it was composed", "strength": "0.5"},
+    )
+
+
+def run(given: Given) -> None:
+    """Draw the variations and write them."""
+    import torch
+
+    from diffkit.cli.shared import tasks
+    from diffkit.tasks import image_to_image
+
+    options, drawing = given.make(Options), given.make(Drawing)
+    drawing.check()
+    if options.strength is not None and options.level is not None:
+        raise OptionError("--strength and --level say the same in two ways; leave one of them out")
+    how = steered(given)
+    saved = tasks.load(options.run, drawing.device, given.parts.get("guidance"))
+    pictures = tasks.read_pictures(options.pictures, saved.system.data_shape)
+    found = image_to_image(
+        saved.system,
+        pictures.images.repeat_interleave(drawing.n, 0),
+        strength=0.5 if options.strength is options.level is None else options.strength,
+        level=options.level,
+        steps=drawing.steps,
+        seed=drawing.seed,
+        batch_size=drawing.batch_size,
+        **how,
+        **tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
+    )
+    variants = found.cpu().reshape(-1, drawing.n, *saved.system.data_shape)
+    shown = [torch.cat([image[None], row]) for image, row in zip(pictures.images, variants, strict=True)]
+    for line in tasks.write(drawing.out, list(zip(pictures.names, variants, strict=True)), shown):
+        note(line)

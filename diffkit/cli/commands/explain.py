@@ -1,0 +1,81 @@
+"""Explain what a composition means: its equations, levels, loss weights and sampling grid, as text and as a plot.
+
+Choose parts and their options as for diffkit train, or name a saved system with --spec.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+from attrs import field, frozen
+
+from diffkit.cli.parsing.options import Steps, spelled, steps_help
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.shared.composition import PARTS, Composition, keywords
+from diffkit.cli.shared.paths import check_file
+from diffkit.errors import OptionError
+from diffkit.runtime.output import note, show
+
+if TYPE_CHECKING:
+    from diffkit.explain.explanation import Explanation
+
+
+@frozen
+class Options:
+    """Options of ``diffkit explain``.
+
+    Attributes:
+        spec: Explain this saved system (a folder) in place of a composition.
+        steps: Which levels sampling visits.
+        plot: Draw it into this file too, such as explain.png.
+        overwrite: Replace that file if it is there.
+        network: Build the network, without memory for its weights, and count its parameters.
+    """
+
+    spec: Path | None = None
+    steps: Steps = field(default=None, metadata=steps_help("all levels"))
+    plot: Path | None = None
+    overwrite: bool = False
+    network: bool = False
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+
+
+def run(given: Given) -> None:
+    """Print the explanation."""
+    options = given.make(Options)
+    check_file("--plot", options.plot, overwrite=options.overwrite)
+    if options.plot is not None:
+        from diffkit.likelihood import _plot
+
+        _plot.check(options.plot)
+        note(f"writing {options.plot}")
+    explanation = _explained(given, options)
+    show(explanation)
+    if options.plot is not None:
+        explanation.plot(options.plot)
+
+
+def _explained(given: Given, options: Options) -> Explanation:
+    from diffkit.explain import explain
+
+    sampler = given.parts["sampler"] if "sampler" in given.chosen else None
+    if options.spec is None:
+        return explain(keywords(given), steps=options.steps, network=options.network)
+    _refuse_both(given)
+    return explain(options.spec, steps=options.steps, sampler=sampler, network=options.network)
+
+
+def _refuse_both(given: Given) -> None:
+    """A saved system has its parts already; only the sampler can be another."""
+    own = {field.name for field in attrs.fields(Options)}
+    clashes = [name for name in [*given.values, *given.chosen] if name not in own and name != "sampler"]
+    if clashes:
+        raise OptionError(
+            f"--spec names a system that has its parts, so leave out {', '.join(spelled((name,)) for name in clashes)}"
+        )

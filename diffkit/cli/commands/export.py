@@ -1,0 +1,63 @@
+"""Write the weights of a saved system or training run with the names that the published code gives them.
+
+For backbones unet and dit, and for classifiers. A training run gives its averaged weights. The file also says what the
+system is composed of, which other programs pass over, so that diffkit import makes the same system of it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from diffkit.cli.parsing.options import POSITIONAL
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.shared.paths import check_file
+from diffkit.runtime.output import note
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@frozen
+class Options:
+    """Options of ``diffkit export``.
+
+    Attributes:
+        run: A saved system, training run or imported classifier (a folder).
+        to: File to write: .pt, .pth or .safetensors.
+        overwrite: Replace that file if it is there.
+    """
+
+    run: Path = field(metadata=POSITIONAL)
+    to: Path
+    overwrite: bool = False
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options})
+
+
+def run(given: Given) -> None:
+    """Write the file."""
+    from diffkit.weights import export
+
+    options = given.make(Options)
+    check_file("--to", options.to, (".pt", ".pth", ".safetensors"), overwrite=options.overwrite)
+    network, spec = _network(options.run)
+    note(f"wrote {export(network, options.to, spec=spec)}")
+
+
+def _network(folder: Path) -> tuple[nn.Module, Mapping[str, Any] | None]:
+    """What is exported, and what the file says of it unless that is the system's own to say."""
+    import diffkit
+    from diffkit.runtime.run_layout import SPEC
+    from diffkit.system.loading import read_spec
+    from diffkit.weights import is_classifier, load_classifier
+
+    if not is_classifier(folder):
+        return diffkit.load(folder), None
+    return load_classifier(folder), read_spec(folder / SPEC)

@@ -1,0 +1,125 @@
+"""List the parts that can be named: built-in, and those of installed plugins.
+
+No part is imported. A plugin's part that has the name of another is marked, with the full name that reaches it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit.cli.parsing.options import POSITIONAL, module_docstring, summary
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.options import flag, number
+from diffkit.presets import table
+from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, registry
+from diffkit.runtime.output import show
+
+PRESETS = "presets"
+
+
+@frozen
+class Options:
+    """Options of ``diffkit list``.
+
+    Attributes:
+        kind: One kind only: schedule, mean, var, loss, timesteps, sampler or backbone; or presets, the published
+            configurations.
+        check: Load every plugin, each in a process of its own, and say how long it took or what went wrong; status 1
+            if any fails.
+        timeout: Seconds that one plugin may take with --check.
+    """
+
+    kind: str | None = field(default=None, metadata=POSITIONAL)
+    check: bool = flag(False)
+    timeout: float = number(10.0, gt=0)
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options})
+
+
+def run(given: Given) -> None:
+    """Print the parts."""
+    options = given.make(Options)
+    kind = options.kind
+    if options.check:
+        from diffkit.registry.check_plugins import main
+
+        if status := main(None if kind is None else [registry(kind).kind], options.timeout):
+            sys.exit(status)
+        return
+    presets = kind in (None, PRESETS)
+    kinds = tuple(KINDS) if kind is None else () if presets else (registry(kind).kind,)
+    for line in [*lines(kinds, _width()), *(preset_lines(_width()) if presets else ())]:
+        show(line)
+
+
+def lines(kinds: tuple[str, ...], width: int | None = None) -> Iterator[str]:
+    """Yield the listing, a heading for each kind and a line for each part, cut to a width."""
+    found = {kind: registry(kind).entries() for kind in kinds}
+    entries = [entry for each in found.values() for entry in each]
+    names = max((len(entry.name) for entry in entries), default=0)
+    origins = max((len(_origin(entry)) for entry in entries), default=0)
+    for kind, each in found.items():
+        yield kind
+        for entry in each:
+            yield _cut(f"  {entry.name:{names}}  {_origin(entry):{origins}}  {_remark(entry)}".rstrip(), width)
+
+
+def preset_lines(width: int | None = None) -> Iterator[str]:
+    """Yield the published configurations: name, number of parameters, what it is."""
+    yield PRESETS
+    rows = table()
+    longest = max(len(name) for name, _, _ in rows)
+    for name, size, about in rows:
+        yield _cut(f"  {name:{longest}}  {size:>6}  {about}", width)
+
+
+def _origin(entry: Entry) -> str:
+    return f"{entry.origin} {entry.version}".strip()
+
+
+def _remark(entry: Entry) -> str:
+    text = _one_line(entry)
+    return f"[shadowed; use {entry.qualified}] {text}" if entry.shadowed else text
+
+
+def _one_line(entry: Entry) -> str:
+    """What a part is: from its file, its class, or its distribution, without importing anything."""
+    if entry.origin == LOCAL:
+        return summary(registry(entry.kind).get(entry.name).__doc__)
+    if entry.origin == BUILT_IN:
+        package, _, name = entry.value.rpartition(".")
+        return _file_summary(package, name)
+    return _distribution_summary(entry.origin)
+
+
+def _file_summary(package: str, name: str) -> str:
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return summary(module_docstring(Path(next(iter(folders or [""]))) / f"{name}.py"))
+
+
+@cache
+def _distribution_summary(distribution: str) -> str:
+    try:
+        return " ".join((metadata.metadata(distribution)["Summary"] or "").split())
+    except Exception:  # metadata of others may be missing, or be no text
+        return ""
+
+
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _cut(line: str, width: int | None) -> str:
+    return line if width is None or len(line) <= width else f"{line[: width - 1]}…"

@@ -1,0 +1,70 @@
+"""Write a run as one HTML page: samples, curves, likelihood, metrics, what it is made of and how to repeat it.
+
+The page fetches nothing and needs no server. It has what diffkit nll and diffkit evaluate found, if they were run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import field, frozen
+
+from diffkit.cli.parsing.options import POSITIONAL, short
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.shared.paths import check_file
+from diffkit.options import integer
+from diffkit.runtime.output import note
+
+MOST = 1000
+"""Samples of a page at most: they are all in it, in one picture."""
+
+
+@frozen
+class Options:
+    """Options of ``diffkit report``.
+
+    Attributes:
+        run: A training run or saved system (a folder).
+        out: The page; by default report.html in that folder.
+        overwrite: Replace that file if it is there; report.html in the folder of the run always is.
+        n: How many samples are drawn for it, at most 1000; 0 draws none.
+        steps: How many levels drawing them visits, or "10,15,20", "ddim50", ...; 50, or all if there are fewer.
+        seed: Of the samples.
+        device: Such as cpu or cuda; a GPU if there is one.
+    """
+
+    run: Path = field(metadata=POSITIONAL)
+    out: Path | None = None
+    overwrite: bool = False
+    n: int = field(default=36, metadata=short("-n"))
+    steps: int | str | tuple[int, ...] | None = None
+    seed: int = integer(0, ge=0)
+    device: str | None = None
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options}, config=True, defaults={"steps": "50, or all if there are fewer"})
+
+
+def run(given: Given) -> None:
+    """Write the page."""
+    from diffkit.cli.shared.device import device
+    from diffkit.evaluation import report
+    from diffkit.options import check_integer
+
+    options = given.make(Options)
+    check_integer("n", options.n, ge=0, le=MOST)
+    out = options.run / "report.html" if options.out is None else options.out
+    if options.run.is_dir() or options.out is not None:  # else the run is not there, which loading says better
+        check_file("--out", out, (".html", ".htm"), overwrite=options.overwrite or options.out is None)
+    note(f"writing {out}")
+    report.write(
+        options.run,
+        out,
+        n=options.n,
+        steps=options.steps,
+        seed=options.seed,
+        device=device(options.device),
+        progress=True,
+    )

@@ -1,0 +1,309 @@
+"""Draw samples from a saved system: PNG files, a grid beside their folder, and the .npz that the published code writes.
+
+Samples are written as they are made, so any number of them takes the same memory. Stopped or killed, the same command
+goes on, and the files are the same as if it had never stopped. Processes share the work under torchrun, with the same
+files again: torchrun --nproc-per-node 8 -m -- diffkit sample RUN -n 50000
+
+A system trained with --low-res enlarges the pictures of --low-res, in their order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import field, frozen
+
+from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.shared.device import Precision
+from diffkit.cli.shared.paths import check_folder
+from diffkit.errors import OptionError
+from diffkit.options import integer
+from diffkit.runtime.output import log, note
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from diffkit.cli.shared.sample_files import SampleFolder
+    from diffkit.cli.shared.sampling import Sampling
+    from diffkit.cli.shared.saved import Saved
+    from diffkit.data.base import Data
+    from diffkit.runtime.distributed import Ranks
+    from diffkit.training.lock import RunLock
+
+FORMATS = ("png", "grid", "npz")
+DEFAULT = 16
+"""Samples that are drawn by default."""
+MOST = 10_000_000
+"""Samples that one folder takes: each is a file, and the list of what is to be done lies in memory."""
+
+
+@frozen
+class Options:
+    """Options of ``diffkit sample``.
+
+    Attributes:
+        run: A saved system or training run (a folder).
+        n: How many samples.
+        out: Folder for the samples; made if it is not there. What the same command left there is gone on with.
+        format: What to write: png (a file each), grid (up to 256 in OUT_grid.png, beside the folder), npz (arr_0 uint8
+            (N, H, W, C), arr_1 labels).
+        classes: Names or indices of classes; all classes by default. "none" is no class.
+        class_order: Take the classes in turn, as many samples of each, or at random, as the seed says.
+        low_res: Pictures to enlarge, for a system trained to: one, a folder, or a .npz or .npy file, whose labels
+            (arr_1) are the classes unless others are chosen.
+        each: Samples for each of these pictures; they stand together.
+        steps: Which levels are visited.
+        clip: Clip estimates of clean data to [-1, 1]; as composed by default.
+        seed: Sample i depends on the seed and i only, whatever the batch size.
+        batch_size: How many are made at a time; those of one batch appear together.
+        precision: What the network, and nothing else, computes in.
+        compile: Compile a step, with the network and all guidance in it; cuda_graph replays that on a GPU without
+            Python, as small batches need. The first step takes minutes.
+        device: Such as cpu or cuda; a GPU if there is one.
+        overwrite: Begin anew: samples that are in the folder are removed.
+    """
+
+    run: Path = field(metadata=POSITIONAL)
+    n: int | None = field(default=None, metadata=short("-n"))
+    out: Path = field(default=Path("samples"))
+    format: tuple[str, ...] = ("png", "grid")
+    classes: tuple[str, ...] = ()
+    class_order: Literal["turn", "random"] = "turn"
+    low_res: Path | None = None
+    each: int = 1
+    steps: Steps = field(default=None, metadata=steps_help("all levels"))
+    clip: bool | None = None
+    seed: int = integer(0, ge=0)
+    batch_size: int = 64
+    precision: Precision = "fp32"
+    compile: Literal["step", "cuda_graph"] | None = None
+    device: str | None = None
+    overwrite: bool = False
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes(
+        {"Options": Options},
+        {"sampler": None, "guidance": None},
+        config=True,
+        defaults={"sampler": "as it was composed", "n": f"{DEFAULT}, or one for each picture of --low-res"},
+    )
+
+
+def run(given: Given) -> None:
+    """Draw the samples and write them."""
+    options = given.make(Options)
+    _check(options)
+    from diffkit.cli.shared.device import computing_in
+    from diffkit.runtime.distributed import ranks
+    from diffkit.spacing import SEEN, remark_on_karras, remark_on_start
+
+    with ranks() as among:
+        saved = _load(options)
+        _check_shape(options, saved)
+        _check_compile(options, saved)
+        sampling = planned(saved, options, given.parts)
+        table = sampling.call(sampling.batches[0]).table
+        folder = _folder(sampling, options, among)
+        among.first(lambda: folder.check(options.overwrite))
+        if among.rank == 0:
+            note(f"writing to {options.out}/")
+            training = saved.system.table
+            remarks = (
+                remark_on_start(training, int(table.index[-1]), SEEN),
+                remark_on_karras(training, options.steps),
+            )
+            for remark in filter(None, remarks):
+                log(f"note: {remark}")
+        with computing_in(options.precision, saved.system.device):
+            _work(sampling, folder, options, among)
+
+
+def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
+    """Return what is to be sampled, with the sampler and guidance among ``parts``, if there are any."""
+    from diffkit.cli.shared.guidance import steering
+    from diffkit.cli.shared.sampling import Sampling, check_asked, check_fit, pictures
+    from diffkit.data.matching import counted_as
+
+    check_asked(saved, options.low_res)
+    small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
+    if small is not None:
+        check_fit(saved, small)
+    count = _count(options, small)
+    guidance, saved = steering(parts.get("guidance"), saved)
+    steered = {
+        "steps": options.steps,
+        "sampler": parts.get("sampler"),
+        "guidance": guidance,
+        "clip": options.clip,
+        "compile": options.compile == "step" or options.compile or False,
+    }
+    if small is not None and saved.num_classes is not None and not options.classes:
+        small = counted_as(small, saved.classes, what="--low-res")
+    labels = _labels(saved, options, count, small)
+    return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, steered)
+
+
+def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ranks) -> None:
+    """Make the batches that are not done: every process its share, the first one all the rest."""
+    from diffkit.cli.shared.torch_errors import say_compiling
+
+    locks: list[RunLock] = []
+
+    def begin() -> list[int]:
+        locks.append(folder.begin(options.overwrite))
+        return folder.pending()
+
+    pending = among.first(begin)
+    mine = pending[among.rank :: among.size]
+    if among.rank == 0 and len(pending) < len(folder.batches):
+        done = sampling.count - sum(len(folder.batches[number]) for number in pending)
+        note(f"{done} of {sampling.count} samples are there already")
+    if options.compile and pending and among.rank == 0:
+        say_compiling("the first step")
+    if mine:
+        _draw(sampling, folder, mine, among)
+    among.gather(None)  # nobody is behind any more
+    for line in among.first(folder.finish):
+        if among.rank == 0:
+            note(line)
+    for lock in locks:
+        lock.release()
+
+
+def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], among: Ranks) -> None:
+    """Make the batches of these numbers."""
+    call = sampling.call(folder.batches[numbers[0]])
+    total, parent = len(numbers) * call.program().num_steps, os.getppid()
+    with call.running(f"sampling {sampling.count}", total, among.rank == 0) as advance:
+        for number in numbers:
+            if among.size > 1 and os.getppid() != parent:
+                raise SystemExit(143)  # killed itself, a launcher can send no signal: as if SIGTERM had come
+            folder.keep(number, sampling.draw(folder.batches[number], advance))
+
+
+def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
+    from diffkit.cli.shared.guidance import described
+    from diffkit.cli.shared.sample_files import SampleFolder
+    from diffkit.cli.shared.sample_files import digest as label_digest
+    from diffkit.cli.shared.sampling import digest, fingerprint
+
+    saved = sampling.saved
+    loaded = among.gather(digest(saved.system))
+    if len(set(loaded)) > 1:
+        raise OptionError(f"{options.run} changed while the processes read it; sample from a run that is not training")
+    names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
+    steered = {kind: sampling.options[kind] for kind in ("steps", "sampler", "clip")}
+    facts = {
+        "system": loaded[0],
+        "n": sampling.count,
+        "format": sorted(options.format),
+        "classes": None if sampling.labels is None else label_digest(sampling.labels),
+        "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
+        "each": options.each,
+        **steered,
+        "guidance": described(sampling.options["guidance"]),
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "device": saved.system.device.type,
+        **({"precision": options.precision} if options.precision != "fp32" else {}),
+        **({"compile": options.compile} if options.compile else {}),
+    }
+    shape = saved.system.data_shape
+    return SampleFolder(options.out, options.format, sampling.batches, sampling.labels, names, shape, facts)
+
+
+def _count(options: Options, small: Data | None) -> int:
+    if small is None:
+        return DEFAULT if options.n is None else options.n
+    largest = len(small) * options.each
+    _check_count(largest)
+    if options.n is not None and options.n > largest:
+        raise OptionError(
+            f"-n {options.n} is more than --low-res has pictures for, {largest}; ask for several of each with --each"
+        )
+    return largest if options.n is None else options.n
+
+
+def _labels(saved: Saved, options: Options, count: int, small: Data | None) -> NDArray[np.int64] | None:
+    from diffkit.cli.shared.sampling import at_random, in_turn
+
+    chosen = saved.labels(options.classes, len(options.classes) or saved.num_classes or 0)
+    if chosen is None:
+        return None
+    if small is not None and small.classes is not None and not options.classes:
+        return _labels_of(small, count, options.each, saved)
+    return in_turn(chosen, count) if options.class_order == "turn" else at_random(chosen, count, options.seed)
+
+
+def _labels_of(small: Data, count: int, each: int, saved: Saved) -> NDArray[np.int64]:
+    """The classes that the small pictures came with."""
+    import numpy as np
+
+    own = np.array([int(small[i][1]["y"]) for i in range(len(small))], np.int64)
+    if saved.num_classes is not None and own.max() >= saved.num_classes:
+        raise OptionError(
+            f"--low-res has a picture of class {own.max()}, the system has {saved.num_classes} classes, "
+            f"0..{saved.num_classes - 1}"
+        )
+    return own.repeat(each)[:count]
+
+
+def _check(options: Options) -> None:
+    """Refuse what can be seen before anything is loaded."""
+    from diffkit.options import check_integer
+
+    check_integer("each", options.each, ge=1)
+    check_integer("batch_size", options.batch_size, ge=1)
+    if options.n is not None:
+        check_integer("n", options.n, ge=1)
+        _check_count(options.n)
+    unknown = [word for word in options.format if word not in FORMATS]
+    if unknown or not options.format:
+        raise OptionError(f"--format must be some of {', '.join(FORMATS)}, got {','.join(options.format)!r}")
+    if options.low_res is None and options.each > 1:
+        raise OptionError("--each is for the pictures of --low-res; say how many samples with -n")
+    check_folder("--out", options.out)
+    if set(options.format) & {"png", "grid"}:
+        from diffkit.runtime.images import need_pillow
+
+        need_pillow("writing PNG files")
+
+
+def _check_count(count: int) -> None:
+    if count > MOST:
+        raise OptionError(
+            f"{count} samples are more than a folder takes, {MOST}; make several, each with another --out and --seed"
+        )
+
+
+def _load(options: Options) -> Saved:
+    from diffkit.cli.shared.device import device_of_rank
+    from diffkit.cli.shared.saved import load
+
+    return load(options.run, str(device_of_rank(options.device)))
+
+
+def _check_compile(options: Options, saved: Saved) -> None:
+    """Refuse a CUDA graph elsewhere."""
+    place = saved.system.device.type
+    if options.compile == "cuda_graph" and place != "cuda":
+        raise OptionError(f"--compile cuda_graph needs a GPU, the system is on {place}; use --compile step")
+
+
+def _check_shape(options: Options, saved: Saved) -> None:
+    """Refuse pictures of what has no pixels."""
+    shape, bins = saved.system.data_shape, saved.bins
+    if not set(options.format) & {"png", "grid"}:
+        return
+    if len(shape) != 3:
+        raise OptionError(f"data of shape {shape} is no picture; use --format npz")
+    if bins is None or bins > 256:
+        kind = "continuous" if bins is None else f"{bins}-valued"
+        raise OptionError(f"{kind} data does not fit into 8-bit PNG files; use --format npz")

@@ -1,0 +1,56 @@
+"""Say how large a network is before it is built: parameters, operations, memory, and the batch that fits.
+
+Nothing is allocated. Choose the network as for diffkit train; memory is an estimate for one GPU.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.shared.composition import PARTS, Composition, keywords
+from diffkit.errors import OptionError
+from diffkit.runtime.output import show
+
+
+@frozen
+class Options:
+    """Options of ``diffkit size``.
+
+    Attributes:
+        batch_size: Examples per step and GPU.
+        memory_gb: Memory of the GPU in GB; also says what batch fits.
+        precision: "fp32" or "bf16".
+        ema: How many running means of the weights training keeps.
+    """
+
+    batch_size: int = 1
+    memory_gb: float | None = None
+    precision: str = "fp32"
+    ema: int = 1
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+
+
+def run(given: Given) -> None:
+    """Print the sizes."""
+    from diffkit.explain.network_size import size_report
+    from diffkit.system.compose import compose
+
+    options = given.make(Options)
+    system = compose(**keywords(given), device="meta")
+    if system.recipe is None:
+        raise OptionError("there is no network to size; choose one with --backbone")
+    report = size_report(
+        system.recipe,
+        system.data_shape,
+        system.parts.out_channels,
+        batch_size=options.batch_size,
+        memory_gb=options.memory_gb,
+        precision=options.precision,
+        ema=options.ema,
+    )
+    show(report)

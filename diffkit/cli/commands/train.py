@@ -1,0 +1,201 @@
+"""Train a system on your data, or go on training it: the same command again continues the run in --out.
+
+The shape of the data, its number of values and its classes decide what the system is composed for, unless you say
+otherwise. A finished or interrupted run is a saved system: diffkit sample, nll and explain --spec take its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import frozen
+
+from diffkit.cli.parsing.slots import part_options
+from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
+from diffkit.cli.shared.data import described, grey, opened, source_of
+from diffkit.cli.shared.paths import check_run_folder
+from diffkit.errors import OptionError
+from diffkit.runtime.output import note, show
+from diffkit.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from diffkit.data.base import Data
+    from diffkit.system.module import System
+
+
+@frozen
+class Options:
+    """Options of ``diffkit train``.
+
+    Attributes:
+        out: Folder of the run: checkpoints, metrics and the system as diffkit.load reads it.
+        init: Begin with the weights of a file (of diffkit export, or a published one), or of the folder of a run or a
+            saved system, where name and shape fit. A run that has begun goes on with its own.
+        low_res: Train for super-resolution: give the network each image shrunk to this size (one number, or height and
+            width) as well, for it to enlarge; needs a backbone with low_res_channels, such as unet.
+        device: Such as cpu or cuda; a GPU if there is one.
+        track: Programs that follow the training: tensorboard, wandb.
+        dry_run: Try a few updates on a copy, say what the training would take (memory, time, size), and stop. Nothing
+            is written.
+    """
+
+    out: Path
+    init: Path | None = None
+    low_res: tuple[int, ...] | None = None
+    device: str | None = None
+    track: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+def takes() -> Takes:
+    """Return the options."""
+    return Takes(
+        {"Options": Options, "Training": TrainConfig, "Composition": Composition},
+        {"data": None, "val": None, **PARTS},
+        required=frozenset({"data"}),
+        config=True,
+        preset=("composition", "training"),
+        defaults={"data_shape": "that of the data", "bins": "that of the data"},
+    )
+
+
+def run(given: Given) -> None:
+    """Compose the system and train it."""
+    options, config = given.make(Options), given.make(TrainConfig)
+    check_run_folder("--out", options.out)
+    init = None if options.init is None else _weights_in(options.init)
+    _refuse_early(given)
+    refuse_before_reading(config, options.out, options.track)
+    if config.label_dropout > 0 and (way := way_to_classes(given)):
+        raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
+    from diffkit.runtime.distributed import launched
+
+    say, tell = (note, show) if launched().rank == 0 else (silent, silent)
+    say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
+    data = opened(given, low_res=options.low_res)
+    composition = composed(given, data, config)
+
+    import torch
+
+    import diffkit
+    from diffkit.cli.shared.device import device_of_rank
+    from diffkit.cli.shared.recipe import Recipe, recipe
+
+    torch.manual_seed(config.seed)
+    system = diffkit.compose(**composition, device=device_of_rank(options.device))
+    _refuse_preview(config, system.num_steps)
+    say(f"data: {described(data)}{grey(given, data)}\nsystem: {_named(system.parts.names)}")
+    if remark := _unused_classes(system, data):
+        say(remark)
+    if init is not None and not _has_begun(options.out):
+        say(f"weights: {init}: {diffkit.weights.load_matching(system, init)}")
+    if options.dry_run:
+        tell(diffkit.training.dry_run(system, data, out=options.out, config=config, progress=True))
+        return
+    written = Recipe(recipe(system, composition, config, given.parts, options.low_res, init))
+    val = opened(given, "val", options.low_res) if "val" in given.parts else None
+    diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
+
+
+def _weights_in(path: Path) -> Path:
+    """The file of weights that is meant, whole."""
+    from diffkit.runtime.run_layout import weights_file
+
+    found = weights_file(path).resolve()
+    if not found.is_file():
+        raise OptionError(f"--init {path} is no file of weights, and no folder of a run or a saved system")
+    return found
+
+
+def _has_begun(out: Path) -> bool:
+    from diffkit.runtime.run_layout import CHECKPOINTS
+    from diffkit.training.checkpoint import newest_first
+
+    return next(newest_first(out / CHECKPOINTS), None) is not None
+
+
+def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) -> None:
+    """Refuse before images are read what needs none: trackers that are not there, processes, another run's folder."""
+    from diffkit.runtime.distributed import launched
+    from diffkit.training.engines import check_processes
+    from diffkit.training.run_folder import check_options
+    from diffkit.training.trackers import Trackers
+
+    Trackers(track)
+    check_processes(config, launched().size)
+    refuse_past(out, config.steps)
+    check_options(out, config)
+
+
+def way_to_classes(given: Given) -> str | None:
+    """Return what gives data classes, if it was asked for without; None if it has some, as far as options tell."""
+    source, chosen = given.parts["data"][0], attrs.asdict(source_of(given), recurse=False)  # type: ignore[arg-type]
+    labels = chosen.get("labels")
+    if labels == "none":
+        return "add --data.labels folders, or prefix"
+    if labels is False and Path(source).suffix != ".npy":
+        return "add --data.labels true"
+    return None if labels else "take data that has some"
+
+
+def _refuse_early(given: Given) -> None:
+    """Refuse parts that do not fit each other, before images are read."""
+    from diffkit.system.compose import compose
+
+    found = keywords(given) | {"backbone": None}
+    compose(**{name: value for name, value in found.items() if name not in SOURCES})
+
+
+def refuse_past(out: Path, steps: int) -> None:
+    """Refuse fewer updates than a run has made: it cannot go back."""
+    from diffkit.runtime.run_layout import CHECKPOINTS, step_of
+    from diffkit.training.checkpoint import newest_first
+
+    newest = next(newest_first(out / CHECKPOINTS), None)
+    if newest is not None and step_of(newest) > steps:
+        raise OptionError(
+            f"--steps {steps} counts from the start of the run, and {out} has {step_of(newest)} steps already; ask for "
+            "more to go on, or choose another folder"
+        )
+
+
+def _refuse_preview(config: TrainConfig, num_steps: int) -> None:
+    """Refuse more steps for a picture than there are; the default takes all of fewer."""
+    if config.preview_steps > num_steps and config.preview_steps != attrs.fields(TrainConfig).preview_steps.default:
+        raise OptionError(
+            f"--preview-steps {config.preview_steps} is more than the {num_steps} levels of this system; ask for "
+            f"{num_steps} at most"
+        )
+
+
+def _unused_classes(system: System, data: Data) -> str:
+    """Say that the network knows more classes than there are to learn from, or nothing."""
+    known, there = system.parts.classes, len(data.classes or ())
+    if not there or not known or known <= there:
+        return ""
+    return f"note: the network has {known} classes, the data {there}; the other {known - there} are never trained"
+
+
+def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
+    """Return keywords for `diffkit.compose`: what was given, and what the data says where nothing was."""
+    found = keywords(given, data_shape=tuple(data.shape), bins=data.bins)
+    name, chosen = found["backbone"]
+    known = {option.path[-1] for option in part_options("backbone", name)}
+    classes = {"num_classes": len(data.classes)} if data.classes else {}
+    wanted = classes | ({"null_class": True} if classes and config.label_dropout > 0 else {})
+    if given.values.get("low_res") is not None:
+        wanted["low_res_channels"] = data.shape[0]
+    found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
+    return {name: value for name, value in found.items() if name not in SOURCES}
+
+
+def silent(text: object) -> None:
+    """Say nothing: one process speaks for all."""
+
+
+def _named(names: Any) -> str:
+    return ", ".join(f"{kind} {name}" for kind, name in names.items())

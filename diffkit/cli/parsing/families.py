@@ -1,0 +1,96 @@
+"""What can fill a slot: a part of some kind, a source of data, a guidance. Each goes by a name and has options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from diffkit import data, guidance
+from diffkit.cli.shared.guidance import factory
+from diffkit.data.loading import source_for
+from diffkit.registry import KINDS, registry
+
+Factory = Callable[..., Any]
+
+_KIND_HELP = {
+    "schedule": "Noise schedule.",
+    "mean": "What the network predicts.",
+    "var": "Variance of the reverse step.",
+    "loss": "What training minimizes.",
+    "timesteps": "Which levels training visits.",
+    "sampler": "How samples are drawn.",
+    "backbone": "The network.",
+}
+
+
+@frozen
+class Family:
+    """The things that can fill one slot.
+
+    Attributes:
+        heading: What the option that chooses one is listed under.
+        help: What the slot is.
+        listed: Names that help shows; called late, since it may look at files.
+        factory: Class or function of a name; raises for one that is not there.
+        check: Raises unless the name is there; may be cheaper than `factory`.
+        hidden: Options that the name itself decides.
+        lasting: Options of one are meant for another that has them too.
+    """
+
+    heading: str
+    help: str
+    listed: Callable[[], Sequence[str]]
+    factory: Callable[[str], Factory]
+    check: Callable[[str], object]
+    hidden: frozenset[str] = frozenset()
+    lasting: bool = False
+
+
+def family(kind: str) -> Family:
+    """Return what can fill the slot of that name."""
+    if kind in KINDS:
+        found = registry(kind)
+        return Family("Parts", _KIND_HELP.get(kind, kind), found.built_in_names, found.get, found.get)
+    return _OTHERS[kind]
+
+
+def _source(name: str) -> Factory:
+    """Which options a source of data has; it is looked at only when it is opened."""
+    if name in data.NAMED:
+        return data.NAMED[name]
+    return {".npz": data.File, ".npy": data.File, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
+
+
+def _check_source(name: str) -> None:
+    if name not in data.NAMED and not Path(name).is_dir() and not _is_file_of_data(Path(name)):
+        source_for(name)  # says what is wrong with it
+
+
+def _is_file_of_data(path: Path) -> bool:
+    return path.suffix in (".npz", ".npy", ".zip") and path.is_file()
+
+
+_DATA = Family(
+    heading="Data",
+    help="A folder or .zip of images, a .npz or .npy file, or a name.",
+    listed=lambda: tuple(data.NAMED),
+    factory=_source,
+    check=_check_source,
+    hidden=frozenset({"path"}),
+    lasting=True,
+)
+_OTHERS = {
+    "data": _DATA,
+    "val": attrs.evolve(_DATA, help="Held-out data to validate on, as for --data."),
+    "guidance": Family(
+        heading="Parts",
+        help="What steers the samples besides the network.",
+        listed=lambda: tuple(guidance.NAMES),
+        factory=factory,
+        check=factory,
+    ),
+}

@@ -1,0 +1,66 @@
+"""Data that a command line names: opened, with errors that speak of its own options, and said in one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffkit.cli.parsing.slots import part_options
+from diffkit.cli.parsing.spelling import said_in_flags
+from diffkit.cli.parsing.takes import Given
+
+if TYPE_CHECKING:
+    from diffkit.data.base import Data
+    from diffkit.data.sources import Source
+
+LOOKED_AT = 64
+"""Pictures that are looked at for colour."""
+
+
+def opened(given: Given, kind: str = "data", low_res: tuple[int, ...] | None = None) -> Data:
+    """Return the data that was chosen, with small images beside if they were asked for.
+
+    Args:
+        given: What the command was given.
+        kind: "data" or "val".
+        low_res: Size of the small images.
+    """
+    from diffkit.data import LowRes
+
+    source = source_of(given, kind)
+    with said_in_flags(part_options(kind, given.parts[kind][0])):
+        data = source.open()
+    return data if low_res is None else LowRes(data, low_res)
+
+
+def source_of(given: Given, kind: str = "data") -> Source:
+    """Return where the data comes from that was chosen, with nothing read."""
+    from diffkit.data.loading import source_for
+
+    source, options = given.parts[kind]
+    with said_in_flags(part_options(kind, source)):
+        return source_for(source, **options)
+
+
+def described(data: Data) -> str:
+    """Return what data is, one line."""
+    from diffkit.data.ranges import range_of
+
+    found = range_of(data)
+    values = f"{data.bins} values" if found is None else f"continuous values in {found}"
+    classes = f", {len(data.classes)} classes" if data.classes else ""
+    small = data.describe().get("low_res")
+    beside = "" if small is None else f", low_res {'x'.join(map(str, small))}"
+    return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}{beside}"
+
+
+def grey(given: Given, data: Data) -> str:
+    """Return a hint where pictures are read in colour unasked, and have none; else an empty string."""
+    source, options = given.parts["data"]
+    known = {option.path[-1] for option in part_options("data", source)}
+    if "channels" not in known or "channels" in options or data.shape[0] != 3:
+        return ""
+    count = min(len(data), LOOKED_AT)
+    images = data.batch(range(count)).images
+    if not (images == images[:, :1]).all():
+        return ""
+    return f"; all {count} pictures looked at are grey: --data.channels 1 reads them so"

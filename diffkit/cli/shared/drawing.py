@@ -1,0 +1,70 @@
+"""Options of the commands that draw variants of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from diffkit.cli.parsing.options import Steps, short, steps_help
+from diffkit.errors import OptionError
+from diffkit.options import integer
+from diffkit.registry import canonical
+
+if TYPE_CHECKING:
+    from diffkit.cli.parsing.takes import Given
+
+MOST = 10_000
+"""Variants of a picture at most: they are all in memory, and in one overview."""
+
+
+@frozen
+class Drawing:
+    """How variants are drawn.
+
+    Attributes:
+        n: How many of each picture.
+        classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
+        steps: Which levels are visited.
+        seed: Decides everything that is random.
+        batch_size: How many are made at a time.
+        out: Folder for the results; made if it is not there.
+        device: Such as cpu or cuda; a GPU if there is one.
+        overwrite: Write into a folder that holds something already.
+    """
+
+    n: int = field(default=1, metadata=short("-n"))
+    classes: tuple[str, ...] = ()
+    steps: Steps = field(default=None, metadata=steps_help("all levels"))
+    seed: int = integer(0, ge=0)
+    batch_size: int = 64
+    out: Path = field(default=Path("drawn"))
+    device: str | None = None
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse what can be seen before anything is loaded."""
+        from diffkit.cli.shared.tasks import check_out
+        from diffkit.options import check_integer
+
+        check_integer("n", self.n, ge=1, le=MOST)
+        check_integer("batch_size", self.batch_size, ge=1)
+        check_out(self.out, self.overwrite)
+
+
+STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
+"""Words for the default of `diffkit.tasks.invert`."""
+
+
+def steered(given: Given) -> dict[str, Any]:
+    """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
+    from diffkit.cli.shared.guidance import refuse_folders
+    from diffkit.guidance import guidance_for
+
+    slot = given.parts.get("guidance")
+    refuse_folders(slot)
+    if slot is not None and canonical(slot[0]) == "cfg" and not given.values.get("classes"):
+        raise OptionError("--guidance cfg does nothing where no class is asked for; name one with --classes")
+    return {"sampler": given.parts.get("sampler"), "guidance": guidance_for(slot)}

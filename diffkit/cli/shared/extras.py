@@ -1,0 +1,113 @@
+"""What a command line needs beside the library, found before any work: every missing extra, and one pip command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from diffkit.cli.parsing.takes import Given
+from diffkit.cli.shared.data import source_of
+from diffkit.errors import DiffkitError, MissingExtraError
+from diffkit.runtime.run_layout import SPEC
+
+MODULES: Mapping[str, tuple[str, ...]] = {
+    "train": ("PIL", "filelock"),
+    "demo": ("PIL", "sklearn"),
+    "lsun": ("PIL", "lmdb"),
+    "hf": ("PIL", "datasets"),
+    "plot": ("matplotlib",),
+    "accelerate": ("accelerate",),
+    "tensorboard": ("tensorboard", "PIL"),
+    "wandb": ("wandb",),
+    "ode": ("torchdiffeq",),
+    "metrics": ("torchmetrics",),
+    "inception": ("torchmetrics", "torch_fidelity"),
+    "report": ("jinja2", "PIL"),
+}
+"""Extra -> modules that it brings, as pyproject.toml says; a test compares them."""
+
+_SOURCES: Mapping[str, tuple[str, str]] = {
+    "Digits": ("demo", "the digits data"),
+    "Photographs": ("demo", "the photographs"),
+    "Folder": ("train", "reading image files"),
+    "Zip": ("train", "reading image files"),
+    "Lsun": ("lsun", "reading an LMDB database"),
+    "HuggingFace": ("hf", "a Hugging Face dataset"),
+}
+_TRACKERS = {"tensorboard": "tracking with TensorBoard", "wandb": "tracking with Weights & Biases"}
+_PICTURES = ("edit", "inpaint", "interpolate", "invert", "upscale")
+_BY_TORCHMETRICS = {"fid", "sfid", "kid"}
+
+
+def check_extras(name: str, given: Given) -> None:
+    """Raise `MissingExtraError`, which names all of them, if a command needs extras that are not installed."""
+    wanted = dict(_wanted(name, given))
+    missing = {extra: purpose for extra, purpose in wanted.items() if not _is_there(extra)}
+    if "inception" in missing:
+        missing.pop("metrics", None)  # which it brings
+    if missing:
+        (extra, purpose), *more = missing.items()
+        raise MissingExtraError(extra, purpose, *more)
+
+
+def _is_there(extra: str) -> bool:
+    return all(sys.modules.get(module) or find_spec(module) for module in MODULES[extra])
+
+
+def _wanted(name: str, given: Given) -> Iterator[tuple[str, str]]:
+    """Extra and what it is needed for."""
+    values = given.values
+    yield from _of_data(given)
+    if values.get("plot") is not None:
+        yield "plot", "a plot"
+    if name in _PICTURES or (name == "sample" and set(values.get("format", ("png",))) & {"png", "grid"}):
+        yield "train", "writing PNG files"
+    if name in ("train", "train-classifier"):
+        yield from _of_training(given)
+    if name == "evaluate":
+        yield from _of_measuring(given)
+    if name == "nll" and values.get("ode"):
+        yield "ode", "the flow ODE"
+    if name == "report":
+        yield "report", "a report"
+    if name == "demo":
+        yield "demo", "the demo"
+
+
+def _of_data(given: Given) -> Iterator[tuple[str, str]]:
+    for kind in ("data", "val"):
+        if kind not in given.parts:
+            continue
+        try:
+            source = source_of(given, kind)
+        except DiffkitError:  # which the command says when it opens it
+            continue
+        if wanted := _SOURCES.get(type(source).__name__):
+            yield wanted
+
+
+def _of_training(given: Given) -> Iterator[tuple[str, str]]:
+    for tracker in given.values.get("track", ()):
+        if tracker in _TRACKERS:
+            yield tracker, _TRACKERS[tracker]
+    if given.values.get("engine") == "accelerate":
+        yield "accelerate", "engine='accelerate'"
+    if given.values.get("preview_every") is not None:
+        yield "train", "drawing previews"
+
+
+def _of_measuring(given: Given) -> Iterator[tuple[str, str]]:
+    extractor = given.values.get("extractor", "inception")
+    if extractor == "inception":
+        yield "inception", "the Inception network"
+    if extractor == "digits":
+        yield "demo", "the digits data"
+    samples: Path | None = given.values.get("samples")
+    if samples is None:
+        return
+    if _BY_TORCHMETRICS & set(given.values.get("metrics") or _BY_TORCHMETRICS):
+        yield "metrics", "FID and KID"
+    if samples.is_dir() and not (samples / SPEC).is_file():
+        yield "train", "reading image files"

@@ -1,0 +1,122 @@
+"""Checks of where results are to go, before any work is done.
+
+What a user names and is there already is never replaced unasked. Only the files that a command names itself, in the
+folder of a run, are renewed; and `diffkit train`, `sample` and `demo` go on with what they began.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from diffkit.cli.parsing.options import spelled
+from diffkit.cli.parsing.takes import Given
+from diffkit.errors import OptionError
+
+
+def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, overwrite: bool) -> None:
+    """Raise `OptionError` unless a file can be written there; None is no file.
+
+    Args:
+        flag: The option that named it.
+        path: The file.
+        suffixes: How its name must end, if that matters.
+        overwrite: One that is there may be replaced.
+    """
+    if path is None:
+        return
+    if suffixes and path.suffix not in suffixes:
+        raise OptionError(f"{flag} must end in {' or '.join(suffixes)}, got {path}")
+    if path.is_dir():
+        raise OptionError(f"{flag} {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise OptionError(f"{flag} {path} is in a folder that is not there")
+    if not os.access(path.parent, os.W_OK):
+        raise OptionError(f"{flag} {path} is in a folder that cannot be written to")
+    if path.exists() and not overwrite:
+        raise OptionError(f"{flag} {path} is there already; name another file, or pass --overwrite")
+
+
+_WRITTEN = ("out", "to", "plot", "save_reference", "published")
+_READ = ("run", "samples", "pictures", "source", "first", "second", "file")
+_READ_BY_FLAG = ("reference", "weights", "low_res", "mask")
+
+
+def check_not_its_own_input(given: Given) -> None:
+    """Raise `OptionError` if --overwrite would let a command write over what it reads."""
+    if not given.values.get("overwrite"):
+        return
+    read = {name.upper(): given.values.get(name) for name in _READ}
+    read |= {spelled((name,)): given.values.get(name) for name in _READ_BY_FLAG}
+    read |= {f"--{kind}": _read_as_data(given.parts[kind][0]) for kind in ("data", "val") if kind in given.parts}
+    for name in _WRITTEN:
+        out = given.values.get(name)
+        for word, path in read.items():
+            if isinstance(out, Path) and isinstance(path, Path) and _same(out, path):
+                raise OptionError(f"{spelled((name,))} {out} is what {word} reads; write somewhere else")
+
+
+def _read_as_data(source: str) -> Path | None:
+    from diffkit.data.loading import NAMED
+
+    return None if source in NAMED else Path(source)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False  # one of them is not there
+
+
+def check_folder(flag: str, path: Path) -> None:
+    """Raise `OptionError` unless a folder is there, or can be made there, and can be written to."""
+    if path.exists() and not path.is_dir():
+        raise OptionError(f"{flag} {path} is a file; name a folder")
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"{flag} {path} cannot be made: {nearest} cannot be written to")
+
+
+def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
+    """Raise `OptionError` as `check_folder`, or if the folder holds something and that may not be replaced."""
+    check_folder(flag, path)
+    from diffkit.runtime.temporaries import is_temporary
+
+    if path.is_dir() and not all(map(is_temporary, path.iterdir())) and not overwrite:
+        raise OptionError(f"{flag} {path} is not empty; name another folder, or pass --overwrite")
+
+
+def check_run_folder(flag: str, path: Path) -> None:
+    """Raise `OptionError` as `check_folder`, or if the folder holds something but no run that could be gone on with."""
+    from diffkit.runtime.run_layout import is_run
+    from diffkit.training.run_folder import foreign
+
+    check_folder(flag, path)
+    if not path.is_dir() or is_run(path):
+        return
+    if others := foreign(path):
+        raise OptionError(f"{flag} {path} holds something, such as {others[0]}, but no run; name another folder")
+
+
+def overview(out: Path) -> Path:
+    """Where all results of a folder are shown in one picture: beside it, or it would pass for one of them."""
+    whole = out if out.name not in ("", "..") else out.resolve()
+    if not whole.name:
+        raise OptionError(f"--out {out} has no folder around it, where the overview goes; name another folder")
+    return whole.with_name(f"{whole.name}_grid.png")
+
+
+def check_overview(out: Path, *, overwrite: bool) -> None:
+    """Raise `OptionError` unless the overview of a folder can be written, and replaces none, or may."""
+    path = overview(out)
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"the overview {path}, beside --out, cannot be written; name another folder")
+    if path.exists() and not overwrite:
+        raise OptionError(f"{path} is there already, beside --out; name another folder, or pass --overwrite")
+
+
+def beside(folder: Path, name: str) -> Path | None:
+    """Where a result about a run is kept unless another place is named: in its folder; None if that is read-only."""
+    return folder / name if folder.is_dir() and os.access(folder, os.W_OK) else None

@@ -1,0 +1,220 @@
+"""What a sampling makes: the samples of one batch as a function of their indices, whoever makes it and when."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from numpy.typing import NDArray
+
+from diffkit.data.base import Data, scaled
+from diffkit.errors import DataError, OptionError
+from diffkit.runtime.files import weights_digest
+from diffkit.runtime.images import check_finite, open_image, pixels
+from diffkit.system.module import System
+from diffkit.system.seeding import noise_for
+
+if TYPE_CHECKING:
+    from diffkit.cli.shared.saved import Saved
+    from diffkit.system.prepared import Call
+
+
+@frozen(eq=False)
+class Sampling:
+    """A set of samples to be drawn.
+
+    Attributes:
+        saved: The system.
+        count: How many.
+        batch_size: How many are made at a time: a batch is the unit of work, since sums depend on its size by rounding.
+        seed: Sample i depends on the seed and i only.
+        labels: Class of each, (N,) int64, or None.
+        low_res: Small images to enlarge, or None.
+        each: How many samples there are for each small image; they stand together.
+        options: Of `System.sample`: steps, sampler, guidance.
+    """
+
+    saved: Saved
+    count: int
+    batch_size: int
+    seed: int
+    labels: NDArray[np.int64] | None
+    low_res: Data | None
+    each: int
+    options: Mapping[str, Any]
+
+    @property
+    def batches(self) -> list[range]:
+        """Indices of the samples of each batch."""
+        return [range(i, min(i + self.batch_size, self.count)) for i in range(0, self.count, self.batch_size)]
+
+    def call(self, rows: range) -> Call:
+        """Return the walk of some samples, ready to begin; refuses what is wrong before any work is done."""
+        return self.saved.system.prepare(len(rows), **self.options, **self._conditions(rows))
+
+    def draw(self, rows: range, advance: Callable[[int], None]) -> NDArray[Any]:
+        """Return some samples as pixels, (n, C, *S).
+
+        Args:
+            rows: Their indices.
+            advance: Called with 1 after each step.
+        """
+        call, here = self.call(rows), range(len(rows))
+        noise_fn = noise_for(self.seed, rows, self.saved.system.data_shape, call.device)
+        with torch.no_grad():
+            x = call.finish(call.program(), here, call.begin(here, noise_fn), noise_fn, advance)
+        check_finite(x, rows.start)
+        return pixels(x, self.saved.bins)
+
+    @property
+    def label(self) -> str:
+        """What the condition that holds the classes is called: a classifier's own, where the network knows none."""
+        from diffkit.guidance import ClassifierGuidance
+
+        guidance = self.options.get("guidance")
+        return guidance.label if isinstance(guidance, ClassifierGuidance) else "y"
+
+    def _conditions(self, rows: range) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.labels is not None:
+            found[self.label] = self.labels[rows.start : rows.stop].tolist()
+        if self.low_res is not None:
+            small = self.low_res.batch([i // self.each for i in rows]).images
+            found["low_res"] = scaled(small, self.low_res.bins)
+        return found
+
+
+def in_turn(chosen: Sequence[int], count: int) -> NDArray[np.int64]:
+    """Return a label for each of ``count`` samples, the chosen ones in turn, so that each has as many."""
+    return np.resize(np.array(chosen, np.int64), count)
+
+
+def at_random(chosen: Sequence[int], count: int, seed: int) -> NDArray[np.int64]:
+    """Return a label for each of ``count`` samples, drawn from the chosen ones; label i depends on seed and i only."""
+    uniform = np.random.default_rng((seed, len(chosen))).random(count)
+    return np.array(chosen, np.int64)[(uniform * len(chosen)).astype(np.int64)]
+
+
+def pictures(path: Path, channels: int) -> Data:
+    """Return the pictures to enlarge: one, those of a folder, or of a .npz or .npy file with its labels if any.
+
+    Args:
+        path: The file, folder or picture.
+        channels: How many the network reads of them; a folder is read so.
+    Raises:
+        DataError: There is nothing to read, or the pictures of a folder have several sizes.
+    """
+    from diffkit.data.folder import SUFFIXES
+    from diffkit.data.loading import source_for
+
+    if path.is_dir():
+        return source_for(path, size=_one_size(path), channels=channels).open()
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return _one(path, channels)
+    return (source_for(path, labels=True) if has_labels(path) else source_for(path)).open()
+
+
+def _one(path: Path, channels: int) -> Data:
+    """One picture, as it is."""
+    from diffkit.data.arrays import from_array
+    from diffkit.data.images import Form, opened, read_image, upright
+
+    if channels not in (1, 3, 4):
+        raise DataError(f"pictures have 1, 3 or 4 channels, the network reads {channels}; give a .npz file")
+    with opened(path, str(path)) as image:
+        width, height = upright(image).size
+    return from_array(read_image(path, Form((height, width), channels))[None])
+
+
+def has_labels(path: Path) -> bool:
+    """Return whether a path is that of a .npz file with labels, arr_1."""
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return "arr_1" in arrays
+    except Exception:  # NumPy raises whatever its parsers meet in a damaged file; opening it says what is wrong
+        return False
+
+
+def _one_size(folder: Path) -> tuple[int, int]:
+    """Height and width of the pictures of a folder; reads headers only."""
+    from PIL import ImageOps
+
+    from diffkit.data.folder import list_images
+
+    found: dict[tuple[int, int], Path] = {}
+    for file in list_images(folder).files:
+        try:
+            with open_image(file) as opened:
+                width, height = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
+        except Exception:  # Pillow raises whatever its parsers meet; reading the data will name the file
+            continue
+        found.setdefault((height, width), file)
+    if len(found) == 1:
+        return next(iter(found))
+    if not found:
+        raise DataError(f"{str(folder)!r} holds no readable image")
+    some = ", ".join(f"{_sized(size)} ({file.name})" for size, file in list(found.items())[:3])
+    raise DataError(f"the pictures of {str(folder)!r} have several sizes: {some}; enlarge those of each size alone")
+
+
+def check_asked(saved: Saved, path: Path | None) -> None:
+    """Raise `OptionError` unless small images are named exactly if the network reads them."""
+    if path is None and saved.low_res_channels:
+        raise OptionError("this system enlarges small images; name them with --low-res FOLDER or --low-res FILE.npz")
+    if path is not None and not saved.low_res_channels:
+        raise OptionError("this system reads no small images, so there is nothing to do with --low-res; leave it out")
+
+
+def check_fit(saved: Saved, data: Data) -> None:
+    """Raise `DataError` unless small images have the channels and size that the network was trained with."""
+    wanted, large = saved.low_res_channels, saved.system.data_shape
+    shape, size = tuple(data.shape), tuple(data.shape[1:])
+    if len(shape) != len(large) or shape[0] != wanted:
+        axes = len(large) - 1
+        raise DataError(
+            f"the small images have shape {shape}; the network reads {wanted} channels of images with {axes} axes"
+        )
+    if saved.low_res is not None and size != saved.low_res:
+        raise DataError(
+            f"the small images are {_sized(size)}, the network was trained to enlarge {_sized(saved.low_res)}"
+        )
+    if data.bins is None and saved.bins is not None:
+        images = data.batch(range(min(len(data), 64))).images
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -1 and high <= 1):
+            raise DataError(
+                f"the small images are floating-point values from {low:g} to {high:g}, the network reads [-1, 1]; "
+                "scale them, or store them as 8-bit integers"
+            )
+    if any(small > side for small, side in zip(size, large[1:], strict=True)):
+        raise DataError(
+            f"the small images are {_sized(size)}, larger than what they are enlarged to, {_sized(large[1:])}"
+        )
+
+
+def digest(system: System) -> str:
+    """Return 16 digits that stand for a system: its parts, options and weights."""
+    assert system.backbone is not None
+    spec = json.dumps(system.spec(), sort_keys=True).encode()
+    return weights_digest(system.backbone.state_dict(), spec)[:16]
+
+
+def fingerprint(data: Data) -> str:
+    """Return 16 digits that stand for all images of some data."""
+    found = hashlib.sha256(str((len(data), *data.shape)).encode())
+    for start in range(0, len(data), 256):
+        images = data.batch(range(start, min(start + 256, len(data)))).images
+        found.update(images.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _sized(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,66 @@
+"""That torch's compiler is at work, and what it fails at, said as other errors are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from diffkit.cli.parsing.options import Option
+from diffkit.errors import DiffkitError
+from diffkit.runtime.output import log
+
+
+def say_compiling(first: str) -> None:
+    """Say on standard error that what comes first takes long, as nothing else is to be seen meanwhile."""
+    log(f"compiling: {first} takes minutes")
+
+
+@contextmanager
+def compiler_said() -> Iterator[None]:
+    """Let the block say that torch's compiler failed, as it does where there is none for C++.
+
+    Raises:
+        DiffkitError: In place of torch's error, which is its cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiffkitError):
+            raise
+        from diffkit.system.compiling import is_of_the_compiler  # which needs torch
+
+        if not is_of_the_compiler(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DiffkitError(f"torch's compiler failed ({reason}); leave --compile out") from error
+
+
+_SAVING = ("microbatch", "rows_per_call", "batch_size", "num_steps", "n")
+"""Options that decide how much is computed at a time, those that change no result first."""
+
+
+_FULL = ("can't allocate memory", "Storage size calculation overflowed")
+"""What torch says of a CPU in a plain RuntimeError; of a GPU it raises an OutOfMemoryError."""
+
+
+@contextmanager
+def memory_said(options: Sequence[Option]) -> Iterator[None]:
+    """Let the block say that memory ran out.
+
+    Raises:
+        DiffkitError: In place of torch's or Python's error, which is its cause.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, DiffkitError) or not _is_full(error):
+            raise
+        known = {option.key: option.flag for option in options}
+        less = ", ".join(["network", *(known[name] for name in _SAVING if name in known)])
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DiffkitError(f"memory ran out ({reason}); use a smaller {less}") from error
+
+
+def _is_full(error: Exception) -> bool:
+    kind = type(error).__name__
+    return kind in ("MemoryError", "OutOfMemoryError") or any(words in str(error) for words in _FULL)

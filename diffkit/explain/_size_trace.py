@@ -1,0 +1,279 @@
+"""A network run on the meta device: which memory a step asks for, and how many operations it takes.
+
+Every block of memory is followed from the operation that makes it until nothing refers to it. The batch is a large
+prime number, so that blocks that grow with it are told from those that do not, and one run gives the peak at any batch.
+Attention counts as a fused kernel, which keeps its inputs and outputs but not the scores.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffkit.errors import OptionError
+
+_BATCH = 10_007  # a prime that divides the size of no weight
+_LOWERED = frozenset(
+    {"conv1d", "conv2d", "conv3d", "linear", "matmul", "__matmul__", "bmm", "addmm", "baddbmm", "mm"}
+    | {"scaled_dot_product_attention"}
+)
+_RAISED = frozenset({"group_norm", "layer_norm", "softmax"})
+"""What torch.autocast runs in bfloat16 and in float32 on a GPU, as far as networks here use it."""
+
+
+@frozen(eq=False)
+class Timeline:
+    """Bytes alive after each allocation of a step, as ``fixed + slope B`` for a batch of B.
+
+    Attributes:
+        fixed, slope: (events,), float64.
+        mark: Index of the last event of the forward pass.
+    """
+
+    fixed: np.ndarray
+    slope: np.ndarray
+    mark: int
+
+    def peak(self, batch: int) -> int:
+        """Return the largest of them."""
+        return int(np.max(self.fixed + self.slope * batch))
+
+    def marked(self, batch: int) -> int:
+        """Return what is alive when the forward pass is over."""
+        return int(self.fixed[self.mark] + self.slope[self.mark] * batch)
+
+    def largest_batch(self, budget: float) -> int:
+        """Return the largest batch whose peak is within a budget, 0 if there is none."""
+        if np.any(self.fixed > budget):
+            return 0
+        growing = self.slope > 0
+        return int(np.min((budget - self.fixed[growing]) // self.slope[growing]))
+
+
+class Trace:
+    """A network on the meta device, and what running it asks for.
+
+    Attributes:
+        network: The network.
+        flops: Operations of a forward pass, and of a forward and backward pass, per example; see `training`.
+
+    Args:
+        recipe: A backbone part.
+        data_shape: Shape of one example.
+        out_channels: Channels the network returns.
+        precision: "fp32" or "bf16".
+    """
+
+    def __init__(self, recipe: Any, data_shape: tuple[int, ...], out_channels: int, precision: str):
+        with torch.device("meta"):
+            self.network: nn.Module = recipe.build(data_shape, out_channels)
+        self.data_shape = data_shape
+        self.precision = precision
+        self.flops = (0.0, 0.0)
+        low_res = recipe.channels_in(data_shape) - data_shape[0]
+        self._conditions = self._find_conditions(low_res)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights and buffers."""
+        return sum(value.untyped_storage().nbytes() for value in self.network.state_dict().values())
+
+    def training(self, *, count: bool = False) -> Timeline:
+        """Memory of a forward and backward pass, gradients included, weights not.
+
+        Args:
+            count: Fill in `flops` too; not where blocks are recomputed, since counting keeps their results alive.
+        """
+
+        def step(live: _Live, kernels: _Kernels) -> None:
+            counter = FlopCounterMode(display=False)
+            with counter if count else nullcontext(), live:
+                out = self._forward(_BATCH)
+                live.mark()
+                forward = counter.get_total_flops() + kernels.flops
+                torch.autograd.backward(out.sum())
+            both = counter.get_total_flops() + 3 * kernels.flops  # a product has two gradients of the same cost
+            self.flops = (forward / _BATCH, both / _BATCH)
+
+        timeline = self._timeline(step)
+        self.network.zero_grad()
+        return timeline
+
+    def sampling(self) -> Timeline:
+        """Memory of a forward pass without gradients, weights not included."""
+
+        def step(live: _Live, kernels: _Kernels) -> None:
+            with torch.no_grad(), live:
+                out = self._forward(_BATCH)
+                live.mark()
+                del out
+
+        return self._timeline(step)
+
+    def _timeline(self, step: Callable[[_Live, _Kernels], None]) -> Timeline:
+        live = _Live(self.network)
+        with _as_on_gpu(self.network, self.precision) as kernels:
+            step(live, kernels)
+        events = np.array(live.events, dtype=np.float64)
+        return Timeline(events[:, 0], events[:, 1], live.marked)
+
+    def _forward(self, batch: int) -> Tensor:
+        out: Tensor = self.network(*self._inputs(batch), **self._conditions(batch))
+        return out
+
+    def _inputs(self, batch: int) -> tuple[Tensor, Tensor]:
+        return torch.empty(batch, *self.data_shape, device="meta"), torch.empty(batch, device="meta")
+
+    def _find_conditions(self, low_res: int) -> Callable[[int], dict[str, Tensor]]:
+        """Find out which of the usual conditions the network wants: y, low_res, both or none."""
+        small = (max(low_res, 1), *self.data_shape[1:])
+
+        def labels(batch: int) -> dict[str, Tensor]:
+            return {"y": torch.zeros(batch, dtype=torch.long, device="meta")}
+
+        def image(batch: int) -> dict[str, Tensor]:
+            return {"low_res": torch.zeros(batch, *small, device="meta")}
+
+        candidates: list[Callable[[int], dict[str, Tensor]]] = [lambda batch: {}, labels, image]
+        candidates.append(lambda batch: labels(batch) | image(batch))
+        failures = []
+        for conditions in candidates:
+            try:
+                with torch.no_grad():
+                    self.network(*self._inputs(2), **conditions(2))
+            except Exception as error:  # whatever a network raises, it cannot be called this way
+                failures.append(error)
+            else:
+                return conditions
+        raise OptionError(f"the network cannot be run on the meta device: {failures[0]}") from failures[0]
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows every block of memory that an operation makes until nothing refers to it."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.events: list[tuple[int, int]] = [(0, 0)]
+        self.marked = 0
+        self._fixed, self._slope = 0, 0
+        self._known = {value.untyped_storage()._cdata for value in network.state_dict().values()}
+
+    def mark(self) -> None:
+        """Remember that the forward pass is over."""
+        self.events.append((self._fixed, self._slope))
+        self.marked = len(self.events) - 1
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._see(value.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        size = storage.nbytes()
+        fixed, slope = (0, size // _BATCH) if size % _BATCH == 0 else (size, 0)
+        self._add(fixed, slope)
+        self.events.append((self._fixed, self._slope))
+        weakref.finalize(storage, self._forget, key, fixed, slope).atexit = False
+
+    def _forget(self, key: int, fixed: int, slope: int) -> None:
+        self._known.discard(key)
+        self._add(-fixed, -slope)
+
+    def _add(self, fixed: int, slope: int) -> None:
+        self._fixed += fixed
+        self._slope += slope
+
+
+@contextmanager
+def _as_on_gpu(network: nn.Module, precision: str) -> Iterator[_Kernels]:
+    """Let a network's modules run under `_Kernels`: also when the backward pass, which ends such modes, recomputes."""
+    mode, depth = _Kernels(precision), 0
+
+    def enter(module: nn.Module, args: Any) -> None:
+        nonlocal depth
+        if not depth:
+            mode.__enter__()  # type: ignore[no-untyped-call]
+        depth += 1
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        nonlocal depth
+        depth -= 1
+        if not depth:
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    handles = [module.register_forward_pre_hook(enter) for module in network.modules()]
+    # Recomputation stops in the middle of a block, by an exception, once it has all that it needs.
+    handles += [module.register_forward_hook(leave, always_call=True) for module in network.modules()]
+    try:
+        yield mode
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Kernels(TorchFunctionMode):
+    """Stands for a GPU: attention is one kernel, and bf16 is cast to and from where torch.autocast would.
+
+    Attributes:
+        flops: Operations of attention in forward passes.
+    """
+
+    def __init__(self, precision: str):
+        super().__init__()
+        self.flops = 0
+        self._casts = precision == "bf16"
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name, kwargs = str(getattr(func, "__name__", "")), dict(kwargs or {})
+        if self._casts and name in _LOWERED | _RAISED:
+            dtype = torch.bfloat16 if name in _LOWERED else torch.float32
+            args = tuple(_cast(arg, dtype) for arg in args)
+            kwargs = {key: _cast(value, dtype) for key, value in kwargs.items()}
+        if name == "scaled_dot_product_attention":
+            query, key, value = args[:3]
+            self.flops += 2 * math.prod(query.shape[:-1]) * key.shape[-2] * (key.shape[-1] + value.shape[-1])
+            return _FusedAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
+        return func(*args, **kwargs)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class _FusedAttention(torch.autograd.Function):
+    """What a fused kernel keeps: queries, keys, values, result, and one number for each query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return a tensor of the result's shape, laid out token by token as kernels do, so that heads join freely."""
+        batch, heads, tokens, _ = query.shape
+        out = query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Return tensors of the gradients' shapes."""
+        return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])

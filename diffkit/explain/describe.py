@@ -1,0 +1,234 @@
+"""Explain a composition: read everything off its parts, without building or calling a network."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from diffkit.errors import OptionError
+from diffkit.explain.explanation import FAINT, Explanation, PartNote
+from diffkit.gaussian import NATS_PER_BIT
+from diffkit.options import option_names
+from diffkit.protocols import Composition
+from diffkit.registry import KINDS, LOCAL, registry
+from diffkit.registry.resolve import Slot, resolve
+from diffkit.runtime.run_layout import SPEC
+from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
+from diffkit.system.coefficients import scalings
+from diffkit.system.compose import compose
+from diffkit.system.loading import from_spec, read_spec
+from diffkit.system.module import System
+from diffkit.system.objective import Objective
+from diffkit.table import F64, ProcessTable
+
+if TYPE_CHECKING:
+    from diffkit.protocols import Decoder
+
+_MANY_FAINT = 0.2
+"""Share of such levels that is worth a remark; a fifth of linear's chain could be skipped with little harm
+(Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.2)."""
+_SECTIONS = re.compile(r"(Attributes|Args|Source|Deviates|Returns|Raises):")
+
+
+def explain(
+    what: System | Mapping[str, Any] | str | Path | None = None,
+    *,
+    steps: Spacing = None,
+    sampler: Slot = None,
+    network: bool = False,
+    **composition: Any,
+) -> Explanation:
+    """Return what a system, or a composition that is not built yet, means.
+
+    Args:
+        what: A system, the folder of a saved one, or keywords of `diffkit.compose` as a mapping.
+        steps: Levels that sampling visits, as in `System.sample`; all by default.
+        sampler: What draws the samples; the composed one by default.
+        network: Build the network, without memory for its weights, and count its parameters.
+        composition: Keywords of `diffkit.compose`, in place of ``what``.
+    Raises:
+        OptionError, UnknownComponentError, CompositionError: As `diffkit.compose`.
+        CheckpointError, SpecError: As `diffkit.load`.
+    """
+    if isinstance(what, System | str | Path):
+        if composition:
+            raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be chosen any more")
+        system, recipe = (what, what.recipe) if isinstance(what, System) else _saved(Path(what))
+    else:
+        keywords = dict(what or {}) | composition
+        recipe = _recipe(keywords.pop("backbone", "unet"))
+        system = compose(**keywords, backbone=None)
+    return _explain(system, recipe, steps, sampler, network)
+
+
+def loss_weights(parts: Composition, decoder: Decoder) -> F64:
+    """Weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
+
+    Measured, not derived, so that it holds for any loss: the gradient where the estimate of x_start is off by a
+    little, divided by what a plain squared error would give.
+
+    Args:
+        parts: The composition.
+        decoder: Log-likelihood of data at level 1.
+    """
+    objective, table = Objective.of(parts, decoder), parts.table
+    c_out = torch.from_numpy(scalings(parts.mean, table).c_out[1:, None])
+    error = 1e-3  # of x_start; small beside every noise level, for the one loss that is not quadratic (level 1)
+    mean = (error / c_out).requires_grad_()
+    raw = mean.new_zeros(len(mean), parts.var.extra_outputs)
+    between = parts.draws_between_levels
+    level = torch.from_numpy(table.log_snr[1:].copy()) if between else torch.arange(1, len(mean) + 1)
+    clean = torch.zeros_like(c_out)
+    terms = objective.terms(lambda x, time: torch.cat([mean, raw], 1), clean, level, clean, len(mean), {})
+    (gradient,) = torch.autograd.grad(terms["loss"].sum(), mean)
+    return np.asarray((gradient / (2 * error * c_out)).squeeze(1).numpy())
+
+
+def _recipe(slot: Any) -> Any:
+    return None if slot is None or isinstance(slot, torch.nn.Module) else resolve("backbone", slot)[0]
+
+
+def _saved(folder: Path) -> tuple[System, Any]:
+    """A saved system without its network, and the network's recipe."""
+    spec = read_spec(folder / SPEC)
+    parts = dict(spec.get("parts", {}))
+    slot = parts.pop("backbone", None)
+    system = from_spec(spec | {"parts": parts | {"backbone": None}})
+    named = slot is not None and slot.get("name") is not None
+    return system, resolve("backbone", (slot["name"], slot["options"]))[0] if named else None
+
+
+def _count_parameters(system: System, recipe: Any) -> int | None:
+    if system.backbone is not None:
+        return sum(parameter.numel() for parameter in system.backbone.parameters())
+    if recipe is None:
+        return None
+    with torch.device("meta"):
+        network: torch.nn.Module = recipe.build(system.data_shape, system.parts.out_channels)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: bool) -> Explanation:
+    parts, table = system.parts, system.table
+    kinds = [kind for kind in KINDS if kind != "backbone"]
+    notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
+    chosen = system.parts_for(sampler).sampler
+    grid = tuple(int(k) for k in system.table_for(steps).index[1:])
+    weight = loss_weights(parts, system.decoder)
+    posterior = table.posterior()
+    kl_weight = (posterior.coef_x_start**2 * np.exp(-table.posterior_log_variance))[1:]
+    return Explanation(
+        parts=tuple(notes),
+        settings={name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing", "bins")}
+        | {"clip_x_start": system.settings.clip_x_start},
+        level=table.index[1:],
+        alpha_bar=table.alpha_bar[1:],
+        snr=np.exp(table.log_snr[1:]),
+        beta=table.beta[1:],
+        posterior_std=np.sqrt(posterior.variance[1:]),
+        upper_std=np.sqrt(table.upper_variance[1:]),
+        time=table.time[1:],
+        gain=np.abs(scalings(parts.mean, table).c_out[1:]),
+        weight=weight,
+        bound_weight=table.num_steps * kl_weight / (2 * NATS_PER_BIT),
+        sampler=note("sampler", chosen),
+        grid=grid,
+        remarks=tuple(_remarks(system, recipe, grid, steps)),
+        num_parameters=_count_parameters(system, recipe) if network else None,
+    )
+
+
+def note(kind: str, part: Any) -> PartNote:
+    """Describe one part from its options and its class's docstring."""
+    known = registry(kind).provenance(part)
+    body, source = _read_docstring(type(part).__doc__ or "")
+    return PartNote(
+        kind=kind,
+        name=known.name if known else type(part).__name__,
+        origin="" if known is None else LOCAL if known.origin == LOCAL else f"{known.origin} {known.version}",
+        options={name: getattr(part, name) for name in option_names(type(part)) or ()},
+        text=body,
+        source=source,
+    )
+
+
+def _read_docstring(docstring: str) -> tuple[str, str]:
+    """The text before the first section, a sentence or formula to a line, and the "Source:" section."""
+    lines = inspect.cleandoc(docstring).splitlines()
+    starts = [i for i, line in enumerate(lines) if _SECTIONS.match(line)] + [len(lines)]
+    source = next((i for i in starts[:-1] if lines[i].startswith("Source:")), None)
+    if source is None:
+        return _joined(lines[: starts[0]]), ""
+    following = lines[source : starts[starts.index(source) + 1]]
+    return _joined(lines[: starts[0]]), " ".join(map(str.strip, following)).removeprefix("Source: ")
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """Lines of a paragraph that were broken for width, joined again."""
+    out = [""]
+    for line in lines:
+        if line and out[-1] and not out[-1].endswith((".", "``")):
+            out[-1] += f" {line}"
+        else:
+            out.append(line)
+    return "\n".join(filter(None, out)).replace("`", "")
+
+
+def _remarks(system: System, recipe: Any, grid: tuple[int, ...], steps: Spacing) -> Iterable[str]:
+    table, parts = system.table, system.parts
+    if recipe is not None:
+        yield from recipe.problems(parts)
+    yield from _remarks_on_levels(table)
+    yield from _remarks_on_variance(system)
+    gain = np.abs(scalings(parts.mean, table).c_out[1:])
+    worst = int(np.argmax(gain))
+    if gain[worst] > 100 and not system.settings.clip_x_start:
+        yield (
+            f"an error of the network is enlarged {gain[worst]:.3g} times in x_start at level "
+            f"{table.index[worst + 1]}, and x_start is not clipped; mean='v' or mean='x_start' would not enlarge it"
+        )
+    if remark := remark_on_start(table, grid[-1]):
+        yield remark
+    if remark := remark_on_karras(table, steps):
+        yield remark
+
+
+def _remarks_on_levels(table: ProcessTable) -> Iterable[str]:
+    faint = table.alpha_bar[1:] < FAINT
+    share = float(faint.mean())
+    if share > _MANY_FAINT and table.num_steps > 1:
+        first = int(table.index[1:][faint][0])
+        yield (
+            f"{share:.0%} of the levels ({first} to {table.index[-1]}) are almost pure noise (alpha_bar < {FAINT:g}), "
+            "so steps spent there change little; schedule 'cosine' has 6 %"
+        )
+    if table.alpha_bar[-1] > FAINT:
+        yield (
+            f"level {table.index[-1]} still has alpha_bar = {table.alpha_bar[-1]:.3g}, but sampling starts from pure "
+            "noise; samples will lack contrast or the right brightness"
+        )
+
+
+def _remarks_on_variance(system: System) -> Iterable[str]:
+    table, parts = system.table, system.parts
+    if not parts.var.extra_outputs:
+        return
+    width = np.sqrt(table.upper_variance[2:] / table.posterior().variance[2:])
+    wide = np.flatnonzero(width > 1.01)
+    if parts.names["var"] == "learned_range" and table.num_steps > 2:
+        top = int(table.index[wide[-1] + 2]) if wide.size else 1
+        yield (
+            "the two ends of the learned variance differ by more than 1 % of a standard deviation only up to level "
+            f"{top} of {table.index[-1]}; above it the variance is as good as fixed"
+        )
+    if system.settings.train_spacing is not None:
+        yield (
+            f"training is on {table.num_steps} of {system.settings.num_steps} levels, and a loss that is scaled by the "
+            f"number of steps is scaled by {table.num_steps}"
+        )

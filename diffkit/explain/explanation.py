@@ -1,0 +1,183 @@
+"""What `explain` returns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen
+
+from diffkit.parts.decoders import decoder_for
+from diffkit.table import F64
+
+FAINT = 0.01
+"""Below this alpha_bar a level counts as almost pure noise: under 1 % of its variance is signal."""
+
+
+_SHOWN = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+
+@frozen
+class PartNote:
+    """One part of a composition.
+
+    Attributes:
+        kind: Kind of part.
+        name: Registered name, or the name of its class.
+        origin: Distribution it comes from, with its version; "" if it has no registered name.
+        options: Name -> value.
+        text: What it is, with its equation.
+        source: Where it comes from in the literature.
+    """
+
+    kind: str
+    name: str
+    origin: str
+    options: Mapping[str, Any]
+    text: str
+    source: str
+
+
+@frozen(eq=False)
+class Explanation:
+    """What a composition means; ``print`` shows it, `plot` draws it. Columns are float64 arrays over levels 1..T.
+
+    Attributes:
+        parts: The parts, the network's recipe last.
+        settings: Everything else, as given to `diffkit.compose`.
+        level: Level in the root table, int64.
+        alpha_bar, snr, beta: Share of signal in the variance, signal-to-noise ratio, variance of the noising step.
+        posterior_std, upper_std: The two bounds of the reverse step's standard deviation, in units of the data.
+        time: What the network is conditioned on.
+        gain: How much an error of the network's output is enlarged in x_start, |c_out|.
+        weight: Of a squared error of x_start in the gradient of the loss, with a learned variance at the middle of
+            its range; the timestep sampler not counted.
+        bound_weight: The same in the variational bound, bits per dimension, with the posterior's variance.
+        sampler: What draws the samples.
+        grid: Levels that sampling visits, ascending.
+        remarks: What is worth knowing before training.
+        num_parameters: Of the network; None if it was not asked for.
+    """
+
+    parts: tuple[PartNote, ...]
+    settings: Mapping[str, Any]
+    level: np.ndarray = field(repr=False)
+    alpha_bar: F64 = field(repr=False)
+    snr: F64 = field(repr=False)
+    beta: F64 = field(repr=False)
+    posterior_std: F64 = field(repr=False)
+    upper_std: F64 = field(repr=False)
+    time: F64 = field(repr=False)
+    gain: F64 = field(repr=False)
+    weight: F64 = field(repr=False)
+    bound_weight: F64 = field(repr=False)
+    sampler: PartNote
+    grid: tuple[int, ...] = field(repr=False)
+    remarks: tuple[str, ...]
+    num_parameters: int | None = None
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw levels, loss weights, variances and sampling grid into a PNG (or any format matplotlib writes).
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            OptionError: The file cannot be written.
+        """
+        from diffkit.explain.plot import draw
+
+        return draw(self, Path(path))
+
+    def rows(self) -> list[int]:
+        """Indices of a few levels worth showing, ascending."""
+        last = len(self.level) - 1
+        return sorted({round(share * last) for share in _SHOWN} | {min(1, last)})
+
+
+WIDTH = 120
+
+
+_INDENT = " " * 12
+
+
+def as_text(e: Explanation) -> str:
+    """Return the whole explanation."""
+    return "\n".join([*_head(e), "", *_parts(e), "", *_levels(e), "", *_sampling(e), *_remarks(e)])
+
+
+def _head(e: Explanation) -> Iterator[str]:
+    s = e.settings
+    bins = decoder_for(s["bins"]).bins
+    values = "continuous values" if bins is None else f"{bins} values in [-1, 1]"
+    steps = f"T = {s['num_steps']}" + (f", trained on {len(e.level)} of them" if s["train_spacing"] is not None else "")
+    clip = "x_start clipped to [-1, 1] when sampling" if s["clip_x_start"] else "x_start not clipped"
+    if e.num_parameters is not None:
+        yield f"network of {e.num_parameters:,} parameters"
+    yield f"data {'x'.join(map(str, s['data_shape']))}, {values}; {steps}; {clip}"
+
+
+def _parts(e: Explanation) -> Iterator[str]:
+    yield "PARTS"
+    for part in e.parts:
+        yield from _part(part)
+
+
+def _part(part: PartNote) -> Iterator[str]:
+    origin = "" if part.origin.startswith("diffkit ") else f"  [{part.origin or 'not registered'}]"
+    yield f"  {part.kind:9} {part.name}{_options(part)}{origin}"
+    text = part.text if not part.source else f"{part.text}\nSource: {part.source}"
+    for line in filter(None, text.splitlines()):
+        yield from textwrap.wrap(line, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
+
+
+def _options(part: PartNote) -> str:
+    chosen = ", ".join(f"{name}={value!r}" for name, value in part.options.items() if value is not None)
+    lines = textwrap.wrap(f"({chosen})", WIDTH - 12 - len(part.name), subsequent_indent=" " * 13)
+    return " " + "\n".join(lines) if chosen else ""
+
+
+def _levels(e: Explanation) -> Iterator[str]:
+    yield "LEVELS   level 0 is clean data"
+    names = ("level", "alpha_bar", "snr", "beta", "std from", "std to", "time", "gain", "weight", "in bound")
+    yield "  " + "".join(f"{name:>10}" for name in names)
+    columns = (e.alpha_bar, e.snr, e.beta, e.posterior_std, e.upper_std, e.time, e.gain, e.weight, e.bound_weight)
+    for i in e.rows():
+        yield "  " + f"{e.level[i]:10d}" + "".join(f"{_short(column[i]):>10}" for column in columns)
+    yield from _wrapped(
+        "std from, std to: the reverse step's standard deviation if all data were one point (beta-tilde), and if data "
+        "were a unit Gaussian (beta). gain: how much an error of the network's output is enlarged in x_start. weight: "
+        "of a squared error of x_start in the loss; in bound: the same in the variational bound."
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}" if 0.001 <= abs(value) < 1 else f"{value:.4g}"
+
+
+def _sampling(e: Explanation) -> Iterator[str]:
+    yield "SAMPLING"
+    total = len(e.level)
+    count = "every level" if len(e.grid) == total else f"{len(e.grid)} of {total} levels"
+    yield from _wrapped(f"{e.sampler.name}{_options(e.sampler)}: {count}: {_abbreviated(e.grid)}")
+
+
+def _abbreviated(levels: Sequence[int]) -> str:
+    words = list(map(str, levels))
+    return ", ".join(words if len(words) <= 12 else [*words[:5], "...", *words[-5:]])
+
+
+def _remarks(e: Explanation) -> Iterator[str]:
+    if e.remarks:
+        yield ""
+        yield "REMARKS"
+    for remark in e.remarks:
+        yield from textwrap.wrap(remark, WIDTH - 4, initial_indent="  * ", subsequent_indent="    ")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")

@@ -1,0 +1,72 @@
+"""Evaluate the same data under several sets of conditions in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit.errors import OptionError
+from diffkit.protocols import Coefficients, Conditions, Estimate, Evaluate, Level
+from diffkit.system.guidance import joint_problem
+
+
+def evaluate_together(
+    evaluate: Evaluate, x: Tensor, level: Level, conditions: Sequence[Conditions]
+) -> tuple[Estimate, ...]:
+    """Evaluate the same x under several sets of conditions in one call on a larger batch.
+
+    Args:
+        evaluate: As `Guidance.guide` is given.
+        x: Noisy data, (B, C, *S).
+        level: Where it is.
+        conditions: The sets, which hold the same names.
+    Returns:
+        One estimate for each set, rows as if each had been asked for alone.
+    Raises:
+        OptionError: A condition cannot be joined: it is in some sets only, or differs and is no (B, ...) tensor.
+    """
+    count, batch = len(conditions), x.shape[0]
+    names = dict.fromkeys(name for given in conditions for name in given)
+    joined = {name: _joined(name, [given.get(name) for given in conditions], batch) for name in names}
+    estimate = evaluate(torch.cat([x] * count), _repeated(level, count), joined)
+    # not tensor_split, which would fix the batch of an exported program
+    pieces = ((None,) * count if p is None else p.reshape(count, batch, *p.shape[1:]).unbind() for p in estimate)
+    return tuple(Estimate(*parts) for parts in zip(*pieces, strict=True))
+
+
+def _repeated(level: Level, count: int) -> Level:
+    def repeat(value: Tensor) -> Tensor:
+        return value if value.ndim == 0 else torch.cat([value] * count)
+
+    known = level.coefficients
+    if known is not None:
+        by_owner = {o: {name: repeat(column) for name, column in own.items()} for o, own in known.by_owner.items()}
+        known = Coefficients(by_owner, known.owner)
+    return Level(
+        repeat(level.alpha),
+        repeat(level.sigma),
+        repeat(level.log_snr),
+        repeat(level.c_skip),
+        repeat(level.c_out),
+        repeat(level.c_in),
+        repeat(level.time),
+        known,
+    )
+
+
+def _joined(name: str, values: Sequence[Any], batch: int) -> Any:
+    first = values[0]
+    if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
+        return {key: _joined(name, [value[key] for value in values], batch) for key in first}
+    if all(isinstance(value, tuple) and len(value) == len(first) for value in values):
+        return tuple(_joined(name, entries, batch) for entries in zip(*values, strict=True))
+    if problem := joint_problem(name, values, batch):
+        raise OptionError(problem)
+    if isinstance(first, list):
+        return [entry for value in values for entry in value]
+    if isinstance(first, Tensor) and first.ndim > 0:
+        return torch.cat(list(values))
+    return first

@@ -1,0 +1,86 @@
+"""Fewer than all levels of the bound: one from each stratum, so that the estimate has no bias and a known error."""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from diffkit.errors import OptionError
+from diffkit.table import F64
+
+
+@frozen(eq=False)
+class Strata:
+    """A partition of levels 1..T into runs, of which one level each is visited.
+
+    Level 1, the decoder's term, which is the largest and the odd one out, is a stratum of its own.
+
+    Attributes:
+        first: Lowest level of each stratum, ascending, (K,) int64.
+        size: How many levels it has, (K,) int64.
+    """
+
+    first: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, num_steps: int, count: int | None) -> Strata:
+        """Cut levels 1..num_steps into ``count`` strata, all levels if it is None.
+
+        Terms of the bound fall about as 1 / level and then flatten out, so the cuts are at equal steps of half the
+        share of levels and half the share of log(level).
+
+        Raises:
+            OptionError: There are fewer levels than strata, or fewer than 2 strata where there are 2 levels.
+        """
+        if count is None:
+            count = num_steps
+        lowest = min(2, num_steps)
+        if not lowest <= count <= num_steps:
+            raise OptionError(f"levels_per_example must be in {lowest}..{num_steps}, or None for all, got {count!r}")
+        first = np.array([1, *_cuts(num_steps, count - 1)], dtype=np.int64)
+        return cls(first, np.diff(first, append=num_steps + 1))
+
+    @property
+    def complete(self) -> bool:
+        """True if every level is visited."""
+        return bool(np.all(self.size == 1))
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return one level of each stratum, ascending, (K,)."""
+        if self.complete:
+            return self.first
+        return self.first + rng.integers(0, self.size)
+
+    def total(self, terms: F64) -> F64:
+        """Estimate the sum over all levels from the terms at one level of each stratum, (N, K) -> (N,)."""
+        return np.asarray(terms @ self.size.astype(np.float64))
+
+    def error(self, terms: F64) -> F64:
+        """Standard error of `total`, from the noise and the levels left out, (N, K) -> (N,); errs on the large side.
+
+        A term's variance is taken to be half its mean squared difference from the terms of the neighbouring strata:
+        right where terms scatter, too large where they follow a trend. The decoder's term has no neighbours and is left
+        out; NaN if there are fewer than two others.
+        """
+        inner, size = terms[:, 1:], self.size[1:].astype(np.float64)
+        if inner.shape[1] < 2:
+            return np.full(len(terms), np.nan)
+        squared = np.diff(inner, axis=1) ** 2
+        left, right = np.pad(squared, ((0, 0), (1, 0)), "edge"), np.pad(squared, ((0, 0), (0, 1)), "edge")
+        return np.asarray(np.sqrt((left + right) / 4 @ size**2))
+
+
+def _cuts(num_steps: int, count: int) -> list[int]:
+    """Lowest levels of ``count`` strata of 2..num_steps, ascending."""
+    if count <= 0:
+        return []
+    levels = np.arange(2, num_steps + 2, dtype=np.float64)
+    measure = (levels - 2) / (num_steps - 1) + np.log(levels / 2) / np.log((num_steps + 1) / 2)
+    found = np.searchsorted(measure, np.linspace(0, 2, count, endpoint=False) - 1e-12) + 2
+    for i in range(1, count):
+        found[i] = max(found[i], found[i - 1] + 1)
+    for i in range(count - 1, -1, -1):
+        found[i] = min(found[i], num_steps - (count - 1 - i))
+    return [int(k) for k in found]

@@ -1,0 +1,85 @@
+"""Time and class labels as vectors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffkit.errors import OptionError
+from diffkit.tensors import has_values
+
+
+def timestep_embedding(time: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoidal embedding ``[cos(time f_i) | sin(time f_i)]`` with ``f_i = max_period^(-i / half)``.
+
+    Args:
+        time: (B,), any real dtype, need not be whole.
+        width: Number of columns; if odd, the last one is zero.
+        max_period: Longest period, in units of time / 2 pi.
+    Returns:
+        (B, width), float32, whatever the dtype of the network: bfloat16 cannot tell time 999 from 1000.
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, with half in place of half - 1 and cosines first,
+        as the published diffusion models have it.
+    """
+    half = width // 2
+    index = torch.arange(half, dtype=torch.float32, device=time.device)
+    angles = time.float()[:, None] * torch.exp(index * (-math.log(max_period) / max(half, 1)))
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width - 2 * half))
+
+
+class TimeEmbedding(nn.ModuleList):
+    """Sinusoidal embedding, then linear, SiLU, linear: (B,) or () -> (B, width) or (1, width)."""
+
+    def __init__(self, columns: int, width: int):
+        super().__init__([nn.Linear(columns, width), nn.SiLU(), nn.Linear(width, width)])
+        self.columns = columns
+
+    def forward(self, time: Tensor, x: Tensor) -> Tensor:
+        """Return the embedding of the times of data x, (B, ...), in the dtype of x.
+
+        Raises:
+            OptionError: There is neither one time for all examples nor one for each.
+        """
+        # compared in this order: a program exported for any batch must not depend on whether that is 1
+        if time.ndim and time.shape != x.shape[:1] and time.shape != (1,):
+            raise OptionError(f"time must have shape ({x.shape[0]},) or (), got {tuple(time.shape)}")
+        emb = timestep_embedding(time.reshape(-1), self.columns).to(x.dtype)
+        for layer in self:
+            emb = layer(emb)
+        return emb
+
+
+def add_labels(emb: Tensor, table: nn.Module | None, num_labels: int, y: Tensor | None, x: Tensor) -> Tensor:
+    """Return emb, (B, width), plus what the label table returns for y, (B,).
+
+    Args:
+        emb: (B, width) or (1, width).
+        table: From labels, (B,), to vectors, (B, width); None without classes.
+        num_labels: How many there are.
+        y: The labels, or None without classes.
+        x: The data, (B, ...).
+    Raises:
+        OptionError: y is missing though there are classes, given though there are none, or not (B,) integers; or, where
+            looking makes nobody wait, names a row that is not there.
+    """
+    if table is None and y is None:
+        return emb
+    if table is None:
+        raise OptionError("y was given, but the network has no classes; leave it out, or build with num_classes")
+    if y is None:
+        raise OptionError(f"y is missing, but the network has {num_labels} labels; pass y, (B,) integers")
+    if not isinstance(y, Tensor):
+        raise OptionError(f"y must be a tensor of integers of shape ({x.shape[0]},), got {y!r}")
+    if y.shape != x.shape[:1] or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        found = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
+        raise OptionError(f"y must be integers of shape ({x.shape[0]},), got {found}")
+    y = y.long()  # torch looks up rows by no shorter ones than 32 bits
+    if has_values(y):
+        low, high = (int(label) for label in y.aminmax())
+        if low < 0 or high >= num_labels:
+            raise OptionError(f"y must lie in 0..{num_labels - 1}, got values in {low}..{high}")
+    labels: Tensor = table(y)
+    return emb + labels

@@ -1,0 +1,21 @@
+"""The two options about classes that all backbones share."""
+
+from __future__ import annotations
+
+from diffkit.errors import OptionError
+
+
+def label_count(num_classes: int | None, null_class: bool) -> int:
+    """Return the rows of a label table: one per class, one more for "no class" if wanted, 0 without classes.
+
+    Raises:
+        OptionError: "No class" is wanted, but there are no classes.
+    """
+    if null_class and not num_classes:
+        raise OptionError("null_class=True has no effect without classes; set num_classes")
+    return (num_classes or 0) + null_class
+
+
+def null_conditions(num_classes: int | None, null_class: bool) -> dict[str, int] | None:
+    """Return the label that means "no class", or None if there is none."""
+    return {"y": num_classes} if null_class and num_classes else None

@@ -1,0 +1,114 @@
+"""The U-Net that `diffkit.parts.backbones.unet` builds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffkit.errors import OptionError
+from diffkit.parts.backbones._blocks import convolution, down_blocks, middle_block, run, up_blocks, zeroed
+from diffkit.parts.backbones._embedding import TimeEmbedding, add_labels
+from diffkit.parts.backbones._layout import Layout
+
+_LINEAR = ("linear", "bilinear", "trilinear")
+
+
+class Features(NamedTuple):
+    """Activations of a U-Net.
+
+    Attributes:
+        down: After each input block, finest first.
+        middle: After the middle block.
+        up: After each output block, coarsest first.
+    """
+
+    down: list[Tensor]
+    middle: Tensor
+    up: list[Tensor]
+
+
+class UNetNetwork(nn.Module):
+    """U-Net with time, class and low-resolution conditioning; a fresh one returns exactly zero.
+
+    Args:
+        layout: Sizes and block options.
+        out_channels: Channels of the result.
+        num_labels: Rows of the label table, one more than classes if there is a row for "no class"; 0 for none.
+        low_res_channels: Channels of the low-resolution image; 0 for none.
+    """
+
+    def __init__(self, layout: Layout, out_channels: int, num_labels: int = 0, low_res_channels: int = 0):
+        super().__init__()
+        self.num_labels, self.low_res_channels, self.checkpoint = num_labels, low_res_channels, layout.checkpoint
+        self.time_embed = TimeEmbedding(layout.channels, layout.emb_width)
+        self.label_emb = nn.Embedding(num_labels, layout.emb_width) if num_labels else None
+        self.input_blocks, left = down_blocks(layout)
+        self.middle_block = middle_block(layout)
+        self.output_blocks = up_blocks(layout, left)
+        width = layout.widths[0]
+        self.out = nn.Sequential(
+            nn.GroupNorm(layout.groups, width),
+            nn.SiLU(),
+            zeroed(convolution(layout.axes, width, out_channels, 3, padding=1)),
+        )
+
+    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
+        """Evaluate the network.
+
+        Args:
+            x: (B, C, *S), in the dtype of the weights.
+            time: (B,) or (), any real dtype.
+            y: Class labels, (B,) integers; required exactly if the network has classes.
+            low_res: (B, low_res_channels, *s), required exactly if the network has such channels.
+        Returns:
+            (B, out_channels, *S).
+        Raises:
+            OptionError: A condition is missing, not wanted or of the wrong shape.
+        """
+        emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
+        skips = self._down(self._join(x, low_res), emb)
+        h = run(self.middle_block, skips[-1], emb, recompute=self.checkpoint)
+        for block in self.output_blocks:
+            h = run(block, torch.cat([h, skips.pop()], dim=1), emb, recompute=self.checkpoint)
+        out: Tensor = self.out(h)
+        return out
+
+    def features(self, x: Tensor, time: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Features:
+        """Return the activations that `forward`, called with the same arguments, passes through."""
+        emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
+        down = self._down(self._join(x, low_res), emb)
+        h = middle = run(self.middle_block, down[-1], emb, recompute=self.checkpoint)
+        up = []
+        for block, skip in zip(self.output_blocks, reversed(down), strict=True):
+            h = run(block, torch.cat([h, skip], dim=1), emb, recompute=self.checkpoint)
+            up.append(h)
+        return Features(down, middle, up)
+
+    def _down(self, h: Tensor, emb: Tensor) -> list[Tensor]:
+        skips = []
+        for block in self.input_blocks:
+            h = run(block, h, emb, recompute=self.checkpoint)
+            skips.append(h)
+        return skips
+
+    def _join(self, x: Tensor, low_res: Tensor | None) -> Tensor:
+        if low_res is None and not self.low_res_channels:
+            return x
+        if low_res is None:
+            raise OptionError(
+                f"low_res is missing, but the network reads {self.low_res_channels} channels of it; "
+                f"pass low_res, (B, {self.low_res_channels}, ...)"
+            )
+        if not self.low_res_channels:
+            raise OptionError("low_res was given, but the network reads none; build with low_res_channels")
+        if low_res.ndim != x.ndim or low_res.shape[1] != self.low_res_channels:
+            raise OptionError(
+                f"low_res must have {x.ndim} axes and {self.low_res_channels} channels, got {tuple(low_res.shape)}"
+            )
+        if low_res.shape[0] != x.shape[0]:
+            raise OptionError(f"low_res must have one image for each of {x.shape[0]} examples, got {low_res.shape[0]}")
+        larger = F.interpolate(low_res.to(x.dtype), x.shape[2:], mode=_LINEAR[x.ndim - 3], align_corners=False)
+        return torch.cat([x, larger], dim=1)

@@ -1,0 +1,112 @@
+"""The Diffusion Transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from diffkit.options import choice, flag, integer, number
+from diffkit.parts.backbones._labels import label_count, null_conditions
+from diffkit.parts.backbones._layout import refuse
+from diffkit.protocols import Backbone
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diffkit.protocols import Composition
+
+SIZES: dict[str, tuple[int, int, int]] = {
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}
+"""Size -> depth, hidden width, heads; table 1 of the paper."""
+
+
+@registry("backbone").register("dit")
+@frozen
+class DiT(Backbone):
+    """Diffusion Transformer with adaLN-zero conditioning, for images.
+
+    Data is (C, rows, columns) with any number of channels; sides are multiples of the patch and fixed once built.
+    Keys of the state dict are those of the public checkpoints, which have ``num_classes=1000, null_class=True``.
+
+    Attributes:
+        size: "S", "B", "L" or "XL": depth, hidden and heads of the published models.
+        patch: Side of a patch in pixels; 2, 4 and 8 are published.
+        depth: Number of blocks; None for that of the size.
+        hidden: Width of a token, a multiple of 4; None for that of the size.
+        heads: Attention heads, which divide the width; None for that of the size.
+        mlp_ratio: Inner width of the perceptrons in units of hidden.
+        num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
+        null_class: One label more, of index num_classes, that means "no class"; for classifier-free guidance.
+        checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
+    Source: Peebles & Xie 2022, arXiv:2212.09748.
+    Deviates: labels are never dropped inside the network; whoever trains with guidance passes index num_classes.
+    """
+
+    size: str = choice("S", tuple(SIZES))
+    patch: int = integer(2, ge=1)
+    depth: int | None = integer(None, optional=True, ge=1, le=10_000)
+    hidden: int | None = integer(None, optional=True, ge=4)
+    heads: int | None = integer(None, optional=True, ge=1)
+    mlp_ratio: float = number(4.0, gt=0)  # the paper's, after ViT
+    num_classes: int | None = integer(None, optional=True, ge=0)
+    null_class: bool = flag(False)
+    checkpoint: bool = flag(False)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse options that would have no effect."""
+        label_count(self.num_classes, self.null_class)
+
+    def problems(self, composition: Composition) -> Iterable[str]:
+        """Return what does not fit the shape of the data."""
+        label = composition.label("backbone")
+        return [f"{label}: {problem}" for problem in self._problems(composition.data_shape)]
+
+    def null_conditions(self) -> Mapping[str, Any] | None:
+        """Return the null class."""
+        return null_conditions(self.num_classes, self.null_class)
+
+    def count_classes(self) -> int:
+        """Return the number of classes."""
+        return self.num_classes or 0
+
+    def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
+        """Return the network, ``forward(x, time, y=None)``."""
+        refuse(tuple(self._problems(data_shape)))
+        from diffkit.parts.backbones._dit import DiTNetwork
+
+        depth, hidden, heads = self._dimensions()
+        return DiTNetwork(
+            data_shape,
+            out_channels,
+            patch=self.patch,
+            depth=depth,
+            width=hidden,
+            heads=heads,
+            mlp_ratio=self.mlp_ratio,
+            num_labels=label_count(self.num_classes, self.null_class),
+            checkpoint=self.checkpoint,
+        )
+
+    def _dimensions(self) -> tuple[int, int, int]:
+        depth, hidden, heads = SIZES[self.size]
+        return self.depth or depth, self.hidden or hidden, self.heads or heads
+
+    def _problems(self, data_shape: tuple[int, ...]) -> Iterator[str]:
+        _, hidden, heads = self._dimensions()
+        axes, sides = len(data_shape) - 1, data_shape[1:]
+        if axes != 2:
+            yield f"data_shape {data_shape} has {axes} spatial axes, but dit needs 2; backbone 'mlp' takes any shape"
+        elif any(side % self.patch for side in sides):
+            fits = [patch for patch in (8, 4, 2, 1) if not any(side % patch for side in sides)]
+            yield f"patch={self.patch} does not divide the sides {sides[0]}x{sides[1]}; use patch={fits[0]}"
+        if hidden % 4:
+            yield f"hidden={hidden} has no sine and cosine positions for two axes; use a multiple of 4"
+        if hidden % heads:
+            yield f"heads={heads} does not divide hidden={hidden}; use a divisor of it"

@@ -1,0 +1,57 @@
+"""A perceptron for points and tiny images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from diffkit.options import flag, integer
+from diffkit.parts.backbones._labels import label_count, null_conditions
+from diffkit.protocols import Backbone
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@registry("backbone").register("mlp")
+@frozen
+class MLP(Backbone):
+    """Residual perceptron on flattened data, for points in the plane and tiny images.
+
+    Data of any shape is taken, (2,) included, but its size is fixed once built.
+
+    Attributes:
+        hidden: Width of every layer and of the time embedding.
+        depth: Number of residual layers.
+        num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
+        null_class: One label more, of index num_classes, that means "no class"; for classifier-free guidance.
+    Source: the residual layers are those of He et al. 2016, arXiv:1603.05027, with layer norm; conditioning is added
+        between the two linear maps, as in Ho et al. 2020, arXiv:2006.11239, appendix B.
+    """
+
+    hidden: int = integer(128, ge=1)
+    depth: int = integer(3, ge=1, le=10_000)
+    num_classes: int | None = integer(None, optional=True, ge=0)
+    null_class: bool = flag(False)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse options that would have no effect."""
+        label_count(self.num_classes, self.null_class)
+
+    def null_conditions(self) -> Mapping[str, Any] | None:
+        """Return the null class."""
+        return null_conditions(self.num_classes, self.null_class)
+
+    def count_classes(self) -> int:
+        """Return the number of classes."""
+        return self.num_classes or 0
+
+    def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
+        """Return the network, ``forward(x, time, y=None)``."""
+        from diffkit.parts.backbones._mlp import MLPNetwork
+
+        num_labels = label_count(self.num_classes, self.null_class)
+        return MLPNetwork(data_shape, out_channels, width=self.hidden, depth=self.depth, num_labels=num_labels)

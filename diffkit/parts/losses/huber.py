@@ -1,0 +1,63 @@
+"""Pseudo-Huber loss: quadratic in small errors, linear in large ones, so that outliers pull less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from diffkit.gaussian import mean_flat
+from diffkit.options import choice, number
+from diffkit.parts.losses._weighting import bound_option, needs_of, weighted
+from diffkit.protocols import Loss, LossInputs
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@registry("loss").register("huber")
+@frozen
+class Huber(Loss):
+    """``2 delta^2 (sqrt(1 + (e / delta)^2) - 1)``, e the error of eps, of x_start or of the network's output.
+
+    Elementwise, then averaged; ``e^2`` for errors small beside delta.
+
+    Attributes:
+        delta: Where it turns from quadratic to linear, > 0, in units of e.
+        error: "eps", "x_start" or "output". A level without signal has no error of eps.
+        vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
+            as in 'hybrid'.
+    Source: Khrapov et al. 2024, arXiv:2403.16728 (its pseudo-Huber loss).
+    Deviates: twice as large, so that it tends to the squared error; delta is the same at every level, where the paper
+    lets it fall with time.
+    """
+
+    delta: float = number(1.0, gt=0)
+    error: str = choice("eps", ("eps", "x_start", "output"))
+    vb_weight: float = bound_option()
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Steps and a learned variance, if the bound takes part."""
+        return needs_of(self.vb_weight)
+
+    @property
+    def trains_variance(self) -> bool:  # type: ignore[override]
+        """True if the bound takes part."""
+        return self.vb_weight > 0
+
+    def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
+        """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
+        return weighted(at, mean_flat(self._penalty(at)), self.vb_weight)
+
+    def _penalty(self, at: LossInputs) -> Tensor:
+        error = at.out - at.target
+        if self.error != "output":
+            error = error * at.level.c_out
+        if self.error == "eps":
+            error = error * (at.level.log_snr / 2).exp()
+        squared = error.square()
+        # sqrt(1 + z) - 1 = z / (sqrt(1 + z) + 1), which loses nothing where z is small
+        return 2 * squared / ((1 + squared / self.delta**2).sqrt() + 1)

@@ -1,0 +1,182 @@
+"""Multistep solvers: one evaluation a step, the last few estimates extended as a polynomial.
+
+What a solver extends (x_start or eps), and against which variable, makes the family; see `extension`. A step never
+knows its place: the ramp-up while history is short, and the steps where a variable is infinite, are rows of the plan
+with a 0 in place of a coefficient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffkit.parts.samplers._coefficients import CLOSEST, noise_ratio, straight
+from diffkit.parts.samplers._stochastic import with_noise
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffkit.protocols import Denoise, StepRow
+    from diffkit.table import F64, Steps
+
+_GIANT = 2.0
+"""A first step larger than this (in lambda) is left as it is: a straight line says little over it, and what float32
+rounds off eps at the end with less noise would be enlarged by exp(h)."""
+_REACH = 3.0
+"""A straight line is extended over at most this many times the distance between its two estimates.
+
+With an exact network and 10 evenly spaced levels, whose last step is 4 times the one before, a line there has 4 times
+the error of none. Grids of real use seldom double.
+"""
+_REACH_OF_CURVES = 1.0
+"""A parabola or more is extended over no more than the stretch it was fitted to."""
+
+
+def places(t: F64, s: F64, count: int) -> F64:
+    """Where earlier estimates lie, in steps from t: 0 at t, 1 at s, negative before; (n, count), nan where none.
+
+    None also where the step is long beside the stretch that the estimates cover, as the last ones of evenly spaced
+    levels are: what a polynomial says that far ahead is not worth having.
+
+    Args:
+        t, s: The clock at both ends of each step, (n,).
+        count: How many earlier estimates.
+    """
+    out = np.full((len(t), count), np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for j in range(min(count, len(t) - 1)):
+            out[j + 1 :, j] = (t[: -j - 1] - t[j + 1 :]) / (s - t)[j + 1 :]
+    out[~np.isfinite(out)] = np.nan
+    steps_back = np.diff(out, axis=1, prepend=0.0)
+    far_enough = -out * np.where(np.arange(count) == 0, _REACH, _REACH_OF_CURVES) >= 1
+    usable = np.logical_and.accumulate((steps_back < -CLOSEST) & far_enough, axis=1)  # False where nan
+    return np.where(usable, out, np.nan)
+
+
+def extension(u: F64, moments: F64) -> F64:
+    """Coefficients of (estimate_j - estimate_0) that integrate the polynomial through all estimates, (n, J).
+
+    Solves ``sum_j v_j u_j^k = m_k`` for k = 1..J: the estimate at t is kept apart, and rows with fewer usable estimates
+    take a polynomial of lower degree.
+
+    Args:
+        u: Where the estimates lie, (n, J); nan (which all later ones are too) where there is none.
+        moments: ``integral of u^k`` over the step, k = 0..J, (n, J+1).
+    """
+    out = np.zeros_like(u)
+    found = np.isfinite(u).sum(axis=1)
+    for count in range(1, u.shape[1] + 1):
+        rows = found == count
+        if rows.any():
+            powers = u[rows, None, :count] ** np.arange(1, count + 1)[None, :, None]
+            out[rows, :count] = np.linalg.solve(powers, moments[rows, 1 : count + 1, None])[..., 0]
+    return out
+
+
+def held_slope(u: F64, amount: F64) -> F64:
+    """Coefficient of (estimate_1 - estimate_0) where the slope's effect is taken at the middle of the step, (n, 1).
+
+    Half the weight of the estimate itself, where `extension` has the exact integral: equal to leading order.
+
+    Args:
+        u: Where the estimate before lies, (n, 1).
+        amount: What holding the estimate constant adds, (n,).
+    """
+    with np.errstate(invalid="ignore"):
+        slope = amount[:, None] / (2 * u)
+    return np.where(np.isfinite(slope), slope, 0.0)
+
+
+def correct_start(change: F64, u: F64, h: F64, moments: F64, carry: F64) -> F64:
+    """Make good the first steps, which held their estimate, once the next one is known; ``change`` with that added.
+
+    A step of order 1 leaves an error of h^2, which solvers of order above 2 would never be rid of. With the estimate at
+    its end, which the next step asks for anyway, it becomes the integral of a straight line.
+
+    Args:
+        change: Coefficients of (estimate_j - estimate_0), (n, J).
+        u: Where the earlier estimates lie, (n, J).
+        h: Step sizes in lambda, (n,).
+        moments: As in `extension`, (n, J+1).
+        carry: What a change of x_t changes in x_s, (n,).
+    """
+    out = change.copy()
+    held = ~np.isfinite(u[:-1, 0]) & (np.abs(h[:-1]) < _GIANT)
+    out[1:, 0] -= np.where(held, carry[1:] * np.where(held, moments[:-1, 1], 0.0), 0.0)
+    return out
+
+
+def data_plan(steps: Steps, change: F64) -> dict[str, F64]:
+    """Columns of `data_step`: x, x_start, x_start_1, ... from the coefficients of (x_start_j - x_start), (n, J)."""
+    x, x_start = straight(*steps)
+    older = {f"x_start_{j + 1}": change[:, j] for j in range(change.shape[1])}
+    return {"x": x, "x_start": x_start - change.sum(axis=1)} | older
+
+
+def start_history(x: Tensor, length: int) -> tuple[Tensor, ...]:
+    """A history of nothing; the plan's coefficients of it are 0."""
+    return tuple(x.new_zeros(x.shape) for _ in range(length))  # one each: compiled graphs tell aliases apart
+
+
+def data_step(
+    denoise: Denoise,
+    x: Tensor,
+    history: Sequence[Tensor],
+    row: StepRow,
+    noise: Tensor | None = None,
+    variance: str = "analytic",
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """``x_s = x x_t + x_start D + x_start_1 D_1 + ... + noise``: return it and the new history, latest estimate first.
+
+    Args:
+        denoise, x, row, noise: As in `Sampler.step`.
+        history: Earlier estimates of x_start, latest first.
+        variance: Whose variance the noise has; see `diffkit.parts.samplers._stochastic`.
+    """
+    c, prediction = row.coef, denoise(x, row.t)
+    y = (c["x"] * x).addcmul_(c["x_start"], prediction.x_start)
+    for j, older in enumerate(history, 1):
+        y = y.addcmul_(c[f"x_start_{j}"], older)
+    return with_noise(y, c, noise, variance, prediction), (prediction.x_start, *history)[: len(history)]
+
+
+def noise_plan(steps: Steps, change: F64) -> dict[str, F64]:
+    """Columns of `noise_step`: x, x_start, eps_1, ... from the coefficients of (eps_j - eps), (n, J).
+
+    eps itself is a combination of x_t and x_start, and only the history needs it: ``eps_x x_t + eps_x_start D``.
+    """
+    x, x_start = straight(*steps)
+    eps_x, eps_x_start = 1 / steps.t.sigma, -steps.t.alpha / steps.t.sigma
+    own = -change.sum(axis=1)
+    older = {f"eps_{j + 1}": change[:, j] for j in range(change.shape[1])}
+    columns = {"x": x + own * eps_x, "x_start": x_start + own * eps_x_start, "eps_x": eps_x, "eps_x_start": eps_x_start}
+    return columns | older
+
+
+def noise_step(
+    denoise: Denoise, x: Tensor, history: Sequence[Tensor], row: StepRow
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same as `data_step` with a history of eps in place of x_start."""
+    c, estimate = row.coef, denoise(x, row.t).x_start
+    y = (c["x"] * x).addcmul_(c["x_start"], estimate)
+    for j, older in enumerate(history, 1):
+        y = y.addcmul_(c[f"eps_{j}"], older)
+    eps = (c["eps_x"] * x).addcmul_(c["eps_x_start"], estimate)
+    return y, (eps, *history)[: len(history)]
+
+
+def noise_carry(steps: Steps) -> F64:
+    """What a change of x_t changes in x_s while every eps stays, alpha_s / alpha_t; 0 from a level without signal."""
+    t, s = steps
+    carry: F64 = np.divide(s.alpha, t.alpha, out=np.zeros_like(t.alpha), where=t.alpha > 0)
+    return carry
+
+
+def noise_slopes(steps: Steps, weights: F64) -> F64:
+    """``alpha_s (rho_s - rho_t) weights``, (n, J): what weights of (eps_j - eps) add; 0 from a level without signal."""
+    t, s = steps
+    with np.errstate(invalid="ignore"):
+        amount = s.alpha * (noise_ratio(s) - noise_ratio(t))
+    return np.where(np.isfinite(amount), amount, 0.0)[:, None] * weights

@@ -1,0 +1,119 @@
+"""Single-step solvers: further evaluations inside a step, or at its end, and no history.
+
+Stages are written in estimates of x_start. Solvers that extend eps become so by ``eps - eps_t = (x_start(x_t) -
+x_start) / rho``, which holds at a stage that was itself reached by holding eps_t.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffkit.parts.samplers._coefficients import (
+    CLOSEST,
+    finite_or_zero,
+    moments,
+    noise_ratio,
+    position,
+    step_size,
+    straight,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from diffkit.protocols import Denoise, Level, StepRow
+    from diffkit.table import F64, Coefs, Steps
+
+GIANT = 4.0
+"""From here on (in lambda) a difference of two estimates has a weight that no longer step enlarges.
+
+That of Heun's method is above 26 there, where the exact integral is below 1.
+"""
+
+
+def straight_plan(steps: Steps) -> dict[str, F64]:
+    """Columns of `straight_step`: coefficients of x_t and of x_start."""
+    x, x_start = straight(*steps)
+    return {"x": x, "x_start": x_start}
+
+
+def straight_step(denoise: Denoise, x: Tensor, row: StepRow) -> Tensor:
+    """The step that holds the estimate, of x_start or of eps alike: one evaluation, order 1."""
+    c, x_start = row.coef, denoise(x, row.t).x_start
+    return (c["x"] * x).addcmul_(c["x_start"], x_start)
+
+
+def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
+    """Where a node lies between t and s in lambda, and 1 over it; both 0 where it is too near to t to tell a slope."""
+    r = position(node, steps)
+    usable = r > CLOSEST
+    return np.where(usable, r, 0.0), np.divide(1.0, r, out=np.zeros_like(r), where=usable)
+
+
+def noise_to_data(steps: Steps, node: Coefs, weight: F64) -> F64:
+    """``alpha_s (rho_t - rho_s) weight / rho_node``: what weight (eps_node - eps_t) adds, per difference of x_start.
+
+    That grows with exp(h / 2); from `GIANT` on it is what weight (x_start_node - x_start_t) adds, which does not.
+    """
+    t, s = steps
+    with np.errstate(invalid="ignore"):
+        out = s.alpha * (noise_ratio(t) - noise_ratio(s)) * weight / noise_ratio(node)
+    bounded = straight(t, s)[1] * weight
+    return finite_or_zero(np.where(step_size(steps) < GIANT, out, bounded))
+
+
+def midpoint_plan(steps: Steps, change: F64) -> dict[str, F64]:
+    """Columns of `midpoint_step`: the straight steps to s and to the node, and ``change`` for the difference there."""
+    (x, x_start), (node_x, node_x_start) = straight(*steps), straight(steps.t, steps.nodes[0])
+    return {"x": x, "x_start": x_start, "node_x": node_x, "node_x_start": node_x_start, "change": change}
+
+
+def midpoint_plan_in_noise(steps: Steps) -> dict[str, F64]:
+    """Columns of `midpoint_step` for a line through two estimates of eps."""
+    node = steps.nodes[0]
+    return midpoint_plan(steps, noise_to_data(steps, node, inverse_position(node, steps)[1] / 2))
+
+
+def midpoint_step(denoise: Denoise, x: Tensor, row: StepRow, last: bool, estimate: Tensor | None = None) -> Tensor:
+    """``x_s = straight + change (x_start(x_node) - x_start(x_t))``; the first stage alone on the step to level 0.
+
+    Args:
+        denoise, x, row, last: As in `Sampler.step`.
+        estimate: Of x_start at t, if it is at hand.
+    """
+    c = row.coef
+    if estimate is None:
+        estimate = denoise(x, row.t).x_start
+    y = (c["x"] * x).addcmul_(c["x_start"], estimate)
+    if last:
+        return y
+    node = (c["node_x"] * x).addcmul_(c["node_x_start"], estimate)
+    difference = denoise(node, row.nodes[0]).x_start - estimate
+    return y.addcmul(c["change"], difference)
+
+
+def trapezoid_plan(steps: Steps) -> dict[str, F64]:
+    """Columns of `trapezoid_step`: Euler's step, and the difference of estimates at both ends.
+
+    ``alpha_s (rho_s - rho_t) (eps_s - eps_t) / 2 = alpha_s (exp(h) - 1) / 2 (x_start_s - x_start_t)``, which grows
+    without bound; from `GIANT` on the difference has the weight alpha_s m_1 of `moments` instead.
+    """
+    x, x_start = straight(*steps)
+    h = step_size(steps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = finite_or_zero(np.where(h < GIANT, np.expm1(h) / 2, moments(h, 2)[:, 1]))
+    return {"x": x, "x_start": x_start, "change": steps.s.alpha * change}
+
+
+def trapezoid_step(denoise: Denoise, x: Tensor, t: Level, s: Level, c: Mapping[str, Tensor], last: bool) -> Tensor:
+    """Heun's step from t to s; Euler's alone on the step to level 0, where no network can be asked."""
+    estimate = denoise(x, t).x_start
+    y = (c["x"] * x).addcmul_(c["x_start"], estimate)
+    if last:
+        return y
+    difference = denoise(y, s).x_start - estimate
+    return y.addcmul(c["change"], difference)

@@ -1,0 +1,54 @@
+"""DPM-Solver++(3M): third order from one evaluation a step and the two estimates before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from attrs import frozen
+
+from diffkit.parts.samplers._coefficients import moments, step_size, straight
+from diffkit.parts.samplers._multistep import correct_start, data_plan, data_step, extension, places, start_history
+from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffkit.table import F64, Steps
+
+
+@registry("sampler").register("dpmpp_3m")
+@frozen
+class DPMSolverPP3M(Sampler):
+    """``x_s = sigma_s/sigma_t x_t + sigma_s integral of exp(lambda) P(lambda)``, P a parabola.
+
+    P goes through x_start at t and at the two levels before; the integral is exact. Order 1 where an end has no signal
+    or no noise.
+
+    Source: Lu et al. 2022, arXiv:2211.01095, the exact solution in data prediction (proposition 4.1), to third order.
+    Deviates: the published code (and all that follow it) weighs the second difference of the estimates by half of its
+    integral, which leaves it at order 2: measured 2.0 where this is 3.0. The first step is corrected by the second
+    estimate, since its error would remain. Estimates are left out where a step is longer than the stretch back to them
+    (the last one: than 3 times that).
+    """
+
+    order: ClassVar[int] = 3
+
+    def plan(self, steps: Steps) -> Mapping[str, F64]:
+        """Return coefficients of x_t, of x_start and of the two estimates before."""
+        t, s = steps
+        h, u = step_size(steps), places(t.log_snr, s.log_snr, 2)
+        integrals = s.alpha[:, None] * moments(h, 3)
+        carry, _ = straight(t, s)
+        return data_plan(steps, correct_start(extension(u, integrals), u, h, integrals, carry))
+
+    def init(self, x: Tensor) -> State:
+        """Return a history of two estimates, unused on the first step."""
+        return start_history(x, 2)
+
+    def step(
+        self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
+    ) -> tuple[Tensor, State]:
+        """Return x one level down, and the history."""
+        return data_step(denoise, x, state, row)

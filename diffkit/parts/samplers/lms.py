@@ -1,0 +1,76 @@
+"""Linear multistep: the noise extended as a polynomial in rho."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from attrs import frozen
+
+from diffkit.options import flag, integer
+from diffkit.parts.samplers._coefficients import noise_ratio, step_size
+from diffkit.parts.samplers._multistep import (
+    correct_start,
+    extension,
+    noise_carry,
+    noise_plan,
+    noise_slopes,
+    noise_step,
+    places,
+    start_history,
+)
+from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffkit.table import F64, Steps
+
+
+@registry("sampler").register("lms")
+@frozen
+class LMS(Sampler):
+    """``x_s / alpha_s = x_t / alpha_t + integral of P(rho) drho``, P the polynomial through the last eps.
+
+    ``rho = sigma / alpha``: Adams and Bashforth's method on steps of any size. Fewer estimates on the first steps, and
+    order 1 from a level without signal.
+
+    Attributes:
+        estimates: How many of the last estimates are used, 1 to 4.
+        corrected_start: Correct the first step once the second estimate is known, since its error would remain. False
+            is the method as usually given, of order 2 at most but for steps that start where eps hardly changes.
+    Source: Zhang & Chen 2022, arXiv:2204.13902 (rho-AB-DEIS); Karras et al. 2022, arXiv:2206.00364, for rho.
+    Deviates: estimates are left out as in 'dpmpp_3m'.
+    """
+
+    estimates: int = integer(3, ge=1, le=4)
+    corrected_start: bool = flag(True)
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """The number of estimates, but at most 3: further ones do not make good what the first steps leave."""
+        return min(self.estimates, 3 if self.corrected_start else 2)
+
+    def plan(self, steps: Steps) -> Mapping[str, F64]:
+        """Return coefficients of x_t, of x_start and of the earlier estimates of eps."""
+        t, s = steps
+        u = places(noise_ratio(t), noise_ratio(s), self.estimates - 1)
+        integrals = noise_slopes(
+            steps, np.broadcast_to(1 / np.arange(1, self.estimates + 1), (steps.num_steps, self.estimates))
+        )
+        change = extension(u, integrals)
+        if self.corrected_start and self.estimates > 2:
+            change = correct_start(change, u, step_size(steps), integrals, noise_carry(steps))
+        return noise_plan(steps, change)
+
+    def init(self, x: Tensor) -> State:
+        """Return a history, unused on the first step."""
+        return start_history(x, self.estimates - 1)
+
+    def step(
+        self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
+    ) -> tuple[Tensor, State]:
+        """Return x one level down, and the history."""
+        return noise_step(denoise, x, state, row)

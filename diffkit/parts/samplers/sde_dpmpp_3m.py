@@ -1,0 +1,87 @@
+"""SDE-DPM-Solver++(3M): the three-estimate multistep solver with fresh noise, exact in its linear part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from attrs import frozen
+
+from diffkit.options import number
+from diffkit.parts.samplers._coefficients import moments, step_size
+from diffkit.parts.samplers._multistep import correct_start, data_step, extension, held_slope, places, start_history
+from diffkit.parts.samplers._stochastic import noise_column, reverse_sde, variance_option
+from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffkit.table import F64, Steps
+
+
+_LONG = 2.0
+"""From this H on a step with noise takes a line, at its middle.
+
+The exact integral of a curve comes near to its value at s, far from estimates that noise has moved apart: the deviation
+after 10 Karras levels from 80 to 0.002 is off by 1.03 with it, by 0.78 with the published weights, and by 0.17 so.
+"""
+
+
+@registry("sampler").register("sde_dpmpp_3m")
+@frozen
+class SDEDPMSolverPP3M(Sampler):
+    """``x_s = sigma_s/sigma_t exp(-eta h) x_t + integral of P + std noise``, P a parabola through three x_start.
+
+    ``integral = alpha_s integral over 0..1 of H exp(-H (1 - u)) P(u) du``, ``H = (1 + eta) h``, h = lambda_s - lambda_t
+    ``std = sigma_s sqrt(1 - exp(-2 eta h))``
+    P goes through x_start at t (u = 0) and at the two levels before; the integral is exact.
+
+    Attributes:
+        eta: Stochasticity, >= 0: 0 is 'dpmpp_3m', 1 the reverse SDE, whose noise is the posterior's.
+        variance: "analytic" is the solver's own; "learned" multiplies it by the variance part's over the posterior's,
+            so at eta = 1 it is what the variance part says.
+    Source: Lu et al. 2022, arXiv:2211.01095, section 5, with the polynomial of 'dpmpp_3m'; eta as in 'sde_dpmpp_2m'.
+    Deviates: as 'dpmpp_3m' does; what is called DPM++ 3M SDE elsewhere weighs the second difference by half of its
+    integral. Of order 2 with noise: a polynomial through earlier estimates knows nothing of what is drawn in between.
+    With noise a step of H >= 2 is that of 'sde_dpmpp_2m'.
+    """
+
+    eta: float = number(1.0, ge=0)
+    variance: str = variance_option()
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """3; 2, in mean and variance, if there is noise; 1 if that noise is not the solver's own."""
+        if not self.stochastic:
+            return 3
+        return 1 if self.variance == "learned" else 2
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """True if any noise is added."""
+        return self.eta > 0
+
+    def plan(self, steps: Steps) -> Mapping[str, F64]:
+        """Return coefficients of x_t, of x_start, of the two estimates before and, if stochastic, of the noise."""
+        t, s = steps
+        h, u = step_size(steps), places(t.log_snr, s.log_snr, 2)
+        keep, held, std = reverse_sde(steps, self.eta)
+        integrals = s.alpha[:, None] * moments((1 + self.eta) * h, 3)
+        older = correct_start(extension(u, integrals), u, h, integrals, keep)
+        if self.stochastic:
+            line = held_slope(u[:, :1], held) * [1.0, 0.0]
+            older = np.where((1 + self.eta) * h[:, None] < _LONG, older, line)
+        plan = {"x": keep, "x_start": held - older.sum(axis=1), "x_start_1": older[:, 0], "x_start_2": older[:, 1]}
+        return plan | noise_column(std, steps, self.variance) if self.stochastic else plan
+
+    def init(self, x: Tensor) -> State:
+        """Return a history of two estimates, unused on the first step."""
+        return start_history(x, 2)
+
+    def step(
+        self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
+    ) -> tuple[Tensor, State]:
+        """Return x one level down, and the history."""
+        return data_step(denoise, x, state, row, noise, self.variance)

@@ -1,0 +1,49 @@
+"""DDPM's linear schedule: the variance of each step rises evenly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from attrs import frozen
+
+from diffkit.errors import OptionError
+from diffkit.options import number
+from diffkit.protocols import NoiseSchedule
+from diffkit.registry import registry
+from diffkit.table import ProcessTable
+
+
+@registry("schedule").register("linear")
+@frozen
+class Linear(NoiseSchedule):
+    """Per-step variances evenly spaced, scaled so that the whole chain adds the same noise at any T.
+
+    ``beta_k = 1000/T (start + (end - start) (k - 1)/(T - 1))``
+
+    Attributes:
+        start: First variance at T = 1000, in (0, 1).
+        end: Last variance at T = 1000, in (0, 1). A beta above 1 cannot be, so T >= 1000 end; one level alone has the
+            first.
+    Source: Ho et al. 2020, arXiv:2006.11239, section 4; scaling by 1000/T: Nichol & Dhariwal 2021, arXiv:2102.09672.
+    """
+
+    start: float = number(1e-4, gt=0, lt=1)
+    end: float = number(0.02, gt=0, lt=1)
+
+    def table(self, num_steps: int) -> ProcessTable:
+        """Return the table; `OptionError` names the smallest num_steps where every beta is at most 1."""
+        betas = np.linspace(1000 / num_steps * self.start, 1000 / num_steps * self.end, num_steps)
+        if betas.max() > 1:
+            raise OptionError(
+                f"schedule 'linear' has a variance above 1 at num_steps={num_steps}; {self._what_works()}, "
+                "schedule 'cosine' works at any"
+            )
+        return ProcessTable.from_betas(betas)
+
+    def _what_works(self) -> str:
+        """A beta of just 1 leaves no signal at the last level, from which no eps can tell x_start."""
+        bound = 1000 * max(self.start, self.end)
+        smallest, with_signal = math.ceil(bound), math.floor(bound) + 1
+        text = f"it needs num_steps >= {with_signal}"
+        return text if smallest == with_signal else f"{text}, or {smallest} with mean 'x_start' or 'v'"

@@ -1,0 +1,18 @@
+"""Parts found by name: how a name becomes a part.
+
+@registry("schedule").register("logistic")
+@frozen
+class Logistic(NoiseSchedule): ...
+"""
+
+from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
+from diffkit.registry.entry_points import KINDS as KINDS
+from diffkit.registry.entry_points import LOCAL as LOCAL
+from diffkit.registry.entry_points import canonical as canonical
+from diffkit.registry.lookup import Entry as Entry
+from diffkit.registry.lookup import Provenance as Provenance
+from diffkit.registry.lookup import Registry as Registry
+from diffkit.registry.lookup import describe as describe
+from diffkit.registry.lookup import faults as faults
+from diffkit.registry.lookup import refresh as refresh
+from diffkit.registry.lookup import registry as registry

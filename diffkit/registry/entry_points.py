@@ -1,0 +1,227 @@
+"""What installed distributions offer, read from their metadata without importing anything.
+
+Read once, on first need. A distribution whose metadata cannot be read hides nobody else: what was passed over is listed
+as a fault, a sentence each.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import reduce
+from importlib import metadata
+from typing import Any
+
+from attrs import frozen
+
+from diffkit._version import __version__
+from diffkit.errors import did_you_mean, failure
+from diffkit.runtime.output import printable
+
+KINDS: dict[str, str] = {
+    "schedule": "schedules",
+    "mean": "means",
+    "var": "variances",
+    "loss": "losses",
+    "timesteps": "timesteps",
+    "sampler": "samplers",
+    "backbone": "backbones",
+}
+"""Kind -> sub-package. The kind is also the compose keyword and the suffix of the entry-point group."""
+
+EXTRACTOR_GROUP = "diffkit.extractors"
+"""Another group of entry points: feature networks, see `diffkit.evaluation.extractors`."""
+
+BUILT_IN, LOCAL = "diffkit", "local"
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+_VALUE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.\w+)*)\s*:\s*(?P<attribute>[A-Za-z_]\w*(\.\w+)*)\s*(\[.*\])?")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_OURS = re.compile(r"diffkit(?![\w.-])", re.IGNORECASE)
+
+
+@frozen
+class Point:
+    """One entry point, and what is known of the distribution that owns it without importing anything."""
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+    requirement: str
+
+    def load(self) -> Any:
+        """Import the module, and return what the value names in it."""
+        match = _VALUE.fullmatch(self.value)
+        if match is None:
+            raise SyntaxError(f"the entry point's value {self.value!r} is not of the form 'module:Class'")
+        module = importlib.import_module(match["module"])
+        return reduce(getattr, match["attribute"].split("."), module)
+
+    def imported(self) -> object | None:
+        """What the value names, if its module is imported already."""
+        match = _VALUE.fullmatch(self.value)
+        found: object | None = sys.modules.get(match["module"]) if match else None
+        for name in match["attribute"].split(".") if match else ():
+            found = getattr(found, name, None)
+        return found
+
+    def defines(self, part: Callable[..., Any]) -> bool:
+        """True if the value names this very definition, perhaps by way of the package that holds its module."""
+        match = _VALUE.fullmatch(self.value)
+        if match is None or match["attribute"] != part.__qualname__:
+            return False
+        return f"{part.__module__}.".startswith(f"{match['module']}.")
+
+    def describe(self, error: BaseException) -> str:
+        """What went wrong on import, in one line."""
+        text = failure(error)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] != self.value.partition(":")[0].partition(".")[0].strip():
+            text += f"; {self.distribution} needs {missing.partition('.')[0]!r}, which is not installed"
+        return text
+
+    def skew(self) -> str:
+        """A line on which versions of diffkit the distribution was written for, if it says so."""
+        if not self.requirement:
+            return ""
+        return f"\n{self.distribution} {self.version} asks for {self.requirement}; this is diffkit {own_version()}"
+
+
+class Scan:
+    """Entry points of all installed distributions, read once, on first need."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._points: dict[str, tuple[Point, ...]] | None = None
+        self._faults: tuple[str, ...] = ()
+
+    def clear(self) -> None:
+        """Forget what was read, so that it is read anew."""
+        with self._lock:
+            self._points = None
+
+    def allowed(self, kind: str) -> tuple[Point, ...]:
+        """Return the entry points of a kind, of the distributions that DIFFKIT_PLUGINS allows."""
+        return tuple(p for p in self._of(kind) if is_allowed(p.distribution))
+
+    def blocked(self, kind: str) -> tuple[Point, ...]:
+        """Return the entry points of a kind that DIFFKIT_PLUGINS leaves out."""
+        return tuple(p for p in self._of(kind) if not is_allowed(p.distribution))
+
+    def faults(self) -> tuple[str, ...]:
+        """Return one sentence for each piece of metadata that was passed over."""
+        self._of(next(iter(KINDS)))
+        return self._faults
+
+    def _of(self, kind: str) -> tuple[Point, ...]:
+        with self._lock:
+            if self._points is None:
+                faults: list[str] = []
+                self._points = _read_points(faults)
+                self._faults = tuple(faults)
+            return self._points[kind]
+
+
+def _read_points(faults: list[str]) -> dict[str, tuple[Point, ...]]:
+    found: dict[str, set[Point]] = {kind: set() for kind in KINDS}
+    for distribution in _our_distributions(faults):
+        try:
+            for kind, point in _points_of(distribution, faults):
+                found[kind].add(point)  # a set: an editable install may list the same twice
+        except Exception as error:
+            faults.append(_unreadable(distribution, error))
+    return {
+        kind: tuple(sorted(points, key=lambda p: (normalized(p.distribution), p.name, p.value)))
+        for kind, points in found.items()
+    }
+
+
+def _our_distributions(faults: list[str]) -> Iterator[metadata.Distribution]:
+    """Distributions that offer parts, each once: of two by one name, the one that imports would find."""
+    seen: set[str] = set()
+    for distribution in _installed(faults):
+        try:
+            if "[diffkit." not in (distribution.read_text("entry_points.txt") or "").replace(" ", ""):
+                continue
+            name = _header(distribution, "Name")
+            if not _DISTRIBUTION.fullmatch(name):
+                faults.append(f"the metadata in {_where(distribution)} does not name its distribution")
+            elif normalized(name) in (LOCAL, BUILT_IN):
+                faults.append(
+                    f"the distribution in {_where(distribution)} cannot be called {name!r}; that name is ours"
+                )
+            elif normalized(name) not in seen:
+                found = metadata.distribution(name)
+                seen.add(normalized(name))
+                yield found
+        except Exception as error:  # one unreadable folder must not hide all others
+            faults.append(_unreadable(distribution, error))
+
+
+def _installed(faults: list[str]) -> Iterator[metadata.Distribution]:
+    try:
+        yield from metadata.distributions()
+    except Exception as error:  # a finder that some other package put into sys.meta_path
+        faults.append(f"installed distributions cannot all be listed: {type(error).__name__}: {error}")
+
+
+def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
+    return printable(f"the metadata in {_where(distribution)} cannot be read: {type(error).__name__}: {error}")
+
+
+def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, Point]]:
+    name, version = _header(distribution, "Name"), printable(_header(distribution, "Version") or "?")
+    requirement = next((printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
+    known, group, kind = [f"diffkit.{k}" for k in KINDS], "", ""
+    for line in (distribution.read_text("entry_points.txt") or "").splitlines():
+        line = line.strip()
+        if line.startswith("[") and line.endswith("]"):
+            group = line[1:-1].strip()
+            kind = group.removeprefix("diffkit.")
+            if kind != group and kind not in KINDS and group != EXTRACTOR_GROUP:
+                faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")
+        elif group in known and line and not line.startswith(("#", ";")):
+            entry, equals, value = line.partition("=")
+            if equals and NAME.fullmatch(canonical(entry)):
+                yield kind, Point(canonical(entry), printable(value.strip()), name, version, requirement)
+            else:
+                faults.append(
+                    f"{name} offers a {kind} as {printable(line)!r}, which is not of the form 'name = module:Class' "
+                    "with a name of lower-case words joined by '_'"
+                )
+
+
+def _header(distribution: metadata.Distribution, key: str) -> str:
+    """One field of the metadata; "" if it is not there, which later Pythons no longer answer with None."""
+    found = distribution.metadata
+    return str(found[key]) if key in found else ""
+
+
+def _where(distribution: metadata.Distribution) -> str:
+    """The folder a distribution's metadata is in; there is no public way to ask for it."""
+    return printable(str(getattr(distribution, "_path", "an unknown place")))
+
+
+def canonical(name: str) -> str:
+    """Return the registered spelling of a name: "-" is read as "_"."""
+    return name.strip().replace("-", "_")
+
+
+def is_allowed(distribution: str) -> bool:
+    """Return whether DIFFKIT_PLUGINS allows the parts of a distribution."""
+    allowed = os.environ.get("DIFFKIT_PLUGINS")
+    return allowed is None or normalized(distribution) in {normalized(a) for a in allowed.split(",")}
+
+
+def normalized(distribution: str) -> str:
+    """PEP 503 spelling, so that diffkit_edm and diffkit-edm are one."""
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
+
+
+def own_version() -> str:
+    """Return the version of diffkit."""
+    return __version__

@@ -1,0 +1,121 @@
+"""What a slot of `diffkit.compose` may hold, and how it becomes a part."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from diffkit.errors import OptionError, naming
+from diffkit.protocols import PROTOCOLS
+from diffkit.registry.contracts import check_contract
+from diffkit.registry.lookup import registry
+
+Slot = Any
+"""A name, a (name, options) pair, a mapping with "name" and options, or an instance of the part."""
+
+
+def resolve(kind: str, slot: Slot) -> tuple[Any, str]:
+    """Return the part a slot asks for, and the name messages call it by.
+
+    Raises:
+        UnknownComponentError, OptionError, PluginLoadError, ProtocolError: As `diffkit.registry`.
+    """
+    with naming(f"{kind} {type(slot).__name__!r}"):
+        return _resolved(kind, slot)
+
+
+def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
+    name, options = _name_and_options(kind, slot)
+    if name is not None:
+        part = registry(kind).create(name, **options)
+        check_contract(kind, part)
+        _refuse_weights(kind, name, part)
+        return part, registry(kind).shortest(name)
+    if isinstance(slot, type):
+        raise OptionError(f"{kind} must be an instance, not the class {slot.__name__}; write {slot.__name__}()")
+    if inspect.isroutine(slot):
+        raise OptionError(
+            f"{kind} must be a part, not the function {getattr(slot, '__name__', slot)!r}; "
+            + (
+                "pass it as model= to each call of a system with backbone=None, or wrap it in an nn.Module"
+                if kind == "backbone"
+                else f"write a class that inherits from diffkit.protocols.{PROTOCOLS[kind].__name__}"
+            )
+        )
+    check_contract(kind, slot)
+    known = registry(kind).provenance(slot)
+    name = known.name if known else type(slot).__name__
+    _refuse_weights(kind, name, slot)
+    return slot, name
+
+
+def _refuse_weights(kind: str, name: str, part: object) -> None:
+    """Refuse a part that holds a network or a tensor, which no optimizer, device and file would know of."""
+    found = next(_weights_in(part, "", set()), None)
+    if found is not None:
+        place, what = found
+        where = f" in {place.lstrip('.')!r}" if place else ""
+        raise OptionError(
+            f"{kind} {name!r} holds a {what}{where}, which would be in no optimizer, on no device and in no saved "
+            "system; a part holds plain options: make it the backbone's, or a guidance's, which may hold networks"
+        )
+
+
+def _weights_in(value: object, place: str, seen: set[int]) -> Iterator[tuple[str, str]]:
+    """Where networks and tensors are among what a value holds: (place, class)."""
+    import torch
+
+    if isinstance(value, torch.nn.Module | torch.Tensor):
+        yield place, type(value).__name__
+        return
+    if id(value) in seen or isinstance(value, type | str | bytes | int | float | types.ModuleType):
+        return
+    seen.add(id(value))
+    for name, held in _held_by(value):
+        yield from _weights_in(held, place + name, seen)
+
+
+def _held_by(value: object) -> Iterator[tuple[str, object]]:
+    """What a value holds: entries, fields and, of a function, what it was made with."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield f"[{key!r}]", entry
+    elif isinstance(value, tuple | list | set | frozenset):
+        for i, entry in enumerate(value):
+            yield f"[{i}]", entry
+    elif isinstance(value, functools.partial):
+        yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
+    elif isinstance(value, types.MethodType):
+        yield from ((".__self__", value.__self__), (".__func__", value.__func__))
+    elif isinstance(value, types.FunctionType):
+        variables = inspect.getclosurevars(value).nonlocals if value.__closure__ else {}
+        yield from ((f".{name}", held) for name, held in variables.items())
+        yield from ((".__defaults__", value.__defaults__), (".__kwdefaults__", value.__kwdefaults__))
+    else:
+        slots = [name for base in type(value).__mro__ for name in _names_of_slots(base)]
+        names = dict.fromkeys([*getattr(value, "__dict__", {}), *slots])
+        yield from ((f".{name}", getattr(value, name, None)) for name in names)
+
+
+def _names_of_slots(owner: type) -> Iterable[str]:
+    found = vars(owner).get("__slots__", ())
+    return [name for name in ([found] if isinstance(found, str) else found) if not name.startswith("__")]
+
+
+def _name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:
+    if isinstance(slot, str):
+        return slot, {}
+    if isinstance(slot, Mapping):
+        if not isinstance(slot.get("name"), str):
+            raise OptionError(f"{kind} as a mapping needs a 'name', got {dict(slot)!r}")
+        return slot["name"], {key: value for key, value in slot.items() if key != "name"}
+    if isinstance(slot, tuple | list):
+        if len(slot) == 2 and isinstance(slot[0], str) and isinstance(slot[1], Mapping):
+            return slot[0], slot[1]
+        raise OptionError(f"{kind} as a pair must be (name, {{option: value}}), got {slot!r}")
+    if slot is None or isinstance(slot, bool | int | float):
+        raise OptionError(f"{kind} must be a name, a (name, options) pair, a mapping or an instance, got {slot!r}")
+    return None, {}

@@ -1,0 +1,1 @@
+"""Files, processes, progress, images, eval mode: what knows nothing of diffusion."""

@@ -1,0 +1,150 @@
+"""Progress with an ETA on standard error: a bar on a terminal, by rich where there is one; elsewhere a line at times.
+
+What cannot be shown, because the stream is closed or full, never stops the work.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from diffkit.runtime.output import printable, safe
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+REDRAWN, REPEATED = 0.5, 10.0
+"""Seconds between two states of a line: on a terminal, and in a file, where each is a line more."""
+
+
+class Bar(Protocol):
+    """Shows how much is done."""
+
+    def advance(self, done: int = 1) -> None:
+        """So much more is done."""
+
+    def note(self, text: str) -> None:
+        """Show a few words beside the bar."""
+
+
+@contextmanager
+def progress(total: int, label: str, show: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show how much of ``total`` is done; yields a function to call with how much more is.
+
+    Args:
+        total: Units of work.
+        label: What is being done, a few words.
+        show: False yields a function that does nothing.
+    """
+    with bar(total, label, show) as shown:
+        yield shown.advance
+
+
+@contextmanager
+def bar(total: int, label: str, show: bool = True, *, done: int = 0) -> Iterator[Bar]:
+    """Show how much of ``total`` is done, ``done`` of it from before; yields a `Bar`."""
+    if not show:
+        yield _Silent()
+        return
+    out, label = safe(sys.stderr), printable(label)
+    rich = _rich(out)
+    if rich is not None:
+        with rich:
+            yield _Rich(rich, rich.add_task(label, total=total, completed=done, note=""))
+        return
+    line = _Line(out, label, done, total)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
+def _rich(out: TextIO) -> Progress | None:
+    """Return rich's bars; None where rich is not installed, or where a bar cannot be drawn again and again."""
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+    except ImportError:
+        return None
+    console = Console(file=out)
+    if not (out.isatty() or console.is_jupyter):
+        return None
+    label, words = (TextColumn(f"{{task.{text}}}", markup=False) for text in ("description", "fields[note]"))
+    times = (TimeElapsedColumn(), "ETA", TimeRemainingColumn())
+    columns = (label, BarColumn(), MofNCompleteColumn(), *times, words)
+    # A file must not lose its results to the bar, which takes what is printed meanwhile to the terminal.
+    return Progress(*columns, console=console, redirect_stdout=safe(sys.stdout).isatty())
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, such as "40 s", "3 min", "2 h 5 min", "3 days 4 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = round(seconds / 3600)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} days {hours % 24} h"
+
+
+class _Silent(Bar):
+    def advance(self, done: int = 1) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class _Rich(Bar):
+    def __init__(self, progress: Progress, task: Any):
+        self.progress, self.task = progress, task
+
+    def advance(self, done: int = 1) -> None:
+        self.progress.advance(self.task, done)
+
+    def note(self, text: str) -> None:
+        self.progress.update(self.task, note=printable(text))
+
+
+class _Line(Bar):
+    """A line of text: rewritten on a terminal, else written again now and then, and at the end."""
+
+    def __init__(self, out: TextIO, label: str, done: int, total: int):
+        self.out, self.label, self.first, self.done, self.total = out, label, done, done, total
+        self.begun = self.shown = time.monotonic()
+        self.text = ""
+        self.redraws = out.isatty()
+        if self.redraws:
+            self._write("")
+
+    def advance(self, done: int = 1) -> None:
+        self.done += done
+        if time.monotonic() - self.shown >= (REDRAWN if self.redraws else REPEATED):
+            self._write("" if self.redraws else "\n")
+
+    def note(self, text: str) -> None:
+        self.text = printable(text)
+
+    def close(self) -> None:
+        """Say how far it came, on a line that stays."""
+        self._write("\n")
+
+    def _write(self, end: str) -> None:
+        self.shown = time.monotonic()
+        elapsed, count = self.shown - self.begun, self.done - self.first
+        eta = duration(elapsed / count * (self.total - self.done)) if count else "not known yet"
+        state = f"{self.label} {self.done}/{self.total}  {duration(elapsed)}, ETA {eta}  {self.text}".rstrip()
+        self.out.write(f"\r\x1b[K{state}{end}" if self.redraws else f"{state}{end}")
+        self.out.flush()

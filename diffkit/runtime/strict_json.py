@@ -1,0 +1,236 @@
+"""JSON and TOML from files that may be damaged or hostile: plain data within known bounds, or a line that says why not.
+
+A file is read only if it is an ordinary one, of bounded size, and UTF-8. What it holds is at most `DEEPEST` levels
+deep, names nothing twice, and has no number that is not finite or longer than 64 bits, no half of a surrogate pair but
+those by which Python holds file names, and no name with a control character, so that a message may show any name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import stat
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffkit.errors import DiffkitError
+
+MOST_BYTES = 16 * 2**20  # a thousand times what any of these files holds
+DEEPEST = 32  # six levels are written
+_LONGEST_SHOWN = 80
+_KEYS = re.compile(r"[\n,=\[\]{}]")
+"""What stands between the dotted keys of TOML, and between all else with a dot."""
+_WORDS = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false"}
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return what an ordinary file holds.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is a pipe or a device, or has more bytes than ``most``.
+    """
+    check_ordinary(path)
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most} bytes")
+    return content
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise ValueError if a path is that of a folder, a pipe or a device; OSError if there is nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is a folder" if path.is_dir() else "it is a pipe or a device, not an ordinary file")
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Return what JSON means, or raise ValueError with one line that says what is wrong with it."""
+    try:
+        found = json.loads(_text(content), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"it is more than {DEEPEST} levels deep") from None
+    return _checked(found)
+
+
+def parse_toml(content: bytes | str) -> dict[str, Any]:
+    """Return the table that TOML means, or raise ValueError with one line that says what is wrong with it."""
+    text = _text(content)
+    try:
+        if any(key.count(".") > DEEPEST for key in _KEYS.split(text.replace(" ", "").replace("\t", ""))):
+            raise RecursionError  # tomllib takes memory with the square of the depth
+        found = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is more than {DEEPEST} levels deep") from None
+    _checked(found, infinite=True)  # an option refuses it by name
+    return found
+
+
+def json_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """Return the JSON object of a file of at most so many bytes.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It holds something else.
+    """
+    found = parse_json(read_bytes(path, most))
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds {kind_of(found)}, not an object")
+    return found
+
+
+def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[str, Any]:
+    """Return the JSON object of a file, or raise an error that says why not and then, in ``remedy``, what would help.
+
+    Args:
+        path: The file.
+        error: What is raised: the file is not there, cannot be read, or holds something else.
+        remedy: How its message ends.
+    """
+    try:
+        return json_object(path)
+    except (OSError, ValueError) as cause:
+        raise error(f"{path} cannot be read as JSON: {reason(cause)}{remedy}") from cause
+
+
+def read_json_lines(
+    path: Path, whole: Callable[[dict[str, Any]], bool], most: int = 2**30
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the JSON objects that stand one on a line, and the numbers, from 1, of the lines that are damaged.
+
+    A last line that was cut short is passed over: its writer was ended.
+
+    Args:
+        path: The file.
+        whole: Whether an object is what such a line holds.
+        most: Bytes that the file may have.
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is a pipe or a device, or too large.
+    """
+    found, damaged = [], []
+    for number, line in enumerate(lines := read_bytes(path, most).split(b"\n"), 1):
+        try:
+            one = parse_json(line)
+        except ValueError:
+            one = None
+        if isinstance(one, dict) and whole(one):
+            found.append(one)
+        elif number < len(lines):
+            damaged.append(number)
+    return found, damaged
+
+
+def check_fields(table: Any, what: str, error: type[DiffkitError], /, **kinds: type | tuple[type, ...]) -> None:
+    """Raise an error unless a table has fields of these types.
+
+    Args:
+        table: What should be a table.
+        what: What the message calls it.
+        error: What is raised.
+        kinds: The type of each field, or several types; object is any. One that may be NoneType may be left out.
+    """
+    if not isinstance(table, Mapping):
+        raise error(f"{what} must be an object, got {shown(table)}")
+    for name, kind in kinds.items():
+        among = kind if isinstance(kind, tuple) else (kind,)
+        if name not in table and type(None) not in among:
+            raise error(f"{what} lacks {name!r}")
+        if not _is_one(table.get(name), among):
+            words = " or ".join(_WORDS[each] for each in among if each in _WORDS)
+            raise error(f"{name!r} of {what} must be {words}, got {shown(table[name])}")
+
+
+def reason(error: Exception) -> str:
+    """Return why a file could not be read, without the name of the file."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: in one line, short, without control characters."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def word(value: Any) -> str:
+    """Return a value that should be a word, such as a name or a version, without quotes if it is."""
+    is_word = isinstance(value, str) and value.isprintable() and len(value) < _LONGEST_SHOWN
+    return value if is_word else shown(value)
+
+
+def kind_of(value: Any) -> str:
+    """Return what kind of data a value is, in JSON's words."""
+    return "null" if value is None else _WORDS.get(type(value), f"a {type(value).__name__}")
+
+
+def _is_one(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of some types; True is no integer, and an integer is a number."""
+    if isinstance(value, bool):
+        return bool in kinds or object in kinds
+    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+
+
+def _text(content: bytes | str) -> str:
+    if isinstance(content, str):
+        return content
+    try:
+        return content.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 (byte {error.start} is {content[error.start]:#04x})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"it names {shown(twice)} twice")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _checked(found: Any, *, infinite: bool = False) -> Any:
+    """Return parsed data after a look at all of it, one level at a time: it may be deeper than Python recurses."""
+    level = [found]
+    for _ in range(DEEPEST + 1):
+        for value in level:
+            _check(value, infinite)
+        level = [part for value in level for part in _parts(value)]
+        if not level:
+            return found
+    raise ValueError(f"it is more than {DEEPEST} levels deep")
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+def _check(value: Any, infinite: bool) -> None:
+    if isinstance(value, dict):
+        for name in value:
+            _check_text(name)
+            if not name.isprintable():
+                raise ValueError(f"it has a name with control characters, {shown(name)}")
+    elif isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, float):
+        if not infinite and not math.isfinite(value):
+            raise ValueError("it has a number that is not finite")
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise ValueError(f"it has a number of {value.bit_length()} bits; 64 are the most")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError(f"it has half of a surrogate pair, in {shown(text)}") from None

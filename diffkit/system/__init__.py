@@ -1,0 +1,1 @@
+"""Parts at work together: compose, train, sample, score, save and load."""

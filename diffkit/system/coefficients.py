@@ -1,0 +1,278 @@
+"""Per-level coefficients: float64 columns on the host, one row-major matrix on the device, one gather per call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from diffkit.errors import OptionError, ProtocolError
+from diffkit.protocols import Coefficients, Composition, Level, MeanParameterization, Scalings, Transition
+from diffkit.table import F64, Coefs, ProcessTable, Steps
+
+LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
+_SAME_PATH = 1e-6
+"""Scales and times this near are one path's: what is left is the rounding of two formulas."""
+BARE = "bare"
+"""Column that marks a level where no step starts, so that no variance is known there."""
+TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
+
+
+VARIANCE = "var"
+"""The variance part, as an owner of coefficients; those of guidance are `guidance_owner`."""
+
+Block = Mapping[str, F64]
+"""Named float64 columns that are read together."""
+
+
+def guidance_owner(place: int) -> str:
+    """Return what the guidance at a place in a call's list is called as an owner of coefficients."""
+    return f"guidance {place}"
+
+
+def _owned(owner: str, columns: Mapping[str, F64], table: ProcessTable) -> dict[str, F64]:
+    """Columns of one owner under names that no other has."""
+    wanted = (table.num_steps + 1,)
+    for name, column in columns.items():
+        if np.shape(column) != wanted:
+            raise ProtocolError(f"column {name!r} of {owner} must have shape {wanted}, got {np.shape(column)}")
+    return {f"{owner}/{name}": column for name, column in columns.items()}
+
+
+def _owner_and_name(key: str) -> tuple[str, str]:
+    owner, _, name = key.partition("/")
+    return owner, name
+
+
+@frozen(eq=False)
+class Columns:
+    """Blocks of float64 columns of equal length, ready to be read by row on any device.
+
+    Attributes:
+        blocks: Name of a block -> name of a column -> float64 (rows,). The columns of `LEVEL` come first, in this
+            order, in a block that is read as a level.
+    """
+
+    blocks: Mapping[str, Block]
+    _spans: dict[str, tuple[int, int]] = field(init=False, repr=False)
+    _owners: dict[str, list[tuple[str, str]] | None] = field(init=False, repr=False)
+    _on: dict[tuple[torch.device, torch.dtype], Tensor] = field(factory=dict, init=False, repr=False)
+
+    @_spans.default
+    def _find_spans(self) -> dict[str, tuple[int, int]]:
+        ends = np.cumsum([len(block) for block in self.blocks.values()])
+        return {n: (int(end) - len(b), len(b)) for (n, b), end in zip(self.blocks.items(), ends, strict=True)}
+
+    @_owners.default
+    def _find_owners(self) -> dict[str, list[tuple[str, str]] | None]:
+        """Owner and name of the columns behind those of `LEVEL`, block by block; None for one that is bare.
+
+        Found once, as a compiled graph that looked into a block would be one for its values.
+        """
+
+        def of(block: Block) -> list[tuple[str, str]] | None:
+            return None if BARE in block else [_owner_and_name(key) for key in list(block)[len(LEVEL) :]]
+
+        return {name: of(block) for name, block in self.blocks.items()}
+
+    def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the matrix (rows, columns) there, uploaded once per device and dtype."""
+        key = (device, dtype)
+        if key in self._on:
+            return self._on[key]
+        columns = np.stack([column for block in self.blocks.values() for column in block.values()], axis=1)
+        matrix = torch.from_numpy(columns).to(device=device, dtype=dtype)
+        if type(matrix) is Tensor:  # a fake one has no values for other calls
+            self._on[key] = matrix
+        return matrix
+
+    def release(self) -> None:
+        """Forget the matrices on devices; `on` makes them anew."""
+        self._on.clear()
+
+    def read(self, rows: Tensor, ndim: int, block: str) -> dict[str, Tensor]:
+        """Return one block of gathered rows as named coefficients.
+
+        Args:
+            rows: One row (n,), or one for each example (B, n).
+            ndim: Number of dimensions of the data they will meet.
+            block: Name of the block.
+        Returns:
+            Name -> 0-d tensor, or (B,1..) with ndim dimensions.
+        """
+        return dict(zip(self.blocks[block], self._values(rows, ndim, block), strict=True))
+
+    def _values(self, rows: Tensor, ndim: int, block: str) -> tuple[Tensor, ...]:
+        """The coefficients of `read`, without their names."""
+        start, length = self._spans[block]
+        part = rows.narrow(-1, start, length)
+        if part.ndim > 1:
+            part = part.view(*part.shape, *(1,) * (ndim - 1))
+        return part.unbind(-ndim if rows.ndim > 1 else 0)
+
+    def level(self, rows: Tensor, ndim: int, block: str = "level") -> Level:
+        """Return a block of level columns as a `Level`; one that is bare has no step starting there."""
+        alpha, sigma, log_snr, c_skip, c_out, c_in, time, *more = self._values(rows, ndim, block)
+        time = time.flatten() if time.ndim else time
+        coefficients, owners = None, self._owners[block]
+        if owners is not None:
+            by_owner: dict[str, dict[str, Tensor]] = {}
+            for (owner, name), value in zip(owners, more, strict=True):
+                by_owner.setdefault(owner, {})[name] = value
+            coefficients = Coefficients(by_owner)
+        return Level(alpha, sigma, log_snr, c_skip, c_out, c_in, time, coefficients)
+
+    def transition(self, rows: Tensor, ndim: int) -> Transition:
+        """Return the block "transition" as a `Transition`."""
+        found = self.read(rows, ndim, "transition")
+        first = found.pop("first").flatten() > 0
+        return Transition(**found, first=first)
+
+
+def scalings(mean: MeanParameterization, table: ProcessTable, rows: np.ndarray | None = None) -> Scalings:
+    """Return the mean parameterization's coefficients at levels 0..T, float64 (T+1,); row 0 is (1, 0, 1).
+
+    Not finite where the parameterization does not exist.
+
+    Args:
+        mean: The mean parameterization.
+        table: The table that training uses.
+        rows: Some of its levels, int64 (n,), in place of all.
+    """
+    levels = np.arange(table.num_steps + 1) if rows is None else rows
+    t = np.maximum(levels, 1)
+    with np.errstate(all="ignore"):
+        found = mean.scalings(table.at(t), table.at(t - 1))
+    return Scalings(*(np.where(levels > 0, c, row0) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+
+
+def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
+    """Return the mean parameterization's coefficients at levels 0..T of a table in use, float64 (T+1,).
+
+    What the network means is a matter of the training table, so the table's rows must be rows of it, or lie on a path
+    that is known between its levels.
+
+    Raises:
+        OptionError: They are neither.
+    """
+    rows = training_rows(table, parts.table)
+    if rows is not None:
+        return scalings(parts.mean, parts.table, rows)
+    if not parts.known_between_levels:
+        raise OptionError(
+            f"the table of {table.num_steps} steps has levels that are none of the training table, where nobody knows "
+            "what the network means; make it by System.table_for(steps)"
+        )
+    _check_on_path(parts, table)
+    with np.errstate(all="ignore"):
+        found = parts.mean.scalings(table.at(slice(1, None)), None)
+    return Scalings(*(np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+
+
+def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray | None:
+    """Row of the training table that each row of a respaced table came from, int64 (T'+1,); None if one is of another.
+
+    The time may have been changed.
+    """
+    rows = np.minimum(np.searchsorted(training.index, table.index), training.num_steps)
+    kept = ((training.index, table.index), (training.alpha_bar, table.alpha_bar), (training.scale, table.scale))
+    return rows if all(np.array_equal(of_training[rows], own) for of_training, own in kept) else None
+
+
+def _check_on_path(parts: Composition, table: ProcessTable) -> None:
+    """Refuse scales and times that a continuous schedule does not have at the table's noise levels."""
+    clock = table.log_snr[1:]
+    known = np.isfinite(clock)
+    for name, wanted in zip(("scale", "time"), parts.schedule.level(torch.from_numpy(clock[known])), strict=True):
+        if not np.allclose(getattr(table, name)[1:][known], wanted.numpy(), rtol=_SAME_PATH, atol=_SAME_PATH):
+            raise OptionError(
+                f"the table of {table.num_steps} steps has another {name} than {parts.label('schedule')} at its noise "
+                "levels; make it by System.table_for(steps), or by the schedule's table(num_steps)"
+            )
+
+
+def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
+    """Block of `Level` columns for a table in use, (T+1,) each; the variance part's and each guidance's behind them.
+
+    What the network means is a matter of the training table; what the variance interpolates, of the table in use.
+
+    Raises:
+        OptionError: The network knows nothing of the table's levels.
+    """
+    mean = scalings_in_use(parts, table)
+    columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
+    columns |= _owned(VARIANCE, parts.var.columns(table), table)
+    for i, guidance in enumerate(parts.guidance):
+        columns |= _owned(guidance_owner(i), guidance.columns(table), table)
+    return columns
+
+
+def node_columns(
+    parts: Composition, steps: Steps, wanted: F64, start: Mapping[str, F64]
+) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
+    """Columns of `Level` at nodes within steps, and their coefficients.
+
+    Args:
+        parts: The composition.
+        steps: The steps.
+        wanted: log_snr of each node, (n, m).
+        start: Columns of the levels that the steps start from, (n,) each.
+    Returns:
+        For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
+    """
+    take = _continuous_node if parts.known_between_levels else _nearest_level
+    found = [take(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in wanted.T]
+    return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
+
+
+def _continuous_node(parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]) -> dict[str, F64]:
+    """Exactly there; where that is the step's start, which may have no signal, its own columns."""
+    at_start = log_snr == steps.t.log_snr
+    log_snr = np.where(at_start, 0.0, log_snr)
+    scale, time = (c.numpy() for c in parts.schedule.level(torch.from_numpy(log_snr)))
+    share = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
+    at = Coefs(scale * np.sqrt(share[0]), scale * np.sqrt(share[1]), log_snr)
+    found = zip(LEVEL, (*at, *parts.mean.scalings(at, None), time), strict=True)
+    return {name: np.where(at_start, start[name], column) for name, column in found}
+
+
+def _nearest_level(parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]) -> dict[str, F64]:
+    """The training level nearest in log_snr: strictly between each step's ends, or on the far side of its start.
+
+    Where there is none, the step's start.
+    """
+    table = parts.table
+    clock = table.log_snr[None, 1:]
+    wanted, t, s = log_snr[:, None], steps.t.log_snr[:, None], steps.s.log_snr[:, None]
+    between = (clock > np.minimum(t, s)) & (clock < np.maximum(t, s))
+    beyond = np.where(t < s, (wanted < t) & (clock < t), (wanted > t) & (clock > t))
+    stays = np.where(t < s, wanted <= t, wanted >= t)
+    allowed = np.where(stays, beyond, between)
+    with np.errstate(invalid="ignore"):  # a level without signal is nobody's nearest
+        distance = np.abs(clock - wanted)
+        # t itself may be nearer than any level beyond it
+        allowed = allowed & (distance <= np.where(stays, np.abs(t - wanted), np.inf)) & np.isfinite(clock)
+    nearest = np.argmin(np.where(allowed, distance, np.inf), axis=1)
+    columns = dict(zip(LEVEL, (*table.at(), *scalings(parts.mean, table), table.time), strict=True))
+    found = allowed.any(axis=1)
+    return {name: np.where(found, column[nearest + 1], start[name]) for name, column in columns.items()}
+
+
+def transition_columns(table: ProcessTable) -> dict[str, F64]:
+    """Block of `Transition` columns for a table in use, (T+1,) each."""
+    posterior, log_variance = table.posterior(), table.posterior_log_variance
+    weight = posterior.coef_x_start**2 * np.exp(-log_variance)
+    first = np.arange(table.num_steps + 1) == 1
+    rows = (posterior.coef_x_start, posterior.coef_x_t, log_variance, weight, first.astype(np.float64))
+    return dict(zip(TRANSITION, rows, strict=True))
+
+
+def target_columns(level: Block) -> dict[str, F64]:
+    """Block of p, q of the training target ``p x_start + q eps``, in float64, where dividing by c_out is harmless."""
+    c_skip, c_out = level["c_skip"][1:], level["c_out"][1:]
+    p = (1 - c_skip * level["alpha"][1:]) / c_out
+    q = -c_skip * level["sigma"][1:] / c_out
+    return {"x_start": np.concatenate([[0.0], p]), "noise": np.concatenate([[0.0], q])}

@@ -1,0 +1,217 @@
+"""A sampler's step, the network and all guidance in it, as one compiled graph that calls share; networks by blocks.
+
+A graph is kept for each system and each way of asking (sampler, guidance, network, conditions, dtype); it serves every
+number of steps, every spacing, every value of a numeric option and every batch size from 2 on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from diffkit.errors import OptionError
+from diffkit.protocols import Denoise, State
+from diffkit.system.denoiser import Denoiser
+from diffkit.system.sampling import Program, Row, Take
+
+Compile = bool | str | Mapping[str, Any]
+"""False, True, "cuda_graph", or arguments of `torch.compile`."""
+
+CUDA_GRAPH = "cuda_graph"
+_CAPTURING = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile that replay CUDA graphs; see `torch._inductor.list_mode_options`."""
+
+_KEPT = 32
+"""Graphs kept for a system; the one made first goes first."""
+
+_made: weakref.WeakKeyDictionary[nn.Module, dict[Any, Take]] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+_counter = itertools.count()
+
+
+def check_compile(value: object, device: torch.device) -> Compile:
+    """Return the argument ``compile``, or raise `OptionError`."""
+    if not isinstance(value, bool | str | Mapping):
+        raise OptionError(f"compile must be True, False, 'cuda_graph' or arguments of torch.compile, got {value!r}")
+    if value == CUDA_GRAPH and device.type != "cuda":
+        raise OptionError(f"compile='cuda_graph' needs a GPU, the system is on {device}; use compile=True")
+    if isinstance(value, bool) or value == CUDA_GRAPH or isinstance(value, Mapping):
+        return value
+    raise OptionError(f"compile must be True, False, 'cuda_graph' or arguments of torch.compile, got {value!r}")
+
+
+def compiled(system: nn.Module, take: Take, how: Compile, program: Program, denoiser: Denoiser, x: Tensor) -> Take:
+    """Return ``take`` compiled, as it was compiled before if the system has been asked this way.
+
+    Args:
+        system: Whose graphs these are; they go with it.
+        take: One of `diffkit.system.sampling`.
+        how: As in `System.sample`, not False.
+        program, denoiser: What it will be called with.
+        x: Data like what it will be called with.
+    """
+    options = _arguments(how)
+    key = (
+        take,
+        _frozen(options),
+        _identity(program.sampler),
+        tuple(program.columns.blocks),
+        tuple(type(guidance) for guidance in denoiser.guidance),
+        id(denoiser.model),
+        id(denoiser.transform),
+        denoiser.clip,
+        tuple(sorted(denoiser.conditions)),
+        (x.device, x.dtype, x.shape[1:]),
+    )
+    with _lock:
+        graphs = _made.setdefault(system, {})
+        if key not in graphs:
+            while len(graphs) >= _KEPT:
+                del graphs[next(iter(graphs))]
+            graphs[key] = _Compiled(take, options, how)
+        return graphs[key]
+
+
+class _Compiled:
+    """A step that is compiled when it is first taken."""
+
+    def __init__(self, take: Take, options: Mapping[str, Any], how: Compile):
+        self._graph: Take = torch.compile(_copy(take), **options)
+        self._static = _captures(options)
+        self._how = how
+        self._marked: set[tuple[int, int, bool]] = set()
+
+    def __call__(
+        self,
+        program: Program,
+        denoise: Denoise,
+        x: Tensor,
+        state: State,
+        row: Tensor | Row,
+        noise: Tensor | None,
+        last: bool,
+    ) -> tuple[Tensor, State, Tensor | None]:
+        row = row.values if isinstance(row, Row) else row
+        asked = (len(x), len(state) if isinstance(state, tuple) else 1, last)
+        if asked not in self._marked:  # it takes as long as several operations, and a graph that is there needs none
+            conditions = denoise.conditions if isinstance(denoise, Denoiser) else {}
+            _mark_rows((x, state, noise, dict(conditions)), len(x))
+            self._marked.add(asked)
+        if self._static:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        try:
+            out = self._graph(program, denoise, x, state, row, noise, last)
+        except Exception as error:
+            if not is_of_the_compiler(error):
+                raise
+            if isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+                text = f"torch's compiler failed ({_beginning(error)}); leave compile out"
+            else:
+                text = f"this step cannot be captured as one graph ({_beginning(error)}); leave compile out, or pass "
+                text += "compile={'fullgraph': False}"
+            raise OptionError(f"compile={self._how!r}: {text}") from error
+        # a CUDA graph writes its results over those of the step before
+        return pytree.tree_map_only(Tensor, Tensor.clone, out) if self._static else out
+
+
+def is_of_the_compiler(error: Exception) -> bool:
+    """Whether torch's compiler raised it, and not what it compiles."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:
+    """Compile a network block by block, in place, and return it; its weights and their names stay as they are.
+
+    Faster to compile than the whole, as like blocks share their kernels, and nearly as fast to run; for training,
+    sampling and the bound alike. A copy of the network is not compiled. Every shape of data and every size of batch is
+    compiled for itself, the first four of them; others run uncompiled.
+
+    Args:
+        network: One whose blocks are elements of `nn.ModuleList`; the built-in ones are.
+        options: Arguments of `torch.compile`.
+    Raises:
+        OptionError: The network has no such blocks.
+    """
+    found = list(_blocks(network))
+    if not found:
+        raise OptionError(
+            f"{type(network).__name__} has no blocks in an nn.ModuleList; compile the whole of it, network.compile()"
+        )
+    # torch counts the graphs of all blocks of a class together, and gives up compiling at 8
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # the latter in torch 2.6
+    setattr(config, limit, max(getattr(config, limit), 4 * len(found)))
+    # Left to itself, torch takes two resolutions of a class of blocks for a shape that varies; torch 2.13
+    # fails to compile the gradients of some blocks for that.
+    options = {"dynamic": False} | options
+    for block in found:
+        block.compile(**options)
+    return network
+
+
+def compile_network(network: nn.Module) -> nn.Module:
+    """Compile a network in place, by blocks if it has any, and return it; see `compile_blocks`."""
+    if any(True for _ in _blocks(network)):
+        return compile_blocks(network)
+    network.compile()
+    return network
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost elements of lists that hold modules of their own."""
+    for child in module.children():
+        if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+            if any(True for _ in child.children()):
+                yield child
+        else:
+            yield from _blocks(child)
+
+
+def _arguments(how: Compile) -> dict[str, Any]:
+    given = dict(how) if isinstance(how, Mapping) else {"mode": "reduce-overhead"} if how == CUDA_GRAPH else {}
+    return {"fullgraph": True} | given
+
+
+def _captures(options: Mapping[str, Any]) -> bool:
+    """Whether torch.compile with these arguments replays CUDA graphs on a GPU."""
+    own = options.get("options") or {}
+    return bool(own.get("triton.cudagraphs", options.get("mode") in _CAPTURING))
+
+
+def _copy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with code of its own: torch.compile limits the graphs of one code object, whoever asks."""
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_counter)}")
+    return types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
+
+
+def _mark_rows(tree: Any, batch: int) -> None:
+    """Tell the compiler that the first axis may differ the next time."""
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == batch:
+            torch._dynamo.maybe_mark_dynamic(leaf, 0)
+
+
+def _identity(part: Any) -> Any:
+    try:
+        hash(part)
+    except TypeError:
+        return type(part), repr(part)
+    return part
+
+
+def _frozen(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((name, repr(value)) for name, value in options.items()))
+
+
+def _beginning(error: Exception) -> str:
+    """The first two lines: a backend's first one only says that it was the backend."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

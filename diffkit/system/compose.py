@@ -1,0 +1,392 @@
+"""Names to a system: resolve every slot, put the parts side by side, and report all that does not fit at once."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffkit.errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean, naming
+from diffkit.options import check_flag, check_integer, option_names
+from diffkit.parts.decoders import decoder_for
+from diffkit.protocols import Composition, CountsClasses, Decoder
+from diffkit.registry import KINDS
+from diffkit.registry.contracts import problems_of
+from diffkit.registry.resolve import Slot, resolve
+from diffkit.runtime.files import bare
+from diffkit.spacing import Spacing, levels
+from diffkit.system.building import bounded
+from diffkit.system.coefficients import scalings
+from diffkit.system.module import System
+from diffkit.system.null_conditions import nulls_of, plain_nulls
+from diffkit.system.numerics import computing
+from diffkit.system.settings import Settings
+from diffkit.system.signatures import NamedTime, check_takes_time
+from diffkit.table import ProcessTable, respace
+from diffkit.tensors import precision_of
+
+MOST_STEPS = 10**6
+"""Levels of a table at most; its columns of float64 then take some 200 MB."""
+MOST_VALUES = 2**31
+"""Values of an example at most: 8 GiB of float32."""
+
+
+def compose(
+    *,
+    schedule: Slot = "linear",
+    mean: Slot = "eps",
+    var: Slot = "fixed_large",
+    loss: Slot = "simple",
+    timesteps: Slot = "uniform",
+    sampler: Slot = "ancestral",
+    backbone: Slot | nn.Module | None = "unet",
+    data_shape: Sequence[int] = (3, 64, 64),
+    num_steps: int = 1000,
+    train_spacing: Spacing = None,
+    rescale_time: bool = True,
+    clip_x_start: bool | None = None,
+    bins: int | Mapping[str, Any] | None = 256,
+    time_argument: str | None = None,
+    null_conditions: Mapping[str, Any] | None = None,
+    device: str | torch.device | None = None,
+) -> System:
+    """Build a whole diffusion system from its parts.
+
+    Each part is a name ("cosine"), a pair ("cosine", {"s": 0.01}), a mapping {"name": "cosine", "s": 0.01}, or an
+    instance. The defaults are improved-diffusion's.
+
+    Args:
+        schedule: Noise schedule.
+        mean: What the network predicts.
+        var: Variance of the reverse step.
+        loss: What training minimizes.
+        timesteps: Which levels training visits.
+        sampler: How samples are drawn; any other can be chosen at sampling time.
+        backbone: The network's recipe; any `nn.Module` with ``forward(x, time, **conditions)``, which is given x in the
+            dtype of its weights and time in float32 or longer; or None, and every call takes ``model=``.
+        data_shape: Shape of one example, (C, *S).
+        num_steps: T.
+        train_spacing: Train on a respaced table; see `diffkit.spacing`.
+        rescale_time: Condition the network on ``(k - 1) 1000 / T``, so that it means the same at any T. False is what
+            guided-diffusion and DiT do.
+        clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring, never in training. True for
+            binned data, False for continuous data.
+        bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit. A mapping sets all options of
+            `diffkit.parts.decoders.Binned`. None is continuous data, unbounded.
+        time_argument: What a foreign network calls its time argument; second positional by default.
+        null_conditions: What means "none" of each condition of the network, such as ``{"y": 10}``: a number, which
+            fills a tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which
+            leaves it out. Classifier-free guidance, label_dropout and examples without a class are given them. By
+            default those of the backbone.
+        device: Where the network is built, or moved to. By default a network of your own stays where it is, and one
+            that is built is on the CPU.
+    Raises:
+        UnknownComponentError: No part of that name; the nearest is suggested.
+        OptionError: An option or argument is wrong.
+        CompositionError: Parts do not fit each other; every problem is listed, each with a fix.
+    """
+    slots = dict(schedule=schedule, mean=mean, var=var, loss=loss, timesteps=timesteps, sampler=sampler)
+    resolved = {kind: resolve(kind, slot) for kind, slot in slots.items()}
+    recipe, network_name = _resolve_backbone(backbone)
+    num_steps, place = check_integer("num_steps", num_steps, ge=1), _device(device)
+    if num_steps > MOST_STEPS:
+        raise OptionError(f"num_steps {num_steps} is more than a table holds; use at most {MOST_STEPS}")
+    decoder = decoder_for(bins)
+    settings = Settings(
+        data_shape=_shape(data_shape),
+        num_steps=num_steps,
+        train_spacing=_plain_spacing(train_spacing),
+        rescale_time=check_flag("rescale_time", rescale_time),
+        clip_x_start=decoder.bounded if clip_x_start is None else check_flag("clip_x_start", clip_x_start),
+        bins=_plain_bins(bins, decoder),
+        time_argument=time_argument,
+        null_conditions=plain_nulls(null_conditions),
+    )
+    nulls, classes = _conditions_of(recipe, settings, network_name)
+    parts = Composition(
+        table=_training_table(resolved["schedule"][0], settings),
+        **{kind: part for kind, (part, _) in resolved.items()},
+        names={kind: name for kind, (_, name) in resolved.items()} | {"backbone": network_name},
+        data_shape=settings.data_shape,
+        backbone=None if isinstance(recipe, nn.Module) else recipe,
+        null_conditions=nulls,
+        classes=classes,
+    )
+    _refuse(parts, recipe)
+    network = _build(recipe, parts, place, time_argument)
+    return System(parts, settings, network, None if isinstance(recipe, nn.Module) else recipe)
+
+
+def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
+    if slot is None:
+        return None, "none"
+    if isinstance(slot, nn.Module):
+        return slot, type(bare(slot)).__name__
+    return resolve("backbone", slot)
+
+
+def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[str, Any] | None, int | None]:
+    """What means "none" of each condition, and how many classes there are; None for what nobody says."""
+    owner, own, classes = f"backbone {name!r}", settings.null_conditions, None
+    if recipe is not None and not isinstance(recipe, nn.Module):
+        with naming(owner):
+            own = recipe.null_conditions() if own is None else own
+            classes = recipe.count_classes() or 0 if isinstance(recipe, CountsClasses) else None
+        if isinstance(classes, bool) or not isinstance(classes, int | None) or (classes or 0) < 0:
+            raise ProtocolError(f"{owner}: count_classes() must return a number of classes or None, got {classes!r}")
+    return nulls_of(owner, own), classes
+
+
+def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(data_shape, tuple | list) or not data_shape:
+        raise OptionError(f"data_shape must be (channels, *sizes), such as (3, 64, 64), got {data_shape!r}")
+    shape = tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
+    if math.prod(shape) > MOST_VALUES:
+        raise OptionError(f"data_shape {shape!r} is {math.prod(shape)} values; an example has at most {MOST_VALUES}")
+    return shape
+
+
+def _plain_spacing(spacing: Spacing) -> Spacing:
+    """A spacing that JSON can hold: Python's integers for NumPy's, a list for an array or a range."""
+    if spacing is None or isinstance(spacing, str):
+        return spacing
+    if isinstance(spacing, range) and len(spacing) > MOST_STEPS:
+        raise OptionError(f"train_spacing {spacing!r} is more levels than a table holds, {MOST_STEPS}")
+    try:
+        found: int | list[int] = np.asarray(spacing).tolist()
+    except ValueError as error:  # lists of several lengths in a list
+        raise OptionError(f"train_spacing must be a number of levels or a list of levels, got {spacing!r}") from error
+    return found
+
+
+def _plain_bins(bins: int | Mapping[str, Any] | None, decoder: Decoder) -> int | dict[str, Any] | None:
+    """What the decoder made of bins, which JSON can hold: the same options that were given."""
+    if isinstance(bins, Mapping):
+        return {name: getattr(decoder, name) for name in bins}
+    return None if bins is None else int(bins)
+
+
+def recompose(system: System, **changes: Any) -> System:
+    """Return a system with some of what `compose` was told changed, and everything else as it is.
+
+    The network is the same one, with its weights, unless ``backbone`` is among the changes: training either system
+    trains both, and ``device`` moves both. A network that learned to predict one thing has to learn another ``mean``.
+    Data of another size is taken by the same network too, if it can: the U-Net, where its levels can halve the sides.
+
+    Args:
+        system: Any; its parts stay as they are.
+        changes: Keywords of `compose`.
+    Raises:
+        OptionError, CompositionError, UnknownComponentError: As `compose`.
+        CompositionError: The network does not fit what changed: a learned variance needs more channels, say.
+    """
+    known = inspect.signature(compose).parameters
+    for name in changes.keys() - known.keys():
+        raise OptionError(f"recompose takes what compose takes, not {name!r}{did_you_mean(name, known)}")
+    told = {kind: getattr(system.parts, kind) for kind in KINDS if kind != "backbone"}
+    told |= attrs.asdict(system.settings, recurse=False)
+    if "backbone" in changes:
+        return compose(**told | {"time_argument": None, "null_conditions": None} | changes)
+    network, recipe = system.backbone, system.recipe
+    if recipe is None or network is None:
+        own = network.network if isinstance(network, NamedTime) else network
+        return _in_mode_of(system, compose(**told | {"backbone": own} | changes))
+    if "data_shape" in changes:
+        recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
+    changed = compose(**told | changes | {"backbone": recipe, "device": "meta"})
+    if _shapes(bare(network)) != _shapes(changed.backbone):
+        _check_same(compose(**told | {"backbone": system.recipe, "device": "meta"}), changed, network)
+    return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
+
+
+def _in_mode_of(system: System, changed: System) -> System:
+    """A system whose wrappers around the network are in the mode of another's; so is the network, which they share."""
+    changed.training = system.training
+    if isinstance(changed.backbone, NamedTime):
+        changed.backbone.training = system.training
+    return changed
+
+
+def _check_same(before: System, changed: System, network: nn.Module) -> None:
+    """Refuse to keep a network that `compose` would build otherwise for the changed system than for the one before.
+
+    The network itself may be another than either, with adapters or quantized layers.
+    """
+    own, wanted = _shapes(before.backbone), _shapes(changed.backbone)
+    other = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))
+    if not other:
+        return
+    channels, data_shape = changed.parts.out_channels, changed.data_shape
+    takes = before.data_shape != data_shape and _shape_of_answer(network, data_shape) == (channels, *data_shape[1:])
+    raise CompositionError(
+        f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
+        f"{other[0]}); give recompose "
+        + ("backbone=system.backbone, which keeps it as it is" if takes else "a backbone as well, which is built anew")
+    )
+
+
+def _shapes(network: nn.Module | None) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor in a network's state; quantized layers hold other things there too."""
+    state = {} if network is None else network.state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    """Return a device that holds tensors here; None stays None."""
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # torch raises RuntimeError, AssertionError and others, by device
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise OptionError(f"device {str(device)!r} cannot be used: {reason}; 'cpu' always can") from error
+    return found
+
+
+def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
+    with computing(f"the table of schedule {type(schedule).__name__}"):
+        table = schedule.table(settings.num_steps)
+    if not isinstance(table, ProcessTable):
+        name = type(schedule).__name__
+        raise ProtocolError(f"schedule {name}.table must return a ProcessTable, got {type(table).__name__}")
+    if settings.rescale_time and not schedule.continuous:
+        table = table.with_time(table.time * (1000 / settings.num_steps))
+    if settings.train_spacing is not None:
+        try:
+            table = respace(table, levels(settings.num_steps, settings.train_spacing, table))
+        except OptionError as error:
+            raise OptionError(f"train_spacing: {error}") from error
+    return table
+
+
+def _refuse(parts: Composition, recipe: Any) -> None:
+    """Raise one `CompositionError` that lists every problem of the parts and of the core."""
+    asked = [kind for kind in KINDS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
+    with computing("whether these parts fit"):
+        problems = [problem for k in asked for problem in problems_of(parts.label(k), getattr(parts, k), parts)]
+        problems += _core_problems(parts)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise CompositionError("\n  ".join([f"{count} composing this system:", *dict.fromkeys(problems)]))
+
+
+def _core_problems(parts: Composition) -> Iterator[str]:
+    learned, continuous = parts.var.extra_outputs > 0, parts.draws_between_levels
+    if "learned_variance" in parts.loss.needs and not learned:
+        yield (
+            f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train; "
+            "use var='learned_range' or loss='simple'"
+        )
+    if learned and not parts.loss.trains_variance:
+        more = "give it vb_weight=0.001, or " if "vb_weight" in (option_names(type(parts.loss)) or ()) else ""
+        yield (
+            f"{parts.label('loss')} has no term that trains {parts.label('var')}; "
+            f"{more}use loss='hybrid' or var='fixed_large'"
+        )
+    if continuous and not parts.schedule.continuous:
+        yield (
+            f"{parts.label('timesteps')} draws continuous levels, but {parts.label('schedule')} has discrete ones; "
+            "use timesteps='uniform'"
+        )
+    if continuous and "transition" in parts.loss.needs:
+        yield (
+            f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous "
+            "levels; use loss='simple' or timesteps='uniform'"
+        )
+    yield from _mean_problems(parts)
+
+
+def _mean_problems(parts: Composition) -> Iterator[str]:
+    """Say where x_start cannot be told from the network's output: c_out must be finite and nonzero, in float32 too."""
+    with np.errstate(over="ignore", under="ignore"):
+        found = np.asarray(scalings(parts.mean, parts.table), dtype=np.float32)
+    usable = np.all(np.isfinite(found), axis=0) & (found[1] != 0)
+    bad = np.flatnonzero(~usable[1:]) + 1
+    if bad.size:
+        level = int(parts.table.index[bad[-1]])
+        no_signal = parts.table.alpha_bar[bad[-1]] == 0
+        where = "where alpha_bar = 0 " if no_signal else ""
+        fix = "use mean='v' or mean='x_start'"
+        yield (
+            f"{parts.label('mean')} cannot recover x_start {where}(level {level} of {parts.label('schedule')}); {fix}"
+        )
+
+
+def _build(recipe: Any, parts: Composition, device: torch.device | None, time_argument: str | None) -> nn.Module | None:
+    channels = parts.out_channels
+    if recipe is None:
+        return None
+    if isinstance(recipe, nn.Module):
+        network = recipe if device is None else recipe.to(device)
+        if time_argument is None:
+            check_takes_time(network)
+        wrapped = network if time_argument is None else NamedTime(network, time_argument)
+        _check_foreign(wrapped, parts, channels)
+        return wrapped
+    if time_argument is not None:
+        raise OptionError("time_argument is for a network of your own; registered backbones take time second")
+    try:
+        with bounded(device), device or torch.device("cpu"):
+            built: nn.Module = recipe.build(parts.data_shape, channels)
+    except OptionError as error:
+        raise OptionError(f"{parts.label('backbone')}: {error}") from error
+    except (RuntimeError, MemoryError, TypeError) as error:  # torch has no memory, or no integers, of that size
+        if isinstance(error, TypeError) and "Overflow" not in str(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "memory does not suffice"
+        raise OptionError(f"{parts.label('backbone')} cannot be built: {reason}; make it smaller") from error
+    return built
+
+
+def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> None:
+    """Refuse a network with the wrong number of channels, asked on tensors without values: nothing is computed.
+
+    A network that cannot be asked so (it needs conditions, reads values, or makes tensors of its own on the CPU) is
+    checked at its first real call.
+    """
+    shape = _shape_of_answer(network, parts.data_shape)
+    wanted = (channels, *parts.data_shape[1:])
+    if shape is not None and shape != wanted:
+        extra = parts.var.extra_outputs
+        raise CompositionError(
+            "1 problem composing this system:\n  "
+            f"backbone {type(network).__name__} returns {shape} for data of shape {parts.data_shape}, but "
+            f"{parts.label('var')} asks for {wanted} ({parts.data_shape[0]} channels times {1 + extra}); give it "
+            f"{channels} output channels" + (", or use var='fixed_large'" if extra else "")
+        )
+
+
+def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    x = torch.zeros(2, *data_shape, device="meta", dtype=precision_of(network))
+    time = torch.ones(2, device="meta")
+    try:
+        asked = _without_values(network).eval()
+        with torch.no_grad():
+            try:
+                return tuple(asked(x, time).shape[1:])
+            except DiffkitError:  # one of ours, perhaps inside of another, which needs classes
+                return tuple(asked(x, time, y=torch.zeros(2, dtype=torch.int64, device="meta")).shape[1:])
+    except DiffkitError:
+        raise
+    except Exception:  # any failure of foreign code on such tensors only means that it cannot be asked this way
+        return None
+
+
+def _without_values(network: nn.Module) -> nn.Module:
+    """A copy whose weights have shapes only: it takes no memory, and what it keeps of a call, the network does not.
+
+    On the meta device rather than on fake tensors: a table that such a call leaves in a cache outside of the network,
+    as `functools.lru_cache` does, is then a real one.
+    """
+    shapes: dict[int, Tensor] = {id(buffer): buffer.detach().to("meta") for buffer in network.buffers()}
+    for weight in network.parameters():
+        shapes[id(weight)] = nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
+    return copy.deepcopy(network, shapes)

@@ -1,0 +1,180 @@
+"""The one place that calls a network: scale, call, split, decode, guide, clip, and give the variance a meaning.
+
+Order of operations, which every sampler, the bound and every task share:
+
+1. the network is called and its channels are split into mean and variance;
+2. the mean is decoded to an estimate of x_start;
+3. guidance changes that estimate, each as listed, the first one nearest to the network (`Guidance.guide`);
+4. ``x_transform``, then clipping;
+5. the variance channels become a log-variance: those of the network under the caller's own conditions;
+6. guidance that follows clipping changes x_start once more, in the same order (`Guidance.correct`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from diffkit.errors import OptionError
+from diffkit.gaussian import decode
+from diffkit.protocols import Conditions, Estimate, Guidance, Level, Model, Prediction, VarianceParameterization
+from diffkit.system.coefficients import VARIANCE, guidance_owner
+from diffkit.system.guidance import own_conditions
+from diffkit.tensors import precision_of
+
+
+def call_network(
+    model: Model,
+    x: Tensor,
+    level: Level,
+    var: VarianceParameterization,
+    scales_input: bool,
+    conditions: Conditions,
+    precision: torch.dtype | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Call a network and split its channels; arguments as the attributes of `Denoiser`.
+
+    Args:
+        x: Noisy data, (B, C, *S).
+        level: Where it is.
+        precision: What the network computes in, as `precision_of` says; x and floating-point conditions are given to
+            it so, and time in float32 if that is longer. None gives it everything as it is.
+    Returns:
+        Mean channels (B, C, *S) and raw variance channels (B, C*extra_outputs, *S) (None if there are none), of x's
+        dtype.
+    Raises:
+        OptionError: The network returns no tensor, or another number of channels than the parts ask for.
+    """
+    scaled = level.c_in * x if scales_input else x
+    batch, channels, *sides = x.shape
+    time = level.time.expand(batch)
+    if batch == 1:
+        time = time.clone()  # torch lets the network write into it, and these are numbers that later calls read too
+    if precision is not None:
+        if scaled.dtype != precision:
+            scaled, time = scaled.to(precision), time.to(torch.promote_types(precision, torch.float32))
+        if conditions:
+            conditions = {name: _in_precision(value, precision) for name, value in conditions.items()}
+    out, extra = model(scaled, time, **conditions), var.extra_outputs
+    if not isinstance(out, Tensor):
+        raise OptionError(not_a_tensor(out))
+    if out.dtype != x.dtype:  # asked, as a call of `to` that changes nothing takes as long as half an operation
+        out = out.to(x.dtype)
+    wanted = (batch, channels * (1 + extra), *sides)
+    if out.shape != wanted:
+        raise OptionError(
+            f"the network returned shape {tuple(out.shape)}, the parts ask for {wanted}: {channels} channels of "
+            f"data times {1 + extra} ({'mean and variance' if extra else 'mean'})"
+        )
+    if not extra:
+        return out, None
+    # not two calls of narrow: the gradient of each would be a tensor of zeros as large as the whole
+    mean, raw = out.split_with_sizes((channels, channels * extra), 1)
+    return mean, raw
+
+
+def not_a_tensor(out: Any) -> str:
+    """Say what to do about a network that returns something else."""
+    part = "[0]" if isinstance(out, tuple | list) else ".sample"
+    return (
+        f"the network returned a {type(out).__name__}, not a tensor; wrap it so that it returns the tensor inside, as "
+        f"model=lambda x, time, **given: network(x, time, **given){part} does (for networks of diffusers there is "
+        "the plugin diffkit-diffusers)"
+    )
+
+
+def _in_precision(value: Any, precision: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(precision) if value.is_floating_point() and value.dtype != precision else value
+    if isinstance(value, Mapping):
+        return {key: _in_precision(entry, precision) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_in_precision(entry, precision) for entry in value)
+    return value
+
+
+@frozen(eq=False)
+class Denoiser:
+    """A network read as an estimate of clean data and of the reverse step's variance.
+
+    Attributes:
+        model: The network.
+        var: The variance part.
+        scales_input: False if c_in is 1 at every level, which spares a multiplication.
+        conditions: Keywords for the network, and those that guidance keeps to itself.
+        transform: Applied to the estimate of x_start before clipping (the reference's denoised_fn).
+        clip: Clip the estimate of x_start to [-1, 1].
+        guidance: What steers the estimate, nearest to the network first.
+        acting: Whether each guidance acts; the conditions of the others are kept from the network all the same.
+    """
+
+    model: Model
+    var: VarianceParameterization
+    scales_input: bool
+    conditions: Conditions = field(factory=dict)
+    transform: Callable[[Tensor], Tensor] | None = None
+    clip: bool = False
+    guidance: tuple[Guidance, ...] = ()
+    acting: tuple[bool, ...] = field()
+    _hidden: frozenset[str] = field(init=False, repr=False)
+    _precision: torch.dtype | None = field(init=False, repr=False)
+
+    @acting.default
+    def _all_act(self) -> tuple[bool, ...]:
+        return (True,) * len(self.guidance)
+
+    @_hidden.default
+    def _find_hidden(self) -> frozenset[str]:
+        return own_conditions(self.guidance)
+
+    @_precision.default
+    def _find_precision(self) -> torch.dtype | None:
+        return precision_of(self.model)
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        """Return the processed estimate of x_start, and the log-variance of the reverse step."""
+        x_start, raw, shift = self._evaluate(x, level, self.conditions, self.model, len(self.guidance))
+        if self.transform is not None:
+            x_start = self.transform(x_start)
+        if self.clip:
+            fresh = self.transform is None and not any(self.acting)  # else it may be someone's own tensor
+            x_start = x_start.clamp_(-1, 1) if fresh else x_start.clamp(-1, 1)
+        if shift is not None:
+            x_start = x_start + shift
+        known = None if level.coefficients is None else level.coefficients.of(VARIANCE)
+        prediction = Prediction(x_start, None if known is None else self.var.log_variance(raw, known))
+        for i, guidance in enumerate(self.guidance):
+            if self.acting[i]:
+                prediction = guidance.correct(prediction, x, _as_read_by(level, i), self.conditions)
+        return prediction
+
+    def _evaluate(self, x: Tensor, level: Level, conditions: Conditions, network: Model, depth: int) -> Estimate:
+        """Estimate of a network with the first ``depth`` guidances applied."""
+        while depth and not self.acting[depth - 1]:
+            depth -= 1
+        if not depth:
+            if self._hidden:
+                conditions = {name: value for name, value in conditions.items() if name not in self._hidden}
+            precision = self._precision if network is self.model else precision_of(network)
+            out, raw = call_network(network, x, level, self.var, self.scales_input, conditions, precision)
+            return Estimate(decode(out, x, level), raw)
+
+        def evaluate(x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
+            return self._evaluate(x, level, conditions, network if model is None else model, depth - 1)
+
+        return self.guidance[depth - 1].guide(evaluate, x, _as_read_by(level, depth - 1), conditions)
+
+
+def _as_read_by(level: Level, place: int) -> Level:
+    """A level as the guidance at a place in the list reads it: with its own coefficients."""
+    known = level.coefficients
+    return level if known is None else Level(*level[:-1], known.of(guidance_owner(place)))
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Return data in the precision that step arithmetic uses: float64 stays, anything shorter becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()

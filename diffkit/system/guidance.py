@@ -1,0 +1,109 @@
+"""How guidance joins a call: checked against the system, bound to it, and asked for the conditions it brings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from diffkit.errors import CompositionError, OptionError
+from diffkit.protocols import Composition, Conditions, Guidance
+from diffkit.registry.contracts import problems_of
+
+
+def joint_problem(name: str, values: Sequence[Any], batch: int) -> str | None:
+    """Say why values of a condition cannot be evaluated in one call on a larger batch; None if they can.
+
+    Args:
+        name: Of the condition.
+        values: Its value in each set.
+        batch: Examples in each set.
+    """
+    first, text = values[0], f"condition {name!r} cannot be evaluated with and without in one call: "
+    if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
+        inside = (joint_problem(name, [value[key] for value in values], batch) for key in first)
+        return next(filter(None, inside), None)
+    if all(isinstance(value, tuple) and len(value) == len(first) for value in values):
+        inside = (joint_problem(name, entries, batch) for entries in zip(*values, strict=True))
+        return next(filter(None, inside), None)
+    if all(isinstance(value, list) and len(value) == batch for value in values):
+        return None
+    if all(isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch for value in values):
+        shapes = [tuple(value.shape[1:]) for value in values]
+        other = next((shape for shape in shapes if shape != shapes[0]), None)
+        return None if other is None else f"{text}its shapes are {shapes[0]} and {other}; use joint=False"
+    if all(value is first or (isinstance(value, _PLAIN) and value == first) for value in values):
+        return None
+    return f"{text}it needs one row for each of {batch} examples in both; use joint=False"
+
+
+_PLAIN = (str, bytes, bool, int, float)
+"""Values that may be the same without being one object."""
+
+
+def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:
+    """Return the conditions that some guidance keeps from the network."""
+    return frozenset().union(*(one.own_conditions for one in guidance))
+
+
+def networks_of(guidance: Iterable[Guidance]) -> tuple[nn.Module, ...]:
+    """Return the networks that guidance holds."""
+    return tuple(network for one in guidance for network in one.networks)
+
+
+def row_conditions(guidance: Iterable[Guidance], conditions: Conditions, n: int) -> dict[str, Any]:
+    """Return the conditions that guidance brings along; arguments as of `Guidance.row_conditions`.
+
+    Raises:
+        OptionError: Two of them bring one of the same name.
+    """
+    found: dict[str, Any] = {}
+    for one in guidance:
+        for name, value in one.row_conditions(conditions, n).items():
+            if name in found:
+                raise OptionError(f"two guidances bring rows for {name!r}; let one of them use another name")
+            found[name] = value
+    return found
+
+
+Steered = Guidance | Sequence[Guidance] | None
+"""Guidance of a call: none, one, or several in the order they act, nearest to the network first."""
+
+
+def with_guidance(parts: Composition, guidance: Steered) -> Composition:
+    """Return a composition with the guidance of a call.
+
+    Raises:
+        OptionError: It is no guidance.
+        CompositionError: It cannot work with the parts; every problem is listed.
+    """
+    if guidance is None:
+        return parts
+    listed = tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
+    for one in listed:
+        if isinstance(one, type) or not isinstance(one, Guidance):
+            raise OptionError(
+                f"guidance must be a guidance, such as diffkit.guidance.ClassifierFree(2.0), or a list, got {one!r}"
+            )
+    names = [type(one).__name__ for one in listed]
+    found = ((name, problems_of(f"guidance {name}", one, parts)) for name, one in zip(names, listed, strict=True))
+    problems = [f"{name}: {problem}" for name, several in found for problem in several]
+    if problems:
+        raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
+    for one in listed:  # each is told which guidance is nearer to the network
+        parts = attrs.evolve(parts, guidance=(*parts.guidance, one.fitted(parts)))
+    return parts
+
+
+def check_guidance(parts: Composition, conditions: Mapping[str, Any], device: torch.device) -> None:
+    """Raise `OptionError` if guidance lacks a condition it cannot do without, or has a network elsewhere."""
+    for guidance in parts.guidance:
+        name = type(guidance).__name__
+        for missing in sorted(guidance.required_conditions - set(conditions)):
+            raise OptionError(f"{name} needs the condition {missing!r}; pass {missing}=...")
+        for place in {parameter.device for network in guidance.networks for parameter in network.parameters()}:
+            if place != device:
+                raise OptionError(f"{name} has a network on {place}, the system is on {device}; move one of them")

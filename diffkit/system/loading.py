@@ -1,0 +1,187 @@
+"""From a spec or a saved folder back to a system; weights are never unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from diffkit._version import __version__
+from diffkit.errors import CheckpointError, SpecError, UnknownComponentError, did_you_mean
+from diffkit.registry import BUILT_IN, KINDS, LOCAL, canonical, registry
+from diffkit.runtime.files import load_weights, read_weights
+from diffkit.runtime.run_layout import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
+from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
+from diffkit.system.compose import compose
+from diffkit.system.module import System
+from diffkit.system.saving import FORMAT
+from diffkit.system.settings import Settings
+
+_NONE = type(None)
+_SETTINGS: dict[str, type | tuple[type, ...]] = {
+    "data_shape": (list, tuple),
+    "num_steps": (int,),
+    "train_spacing": (int, str, list, tuple, _NONE),
+    "rescale_time": (bool,),
+    "clip_x_start": (bool,),
+    "bins": (int, dict, _NONE),
+    "time_argument": (str, _NONE),
+}
+
+
+def from_spec(
+    spec: Mapping[str, Any],
+    *,
+    backbone: nn.Module | None = None,
+    device: str | torch.device | None = None,
+    accept_origin: bool = False,
+) -> System:
+    """Rebuild a system from what `System.spec` returned.
+
+    Args:
+        spec: The spec.
+        backbone: The network, for a system that was composed with a foreign one.
+        device: As in `diffkit.compose`.
+        accept_origin: Take a part of the same name from another distribution than the spec names.
+    Raises:
+        SpecError: The spec is malformed, from a newer format, or a part of it is not installed here.
+    """
+    if "classifier" in spec:
+        raise SpecError(
+            "this is a classifier of noisy data, which steers sampling and is no system; "
+            "diffkit.weights.load_classifier reads its folder"
+        )
+    fmt = spec.get("format")
+    if not isinstance(fmt, int) or isinstance(fmt, bool) or fmt < 1:
+        raise SpecError(f"this is no diffkit spec: its format is {shown(fmt)}, not a number from 1")
+    if fmt > FORMAT:
+        raise SpecError(
+            f"this spec has format {fmt}, written by diffkit {word(spec.get('diffkit'))}; diffkit {__version__} reads "
+            f"up to {FORMAT}; upgrade diffkit"
+        )
+    check_fields(spec, "the spec", SpecError, parts=dict, settings=dict)
+    parts, settings = spec["parts"], _settings(spec["settings"])
+    check_fields(parts, "the spec", SpecError, **dict.fromkeys(KINDS, object))
+    slots: dict[str, Any] = {kind: _slot(kind, parts[kind], accept_origin) for kind in KINDS if kind != "backbone"}
+    network = _backbone_slot(parts["backbone"], backbone, accept_origin)
+    return compose(**slots, **settings, backbone=network, device=device)
+
+
+def load(
+    folder: str | Path,
+    *,
+    backbone: nn.Module | None = None,
+    device: str | torch.device | None = None,
+    accept_origin: bool = False,
+) -> System:
+    """Rebuild a saved system with its weights, ready to sample (dropout off).
+
+    Args:
+        folder: As given to `System.save`.
+        backbone, device, accept_origin: As in `from_spec`.
+    Raises:
+        CheckpointError: A file is missing, damaged, or its weights do not fit.
+        SpecError: As `from_spec`.
+    """
+    folder = Path(folder)
+    spec = read_spec(folder / SPEC)
+    system = from_spec(spec, backbone=backbone, device=device, accept_origin=accept_origin)
+    if system.backbone is not None:
+        load_weights(system.backbone, read_model(folder, spec))
+    return system.eval()
+
+
+def read_model(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that lie beside a spec, or raise `CheckpointError`, which says how a run's come back."""
+    try:
+        return read_weights(folder / WEIGHTS, spec.get("weights"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_remedy(folder)}") from error
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a spec file, or raise `CheckpointError`."""
+    try:
+        return json_object(path)
+    except FileNotFoundError as error:
+        wanted = _remedy(path.parent) or f"; a saved system is a folder with {SPEC} and {WEIGHTS}"
+        raise CheckpointError(f"{path} is not there{wanted}") from error
+    except NotADirectoryError as error:
+        raise CheckpointError(
+            f"{path.parent} is a file; a saved system is a folder with {SPEC} and {WEIGHTS}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {reason(error)}{_remedy(path.parent)}") from error
+
+
+def _remedy(folder: Path) -> str:
+    """What writes the files of a training run again, which its checkpoints hold; nothing for a folder without."""
+    if not any((folder / CHECKPOINTS).glob(STEPS)):
+        return ""
+    text = "; the run's checkpoints hold it still: the command or call that trained it"
+    recipe = folder / RECIPE
+    if recipe.is_file():
+        first = recipe.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        command = "train-classifier" if "train-classifier" in first else "train"
+        text = f"; the run's checkpoints hold it still: diffkit {command} --config {recipe} --out {folder}"
+    return f"{text} writes it again"
+
+
+def _settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a spec, of the types that `compose` takes."""
+    known = attrs.fields_dict(Settings)
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise SpecError(
+            f"the spec's settings do not fit diffkit {__version__}: {word(unknown[0])} is not one of them"
+            + did_you_mean(unknown[0], known)
+        )
+    check_fields(settings, "the spec's settings", SpecError, **{name: _SETTINGS.get(name, object) for name in settings})
+    return settings
+
+
+def _backbone_slot(spec: Mapping[str, Any] | None, given: nn.Module | None, accept_origin: bool) -> Any:
+    if given is not None:
+        return given
+    if spec is None:
+        return None
+    if isinstance(spec, Mapping) and spec.get("name", "") is None:
+        raise SpecError(
+            f"this system has a network of its own ({word(spec.get('class'))}); pass backbone= such a network, in "
+            "Python: diffkit.load(folder, backbone=network)"
+        )
+    return _slot("backbone", spec, accept_origin)
+
+
+def _slot(kind: str, spec: Mapping[str, Any], accept_origin: bool) -> tuple[str, Mapping[str, Any]]:
+    what = f"{kind} of the spec"
+    check_fields(spec, what, SpecError, name=str, origin=str, version=(str, _NONE), options=dict)
+    name, origin, version = spec["name"], spec["origin"], spec.get("version", "")
+    full = name if origin == LOCAL or accept_origin else f"{origin}:{name}"
+    try:
+        registry(kind).get(full)
+    except UnknownComponentError as error:
+        raise SpecError(_missing(kind, name, origin, version, error)) from error
+    return full, spec["options"]
+
+
+def _missing(kind: str, name: str, origin: str, version: str, error: UnknownComponentError) -> str:
+    if origin == LOCAL:
+        return (
+            f"this system uses {kind} {name!r}, registered in the process that saved it; register it here first "
+            "(on the command line, --import FILE.py runs a file of yours)"
+        )
+    origin, version = word(origin), word(version)
+    others = [e.origin for e in registry(kind).entries() if e.name == canonical(name)]
+    text = f"this system uses {kind} {name!r} of {origin} {version}"
+    if others:
+        return f"{text}, but here that name is of {others[0]}; pass accept_origin=True to take it"
+    if origin == BUILT_IN:
+        return f"{text}, which diffkit {__version__} does not have"
+    if "DIFFKIT_PLUGINS" in str(error):
+        return f"{text}, which DIFFKIT_PLUGINS does not list; add {origin} to it"
+    return f"{text}, which is not installed; run: pip install {origin}"

@@ -1,0 +1,662 @@
+"""A composed diffusion system: it trains, samples and scores.
+
+`System` is an `nn.Module` whose only submodule is the network, so DDP, FSDP and torch.compile wrap it with nothing
+special, and its state_dict is the network's. Tables are no buffers: ``.half()`` and ``.to()`` never change them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from diffkit.errors import CompositionError, OptionError
+from diffkit.options import check_callable, check_flag, check_integer
+from diffkit.parts.decoders import decoder_for
+from diffkit.protocols import Composition, Decoder, Model, State
+from diffkit.registry.contracts import problems_of
+from diffkit.registry.resolve import Slot, resolve
+from diffkit.runtime.double_backward import ordinary
+from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.finite import examples_hold, rows_not_finite
+from diffkit.runtime.images import check_finite
+from diffkit.runtime.output import log
+from diffkit.spacing import Spacing, levels
+from diffkit.system.bound import Bound, rows_at_a_time, variational_bound
+from diffkit.system.coefficients import Columns, level_columns
+from diffkit.system.compiling import Compile, check_compile
+from diffkit.system.conditions import check_names, conditions_for, refuse_idle
+from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.guidance import Steered, check_guidance, networks_of, own_conditions, row_conditions, with_guidance
+from diffkit.system.objective import Objective, count_first
+from diffkit.system.prepared import Call, Transform
+from diffkit.system.sampling import Moment, sampling_program
+from diffkit.system.saving import save, spec_of
+from diffkit.system.seeding import NoiseFn, Seed, checked_seed
+from diffkit.system.settings import Settings
+from diffkit.table import ProcessTable, respace
+from diffkit.tensors import device_of, has_values
+
+_MOST_VALUES = 2**40
+"""Values of all samples of a call at most: 4 TiB of float32."""
+
+
+class System(nn.Module):
+    """Seven parts at work together; made by `diffkit.compose`.
+
+    Attributes:
+        parts: The parts, and the table that training uses.
+        settings: Everything else it was composed with.
+        recipe: The backbone part the network was built from, or None if it was not built by one.
+        backbone: The network, or None if every call is given ``model=``.
+        decoder: Log-likelihood of data at level 1.
+    """
+
+    def __init__(self, parts: Composition, settings: Settings, backbone: nn.Module | None, recipe: Any = None):
+        super().__init__()
+        self.parts = parts
+        self.settings = settings
+        self.recipe = recipe
+        self.backbone = backbone
+        self.decoder: Decoder = decoder_for(settings.bins)
+        self.objective = Objective.of(parts, self.decoder)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse another part in place: the columns made of it would stay as they are."""
+        if name in ("parts", "settings") and name in vars(self):
+            raise AttributeError(f"a system's {name} are fixed; diffkit.recompose(system, loss='huber') makes another")
+        super().__setattr__(name, value)
+
+    # ---- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> ProcessTable:
+        """Noise levels that training uses."""
+        return self.parts.table
+
+    @property
+    def num_steps(self) -> int:
+        """T of the training table."""
+        return self.parts.table.num_steps
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one example, (C, *S)."""
+        return self.settings.data_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's first parameter or buffer is; the CPU if there is none."""
+        return device_of(self.backbone) or torch.device("cpu")
+
+    def with_network(self, network: nn.Module) -> System:
+        """Return this system with another network of the same kind in place of its own."""
+        return System(self.parts, self.settings, network, self.recipe)
+
+    def table_for(self, steps: Spacing = None) -> ProcessTable:
+        """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
+        if steps is None:
+            return self.table
+        return respace(self.table, levels(self.num_steps, steps, self.table))
+
+    def spec(self) -> dict[str, Any]:
+        """Return everything that rebuilds this system, but its weights, as plain JSON data; see `diffkit.from_spec`."""
+        return spec_of(self.parts, self.settings, self.recipe, self.backbone)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write spec and weights into a folder, from which `diffkit.load` rebuilds the system; never into a run's."""
+        return save(self.spec(), self.backbone, folder)
+
+    def extra_repr(self) -> str:
+        """Name the parts."""
+        named = ", ".join(f"{kind}={name!r}" for kind, name in self.parts.names.items())
+        return f"{named}, data_shape={self.data_shape}, num_steps={self.num_steps}"
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x_start: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        timesteps_state: State = None,
+        model: Model | None = None,
+        **conditions: Any,
+    ) -> dict[str, Tensor]:
+        """Draw levels and noise, and return per-example terms of the loss.
+
+        ``system(x)["loss"].mean()`` is what training minimizes.
+
+        Args:
+            x_start: Clean data, (B, C, *S), float, in [-1, 1] unless the system was composed with bins=None.
+            generator: Source of all randomness; levels and noise are drawn where it is. The global one by default.
+            timesteps_state: What the timestep sampler has learned so far; fresh by default.
+            model: Called in place of the system's own network.
+            conditions: Keywords for the network, such as y=labels; as in `sample`.
+        Returns:
+            "loss" (weighted by the timestep sampler), the loss part's metrics, "level" and "weight", each (B,).
+        Raises:
+            OptionError: x_start has the wrong shape, dtype or range.
+        """
+        x_start = self.checked(x_start)
+        level, weight = self.draw_levels(x_start.shape[0], generator=generator, timesteps_state=timesteps_state)
+        rows = count_first(level, x_start.shape[0])
+        level, weight = level.to(x_start.device), weight.to(x_start.device)
+        noise = self._noise_like(x_start, generator)
+        terms = self.loss_terms(model, x_start, level, noise, decoder_rows=rows, **conditions)
+        return terms | {"loss": terms["loss"] * weight, "level": level, "weight": weight}
+
+    def draw_levels(
+        self, batch: int, *, generator: torch.Generator | None = None, timesteps_state: State = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return levels (B,) and their weights (B,) as the timestep sampler draws them.
+
+        They are where its state is, a fresh one where the generator is.
+        """
+        sampler, batch = self.parts.timesteps, check_integer("batch", batch, ge=0, le=2**31)
+        _check_generator(generator)
+        device = generator.device if generator is not None else torch.device("cpu")
+        u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
+        if timesteps_state is None:
+            state = pytree.tree_map_only(Tensor, lambda held: held.to(device), sampler.init(self.table))
+        else:
+            state, held = timesteps_state, next(iter(pytree.tree_leaves(timesteps_state)), None)
+            u = u.to(held.device) if isinstance(held, Tensor) else u
+        return sampler.sample(state, u, self.num_steps)
+
+    def loss_terms(
+        self,
+        model: Model | None,
+        x_start: Tensor,
+        level: Tensor,
+        noise: Tensor,
+        *,
+        decoder_rows: int | None = None,
+        **conditions: Any,
+    ) -> dict[str, Tensor]:
+        """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
+
+        Args:
+            model: The network; None takes the system's own.
+            x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
+            level: 1..T, (B,) int64 (log_snr, (B,) float64, if the timestep sampler's domain is "log_snr").
+            noise: Standard normal, (B, C, *S).
+            decoder_rows: Upper bound on the rows at level 1, if the caller knows one: the decoder's term is then
+                computed for that many rows only. B by default, which is always right.
+            conditions: Keywords for the network; as in `sample`.
+        Raises:
+            OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
+        Returns:
+            "loss" and metrics, each (B,), not weighted by the timestep sampler.
+        """
+        rows = x_start.shape[0] if decoder_rows is None else decoder_rows
+        self._check_draws(x_start, level, noise)
+        x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
+        null = self.parts.null_conditions
+        conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
+        return self.objective.terms(network, x_start, level, noise, rows, conditions)
+
+    # ---- sampling --------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        *,
+        steps: Spacing = None,
+        sampler: Slot = None,
+        guidance: Steered = None,
+        seed: Seed = None,
+        batch_size: int | None = None,
+        start: Tensor | None = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        compile: Compile = False,
+        progress: bool = True,
+        **conditions: Any,
+    ) -> Tensor:
+        """Return n samples, (n, C, *S), float32; float64 if ``start`` is.
+
+        Args:
+            n: How many.
+            steps: Every level by default; a count, a spacing string or a list of levels (see `diffkit.spacing`).
+            sampler: Name, (name, options) or instance; the composed one by default.
+            guidance: What steers the samples, such as ``diffkit.guidance.ClassifierFree(2.0)``; of several, the first
+                is nearest to the network.
+            seed: Makes sample i a function of (seed, i) alone, whatever the batch size; a list gives each sample a
+                seed of its own. Unseeded by default.
+            batch_size: How many are made at a time; all at once by default.
+            start: What to start from at level T, (n, C, *S); noise by default.
+            clip: Clip the estimate of x_start to [-1, 1]; as composed by default.
+            x_transform: Applied to the estimate of x_start before clipping.
+            model: Called in place of the system's own network.
+            compile: True takes each step, network and guidance included, as one compiled graph, which the system keeps
+                for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
+            progress: Show a bar with an ETA on standard error.
+            conditions: Keywords for the network; a tensor, array or list of length n gives each sample its own, and so
+                do those inside of a mapping; one of length 1 is for all, as a number is. A list that does not hold
+                numbers, such as texts, or tensors of several lengths, stays a list. None, and y=-1, mean "none" where
+                the network has null conditions.
+        Raises:
+            OptionError, CompositionError: An argument is wrong; nothing has been computed then.
+            DivergedError: No sample is finite; seen on the CPU only, where a line on standard error tells of some.
+        """
+        call = self.prepare(
+            n,
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            seed=seed,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            compile=compile,
+            **conditions,
+        )
+        start = call.checked_start(start)
+        program, batches, out = call.program(), call.batches(batch_size), []
+        with call.running(f"sampling {n}", len(batches) * program.num_steps, progress) as advance:
+            for rows in batches:
+                noise_fn = call.noise(rows)
+                x = call.begin(rows, noise_fn, start)
+                out.append(call.finish(program, rows, x, noise_fn, advance))
+        samples = torch.cat(out)
+        if samples.device.type == "cpu" and type(samples) is Tensor:  # a GPU is not waited for
+            check_finite(samples)
+        return samples
+
+    def trajectory(
+        self,
+        n: int,
+        *,
+        steps: Spacing = None,
+        sampler: Slot = None,
+        guidance: Steered = None,
+        seed: Seed = None,
+        start: Tensor | None = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        compile: Compile = False,
+        **conditions: Any,
+    ) -> Iterator[Moment]:
+        """Yield a `Moment` after every step of sampling n examples; arguments as in `sample`."""
+        call = self.prepare(
+            n,
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            seed=seed,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            compile=compile,
+            **conditions,
+        )
+        return call.moments(call.checked_start(start))
+
+    def sample_from(
+        self,
+        model: Model | None,
+        x: Tensor,
+        noise_fn: NoiseFn | None,
+        table: ProcessTable | None = None,
+        *,
+        sampler: Slot = None,
+        guidance: Steered = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        grad: bool = False,
+        **conditions: Any,
+    ) -> Tensor:
+        """Walk from x at level T to level 0 with all randomness given.
+
+        Args:
+            model: The network; None takes the system's own.
+            x: Data at level T, (B, C, *S), float32 or float64; anything shorter is computed in float32.
+            noise_fn: Called once a step for standard normal noise like x; may be None if the sampler is deterministic.
+            table: The training table by default; one that `table_for` made of some of its levels; or, on a continuous
+                schedule, any table of that schedule, ``parts.schedule.table(40)``, finer ones included.
+            sampler, guidance, clip, x_transform, conditions: As in `sample`.
+            grad: Let gradients flow back to x, the conditions and the network, through every step. What all steps
+                keep for that takes memory; ``torch.utils.checkpoint`` around ``model`` keeps less, of a network that is
+                in evaluation mode then, too.
+        Raises:
+            OptionError: The network knows nothing of the table's levels.
+        """
+        _check_tensors(x=x)
+        _check_walk(noise_fn, table, x_transform)
+        parts, network = self.parts_for(sampler, guidance), self._model(model)
+        conditions = self._conditions(parts, network, conditions, x.shape[0], x.device)
+        program = sampling_program(parts, parts.sampler, self.table if table is None else table)
+        denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
+        with evaluating(self, *networks_of(parts.guidance)):
+            return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        x_start: Tensor,
+        *,
+        steps: Spacing = None,
+        sampler: Slot = "ddim",
+        guidance: Steered = None,
+        start: str = "clean",
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        compile: Compile = False,
+        progress: bool = False,
+        **conditions: Any,
+    ) -> Tensor:
+        """Run a deterministic sampler backwards: the noise at level T from which it makes x_start, (B, C, *S).
+
+        Args:
+            x_start: Clean data, (B, C, *S).
+            steps, sampler, guidance, clip, x_transform, model, compile, progress, conditions: As in `sample`.
+            start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
+                takes x_start for data at level 1 and ends one step past T, where no signal is left, as the published
+                code does.
+        Raises:
+            OptionError: The sampler is stochastic, or an argument is wrong.
+        """
+        if not isinstance(start, str) or start not in ("clean", "level1"):
+            raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
+        x = self._placed(self.checked(x_start), model)
+        self.refuse_idle(model, conditions, "seed")
+        call = self.prepare(
+            x.shape[0],
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            compile=compile,
+            **conditions,
+        )
+        if call.parts.sampler.stochastic:
+            raise OptionError("encode needs a deterministic sampler, such as 'ddim' with eta=0")
+        program = call.encoding_program(past_end=start == "level1")
+        with call.running("encoding", program.num_steps, progress) as advance:
+            if start == "clean":
+                x = _first_encoding_step(call, call.denoiser(), x)
+            return call.finish(program, range(x.shape[0]), x, None, advance)
+
+    def prepare(
+        self,
+        n: int,
+        *,
+        steps: Spacing = None,
+        sampler: Slot = None,
+        guidance: Steered = None,
+        seed: Seed = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        compile: Compile = False,
+        **conditions: Any,
+    ) -> Call:
+        """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
+        n, parts = _checked_count(n, self.data_shape), self.parts_for(sampler, guidance)
+        network = self._model(model)
+        _check_walk(None, None, x_transform)
+        with torch.inference_mode(False):
+            conditions = ordinary(self._conditions(parts, network, conditions, n, self.device))
+        return Call(
+            self,
+            self.objective,
+            self.device,
+            n,
+            self.table_for(steps),
+            parts,
+            checked_seed(seed, n),
+            network,
+            self._clips(clip),
+            x_transform,
+            conditions,
+            check_compile(compile, self.device),
+        )
+
+    def denoiser(
+        self,
+        model: Model | None = None,
+        *,
+        guidance: Steered = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        **conditions: Any,
+    ) -> Denoiser:
+        """Return ``denoise(x, level) -> Prediction``: the network and its processing, for samplers and the bound.
+
+        The network is in the mode that it is in when it is asked; ``system.eval()`` switches dropout off.
+
+        Args:
+            model, guidance, clip, x_transform: As in `sample`.
+            conditions: Handed on as they are, so a tensor or list has an entry for each row that will be asked about.
+        """
+        parts, network = self.parts_for(None, guidance), self._model(model)
+        check_guidance(parts, conditions, self.device)
+        check_names(network, conditions, own_conditions(parts.guidance))
+        return self._denoiser(parts, network, clip, x_transform, conditions)
+
+    def parts_for(self, sampler: Slot = None, guidance: Steered = None) -> Composition:
+        """Return the composition with another sampler and with guidance.
+
+        Raises:
+            CompositionError: They do not fit this system; every problem is listed.
+        """
+        return with_guidance(with_sampler(self.parts, sampler), guidance)
+
+    # ---- scoring ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def bits_per_dim(
+        self,
+        x_start: Tensor,
+        *,
+        steps: Spacing = None,
+        guidance: Steered = None,
+        seed: Seed = None,
+        rows_per_call: int | None = None,
+        clip: bool | None = None,
+        x_transform: Transform | None = None,
+        model: Model | None = None,
+        progress: bool = False,
+        **conditions: Any,
+    ) -> Bound:
+        """Return the variational bound on the negative log-likelihood of each example, in bits per dimension.
+
+        Args:
+            x_start: Clean data, (B, C, *S), in [-1, 1] unless the system was composed with bins=None.
+            steps: As in `sample`.
+            guidance: As in `sample`: the bound is then that of the guided reverse process, whose every step is still
+                a normal distribution.
+            seed: Makes the noise of example i a function of (seed, i) and the level; a list gives each example a seed
+                of its own.
+            rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
+            clip, x_transform, model, progress, conditions: As in `sample`.
+        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
+        """
+        x_start = self._placed(self.checked(x_start), model)
+        self.refuse_idle(model, conditions, "sampler", "compile")
+        call = self.prepare(
+            x_start.shape[0],
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            clip=clip,
+            x_transform=x_transform,
+            model=model,
+            **conditions,
+        )
+        rows = rows_at_a_time(rows_per_call, x_start.device)
+        total = x_start.shape[0] * call.table.num_steps
+        with torch.inference_mode(False), torch.no_grad(), call.running("bits/dim", total, progress) as advance:
+            bound = variational_bound(call, ordinary(x_start), rows, advance)
+        if x_start.device.type == "cpu" and (bad := int((~bound.total.isfinite()).sum())):
+            log(f"warning: the bits/dim of {bad} of {bound.total.shape[0]} examples are not finite")
+        return bound
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def checked(self, x_start: Tensor) -> Tensor:
+        """Return clean data of this system, (B, C, *S), as float32 or float64, ready for arithmetic.
+
+        Raises:
+            OptionError: It is no tensor, has another shape, is not floating point, holds NaN or an infinity, or lies
+                outside of [-1, 1] where data has bins.
+        """
+        if not isinstance(x_start, Tensor):
+            raise OptionError(
+                f"x_start must be a tensor (B, {_joined(self.data_shape)}), got {type(x_start).__name__}; "
+                "a data set is scored by score_data of diffkit.evaluation.scoring"
+            )
+        if x_start.ndim != len(self.data_shape) + 1 or x_start.shape[1:] != self.data_shape:
+            raise OptionError(f"x_start must have shape (B, {_joined(self.data_shape)}), got {tuple(x_start.shape)}")
+        if not x_start.is_floating_point():
+            raise OptionError(
+                f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
+            )
+        # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
+        if has_values(x_start):
+            low, high = (float(v) for v in x_start.detach().aminmax())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise OptionError(f"x_start is not finite: {examples_hold(rows_not_finite(x_start.detach()))}")
+            if self.decoder.bounded and not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+                raise OptionError(
+                    f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; scale it, or compose with "
+                    "bins=None for unbounded data"
+                )
+        return as_float(x_start)
+
+    def refuse_idle(self, model: Model | None, conditions: Mapping[str, Any], *names: str) -> None:
+        """Raise `OptionError` if there are conditions of these names, which `prepare` would take and a call ignore."""
+        refuse_idle(self._model(model), conditions, *names)
+
+    def _placed(self, x: Tensor, model: Model | None) -> Tensor:
+        """Data where the network is; where they are if it is the caller's, or has no place of its own."""
+        place = device_of(self.backbone) if model is None else None
+        return x if place is None else x.to(place)
+
+    def _conditions(
+        self, parts: Composition, network: Model, conditions: Mapping[str, Any], n: int, device: torch.device
+    ) -> dict[str, Any]:
+        """Conditions of n examples, with those that guidance brings along; every misfit is refused."""
+        check_guidance(parts, conditions, self.device)
+        own, classes = own_conditions(parts.guidance), parts.classes if network is self.backbone else None
+        found = conditions_for(network, conditions, n, device, own, parts.null_conditions, classes)
+        return found | row_conditions(parts.guidance, found, n)
+
+    def _clips(self, clip: bool | None) -> bool:
+        return self.settings.clip_x_start if clip is None else check_flag("clip", clip)
+
+    def _denoiser(
+        self,
+        parts: Composition,
+        network: Model,
+        clip: bool | None,
+        transform: Transform | None,
+        conditions: Mapping[str, Any],
+    ) -> Denoiser:
+        scales = self.objective.scales_input
+        with torch.inference_mode(False):
+            conditions = ordinary(conditions)
+        return Denoiser(network, parts.var, scales, conditions, transform, self._clips(clip), parts.guidance)
+
+    def _model(self, model: Model | None) -> Model:
+        if model is not None:
+            check_callable("model", model, "model(x, time, **conditions)")
+            return model
+        if self.backbone is None:
+            raise OptionError("this system was composed with backbone=None; pass model= to this call")
+        return self.backbone
+
+    def _check_draws(self, x_start: Tensor, level: Tensor, noise: Tensor) -> None:
+        """Refuse other than one level and one noise for each example, and levels that are not there.
+
+        The latter where looking costs nothing: on the host, outside of tracing.
+        """
+        _check_tensors(x_start=x_start, level=level, noise=noise)
+        if level.shape != x_start.shape[:1]:
+            raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
+        if noise.shape != x_start.shape:
+            raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
+        if level.is_floating_point() or not has_values(level):
+            return
+        try:
+            low, high = (int(k) for k in level.aminmax())
+        except RuntimeError:  # levels that vmap maps over have no value to look at
+            return
+        if low < 1 or high > self.num_steps:
+            raise OptionError(f"level must lie in 1..{self.num_steps}, got values in {low}..{high}")
+
+    def _noise_like(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        device = generator.device if generator is not None else x.device
+        return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+
+
+def with_sampler(parts: Composition, slot: Slot) -> Composition:
+    """Return a composition with another sampler; None keeps the composed one.
+
+    Raises:
+        CompositionError: It cannot work with the other parts.
+    """
+    if slot is None:
+        return parts
+    sampler, name = resolve("sampler", slot)
+    changed = attrs.evolve(parts, sampler=sampler, names={**parts.names, "sampler": name})
+    problems = problems_of(changed.label("sampler"), sampler, changed)
+    if problems:
+        raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
+    return changed
+
+
+def _first_encoding_step(call: Call, denoiser: Denoiser, x: Tensor) -> Tensor:
+    """From level 0 to 1, where no network can be asked: the noise is taken from the estimate at level 1."""
+    columns = Columns({"level": level_columns(call.parts, call.table)})
+    at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
+    eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
+    return at.alpha * x + at.sigma * eps
+
+
+def _check_tensors(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or not value.ndim:
+            what = "a single number" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise OptionError(f"{name} must be a tensor with an entry for each example, got {what}")
+
+
+def _check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise OptionError(
+            f"generator must be a torch.Generator, got a {type(generator).__name__}; torch.Generator().manual_seed(0) "
+            "is one"
+        )
+
+
+def _check_walk(noise_fn: object, table: object, x_transform: object) -> None:
+    if noise_fn is not None:
+        check_callable("noise_fn", noise_fn, "noise_fn()")
+    if x_transform is not None:
+        check_callable("x_transform", x_transform, "x_transform(x_start)")
+    if table is not None and not isinstance(table, ProcessTable):
+        raise OptionError(f"table must be a ProcessTable, such as System.table_for(20), got a {type(table).__name__}")
+
+
+def _checked_count(n: object, data_shape: tuple[int, ...]) -> int:
+    """A number of examples whose values fit into some memory."""
+    found = check_integer("n", n, ge=1)
+    if found * math.prod(data_shape) > _MOST_VALUES:
+        raise OptionError(f"n {found} is more than memory holds; make at most some millions at a time")
+    return found
+
+
+def _joined(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))

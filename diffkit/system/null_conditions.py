@@ -1,0 +1,310 @@
+"""What means "none" of a condition: the null label, an empty text, an embedding; written down, and put in its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffkit.errors import OptionError
+
+NO_CLASS = -1
+"""The label of an example without a class; it becomes the network's null label."""
+_LARGEST = 2**63 - 1
+"""Of the whole numbers that a tensor can hold."""
+_MOST = 2**18
+"""Numbers that one null condition may hold, as it is written into every spec: three times CLIP's text embedding."""
+
+
+# ---- written down ----------------------------------------------------------------------------------------------------
+
+
+def plain_nulls(value: Any) -> dict[str, Any] | None:
+    """Return null conditions as plain JSON data: numbers, texts, None, lists and mappings.
+
+    Raises:
+        OptionError: They are no mapping of names to such.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not value or not all(isinstance(name, str) for name in value):
+        raise OptionError(f"null_conditions must be a mapping such as {{'y': 10}}, got {value!r}")
+    return {name: _plain(f"null_conditions[{name!r}]", entry) for name, entry in value.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        size = value.numel() if isinstance(value, Tensor) else value.size
+        if size > _MOST:
+            raise OptionError(
+                f"{name} has {size} numbers, and a spec holds up to {_MOST}; give one number, which fills a condition "
+                "of any shape"
+            )
+        value = value.tolist()
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(f"{name}[{key!r}]", entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, entry) for entry in value]
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise OptionError(f"{name} is {value}, which is more than 64 bits hold; use a smaller number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OptionError(f"{name} has {value!r}, which JSON cannot hold; use a finite number")
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise OptionError(
+        f"{name} is a {type(value).__name__}; give a number, a text, a tensor, a mapping or list of such, or None"
+    )
+
+
+def nulls_of(owner: str, value: Any) -> Mapping[str, Any] | None:
+    """Return null conditions with tensors for lists of numbers, ready for use.
+
+    Args:
+        owner: Whose they are, for the message.
+        value: As a backbone's `null_conditions` or `plain_nulls` returned them.
+    Raises:
+        OptionError: They are no mapping of names.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise OptionError(f"{owner}: null_conditions() must return a mapping such as {{'y': 10}}, got {value!r}")
+    return {name: _ready(entry) for name, entry in value.items()} or None
+
+
+def _ready(value: Any) -> Any:
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise OptionError(f"null conditions have {value}, which is more than 64 bits hold; use a smaller number")
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _ready(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        try:
+            return torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):  # texts, or conditions side by side
+            return [_ready(entry) for entry in value]
+    return value
+
+
+# ---- in place of a condition -----------------------------------------------------------------------------------------
+
+
+def none_of(name: str, null: Any, given: Any, n: int) -> Any:
+    """Return the null condition of n examples, in the form of the condition whose place it takes.
+
+    Args:
+        name: Of the condition.
+        null: A number, which fills the condition; a tensor of one example, of one row, or with a row for each example;
+            a text; a mapping or list of such; or None, which leaves the condition out.
+        given: The condition, as `diffkit.system.conditions` reads it.
+        n: How many examples.
+    Raises:
+        OptionError: It has another form than the condition.
+    """
+    if null is None:
+        return None
+    if isinstance(null, int) and abs(null) > _LARGEST:
+        raise OptionError(f"the null condition of {name!r} is {null}, which is more than 64 bits hold")
+    if isinstance(given, Mapping):
+        return _none_of_mapping(name, null, given, n)
+    if isinstance(given, tuple):
+        return _none_of_tuple(name, null, given, n)
+    if isinstance(given, list):
+        return _none_of_list(name, null, given, n)
+    if isinstance(given, Tensor):
+        return _none_of_tensor(name, null, given, n)
+    return _none_by_itself(null, n)
+
+
+def _none_of_mapping(name: str, null: Any, given: Mapping[str, Any], n: int) -> dict[str, Any]:
+    if _is_number(null):
+        return {key: none_of(f"{name}[{key!r}]", null, entry, n) for key, entry in given.items()}
+    if not isinstance(null, Mapping):
+        raise _unfit(name, null, "a mapping")
+    found = {key: none_of(f"{name}[{key!r}]", entry, given.get(key), n) for key, entry in null.items()}
+    return {key: entry for key, entry in {**given, **found}.items() if entry is not None}
+
+
+def _none_of_tuple(name: str, null: Any, given: tuple[Any, ...], n: int) -> tuple[Any, ...]:
+    if _is_number(null):
+        null = [null] * len(given)
+    if not isinstance(null, list | tuple | Tensor | np.ndarray) or len(null) != len(given):
+        raise _unfit(name, null, f"{len(given)} conditions side by side")
+    pairs = zip(null, given, strict=True)
+    return tuple(none_of(f"{name}[{i}]", own, entry, n) for i, (own, entry) in enumerate(pairs))
+
+
+def _none_of_list(name: str, null: Any, given: list[Any], n: int) -> list[Any]:
+    if isinstance(null, list | tuple):
+        if len(null) not in (1, n):
+            raise OptionError(
+                f"the null condition of {name!r} has {len(null)} entries for {n} examples; give one, or {n}"
+            )
+        return [*null] * n if len(null) == 1 else [*null]
+    if isinstance(null, np.ndarray):
+        null = torch.as_tensor(null)
+    like = next((entry for entry in given if isinstance(entry, Tensor)), None)
+    if like is None:
+        return [null] * n
+    if _is_number(null):
+        return [torch.full_like(entry, null) if isinstance(entry, Tensor) else null for entry in given]
+    if not isinstance(null, Tensor):
+        raise _unfit(name, null, "a tensor for each example")
+    null = _like(name, null, like)
+    if null.ndim == like.ndim + 1 and len(null) in (1, n):
+        return [*null] * n if len(null) == 1 else [*null]
+    return [null] * n
+
+
+def _none_of_tensor(name: str, null: Any, given: Tensor, n: int) -> Tensor:
+    if _is_number(null):
+        if isinstance(null, float) and not given.is_floating_point() and not null.is_integer():
+            raise OptionError(f"the null condition of {name!r} is {null!r}, but the condition has whole numbers")
+        wide = _is_whole(given) and abs(null) > torch.iinfo(given.dtype).max
+        return torch.full_like(given, null, dtype=torch.int64 if wide else given.dtype)
+    try:
+        value = torch.as_tensor(null)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _unfit(name, null, f"a tensor of shape {tuple(given.shape)}") from error
+    value = _like(name, value, given)
+    if value.ndim == 0:
+        return value.expand(given.shape)
+    if value.ndim == given.ndim - 1:
+        value = value[None]
+    if value.ndim != given.ndim:
+        raise _unfit(name, value, f"a tensor of shape {tuple(given.shape)}")
+    if value.shape[0] == n:
+        return value
+    if value.shape[0] != 1:
+        raise OptionError(
+            f"the null condition of {name!r} must have one row, or one for each of {n} examples, got {value.shape[0]}"
+        )
+    return value.expand(n, *value.shape[1:])
+
+
+def _none_by_itself(null: Any, n: int) -> Any:
+    """Of a condition that is None, or one number or text for all."""
+    if isinstance(null, np.ndarray):
+        null = torch.as_tensor(null)
+    if isinstance(null, int) and not isinstance(null, bool):
+        return torch.full((n,), null)
+    if isinstance(null, Tensor) and null.ndim:
+        row = null if null.shape[0] in (1, n) else null[None]
+        return row if row.shape[0] == n else row.expand(n, *row.shape[1:])
+    if isinstance(null, Mapping):
+        return {key: _none_by_itself(entry, n) for key, entry in null.items()}
+    if isinstance(null, list | tuple):
+        return [*null] * n if len(null) == 1 else [*null]
+    return null
+
+
+def _like(name: str, value: Tensor, given: Tensor) -> Tensor:
+    """A null value of the condition's dtype, where the condition is."""
+    if value.is_floating_point() and not given.is_floating_point():
+        raise OptionError(f"the null condition of {name!r} is floating point, but the condition has whole numbers")
+    return value.to(given)
+
+
+def _unfit(name: str, null: Any, wanted: str) -> OptionError:
+    found = f"a tensor of shape {tuple(null.shape)}" if isinstance(null, Tensor) else f"a {type(null).__name__}"
+    return OptionError(
+        f"the null condition of {name!r} is {found}, but the condition is {wanted}; give it in the same form"
+    )
+
+
+def _is_whole(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float)
+
+
+# ---- dropped conditions ----------------------------------------------------------------------------------------------
+
+
+def with_null(conditions: Mapping[str, Any], null: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """Return conditions with the null condition in place of None, and of the label -1 in ``y``.
+
+    Args:
+        conditions: As `diffkit.system.conditions` reads them.
+        null: What means "none" of each.
+        n: How many examples.
+    """
+    return {name: _filled(name, value, null.get(name), n) for name, value in conditions.items()}
+
+
+def _filled(name: str, value: Any, null: Any, n: int) -> Any:
+    if null is None:
+        return value
+    if value is None:
+        return none_of(name, null, None, n)
+    if isinstance(value, list) and any(entry is None for entry in value):
+        return _filled_list(name, value, null, n)
+    if isinstance(value, Mapping) and isinstance(null, Mapping):
+        return {key: _filled(f"{name}[{key!r}]", entry, null.get(key), n) for key, entry in value.items()}
+    if name == "y" and isinstance(value, Tensor) and _is_whole(value) and isinstance(null, int):
+        return value.long().masked_fill(value == NO_CLASS, null)
+    return value
+
+
+def _filled_list(name: str, value: list[Any], null: Any, n: int) -> Any:
+    """A list with None among its entries; of numbers, a tensor."""
+    if isinstance(null, int) and all(entry is None or isinstance(entry, int) for entry in value):
+        return _filled(name, torch.tensor([null if entry is None else entry for entry in value]), null, n)
+    none = none_of(name, null, value, n)
+    return [one if entry is None else entry for one, entry in zip(none, value, strict=True)]
+
+
+def drop(
+    conditions: Mapping[str, Any], null: Mapping[str, Any], n: int, chosen: Callable[[torch.device], Tensor]
+) -> dict[str, Any]:
+    """Return conditions with the null condition in the chosen examples, the same for every condition that has one.
+
+    Args:
+        conditions: As `diffkit.system.conditions` reads them.
+        null: What means "none" of each; conditions without stay as they are.
+        n: How many examples.
+        chosen: Returns which examples, (n,) bool, on a device.
+    Raises:
+        OptionError: A null condition has another form than the condition, or cannot be of one example alone.
+    """
+    return {
+        name: _dropped(name, value, none_of(name, null[name], value, n), chosen)
+        if null.get(name) is not None
+        else value
+        for name, value in conditions.items()
+    }
+
+
+def _dropped(name: str, given: Any, none: Any, chosen: Callable[[torch.device], Tensor]) -> Any:
+    if isinstance(given, Mapping) and isinstance(none, Mapping):
+        missing = [key for key in given if key not in none]
+        if missing:
+            raise OptionError(
+                f"the null condition of {name!r} leaves out {missing[0]!r}, which cannot be done for one example alone"
+            )
+        return {key: _dropped(f"{name}[{key!r}]", entry, none[key], chosen) for key, entry in given.items()}
+    if isinstance(given, tuple) and isinstance(none, tuple):
+        pairs = zip(given, none, strict=True)
+        return tuple(_dropped(f"{name}[{i}]", entry, own, chosen) for i, (entry, own) in enumerate(pairs))
+    if isinstance(given, list) and isinstance(none, list):
+        picked = chosen(torch.device("cpu")).tolist()
+        return [own if drops else entry for entry, own, drops in zip(given, none, picked, strict=True)]
+    if isinstance(given, Tensor) and isinstance(none, Tensor) and given.ndim:
+        if given.shape != none.shape:
+            raise OptionError(
+                f"the null condition of {name!r} has shape {tuple(none.shape[1:])}, but an example's condition "
+                f"{tuple(given.shape[1:])}; dropping needs the same, so pad one of them"
+            )
+        return torch.where(chosen(given.device).view(-1, *(1,) * (given.ndim - 1)), none, given)
+    if given is none:
+        return given
+    raise OptionError(f"condition {name!r} is one for all examples, so it cannot be dropped for one")

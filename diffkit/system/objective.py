@@ -1,0 +1,202 @@
+"""The training loss of a composition, with all randomness given: levels and noise in, per-example terms out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit.errors import CompositionError, ProtocolError
+from diffkit.gaussian import mixed
+from diffkit.protocols import Composition, Decoder, Level, LossInputs, Model, Transition
+from diffkit.system.coefficients import (
+    Columns,
+    level_columns,
+    target_columns,
+    transition_columns,
+)
+from diffkit.system.denoiser import call_network
+from diffkit.system.numerics import computing
+from diffkit.table import Coefs
+from diffkit.tensors import has_values, precision_of
+
+_RESERVED = ("level", "weight")
+"""What `System.forward` returns beside a loss's terms."""
+_TRIED, _FAR = 32, 40.0
+_TRIED_VALUES = 2**16
+"""Values of the data that a loss is tried on when it is composed; some milliseconds."""
+"""How many levels a new composition's loss is tried at, and the log-SNR that they are held to."""
+_SAME = 1e-12
+"""Target coefficients this near to 0 and 1 are 0 and 1: what is left is float64 rounding."""
+
+
+@frozen(eq=False)
+class Objective:
+    """What training minimizes.
+
+    Attributes:
+        parts: The composition.
+        decoder: Log-likelihood of data at level 1.
+        columns: Everything per level that the loss reads, of the training table.
+        scales_input: False if c_in is 1 at every level.
+        target: "x_start" or "noise" if the network's target is just that, else "mix".
+    """
+
+    parts: Composition
+    decoder: Decoder
+    columns: Columns
+    scales_input: bool
+    target: str
+
+    @classmethod
+    @computing("the training loss")
+    def of(cls, parts: Composition, decoder: Decoder) -> Objective:
+        """Compute the columns of a composition's training table."""
+        level = level_columns(parts, parts.table)
+        target = target_columns(level)
+        loss = parts.loss.columns(parts.table)
+        transition = transition_columns(parts.table)
+        columns = Columns({"level": level, "transition": transition, "target": target, "loss": loss})
+        scales_input = bool(np.any(level["c_in"] != 1)) or parts.draws_between_levels
+        found = cls(parts, decoder, columns, scales_input, _kind_of_target(target))
+        _refuse_infinite(found)
+        return found
+
+    def terms(
+        self,
+        model: Model,
+        x_start: Tensor,
+        level: Tensor,
+        noise: Tensor,
+        decoder_rows: int,
+        conditions: Mapping[str, Any],
+    ) -> dict[str, Tensor]:
+        """Return the loss part's per-example terms, each (B,), unweighted; see `System.loss_terms`."""
+        at, transition, cols, mix = self._read(level, x_start)
+        x_t = mixed(at.alpha, x_start, at.sigma, noise)
+        out, raw = call_network(model, x_t, at, self.parts.var, self.scales_input, conditions, precision_of(model))
+        log_variance = None if at.coefficients is None else self.parts.var.log_variance(raw, at.coefficients)
+        inputs = LossInputs(
+            x_start=x_start,
+            noise=noise,
+            x_t=x_t,
+            out=out,
+            target=self._target(mix, x_start, noise),
+            log_variance=log_variance,
+            level=at,
+            transition=transition,
+            cols=cols,
+            num_steps=self.parts.table.num_steps,
+            decoder=self.decoder,
+            decoder_rows=decoder_rows,
+        )
+        return _checked(self.parts.loss(inputs), x_start.shape[0], self.parts.label("loss"))
+
+    def level(self, level: Tensor, x: Tensor) -> Level:
+        """Return what is known of levels (B,), as `terms` takes them, ready to meet x (B, C, *S)."""
+        return self._read(level, x)[0]
+
+    def _target(self, mix: tuple[Tensor, Tensor], x_start: Tensor, noise: Tensor) -> Tensor:
+        if self.target == "noise":
+            return noise
+        if self.target == "x_start":
+            return x_start
+        return mixed(mix[0], x_start, mix[1], noise)
+
+    def _read(
+        self, level: Tensor, x: Tensor
+    ) -> tuple[Level, Transition | None, dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Level, transition, the loss's columns and the target's coefficients of each row."""
+        if self.parts.draws_between_levels:
+            at, mix = self._continuous(level, x)
+            return at, None, {}, mix
+        columns, ndim = self.columns, x.ndim
+        rows = columns.on(x.device, x.dtype)[level]
+        target = columns.read(rows, ndim, "target")
+        loss = columns.read(rows, ndim, "loss")
+        return columns.level(rows, ndim), columns.transition(rows, ndim), loss, (target["x_start"], target["noise"])
+
+    def _continuous(self, log_snr: Tensor, x: Tensor) -> tuple[Level, tuple[Tensor, Tensor]]:
+        """The same at any log_snr, worked in float64 and then cast; there is no transition to read."""
+        log_snr = log_snr.double()
+        scale, time = self.parts.schedule.level(log_snr)
+        at = Coefs(scale * log_snr.sigmoid().sqrt(), scale * (-log_snr).sigmoid().sqrt(), log_snr)
+        c_skip, c_out, c_in = self.parts.mean.scalings(at, None)
+        p, q = (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out
+
+        def spread(value: Tensor) -> Tensor:
+            return value.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
+
+        alpha, sigma, clock, skip, out, scale_in = map(spread, (*at, c_skip, c_out, c_in))
+        level = Level(alpha, sigma, clock, skip, out, scale_in, time.to(x.dtype), coefficients=None)
+        return level, (spread(p), spread(q))
+
+
+def _checked(terms: object, batch: int, label: str) -> dict[str, Tensor]:
+    """What a loss returned, if it is what its contract says; told by shapes, so nothing is read."""
+    if not isinstance(terms, Mapping) or "loss" not in terms:
+        found = f"the keys {list(terms)}" if isinstance(terms, Mapping) else f"a {type(terms).__name__}"
+        raise ProtocolError(f"{label} must return a mapping with 'loss', a value for each example, got {found}")
+    for name, value in terms.items():
+        if name in _RESERVED:
+            raise ProtocolError(f"{label} returns {name!r}, which stands for what the timestep sampler drew; rename it")
+        if not isinstance(value, Tensor) or value.shape != (batch,):
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ProtocolError(
+                f"{label} must return {name!r} of shape ({batch},), a value for each example, got {found}; "
+                "diffkit.gaussian.mean_flat averages over everything else"
+            )
+    return dict(terms)
+
+
+def count_first(level: Tensor, batch: int) -> int:
+    """Upper bound on the rows at level 1: exact (to a power of two) if the levels are on the host, else the batch.
+
+    A power of two keeps the number of compiled variants small.
+    """
+    if level.is_floating_point() or not has_values(level):
+        return batch
+    count = int((level == 1).sum())
+    return min(batch, 1 << (count - 1).bit_length()) if count else 0
+
+
+def _refuse_infinite(objective: Objective) -> None:
+    """Refuse parts whose loss is not finite where data, noise and what the network returns are of ordinary size.
+
+    Only some levels are tried. A loss that cannot be computed so is checked at its first real call.
+    """
+    parts = objective.parts
+    count = min(_TRIED, _TRIED_VALUES // math.prod(parts.data_shape) + 2)
+    rows = np.unique(np.geomspace(1, parts.table.num_steps, count).round().astype(np.int64))
+    values = torch.zeros(len(rows), *parts.data_shape, device="cpu")
+    log_snr = parts.table.log_snr[rows].clip(-_FAR, _FAR)
+    level = torch.from_numpy(log_snr if parts.draws_between_levels else rows)
+    out = torch.zeros(len(rows), parts.out_channels, *values.shape[2:], device="cpu")
+    try:
+        with torch.no_grad():
+            terms = objective.terms(lambda *_: out, values, level, torch.ones_like(values), len(rows), {})
+        bad = (~terms["loss"].isfinite()).nonzero().flatten().tolist()
+    except Exception:
+        return
+    finally:
+        objective.columns.release()  # fake tensors, which a later call may be about, do not meet real ones
+    if bad:
+        where = f"level {int(parts.table.index[rows[bad[0]]])} of {parts.label('schedule')}"
+        raise CompositionError(
+            "1 problem composing this system:\n  "
+            f"{parts.label('loss')} is not finite in float32 at {where}; use less extreme options of its parts"
+        )
+
+
+def _kind_of_target(columns: Mapping[str, np.ndarray]) -> str:
+    p, q = columns["x_start"][1:], columns["noise"][1:]
+    if np.all(np.abs(p) < _SAME) and np.all(np.abs(q - 1) < _SAME):
+        return "noise"
+    if np.all(np.abs(p - 1) < _SAME) and np.all(np.abs(q) < _SAME):
+        return "x_start"
+    return "mix"

@@ -1,0 +1,188 @@
+"""One call that walks levels: everything is resolved, and what is wrong refused, before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from diffkit.errors import OptionError
+from diffkit.options import check_integer
+from diffkit.protocols import Composition, Guidance, Model
+from diffkit.runtime.eval_mode import evaluating, modules_of, resting
+from diffkit.runtime.finite import examples_hold, rows_not_finite
+from diffkit.runtime.progress import progress as show_progress
+from diffkit.system.compiling import Compile, compiled
+from diffkit.system.conditions import as_tensor, rows_of
+from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.guidance import networks_of
+from diffkit.system.objective import Objective
+from diffkit.system.program_cache import kept_program
+from diffkit.system.sampling import (
+    Moment,
+    Program,
+    Take,
+    encoding_program,
+    restarting_program,
+    sampling_program,
+    take_and_tell,
+    take_step,
+)
+from diffkit.system.seeding import NoiseFn, Seed, noise_for
+from diffkit.table import Coefs, ProcessTable
+
+Transform = Callable[[Tensor], Tensor]
+
+
+@frozen(eq=False)
+class Call:
+    """A walk over levels that is ready to begin; made by `System.prepare`, used by the system and by tasks.
+
+    Attributes:
+        system: Whose programs and graphs are cached, and whose dropout is off meanwhile.
+        objective: The system's, which knows the decoder and whether the network's input is scaled.
+        device: Where the steps are computed.
+        n: How many examples.
+        table: The table in use.
+        parts: The composition, with this call's sampler and guidance.
+        seed: As in `System.sample`.
+        model: The network.
+        clip: Clip the estimate of x_start to [-1, 1].
+        transform: Applied to the estimate of x_start before clipping, or None.
+        conditions: Keywords for network and guidance, tensors on the system's device.
+        compile: As in `System.sample`.
+    """
+
+    system: nn.Module
+    objective: Objective
+    device: torch.device
+    n: int
+    table: ProcessTable
+    parts: Composition
+    seed: Seed
+    model: Model
+    clip: bool
+    transform: Transform | None
+    conditions: Mapping[str, Any]
+    compile: Compile = False
+
+    def program(self) -> Program:
+        """Return the walk from level T down to level 0."""
+        make = partial(sampling_program, self.parts, self.parts.sampler, self.table)
+        return kept_program(self.system, "down", self.parts, self.table, make)
+
+    def restarting_program(self, runs: Mapping[int, int]) -> Program:
+        """Return the program of several runs down the levels; see `diffkit.system.sampling.restarting_program`."""
+        make = partial(restarting_program, self.parts, self.parts.sampler, self.table, runs)
+        return kept_program(self.system, ("restarting", *runs.items()), self.parts, self.table, make)
+
+    def encoding_program(self, *, past_end: bool = False) -> Program:
+        """Return the walk from level 1 up to level T, or one step beyond."""
+        make = partial(encoding_program, self.parts, self.parts.sampler, self.table, past_end=past_end)
+        return kept_program(self.system, ("up", past_end), self.parts, self.table, make)
+
+    def batches(self, batch_size: int | None = None) -> list[range]:
+        """Return the examples' indices, ``batch_size`` at a time; all at once by default."""
+        size = self.n if batch_size is None else check_integer("batch_size", batch_size, ge=1)
+        return [range(i, min(i + size, self.n)) for i in range(0, self.n, size)]
+
+    def denoiser(self, rows: range | Tensor | None = None) -> Denoiser:
+        """Return the network and its processing for some of the examples; all by default."""
+        conditions = self.conditions if rows is None else rows_of(self.conditions, rows)
+        scales = self.objective.scales_input
+        guidance = self.parts.guidance
+        return Denoiser(self.model, self.parts.var, scales, conditions, self.transform, self.clip, guidance)
+
+    def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:
+        """Return a denoiser for every step of a program: without guidance in the steps where it would be idle."""
+        whole = self.denoiser(rows)
+        acting = _acting(program, whole.guidance)
+        if all(all(each) for each in acting):
+            return whole
+        found = {each: attrs.evolve(whole, acting=each) for each in set(acting)}
+        return [found[each] for each in acting]
+
+    def take(self, program: Program, denoiser: Denoiser, x: Tensor, tell: bool = False) -> Take:
+        """Return one step of a program as a function, compiled if the call asks for it.
+
+        Args:
+            program, denoiser, x: What it will be called with.
+            tell: Let it return the estimate of x_start as well.
+        """
+        take = take_and_tell if tell else take_step
+        return compiled(self.system, take, self.compile, program, denoiser, x) if self.compile else take
+
+    def finish(
+        self, program: Program, rows: range, x: Tensor, noise_fn: NoiseFn | None, advance: Callable[[int], None]
+    ) -> Tensor:
+        """Walk a program from x to its end with some of the examples; see `Program.finish`."""
+        take = self.take(program, self.denoiser(rows), x)
+        return program.finish(self.denoisers(program, rows), x, noise_fn, advance, take)
+
+    def noise(self, rows: range) -> NoiseFn:
+        """Return the stream of noise of some of the examples."""
+        return noise_for(self.seed, rows, self.parts.data_shape, self.device)
+
+    def checked_start(self, start: Any) -> Tensor | None:
+        """Return ``start`` as a tensor with a row for each example, or None if it is None.
+
+        Raises:
+            OptionError: It is none, or has another shape.
+        """
+        if start is None:
+            return None
+        found, wanted = as_tensor("start", start), (self.n, *self.parts.data_shape)
+        if found.shape != wanted:
+            raise OptionError(f"start must have shape {wanted}, got {tuple(found.shape)}")
+        if found.device.type == "cpu" and (rows := rows_not_finite(found.detach())):
+            raise OptionError(f"start is not finite: {examples_hold(rows)}")
+        return found
+
+    def begin(self, rows: range, noise_fn: NoiseFn, start: Tensor | None = None) -> Tensor:
+        """Return data at level T: noise, or the examples' share of ``start``, (n, C, *S).
+
+        The noise is drawn even if a start is given, so that the steps' noise is the same either way.
+        """
+        noise = noise_fn() * float(self.table.scale[-1])
+        return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
+
+    def moments(self, start: Tensor | None = None) -> Iterator[Moment]:
+        """Yield a `Moment` after every step of one batch of all examples; networks are as they were between steps."""
+        rows = range(self.n)
+        noise_fn = self.noise(rows)
+        x = self.begin(rows, noise_fn, start)
+        program = self.program()
+        take = self.take(program, self.denoiser(rows), x, tell=True)
+        steps = program.run(self.denoisers(program, rows), x, noise_fn, take)
+        modules = modules_of(self.system, *self.networks())
+        while True:
+            with resting(modules):
+                moment = next(steps, None)
+            if moment is None:
+                return
+            yield moment
+
+    @contextmanager
+    def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+        """Show progress and switch dropout off meanwhile; yields a function to call with what is done."""
+        with evaluating(self.system, *self.networks()), show_progress(total, label, progress) as advance:
+            yield advance
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Networks that take part beside the system's own."""
+        return networks_of(self.parts.guidance)
+
+
+def _acting(program: Program, guidance: tuple[Guidance, ...]) -> list[tuple[bool, ...]]:
+    """Which guidance acts at some level of each step."""
+    blocks = [block for name, block in program.columns.blocks.items() if name != "coef"]
+    levels = [Coefs(block["alpha"], block["sigma"], block["log_snr"]) for block in blocks]
+    idle = [np.all([one.idle(at) for at in levels], axis=0) for one in guidance]
+    return [tuple(not off[i] for off in idle) for i in range(program.num_steps)]

@@ -1,0 +1,362 @@
+"""The sampling loop: a sampler's plan on a table as one matrix, and a pure step that reads one row of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from diffkit.errors import OptionError, ProtocolError
+from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
+from diffkit.runtime.double_backward import ordinary
+from diffkit.system.coefficients import Block, Columns, level_columns, node_columns
+from diffkit.system.numerics import computing
+from diffkit.system.seeding import NoiseFn
+from diffkit.table import F64, Coefs, ProcessTable, Steps
+
+Denoisers = Denoise | Sequence[Denoise]
+"""One denoiser for all steps, or one for each."""
+
+
+@frozen(eq=False)
+class Moment:
+    """One point of a trajectory.
+
+    Attributes:
+        step: How many steps were taken, from 1.
+        level: Level of the table that x is at now.
+        x: Data there, (B, C, *S).
+        x_start: The estimate of clean data that the step was taken with, (B, C, *S).
+    """
+
+    step: int
+    level: int
+    x: Tensor
+    x_start: Tensor
+
+
+class Row:
+    """A `StepRow` whose parts are unpacked when they are first asked for: most samplers never look at s.
+
+    Unpacking costs as much as two or three operations on small data, so a part is kept once it is there. By hand:
+    torch.compile does not look into `functools.cached_property`.
+    """
+
+    def __init__(self, columns: Columns, values: Tensor, ndim: int, num_nodes: int):
+        self.values = values
+        self._columns, self._ndim, self._num_nodes = columns, ndim, num_nodes
+        self._t: Level | None = None
+        self._s: Level | None = None
+        self._coef: Mapping[str, Tensor] | None = None
+        self._nodes: tuple[Level, ...] | None = None
+
+    @property
+    def t(self) -> Level:
+        """The level the step leaves."""
+        if self._t is None:
+            self._t = self._level("t")
+        return self._t
+
+    @property
+    def s(self) -> Level:
+        """The level the step goes to."""
+        if self._s is None:
+            self._s = self._level("s")
+        return self._s
+
+    @property
+    def coef(self) -> Mapping[str, Tensor]:
+        """The plan's coefficients of this step, 0-d or (B,1..)."""
+        if self._coef is None:
+            self._coef = self._columns.read(self.values, self._ndim, "coef")
+        return self._coef
+
+    @property
+    def nodes(self) -> tuple[Level, ...]:
+        """The further levels the sampler asked for."""
+        if self._nodes is None:
+            self._nodes = tuple(self._level(f"node{i}") for i in range(self._num_nodes))
+        return self._nodes
+
+    def _level(self, block: str) -> Level:
+        return self._columns.level(self.values, self._ndim, block)
+
+
+@frozen(eq=False)
+class Program:
+    """One sampler on one table.
+
+    Attributes:
+        sampler: The sampler part.
+        columns: Level t, level s and plan coefficients of every step, in the order of the steps.
+        levels: Level each step goes to, in the root table.
+        num_nodes: How many further levels each step evaluates the network at.
+    """
+
+    sampler: Sampler
+    columns: Columns
+    levels: tuple[int, ...]
+    num_nodes: int = 0
+    _rows: dict[tuple[torch.device, torch.dtype], tuple[Row, ...]] = field(factory=dict, init=False, repr=False)
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps there are."""
+        return len(self.levels)
+
+    def step(
+        self, denoise: Denoise, x: Tensor, state: State, row: Tensor | Row, noise: Tensor | None, last: bool
+    ) -> tuple[Tensor, State]:
+        """Take one step; a pure function of its arguments.
+
+        Args:
+            denoise: ``denoise(x, level) -> Prediction``.
+            x: Data, (B, C, *S).
+            state: The sampler's.
+            row: One of `rows`, or a row of `columns` as a tensor (n,), or such a row for each example (B, n).
+            noise: Standard normal like x, or None if the sampler is deterministic.
+            last: True on the step to level 0, for samplers that ask.
+        """
+        if not isinstance(row, Row):  # asked this way round: whether something is a Tensor takes torch a while
+            row = Row(self.columns, row, x.ndim, self.num_nodes)
+        return self.sampler.step(denoise, x, state, row, noise, last)
+
+    def run(
+        self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, take: Take | None = None
+    ) -> Iterator[Moment]:
+        """Walk all steps from x, yielding after each.
+
+        Args:
+            denoise: ``denoise(x, level) -> Prediction``, or one for each step.
+            x: Data at the level the first step starts from.
+            noise_fn: Asked once a step; None only for a deterministic sampler.
+            take: `take_and_tell`, or that compiled.
+        """
+        take = take or take_and_tell
+        with torch.inference_mode(False), torch.no_grad():
+            x = ordinary(x)
+            state = self.sampler.init(x)
+        for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
+            noise = self.noise(noise_fn)
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+            ):  # inside the step only: a generator must not leak it to its caller between yields
+                x, state, x_start = take(self, denoiser, x, state, row, noise, self.is_last(i))
+            assert x_start is not None, "a step of a trajectory tells its estimate"
+            yield Moment(i + 1, self.levels[i], x, x_start)
+
+    def finish(
+        self,
+        denoise: Denoisers,
+        x: Tensor,
+        noise_fn: NoiseFn | None,
+        advance: Callable[[int], None] | None = None,
+        take: Take | None = None,
+        *,
+        grad: bool = False,
+    ) -> Tensor:
+        """Walk all steps from x and return where they lead, keeping nothing on the way.
+
+        Args:
+            denoise, x, noise_fn: As in `run`.
+            advance: Called with 1 after each step.
+            take: `take_step`, or that compiled.
+            grad: Let autograd follow the steps, where it is on.
+        """
+        take = take or take_step
+        grad = grad and torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(grad):  # guidance may differentiate
+            x = ordinary(x)
+            state = self.sampler.init(x)
+            for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
+                x, state, _ = take(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
+                if advance is not None:
+                    advance(1)
+        return x
+
+    def rows(self, x: Tensor, noise_fn: NoiseFn | None) -> Sequence[Row]:
+        """Return each step's row of `columns`, where x is; refuse a stochastic sampler without noise."""
+        if self.sampler.stochastic and noise_fn is None:
+            raise OptionError("this sampler adds noise, so it needs noise_fn")
+        key = (x.device, x.dtype)
+        if key in self._rows and type(x) is Tensor:
+            return self._rows[key]
+        with torch.inference_mode(False):  # a later call may be one that autograd looks at
+            rows = tuple(Row(self.columns, row, x.ndim, self.num_nodes) for row in self.columns.on(*key).unbind())
+        if type(x) is Tensor:  # a fake tensor's rows are fake
+            self._rows[key] = rows
+        return rows
+
+    def _each(self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None) -> Iterator[tuple[Row, Denoise]]:
+        """Each step's row and denoiser."""
+        each = denoise if isinstance(denoise, Sequence) else repeat(denoise)
+        return zip(self.rows(x, noise_fn), each, strict=False)
+
+    def noise(self, noise_fn: NoiseFn | None) -> Tensor | None:
+        """Return the noise of the next step; None if the sampler is deterministic."""
+        return noise_fn() if noise_fn is not None and self.sampler.stochastic else None
+
+    def is_last(self, i: int) -> bool:
+        """Return what a step is told: that it goes to level 0, if the sampler asks at all."""
+        return self.sampler.uses_last and self.levels[i] == 0
+
+
+Take = Callable[
+    [Program, Denoise, Tensor, State, Tensor | Row, Tensor | None, bool], tuple[Tensor, State, Tensor | None]
+]
+"""``take(program, denoise, x, state, row, noise, last) -> x, state and, if it tells, the estimate of x_start``."""
+
+
+def take_step(
+    program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor | Row, noise: Tensor | None, last: bool
+) -> tuple[Tensor, State, Tensor | None]:
+    """Take one step; see `Program.step`."""
+    x, state = program.step(_call_of(denoise), x, state, row, noise, last)
+    return x, state, None
+
+
+def _call_of(denoise: Any) -> Denoise:
+    """The method behind an object: torch before 2.7 makes another graph for every object that is called itself."""
+    method: Denoise = denoise.__call__
+    return method
+
+
+def take_and_tell(
+    program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor | Row, noise: Tensor | None, last: bool
+) -> tuple[Tensor, State, Tensor | None]:
+    """Take one step, and tell the estimate of x_start it was taken with."""
+    recorder = _Recorder(_call_of(denoise))
+    x, state = program.step(recorder, x, state, row, noise, last)
+    return x, state, recorder.last.x_start
+
+
+class _Recorder:
+    """Remembers the last prediction."""
+
+    last: Prediction
+
+    def __init__(self, denoise: Callable[[Tensor, Level], Prediction]):
+        self._denoise = denoise
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        self.last = self._denoise(x, level)
+        return self.last
+
+
+@computing("the steps of the sampler")
+def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
+    """Return the program that goes from level T of a table in use down to level 0."""
+    route = sampler.route(table.log_snr)
+    if route is None:
+        rows = np.arange(table.num_steps, 0, -1)
+        return _program(parts, sampler, table, table.steps(), rows, rows - 1)
+    start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
+    return _program(parts, sampler, table, Steps(table.at(start), table.at(end)), start, end)
+
+
+def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.ndarray:
+    """Return a route as an int64 array (n, 2), or raise `ProtocolError` if it is none from T to 0."""
+    pairs = np.asarray(route, dtype=np.int64).reshape(-1, 2)
+    down = len(pairs) and pairs[0, 0] == top and pairs[-1, 1] == 0 and np.all(pairs[:, 1] < pairs[:, 0])
+    if not down or np.any(pairs[1:, 0] < pairs[:-1, 1]) or np.any(pairs[:-1, 1] < 1) or pairs.max() > top:
+        raise ProtocolError(f"the route of {label} is not one of downward steps from level {top} to level 0: {route!r}")
+    return pairs
+
+
+@computing("the steps of the sampler")
+def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable, runs: Mapping[int, int]) -> Program:
+    """Return the program of several runs down the levels, each planned as if sampling began at its top.
+
+    A plan counts on the estimates of its own earlier steps, and a run that begins in the middle has none.
+
+    Args:
+        runs: Level that a run starts from -> level that it goes to; their steps follow one another in this order.
+    """
+    levels = level_columns(parts, table)
+    pieces = []
+    for top, bottom in runs.items():
+        rows = np.arange(top, 0, -1)
+        blocks = _blocks(parts, sampler, levels, Steps(table.at(rows), table.at(rows - 1)), rows, rows - 1)
+        pieces.append({name: {n: c[: top - bottom] for n, c in block.items()} for name, block in blocks.items()})
+    joined = {
+        name: {n: np.concatenate([piece[name][n] for piece in pieces]) for n in block}
+        for name, block in pieces[0].items()
+    }
+    to_rows = np.concatenate([np.arange(top, bottom, -1) - 1 for top, bottom in runs.items()])
+    return _program_of(sampler, table, joined, to_rows)
+
+
+@computing("the steps of the sampler")
+def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:
+    """Return the program that goes from level 1 of a table in use up to level T.
+
+    Args:
+        parts: The composition.
+        sampler: A deterministic sampler.
+        table: The table in use.
+        past_end: Add a step from T to a level without signal, as the published code does.
+    """
+    rows = np.arange(1, table.num_steps + (1 if past_end else 0))
+    t = table.at(rows)
+    s = table.at(rows + 1) if not past_end else _beyond(table)
+    target = np.minimum(rows + 1, table.num_steps)
+    return _program(parts, sampler, table, Steps(t, s), rows, target)
+
+
+def _beyond(table: ProcessTable) -> Coefs:
+    alpha, sigma, log_snr = table.at(slice(2, None))
+    return Coefs(np.append(alpha, 0.0), np.append(sigma, table.scale[-1]), np.append(log_snr, -np.inf))
+
+
+def _program(
+    parts: Composition,
+    sampler: Sampler,
+    table: ProcessTable,
+    steps: Steps,
+    from_rows: np.ndarray,
+    to_rows: np.ndarray,
+) -> Program:
+    blocks = _blocks(parts, sampler, level_columns(parts, table), steps, from_rows, to_rows)
+    return _program_of(sampler, table, blocks, to_rows)
+
+
+def _program_of(sampler: Sampler, table: ProcessTable, blocks: Mapping[str, Block], to_rows: np.ndarray) -> Program:
+    num_nodes = len(blocks) - len(("t", "s", "coef"))
+    return Program(sampler, Columns(blocks), tuple(int(k) for k in table.index[to_rows]), num_nodes)
+
+
+def _blocks(
+    parts: Composition,
+    sampler: Sampler,
+    levels: Block,
+    steps: Steps,
+    from_rows: np.ndarray,
+    to_rows: np.ndarray,
+) -> dict[str, Block]:
+    """What the steps of one plan read, block by block.
+
+    Args:
+        levels: `level_columns` of the table in use.
+        steps, from_rows, to_rows: The steps, and their ends as rows of the table.
+    """
+    wanted = sampler.nodes(steps)
+    start = {name: c[from_rows] for name, c in levels.items()}
+    nodes, coefs = ([], ()) if wanted is None else node_columns(parts, steps, wanted, start)
+    steps = Steps(steps.t, steps.s, coefs)
+    plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
+    _check_plan(parts.label("sampler"), plan)
+    blocks: dict[str, Block] = {"t": start, "s": {name: c[to_rows] for name, c in levels.items()}}
+    return blocks | {f"node{i}": node for i, node in enumerate(nodes)} | {"coef": plan}
+
+
+def _check_plan(label: str, plan: Mapping[str, F64]) -> None:
+    for name, column in plan.items():
+        bad = np.flatnonzero(~np.isfinite(column))
+        if bad.size:
+            raise ProtocolError(f"the plan of {label} is not finite in column {name!r} at step {bad[0] + 1}")

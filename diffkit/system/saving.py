@@ -1,0 +1,205 @@
+"""A system as plain data: registered names, options, provenance and settings.
+
+There is no import path in a spec, so rebuilding one cannot run anything but the parts it names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from diffkit._version import __version__
+from diffkit.errors import CheckpointError, OptionError, SpecError
+from diffkit.options import option_names
+from diffkit.protocols import Composition
+from diffkit.registry import KINDS, registry
+from diffkit.runtime.files import bare, digest, storable, write_atomically, write_through
+from diffkit.runtime.publishing import new_folder, reason
+from diffkit.runtime.run_layout import SPEC, WEIGHTS, is_run
+from diffkit.runtime.strict_json import parse_json
+from diffkit.system.settings import Settings
+
+FORMAT = 1
+
+
+def spec_of(parts: Composition, settings: Settings, recipe: Any, network: nn.Module | None) -> dict[str, Any]:
+    """Return a system as plain JSON data: format, parts with options and provenance, settings.
+
+    Args:
+        parts, settings, recipe, network: Those of the system; the recipe is None for a foreign network.
+    Raises:
+        SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it; or
+            an option is of a kind that JSON does not have.
+    """
+    named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in KINDS if kind != "backbone"}
+    named["backbone"] = _backbone_spec(parts, recipe, None if network is None else bare(network))
+    others = written("the system", attrs.asdict(settings, recurse=False))
+    if others["null_conditions"] is None:  # older specs are without it
+        del others["null_conditions"]
+    return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": others}
+
+
+def save(spec: Mapping[str, Any], network: nn.Module | None, folder: str | Path) -> Path:
+    """Write spec and weights; each file appears whole or not at all, the spec last.
+
+    Args:
+        spec: The system's, as `spec_of` returns it.
+        network: The system's, if it has one.
+        folder: Made if it is not there.
+    Returns:
+        The folder.
+    Raises:
+        OptionError: The folder holds a training run.
+        CheckpointError: The folder cannot be written.
+    """
+    weights = {} if network is None else bare(network).state_dict()
+    return write(spec, weights, folder)
+
+
+def write(
+    spec: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    folder: str | Path,
+    *,
+    renews: bool = False,
+    damaged: bool = False,
+) -> Path:
+    """Write a spec and the weights that belong to it, as `save` does.
+
+    Args:
+        spec: What they are of; a record of the weights is added to it.
+        weights: A state dict.
+        folder: Made if it is not there.
+        renews: A training run writes its own folder anew, for the same spec: that is written first and knows the
+            weights' digest of before and of now, so at whatever moment this is cut short, what is there can be loaded.
+        damaged: What the run finds in its folder is not to be loaded.
+    Returns:
+        The folder.
+    Raises:
+        OptionError: The folder holds a training run, and this is not the run that writes.
+        CheckpointError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    if is_run(folder) and not renews:
+        raise OptionError(
+            f"folder {str(folder)!r} holds a training run, whose result would be lost; save into another folder"
+        )
+    content = as_file(weights)
+    record: dict[str, Any] = {"file": WEIGHTS, **digest(content)}
+    if renews and not damaged and (folder / WEIGHTS).exists():
+        record["before"] = digest((folder / WEIGHTS).read_bytes())
+    files = [(WEIGHTS, content), (SPEC, (json.dumps({**spec, "weights": record}, indent=2) + "\n").encode())]
+    try:
+        if renews:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, whole in reversed(files):
+                write_atomically(folder / name, whole)
+        else:
+            with new_folder(folder) as work:
+                for name, whole in files:
+                    write_through(work / name, whole)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {reason(error)}; {len(content)} bytes are needed") from error
+    return folder
+
+
+def as_file(weights: Mapping[str, Tensor]) -> bytes:
+    """Return the content of the file that holds these weights; the same for the same weights."""
+    from safetensors.torch import save as to_bytes
+
+    return to_bytes(storable(weights))
+
+
+def part_spec(kind: str, part: Any) -> dict[str, Any]:
+    """Return a part as plain JSON data: name, options and provenance.
+
+    Raises:
+        SpecError: Its class has no registered name, its options cannot be told, or JSON cannot hold one.
+    """
+    known = registry(kind).provenance(part)
+    if known is None:
+        name = type(part).__name__
+        raise SpecError(
+            f"{kind} {name!r} is of a class that has no registered name, so nothing could rebuild this system; "
+            f"put @registry({kind!r}).register({name.lower()!r}) on the class, or let an entry point name the class "
+            "itself, not a function that makes one"
+        )
+    names = option_names(type(part))
+    if names is None:
+        raise SpecError(
+            f"{kind} {known.name!r} is made by a class with its own __init__, so its options cannot be told; "
+            "make it a frozen attrs class"
+        )
+    options = written(f"{kind} {known.name!r}", {name: getattr(part, name) for name in names})
+    return {"name": known.name, "options": options, "origin": known.origin, "version": known.version}
+
+
+def _backbone_spec(parts: Composition, recipe: Any, network: nn.Module | None) -> dict[str, Any] | None:
+    """The part that builds the network; or the network's class, if no part builds it as it is now."""
+    if recipe is None:
+        return None if network is None else {"name": None, "class": parts.names["backbone"]}
+    found = part_spec("backbone", recipe)
+    if network is None or is_built_by(lambda: recipe.build(parts.data_shape, parts.out_channels), network):
+        return found
+    return {"name": None, "class": type(network).__name__, "recipe": found}
+
+
+def is_built_by(build: Callable[[], nn.Module], network: nn.Module) -> bool:
+    """Return whether a function builds such a network: the same modules, and weights of the same names and shapes.
+
+    A network that was wrapped, or some of whose layers were replaced, adapted or parametrized, is another. Nothing is
+    computed, and a network that cannot be built without values counts as the same.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            built = build()
+    except Exception:  # whatever foreign code meets on a device without values
+        return True
+    return _structure(built) == _structure(network)
+
+
+def _structure(network: nn.Module) -> tuple[dict[str, type], dict[str, tuple[int, ...]]]:
+    classes = {name: type(module) for name, module in network.named_modules(remove_duplicate=False)}
+    return classes, {name: tuple(tensor.shape) for name, tensor in _tensors(network)}
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from network.named_parameters(remove_duplicate=False)
+    yield from network.named_buffers(remove_duplicate=False)
+
+
+def written(what: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as JSON has them, with lists for tuples.
+
+    Args:
+        what: Whose they are, for the message.
+        options: Any.
+    Raises:
+        SpecError: JSON cannot hold one of them.
+    """
+    for name, value in options.items():
+        if not fits_json(value):
+            raise SpecError(
+                f"{what} cannot be saved: JSON cannot hold {name}={value!r}; give plain numbers, words or lists"
+            )
+    return {name: plain(value) for name, value in options.items()}
+
+
+def fits_json(value: Any) -> bool:
+    """Whether a value can be written as JSON and read back."""
+    try:
+        parse_json(json.dumps(value))
+    except (TypeError, ValueError):  # of a kind that JSON does not have; held by itself
+        return False
+    return True
+
+
+def plain(value: Any) -> Any:
+    """Return a value with lists for tuples, as JSON has them."""
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value

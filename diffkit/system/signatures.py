@@ -1,0 +1,231 @@
+"""Which conditions a network takes, and keywords that are none: misspelt options end here, not inside the network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Container, Iterable, Iterator
+from difflib import get_close_matches
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from diffkit.errors import OptionError, did_you_mean
+
+OPTIONS = frozenset(
+    [
+        *("batch_size", "clip", "compile", "decoder_rows", "generator", "grad", "guidance", "level", "model", "noise"),
+        *("noise_fn", "progress", "rows_per_call", "sampler", "seed", "start", "steps", "table", "timesteps_state"),
+        "x_transform",
+    ]
+)
+"""Options of a system's calls."""
+
+_SLIPS = OPTIONS - {"grad", "level", "model", "noise", "table"}
+"""Those whose slips are looked for: near to the others are words that conditions may have, such as mode."""
+
+_ELSEWHERE = {
+    "callback": "System.trajectory, which yields every step",
+    "callback_on_step_end": "System.trajectory, which yields every step",
+    "classifier_free_guidance": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "clip_denoised": "clip=",
+    "cond_fn": "guidance=diffkit.guidance.GradientGuidance(log_prob)",
+    "cond_scale": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "denoised_fn": "x_transform=",
+    "eta": "sampler=('ddim', {'eta': 0.5})",
+    "generator": "seed=",
+    "guidance_scale": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "model_kwargs": "keywords of their own, such as y=labels",
+    "num_inference_steps": "steps=",
+    "num_sampling_steps": "steps=",
+    "num_steps": "steps=",
+    "timestep_respacing": "steps=",
+}
+"""What other libraries call options of sampling -> what it is here."""
+
+_TIMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_level", "noise_labels")
+"""What networks call their time."""
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+_NEAR = 0.85
+"""How alike (difflib's ratio) a condition is to an option that it must be a slip of: 'step' is, 'scale' is not."""
+
+
+class NamedTime(nn.Module):
+    """A foreign network whose time argument goes by name."""
+
+    def __init__(self, network: nn.Module, argument: str):
+        super().__init__()
+        parameters = _signature(network.forward).parameters
+        keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        found = parameters.get(argument) if isinstance(argument, str) else None
+        if found is None and not (keywords and isinstance(argument, str)):
+            raise OptionError(
+                f"{type(network).__name__}.forward has no argument {argument!r} for the time "
+                f"(arguments: {', '.join(parameters)})"
+            )
+        if found is not None and found.kind not in (found.POSITIONAL_OR_KEYWORD, found.KEYWORD_ONLY):
+            raise OptionError(
+                f"{type(network).__name__}.forward takes {argument!r} by position only; leave time_argument out, and "
+                "let it come second"
+            )
+        if list(parameters) == [argument]:
+            raise OptionError(f"{type(network).__name__}.forward takes {argument!r} alone; it must take data and time")
+        self.network = network
+        self.argument = argument
+        names = list(parameters)
+        self.data = names[1] if len(names) > 1 and names[0] == argument else None
+
+    def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
+        """Return what the network returns."""
+        named = {self.argument: time}
+        out: Tensor
+        if self.data is None:
+            out = self.network(x, **named, **conditions)
+        else:  # the time comes first
+            out = self.network(**{self.data: x}, **named, **conditions)
+        return out
+
+
+def check_takes_time(network: nn.Module) -> None:
+    """Raise `OptionError` unless a foreign network can be called as ``network(x, time)``, as far as can be told."""
+    try:
+        signature = _signature(network.forward)
+        names = list(signature.parameters)
+    except (TypeError, ValueError):  # a function without a signature
+        return
+    arguments, name = ", ".join(names) or "none", type(network).__name__
+    if getattr(network.forward, "__name__", "") == "_forward_unimplemented":
+        raise OptionError(f"{name} has no forward, so nothing can be computed with it; give a network that has one")
+    if names and names[0] in _TIMES:
+        raise OptionError(
+            f"{name}.forward takes {names[0]!r} first, where data comes (arguments: {arguments}); pass "
+            f"time_argument={names[0]!r}"
+        )
+    positional = [p.name for p in signature.parameters.values() if p.kind in _POSITIONAL]
+    if len(positional) < 2 and not any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
+        named = next((n for n in names if n in _TIMES), None)
+        hint = f"pass time_argument={named!r}" if named else "let it take the time second, or pass time_argument="
+        raise OptionError(f"{name}.forward must take data and time (arguments: {arguments}); {hint}")
+
+
+@frozen
+class _Taken:
+    """Conditions that a network takes: those it names, of which some have no default, and any other if ``anything``."""
+
+    names: frozenset[str]
+    anything: bool
+    needed: tuple[str, ...] = ()
+
+
+def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozenset[str]) -> Iterator[str]:
+    """Say which conditions cannot be meant for a network.
+
+    A network that names its conditions takes no others. To one that takes any, what is an option of a system's calls,
+    or almost, is not handed on.
+
+    Args:
+        model: The network.
+        names: Of the conditions.
+        own: Those that guidance keeps to itself.
+    """
+    unsure = [name for name in names if name not in own]
+    taken = _taken(model) if unsure and not torch.compiler.is_compiling() else None
+    if taken is None:
+        return
+    label = _label(model)
+    for name in unsure:
+        if name in taken.names:
+            continue
+        if name in _ELSEWHERE and not (taken.anything and name not in OPTIONS):
+            yield f"{name!r} is no condition of {label}, and no option here; it is {_ELSEWHERE[name]}"
+        elif name in OPTIONS:
+            yield f"{name!r} is an option of other calls, not of this one, and no condition of {label}; leave it out"
+        elif taken.anything:
+            if meant := _slip_of(name):
+                yield f"condition {name!r} looks like the option {meant!r}; write that, or name {name!r} in {label}"
+        else:
+            known = ", ".join(sorted(taken.names)) or "none"
+            guess = did_you_mean(name, taken.names | OPTIONS)
+            yield f"{label} takes no condition {name!r}{guess} (conditions: {known})"
+
+
+def missing_problems(model: Callable[..., Any], names: Container[str]) -> Iterator[str]:
+    """Say which conditions a network cannot do without, but is not given."""
+    taken = None if torch.compiler.is_compiling() else _taken(model)
+    for name in taken.needed if taken else ():
+        if name not in names:
+            yield f"{_label(model)} needs the condition {name!r}; pass {name}=..."
+
+
+def _label(model: Callable[..., Any]) -> str:
+    return f"the network {type(model).__name__}" if isinstance(model, nn.Module) else "the function given as model"
+
+
+@lru_cache(maxsize=256)
+def _slip_of(name: str) -> str | None:
+    """The option that a condition must be a slip of; kept, as every update of a training asks."""
+    return next(iter(get_close_matches(name, _SLIPS, n=1, cutoff=_NEAR)), None)
+
+
+def _taken(model: Callable[..., Any]) -> _Taken | None:
+    """What a network takes; None if it cannot be told."""
+    try:
+        if isinstance(model, NamedTime):
+            found = _read(model.network.forward, 1)
+            own = {model.argument, model.data}
+            needed = tuple(name for name in found.needed if name not in own)
+            return _Taken(found.names - own, found.anything, needed)
+        if isinstance(model, nn.Module) and _has_plain_forward(model):
+            return _read_once(type(model).forward)
+        if isinstance(model, FunctionType):
+            return _FUNCTIONS.get(model) or _FUNCTIONS.setdefault(model, _read(model, 2))
+        return _read(model.forward if isinstance(model, nn.Module) else model, 2)
+    except (TypeError, ValueError):  # a function without a signature
+        return None
+
+
+def _has_plain_forward(model: nn.Module) -> bool:
+    """Whether a module's forward is its class's own function, not one set on it, scripted or written in C."""
+    scripted = isinstance(model, torch.jit.ScriptModule)
+    return not scripted and "forward" not in vars(model) and inspect.isfunction(type(model).forward)
+
+
+_FUNCTIONS: WeakKeyDictionary[FunctionType, _Taken] = WeakKeyDictionary()
+"""What functions take, as reading a signature takes as long as a small layer, and every update asks."""
+
+
+@lru_cache(maxsize=256)
+def _read_once(forward: Callable[..., Any]) -> _Taken:
+    """The same for all networks of a class."""
+    return _read(forward, 3)
+
+
+def _read(function: Callable[..., Any], skip: int) -> _Taken:
+    """Names of a function's arguments beside the first ones, which are the data and the time."""
+    parameters = list(_signature(function).parameters.values())
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:skip]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in positional]
+    return _Taken(
+        frozenset(p.name for p in named),
+        any(p.kind is p.VAR_KEYWORD for p in parameters),
+        tuple(p.name for p in named if p.default is p.empty),
+    )
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """A function's signature; a scripted or traced one has it in a schema, where inspect does not look."""
+    if not isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
+        return inspect.signature(function)
+    schema: Any = function.schema
+    return inspect.Signature([_parameter(argument) for argument in schema.arguments if argument.name != "self"])
+
+
+def _parameter(argument: Any) -> inspect.Parameter:
+    default = argument.default_value if argument.has_default_value() else inspect.Parameter.empty
+    return inspect.Parameter(argument.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)

@@ -1,0 +1,321 @@
+"""What a training would take, found out by a few of its updates on a copy; no file is touched."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Unpack
+
+import attrs
+import torch
+from attrs import frozen
+
+from diffkit.data.base import Batch
+from diffkit.data.loading import as_data
+from diffkit.errors import OptionError
+from diffkit.runtime.output import log
+from diffkit.runtime.progress import duration
+from diffkit.runtime.run_layout import CHECKPOINTS, step_of
+from diffkit.training import checkpoint, run_folder
+from diffkit.training.batches import batches
+from diffkit.training.config import TrainConfig, TrainOptions
+from diffkit.training.data_order import DataOrder
+from diffkit.training.engines import Engine, engine_for
+from diffkit.training.loop import resolved
+from diffkit.training.preflight import Classes, check
+from diffkit.training.trainable import Trainable
+from diffkit.training.trainer import Trainer
+
+UPDATES = 3
+"""Updates that are tried: the first is slower (memory is asked for, kernels are chosen), so the others are timed."""
+PATIENCE = 10.0
+"""Seconds that these updates may take; where they would take longer, updates of fewer examples tell how long."""
+
+
+@frozen
+class DryRun:
+    """What a training would take.
+
+    Attributes:
+        parameters: Of the network.
+        trained: Those of them that are trained.
+        device: Where it would run, and in how many processes.
+        memory: Peak bytes: of a GPU, what its tensors take; of a CPU, all that the process takes. None if no one can
+            tell.
+        step_seconds: Of an update, between processes if there are several; pictures and checkpoints not counted.
+        steps: Updates in all.
+        done: Updates that the run in ``out`` has already.
+        examples: In the data.
+        batch_size: Examples per update.
+        checkpoint: Bytes of one checkpoint.
+        kept: Bytes of a finished run: the checkpoints it keeps, and the system.
+        loss: Of the first batch, before any update.
+        tried: Examples of the updates that were timed; None is the whole batch.
+    """
+
+    parameters: int
+    trained: int
+    device: str
+    memory: int | None
+    step_seconds: float
+    steps: int
+    done: int
+    examples: int
+    batch_size: int
+    checkpoint: int
+    kept: int
+    loss: float
+    tried: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Updates in which every example is seen once."""
+        return self.examples / self.batch_size
+
+    @property
+    def seconds(self) -> float:
+        """Of all updates that are left."""
+        return self.step_seconds * max(self.steps - self.done, 0)
+
+    def __str__(self) -> str:
+        """Say it in a few lines."""
+        epochs = self.steps / self.steps_per_epoch
+        frozen = "" if self.trained == self.parameters else f", {self.trained:,} of them trained"
+        done = f", {self.done:,} of them done" if self.done else ""
+        rate = self.batch_size / self.step_seconds
+        speed = f"{rate:,.1f} images/s" if rate >= 1 else f"{rate:.2g} images/s"
+        update, memory = f"{_seconds(self.step_seconds)}, {speed}", "cannot be measured here"
+        if self.tried is not None:
+            update = f"about {duration(self.step_seconds)}, {speed}; {self.tried} of {self.batch_size} examples tried"
+            memory = "not measured, as no whole batch was tried; diffkit size estimates it"
+        elif self.memory is not None:
+            memory = f"{_bytes(self.memory)} at most"
+        rows = {
+            "parameters": f"{self.parameters:,}{frozen}",
+            "device": self.device,
+            "memory": memory,
+            "update": update,
+            "training": f"{self.steps:,} steps{done}, about {duration(self.seconds)}",
+            "epoch": f"{self.examples:,} images, {self.steps_per_epoch:,.1f} steps; {epochs:,.1f} epochs in all",
+            "checkpoint": f"{_bytes(self.checkpoint)}; {_bytes(self.kept)} in the end",
+            "loss": f"{self.loss:.4f} at first",
+        }
+        return "\n".join(f"{name:<11} {text}" for name, text in rows.items())
+
+
+def dry_run(
+    system: Trainable,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    config: TrainConfig | None = None,
+    progress: bool = False,
+    **options: Unpack[TrainOptions],
+) -> DryRun:
+    """Return what `diffkit.train` with these arguments would take, after a few real updates of a copy of the system.
+
+    Everything that training would refuse before its first update is refused, but nothing is written. The batches are
+    the first ones of the run; on a CPU that is slow for the network, only some of their examples are tried. Under a
+    launcher every process must call it.
+
+    Args:
+        system, data, config, options: As in `diffkit.train`.
+        out: Folder of the run; only read. A run that is there must be one that this training would continue.
+        progress: Say on standard error what is tried.
+    Raises:
+        OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
+    """
+    config = resolved(config, options)
+    found, spec = as_data(data), system.spec()
+    check(system, spec, found, config)
+    done = 0 if out is None else _done(Path(out), spec, config, found, system)
+    assert system.backbone is not None
+    with engine_for(system.device, config) as engine:
+        devices = [engine.device] if engine.device.type == "cuda" else []
+        spared = _reset_memory(engine.device, system)
+        with torch.random.fork_rng(devices):
+            trial = _Trial(system, spec, found, config, engine, progress and engine.ranks.rank == 0)
+            trainer, seconds, loss, tried = trial.go()
+        files = {name: _size(tensors) for name, tensors in trainer.files().items()}
+        whole = sum(files.values())
+        parameters = [*system.backbone.parameters()]
+        return DryRun(
+            parameters=sum(p.numel() for p in parameters),
+            trained=sum(p.numel() for p in parameters if p.requires_grad),
+            device=_where(engine),
+            memory=_memory(engine.device, spared) if tried == config.batch_size else None,
+            step_seconds=seconds,
+            steps=config.steps,
+            done=done,
+            examples=len(found),
+            batch_size=config.batch_size,
+            checkpoint=whole,
+            kept=whole * _checkpoints(config) + files["model"],
+            loss=loss,
+            tried=None if tried == config.batch_size else tried,
+        )
+
+
+def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any, system: Trainable) -> int:
+    """Updates that a run has already; refuses one that would not be continued."""
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"out {str(folder)!r} is a file; choose a folder")
+    if not folder.is_dir():
+        return 0
+    assert system.backbone is not None
+    run_folder.check_same(folder, spec, config, data, system.backbone)
+    newest = next(checkpoint.newest_first(folder / CHECKPOINTS), None)
+    return 0 if newest is None else step_of(newest)
+
+
+class _Tried(NamedTuple):
+    """What came of some updates: the trainer after them, seconds of one, the first loss, and how many examples."""
+
+    trainer: Trainer
+    seconds: float
+    loss: float
+    examples: int
+
+
+class _Trial:
+    """Updates of copies of a system, of few examples first where whole batches may take long."""
+
+    def __init__(
+        self, system: Trainable, spec: Mapping[str, Any], data: Any, config: TrainConfig, engine: Engine, speaks: bool
+    ):
+        self.system, self.data, self.config, self.engine, self.speaks = system, data, config, engine, speaks
+        self.classes = Classes.of(system.parts)
+
+    def go(self) -> _Tried:
+        """Return what came of updates of the whole batch, or what those of few examples say about it."""
+        whole, size = self.config.batch_size, self.engine.ranks.size
+        found: list[_Tried] = []
+        while self._may_be_slow() and size < whole and len(found) < 2:
+            self._say(f"trying updates of {size} of {whole} examples")
+            found = [*found[-1:], self._tried(size, updates=2)]
+            expected = _extrapolated(found, whole)
+            self._say(
+                f"an update of {size} takes {_seconds(found[-1].seconds)}, one of {whole} about "
+                f"{duration(expected)}, all about {duration(expected * self.config.steps)}"
+            )
+            if expected * UPDATES <= PATIENCE:
+                break
+            size = min(whole, int(size * PATIENCE / 2 / found[-1].seconds))
+            if len(found) == 2 or size < 2 * found[-1].examples:
+                return found[-1]._replace(seconds=expected)
+        found.clear()  # whose memory the whole batch may need
+        return self._tried(whole, UPDATES)
+
+    def _may_be_slow(self) -> bool:
+        """A GPU is not; and what is compiled would be once more for another size."""
+        return self.engine.device.type != "cuda" and not self.config.compile
+
+    def _tried(self, size: int, updates: int) -> _Tried:
+        """Make a few updates of so many examples; the first, slower one counts only where it is slow already."""
+        micro = self.config.microbatch
+        config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
+        engine, system = self.engine, copy.deepcopy(self.system)
+        assert system.backbone is not None
+        trainer = Trainer(system, system.backbone, config, engine)
+        trainer.network.train()
+        times: list[float] = []
+        loss = float("nan")
+        for batch in self._batches(config, updates):
+            begun = time.perf_counter()
+            trainer.update(batch)
+            _wait(engine.device)
+            times.append(max(engine.ranks.gather(time.perf_counter() - begun)))
+            if len(times) == 1:
+                first = trainer.metrics()["loss"]
+                loss = float("nan") if first is None else first
+                if times[0] > PATIENCE:
+                    break
+        later = times[1:] or times
+        return _Tried(trainer, sum(later) / len(later), loss, size)
+
+    def _batches(self, config: TrainConfig, updates: int) -> Iterator[Batch]:
+        return batches(
+            self.data,
+            DataOrder(len(self.data), config.batch_size, config.seed),
+            0,
+            updates,
+            rows=self.engine.rows(config.batch_size),
+            classes=self.classes,
+            workers=min(config.workers, 1),
+            locks=[],
+            pin=self.engine.device.type == "cuda",
+        )
+
+    def _say(self, text: str) -> None:
+        if self.speaks:
+            log(text)
+
+
+def _extrapolated(found: Sequence[_Tried], size: int) -> float:
+    """Seconds of an update of so many examples: on the line through two sizes that were tried, or in proportion."""
+    last = found[-1]
+    if len(found) == 1:
+        return last.seconds * size / last.examples
+    slope = max(last.seconds - found[0].seconds, 0.0) / (last.examples - found[0].examples)
+    return last.seconds + slope * (size - last.examples)
+
+
+def _checkpoints(config: TrainConfig) -> int:
+    """How many checkpoints a finished run has."""
+    regular, at_the_end = config.steps // config.save_every, config.steps % config.save_every > 0
+    newest = min(config.keep - at_the_end, regular)
+    if config.keep_every is None:
+        return newest + at_the_end
+    older = (regular - newest) * config.save_every
+    return newest + at_the_end + older // math.lcm(config.save_every, config.keep_every)
+
+
+def _size(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _where(engine: Engine) -> str:
+    several = f", {engine.ranks.size} processes ({engine.name})" if engine.ranks.size > 1 else ""
+    if engine.device.type != "cuda":
+        return f"{engine.device}, {torch.get_num_threads()} threads{several}"
+    return f"{engine.device} ({torch.cuda.get_device_name(engine.device)}){several}"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_memory(device: torch.device, system: Trainable) -> int:
+    """Begin to measure; return the bytes of the original, which training would not have beside the copy."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    assert system.backbone is not None
+    return _size(dict(system.backbone.state_dict()))
+
+
+def _memory(device: torch.device, spared: int) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device)) - spared
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s" if value < 90 else duration(value)

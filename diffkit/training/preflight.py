@@ -1,0 +1,313 @@
+"""Everything that can be known to be wrong before any work is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from diffkit.data.base import Batch, Data
+from diffkit.data.finite import not_finite
+from diffkit.data.ranges import bins_advice
+from diffkit.errors import DataError, OptionError
+from diffkit.options import option_names
+from diffkit.parts.decoders import decoder_for
+from diffkit.protocols import Composition
+from diffkit.runtime.files import bare, not_plain
+from diffkit.system.null_conditions import NO_CLASS
+from diffkit.system.saving import fits_json
+from diffkit.system.signatures import missing_problems, name_problems
+from diffkit.training.config import TrainConfig
+from diffkit.training.draws import drop_conditions
+from diffkit.training.reading import read
+from diffkit.training.trainable import Trainable
+
+
+@frozen
+class Classes:
+    """Which labels ``y`` a network takes.
+
+    Attributes:
+        count: How many classes it knows; 0 for none, None where that is not known.
+        null: Label that means "no class", which -1 stands for; None if there is none.
+    """
+
+    count: int | None
+    null: int | None
+
+    @classmethod
+    def of(cls, parts: Composition) -> Classes:
+        """Read them from what the parts say."""
+        null = (parts.null_conditions or {}).get("y")
+        return cls(parts.classes, null if isinstance(null, int) else None)
+
+
+def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainConfig) -> None:
+    """Raise one error that lists everything about system, data and options that does not fit.
+
+    Raises:
+        OptionError: The system has nothing to train, or an option does not fit it.
+        DataError: The data does not fit the system or the options.
+    """
+    if system.backbone is None:
+        raise OptionError("the system was composed with backbone=None, so there is nothing to train")
+    if bare(system.backbone) is not system.backbone:
+        raise OptionError(
+            f"the system's network is wrapped in {type(system.backbone).__name__}, which training does itself: leave "
+            "it out, and ask for compile=True in the options of training, or for several processes by torchrun"
+        )
+    _check_weights(system.backbone)
+    if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
+        raise OptionError(f"workers={config.workers} are more reading processes than help here; take at most {most}")
+    classes, tells = Classes.of(system.parts), "classifier" in spec
+    if tells and config.preview_every is not None:
+        raise OptionError("a classifier draws no samples, so there is nothing to preview; leave preview_every out")
+    problems = list(_data_problems(system, data, config))
+    if not problems:
+        some = read(data, range(min(len(data), 8)))
+        if tells:
+            problems = [*_classifier_problems(classes, data, config, some)]
+        else:
+            problems = [*_label_problems(system, classes, data, some), *_low_res_problems(system, some)]
+            problems = problems or [*_condition_problems(system, some), *_dropping_problems(system, config, some)]
+        problems = problems or [*_unlabelled_problems(system, classes, data)]
+        problems = problems or [*batch_problems(some, data, classes), *_description_problems(data)]
+    if problems:
+        raise DataError("\n  ".join(["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
+
+
+def _check_weights(network: nn.Module) -> None:
+    """Refuse a network with nothing to train, or whose weights no checkpoint can hold, or lose updates to rounding."""
+    if odd := not_plain(network.state_dict()):
+        raise OptionError(f"the network cannot be trained: {odd}; train it first, and quantize a copy of the result")
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if not trained:
+        raise OptionError(
+            "the system's network has no parameter that requires a gradient, so there is nothing to train"
+        )
+    short = {name: p.dtype for name, p in trained.items() if p.dtype.itemsize < torch.float32.itemsize}
+    if short:
+        name, dtype = next(iter(short.items()))
+        precision = "fp16" if dtype == torch.float16 else "bf16"
+        raise OptionError(
+            f"{len(short)} of the {len(trained)} parameters to train are short, such as {name!r} in "
+            f"{str(dtype).removeprefix('torch.')}, and lose most updates to rounding; call float() on the system and "
+            f"train with precision={precision!r}, which computes in that and holds the parameters in float32"
+        )
+
+
+def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterator[str]:
+    if len(data) < 1:
+        yield "the data is empty"
+    elif config.batch_size > len(data):
+        yield (
+            f"batch_size is {config.batch_size}, but the data has {len(data)} examples; "
+            f"use a batch_size of at most {len(data)}"
+        )
+    if tuple(data.shape) != system.data_shape:
+        yield (
+            f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}; "
+            f"compose with data_shape={tuple(data.shape)}"
+        )
+    if data.bins != bins_of(system):
+        yield (
+            f"the data has {_words(data.bins)}, the system was composed for {_words(bins_of(system))}; "
+            f"{bins_advice(data, bins_of(system))}"
+        )
+    if config.preview_every is not None and len(data.shape) != 3:
+        yield f"previews are of images, but the data has shape {tuple(data.shape)}; leave preview_every out"
+    if config.flip > 0 and len(data.shape) < 3:
+        yield f"flip={config.flip:g} mirrors images, but the data has shape {tuple(data.shape)}; leave flip at 0"
+
+
+def _description_problems(data: Data) -> Iterator[str]:
+    for name, value in data.describe().items():
+        if not fits_json(value):
+            yield (
+                f"the data describes itself by {name}={value!r}, which JSON cannot hold; let it be plain numbers, "
+                "words or lists"
+            )
+
+
+def _label_problems(system: Trainable, classes: Classes, data: Data, example: Batch) -> Iterator[str]:
+    labelled = "y" in example.conditions
+    names = data.classes
+    if classes.count == 0 and labelled:
+        count = "..." if names is None else len(names)
+        how = f"num_classes={count} in the backbone's options" if _has_option(system, "num_classes") else "one that has"
+        yield f"the data has classes, but the network has none; compose with {how}, or load the data without labels"
+    if classes.count and not labelled:
+        yield (
+            f"the network has {classes.count} classes, but the data has no labels; load it with labels, or compose "
+            "without num_classes"
+        )
+    if classes.count and labelled and names is not None and len(names) > classes.count:
+        yield (
+            f"the data has {len(names)} classes, but the network has {classes.count}; compose with "
+            f"num_classes={len(names)}"
+        )
+
+
+def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
+    """Hold the names of conditions against those that the network takes."""
+    if system.backbone is None:
+        return
+    named = name_problems(system.backbone, example.conditions, frozenset())
+    for problem in (*named, *missing_problems(system.backbone, example.conditions)):
+        yield f"the data does not fit the network: {problem}"
+
+
+def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -> Iterator[str]:
+    """Say why conditions cannot be dropped, by dropping some."""
+    if config.label_dropout <= 0:
+        return
+    null = system.parts.null_conditions or {}
+    begin = f"label_dropout={config.label_dropout:g}"
+    if not example.conditions or (null and not null.keys() & example.conditions.keys()):
+        yield (
+            f"{begin} drops classes, but the data has no {', '.join(null) if null else 'classes'}; load it with "
+            "labels, or leave label_dropout out"
+        )
+    elif not null:
+        yield f"{begin} needs a network with a label for no class; compose with {_way_to_null(system)}"
+    left_out = [name for name in example.conditions if name in null and null[name] is None]
+    if left_out:
+        yield (
+            f"{begin} cannot leave {left_out[0]!r} out for one example alone; compose with null_conditions that give a "
+            "value for it"
+        )
+        return
+    try:
+        drop_conditions(example.conditions, null, config.label_dropout, 0, 0, len(example.images))
+    except OptionError as error:
+        yield f"{begin} cannot drop conditions: {error}"
+
+
+def _unlabelled_problems(system: Trainable, classes: Classes, data: Data) -> Iterator[str]:
+    """Say that some examples have no class, if the data knows that and the network has no label for them."""
+    count = data.describe().get("without_class")
+    if count and classes.null is None:
+        yield f"{count} examples have no class, but {_no_null_label(system)}"
+
+
+def _no_null_label(system: Trainable) -> str:
+    return f"the network has no label for no class; compose with {_way_to_null(system)}, or give every example one"
+
+
+def _way_to_null(system: Trainable) -> str:
+    """What to compose with so that the network says what means "no class"."""
+    if _has_option(system, "null_class"):
+        return "null_class=True in the backbone's options"
+    return "null_conditions={'y': ...}, the label that the network takes for it"
+
+
+def _has_option(system: Trainable, name: str) -> bool:
+    recipe = system.parts.backbone
+    return recipe is not None and name in (option_names(type(recipe)) or ())
+
+
+def _classifier_problems(classes: Classes, data: Data, config: TrainConfig, example: Batch) -> Iterator[str]:
+    count, names = classes.count or 0, data.classes
+    if "y" not in example.conditions:
+        yield "a classifier learns from labels, but the data has none; load it with labels"
+    elif names is not None and len(names) > count:
+        yield (
+            f"the data has {len(names)} classes, but the classifier tells {count} apart; give it "
+            f"num_classes={len(names)}"
+        )
+    others = ", ".join(sorted(example.conditions.keys() - {"y"}))
+    if others:
+        yield f"the data gives {others}, which a classifier does not read; take the data without"
+    if config.label_dropout > 0:
+        yield f"label_dropout={config.label_dropout:g} would hide what a classifier learns; leave it out"
+
+
+def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
+    """Hold small images against the channels that the network reads of them; one of the user's own says for itself."""
+    if system.parts.backbone is None:
+        return
+    wanted = system.parts.condition_channels
+    small = example.conditions.get("low_res")
+    found = 0 if small is None else small.shape[1]
+    if found == wanted:
+        return
+    if not wanted:
+        yield (
+            f"the data gives low_res of {found} channels, but the network reads none; compose with "
+            f"low_res_channels={found} in the options of the backbone 'unet', or take the data without"
+        )
+    elif not found:
+        yield (
+            f"the network reads low_res of {wanted} channels, but the data gives none; wrap it in "
+            "diffkit.data.LowRes(data, size), which --low-res does, or compose without low_res_channels"
+        )
+    else:
+        yield f"the network reads low_res of {wanted} channels, the data gives {found}; compose with that many"
+
+
+def batch_problems(batch: Batch, data: Data, classes: Classes) -> Iterator[str]:
+    """Say what is wrong with the values of some examples; cheap, and asked of every batch before it leaves the CPU."""
+    yield from not_finite(batch)
+    images, bins = batch.images, data.bins
+    if images.is_floating_point() and bins is not None:
+        low, high = (float(v) for v in images.aminmax())
+        if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+            yield (
+                f"{_which(batch)} have values in [{low:g}, {high:g}]; floating point with bins must lie in [-1, 1], or "
+                f"give integers from 0 to {bins - 1}"
+            )
+    elif not images.is_floating_point():
+        low, high = (int(v) for v in images.aminmax())
+        if bins is None:
+            yield f"{_which(batch)} are integers, but the data has bins=None, which is continuous; give floating point"
+        elif low < 0 or high >= bins:
+            yield f"{_which(batch)} have values in {low}..{high}; with {bins} bins they must lie in 0..{bins - 1}"
+    if (labels := batch.conditions.get("y")) is not None:
+        yield from _label_value_problems(labels, batch, classes)
+
+
+def _label_value_problems(labels: Any, batch: Batch, classes: Classes) -> Iterator[str]:
+    """Say which label is none that the network knows."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+        if classes.count:
+            yield f"the classes y must be whole numbers, one for each example, got {_form(labels)}"
+        return
+    labels = labels.long()
+    none = labels == NO_CLASS
+    if classes.null is None and none.any():
+        at = int(batch.indices[int(none.nonzero()[0, 0])])
+        yield (
+            f"example {at} has no class (-1), but the network has no label for no class; compose with null_class=True "
+            "in the backbone's options, or null_conditions={'y': ...} for a network of your own"
+        )
+    elif classes.count:
+        wrong = ~none & ((labels < 0) | (labels >= classes.count))
+        if wrong.any():
+            at = int(wrong.nonzero()[0, 0])
+            yield (
+                f"example {int(batch.indices[at])} has class {labels[at].tolist()}, but the network has "
+                f"{classes.count} classes, 0..{classes.count - 1}"
+            )
+
+
+def _form(labels: Any) -> str:
+    if isinstance(labels, Tensor):
+        return f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
+    return f"a {type(labels).__name__}"
+
+
+def _which(batch: Batch) -> str:
+    return f"examples {', '.join(map(str, batch.indices[:4].tolist()))}{', ...' if len(batch.indices) > 4 else ''}"
+
+
+def bins_of(system: Trainable) -> int | None:
+    """Return how many values the system's data takes, or None if it is continuous."""
+    return decoder_for(system.settings.bins).bins
+
+
+def _words(bins: int | None) -> str:
+    return "continuous values (bins=None)" if bins is None else f"{bins} bins"

@@ -1,0 +1,241 @@
+"""What the shapes of a file's tensors say of its network; no module is built and no value is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from diffkit.errors import CheckpointError, OptionError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@frozen
+class Revealed:
+    """Options that shapes fix.
+
+    Attributes:
+        family: "unet", "classifier" or "dit".
+        options: Options of the recipe, by name.
+        channels_in: Channels the network reads.
+        channels_out: Channels it returns; classes of a classifier.
+        label_rows: Rows of the label table; 0 if there is none.
+        axes: Number of spatial axes.
+        attention: Whether each level has attention, finest first; () for "dit".
+        widths: Channels of each level; () for "dit".
+        positions: Number of patches of "dit".
+        data_shape: Shape of one example if it can be told, a square if only the number of positions is known.
+    """
+
+    family: str
+    options: Mapping[str, Any] = field(hash=False)
+    channels_in: int
+    channels_out: int
+    label_rows: int = 0
+    axes: int = 2
+    attention: tuple[bool, ...] = ()
+    widths: tuple[int, ...] = ()
+    positions: int = 0
+    data_shape: tuple[int, ...] | None = None
+
+
+def reveal(shapes: Shapes, num_res_blocks: int | None = None) -> Revealed:
+    """Return what shapes say.
+
+    Args:
+        shapes: Of all tensors of a file, by name.
+        num_res_blocks: Decides between layouts if shapes allow more than one.
+    Raises:
+        CheckpointError: They are of none of the families.
+        OptionError: num_res_blocks must be given.
+    """
+    try:
+        if {"x_embedder.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"} <= shapes.keys():
+            return _dit(shapes)
+        if {"time_embed.0.weight", "input_blocks.0.0.weight"} <= shapes.keys():
+            return _unet(shapes, num_res_blocks)
+    except OptionError:
+        raise
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(
+            f"the tensors' names are of a known kind of network, but not all of them: {error}"
+        ) from error
+    first = next(iter(shapes), None)
+    raise CheckpointError(
+        f"{len(shapes)} tensors of a kind of network that is not known here (first: {first}); known are the U-Nets and "
+        "classifiers of improved-diffusion and guided-diffusion, and DiT"
+    )
+
+
+# ---- U-Nets and classifiers ------------------------------------------------------------------------------------------
+
+
+@frozen
+class _Block:
+    """One input block: what it is, what it leaves, and whether it attends."""
+
+    kind: str  # "res", "conv" (strided) or "pool" (no tensors at all)
+    width_in: int
+    width: int
+    attends: bool = False
+
+
+@frozen
+class _Plan:
+    """One way of reading the input blocks as levels of equal depth."""
+
+    depth: int
+    boundary: str  # what is between levels: "res", "conv", "pool", or "" if there is one level
+    levels: tuple[tuple[_Block, ...], ...]
+
+
+def _unet(shapes: Shapes, num_res_blocks: int | None) -> Revealed:
+    first = shapes["input_blocks.0.0.weight"]
+    channels = shapes["time_embed.0.weight"][1]
+    is_unet = any(name.startswith("output_blocks.") for name in shapes)
+    plan = _plan(shapes, is_unet, num_res_blocks)
+    widths = tuple(level[0].width for level in plan.levels)
+    options: dict[str, Any] = {
+        "channels": channels,
+        "num_res_blocks": plan.depth,
+        "channel_mult": tuple(_mult(width, channels) for width in widths),
+        "scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
+    }
+    if plan.boundary:
+        options["resblock_updown"] = plan.boundary == "res"
+    if plan.boundary in ("conv", "pool"):
+        options["conv_resample"] = plan.boundary == "conv"
+    head: dict[str, Any] = {}
+    data_shape = None
+    if is_unet:
+        channels_out = shapes["out.2.weight"][0]
+    else:
+        head, channels_out = _head(shapes)
+        data_shape = _attended_shape(shapes, first[1], len(first) - 2, len(widths))
+    return Revealed(
+        family="unet" if is_unet else "classifier",
+        options=options | head,
+        channels_in=first[1],
+        channels_out=channels_out,
+        label_rows=shapes.get("label_emb.weight", (0,))[0],
+        axes=len(first) - 2,
+        attention=tuple(level[0].attends for level in plan.levels),
+        widths=widths,
+        data_shape=data_shape,
+    )
+
+
+def _plan(shapes: Shapes, is_unet: bool, num_res_blocks: int | None) -> _Plan:
+    blocks = _input_blocks(shapes)
+    ends = _up_ends(shapes) if is_unet else None
+    periods = [p for p in range(2, len(blocks) + 1) if len(blocks) % p == 0]
+    plans = [plan for p in periods for plan in _read_as(blocks, p) if ends is None or _ends_agree(plan, ends, p)]
+    if num_res_blocks is not None and len(plans) > 1:
+        plans = [plan for plan in plans if plan.depth == num_res_blocks] or plans
+    if not plans:
+        raise ValueError("the input blocks make no levels of equal depth")
+    if len(plans) > 1:
+        depths = " or ".join(str(plan.depth) for plan in plans)
+        raise OptionError(f"the shapes fit more than one number of blocks per level; give num_res_blocks={depths}")
+    return plans[0]
+
+
+def _input_blocks(shapes: Shapes) -> list[_Block]:
+    width = shapes["input_blocks.0.0.weight"][0]
+    blocks = [_Block("conv", 0, width)]
+    for i in range(1, 1 + max(_indices(shapes, "input_blocks"))):
+        conv = shapes.get(f"input_blocks.{i}.0.in_layers.2.weight")
+        if conv is not None:
+            blocks.append(_Block("res", width, conv[0], f"input_blocks.{i}.1.qkv.weight" in shapes))
+        else:
+            blocks.append(_Block("conv" if f"input_blocks.{i}.0.op.weight" in shapes else "pool", width, width))
+        width = blocks[-1].width
+    return blocks
+
+
+def _read_as(blocks: list[_Block], period: int) -> Iterator[_Plan]:
+    """Yield the blocks as levels of ``period - 1`` blocks with a boundary between them, if they can be read so."""
+    boundaries = blocks[period::period]
+    levels = tuple(tuple(blocks[i + 1 : i + period]) for i in range(0, len(blocks), period))
+    kinds = {block.kind for block in boundaries}
+    alike = all(
+        block.kind == "res" and (block.width, block.attends) == (level[0].width, level[0].attends)
+        for level in levels
+        for block in level
+    )
+    plain = all(block.width_in == block.width and not block.attends for block in boundaries)
+    if alike and plain and len(kinds) <= 1:
+        yield _Plan(period - 1, next(iter(kinds), ""), levels)
+
+
+def _up_ends(shapes: Shapes) -> dict[int, str]:
+    """Output block -> what doubles the sides at its end; pooled networks have nothing there to be seen."""
+    ends = {}
+    for name in shapes:
+        found = re.fullmatch(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.2)\.weight", name)
+        if found:
+            ends[int(found[1])] = "conv" if found[2] == "conv" else "res"
+    return ends
+
+
+def _ends_agree(plan: _Plan, ends: Mapping[int, str], period: int) -> bool:
+    if plan.boundary == "pool":
+        return not ends
+    return ends == {period * level - 1: plan.boundary for level in range(1, len(plan.levels))}
+
+
+def _head(shapes: Shapes) -> tuple[dict[str, Any], int]:
+    """Kind of a classifier's head and its number of classes."""
+    if "out.2.positional_embedding" in shapes:
+        return {"pool": "attention"}, shapes["out.2.c_proj.weight"][0]
+    if len(shapes["out.0.weight"]) == 1:
+        return {"pool": "adaptive"}, shapes["out.3.weight"][0]
+    if "out.3.weight" in shapes:
+        return {"pool": "spatial_v2"}, shapes["out.3.weight"][0]
+    return {"pool": "spatial"}, shapes["out.2.weight"][0]
+
+
+def _attended_shape(shapes: Shapes, channels: int, axes: int, levels: int) -> tuple[int, ...] | None:
+    """Shape of an example, taken as a square, from the positions of an attention head; of two axes only."""
+    table = shapes.get("out.2.positional_embedding")
+    side = math.isqrt(table[1] - 1) if table else 0
+    if not table or axes != 2 or side * side != table[1] - 1:
+        return None
+    return channels, side * 2 ** (levels - 1), side * 2 ** (levels - 1)
+
+
+def _mult(width: int, channels: int) -> float:
+    return width // channels if width % channels == 0 else width / channels
+
+
+def _indices(shapes: Shapes, prefix: str) -> set[int]:
+    return {int(name.split(".")[1]) for name in shapes if name.startswith(f"{prefix}.")}
+
+
+# ---- transformers ----------------------------------------------------------------------------------------------------
+
+
+def _dit(shapes: Shapes) -> Revealed:
+    hidden, channels, patch = shapes["x_embedder.proj.weight"][:3]
+    positions = shapes["pos_embed"][1]
+    side = math.isqrt(positions)
+    square = side * side == positions
+    options = {
+        "patch": patch,
+        "depth": 1 + max(_indices(shapes, "blocks")),
+        "hidden": hidden,
+        "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / hidden,
+    }
+    return Revealed(
+        family="dit",
+        options=options,
+        channels_in=channels,
+        channels_out=shapes["final_layer.linear.weight"][0] // patch**2,
+        label_rows=shapes.get("y_embedder.embedding_table.weight", (0,))[0],
+        positions=positions,
+        data_shape=(channels, side * patch, side * patch) if square else None,
+    )

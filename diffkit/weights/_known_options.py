@@ -1,0 +1,77 @@
+"""What preset and caller say of a file's network and of how it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from diffkit.errors import CheckpointError, OptionError, did_you_mean
+from diffkit.guidance.classifier import Classifier
+from diffkit.parts.backbones.dit import DiT
+from diffkit.parts.backbones.unet import UNet
+from diffkit.presets import preset as find_preset
+
+RECIPES: Mapping[str, type[Any]] = {"unet": UNet, "classifier": Classifier, "dit": DiT}
+TITLES: Mapping[str, str] = {"unet": "a U-Net", "classifier": "a classifier", "dit": "a DiT"}
+COMPOSITION: tuple[str, ...] = (
+    *("schedule", "mean", "var", "loss", "timesteps", "sampler"),
+    *("num_steps", "train_spacing", "rescale_time", "clip_x_start", "bins"),
+)
+"""Keywords of `diffkit.compose` that loading a file takes, beside data_shape."""
+_NONE_MEANS_SOMETHING = ("bins", "num_classes")
+
+
+def recipe_options(family: str) -> tuple[str, ...]:
+    """Names of the options of a family's network."""
+    return tuple(attribute.name for attribute in attrs.fields(RECIPES[family]))
+
+
+def asked(family: str, preset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was said, options of the network and keywords of the composition side by side.
+
+    Args:
+        family: "unet", "classifier" or "dit".
+        preset: Name of a preset; what it leaves out has the recipe's default.
+        options: What the caller says; it wins.
+    Raises:
+        OptionError: An option that is not known.
+        UnknownComponentError: No preset of that name.
+        CheckpointError: The preset is of another family.
+    """
+    _refuse_unknown(family, options)
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    said = {} if preset is None else _said_by(preset, family)
+    if "num_heads" in own and "num_head_channels" not in own:
+        said.pop("num_head_channels", None)
+    if "data_shape" in own and "attention_resolutions" not in own:
+        said.pop("attention_resolutions", None)  # sizes of another image; the file says which levels they are
+    both = said | own
+    return {name: value for name, value in both.items() if value is not None or name in _NONE_MEANS_SOMETHING}
+
+
+def family_of(composition: Mapping[str, Any]) -> str:
+    """Return the family that a preset's composition is of."""
+    backbone = composition.get("backbone")
+    return "classifier" if backbone is None else str(backbone["name"])
+
+
+def _said_by(preset: str, family: str) -> dict[str, Any]:
+    composition = dict(find_preset(preset).composition)
+    kind = family_of(composition)
+    if kind != family:
+        raise CheckpointError(f"the file is {TITLES[family]}, but preset {preset!r} is {TITLES[kind]}")
+    options = composition.pop("backbone", composition)
+    names = recipe_options(family)
+    recipe = RECIPES[family](**{name: value for name, value in options.items() if name in names})
+    return composition | {name: getattr(recipe, name) for name in names}
+
+
+def _refuse_unknown(family: str, options: Mapping[str, Any]) -> None:
+    more = ("num_classes",) if family == "classifier" else COMPOSITION
+    known = (*recipe_options(family), "data_shape", *more)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        lines = (f"{TITLES[family]} has no option {name!r}{did_you_mean(name, known)}" for name in unknown)
+        raise OptionError(f"{'; '.join(lines)} (options: {', '.join(known)})")

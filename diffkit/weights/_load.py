@@ -1,0 +1,185 @@
+"""From a public file of weights to a system."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from diffkit.errors import CheckpointError, OptionError
+from diffkit.runtime.files import check_fit, load_weights
+from diffkit.system.compose import compose, recompose
+from diffkit.system.loading import from_spec
+from diffkit.system.module import System
+from diffkit.weights._infer_options import Revealed, reveal
+from diffkit.weights._known_options import TITLES
+from diffkit.weights._read_state_dict import Weights, read
+from diffkit.weights._resolve_options import changes, fitting, settle
+from diffkit.weights._values import check_values
+
+
+@frozen
+class Identity:
+    """What a file of weights is, as far as it says itself; ``print`` shows it.
+
+    Attributes:
+        path: The file.
+        family: "unet", "classifier" or "dit".
+        options: Options of the network that shapes fix.
+        num_parameters: Values in the file.
+        dtypes: Types of its tensors.
+        entry: The set of weights looked at, if the file holds several.
+        entries: All sets in the file.
+        presets: Published configurations of exactly these shapes.
+        complete: True if the file says itself what it is of, so that loading it asks for nothing.
+    """
+
+    path: Path
+    family: str
+    options: Mapping[str, Any] = field(hash=False)
+    num_parameters: int
+    dtypes: tuple[str, ...]
+    entry: str | None
+    entries: tuple[str, ...]
+    presets: tuple[str, ...]
+    complete: bool = False
+
+    def __str__(self) -> str:
+        of = f", entry {self.entry!r} of {', '.join(map(repr, self.entries))}" if self.entry else ""
+        lines = [
+            f"{self.path.name}: {TITLES[self.family]}, {self.num_parameters:,} values in {', '.join(self.dtypes)}{of}"
+        ]
+        lines += [f"{name} = {value!r}" for name, value in self.options.items()]
+        fits = " or ".join(map(repr, self.presets)) or "none"
+        last = "it says itself what it is of" if self.complete else f"presets of these shapes: {fits}"
+        return "\n  ".join([*lines, last])
+
+
+def identify(path: str | Path, *, entry: str | None = None) -> Identity:
+    """Say what network a file holds the weights of; nothing is built.
+
+    Args:
+        path: The file.
+        entry: Which set of weights, if it holds several.
+    Raises:
+        CheckpointError: It cannot be read, or is of a kind that is not known.
+    """
+    weights = read(path, entry)
+    found = revealed(weights, {})
+    options = dict(found.options) | {"channels_in": found.channels_in, "channels_out": found.channels_out}
+    if found.family != "classifier":
+        options["label_rows"] = found.label_rows
+    if found.attention:
+        options["attention_levels"] = tuple(level for level, attends in enumerate(found.attention) if attends)
+    if found.data_shape:
+        options["data_shape"] = found.data_shape
+    return Identity(
+        path=weights.path,
+        family=found.family,
+        options=options,
+        num_parameters=sum(tensor.numel() for tensor in weights.tensors.values()),
+        dtypes=tuple(sorted({str(t.dtype).removeprefix("torch.") for t in weights.tensors.values()})),
+        entry=weights.entry,
+        entries=weights.entries,
+        presets=fitting(found, weights.path.name),
+        complete=weights.spec is not None,
+    )
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    preset: str | None = None,
+    entry: str | None = None,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> System:
+    """Build the system that a public file of weights belongs to, ready to sample (dropout off).
+
+    Shapes say most of the network. What they cannot show, such as the order of attention heads, the noise schedule and
+    T, a preset says, or the caller; without either the error lists what is missing with the published values. A file of
+    `diffkit.weights.export` says it itself.
+
+    Args:
+        path: A file of improved-diffusion, guided-diffusion or DiT; PyTorch's or safetensors.
+        preset: Name of a published configuration, see `diffkit.preset`.
+        entry: Which set of weights, if the file holds several; "ema" if it has one.
+        device: Where the network is built.
+        options: Options of the network (those of the backbones `unet` and `dit`) and keywords of `diffkit.compose`,
+            side by side; they win over the preset.
+    Raises:
+        CheckpointError: The file cannot be read, is of another kind, or contradicts preset or options.
+        OptionError: An option is unknown or missing.
+        CompositionError: As `diffkit.compose`.
+        SpecError: The file says itself what it is of, but that cannot be built here; a preset or options do not help.
+    """
+    weights = read(path, entry)
+    found = revealed(weights, options)
+    if found.family == "classifier":
+        raise CheckpointError(
+            f"{path} is a classifier, which steers sampling and is no system; diffkit.weights.load_classifier reads it"
+        )
+    if weights.spec is not None and preset is None:
+        system = _as_it_says(weights.spec, found, options, weights.path)
+    else:
+        settled = settle(found, preset, options, weights.path)
+        system = compose(
+            backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **settled.composition
+        )
+    assert system.backbone is not None, "it was composed with one"
+    fill(system.backbone, weights, device)
+    return system.eval()
+
+
+def _as_it_says(spec: Mapping[str, Any], found: Revealed, options: Mapping[str, Any], path: Path) -> System:
+    """The system that a file says it is of, without memory for weights; the caller's options win."""
+    system = from_spec(spec, device="meta")
+    if not options:
+        return system
+    recipe = system.recipe
+    assert recipe is not None, "no other is written"
+    own = changes(found, options, recipe, path)
+    more = {name: value for name, value in options.items() if name not in own}
+    return recompose(system, **more, backbone=attrs.evolve(recipe, **own), device="meta")
+
+
+def revealed(weights: Weights, options: Mapping[str, Any]) -> Revealed:
+    """Return what a file shows of its network, or say in its name what is wrong with it."""
+    try:
+        found = reveal(weights.shapes, options.get("num_res_blocks"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights.path}: {error}") from error
+    except OptionError as error:
+        raise OptionError(f"{weights.path}: {error}") from error
+    if found.family != "dit":
+        return found
+    return attrs.evolve(found, data_shape=_grid_shape(found, weights.tensors["pos_embed"]))
+
+
+def _grid_shape(found: Revealed, table: Tensor) -> tuple[int, ...] | None:
+    """Shape of an example of a transformer: the one whose fixed positions are in the file; None if none has them."""
+    from diffkit.parts.backbones._dit import positions
+
+    total, hidden, patch = found.positions, found.options["hidden"], found.options["patch"]
+    rows = sorted((r for r in range(1, total + 1) if total % r == 0), key=lambda r: abs(math.log(r * r / total)))
+    for count in rows:
+        # The published tables were made in another precision; positions that differ do so by 0.01 and more.
+        if torch.allclose(positions(count, total // count, hidden), table[0].float(), atol=1e-3):
+            return found.channels_in, count * patch, total // count * patch
+    return None
+
+
+def fill(network: nn.Module, weights: Weights, device: str | torch.device) -> None:
+    """Give a network that was built without memory the weights of a file."""
+    try:
+        check_fit(network, weights.tensors)  # before there is memory for it
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights.path}: {error}") from error
+    check_values(weights.path, weights.tensors, network)
+    load_weights(network.to_empty(device=device), weights.tensors)

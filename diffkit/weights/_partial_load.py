@@ -1,0 +1,117 @@
+"""Part of a file's weights into a network that is not quite the same, for fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from diffkit.errors import CheckpointError, OptionError
+from diffkit.runtime.files import bare
+from diffkit.runtime.run_layout import weights_file
+from diffkit.system.module import System
+from diffkit.weights._names import clean, places
+from diffkit.weights._read_state_dict import Weights, read
+from diffkit.weights._values import check_values
+
+
+@frozen
+class Loaded:
+    """What `load_matching` did; ``print`` shows it.
+
+    Attributes:
+        taken: Tensors of the network that now have the file's values.
+        left: Tensors of the network that the file does not have, left as they were.
+        reshaped: Tensors left as they were because the file's have another shape: (file, network).
+        unused: Tensors of the file that the network does not have.
+        entry: Which set of weights they are, if the file holds several or puts a name before them.
+        entries: All sets in the file that fit.
+    """
+
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+    reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(hash=False)
+    unused: tuple[str, ...]
+    entry: str | None = None
+    entries: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        others = [repr(name) for name in self.entries if name != (self.entry or "")]
+        of = f" from {self.entry!r}" if self.entry else ""
+        of += f" (and not from {', '.join(others)})" if others else ""
+        lines = [f"{len(self.taken)} tensors taken{of}, {len(self.left) + len(self.reshaped)} left as they were"]
+        lines += [f"left: {name} is {file} in the file, {own} here" for name, (file, own) in self.reshaped.items()]
+        lines += [f"left: {name} is not in the file" for name in self.left]
+        lines += [f"not used: {name}" for name in self.unused]
+        return "\n  ".join(lines)
+
+
+def load_matching(target: System | nn.Module, path: str | Path, *, entry: str | None = None) -> Loaded:
+    """Copy those weights of a file into a network that have the same name and shape, for fine-tuning.
+
+    What trainers, running means and wrappers put before names or inside them ("model.", "ema_model.module.",
+    "_orig_mod.") does not count, on either side.
+
+    Args:
+        target: A system or a network; changed in place.
+        path: The file, or the folder of a run or a saved system.
+        entry: Which set of weights, if several fit; without it a running mean ("ema"), if there is one.
+    Returns:
+        What was taken and what was left.
+    Raises:
+        CheckpointError: The file cannot be read, or nothing in it matches.
+        OptionError: The system has no network, or several sets of weights fit as well.
+    """
+    network, path = network_of(target), weights_file(Path(path))
+    own = network.state_dict()
+    weights = read(path, entry, {name: tuple(tensor.shape) for name, tensor in own.items()})
+    names = _names_in(network, weights)
+    found = {name: weights.tensors[plain] for name, plain in names.items() if plain in weights.tensors}
+    taken = {name: tensor for name, tensor in found.items() if own[name].shape == tensor.shape}
+    if not taken:
+        raise CheckpointError(_nothing_fits(path, network, weights, found))
+    check_values(path, taken, network)
+    network.load_state_dict(taken, strict=False)
+    return Loaded(
+        taken=tuple(taken),
+        left=tuple(name for name in own if name not in found),
+        reshaped={
+            name: (tuple(tensor.shape), tuple(own[name].shape)) for name, tensor in found.items() if name not in taken
+        },
+        unused=tuple(name for name in weights.tensors if name not in names.values()),
+        entry=weights.entry,
+        entries=weights.entries,
+    )
+
+
+def _names_in(network: nn.Module, weights: Weights) -> dict[str, str]:
+    """The name in the file of each tensor of a network, which may itself be a wrapper around what the file is of."""
+    own = network.state_dict()
+    names = {name: name if name in weights.tensors else clean(name) for name in own}
+    if weights.tensors.keys() & names.values():
+        return names
+    inner = max(places(own, weights.shapes), key=lambda place: place.rank, default=None)
+    prefix = "" if inner is None else inner.prefix
+    return {name: clean(name.removeprefix(prefix)) for name in own if name.startswith(prefix)}
+
+
+def _nothing_fits(path: Path, network: nn.Module, weights: Weights, found: Mapping[str, Tensor]) -> str:
+    """The error that shows a tensor of the file beside one of the network, of the same name if there is one."""
+    own = network.state_dict()
+    name = next(iter(found), next(iter(own), None))
+    text = f"nothing in {path} has the name and shape of a tensor of this {type(network).__name__}"
+    if name is None:
+        return f"{text}, which has none"
+    there, tensor = (name, found[name]) if name in found else next(iter(weights.tensors.items()))
+    return f"{text}: the file has {there!r} {tuple(tensor.shape)}, the network {name!r} {tuple(own[name].shape)}"
+
+
+def network_of(target: System | nn.Module) -> nn.Module:
+    """Return the network of a system, or a network itself."""
+    if not isinstance(target, System):
+        return bare(target)
+    if target.backbone is None:
+        raise OptionError("this system was composed with backbone=None, so there is no network with weights")
+    return bare(target.backbone)

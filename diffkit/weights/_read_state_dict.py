@@ -1,0 +1,187 @@
+"""Named tensors from a file that may come from anywhere: told by its first bytes, read without running anything."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from diffkit.errors import CheckpointError, OptionError
+from diffkit.runtime.strict_json import check_ordinary, reason, shown
+from diffkit.weights._embedded_spec import KEY, carried, with_text
+from diffkit.weights._names import Place, Shapes, check_parametrized, flat, places, under
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since and before torch 1.6
+_SHOWN = 5
+_MOST_UNPACKED = 20  # weights of 16 bits that were rounded from 8 unpack to about twice their size
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_ANCHORS: Shapes = dict.fromkeys(
+    ("input_blocks.0.0.weight", "time_embed.0.weight", "x_embedder.proj.weight", "blocks.0.attn.qkv.weight")
+)
+"""Names that only the public networks have, by twos: a U-Net's or a classifier's, and a transformer's."""
+
+
+@frozen(eq=False)
+class Weights:
+    """The tensors of a file.
+
+    Attributes:
+        path: The file.
+        tensors: Name -> tensor, on the CPU, perhaps still on disk; all there are if none of them is looked for.
+        entry: Which of several sets of weights in the file they are; None if there is one.
+        entries: All sets in the file.
+        spec: What they are of, if `diffkit.weights.export` wrote the file.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    entry: str | None = None
+    entries: tuple[str, ...] = ()
+    spec: Mapping[str, Any] | None = None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+
+def read(path: str | Path, entry: str | None = None, wanted: Shapes | None = None) -> Weights:
+    """Return the weights in a PyTorch or safetensors file, by names without what trainers and wrappers put before them.
+
+    Args:
+        path: The file; its name's ending does not matter.
+        entry: Which set of weights, if the file holds several, such as "model" and "ema". Without it a running mean is
+            taken, with which published samples are made.
+        wanted: Names and shapes of the network that they are for; by default any public network will do.
+    Raises:
+        CheckpointError: The file is missing, empty, damaged, holds anything but tensors, or lacks that entry.
+        OptionError: It holds several sets of weights that fit as well.
+    """
+    path = Path(path)
+    content = _content(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds {_article(content)}, not weights by name")
+    wanted = _ANCHORS if wanted is None else wanted
+    try:
+        found = flat(content)
+        check_parametrized(found.tensors, wanted)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not found.tensors:
+        held = ", ".join(shown(key) for key in list(content)[:5]) or "nothing"
+        raise CheckpointError(f"{path} holds no weights by name (it holds {held})")
+    there = places(found.tensors, wanted)
+    if not there:
+        _refuse_entry(path, entry, ("",))
+        return Weights(path, found.tensors)
+    place, names = _choose(path, there, entry), tuple(each.name for each in there)
+    spec = carried(path, found.dictionaries.get(place.prefix))
+    return Weights(path, under(found.tensors, place.prefix), place.name or None, () if names == ("",) else names, spec)
+
+
+def _choose(path: Path, there: Sequence[Place], entry: str | None) -> Place:
+    """The set of weights that is meant, of those that fit."""
+    if entry is not None:
+        names = [each.name for each in there]
+        there = [each for each in there if each.name == entry] or [each for each in there if _has(each.name, entry)]
+        if not there:
+            _refuse_entry(path, entry, names)
+    first = max(there, key=lambda place: place.rank)
+    among = [repr(each.name) for each in there if each.rank == first.rank]
+    if len(among) > 1:
+        raise OptionError(f"{path} holds several sets of weights; choose one: entry={' or '.join(among[:_SHOWN])}")
+    return first
+
+
+def _has(name: str, entry: str) -> bool:
+    """Whether the name of a set of weights has an entry among its parts."""
+    return f".{entry}." in f".{name}."
+
+
+def _refuse_entry(path: Path, entry: str | None, names: Sequence[str]) -> None:
+    if entry is None:
+        return
+    if list(names) == [""]:
+        raise CheckpointError(f"{path} holds one set of weights, so there is no entry {entry!r}; leave entry out")
+    raise CheckpointError(f"{path} has no entry {entry!r} (entries: {', '.join(map(repr, names))})")
+
+
+def _content(path: Path) -> Any:
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder, not a file of weights; diffkit.load opens a saved system")
+        check_ordinary(path)
+        with path.open("rb") as file:
+            start = file.read(9)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    if not size:
+        raise CheckpointError(f"{path} is empty")
+    if start[4:] == b"\0\0\0\0{":  # the size of a header, whose first byte may be that of a pickle
+        return _from_safetensors(path)
+    if start.startswith((_ZIP, _PICKLE)):
+        return _from_torch(path, mapped=start.startswith(_ZIP) and not _is_compressed(path, size))
+    raise CheckpointError(f"{path} is no file of weights: neither PyTorch nor safetensors wrote it")
+
+
+def _from_torch(path: Path, *, mapped: bool) -> Any:
+    # DiT's training files hold the command line as a Namespace: plain attributes, nothing to run.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            if mapped and path.suffix != ".safetensors":  # which torch.load would take at its word
+                return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # bytes of unknown origin can fail in any way; each means that they are unreadable
+            found = _GLOBAL.search(str(error))
+            if not found:
+                raise CheckpointError(f"{path} is damaged or truncated: {_first_line(error)}") from error
+            name = found[1]
+    raise CheckpointError(
+        f"{path} holds more than tensors ({name}), and reading that could run code, so nothing was read; if you trust "
+        f"it, save its plain state_dict again, from torch.load({str(path)!r}, weights_only=False)"
+    )
+
+
+def _is_compressed(path: Path, size: int) -> bool:
+    """Whether a file of PyTorch was compressed afterwards, which cannot be mapped to memory.
+
+    Raises:
+        CheckpointError: It would take much more memory than weights do.
+    """
+    try:
+        with ZipFile(path) as archive:
+            members = archive.infolist()
+    except (BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # torch says what is wrong with it
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > _MOST_UNPACKED * size:
+        raise CheckpointError(f"{path} has {size} bytes and would unpack to {unpacked}, as no weights do")
+    return any(member.compress_type != ZIP_STORED for member in members)
+
+
+def _from_safetensors(path: Path) -> Mapping[str, Tensor]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            return with_text(tensors, (file.metadata() or {}).get(KEY))
+    except Exception as error:  # as above; safetensors has errors of several kinds
+        raise CheckpointError(f"{path} is damaged or truncated: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (reason(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+
+
+def _article(value: Any) -> str:
+    return f"a {type(value).__name__}"

@@ -1,0 +1,124 @@
+"""What shapes reveal, what a preset says and what the caller says, put together into a composition.
+
+Everything that contradicts the file is reported at once, option by option; so is everything that is still missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from diffkit.errors import CheckpointError, OptionError
+from diffkit.presets import names as preset_names
+from diffkit.presets import preset as find_preset
+from diffkit.weights._infer_options import Revealed
+from diffkit.weights._known_options import COMPOSITION, asked, family_of, recipe_options
+from diffkit.weights._option_conflicts import attention_resolutions, differences, published_size
+from diffkit.weights._required_options import hint, missing, request
+
+
+@frozen
+class Settled:
+    """A composition that fits a file.
+
+    Attributes:
+        recipe: Options of the network's recipe.
+        data_shape: Shape of one example.
+        composition: All other keywords of `diffkit.compose`.
+    """
+
+    recipe: Mapping[str, Any] = field(hash=False)
+    data_shape: tuple[int, ...]
+    composition: Mapping[str, Any] = field(hash=False)
+
+
+def settle(found: Revealed, preset: str | None, options: Mapping[str, Any], path: Path) -> Settled:
+    """Return the composition, or say everything that is wrong or missing.
+
+    Args:
+        found: What the file's shapes say.
+        preset: Name of a preset that says the rest.
+        options: What the caller says; it wins over the preset.
+        path: The file, for messages.
+    Raises:
+        CheckpointError: The preset or the options contradict the file.
+        OptionError: An option is unknown, or missing.
+    """
+    said = asked(found.family, preset, options)
+    _refuse_differences(found, said, path, f"preset {preset!r}" if preset and not options else "what was asked")
+    lacking = list(missing(found, said))
+    if lacking:
+        fits, null_said = fitting(found, path.name), "null_class" in said
+        raise OptionError(request(found, lacking, fits, str(path), null_said=null_said))
+    return _settled(found, said)
+
+
+def changes(found: Revealed, options: Mapping[str, Any], recipe: Any, path: Path) -> dict[str, Any]:
+    """Return those options that change the recipe which a file says it is of.
+
+    Args:
+        found: What the file's shapes say.
+        options: What the caller says.
+        recipe: Of the network.
+        path: The file, for messages.
+    Raises:
+        CheckpointError: The options contradict the file.
+        OptionError: An option is unknown.
+    """
+    said = asked(found.family, None, options)
+    labels = {name: getattr(recipe, name) for name in ("num_classes", "null_class") if hasattr(recipe, name)}
+    _refuse_differences(found, labels | said, path, "what was asked")
+    own = {name: said[name] for name in options if name in recipe_options(found.family) and name in said}
+    heads = {"num_head_channels": None} if "num_heads" in own and found.family != "dit" else {}
+    return heads | own
+
+
+def _refuse_differences(found: Revealed, said: Mapping[str, Any], path: Path, whose: str) -> None:
+    wrong = list(differences(found, said))
+    if wrong:
+        raise CheckpointError("\n  ".join([f"{path} does not fit {whose}:", *wrong, *hint(fitting(found, path.name))]))
+
+
+def fitting(found: Revealed, file: str = "") -> tuple[str, ...]:
+    """Return the names of the presets that shapes do not contradict, that of a published file's name first."""
+    presets = [preset for preset in map(find_preset, preset_names()) if family_of(preset.composition) == found.family]
+    fits = [p for p in presets if not list(differences(found, asked(found.family, p.name, {})))]
+    return tuple(p.name for p in sorted(fits, key=lambda p: p.file != file))
+
+
+def _settled(found: Revealed, said: Mapping[str, Any]) -> Settled:
+    shape = tuple(said.get("data_shape") or found.data_shape or ())
+    own = recipe_options(found.family)
+    recipe = {name: value for name, value in said.items() if name in own} | dict(found.options)
+    if found.family == "dit":
+        recipe |= _dit_dimensions(found, said)
+    else:
+        recipe.setdefault("num_head_channels", None)  # heads are counted, unless channels per head were said
+        recipe["attention_resolutions"] = attention_resolutions(found, shape)
+    if found.family == "unet":
+        recipe["low_res_channels"] = found.channels_in - shape[0]
+    if found.family == "classifier":
+        return Settled(recipe, shape, {"num_classes": found.channels_out})
+    composition = {name: said[name] for name in COMPOSITION if name in said}
+    if found.channels_out > shape[0]:
+        composition.setdefault("var", "learned_range")  # no published network has learned variances of another kind
+    composition.setdefault("rescale_time", False)
+    return Settled(recipe | _classes(found, said), shape, composition)
+
+
+def _classes(found: Revealed, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Classes and the label for none: published transformers have one, published U-Nets do not."""
+    if not found.label_rows:
+        return {"num_classes": None, "null_class": False}
+    null = bool(said.get("null_class", found.family == "dit" and "num_classes" not in said))
+    return {"num_classes": found.label_rows - null, "null_class": null}
+
+
+def _dit_dimensions(found: Revealed, said: Mapping[str, Any]) -> dict[str, Any]:
+    size = published_size(found)
+    if size is not None:
+        return {"size": size, "depth": None, "hidden": None, "heads": said.get("heads")}
+    return {"size": "S", "heads": said["heads"]}

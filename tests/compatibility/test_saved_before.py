@@ -1,0 +1,56 @@
+"""Systems saved and runs begun by diffkit 0.1.0 before its layout changed load and go on; see README.md beside this."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import diffkit
+
+HERE = Path(__file__).parent
+RUN = {"batch_size": 8, "save_every": 4, "log_every": 2, "ema": 0.9, "progress": False, "lr": 1e-2, "seed": 5}
+
+
+def of_run() -> diffkit.System:
+    torch.manual_seed(1)
+    return diffkit.compose(
+        schedule="cosine",
+        var="learned_range",
+        loss="hybrid",
+        timesteps="loss_second_moment",
+        backbone=("mlp", {"hidden": 8, "depth": 1}),
+        data_shape=(2,),
+        num_steps=20,
+        bins=None,
+    )
+
+
+def test_a_system_saved_before_loads_and_samples_as_it_did():
+    system = diffkit.load(HERE / "system")
+    found = system.sample(2, steps=5, seed=3, y=1, progress=False)
+    np.testing.assert_allclose(found, np.load(HERE / "system_samples.npy"), atol=1e-5)  # another CPU rounds otherwise
+
+
+@pytest.fixture
+def again(tmp_path: Path) -> dict[str, torch.Tensor]:
+    """Weights after 8 updates by this version, which tell whether this machine computes as the one of the files did."""
+    diffkit.train(of_run(), diffkit.data.load("points"), out=tmp_path / "again", steps=8, **RUN)
+    return load_file(tmp_path / "again" / "checkpoints" / "step_00000008" / "model.safetensors")
+
+
+def test_a_run_begun_before_goes_on(tmp_path: Path, again: dict[str, torch.Tensor]):
+    shutil.copytree(HERE / "run", tmp_path / "run")
+    diffkit.train(of_run(), diffkit.data.load("points"), out=tmp_path / "run", steps=16, **RUN)
+    then = load_file(HERE / "run" / "checkpoints" / "step_00000008" / "model.safetensors")
+    same_arithmetic = all(torch.equal(again[name], tensor) for name, tensor in then.items())
+    for file in ("model", "ema_0.9", "optimizer"):
+        name = f"checkpoints/step_00000016/{file}.safetensors"
+        found, wanted = load_file(tmp_path / "run" / name), load_file(HERE / "whole" / name)
+        assert found.keys() == wanted.keys()
+        for key, tensor in wanted.items():
+            torch.testing.assert_close(found[key], tensor, rtol=0, atol=0 if same_arithmetic else 1e-4)
