@@ -18,7 +18,7 @@ from peers import SCHEDULERS, denoising_diffusion_loop, diffusers_loop, stored_n
 from plain import PlainDiffusion
 
 import diffkit
-from diffkit.system.prepared import Call
+from diffkit.system.prepared import SamplingJob
 
 STEPS, SHAPE = 50, (3, 64, 64)
 PAIRS = [
@@ -35,10 +35,10 @@ def system_of(variance: str) -> diffkit.System:
     return diffkit.compose(schedule="linear", var=variance, loss=loss, backbone=None, data_shape=SHAPE)
 
 
-def our_loop(call: Call, start, noise):
+def our_loop(job: SamplingJob, start, noise):
     """Our loop, prepared as far as the peers' loops are."""
-    program, rows = call.program(), range(call.n)
-    denoiser, noise_fn = call.denoiser(rows), (lambda: noise) if noise is not None else call.noise(rows)
+    program, rows = job.program(), range(job.n)
+    denoiser, noise_fn = job.denoiser(rows), (lambda: noise) if noise is not None else job.noise(rows)
     return lambda: program.finish(denoiser, start, noise_fn)
 
 
@@ -53,8 +53,8 @@ def test_sampler_arithmetic(batch, drawn, record):
         system = system_of(variance)
         out = torch.randn(batch, 6 if variance == "learned_range" else 3, *SHAPE[1:], device=DEVICE)
         clip = sampler in ("ancestral", "ddim")  # as diffusers does by default
-        call = system.prepare(batch, steps=STEPS, sampler=sampler, clip=clip, model=lambda x, time, out=out: out)
-        cases = {"diffkit": our_loop(call, start, None if drawn else noise)}
+        job = system.prepare(batch, steps=STEPS, sampler=sampler, clip=clip, model=lambda x, time, out=out: out)
+        cases = {"diffkit": our_loop(job, start, None if drawn else noise)}
         plain = PlainDiffusion(system.table_for(STEPS).beta[1:])
         if variance == "learned_range":
             cases["plain"] = lambda plain=plain, out=out: plain.loop(plain.ancestral, lambda x, t: out, start)
@@ -69,7 +69,7 @@ def test_sampler_arithmetic(batch, drawn, record):
         cases |= {name: theirs for name, theirs in others.items() if theirs is not None}
         if "improved-diffusion" in cases:
             with stored_noise(noise):
-                apart = (our_loop(call, start, noise)() - cases["improved-diffusion"]()).abs().max()
+                apart = (our_loop(job, start, noise)() - cases["improved-diffusion"]()).abs().max()
             assert apart < 1e-3, "the published loop takes other steps"  # its tables are float32
         with nullcontext() if drawn else stored_noise(noise):
             seconds = interleaved(cases, rounds=21)

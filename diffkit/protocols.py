@@ -204,14 +204,14 @@ class Composition:
         return 0 if self.backbone is None else self.backbone.channels_in(self.data_shape) - self.data_shape[0]
 
     @property
-    def draws_between_levels(self) -> bool:
+    def continuous_time(self) -> bool:
         """True if training draws values of log_snr in place of levels 1..T."""
         return self.timesteps.domain != "discrete"
 
     @property
-    def known_between_levels(self) -> bool:
+    def known_in_continuous_time(self) -> bool:
         """True if schedule and mean say what the network means anywhere between levels."""
-        return self.schedule.continuous and self.mean.between_levels
+        return self.schedule.continuous and self.mean.continuous_time
 
 
 class Part(Protocol):
@@ -243,10 +243,10 @@ class NoiseSchedule(Part, Protocol):
 class MeanParameterization(Part, Protocol):
     """What the network predicts, as three coefficients.
 
-    `between_levels` is False where it means something at the levels of the training table only.
+    `continuous_time` is False where it means something at the levels of the training table only.
     """
 
-    between_levels: ClassVar[bool] = True
+    continuous_time: ClassVar[bool] = True
 
     @abstractmethod
     def scalings(self, at: Coefs, prev: Coefs | None) -> Scalings:
@@ -254,7 +254,7 @@ class MeanParameterization(Part, Protocol):
 
         Args:
             at: alpha, sigma, log_snr at levels 1..T, float64 arrays (T,), or float64 tensors (B,).
-            prev: The same one level down; None between levels, which is asked only if `between_levels`.
+            prev: The same one level down; None between levels, which is asked only if `continuous_time`.
         """
 
 
@@ -483,7 +483,7 @@ class Guidance(Protocol):
         """Return one sentence for each thing in a composition it cannot work with, with what would work."""
         return ()
 
-    def fitted(self, parts: Composition) -> Guidance:
+    def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with what it needs to know of the composition filled in.
 
         The composition has the guidance that is nearer to the network.
@@ -494,7 +494,7 @@ class Guidance(Protocol):
         """Return named float64 columns (T+1,) of the table in use; its own levels' `coefficients` then have them."""
         return {}
 
-    def idle(self, at: Coefs) -> NDArray[np.bool_]:
+    def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
         """Return at which levels it is certain to change nothing, of the shape of at's float64 arrays.
 
         A step all of whose levels are idle is taken without it, which spares its evaluations.

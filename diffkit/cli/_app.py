@@ -12,8 +12,8 @@ from cyclopts import App, Group
 from diffkit._version import __version__
 from diffkit.cli.parsing import commands, importing
 from diffkit.cli.parsing.request import as_toml, look, resolve
-from diffkit.cli.parsing.spelling import said_in_flags
-from diffkit.cli.parsing.takes import Given
+from diffkit.cli.parsing.spelling import as_cli_flags
+from diffkit.cli.parsing.takes import ParsedOptions
 from diffkit.cli.shared.extras import check_extras
 from diffkit.cli.shared.paths import check_not_its_own_input
 from diffkit.cli.shared.torch_errors import compiler_said, memory_said
@@ -101,9 +101,9 @@ def _says_first(text: str) -> bool:
     """False in a process whose error another one of the same job has said already."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
-    from diffkit.runtime.distributed import says_first  # which needs torch
+    from diffkit.runtime.distributed import first_to_log  # which needs torch
 
-    return says_first(text)
+    return first_to_log(text)
 
 
 def _dispatch(words: Sequence[str]) -> None:
@@ -130,11 +130,11 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     check_not_its_own_input(given)
     _check_device(given)
     check_extras(name, given)
-    with said_in_flags(request.options), memory_said(request.options), compiler_said():
+    with as_cli_flags(request.options), memory_said(request.options), compiler_said():
         command.run(given)
 
 
-def _check_device(given: Given) -> None:
+def _check_device(given: ParsedOptions) -> None:
     """Refuse a device that is not here before the command reads or writes anything."""
     if given.values.get("device") is not None:
         from diffkit.cli.shared.device import check_device  # which needs torch

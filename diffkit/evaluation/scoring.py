@@ -192,7 +192,7 @@ class _Work:
                         advance(len(rows) * units)
             return found
 
-        done = {number: part for found in among.everyone(results) for number, part in found.items()}
+        done = {number: part for found in among.all_ranks(results) for number, part in found.items()}
         return [done[number] for number in sorted(done)]
 
     def chunks(self, part: Batch) -> Iterator[Chunk]:

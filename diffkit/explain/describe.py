@@ -82,7 +82,7 @@ def loss_weights(parts: Composition, decoder: Decoder) -> F64:
     error = 1e-3  # of x_start; small beside every noise level, for the one loss that is not quadratic (level 1)
     mean = (error / c_out).requires_grad_()
     raw = mean.new_zeros(len(mean), parts.var.extra_outputs)
-    between = parts.draws_between_levels
+    between = parts.continuous_time
     level = torch.from_numpy(table.log_snr[1:].copy()) if between else torch.arange(1, len(mean) + 1)
     clean = torch.zeros_like(c_out)
     terms = objective.terms(lambda x, time: torch.cat([mean, raw], 1), clean, level, clean, len(mean), {})

@@ -63,12 +63,12 @@ class Autoguidance(Guidance):
         if worse.data_shape != parts.data_shape:
             yield f"the worse system makes data of shape {worse.data_shape}, this one of {parts.data_shape}"
 
-    def fitted(self, parts: Composition) -> Guidance:
+    def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with the worse system's network."""
         network = self.model.backbone if isinstance(self.model, System) else None
         return self if network is None else attrs.evolve(self, model=network)
 
-    def idle(self, at: Coefs) -> NDArray[np.bool_]:
+    def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
         """Return which levels lie outside of the interval."""
         return outside(self.interval, at)
 

@@ -96,18 +96,18 @@ class ClassifierFree(Guidance):
                 "with that label on a share of the data, or pass null, such as null={'y': 10}"
             )
 
-    def fitted(self, parts: Composition) -> Guidance:
+    def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with the null conditions of the network, and names of its own for its rows."""
         null = parts.null_conditions if self.null is None else self.null
-        fitted = attrs.evolve(self, null=null)
-        object.__setattr__(fitted, "_place", len(parts.guidance))
-        return fitted
+        bind = attrs.evolve(self, null=null)
+        object.__setattr__(bind, "_place", len(parts.guidance))
+        return bind
 
     def _own(self, name: str) -> str:
         """What it calls the null condition of a name."""
         return f"null rows of {name}" + (f" for guidance {self._place}" if self._place else "")
 
-    def idle(self, at: Coefs) -> NDArray[np.bool_]:
+    def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
         """Return which levels lie outside of the interval."""
         return outside(self.interval, at)
 

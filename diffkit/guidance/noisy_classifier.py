@@ -14,7 +14,7 @@ from diffkit.errors import OptionError
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
 from diffkit.protocols import Composition, Model
-from diffkit.runtime.files import bare
+from diffkit.runtime.files import unwrap_module
 from diffkit.system.module import System
 from diffkit.system.saving import FORMAT, is_built_by, part_spec, write, written
 from diffkit.table import ProcessTable
@@ -72,7 +72,7 @@ class NoisyClassifier(nn.Module):
         self.objective = system.objective
         self.num_classes = count
         self.noised = noised
-        if not noised and self.parts.draws_between_levels:
+        if not noised and self.parts.continuous_time:
             raise OptionError(f"noised=False needs discrete levels, but {self.parts.label('timesteps')} draws others")
         where = system.device if device is None else torch.device(device)
         self.recipe = network if isinstance(network, Classifier) else None
@@ -117,7 +117,7 @@ class NoisyClassifier(nn.Module):
         """
         settings = attrs.asdict(self.settings, recurse=False)
         kept = ("num_steps", "train_spacing", "rescale_time", "bins")
-        network, recipe = bare(self.backbone), self.recipe
+        network, recipe = unwrap_module(self.backbone), self.recipe
         own: dict[str, Any] = {"class": type(network).__name__}
         if recipe is not None and is_built_by(lambda: recipe.build(self.data_shape, self.num_classes), network):
             own = written("the network", attrs.asdict(recipe))
@@ -133,7 +133,7 @@ class NoisyClassifier(nn.Module):
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder, which `diffkit.weights.load_classifier` reads."""
-        return write(self.spec(), bare(self.backbone).state_dict(), folder)
+        return write(self.spec(), unwrap_module(self.backbone).state_dict(), folder)
 
     # ---- training and use ------------------------------------------------------------------------------------------
 

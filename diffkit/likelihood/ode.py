@@ -28,7 +28,7 @@ from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.options import check_integer, check_number
 from diffkit.protocols import Level, Model, Scalings
 from diffkit.runtime.double_backward import differentiable_twice, ordinary
-from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.bound import BoundTerms
 from diffkit.system.denoiser import Denoiser
 from diffkit.system.guidance import Steered
@@ -158,11 +158,11 @@ def ode_likelihood(
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
     if len(places) != len(x_start):
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
-    system.refuse_idle(model, conditions, "steps", "sampler", "compile")
-    call = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
-    flow = _Flow(system, call.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
+    system.check_unused(model, conditions, "steps", "sampler", "compile")
+    job = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
+    flow = _Flow(system, job.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
     # the divergence is a gradient, so that inference mode is left; probes then are ordinary tensors, too
-    with evaluating(system, *call.networks()), torch.inference_mode(False), torch.set_grad_enabled(gradient):
+    with eval_mode(system, *job.networks()), torch.inference_mode(False), torch.set_grad_enabled(gradient):
         found = [flow.bits(x_start, draw, solve) for draw in range(1 if how.dequantize == "none" else draws)]
     bits = torch.stack([bits for bits, _ in found])  # (draws, probes, B)
     return OdeLikelihood(
@@ -241,7 +241,7 @@ class _Path:
         self.clock = -table.log_snr[with_signal]
         if not len(self.clock):
             raise CompositionError("this schedule has one level, without signal (alpha_bar = 0); use num_steps >= 2")
-        if not parts.mean.between_levels:
+        if not parts.mean.continuous_time:
             raise CompositionError(
                 f"{parts.label('mean')} is not defined between levels, where the flow goes; mean='eps' and 'v' are"
             )

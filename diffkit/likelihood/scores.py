@@ -23,14 +23,14 @@ from diffkit.errors import DataError, OptionError
 from diffkit.likelihood.stratified_levels import Strata
 from diffkit.options import check_integer
 from diffkit.protocols import Composition, Model
-from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.publishing import save_npz
 from diffkit.spacing import Spacing
 from diffkit.system.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
 from diffkit.system.guidance import Steered
 from diffkit.system.module import System
-from diffkit.system.prepared import Call, Transform
+from diffkit.system.prepared import SamplingJob, Transform
 from diffkit.system.seeding import seeds_of
 from diffkit.table import F64, ProcessTable
 
@@ -207,7 +207,7 @@ def score(
             if indices is not None and places.stop > len(indices):
                 raise OptionError(f"indices must have one entry for each example, got {len(indices)}")
             index = [int(i) if indices is None else int(indices[i]) for i in places]
-            system.refuse_idle(model, given, "sampler", "compile")
+            system.check_unused(model, given, "sampler", "compile")
             values, prior, level = walk(x_start, prepare(len(x_start), **given), index, advance)
             found = found.merged(Moments.of(values, level, table.num_steps))
             parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))
@@ -300,14 +300,14 @@ class _Walk:
 
     @torch.no_grad()
     def __call__(
-        self, x_start: Tensor, call: Call, index: Sequence[int], advance: Callable[[int], None]
+        self, x_start: Tensor, job: SamplingJob, index: Sequence[int], advance: Callable[[int], None]
     ) -> tuple[F64, F64, NDArray[np.int64]]:
         """Return the three quantities (3, B, K), the prior's bits (B,), and the levels visited (B, K)."""
         x_start = self.system.checked(x_start).to(self.system.device)
         level = np.stack([self._levels(i) for i in index])
         seeds = None if self.seed is None else seeds_of(self.seed, index)
-        with evaluating(self.system, *call.networks()):
-            found = terms_of_pairs(self.terms, call, x_start, level, seeds, self.rows, advance)
+        with eval_mode(self.system, *job.networks()):
+            found = terms_of_pairs(self.terms, job, x_start, level, seeds, self.rows, advance)
         prior = prior_bits(self.table, x_start)
         return found.double().cpu().numpy(), prior.double().cpu().numpy(), level
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-ELSEWHERE: dict[str, dict[str, str]] = {
+ALIASES: dict[str, dict[str, str]] = {
     "schedule": {
         "cosine": "squaredcos_cap_v2 cos cosine_beta_schedule",
         "linear": "vp linear_beta_schedule",
@@ -88,7 +88,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Kind -> our name, or "distribution:name" for a part of our plugins -> other names of it."""
 
 
-def elsewhere(kind: str, asked: str, known: Iterable[str]) -> str | None:
+def alias_of(kind: str, asked: str, known: Iterable[str]) -> str | None:
     """Return our name for what is asked for, "distribution:name" if a plugin has it; None if nobody says so.
 
     Args:
@@ -98,7 +98,7 @@ def elsewhere(kind: str, asked: str, known: Iterable[str]) -> str | None:
     """
     wanted = _plain(asked)
     own = (name for name in known if _plain(name) == wanted)
-    theirs = (name for name, others in ELSEWHERE.get(kind, {}).items() if wanted in map(_plain, others.split()))
+    theirs = (name for name, others in ALIASES.get(kind, {}).items() if wanted in map(_plain, others.split()))
     return next(own, None) or next(theirs, None)
 
 

@@ -37,7 +37,7 @@ from diffkit.errors import (
     naming,
 )
 from diffkit.options import option_names
-from diffkit.registry.aliases import elsewhere
+from diffkit.registry.aliases import alias_of
 from diffkit.registry.contracts import check_contract
 from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
 from diffkit.registry.entry_points import KINDS as KINDS
@@ -296,7 +296,7 @@ class Registry(Generic[P]):
     def _unknown(self, asked: str) -> UnknownComponentError:
         names = self.names()
         bare = canonical(asked).rpartition(":")[2]
-        ours = None if ":" in asked else elsewhere(self.kind, asked, names)
+        ours = None if ":" in asked else alias_of(self.kind, asked, names)
         meant = {bare, (ours or "").rpartition(":")[2]}
         blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name in meant]
         hint = _called_here(ours, names) if ours and not blocked else did_you_mean(bare, names)

@@ -47,7 +47,7 @@ class Ranks:
         dist.all_gather_object(found, mine)
         return found
 
-    def everyone(self, do: Callable[[], T]) -> list[T]:
+    def all_ranks(self, do: Callable[[], T]) -> list[T]:
         """Call ``do`` in every process and return all results; if one raises, all raise."""
         if self.size == 1:
             return [do()]
@@ -60,7 +60,7 @@ class Ranks:
                 raise _again(other, rank)
         return [value for value, _ in outcomes]
 
-    def first(self, do: Callable[[], T]) -> T:
+    def rank_zero(self, do: Callable[[], T]) -> T:
         """Call ``do`` in rank 0 alone and return its result, or raise its error, everywhere."""
         if self.size == 1:
             return do()
@@ -145,7 +145,7 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def says_first(text: str) -> bool:
+def first_to_log(text: str) -> bool:
     """Return whether no other process of the job has said this text yet, which is then taken for said.
 
     The launcher is asked, whose store outlives the processes. Where it keeps none each process says everything: what is

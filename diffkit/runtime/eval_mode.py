@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from torch import nn
 
 _lock = threading.Lock()
-_askers: dict[int, int] = {}
+_users: dict[int, int] = {}
 """How many ask each module that was in training mode; it is held by those who ask, so its id stays its own."""
 
 
 @contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
+def eval_mode(*networks: nn.Module) -> Iterator[None]:
     """Switch dropout off meanwhile.
 
     The first of several threads to ask a module switches it off, and the last one back; what was in evaluation mode
     before is not touched.
     """
-    with resting(modules_of(*networks)):
+    with eval_mode_of(modules_of(*networks)):
         yield
 
 
@@ -30,8 +30,8 @@ def modules_of(*networks: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def resting(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """As `evaluating`, of modules found before."""
+def eval_mode_of(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """As `eval_mode`, of modules found before."""
     asked = _off(modules)
     try:
         yield
@@ -41,9 +41,9 @@ def resting(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _off(modules: Sequence[nn.Module]) -> list[nn.Module]:
     with _lock:
-        asked = [module for module in modules if _trains(module) or id(module) in _askers]
+        asked = [module for module in modules if _trains(module) or id(module) in _users]
         for module in asked:
-            _askers[id(module)] = _askers.get(id(module), 0) + 1
+            _users[id(module)] = _users.get(id(module), 0) + 1
             module.training = False
         return asked
 
@@ -51,9 +51,9 @@ def _off(modules: Sequence[nn.Module]) -> list[nn.Module]:
 def _back(asked: list[nn.Module]) -> None:
     with _lock:
         for module in asked:
-            _askers[id(module)] -= 1
-            if not _askers[id(module)]:
-                del _askers[id(module)]
+            _users[id(module)] -= 1
+            if not _users[id(module)]:
+                del _users[id(module)]
                 module.training = True
 
 

@@ -72,7 +72,7 @@ def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> No
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
 
 
-def bare(network: nn.Module) -> nn.Module:
+def unwrap_module(network: nn.Module) -> nn.Module:
     """Return the network inside of what torch.compile and data parallelism put around it, which renames its weights."""
     while True:
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -85,7 +85,7 @@ def bare(network: nn.Module) -> nn.Module:
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into a network, or raise `CheckpointError` that names the first differences."""
-    network = bare(network)
+    network = unwrap_module(network)
     check_fit(network, weights)
     network.load_state_dict(dict(weights))
 
@@ -150,7 +150,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors on the CPU that share no memory with each other, as safetensors asks; copied where needed."""
     found: dict[str, Tensor] = {}
     taken: set[int] = set()

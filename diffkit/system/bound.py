@@ -14,13 +14,13 @@ from torch import Tensor
 from diffkit.gaussian import NATS_PER_BIT, mean_flat, mixed, normal_kl, posterior_kl_bits, with_decoder_term
 from diffkit.options import check_integer
 from diffkit.protocols import Composition, Decoder
-from diffkit.system.coefficients import Columns, level_columns, transition_columns
+from diffkit.system.coefficients import CoefficientTable, level_coefficients, transition_coefficients
 from diffkit.system.denoiser import Denoiser
 from diffkit.system.seeding import seeds_of
 from diffkit.table import ProcessTable
 
 if TYPE_CHECKING:
-    from diffkit.system.prepared import Call
+    from diffkit.system.prepared import SamplingJob
 
 
 @frozen(eq=False)
@@ -62,14 +62,14 @@ class BoundTerms:
         decoder: Log-likelihood of data at level 1.
     """
 
-    columns: Columns
+    columns: CoefficientTable
     decoder: Decoder
 
     @classmethod
     def of(cls, parts: Composition, table: ProcessTable, decoder: Decoder) -> BoundTerms:
         """Compute the columns of a table in use."""
-        blocks = {"level": level_columns(parts, table), "transition": transition_columns(table)}
-        return cls(Columns(blocks), decoder)
+        blocks = {"level": level_coefficients(parts, table), "transition": transition_coefficients(table)}
+        return cls(CoefficientTable(blocks), decoder)
 
     def __call__(
         self, denoiser: Denoiser, x_start: Tensor, level: Tensor, noise: Tensor, decoder_rows: int
@@ -118,17 +118,17 @@ def rows_at_a_time(rows_per_call: int | None, device: torch.device) -> int:
     return check_integer("rows_per_call", rows_per_call, ge=1)
 
 
-def variational_bound(call: Call, x_start: Tensor, rows_per_call: int, show: Callable[[int], None]) -> Bound:
+def variational_bound(job: SamplingJob, x_start: Tensor, rows_per_call: int, show: Callable[[int], None]) -> Bound:
     """Evaluate every level of every example.
 
     The noise of example i at its k-th level is a function of (seed, i, k), or of its own seed and k, whatever
     rows_per_call is.
     """
-    batch, table = len(x_start), call.table
-    terms = BoundTerms.of(call.parts, table, call.objective.decoder)
+    batch, table = len(x_start), job.table
+    terms = BoundTerms.of(job.parts, table, job.objective.decoder)
     level = np.tile(np.arange(1, table.num_steps + 1), (batch, 1))
-    seeds = None if call.seed is None else seeds_of(call.seed, range(batch))
-    bits, x_start_mse, eps_mse = terms_of_pairs(terms, call, x_start, level, seeds, rows_per_call, show)
+    seeds = None if job.seed is None else seeds_of(job.seed, range(batch))
+    bits, x_start_mse, eps_mse = terms_of_pairs(terms, job, x_start, level, seeds, rows_per_call, show)
     prior = prior_bits(table, x_start)
     levels = torch.from_numpy(table.index[1:].copy())
     return Bound(bits.sum(1) + prior, prior, bits, x_start_mse, eps_mse, levels)
@@ -136,7 +136,7 @@ def variational_bound(call: Call, x_start: Tensor, rows_per_call: int, show: Cal
 
 def terms_of_pairs(
     terms: BoundTerms,
-    call: Call,
+    job: SamplingJob,
     x_start: Tensor,
     level: NDArray[np.int64],
     seeds: Sequence[int] | None,
@@ -164,7 +164,7 @@ def terms_of_pairs(
         example = torch.arange(pairs.start, pairs.stop, device=device) // count
         drawn = torch.stack([noise(pair) for pair in pairs])
         first = int((flat[rows] == 1).sum())
-        found[:, rows] = torch.stack(terms(call.denoiser(example), x_start[example], at[rows], drawn, first))
+        found[:, rows] = torch.stack(terms(job.denoiser(example), x_start[example], at[rows], drawn, first))
         show(len(pairs))
     return found.view(3, *level.shape)
 

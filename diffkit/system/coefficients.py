@@ -24,7 +24,7 @@ TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
 VARIANCE = "var"
 """The variance part, as an owner of coefficients; those of guidance are `guidance_owner`."""
 
-Block = Mapping[str, F64]
+NamedColumns = Mapping[str, F64]
 """Named float64 columns that are read together."""
 
 
@@ -48,7 +48,7 @@ def _owner_and_name(key: str) -> tuple[str, str]:
 
 
 @frozen(eq=False)
-class Columns:
+class CoefficientTable:
     """Blocks of float64 columns of equal length, ready to be read by row on any device.
 
     Attributes:
@@ -56,7 +56,7 @@ class Columns:
             order, in a block that is read as a level.
     """
 
-    blocks: Mapping[str, Block]
+    blocks: Mapping[str, NamedColumns]
     _spans: dict[str, tuple[int, int]] = field(init=False, repr=False)
     _owners: dict[str, list[tuple[str, str]] | None] = field(init=False, repr=False)
     _on: dict[tuple[torch.device, torch.dtype], Tensor] = field(factory=dict, init=False, repr=False)
@@ -73,7 +73,7 @@ class Columns:
         Found once, as a compiled graph that looked into a block would be one for its values.
         """
 
-        def of(block: Block) -> list[tuple[str, str]] | None:
+        def of(block: NamedColumns) -> list[tuple[str, str]] | None:
             return None if BARE in block else [_owner_and_name(key) for key in list(block)[len(LEVEL) :]]
 
         return {name: of(block) for name, block in self.blocks.items()}
@@ -161,7 +161,7 @@ def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
     rows = training_rows(table, parts.table)
     if rows is not None:
         return scalings(parts.mean, parts.table, rows)
-    if not parts.known_between_levels:
+    if not parts.known_in_continuous_time:
         raise OptionError(
             f"the table of {table.num_steps} steps has levels that are none of the training table, where nobody knows "
             "what the network means; make it by System.table_for(steps)"
@@ -194,7 +194,7 @@ def _check_on_path(parts: Composition, table: ProcessTable) -> None:
             )
 
 
-def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
+def level_coefficients(parts: Composition, table: ProcessTable) -> dict[str, F64]:
     """Block of `Level` columns for a table in use, (T+1,) each; the variance part's and each guidance's behind them.
 
     What the network means is a matter of the training table; what the variance interpolates, of the table in use.
@@ -210,7 +210,7 @@ def level_columns(parts: Composition, table: ProcessTable) -> dict[str, F64]:
     return columns
 
 
-def node_columns(
+def node_coefficients(
     parts: Composition, steps: Steps, wanted: F64, start: Mapping[str, F64]
 ) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
     """Columns of `Level` at nodes within steps, and their coefficients.
@@ -223,7 +223,7 @@ def node_columns(
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
-    take = _continuous_node if parts.known_between_levels else _nearest_level
+    take = _continuous_node if parts.known_in_continuous_time else _nearest_level
     found = [take(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in wanted.T]
     return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
 
@@ -261,7 +261,7 @@ def _nearest_level(parts: Composition, steps: Steps, log_snr: F64, start: Mappin
     return {name: np.where(found, column[nearest + 1], start[name]) for name, column in columns.items()}
 
 
-def transition_columns(table: ProcessTable) -> dict[str, F64]:
+def transition_coefficients(table: ProcessTable) -> dict[str, F64]:
     """Block of `Transition` columns for a table in use, (T+1,) each."""
     posterior, log_variance = table.posterior(), table.posterior_log_variance
     weight = posterior.coef_x_start**2 * np.exp(-log_variance)
@@ -270,7 +270,7 @@ def transition_columns(table: ProcessTable) -> dict[str, F64]:
     return dict(zip(TRANSITION, rows, strict=True))
 
 
-def target_columns(level: Block) -> dict[str, F64]:
+def target_coefficients(level: NamedColumns) -> dict[str, F64]:
     """Block of p, q of the training target ``p x_start + q eps``, in float64, where dividing by c_out is harmless."""
     c_skip, c_out = level["c_skip"][1:], level["c_out"][1:]
     p = (1 - c_skip * level["alpha"][1:]) / c_out

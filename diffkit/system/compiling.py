@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from diffkit.errors import OptionError
 from diffkit.protocols import Denoise, State
 from diffkit.system.denoiser import Denoiser
-from diffkit.system.sampling import Program, Row, Take
+from diffkit.system.sampling import Program, Row, StepFn
 
 Compile = bool | str | Mapping[str, Any]
 """False, True, "cuda_graph", or arguments of `torch.compile`."""
@@ -32,7 +32,7 @@ _CAPTURING = ("reduce-overhead", "max-autotune")
 _KEPT = 32
 """Graphs kept for a system; the one made first goes first."""
 
-_made: weakref.WeakKeyDictionary[nn.Module, dict[Any, Take]] = weakref.WeakKeyDictionary()
+_made: weakref.WeakKeyDictionary[nn.Module, dict[Any, StepFn]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 _counter = itertools.count()
 
@@ -48,7 +48,7 @@ def check_compile(value: object, device: torch.device) -> Compile:
     raise OptionError(f"compile must be True, False, 'cuda_graph' or arguments of torch.compile, got {value!r}")
 
 
-def compiled(system: nn.Module, take: Take, how: Compile, program: Program, denoiser: Denoiser, x: Tensor) -> Take:
+def compiled(system: nn.Module, take: StepFn, how: Compile, program: Program, denoiser: Denoiser, x: Tensor) -> StepFn:
     """Return ``take`` compiled, as it was compiled before if the system has been asked this way.
 
     Args:
@@ -83,8 +83,8 @@ def compiled(system: nn.Module, take: Take, how: Compile, program: Program, deno
 class _Compiled:
     """A step that is compiled when it is first taken."""
 
-    def __init__(self, take: Take, options: Mapping[str, Any], how: Compile):
-        self._graph: Take = torch.compile(_copy(take), **options)
+    def __init__(self, take: StepFn, options: Mapping[str, Any], how: Compile):
+        self._graph: StepFn = torch.compile(_copy(take), **options)
         self._static = _captures(options)
         self._how = how
         self._marked: set[tuple[int, int, bool]] = set()

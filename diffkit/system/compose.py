@@ -20,7 +20,7 @@ from diffkit.protocols import Composition, CountsClasses, Decoder
 from diffkit.registry import KINDS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
-from diffkit.runtime.files import bare
+from diffkit.runtime.files import unwrap_module
 from diffkit.spacing import Spacing, levels
 from diffkit.system.building import bounded
 from diffkit.system.coefficients import scalings
@@ -128,7 +128,7 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
     if slot is None:
         return None, "none"
     if isinstance(slot, nn.Module):
-        return slot, type(bare(slot)).__name__
+        return slot, type(unwrap_module(slot)).__name__
     return resolve("backbone", slot)
 
 
@@ -201,7 +201,7 @@ def recompose(system: System, **changes: Any) -> System:
     if "data_shape" in changes:
         recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
     changed = compose(**told | changes | {"backbone": recipe, "device": "meta"})
-    if _shapes(bare(network)) != _shapes(changed.backbone):
+    if _shapes(unwrap_module(network)) != _shapes(changed.backbone):
         _check_same(compose(**told | {"backbone": system.recipe, "device": "meta"}), changed, network)
     return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
 
@@ -279,7 +279,7 @@ def _refuse(parts: Composition, recipe: Any) -> None:
 
 
 def _core_problems(parts: Composition) -> Iterator[str]:
-    learned, continuous = parts.var.extra_outputs > 0, parts.draws_between_levels
+    learned, continuous = parts.var.extra_outputs > 0, parts.continuous_time
     if "learned_variance" in parts.loss.needs and not learned:
         yield (
             f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train; "

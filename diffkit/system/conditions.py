@@ -66,7 +66,7 @@ def check_names(model: Callable[..., Any], conditions: Mapping[str, Any], own: f
     refuse([*name_problems(model, conditions, own), *missing_problems(model, conditions)])
 
 
-def refuse_idle(model: Callable[..., Any], conditions: Mapping[str, Any], *names: str) -> None:
+def check_unused(model: Callable[..., Any], conditions: Mapping[str, Any], *names: str) -> None:
     """Raise `OptionError` if there are conditions of these names: options of other calls, without effect in this."""
     refuse(list(name_problems(model, [name for name in names if name in conditions], frozenset())))
 

@@ -94,7 +94,7 @@ def with_guidance(parts: Composition, guidance: Steered) -> Composition:
     if problems:
         raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
     for one in listed:  # each is told which guidance is nearer to the network
-        parts = attrs.evolve(parts, guidance=(*parts.guidance, one.fitted(parts)))
+        parts = attrs.evolve(parts, guidance=(*parts.guidance, one.bind(parts)))
     return parts
 
 

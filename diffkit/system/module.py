@@ -23,20 +23,20 @@ from diffkit.protocols import Composition, Decoder, Model, State
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.double_backward import ordinary
-from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.images import check_finite
 from diffkit.runtime.output import log
 from diffkit.spacing import Spacing, levels
 from diffkit.system.bound import Bound, rows_at_a_time, variational_bound
-from diffkit.system.coefficients import Columns, level_columns
+from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import Compile, check_compile
-from diffkit.system.conditions import check_names, conditions_for, refuse_idle
+from diffkit.system.conditions import check_names, check_unused, conditions_for
 from diffkit.system.denoiser import Denoiser, as_float
 from diffkit.system.guidance import Steered, check_guidance, networks_of, own_conditions, row_conditions, with_guidance
 from diffkit.system.objective import Objective, count_first
-from diffkit.system.prepared import Call, Transform
-from diffkit.system.sampling import Moment, sampling_program
+from diffkit.system.prepared import SamplingJob, Transform
+from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
 from diffkit.system.seeding import NoiseFn, Seed, checked_seed
 from diffkit.system.settings import Settings
@@ -247,7 +247,7 @@ class System(nn.Module):
             OptionError, CompositionError: An argument is wrong; nothing has been computed then.
             DivergedError: No sample is finite; seen on the CPU only, where a line on standard error tells of some.
         """
-        call = self.prepare(
+        job = self.prepare(
             n,
             steps=steps,
             sampler=sampler,
@@ -259,13 +259,13 @@ class System(nn.Module):
             compile=compile,
             **conditions,
         )
-        start = call.checked_start(start)
-        program, batches, out = call.program(), call.batches(batch_size), []
-        with call.running(f"sampling {n}", len(batches) * program.num_steps, progress) as advance:
+        start = job.checked_start(start)
+        program, batches, out = job.program(), job.batches(batch_size), []
+        with job.running(f"sampling {n}", len(batches) * program.num_steps, progress) as advance:
             for rows in batches:
-                noise_fn = call.noise(rows)
-                x = call.begin(rows, noise_fn, start)
-                out.append(call.finish(program, rows, x, noise_fn, advance))
+                noise_fn = job.noise(rows)
+                x = job.begin(rows, noise_fn, start)
+                out.append(job.finish(program, rows, x, noise_fn, advance))
         samples = torch.cat(out)
         if samples.device.type == "cpu" and type(samples) is Tensor:  # a GPU is not waited for
             check_finite(samples)
@@ -285,9 +285,9 @@ class System(nn.Module):
         model: Model | None = None,
         compile: Compile = False,
         **conditions: Any,
-    ) -> Iterator[Moment]:
-        """Yield a `Moment` after every step of sampling n examples; arguments as in `sample`."""
-        call = self.prepare(
+    ) -> Iterator[TrajectoryPoint]:
+        """Yield a `TrajectoryPoint` after every step of sampling n examples; arguments as in `sample`."""
+        job = self.prepare(
             n,
             steps=steps,
             sampler=sampler,
@@ -299,7 +299,7 @@ class System(nn.Module):
             compile=compile,
             **conditions,
         )
-        return call.moments(call.checked_start(start))
+        return job.points(job.checked_start(start))
 
     def sample_from(
         self,
@@ -336,7 +336,7 @@ class System(nn.Module):
         conditions = self._conditions(parts, network, conditions, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
-        with evaluating(self, *networks_of(parts.guidance)):
+        with eval_mode(self, *networks_of(parts.guidance)):
             return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
 
     @torch.no_grad()
@@ -369,8 +369,8 @@ class System(nn.Module):
         if not isinstance(start, str) or start not in ("clean", "level1"):
             raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
         x = self._placed(self.checked(x_start), model)
-        self.refuse_idle(model, conditions, "seed")
-        call = self.prepare(
+        self.check_unused(model, conditions, "seed")
+        job = self.prepare(
             x.shape[0],
             steps=steps,
             sampler=sampler,
@@ -381,13 +381,13 @@ class System(nn.Module):
             compile=compile,
             **conditions,
         )
-        if call.parts.sampler.stochastic:
+        if job.parts.sampler.stochastic:
             raise OptionError("encode needs a deterministic sampler, such as 'ddim' with eta=0")
-        program = call.encoding_program(past_end=start == "level1")
-        with call.running("encoding", program.num_steps, progress) as advance:
+        program = job.encoding_program(past_end=start == "level1")
+        with job.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":
-                x = _first_encoding_step(call, call.denoiser(), x)
-            return call.finish(program, range(x.shape[0]), x, None, advance)
+                x = _first_encoding_step(job, job.denoiser(), x)
+            return job.finish(program, range(x.shape[0]), x, None, advance)
 
     def prepare(
         self,
@@ -402,14 +402,14 @@ class System(nn.Module):
         model: Model | None = None,
         compile: Compile = False,
         **conditions: Any,
-    ) -> Call:
+    ) -> SamplingJob:
         """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
         n, parts = _checked_count(n, self.data_shape), self.parts_for(sampler, guidance)
         network = self._model(model)
         _check_walk(None, None, x_transform)
         with torch.inference_mode(False):
             conditions = ordinary(self._conditions(parts, network, conditions, n, self.device))
-        return Call(
+        return SamplingJob(
             self,
             self.objective,
             self.device,
@@ -485,8 +485,8 @@ class System(nn.Module):
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
         x_start = self._placed(self.checked(x_start), model)
-        self.refuse_idle(model, conditions, "sampler", "compile")
-        call = self.prepare(
+        self.check_unused(model, conditions, "sampler", "compile")
+        job = self.prepare(
             x_start.shape[0],
             steps=steps,
             guidance=guidance,
@@ -497,9 +497,9 @@ class System(nn.Module):
             **conditions,
         )
         rows = rows_at_a_time(rows_per_call, x_start.device)
-        total = x_start.shape[0] * call.table.num_steps
-        with torch.inference_mode(False), torch.no_grad(), call.running("bits/dim", total, progress) as advance:
-            bound = variational_bound(call, ordinary(x_start), rows, advance)
+        total = x_start.shape[0] * job.table.num_steps
+        with torch.inference_mode(False), torch.no_grad(), job.running("bits/dim", total, progress) as advance:
+            bound = variational_bound(job, ordinary(x_start), rows, advance)
         if x_start.device.type == "cpu" and (bad := int((~bound.total.isfinite()).sum())):
             log(f"warning: the bits/dim of {bad} of {bound.total.shape[0]} examples are not finite")
         return bound
@@ -536,9 +536,9 @@ class System(nn.Module):
                 )
         return as_float(x_start)
 
-    def refuse_idle(self, model: Model | None, conditions: Mapping[str, Any], *names: str) -> None:
+    def check_unused(self, model: Model | None, conditions: Mapping[str, Any], *names: str) -> None:
         """Raise `OptionError` if there are conditions of these names, which `prepare` would take and a call ignore."""
-        refuse_idle(self._model(model), conditions, *names)
+        check_unused(self._model(model), conditions, *names)
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
         """Data where the network is; where they are if it is the caller's, or has no place of its own."""
@@ -618,9 +618,9 @@ def with_sampler(parts: Composition, slot: Slot) -> Composition:
     return changed
 
 
-def _first_encoding_step(call: Call, denoiser: Denoiser, x: Tensor) -> Tensor:
+def _first_encoding_step(job: SamplingJob, denoiser: Denoiser, x: Tensor) -> Tensor:
     """From level 0 to 1, where no network can be asked: the noise is taken from the estimate at level 1."""
-    columns = Columns({"level": level_columns(call.parts, call.table)})
+    columns = CoefficientTable({"level": level_coefficients(job.parts, job.table)})
     at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
     eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
     return at.alpha * x + at.sigma * eps

@@ -15,10 +15,10 @@ from diffkit.errors import CompositionError, ProtocolError
 from diffkit.gaussian import mixed
 from diffkit.protocols import Composition, Decoder, Level, LossInputs, Model, Transition
 from diffkit.system.coefficients import (
-    Columns,
-    level_columns,
-    target_columns,
-    transition_columns,
+    CoefficientTable,
+    level_coefficients,
+    target_coefficients,
+    transition_coefficients,
 )
 from diffkit.system.denoiser import call_network
 from diffkit.system.numerics import computing
@@ -49,7 +49,7 @@ class Objective:
 
     parts: Composition
     decoder: Decoder
-    columns: Columns
+    columns: CoefficientTable
     scales_input: bool
     target: str
 
@@ -57,12 +57,12 @@ class Objective:
     @computing("the training loss")
     def of(cls, parts: Composition, decoder: Decoder) -> Objective:
         """Compute the columns of a composition's training table."""
-        level = level_columns(parts, parts.table)
-        target = target_columns(level)
+        level = level_coefficients(parts, parts.table)
+        target = target_coefficients(level)
         loss = parts.loss.columns(parts.table)
-        transition = transition_columns(parts.table)
-        columns = Columns({"level": level, "transition": transition, "target": target, "loss": loss})
-        scales_input = bool(np.any(level["c_in"] != 1)) or parts.draws_between_levels
+        transition = transition_coefficients(parts.table)
+        columns = CoefficientTable({"level": level, "transition": transition, "target": target, "loss": loss})
+        scales_input = bool(np.any(level["c_in"] != 1)) or parts.continuous_time
         found = cls(parts, decoder, columns, scales_input, _kind_of_target(target))
         _refuse_infinite(found)
         return found
@@ -112,7 +112,7 @@ class Objective:
         self, level: Tensor, x: Tensor
     ) -> tuple[Level, Transition | None, dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Level, transition, the loss's columns and the target's coefficients of each row."""
-        if self.parts.draws_between_levels:
+        if self.parts.continuous_time:
             at, mix = self._continuous(level, x)
             return at, None, {}, mix
         columns, ndim = self.columns, x.ndim
@@ -175,7 +175,7 @@ def _refuse_infinite(objective: Objective) -> None:
     rows = np.unique(np.geomspace(1, parts.table.num_steps, count).round().astype(np.int64))
     values = torch.zeros(len(rows), *parts.data_shape, device="cpu")
     log_snr = parts.table.log_snr[rows].clip(-_FAR, _FAR)
-    level = torch.from_numpy(log_snr if parts.draws_between_levels else rows)
+    level = torch.from_numpy(log_snr if parts.continuous_time else rows)
     out = torch.zeros(len(rows), parts.out_channels, *values.shape[2:], device="cpu")
     try:
         with torch.no_grad():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
 from diffkit.protocols import Composition, Guidance, Model
-from diffkit.runtime.eval_mode import evaluating, modules_of, resting
+from diffkit.runtime.eval_mode import eval_mode, eval_mode_of, modules_of
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.system.compiling import Compile, compiled
@@ -24,15 +24,15 @@ from diffkit.system.conditions import as_tensor, rows_of
 from diffkit.system.denoiser import Denoiser, as_float
 from diffkit.system.guidance import networks_of
 from diffkit.system.objective import Objective
-from diffkit.system.program_cache import kept_program
+from diffkit.system.program_cache import cached_program
 from diffkit.system.sampling import (
-    Moment,
     Program,
-    Take,
+    StepFn,
+    TrajectoryPoint,
     encoding_program,
     restarting_program,
     sampling_program,
-    take_and_tell,
+    step_with_denoised,
     take_step,
 )
 from diffkit.system.seeding import NoiseFn, Seed, noise_for
@@ -42,7 +42,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 @frozen(eq=False)
-class Call:
+class SamplingJob:
     """A walk over levels that is ready to begin; made by `System.prepare`, used by the system and by tasks.
 
     Attributes:
@@ -76,17 +76,17 @@ class Call:
     def program(self) -> Program:
         """Return the walk from level T down to level 0."""
         make = partial(sampling_program, self.parts, self.parts.sampler, self.table)
-        return kept_program(self.system, "down", self.parts, self.table, make)
+        return cached_program(self.system, "down", self.parts, self.table, make)
 
     def restarting_program(self, runs: Mapping[int, int]) -> Program:
         """Return the program of several runs down the levels; see `diffkit.system.sampling.restarting_program`."""
         make = partial(restarting_program, self.parts, self.parts.sampler, self.table, runs)
-        return kept_program(self.system, ("restarting", *runs.items()), self.parts, self.table, make)
+        return cached_program(self.system, ("restarting", *runs.items()), self.parts, self.table, make)
 
     def encoding_program(self, *, past_end: bool = False) -> Program:
         """Return the walk from level 1 up to level T, or one step beyond."""
         make = partial(encoding_program, self.parts, self.parts.sampler, self.table, past_end=past_end)
-        return kept_program(self.system, ("up", past_end), self.parts, self.table, make)
+        return cached_program(self.system, ("up", past_end), self.parts, self.table, make)
 
     def batches(self, batch_size: int | None = None) -> list[range]:
         """Return the examples' indices, ``batch_size`` at a time; all at once by default."""
@@ -109,14 +109,14 @@ class Call:
         found = {each: attrs.evolve(whole, acting=each) for each in set(acting)}
         return [found[each] for each in acting]
 
-    def take(self, program: Program, denoiser: Denoiser, x: Tensor, tell: bool = False) -> Take:
+    def take(self, program: Program, denoiser: Denoiser, x: Tensor, tell: bool = False) -> StepFn:
         """Return one step of a program as a function, compiled if the call asks for it.
 
         Args:
             program, denoiser, x: What it will be called with.
             tell: Let it return the estimate of x_start as well.
         """
-        take = take_and_tell if tell else take_step
+        take = step_with_denoised if tell else take_step
         return compiled(self.system, take, self.compile, program, denoiser, x) if self.compile else take
 
     def finish(
@@ -153,8 +153,8 @@ class Call:
         noise = noise_fn() * float(self.table.scale[-1])
         return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
 
-    def moments(self, start: Tensor | None = None) -> Iterator[Moment]:
-        """Yield a `Moment` after every step of one batch of all examples; networks are as they were between steps."""
+    def points(self, start: Tensor | None = None) -> Iterator[TrajectoryPoint]:
+        """Yield a `TrajectoryPoint` after every step of one batch; between steps, networks are in their own mode."""
         rows = range(self.n)
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
@@ -163,7 +163,7 @@ class Call:
         steps = program.run(self.denoisers(program, rows), x, noise_fn, take)
         modules = modules_of(self.system, *self.networks())
         while True:
-            with resting(modules):
+            with eval_mode_of(modules):
                 moment = next(steps, None)
             if moment is None:
                 return
@@ -172,7 +172,7 @@ class Call:
     @contextmanager
     def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
         """Show progress and switch dropout off meanwhile; yields a function to call with what is done."""
-        with evaluating(self.system, *self.networks()), show_progress(total, label, progress) as advance:
+        with eval_mode(self.system, *self.networks()), show_progress(total, label, progress) as advance:
             yield advance
 
     def networks(self) -> tuple[nn.Module, ...]:
@@ -184,5 +184,5 @@ def _acting(program: Program, guidance: tuple[Guidance, ...]) -> list[tuple[bool
     """Which guidance acts at some level of each step."""
     blocks = [block for name, block in program.columns.blocks.items() if name != "coef"]
     levels = [Coefs(block["alpha"], block["sigma"], block["log_snr"]) for block in blocks]
-    idle = [np.all([one.idle(at) for at in levels], axis=0) for one in guidance]
-    return [tuple(not off[i] for off in idle) for i in range(program.num_steps)]
+    inactive_at = [np.all([one.inactive_at(at) for at in levels], axis=0) for one in guidance]
+    return [tuple(not off[i] for off in inactive_at) for i in range(program.num_steps)]

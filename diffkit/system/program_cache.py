@@ -24,7 +24,7 @@ _made: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, Program]] = weakref.W
 _lock = threading.Lock()
 
 
-def kept_program(
+def cached_program(
     system: nn.Module, kind: Hashable, parts: Composition, table: ProcessTable, make: Callable[[], Program]
 ) -> Program:
     """Return what ``make()`` returns, or what it returned for the same sampler and an equal table before.

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffkit.errors import OptionError, ProtocolError
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
 from diffkit.runtime.double_backward import ordinary
-from diffkit.system.coefficients import Block, Columns, level_columns, node_columns
+from diffkit.system.coefficients import CoefficientTable, NamedColumns, level_coefficients, node_coefficients
 from diffkit.system.numerics import computing
 from diffkit.system.seeding import NoiseFn
 from diffkit.table import F64, Coefs, ProcessTable, Steps
@@ -24,7 +24,7 @@ Denoisers = Denoise | Sequence[Denoise]
 
 
 @frozen(eq=False)
-class Moment:
+class TrajectoryPoint:
     """One point of a trajectory.
 
     Attributes:
@@ -47,7 +47,7 @@ class Row:
     torch.compile does not look into `functools.cached_property`.
     """
 
-    def __init__(self, columns: Columns, values: Tensor, ndim: int, num_nodes: int):
+    def __init__(self, columns: CoefficientTable, values: Tensor, ndim: int, num_nodes: int):
         self.values = values
         self._columns, self._ndim, self._num_nodes = columns, ndim, num_nodes
         self._t: Level | None = None
@@ -99,7 +99,7 @@ class Program:
     """
 
     sampler: Sampler
-    columns: Columns
+    columns: CoefficientTable
     levels: tuple[int, ...]
     num_nodes: int = 0
     _rows: dict[tuple[torch.device, torch.dtype], tuple[Row, ...]] = field(factory=dict, init=False, repr=False)
@@ -127,17 +127,17 @@ class Program:
         return self.sampler.step(denoise, x, state, row, noise, last)
 
     def run(
-        self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, take: Take | None = None
-    ) -> Iterator[Moment]:
+        self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, take: StepFn | None = None
+    ) -> Iterator[TrajectoryPoint]:
         """Walk all steps from x, yielding after each.
 
         Args:
             denoise: ``denoise(x, level) -> Prediction``, or one for each step.
             x: Data at the level the first step starts from.
             noise_fn: Asked once a step; None only for a deterministic sampler.
-            take: `take_and_tell`, or that compiled.
+            take: `step_with_denoised`, or that compiled.
         """
-        take = take or take_and_tell
+        take = take or step_with_denoised
         with torch.inference_mode(False), torch.no_grad():
             x = ordinary(x)
             state = self.sampler.init(x)
@@ -149,7 +149,7 @@ class Program:
             ):  # inside the step only: a generator must not leak it to its caller between yields
                 x, state, x_start = take(self, denoiser, x, state, row, noise, self.is_last(i))
             assert x_start is not None, "a step of a trajectory tells its estimate"
-            yield Moment(i + 1, self.levels[i], x, x_start)
+            yield TrajectoryPoint(i + 1, self.levels[i], x, x_start)
 
     def finish(
         self,
@@ -157,7 +157,7 @@ class Program:
         x: Tensor,
         noise_fn: NoiseFn | None,
         advance: Callable[[int], None] | None = None,
-        take: Take | None = None,
+        take: StepFn | None = None,
         *,
         grad: bool = False,
     ) -> Tensor:
@@ -207,7 +207,7 @@ class Program:
         return self.sampler.uses_last and self.levels[i] == 0
 
 
-Take = Callable[
+StepFn = Callable[
     [Program, Denoise, Tensor, State, Tensor | Row, Tensor | None, bool], tuple[Tensor, State, Tensor | None]
 ]
 """``take(program, denoise, x, state, row, noise, last) -> x, state and, if it tells, the estimate of x_start``."""
@@ -227,7 +227,7 @@ def _call_of(denoise: Any) -> Denoise:
     return method
 
 
-def take_and_tell(
+def step_with_denoised(
     program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor | Row, noise: Tensor | None, last: bool
 ) -> tuple[Tensor, State, Tensor | None]:
     """Take one step, and tell the estimate of x_start it was taken with."""
@@ -278,7 +278,7 @@ def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable
     Args:
         runs: Level that a run starts from -> level that it goes to; their steps follow one another in this order.
     """
-    levels = level_columns(parts, table)
+    levels = level_coefficients(parts, table)
     pieces = []
     for top, bottom in runs.items():
         rows = np.arange(top, 0, -1)
@@ -322,36 +322,38 @@ def _program(
     from_rows: np.ndarray,
     to_rows: np.ndarray,
 ) -> Program:
-    blocks = _blocks(parts, sampler, level_columns(parts, table), steps, from_rows, to_rows)
+    blocks = _blocks(parts, sampler, level_coefficients(parts, table), steps, from_rows, to_rows)
     return _program_of(sampler, table, blocks, to_rows)
 
 
-def _program_of(sampler: Sampler, table: ProcessTable, blocks: Mapping[str, Block], to_rows: np.ndarray) -> Program:
+def _program_of(
+    sampler: Sampler, table: ProcessTable, blocks: Mapping[str, NamedColumns], to_rows: np.ndarray
+) -> Program:
     num_nodes = len(blocks) - len(("t", "s", "coef"))
-    return Program(sampler, Columns(blocks), tuple(int(k) for k in table.index[to_rows]), num_nodes)
+    return Program(sampler, CoefficientTable(blocks), tuple(int(k) for k in table.index[to_rows]), num_nodes)
 
 
 def _blocks(
     parts: Composition,
     sampler: Sampler,
-    levels: Block,
+    levels: NamedColumns,
     steps: Steps,
     from_rows: np.ndarray,
     to_rows: np.ndarray,
-) -> dict[str, Block]:
+) -> dict[str, NamedColumns]:
     """What the steps of one plan read, block by block.
 
     Args:
-        levels: `level_columns` of the table in use.
+        levels: `level_coefficients` of the table in use.
         steps, from_rows, to_rows: The steps, and their ends as rows of the table.
     """
     wanted = sampler.nodes(steps)
     start = {name: c[from_rows] for name, c in levels.items()}
-    nodes, coefs = ([], ()) if wanted is None else node_columns(parts, steps, wanted, start)
+    nodes, coefs = ([], ()) if wanted is None else node_coefficients(parts, steps, wanted, start)
     steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)
-    blocks: dict[str, Block] = {"t": start, "s": {name: c[to_rows] for name, c in levels.items()}}
+    blocks: dict[str, NamedColumns] = {"t": start, "s": {name: c[to_rows] for name, c in levels.items()}}
     return blocks | {f"node{i}": node for i, node in enumerate(nodes)} | {"coef": plan}
 
 

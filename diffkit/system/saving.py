@@ -19,7 +19,7 @@ from diffkit.errors import CheckpointError, OptionError, SpecError
 from diffkit.options import option_names
 from diffkit.protocols import Composition
 from diffkit.registry import KINDS, registry
-from diffkit.runtime.files import bare, digest, storable, write_atomically, write_through
+from diffkit.runtime.files import digest, to_safetensors, unwrap_module, write_atomically, write_through
 from diffkit.runtime.publishing import new_folder, reason
 from diffkit.runtime.run_layout import SPEC, WEIGHTS, is_run
 from diffkit.runtime.strict_json import parse_json
@@ -38,7 +38,7 @@ def spec_of(parts: Composition, settings: Settings, recipe: Any, network: nn.Mod
             an option is of a kind that JSON does not have.
     """
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in KINDS if kind != "backbone"}
-    named["backbone"] = _backbone_spec(parts, recipe, None if network is None else bare(network))
+    named["backbone"] = _backbone_spec(parts, recipe, None if network is None else unwrap_module(network))
     others = written("the system", attrs.asdict(settings, recurse=False))
     if others["null_conditions"] is None:  # older specs are without it
         del others["null_conditions"]
@@ -58,7 +58,7 @@ def save(spec: Mapping[str, Any], network: nn.Module | None, folder: str | Path)
         OptionError: The folder holds a training run.
         CheckpointError: The folder cannot be written.
     """
-    weights = {} if network is None else bare(network).state_dict()
+    weights = {} if network is None else unwrap_module(network).state_dict()
     return write(spec, weights, folder)
 
 
@@ -113,7 +113,7 @@ def as_file(weights: Mapping[str, Tensor]) -> bytes:
     """Return the content of the file that holds these weights; the same for the same weights."""
     from safetensors.torch import save as to_bytes
 
-    return to_bytes(storable(weights))
+    return to_bytes(to_safetensors(weights))
 
 
 def part_spec(kind: str, part: Any) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozense
         elif name in OPTIONS:
             yield f"{name!r} is an option of other calls, not of this one, and no condition of {label}; leave it out"
         elif taken.anything:
-            if meant := _slip_of(name):
+            if meant := _typo(name):
                 yield f"condition {name!r} looks like the option {meant!r}; write that, or name {name!r} in {label}"
         else:
             known = ", ".join(sorted(taken.names)) or "none"
@@ -168,7 +168,7 @@ def _label(model: Callable[..., Any]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _slip_of(name: str) -> str | None:
+def _typo(name: str) -> str | None:
     """The option that a condition must be a slip of; kept, as every update of a training asks."""
     return next(iter(get_close_matches(name, _SLIPS, n=1, cutoff=_NEAR)), None)
 

@@ -28,11 +28,11 @@ from diffkit.errors import OptionError
 from diffkit.options import check_number
 from diffkit.protocols import Model
 from diffkit.spacing import Spacing, levels
-from diffkit.system.coefficients import Columns, level_columns
+from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.denoiser import Denoiser, as_float
 from diffkit.system.guidance import Steered
 from diffkit.system.module import System
-from diffkit.system.prepared import Call
+from diffkit.system.prepared import SamplingJob
 from diffkit.table import F64, ProcessTable
 from diffkit.tasks._images import images_for
 from diffkit.tasks.inversion import steps_or_default
@@ -139,10 +139,12 @@ def _spelled(found: Sequence[int]) -> str:
 class _Walk:
     """BDIA on one table with one denoiser."""
 
-    def __init__(self, call: Call, denoiser: Denoiser, gamma: float):
-        self.call, self.denoiser, self.gamma = call, denoiser, gamma
-        self.last = call.table.num_steps
-        self.columns = Columns({"level": level_columns(call.parts, call.table), "ddim": _steps_of(call.table)})
+    def __init__(self, job: SamplingJob, denoiser: Denoiser, gamma: float):
+        self.job, self.denoiser, self.gamma = job, denoiser, gamma
+        self.last = job.table.num_steps
+        self.columns = CoefficientTable(
+            {"level": level_coefficients(job.parts, job.table), "ddim": _steps_of(job.table)}
+        )
 
     @classmethod
     def of(
@@ -158,15 +160,15 @@ class _Walk:
     ) -> _Walk:
         gamma = check_number("gamma", gamma, gt=0, le=1)
         steps = steps_or_default(system, steps)
-        system.refuse_idle(model, conditions, "sampler", "compile", "seed")
-        call = system.prepare(len(x), steps=steps, guidance=guidance, clip=clip, model=model, **conditions)
-        if call.table.num_steps < 2:
+        system.check_unused(model, conditions, "sampler", "compile", "seed")
+        job = system.prepare(len(x), steps=steps, guidance=guidance, clip=clip, model=model, **conditions)
+        if job.table.num_steps < 2:
             raise OptionError("an exactly invertible walk needs at least 2 steps, got 1")
-        return cls(call, call.denoiser(), gamma)
+        return cls(job, job.denoiser(), gamma)
 
     def up(self, x: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
         matrix = self.columns.on(x.device, x.dtype)
-        with self.call.running("encoding", self.last, progress) as advance:
+        with self.job.running("encoding", self.last, progress) as advance:
             below, here = x, self._first(matrix[1], x)
             advance(1)
             for k in range(1, self.last):
@@ -177,7 +179,7 @@ class _Walk:
 
     def down(self, here: Tensor, below: Tensor | None, progress: bool) -> Tensor:
         matrix = self.columns.on(here.device, here.dtype)
-        with self.call.running("decoding", self.last, progress) as advance:
+        with self.job.running("decoding", self.last, progress) as advance:
             below = self._both(matrix[self.last], here)[0] if below is None else below
             advance(1)
             for k in range(self.last - 1, 0, -1):

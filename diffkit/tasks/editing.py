@@ -59,7 +59,7 @@ def image_to_image(
     top = check_integer("level", level, ge=1, le=system.num_steps)
     kept = _well_below(top, levels(system.num_steps, steps, system.table))
     image = images_for(system, "image", image, n)
-    call = system.prepare(
+    job = system.prepare(
         len(image),
         steps=[*kept, top],
         sampler=sampler,
@@ -70,13 +70,13 @@ def image_to_image(
         compile=compile,
         **conditions,
     )
-    program, batches, out = call.program(), call.batches(batch_size), []
-    alpha, sigma = float(call.table.alpha[-1]), float(call.table.sigma[-1])
-    with call.running(f"image to image {call.n}", len(batches) * program.num_steps, progress) as advance:
+    program, batches, out = job.program(), job.batches(batch_size), []
+    alpha, sigma = float(job.table.alpha[-1]), float(job.table.sigma[-1])
+    with job.running(f"image to image {job.n}", len(batches) * program.num_steps, progress) as advance:
         for rows in batches:
-            noise_fn = call.noise(rows)
+            noise_fn = job.noise(rows)
             x = alpha * image[rows.start : rows.stop] + sigma * noise_fn()
-            out.append(call.finish(program, rows, x, noise_fn, advance))
+            out.append(job.finish(program, rows, x, noise_fn, advance))
     return torch.cat(out)
 
 

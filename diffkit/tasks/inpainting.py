@@ -17,7 +17,7 @@ from diffkit.spacing import Spacing
 from diffkit.system.compiling import Compile
 from diffkit.system.guidance import Steered
 from diffkit.system.module import System
-from diffkit.system.prepared import Call
+from diffkit.system.prepared import SamplingJob
 from diffkit.system.sampling import Program
 from diffkit.system.seeding import Seed
 from diffkit.table import ProcessTable, Steps
@@ -69,7 +69,7 @@ def inpaint(
     """
     resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
     image = images_for(system, "image", image, n)
-    call = system.prepare(
+    job = system.prepare(
         len(image),
         steps=steps,
         sampler=sampler,
@@ -80,20 +80,20 @@ def inpaint(
         compile=compile,
         **conditions,
     )
-    if call.parts.sampler.route(call.table.log_snr) is not None:
-        label = call.parts.label("sampler")
+    if job.parts.sampler.route(job.table.log_snr) is not None:
+        label = job.parts.label("sampler")
         raise OptionError(f"{label} walks the levels in its own way, and inpainting in another; use another sampler")
-    mask = mask_for(system, known, call.n)
-    moves = walk(call.table.num_steps, resample, jump)
+    mask = mask_for(system, known, job.n)
+    moves = walk(job.table.num_steps, resample, jump)
     runs = runs_of(moves)
-    program, first_step = call.restarting_program(runs), _first_steps(runs)
-    batches = call.batches(batch_size)
+    program, first_step = job.restarting_program(runs), _first_steps(runs)
+    batches = job.batches(batch_size)
     total = len(batches) * sum(goes_to < comes_from for comes_from, goes_to in moves)
     out = []
-    with call.running(f"inpainting {call.n}", total, progress) as advance:
+    with job.running(f"inpainting {job.n}", total, progress) as advance:
         for rows in batches:
             part = slice(rows.start, rows.stop)
-            painting = _Painting(call, program, rows, image[part], mask[part])
+            painting = _Painting(job, program, rows, image[part], mask[part])
             out.append(painting.follow(moves, first_step, advance))
     return torch.cat(out)
 
@@ -143,12 +143,12 @@ def _first_steps(runs: Mapping[int, int]) -> dict[int, int]:
 class _Painting:
     """One batch on its way."""
 
-    def __init__(self, call: Call, program: Program, rows: range, image: Tensor, mask: Tensor):
-        self.table, self.program = call.table, program
-        self.denoisers = call.denoisers(program, rows)
-        self.noise_fn, self.image, self.mask = call.noise(rows), image, mask
-        self.x = call.begin(rows, self.noise_fn)
-        self.take = call.take(program, call.denoiser(rows), self.x)
+    def __init__(self, job: SamplingJob, program: Program, rows: range, image: Tensor, mask: Tensor):
+        self.table, self.program = job.table, program
+        self.denoisers = job.denoisers(program, rows)
+        self.noise_fn, self.image, self.mask = job.noise(rows), image, mask
+        self.x = job.begin(rows, self.noise_fn)
+        self.take = job.take(program, job.denoiser(rows), self.x)
 
     def follow(self, moves: list[Move], first_step: Mapping[int, int], advance: Callable[[int], None]) -> Tensor:
         """Walk to level 0; ``first_step`` says where in the program the descent from a level begins."""

@@ -138,7 +138,7 @@ def between_levels_as_declared(mean: MeanParameterization) -> None:
 
     Usually: coefficients made of the level below; declare between_levels = False, and say so in problems().
     """
-    if not mean.between_levels:
+    if not mean.continuous_time:
         _requires_refusal_of_continuous_levels(mean)
         return
     for table, where in _tables(mean):

@@ -20,7 +20,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from diffkit.protocols import Level, Prediction
-from diffkit.system.coefficients import LEVEL, level_columns
+from diffkit.system.coefficients import LEVEL, level_coefficients
 
 Number = float | Tensor
 
@@ -227,7 +227,7 @@ def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., 
         system: As `diffkit.compose` returns.
         table: The table in use, if it is not the training table.
     """
-    columns = level_columns(system.parts, table or system.table)
+    columns = level_coefficients(system.parts, table or system.table)
     rows = {name: torch.from_numpy(columns[name][1:].copy()) for name in LEVEL}
     extra = system.parts.var.extra_outputs
 

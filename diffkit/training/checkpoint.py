@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diffkit.errors import CheckpointError, SpecError
 from diffkit.runtime.distributed import Ranks
-from diffkit.runtime.files import digest, read_weights, storable, sync_folder, write_through
+from diffkit.runtime.files import digest, read_weights, sync_folder, to_safetensors, write_through
 from diffkit.runtime.run_layout import MANIFEST, STEPS, step_name, step_of
 from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
 from diffkit.training.sharded_files import joined, whole_name
@@ -71,11 +71,11 @@ def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks
     target, temporary = folder / step_name(step), folder / f"{_DOOMED}{step_name(step)}"
     needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
     try:
-        ranks.first(lambda: _begin(folder, temporary))
-        written = ranks.everyone(lambda: _write_files(temporary, files))
+        ranks.rank_zero(lambda: _begin(folder, temporary))
+        written = ranks.all_ranks(lambda: _write_files(temporary, files))
         records = {name: record for part in written for name, record in part.items()}
         manifest = {"format": FORMAT, "step": step, **facts, "files": records}
-        ranks.first(lambda: _commit(temporary, target, manifest))
+        ranks.rank_zero(lambda: _commit(temporary, target, manifest))
     except (OSError, RuntimeError) as error:
         if ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -103,7 +103,7 @@ def _write_files(temporary: Path, files: Files) -> dict[str, dict[str, Any]]:
 
     records = {}
     for name, tensors in files.items():
-        content = to_bytes(storable(tensors))
+        content = to_bytes(to_safetensors(tensors))
         records[f"{name}.safetensors"] = digest(content)
         write_through(temporary / f"{name}.safetensors", content)
     return records

@@ -142,25 +142,25 @@ class TrainConfig:
             )
 
     @property
-    def fall(self) -> tuple[str, int | None]:
+    def lr_decay(self) -> tuple[str, int | None]:
         """How the learning rate falls, and the number of updates that this depends on, if on any."""
-        fall = self.lr_schedule or ("linear" if self.anneal or self.anneal_steps else "constant")
+        lr_decay = self.lr_schedule or ("linear" if self.anneal or self.anneal_steps else "constant")
         ends = {"linear": self.anneal_steps or self.steps, "rsqrt": self.rsqrt_steps or RSQRT_STEPS}
-        return fall, (ends | {"cosine": ends["linear"]}).get(fall)
+        return lr_decay, (ends | {"cosine": ends["linear"]}).get(lr_decay)
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of the update after ``step`` completed ones."""
         rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return self.lr * rising * _fallen(*self.fall, step)
+        return self.lr * rising * _fallen(*self.lr_decay, step)
 
 
-def _fallen(fall: str, end: int | None, step: int) -> float:
+def _fallen(lr_decay: str, end: int | None, step: int) -> float:
     """What is left of the learning rate after ``step`` updates, in [0, 1]."""
     if end is None:
         return 1.0
-    if fall == "rsqrt":
+    if lr_decay == "rsqrt":
         return 1 / math.sqrt(max(step / end, 1.0))
-    return 1 - step / end if fall == "linear" else (1 + math.cos(math.pi * step / end)) / 2
+    return 1 - step / end if lr_decay == "linear" else (1 + math.cos(math.pi * step / end)) / 2
 
 
 class TrainOptions(TypedDict, total=False):
@@ -219,7 +219,7 @@ FREE = frozenset(
 """Fields that a run may be continued with other values of: they change no update but by rounding."""
 
 
-ELSEWHERE: Mapping[str, str] = {
+ALIASES: Mapping[str, str] = {
     "adam_weight_decay": "weight_decay",
     "checkpointing_steps": "save_every",
     "ema_decay": "ema",
@@ -253,7 +253,7 @@ ELSEWHERE: Mapping[str, str] = {
 def unknown(name: str, known: Iterable[str]) -> str:
     """Return "train has no option ..." for a name that is none of those known, with what it may stand for."""
     known = list(known)
-    own = ELSEWHERE.get(name)
+    own = ALIASES.get(name)
     near = did_you_mean(name, known) if own is None else f"; that is {own!r} here"
     return f"train has no option {name!r}{near} (known: {', '.join(known)})"
 
@@ -261,7 +261,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Return "lr=0.0001, now lr=0.0002" for each field that a continued run must not change."""
     fixed = [field.name for field in attrs.fields(TrainConfig) if field.name not in FREE]
-    if old.fall != new.fall:  # the learning rate at every step depends on it
+    if old.lr_decay != new.lr_decay:  # the learning rate at every step depends on it
         fixed += [*FALL, "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
     return [f"{name}={was!r}, now {name}={now!r}" for name, was, now in pairs if was != now]

@@ -110,8 +110,8 @@ def train(
             run_folder.check_same(folder, spec, config, found, system.backbone)
             return folder, locks[0].path.read_text()
 
-        folder, lock = engine.ranks.first(begin)
-        engine.ranks.everyone(lambda: _check_shared(folder, lock))
+        folder, lock = engine.ranks.rank_zero(begin)
+        engine.ranks.all_ranks(lambda: _check_shared(folder, lock))
         return _Training(system, spec, found, config, engine, folder, locks, progress, trackers, held_out).go()
 
 
@@ -192,7 +192,7 @@ class _Training(Generic[T]):
     def _go(self) -> T:
         with _writing(self.folder):
             self._begin()
-        self.ranks.first(lambda: self.trackers.begin(self.folder, self.trainer.step))
+        self.ranks.rank_zero(lambda: self.trackers.begin(self.folder, self.trainer.step))
         self._make_up()
         if self.trainer.step < self.config.steps:
             self._train()
@@ -242,8 +242,8 @@ class _Training(Generic[T]):
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (say if faults and self.writes else self._say)(text)
             self._repair(found.step, renewed_soon=bool(faults) and found.step < self.config.steps)
-        self.ranks.first(lambda: run_folder.write_facts(self.folder, self.facts))
-        self.ranks.first(lambda: repair(self.folder, self.trainer.step))
+        self.ranks.rank_zero(lambda: run_folder.write_facts(self.folder, self.facts))
+        self.ranks.rank_zero(lambda: repair(self.folder, self.trainer.step))
 
     def _make_up(self) -> None:
         """Do what a run had still to do at its newest checkpoint, if it ended there: a line, a picture, pruning."""
@@ -251,16 +251,16 @@ class _Training(Generic[T]):
         if step == 0 or not self.trainer.names:
             return
         last, due, validates = step == config.steps, step % config.log_every == 0, self.held.due(step)
-        if (last or due or validates) and not self.ranks.first(lambda: has_line(self.folder, step)):
+        if (last or due or validates) and not self.ranks.rank_zero(lambda: has_line(self.folder, step)):
             held = self.held.measure() if validates else {}
             with self._metrics() as metrics:
                 self._note(metrics, None, (last or due) and bool(window.rows), held)
         if due:
             window.rows.clear()
-        if self.previews.due(step) and not self.ranks.first(lambda: self.previews.is_there(step)):
+        if self.previews.due(step) and not self.ranks.rank_zero(lambda: self.previews.is_there(step)):
             self.trackers.preview(step, self.previews.draw())
         if last:
-            self.ranks.first(self._prune)
+            self.ranks.rank_zero(self._prune)
 
     def _metrics(self) -> MetricsFile | NoMetrics:
         """The run's file of metrics; nothing in all processes but the first."""
@@ -274,10 +274,10 @@ class _Training(Generic[T]):
         make, it is left until their first save.
         """
         weights = self.trainer.sampling_weights(keep=self.writes)
-        fault = self.ranks.first(lambda: run_folder.fault(self.folder, weights))
+        fault = self.ranks.rank_zero(lambda: run_folder.fault(self.folder, weights))
         if fault is None or (renewed_soon and not fault.damaged):
             return
-        self.ranks.first(lambda: write(self.spec, weights, self.folder, renews=True, damaged=fault.damaged))
+        self.ranks.rank_zero(lambda: write(self.spec, weights, self.folder, renews=True, damaged=fault.damaged))
         if self.writes:
             say(f"warning: {fault.text}; it was written again from the checkpoint of step {step}")
 
@@ -290,7 +290,7 @@ class _Training(Generic[T]):
             found.append(newest)
             return (None if newest is None else newest.step), faults
 
-        step, faults = self.ranks.first(look)
+        step, faults = self.ranks.rank_zero(look)
         if not found and step is not None:
             found.append(checkpoint.read(self.checkpoints / step_name(step)))
         return (found[0] if found else None), faults
@@ -349,7 +349,7 @@ class _Training(Generic[T]):
             if isinstance(batch, Exception):
                 raise batch
 
-        self.ranks.everyone(read)
+        self.ranks.all_ranks(read)
 
     def _note(
         self, metrics: MetricsFile | NoMetrics, clock: _Clock | None, learned: bool, held: Mapping[str, float | None]
@@ -411,8 +411,8 @@ class _Training(Generic[T]):
         checkpoint.write(self.checkpoints, step, files, self._facts(), ranks)
         self.saved = step
         weights = self.trainer.sampling_weights(keep=self.writes)
-        ranks.first(lambda: write(self.spec, weights, self.folder, renews=True))
-        ranks.first(self._prune)
+        ranks.rank_zero(lambda: write(self.spec, weights, self.folder, renews=True))
+        ranks.rank_zero(self._prune)
 
     def _prune(self) -> None:
         with _writing(self.checkpoints):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError
-from diffkit.runtime.files import bare, load_weights
+from diffkit.runtime.files import load_weights, unwrap_module
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.run_layout import CHECKPOINTS, step_of
 from diffkit.system.loading import load
@@ -59,7 +59,7 @@ def averaged(
         raise OptionError(f"there is no checkpoint of step {step}; there are those of {_listed(paths)}")
     system = load(folder, backbone=backbone, device=device)
     assert system.backbone is not None
-    names = {name for name, _ in bare(system.backbone).named_parameters(remove_duplicate=False)}
+    names = {name for name, _ in unwrap_module(system.backbone).named_parameters(remove_duplicate=False)}
     weights = _by_rate(paths, rate, step) if rate is not None else _by_width(paths, width or 0.0, step, names, progress)
     load_weights(system.backbone, weights)
     return system

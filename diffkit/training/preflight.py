@@ -17,7 +17,7 @@ from diffkit.errors import DataError, OptionError
 from diffkit.options import option_names
 from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition
-from diffkit.runtime.files import bare, not_plain
+from diffkit.runtime.files import not_plain, unwrap_module
 from diffkit.system.null_conditions import NO_CLASS
 from diffkit.system.saving import fits_json
 from diffkit.system.signatures import missing_problems, name_problems
@@ -55,7 +55,7 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
     """
     if system.backbone is None:
         raise OptionError("the system was composed with backbone=None, so there is nothing to train")
-    if bare(system.backbone) is not system.backbone:
+    if unwrap_module(system.backbone) is not system.backbone:
         raise OptionError(
             f"the system's network is wrapped in {type(system.backbone).__name__}, which training does itself: leave "
             "it out, and ask for compile=True in the options of training, or for several processes by torchrun"

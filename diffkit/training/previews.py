@@ -59,7 +59,7 @@ class Previews:
         except DivergedError as error:
             say(f"warning: no preview {path}: {error}")
         else:
-            self.trainer.engine.ranks.first(lambda: self._write(samples, path))
+            self.trainer.engine.ranks.rank_zero(lambda: self._write(samples, path))
         return path
 
     def _samples(self) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from diffkit.data.base import Batch, scaled
 from diffkit.errors import DivergedError, OptionError
-from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import load_weights
 from diffkit.system.conditions import mapped, rows_of
 from diffkit.system.objective import count_first
@@ -253,7 +253,7 @@ class Trainer:
     def averaged(self) -> Iterator[None]:
         """Let the network have the weights that samples are drawn with, and be in evaluation mode, for a while."""
         weights, means = self.ema.weights, self.ema.means[0] if self.config.ema else []
-        with torch.no_grad(), evaluating(self.network):
+        with torch.no_grad(), eval_mode(self.network):
             kept = [weight.detach().clone() for weight in weights] if means else []
             self.whole = False
             try:

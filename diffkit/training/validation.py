@@ -14,7 +14,7 @@ from diffkit.data.loading import as_data
 from diffkit.errors import DataError, OptionError
 from diffkit.options import check_integer
 from diffkit.protocols import Model
-from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.conditions import mapped
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine, SingleProcess
@@ -54,7 +54,7 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     known = system.parts.classes
     if known and found.classes is not None and len(found.classes) > known:
         raise DataError(f"the data has {len(found.classes)} classes, but the network has {known}")
-    with evaluating(network):
+    with eval_mode(network):
         return _Pass(system, found, None, SingleProcess(system.device), seed).means(batch_size)
 
 
@@ -128,7 +128,7 @@ class _Pass:
     def _levels(self, rows: Any) -> tuple[Tensor, Tensor]:
         """Levels of examples, and their weights, on the device."""
         spread, system, device = (rows + 0.5) * _GOLDEN % 1, self.system, self.engine.device
-        if not system.parts.draws_between_levels:
+        if not system.parts.continuous_time:
             level = torch.from_numpy((spread * system.num_steps).astype(np.int64) + 1).to(device)
             return level, torch.ones(len(rows), device=device)
         fresh = system.parts.timesteps.init(system.table)

@@ -24,7 +24,7 @@ from diffkit.system.saving import FORMAT, write
 from diffkit.weights._known_options import TITLES
 from diffkit.weights._load import fill, revealed
 from diffkit.weights._read_state_dict import read
-from diffkit.weights._resolve_options import settle
+from diffkit.weights._resolve_options import resolve_options
 
 
 @frozen
@@ -110,7 +110,7 @@ def _from_file(
     if spec:
         recipe, shape, num_classes = _told(weights.path, spec)
     else:
-        settled = settle(found, preset, options, weights.path)
+        settled = resolve_options(found, preset, options, weights.path)
         recipe, shape, num_classes = Classifier(**settled.recipe), settled.data_shape, found.channels_out
     network = _built(recipe, shape, num_classes)
     fill(network, weights, device)

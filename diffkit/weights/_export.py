@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError, OptionError
-from diffkit.runtime.files import storable, write_atomically
+from diffkit.runtime.files import to_safetensors, write_atomically
 from diffkit.runtime.publishing import reason
 from diffkit.system.module import System
 from diffkit.weights._embedded_spec import KEY, as_text, own_spec, with_text
@@ -51,7 +51,7 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
     if path.suffix not in _ENDINGS:
         raise OptionError(f"a file of weights must end in {', '.join(_ENDINGS)}, got {path.name!r}")
     said = own_spec(target) if spec is None else spec
-    tensors, text = storable(network.state_dict()), None if said is None else as_text(said)
+    tensors, text = to_safetensors(network.state_dict()), None if said is None else as_text(said)
     try:
         write_atomically(path, _content(path, tensors, text))
     except (OSError, SafetensorError) as error:

@@ -15,7 +15,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @frozen
-class Revealed:
+class InferredOptions:
     """Options that shapes fix.
 
     Attributes:
@@ -43,7 +43,7 @@ class Revealed:
     data_shape: tuple[int, ...] | None = None
 
 
-def reveal(shapes: Shapes, num_res_blocks: int | None = None) -> Revealed:
+def infer_options(shapes: Shapes, num_res_blocks: int | None = None) -> InferredOptions:
     """Return what shapes say.
 
     Args:
@@ -93,7 +93,7 @@ class _Plan:
     levels: tuple[tuple[_Block, ...], ...]
 
 
-def _unet(shapes: Shapes, num_res_blocks: int | None) -> Revealed:
+def _unet(shapes: Shapes, num_res_blocks: int | None) -> InferredOptions:
     first = shapes["input_blocks.0.0.weight"]
     channels = shapes["time_embed.0.weight"][1]
     is_unet = any(name.startswith("output_blocks.") for name in shapes)
@@ -116,7 +116,7 @@ def _unet(shapes: Shapes, num_res_blocks: int | None) -> Revealed:
     else:
         head, channels_out = _head(shapes)
         data_shape = _attended_shape(shapes, first[1], len(first) - 2, len(widths))
-    return Revealed(
+    return InferredOptions(
         family="unet" if is_unet else "classifier",
         options=options | head,
         channels_in=first[1],
@@ -219,7 +219,7 @@ def _indices(shapes: Shapes, prefix: str) -> set[int]:
 # ---- transformers ----------------------------------------------------------------------------------------------------
 
 
-def _dit(shapes: Shapes) -> Revealed:
+def _dit(shapes: Shapes) -> InferredOptions:
     hidden, channels, patch = shapes["x_embedder.proj.weight"][:3]
     positions = shapes["pos_embed"][1]
     side = math.isqrt(positions)
@@ -230,7 +230,7 @@ def _dit(shapes: Shapes) -> Revealed:
         "hidden": hidden,
         "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / hidden,
     }
-    return Revealed(
+    return InferredOptions(
         family="dit",
         options=options,
         channels_in=channels,

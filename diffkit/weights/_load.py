@@ -17,10 +17,10 @@ from diffkit.runtime.files import check_fit, load_weights
 from diffkit.system.compose import compose, recompose
 from diffkit.system.loading import from_spec
 from diffkit.system.module import System
-from diffkit.weights._infer_options import Revealed, reveal
+from diffkit.weights._infer_options import InferredOptions, infer_options
 from diffkit.weights._known_options import TITLES
 from diffkit.weights._read_state_dict import Weights, read
-from diffkit.weights._resolve_options import changes, fitting, settle
+from diffkit.weights._resolve_options import changes, fitting, resolve_options
 from diffkit.weights._values import check_values
 
 
@@ -128,7 +128,7 @@ def load_checkpoint(
     if weights.spec is not None and preset is None:
         system = _as_it_says(weights.spec, found, options, weights.path)
     else:
-        settled = settle(found, preset, options, weights.path)
+        settled = resolve_options(found, preset, options, weights.path)
         system = compose(
             backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **settled.composition
         )
@@ -137,7 +137,7 @@ def load_checkpoint(
     return system.eval()
 
 
-def _as_it_says(spec: Mapping[str, Any], found: Revealed, options: Mapping[str, Any], path: Path) -> System:
+def _as_it_says(spec: Mapping[str, Any], found: InferredOptions, options: Mapping[str, Any], path: Path) -> System:
     """The system that a file says it is of, without memory for weights; the caller's options win."""
     system = from_spec(spec, device="meta")
     if not options:
@@ -149,10 +149,10 @@ def _as_it_says(spec: Mapping[str, Any], found: Revealed, options: Mapping[str, 
     return recompose(system, **more, backbone=attrs.evolve(recipe, **own), device="meta")
 
 
-def revealed(weights: Weights, options: Mapping[str, Any]) -> Revealed:
+def revealed(weights: Weights, options: Mapping[str, Any]) -> InferredOptions:
     """Return what a file shows of its network, or say in its name what is wrong with it."""
     try:
-        found = reveal(weights.shapes, options.get("num_res_blocks"))
+        found = infer_options(weights.shapes, options.get("num_res_blocks"))
     except CheckpointError as error:
         raise CheckpointError(f"{weights.path}: {error}") from error
     except OptionError as error:
@@ -162,7 +162,7 @@ def revealed(weights: Weights, options: Mapping[str, Any]) -> Revealed:
     return attrs.evolve(found, data_shape=_grid_shape(found, weights.tensors["pos_embed"]))
 
 
-def _grid_shape(found: Revealed, table: Tensor) -> tuple[int, ...] | None:
+def _grid_shape(found: InferredOptions, table: Tensor) -> tuple[int, ...] | None:
     """Shape of an example of a transformer: the one whose fixed positions are in the file; None if none has them."""
     from diffkit.parts.backbones._dit import positions
 

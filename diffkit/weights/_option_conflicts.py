@@ -8,10 +8,10 @@ from typing import Any
 
 from diffkit.parts.backbones.dit import SIZES
 from diffkit.registry.resolve import resolve
-from diffkit.weights._infer_options import Revealed
+from diffkit.weights._infer_options import InferredOptions
 
 
-def differences(found: Revealed, asked: Mapping[str, Any]) -> Iterator[str]:
+def differences(found: InferredOptions, asked: Mapping[str, Any]) -> Iterator[str]:
     """Yield one sentence for each option that the file contradicts."""
     fixed = dict(found.options)
     if "size" in asked and not {"depth", "hidden"} & asked.keys():
@@ -26,7 +26,7 @@ def differences(found: Revealed, asked: Mapping[str, Any]) -> Iterator[str]:
     yield from _shape_differences(found, asked)
 
 
-def _class_differences(found: Revealed, asked: Mapping[str, Any]) -> Iterator[str]:
+def _class_differences(found: InferredOptions, asked: Mapping[str, Any]) -> Iterator[str]:
     if found.family == "classifier":
         if asked.get("num_classes", found.channels_out) != found.channels_out:
             yield f"num_classes is {found.channels_out} in the file, {asked['num_classes']} asked"
@@ -42,7 +42,7 @@ def _class_differences(found: Revealed, asked: Mapping[str, Any]) -> Iterator[st
         yield f"num_classes is {here}{also} in the file, {asked['num_classes']} asked{one_more}"
 
 
-def _shape_differences(found: Revealed, asked: Mapping[str, Any]) -> Iterator[str]:
+def _shape_differences(found: InferredOptions, asked: Mapping[str, Any]) -> Iterator[str]:
     shape = asked.get("data_shape")
     if shape is None:
         return
@@ -53,7 +53,7 @@ def _shape_differences(found: Revealed, asked: Mapping[str, Any]) -> Iterator[st
     yield from _size_differences(found, asked, tuple(shape))
 
 
-def _channel_differences(found: Revealed, asked: Mapping[str, Any], channels: int) -> Iterator[str]:
+def _channel_differences(found: InferredOptions, asked: Mapping[str, Any], channels: int) -> Iterator[str]:
     low_res, extra = found.channels_in - channels, found.channels_out - channels
     if found.family != "unet" and low_res:
         yield f"data_shape has {found.channels_in} channels in the file, {channels} asked"
@@ -71,7 +71,7 @@ def _channel_differences(found: Revealed, asked: Mapping[str, Any], channels: in
             yield f"var is {name!r}, but the file has {kind} variance: it returns {found.channels_out} channels"
 
 
-def _size_differences(found: Revealed, asked: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[str]:
+def _size_differences(found: InferredOptions, asked: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[str]:
     if found.data_shape is not None and shape[1:] != found.data_shape[1:]:
         yield f"data_shape is {found.data_shape} in the file, {shape} asked"
         return
@@ -87,13 +87,13 @@ def _size_differences(found: Revealed, asked: Mapping[str, Any], shape: tuple[in
             yield f"attention_resolutions is {short(here)} in the file, {short(tuple(wanted))} asked"
 
 
-def attention_resolutions(found: Revealed, shape: tuple[int, ...]) -> tuple[int, ...]:
+def attention_resolutions(found: InferredOptions, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the sizes of the levels that attend, for examples of a shape."""
     side = min(shape[1:][-2:])
     return tuple(side // 2**level for level, attends in enumerate(found.attention) if attends)
 
 
-def published_size(found: Revealed) -> str | None:
+def published_size(found: InferredOptions) -> str | None:
     """Return the name of the published size of that depth and width."""
     dimensions = (found.options["depth"], found.options["hidden"])
     return next((name for name, (depth, hidden, _) in SIZES.items() if (depth, hidden) == dimensions), None)

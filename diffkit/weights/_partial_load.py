@@ -9,7 +9,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError, OptionError
-from diffkit.runtime.files import bare
+from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.run_layout import weights_file
 from diffkit.system.module import System
 from diffkit.weights._names import clean, places
@@ -111,7 +111,7 @@ def _nothing_fits(path: Path, network: nn.Module, weights: Weights, found: Mappi
 def network_of(target: System | nn.Module) -> nn.Module:
     """Return the network of a system, or a network itself."""
     if not isinstance(target, System):
-        return bare(target)
+        return unwrap_module(target)
     if target.backbone is None:
         raise OptionError("this system was composed with backbone=None, so there is no network with weights")
-    return bare(target.backbone)
+    return unwrap_module(target.backbone)

@@ -8,7 +8,7 @@ from typing import Any
 from diffkit.guidance.classifier import Classifier
 from diffkit.presets import names as preset_names
 from diffkit.presets import preset as find_preset
-from diffkit.weights._infer_options import Revealed
+from diffkit.weights._infer_options import InferredOptions
 from diffkit.weights._known_options import TITLES, family_of
 from diffkit.weights._option_conflicts import published_size, short
 
@@ -28,7 +28,7 @@ _MEANING: Mapping[str, str] = {
 }
 
 
-def missing(found: Revealed, asked: Mapping[str, Any]) -> Iterator[str]:
+def missing(found: InferredOptions, asked: Mapping[str, Any]) -> Iterator[str]:
     """Yield the options that shapes cannot show and nobody has said."""
     shape = asked.get("data_shape", found.data_shape)
     if shape is None:
@@ -48,7 +48,9 @@ def missing(found: Revealed, asked: Mapping[str, Any]) -> Iterator[str]:
         yield from _missing_composition(found, asked, shape)
 
 
-def _missing_composition(found: Revealed, asked: Mapping[str, Any], shape: tuple[int, ...] | None) -> Iterator[str]:
+def _missing_composition(
+    found: InferredOptions, asked: Mapping[str, Any], shape: tuple[int, ...] | None
+) -> Iterator[str]:
     needed = ["schedule", "num_steps", "mean", "loss"]
     if shape is not None and found.channels_out == shape[0]:
         needed.append("var")
@@ -59,7 +61,9 @@ def _missing_composition(found: Revealed, asked: Mapping[str, Any], shape: tuple
     yield from (name for name in needed if name not in asked)
 
 
-def request(found: Revealed, lacking: list[str], fits: tuple[str, ...], title: str, *, null_said: bool = False) -> str:
+def request(
+    found: InferredOptions, lacking: list[str], fits: tuple[str, ...], title: str, *, null_said: bool = False
+) -> str:
     """Return the message that asks for options.
 
     Args:
@@ -84,7 +88,7 @@ def hint(fits: tuple[str, ...]) -> list[str]:
     return [f"a preset of these shapes says everything: preset={' or '.join(map(repr, fits))}"]
 
 
-def _published(name: str, found: Revealed, fits: tuple[str, ...]) -> str:
+def _published(name: str, found: InferredOptions, fits: tuple[str, ...]) -> str:
     """The values in the presets that fit, else in all presets of the family."""
     if name == "data_shape" and not fits:
         return ""  # a list of all sizes there are helps nobody

@@ -14,14 +14,14 @@ from attrs import field, frozen
 from diffkit.errors import CheckpointError, OptionError
 from diffkit.presets import names as preset_names
 from diffkit.presets import preset as find_preset
-from diffkit.weights._infer_options import Revealed
+from diffkit.weights._infer_options import InferredOptions
 from diffkit.weights._known_options import COMPOSITION, asked, family_of, recipe_options
 from diffkit.weights._option_conflicts import attention_resolutions, differences, published_size
 from diffkit.weights._required_options import hint, missing, request
 
 
 @frozen
-class Settled:
+class ResolvedOptions:
     """A composition that fits a file.
 
     Attributes:
@@ -35,7 +35,9 @@ class Settled:
     composition: Mapping[str, Any] = field(hash=False)
 
 
-def settle(found: Revealed, preset: str | None, options: Mapping[str, Any], path: Path) -> Settled:
+def resolve_options(
+    found: InferredOptions, preset: str | None, options: Mapping[str, Any], path: Path
+) -> ResolvedOptions:
     """Return the composition, or say everything that is wrong or missing.
 
     Args:
@@ -56,7 +58,7 @@ def settle(found: Revealed, preset: str | None, options: Mapping[str, Any], path
     return _settled(found, said)
 
 
-def changes(found: Revealed, options: Mapping[str, Any], recipe: Any, path: Path) -> dict[str, Any]:
+def changes(found: InferredOptions, options: Mapping[str, Any], recipe: Any, path: Path) -> dict[str, Any]:
     """Return those options that change the recipe which a file says it is of.
 
     Args:
@@ -76,20 +78,20 @@ def changes(found: Revealed, options: Mapping[str, Any], recipe: Any, path: Path
     return heads | own
 
 
-def _refuse_differences(found: Revealed, said: Mapping[str, Any], path: Path, whose: str) -> None:
+def _refuse_differences(found: InferredOptions, said: Mapping[str, Any], path: Path, whose: str) -> None:
     wrong = list(differences(found, said))
     if wrong:
         raise CheckpointError("\n  ".join([f"{path} does not fit {whose}:", *wrong, *hint(fitting(found, path.name))]))
 
 
-def fitting(found: Revealed, file: str = "") -> tuple[str, ...]:
+def fitting(found: InferredOptions, file: str = "") -> tuple[str, ...]:
     """Return the names of the presets that shapes do not contradict, that of a published file's name first."""
     presets = [preset for preset in map(find_preset, preset_names()) if family_of(preset.composition) == found.family]
     fits = [p for p in presets if not list(differences(found, asked(found.family, p.name, {})))]
     return tuple(p.name for p in sorted(fits, key=lambda p: p.file != file))
 
 
-def _settled(found: Revealed, said: Mapping[str, Any]) -> Settled:
+def _settled(found: InferredOptions, said: Mapping[str, Any]) -> ResolvedOptions:
     shape = tuple(said.get("data_shape") or found.data_shape or ())
     own = recipe_options(found.family)
     recipe = {name: value for name, value in said.items() if name in own} | dict(found.options)
@@ -101,15 +103,15 @@ def _settled(found: Revealed, said: Mapping[str, Any]) -> Settled:
     if found.family == "unet":
         recipe["low_res_channels"] = found.channels_in - shape[0]
     if found.family == "classifier":
-        return Settled(recipe, shape, {"num_classes": found.channels_out})
+        return ResolvedOptions(recipe, shape, {"num_classes": found.channels_out})
     composition = {name: said[name] for name in COMPOSITION if name in said}
     if found.channels_out > shape[0]:
         composition.setdefault("var", "learned_range")  # no published network has learned variances of another kind
     composition.setdefault("rescale_time", False)
-    return Settled(recipe | _classes(found, said), shape, composition)
+    return ResolvedOptions(recipe | _classes(found, said), shape, composition)
 
 
-def _classes(found: Revealed, said: Mapping[str, Any]) -> dict[str, Any]:
+def _classes(found: InferredOptions, said: Mapping[str, Any]) -> dict[str, Any]:
     """Classes and the label for none: published transformers have one, published U-Nets do not."""
     if not found.label_rows:
         return {"num_classes": None, "null_class": False}
@@ -117,7 +119,7 @@ def _classes(found: Revealed, said: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_classes": found.label_rows - null, "null_class": null}
 
 
-def _dit_dimensions(found: Revealed, said: Mapping[str, Any]) -> dict[str, Any]:
+def _dit_dimensions(found: InferredOptions, said: Mapping[str, Any]) -> dict[str, Any]:
     size = published_size(found)
     if size is not None:
         return {"size": size, "depth": None, "hidden": None, "heads": said.get("heads")}

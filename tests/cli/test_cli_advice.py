@@ -62,7 +62,7 @@ def named(text: str) -> Iterator[tuple[str, str]]:
             command = other if other in names() else ""
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.stem)
 def test_options_in_errors_exist(path: Path):
     for text in said(path):
         for command, flag in named(text):

@@ -89,7 +89,7 @@ def test_published_configurations_are_listed(command: Command):
 
 def test_check_names_what_does_not_load(tmp_path, monkeypatch, capsys):
     from diffkit.cli.commands.list import run
-    from diffkit.cli.parsing.takes import Given
+    from diffkit.cli.parsing.takes import ParsedOptions
     from diffkit.registry import refresh
 
     folder = tmp_path / "slow_plugin-1.0.dist-info"
@@ -102,7 +102,7 @@ def test_check_names_what_does_not_load(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("DIFFKIT_PLUGINS", raising=False)
     refresh()
     with pytest.raises(SystemExit) as caught:
-        run(Given(values={"kind": "sampler", "check": True, "timeout": 0.8}, parts={}))
+        run(ParsedOptions(values={"kind": "sampler", "check": True, "timeout": 0.8}, parts={}))
     monkeypatch.undo()
     refresh()
     assert caught.value.code == 1

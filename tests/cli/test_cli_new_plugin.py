@@ -12,13 +12,13 @@ from diffkit import DiffkitError
 from diffkit.cli.commands.new_plugin import run
 from diffkit.cli.parsing import commands as _commands
 from diffkit.cli.parsing.request import look, resolve
-from diffkit.cli.parsing.takes import Given
+from diffkit.cli.parsing.takes import ParsedOptions
 from diffkit.cli.shared import plugin_files
 from diffkit.registry import KINDS
 
 
 def new(**values):
-    run(Given(values=values, parts={}))
+    run(ParsedOptions(values=values, parts={}))
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ def test_the_page_lies_in_the_run(command: Command, saved: Path, tmp_path: Path)
     assert found.out == f"writing {saved / 'report.html'}\n"
     page = (saved / "report.html").read_text()
     assert "A class to each column: cat, dog, owl." in page and "3 steps, seed 0" in page
-    elsewhere = command("report", saved, "--out", tmp_path / "page.html", "-n", "0")
-    assert elsewhere.code == 0 and (tmp_path / "page.html").is_file()
+    alias_of = command("report", saved, "--out", tmp_path / "page.html", "-n", "0")
+    assert alias_of.code == 0 and (tmp_path / "page.html").is_file()
 
 
 def test_results_of_other_commands_are_on_it(command: Command, make_system: Callable[..., Path]):

@@ -168,9 +168,9 @@ def test_refusals(refused: Refused, run: Path, file: Path, make_system: Callable
     }.items():
         np.savez(file, np.zeros(shape, np.uint8))
         assert refused("sample", run, "--low-res", file, *out) == said
-    bare = diffkit.load(run).save(tmp_path / "bare")
+    unwrap_module = diffkit.load(run).save(tmp_path / "bare")
     np.savez(file, np.zeros((2, 9, 9, 3), np.uint8))
-    assert refused("sample", bare, "--low-res", file, *out) == (
+    assert refused("sample", unwrap_module, "--low-res", file, *out) == (
         "the small images are 9x9, larger than what they are enlarged to, 8x8"
     )
     assert not (tmp_path / "o").exists()

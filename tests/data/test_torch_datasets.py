@@ -56,8 +56,8 @@ def test_every_form_is_the_same_data(form):
     batch = data.batch([3, 1])
     assert batch.images.dtype == torch.uint8 and torch.equal(batch.images, X[[3, 1]])
     assert torch.equal(batch.conditions["y"], Y[[3, 1]]) and batch.conditions.keys() == {"y"}
-    bare = from_dataset(FORMS[form], labels=False) if form != "conditions" else data
-    assert bare.batch([0]).conditions == {} or form == "conditions"
+    unwrap_module = from_dataset(FORMS[form], labels=False) if form != "conditions" else data
+    assert unwrap_module.batch([0]).conditions == {} or form == "conditions"
 
 
 @pytest.mark.parametrize("dataset", [X, TensorDataset(X), Made(lambda i: X[i]), Made(lambda i: (X[i], None))])

@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_leaves
 
-from diffkit.system.coefficients import Columns
+from diffkit.system.coefficients import CoefficientTable
 
 GPU = torch.device("cuda:0")
 META = torch.device("meta")
@@ -136,7 +136,7 @@ def _numpy(tensor: Tensor) -> Any:
 @contextmanager
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGPU]:
     """Be on a machine with a GPU, as far as `diffkit` asks."""
-    on = Columns.on
+    on = CoefficientTable.on
 
     def kept(self, device, dtype=torch.float32):
         """Tables are uploaded once, as real ones are."""
@@ -145,7 +145,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGPU]:
         return self._on[device, dtype]
 
     with monkeypatch.context() as patch, FakeGPU() as mode:
-        patch.setattr(Columns, "on", kept)
+        patch.setattr(CoefficientTable, "on", kept)
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(FakeTensor, "numpy", _numpy, raising=False)
         patch.setattr(torch.cuda, "manual_seed", lambda seed: None)

@@ -145,7 +145,7 @@ def test_what_an_idle_guidance_keeps_to_itself_never_reaches_the_network():
     class Keeping(Always):
         own_conditions = frozenset(["secret"])
 
-        def idle(self, at):
+        def inactive_at(self, at):
             return at.alpha < 2
 
     system = system_of()

@@ -13,7 +13,7 @@ from diffkit.guidance import ClassifierFree
 from diffkit.guidance._together import evaluate_together
 from diffkit.protocols import Guidance
 from diffkit.registry import registry
-from diffkit.system.coefficients import LEVEL, level_columns
+from diffkit.system.coefficients import LEVEL, level_coefficients
 
 HOW = dict(steps=4, seed=0, progress=False)
 
@@ -49,7 +49,7 @@ class Hostile(Guidance):
 @pytest.mark.parametrize("var", registry("var").built_in_names())
 def test_no_column_of_guidance_is_taken_for_anothers(var):
     system = system_of(var)
-    own = [name.rpartition("/")[2] for name in level_columns(system.parts, system.table)]
+    own = [name.rpartition("/")[2] for name in level_coefficients(system.parts, system.table)]
     names = tuple(dict.fromkeys([*own, *LEVEL, "bare", "var/middle", "guidance 0/middle", "middle", "log_variance"]))
     model = model_of(system)
     plain = system.sample(3, model=model, **HOW)
@@ -92,7 +92,7 @@ def test_where_one_guidance_is_idle_the_next_still_reads_its_own():
 
     @frozen(eq=False)
     class Asleep(Adding):
-        def idle(self, at):
+        def inactive_at(self, at):
             return np.ones(np.shape(at.alpha), dtype=bool)
 
     both = system.sample(3, model=model, guidance=[Asleep(9.0), Adding(0.25)], **HOW)

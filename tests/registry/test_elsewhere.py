@@ -11,7 +11,7 @@ from registry_support import Site
 import diffkit
 from diffkit.errors import UnknownComponentError
 from diffkit.registry import KINDS, refresh, registry
-from diffkit.registry.aliases import ELSEWHERE, _plain, elsewhere
+from diffkit.registry.aliases import ALIASES, _plain, alias_of
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 
@@ -33,7 +33,7 @@ def offered() -> dict[str, set[str]]:
 
 
 def names_of(kind: str) -> dict[str, str]:
-    return {other: ours for ours, others in ELSEWHERE[kind].items() for other in others.split()}
+    return {other: ours for ours, others in ALIASES[kind].items() for other in others.split()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -41,10 +41,10 @@ def test_every_name_leads_to_a_part_that_there_is(kind: str):
     if not PLUGINS.is_dir():
         pytest.skip("the plugins are not part of this distribution")
     built_in, plugins = registry(kind).built_in_names(), offered()[kind]
-    assert set(ELSEWHERE[kind]) <= {*built_in, *plugins}
-    assert plugins <= set(ELSEWHERE[kind]), "a plugin's own names are known where it is not installed"
+    assert set(ALIASES[kind]) <= {*built_in, *plugins}
+    assert plugins <= set(ALIASES[kind]), "a plugin's own names are known where it is not installed"
     for other, ours in names_of(kind).items():
-        assert elsewhere(kind, other, built_in) == ours, other
+        assert alias_of(kind, other, built_in) == ours, other
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,8 +115,8 @@ def test_what_a_plugin_has(site: Site, monkeypatch: pytest.MonkeyPatch, kind: st
 
 def test_an_unknown_name_is_still_answered_by_the_nearest_one():
     assert refusal("sampler", "unipcc").startswith("no sampler named 'unipcc'; did you mean 'unipc'? (known: ")
-    assert elsewhere("sampler", "nothing of the kind", ()) is None
-    assert elsewhere("sampler", "", ()) is None
+    assert alias_of("sampler", "nothing of the kind", ()) is None
+    assert alias_of("sampler", "", ()) is None
     assert refusal("sampler", "acme:ddpm").startswith("no sampler named 'acme:ddpm'")
 
 

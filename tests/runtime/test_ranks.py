@@ -16,14 +16,14 @@ def test_two_processes_agree():
     def job(rank: int) -> str:
         with ranks(timeout=60) as among:
             assert among.gather(among.rank * 10) == [0, 10]
-            assert among.everyone(lambda: among.rank) == [0, 1]
-            assert among.first(lambda: f"from {among.rank}") == "from 0"
+            assert among.all_ranks(lambda: among.rank) == [0, 1]
+            assert among.rank_zero(lambda: f"from {among.rank}") == "from 0"
             assert among.any(among.rank == 1) and not among.any(False)
-            for do in (lambda: among.first(_bad), lambda: among.everyone(_bad if among.rank else (lambda: 1))):
+            for do in (lambda: among.rank_zero(_bad), lambda: among.all_ranks(_bad if among.rank else (lambda: 1))):
                 with pytest.raises(CheckpointError, match=r"^the disk is full$"):
                     do()
             with pytest.raises((ZeroDivisionError, RuntimeError)) as caught:
-                among.everyone(lambda: 1 // (1 - among.rank))
+                among.all_ranks(lambda: 1 // (1 - among.rank))
         return str(caught.value)
 
     other, own = forked(2, job)
@@ -38,7 +38,7 @@ def test_one_process_needs_no_launcher(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with ranks() as among:
         assert among == Ranks(0, 1)
-        assert among.everyone(lambda: 3) == [3] and among.first(lambda: 4) == 4 and among.any(True)
+        assert among.all_ranks(lambda: 3) == [3] and among.rank_zero(lambda: 4) == 4 and among.any(True)
 
 
 @pytest.mark.parametrize(

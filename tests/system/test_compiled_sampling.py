@@ -140,8 +140,8 @@ def test_sampling_does_not_tell_what_nobody_asks_for(backend, monkeypatch):
     def refuse(*given):
         raise AssertionError("a trajectory was recorded")
 
-    monkeypatch.setattr("diffkit.system.sampling.take_and_tell", refuse)
-    monkeypatch.setattr("diffkit.system.prepared.take_and_tell", refuse)
+    monkeypatch.setattr("diffkit.system.sampling.step_with_denoised", refuse)
+    monkeypatch.setattr("diffkit.system.prepared.step_with_denoised", refuse)
     system = system_of()
     system.sample(2, steps=2, progress=False)
     system.sample(2, steps=2, compile={"backend": backend}, progress=False)

@@ -11,7 +11,7 @@ from networks import Tiny
 from torch import nn
 
 import diffkit
-from diffkit.runtime.eval_mode import evaluating
+from diffkit.runtime.eval_mode import eval_mode
 
 SHAPE = (3, 4, 4)
 
@@ -97,9 +97,9 @@ def test_a_failure_puts_everything_back():
 
 def test_a_network_that_is_listed_twice_is_put_back_once():
     network = Dropping()
-    with evaluating(network, network):
+    with eval_mode(network, network):
         assert not network.training
-        with evaluating(network.dropout):
+        with eval_mode(network.dropout):
             assert not network.dropout.training
         assert not network.dropout.training
     assert network.training and network.dropout.training and not network.frozen.training

@@ -155,8 +155,8 @@ def test_dps_takes_an_operator_that_is_not_linear():
 def test_without_signal_the_estimate_stays():
     """J would be rounding errors there."""
     system = system_for(SHAPE, mean="x_start", num_steps=20)
-    columns = diffkit.system.coefficients.Columns(
-        {"level": diffkit.system.coefficients.level_columns(system.parts, system.table)}
+    columns = diffkit.system.coefficients.CoefficientTable(
+        {"level": diffkit.system.coefficients.level_coefficients(system.parts, system.table)}
     )
     level = columns.level(columns.on(torch.device("cpu"))[20], 3)
     nothing = level._replace(alpha=torch.zeros(()), sigma=torch.ones(()))

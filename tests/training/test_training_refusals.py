@@ -16,7 +16,7 @@ from diffkit.errors import CheckpointError, DataError, OptionError, SpecError
 from diffkit.parts.losses.hybrid import Hybrid
 from diffkit.training import TrainConfig
 from diffkit.training.checkpoint import _sealed
-from diffkit.training.config import ELSEWHERE, TrainOptions, differences
+from diffkit.training.config import ALIASES, TrainOptions, differences
 from diffkit.training.lock import RunLock
 
 
@@ -202,7 +202,7 @@ def test_names_of_other_libraries_stand_for_options():
     import attrs
 
     names = {field.name for field in attrs.fields(TrainConfig)}
-    assert set(ELSEWHERE.values()) <= names and not names & ELSEWHERE.keys()
+    assert set(ALIASES.values()) <= names and not names & ALIASES.keys()
 
 
 def test_steps_must_be_given(tmp_path):

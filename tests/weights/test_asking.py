@@ -164,12 +164,12 @@ def test_all_contradictions_are_named_at_once(unet):
     ],
 )
 def test_a_wrong_preset_is_told_by_its_options(file, preset, sentences):
-    from diffkit.weights._infer_options import reveal
+    from diffkit.weights._infer_options import infer_options
     from diffkit.weights._known_options import asked
     from diffkit.weights._option_conflicts import differences
 
     state = diffkit.preset(file).build(device="meta").state_dict()
-    found = reveal({name: tuple(value.shape) for name, value in state.items()})
+    found = infer_options({name: tuple(value.shape) for name, value in state.items()})
     text = "\n".join(differences(found, asked(found.family, preset, {})))
     for sentence in sentences:
         assert sentence in text

@@ -13,7 +13,7 @@ from diffkit.errors import CheckpointError, OptionError
 from diffkit.guidance.classifier import Classifier
 from diffkit.parts.backbones.dit import SIZES, DiT
 from diffkit.parts.backbones.unet import UNet
-from diffkit.weights._infer_options import reveal
+from diffkit.weights._infer_options import infer_options
 from diffkit.weights._resolve_options import fitting
 
 NETWORKS = [name for name in presets.names() if not name.endswith(("vlb", "bs64", "cat256", "horse256", "nodropout"))]
@@ -31,7 +31,7 @@ def built(recipe, shape, out):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_published_networks_are_read_off_their_shapes(name):
     preset = diffkit.preset(name)
-    found = reveal(shapes_of(preset.build(device="meta")))
+    found = infer_options(shapes_of(preset.build(device="meta")))
     said = dict(preset.composition.get("backbone", preset.composition))
     options = dict(found.options)
     if found.family == "dit":
@@ -58,7 +58,7 @@ def test_published_networks_are_read_off_their_shapes(name):
 @pytest.mark.parametrize("name", UNETS + CLASSIFIERS)
 def test_golden_networks_are_read_off_their_shapes(name):
     given = golden(name).kwargs
-    found = reveal({key: tuple(value.shape) for key, value in golden(name).state.items()})
+    found = infer_options({key: tuple(value.shape) for key, value in golden(name).state.items()})
     assert found.options["channels"] == given["model_channels"]
     assert found.options["num_res_blocks"] == given["num_res_blocks"]
     assert list(found.options["channel_mult"]) == list(given["channel_mult"])
@@ -89,7 +89,7 @@ def test_any_layout_of_a_unet_is_read_back(updown, conv, blocks, mult, attention
         conv_resample=conv,
         num_classes=5,
     )
-    found = reveal(shapes_of(built(recipe, (2, 32), 4)))
+    found = infer_options(shapes_of(built(recipe, (2, 32), 4)))
     assert found.options["num_res_blocks"] == blocks
     assert found.options["channel_mult"] == mult
     assert found.options.get("resblock_updown", updown) == updown
@@ -114,7 +114,7 @@ def test_any_layout_of_a_classifier_is_read_back(pool, updown, blocks, mult):
         pool=pool,
         attention_resolutions=(8,),
     )
-    found = reveal(shapes_of(built(recipe, (3, 32, 32) if len(mult) > 2 else (3, 16, 16), 7)), blocks)
+    found = infer_options(shapes_of(built(recipe, (3, 32, 32) if len(mult) > 2 else (3, 16, 16), 7)), blocks)
     assert (found.family, found.options["pool"], found.channels_out) == ("classifier", pool, 7)
     assert (found.options["num_res_blocks"], found.options["channel_mult"]) == (blocks, mult)
     assert found.options["resblock_updown"] == updown
@@ -128,16 +128,16 @@ def test_a_classifier_of_equal_blocks_asks_how_many_there_are():
     )
     shapes = shapes_of(built(recipe, (3, 16, 16), 7))
     with pytest.raises(OptionError, match="more than one number of blocks per level; give num_res_blocks=1 or 2 or 5"):
-        reveal(shapes)
-    assert reveal(shapes, 1).options["channel_mult"] == (1, 1, 1)
-    assert reveal(shapes, 2).options["channel_mult"] == (1, 1)
-    assert reveal(shapes, 5).options["channel_mult"] == (1,)
+        infer_options(shapes)
+    assert infer_options(shapes, 1).options["channel_mult"] == (1, 1, 1)
+    assert infer_options(shapes, 2).options["channel_mult"] == (1, 1)
+    assert infer_options(shapes, 5).options["channel_mult"] == (1,)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_number_of_axes_is_seen(axes):
     shape = (1, *[8] * axes)
-    assert reveal(shapes_of(built(UNet(**SMALL, channel_mult=(1, 2)), shape, 1))).axes == axes
+    assert infer_options(shapes_of(built(UNet(**SMALL, channel_mult=(1, 2)), shape, 1))).axes == axes
 
 
 def test_grid_of_a_transformer_is_told_by_its_positions(tmp_path):

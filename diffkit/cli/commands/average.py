@@ -11,8 +11,8 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, options_of
-from diffkit.cli.parsing.spelling import said_in_flags
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.spelling import as_cli_flags
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_new_folder
 from diffkit.errors import OptionError
 from diffkit.options import integer, number
@@ -41,12 +41,12 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options})
+    return CommandSpec({"Options": Options})
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Write the system."""
     options = given.make(Options)
     check_new_folder("--out", options.out, overwrite=options.overwrite)
@@ -55,6 +55,6 @@ def run(given: Given) -> None:
     note(f"system: {options.out}/")
     from diffkit.training.posthoc_ema import averaged
 
-    with said_in_flags(options_of(TrainConfig)):  # what is missing is an option of the training
+    with as_cli_flags(options_of(TrainConfig)):  # what is missing is an option of the training
         system = averaged(options.run, rate=options.rate, width=options.width, step=options.step, progress=True)
     system.save(options.out)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError, UnknownComponentError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
 from diffkit.runtime.output import show
@@ -38,12 +38,12 @@ class Options:
     only: tuple[str, ...] = ()
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options}, slots=dict.fromkeys(KINDS))
+    return CommandSpec({"Options": Options}, slots=dict.fromkeys(KINDS))
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Print a table for each part, and what is wrong with it; leave with exit code 1 if anything is."""
     options = given.make(Options)
     failed = 0
@@ -55,7 +55,7 @@ def run(given: Given) -> None:
         raise SystemExit(1)
 
 
-def _parts(options: Options, given: Given) -> list[tuple[str, str, dict[str, Any]]]:
+def _parts(options: Options, given: ParsedOptions) -> list[tuple[str, str, dict[str, Any]]]:
     """Kind, name and options of every part that was asked for."""
     kinds = () if options.name is None else _kinds_of(options.name, options.kind)
     named: list[tuple[str, str, dict[str, Any]]] = [(kind, str(options.name), {}) for kind in kinds]

@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
 from diffkit.data.image_sources import way_of_labels
 from diffkit.errors import DataError, OptionError
@@ -43,12 +43,12 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options})
+    return CommandSpec({"Options": Options})
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Print what was found; leave with exit code 1 if something cannot be used."""
     from diffkit.data.inspection import check_images
     from diffkit.runtime.files import write_atomically
@@ -72,7 +72,7 @@ def run(given: Given) -> None:
         raise SystemExit(1)
 
 
-def _check_arrays(options: Options, given: Given) -> None:
+def _check_arrays(options: Options, given: ParsedOptions) -> None:
     """Say what a NumPy file holds, as training reads it."""
     from diffkit.cli.shared.data import described
     from diffkit.cli.shared.sampling import has_labels

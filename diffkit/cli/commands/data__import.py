@@ -12,8 +12,8 @@ import attrs
 from attrs import field, frozen
 
 from diffkit.cli.parsing.slots import part_options
-from diffkit.cli.parsing.spelling import said_in_flags
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.spelling import as_cli_flags
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file, check_folder
 from diffkit.errors import OptionError
 from diffkit.runtime.output import log, note
@@ -37,12 +37,12 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options}, {"data": None}, required=frozenset({"data"}))
+    return CommandSpec({"Options": Options}, {"data": None}, required=frozenset({"data"}))
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Read the data once, and write it."""
     options = given.make(Options)
     npz = options.to.suffix == ".npz"
@@ -71,12 +71,12 @@ def _check_folder(path: Path) -> None:
         raise OptionError(f"--to {path} is not empty; name a folder that is new or empty, or a .npz file")
 
 
-def _exporter(given: Given) -> Exporter:
+def _exporter(given: ParsedOptions) -> Exporter:
     from diffkit.data.exporting import Exporter
     from diffkit.data.loading import source_for
 
     name, chosen = given.parts["data"]
-    with said_in_flags(part_options("data", name)):
+    with as_cli_flags(part_options("data", name)):
         source: Any = source_for(name, **chosen)
     known = [each.name for each in attrs.fields(type(source))]
     if "check" in known and "check" not in chosen and "cache" not in chosen:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_folder
 from diffkit.demo import STEPS
 from diffkit.errors import OptionError
@@ -32,12 +32,12 @@ class Options:
     seed: int = integer(0, ge=0)
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options})
+    return CommandSpec({"Options": Options})
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Run the demo and print what it found."""
     from diffkit import demo
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import Drawing, steered
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
@@ -34,9 +34,9 @@ class Options:
     level: int | None = None
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes(
+    return CommandSpec(
         {"Options": Options, "Drawing": Drawing},
         {"sampler": None, "guidance": None},
         config=True,
@@ -44,7 +44,7 @@ def takes() -> Takes:
     )
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Draw the variations and write them."""
     import torch
 

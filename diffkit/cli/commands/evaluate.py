@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.paths import beside, check_file
 from diffkit.errors import OptionError
@@ -90,9 +90,9 @@ MOST = 1_000_000
 """Samples that are drawn from a system at most: they are all in memory."""
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes(
+    return CommandSpec(
         {"Options": Options},
         {"sampler": None, "data": None},
         config=True,
@@ -100,7 +100,7 @@ def takes() -> Takes:
     )
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Measure, and print and write what was found."""
     options = given.make(Options)
     system = options.samples is not None and (options.samples / SPEC).is_file()
@@ -130,7 +130,12 @@ def run(given: Given) -> None:
 
 
 def _samples(
-    options: Options, given: Given, system: bool, network: Extractor, stored: Reference | None, real: Data | None
+    options: Options,
+    given: ParsedOptions,
+    system: bool,
+    network: Extractor,
+    stored: Reference | None,
+    real: Data | None,
 ) -> Data:
     """The samples, read or drawn, once it is sure that they can be measured."""
     from diffkit.cli.shared.device import device
@@ -238,7 +243,7 @@ def _built(options: Options, data: Data | None, network: Extractor, where: Any) 
     return Reference.build(data, network, batch_size=options.batch_size, device=where, progress=True)
 
 
-def _drawn(options: Options, given: Given, saved: Saved) -> Data:
+def _drawn(options: Options, given: ParsedOptions, saved: Saved) -> Data:
     from diffkit.evaluation import samples
 
     count = DRAWN if options.num is None else options.num
@@ -256,7 +261,7 @@ def _drawn(options: Options, given: Given, saved: Saved) -> Data:
     )
 
 
-def _check(options: Options, given: Given, out: Path | None, system: bool) -> None:
+def _check(options: Options, given: ParsedOptions, out: Path | None, system: bool) -> None:
     """Refuse what can be seen before anything is loaded."""
     from diffkit.evaluation.compare import check_names
     from diffkit.options import check_integer

@@ -12,7 +12,7 @@ import attrs
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import Steps, spelled, steps_help
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, Composition, keywords
 from diffkit.cli.shared.paths import check_file
 from diffkit.errors import OptionError
@@ -41,12 +41,12 @@ class Options:
     network: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+    return CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Print the explanation."""
     options = given.make(Options)
     check_file("--plot", options.plot, overwrite=options.overwrite)
@@ -61,7 +61,7 @@ def run(given: Given) -> None:
         explanation.plot(options.plot)
 
 
-def _explained(given: Given, options: Options) -> Explanation:
+def _explained(given: ParsedOptions, options: Options) -> Explanation:
     from diffkit.explain import explain
 
     sampler = given.parts["sampler"] if "sampler" in given.chosen else None
@@ -71,7 +71,7 @@ def _explained(given: Given, options: Options) -> Explanation:
     return explain(options.spec, steps=options.steps, sampler=sampler, network=options.network)
 
 
-def _refuse_both(given: Given) -> None:
+def _refuse_both(given: ParsedOptions) -> None:
     """A saved system has its parts already; only the sampler can be another."""
     own = {field.name for field in attrs.fields(Options)}
     clashes = [name for name in [*given.values, *given.chosen] if name not in own and name != "sampler"]

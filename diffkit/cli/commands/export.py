@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
 from diffkit.runtime.output import note
 
@@ -36,12 +36,12 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options})
+    return CommandSpec({"Options": Options})
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Write the file."""
     from diffkit.weights import export
 

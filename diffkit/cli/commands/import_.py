@@ -14,7 +14,7 @@ import attrs
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_new_folder
 from diffkit.runtime.output import note, show
 
@@ -80,12 +80,12 @@ class Unseen:
 _SLOTS: dict[str, str | None] = dict.fromkeys(("schedule", "mean", "var", "loss", "timesteps", "sampler"))
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options, "What shapes do not show": Unseen}, _SLOTS, config=True)
+    return CommandSpec({"Options": Options, "What shapes do not show": Unseen}, _SLOTS, config=True)
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Save the system, and describe the file."""
     from diffkit.weights import identify, import_classifier, load_checkpoint
 
@@ -107,7 +107,7 @@ def run(given: Given) -> None:
         note(f"saved in {options.to}")
 
 
-def _said(given: Given) -> dict[str, Any]:
+def _said(given: ParsedOptions) -> dict[str, Any]:
     """Keywords for loading: only what was set, parts as (name, options)."""
     names = [attribute.name for attribute in attrs.fields(Unseen)]
     said = {name: given.values[name] for name in names if name in given.values}

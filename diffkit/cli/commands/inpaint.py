@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import Drawing, steered
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
@@ -40,9 +40,9 @@ class Options:
     jump: int = 10
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes(
+    return CommandSpec(
         {"Options": Options, "Drawing": Drawing},
         {"sampler": None, "guidance": None},
         config=True,
@@ -50,7 +50,7 @@ def takes() -> Takes:
     )
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Make what is missing, and write the pictures."""
     import torch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import MOST, STEPS, steered
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
@@ -42,12 +42,12 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
+    return CommandSpec({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Draw the pictures between, and write them."""
     from diffkit.cli.commands.invert import check_deterministic
     from diffkit.cli.shared import tasks

@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, steps_help
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import STEPS, steered
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note, show
@@ -41,12 +41,12 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
+    return CommandSpec({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Invert, go back, and write both."""
     import numpy as np
     import torch

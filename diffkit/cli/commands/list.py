@@ -16,7 +16,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, module_docstring, summary
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.options import flag, number
 from diffkit.presets import table
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, registry
@@ -42,12 +42,12 @@ class Options:
     timeout: float = number(10.0, gt=0)
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options})
+    return CommandSpec({"Options": Options})
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Print the parts."""
     options = given.make(Options)
     kind = options.kind

@@ -14,7 +14,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.plugin_files import files
 from diffkit.errors import OptionError
 from diffkit.registry import BUILT_IN, LOCAL, registry
@@ -36,12 +36,12 @@ class Options:
     to: Path | None = None
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options})
+    return CommandSpec({"Options": Options})
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Write the package, and say what to do next."""
     options = given.make(Options)
     kind = registry(options.kind).kind

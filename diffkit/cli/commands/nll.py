@@ -20,7 +20,7 @@ import attrs
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.device import Precision
 from diffkit.cli.shared.paths import beside, check_file, check_new_folder
@@ -93,12 +93,12 @@ class Options:
     device: str | None = None
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options}, {"data": None}, required=frozenset({"data"}), config=True)
+    return CommandSpec({"Options": Options}, {"data": None}, required=frozenset({"data"}), config=True)
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Score the data."""
     from diffkit.cli.shared.device import computing_in
     from diffkit.cli.shared.torch_errors import say_compiling
@@ -140,7 +140,7 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
     from diffkit.runtime.publishing import together
 
     begun = options.out is not None and _parts(options.out).exists()
-    among.first(lambda: _say_what_it_takes(saved, data, index, options, 0 if begun else among.size))
+    among.rank_zero(lambda: _say_what_it_takes(saved, data, index, options, 0 if begun else among.size))
     with together(_outputs(options) if among.rank == 0 else []), _keeping(options.out, among) as keep:
         scores = score_data(
             saved.system,
@@ -281,7 +281,7 @@ def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
         raise OptionError(f"--{error}") from error
 
 
-def _check(options: Options, given: Given) -> None:
+def _check(options: Options, given: ParsedOptions) -> None:
     """Refuse what can be seen before anything is loaded."""
     from diffkit.options import check_integer, check_number
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, short
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
 from diffkit.options import integer
 from diffkit.runtime.output import note
@@ -42,12 +42,12 @@ class Options:
     device: str | None = None
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options}, config=True, defaults={"steps": "50, or all if there are fewer"})
+    return CommandSpec({"Options": Options}, config=True, defaults={"steps": "50, or all if there are fewer"})
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Write the page."""
     from diffkit.cli.shared.device import device
     from diffkit.evaluation import report

@@ -14,7 +14,7 @@ from typing import Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError
 from diffkit.options import flag
 from diffkit.runtime.output import log, show
@@ -99,12 +99,12 @@ class Run:
         }
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options})
+    return CommandSpec({"Options": Options})
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Print the runs."""
     options = given.make(Options)
     found = _readable(_expanded(options.run))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.device import Precision
 from diffkit.cli.shared.paths import check_folder
 from diffkit.errors import OptionError
@@ -86,9 +86,9 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes(
+    return CommandSpec(
         {"Options": Options},
         {"sampler": None, "guidance": None},
         config=True,
@@ -96,7 +96,7 @@ def takes() -> Takes:
     )
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Draw the samples and write them."""
     options = given.make(Options)
     _check(options)
@@ -109,9 +109,9 @@ def run(given: Given) -> None:
         _check_shape(options, saved)
         _check_compile(options, saved)
         sampling = planned(saved, options, given.parts)
-        table = sampling.call(sampling.batches[0]).table
+        table = sampling.job(sampling.batches[0]).table
         folder = _folder(sampling, options, among)
-        among.first(lambda: folder.check(options.overwrite))
+        among.rank_zero(lambda: folder.check(options.overwrite))
         if among.rank == 0:
             note(f"writing to {options.out}/")
             training = saved.system.table
@@ -160,7 +160,7 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
         locks.append(folder.begin(options.overwrite))
         return folder.pending()
 
-    pending = among.first(begin)
+    pending = among.rank_zero(begin)
     mine = pending[among.rank :: among.size]
     if among.rank == 0 and len(pending) < len(folder.batches):
         done = sampling.count - sum(len(folder.batches[number]) for number in pending)
@@ -170,7 +170,7 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
     if mine:
         _draw(sampling, folder, mine, among)
     among.gather(None)  # nobody is behind any more
-    for line in among.first(folder.finish):
+    for line in among.rank_zero(folder.finish):
         if among.rank == 0:
             note(line)
     for lock in locks:
@@ -179,7 +179,7 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
 
 def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], among: Ranks) -> None:
     """Make the batches of these numbers."""
-    call = sampling.call(folder.batches[numbers[0]])
+    call = sampling.job(folder.batches[numbers[0]])
     total, parent = len(numbers) * call.program().num_steps, os.getppid()
     with call.running(f"sampling {sampling.count}", total, among.rank == 0) as advance:
         for number in numbers:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, Composition, keywords
 from diffkit.errors import OptionError
 from diffkit.runtime.output import show
@@ -30,12 +30,12 @@ class Options:
     ema: int = 1
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+    return CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Print the sizes."""
     from diffkit.explain.network_size import size_report
     from diffkit.system.compose import compose

@@ -14,7 +14,7 @@ import attrs
 from attrs import frozen
 
 from diffkit.cli.parsing.slots import part_options
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
 from diffkit.cli.shared.data import described, grey, opened, source_of
 from diffkit.cli.shared.paths import check_run_folder
@@ -51,9 +51,9 @@ class Options:
     dry_run: bool = False
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes(
+    return CommandSpec(
         {"Options": Options, "Training": TrainConfig, "Composition": Composition},
         {"data": None, "val": None, **PARTS},
         required=frozenset({"data"}),
@@ -63,7 +63,7 @@ def takes() -> Takes:
     )
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Compose the system and train it."""
     options, config = given.make(Options), given.make(TrainConfig)
     check_run_folder("--out", options.out)
@@ -131,7 +131,7 @@ def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) 
     check_options(out, config)
 
 
-def way_to_classes(given: Given) -> str | None:
+def way_to_classes(given: ParsedOptions) -> str | None:
     """Return what gives data classes, if it was asked for without; None if it has some, as far as options tell."""
     source, chosen = given.parts["data"][0], attrs.asdict(source_of(given), recurse=False)  # type: ignore[arg-type]
     labels = chosen.get("labels")
@@ -142,7 +142,7 @@ def way_to_classes(given: Given) -> str | None:
     return None if labels else "take data that has some"
 
 
-def _refuse_early(given: Given) -> None:
+def _refuse_early(given: ParsedOptions) -> None:
     """Refuse parts that do not fit each other, before images are read."""
     from diffkit.system.compose import compose
 
@@ -180,7 +180,7 @@ def _unused_classes(system: System, data: Data) -> str:
     return f"note: the network has {known} classes, the data {there}; the other {known - there} are never trained"
 
 
-def composed(given: Given, data: Data, config: TrainConfig) -> dict[str, Any]:
+def composed(given: ParsedOptions, data: Data, config: TrainConfig) -> dict[str, Any]:
     """Return keywords for `diffkit.compose`: what was given, and what the data says where nothing was."""
     found = keywords(given, data_shape=tuple(data.shape), bins=data.bins)
     name, chosen = found["backbone"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import described, grey, opened
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import DataError, OptionError
@@ -90,10 +90,10 @@ LEVELS = ("num_steps", "train_spacing", "rescale_time")
 OF_SYSTEM = (*LEVELS, "data_shape", "bins")
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
     of_data = {"num_classes": "that of the data", "data_shape": "that of the data", "bins": "that of the data"}
-    return Takes(
+    return CommandSpec(
         {"Options": Options, "Training": TrainConfig, "Network": Classifier, "Noise levels": Noise},
         {"data": None, "val": None, "schedule": "linear", "timesteps": "uniform"},
         required=frozenset({"data"}),
@@ -107,7 +107,7 @@ def takes() -> Takes:
     )
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Build the classifier and train it."""
     options, config, recipe = given.make(Options), given.make(TrainConfig, **PUBLISHED), _network(given)
     check_run_folder("--out", options.out)
@@ -142,14 +142,14 @@ def run(given: Given) -> None:
     diffkit.train(noisy, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 
-def _network(given: Given) -> Classifier:
+def _network(given: ParsedOptions) -> Classifier:
     """The classifier; its heads are as wide as the published ones, if that divides its width."""
     if "num_heads" in given.values:
         return given.make(Classifier, num_head_channels=None)
     return given.make(Classifier, num_head_channels=math.gcd(HEAD, given.make(Classifier).channels))
 
 
-def _check_levels(options: Options, given: Given) -> None:
+def _check_levels(options: Options, given: ParsedOptions) -> None:
     """Refuse levels that are named twice."""
     if options.system is None:
         return
@@ -159,7 +159,7 @@ def _check_levels(options: Options, given: Given) -> None:
         raise OptionError(f"--system says already what {flags} would; leave one of them out")
 
 
-def _levels(options: Options, given: Given, data: Data) -> System:
+def _levels(options: Options, given: ParsedOptions, data: Data) -> System:
     """A system without a network, at the levels that the classifier is to know."""
     import diffkit
 
@@ -212,7 +212,7 @@ def _count(noise: Noise, data: Data) -> int:
     return len(data.classes)
 
 
-def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, given: Given) -> str:
+def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, given: ParsedOptions) -> str:
     """Return what is in config.toml: ``system`` is spelled out as its levels."""
     from diffkit.cli.shared.recipe import sources_in, written
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import Drawing, steered
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
@@ -42,9 +42,9 @@ class Options:
     noise_std: float = 0.05
 
 
-def takes() -> Takes:
+def takes() -> CommandSpec:
     """Return the options."""
-    return Takes(
+    return CommandSpec(
         {"Options": Options, "Drawing": Drawing},
         {"sampler": None, "guidance": None},
         config=True,
@@ -52,7 +52,7 @@ def takes() -> Takes:
     )
 
 
-def run(given: Given) -> None:
+def run(given: ParsedOptions) -> None:
     """Draw the large pictures and write them."""
     import torch
     from torch.nn.functional import interpolate

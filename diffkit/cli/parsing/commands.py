@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from diffkit.cli.parsing.options import module_docstring, summary
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError, did_you_mean
 
 _FOLDER = Path(__file__).parent.parent / "commands"
@@ -22,10 +22,10 @@ _FOLDER = Path(__file__).parent.parent / "commands"
 class Command(Protocol):
     """What the module of a command offers."""
 
-    def takes(self) -> Takes:
+    def takes(self) -> CommandSpec:
         """Return its options."""
 
-    def run(self, given: Given) -> None:
+    def run(self, given: ParsedOptions) -> None:
         """Do the work."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from attrs import frozen
 
 from diffkit.cli.parsing.slots import named_in_file, named_on_line
-from diffkit.cli.parsing.takes import Takes
+from diffkit.cli.parsing.takes import CommandSpec
 from diffkit.cli.parsing.values import from_text
 from diffkit.errors import OptionError
 from diffkit.presets import preset
@@ -33,7 +33,7 @@ class Layer:
         return named_in_file(self.table, list(kinds))
 
 
-def layers(tokens: Sequence[str], takes: Takes) -> tuple[Layer, ...]:
+def layers(tokens: Sequence[str], takes: CommandSpec) -> tuple[Layer, ...]:
     """Return what ``--preset`` and ``--config`` name on a command line, the lower one first.
 
     Raises:
@@ -50,7 +50,7 @@ def layers(tokens: Sequence[str], takes: Takes) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def _from_preset(name: str, takes: Takes) -> Layer:
+def _from_preset(name: str, takes: CommandSpec) -> Layer:
     chosen = preset(name)
     if takes.classifier and not chosen.classifier:
         raise OptionError(f"preset {name!r} is a system and no classifier; diffkit list presets shows those that are")

@@ -32,7 +32,7 @@ _UNSET = object()
 def normalized(tokens: Sequence[str], options: Sequence[Option] = ()) -> list[str]:
     """Options with "-" for "_", and every switch with its value: ``--flag``, ``--flag true`` and ``--no-flag``."""
     switches = [option for option in options if is_flag(option.kind)]
-    bare = {o.flag: f"{o.flag}=true" for o in switches} | {o.negative: f"{o.flag}=false" for o in switches}
+    unwrap_module = {o.flag: f"{o.flag}=true" for o in switches} | {o.negative: f"{o.flag}=false" for o in switches}
     out: list[str] = []
     for i, token in enumerate(tokens):
         if token == "--":
@@ -43,7 +43,7 @@ def normalized(tokens: Sequence[str], options: Sequence[Option] = ()) -> list[st
         elif token.startswith("--"):
             name, equals, value = token.partition("=")
             name = name.replace("_", "-")
-            out.append(name + equals + value if equals else bare.get(name, name))
+            out.append(name + equals + value if equals else unwrap_module.get(name, name))
         else:
             out.append(token)
     return out

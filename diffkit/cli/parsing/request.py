@@ -24,10 +24,10 @@ from diffkit.cli.parsing.slots import (
     slot_options,
     unknown_option,
 )
-from diffkit.cli.parsing.takes import Given, Takes
+from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError
 from diffkit.registry import canonical
-from diffkit.training.config import ELSEWHERE, TrainConfig
+from diffkit.training.config import ALIASES, TrainConfig
 
 _CONFIG = (
     Option(("config",), Path, None, "Take options from a TOML file; the command line wins.", "Options"),
@@ -58,7 +58,7 @@ class Request:
     """
 
     name: str
-    takes: Takes
+    takes: CommandSpec
     tokens: Sequence[str]
     layers: Sequence[Layer]
     parts: Mapping[str, str]
@@ -71,7 +71,7 @@ class Request:
         return build(self.name, text, self.options, self.takes.defaults)
 
 
-def look(name: str, takes: Takes, tokens: Sequence[str]) -> Request:
+def look(name: str, takes: CommandSpec, tokens: Sequence[str]) -> Request:
     """First pass: find the names of the parts, and with them all options.
 
     Raises:
@@ -88,7 +88,7 @@ def look(name: str, takes: Takes, tokens: Sequence[str]) -> Request:
     return Request(name, takes, tokens, beneath, filled, frozenset(named), _all_options(takes, filled))
 
 
-def resolve(request: Request) -> tuple[Given, bool]:
+def resolve(request: Request) -> tuple[ParsedOptions, bool]:
     """Second pass: return what the command is given, and whether to print it only.
 
     Raises:
@@ -109,7 +109,7 @@ def resolve(request: Request) -> tuple[Given, bool]:
     return _given(request, merged), print_only
 
 
-def as_toml(request: Request, given: Given) -> str:
+def as_toml(request: Request, given: ParsedOptions) -> str:
     """Return what a command was given, every default included, as a configuration file."""
     from diffkit.cli.parsing import config
 
@@ -121,7 +121,7 @@ def as_toml(request: Request, given: Given) -> str:
     return config.written(values, parts, later)
 
 
-def _printed(request: Request, given: Given, option: Option) -> Any:
+def _printed(request: Request, given: ParsedOptions, option: Option) -> Any:
     """The value an option has, or NOTHING if it has none or the command finds it out."""
     kind, _, name = option.key.partition(".")
     chosen = given.parts[kind][1] if name else given.values
@@ -129,7 +129,7 @@ def _printed(request: Request, given: Given, option: Option) -> Any:
     return chosen.get(name or kind, default)
 
 
-def _check_layer(takes: Takes, layer: Layer) -> dict[str, Any]:
+def _check_layer(takes: CommandSpec, layer: Layer) -> dict[str, Any]:
     """Options of a layer; its own parts may be others than those of the command line."""
     from diffkit.cli.parsing import config
 
@@ -138,20 +138,20 @@ def _check_layer(takes: Takes, layer: Layer) -> dict[str, Any]:
     return config.check(table, [o for o in options if not _is_special(o)], layer.place)
 
 
-def _says_nothing(takes: Takes, key: str, value: Any) -> bool:
+def _says_nothing(takes: CommandSpec, key: str, value: Any) -> bool:
     """True for an option that the command does not take, at its default: files of earlier versions list those, too."""
     if key not in takes.without:
         return False
     return value in [o.default for cls in takes.options.values() for o in options_of(cls) if o.key == key]
 
 
-def _filled(takes: Takes, named: Mapping[str, str]) -> dict[str, str]:
+def _filled(takes: CommandSpec, named: Mapping[str, str]) -> dict[str, str]:
     """The part of each slot, named or by default; a slot may be empty."""
     parts = {kind: named.get(kind, default) for kind, default in takes.slots.items()}
     return {kind: part for kind, part in parts.items() if part}
 
 
-def _all_options(takes: Takes, parts: Mapping[str, str]) -> list[Option]:
+def _all_options(takes: CommandSpec, parts: Mapping[str, str]) -> list[Option]:
     options = [each for group, cls in takes.options.items() for each in options_of(cls, group=group)]
     options = [each for each in options if each.key not in takes.without]
     options += [_PRESET] if takes.preset else []
@@ -172,7 +172,7 @@ def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{kind}.")}
 
 
-def _without_replaced(below: Mapping[str, Any], above: Mapping[str, Any], takes: Takes) -> dict[str, Any]:
+def _without_replaced(below: Mapping[str, Any], above: Mapping[str, Any], takes: CommandSpec) -> dict[str, Any]:
     """The lower layer's options, but those of a part in whose place the upper one names another.
 
     Size and labels of data stay where the other data has such options; a file that belongs to it does not.
@@ -194,11 +194,11 @@ def _require(options: Sequence[Option], merged: Mapping[str, Any], request: Requ
         raise OptionError(f"diffkit {request.name} needs {' and '.join(missing)}")
 
 
-def _given(request: Request, merged: Mapping[str, Any]) -> Given:
+def _given(request: Request, merged: Mapping[str, Any]) -> ParsedOptions:
     slots = request.takes.slots
     values = {key: value for key, value in merged.items() if "." not in key and key not in slots}
     parts = {kind: (name, _within(merged, kind)) for kind, name in request.parts.items()}
-    return Given(values, parts, request.chosen)
+    return ParsedOptions(values, parts, request.chosen)
 
 
 def _explain_unknown(request: Request, flag: str) -> str | None:
@@ -207,8 +207,8 @@ def _explain_unknown(request: Request, flag: str) -> str | None:
     reason = request.takes.without.get(name)
     if reason is not None:
         return f"no option {flag!r}: {reason}"
-    if TrainConfig in request.takes.options.values() and name in ELSEWHERE:
-        return f"no option {flag!r}; that is {spelled((ELSEWHERE[name],))} here"
+    if TrainConfig in request.takes.options.values() and name in ALIASES:
+        return f"no option {flag!r}; that is {spelled((ALIASES[name],))} here"
     kind, dot, option = flag.removeprefix("--").partition(".")
     if not dot or kind not in request.takes.slots:
         return None

@@ -31,7 +31,7 @@ _NONE = re.compile(_BEFORE + "None" + _AFTER)
 
 
 @contextmanager
-def said_in_flags(options: Sequence[Option]) -> Iterator[None]:
+def as_cli_flags(options: Sequence[Option]) -> Iterator[None]:
     """Let errors of the block speak of these options as they are typed.
 
     Raises:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @frozen
-class Takes:
+class CommandSpec:
     """What a command takes.
 
     Attributes:
@@ -37,7 +37,7 @@ class Takes:
 
 
 @frozen
-class Given:
+class ParsedOptions:
     """What a command was given.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from diffkit.cli.parsing.takes import Given
+from diffkit.cli.parsing.takes import ParsedOptions
 
 PARTS: Mapping[str, str | None] = {
     "schedule": "linear",
@@ -45,7 +45,7 @@ class Composition:
     bins: int | Mapping[str, Any] | None = 256
 
 
-def keywords(given: Given, **from_data: Any) -> dict[str, Any]:
+def keywords(given: ParsedOptions, **from_data: Any) -> dict[str, Any]:
     """Return keywords for `diffkit.compose`: what was given, and ``from_data`` where nothing was."""
     names = [field.name for field in attrs.fields(Composition)]
     chosen = {name: given.values[name] for name in names if name in given.values}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkit.cli.parsing.slots import part_options
-from diffkit.cli.parsing.spelling import said_in_flags
-from diffkit.cli.parsing.takes import Given
+from diffkit.cli.parsing.spelling import as_cli_flags
+from diffkit.cli.parsing.takes import ParsedOptions
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -16,7 +16,7 @@ LOOKED_AT = 64
 """Pictures that are looked at for colour."""
 
 
-def opened(given: Given, kind: str = "data", low_res: tuple[int, ...] | None = None) -> Data:
+def opened(given: ParsedOptions, kind: str = "data", low_res: tuple[int, ...] | None = None) -> Data:
     """Return the data that was chosen, with small images beside if they were asked for.
 
     Args:
@@ -27,17 +27,17 @@ def opened(given: Given, kind: str = "data", low_res: tuple[int, ...] | None = N
     from diffkit.data import LowRes
 
     source = source_of(given, kind)
-    with said_in_flags(part_options(kind, given.parts[kind][0])):
+    with as_cli_flags(part_options(kind, given.parts[kind][0])):
         data = source.open()
     return data if low_res is None else LowRes(data, low_res)
 
 
-def source_of(given: Given, kind: str = "data") -> Source:
+def source_of(given: ParsedOptions, kind: str = "data") -> Source:
     """Return where the data comes from that was chosen, with nothing read."""
     from diffkit.data.loading import source_for
 
     source, options = given.parts[kind]
-    with said_in_flags(part_options(kind, source)):
+    with as_cli_flags(part_options(kind, source)):
         return source_for(source, **options)
 
 
@@ -53,7 +53,7 @@ def described(data: Data) -> str:
     return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}{beside}"
 
 
-def grey(given: Given, data: Data) -> str:
+def grey(given: ParsedOptions, data: Data) -> str:
     """Return a hint where pictures are read in colour unasked, and have none; else an empty string."""
     source, options = given.parts["data"]
     known = {option.path[-1] for option in part_options("data", source)}

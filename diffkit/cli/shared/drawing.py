@@ -14,7 +14,7 @@ from diffkit.options import integer
 from diffkit.registry import canonical
 
 if TYPE_CHECKING:
-    from diffkit.cli.parsing.takes import Given
+    from diffkit.cli.parsing.takes import ParsedOptions
 
 MOST = 10_000
 """Variants of a picture at most: they are all in memory, and in one overview."""
@@ -58,7 +58,7 @@ STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
 """Words for the default of `diffkit.tasks.invert`."""
 
 
-def steered(given: Given) -> dict[str, Any]:
+def steered(given: ParsedOptions) -> dict[str, Any]:
     """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
     from diffkit.cli.shared.guidance import refuse_folders
     from diffkit.guidance import guidance_for

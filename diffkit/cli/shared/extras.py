@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from diffkit.cli.parsing.takes import Given
+from diffkit.cli.parsing.takes import ParsedOptions
 from diffkit.cli.shared.data import source_of
 from diffkit.errors import DiffkitError, MissingExtraError
 from diffkit.runtime.run_layout import SPEC
@@ -41,7 +41,7 @@ _PICTURES = ("edit", "inpaint", "interpolate", "invert", "upscale")
 _BY_TORCHMETRICS = {"fid", "sfid", "kid"}
 
 
-def check_extras(name: str, given: Given) -> None:
+def check_extras(name: str, given: ParsedOptions) -> None:
     """Raise `MissingExtraError`, which names all of them, if a command needs extras that are not installed."""
     wanted = dict(_wanted(name, given))
     missing = {extra: purpose for extra, purpose in wanted.items() if not _is_there(extra)}
@@ -56,7 +56,7 @@ def _is_there(extra: str) -> bool:
     return all(sys.modules.get(module) or find_spec(module) for module in MODULES[extra])
 
 
-def _wanted(name: str, given: Given) -> Iterator[tuple[str, str]]:
+def _wanted(name: str, given: ParsedOptions) -> Iterator[tuple[str, str]]:
     """Extra and what it is needed for."""
     values = given.values
     yield from _of_data(given)
@@ -76,7 +76,7 @@ def _wanted(name: str, given: Given) -> Iterator[tuple[str, str]]:
         yield "demo", "the demo"
 
 
-def _of_data(given: Given) -> Iterator[tuple[str, str]]:
+def _of_data(given: ParsedOptions) -> Iterator[tuple[str, str]]:
     for kind in ("data", "val"):
         if kind not in given.parts:
             continue
@@ -88,7 +88,7 @@ def _of_data(given: Given) -> Iterator[tuple[str, str]]:
             yield wanted
 
 
-def _of_training(given: Given) -> Iterator[tuple[str, str]]:
+def _of_training(given: ParsedOptions) -> Iterator[tuple[str, str]]:
     for tracker in given.values.get("track", ()):
         if tracker in _TRACKERS:
             yield tracker, _TRACKERS[tracker]
@@ -98,7 +98,7 @@ def _of_training(given: Given) -> Iterator[tuple[str, str]]:
         yield "train", "drawing previews"
 
 
-def _of_measuring(given: Given) -> Iterator[tuple[str, str]]:
+def _of_measuring(given: ParsedOptions) -> Iterator[tuple[str, str]]:
     extractor = given.values.get("extractor", "inception")
     if extractor == "inception":
         yield "inception", "the Inception network"

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from diffkit.cli.parsing.options import spelled
-from diffkit.cli.parsing.takes import Given
+from diffkit.cli.parsing.takes import ParsedOptions
 from diffkit.errors import OptionError
 
 
@@ -42,7 +42,7 @@ _READ = ("run", "samples", "pictures", "source", "first", "second", "file")
 _READ_BY_FLAG = ("reference", "weights", "low_res", "mask")
 
 
-def check_not_its_own_input(given: Given) -> None:
+def check_not_its_own_input(given: ParsedOptions) -> None:
     """Raise `OptionError` if --overwrite would let a command write over what it reads."""
     if not given.values.get("overwrite"):
         return

@@ -22,7 +22,7 @@ from diffkit.system.seeding import noise_for
 
 if TYPE_CHECKING:
     from diffkit.cli.shared.saved import Saved
-    from diffkit.system.prepared import Call
+    from diffkit.system.prepared import SamplingJob
 
 
 @frozen(eq=False)
@@ -54,7 +54,7 @@ class Sampling:
         """Indices of the samples of each batch."""
         return [range(i, min(i + self.batch_size, self.count)) for i in range(0, self.count, self.batch_size)]
 
-    def call(self, rows: range) -> Call:
+    def job(self, rows: range) -> SamplingJob:
         """Return the walk of some samples, ready to begin; refuses what is wrong before any work is done."""
         return self.saved.system.prepare(len(rows), **self.options, **self._conditions(rows))
 
@@ -65,10 +65,10 @@ class Sampling:
             rows: Their indices.
             advance: Called with 1 after each step.
         """
-        call, here = self.call(rows), range(len(rows))
-        noise_fn = noise_for(self.seed, rows, self.saved.system.data_shape, call.device)
+        job, here = self.job(rows), range(len(rows))
+        noise_fn = noise_for(self.seed, rows, self.saved.system.data_shape, job.device)
         with torch.no_grad():
-            x = call.finish(call.program(), here, call.begin(here, noise_fn), noise_fn, advance)
+            x = job.finish(job.program(), here, job.begin(here, noise_fn), noise_fn, advance)
         check_finite(x, rows.start)
         return pixels(x, self.saved.bins)
 

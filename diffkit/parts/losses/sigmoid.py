@@ -57,7 +57,7 @@ class Sigmoid(WeightedSquare):
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that levels have no neighbours."""
-        if self.measure == "log_snr" and composition.draws_between_levels:
+        if self.measure == "log_snr" and composition.continuous_time:
             yield (
                 f"{composition.label('loss')} counts levels by the log_snr they cover, but "
                 f"{composition.label('timesteps')} draws continuous ones; give it measure='level', or use "

@@ -24,7 +24,7 @@ class XPrev(MeanParameterization):
     it stays the mean one level down in training.
     """
 
-    between_levels: ClassVar[bool] = False
+    continuous_time: ClassVar[bool] = False
 
     def scalings(self, at: Coefs, prev: Coefs | None) -> Scalings:
         """Return (-coef_x_t/coef_x_start, 1/coef_x_start, 1) of the posterior one level down."""
@@ -35,7 +35,7 @@ class XPrev(MeanParameterization):
 
     def problems(self, composition: Composition) -> Iterable[str]:
         """Say that levels without a level below have nothing to predict."""
-        if composition.draws_between_levels:
+        if composition.continuous_time:
             yield (
                 f"{composition.label('mean')} needs discrete levels, but {composition.label('timesteps')} draws "
                 "continuous ones; use mean='eps' or timesteps='uniform'"

@@ -1,8 +1,8 @@
 """Multistep solvers: one evaluation a step, the last few estimates extended as a polynomial.
 
-What a solver extends (x_start or eps), and against which variable, makes the family; see `extension`. A step never
-knows its place: the ramp-up while history is short, and the steps where a variable is infinite, are rows of the plan
-with a 0 in place of a coefficient.
+What a solver extends (x_start or eps), and against which variable, makes the family; see `polynomial_weights`. A step
+never knows its place: the ramp-up while history is short, and the steps where a variable is infinite, are rows of
+the plan with a 0 in place of a coefficient.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REACH_OF_CURVES = 1.0
 """A parabola or more is extended over no more than the stretch it was fitted to."""
 
 
-def places(t: F64, s: F64, count: int) -> F64:
+def relative_steps(t: F64, s: F64, count: int) -> F64:
     """Where earlier estimates lie, in steps from t: 0 at t, 1 at s, negative before; (n, count), nan where none.
 
     None also where the step is long beside the stretch that the estimates cover, as the last ones of evenly spaced
@@ -55,7 +55,7 @@ def places(t: F64, s: F64, count: int) -> F64:
     return np.where(usable, out, np.nan)
 
 
-def extension(u: F64, moments: F64) -> F64:
+def polynomial_weights(u: F64, moments: F64) -> F64:
     """Coefficients of (estimate_j - estimate_0) that integrate the polynomial through all estimates, (n, J).
 
     Solves ``sum_j v_j u_j^k = m_k`` for k = 1..J: the estimate at t is kept apart, and rows with fewer usable estimates
@@ -75,10 +75,10 @@ def extension(u: F64, moments: F64) -> F64:
     return out
 
 
-def held_slope(u: F64, amount: F64) -> F64:
+def midpoint_slope(u: F64, amount: F64) -> F64:
     """Coefficient of (estimate_1 - estimate_0) where the slope's effect is taken at the middle of the step, (n, 1).
 
-    Half the weight of the estimate itself, where `extension` has the exact integral: equal to leading order.
+    Half the weight of the estimate itself, where `polynomial_weights` has the exact integral: equal to leading order.
 
     Args:
         u: Where the estimate before lies, (n, 1).
@@ -89,7 +89,7 @@ def held_slope(u: F64, amount: F64) -> F64:
     return np.where(np.isfinite(slope), slope, 0.0)
 
 
-def correct_start(change: F64, u: F64, h: F64, moments: F64, carry: F64) -> F64:
+def startup_correction(change: F64, u: F64, h: F64, moments: F64, carry: F64) -> F64:
     """Make good the first steps, which held their estimate, once the next one is known; ``change`` with that added.
 
     A step of order 1 leaves an error of h^2, which solvers of order above 2 would never be rid of. With the estimate at
@@ -99,7 +99,7 @@ def correct_start(change: F64, u: F64, h: F64, moments: F64, carry: F64) -> F64:
         change: Coefficients of (estimate_j - estimate_0), (n, J).
         u: Where the earlier estimates lie, (n, J).
         h: Step sizes in lambda, (n,).
-        moments: As in `extension`, (n, J+1).
+        moments: As in `polynomial_weights`, (n, J+1).
         carry: What a change of x_t changes in x_s, (n,).
     """
     out = change.copy()

@@ -10,13 +10,13 @@ from attrs import frozen
 from diffkit.options import flag, integer
 from diffkit.parts.samplers._coefficients import moments, step_size
 from diffkit.parts.samplers._multistep import (
-    correct_start,
-    extension,
     noise_carry,
     noise_plan,
     noise_step,
-    places,
+    polynomial_weights,
+    relative_steps,
     start_history,
+    startup_correction,
 )
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
@@ -54,11 +54,11 @@ class DEIS(Sampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start and of the earlier estimates of eps."""
         t, s = steps
-        u = places(t.log_snr, s.log_snr, self.estimates - 1)
+        u = relative_steps(t.log_snr, s.log_snr, self.estimates - 1)
         integrals = s.sigma[:, None] * moments(-step_size(steps), self.estimates)
-        change = extension(u, integrals)
+        change = polynomial_weights(u, integrals)
         if self.corrected_start and self.estimates > 2:
-            change = correct_start(change, u, step_size(steps), integrals, noise_carry(steps))
+            change = startup_correction(change, u, step_size(steps), integrals, noise_carry(steps))
         return noise_plan(steps, change)
 
     def init(self, x: Tensor) -> State:

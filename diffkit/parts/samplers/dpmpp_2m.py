@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import frozen
 
 from diffkit.parts.samplers._coefficients import straight
-from diffkit.parts.samplers._multistep import data_plan, data_step, held_slope, places, start_history
+from diffkit.parts.samplers._multistep import data_plan, data_step, midpoint_slope, relative_steps, start_history
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
 
@@ -36,7 +36,7 @@ class DPMSolverPP2M(Sampler):
         """Return coefficients of x_t, of x_start and of the estimate before."""
         t, s = steps
         _, held = straight(t, s)
-        return data_plan(steps, held_slope(places(t.log_snr, s.log_snr, 1), held))
+        return data_plan(steps, midpoint_slope(relative_steps(t.log_snr, s.log_snr, 1), held))
 
     def init(self, x: Tensor) -> State:
         """Return a history of one estimate, unused on the first step."""

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import frozen
 
 from diffkit.parts.samplers._coefficients import moments, step_size, straight
-from diffkit.parts.samplers._multistep import correct_start, data_plan, data_step, extension, places, start_history
+from diffkit.parts.samplers._multistep import (
+    data_plan,
+    data_step,
+    polynomial_weights,
+    relative_steps,
+    start_history,
+    startup_correction,
+)
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
 
@@ -38,10 +45,10 @@ class DPMSolverPP3M(Sampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start and of the two estimates before."""
         t, s = steps
-        h, u = step_size(steps), places(t.log_snr, s.log_snr, 2)
+        h, u = step_size(steps), relative_steps(t.log_snr, s.log_snr, 2)
         integrals = s.alpha[:, None] * moments(h, 3)
         carry, _ = straight(t, s)
-        return data_plan(steps, correct_start(extension(u, integrals), u, h, integrals, carry))
+        return data_plan(steps, startup_correction(polynomial_weights(u, integrals), u, h, integrals, carry))
 
     def init(self, x: Tensor) -> State:
         """Return a history of two estimates, unused on the first step."""

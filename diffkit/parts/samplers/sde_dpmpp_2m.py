@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from diffkit.options import number
-from diffkit.parts.samplers._multistep import data_step, held_slope, places, start_history
+from diffkit.parts.samplers._multistep import data_step, midpoint_slope, relative_steps, start_history
 from diffkit.parts.samplers._stochastic import noise_column, reverse_sde, variance_option
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
@@ -54,7 +54,7 @@ class SDEDPMSolverPP2M(Sampler):
         """Return coefficients of x_t, of x_start, of the estimate before and, if stochastic, of the noise."""
         t, s = steps
         keep, held, std = reverse_sde(steps, self.eta)
-        older = held_slope(places(t.log_snr, s.log_snr, 1), held)[:, 0]
+        older = midpoint_slope(relative_steps(t.log_snr, s.log_snr, 1), held)[:, 0]
         plan = {"x": keep, "x_start": held - older, "x_start_1": older}
         return plan | noise_column(std, steps, self.variance) if self.stochastic else plan
 

@@ -10,7 +10,14 @@ from attrs import frozen
 
 from diffkit.options import number
 from diffkit.parts.samplers._coefficients import moments, step_size
-from diffkit.parts.samplers._multistep import correct_start, data_step, extension, held_slope, places, start_history
+from diffkit.parts.samplers._multistep import (
+    data_step,
+    midpoint_slope,
+    polynomial_weights,
+    relative_steps,
+    start_history,
+    startup_correction,
+)
 from diffkit.parts.samplers._stochastic import noise_column, reverse_sde, variance_option
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
@@ -66,12 +73,12 @@ class SDEDPMSolverPP3M(Sampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start, of the two estimates before and, if stochastic, of the noise."""
         t, s = steps
-        h, u = step_size(steps), places(t.log_snr, s.log_snr, 2)
+        h, u = step_size(steps), relative_steps(t.log_snr, s.log_snr, 2)
         keep, held, std = reverse_sde(steps, self.eta)
         integrals = s.alpha[:, None] * moments((1 + self.eta) * h, 3)
-        older = correct_start(extension(u, integrals), u, h, integrals, keep)
+        older = startup_correction(polynomial_weights(u, integrals), u, h, integrals, keep)
         if self.stochastic:
-            line = held_slope(u[:, :1], held) * [1.0, 0.0]
+            line = midpoint_slope(u[:, :1], held) * [1.0, 0.0]
             older = np.where((1 + self.eta) * h[:, None] < _LONG, older, line)
         plan = {"x": keep, "x_start": held - older.sum(axis=1), "x_start_1": older[:, 0], "x_start_2": older[:, 1]}
         return plan | noise_column(std, steps, self.variance) if self.stochastic else plan

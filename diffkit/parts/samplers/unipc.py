@@ -10,7 +10,14 @@ from attrs import frozen
 
 from diffkit.options import choice, integer
 from diffkit.parts.samplers._coefficients import moments, step_size, straight
-from diffkit.parts.samplers._multistep import data_plan, data_step, extension, held_slope, places, start_history
+from diffkit.parts.samplers._multistep import (
+    data_plan,
+    data_step,
+    midpoint_slope,
+    polynomial_weights,
+    relative_steps,
+    start_history,
+)
 from diffkit.protocols import Denoise, Sampler, State, StepRow
 from diffkit.registry import registry
 
@@ -56,11 +63,11 @@ class UniPC(Sampler):
         t, s = steps
         h = step_size(steps)
         carry, held = straight(t, s)
-        u = places(t.log_snr, s.log_snr, self.estimates)
+        u = relative_steps(t.log_snr, s.log_snr, self.estimates)
         integrals = s.alpha[:, None] * moments(h, self.estimates + 1)
         amount = np.where(np.abs(h) < _GIANT, s.alpha * h, held) if self.variant == "bh1" else held
         predictor = self._weights(u[:, :-1], integrals[:, :-1], amount)
-        # The corrector's further estimate lies at u = 1, before all others in the order of `extension`.
+        # The corrector's further estimate lies at u = 1, before all others in the order of `polynomial_weights`.
         corrector = self._weights(np.concatenate([np.ones_like(h)[:, None], u[:, :-1]], axis=1), integrals, amount)
         # Going up, a long first step would multiply what its end says by exp(-h); it stays as it was predicted.
         risky = np.isnan(u[:, 0]) & (h < -_LONG)
@@ -79,9 +86,9 @@ class UniPC(Sampler):
 
     def _weights(self, u: F64, integrals: F64, amount: F64) -> F64:
         """Weights of (D_j - D), (n, J): exact integrals, but for a single difference."""
-        exact = extension(u, integrals)
+        exact = polynomial_weights(u, integrals)
         single = np.isfinite(u).sum(axis=1) == 1
-        exact[single, :1] = held_slope(u[single, :1], amount[single])
+        exact[single, :1] = midpoint_slope(u[single, :1], amount[single])
         return exact
 
 

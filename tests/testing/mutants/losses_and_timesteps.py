@@ -231,7 +231,7 @@ class OwnUniforms(TimestepSampler):
 
 
 @frozen
-class Moment(TimestepSampler):
+class TrajectoryPoint(TimestepSampler):
     """Level by second moment, history written out, no protection against anything."""
 
     history: int = 2
@@ -264,7 +264,7 @@ class Moment(TimestepSampler):
 
 
 @frozen
-class WeightOfP(Moment):
+class WeightOfP(TrajectoryPoint):
     """p where 1/p belongs."""
 
     def weight(self, p, num_steps):
@@ -272,13 +272,13 @@ class WeightOfP(Moment):
 
 
 @frozen
-class ForgetsT(Moment):
+class ForgetsT(TrajectoryPoint):
     def weight(self, p, num_steps):
         return 1 / p
 
 
 @frozen
-class DuplicatesLost(Moment):
+class DuplicatesLost(TrajectoryPoint):
     """Indexed assignment keeps one of several losses of a level."""
 
     def update(self, state, t, losses):
@@ -290,7 +290,7 @@ class DuplicatesLost(Moment):
 
 
 @frozen
-class UpdatesInPlace(Moment):
+class UpdatesInPlace(TrajectoryPoint):
     def update(self, state, t, losses):
         i = t - 1
         state.values[i, state.seen[i] % self.history] = losses.double()
@@ -408,8 +408,8 @@ MUTANTS = [
     _timesteps(OwnUniforms(), "same_uniforms_same_draw"),
     _timesteps(WeightOfP(), "unbiased", LossSecondMoment()),
     _timesteps(ForgetsT(), "unbiased", LossSecondMoment()),
-    _timesteps(Moment(), "draws_levels_of_the_table", LossSecondMoment(), "losses of zero"),
-    _timesteps(Moment(), "reads_no_value", LossSecondMoment()),
+    _timesteps(TrajectoryPoint(), "draws_levels_of_the_table", LossSecondMoment(), "losses of zero"),
+    _timesteps(TrajectoryPoint(), "reads_no_value", LossSecondMoment()),
     _timesteps(DuplicatesLost(), "batch_is_its_rows", LossSecondMoment(2)),
     _timesteps(UpdatesInPlace(), "update_is_pure", LossSecondMoment()),
     _timesteps(WarmUpOnTheHost(), "reads_no_value", LossSecondMoment()),

@@ -267,14 +267,14 @@ class PrevNotRefused(MeanParameterization):
 
 @frozen
 class PrevNotDeclared(XPrev):
-    between_levels: ClassVar[bool] = True
+    continuous_time: ClassVar[bool] = True
 
 
 @frozen
 class LevelsOnlyNotRefused(V):
     """Says that it is known at levels only, and takes continuous ones."""
 
-    between_levels: ClassVar[bool] = False
+    continuous_time: ClassVar[bool] = False
 
 
 def _schedule(broken, caught_by, found_at=""):
