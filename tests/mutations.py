@@ -34,7 +34,9 @@ def by_structure(content: Any, seed: int) -> Any:
     rng = random.Random(seed)
     found = {"root": copy.deepcopy(content)}
     for _ in range(rng.choice((1, 1, 1, 2))):
-        holder, key = rng.choice(list(_places(found)))
+        if not (places := list(_places(found))):
+            break  # the first change left nothing
+        holder, key = rng.choice(places)
         change = rng.choice((_replace, _replace, _replace, _replace, _remove, _add, _nest, _scale))
         change(rng, holder, key)
     return found.get("root")

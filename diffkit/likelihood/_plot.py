@@ -9,7 +9,8 @@ import numpy as np
 
 from diffkit.errors import MissingExtraError, OptionError
 from diffkit.likelihood.scores import FAINT, NORMAL_95
-from diffkit.runtime.publishing import reason, save_figure
+from diffkit.runtime.publishing import save_figure
+from diffkit.runtime.strict_json import reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

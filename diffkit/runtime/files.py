@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError
-from diffkit.runtime.strict_json import check_fields, check_ordinary, word
+from diffkit.runtime.strict_json import check_fields, check_ordinary, reason, word
 from diffkit.runtime.temporaries import replacement
 
 
@@ -32,14 +32,14 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
         check_ordinary(path)
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
     if record is not None:
         check_fields(record, f"the record of {path}", CheckpointError, size=int, sha256=str, before=(dict, type(None)))
         _check_recorded(path, content, record)
     try:
         return from_bytes(content)
     except Exception as error:  # damaged bytes can fail in any way; safetensors has errors of several kinds
-        raise CheckpointError(f"{path} is no whole safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is not a whole safetensors file: {reason(error)}") from error
 
 
 def digest(content: bytes) -> dict[str, Any]:

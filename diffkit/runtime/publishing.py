@@ -104,8 +104,3 @@ def save_figure(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format=path.suffix[1:].lower() or "png")
     write_atomically(path, buffer.getvalue())
-
-
-def reason(error: Exception) -> str:
-    """Return what went wrong, without the numbers and temporary names that Python adds."""
-    return str(error.strerror or error) if isinstance(error, OSError) else str(error)

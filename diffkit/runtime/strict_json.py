@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkit.errors import DiffkitError
+from diffkit.runtime.output import printable
 
 MOST_BYTES = 16 * 2**20  # a thousand times what any of these files holds
 DEEPEST = 32  # six levels are written
@@ -146,8 +147,8 @@ def check_fields(table: Any, what: str, error: type[DiffkitError], /, **kinds: t
 
 
 def reason(error: Exception) -> str:
-    """Return why a file could not be read, without the name of the file."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    """Return why a file could not be read, in printable characters and without the name of the file."""
+    return printable((error.strerror if isinstance(error, OSError) else None) or str(error), keep="\n")
 
 
 def shown(value: Any) -> str:

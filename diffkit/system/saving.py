@@ -20,9 +20,9 @@ from diffkit.options import option_names
 from diffkit.protocols import Composition
 from diffkit.registry import KINDS, registry
 from diffkit.runtime.files import digest, to_safetensors, unwrap_module, write_atomically, write_through
-from diffkit.runtime.publishing import new_folder, reason
+from diffkit.runtime.publishing import new_folder
 from diffkit.runtime.run_layout import SPEC, WEIGHTS, is_run
-from diffkit.runtime.strict_json import parse_json
+from diffkit.runtime.strict_json import parse_json, reason
 from diffkit.system.settings import Settings
 
 FORMAT = 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError, OptionError
 from diffkit.runtime.files import to_safetensors, write_atomically
-from diffkit.runtime.publishing import reason
+from diffkit.runtime.strict_json import reason
 from diffkit.system.module import System
 from diffkit.weights._embedded_spec import KEY, as_text, own_spec, with_text
 from diffkit.weights._partial_load import network_of
