@@ -236,7 +236,7 @@ class NoiseSchedule(Part, Protocol):
         """
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (scale, time) at any log_snr, each of its shape and dtype; only asked of continuous schedules."""
+        """Return (total_std, time) at any log_snr, each of its shape and dtype; called on continuous schedules only."""
         raise ProtocolError("this schedule has discrete levels only")
 
 

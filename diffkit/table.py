@@ -1,8 +1,8 @@
 """The one numeric object: noise levels 0..T in float64, and everything that follows from them.
 
 Level 0 is clean data. On any Gaussian path ``x_t = alpha x_start + sigma eps``, two numbers describe a level:
-``alpha_bar = alpha^2 / (alpha^2 + sigma^2)`` and ``scale = sqrt(alpha^2 + sigma^2)``. Variance-preserving paths
-(DDPM) have scale 1; variance-exploding and straight paths differ in scale only.
+``alpha_bar = alpha^2 / (alpha^2 + sigma^2)`` and ``total_std = sqrt(alpha^2 + sigma^2)``. Variance-preserving
+paths (DDPM) have total_std 1; variance-exploding and straight paths differ in total_std only.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ProcessTable:
         one_minus_alpha_bar: Squared noise share, kept apart so that low levels lose no digits where sigma is given;
             from betas it is the difference, as in the published code.
         beta: 1 - alpha_bar[k] / alpha_bar[k-1], float64 (T+1,); 0 at level 0.
-        scale: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
+        total_std: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
         time: What the backbone is conditioned on at each level, float64 (T+1,); row 0 is never read.
         index: Level in the table this one was respaced from, int64 (T+1,).
 
@@ -118,7 +118,7 @@ class ProcessTable:
     alpha_bar: F64 = field(eq=_equal)
     one_minus_alpha_bar: F64 = field(eq=_equal, repr=False)
     beta: F64 = field(eq=_equal, repr=False)
-    scale: F64 = field(eq=_equal)
+    total_std: F64 = field(eq=_equal)
     time: F64 = field(eq=_equal, repr=False)
     index: NDArray[np.int64] = field(eq=_equal, repr=False)
 
@@ -126,7 +126,7 @@ class ProcessTable:
         rows = len(self.alpha_bar)
         if rows < 2:
             raise OptionError("a table needs at least one level beyond level 0")
-        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "scale", "time", "index"):
+        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "total_std", "time", "index"):
             values = getattr(self, name)
             if values.shape != (rows,):
                 raise OptionError(f"{name} must have shape ({rows},), got {values.shape}")
@@ -136,11 +136,11 @@ class ProcessTable:
             raise OptionError("alpha_bar must start at 1 (level 0, clean data), never rise and never fall below 0")
         if np.any(self.alpha_bar[1:-1] == 0) or np.any(self.one_minus_alpha_bar[1:] <= 0):
             raise OptionError("every level but the last needs some signal, and every level but 0 some noise")
-        if np.any(self.scale <= 0):
-            raise OptionError("scale must be > 0 at every level")
+        if np.any(self.total_std <= 0):
+            raise OptionError("total_std must be > 0 at every level")
 
     def __hash__(self) -> int:
-        return hash((self.alpha_bar.tobytes(), self.scale.tobytes(), self.time.tobytes(), self.index.tobytes()))
+        return hash((self.alpha_bar.tobytes(), self.total_std.tobytes(), self.time.tobytes(), self.index.tobytes()))
 
     @classmethod
     def from_betas(cls, betas: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
@@ -185,30 +185,32 @@ class ProcessTable:
         return cls.from_alpha_sigma(np.ones_like(sigmas), sigmas, time(sigmas) if callable(time) else time)
 
     @classmethod
-    def from_log_snr(cls, log_snr: ArrayLike, scale: ArrayLike = 1.0, time: ArrayLike | None = None) -> ProcessTable:
+    def from_log_snr(
+        cls, log_snr: ArrayLike, total_std: ArrayLike = 1.0, time: ArrayLike | None = None
+    ) -> ProcessTable:
         """Table of any Gaussian path from descending log_snr at levels 1..T, (T,); level 0 is added.
 
         Args:
             log_snr: Natural log of alpha^2 / sigma^2; -inf allowed at T. No digits are lost at either end.
-            scale: sqrt(alpha^2 + sigma^2) at levels 1..T, (T,) or one for all; 1 is variance-preserving.
+            total_std: sqrt(alpha^2 + sigma^2) at levels 1..T, (T,) or one for all; 1 is variance-preserving.
             time: Conditioning of levels 1..T, (T,); k - 1 by default.
         """
         log_snr = np.asarray(log_snr, dtype=np.float64)
         with np.errstate(over="ignore"):
             signal, noise = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
         alpha_bar, noise = np.concatenate([[1.0], signal]), np.concatenate([[0.0], noise])
-        scales = np.concatenate([[1.0], np.broadcast_to(np.asarray(scale, dtype=np.float64), log_snr.shape)])
-        return cls._make(alpha_bar, noise, _betas_between(alpha_bar, noise), scales, time)
+        total = np.concatenate([[1.0], np.broadcast_to(np.asarray(total_std, dtype=np.float64), log_snr.shape)])
+        return cls._make(alpha_bar, noise, _betas_between(alpha_bar, noise), total, time)
 
     @classmethod
-    def _make(cls, alpha_bar: F64, noise: F64, beta: F64, scale: F64, time: ArrayLike | None) -> ProcessTable:
+    def _make(cls, alpha_bar: F64, noise: F64, beta: F64, total_std: F64, time: ArrayLike | None) -> ProcessTable:
         levels = np.arange(len(alpha_bar))
         conditioning = np.maximum(levels - 1, 0) if time is None else np.concatenate([[0.0], np.asarray(time)])
         return cls(
             _readonly(alpha_bar),
             _readonly(noise),
             _readonly(beta),
-            _readonly(scale),
+            _readonly(total_std),
             _readonly(conditioning),
             _readonly(levels, np.int64),
         )
@@ -221,12 +223,12 @@ class ProcessTable:
     @property
     def alpha(self) -> F64:
         """Signal scale, (T+1,)."""
-        return self.scale * np.sqrt(self.alpha_bar)
+        return self.total_std * np.sqrt(self.alpha_bar)
 
     @property
     def sigma(self) -> F64:
         """Noise scale, (T+1,)."""
-        return self.scale * np.sqrt(self.one_minus_alpha_bar)
+        return self.total_std * np.sqrt(self.one_minus_alpha_bar)
 
     @property
     def log_snr(self) -> F64:
@@ -246,23 +248,23 @@ class ProcessTable:
 
     @property
     def upper_variance(self) -> F64:
-        """Reverse variance if data were a unit Gaussian: beta scale[k-1]^2, (T+1,); IDDPM's beta.
+        """Reverse variance if data were a unit Gaussian: beta total_std[k-1]^2, (T+1,); IDDPM's beta.
 
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1.
         """
-        return np.concatenate([[0.0], self.beta[1:] * self.scale[:-1] ** 2])
+        return np.concatenate([[0.0], self.beta[1:] * self.total_std[:-1] ** 2])
 
     def posterior(self) -> Posterior:
         """``q(x_{k-1} | x_k, x_start)`` at levels 1..T, each (T+1,); row 0 is zero.
 
-        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 10 and 11; times scale where it is not 1.
+        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 10 and 11; times total_std where it is not 1.
         """
-        signal_s, noise_s, scale_s = self.alpha_bar[:-1], self.one_minus_alpha_bar[:-1], self.scale[:-1]
-        beta, noise_t, scale_t = self.beta[1:], self.one_minus_alpha_bar[1:], self.scale[1:]
+        signal_s, noise_s, std_s = self.alpha_bar[:-1], self.one_minus_alpha_bar[:-1], self.total_std[:-1]
+        beta, noise_t, std_t = self.beta[1:], self.one_minus_alpha_bar[1:], self.total_std[1:]
         rows = (
-            scale_s * beta * np.sqrt(signal_s) / noise_t,
-            scale_s / scale_t * np.sqrt(1 - beta) * noise_s / noise_t,
-            scale_s**2 * beta * noise_s / noise_t,
+            std_s * beta * np.sqrt(signal_s) / noise_t,
+            std_s / std_t * np.sqrt(1 - beta) * noise_s / noise_t,
+            std_s**2 * beta * noise_s / noise_t,
         )
         return Posterior(*(np.concatenate([[0.0], row]) for row in rows))
 
@@ -314,7 +316,7 @@ def respace(table: ProcessTable, levels: Sequence[int]) -> ProcessTable:
         _readonly(alpha_bar),
         _readonly(noise),
         _readonly(beta),
-        _readonly(table.scale[rows]),
+        _readonly(table.total_std[rows]),
         _readonly(table.time[rows]),
         _readonly(table.index[rows], np.int64),
     )

@@ -95,7 +95,7 @@ def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> s
 
 def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
     """Say that a spacing made for variance-exploding paths is used on a variance-preserving one; None if it is not."""
-    if not isinstance(steps, str) or not steps.startswith("karras") or not np.allclose(training.scale, 1):
+    if not isinstance(steps, str) or not steps.startswith("karras") or not np.allclose(training.total_std, 1):
         return None
     return (
         f"steps={steps!r} is made for variance-exploding paths; on this one samples get another spread (20 steps of "

@@ -150,7 +150,7 @@ class SamplingJob:
 
         The noise is drawn even if a start is given, so that the steps' noise is the same either way.
         """
-        noise = noise_fn() * float(self.table.scale[-1])
+        noise = noise_fn() * float(self.table.total_std[-1])
         return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
 
     def points(self, start: Tensor | None = None) -> Iterator[TrajectoryPoint]:

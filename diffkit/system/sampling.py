@@ -311,7 +311,7 @@ def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, 
 
 def _beyond(table: ProcessTable) -> Coefs:
     alpha, sigma, log_snr = table.at(slice(2, None))
-    return Coefs(np.append(alpha, 0.0), np.append(sigma, table.scale[-1]), np.append(log_snr, -np.inf))
+    return Coefs(np.append(alpha, 0.0), np.append(sigma, table.total_std[-1]), np.append(log_snr, -np.inf))
 
 
 def _program(
