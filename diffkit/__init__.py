@@ -2,7 +2,7 @@
 
     system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid")
 
-What is public is listed in `__all__` or `_PACKAGES` and imported on first use: ``import diffkit`` stays light.
+Public names are listed in `__all__` or `_PACKAGES` and imported on first use: ``import diffkit`` stays light.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
 }
 _PACKAGES = (*("data", "evaluation", "guidance", "likelihood", "spacing", "tasks", "testing", "training", "weights"),)
-"""Modules that people use by their name: ``diffkit.data.loading.load``."""
+"""Public modules, imported by name: ``diffkit.data.loading.load``."""
 __all__ = ["__version__", *(name for names in _NAMES.values() for name in names)]
 
 if TYPE_CHECKING:

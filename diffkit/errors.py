@@ -5,14 +5,14 @@ DiffkitError
 ├── AmbiguousComponentError (LookupError)          two plugins offer that name
 ├── DuplicateComponentError (ValueError)           a name is registered twice in this process
 ├── PluginLoadError         (ImportError)          an installed plugin cannot be imported
-├── ProtocolError           (TypeError)            a part does not honour its contract
+├── ProtocolError           (TypeError)            a part violates the protocol of its kind
 ├── OptionError             (TypeError, ValueError) an option or argument is wrong
-├── CompositionError        (ValueError)           parts that do not fit each other
-├── SpecError               (ValueError)           a saved system that cannot be rebuilt here
-├── CheckpointError         (RuntimeError)         a file that is damaged or not what it should be
-├── DataError               (ValueError)           data that cannot be used
+├── CompositionError        (ValueError)           parts do not fit each other
+├── SpecError               (ValueError)           a saved system cannot be rebuilt here
+├── CheckpointError         (RuntimeError)         a file is damaged or of another kind than expected
+├── DataError               (ValueError)           data cannot be used
 ├── ProcessLostError        (RuntimeError)         another process of the job is gone
-├── DivergedError           (ArithmeticError)      losses in a row, or all samples, that are not finite
+├── DivergedError           (ArithmeticError)      consecutive losses, or all samples, are not finite
 └── MissingExtraError       (ImportError)          an optional dependency is not installed
 """
 
@@ -44,7 +44,7 @@ class PluginLoadError(DiffkitError, ImportError):
 
 
 class ProtocolError(DiffkitError, TypeError):
-    """A part does not honour the contract of its kind."""
+    """A part violates the protocol of its kind."""
 
 
 class OptionError(DiffkitError, TypeError, ValueError):
@@ -52,36 +52,36 @@ class OptionError(DiffkitError, TypeError, ValueError):
 
 
 class CompositionError(DiffkitError, ValueError):
-    """Parts that do not fit each other; the text lists every problem."""
+    """Parts do not fit each other; the text lists every problem."""
 
 
 class SpecError(DiffkitError, ValueError):
-    """A saved system that cannot be rebuilt here."""
+    """A saved system cannot be rebuilt here."""
 
 
 class CheckpointError(DiffkitError, RuntimeError):
-    """A file that is damaged, truncated or not what it should be."""
+    """A file is damaged, truncated or of another kind than expected."""
 
 
 class DataError(DiffkitError, ValueError):
-    """Data that cannot be used for what was asked."""
+    """Data cannot be used for the requested operation."""
 
 
 class DivergedError(DiffkitError, ArithmeticError):
-    """Training met too many losses or gradients in a row that are not finite, or no sample is."""
+    """Too many consecutive losses or gradients in training, or all samples, are not finite."""
 
 
 class ProcessLostError(DiffkitError, RuntimeError):
-    """Another process of the job ended, whose own error says why."""
+    """Another process of the job ended; its own error contains the reason."""
 
 
 class MissingExtraError(DiffkitError, ImportError):
-    """Optional dependencies are not installed; the text says how to get them all.
+    """Optional dependencies are not installed; the text contains the command that installs them.
 
     Args:
         extra: One of the project's extras.
-        purpose: What needs it.
-        more: Others, each with what needs it.
+        purpose: The feature that needs it.
+        more: Further extras, each with the feature that needs it.
     """
 
     def __init__(self, extra: str, purpose: str, *more: tuple[str, str]):
@@ -92,7 +92,7 @@ class MissingExtraError(DiffkitError, ImportError):
 
 
 def failure(error: BaseException) -> str:
-    """Return what went wrong in code of others, on one line: its class and text, however odd that is."""
+    """Return an exception of foreign code on one line: its class and text; never raises."""
     name = type(error).__name__
     try:
         text = " ".join(str(error).split())
@@ -103,9 +103,9 @@ def failure(error: BaseException) -> str:
 
 @contextmanager
 def naming(part: str) -> Iterator[None]:
-    """Raise `ProtocolError` that names a part for whatever its own code raises meanwhile.
+    """Turn any exception that a part's own code raises inside the block into a `ProtocolError` that names the part.
 
-    Exceptions that end a process are among them; Ctrl-C, and our own errors, pass.
+    This includes SystemExit. KeyboardInterrupt and diffkit's own errors pass unchanged.
     """
     try:
         yield
@@ -116,12 +116,12 @@ def naming(part: str) -> Iterator[None]:
 
 
 def described(error: BaseException) -> str:
-    """Return an exception as text: its class, and what it says if it can be printed."""
+    """Return an exception as text: its class, and its message if that can be printed."""
     try:
-        said = str(error)
-    except Exception:  # an exception of someone else's
-        said = ""
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+        text = str(error)
+    except Exception:  # from its own __str__
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -131,6 +131,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that another one is most like, or None if it is like none."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)  # difflib's own; below it words share but letters
+    """Return the known word most similar to ``word``, or None if none is similar."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)  # difflib's default
     return near[0] if near else None

@@ -27,7 +27,7 @@ def mean_flat(x: Tensor) -> Tensor:
 def mixed(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
     """``a x + b y`` with a coefficient for each example, (B,1..); x and y are (B, ...).
 
-    Not with `addcmul`: where an operand is spread over the others, a CPU takes it one number at a time.
+    `addcmul` is slower here: on a CPU it does not vectorize over a broadcast operand.
     """
     return a * x + b * y
 
@@ -59,7 +59,7 @@ def posterior_kl_bits(
     """``KL(q(x_{k-1} | x_k, x_start) || p(x_{k-1} | x_k))`` in bits per dimension, (B,).
 
     Both means are linear in their x_start with the same coefficients, so their distance is a squared error that the
-    caller has at hand.
+    caller has computed already.
 
     Args:
         squared_error: Of x_start, or of the backbone's output, (B, C, *S).
@@ -68,7 +68,7 @@ def posterior_kl_bits(
         posterior_log_variance: Of q, nats, (B,1..).
     """
     d = posterior_log_variance - log_variance
-    # expm1 keeps equality exact, exp keeps small variances exact; neither can be had from the other in float32.
+    # expm1 is exact where the variances are equal, exp where they are small; in float32 neither gives the other.
     return mean_flat((d.expm1() - d).addcmul(d.exp(), weight * squared_error)) * (0.5 / NATS_PER_BIT)
 
 
@@ -96,8 +96,8 @@ def with_decoder_term(
 ) -> Tensor:
     """Replace the KL by the decoder's negative log-likelihood in the rows at level 1; bits per dimension, (B,).
 
-    The decoder costs several times the KL, so it is evaluated for the first ``decoder_rows`` rows by `first` only: a
-    number known before the call, so that no shape depends on a value.
+    The decoder costs several times the KL, so it is evaluated for ``decoder_rows`` rows only, those with `first` before
+    others; the number is known before the call, so that no shape depends on a value.
 
     Args:
         kl_bits: KL of every row, (B,).
@@ -122,7 +122,7 @@ def vlb_bits(at: LossInputs, *, squared_error: Tensor, out: Tensor) -> Tensor:
     """Term of the variational bound at each row's level, bits per dimension, (B,).
 
     Args:
-        at: What the loss was given; its transition and log_variance must be there.
+        at: Arguments of the loss; its transition and log_variance must not be None.
         squared_error: ``(out - target)^2``, (B, C, *S); detach it to keep the mean out of the gradient.
         out: The backbone's mean channels, likewise.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
@@ -137,6 +137,6 @@ def vlb_bits(at: LossInputs, *, squared_error: Tensor, out: Tensor) -> Tensor:
 
 
 def required(value: V | None, name: str) -> V:
-    """Return a field of `LossInputs` that composition has made sure is there."""
+    """Return a field of `LossInputs` that is never None here; composition has checked the loss's `needs`."""
     assert value is not None, f"{name} is missing: a loss that uses it must list it in needs"
     return value

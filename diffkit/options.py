@@ -1,11 +1,11 @@
-"""Options of a part: attrs fields that check type and range and say so in one line.
+"""Options of a part: attrs fields that check type and range and raise one-line errors.
 
     @frozen
     class Cosine(NoiseSchedule):
         s: float = number(0.008, ge=0)
 
-A bool is never taken for a number, nor 1.7 for an integer; an integer is a valid float. NumPy's numbers become
-Python's, so that what a part holds can be written as JSON.
+A bool is never accepted as a number, nor 1.7 as an integer; an integer is a valid float. NumPy's numbers become
+Python's, so that options can be written as JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import attrs
 
 from diffkit.errors import OptionError
 
-_LARGEST = 2.0**128 - 2.0**104
-"""The largest float32, which steps and losses are computed in."""
 _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "ge": (">=", operator.ge),
     "gt": (">", operator.gt),
@@ -34,12 +32,12 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
     if all(_BOUNDS[key][1](value, limit) for key, limit in bounds.items()):
         return
-    wanted = " and ".join(f"{_BOUNDS[key][0]} {limit:g}" for key, limit in bounds.items())
-    raise OptionError(f"{name} must be {wanted}, got {value!r}")
+    allowed = " and ".join(f"{_BOUNDS[key][0]} {limit:g}" for key, limit in bounds.items())
+    raise OptionError(f"{name} must be {allowed}, got {value!r}")
 
 
 _LARGEST = 1e18
-"""Squares of larger numbers, and those of numbers below 1 / this, are no float32 numbers, in which steps compute."""
+"""Squares of larger numbers, and of numbers below 1 / this, are outside the range of float32, the dtype of steps."""
 
 
 def _of_usable_size(name: str, value: float) -> None:
@@ -98,14 +96,14 @@ def integer(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: f
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Return ``value``, or raise `OptionError` if it is other than True or False, NumPy's included."""
+    """Return ``value`` as a bool, or raise `OptionError` unless it is True or False; NumPy's are accepted."""
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return bool(value)
     raise OptionError(f"{name} must be True or False, got {value!r}")
 
 
 def check_callable(name: str, value: object, call: str) -> None:
-    """Raise `OptionError` unless ``value`` can be called, as ``call`` shows."""
+    """Raise `OptionError` unless ``value`` is callable; ``call`` shows the signature in the message."""
     if not callable(value):
         raise OptionError(f"{name} must be a function, called as {call}, got a {type(value).__name__}")
 
@@ -131,7 +129,7 @@ def choice(default: str | None, among: tuple[str, ...], *, optional: bool = Fals
 
 
 def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
-    """Field holding a tuple of ints; a list is accepted, so that JSON and TOML can say it."""
+    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
@@ -145,7 +143,7 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: 
 
 
 def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
-    """Field holding a tuple of finite numbers; a list is accepted, and with ``single`` one number for a list of it."""
+    """Field holding a tuple of finite numbers; a list is accepted, and with ``single`` also one number."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
@@ -174,7 +172,7 @@ def _plain_if_number(value: Any) -> Any:
 
 
 def _int_if_integer(value: Any) -> Any:
-    """A whole number of any type as Python's; what is none, and a bool, as it is."""
+    """An integer of any type as Python's int; anything else, and a bool, unchanged."""
     if isinstance(value, bool):
         return value
     try:
@@ -191,7 +189,7 @@ def _tuple_of(convert: Callable[[Any], Any]) -> Callable[[object], object]:
 
 
 def _listed(convert: Callable[[object], object]) -> Callable[[object], object]:
-    """The same conversion, of one number as a list of it."""
+    """The same conversion, which also accepts one number in place of a list."""
 
     def converted(value: Any) -> object:
         return convert((value,) if not isinstance(value, bool) and isinstance(value, Real) else value)
@@ -200,7 +198,7 @@ def _listed(convert: Callable[[object], object]) -> Callable[[object], object]:
 
 
 def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
-    """Names of the options a part takes; None if they cannot be told: a function, or a class with its own __init__."""
+    """Names of a part's options; None if they are unknown: a function, or a class with an __init__ of its own."""
     if not isinstance(factory, type):
         return None
     if attrs.has(factory):
@@ -208,7 +206,7 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
     if dataclasses.is_dataclass(factory):
         return tuple(f.name for f in dataclasses.fields(factory) if f.init)
     for base in factory.__mro__[:-1]:
-        # Protocols bring an __init__ of typing's, which leaves object's own on the first class made with it.
+        # Protocols have an __init__ from typing, which sets object's own on the first class made with it.
         own = not vars(base).get("_is_protocol") and vars(base).get("__init__", object.__init__)
         if own and own is not object.__init__:
             return None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 State = Any
-"""Whatever tuple of tensors a sampler or timestep sampler carries from call to call; owned by the caller."""
+"""The tuple of tensors that a sampler or timestep sampler passes from call to call; owned by the caller."""
 
 
 class Scalings(NamedTuple):
@@ -38,9 +38,9 @@ class Scalings(NamedTuple):
 
 
 class Coefficients(Mapping[str, "Tensor"]):
-    """Named coefficients at a level, kept by owner: whoever is handed a level reads its own by name.
+    """Named coefficients at a level, stored by owner; each owner reads its own by name.
 
-    The owners are the variance part, whose own a level has at first, and each guidance of the call.
+    The owners are the variance part, which is the owner unless another is given, and each guidance of the call.
     """
 
     def __init__(self, by_owner: Mapping[str, Mapping[str, Tensor]], owner: str = "var"):
@@ -48,7 +48,7 @@ class Coefficients(Mapping[str, "Tensor"]):
         self._own = by_owner.get(owner, {})
 
     def of(self, owner: str) -> Coefficients:
-        """Return the same as another owner sees it."""
+        """Return the coefficients of another owner."""
         return Coefficients(self.by_owner, owner)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -65,14 +65,14 @@ class Coefficients(Mapping[str, "Tensor"]):
 
 
 class Level(NamedTuple):
-    """What a step or a loss knows of the level it is at.
+    """The level at which a step or a loss is computed.
 
     Attributes:
         alpha, sigma, log_snr: Signal scale, noise scale, natural log of their squared ratio; 0-d or (B,1..).
         c_skip, c_out, c_in: The mean parameterization there; 0-d or (B,1..).
         time: What the backbone is conditioned on, 0-d or (B,).
-        coefficients: What the reader's own `columns` hold there, the variance part's or a guidance's, by name; None
-            where no step of the table starts (continuous levels, nodes).
+        coefficients: Values of the owner's `columns` there (the variance part's or a guidance's), by name; None where
+            no step of the table starts (continuous levels, nodes).
     """
 
     alpha: Tensor
@@ -103,7 +103,7 @@ class Transition(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the denoiser knows after one evaluation.
+    """Result of one evaluation of the denoiser.
 
     Attributes:
         x_start: Estimate of clean data, (B, C, *S), after guidance and clipping.
@@ -115,11 +115,11 @@ class Prediction(NamedTuple):
 
 
 class StepRow(Protocol):
-    """What a sampler step is given; a part is unpacked when it is first asked for."""
+    """Levels and coefficients of one sampler step; each is unpacked at its first use."""
 
     @property
     def t(self) -> Level:
-        """The level the step leaves."""
+        """The level the step starts from."""
 
     @property
     def s(self) -> Level:
@@ -131,11 +131,11 @@ class StepRow(Protocol):
 
     @property
     def nodes(self) -> tuple[Level, ...]:
-        """The further levels the sampler asked for, in the order of `Sampler.nodes`."""
+        """Further levels within the step, in the order of `Sampler.nodes`."""
 
 
 class LossInputs(NamedTuple):
-    """What a loss is given.
+    """Arguments of a loss.
 
     Attributes:
         x_start, noise, x_t: Clean data, standard normal noise, ``alpha x_start + sigma noise``; (B, C, *S).
@@ -168,11 +168,11 @@ Denoise = Callable[["Tensor", Level], Prediction]
 
 @frozen(eq=False)
 class Composition:
-    """The parts of a system while it is put together; what `problems` is asked about.
+    """The parts of a system while it is put together; the argument of `problems`.
 
-    `backbone` is the network's recipe, None for a foreign network or none; `guidance` is that of the call at hand.
-    `null_conditions` are those that mean "none", by name, None where nothing does; `classes` is how many classes the
-    labels ``y`` count, 0 for none, None where that is not known.
+    `backbone` is the network's recipe, None for a foreign network or without a network; `guidance` is that of the
+    current call. `null_conditions` are the values that mean "none", by name, or None if there are none; `classes` is
+    the number of classes of the labels ``y``, 0 without classes, None if unknown.
     """
 
     table: ProcessTable
@@ -190,17 +190,17 @@ class Composition:
     classes: int | None = None
 
     def label(self, kind: str) -> str:
-        """How a message calls the part of that kind: ``var 'fixed_large'``."""
+        """Name of the part of that kind in messages: ``var 'fixed_large'``."""
         return f"{kind} {self.names[kind]!r}"
 
     @property
     def out_channels(self) -> int:
-        """How many channels the network returns: those of the mean, then those of the variance."""
+        """Number of channels that the network returns: those of the mean, then those of the variance."""
         return self.data_shape[0] * (1 + self.var.extra_outputs)
 
     @property
     def condition_channels(self) -> int:
-        """How many channels the network reads beside the data's; 0 for a foreign network, which says for itself."""
+        """Number of channels that the network reads in addition to the data's; 0 for a foreign network."""
         return 0 if self.backbone is None else self.backbone.channels_in(self.data_shape) - self.data_shape[0]
 
     @property
@@ -210,20 +210,20 @@ class Composition:
 
     @property
     def known_in_continuous_time(self) -> bool:
-        """True if schedule and mean say what the network means anywhere between levels."""
+        """True if schedule and mean are defined at every log_snr, between levels too."""
         return self.schedule.continuous and self.mean.continuous_time
 
 
 class Part(Protocol):
-    """What every kind has in common."""
+    """Base of all kinds of part."""
 
     def problems(self, composition: Composition) -> Iterable[str]:
-        """Return one sentence for each thing in the composition this part cannot work with, with what would work."""
+        """Return one sentence for each reason why this part cannot work in the composition, with what would work."""
         return ()
 
 
 class NoiseSchedule(Part, Protocol):
-    """How signal and noise mix at every level."""
+    """Signal and noise scale at every level."""
 
     continuous: ClassVar[bool] = False
 
@@ -236,14 +236,14 @@ class NoiseSchedule(Part, Protocol):
         """
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (scale, time) at any log_snr, each of its shape and dtype; only asked of continuous schedules."""
+        """Return (total_std, time) at any log_snr, each of its shape and dtype; called on continuous schedules only."""
         raise ProtocolError("this schedule has discrete levels only")
 
 
 class MeanParameterization(Part, Protocol):
     """What the network predicts, as three coefficients.
 
-    `continuous_time` is False where it means something at the levels of the training table only.
+    `continuous_time` is False if it is defined at the levels of the training table only.
     """
 
     continuous_time: ClassVar[bool] = True
@@ -254,7 +254,7 @@ class MeanParameterization(Part, Protocol):
 
         Args:
             at: alpha, sigma, log_snr at levels 1..T, float64 arrays (T,), or float64 tensors (B,).
-            prev: The same one level down; None between levels, which is asked only if `continuous_time`.
+            prev: The same one level down; None in continuous time, only if `continuous_time` is True.
         """
 
 
@@ -280,8 +280,8 @@ class VarianceParameterization(Part, Protocol):
 class Loss(Part, Protocol):
     """What training minimizes.
 
-    `trains_variance` is True if one of its terms trains a learned variance; a loss for which it is False is refused
-    beside one. `needs` names what it cannot do without: "transition" (steps between levels) and "learned_variance".
+    `trains_variance` is True if one of its terms trains a learned variance; a loss for which it is False cannot be
+    composed with one. `needs` names what it requires: "transition" (steps between levels), "learned_variance".
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -293,11 +293,11 @@ class Loss(Part, Protocol):
 
     @abstractmethod
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
-        """Return per-example terms, each (B,) float32; the key "loss" is what is minimized."""
+        """Return per-example terms, each (B,) float32; training minimizes the one named "loss"."""
 
 
 class TimestepSampler(Part, Protocol):
-    """Which levels a training batch visits, and with what weight."""
+    """Draws the levels of a training batch and their weights."""
 
     domain: ClassVar[str] = "discrete"
 
@@ -337,17 +337,17 @@ class Sampler(Part, Protocol):
     def nodes(self, steps: Steps) -> F64 | None:
         """Return log_snr of further evaluations within each step, (n, m) float64, or None if there are none.
 
-        On a continuous schedule the network is asked exactly there; on a discrete one, or with a mean that knows levels
-        only, at the nearest level of the training table strictly between the step's ends, or, for a node on the far
-        side of t, beyond t (at t itself if there is none). t itself may be asked for, whatever its log_snr. `plan` is
-        given what was taken.
+        On a continuous schedule the network is evaluated exactly there. On a discrete one, or with a mean that is
+        defined at levels only, it is evaluated at the nearest level of the training table strictly between the step's
+        ends, or, for a node on the far side of t, beyond t (at t itself if there is none). A node may be at t itself,
+        also where its log_snr is infinite. `plan` then receives the nodes that are used.
         """
         return None
 
     def route(self, log_snr: F64) -> Sequence[tuple[int, int]] | None:
         """Return the steps as pairs of levels (from, to), or None for one after the other from T down to 0.
 
-        A step may start at a noisier level than the one before went to: the sampler then adds what noise leads there.
+        A step may start at a noisier level than the one before went to; the sampler then adds the noise between them.
         The first starts at T, the last goes to 0.
 
         Args:
@@ -379,20 +379,24 @@ class Backbone(Part, Protocol):
     """The recipe of a network: options in, `torch.nn.Module` out."""
 
     def channels_in(self, data_shape: tuple[int, ...]) -> int:
-        """Return how many channels the network reads: those of the data plus those of its conditions."""
+        """Return the number of channels that the network reads: those of the data plus those of its conditions."""
         return data_shape[0]
 
     def null_conditions(self) -> Mapping[str, Any] | None:
-        """Return the conditions that mean "none of them", such as y = the null class; None if it knows no such.
+        """Return the conditions that mean "unconditional", such as y = the null class; None if there are none.
 
-        Training drops conditions to them, guidance compares with them, and data without a class is given them.
+        Training replaces dropped conditions by them, guidance compares with them, and data without a class has them.
         """
         return None
 
     def resized(self, data_shape: tuple[int, ...], other: tuple[int, ...]) -> Backbone:
-        """Return the recipe that builds for data of another shape what this one builds for ``data_shape``.
+        """Return the recipe that builds the same network for data of another shape; by default this recipe.
 
-        `diffkit.recompose` calls it to keep a network for data of another size. By default this recipe itself.
+        `diffkit.recompose` calls it to reuse a network for data of another size.
+
+        Args:
+            data_shape: Shape of one example for which this recipe builds the network, (C, *S).
+            other: The new shape.
         """
         return self
 
@@ -407,10 +411,10 @@ class Backbone(Part, Protocol):
 
 @runtime_checkable
 class CountsClasses(Protocol):
-    """A backbone that also says how many classes it knows, so that labels are checked before any work."""
+    """A backbone with a known number of classes, so that labels are checked before any work."""
 
     def count_classes(self) -> int | None:
-        """Return how many classes the labels ``y`` count from 0, without that of "no class"; 0 or None for none."""
+        """Return the number of classes of the labels ``y``, without the null class; 0 or None without classes."""
 
 
 Model = Callable[..., "Tensor"]
@@ -421,13 +425,13 @@ Conditions = Mapping[str, Any]
 
 
 class Estimate(NamedTuple):
-    """What is known before clipping.
+    """Estimate of clean data before clipping.
 
     Attributes:
         x_start: Estimate of clean data, (B, C, *S).
-        raw: The network's variance channels, (B, C*extra_outputs, *S), or None. A guidance hands on those of the
-            evaluation under the conditions it was given: guidance never changes a learned variance.
-        after_clipping: To be added to x_start once it is clipped, (B, C, *S), or None.
+        raw: The network's variance channels, (B, C*extra_outputs, *S), or None. A guidance returns those of the
+            evaluation under the caller's conditions: guidance never changes a learned variance.
+        after_clipping: Added to x_start after clipping, (B, C, *S), or None.
     """
 
     x_start: Tensor
@@ -435,69 +439,69 @@ class Estimate(NamedTuple):
     after_clipping: Tensor | None = None
 
     def with_x_start(self, x_start: Tensor) -> Estimate:
-        """Return this estimate with another x_start, and everything else as it is."""
+        """Return this estimate with another x_start and everything else unchanged."""
         return Estimate(x_start, self.raw, self.after_clipping)
 
 
 class Evaluate(Protocol):
-    """The network with the guidance that comes before; what a `Guidance` may ask, any number of times."""
+    """The network with the guidance before this one; a `Guidance` may call it any number of times."""
 
     def __call__(self, x: Tensor, level: Level, conditions: Conditions, model: Model | None = None) -> Estimate:
-        """Return the estimate at x, (B, C, *S), for any batch; ``model`` takes the place of the system's network."""
+        """Return the estimate at x, (B, C, *S), for any batch; ``model`` replaces the system's network."""
 
 
 @runtime_checkable
 class Guidance(Protocol):
-    """What steers sampling besides the network; a frozen attrs class, given to ``system.sample(guidance=...)``.
+    """Guidance of sampling; a frozen attrs class, the argument ``guidance`` of ``system.sample``.
 
     Inherit from it for the defaults; override `guide`, `correct` or both.
     """
 
     @property
     def own_conditions(self) -> frozenset[str]:
-        """Conditions that are for this guidance only: the network is not given them."""
+        """Names of conditions for this guidance only; they are not passed to the network."""
         return frozenset()
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        """Conditions it cannot do without."""
+        """Names of conditions it requires."""
         return frozenset()
 
     def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
-        """Return conditions it brings along itself, with a row for each example; some of `own_conditions`.
+        """Return conditions that the guidance itself adds, with a row for each example; some of `own_conditions`.
 
-        Whoever works on some of the examples hands on their rows, as of the caller's conditions.
+        For a batch of some of the examples, their rows are selected, as of the caller's conditions.
 
         Args:
-            conditions: The caller's, read and on the device.
-            n: How many examples.
+            conditions: The caller's, as tensors on the device.
+            n: Number of examples.
         """
         return {}
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """Networks it holds; their dropout is off while the system samples."""
+        """Networks it holds; they are in eval mode while the system samples."""
         return ()
 
     def problems(self, parts: Composition) -> Iterable[str]:
-        """Return one sentence for each thing in a composition it cannot work with, with what would work."""
+        """Return one sentence for each reason why it cannot work in a composition, with what would work."""
         return ()
 
     def bind(self, parts: Composition) -> Guidance:
-        """Return this guidance with what it needs to know of the composition filled in.
+        """Return this guidance with the values it needs from the composition filled in.
 
-        The composition has the guidance that is nearer to the network.
+        The composition holds the guidance that is nearer to the network.
         """
         return self
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return named float64 columns (T+1,) of the table in use; its own levels' `coefficients` then have them."""
+        """Return named float64 columns (T+1,) of the table in use, which its `Level.coefficients` then hold."""
         return {}
 
     def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
-        """Return at which levels it is certain to change nothing, of the shape of at's float64 arrays.
+        """Return True at each level where the guidance certainly changes nothing, of the shape of at's arrays.
 
-        A step all of whose levels are idle is taken without it, which spares its evaluations.
+        A step with only such levels is computed without it, which saves its evaluations.
         """
         import numpy as np
 
@@ -509,8 +513,8 @@ class Guidance(Protocol):
         Args:
             evaluate: The network and the guidance before this one.
             x: Noisy data, (B, C, *S).
-            level: Where it is.
-            conditions: Everything the caller gave, `own_conditions` included.
+            level: The level of x.
+            conditions: All of the caller's conditions, `own_conditions` included.
         """
         return evaluate(x, level, conditions)
 
@@ -524,7 +528,7 @@ class Decoder(Protocol):
 
     @property
     def bins(self) -> int | None:
-        """How many values data takes; None if it is continuous."""
+        """Number of values that data takes; None if it is continuous."""
 
     @property
     def bounded(self) -> bool:

@@ -1,8 +1,8 @@
 """The one numeric object: noise levels 0..T in float64, and everything that follows from them.
 
 Level 0 is clean data. On any Gaussian path ``x_t = alpha x_start + sigma eps``, two numbers describe a level:
-``alpha_bar = alpha^2 / (alpha^2 + sigma^2)`` and ``scale = sqrt(alpha^2 + sigma^2)``. Variance-preserving paths
-(DDPM) have scale 1; variance-exploding and straight paths differ in scale only.
+``alpha_bar = alpha^2 / (alpha^2 + sigma^2)`` and ``total_std = sqrt(alpha^2 + sigma^2)``. Variance-preserving
+paths (DDPM) have total_std 1; variance-exploding and straight paths differ in total_std only.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Posterior(NamedTuple):
 
 @frozen(eq=False)
 class Steps:
-    """Pairs of levels that a sampler moves between, in the order it visits them: all that a plan may depend on.
+    """Pairs of levels that a sampler moves between, in the order it visits them; a plan depends on nothing else.
 
     ``t, s = steps`` unpacks the pairs.
 
     Attributes:
         t: Where each step starts, float64 arrays (n,).
-        s: Where it goes.
-        nodes: Further levels where the network is evaluated within each step, if the sampler asked for any (see
+        s: Where each step ends.
+        nodes: Further levels where the network is evaluated within each step, if the sampler has any (see
             `Sampler.nodes`): one `Coefs` of arrays (n,) for each evaluation, strictly between t and s where the grid
             allows, else equal to t.
     """
@@ -62,7 +62,7 @@ class Steps:
 
     @property
     def num_steps(self) -> int:
-        """How many steps there are."""
+        """Number of steps."""
         return len(self.t.alpha)
 
     def posterior(self) -> Posterior:
@@ -79,9 +79,9 @@ class Steps:
         )
 
     def noising(self) -> tuple[F64, F64]:
-        """``q(x_t | x_s) = N(grow x_s, std^2)`` of every step, which leads back up; (1, 0) where s has no signal.
+        """``q(x_t | x_s) = N(grow x_s, std^2)`` of every step, the opposite direction; (1, 0) where s has no signal.
 
-        With r = snr_t / snr_s: grow = alpha_t / alpha_s, std = sigma_t sqrt(1 - r), and 0 where t is no noisier.
+        With r = snr_t / snr_s: grow = alpha_t / alpha_s, std = sigma_t sqrt(1 - r), and 0 where s is noisier.
         """
         t, s = self
         signal = s.alpha > 0
@@ -105,10 +105,10 @@ class ProcessTable:
 
     Attributes:
         alpha_bar: Squared signal share, float64 (T+1,); 1 at level 0, non-increasing, 0 allowed at T.
-        one_minus_alpha_bar: Squared noise share, kept apart so that low levels lose no digits where sigma is given;
-            from betas it is the difference, as in the published code.
+        one_minus_alpha_bar: Squared noise share, stored separately so that low levels lose no digits where sigma is
+            given; from betas it is the difference, as in improved-diffusion.
         beta: 1 - alpha_bar[k] / alpha_bar[k-1], float64 (T+1,); 0 at level 0.
-        scale: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
+        total_std: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
         time: What the backbone is conditioned on at each level, float64 (T+1,); row 0 is never read.
         index: Level in the table this one was respaced from, int64 (T+1,).
 
@@ -118,7 +118,7 @@ class ProcessTable:
     alpha_bar: F64 = field(eq=_equal)
     one_minus_alpha_bar: F64 = field(eq=_equal, repr=False)
     beta: F64 = field(eq=_equal, repr=False)
-    scale: F64 = field(eq=_equal)
+    total_std: F64 = field(eq=_equal)
     time: F64 = field(eq=_equal, repr=False)
     index: NDArray[np.int64] = field(eq=_equal, repr=False)
 
@@ -126,7 +126,7 @@ class ProcessTable:
         rows = len(self.alpha_bar)
         if rows < 2:
             raise OptionError("a table needs at least one level beyond level 0")
-        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "scale", "time", "index"):
+        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "total_std", "time", "index"):
             values = getattr(self, name)
             if values.shape != (rows,):
                 raise OptionError(f"{name} must have shape ({rows},), got {values.shape}")
@@ -136,15 +136,15 @@ class ProcessTable:
             raise OptionError("alpha_bar must start at 1 (level 0, clean data), never rise and never fall below 0")
         if np.any(self.alpha_bar[1:-1] == 0) or np.any(self.one_minus_alpha_bar[1:] <= 0):
             raise OptionError("every level but the last needs some signal, and every level but 0 some noise")
-        if np.any(self.scale <= 0):
-            raise OptionError("scale must be > 0 at every level")
+        if np.any(self.total_std <= 0):
+            raise OptionError("total_std must be > 0 at every level")
 
     def __hash__(self) -> int:
-        return hash((self.alpha_bar.tobytes(), self.scale.tobytes(), self.time.tobytes(), self.index.tobytes()))
+        return hash((self.alpha_bar.tobytes(), self.total_std.tobytes(), self.time.tobytes(), self.index.tobytes()))
 
     @classmethod
     def from_betas(cls, betas: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
-        """Table of a variance-preserving path from per-step variances.
+        """Return the table of a variance-preserving path from per-step variances.
 
         Args:
             betas: Variance of each noising step, (T,), each in (0, 1].
@@ -160,13 +160,13 @@ class ProcessTable:
 
     @classmethod
     def from_alpha_bar(cls, alpha_bar: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
-        """Table of a variance-preserving path from alpha_bar at levels 0..T, (T+1,); alpha_bar[0] must be 1."""
+        """Return the table of a variance-preserving path from alpha_bar at levels 0..T, (T+1,); alpha_bar[0] is 1."""
         alpha_bar = np.asarray(alpha_bar, dtype=np.float64)
         return cls._make(alpha_bar, 1 - alpha_bar, _betas_between(alpha_bar), np.ones_like(alpha_bar), time)
 
     @classmethod
     def from_alpha_sigma(cls, alpha: ArrayLike, sigma: ArrayLike, time: ArrayLike | None = None) -> ProcessTable:
-        """Table of any Gaussian path from alpha and sigma at levels 1..T, each (T,); level 0 is added."""
+        """Return the table of any Gaussian path from alpha and sigma at levels 1..T, each (T,); level 0 is added."""
         alpha = np.concatenate([[1.0], np.asarray(alpha, dtype=np.float64)])
         sigma = np.concatenate([[0.0], np.asarray(sigma, dtype=np.float64)])
         total = alpha**2 + sigma**2
@@ -175,7 +175,7 @@ class ProcessTable:
 
     @classmethod
     def from_sigmas(cls, sigmas: ArrayLike, time: ArrayLike | Callable[[F64], ArrayLike] | None = None) -> ProcessTable:
-        """Table of a variance-exploding path (alpha = 1) from ascending sigmas at levels 1..T, (T,).
+        """Return the table of a variance-exploding path (alpha = 1) from ascending sigmas at levels 1..T, (T,).
 
         Args:
             sigmas: Noise scales, ascending.
@@ -185,30 +185,32 @@ class ProcessTable:
         return cls.from_alpha_sigma(np.ones_like(sigmas), sigmas, time(sigmas) if callable(time) else time)
 
     @classmethod
-    def from_log_snr(cls, log_snr: ArrayLike, scale: ArrayLike = 1.0, time: ArrayLike | None = None) -> ProcessTable:
-        """Table of any Gaussian path from descending log_snr at levels 1..T, (T,); level 0 is added.
+    def from_log_snr(
+        cls, log_snr: ArrayLike, total_std: ArrayLike = 1.0, time: ArrayLike | None = None
+    ) -> ProcessTable:
+        """Return the table of any Gaussian path from descending log_snr at levels 1..T, (T,); level 0 is added.
 
         Args:
             log_snr: Natural log of alpha^2 / sigma^2; -inf allowed at T. No digits are lost at either end.
-            scale: sqrt(alpha^2 + sigma^2) at levels 1..T, (T,) or one for all; 1 is variance-preserving.
+            total_std: sqrt(alpha^2 + sigma^2) at levels 1..T, (T,) or one for all; 1 is variance-preserving.
             time: Conditioning of levels 1..T, (T,); k - 1 by default.
         """
         log_snr = np.asarray(log_snr, dtype=np.float64)
         with np.errstate(over="ignore"):
             signal, noise = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
         alpha_bar, noise = np.concatenate([[1.0], signal]), np.concatenate([[0.0], noise])
-        scales = np.concatenate([[1.0], np.broadcast_to(np.asarray(scale, dtype=np.float64), log_snr.shape)])
-        return cls._make(alpha_bar, noise, _betas_between(alpha_bar, noise), scales, time)
+        total = np.concatenate([[1.0], np.broadcast_to(np.asarray(total_std, dtype=np.float64), log_snr.shape)])
+        return cls._make(alpha_bar, noise, _betas_between(alpha_bar, noise), total, time)
 
     @classmethod
-    def _make(cls, alpha_bar: F64, noise: F64, beta: F64, scale: F64, time: ArrayLike | None) -> ProcessTable:
+    def _make(cls, alpha_bar: F64, noise: F64, beta: F64, total_std: F64, time: ArrayLike | None) -> ProcessTable:
         levels = np.arange(len(alpha_bar))
         conditioning = np.maximum(levels - 1, 0) if time is None else np.concatenate([[0.0], np.asarray(time)])
         return cls(
             _readonly(alpha_bar),
             _readonly(noise),
             _readonly(beta),
-            _readonly(scale),
+            _readonly(total_std),
             _readonly(conditioning),
             _readonly(levels, np.int64),
         )
@@ -221,12 +223,12 @@ class ProcessTable:
     @property
     def alpha(self) -> F64:
         """Signal scale, (T+1,)."""
-        return self.scale * np.sqrt(self.alpha_bar)
+        return self.total_std * np.sqrt(self.alpha_bar)
 
     @property
     def sigma(self) -> F64:
         """Noise scale, (T+1,)."""
-        return self.scale * np.sqrt(self.one_minus_alpha_bar)
+        return self.total_std * np.sqrt(self.one_minus_alpha_bar)
 
     @property
     def log_snr(self) -> F64:
@@ -246,32 +248,32 @@ class ProcessTable:
 
     @property
     def upper_variance(self) -> F64:
-        """Reverse variance if data were a unit Gaussian: beta scale[k-1]^2, (T+1,); IDDPM's beta.
+        """Reverse variance if data were a unit Gaussian: beta total_std[k-1]^2, (T+1,); IDDPM's beta.
 
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1.
         """
-        return np.concatenate([[0.0], self.beta[1:] * self.scale[:-1] ** 2])
+        return np.concatenate([[0.0], self.beta[1:] * self.total_std[:-1] ** 2])
 
     def posterior(self) -> Posterior:
         """``q(x_{k-1} | x_k, x_start)`` at levels 1..T, each (T+1,); row 0 is zero.
 
-        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 10 and 11; times scale where it is not 1.
+        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 10 and 11; times total_std where it is not 1.
         """
-        signal_s, noise_s, scale_s = self.alpha_bar[:-1], self.one_minus_alpha_bar[:-1], self.scale[:-1]
-        beta, noise_t, scale_t = self.beta[1:], self.one_minus_alpha_bar[1:], self.scale[1:]
+        signal_s, noise_s, std_s = self.alpha_bar[:-1], self.one_minus_alpha_bar[:-1], self.total_std[:-1]
+        beta, noise_t, std_t = self.beta[1:], self.one_minus_alpha_bar[1:], self.total_std[1:]
         rows = (
-            scale_s * beta * np.sqrt(signal_s) / noise_t,
-            scale_s / scale_t * np.sqrt(1 - beta) * noise_s / noise_t,
-            scale_s**2 * beta * noise_s / noise_t,
+            std_s * beta * np.sqrt(signal_s) / noise_t,
+            std_s / std_t * np.sqrt(1 - beta) * noise_s / noise_t,
+            std_s**2 * beta * noise_s / noise_t,
         )
         return Posterior(*(np.concatenate([[0.0], row]) for row in rows))
 
     @property
     def posterior_log_variance(self) -> F64:
-        """Natural log of the posterior variance, (T+1,), clipped: level 1, where it is 0, takes level 2's.
+        """Natural log of the posterior variance, (T+1,), clipped: level 1, where the variance is 0, has level 2's.
 
-        With a single level there is no level 2, and the upper variance of level 1 stands in. Row 0 is zero.
-        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1 (the published code clips the same way).
+        With a single level it is the upper log-variance of level 1. Row 0 is zero.
+        Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1 (improved-diffusion clips the same way).
         """
         variance = self.posterior().variance
         variance[1] = variance[2] if self.num_steps > 1 else self.upper_variance[1]
@@ -283,7 +285,7 @@ class ProcessTable:
         return np.concatenate([[0.0], log_of_variance(self.upper_variance[1:])])
 
     def with_time(self, time: ArrayLike) -> ProcessTable:
-        """Return this table with other conditioning, (T+1,)."""
+        """Return this table with another conditioning of levels 0..T, (T+1,)."""
         return attrs.evolve(self, time=_readonly(time))
 
 
@@ -295,26 +297,26 @@ def log_of_variance(variance: F64) -> F64:
 def respace(table: ProcessTable, levels: Sequence[int]) -> ProcessTable:
     """Return the table of a shorter chain that visits only these levels.
 
-    A pure row selection: kept values are bitwise equal, keeping all levels is the identity, and respacing twice is
-    respacing once by the composed selection. Only beta, which belongs to a pair of levels, is computed anew, where the
+    A pure row selection: selected values are bitwise equal, selecting all levels is the identity, and respacing twice
+    is respacing once by the composed selection. Only beta, which belongs to a pair of levels, is recomputed where the
     level below was dropped.
 
     Args:
         table: Any table.
-        levels: Levels to keep, ascending, each in 1..T.
+        levels: Levels to select, ascending, each in 1..T.
     Raises:
         OptionError: No levels, not ascending, or out of range.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 19.
     """
-    keep = check_levels(levels, table.num_steps)
-    rows = np.concatenate([[0], keep])
+    selected = check_levels(levels, table.num_steps)
+    rows = np.concatenate([[0], selected])
     alpha_bar, noise = table.alpha_bar[rows], table.one_minus_alpha_bar[rows]
     beta = np.where(np.diff(rows, prepend=-1) == 1, table.beta[rows], _betas_between(alpha_bar, noise))
     return ProcessTable(
         _readonly(alpha_bar),
         _readonly(noise),
         _readonly(beta),
-        _readonly(table.scale[rows]),
+        _readonly(table.total_std[rows]),
         _readonly(table.time[rows]),
         _readonly(table.index[rows], np.int64),
     )
@@ -323,16 +325,16 @@ def respace(table: ProcessTable, levels: Sequence[int]) -> ProcessTable:
 def check_levels(levels: Sequence[int], num_steps: int) -> NDArray[np.int64]:
     """Return levels as an int64 array, or raise `OptionError` if they are not ascending within 1..num_steps."""
     try:
-        keep = np.asarray(levels)
+        selected = np.asarray(levels)
     except ValueError:  # lists of several lengths in a list
-        keep = np.zeros(())
-    if keep.ndim != 1 or keep.size == 0 or keep.dtype.kind not in "iu":
+        selected = np.zeros(())
+    if selected.ndim != 1 or selected.size == 0 or selected.dtype.kind not in "iu":
         raise OptionError(f"levels must be a non-empty list of integers, got {levels!r}")
-    if keep[0] < 1 or keep.max() > num_steps:
-        raise OptionError(f"levels must lie in 1..{num_steps}, got {int(keep.min())}..{int(keep.max())}")
-    if np.any(np.diff(keep) <= 0):
+    if selected[0] < 1 or selected.max() > num_steps:
+        raise OptionError(f"levels must lie in 1..{num_steps}, got {int(selected.min())}..{int(selected.max())}")
+    if np.any(np.diff(selected) <= 0):
         raise OptionError("levels must be ascending, each at most once")
-    return keep.astype(np.int64)
+    return selected.astype(np.int64)
 
 
 def _betas_between(alpha_bar: F64, noise: F64 | None = None) -> F64:

@@ -11,26 +11,26 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""Those that torch computes in; shorter ones are how weights are stored."""
+"""The dtypes that torch computes in; shorter ones only store weights."""
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether values can be looked at: they are on the host, and no program is being traced that would keep them."""
+    """Whether values can be read without synchronization: on the host, outside of tracing and compilation."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     return tensor.is_cpu and not isinstance(tensor, FakeTensor) and tensor.numel() > 0
 
 
 def device_of(network: nn.Module | None) -> torch.device | None:
-    """Return where a network's first parameter is, or its first buffer; None if it has neither."""
+    """Return the device of a network's first parameter, or of its first buffer; None if it has neither."""
     first = next(_tensors_of(network), None)
     return None if first is None else first.device
 
 
 def precision_of(model: Any) -> torch.dtype | None:
-    """Return what a network computes in: the dtype of its first floating-point parameter, or else of its first buffer.
+    """Return the dtype that a network computes in: that of its first floating-point parameter, or else buffer.
 
-    None if it has neither, as networks whose weights are packed or quantized, or is a function.
+    None if it has neither (a network with packed or quantized weights) or is a function.
     """
     for tensor in _tensors_of(model):
         if tensor.dtype in _PRECISIONS:

@@ -103,7 +103,7 @@ def _measure(system: Any, sampler: Any, spacing: str) -> dict[str, Any]:
             asked += 1
             return exact(system)(x, level)
 
-        x = _quantiles(DRAWN if sampler.stochastic else 63) * float(table.scale[-1])
+        x = _quantiles(DRAWN if sampler.stochastic else 63) * float(table.total_std[-1])
         generator = torch.Generator().manual_seed(0)
         noise = lambda x=x, g=generator: torch.randn(x.shape, dtype=x.dtype, generator=g)  # noqa: E731
         end = program.finish(denoise, x, noise)

@@ -36,7 +36,7 @@ class Straight(NoiseSchedule):
         return ProcessTable.from_alpha_sigma(1 - u, u, 1000 * u)
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and time."""
+        """Return total_std and time."""
         ratio = (-log_snr / 2).exp()
         return (1 + ratio**2).sqrt() / (1 + ratio), 1000 * ratio / (1 + ratio)
 

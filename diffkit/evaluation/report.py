@@ -380,8 +380,8 @@ def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
     moments = list(system.trajectory(_ROWS, steps=steps, seed=seed, **run.conditions(_ROWS)))
     places = np.unique(np.linspace(0, len(moments) - 1, min(_MOMENTS, len(moments))).round().astype(int))
     levels = ", ".join(str(moments[i].level) for i in places)
-    scale = [float(system.table.scale[moments[i].level]) for i in places]
-    noisy = [moments[i].x / s for i, s in zip(places, scale, strict=True)]
+    total_std = [float(system.table.total_std[moments[i].level]) for i in places]
+    noisy = [moments[i].x / s for i, s in zip(places, total_std, strict=True)]
     yield Figure(f"From noise to samples: data at levels {levels}.", None, strip(noisy))
     estimates = [moments[i].x_start for i in places]
     yield Figure("What the network takes them for, at the same moments.", None, strip(estimates))

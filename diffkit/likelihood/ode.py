@@ -3,10 +3,11 @@
 In y = x / alpha and rho = sigma / alpha the flow of any Gaussian path is ``dy/drho = eps(y, rho)``, with no derivative
 of the schedule in it, and along it ``d log p(y) / drho = -div eps``. So
 
-    log p(y_start) = log N(x_T; 0, scale_T^2) + D log alpha_T + integral of div eps from rho_start to rho_T
+    log p(y_start) = log N(x_T; 0, total_std_T^2) + D log alpha_T + integral of div eps from rho_start to rho_T
 
-Where level T has no signal, rho has no end. From the last level with signal on, the flow is that of z = x / scale in
-the angle phi = atan(rho), which ends at pi / 2: ``dz/dphi = cos(phi) eps - sin(phi) x_start``, and z is normal there.
+Where level T has no signal, rho has no end. From the last level with signal on, the flow is that of z = x / total_std
+in the angle phi = atan(rho), which ends at pi / 2: ``dz/dphi = cos(phi) eps - sin(phi) x_start``, and z is normal
+there.
 
 Source: Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2; the coordinates are those of Karras et al.
 2022, arXiv:2206.00364, section 3, and Song et al. 2021, arXiv:2010.02502, section 4.3.
@@ -245,22 +246,22 @@ class _Path:
             raise CompositionError(
                 f"{parts.label('mean')} is not defined between levels, where the flow goes; mean='eps' and 'v' are"
             )
-        self.time, self.scale = table.time[with_signal], table.scale[with_signal]
-        self.end = (float(table.scale[-1]), float(table.time[-1]))
+        self.time, self.total_std = table.time[with_signal], table.total_std[with_signal]
+        self.end = (float(table.total_std[-1]), float(table.time[-1]))
         self.first, self.last = (float(np.exp(self.clock[k] / 2)) for k in (0, -1))
 
     def at(self, rho: float) -> tuple[Coefs, Scalings, float]:
         """Coefficients, mean parameterization and time where sigma / alpha is rho."""
         log_snr = -2 * math.log(rho)
         if self.parts.schedule.continuous:
-            scale, time = (float(v) for v in self.parts.schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
+            total_std, time = (float(v) for v in self.parts.schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
         elif self.ends_without_signal and rho > self.last:  # the last level is at no log_snr, but at an angle
             ends = [math.atan(self.last), math.pi / 2]
-            pairs = zip((self.scale[-1], self.time[-1]), self.end, strict=True)
-            scale, time = (float(np.interp(math.atan(rho), ends, pair)) for pair in pairs)
+            pairs = zip((self.total_std[-1], self.time[-1]), self.end, strict=True)
+            total_std, time = (float(np.interp(math.atan(rho), ends, pair)) for pair in pairs)
         else:
-            scale, time = (float(np.interp(-log_snr, self.clock, column)) for column in (self.scale, self.time))
-        alpha = scale / math.sqrt(1 + rho * rho)
+            total_std, time = (float(np.interp(-log_snr, self.clock, column)) for column in (self.total_std, self.time))
+        alpha = total_std / math.sqrt(1 + rho * rho)
         at = Coefs(*map(np.float64, (alpha, alpha * rho, log_snr)))
         return at, self.parts.mean.scalings(at, None), time
 
@@ -327,7 +328,7 @@ class _Flow:
         state: tuple[Tensor, ...] = (y, y.new_zeros(self.probes, len(y)))
         if times[1] > times[0]:
             state = tuple(part[-1] for part in solve(field, state, times))
-        cosine = float(table.alpha[-1]) / float(table.scale[-1])
+        cosine = float(table.alpha[-1]) / float(table.total_std[-1])
         if path.ends_without_signal:
             cosine = 1 / math.hypot(1.0, path.last)
             state = self._to_the_end((state[0] * cosine, state[1]), dtype, vectors, solve)
@@ -338,7 +339,7 @@ class _Flow:
     def _to_the_end(
         self, state: tuple[Tensor, ...], dtype: torch.dtype, vectors: list[Tensor], solve: Solve
     ) -> tuple[Tensor, ...]:
-        """Go on from the last level with signal to the one without, in the angle; the state is z = x / scale."""
+        """Go on from the last level with signal to the one without, in the angle; the state is z = x / total_std."""
         begin = math.atan(self.path.last)
         length = math.pi / 2 - begin
 
@@ -357,11 +358,11 @@ class _Flow:
         return self._with_divergence(y, float(at.alpha), linear, (at, mean, time), dtype, vectors)
 
     def _velocity(self, z: Tensor, angle: float, dtype: torch.dtype, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """dz/dphi at z = x / scale and its divergence by z with each probe, float64."""
+        """dz/dphi at z = x / total_std and its divergence by z with each probe, float64."""
         at, mean, time = self.path.at(math.tan(angle))
-        scale, sine = math.hypot(at.alpha, at.sigma), math.sin(angle)
-        linear = (np.float64(math.cos(angle) / sine / scale), np.float64(-1 / sine))
-        return self._with_divergence(z, scale, linear, (at, mean, time), dtype, vectors)
+        total_std, sine = math.hypot(at.alpha, at.sigma), math.sin(angle)
+        linear = (np.float64(math.cos(angle) / sine / total_std), np.float64(-1 / sine))
+        return self._with_divergence(z, total_std, linear, (at, mean, time), dtype, vectors)
 
     def _with_divergence(
         self,

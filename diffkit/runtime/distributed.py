@@ -1,7 +1,7 @@
-"""The processes of one job: which of them this one is, and how they agree.
+"""The processes of one job: the rank of this one, and collective operations.
 
-A launcher such as torchrun says so in the environment. Everything here goes over the host's network (gloo), never over
-the device, so that asking makes no GPU wait. Without a launcher there is one process, and nothing is sent.
+A launcher such as torchrun sets the rank in the environment. Communication uses the host's network (gloo), never the
+device, so there is no GPU synchronization. Without a launcher there is one process, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from diffkit.errors import DiffkitError, OptionError
 
 T = TypeVar("T")
 DAY = 24 * 3600.0
-ASKING = 5.0
-"""Seconds to ask the launcher in whether an error was said already; then it is said again."""
-JOINING = 1800.0
-"""Seconds to find the launcher in, torch's own default: one that was killed meanwhile would be waited for in vain."""
+LOG_TIMEOUT = 5.0
+"""Seconds to ask the launcher's store whether an error has been logged already; after that it is logged again."""
+JOIN_TIMEOUT = 1800.0
+"""Seconds to connect to the launcher, torch's own default; a launcher that was killed never answers."""
 
 
 @frozen
 class Ranks:
-    """Which of how many processes this is; every method must be called by all of them, in the same order.
+    """Rank of this process and number of processes; all must call every method, in the same order.
 
     Attributes:
-        rank: 0..size - 1; rank 0 writes what there is one of.
-        size: How many there are.
+        rank: 0..size - 1; rank 0 writes files of which there is one.
+        size: Number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     def gather(self, mine: Any) -> list[Any]:
-        """Return what every process has, in order of rank, in every process."""
+        """Return the values of all processes, in order of rank, in every process."""
         if self.size == 1:
             return [mine]
         found: list[Any] = [None] * self.size
@@ -52,12 +52,12 @@ class Ranks:
         if self.size == 1:
             return [do()]
         value, error = _outcome(do)
-        outcomes = self.gather((value, _told(error)))
+        outcomes = self.gather((value, _to_send(error)))
         if error is not None:
             raise error
         for rank, (_, other) in enumerate(outcomes):
             if other is not None:
-                raise _again(other, rank)
+                raise _received(other, rank)
         return [value for value, _ in outcomes]
 
     def rank_zero(self, do: Callable[[], T]) -> T:
@@ -65,13 +65,13 @@ class Ranks:
         if self.size == 1:
             return do()
         value, error = _outcome(do) if self.rank == 0 else (None, None)
-        told = [(value, _told(error))]
-        dist.broadcast_object_list(told, src=0)
+        message = [(value, _to_send(error))]
+        dist.broadcast_object_list(message, src=0)
         if error is not None:
             raise error
-        value, other = told[0]
+        value, other = message[0]
         if other is not None:
-            raise _again(other, 0)
+            raise _received(other, 0)
         return value  # type: ignore[return-value]
 
     def any(self, flag: bool) -> bool:
@@ -82,13 +82,13 @@ class Ranks:
         """Return the largest number of all processes."""
         if self.size == 1:
             return number
-        told = torch.tensor([number], dtype=torch.int32)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return int(told)
+        maximum = torch.tensor([number], dtype=torch.int32)
+        dist.all_reduce(maximum, dist.ReduceOp.MAX)
+        return int(maximum)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Return whether an error says that another process of the job is gone."""
+    """Return whether an error means that another process of the job is gone."""
     if isinstance(error, getattr(dist, "DistError", ())):
         return True
     # gloo's errors have no class of their own
@@ -96,10 +96,10 @@ def is_lost(error: BaseException) -> bool:
 
 
 def launched() -> Ranks:
-    """Return what the launcher's environment says; one process where there is none.
+    """Return rank and size from the launcher's environment; one process without a launcher.
 
     Raises:
-        OptionError: The environment says only half of it.
+        OptionError: The environment has a size but no rank.
     """
     size = _number("WORLD_SIZE", 1)
     if size > 1 and "RANK" not in os.environ:
@@ -108,7 +108,7 @@ def launched() -> Ranks:
 
 
 def local_rank() -> int:
-    """Return which of this machine's processes this is; 0 without a launcher."""
+    """Return the rank of this process among those of this machine; 0 without a launcher."""
     return _number("LOCAL_RANK", 0)
 
 
@@ -117,11 +117,10 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
     """Join the processes that were launched together, if there are several.
 
     Args:
-        timeout: Seconds after which a process that waits for the others gives up; a day by default, as one may wait
-            long for the slowest.
-        gpu: Tensors on GPUs are exchanged as well, by NCCL.
+        timeout: Seconds that a process waits for the others; a day by default, as the slowest may take long.
+        gpu: Exchange tensors on GPUs as well, by NCCL.
     Raises:
-        OptionError: The launcher's environment says only half of what is needed, or it cannot be found.
+        OptionError: The launcher's environment is incomplete, or the launcher cannot be reached.
     """
     if dist.is_available() and dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size())
@@ -132,48 +131,48 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
         return
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     long = timedelta(seconds=timeout)
-    store = _store(min(timeout, JOINING))
+    store = _store(min(timeout, JOIN_TIMEOUT))
     store.set_timeout(long)
     dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=long)
     try:
         yield found
     except BaseException:
         if gpu:
-            raise  # NCCL would wait for the others here, and they for this one, with nothing said; its end frees them
+            raise  # destroying an NCCL group waits for the others, and they for this process; its exit frees them
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 
 
 def first_to_log(text: str) -> bool:
-    """Return whether no other process of the job has said this text yet, which is then taken for said.
+    """Return whether no other process of the job has logged this text yet, and mark it as logged.
 
-    The launcher is asked, whose store outlives the processes. Where it keeps none each process says everything: what is
-    wrong in one process alone must not be lost.
+    This uses the launcher's store, which outlives the processes. Without one every process logs everything, so that an
+    error of one process alone is never lost.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
         return True
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        kept: Any = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=ASKING))  # type: ignore[attr-defined]
-        key = f"{_attempt()}/said/{hashlib.sha256(text.encode()).hexdigest()}"
-        return bool(kept.add(key, 1) == 1)
-    except Exception:  # it may be gone, or torch be built without it
+        store: Any = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=LOG_TIMEOUT))  # type: ignore[attr-defined]
+        key = f"{_attempt()}/logged/{hashlib.sha256(text.encode()).hexdigest()}"
+        return bool(store.add(key, 1) == 1)
+    except Exception:  # the store may be gone, or torch built without it
         return True
 
 
 def _attempt() -> str:
-    """Name of this start of the processes: a launcher that starts them again keeps the store."""
+    """Name of this start of the processes: a launcher that restarts them reuses the store."""
     return f"attempt_{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
 def _store(timeout: float) -> Any:
-    """Where the processes find each other, as the launcher's environment says."""
+    """The store through which the processes find each other, from the launcher's environment."""
     from torch.distributed.rendezvous import rendezvous
 
     try:
         found = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
-        return dist.PrefixStore(_attempt(), found)  # type: ignore[attr-defined]  # not with addresses of those that died
+        return dist.PrefixStore(_attempt(), found)  # type: ignore[attr-defined]  # without the addresses of processes that died
     except (ValueError, RuntimeError) as error:
         raise OptionError(
             f"the processes of this job do not find each other: {error}; is their launcher alive?"
@@ -187,16 +186,16 @@ def _outcome(do: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-def _told(error: Exception | None) -> tuple[type[Exception], str] | None:
-    """An error as other processes hear of it; diffkit's own keep their class."""
+def _to_send(error: Exception | None) -> tuple[type[Exception], str] | None:
+    """An error as it is sent to other processes; diffkit's own retain their class."""
     if error is None:
         return None
     return (type(error), str(error)) if isinstance(error, DiffkitError) else (RuntimeError, repr(error))
 
 
-def _again(told: tuple[type[Exception], str], rank: int) -> Exception:
-    kind, text = told
-    raised = kind.__new__(kind)  # some errors are made from other arguments than their text
+def _received(message: tuple[type[Exception], str], rank: int) -> Exception:
+    kind, text = message
+    raised = kind.__new__(kind)  # some errors have constructor arguments other than the text
     raised.args = (text if issubclass(kind, DiffkitError) else f"rank {rank}: {text}",)
     return raised
 

@@ -1,4 +1,4 @@
-"""Evaluation mode for as long as any thread asks a network, and no longer."""
+"""Eval mode for networks, counted over threads: it ends when the last thread that uses a network leaves it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import nn
 
 _lock = threading.Lock()
 _users: dict[int, int] = {}
-"""How many ask each module that was in training mode; it is held by those who ask, so its id stays its own."""
+"""Number of users of each module that was in training mode, by id; its users hold it, so the id stays unique."""
 
 
 @contextmanager
 def eval_mode(*networks: nn.Module) -> Iterator[None]:
-    """Switch dropout off meanwhile.
+    """Put networks into eval mode inside the block.
 
-    The first of several threads to ask a module switches it off, and the last one back; what was in evaluation mode
-    before is not touched.
+    Thread-safe: the first of several threads to use a module switches it, and the last one switches it back. Modules
+    that were in eval mode before are not changed.
     """
     with eval_mode_of(modules_of(*networks)):
         yield
@@ -31,26 +31,26 @@ def modules_of(*networks: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def eval_mode_of(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """As `eval_mode`, of modules found before."""
-    asked = _off(modules)
+    """As `eval_mode`, for modules found by `modules_of`."""
+    switched = _switch_to_eval(modules)
     try:
         yield
     finally:
-        _back(asked)
+        _switch_back(switched)
 
 
-def _off(modules: Sequence[nn.Module]) -> list[nn.Module]:
+def _switch_to_eval(modules: Sequence[nn.Module]) -> list[nn.Module]:
     with _lock:
-        asked = [module for module in modules if _trains(module) or id(module) in _users]
-        for module in asked:
+        switched = [module for module in modules if _trains(module) or id(module) in _users]
+        for module in switched:
             _users[id(module)] = _users.get(id(module), 0) + 1
             module.training = False
-        return asked
+        return switched
 
 
-def _back(asked: list[nn.Module]) -> None:
+def _switch_back(switched: list[nn.Module]) -> None:
     with _lock:
-        for module in asked:
+        for module in switched:
             _users[id(module)] -= 1
             if not _users[id(module)]:
                 del _users[id(module)]
@@ -58,5 +58,5 @@ def _back(asked: list[nn.Module]) -> None:
 
 
 def _trains(module: nn.Module) -> bool:
-    """Whether a module is in training mode; a frozen TorchScript one has no modes any more."""
+    """Whether a module is in training mode; a frozen TorchScript module has no modes."""
     return bool(getattr(module, "training", False))

@@ -34,8 +34,8 @@ import numpy as np
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer, check_number
-from diffkit.spacing import _clocks
-from diffkit.spacing._clocks import CLOCKS, karras
+from diffkit.spacing import _even_grids
+from diffkit.spacing._even_grids import EVEN_GRIDS, karras
 from diffkit.spacing.files import GRIDS, grid, is_grid
 from diffkit.table import F64, ProcessTable, check_levels
 
@@ -95,7 +95,7 @@ def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> s
 
 def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
     """Say that a spacing made for variance-exploding paths is used on a variance-preserving one; None if it is not."""
-    if not isinstance(steps, str) or not steps.startswith("karras") or not np.allclose(training.scale, 1):
+    if not isinstance(steps, str) or not steps.startswith("karras") or not np.allclose(training.total_std, 1):
         return None
     return (
         f"steps={steps!r} is made for variance-exploding paths; on this one samples get another spread (20 steps of "
@@ -121,7 +121,7 @@ def nearest(table: ProcessTable, sigmas: Any) -> tuple[int, ...]:
     if not len(ratio):
         raise OptionError(f"sigmas must hold a value above 0, got {sigmas!r}")
     _check_count(len(ratio), table.num_steps)
-    return _clocks.nearest(table, -2 * np.log(ratio))
+    return _even_grids.nearest(table, -2 * np.log(ratio))
 
 
 def _ratios(sigmas: Any) -> F64:
@@ -144,17 +144,17 @@ def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[i
     named = re.fullmatch(r"([a-z]+)(\d+)(?::rho=(.+))?", text)
     if named and named[3] and named[1] != "karras":
         raise OptionError(f"spacing {text!r} has no rho; only 'karras{named[2]}:rho={named[3]}' has")
-    if named and (named[1] in _NAMED or named[1] in CLOCKS):
+    if named and (named[1] in _NAMED or named[1] in EVEN_GRIDS):
         count = int(named[2])
         _check_count(count, num_steps)
         if count == 1 < num_steps and named[1] in _FROM_LEVEL_1:
             raise OptionError(f"spacing {text!r} keeps level 1 alone, where no chain can start; use 1 or 'trailing1'")
         if named[3]:
             return karras(_rho(named[3], text))(_needed(table, text), count)
-        if named[1] in CLOCKS:
-            return CLOCKS[named[1]](_needed(table, text), count)
+        if named[1] in EVEN_GRIDS:
+            return EVEN_GRIDS[named[1]](_needed(table, text), count)
         return _NAMED[named[1]](num_steps, count)
-    forms = "'250', '10,15,20', " + ", ".join(f"'{name}50'" for name in (*_NAMED, *CLOCKS))
+    forms = "'250', '10,15,20', " + ", ".join(f"'{name}50'" for name in (*_NAMED, *EVEN_GRIDS))
     raise OptionError(
         f"spacing {text!r} has no known form; use a number, a list of levels, one of {forms}, a file that ends in "
         f".json, or one of {', '.join(map(repr, GRIDS))}"

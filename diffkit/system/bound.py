@@ -96,13 +96,13 @@ class BoundTerms:
 
 
 def prior_bits(table: ProcessTable, x_start: Tensor) -> Tensor:
-    """``KL(q(x_T | x_start) || N(0, scale_T^2))`` in bits per dimension, (B,).
+    """``KL(q(x_T | x_start) || N(0, total_std_T^2))`` in bits per dimension, (B,).
 
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 7.
     """
-    alpha, sigma, scale = (float(a[-1]) for a in (table.alpha, table.sigma, table.scale))
-    mean = x_start * (alpha / scale)
-    log_variance = 2 * torch.log(x_start.new_tensor(sigma / scale))
+    alpha, sigma, total_std = (float(a[-1]) for a in (table.alpha, table.sigma, table.total_std))
+    mean = x_start * (alpha / total_std)
+    log_variance = 2 * torch.log(x_start.new_tensor(sigma / total_std))
     zero = x_start.new_zeros(())
     return mean_flat(normal_kl(mean, log_variance, zero, zero)) / NATS_PER_BIT
 

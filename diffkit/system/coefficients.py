@@ -178,15 +178,15 @@ def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray | N
     The time may have been changed.
     """
     rows = np.minimum(np.searchsorted(training.index, table.index), training.num_steps)
-    kept = ((training.index, table.index), (training.alpha_bar, table.alpha_bar), (training.scale, table.scale))
+    kept = ((training.index, table.index), (training.alpha_bar, table.alpha_bar), (training.total_std, table.total_std))
     return rows if all(np.array_equal(of_training[rows], own) for of_training, own in kept) else None
 
 
 def _check_on_path(parts: Composition, table: ProcessTable) -> None:
-    """Refuse scales and times that a continuous schedule does not have at the table's noise levels."""
+    """Refuse a total_std and times that a continuous schedule does not have at the table's noise levels."""
     clock = table.log_snr[1:]
     known = np.isfinite(clock)
-    for name, wanted in zip(("scale", "time"), parts.schedule.level(torch.from_numpy(clock[known])), strict=True):
+    for name, wanted in zip(("total_std", "time"), parts.schedule.level(torch.from_numpy(clock[known])), strict=True):
         if not np.allclose(getattr(table, name)[1:][known], wanted.numpy(), rtol=_SAME_PATH, atol=_SAME_PATH):
             raise OptionError(
                 f"the table of {table.num_steps} steps has another {name} than {parts.label('schedule')} at its noise "
@@ -232,9 +232,9 @@ def _continuous_node(parts: Composition, steps: Steps, log_snr: F64, start: Mapp
     """Exactly there; where that is the step's start, which may have no signal, its own columns."""
     at_start = log_snr == steps.t.log_snr
     log_snr = np.where(at_start, 0.0, log_snr)
-    scale, time = (c.numpy() for c in parts.schedule.level(torch.from_numpy(log_snr)))
+    total_std, time = (c.numpy() for c in parts.schedule.level(torch.from_numpy(log_snr)))
     share = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
-    at = Coefs(scale * np.sqrt(share[0]), scale * np.sqrt(share[1]), log_snr)
+    at = Coefs(total_std * np.sqrt(share[0]), total_std * np.sqrt(share[1]), log_snr)
     found = zip(LEVEL, (*at, *parts.mean.scalings(at, None), time), strict=True)
     return {name: np.where(at_start, start[name], column) for name, column in found}
 

@@ -1,6 +1,6 @@
-"""A sampler's step, the network and all guidance in it, as one compiled graph that calls share; networks by blocks.
+"""One compiled graph of a sampler's step with its network and guidance, shared between calls; networks by blocks.
 
-A graph is kept for each system and each way of asking (sampler, guidance, network, conditions, dtype); it serves every
+A graph is cached by system and by configuration (sampler, guidance, network, conditions, dtype); it serves every
 number of steps, every spacing, every value of a numeric option and every batch size from 2 on.
 """
 
@@ -29,10 +29,10 @@ CUDA_GRAPH = "cuda_graph"
 _CAPTURING = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that replay CUDA graphs; see `torch._inductor.list_mode_options`."""
 
-_KEPT = 32
-"""Graphs kept for a system; the one made first goes first."""
+_MAX_GRAPHS = 32
+"""Graphs cached for a system; the oldest is removed first."""
 
-_made: weakref.WeakKeyDictionary[nn.Module, dict[Any, StepFn]] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, StepFn]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 _counter = itertools.count()
 
@@ -48,19 +48,21 @@ def check_compile(value: object, device: torch.device) -> Compile:
     raise OptionError(f"compile must be True, False, 'cuda_graph' or arguments of torch.compile, got {value!r}")
 
 
-def compiled(system: nn.Module, take: StepFn, how: Compile, program: Program, denoiser: Denoiser, x: Tensor) -> StepFn:
-    """Return ``take`` compiled, as it was compiled before if the system has been asked this way.
+def compiled(
+    system: nn.Module, step_fn: StepFn, how: Compile, program: Program, denoiser: Denoiser, x: Tensor
+) -> StepFn:
+    """Return ``step_fn`` compiled; from the cache if the system has been called in this configuration before.
 
     Args:
-        system: Whose graphs these are; they go with it.
-        take: One of `diffkit.system.sampling`.
+        system: Owner of the graphs; its cache is freed with it.
+        step_fn: One of `diffkit.system.sampling`.
         how: As in `System.sample`, not False.
-        program, denoiser: What it will be called with.
-        x: Data like what it will be called with.
+        program, denoiser: Its later arguments.
+        x: Data of the same shape, dtype and device as its later argument.
     """
     options = _arguments(how)
     key = (
-        take,
+        step_fn,
         _frozen(options),
         _identity(program.sampler),
         tuple(program.columns.blocks),
@@ -72,19 +74,19 @@ def compiled(system: nn.Module, take: StepFn, how: Compile, program: Program, de
         (x.device, x.dtype, x.shape[1:]),
     )
     with _lock:
-        graphs = _made.setdefault(system, {})
+        graphs = _cache.setdefault(system, {})
         if key not in graphs:
-            while len(graphs) >= _KEPT:
+            while len(graphs) >= _MAX_GRAPHS:
                 del graphs[next(iter(graphs))]
-            graphs[key] = _Compiled(take, options, how)
+            graphs[key] = _Compiled(step_fn, options, how)
         return graphs[key]
 
 
 class _Compiled:
-    """A step that is compiled when it is first taken."""
+    """A step function that is compiled at its first call."""
 
-    def __init__(self, take: StepFn, options: Mapping[str, Any], how: Compile):
-        self._graph: StepFn = torch.compile(_copy(take), **options)
+    def __init__(self, step_fn: StepFn, options: Mapping[str, Any], how: Compile):
+        self._graph: StepFn = torch.compile(_copy(step_fn), **options)
         self._static = _captures(options)
         self._how = how
         self._marked: set[tuple[int, int, bool]] = set()
@@ -100,11 +102,11 @@ class _Compiled:
         last: bool,
     ) -> tuple[Tensor, State, Tensor | None]:
         row = row.values if isinstance(row, Row) else row
-        asked = (len(x), len(state) if isinstance(state, tuple) else 1, last)
-        if asked not in self._marked:  # it takes as long as several operations, and a graph that is there needs none
+        sizes = (len(x), len(state) if isinstance(state, tuple) else 1, last)
+        if sizes not in self._marked:  # marking takes as long as several operations, and a compiled graph needs none
             conditions = denoise.conditions if isinstance(denoise, Denoiser) else {}
             _mark_rows((x, state, noise, dict(conditions)), len(x))
-            self._marked.add(asked)
+            self._marked.add(sizes)
         if self._static:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         try:
@@ -118,21 +120,21 @@ class _Compiled:
                 text = f"this step cannot be captured as one graph ({_beginning(error)}); leave compile out, or pass "
                 text += "compile={'fullgraph': False}"
             raise OptionError(f"compile={self._how!r}: {text}") from error
-        # a CUDA graph writes its results over those of the step before
+        # a CUDA graph overwrites the results of the step before
         return pytree.tree_map_only(Tensor, Tensor.clone, out) if self._static else out
 
 
 def is_of_the_compiler(error: Exception) -> bool:
-    """Whether torch's compiler raised it, and not what it compiles."""
+    """Whether torch's compiler raised the error, rather than the code that it compiles."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:
-    """Compile a network block by block, in place, and return it; its weights and their names stay as they are.
+    """Compile a network block by block, in place, and return it; its weights and their names are unchanged.
 
-    Faster to compile than the whole, as like blocks share their kernels, and nearly as fast to run; for training,
-    sampling and the bound alike. A copy of the network is not compiled. Every shape of data and every size of batch is
-    compiled for itself, the first four of them; others run uncompiled.
+    Faster to compile than the whole, as equal blocks share their kernels, and nearly as fast to run; for training,
+    sampling and the bound alike. A copy of the network is not compiled. Each shape of data and each batch size is
+    compiled separately, the first four of them; others run uncompiled.
 
     Args:
         network: One whose blocks are elements of `nn.ModuleList`; the built-in ones are.
@@ -145,12 +147,12 @@ def compile_blocks(network: nn.Module, **options: Any) -> nn.Module:
         raise OptionError(
             f"{type(network).__name__} has no blocks in an nn.ModuleList; compile the whole of it, network.compile()"
         )
-    # torch counts the graphs of all blocks of a class together, and gives up compiling at 8
+    # torch counts the graphs of all blocks of a class together and stops compiling at 8
     config = torch._dynamo.config
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # the latter in torch 2.6
     setattr(config, limit, max(getattr(config, limit), 4 * len(found)))
-    # Left to itself, torch takes two resolutions of a class of blocks for a shape that varies; torch 2.13
-    # fails to compile the gradients of some blocks for that.
+    # By default torch treats two resolutions of a class of blocks as a dynamic shape; torch 2.13 fails to compile
+    # the gradients of some blocks then.
     options = {"dynamic": False} | options
     for block in found:
         block.compile(**options)
@@ -187,13 +189,13 @@ def _captures(options: Mapping[str, Any]) -> bool:
 
 
 def _copy(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with code of its own: torch.compile limits the graphs of one code object, whoever asks."""
+    """The same function with code of its own: torch.compile limits the number of graphs per code object."""
     code = function.__code__.replace(co_name=f"{function.__name__}_{next(_counter)}")
     return types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
 
 
 def _mark_rows(tree: Any, batch: int) -> None:
-    """Tell the compiler that the first axis may differ the next time."""
+    """Mark the first axis as dynamic: its size may differ at the next call."""
     for leaf in pytree.tree_leaves(tree):
         if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == batch:
             torch._dynamo.maybe_mark_dynamic(leaf, 0)
@@ -212,6 +214,6 @@ def _frozen(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _beginning(error: Exception) -> str:
-    """The first two lines: a backend's first one only says that it was the backend."""
+    """The first two lines: the first line of a backend's error only names the backend."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

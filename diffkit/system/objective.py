@@ -124,16 +124,16 @@ class Objective:
     def _continuous(self, log_snr: Tensor, x: Tensor) -> tuple[Level, tuple[Tensor, Tensor]]:
         """The same at any log_snr, worked in float64 and then cast; there is no transition to read."""
         log_snr = log_snr.double()
-        scale, time = self.parts.schedule.level(log_snr)
-        at = Coefs(scale * log_snr.sigmoid().sqrt(), scale * (-log_snr).sigmoid().sqrt(), log_snr)
+        total_std, time = self.parts.schedule.level(log_snr)
+        at = Coefs(total_std * log_snr.sigmoid().sqrt(), total_std * (-log_snr).sigmoid().sqrt(), log_snr)
         c_skip, c_out, c_in = self.parts.mean.scalings(at, None)
         p, q = (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out
 
         def spread(value: Tensor) -> Tensor:
             return value.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
-        alpha, sigma, clock, skip, out, scale_in = map(spread, (*at, c_skip, c_out, c_in))
-        level = Level(alpha, sigma, clock, skip, out, scale_in, time.to(x.dtype), coefficients=None)
+        alpha, sigma, at_log_snr, skip, out, scale_in = map(spread, (*at, c_skip, c_out, c_in))
+        level = Level(alpha, sigma, at_log_snr, skip, out, scale_in, time.to(x.dtype), coefficients=None)
         return level, (spread(p), spread(q))
 
 

@@ -109,22 +109,22 @@ class SamplingJob:
         found = {each: attrs.evolve(whole, acting=each) for each in set(acting)}
         return [found[each] for each in acting]
 
-    def take(self, program: Program, denoiser: Denoiser, x: Tensor, tell: bool = False) -> StepFn:
+    def step_fn(self, program: Program, denoiser: Denoiser, x: Tensor, *, with_denoised: bool = False) -> StepFn:
         """Return one step of a program as a function, compiled if the call asks for it.
 
         Args:
-            program, denoiser, x: What it will be called with.
-            tell: Let it return the estimate of x_start as well.
+            program, denoiser, x: Its later arguments.
+            with_denoised: Return the estimate of x_start as well.
         """
-        take = step_with_denoised if tell else take_step
-        return compiled(self.system, take, self.compile, program, denoiser, x) if self.compile else take
+        step_fn = step_with_denoised if with_denoised else take_step
+        return compiled(self.system, step_fn, self.compile, program, denoiser, x) if self.compile else step_fn
 
     def finish(
         self, program: Program, rows: range, x: Tensor, noise_fn: NoiseFn | None, advance: Callable[[int], None]
     ) -> Tensor:
         """Walk a program from x to its end with some of the examples; see `Program.finish`."""
-        take = self.take(program, self.denoiser(rows), x)
-        return program.finish(self.denoisers(program, rows), x, noise_fn, advance, take)
+        step_fn = self.step_fn(program, self.denoiser(rows), x)
+        return program.finish(self.denoisers(program, rows), x, noise_fn, advance, step_fn)
 
     def noise(self, rows: range) -> NoiseFn:
         """Return the stream of noise of some of the examples."""
@@ -150,7 +150,7 @@ class SamplingJob:
 
         The noise is drawn even if a start is given, so that the steps' noise is the same either way.
         """
-        noise = noise_fn() * float(self.table.scale[-1])
+        noise = noise_fn() * float(self.table.total_std[-1])
         return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
 
     def points(self, start: Tensor | None = None) -> Iterator[TrajectoryPoint]:
@@ -159,15 +159,15 @@ class SamplingJob:
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
         program = self.program()
-        take = self.take(program, self.denoiser(rows), x, tell=True)
-        steps = program.run(self.denoisers(program, rows), x, noise_fn, take)
+        step_fn = self.step_fn(program, self.denoiser(rows), x, with_denoised=True)
+        steps = program.run(self.denoisers(program, rows), x, noise_fn, step_fn)
         modules = modules_of(self.system, *self.networks())
         while True:
             with eval_mode_of(modules):
-                moment = next(steps, None)
-            if moment is None:
+                point = next(steps, None)
+            if point is None:
                 return
-            yield moment
+            yield point
 
     @contextmanager
     def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:

@@ -1,4 +1,4 @@
-"""Programs that a system keeps between calls: for a small network, making one takes as long as some of its steps."""
+"""Cache of sampling programs by system: for a small network, making a program takes as long as some of its steps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from diffkit.protocols import Composition
 from diffkit.system.sampling import Program
 from diffkit.table import ProcessTable
 
-_KEPT = 8
-"""Programs kept for a system; the one made first goes first."""
+_MAX_PROGRAMS = 8
+"""Programs cached for a system; the oldest is removed first."""
 
-_LONGEST = 1000
-"""Steps of the longest program that is kept; one of these takes some 8 MB with all that it unpacks."""
+_MAX_STEPS = 1000
+"""Steps of the longest program that is cached; with all that it unpacks it takes some 8 MB."""
 
-_made: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, Program]] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, Program]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -29,36 +29,36 @@ def cached_program(
 ) -> Program:
     """Return what ``make()`` returns, or what it returned for the same sampler and an equal table before.
 
-    Not kept are long programs and those with guidance, whose columns depend on more; nor any program for fake tensors.
+    Not cached: long programs, programs with guidance, whose columns depend on more, and programs for fake tensors.
 
     Args:
-        system: Whose program it is; programs go with it.
-        kind: Which of the sampler's walks.
+        system: Owner of the program; its cache is freed with it.
+        kind: Which of the sampler's programs: sampling, encoding, restarting.
         parts: The system's, with the call's sampler and guidance.
         table: The table in use.
-        make: Makes the program.
+        make: Called to make the program.
     """
     fake = type(torch.empty(0)) is not Tensor
     if parts.guidance or fake or not _has_value(parts.sampler):
         return make()
     key = (kind, parts.sampler, table)
     with _lock:
-        found = _made.setdefault(system, {}).get(key)
+        found = _cache.setdefault(system, {}).get(key)
     if found is not None:
         return found
     program = make()
-    if program.num_steps > _LONGEST:
+    if program.num_steps > _MAX_STEPS:
         return program
     with _lock:
-        programs = _made.setdefault(system, {})
-        while len(programs) >= _KEPT:
+        programs = _cache.setdefault(system, {})
+        while len(programs) >= _MAX_PROGRAMS:
             del programs[next(iter(programs))]
         programs[key] = program
     return program
 
 
 def _has_value(part: Any) -> bool:
-    """True if equality says all there is to a part: attrs compares all of its fields, and they hold values alone."""
+    """True if equal parts are interchangeable: attrs compares all of the fields, and they hold plain values only."""
     if part is None or isinstance(part, int | float | str):
         return True
     if isinstance(part, tuple):

@@ -127,7 +127,7 @@ class Program:
         return self.sampler.step(denoise, x, state, row, noise, last)
 
     def run(
-        self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, take: StepFn | None = None
+        self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, step_fn: StepFn | None = None
     ) -> Iterator[TrajectoryPoint]:
         """Walk all steps from x, yielding after each.
 
@@ -135,9 +135,9 @@ class Program:
             denoise: ``denoise(x, level) -> Prediction``, or one for each step.
             x: Data at the level the first step starts from.
             noise_fn: Asked once a step; None only for a deterministic sampler.
-            take: `step_with_denoised`, or that compiled.
+            step_fn: `step_with_denoised`, or that compiled.
         """
-        take = take or step_with_denoised
+        step_fn = step_fn or step_with_denoised
         with torch.inference_mode(False), torch.no_grad():
             x = ordinary(x)
             state = self.sampler.init(x)
@@ -147,7 +147,7 @@ class Program:
                 torch.inference_mode(False),
                 torch.no_grad(),
             ):  # inside the step only: a generator must not leak it to its caller between yields
-                x, state, x_start = take(self, denoiser, x, state, row, noise, self.is_last(i))
+                x, state, x_start = step_fn(self, denoiser, x, state, row, noise, self.is_last(i))
             assert x_start is not None, "a step of a trajectory tells its estimate"
             yield TrajectoryPoint(i + 1, self.levels[i], x, x_start)
 
@@ -157,7 +157,7 @@ class Program:
         x: Tensor,
         noise_fn: NoiseFn | None,
         advance: Callable[[int], None] | None = None,
-        take: StepFn | None = None,
+        step_fn: StepFn | None = None,
         *,
         grad: bool = False,
     ) -> Tensor:
@@ -166,16 +166,16 @@ class Program:
         Args:
             denoise, x, noise_fn: As in `run`.
             advance: Called with 1 after each step.
-            take: `take_step`, or that compiled.
+            step_fn: `take_step`, or that compiled.
             grad: Let autograd follow the steps, where it is on.
         """
-        take = take or take_step
+        step_fn = step_fn or take_step
         grad = grad and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(grad):  # guidance may differentiate
             x = ordinary(x)
             state = self.sampler.init(x)
             for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
-                x, state, _ = take(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
+                x, state, _ = step_fn(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
                 if advance is not None:
                     advance(1)
         return x
@@ -210,7 +210,7 @@ class Program:
 StepFn = Callable[
     [Program, Denoise, Tensor, State, Tensor | Row, Tensor | None, bool], tuple[Tensor, State, Tensor | None]
 ]
-"""``take(program, denoise, x, state, row, noise, last) -> x, state and, if it tells, the estimate of x_start``."""
+"""``step_fn(program, denoise, x, state, row, noise, last)`` -> x, state, and the estimate of x_start or None."""
 
 
 def take_step(
@@ -311,7 +311,7 @@ def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, 
 
 def _beyond(table: ProcessTable) -> Coefs:
     alpha, sigma, log_snr = table.at(slice(2, None))
-    return Coefs(np.append(alpha, 0.0), np.append(sigma, table.scale[-1]), np.append(log_snr, -np.inf))
+    return Coefs(np.append(alpha, 0.0), np.append(sigma, table.total_std[-1]), np.append(log_snr, -np.inf))
 
 
 def _program(

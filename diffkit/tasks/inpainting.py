@@ -148,7 +148,7 @@ class _Painting:
         self.denoisers = job.denoisers(program, rows)
         self.noise_fn, self.image, self.mask = job.noise(rows), image, mask
         self.x = job.begin(rows, self.noise_fn)
-        self.take = job.take(program, job.denoiser(rows), self.x)
+        self.step_fn = job.step_fn(program, job.denoiser(rows), self.x)
 
     def follow(self, moves: list[Move], first_step: Mapping[int, int], advance: Callable[[int], None]) -> Tensor:
         """Walk to level 0; ``first_step`` says where in the program the descent from a level begins."""
@@ -163,7 +163,7 @@ class _Painting:
                 continue
             noise = program.noise(self.noise_fn)
             denoiser = self.denoisers[i] if isinstance(self.denoisers, list) else self.denoisers
-            x, state, _ = self.take(program, denoiser, x, state, steps[i], noise, program.is_last(i))
+            x, state, _ = self.step_fn(program, denoiser, x, state, steps[i], noise, program.is_last(i))
             x = torch.where(self.mask, self._known(goes_to), x)
             i += 1
             advance(1)

@@ -87,8 +87,8 @@ def _case(system: Any, where: Where, level: Tensor, seed: int = 0) -> Case:
 def _exact(system: Any, level: Tensor, x_start: Tensor, noise: Tensor) -> Tensor:
     """What a perfect network answers."""
     if level.is_floating_point():
-        scale, _ = system.parts.schedule.level(level)
-        at = Coefs(scale * level.sigmoid().sqrt(), scale * (-level).sigmoid().sqrt(), level)
+        total_std, _ = system.parts.schedule.level(level)
+        at = Coefs(total_std * level.sigmoid().sqrt(), total_std * (-level).sigmoid().sqrt(), level)
         target: tuple[Any, ...] = target_of(at, system.parts.mean.scalings(at, None))
     else:
         table = system.table

@@ -102,7 +102,7 @@ def decodes_its_target(mean: MeanParameterization) -> None:
 def input_of_moderate_size(mean: MeanParameterization) -> None:
     """The network's input, c_in x_t, neither vanishes nor explodes at any level, for data of unit size.
 
-    Usually: c_in left at 0, or multiplied by the path's scale where it should be divided by it.
+    Usually: c_in left at 0, or multiplied by the path's total_std where it should be divided by it.
     """
     for table, where in _tables(mean):
         at = table.at(slice(1, None))

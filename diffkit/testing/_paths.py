@@ -55,14 +55,14 @@ class Path(NoiseSchedule):
         return ProcessTable.from_alpha_sigma(alpha, sigma, _TIME * sigma**2 / (alpha**2 + sigma**2))
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (scale, time) at any log_snr."""
+        """Return (total_std, time) at any log_snr."""
         ratio = torch.exp(-log_snr / 2)
-        scale = {
+        total_std = {
             "vp": lambda: torch.ones_like(ratio),
             "ve": lambda: torch.sqrt(1 + ratio**2),
             "linear": lambda: torch.sqrt(1 + ratio**2) / (1 + ratio),
         }[self.kind]()
-        return scale, _TIME * torch.sigmoid(-log_snr)
+        return total_std, _TIME * torch.sigmoid(-log_snr)
 
     def _clock(self, ratio: float) -> float:
         """The clock where sigma / alpha is ``ratio``."""

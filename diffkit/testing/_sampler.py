@@ -21,7 +21,7 @@ from diffkit.testing._probe import NORMAL, PICTURE, POINT, Walk, accepted, propa
 def _start(walk: Walk, batch: int = 3, dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (2,)) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
-    return (x * float(walk.table.scale[-1])).to(dtype)
+    return (x * float(walk.table.total_std[-1])).to(dtype)
 
 
 def _noises(walk: Walk, x: Tensor) -> list[Tensor]:
@@ -78,7 +78,7 @@ def point_is_reached(sampler: Sampler) -> None:
             *_, end = found.run(found.with_variance(POINT), x, _noises(found, x))
             point = POINT.x_start(end, 1.0, 0.0)
             where = attrs.evolve(found.where, detail=str(dtype).removeprefix("torch."))
-            size = 1 + float(found.table.scale.max())
+            size = 1 + float(found.table.total_std.max())
             require_close(end, point, tolerance, "x", where, scale=size)
 
 
@@ -88,8 +88,8 @@ def keeps_the_marginals(sampler: Sampler) -> None:
 
     These are the plan identities: for coefficients a of x, b_j of estimates of x_start and c of noise,
     ``a alpha_t + sum_j b_j = alpha_s`` and ``(a sigma_t)^2 + c^2 = sigma_s^2``. They are probed, not read off names.
-    Usually: alpha or sigma of the wrong end of the step, alpha_bar for alpha, a formula for scale 1 on another path,
-    or a variance where a standard deviation belongs.
+    Usually: alpha or sigma of the wrong end of the step, alpha_bar for alpha, a formula for total_std 1 on another
+    path, or a variance where a standard deviation belongs.
     """
     for found in walks(sampler, (1, 2, 3, 12)):
         alpha, sigma = found.table.alpha, found.table.sigma

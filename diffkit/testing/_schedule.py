@@ -70,7 +70,7 @@ def arrays_are_float64(schedule: NoiseSchedule) -> None:
     Usually: a table made by calling the class, not one of its from_... constructors; float32 from torch.
     """
     for num_steps, table in _tables(schedule).items():
-        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "scale", "time", "index"):
+        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "total_std", "time", "index"):
             values, where = getattr(table, name), Where(num_steps=num_steps, detail=name)
             wanted = np.int64 if name == "index" else np.float64
             require(values.dtype == wanted, np.dtype(wanted).name, values.dtype, where)
@@ -153,14 +153,14 @@ def same_call_same_table(schedule: NoiseSchedule) -> None:
     """
     first = _tables(schedule)
     for num_steps, table in reversed(_tables(schedule).items()):
-        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "scale", "time"):
+        for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "total_std", "time"):
             where = Where(num_steps=num_steps, detail=name)
             require_same(getattr(table, name), getattr(first[num_steps], name), "the same table again", where)
 
 
 @check("schedule")
 def level_agrees_with_table(schedule: NoiseSchedule) -> None:
-    """A continuous schedule's level(log_snr) gives the scale and time that its table has there.
+    """A continuous schedule's level(log_snr) gives the total_std and time that its table has there.
 
     Usually: one formula written twice, with separate constants.
     """
@@ -169,9 +169,9 @@ def level_agrees_with_table(schedule: NoiseSchedule) -> None:
         known = np.isfinite(table.log_snr)
         if not known.any():  # one level, and that without signal
             continue
-        scale, time = schedule.level(torch.from_numpy(table.log_snr[known].copy()))
+        total_std, time = schedule.level(torch.from_numpy(table.log_snr[known].copy()))
         first = int(np.flatnonzero(known)[0])
-        for name, values, column in (("scale", scale, table.scale), ("time", time, table.time)):
+        for name, values, column in (("total_std", total_std, table.total_std), ("time", time, table.time)):
             where = Where(num_steps=num_steps, detail=name)
             shape = tuple(values.shape)
             require(shape == (int(known.sum()),), f"{name} of log_snr's shape", shape, where)
@@ -192,7 +192,7 @@ def level_is_elementwise(schedule: NoiseSchedule) -> None:
     require_same(log_snr, kept, "the argument unchanged", cause="an operation ending in '_'")
     for i in range(len(log_snr)):
         alone = schedule.level(log_snr[i : i + 1])
-        for name, a, b in zip(("scale", "time"), alone, together, strict=True):
+        for name, a, b in zip(("total_std", "time"), alone, together, strict=True):
             require_close(a, b[i : i + 1], 1e-12, name, Where(detail=f"log_snr {float(log_snr[i]):g} alone"))
     with on_fake_tensors():
         schedule.level(torch.zeros(3, dtype=torch.float64))

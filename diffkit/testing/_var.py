@@ -142,7 +142,7 @@ def is_a_log_variance(var: VarianceParameterization) -> None:
     scale = 3.0
     for path in WHOLE:
         table = path.table(20)
-        scaled = attrs.evolve(table, scale=_readonly(table.scale * scale))
+        scaled = attrs.evolve(table, total_std=_readonly(table.total_std * scale))
         for output in _outputs(var):
             found = _levels(var, scaled, output) - _levels(var, table, output)
             where = Where(path.label, 20, detail="path scaled by 3")

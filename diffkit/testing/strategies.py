@@ -42,7 +42,7 @@ def tables(path: str = "vp", min_steps: int = 1, max_steps: int = 40) -> st.Sear
     """Tables on one kind of path.
 
     Args:
-        path: "vp" (scale 1), "ve" (alpha 1) or "linear" (alpha = 1 - sigma).
+        path: "vp" (total_std 1), "ve" (alpha 1) or "linear" (alpha = 1 - sigma).
         min_steps, max_steps: Bounds on T.
     """
     if path == "vp":

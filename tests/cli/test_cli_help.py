@@ -10,7 +10,7 @@ import pytest
 from cli_support import Command
 
 from diffkit.cli.parsing import commands
-from diffkit.spacing._clocks import CLOCKS
+from diffkit.spacing._even_grids import EVEN_GRIDS
 from diffkit.spacing.files import GRIDS
 
 PROBE = """
@@ -119,5 +119,5 @@ def test_commands_are_found_by_file_name():
 @pytest.mark.parametrize("name", ["sample", "edit", "interpolate", "invert", "explain"])
 def test_help_of_steps_names_every_clock_and_grids(command: Command, name: str):
     shown = command(name, "--help").out
-    assert all(f'"{clock}20"' in shown for clock in CLOCKS) and '"grid.json"' in shown
+    assert all(f'"{name}20"' in shown for name in EVEN_GRIDS) and '"grid.json"' in shown
     assert any(f'"{grid}"' in shown for grid in GRIDS)

@@ -60,7 +60,7 @@ def test_bayes_rule_on_other_paths(path, data):
 def test_posterior_averaged_over_x_t_is_the_marginal(table):
     alpha, sigma, posterior = table.alpha, table.sigma, table.posterior()
     x_start, x_t, variance = (column[1:] for column in posterior)
-    size = np.maximum(table.scale[:-1], 1e-3)
+    size = np.maximum(table.total_std[:-1], 1e-3)
     assert_close(x_start + x_t * alpha[1:], alpha[:-1], 1e-10, size)
     assert_close((x_t * sigma[1:]) ** 2 + variance, sigma[:-1] ** 2, 1e-10, size**2)
 
@@ -71,7 +71,7 @@ def test_steps_have_the_tables_posterior(table):
     stepwise = table.steps().posterior()
     for name in ("coef_x_start", "coef_x_t", "variance"):
         ours, theirs = getattr(stepwise, name)[::-1], getattr(table.posterior(), name)[1:]
-        assert_close(ours, theirs, 1e-9, np.maximum(np.abs(theirs), 1e-3 * table.scale[:-1]))
+        assert_close(ours, theirs, 1e-9, np.maximum(np.abs(theirs), 1e-3 * table.total_std[:-1]))
 
 
 @given(strategies.tables("vp"))
@@ -87,9 +87,9 @@ def test_posterior_variance_lies_between_nothing_and_beta(table):
 def test_upper_variance_is_the_posteriors_for_unit_normal_data(table):
     """Var[x_s | x_t] for data of variance 1: posterior variance, and what not knowing x_start adds."""
     posterior, k = table.posterior(), slice(2, None)
-    unknown = table.sigma[k] ** 2 / table.scale[k] ** 2
+    unknown = table.sigma[k] ** 2 / table.total_std[k] ** 2
     exact = posterior.variance[k] + posterior.coef_x_start[k] ** 2 * unknown
-    assert_close(table.upper_variance[k], exact, 1e-9, table.upper_variance[k] + 1e-9 * table.scale[k] ** 2)
+    assert_close(table.upper_variance[k], exact, 1e-9, table.upper_variance[k] + 1e-9 * table.total_std[k] ** 2)
 
 
 @given(strategies.any_tables())

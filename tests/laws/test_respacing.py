@@ -35,7 +35,7 @@ def test_kept_levels_are_equal_to_the_bit(case):
     table, keep = case
     short = respace(table, keep)
     assert short.num_steps == len(keep)
-    for name in ("alpha_bar", "one_minus_alpha_bar", "scale", "time", "index", "alpha", "sigma", "log_snr"):
+    for name in ("alpha_bar", "one_minus_alpha_bar", "total_std", "time", "index", "alpha", "sigma", "log_snr"):
         assert np.array_equal(getattr(short, name), getattr(table, name)[[0, *keep]])
 
 

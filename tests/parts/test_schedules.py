@@ -22,10 +22,10 @@ def test_tables_from_log_snr_lose_no_digits():
     log_snr = np.array([60.0, 20.0, 0.0, -20.0, -np.inf])
     table = ProcessTable.from_log_snr(log_snr)
     np.testing.assert_array_equal(table.log_snr[1:], log_snr)
-    assert np.all(table.scale == 1) and table.alpha_bar[-1] == 0
+    assert np.all(table.total_std == 1) and table.alpha_bar[-1] == 0
     np.testing.assert_allclose(table.sigma[1], np.exp(-30), rtol=1e-15)
-    shifted = ProcessTable.from_log_snr(log_snr[:3], scale=[1.0, 2.0, 3.0], time=[5.0, 6.0, 7.0])
-    assert shifted.scale.tolist() == [1, 1, 2, 3] and shifted.time.tolist() == [0, 5, 6, 7]
+    shifted = ProcessTable.from_log_snr(log_snr[:3], total_std=[1.0, 2.0, 3.0], time=[5.0, 6.0, 7.0])
+    assert shifted.total_std.tolist() == [1, 1, 2, 3] and shifted.time.tolist() == [0, 5, 6, 7]
 
 
 def test_sigmoid():

@@ -59,6 +59,6 @@ def test_a_launcher_that_is_gone_is_not_waited_for(monkeypatch):
         port = probe.getsockname()[1]
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr("diffkit.runtime.distributed.JOINING", 1.0)
+    monkeypatch.setattr("diffkit.runtime.distributed.JOIN_TIMEOUT", 1.0)
     with pytest.raises(OptionError, match=r"do not find each other: .*; is their launcher alive"), ranks():
         pass

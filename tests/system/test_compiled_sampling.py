@@ -131,7 +131,7 @@ def test_many_ways_of_asking_do_not_run_into_the_compilers_limit(backend, monkey
     for eta in range(10):
         system.sample(2, steps=1, sampler=("ddim", {"eta": eta / 10}), compile={"backend": backend}, progress=False)
     assert backend.graphs == 10 == len(compiling._made[system])
-    monkeypatch.setattr(compiling, "_KEPT", 3)
+    monkeypatch.setattr(compiling, "_MAX_GRAPHS", 3)
     system.sample(2, steps=1, sampler="ddim", compile={"backend": backend, "dynamic": False}, progress=False)
     assert len(compiling._made[system]) == 3
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import diffkit
 from diffkit.parts.samplers.ddim import DDIM
-from diffkit.system.program_cache import _KEPT, _LONGEST, _made
+from diffkit.system.program_cache import _MAX_PROGRAMS, _MAX_STEPS, _cache
 
 SHAPE = (1, 4, 4)
 
@@ -70,9 +70,9 @@ def test_walks_up_and_down_are_kept_apart():
 
 def test_few_are_kept_and_none_of_a_system_that_is_gone():
     system = system_of()
-    for steps in range(1, _KEPT + 4):
+    for steps in range(1, _MAX_PROGRAMS + 4):
         program_of(system, steps=steps)
-    assert len(_made[system]) == _KEPT
+    assert len(_cache[system]) == _MAX_PROGRAMS
     gone = weakref.ref(system)
     del system
     gc.collect()
@@ -81,8 +81,8 @@ def test_few_are_kept_and_none_of_a_system_that_is_gone():
 
 @pytest.mark.parametrize("how", [{"steps": None}, {"steps": 100, "sampler": ("restart", {"times": 120})}])
 def test_a_long_program_is_not_kept(how):
-    system = system_of(num_steps=_LONGEST + 1)
-    assert program_of(system, **how).num_steps > _LONGEST
+    system = system_of(num_steps=_MAX_STEPS + 1)
+    assert program_of(system, **how).num_steps > _MAX_STEPS
     assert program_of(system, **how) is not program_of(system, **how)
 
 

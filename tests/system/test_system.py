@@ -367,7 +367,7 @@ def test_a_table_that_the_network_does_not_know_is_refused():
     for table, name in (
         (diffkit.ProcessTable.from_sigmas([0.1, 1.0, 10.0]), "time"),
         (system.parts.schedule.table(9).with_time(range(10)), "time"),
-        (diffkit.ProcessTable.from_betas([0.1, 0.5]), "scale"),
+        (diffkit.ProcessTable.from_betas([0.1, 0.5]), "total_std"),
     ):
         with pytest.raises(OptionError, match=f"has another {name} than schedule 'log_linear' at its noise levels"):
             system.sample_from(at_one_point, x, None, table, sampler="ddim")

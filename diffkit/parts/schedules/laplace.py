@@ -40,7 +40,7 @@ class Laplace(NoiseSchedule):
         return ProcessTable.from_log_snr(log_snr, time=1000 * u)
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale 1 and time at any log_snr."""
+        """Return total_std 1 and time at any log_snr."""
         away = (log_snr - self.mean) / self.width
         tail = 0.5 * (-away.abs()).exp()
         return log_snr.new_ones(log_snr.shape), 1000 * (1 - tail).where(away < 0, tail)

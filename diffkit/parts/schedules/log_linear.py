@@ -47,10 +47,10 @@ class LogLinear(NoiseSchedule):
         """Return the table; any num_steps works. A single level is the noisiest."""
         u = np.linspace(0, 1, num_steps) if num_steps > 1 else np.ones(1)
         log_snr = self.log_snr_max + u * (self.log_snr_min - self.log_snr_max)
-        scale = np.sqrt(1 + np.exp(-log_snr)) if self.path == "ve" else 1.0
-        return ProcessTable.from_log_snr(log_snr, scale, 1000 * u)
+        total_std = np.sqrt(1 + np.exp(-log_snr)) if self.path == "ve" else 1.0
+        return ProcessTable.from_log_snr(log_snr, total_std, 1000 * u)
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and time at any log_snr."""
-        scale = (1 + (-log_snr).exp()).sqrt() if self.path == "ve" else log_snr.new_ones(log_snr.shape)
-        return scale, 1000 * (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)
+        """Return total_std and time at any log_snr."""
+        total_std = (1 + (-log_snr).exp()).sqrt() if self.path == "ve" else log_snr.new_ones(log_snr.shape)
+        return total_std, 1000 * (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)

@@ -54,7 +54,7 @@ class ShiftedCosine(NoiseSchedule):
         return ProcessTable.from_log_snr(log_snr, time=1000 * u)
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale 1 and time at any log_snr."""
+        """Return total_std 1 and time at any log_snr."""
         first, last = self._angles()
         angle = (-(log_snr - self._shift()) / 2).exp().atan()
         return log_snr.new_ones(log_snr.shape), 1000 * (angle - first) / (last - first)

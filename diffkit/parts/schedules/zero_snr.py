@@ -46,7 +46,7 @@ class ZeroSNR(NoiseSchedule):
         of: Name of the schedule that is rescaled.
         of_options: Its options, as a mapping.
     Source: Lin et al. 2023, arXiv:2305.08891, algorithm 1.
-    Deviates: on a path with another scale than 1 the scale is kept.
+    Deviates: on a path whose total_std is not 1, total_std is unchanged.
     """
 
     of: str = attrs.field(default="linear")
@@ -65,9 +65,9 @@ class ZeroSNR(NoiseSchedule):
                 f"schedule 'zero_snr' needs num_steps >= 2, got {num_steps}: one level cannot stay and go"
             )
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-        scale = table.scale[1:]
+        total_std = table.total_std[1:]
         time = None if inner.continuous else table.time[1:]
-        return ProcessTable.from_alpha_sigma(scale * root, scale * np.sqrt((1 - root) * (1 + root)), time)
+        return ProcessTable.from_alpha_sigma(total_std * root, total_std * np.sqrt((1 - root) * (1 + root)), time)
 
     def _inner(self) -> NoiseSchedule:
         schedule: NoiseSchedule = registry("schedule").create(self.of, **dict(self.of_options))

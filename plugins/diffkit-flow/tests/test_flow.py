@@ -59,8 +59,8 @@ def test_the_path_is_straight(num_steps: int):
 
 def test_continuous_levels_agree_with_the_table():
     table, schedule = flow(50).table, FlowLinear()
-    scale, time = schedule.level(torch.from_numpy(table.log_snr[1:].copy()))
-    np.testing.assert_allclose(scale.numpy(), table.scale[1:], rtol=1e-12)
+    total_std, time = schedule.level(torch.from_numpy(table.log_snr[1:].copy()))
+    np.testing.assert_allclose(total_std.numpy(), table.total_std[1:], rtol=1e-12)
     np.testing.assert_allclose(time.numpy(), table.time[1:], rtol=1e-12)
 
 

@@ -105,7 +105,7 @@ def ends(table: ProcessTable) -> tuple[tuple[float, float], tuple[float, float]]
 def points(table: ProcessTable, count: int = 15) -> Tensor:
     """Quantiles of what sampling starts from, (count, 1) float64."""
     share = torch.linspace(0.03, 0.97, count, dtype=torch.float64)[:, None]
-    return torch.special.ndtri(share) * float(table.scale[-1])
+    return torch.special.ndtri(share) * float(table.total_std[-1])
 
 
 def errors(

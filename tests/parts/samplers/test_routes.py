@@ -83,8 +83,8 @@ def test_nodes_beyond_the_start_of_a_step(path):
     continuous = system_on(path, 6)
     exact = sigma_asked(continuous, continuous.table, -0.5)
     t = continuous.table.log_snr[6:0:-1] - 0.5
-    scale = path.level(torch.from_numpy(t))[0].numpy()
-    np.testing.assert_allclose(exact, scale / np.sqrt(1 + np.exp(t)), rtol=1e-12)
+    total_std = path.level(torch.from_numpy(t))[0].numpy()
+    np.testing.assert_allclose(exact, total_std / np.sqrt(1 + np.exp(t)), rtol=1e-12)
     discrete = system_on(discretized(path), 400)
     table = discrete.table_for([50, 100, 200, 400])
     found = sigma_asked(discrete, table, -0.5)

@@ -65,8 +65,8 @@ class VarianceForScale(Exploding):
 @frozen
 class NormalizesTheBatch(Exploding):
     def level(self, log_snr):
-        scale, time = super().level(log_snr)
-        return scale, time / time.abs().max() * 2
+        total_std, time = super().level(log_snr)
+        return total_std, time / time.abs().max() * 2
 
 
 @frozen
@@ -288,7 +288,7 @@ def _mean(broken, caught_by, twin, found_at=""):
 MUTANTS = [
     _schedule(DividesByStepsLessOne(), "table_at_any_length"),
     _schedule(OneFormulaTwice(), "level_agrees_with_table", "time"),
-    _schedule(VarianceForScale(), "level_agrees_with_table", "scale"),
+    _schedule(VarianceForScale(), "level_agrees_with_table", "total_std"),
     _schedule(NormalizesTheBatch(), "level_is_elementwise"),
     _schedule(LevelInPlace(), "level_is_elementwise"),
     _schedule(RoundedTime(), "time_tells_levels_apart", "T = 1000"),

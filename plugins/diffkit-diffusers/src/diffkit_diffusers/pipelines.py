@@ -109,7 +109,7 @@ def _scheduler_problems(system: diffkit.System) -> list[str]:
     table, names = system.table, system.parts.names
     times = np.arange(system.num_steps)
     found = []
-    if not np.allclose(table.scale, 1, atol=1e-12):
+    if not np.allclose(table.total_std, 1, atol=1e-12):
         found.append(f"schedule {names['schedule']!r} does not preserve the variance; pass sampler=")
     if not np.allclose(table.time[1:], times, atol=1e-9):
         found.append("the network is conditioned on other times than 0, 1, ..., T - 1; pass sampler=")

@@ -109,7 +109,7 @@ class DiffkitScheduler(SchedulerMixin, ConfigMixin):
         self.system = diffkit.from_spec(spec)
         table = self.system.table
         self.num_inference_steps: int | None = None
-        self.init_noise_sigma = float(table.scale[-1])
+        self.init_noise_sigma = float(table.total_std[-1])
         self.timesteps = _as_timesteps(table.time[:0:-1].tolist(), None)
         self._program: Program | None = None
         self._evaluations: tuple[_Evaluation, ...] = ()

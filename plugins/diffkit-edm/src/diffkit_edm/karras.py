@@ -46,5 +46,5 @@ class EDMKarras(NoiseSchedule):
         return ProcessTable.from_sigmas((low + share * (high - low)) ** self.rho, time=lambda sigma: np.log(sigma) / 4)
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (scale, time): sqrt(1 + sigma^2) and ln(sigma) / 4, with ln(sigma) = -log_snr / 2."""
+        """Return (total_std, time): sqrt(1 + sigma^2) and ln(sigma) / 4, with ln(sigma) = -log_snr / 2."""
         return (1 + (-log_snr).exp()).sqrt(), -log_snr / 8

@@ -36,6 +36,6 @@ class FlowLinear(NoiseSchedule):
         )
 
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (scale, time) where (1 - u) / u = exp(log_snr / 2)."""
+        """Return (total_std, time) where (1 - u) / u = exp(log_snr / 2)."""
         signal, u = (log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()
         return (signal.square() + u.square()).sqrt(), self.time_scale * u

@@ -65,7 +65,7 @@ def karras(rho: float) -> Callable[[ProcessTable, int], tuple[int, ...]]:
     return _even(lambda table: _noise_ratio(table) ** (1 / rho))
 
 
-CLOCKS: dict[str, Callable[[ProcessTable, int], tuple[int, ...]]] = {
+EVEN_GRIDS: dict[str, Callable[[ProcessTable, int], tuple[int, ...]]] = {
     "quad": _even(lambda table: np.sqrt(np.arange(table.num_steps + 1))),
     "time": _even(lambda table: table.time),
     "logsnr": _even(lambda table: table.log_snr),
