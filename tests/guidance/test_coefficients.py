@@ -11,7 +11,7 @@ import diffkit
 from diffkit.errors import ProtocolError
 from diffkit.guidance import ClassifierFree
 from diffkit.guidance._together import evaluate_together
-from diffkit.protocols import Guidance
+from diffkit.protocols import Guidance, Prediction
 from diffkit.registry import registry
 from diffkit.system.coefficients import LEVEL, level_coefficients
 
@@ -108,6 +108,40 @@ def test_columns_of_another_length_are_refused():
     system = system_of()
     with pytest.raises(ProtocolError, match=r"column 'middle' of guidance 0 must have shape \(5,\), got \(3,\)"):
         system.sample(1, model=model_of(system), guidance=Short(), **HOW)
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        (None, r"columns\(\) of guidance 0 must return a mapping of names to columns, got None"),
+        ({3: np.zeros(5)}, r"columns\(\) of guidance 0 must return a mapping of names to columns, got \{3"),
+        ({"middle": ["a"] * 5}, r"column 'middle' of guidance 0 must be numbers, \(T\+1,\), got a list"),
+    ],
+)
+def test_columns_that_are_none_are_refused(columns, text):
+    @frozen(eq=False)
+    class Odd(Guidance):
+        def columns(self, table):
+            return columns
+
+    system = system_of()
+    with pytest.raises(ProtocolError, match=text):
+        system.sample(1, model=model_of(system), guidance=Odd(), **HOW)
+
+
+def test_a_column_may_be_a_list():
+    @frozen(eq=False)
+    class Listed(Guidance):
+        def columns(self, table):
+            return {"middle": [0.25] * (table.num_steps + 1)}
+
+        def correct(self, prediction, x, level, conditions):
+            return Prediction(prediction.x_start + level.coefficients["middle"], prediction.log_variance)
+
+    system = system_of()
+    model = model_of(system)
+    found = system.sample(2, model=model, guidance=Listed(), **HOW)
+    torch.testing.assert_close(found, system.sample(2, model=model, x_transform=lambda x: x + 0.25, **HOW))
 
 
 def test_guidance_that_asks_twice_keeps_coefficients_apart():
