@@ -75,6 +75,12 @@ class Flat:
     tensors: Mapping[str, Tensor]
     dictionaries: Mapping[str, Mapping[Any, Any]] = field(factory=dict)
 
+    @property
+    def nameless_mean(self) -> str | None:
+        """Full name of a list of tensors that is called a running mean, as torch_ema saves it; None without one."""
+        full = (p + key for p, each in self.dictionaries.items() for key, value in each.items() if _is_list(key, value))
+        return next((name for name in full if _MEAN.search(name.lower())), None)
+
 
 def flat(content: Mapping[Any, Any]) -> Flat:
     """Return the tensors in nested dictionaries.
@@ -148,6 +154,10 @@ def _dictionaries(prefix: str, found: Mapping[Any, Any], depth: int) -> Iterator
     for key, value in found.items():
         if depth and isinstance(key, str) and isinstance(value, Mapping):
             yield from _dictionaries(f"{prefix}{key}.", value, depth - 1)
+
+
+def _is_list(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, list | tuple) and any(isinstance(each, Tensor) for each in value)
 
 
 def _is_named_tensor(key: Any, value: Any) -> bool:

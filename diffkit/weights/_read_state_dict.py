@@ -62,7 +62,7 @@ def read(path: str | Path, entry: str | None = None, wanted: Shapes | None = Non
         wanted: Names and shapes of the network that they are for; by default any public network will do.
     Raises:
         CheckpointError: The file is missing, empty, damaged, holds anything but tensors, or lacks that entry.
-        OptionError: It holds several sets of weights that fit as well.
+        OptionError: It holds several sets of weights that fit as well, or a running mean without names.
     """
     path = Path(path)
     content = _content(path)
@@ -82,6 +82,11 @@ def read(path: str | Path, entry: str | None = None, wanted: Shapes | None = Non
         _refuse_entry(path, entry, ("",))
         return Weights(path, found.tensors)
     place, names = _choose(path, there, entry), tuple(each.name for each in there)
+    if entry is None and not place.is_mean and (nameless := found.nameless_mean):
+        raise OptionError(
+            f"{path} holds its running mean {shown(nameless)} as a list, which does not say whose weights they are; "
+            f"choose the weights beside it by entry={place.name!r}, or save the mean as a state_dict"
+        )
     spec = carried(path, found.dictionaries.get(place.prefix))
     return Weights(path, under(found.tensors, place.prefix), place.name or None, () if names == ("",) else names, spec)
 
@@ -95,6 +100,12 @@ def _choose(path: Path, there: Sequence[Place], entry: str | None) -> Place:
             _refuse_entry(path, entry, names)
     first = max(there, key=lambda place: place.rank)
     among = [repr(each.name) for each in there if each.rank == first.rank]
+    if len({*among}) < len(among):
+        prefixes = [each.prefix for each in there if repr(each.name) in among]
+        raise CheckpointError(
+            f"{path} holds names of one network under several prefixes, {' and '.join(map(shown, prefixes[:_SHOWN]))}; "
+            "save it again with one prefix on all names, or none"
+        )
     if len(among) > 1:
         raise OptionError(f"{path} holds several sets of weights; choose one: entry={' or '.join(among[:_SHOWN])}")
     return first

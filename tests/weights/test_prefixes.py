@@ -249,3 +249,30 @@ def test_parametrized_weights_say_what_removes_them(tmp_path):
     torch.nn.utils.parametrizations.weight_norm(network.first)
     torch.save(network.state_dict(), tmp_path / "x.pt")
     assert not weights.load_matching(network, tmp_path / "x.pt").left  # a network that has the same
+
+
+@pytest.mark.parametrize("mean", [{"decay": 0.9, "num_updates": 3}, {}])
+def test_a_mean_saved_as_a_list_is_not_ignored(tmp_path, mean):
+    """torch_ema keeps no names; the weights beside such a mean are not what samples were made with."""
+    path, made = tmp_path / "run.pt", fresh(1)
+    state = made.backbone.state_dict()
+    listed = [tensor + 1 for tensor in state.values()]
+    torch.save({"model": state, "ema": {**mean, "shadow_params": listed} if mean else listed}, path)
+    with pytest.raises(OptionError, match=r"as a list.*entry='model'"):
+        weights.load_matching(fresh(), path)
+    other = fresh()
+    weights.load_matching(other, path, entry="model")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in other.backbone.state_dict().items())
+
+
+def test_names_under_several_prefixes_are_refused(tmp_path):
+    path = tmp_path / "mixed.pt"
+    made = diffkit.compose(
+        backbone=("unet", {"channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "groups": 4}),
+        data_shape=(3, 8, 8),
+        schedule="cosine",
+    )
+    names = list(made.backbone.state_dict().items())
+    torch.save(dict(names[:3]) | {f"module.{name}": tensor for name, tensor in names[3:]}, path)
+    with pytest.raises(CheckpointError, match=r"several prefixes, '' and 'module\.'; save it again"):
+        weights.load_checkpoint(path)
