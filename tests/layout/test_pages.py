@@ -76,6 +76,13 @@ def test_layers_in_architecture_are_those_tested():
     assert entries_in("\n".join(re.findall(r"^\d+\. (`\S+`)$", ARCHITECTURE, re.MULTILINE))) == ORDER
 
 
+def test_folders_of_tests_are_packages_or_named_in_contributing():
+    folders = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("**/test_*.py"))}
+    named = set(re.findall(r"`tests/(\w+)/`", CONTRIBUTING))
+    assert folders <= {*ORDER, *named}, "name the folder in CONTRIBUTING.md, or move its tests to that of a package"
+    assert all((ROOT / "tests" / name).is_dir() for name in named)
+
+
 @pytest.mark.parametrize(("page", "target"), LINKS, ids=lambda value: getattr(value, "name", value))
 def test_link_leads_to_a_file(page: Path, target: str):
     assert (page.parent / target).exists()

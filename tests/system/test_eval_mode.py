@@ -1,4 +1,4 @@
-"""Dropout is off for as long as anyone asks a network, whoever is done first, and then as it was."""
+"""A network is in eval mode until the last call that uses it has ended, in any thread, and then in its mode before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which earlier estimates a multistep solver uses, by how long the step is."""
+"""Which earlier estimates a multistep solver uses, by the relative length of its step."""
 
 from __future__ import annotations
 

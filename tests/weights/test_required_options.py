@@ -1,4 +1,4 @@
-"""What shapes cannot show is asked for, and what contradicts them is named: option by option, never key by key."""
+"""What shapes cannot show must be given, and what contradicts them is named: option by option, never key by key."""
 
 from __future__ import annotations
 
