@@ -32,7 +32,7 @@ from diffkit.runtime.double_backward import differentiable_twice, ordinary
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.bound import BoundTerms
 from diffkit.system.denoiser import Denoiser
-from diffkit.system.guidance import Steered
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.seeding import example_seed
 from diffkit.table import Coefs
@@ -99,7 +99,7 @@ def ode_likelihood(
     options: Mapping[str, Any] | None = None,
     seed: int | None = 0,
     indices: Sequence[int] | None = None,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     clip: bool = False,
     model: Model | None = None,
     gradient: bool = False,

@@ -28,7 +28,7 @@ from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.publishing import save_npz
 from diffkit.spacing import Spacing
 from diffkit.system.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
-from diffkit.system.guidance import Steered
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob, Transform
 from diffkit.system.seeding import seeds_of
@@ -149,7 +149,7 @@ def score(
     data: Tensor | Iterable[Chunk],
     *,
     steps: Spacing = None,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     levels_per_example: int | None = None,
     seed: int | None = 0,
     indices: Sequence[int] | None = None,

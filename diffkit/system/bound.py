@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class Bound:
-    """The bound of each example, in bits per dimension, and what it is made of.
+    """The bound of each example, in bits per dimension, and its terms.
 
     Attributes:
         total: Sum of the terms and the prior, (B,).
-        prior: KL between the end of the forward process and what sampling starts from, (B,).
+        prior: KL between the end of the forward process and the distribution sampling starts from, (B,).
         terms: Of levels 1..T in ascending order: column 0 is the decoder's negative log-likelihood, (B, T).
         x_start_mse: Mean squared error of the estimate of x_start at each level, (B, T).
-        eps_mse: The same of the noise, re-derived from that estimate, (B, T).
+        eps_mse: Mean squared error of the noise, computed from that estimate, (B, T).
         levels: Level of each column, in the root table, (T,) int64.
     """
 
@@ -87,7 +87,7 @@ class BoundTerms:
         at, transition = self.columns.level(rows, x_start.ndim), self.columns.transition(rows, x_start.ndim)
         x_t = mixed(at.alpha, x_start, at.sigma, noise)
         estimate, log_variance = denoiser(x_t, at)
-        assert log_variance is not None, "composition refuses a bound without a variance"
+        assert log_variance is not None, "composition raises an error for a bound without a variance"
         error = (estimate - x_start).square()
         kl = posterior_kl_bits(error, transition.kl_weight, log_variance, transition.log_variance)
         terms = with_decoder_term(kl, x_start, estimate, log_variance, transition.first, self.decoder, decoder_rows)
@@ -108,10 +108,10 @@ def prior_bits(table: ProcessTable, x_start: Tensor) -> Tensor:
 
 
 def rows_at_a_time(rows_per_call: int | None, device: torch.device) -> int:
-    """Return how many (example, level) pairs the network is given at a time: by default 16 on a CPU, 256 on a GPU.
+    """Return the number of (example, level) pairs in one call of the network: by default 16 on a CPU, 256 on a GPU.
 
     Raises:
-        OptionError: Not a whole number >= 1.
+        OptionError: It is not an integer >= 1.
     """
     if rows_per_call is None:
         return 16 if device.type == "cpu" else 256
@@ -121,8 +121,8 @@ def rows_at_a_time(rows_per_call: int | None, device: torch.device) -> int:
 def variational_bound(job: SamplingJob, x_start: Tensor, rows_per_call: int, show: Callable[[int], None]) -> Bound:
     """Evaluate every level of every example.
 
-    The noise of example i at its k-th level is a function of (seed, i, k), or of its own seed and k, whatever
-    rows_per_call is.
+    The noise of example i at its k-th level is a function of (seed, i, k), or of its own seed and k, independent of
+    rows_per_call.
     """
     batch, table = len(x_start), job.table
     terms = BoundTerms.of(job.parts, table, job.objective.decoder)
@@ -143,21 +143,21 @@ def terms_of_pairs(
     rows_per_call: int,
     show: Callable[[int], None],
 ) -> Tensor:
-    """Return what `BoundTerms` does at K levels of each example, (3, B, K), ``rows_per_call`` pairs to a call.
+    """Return the values of `BoundTerms` at K levels of each example, (3, B, K), with ``rows_per_call`` pairs in a call.
 
     Args:
         terms: Terms on the table in use.
-        call: What the network is called with.
+        job: The prepared job: network, conditions and guidance.
         x_start: Data, (B, C, *S).
         level: Levels 1..T of the table in use, (B, K).
-        seeds: Of the noise of each example, which its levels take in turn; None draws anew.
-        rows_per_call: How many (example, level) pairs the network is given at a time.
-        show: Told how many more pairs are done.
+        seeds: Seed of the noise of each example, drawn level after level; None is unseeded.
+        rows_per_call: Number of (example, level) pairs in one call of the network.
+        show: Called with the number of pairs after each call.
     """
     flat, count, device = level.ravel(), level.shape[1], x_start.device
     found = x_start.new_empty(3, len(flat))
     noise = _pair_noise(seeds, x_start, count)
-    at = torch.from_numpy(flat).to(device)  # all at once: for each call, the host would wait for the last
+    at = torch.from_numpy(flat).to(device)  # uploaded once: an upload in each call would synchronize
     for start in range(0, len(flat), rows_per_call):
         pairs = range(len(flat))[start : start + rows_per_call]
         rows = slice(pairs.start, pairs.stop)
@@ -170,7 +170,7 @@ def terms_of_pairs(
 
 
 def _pair_noise(seeds: Sequence[int] | None, x_start: Tensor, count: int) -> Callable[[int], Tensor]:
-    """Noise of one (example, level) pair, asked for in ascending order."""
+    """Noise of one (example, level) pair; called for pairs in ascending order."""
     device, shape = x_start.device, x_start.shape[1:]
     generator = None if seeds is None else torch.Generator(device)
 

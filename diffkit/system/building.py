@@ -1,4 +1,4 @@
-"""A network is built only if the machine can hold it: options from anywhere may ask for more than there is."""
+"""Building a network within the memory of the machine: options from a file may need more than there is."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch.nn.modules import module
 from diffkit.errors import OptionError
 
 MOST_TENSORS = 20_000
-"""Weights and buffers of a network at most; the largest published ones have two thousand."""
+"""Largest number of weights and buffers of a network; the largest published ones have two thousand."""
 _TOO_LARGE = re.compile(r"overflow|allocate|out of memory|too large", re.IGNORECASE)
 
 
 @contextmanager
 def bounded(device: torch.device | None) -> Iterator[None]:
-    """Raise `OptionError` within the block as soon as the networks built there are larger than the machine.
+    """Raise `OptionError` within the block as soon as the networks built there exceed the machine's memory.
 
-    Each weight is counted when a module takes it: its memory is reserved then, but not yet written to.
+    Each weight is counted when a module registers it: its memory is reserved then, but not yet written to.
 
     Args:
-        device: Where they are built; None is the CPU. Elsewhere the device itself says when it is full.
+        device: Device of the networks; None is the CPU. Other devices raise their own out-of-memory errors.
     """
     memory = _memory() if device is None or device.type == "cpu" else None
     thread, tensors, size = threading.get_ident(), 0, 0
@@ -62,7 +62,7 @@ def bounded(device: torch.device | None) -> Iterator[None]:
 
 
 def _memory() -> int | None:
-    """Bytes of memory of the machine, where it can say."""
+    """Bytes of memory of the machine; None if the operating system does not report them."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

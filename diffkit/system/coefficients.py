@@ -15,9 +15,9 @@ from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
 _SAME_PATH = 1e-6
-"""Scales and times this near are one path's: what is left is the rounding of two formulas."""
+"""Tolerance for total_std and times on one path: rounding differences between two formulas."""
 BARE = "bare"
-"""Column that marks a level where no step starts, so that no variance is known there."""
+"""Column that marks a block of levels where no step starts, so that they have no variance."""
 TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
 
 
@@ -25,16 +25,16 @@ VARIANCE = "var"
 """The variance part, as an owner of coefficients; those of guidance are `guidance_owner`."""
 
 NamedColumns = Mapping[str, F64]
-"""Named float64 columns that are read together."""
+"""Name -> float64 column of a block that is read together."""
 
 
 def guidance_owner(place: int) -> str:
-    """Return what the guidance at a place in a call's list is called as an owner of coefficients."""
+    """Return the owner name of the guidance at a place in a call's list."""
     return f"guidance {place}"
 
 
 def _owned(owner: str, columns: Mapping[str, F64], table: ProcessTable) -> dict[str, F64]:
-    """Columns of one owner under names that no other has."""
+    """Columns of one owner under unique names, ``owner/name``."""
     if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
         raise ProtocolError(f"columns() of {owner} must return a mapping of names to columns, got {columns!r}")
     return {f"{owner}/{name}": _column(f"column {name!r} of {owner}", c, table) for name, c in columns.items()}
@@ -78,9 +78,9 @@ class CoefficientTable:
 
     @_owners.default
     def _find_owners(self) -> dict[str, list[tuple[str, str]] | None]:
-        """Owner and name of the columns behind those of `LEVEL`, block by block; None for one that is bare.
+        """Owner and name of the columns after those of `LEVEL`, block by block; None for a block marked `BARE`.
 
-        Found once, as a compiled graph that looked into a block would be one for its values.
+        Computed once, as a compiled graph that read a block would be specialized to its values.
         """
 
         def of(block: NamedColumns) -> list[tuple[str, str]] | None:
@@ -89,18 +89,18 @@ class CoefficientTable:
         return {name: of(block) for name, block in self.blocks.items()}
 
     def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the matrix (rows, columns) there, uploaded once per device and dtype."""
+        """Return the matrix (rows, columns) on a device, uploaded once per device and dtype."""
         key = (device, dtype)
         if key in self._on:
             return self._on[key]
         columns = np.stack([column for block in self.blocks.values() for column in block.values()], axis=1)
         matrix = torch.from_numpy(columns).to(device=device, dtype=dtype)
-        if type(matrix) is Tensor:  # a fake one has no values for other calls
+        if type(matrix) is Tensor:  # a fake tensor is not cached: it has no values
             self._on[key] = matrix
         return matrix
 
     def release(self) -> None:
-        """Forget the matrices on devices; `on` makes them anew."""
+        """Free the matrices on devices; `on` makes them again."""
         self._on.clear()
 
     def read(self, rows: Tensor, ndim: int, block: str) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ class CoefficientTable:
 
         Args:
             rows: One row (n,), or one for each example (B, n).
-            ndim: Number of dimensions of the data they will meet.
+            ndim: Number of dimensions of the data.
             block: Name of the block.
         Returns:
             Name -> 0-d tensor, or (B,1..) with ndim dimensions.
@@ -124,7 +124,7 @@ class CoefficientTable:
         return part.unbind(-ndim if rows.ndim > 1 else 0)
 
     def level(self, rows: Tensor, ndim: int, block: str = "level") -> Level:
-        """Return a block of level columns as a `Level`; one that is bare has no step starting there."""
+        """Return a block of level columns as a `Level`; its coefficients are None if the block is marked `BARE`."""
         alpha, sigma, log_snr, c_skip, c_out, c_in, time, *more = self._values(rows, ndim, block)
         time = time.flatten() if time.ndim else time
         coefficients, owners = None, self._owners[block]
@@ -145,11 +145,11 @@ class CoefficientTable:
 def scalings(mean: MeanParameterization, table: ProcessTable, rows: np.ndarray | None = None) -> Scalings:
     """Return the mean parameterization's coefficients at levels 0..T, float64 (T+1,); row 0 is (1, 0, 1).
 
-    Not finite where the parameterization does not exist.
+    Not finite where the parameterization is undefined.
 
     Args:
         mean: The mean parameterization.
-        table: The table that training uses.
+        table: The training table.
         rows: Some of its levels, int64 (n,), in place of all.
     """
     levels = np.arange(table.num_steps + 1) if rows is None else rows
@@ -162,8 +162,8 @@ def scalings(mean: MeanParameterization, table: ProcessTable, rows: np.ndarray |
 def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
     """Return the mean parameterization's coefficients at levels 0..T of a table in use, float64 (T+1,).
 
-    What the network means is a matter of the training table, so the table's rows must be rows of it, or lie on a path
-    that is known between its levels.
+    The parameterization is defined on the training table, so the table's rows must be rows of it, or lie on a path
+    that is defined between its levels.
 
     Raises:
         OptionError: They are neither.
@@ -173,8 +173,8 @@ def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
         return scalings(parts.mean, parts.table, rows)
     if not parts.known_in_continuous_time:
         raise OptionError(
-            f"the table of {table.num_steps} steps has levels that are none of the training table, where nobody knows "
-            "what the network means; make it by System.table_for(steps)"
+            f"the table of {table.num_steps} steps has levels that are not in the training table, where the network "
+            "is not defined; make it by System.table_for(steps)"
         )
     _check_on_path(parts, table)
     with np.errstate(all="ignore"):
@@ -183,21 +183,26 @@ def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
 
 
 def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray | None:
-    """Row of the training table that each row of a respaced table came from, int64 (T'+1,); None if one is of another.
+    """Row of the training table that each row of a respaced table came from, int64 (T'+1,); None if there is none.
 
-    The time may have been changed.
+    Times are not compared.
     """
     rows = np.minimum(np.searchsorted(training.index, table.index), training.num_steps)
-    kept = ((training.index, table.index), (training.alpha_bar, table.alpha_bar), (training.total_std, table.total_std))
-    return rows if all(np.array_equal(of_training[rows], own) for of_training, own in kept) else None
+    pairs = (
+        (training.index, table.index),
+        (training.alpha_bar, table.alpha_bar),
+        (training.total_std, table.total_std),
+    )
+    return rows if all(np.array_equal(of_training[rows], own) for of_training, own in pairs) else None
 
 
 def _check_on_path(parts: Composition, table: ProcessTable) -> None:
-    """Refuse a total_std and times that a continuous schedule does not have at the table's noise levels."""
-    clock = table.log_snr[1:]
-    known = np.isfinite(clock)
-    for name, wanted in zip(("total_std", "time"), parts.schedule.level(torch.from_numpy(clock[known])), strict=True):
-        if not np.allclose(getattr(table, name)[1:][known], wanted.numpy(), rtol=_SAME_PATH, atol=_SAME_PATH):
+    """Raise `OptionError` if total_std or time differs from a continuous schedule's at the table's log_snr."""
+    log_snr = table.log_snr[1:]
+    known = np.isfinite(log_snr)
+    exact = parts.schedule.level(torch.from_numpy(log_snr[known]))
+    for name, value in zip(("total_std", "time"), exact, strict=True):
+        if not np.allclose(getattr(table, name)[1:][known], value.numpy(), rtol=_SAME_PATH, atol=_SAME_PATH):
             raise OptionError(
                 f"the table of {table.num_steps} steps has another {name} than {parts.label('schedule')} at its noise "
                 "levels; make it by System.table_for(steps), or by the schedule's table(num_steps)"
@@ -205,12 +210,12 @@ def _check_on_path(parts: Composition, table: ProcessTable) -> None:
 
 
 def level_coefficients(parts: Composition, table: ProcessTable) -> dict[str, F64]:
-    """Block of `Level` columns for a table in use, (T+1,) each; the variance part's and each guidance's behind them.
+    """Block of `Level` columns for a table in use, (T+1,) each, followed by those of the variance and each guidance.
 
-    What the network means is a matter of the training table; what the variance interpolates, of the table in use.
+    The mean parameterization is that of the training table; the variance interpolates on the table in use.
 
     Raises:
-        OptionError: The network knows nothing of the table's levels.
+        OptionError: The network is not defined at the table's levels.
     """
     mean = scalings_in_use(parts, table)
     columns = dict(zip(LEVEL, (*table.at(), *mean, table.time), strict=True))
@@ -221,25 +226,25 @@ def level_coefficients(parts: Composition, table: ProcessTable) -> dict[str, F64
 
 
 def node_coefficients(
-    parts: Composition, steps: Steps, wanted: F64, start: Mapping[str, F64]
+    parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]
 ) -> tuple[list[dict[str, F64]], tuple[Coefs, ...]]:
     """Columns of `Level` at nodes within steps, and their coefficients.
 
     Args:
         parts: The composition.
         steps: The steps.
-        wanted: log_snr of each node, (n, m).
+        log_snr: Of each node, (n, m).
         start: Columns of the levels that the steps start from, (n,) each.
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
-    take = _continuous_node if parts.known_in_continuous_time else _nearest_level
-    found = [take(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in wanted.T]
+    node = _continuous_node if parts.known_in_continuous_time else _nearest_level
+    found = [node(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in log_snr.T]
     return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
 
 
 def _continuous_node(parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]) -> dict[str, F64]:
-    """Exactly there; where that is the step's start, which may have no signal, its own columns."""
+    """Columns at exactly these log_snr; at the step's start, which may have no signal, those of the start."""
     at_start = log_snr == steps.t.log_snr
     log_snr = np.where(at_start, 0.0, log_snr)
     total_std, time = (c.numpy() for c in parts.schedule.level(torch.from_numpy(log_snr)))
@@ -250,21 +255,21 @@ def _continuous_node(parts: Composition, steps: Steps, log_snr: F64, start: Mapp
 
 
 def _nearest_level(parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]) -> dict[str, F64]:
-    """The training level nearest in log_snr: strictly between each step's ends, or on the far side of its start.
+    """Columns of the nearest training level in log_snr: strictly between each step's ends, or beyond its start.
 
-    Where there is none, the step's start.
+    Where there is no such level, those of the step's start.
     """
     table = parts.table
-    clock = table.log_snr[None, 1:]
-    wanted, t, s = log_snr[:, None], steps.t.log_snr[:, None], steps.s.log_snr[:, None]
-    between = (clock > np.minimum(t, s)) & (clock < np.maximum(t, s))
-    beyond = np.where(t < s, (wanted < t) & (clock < t), (wanted > t) & (clock > t))
-    stays = np.where(t < s, wanted <= t, wanted >= t)
+    known = table.log_snr[None, 1:]
+    node, t, s = log_snr[:, None], steps.t.log_snr[:, None], steps.s.log_snr[:, None]
+    between = (known > np.minimum(t, s)) & (known < np.maximum(t, s))
+    beyond = np.where(t < s, (node < t) & (known < t), (node > t) & (known > t))
+    stays = np.where(t < s, node <= t, node >= t)
     allowed = np.where(stays, beyond, between)
-    with np.errstate(invalid="ignore"):  # a level without signal is nobody's nearest
-        distance = np.abs(clock - wanted)
+    with np.errstate(invalid="ignore"):  # a level without signal is never the nearest
+        distance = np.abs(known - node)
         # t itself may be nearer than any level beyond it
-        allowed = allowed & (distance <= np.where(stays, np.abs(t - wanted), np.inf)) & np.isfinite(clock)
+        allowed = allowed & (distance <= np.where(stays, np.abs(t - node), np.inf)) & np.isfinite(known)
     nearest = np.argmin(np.where(allowed, distance, np.inf), axis=1)
     columns = dict(zip(LEVEL, (*table.at(), *scalings(parts.mean, table), table.time), strict=True))
     found = allowed.any(axis=1)
@@ -281,7 +286,7 @@ def transition_coefficients(table: ProcessTable) -> dict[str, F64]:
 
 
 def target_coefficients(level: NamedColumns) -> dict[str, F64]:
-    """Block of p, q of the training target ``p x_start + q eps``, in float64, where dividing by c_out is harmless."""
+    """Block of p, q of the training target ``p x_start + q eps``, in float64, as it divides by c_out."""
     c_skip, c_out = level["c_skip"][1:], level["c_out"][1:]
     p = (1 - c_skip * level["alpha"][1:]) / c_out
     q = -c_skip * level["sigma"][1:] / c_out

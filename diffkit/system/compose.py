@@ -1,4 +1,4 @@
-"""Names to a system: resolve every slot, put the parts side by side, and report all that does not fit at once."""
+"""From names to a system: resolve every slot, compose the parts, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from diffkit.table import ProcessTable, respace
 from diffkit.tensors import precision_of
 
 MOST_STEPS = 10**6
-"""Levels of a table at most; its columns of float64 then take some 200 MB."""
+"""Largest number of levels of a table; its columns of float64 then take some 200 MB."""
 MOST_VALUES = 2**31
-"""Values of an example at most: 8 GiB of float32."""
+"""Largest number of values of an example: 8 GiB of float32."""
 
 
 def compose(
@@ -64,29 +64,28 @@ def compose(
 
     Args:
         schedule: Noise schedule.
-        mean: What the network predicts.
+        mean: Mean parameterization: what the network predicts.
         var: Variance of the reverse step.
         loss: What training minimizes.
-        timesteps: Which levels training visits.
-        sampler: How samples are drawn; any other can be chosen at sampling time.
-        backbone: The network's recipe; any `nn.Module` with ``forward(x, time, **conditions)``, which is given x in the
-            dtype of its weights and time in float32 or longer; or None, and every call takes ``model=``.
+        timesteps: Timestep sampler: which levels training visits.
+        sampler: Sampler; any other can be chosen at sampling time.
+        backbone: The network's recipe; any `nn.Module` with ``forward(x, time, **conditions)``, which receives x in the
+            dtype of its weights and time in float32 or longer; or None, if every call has ``model=``.
         data_shape: Shape of one example, (C, *S).
-        num_steps: T.
+        num_steps: T, the number of levels.
         train_spacing: Train on a respaced table; see `diffkit.spacing`.
-        rescale_time: Condition the network on ``(k - 1) 1000 / T``, so that it means the same at any T. False is what
+        rescale_time: Condition the network on ``(k - 1) 1000 / T``, so that time does not depend on T. False is what
             guided-diffusion and DiT do.
         clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring, never in training. True for
             binned data, False for continuous data.
-        bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit. A mapping sets all options of
+        bins: Number of equally spaced values in [-1, 1] that data takes: 256 is 8-bit. A mapping sets all options of
             `diffkit.parts.decoders.Binned`. None is continuous data, unbounded.
-        time_argument: What a foreign network calls its time argument; second positional by default.
-        null_conditions: What means "none" of each condition of the network, such as ``{"y": 10}``: a number, which
-            fills a tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which
-            leaves it out. Classifier-free guidance, label_dropout and examples without a class are given them. By
-            default those of the backbone.
-        device: Where the network is built, or moved to. By default a network of your own stays where it is, and one
-            that is built is on the CPU.
+        time_argument: Name of a foreign network's time argument; second positional by default.
+        null_conditions: Null value of each condition of the network, such as ``{"y": 10}``: a number, which fills a
+            tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which leaves the
+            condition out. Used by classifier-free guidance, label_dropout and examples without a class. By default
+            those of the backbone.
+        device: Device of the network. By default a foreign network is not moved, and a backbone is built on the CPU.
     Raises:
         UnknownComponentError: No part of that name; the nearest is suggested.
         OptionError: An option or argument is wrong.
@@ -133,7 +132,7 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
 
 
 def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[str, Any] | None, int | None]:
-    """What means "none" of each condition, and how many classes there are; None for what nobody says."""
+    """Null conditions and number of classes; None for each that is unknown."""
     owner, own, classes = f"backbone {name!r}", settings.null_conditions, None
     if recipe is not None and not isinstance(recipe, nn.Module):
         with naming(owner):
@@ -161,27 +160,27 @@ def _plain_spacing(spacing: Spacing) -> Spacing:
         raise OptionError(f"train_spacing {spacing!r} is more levels than a table holds, {MOST_STEPS}")
     try:
         found: int | list[int] = np.asarray(spacing).tolist()
-    except ValueError as error:  # lists of several lengths in a list
+    except ValueError as error:  # a list of lists of several lengths
         raise OptionError(f"train_spacing must be a number of levels or a list of levels, got {spacing!r}") from error
     return found
 
 
 def _plain_bins(bins: int | Mapping[str, Any] | None, decoder: Decoder) -> int | dict[str, Any] | None:
-    """What the decoder made of bins, which JSON can hold: the same options that were given."""
+    """The given options of the decoder, as values that JSON can hold."""
     if isinstance(bins, Mapping):
         return {name: getattr(decoder, name) for name in bins}
     return None if bins is None else int(bins)
 
 
 def recompose(system: System, **changes: Any) -> System:
-    """Return a system with some of what `compose` was told changed, and everything else as it is.
+    """Return a system with some arguments of `compose` changed and all others as before.
 
     The network is the same one, with its weights, unless ``backbone`` is among the changes: training either system
     trains both, and ``device`` moves both. A network that learned to predict one thing has to learn another ``mean``.
     Data of another size is taken by the same network too, if it can: the U-Net, where its levels can halve the sides.
 
     Args:
-        system: Any; its parts stay as they are.
+        system: Any system; its parts are not changed.
         changes: Keywords of `compose`.
     Raises:
         OptionError, CompositionError, UnknownComponentError: As `compose`.
@@ -190,24 +189,24 @@ def recompose(system: System, **changes: Any) -> System:
     known = inspect.signature(compose).parameters
     for name in changes.keys() - known.keys():
         raise OptionError(f"recompose takes what compose takes, not {name!r}{did_you_mean(name, known)}")
-    told = {kind: getattr(system.parts, kind) for kind in KINDS if kind != "backbone"}
-    told |= attrs.asdict(system.settings, recurse=False)
+    arguments = {kind: getattr(system.parts, kind) for kind in KINDS if kind != "backbone"}
+    arguments |= attrs.asdict(system.settings, recurse=False)
     if "backbone" in changes:
-        return compose(**told | {"time_argument": None, "null_conditions": None} | changes)
+        return compose(**arguments | {"time_argument": None, "null_conditions": None} | changes)
     network, recipe = system.backbone, system.recipe
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
-        return _in_mode_of(system, compose(**told | {"backbone": own} | changes))
+        return _in_mode_of(system, compose(**arguments | {"backbone": own} | changes))
     if "data_shape" in changes:
         recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
-    changed = compose(**told | changes | {"backbone": recipe, "device": "meta"})
+    changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
     if _shapes(unwrap_module(network)) != _shapes(changed.backbone):
-        _check_same(compose(**told | {"backbone": system.recipe, "device": "meta"}), changed, network)
+        _check_same(compose(**arguments | {"backbone": system.recipe, "device": "meta"}), changed, network)
     return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
 
 
 def _in_mode_of(system: System, changed: System) -> System:
-    """A system whose wrappers around the network are in the mode of another's; so is the network, which they share."""
+    """A system with the training mode of another, from which it has its network."""
     changed.training = system.training
     if isinstance(changed.backbone, NamedTime):
         changed.backbone.training = system.training
@@ -215,12 +214,12 @@ def _in_mode_of(system: System, changed: System) -> System:
 
 
 def _check_same(before: System, changed: System, network: nn.Module) -> None:
-    """Refuse to keep a network that `compose` would build otherwise for the changed system than for the one before.
+    """Raise `CompositionError` if `compose` would build another network for the changed system than before.
 
-    The network itself may be another than either, with adapters or quantized layers.
+    The recipes are compared, as the network itself may have adapters or quantized layers.
     """
-    own, wanted = _shapes(before.backbone), _shapes(changed.backbone)
-    other = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))
+    old, new = _shapes(before.backbone), _shapes(changed.backbone)
+    other = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not other:
         return
     channels, data_shape = changed.parts.out_channels, changed.data_shape
@@ -228,18 +227,22 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
     raise CompositionError(
         f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
         f"{other[0]}); give recompose "
-        + ("backbone=system.backbone, which keeps it as it is" if takes else "a backbone as well, which is built anew")
+        + (
+            "backbone=system.backbone, which reuses it unchanged"
+            if takes
+            else "a backbone as well, which is built anew"
+        )
     )
 
 
 def _shapes(network: nn.Module | None) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor in a network's state; quantized layers hold other things there too."""
+    """Shape of every tensor in a network's state; quantized layers have other objects there too."""
     state = {} if network is None else network.state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:
-    """Return a device that holds tensors here; None stays None."""
+    """Return a device that is usable on this machine; None stays None."""
     if device is None:
         return None
     try:
@@ -269,9 +272,9 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
 
 def _refuse(parts: Composition, recipe: Any) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
-    asked = [kind for kind in KINDS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
+    kinds = [kind for kind in KINDS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
-        problems = [problem for k in asked for problem in problems_of(parts.label(k), getattr(parts, k), parts)]
+        problems = [problem for k in kinds for problem in problems_of(parts.label(k), getattr(parts, k), parts)]
         problems += _core_problems(parts)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -305,7 +308,7 @@ def _core_problems(parts: Composition) -> Iterator[str]:
 
 
 def _mean_problems(parts: Composition) -> Iterator[str]:
-    """Say where x_start cannot be told from the network's output: c_out must be finite and nonzero, in float32 too."""
+    """Report levels where the output does not determine x_start: c_out must be finite and nonzero, also in float32."""
     with np.errstate(over="ignore", under="ignore"):
         found = np.asarray(scalings(parts.mean, parts.table), dtype=np.float32)
     usable = np.all(np.isfinite(found), axis=0) & (found[1] != 0)
@@ -338,7 +341,7 @@ def _build(recipe: Any, parts: Composition, device: torch.device | None, time_ar
             built: nn.Module = recipe.build(parts.data_shape, channels)
     except OptionError as error:
         raise OptionError(f"{parts.label('backbone')}: {error}") from error
-    except (RuntimeError, MemoryError, TypeError) as error:  # torch has no memory, or no integers, of that size
+    except (RuntimeError, MemoryError, TypeError) as error:  # torch cannot allocate, or represent, that size
         if isinstance(error, TypeError) and "Overflow" not in str(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else "memory does not suffice"
@@ -347,19 +350,19 @@ def _build(recipe: Any, parts: Composition, device: torch.device | None, time_ar
 
 
 def _check_foreign(network: nn.Module, parts: Composition, channels: int) -> None:
-    """Refuse a network with the wrong number of channels, asked on tensors without values: nothing is computed.
+    """Raise `CompositionError` if a network returns the wrong shape, called on meta tensors: nothing is computed.
 
-    A network that cannot be asked so (it needs conditions, reads values, or makes tensors of its own on the CPU) is
-    checked at its first real call.
+    A network that cannot run on meta tensors (it needs conditions, reads values, or makes tensors of its own on the
+    CPU) is checked at its first real call.
     """
     shape = _shape_of_answer(network, parts.data_shape)
-    wanted = (channels, *parts.data_shape[1:])
-    if shape is not None and shape != wanted:
+    needed = (channels, *parts.data_shape[1:])
+    if shape is not None and shape != needed:
         extra = parts.var.extra_outputs
         raise CompositionError(
             "1 problem composing this system:\n  "
             f"backbone {type(network).__name__} returns {shape} for data of shape {parts.data_shape}, but "
-            f"{parts.label('var')} asks for {wanted} ({parts.data_shape[0]} channels times {1 + extra}); give it "
+            f"{parts.label('var')} needs {needed} ({parts.data_shape[0]} channels times {1 + extra}); give it "
             f"{channels} output channels" + (", or use var='fixed_large'" if extra else "")
         )
 
@@ -368,23 +371,23 @@ def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[i
     x = torch.zeros(2, *data_shape, device="meta", dtype=precision_of(network))
     time = torch.ones(2, device="meta")
     try:
-        asked = _without_values(network).eval()
+        copied = _without_values(network).eval()
         with torch.no_grad():
             try:
-                return tuple(asked(x, time).shape[1:])
-            except DiffkitError:  # one of ours, perhaps inside of another, which needs classes
-                return tuple(asked(x, time, y=torch.zeros(2, dtype=torch.int64, device="meta")).shape[1:])
+                return tuple(copied(x, time).shape[1:])
+            except DiffkitError:  # a backbone of diffkit, perhaps inside of another module, that needs classes
+                return tuple(copied(x, time, y=torch.zeros(2, dtype=torch.int64, device="meta")).shape[1:])
     except DiffkitError:
         raise
-    except Exception:  # any failure of foreign code on such tensors only means that it cannot be asked this way
+    except Exception:  # any failure of foreign code on meta tensors only means that it cannot run on them
         return None
 
 
 def _without_values(network: nn.Module) -> nn.Module:
-    """A copy whose weights have shapes only: it takes no memory, and what it keeps of a call, the network does not.
+    """A copy on the meta device: it takes no memory, and state that it stores in a call does not reach the network.
 
-    On the meta device rather than on fake tensors: a table that such a call leaves in a cache outside of the network,
-    as `functools.lru_cache` does, is then a real one.
+    Fake tensors would not do: a table that the call leaves in a cache outside of the network, such as that of
+    `functools.lru_cache`, would then be fake.
     """
     shapes: dict[int, Tensor] = {id(buffer): buffer.detach().to("meta") for buffer in network.buffers()}
     for weight in network.parameters():

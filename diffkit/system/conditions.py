@@ -1,7 +1,7 @@
-"""Conditions of a call: what a caller may write, made into tensors with a row for each example, and cut by rows.
+"""Conditions of a call: converted to tensors with a row for each example, and selected by rows.
 
-Read conditions are numbers, texts, tensors with a row for each example, lists with an entry for each example, mappings
-of such, and tuples of such, which lie side by side.
+Converted conditions are numbers, texts, tensors with a row for each example, lists with an entry for each example,
+mappings of such, and tuples of such, which are several conditions in one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from diffkit.system.signatures import missing_problems, name_problems
 _NUMBERS = "biuf"
 """NumPy's letters for kinds of array that a tensor can hold."""
 _WIDE = (torch.uint16, torch.uint32, torch.uint64)
-"""Types that torch computes little in."""
+"""Dtypes for which torch has few operations."""
 _LARGEST = 2**63 - 1
-"""Of the whole numbers that a tensor can hold."""
+"""Largest integer that a tensor can hold."""
 
 
 def conditions_for(
@@ -36,21 +36,21 @@ def conditions_for(
 ) -> dict[str, Any]:
     """Return the conditions of n examples on a device.
 
-    A whole number, and a tensor, array or list with one row, are for all examples. Arrays and lists of numbers become
+    An integer, and a tensor, array or list with one row, is used for all examples. Arrays and lists of numbers become
     tensors; a list of anything else, such as texts or tensors of several lengths, has an entry for each example.
     Mappings are read entry by entry. So are lists and tuples of tensors with a row for each example, which become
     tuples.
 
     Args:
-        model: The network, whose signature says which names it takes.
+        model: The network; its signature has the names of conditions.
         conditions: As the caller gave them.
-        n: How many examples.
-        device: Where tensors are put.
-        own: Names of those that only guidance reads.
-        null: What means "none" of each condition: it takes the place of None, and of the label -1 in ``y``.
-        classes: How many classes the labels ``y`` count, to look whether they do; None to leave that to the network.
+        n: Number of examples.
+        device: Device of the tensors.
+        own: Names of conditions for guidance only.
+        null: Null conditions, which replace None, and the label -1 in ``y``.
+        classes: Number of classes, against which labels ``y`` are checked; None does not check them.
     Raises:
-        OptionError: A name is not one, or there is not one entry for each example; every problem is listed.
+        OptionError: A name is unknown, or there is not one entry for each example; every problem is listed.
     """
     problems = [*name_problems(model, conditions, own), *missing_problems(model, conditions)]
     found = {name: _read(f"condition {name!r}", value, n, problems) for name, value in conditions.items()}
@@ -62,12 +62,12 @@ def conditions_for(
 
 
 def check_names(model: Callable[..., Any], conditions: Mapping[str, Any], own: frozenset[str]) -> None:
-    """Raise `OptionError` if there are conditions that cannot be meant for a network, or some that it needs are not."""
+    """Raise `OptionError` if a network does not take one of the conditions, or a required one is missing."""
     refuse([*name_problems(model, conditions, own), *missing_problems(model, conditions)])
 
 
 def check_unused(model: Callable[..., Any], conditions: Mapping[str, Any], *names: str) -> None:
-    """Raise `OptionError` if there are conditions of these names: options of other calls, without effect in this."""
+    """Raise `OptionError` if a condition has one of these names: options of other calls without effect in this one."""
     refuse(list(name_problems(model, [name for name in names if name in conditions], frozenset())))
 
 
@@ -90,7 +90,7 @@ def _brief(value: Any) -> str:
 
 
 def _check_labels(y: Any, classes: int, null: Mapping[str, Any] | None) -> None:
-    """Raise `OptionError` unless labels are whole numbers that a network knows, as far as looking makes nobody wait."""
+    """Raise `OptionError` unless labels are class numbers of the network; values are checked on the CPU only."""
     if y is None or torch.compiler.is_compiling():
         return
     if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
@@ -127,7 +127,7 @@ def _read(name: str, value: Any, n: int, problems: list[str]) -> Any:
 
 
 def _rows(name: str, value: Tensor, n: int, problems: list[str]) -> Tensor:
-    """A tensor with a row for each example; one row, or one whole number, is for all."""
+    """A tensor with a row for each example; one row, or one integer, is used for all."""
     if value.dtype in _WIDE:
         value = value.long()
     if value.ndim == 0:
@@ -157,11 +157,11 @@ def _short(number: int) -> str:
 
 
 def _from_numpy(value: np.ndarray | np.generic) -> Any:
-    """Arrays of numbers as tensors, anything else as Python has it."""
+    """Arrays of numbers as tensors, anything else as Python values."""
     if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in _NUMBERS:
         return _tensor_of(value)
     if value.dtype.kind == "f":
-        return float(value)  # of any length: those of more than 64 bits are no float for NumPy
+        return float(value)  # of any length: NumPy's floats of more than 64 bits do not become a Python float by tolist
     return value.tolist()
 
 
@@ -188,7 +188,7 @@ def _read_list(name: str, value: Sequence[Any], n: int, problems: list[str]) -> 
 def _as_numbers(entries: list[Any]) -> Tensor | None:
     try:
         return torch.as_tensor(entries) if entries else None
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # it is no array of numbers
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # not an array of numbers
         return None
 
 
@@ -224,7 +224,7 @@ def _read_structures(name: str, entries: list[Any], is_tuple: bool, n: int, prob
 
 
 def _row_counts(value: Any) -> set[int]:
-    """How many rows the tensors and arrays inside have."""
+    """Row counts of the tensors and arrays inside."""
     if isinstance(value, Mapping):
         return set().union(*map(_row_counts, value.values()))
     if isinstance(value, list | tuple):
@@ -248,8 +248,8 @@ def rows_of(conditions: Mapping[str, Any], rows: range | Tensor) -> dict[str, An
     """Return the conditions, as `conditions_for` returns them, of some of the examples.
 
     Args:
-        conditions: Of all examples; numbers and texts are for all of them.
-        rows: Indices of the examples, in a row or as a tensor, in which they may come more than once.
+        conditions: Of all examples; numbers and texts are shared by them.
+        rows: Indices of the examples: a range, or a tensor with possible repetitions.
     """
     return {name: _pick(value, rows) for name, value in conditions.items()}
 
@@ -278,13 +278,13 @@ def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
-    """Return a tensor as it is, and an array of numbers as a tensor.
+    """Return a tensor unchanged, and an array of numbers as a tensor.
 
     Args:
-        name: What a message calls it.
-        value: What was given.
+        name: Its name in messages.
+        value: The argument.
     Raises:
-        OptionError: It is something else.
+        OptionError: It is neither.
     """
     if isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS:
         return _tensor_of(value)
@@ -294,6 +294,6 @@ def as_tensor(name: str, value: Any) -> Tensor:
 
 
 def _tensor_of(array: np.ndarray) -> Tensor:
-    """A copy: torch takes no array that is read-only, runs backwards, or has bytes in another order or more than 8."""
+    """A copy: torch does not accept read-only arrays, negative strides, foreign byte order or floats above 8 bytes."""
     native = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
     return torch.from_numpy(array.astype(native, order="C"))

@@ -1,4 +1,4 @@
-"""The one place that calls a network: scale, call, split, decode, guide, clip, and give the variance a meaning.
+"""The one place that calls a network: scale, call, split, decode, guide, clip, and compute the log-variance.
 
 Order of operations, which every sampler, the bound and every task share:
 
@@ -40,20 +40,20 @@ def call_network(
 
     Args:
         x: Noisy data, (B, C, *S).
-        level: Where it is.
-        precision: What the network computes in, as `precision_of` says; x and floating-point conditions are given to
-            it so, and time in float32 if that is longer. None gives it everything as it is.
+        level: The level of x.
+        precision: The network's dtype, from `precision_of`; x and floating-point conditions are cast to it, and time
+            to the longer of it and float32. None casts nothing.
     Returns:
         Mean channels (B, C, *S) and raw variance channels (B, C*extra_outputs, *S) (None if there are none), of x's
         dtype.
     Raises:
-        OptionError: The network returns no tensor, or another number of channels than the parts ask for.
+        OptionError: The network does not return a tensor, or returns another number of channels than the parts need.
     """
     scaled = level.c_in * x if scales_input else x
     batch, channels, *sides = x.shape
     time = level.time.expand(batch)
     if batch == 1:
-        time = time.clone()  # torch lets the network write into it, and these are numbers that later calls read too
+        time = time.clone()  # the network may write into it in place, and later calls read the same memory
     if precision is not None:
         if scaled.dtype != precision:
             scaled, time = scaled.to(precision), time.to(torch.promote_types(precision, torch.float32))
@@ -62,12 +62,12 @@ def call_network(
     out, extra = model(scaled, time, **conditions), var.extra_outputs
     if not isinstance(out, Tensor):
         raise OptionError(not_a_tensor(out))
-    if out.dtype != x.dtype:  # asked, as a call of `to` that changes nothing takes as long as half an operation
+    if out.dtype != x.dtype:  # checked first, as a call of `to` without effect takes half as long as an operation
         out = out.to(x.dtype)
-    wanted = (batch, channels * (1 + extra), *sides)
-    if out.shape != wanted:
+    shape = (batch, channels * (1 + extra), *sides)
+    if out.shape != shape:
         raise OptionError(
-            f"the network returned shape {tuple(out.shape)}, the parts ask for {wanted}: {channels} channels of "
+            f"the network returned shape {tuple(out.shape)}, the parts need {shape}: {channels} channels of "
             f"data times {1 + extra} ({'mean and variance' if extra else 'mean'})"
         )
     if not extra:
@@ -78,7 +78,7 @@ def call_network(
 
 
 def not_a_tensor(out: Any) -> str:
-    """Say what to do about a network that returns something else."""
+    """Return the error text for a network that returns something else than a tensor."""
     part = "[0]" if isinstance(out, tuple | list) else ".sample"
     return (
         f"the network returned a {type(out).__name__}, not a tensor; wrap it so that it returns the tensor inside, as "
@@ -99,17 +99,18 @@ def _in_precision(value: Any, precision: torch.dtype) -> Any:
 
 @frozen(eq=False)
 class Denoiser:
-    """A network read as an estimate of clean data and of the reverse step's variance.
+    """A network with its processing: an estimate of clean data and of the reverse step's variance.
 
     Attributes:
         model: The network.
         var: The variance part.
-        scales_input: False if c_in is 1 at every level, which spares a multiplication.
-        conditions: Keywords for the network, and those that guidance keeps to itself.
-        transform: Applied to the estimate of x_start before clipping (the reference's denoised_fn).
+        scales_input: False if c_in is 1 at every level, which saves a multiplication.
+        conditions: Keywords for the network, and those for guidance only.
+        transform: Applied to the estimate of x_start before clipping (improved-diffusion's denoised_fn).
         clip: Clip the estimate of x_start to [-1, 1].
-        guidance: What steers the estimate, nearest to the network first.
-        acting: Whether each guidance acts; the conditions of the others are kept from the network all the same.
+        guidance: Guidance, nearest to the network first.
+        acting: Whether each guidance is active; the own conditions of inactive ones are not passed to the network
+            either.
     """
 
     model: Model
@@ -141,7 +142,7 @@ class Denoiser:
         if self.transform is not None:
             x_start = self.transform(x_start)
         if self.clip:
-            fresh = self.transform is None and not any(self.acting)  # else it may be someone's own tensor
+            fresh = self.transform is None and not any(self.acting)  # otherwise the tensor may belong to a caller
             x_start = x_start.clamp_(-1, 1) if fresh else x_start.clamp(-1, 1)
         if shift is not None:
             x_start = x_start + shift
@@ -170,11 +171,11 @@ class Denoiser:
 
 
 def _as_read_by(level: Level, place: int) -> Level:
-    """A level as the guidance at a place in the list reads it: with its own coefficients."""
+    """The level with the coefficients of the guidance at a place in the list."""
     known = level.coefficients
     return level if known is None else Level(*level[:-1], known.of(guidance_owner(place)))
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Return data in the precision that step arithmetic uses: float64 stays, anything shorter becomes float32."""
+    """Return data in the dtype of step arithmetic: float64 stays, anything shorter becomes float32."""
     return x if x.dtype == torch.float64 else x.float()

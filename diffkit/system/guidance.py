@@ -1,4 +1,4 @@
-"""How guidance joins a call: checked against the system, bound to it, and asked for the conditions it brings."""
+"""Guidance of a call: checked against the system, bound to it, with the conditions it adds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diffkit.registry.contracts import problems_of
 
 
 def joint_problem(name: str, values: Sequence[Any], batch: int) -> str | None:
-    """Say why values of a condition cannot be evaluated in one call on a larger batch; None if they can.
+    """Return why values of a condition cannot be evaluated in one call on a larger batch; None if they can.
 
     Args:
-        name: Of the condition.
+        name: Name of the condition.
         values: Its value in each set.
-        batch: Examples in each set.
+        batch: Number of examples in each set.
     """
     first, text = values[0], f"condition {name!r} cannot be evaluated with and without in one call: "
     if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
@@ -41,11 +41,11 @@ def joint_problem(name: str, values: Sequence[Any], batch: int) -> str | None:
 
 
 _PLAIN = (str, bytes, bool, int, float)
-"""Values that may be the same without being one object."""
+"""Types compared by value rather than by identity."""
 
 
 def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:
-    """Return the conditions that some guidance keeps from the network."""
+    """Return the names of conditions for guidance only, which the network does not receive."""
     return frozenset().union(*(one.own_conditions for one in guidance))
 
 
@@ -55,29 +55,29 @@ def networks_of(guidance: Iterable[Guidance]) -> tuple[nn.Module, ...]:
 
 
 def row_conditions(guidance: Iterable[Guidance], conditions: Conditions, n: int) -> dict[str, Any]:
-    """Return the conditions that guidance brings along; arguments as of `Guidance.row_conditions`.
+    """Return the conditions that guidance adds; arguments as of `Guidance.row_conditions`.
 
     Raises:
-        OptionError: Two of them bring one of the same name.
+        OptionError: Two guidances add one of the same name.
     """
     found: dict[str, Any] = {}
     for one in guidance:
         for name, value in one.row_conditions(conditions, n).items():
             if name in found:
-                raise OptionError(f"two guidances bring rows for {name!r}; let one of them use another name")
+                raise OptionError(f"two guidances add rows for {name!r}; let one of them use another name")
             found[name] = value
     return found
 
 
-Steered = Guidance | Sequence[Guidance] | None
+GuidanceSlot = Guidance | Sequence[Guidance] | None
 """Guidance of a call: none, one, or several in the order they act, nearest to the network first."""
 
 
-def with_guidance(parts: Composition, guidance: Steered) -> Composition:
+def with_guidance(parts: Composition, guidance: GuidanceSlot) -> Composition:
     """Return a composition with the guidance of a call.
 
     Raises:
-        OptionError: It is no guidance.
+        OptionError: It is not a guidance.
         CompositionError: It cannot work with the parts; every problem is listed.
     """
     if guidance is None:
@@ -93,13 +93,13 @@ def with_guidance(parts: Composition, guidance: Steered) -> Composition:
     problems = [f"{name}: {problem}" for name, several in found for problem in several]
     if problems:
         raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
-    for one in listed:  # each is told which guidance is nearer to the network
+    for one in listed:  # `bind` needs the guidance nearer to the network
         parts = attrs.evolve(parts, guidance=(*parts.guidance, one.bind(parts)))
     return parts
 
 
 def check_guidance(parts: Composition, conditions: Mapping[str, Any], device: torch.device) -> None:
-    """Raise `OptionError` if guidance lacks a condition it cannot do without, or has a network elsewhere."""
+    """Raise `OptionError` if guidance lacks a required condition, or has a network on another device."""
     for guidance in parts.guidance:
         name = type(guidance).__name__
         for missing in sorted(guidance.required_conditions - set(conditions)):

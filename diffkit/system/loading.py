@@ -1,4 +1,4 @@
-"""From a spec or a saved folder back to a system; weights are never unpickled."""
+"""Rebuild a system from a spec or a saved folder; weights are never unpickled."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def from_spec(
     device: str | torch.device | None = None,
     accept_origin: bool = False,
 ) -> System:
-    """Rebuild a system from what `System.spec` returned.
+    """Rebuild a system from a spec, as `System.spec` returns it.
 
     Args:
         spec: The spec.
         backbone: The network, for a system that was composed with a foreign one.
         device: As in `diffkit.compose`.
-        accept_origin: Take a part of the same name from another distribution than the spec names.
+        accept_origin: Accept a part of the same name from another distribution than the spec names.
     Raises:
         SpecError: The spec is malformed, from a newer format, or a part of it is not installed here.
     """
     if "classifier" in spec:
         raise SpecError(
-            "this is a classifier of noisy data, which steers sampling and is no system; "
+            "this is a classifier of noisy data, which is used for guidance and is not a system; "
             "diffkit.weights.load_classifier reads its folder"
         )
     fmt = spec.get("format")
     if not isinstance(fmt, int) or isinstance(fmt, bool) or fmt < 1:
-        raise SpecError(f"this is no diffkit spec: its format is {shown(fmt)}, not a number from 1")
+        raise SpecError(f"this is not a diffkit spec: its format is {shown(fmt)}, not a number from 1")
     if fmt > FORMAT:
         raise SpecError(
             f"this spec has format {fmt}, written by diffkit {word(spec.get('diffkit'))}; diffkit {__version__} reads "
@@ -78,10 +78,10 @@ def load(
     device: str | torch.device | None = None,
     accept_origin: bool = False,
 ) -> System:
-    """Rebuild a saved system with its weights, ready to sample (dropout off).
+    """Rebuild a saved system with its weights, in eval mode.
 
     Args:
-        folder: As given to `System.save`.
+        folder: The folder of `System.save`.
         backbone, device, accept_origin: As in `from_spec`.
     Raises:
         CheckpointError: A file is missing, damaged, or its weights do not fit.
@@ -96,7 +96,7 @@ def load(
 
 
 def read_model(folder: Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the weights that lie beside a spec, or raise `CheckpointError`, which says how a run's come back."""
+    """Return the weights of a saved system, or raise `CheckpointError`, with the command that restores a run's."""
     try:
         return read_weights(folder / WEIGHTS, spec.get("weights"))
     except CheckpointError as error:
@@ -108,8 +108,8 @@ def read_spec(path: Path) -> dict[str, Any]:
     try:
         return json_object(path)
     except FileNotFoundError as error:
-        wanted = _remedy(path.parent) or f"; a saved system is a folder with {SPEC} and {WEIGHTS}"
-        raise CheckpointError(f"{path} is not there{wanted}") from error
+        fix = _remedy(path.parent) or f"; a saved system is a folder with {SPEC} and {WEIGHTS}"
+        raise CheckpointError(f"{path} is not there{fix}") from error
     except NotADirectoryError as error:
         raise CheckpointError(
             f"{path.parent} is a file; a saved system is a folder with {SPEC} and {WEIGHTS}"
@@ -119,15 +119,15 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 
 def _remedy(folder: Path) -> str:
-    """What writes the files of a training run again, which its checkpoints hold; nothing for a folder without."""
+    """The command that restores the files of a training run from its checkpoints; empty without checkpoints."""
     if not any((folder / CHECKPOINTS).glob(STEPS)):
         return ""
-    text = "; the run's checkpoints hold it still: the command or call that trained it"
+    text = "; the run's checkpoints still hold it: the command or call that trained it"
     recipe = folder / RECIPE
     if recipe.is_file():
         first = recipe.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
         command = "train-classifier" if "train-classifier" in first else "train"
-        text = f"; the run's checkpoints hold it still: diffkit {command} --config {recipe} --out {folder}"
+        text = f"; the run's checkpoints still hold it: diffkit {command} --config {recipe} --out {folder}"
     return f"{text} writes it again"
 
 

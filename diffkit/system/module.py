@@ -1,7 +1,7 @@
 """A composed diffusion system: it trains, samples and scores.
 
-`System` is an `nn.Module` whose only submodule is the network, so DDP, FSDP and torch.compile wrap it with nothing
-special, and its state_dict is the network's. Tables are no buffers: ``.half()`` and ``.to()`` never change them.
+`System` is an `nn.Module` whose only submodule is the network, so DDP, FSDP and torch.compile wrap it like
+any other, and its state_dict is the network's. Tables are not buffers: ``.half()`` and ``.to()`` do not change them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import Compile, check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for
 from diffkit.system.denoiser import Denoiser, as_float
-from diffkit.system.guidance import Steered, check_guidance, networks_of, own_conditions, row_conditions, with_guidance
+from diffkit.system.guidance import (
+    GuidanceSlot,
+    check_guidance,
+    networks_of,
+    own_conditions,
+    row_conditions,
+    with_guidance,
+)
 from diffkit.system.objective import Objective, count_first
 from diffkit.system.prepared import SamplingJob, Transform
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
@@ -44,16 +51,16 @@ from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, has_values
 
 _MOST_VALUES = 2**40
-"""Values of all samples of a call at most: 4 TiB of float32."""
+"""Largest number of values of all samples of a call: 4 TiB of float32."""
 
 
 class System(nn.Module):
-    """Seven parts at work together; made by `diffkit.compose`.
+    """A diffusion system of seven parts; made by `diffkit.compose`.
 
     Attributes:
-        parts: The parts, and the table that training uses.
+        parts: The parts, and the training table.
         settings: Everything else it was composed with.
-        recipe: The backbone part the network was built from, or None if it was not built by one.
+        recipe: The backbone part that built the network, or None for a foreign network.
         backbone: The network, or None if every call is given ``model=``.
         decoder: Log-likelihood of data at level 1.
     """
@@ -68,16 +75,16 @@ class System(nn.Module):
         self.objective = Objective.of(parts, self.decoder)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse another part in place: the columns made of it would stay as they are."""
+        """Refuse to replace a part in place: the columns computed from it would not change."""
         if name in ("parts", "settings") and name in vars(self):
             raise AttributeError(f"a system's {name} are fixed; diffkit.recompose(system, loss='huber') makes another")
         super().__setattr__(name, value)
 
-    # ---- what it is ------------------------------------------------------------------------------------------------
+    # ---- properties ------------------------------------------------------------------------------------------------
 
     @property
     def table(self) -> ProcessTable:
-        """Noise levels that training uses."""
+        """The training table: noise levels 0..T."""
         return self.parts.table
 
     @property
@@ -92,7 +99,7 @@ class System(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first parameter or buffer is; the CPU if there is none."""
+        """Device of the network's first parameter or buffer; the CPU if it has neither."""
         return device_of(self.backbone) or torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> System:
@@ -106,11 +113,11 @@ class System(nn.Module):
         return respace(self.table, levels(self.num_steps, steps, self.table))
 
     def spec(self) -> dict[str, Any]:
-        """Return everything that rebuilds this system, but its weights, as plain JSON data; see `diffkit.from_spec`."""
+        """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""
         return spec_of(self.parts, self.settings, self.recipe, self.backbone)
 
     def save(self, folder: str | Path) -> Path:
-        """Write spec and weights into a folder, from which `diffkit.load` rebuilds the system; never into a run's."""
+        """Write spec and weights into a folder for `diffkit.load`; the folder must not hold a training run."""
         return save(self.spec(), self.backbone, folder)
 
     def extra_repr(self) -> str:
@@ -135,8 +142,8 @@ class System(nn.Module):
 
         Args:
             x_start: Clean data, (B, C, *S), float, in [-1, 1] unless the system was composed with bins=None.
-            generator: Source of all randomness; levels and noise are drawn where it is. The global one by default.
-            timesteps_state: What the timestep sampler has learned so far; fresh by default.
+            generator: Source of all randomness; levels and noise are drawn on its device. The global one by default.
+            timesteps_state: State of the timestep sampler; its initial state by default.
             model: Called in place of the system's own network.
             conditions: Keywords for the network, such as y=labels; as in `sample`.
         Returns:
@@ -155,9 +162,9 @@ class System(nn.Module):
     def draw_levels(
         self, batch: int, *, generator: torch.Generator | None = None, timesteps_state: State = None
     ) -> tuple[Tensor, Tensor]:
-        """Return levels (B,) and their weights (B,) as the timestep sampler draws them.
+        """Return levels (B,) and weights (B,) drawn by the timestep sampler.
 
-        They are where its state is, a fresh one where the generator is.
+        They are on the device of its state; without a state, on that of the generator.
         """
         sampler, batch = self.parts.timesteps, check_integer("batch", batch, ge=0, le=2**31)
         _check_generator(generator)
@@ -180,15 +187,15 @@ class System(nn.Module):
         decoder_rows: int | None = None,
         **conditions: Any,
     ) -> dict[str, Tensor]:
-        """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
+        """Return per-example terms of the loss at given levels and noise: a pure function without synchronization.
 
         Args:
             model: The network; None takes the system's own.
             x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
             level: 1..T, (B,) int64 (log_snr, (B,) float64, if the timestep sampler's domain is "log_snr").
             noise: Standard normal, (B, C, *S).
-            decoder_rows: Upper bound on the rows at level 1, if the caller knows one: the decoder's term is then
-                computed for that many rows only. B by default, which is always right.
+            decoder_rows: Upper bound on the number of rows at level 1; the decoder's term is computed for that many
+                rows only. B by default, which is always correct.
             conditions: Keywords for the network; as in `sample`.
         Raises:
             OptionError: There is not one level and one noise for each example, or a level on the host is out of range.
@@ -210,7 +217,7 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         sampler: Slot = None,
-        guidance: Steered = None,
+        guidance: GuidanceSlot = None,
         seed: Seed = None,
         batch_size: int | None = None,
         start: Tensor | None = None,
@@ -224,28 +231,28 @@ class System(nn.Module):
         """Return n samples, (n, C, *S), float32; float64 if ``start`` is.
 
         Args:
-            n: How many.
+            n: Number of samples.
             steps: Every level by default; a count, a spacing string or a list of levels (see `diffkit.spacing`).
             sampler: Name, (name, options) or instance; the composed one by default.
-            guidance: What steers the samples, such as ``diffkit.guidance.ClassifierFree(2.0)``; of several, the first
-                is nearest to the network.
-            seed: Makes sample i a function of (seed, i) alone, whatever the batch size; a list gives each sample a
-                seed of its own. Unseeded by default.
-            batch_size: How many are made at a time; all at once by default.
-            start: What to start from at level T, (n, C, *S); noise by default.
+            guidance: Guidance, such as ``diffkit.guidance.ClassifierFree(2.0)``; of several, the first is nearest to
+                the network.
+            seed: Makes sample i a function of (seed, i), independent of the batch size; a list has one seed for each
+                sample. Unseeded by default.
+            batch_size: Number of samples made at a time; all at once by default.
+            start: Data at level T to start from, (n, C, *S); noise by default.
             clip: Clip the estimate of x_start to [-1, 1]; as composed by default.
             x_transform: Applied to the estimate of x_start before clipping.
             model: Called in place of the system's own network.
-            compile: True takes each step, network and guidance included, as one compiled graph, which the system keeps
-                for later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
+            compile: True runs each step, network and guidance included, as one compiled graph, which is cached for
+                later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
             progress: Show a bar with an ETA on standard error.
-            conditions: Keywords for the network; a tensor, array or list of length n gives each sample its own, and so
-                do those inside of a mapping; one of length 1 is for all, as a number is. A list that does not hold
-                numbers, such as texts, or tensors of several lengths, stays a list. None, and y=-1, mean "none" where
-                the network has null conditions.
+            conditions: Keywords for the network. A tensor, array or list of length n has one entry for each sample,
+                also inside a mapping; a number, or one of length 1, is used for all samples. A list of other things
+                than numbers, such as texts or tensors of several lengths, stays a list. None and y=-1 are replaced by
+                the null condition where the network has null conditions.
         Raises:
-            OptionError, CompositionError: An argument is wrong; nothing has been computed then.
-            DivergedError: No sample is finite; seen on the CPU only, where a line on standard error tells of some.
+            OptionError, CompositionError: An argument is wrong; raised before any computation.
+            DivergedError: No sample is finite. Checked on the CPU only; if some are finite, a warning is logged.
         """
         job = self.prepare(
             n,
@@ -267,7 +274,7 @@ class System(nn.Module):
                 x = job.begin(rows, noise_fn, start)
                 out.append(job.finish(program, rows, x, noise_fn, advance))
         samples = torch.cat(out)
-        if samples.device.type == "cpu" and type(samples) is Tensor:  # a GPU is not waited for
+        if samples.device.type == "cpu" and type(samples) is Tensor:  # on a GPU this would synchronize
             check_finite(samples)
         return samples
 
@@ -277,7 +284,7 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         sampler: Slot = None,
-        guidance: Steered = None,
+        guidance: GuidanceSlot = None,
         seed: Seed = None,
         start: Tensor | None = None,
         clip: bool | None = None,
@@ -309,29 +316,29 @@ class System(nn.Module):
         table: ProcessTable | None = None,
         *,
         sampler: Slot = None,
-        guidance: Steered = None,
+        guidance: GuidanceSlot = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
         grad: bool = False,
         **conditions: Any,
     ) -> Tensor:
-        """Walk from x at level T to level 0 with all randomness given.
+        """Run the sampling loop from x at level T to level 0 with all randomness given.
 
         Args:
             model: The network; None takes the system's own.
             x: Data at level T, (B, C, *S), float32 or float64; anything shorter is computed in float32.
-            noise_fn: Called once a step for standard normal noise like x; may be None if the sampler is deterministic.
+            noise_fn: Called once a step for standard normal noise of x's shape; None only for a deterministic sampler.
             table: The training table by default; one that `table_for` made of some of its levels; or, on a continuous
                 schedule, any table of that schedule, ``parts.schedule.table(40)``, finer ones included.
             sampler, guidance, clip, x_transform, conditions: As in `sample`.
-            grad: Let gradients flow back to x, the conditions and the network, through every step. What all steps
-                keep for that takes memory; ``torch.utils.checkpoint`` around ``model`` keeps less, of a network that is
-                in evaluation mode then, too.
+            grad: Compute gradients for x, the conditions and the network through every step. The stored activations of
+                all steps take memory; ``torch.utils.checkpoint`` around ``model`` needs less, and the network is in
+                eval mode when it recomputes them, too.
         Raises:
-            OptionError: The network knows nothing of the table's levels.
+            OptionError: The network is not defined at the table's levels.
         """
         _check_tensors(x=x)
-        _check_walk(noise_fn, table, x_transform)
+        _check_arguments(noise_fn, table, x_transform)
         parts, network = self.parts_for(sampler, guidance), self._model(model)
         conditions = self._conditions(parts, network, conditions, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
@@ -346,7 +353,7 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         sampler: Slot = "ddim",
-        guidance: Steered = None,
+        guidance: GuidanceSlot = None,
         start: str = "clean",
         clip: bool | None = None,
         x_transform: Transform | None = None,
@@ -355,14 +362,13 @@ class System(nn.Module):
         progress: bool = False,
         **conditions: Any,
     ) -> Tensor:
-        """Run a deterministic sampler backwards: the noise at level T from which it makes x_start, (B, C, *S).
+        """Run a deterministic sampler backwards: return the noise at level T from which it samples x_start, (B, C, *S).
 
         Args:
             x_start: Clean data, (B, C, *S).
             steps, sampler, guidance, clip, x_transform, model, compile, progress, conditions: As in `sample`.
             start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
-                takes x_start for data at level 1 and ends one step past T, where no signal is left, as the published
-                code does.
+                treats x_start as data at level 1 and ends one step past T, without signal, as improved-diffusion does.
         Raises:
             OptionError: The sampler is stochastic, or an argument is wrong.
         """
@@ -395,7 +401,7 @@ class System(nn.Module):
         *,
         steps: Spacing = None,
         sampler: Slot = None,
-        guidance: Steered = None,
+        guidance: GuidanceSlot = None,
         seed: Seed = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
@@ -403,10 +409,10 @@ class System(nn.Module):
         compile: Compile = False,
         **conditions: Any,
     ) -> SamplingJob:
-        """Resolve the arguments of `sample` and refuse what is wrong with them; computes nothing. For tasks."""
+        """Resolve and validate the arguments of `sample` without computing anything. For tasks."""
         n, parts = _checked_count(n, self.data_shape), self.parts_for(sampler, guidance)
         network = self._model(model)
-        _check_walk(None, None, x_transform)
+        _check_arguments(None, None, x_transform)
         with torch.inference_mode(False):
             conditions = ordinary(self._conditions(parts, network, conditions, n, self.device))
         return SamplingJob(
@@ -428,25 +434,25 @@ class System(nn.Module):
         self,
         model: Model | None = None,
         *,
-        guidance: Steered = None,
+        guidance: GuidanceSlot = None,
         clip: bool | None = None,
         x_transform: Transform | None = None,
         **conditions: Any,
     ) -> Denoiser:
         """Return ``denoise(x, level) -> Prediction``: the network and its processing, for samplers and the bound.
 
-        The network is in the mode that it is in when it is asked; ``system.eval()`` switches dropout off.
+        The network's mode is not changed; ``system.eval()`` switches dropout off.
 
         Args:
             model, guidance, clip, x_transform: As in `sample`.
-            conditions: Handed on as they are, so a tensor or list has an entry for each row that will be asked about.
+            conditions: Passed unchanged to the network, so a tensor or list has an entry for each row of x.
         """
         parts, network = self.parts_for(None, guidance), self._model(model)
         check_guidance(parts, conditions, self.device)
         check_names(network, conditions, own_conditions(parts.guidance))
         return self._denoiser(parts, network, clip, x_transform, conditions)
 
-    def parts_for(self, sampler: Slot = None, guidance: Steered = None) -> Composition:
+    def parts_for(self, sampler: Slot = None, guidance: GuidanceSlot = None) -> Composition:
         """Return the composition with another sampler and with guidance.
 
         Raises:
@@ -462,7 +468,7 @@ class System(nn.Module):
         x_start: Tensor,
         *,
         steps: Spacing = None,
-        guidance: Steered = None,
+        guidance: GuidanceSlot = None,
         seed: Seed = None,
         rows_per_call: int | None = None,
         clip: bool | None = None,
@@ -476,11 +482,11 @@ class System(nn.Module):
         Args:
             x_start: Clean data, (B, C, *S), in [-1, 1] unless the system was composed with bins=None.
             steps: As in `sample`.
-            guidance: As in `sample`: the bound is then that of the guided reverse process, whose every step is still
-                a normal distribution.
-            seed: Makes the noise of example i a function of (seed, i) and the level; a list gives each example a seed
-                of its own.
-            rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
+            guidance: As in `sample`: the bound is then that of the guided reverse process, each of whose steps is a
+                normal distribution too.
+            seed: Makes the noise of example i a function of (seed, i) and the level; a list has one seed for each
+                example.
+            rows_per_call: Number of (example, level) pairs in one call of the network; 16 on a CPU, 256 on a GPU.
             clip, x_transform, model, progress, conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
@@ -510,8 +516,8 @@ class System(nn.Module):
         """Return clean data of this system, (B, C, *S), as float32 or float64, ready for arithmetic.
 
         Raises:
-            OptionError: It is no tensor, has another shape, is not floating point, holds NaN or an infinity, or lies
-                outside of [-1, 1] where data has bins.
+            OptionError: It is not a tensor, has another shape, is not floating point, has NaN or an infinity, or lies
+                outside of [-1, 1] for data with bins.
         """
         if not isinstance(x_start, Tensor):
             raise OptionError(
@@ -524,7 +530,7 @@ class System(nn.Module):
             raise OptionError(
                 f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
             )
-        # On a GPU the check would make the host wait for the device, every step; data are checked where they are read.
+        # On a GPU the check would synchronize at every step; data are checked where they are read.
         if has_values(x_start):
             low, high = (float(v) for v in x_start.detach().aminmax())
             if not (math.isfinite(low) and math.isfinite(high)):
@@ -537,18 +543,18 @@ class System(nn.Module):
         return as_float(x_start)
 
     def check_unused(self, model: Model | None, conditions: Mapping[str, Any], *names: str) -> None:
-        """Raise `OptionError` if there are conditions of these names, which `prepare` would take and a call ignore."""
+        """Raise `OptionError` if a condition has one of these names: options of `prepare` that this call ignores."""
         check_unused(self._model(model), conditions, *names)
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
-        """Data where the network is; where they are if it is the caller's, or has no place of its own."""
+        """Data on the network's device; unchanged if the network is the caller's or has no device."""
         place = device_of(self.backbone) if model is None else None
         return x if place is None else x.to(place)
 
     def _conditions(
         self, parts: Composition, network: Model, conditions: Mapping[str, Any], n: int, device: torch.device
     ) -> dict[str, Any]:
-        """Conditions of n examples, with those that guidance brings along; every misfit is refused."""
+        """Conditions of n examples, with those that guidance adds; raises `OptionError` for any problem."""
         check_guidance(parts, conditions, self.device)
         own, classes = own_conditions(parts.guidance), parts.classes if network is self.backbone else None
         found = conditions_for(network, conditions, n, device, own, parts.null_conditions, classes)
@@ -579,9 +585,9 @@ class System(nn.Module):
         return self.backbone
 
     def _check_draws(self, x_start: Tensor, level: Tensor, noise: Tensor) -> None:
-        """Refuse other than one level and one noise for each example, and levels that are not there.
+        """Raise `OptionError` unless there is one level in range and one noise for each example.
 
-        The latter where looking costs nothing: on the host, outside of tracing.
+        The range is checked only where that needs no synchronization: on the host, outside of tracing.
         """
         _check_tensors(x_start=x_start, level=level, noise=noise)
         if level.shape != x_start.shape[:1]:
@@ -592,7 +598,7 @@ class System(nn.Module):
             return
         try:
             low, high = (int(k) for k in level.aminmax())
-        except RuntimeError:  # levels that vmap maps over have no value to look at
+        except RuntimeError:  # levels under vmap have no values
             return
         if low < 1 or high > self.num_steps:
             raise OptionError(f"level must lie in 1..{self.num_steps}, got values in {low}..{high}")
@@ -603,7 +609,7 @@ class System(nn.Module):
 
 
 def with_sampler(parts: Composition, slot: Slot) -> Composition:
-    """Return a composition with another sampler; None keeps the composed one.
+    """Return a composition with another sampler, or unchanged for None.
 
     Raises:
         CompositionError: It cannot work with the other parts.
@@ -619,7 +625,7 @@ def with_sampler(parts: Composition, slot: Slot) -> Composition:
 
 
 def _first_encoding_step(job: SamplingJob, denoiser: Denoiser, x: Tensor) -> Tensor:
-    """From level 0 to 1, where no network can be asked: the noise is taken from the estimate at level 1."""
+    """Step from level 0 to 1: the network is not defined at level 0, so the noise is estimated at level 1."""
     columns = CoefficientTable({"level": level_coefficients(job.parts, job.table)})
     at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
     eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
@@ -641,7 +647,7 @@ def _check_generator(generator: object) -> None:
         )
 
 
-def _check_walk(noise_fn: object, table: object, x_transform: object) -> None:
+def _check_arguments(noise_fn: object, table: object, x_transform: object) -> None:
     if noise_fn is not None:
         check_callable("noise_fn", noise_fn, "noise_fn()")
     if x_transform is not None:
@@ -651,7 +657,7 @@ def _check_walk(noise_fn: object, table: object, x_transform: object) -> None:
 
 
 def _checked_count(n: object, data_shape: tuple[int, ...]) -> int:
-    """A number of examples whose values fit into some memory."""
+    """The number of examples; raises `OptionError` if their values would exceed any memory."""
     found = check_integer("n", n, ge=1)
     if found * math.prod(data_shape) > _MOST_VALUES:
         raise OptionError(f"n {found} is more than memory holds; make at most some millions at a time")

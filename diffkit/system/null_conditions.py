@@ -1,4 +1,4 @@
-"""What means "none" of a condition: the null label, an empty text, an embedding; written down, and put in its place."""
+"""Null conditions (the null label, an empty text, an embedding): as JSON data, and in place of a condition."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from diffkit.errors import OptionError
 NO_CLASS = -1
 """The label of an example without a class; it becomes the network's null label."""
 _LARGEST = 2**63 - 1
-"""Of the whole numbers that a tensor can hold."""
+"""Largest integer that a tensor can hold."""
 _MOST = 2**18
-"""Numbers that one null condition may hold, as it is written into every spec: three times CLIP's text embedding."""
+"""Largest size of a null condition, which is written into every spec: three times CLIP's text embedding."""
 
 
-# ---- written down ----------------------------------------------------------------------------------------------------
+# ---- as JSON data ----------------------------------------------------------------------------------------------------
 
 
 def plain_nulls(value: Any) -> dict[str, Any] | None:
     """Return null conditions as plain JSON data: numbers, texts, None, lists and mappings.
 
     Raises:
-        OptionError: They are no mapping of names to such.
+        OptionError: They are not a mapping of names to such values.
     """
     if value is None:
         return None
@@ -64,10 +64,10 @@ def nulls_of(owner: str, value: Any) -> Mapping[str, Any] | None:
     """Return null conditions with tensors for lists of numbers, ready for use.
 
     Args:
-        owner: Whose they are, for the message.
+        owner: Their owner, for the message.
         value: As a backbone's `null_conditions` or `plain_nulls` returned them.
     Raises:
-        OptionError: They are no mapping of names.
+        OptionError: They are not a mapping of names.
     """
     if value is None:
         return None
@@ -88,7 +88,7 @@ def _ready(value: Any) -> Any:
     if isinstance(value, np.ndarray | list | tuple):
         try:
             return torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError):  # texts, or conditions side by side
+        except (TypeError, ValueError, RuntimeError):  # texts, or a tuple of conditions
             return [_ready(entry) for entry in value]
     return value
 
@@ -97,14 +97,14 @@ def _ready(value: Any) -> Any:
 
 
 def none_of(name: str, null: Any, given: Any, n: int) -> Any:
-    """Return the null condition of n examples, in the form of the condition whose place it takes.
+    """Return the null condition of n examples, in the form of the condition that it replaces.
 
     Args:
-        name: Of the condition.
+        name: Name of the condition.
         null: A number, which fills the condition; a tensor of one example, of one row, or with a row for each example;
             a text; a mapping or list of such; or None, which leaves the condition out.
         given: The condition, as `diffkit.system.conditions` reads it.
-        n: How many examples.
+        n: Number of examples.
     Raises:
         OptionError: It has another form than the condition.
     """
@@ -191,7 +191,7 @@ def _none_of_tensor(name: str, null: Any, given: Tensor, n: int) -> Tensor:
 
 
 def _none_by_itself(null: Any, n: int) -> Any:
-    """Of a condition that is None, or one number or text for all."""
+    """For a condition that is None, or one number or text for all examples."""
     if isinstance(null, np.ndarray):
         null = torch.as_tensor(null)
     if isinstance(null, int) and not isinstance(null, bool):
@@ -207,16 +207,16 @@ def _none_by_itself(null: Any, n: int) -> Any:
 
 
 def _like(name: str, value: Tensor, given: Tensor) -> Tensor:
-    """A null value of the condition's dtype, where the condition is."""
+    """A null value of the condition's dtype and device."""
     if value.is_floating_point() and not given.is_floating_point():
         raise OptionError(f"the null condition of {name!r} is floating point, but the condition has whole numbers")
     return value.to(given)
 
 
-def _unfit(name: str, null: Any, wanted: str) -> OptionError:
+def _unfit(name: str, null: Any, form: str) -> OptionError:
     found = f"a tensor of shape {tuple(null.shape)}" if isinstance(null, Tensor) else f"a {type(null).__name__}"
     return OptionError(
-        f"the null condition of {name!r} is {found}, but the condition is {wanted}; give it in the same form"
+        f"the null condition of {name!r} is {found}, but the condition is {form}; give it in the same form"
     )
 
 
@@ -236,8 +236,8 @@ def with_null(conditions: Mapping[str, Any], null: Mapping[str, Any], n: int) ->
 
     Args:
         conditions: As `diffkit.system.conditions` reads them.
-        null: What means "none" of each.
-        n: How many examples.
+        null: Null conditions.
+        n: Number of examples.
     """
     return {name: _filled(name, value, null.get(name), n) for name, value in conditions.items()}
 
@@ -271,11 +271,11 @@ def drop(
 
     Args:
         conditions: As `diffkit.system.conditions` reads them.
-        null: What means "none" of each; conditions without stay as they are.
-        n: How many examples.
-        chosen: Returns which examples, (n,) bool, on a device.
+        null: Null conditions; conditions without one are not changed.
+        n: Number of examples.
+        chosen: Function of a device that returns the mask of examples, (n,) bool.
     Raises:
-        OptionError: A null condition has another form than the condition, or cannot be of one example alone.
+        OptionError: A null condition has another form than the condition, or applies to all examples only.
     """
     return {
         name: _dropped(name, value, none_of(name, null[name], value, n), chosen)

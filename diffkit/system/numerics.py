@@ -1,4 +1,4 @@
-"""What extreme options come to: an error that names them, never a raw one, and no infinity without a word."""
+"""Float64 arithmetic of parts with extreme options: overflow becomes one clear error or an infinity."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from diffkit.errors import OptionError
 
 @contextmanager
 def computing(what: str) -> Iterator[None]:
-    """Let parts do float64 arithmetic: what overflows is infinite, as its results show, and nothing raw is raised.
+    """Run float64 arithmetic of parts: NumPy's overflow gives infinity without warnings, Python's an `OptionError`.
 
     Args:
-        what: What is computed, for the message.
+        what: Name of the computation, for the message.
     Raises:
         OptionError: Python's own arithmetic overflows, or memory does not suffice.
     """

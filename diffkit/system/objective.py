@@ -26,25 +26,27 @@ from diffkit.table import Coefs
 from diffkit.tensors import has_values, precision_of
 
 _RESERVED = ("level", "weight")
-"""What `System.forward` returns beside a loss's terms."""
-_TRIED, _FAR = 32, 40.0
-_TRIED_VALUES = 2**16
-"""Values of the data that a loss is tried on when it is composed; some milliseconds."""
-"""How many levels a new composition's loss is tried at, and the log-SNR that they are held to."""
+"""Keys that `System.forward` adds to a loss's terms."""
+_TRIAL_LEVELS = 32
+"""Number of levels at which the loss of a new composition is evaluated once."""
+_TRIAL_LOG_SNR = 40.0
+"""Largest absolute log-SNR of those levels."""
+_TRIAL_VALUES = 2**16
+"""Largest number of values of data in that evaluation, which then takes some milliseconds."""
 _SAME = 1e-12
-"""Target coefficients this near to 0 and 1 are 0 and 1: what is left is float64 rounding."""
+"""Tolerance for target coefficients of 0 and 1: float64 rounding."""
 
 
 @frozen(eq=False)
 class Objective:
-    """What training minimizes.
+    """The training loss of a composition.
 
     Attributes:
         parts: The composition.
         decoder: Log-likelihood of data at level 1.
-        columns: Everything per level that the loss reads, of the training table.
+        columns: Coefficients per level that the loss reads, of the training table.
         scales_input: False if c_in is 1 at every level.
-        target: "x_start" or "noise" if the network's target is just that, else "mix".
+        target: "x_start" or "noise" if that is exactly the network's target, else "mix".
     """
 
     parts: Composition
@@ -64,7 +66,7 @@ class Objective:
         columns = CoefficientTable({"level": level, "transition": transition, "target": target, "loss": loss})
         scales_input = bool(np.any(level["c_in"] != 1)) or parts.continuous_time
         found = cls(parts, decoder, columns, scales_input, _kind_of_target(target))
-        _refuse_infinite(found)
+        _check_finite(found)
         return found
 
     def terms(
@@ -98,7 +100,7 @@ class Objective:
         return _checked(self.parts.loss(inputs), x_start.shape[0], self.parts.label("loss"))
 
     def level(self, level: Tensor, x: Tensor) -> Level:
-        """Return what is known of levels (B,), as `terms` takes them, ready to meet x (B, C, *S)."""
+        """Return the `Level` of levels (B,), as `terms` takes them, broadcastable to x (B, C, *S)."""
         return self._read(level, x)[0]
 
     def _target(self, mix: tuple[Tensor, Tensor], x_start: Tensor, noise: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ class Objective:
         return columns.level(rows, ndim), columns.transition(rows, ndim), loss, (target["x_start"], target["noise"])
 
     def _continuous(self, log_snr: Tensor, x: Tensor) -> tuple[Level, tuple[Tensor, Tensor]]:
-        """The same at any log_snr, worked in float64 and then cast; there is no transition to read."""
+        """Level and target coefficients at any log_snr, computed in float64 and then cast; there is no transition."""
         log_snr = log_snr.double()
         total_std, time = self.parts.schedule.level(log_snr)
         at = Coefs(total_std * log_snr.sigmoid().sqrt(), total_std * (-log_snr).sigmoid().sqrt(), log_snr)
@@ -138,13 +140,15 @@ class Objective:
 
 
 def _checked(terms: object, batch: int, label: str) -> dict[str, Tensor]:
-    """What a loss returned, if it is what its contract says; told by shapes, so nothing is read."""
+    """The terms of a loss, checked by their shapes, without synchronization."""
     if not isinstance(terms, Mapping) or "loss" not in terms:
         found = f"the keys {list(terms)}" if isinstance(terms, Mapping) else f"a {type(terms).__name__}"
         raise ProtocolError(f"{label} must return a mapping with 'loss', a value for each example, got {found}")
     for name, value in terms.items():
         if name in _RESERVED:
-            raise ProtocolError(f"{label} returns {name!r}, which stands for what the timestep sampler drew; rename it")
+            raise ProtocolError(
+                f"{label} returns {name!r}, a name reserved for the draws of the timestep sampler; rename it"
+            )
         if not isinstance(value, Tensor) or value.shape != (batch,):
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise ProtocolError(
@@ -155,9 +159,9 @@ def _checked(terms: object, batch: int, label: str) -> dict[str, Tensor]:
 
 
 def count_first(level: Tensor, batch: int) -> int:
-    """Upper bound on the rows at level 1: exact (to a power of two) if the levels are on the host, else the batch.
+    """Upper bound on the rows at level 1: their number, rounded up to a power of two, on the host; else the batch size.
 
-    A power of two keeps the number of compiled variants small.
+    The rounding limits the number of compiled variants.
     """
     if level.is_floating_point() or not has_values(level):
         return batch
@@ -165,16 +169,16 @@ def count_first(level: Tensor, batch: int) -> int:
     return min(batch, 1 << (count - 1).bit_length()) if count else 0
 
 
-def _refuse_infinite(objective: Objective) -> None:
-    """Refuse parts whose loss is not finite where data, noise and what the network returns are of ordinary size.
+def _check_finite(objective: Objective) -> None:
+    """Raise `CompositionError` if the loss is not finite for data, noise and network outputs of ordinary size.
 
-    Only some levels are tried. A loss that cannot be computed so is checked at its first real call.
+    It is evaluated at some levels only. A loss that fails in this evaluation is checked at its first real call.
     """
     parts = objective.parts
-    count = min(_TRIED, _TRIED_VALUES // math.prod(parts.data_shape) + 2)
+    count = min(_TRIAL_LEVELS, _TRIAL_VALUES // math.prod(parts.data_shape) + 2)
     rows = np.unique(np.geomspace(1, parts.table.num_steps, count).round().astype(np.int64))
     values = torch.zeros(len(rows), *parts.data_shape, device="cpu")
-    log_snr = parts.table.log_snr[rows].clip(-_FAR, _FAR)
+    log_snr = parts.table.log_snr[rows].clip(-_TRIAL_LOG_SNR, _TRIAL_LOG_SNR)
     level = torch.from_numpy(log_snr if parts.continuous_time else rows)
     out = torch.zeros(len(rows), parts.out_channels, *values.shape[2:], device="cpu")
     try:
@@ -184,7 +188,7 @@ def _refuse_infinite(objective: Objective) -> None:
     except Exception:
         return
     finally:
-        objective.columns.release()  # fake tensors, which a later call may be about, do not meet real ones
+        objective.columns.release()  # a later call may be on fake tensors, which do not mix with real ones
     if bad:
         where = f"level {int(parts.table.index[rows[bad[0]]])} of {parts.label('schedule')}"
         raise CompositionError(

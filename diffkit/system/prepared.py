@@ -1,4 +1,4 @@
-"""One call that walks levels: everything is resolved, and what is wrong refused, before any work is done."""
+"""A prepared sampling job: all arguments are resolved and validated before any work."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ Transform = Callable[[Tensor], Tensor]
 
 @frozen(eq=False)
 class SamplingJob:
-    """A walk over levels that is ready to begin; made by `System.prepare`, used by the system and by tasks.
+    """A sampling loop that is ready to run; made by `System.prepare`, used by the system and by tasks.
 
     Attributes:
-        system: Whose programs and graphs are cached, and whose dropout is off meanwhile.
-        objective: The system's, which knows the decoder and whether the network's input is scaled.
-        device: Where the steps are computed.
-        n: How many examples.
+        system: Key of the caches of programs and graphs; in eval mode while the job runs.
+        objective: The system's; holds the decoder and whether the network's input is scaled.
+        device: Device of the steps.
+        n: Number of examples.
         table: The table in use.
         parts: The composition, with this call's sampler and guidance.
         seed: As in `System.sample`.
@@ -74,7 +74,7 @@ class SamplingJob:
     compile: Compile = False
 
     def program(self) -> Program:
-        """Return the walk from level T down to level 0."""
+        """Return the sampling program, from level T down to level 0."""
         make = partial(sampling_program, self.parts, self.parts.sampler, self.table)
         return cached_program(self.system, "down", self.parts, self.table, make)
 
@@ -84,7 +84,7 @@ class SamplingJob:
         return cached_program(self.system, ("restarting", *runs.items()), self.parts, self.table, make)
 
     def encoding_program(self, *, past_end: bool = False) -> Program:
-        """Return the walk from level 1 up to level T, or one step beyond."""
+        """Return the encoding program, from level 1 up to level T, or one step beyond."""
         make = partial(encoding_program, self.parts, self.parts.sampler, self.table, past_end=past_end)
         return cached_program(self.system, ("up", past_end), self.parts, self.table, make)
 
@@ -101,7 +101,7 @@ class SamplingJob:
         return Denoiser(self.model, self.parts.var, scales, conditions, self.transform, self.clip, guidance)
 
     def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:
-        """Return a denoiser for every step of a program: without guidance in the steps where it would be idle."""
+        """Return a denoiser for each step of a program, without the guidance that is inactive in that step."""
         whole = self.denoiser(rows)
         acting = _acting(program, whole.guidance)
         if all(all(each) for each in acting):
@@ -110,7 +110,7 @@ class SamplingJob:
         return [found[each] for each in acting]
 
     def step_fn(self, program: Program, denoiser: Denoiser, x: Tensor, *, with_denoised: bool = False) -> StepFn:
-        """Return one step of a program as a function, compiled if the call asks for it.
+        """Return the step function, compiled if the job has ``compile``.
 
         Args:
             program, denoiser, x: Its later arguments.
@@ -122,25 +122,25 @@ class SamplingJob:
     def finish(
         self, program: Program, rows: range, x: Tensor, noise_fn: NoiseFn | None, advance: Callable[[int], None]
     ) -> Tensor:
-        """Walk a program from x to its end with some of the examples; see `Program.finish`."""
+        """Run a program from x to its end for some of the examples; see `Program.finish`."""
         step_fn = self.step_fn(program, self.denoiser(rows), x)
         return program.finish(self.denoisers(program, rows), x, noise_fn, advance, step_fn)
 
     def noise(self, rows: range) -> NoiseFn:
-        """Return the stream of noise of some of the examples."""
+        """Return the noise function of some of the examples."""
         return noise_for(self.seed, rows, self.parts.data_shape, self.device)
 
     def checked_start(self, start: Any) -> Tensor | None:
         """Return ``start`` as a tensor with a row for each example, or None if it is None.
 
         Raises:
-            OptionError: It is none, or has another shape.
+            OptionError: It is not a tensor or array, has another shape, or is not finite.
         """
         if start is None:
             return None
-        found, wanted = as_tensor("start", start), (self.n, *self.parts.data_shape)
-        if found.shape != wanted:
-            raise OptionError(f"start must have shape {wanted}, got {tuple(found.shape)}")
+        found, shape = as_tensor("start", start), (self.n, *self.parts.data_shape)
+        if found.shape != shape:
+            raise OptionError(f"start must have shape {shape}, got {tuple(found.shape)}")
         if found.device.type == "cpu" and (rows := rows_not_finite(found.detach())):
             raise OptionError(f"start is not finite: {examples_hold(rows)}")
         return found
@@ -154,7 +154,7 @@ class SamplingJob:
         return noise if start is None else as_float(start[rows.start : rows.stop].to(self.device))
 
     def points(self, start: Tensor | None = None) -> Iterator[TrajectoryPoint]:
-        """Yield a `TrajectoryPoint` after every step of one batch; between steps, networks are in their own mode."""
+        """Yield a `TrajectoryPoint` after every step of one batch; networks are in eval mode within steps only."""
         rows = range(self.n)
         noise_fn = self.noise(rows)
         x = self.begin(rows, noise_fn, start)
@@ -171,17 +171,17 @@ class SamplingJob:
 
     @contextmanager
     def running(self, label: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
-        """Show progress and switch dropout off meanwhile; yields a function to call with what is done."""
+        """Show progress, with networks in eval mode; yields a function that takes the number of finished steps."""
         with eval_mode(self.system, *self.networks()), show_progress(total, label, progress) as advance:
             yield advance
 
     def networks(self) -> tuple[nn.Module, ...]:
-        """Networks that take part beside the system's own."""
+        """Networks of the guidance."""
         return networks_of(self.parts.guidance)
 
 
 def _acting(program: Program, guidance: tuple[Guidance, ...]) -> list[tuple[bool, ...]]:
-    """Which guidance acts at some level of each step."""
+    """For each step, whether each guidance is active at one of its levels or more."""
     blocks = [block for name, block in program.columns.blocks.items() if name != "coef"]
     levels = [Coefs(block["alpha"], block["sigma"], block["log_snr"]) for block in blocks]
     inactive_at = [np.all([one.inactive_at(at) for at in levels], axis=0) for one in guidance]

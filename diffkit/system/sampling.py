@@ -1,4 +1,4 @@
-"""The sampling loop: a sampler's plan on a table as one matrix, and a pure step that reads one row of it."""
+"""The sampling loop: a sampler's plan on a table as one matrix, and a pure step function of one row."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class TrajectoryPoint:
     """One point of a trajectory.
 
     Attributes:
-        step: How many steps were taken, from 1.
-        level: Level of the table that x is at now.
+        step: Number of steps so far, from 1.
+        level: Level of x in the table.
         x: Data there, (B, C, *S).
-        x_start: The estimate of clean data that the step was taken with, (B, C, *S).
+        x_start: The estimate of clean data used by the step, (B, C, *S).
     """
 
     step: int
@@ -41,10 +41,10 @@ class TrajectoryPoint:
 
 
 class Row:
-    """A `StepRow` whose parts are unpacked when they are first asked for: most samplers never look at s.
+    """A `StepRow` that unpacks and caches each part at its first use: most samplers never read s.
 
-    Unpacking costs as much as two or three operations on small data, so a part is kept once it is there. By hand:
-    torch.compile does not look into `functools.cached_property`.
+    Unpacking costs as much as two or three operations on small data. The cache is written by hand, as torch.compile
+    does not support `functools.cached_property`.
     """
 
     def __init__(self, columns: CoefficientTable, values: Tensor, ndim: int, num_nodes: int):
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def t(self) -> Level:
-        """The level the step leaves."""
+        """The level the step starts from."""
         if self._t is None:
             self._t = self._level("t")
         return self._t
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def nodes(self) -> tuple[Level, ...]:
-        """The further levels the sampler asked for."""
+        """Further levels within the step, in the order of `Sampler.nodes`."""
         if self._nodes is None:
             self._nodes = tuple(self._level(f"node{i}") for i in range(self._num_nodes))
         return self._nodes
@@ -95,7 +95,7 @@ class Program:
         sampler: The sampler part.
         columns: Level t, level s and plan coefficients of every step, in the order of the steps.
         levels: Level each step goes to, in the root table.
-        num_nodes: How many further levels each step evaluates the network at.
+        num_nodes: Number of further levels within each step.
     """
 
     sampler: Sampler
@@ -106,7 +106,7 @@ class Program:
 
     @property
     def num_steps(self) -> int:
-        """How many steps there are."""
+        """Number of steps."""
         return len(self.levels)
 
     def step(
@@ -119,23 +119,23 @@ class Program:
             x: Data, (B, C, *S).
             state: The sampler's.
             row: One of `rows`, or a row of `columns` as a tensor (n,), or such a row for each example (B, n).
-            noise: Standard normal like x, or None if the sampler is deterministic.
-            last: True on the step to level 0, for samplers that ask.
+            noise: Standard normal of x's shape, or None if the sampler is deterministic.
+            last: True on the step to level 0, for samplers with `uses_last`.
         """
-        if not isinstance(row, Row):  # asked this way round: whether something is a Tensor takes torch a while
+        if not isinstance(row, Row):  # isinstance(row, Tensor) would be slow
             row = Row(self.columns, row, x.ndim, self.num_nodes)
         return self.sampler.step(denoise, x, state, row, noise, last)
 
     def run(
         self, denoise: Denoisers, x: Tensor, noise_fn: NoiseFn | None, step_fn: StepFn | None = None
     ) -> Iterator[TrajectoryPoint]:
-        """Walk all steps from x, yielding after each.
+        """Run all steps from x and yield a `TrajectoryPoint` after each.
 
         Args:
             denoise: ``denoise(x, level) -> Prediction``, or one for each step.
             x: Data at the level the first step starts from.
-            noise_fn: Asked once a step; None only for a deterministic sampler.
-            step_fn: `step_with_denoised`, or that compiled.
+            noise_fn: Called once a step; None only for a deterministic sampler.
+            step_fn: `step_with_denoised`, or its compiled form.
         """
         step_fn = step_fn or step_with_denoised
         with torch.inference_mode(False), torch.no_grad():
@@ -146,9 +146,9 @@ class Program:
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),
-            ):  # inside the step only: a generator must not leak it to its caller between yields
+            ):  # inside the step only, so that no mode leaks to the caller between yields
                 x, state, x_start = step_fn(self, denoiser, x, state, row, noise, self.is_last(i))
-            assert x_start is not None, "a step of a trajectory tells its estimate"
+            assert x_start is not None, "a step of a trajectory returns its estimate"
             yield TrajectoryPoint(i + 1, self.levels[i], x, x_start)
 
     def finish(
@@ -161,13 +161,13 @@ class Program:
         *,
         grad: bool = False,
     ) -> Tensor:
-        """Walk all steps from x and return where they lead, keeping nothing on the way.
+        """Run all steps from x and return the result, without storing intermediate points.
 
         Args:
             denoise, x, noise_fn: As in `run`.
             advance: Called with 1 after each step.
-            step_fn: `take_step`, or that compiled.
-            grad: Let autograd follow the steps, where it is on.
+            step_fn: `take_step`, or its compiled form.
+            grad: Record the steps for autograd, if it is enabled.
         """
         step_fn = step_fn or take_step
         grad = grad and torch.is_grad_enabled()
@@ -181,15 +181,15 @@ class Program:
         return x
 
     def rows(self, x: Tensor, noise_fn: NoiseFn | None) -> Sequence[Row]:
-        """Return each step's row of `columns`, where x is; refuse a stochastic sampler without noise."""
+        """Return each step's row of `columns` on x's device; `OptionError` for a stochastic sampler without noise."""
         if self.sampler.stochastic and noise_fn is None:
             raise OptionError("this sampler adds noise, so it needs noise_fn")
         key = (x.device, x.dtype)
         if key in self._rows and type(x) is Tensor:
             return self._rows[key]
-        with torch.inference_mode(False):  # a later call may be one that autograd looks at
+        with torch.inference_mode(False):  # a later call may use autograd
             rows = tuple(Row(self.columns, row, x.ndim, self.num_nodes) for row in self.columns.on(*key).unbind())
-        if type(x) is Tensor:  # a fake tensor's rows are fake
+        if type(x) is Tensor:  # rows on fake tensors are not cached
             self._rows[key] = rows
         return rows
 
@@ -203,7 +203,7 @@ class Program:
         return noise_fn() if noise_fn is not None and self.sampler.stochastic else None
 
     def is_last(self, i: int) -> bool:
-        """Return what a step is told: that it goes to level 0, if the sampler asks at all."""
+        """Return the argument ``last`` of a step: True on the step to level 0, if the sampler has `uses_last`."""
         return self.sampler.uses_last and self.levels[i] == 0
 
 
@@ -222,7 +222,7 @@ def take_step(
 
 
 def _call_of(denoise: Any) -> Denoise:
-    """The method behind an object: torch before 2.7 makes another graph for every object that is called itself."""
+    """The ``__call__`` method of an object: torch before 2.7 makes a new graph for every callable object."""
     method: Denoise = denoise.__call__
     return method
 
@@ -230,14 +230,14 @@ def _call_of(denoise: Any) -> Denoise:
 def step_with_denoised(
     program: Program, denoise: Denoise, x: Tensor, state: State, row: Tensor | Row, noise: Tensor | None, last: bool
 ) -> tuple[Tensor, State, Tensor | None]:
-    """Take one step, and tell the estimate of x_start it was taken with."""
+    """Take one step and return the estimate of x_start it used as well; see `Program.step`."""
     recorder = _Recorder(_call_of(denoise))
     x, state = program.step(recorder, x, state, row, noise, last)
     return x, state, recorder.last.x_start
 
 
 class _Recorder:
-    """Remembers the last prediction."""
+    """A denoiser that stores its last prediction."""
 
     last: Prediction
 
@@ -251,7 +251,7 @@ class _Recorder:
 
 @computing("the steps of the sampler")
 def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
-    """Return the program that goes from level T of a table in use down to level 0."""
+    """Return the program from level T of a table in use down to level 0."""
     route = sampler.route(table.log_snr)
     if route is None:
         rows = np.arange(table.num_steps, 0, -1)
@@ -261,7 +261,7 @@ def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) 
 
 
 def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.ndarray:
-    """Return a route as an int64 array (n, 2), or raise `ProtocolError` if it is none from T to 0."""
+    """Return a route as an int64 array (n, 2), or raise `ProtocolError` if it does not lead from T to 0."""
     pairs = np.asarray(route, dtype=np.int64).reshape(-1, 2)
     down = len(pairs) and pairs[0, 0] == top and pairs[-1, 1] == 0 and np.all(pairs[:, 1] < pairs[:, 0])
     if not down or np.any(pairs[1:, 0] < pairs[:-1, 1]) or np.any(pairs[:-1, 1] < 1) or pairs.max() > top:
@@ -271,12 +271,12 @@ def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.n
 
 @computing("the steps of the sampler")
 def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable, runs: Mapping[int, int]) -> Program:
-    """Return the program of several runs down the levels, each planned as if sampling began at its top.
+    """Return the program of several runs down the levels, each planned as if sampling started at its top.
 
-    A plan counts on the estimates of its own earlier steps, and a run that begins in the middle has none.
+    Multistep plans use the estimates of earlier steps, and a run that starts in the middle has none.
 
     Args:
-        runs: Level that a run starts from -> level that it goes to; their steps follow one another in this order.
+        runs: Start level -> end level of each run; their steps are concatenated in this order.
     """
     levels = level_coefficients(parts, table)
     pieces = []
@@ -294,13 +294,13 @@ def restarting_program(parts: Composition, sampler: Sampler, table: ProcessTable
 
 @computing("the steps of the sampler")
 def encoding_program(parts: Composition, sampler: Sampler, table: ProcessTable, past_end: bool) -> Program:
-    """Return the program that goes from level 1 of a table in use up to level T.
+    """Return the program from level 1 of a table in use up to level T.
 
     Args:
         parts: The composition.
         sampler: A deterministic sampler.
         table: The table in use.
-        past_end: Add a step from T to a level without signal, as the published code does.
+        past_end: Add a step from T to a level without signal, as improved-diffusion does.
     """
     rows = np.arange(1, table.num_steps + (1 if past_end else 0))
     t = table.at(rows)
@@ -341,15 +341,15 @@ def _blocks(
     from_rows: np.ndarray,
     to_rows: np.ndarray,
 ) -> dict[str, NamedColumns]:
-    """What the steps of one plan read, block by block.
+    """The columns that the steps of one plan read, block by block.
 
     Args:
         levels: `level_coefficients` of the table in use.
         steps, from_rows, to_rows: The steps, and their ends as rows of the table.
     """
-    wanted = sampler.nodes(steps)
+    log_snr = sampler.nodes(steps)
     start = {name: c[from_rows] for name, c in levels.items()}
-    nodes, coefs = ([], ()) if wanted is None else node_coefficients(parts, steps, wanted, start)
+    nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, steps, log_snr, start)
     steps = Steps(steps.t, steps.s, coefs)
     plan = {name: np.broadcast_to(c, len(from_rows)) for name, c in sampler.plan(steps).items()}
     _check_plan(parts.label("sampler"), plan)

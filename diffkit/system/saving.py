@@ -1,6 +1,6 @@
 """A system as plain data: registered names, options, provenance and settings.
 
-There is no import path in a spec, so rebuilding one cannot run anything but the parts it names.
+A spec has no import paths, so rebuilding it runs only the code of the parts it names.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def spec_of(parts: Composition, settings: Settings, recipe: Any, network: nn.Mod
         parts, settings, recipe, network: Those of the system; the recipe is None for a foreign network.
     Raises:
         SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it; or
-            an option is of a kind that JSON does not have.
+            an option is of a type that JSON does not have.
     """
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in KINDS if kind != "backbone"}
     named["backbone"] = _backbone_spec(parts, recipe, None if network is None else unwrap_module(network))
     others = written("the system", attrs.asdict(settings, recurse=False))
-    if others["null_conditions"] is None:  # older specs are without it
+    if others["null_conditions"] is None:  # older specs do not have it
         del others["null_conditions"]
     return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": others}
 
@@ -51,7 +51,7 @@ def save(spec: Mapping[str, Any], network: nn.Module | None, folder: str | Path)
     Args:
         spec: The system's, as `spec_of` returns it.
         network: The system's, if it has one.
-        folder: Made if it is not there.
+        folder: Created if missing.
     Returns:
         The folder.
     Raises:
@@ -73,16 +73,16 @@ def write(
     """Write a spec and the weights that belong to it, as `save` does.
 
     Args:
-        spec: What they are of; a record of the weights is added to it.
+        spec: The spec; a record of the weights is added to it.
         weights: A state dict.
-        folder: Made if it is not there.
-        renews: A training run writes its own folder anew, for the same spec: that is written first and knows the
-            weights' digest of before and of now, so at whatever moment this is cut short, what is there can be loaded.
-        damaged: What the run finds in its folder is not to be loaded.
+        folder: Created if missing.
+        renews: A training run overwrites its own folder, with the same spec. The spec is written first, with the
+            digests of the old and the new weights, so that the folder can be loaded after an interruption at any time.
+        damaged: The weights in the folder are damaged, so their digest is not recorded.
     Returns:
         The folder.
     Raises:
-        OptionError: The folder holds a training run, and this is not the run that writes.
+        OptionError: The folder holds a training run, and ``renews`` is False.
         CheckpointError: The folder cannot be written.
     """
     folder = Path(folder)
@@ -110,7 +110,7 @@ def write(
 
 
 def as_file(weights: Mapping[str, Tensor]) -> bytes:
-    """Return the content of the file that holds these weights; the same for the same weights."""
+    """Return the bytes of the safetensors file of these weights; deterministic."""
     from safetensors.torch import save as to_bytes
 
     return to_bytes(to_safetensors(weights))
@@ -120,7 +120,7 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
     """Return a part as plain JSON data: name, options and provenance.
 
     Raises:
-        SpecError: Its class has no registered name, its options cannot be told, or JSON cannot hold one.
+        SpecError: Its class has no registered name, its options are unknown, or JSON cannot hold one.
     """
     known = registry(kind).provenance(part)
     if known is None:
@@ -133,7 +133,7 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
     names = option_names(type(part))
     if names is None:
         raise SpecError(
-            f"{kind} {known.name!r} is made by a class with its own __init__, so its options cannot be told; "
+            f"{kind} {known.name!r} is made by a class with its own __init__, so its options are unknown; "
             "make it a frozen attrs class"
         )
     options = written(f"{kind} {known.name!r}", {name: getattr(part, name) for name in names})
@@ -141,7 +141,7 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
 
 
 def _backbone_spec(parts: Composition, recipe: Any, network: nn.Module | None) -> dict[str, Any] | None:
-    """The part that builds the network; or the network's class, if no part builds it as it is now."""
+    """Spec of the part that builds the network; or the network's class, if no part builds the network in this form."""
     if recipe is None:
         return None if network is None else {"name": None, "class": parts.names["backbone"]}
     found = part_spec("backbone", recipe)
@@ -151,15 +151,15 @@ def _backbone_spec(parts: Composition, recipe: Any, network: nn.Module | None) -
 
 
 def is_built_by(build: Callable[[], nn.Module], network: nn.Module) -> bool:
-    """Return whether a function builds such a network: the same modules, and weights of the same names and shapes.
+    """Return whether a function builds this network: the same modules, and weights of the same names and shapes.
 
-    A network that was wrapped, or some of whose layers were replaced, adapted or parametrized, is another. Nothing is
-    computed, and a network that cannot be built without values counts as the same.
+    False for a network that was wrapped, or has replaced, adapted or parametrized layers. The function is called on the
+    meta device; if it fails there, the network counts as the same.
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             built = build()
-    except Exception:  # whatever foreign code meets on a device without values
+    except Exception:  # foreign code may fail on the meta device
         return True
     return _structure(built) == _structure(network)
 
@@ -175,11 +175,11 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def written(what: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as JSON has them, with lists for tuples.
+    """Return options as plain JSON data, with lists for tuples.
 
     Args:
-        what: Whose they are, for the message.
-        options: Any.
+        what: Their owner, for the message.
+        options: Name -> value.
     Raises:
         SpecError: JSON cannot hold one of them.
     """
@@ -195,11 +195,11 @@ def fits_json(value: Any) -> bool:
     """Whether a value can be written as JSON and read back."""
     try:
         parse_json(json.dumps(value))
-    except (TypeError, ValueError):  # of a kind that JSON does not have; held by itself
+    except (TypeError, ValueError):  # of a type that JSON does not have, or circular
         return False
     return True
 
 
 def plain(value: Any) -> Any:
-    """Return a value with lists for tuples, as JSON has them."""
+    """Return a value with lists in place of tuples."""
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""Where a sampling loop gets its noise: one stream for the batch, or one for each example."""
+"""Noise of a sampling loop: one random stream for the batch, or one for each example."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NoiseFn = Callable[[], Tensor]
 """Returns the next standard normal tensor of the batch's shape."""
 
 Seed = int | Sequence[int] | None
-"""One number for the set (example i is then a function of the number and i), a number for each example, or none."""
+"""One seed for all (example i is then a function of the seed and i), a seed for each example, or None."""
 
 
 MOST_STREAMS = 10**6
-"""Examples of a batch that each have a generator, of 5 KB."""
+"""Largest number of examples of a batch with a generator each, of 5 KB."""
 
 
 def example_seed(seed: int, index: int) -> int:
@@ -32,13 +32,13 @@ def checked_seed(seed: object, n: int) -> Seed:
     """Return the seed of n examples, a list, tensor or array as integers.
 
     Raises:
-        OptionError: It is negative or no integer, or there is not one for each example.
+        OptionError: It is negative or not an integer, or there is not one for each example.
     """
     if seed is None:
         return None
     if isinstance(seed, torch.Generator):
         raise OptionError(
-            "seed must be a number, no generator: sample i is a function of seed and i; generator.initial_seed() is one"
+            "seed must be a number, not a generator: sample i is a function of seed and i; use generator.initial_seed()"
         )
     if isinstance(seed, Tensor | np.ndarray):
         seed = seed.tolist()
@@ -65,7 +65,7 @@ def noise_for(seed: Seed, rows: Sequence[int], shape: tuple[int, ...], device: t
         seed: As `checked_seed` returns; see `seeds_of`.
         rows: Indices of the examples of a batch.
         shape: Shape of one example.
-        device: Where the noise is drawn; another kind of device draws other numbers.
+        device: Device on which the noise is drawn; other kinds of device draw other numbers.
     """
     if seed is None:
         return batch_noise((len(rows), *shape), device)
@@ -78,7 +78,7 @@ def noise_for(seed: Seed, rows: Sequence[int], shape: tuple[int, ...], device: t
 
 
 def batch_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> NoiseFn:
-    """Noise drawn for the whole batch at once: fastest, and different in another batch size."""
+    """Noise drawn for the whole batch at once: fastest, but it depends on the batch size."""
 
     def draw() -> Tensor:
         return torch.randn(shape, generator=generator, device=device)

@@ -1,4 +1,4 @@
-"""What `diffkit.compose` was given beside the parts."""
+"""Arguments of `diffkit.compose` other than the parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import frozen
 
 @frozen
 class Settings:
-    """What `diffkit.compose` was told beside the parts; together with them it rebuilds the system."""
+    """Arguments of `diffkit.compose` other than the parts; together with the parts they rebuild the system."""
 
     data_shape: tuple[int, ...]
     num_steps: int

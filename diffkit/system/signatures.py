@@ -25,10 +25,10 @@ OPTIONS = frozenset(
 )
 """Options of a system's calls."""
 
-_SLIPS = OPTIONS - {"grad", "level", "model", "noise", "table"}
-"""Those whose slips are looked for: near to the others are words that conditions may have, such as mode."""
+_TYPO_TARGETS = OPTIONS - {"grad", "level", "model", "noise", "table"}
+"""Options for which typos are detected; the others resemble likely names of conditions, such as mode."""
 
-_ELSEWHERE = {
+_ALIASES = {
     "callback": "System.trajectory, which yields every step",
     "callback_on_step_end": "System.trajectory, which yields every step",
     "classifier_free_guidance": "guidance=diffkit.guidance.ClassifierFree(scale)",
@@ -45,19 +45,19 @@ _ELSEWHERE = {
     "num_steps": "steps=",
     "timestep_respacing": "steps=",
 }
-"""What other libraries call options of sampling -> what it is here."""
+"""Name of a sampling option in other libraries -> its name here."""
 
 _TIMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_level", "noise_labels")
-"""What networks call their time."""
+"""Names that networks use for their time argument."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 _NEAR = 0.85
-"""How alike (difflib's ratio) a condition is to an option that it must be a slip of: 'step' is, 'scale' is not."""
+"""Similarity (difflib's ratio) to an option from which a condition counts as a typo: 'step' does, 'scale' not."""
 
 
 class NamedTime(nn.Module):
-    """A foreign network whose time argument goes by name."""
+    """A foreign network whose time argument is passed by name."""
 
     def __init__(self, network: nn.Module, argument: str):
         super().__init__()
@@ -82,7 +82,7 @@ class NamedTime(nn.Module):
         self.data = names[1] if len(names) > 1 and names[0] == argument else None
 
     def forward(self, x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
-        """Return what the network returns."""
+        """Return the network's output."""
         named = {self.argument: time}
         out: Tensor
         if self.data is None:
@@ -93,7 +93,7 @@ class NamedTime(nn.Module):
 
 
 def check_takes_time(network: nn.Module) -> None:
-    """Raise `OptionError` unless a foreign network can be called as ``network(x, time)``, as far as can be told."""
+    """Raise `OptionError` if a foreign network's signature does not allow ``network(x, time)``."""
     try:
         signature = _signature(network.forward)
         names = list(signature.parameters)
@@ -116,7 +116,7 @@ def check_takes_time(network: nn.Module) -> None:
 
 @frozen
 class _Taken:
-    """Conditions that a network takes: those it names, of which some have no default, and any other if ``anything``."""
+    """Conditions in a network's signature: names, those without default, and any other name if ``anything``."""
 
     names: frozenset[str]
     anything: bool
@@ -124,15 +124,15 @@ class _Taken:
 
 
 def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozenset[str]) -> Iterator[str]:
-    """Say which conditions cannot be meant for a network.
+    """Report conditions that a network does not take.
 
-    A network that names its conditions takes no others. To one that takes any, what is an option of a system's calls,
-    or almost, is not handed on.
+    A network that names its conditions takes no others. One with ``**kwargs`` takes any, except options of a system's
+    calls and likely typos of them.
 
     Args:
         model: The network.
-        names: Of the conditions.
-        own: Those that guidance keeps to itself.
+        names: Names of the conditions.
+        own: Names of conditions for guidance only.
     """
     unsure = [name for name in names if name not in own]
     taken = _taken(model) if unsure and not torch.compiler.is_compiling() else None
@@ -142,10 +142,10 @@ def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozense
     for name in unsure:
         if name in taken.names:
             continue
-        if name in _ELSEWHERE and not (taken.anything and name not in OPTIONS):
-            yield f"{name!r} is no condition of {label}, and no option here; it is {_ELSEWHERE[name]}"
+        if name in _ALIASES and not (taken.anything and name not in OPTIONS):
+            yield f"{name!r} is not a condition of {label}, nor an option here; it is {_ALIASES[name]}"
         elif name in OPTIONS:
-            yield f"{name!r} is an option of other calls, not of this one, and no condition of {label}; leave it out"
+            yield f"{name!r} is an option of other calls, not of this one, nor a condition of {label}; leave it out"
         elif taken.anything:
             if meant := _typo(name):
                 yield f"condition {name!r} looks like the option {meant!r}; write that, or name {name!r} in {label}"
@@ -156,7 +156,7 @@ def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozense
 
 
 def missing_problems(model: Callable[..., Any], names: Container[str]) -> Iterator[str]:
-    """Say which conditions a network cannot do without, but is not given."""
+    """Report required conditions of a network that are missing."""
     taken = None if torch.compiler.is_compiling() else _taken(model)
     for name in taken.needed if taken else ():
         if name not in names:
@@ -169,12 +169,12 @@ def _label(model: Callable[..., Any]) -> str:
 
 @lru_cache(maxsize=256)
 def _typo(name: str) -> str | None:
-    """The option that a condition must be a slip of; kept, as every update of a training asks."""
-    return next(iter(get_close_matches(name, _SLIPS, n=1, cutoff=_NEAR)), None)
+    """The option of which a condition is a likely typo; cached, as every training step looks it up."""
+    return next(iter(get_close_matches(name, _TYPO_TARGETS, n=1, cutoff=_NEAR)), None)
 
 
 def _taken(model: Callable[..., Any]) -> _Taken | None:
-    """What a network takes; None if it cannot be told."""
+    """The conditions in a network's signature; None if it has no signature."""
     try:
         if isinstance(model, NamedTime):
             found = _read(model.network.forward, 1)
@@ -197,17 +197,17 @@ def _has_plain_forward(model: nn.Module) -> bool:
 
 
 _FUNCTIONS: WeakKeyDictionary[FunctionType, _Taken] = WeakKeyDictionary()
-"""What functions take, as reading a signature takes as long as a small layer, and every update asks."""
+"""Cache of `_read`, which takes as long as a small layer and is needed at every training step."""
 
 
 @lru_cache(maxsize=256)
 def _read_once(forward: Callable[..., Any]) -> _Taken:
-    """The same for all networks of a class."""
+    """`_read`, once for all networks of a class."""
     return _read(forward, 3)
 
 
 def _read(function: Callable[..., Any], skip: int) -> _Taken:
-    """Names of a function's arguments beside the first ones, which are the data and the time."""
+    """Names of a function's arguments after the first ones, which are the data and the time."""
     parameters = list(_signature(function).parameters.values())
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:skip]
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in positional]
@@ -219,7 +219,7 @@ def _read(function: Callable[..., Any], skip: int) -> _Taken:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """A function's signature; a scripted or traced one has it in a schema, where inspect does not look."""
+    """A function's signature; that of a scripted or traced one is in its schema, which inspect does not read."""
     if not isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
         return inspect.signature(function)
     schema: Any = function.schema

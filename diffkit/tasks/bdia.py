@@ -30,7 +30,7 @@ from diffkit.protocols import Model
 from diffkit.spacing import Spacing, levels
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.denoiser import Denoiser, as_float
-from diffkit.system.guidance import Steered
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 from diffkit.table import F64, ProcessTable
@@ -62,7 +62,7 @@ def exact_encode(
     *,
     gamma: float = 1.0,
     steps: Spacing = None,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     clip: bool | None = None,
     model: Model | None = None,
     progress: bool = True,
@@ -90,7 +90,7 @@ def exact_decode(
     *,
     gamma: float | None = None,
     steps: Spacing = None,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     clip: bool | None = None,
     model: Model | None = None,
     progress: bool = True,
@@ -153,7 +153,7 @@ class _Walk:
         x: Tensor,
         gamma: float,
         steps: Spacing,
-        guidance: Steered,
+        guidance: GuidanceSlot,
         clip: bool | None,
         model: Model | None,
         conditions: Any,

@@ -14,7 +14,7 @@ from diffkit.protocols import Model
 from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing, levels
 from diffkit.system.compiling import Compile
-from diffkit.system.guidance import Steered
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.seeding import Seed
 from diffkit.tasks._images import images_for
@@ -29,7 +29,7 @@ def image_to_image(
     n: int | None = None,
     steps: Spacing = None,
     sampler: Slot = None,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     seed: Seed = None,
     batch_size: int | None = None,
     clip: bool | None = None,

@@ -15,7 +15,7 @@ from diffkit.protocols import Model
 from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
 from diffkit.system.compiling import Compile
-from diffkit.system.guidance import Steered
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 from diffkit.system.sampling import Program
@@ -38,7 +38,7 @@ def inpaint(
     jump: int = 10,
     steps: Spacing = None,
     sampler: Slot = None,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     seed: Seed = None,
     batch_size: int | None = None,
     clip: bool | None = None,

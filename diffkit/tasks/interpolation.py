@@ -14,7 +14,7 @@ from diffkit.protocols import Model
 from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
 from diffkit.system.compiling import Compile
-from diffkit.system.guidance import Steered
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.tasks._images import images_for
 from diffkit.tasks.inversion import SAMPLER, steps_or_default
@@ -29,7 +29,7 @@ def interpolate(
     *,
     steps: Spacing = None,
     sampler: Slot = SAMPLER,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     batch_size: int | None = None,
     clip: bool | None = None,
     model: Model | None = None,

@@ -12,7 +12,7 @@ from diffkit.protocols import Model
 from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
 from diffkit.system.compiling import Compile
-from diffkit.system.guidance import Steered
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.tasks._images import images_for
 
@@ -56,7 +56,7 @@ def invert(
     *,
     steps: Spacing = None,
     sampler: Slot = SAMPLER,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     clip: bool | None = None,
     model: Model | None = None,
     compile: Compile = False,
@@ -99,7 +99,7 @@ def reconstruct(
     *,
     steps: Spacing = None,
     sampler: Slot = SAMPLER,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     clip: bool | None = None,
     model: Model | None = None,
     compile: Compile = False,

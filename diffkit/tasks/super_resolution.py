@@ -13,7 +13,7 @@ from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
 from diffkit.system.compiling import Compile
 from diffkit.system.conditions import as_tensor
-from diffkit.system.guidance import Steered
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.seeding import Seed
 
@@ -25,7 +25,7 @@ def super_resolve(
     each: int = 1,
     steps: Spacing = None,
     sampler: Slot = None,
-    guidance: Steered = None,
+    guidance: GuidanceSlot = None,
     seed: Seed = None,
     batch_size: int | None = None,
     clip: bool | None = None,

@@ -104,7 +104,7 @@ def test_a_classifier_of_something_else(refused: Refused, saved: Path, classifie
     file.touch()
     assert "is a file; diffkit import" in refused(*chosen, file)
     assert refused(*chosen, classifier(), "--classes", "none").startswith("no class 'none'")
-    assert refused("sample", classifier()).startswith("this is a classifier of noisy data, which steers sampling")
+    assert refused("sample", classifier()).startswith("this is a classifier of noisy data, which is used for guidance")
 
 
 def test_by_a_worse_system(command: Command, refused: Refused, saved: Path, tmp_path: Path):

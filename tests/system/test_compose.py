@@ -229,9 +229,7 @@ class Choosy(nn.Module):
 
 def test_a_network_that_cannot_be_asked_is_checked_at_its_first_call():
     system = diffkit.compose(schedule="cosine", backbone=Choosy(5), data_shape=(3, 8, 8))
-    with pytest.raises(
-        errors.OptionError, match=re.escape("returned shape (2, 5, 8, 8), the parts ask for (2, 3, 8, 8)")
-    ):
+    with pytest.raises(errors.OptionError, match=re.escape("returned shape (2, 5, 8, 8), the parts need (2, 3, 8, 8)")):
         system.sample(2, steps=2, progress=False)
 
 
@@ -499,7 +497,7 @@ def test_a_part_may_hold_anything_else():
             "must return a mapping with 'loss', a value for each example, got the keys",
         ),
         (lambda e: e.flatten(1).mean(1), "must return a mapping with 'loss', a value for each example, got a Tensor"),
-        (lambda e: {"loss": e.flatten(1).mean(1), "level": e.flatten(1).mean(1)}, "returns 'level', which stands for"),
+        (lambda e: {"loss": e.flatten(1).mean(1), "level": e.flatten(1).mean(1)}, "returns 'level', a name reserved for"),
     ],
 )
 def test_what_a_loss_returns_is_checked(returned, text):

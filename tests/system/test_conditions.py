@@ -198,7 +198,7 @@ def test_a_keyword_that_is_no_condition_is_refused(call, text, end):
     [("num_inference_steps", "steps="), ("generator", "seed="), ("eta", "sampler=('ddim', {'eta': 0.5})")],
 )
 def test_options_of_other_libraries_are_answered_with_ours(name, ours):
-    with pytest.raises(OptionError, match=re.escape(f"{name!r} is no condition of the network Seeing") + ".*it is "):
+    with pytest.raises(OptionError, match=re.escape(f"{name!r} is not a condition of the network Seeing") + ".*it is "):
         draw(system_of(), **{name: 3})
     with pytest.raises(OptionError, match=re.escape(ours)):
         draw(system_of(), **{name: 3})
@@ -209,7 +209,7 @@ def test_options_of_other_libraries_are_answered_with_ours(name, ours):
 
 
 def test_a_generator_is_no_seed():
-    with pytest.raises(OptionError, match=r"seed must be a number, no generator.*initial_seed\(\) is one"):
+    with pytest.raises(OptionError, match=r"seed must be a number, not a generator.*use generator.initial_seed\(\)"):
         draw(system_of(), seed=torch.Generator())
 
 

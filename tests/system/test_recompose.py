@@ -171,7 +171,7 @@ class Sized(Backbone):
 
 def test_a_network_that_takes_the_size_though_its_recipe_builds_another_stays_by_the_advice():
     system = make(backbone=Sized())
-    with pytest.raises(CompositionError, match=r"give recompose backbone=system.backbone, which keeps it as it is"):
+    with pytest.raises(CompositionError, match=r"give recompose backbone=system.backbone, which reuses it unchanged"):
         diffkit.recompose(system, data_shape=(3, 4, 4))
     changed = diffkit.recompose(system, data_shape=(3, 4, 4), backbone=system.backbone)
     assert changed.backbone is system.backbone

@@ -150,7 +150,7 @@ def set_part(kind, **values):
 
 WRONG_SPECS = [
     (lambda s: s.update(format=99, diffkit="9.0"), SpecError, "this spec has format 99, written by diffkit 9.0;"),
-    (lambda s: s.pop("format"), SpecError, "this is no diffkit spec: its format is None"),
+    (lambda s: s.pop("format"), SpecError, "this is not a diffkit spec: its format is None"),
     (lambda s: s.pop("parts"), SpecError, "the spec lacks 'parts'"),
     (lambda s: s["parts"].pop("loss"), SpecError, "the spec lacks 'loss'"),
     (lambda s: s["settings"].update(colour=1), SpecError, "the spec's settings do not fit diffkit"),

@@ -360,7 +360,7 @@ def test_a_table_that_the_network_does_not_know_is_refused():
     for parts in (dict(schedule="cosine"), dict(schedule="log_linear", mean="x_prev")):
         system = diffkit.compose(**settings | parts)
         for steps in (9, 40):
-            text = f"the table of {steps} steps has levels that are none of the training table"
+            text = f"the table of {steps} steps has levels that are not in the training table"
             with pytest.raises(OptionError, match=re.escape(text) + ".*make it by System.table_for"):
                 system.sample_from(at_one_point, x, None, system.parts.schedule.table(steps), sampler="ddim")
     system = diffkit.compose(**settings, schedule=EXPLODING)

@@ -317,7 +317,7 @@ def test_a_finished_run_gets_its_system_back(run, capsys):
         before = (run / name).read_bytes()
         damage(run / name, "truncated")
         text = (
-            r"(damaged|cannot be read).*the run's checkpoints hold it still: the command or call that trained it writes"
+            r"(damaged|cannot be read).*the run's checkpoints still hold it: the command or call that trained it writes"
         )
         with pytest.raises(CheckpointError, match=text):
             diffkit.load(run)
