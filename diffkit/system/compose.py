@@ -203,6 +203,8 @@ def recompose(system: System, **changes: Any) -> System:
     changed = compose(**told | changes | {"backbone": recipe, "device": "meta"})
     if _shapes(unwrap_module(network)) != _shapes(changed.backbone):
         _check_same(compose(**told | {"backbone": system.recipe, "device": "meta"}), changed, network)
+    if system.data_shape != changed.data_shape:
+        _check_size(network, changed)
     return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
 
 
@@ -230,6 +232,17 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
         f"{other[0]}); give recompose "
         + ("backbone=system.backbone, which keeps it as it is" if takes else "a backbone as well, which is built anew")
     )
+
+
+def _check_size(network: nn.Module, changed: System) -> None:
+    """Refuse data of another shape where the weights would fit, but not the network: it keeps the layout of its own."""
+    data_shape = changed.data_shape
+    shape, wanted = _shape_of_answer(network, data_shape), (changed.parts.out_channels, *data_shape[1:])
+    if shape is not None and shape != wanted:
+        raise CompositionError(
+            f"the network does not fit data of shape {data_shape}: it returns {shape}, and {wanted} is needed; give "
+            "recompose a backbone as well, which is built anew"
+        )
 
 
 def _shapes(network: nn.Module | None) -> dict[str, tuple[int, ...]]:
@@ -374,9 +387,9 @@ def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[i
                 return tuple(asked(x, time).shape[1:])
             except DiffkitError:  # one of ours, perhaps inside of another, which needs classes
                 return tuple(asked(x, time, y=torch.zeros(2, dtype=torch.int64, device="meta")).shape[1:])
-    except DiffkitError:
-        raise
-    except Exception:  # any failure of foreign code on such tensors only means that it cannot be asked this way
+    except (
+        Exception
+    ):  # any failure on such tensors, also for want of conditions, means that it cannot be asked this way
         return None
 
 
