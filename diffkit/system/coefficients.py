@@ -35,11 +35,21 @@ def guidance_owner(place: int) -> str:
 
 def _owned(owner: str, columns: Mapping[str, F64], table: ProcessTable) -> dict[str, F64]:
     """Columns of one owner under names that no other has."""
+    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
+        raise ProtocolError(f"columns() of {owner} must return a mapping of names to columns, got {columns!r}")
+    return {f"{owner}/{name}": _column(f"column {name!r} of {owner}", c, table) for name, c in columns.items()}
+
+
+def _column(label: str, column: object, table: ProcessTable) -> F64:
+    """One column, (T+1,) float64."""
     wanted = (table.num_steps + 1,)
-    for name, column in columns.items():
-        if np.shape(column) != wanted:
-            raise ProtocolError(f"column {name!r} of {owner} must have shape {wanted}, got {np.shape(column)}")
-    return {f"{owner}/{name}": column for name, column in columns.items()}
+    try:
+        found = np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ProtocolError(f"{label} must be numbers, (T+1,), got a {type(column).__name__}") from error
+    if found.shape != wanted:
+        raise ProtocolError(f"{label} must have shape {wanted}, got {found.shape}")
+    return found
 
 
 def _owner_and_name(key: str) -> tuple[str, str]:

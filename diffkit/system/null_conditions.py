@@ -129,7 +129,8 @@ def _none_of_mapping(name: str, null: Any, given: Mapping[str, Any], n: int) -> 
     if not isinstance(null, Mapping):
         raise _unfit(name, null, "a mapping")
     found = {key: none_of(f"{name}[{key!r}]", entry, given.get(key), n) for key, entry in null.items()}
-    return {key: entry for key, entry in {**given, **found}.items() if entry is not None}
+    left_out = {key for key, entry in found.items() if entry is None}
+    return {key: entry for key, entry in {**given, **found}.items() if key not in left_out}
 
 
 def _none_of_tuple(name: str, null: Any, given: tuple[Any, ...], n: int) -> tuple[Any, ...]:

@@ -223,7 +223,8 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     if not isinstance(function, torch.ScriptMethod | torch.ScriptFunction):
         return inspect.signature(function)
     schema: Any = function.schema
-    return inspect.Signature([_parameter(argument) for argument in schema.arguments if argument.name != "self"])
+    own = 1 if isinstance(function, torch.ScriptMethod) else 0  # a method's first argument is the module itself
+    return inspect.Signature([_parameter(argument) for argument in schema.arguments[own:]])
 
 
 def _parameter(argument: Any) -> inspect.Parameter:

@@ -22,6 +22,28 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
     Raises:
         OptionError: They have another shape, or there is another number of them.
     """
+    image, count = _shaped(system, name, image, n)
+    return system.checked(image).expand(count, *system.data_shape)
+
+
+def image_and_mask(system: System, image: Tensor, known: Tensor, n: int | None) -> tuple[Tensor, Tensor]:
+    """Return images with 0 where they are not known, and the mask of what is, each (n, C, *S).
+
+    Args:
+        system: The system.
+        image: As `images_for` takes it; where it is not known, it may hold anything, also NaN.
+        known: The mask, as `mask_for` takes it.
+        n: How many examples; by default as many as there are images.
+    Raises:
+        OptionError: As of `images_for` and `mask_for`.
+    """
+    image, count = _shaped(system, "image", image, n)
+    mask = mask_for(system, known, count)
+    return system.checked(torch.where(mask, image, 0)), mask
+
+
+def _shaped(system: System, name: str, image: Tensor, n: int | None) -> tuple[Tensor, int]:
+    """One image, (1, C, *S), or one for each example, (n, C, *S), where the system is; and n."""
     shape = system.data_shape
     image = as_tensor(name, image)
     if image.ndim == len(shape):
@@ -34,8 +56,7 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
         raise OptionError(f"{name} must be one, or one for each of {count} examples, got {len(image)}")
     if not image.is_floating_point():
         raise OptionError(f"{name} must be floating point in [-1, 1], got {image.dtype}; for 8-bit: x / 127.5 - 1")
-    image = image.to(system.device)
-    return system.checked(image).expand(count, *shape)
+    return image.to(system.device), count
 
 
 def mask_for(system: System, mask: Tensor, n: int) -> Tensor:

@@ -19,6 +19,8 @@ _FAR = 2e-3
 """Share of the largest value by which a linear operator may miss: float32 and TF32 round by up to a quarter of it."""
 _SAME = 1e-5
 """The same of two calls with the same data: sums may be taken in another order on a GPU."""
+_LARGE = 1e3
+"""How far beyond data in [-1, 1] an operator must be linear, too: other data is larger, and so are early estimates."""
 _WRONG_SLOPE = 0.1
 """Share by which a gradient may miss the slope that differences show; differences have curvature in them."""
 
@@ -111,20 +113,22 @@ class _Trial:
         if self._measured(torch.zeros_like(x)).any():
             raise OptionError(f"the operator is not linear: it does not map 0 to 0; {instead}")
         a, b = 0.7, -1.3  # any two numbers; the sum reaches beyond the range of data, where operators may clamp
-        if _far(self._measured(a * x + b * other), a * value + b * self._measured(other)):
-            raise OptionError(f"the operator is not linear: A(a x + b y) is not a A(x) + b A(y); {instead}")
+        for size in (1.0, _LARGE):
+            if _far(self._measured(size * (a * x + b * other)), size * (a * value + b * self._measured(other))):
+                raise OptionError(f"the operator is not linear: A(a x + b y) is not a A(x) + b A(y); {instead}")
 
     def _check_gradient(self, x: Tensor, other: Tensor, value: Tensor) -> None:
         """Refuse operators that autograd cannot follow, and gradients that are not those of the operator."""
         follow = "write it in torch's own functions, without detach(), no_grad, .numpy() or .item()"
         with_gradient = x.clone().requires_grad_()
-        with _of_the_operator(with_gradient, f"where a gradient is taken; {follow}"):
-            followed = self.method.operator(with_gradient)
-            has_gradient, pullback = followed.requires_grad, value_and_pullback(self.method.operator, x)[1]
-        if not has_gradient:
-            raise OptionError(f"the operator has no gradient; {follow}")
         direction = torch.ones_like(value) + value.sign() * 0.5
-        gradient = dot(pullback(direction), other).flatten()
+        with _of_the_operator(with_gradient, f"where a gradient is taken; {follow}"):
+            if not self.method.operator(with_gradient).requires_grad:
+                raise OptionError(f"the operator has no gradient; {follow}")
+            pulled = value_and_pullback(self.method.operator, x)[1](direction)
+        if not bool(pulled.isfinite().all()):
+            raise OptionError("the operator's gradient is not finite for data in [-1, 1]")
+        gradient = dot(pulled, other).flatten()
         if not gradient.any() and _far(self._measured(other), value):
             raise OptionError(f"the operator has a gradient of 0 though it follows data, as rounding has; {follow}")
         slopes = [self._slope(x, other, direction, step) for step in (1e-2, 2e-2)]
@@ -159,6 +163,8 @@ def _check_value(value: object, x: Tensor) -> None:
         raise OptionError(f"the operator must return a tensor, got {type(value).__name__}")
     if value.ndim == 0 or len(value) != len(x):
         raise _BatchError(f"the operator returns shape {tuple(value.shape)} for {len(x)} examples")
+    if not value.numel():
+        raise OptionError(f"the operator measures nothing: it returns shape {tuple(value.shape)}")
     if value.is_complex():
         raise OptionError(
             f"the operator returns {value.dtype}, and measurements must be real; return torch.view_as_real of it, and "

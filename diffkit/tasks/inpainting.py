@@ -21,7 +21,7 @@ from diffkit.system.prepared import SamplingJob
 from diffkit.system.sampling import Program
 from diffkit.system.seeding import Seed
 from diffkit.table import ProcessTable, Steps
-from diffkit.tasks._images import images_for, mask_for
+from diffkit.tasks._images import image_and_mask
 
 Move = tuple[int, int]
 """From one level of the table in use to another: down by a step, or up by adding noise."""
@@ -55,7 +55,7 @@ def inpaint(
 
     Args:
         system: The system; it needs no training for this.
-        image: (C, *S) for all, or (n, C, *S), in [-1, 1]; what is not known in it does not matter.
+        image: (C, *S) for all, or (n, C, *S), in [-1, 1]; what is not known in it does not matter, and may be NaN.
         known: The mask: 1 or True where the image is kept; (*S), (C, *S), (n, 1, *S) or (n, C, *S).
         n: How many examples; as many as there are images by default.
         resample: How often each stretch is walked; 1 only replaces. 10 is the paper's.
@@ -68,7 +68,7 @@ def inpaint(
         arXiv:2011.13456, appendix I.2.
     """
     resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
-    image = images_for(system, "image", image, n)
+    image, mask = image_and_mask(system, image, known, n)
     job = system.prepare(
         len(image),
         steps=steps,
@@ -83,7 +83,6 @@ def inpaint(
     if job.parts.sampler.route(job.table.log_snr) is not None:
         label = job.parts.label("sampler")
         raise OptionError(f"{label} walks the levels in its own way, and inpainting in another; use another sampler")
-    mask = mask_for(system, known, job.n)
     moves = walk(job.table.num_steps, resample, jump)
     runs = runs_of(moves)
     program, first_step = job.restarting_program(runs), _first_steps(runs)

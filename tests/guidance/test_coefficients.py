@@ -110,6 +110,37 @@ def test_columns_of_another_length_are_refused():
         system.sample(1, model=model_of(system), guidance=Short(), **HOW)
 
 
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        (None, r"columns\(\) of guidance 0 must return a mapping of names to columns, got None"),
+        ({3: np.zeros(5)}, r"columns\(\) of guidance 0 must return a mapping of names to columns, got \{3"),
+        ({"middle": ["a"] * 5}, r"column 'middle' of guidance 0 must be numbers, \(T\+1,\), got a list"),
+    ],
+)
+def test_columns_that_are_none_are_refused(columns, text):
+    @frozen(eq=False)
+    class Odd(Guidance):
+        def columns(self, table):
+            return columns
+
+    system = system_of()
+    with pytest.raises(ProtocolError, match=text):
+        system.sample(1, model=model_of(system), guidance=Odd(), **HOW)
+
+
+def test_a_column_may_be_a_list():
+    @frozen(eq=False)
+    class Listed(Adding):
+        def columns(self, table):
+            return {"middle": [self.amount] * (table.num_steps + 1)}
+
+    system = system_of()
+    model = model_of(system)
+    found = system.sample(2, model=model, guidance=Listed(0.25), **HOW)
+    assert torch.equal(found, system.sample(2, model=model, guidance=Adding(0.25), **HOW))
+
+
 def test_guidance_that_asks_twice_keeps_coefficients_apart():
     system = system_of("fixed_small", clip_x_start=False, bins=None)
     model = lambda x, time, y: 0.7 * x + 0.1 * y.view(-1, 1, 1, 1)  # noqa: E731

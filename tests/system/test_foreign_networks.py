@@ -37,6 +37,11 @@ class Plain(nn.Module):
         return self.dropout(self.inner(x)) + 0.001 * (time + y).to(x.dtype)[:, None, None, None]
 
 
+class SelfByAnotherName(nn.Module):
+    def forward(this, x: Tensor, time: Tensor) -> Tensor:  # noqa: N805
+        return 0.1 * x + 0.001 * time[:, None, None, None]
+
+
 class TimeFirst(nn.Module):
     def forward(self, timesteps: Tensor, sample: Tensor) -> Tensor:
         return 0.1 * sample + 0.001 * timesteps[:, None, None, None]
@@ -131,6 +136,10 @@ def test_a_scripted_network_whose_time_comes_first_is_told_how_and_the_advice_wo
         assert compose(scripted, time_argument="timesteps").sample(2, steps=2, progress=False).shape == (2, *SHAPE)
     with pytest.raises(OptionError, match=r"forward must take data and time \(arguments: input\)"):
         compose(torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1))))
+
+
+def test_a_scripted_network_may_call_itself_by_another_name_than_self():
+    assert compose(torch.jit.script(SelfByAnotherName())).sample(2, steps=2, progress=False).shape == (2, *SHAPE)
 
 
 def test_a_scripted_function_stands_for_the_network():

@@ -106,6 +106,21 @@ def test_null_conditions_inside_of_mappings_and_lists():
 # ---- said to compose -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_an_entry_that_is_none_stays_so_beside_a_null_condition(joint):
+    seen = []
+
+    def model(x, time, text):
+        seen.append(text)
+        return 0.5 * x + text["embedding"]
+
+    system = diffkit.compose(backbone=None, data_shape=(2,), num_steps=5, schedule="cosine", bins=None)
+    guidance = ClassifierFree(2.0, null={"text": {"embedding": 0.0}}, joint=joint)
+    text = {"embedding": torch.ones(3, 2), "mask": None}
+    system.sample(3, model=model, guidance=guidance, text=text, progress=False)
+    assert all(given["mask"] is None for given in seen)
+
+
 def test_compose_says_what_guidance_compares_with():
     null = {"y": 3, "tokens": EMPTY}
     system, call = system_of(null_conditions=null), dict(tokens=TOKENS, y=[0, 1, 2], **CALL)

@@ -240,6 +240,15 @@ def test_wrong_use(arguments, text):
     assert not calls
 
 
+@pytest.mark.parametrize("placeholder", [float("nan"), float("inf"), 99.0])
+def test_what_is_not_known_may_hold_anything(placeholder):
+    system, how = system_for((2,), num_steps=6, bins=256), dict(n=3, model=halving, resample=2, jump=2, seed=0)
+    found = inpaint(system, torch.tensor([0.5, placeholder]), KNOWN, progress=False, **how)
+    assert torch.equal(found, inpaint(system, torch.tensor([0.5, 0.0]), KNOWN, progress=False, **how))
+    with pytest.raises(OptionError, match=r"x_start (is not finite|must lie in)"):
+        inpaint(system, torch.tensor([placeholder, 0.0]), KNOWN, progress=False, **how)
+
+
 def test_data_out_of_range_is_refused_where_data_is_binned():
     system = system_for((2, 3, 4), num_steps=10, bins=256)
     with pytest.raises(OptionError, match=re.escape("must lie in [-1, 1]")):

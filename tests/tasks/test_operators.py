@@ -55,6 +55,14 @@ def partly_constant(x):
     return torch.cat([x[..., :2], x.detach()[..., 2:]], -1)
 
 
+def changed_too_late(x):
+    """Overwrites what the square's gradient needs."""
+    copied = 1 * x
+    square = copied.square()
+    copied += 1
+    return x + square - square.detach()
+
+
 def through_numpy(x):
     return torch.from_numpy(x.numpy())
 
@@ -72,6 +80,8 @@ NOT_LINEAR = {
     "clamp": lambda x: x.clamp(-1, 1),
     "nearly linear": lambda x: x + 0.01 * x**2,
     "affine": lambda x: x + 1,
+    "clamp far outside of data's range": lambda x: x.clamp(-5, 5),
+    "saturating late": lambda x: 1e3 * torch.tanh(1e-3 * x),
     "normalized": lambda x: x / (1 + x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)),
 }
 WRONG = {
@@ -88,6 +98,9 @@ WRONG = {
     "the operator returns torch.complex64, and measurements must be real": (torch.fft.fft2,),
     "the operator returns torch.float64 for torch.float32 data": (lambda x: x.double(),),
     "the operator returns torch.int64 for torch.float32 data": (lambda x: x.long(),),
+    "the operator fails on data of shape (3, 1, 4, 4): one of the variables needed for gradient": (changed_too_late,),
+    "the operator's gradient is not finite": (lambda x: (0 * x).square().sum((1, 2, 3)).sqrt() + x.sum((1, 2, 3)),),
+    "the operator measures nothing: it returns shape (3, 0)": (lambda x: x.flatten(1)[:, :0],),
     "the operator must return a tensor, got tuple": (lambda x: (x,),),
     "the operator returns values that are not finite": (lambda x: x / torch.zeros(()),),
     "the operator fails on data of shape (1, 1, 4, 4): ": (lambda x: x @ torch.zeros(3, 3),),
