@@ -202,6 +202,8 @@ def recompose(system: System, **changes: Any) -> System:
     changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
     if _shapes(unwrap_module(network)) != _shapes(changed.backbone):
         _check_same(compose(**arguments | {"backbone": system.recipe, "device": "meta"}), changed, network)
+    if system.data_shape != changed.data_shape:
+        _check_size(network, changed)
     return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
 
 
@@ -233,6 +235,17 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
             else "a backbone as well, which is built anew"
         )
     )
+
+
+def _check_size(network: nn.Module, changed: System) -> None:
+    """Refuse data of another shape where the weights would fit, but not the network: it keeps the layout of its own."""
+    data_shape = changed.data_shape
+    shape, wanted = _shape_of_answer(network, data_shape), (changed.parts.out_channels, *data_shape[1:])
+    if shape is not None and shape != wanted:
+        raise CompositionError(
+            f"the network does not fit data of shape {data_shape}: it returns {shape}, and {wanted} is needed; give "
+            "recompose a backbone as well, which is built anew"
+        )
 
 
 def _shapes(network: nn.Module | None) -> dict[str, tuple[int, ...]]:
@@ -377,9 +390,7 @@ def _shape_of_answer(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[i
                 return tuple(copied(x, time).shape[1:])
             except DiffkitError:  # a backbone of diffkit, perhaps inside of another module, that needs classes
                 return tuple(copied(x, time, y=torch.zeros(2, dtype=torch.int64, device="meta")).shape[1:])
-    except DiffkitError:
-        raise
-    except Exception:  # any failure of foreign code on meta tensors only means that it cannot run on them
+    except Exception:  # any failure on meta tensors, also for want of conditions, means that it cannot run on them
         return None
 
 

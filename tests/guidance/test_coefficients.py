@@ -131,17 +131,14 @@ def test_columns_that_are_none_are_refused(columns, text):
 
 def test_a_column_may_be_a_list():
     @frozen(eq=False)
-    class Listed(Guidance):
+    class Listed(Adding):
         def columns(self, table):
-            return {"middle": [0.25] * (table.num_steps + 1)}
-
-        def correct(self, prediction, x, level, conditions):
-            return Prediction(prediction.x_start + level.coefficients["middle"], prediction.log_variance)
+            return {"middle": [self.amount] * (table.num_steps + 1)}
 
     system = system_of()
     model = model_of(system)
-    found = system.sample(2, model=model, guidance=Listed(), **HOW)
-    torch.testing.assert_close(found, system.sample(2, model=model, x_transform=lambda x: x + 0.25, **HOW))
+    found = system.sample(2, model=model, guidance=Listed(0.25), **HOW)
+    assert torch.equal(found, system.sample(2, model=model, guidance=Adding(0.25), **HOW))
 
 
 def test_guidance_that_asks_twice_keeps_coefficients_apart():

@@ -11,6 +11,7 @@ from torch import nn
 
 import diffkit
 from diffkit.errors import CompositionError, OptionError
+from diffkit.parts.backbones.unet import UNet
 from diffkit.parts.losses.huber import Huber
 from diffkit.protocols import Backbone
 
@@ -167,6 +168,36 @@ class Sized(Backbone):
         network = Tiny(data_shape[0], out_channels, len(data_shape) - 1)
         network.never_read = nn.Parameter(torch.zeros(data_shape[-1]))
         return network
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "other"),
+    [
+        (("dit", dict(patch=2, depth=1, hidden=32, heads=2, num_classes=3)), (3, 8, 16), (3, 16, 8)),
+        (("dit", dict(patch=2, depth=1, hidden=32, heads=2)), (3, 8, 8), (3, 4, 16)),
+        (("mlp", dict(hidden=16, depth=1)), (3, 8, 4), (3, 4, 8)),
+        (("mlp", dict(hidden=16, depth=1)), (4,), (2, 2)),
+    ],
+)
+def test_weights_that_fit_another_layout_are_not_enough(backbone, shape, other):
+    """The positions of a grid, and the axes of what is returned, are those the network was built for."""
+    system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=shape, num_steps=10)
+    with pytest.raises(CompositionError, match="give recompose a backbone as well, which is built anew"):
+        diffkit.recompose(system, data_shape=other)
+    y = {"y": 1} if "num_classes" in backbone[1] else {}
+    changed = diffkit.recompose(system, data_shape=other, backbone=backbone)
+    assert changed.sample(2, steps=2, progress=False, **y).shape == (2, *other)
+
+
+@pytest.mark.parametrize("classes", [None, 2])
+@pytest.mark.parametrize("as_network", [True, False])
+def test_a_network_that_needs_other_conditions_than_classes_takes_another_size(as_network, classes):
+    unet = UNet(channels=8, groups=8, channel_mult=(1, 2), num_res_blocks=1, low_res_channels=1, num_classes=classes)
+    backbone = unet.build((3, 8, 8), 3) if as_network else unet
+    system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(3, 8, 8), num_steps=10)
+    given = {"low_res": torch.zeros(2, 1, 4, 4)} | ({"y": 1} if classes else {})
+    larger = diffkit.recompose(system, data_shape=(3, 16, 16))
+    assert larger.sample(2, steps=2, progress=False, **given).shape == (2, 3, 16, 16)
 
 
 def test_a_network_that_takes_the_size_though_its_recipe_builds_another_stays_by_the_advice():
