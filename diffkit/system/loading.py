@@ -52,7 +52,7 @@ def from_spec(
     """
     if "classifier" in spec:
         raise SpecError(
-            "this is a classifier of noisy data, which steers sampling and is no system; "
+            "this is a classifier of noisy data, which guides sampling and is no system; "
             "diffkit.weights.load_classifier reads its folder"
         )
     fmt = spec.get("format")
