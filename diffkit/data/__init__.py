@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from diffkit.data.base import Data as Data
     from diffkit.data.base import MapData as MapData
     from diffkit.data.base import scaled as scaled
+    from diffkit.data.image_data import PictureData as PictureData
     from diffkit.data.loading import as_data as as_data
     from diffkit.data.low_res import LowRes as LowRes
-    from diffkit.data.pictures import PictureData as PictureData
     from diffkit.data.torch_datasets import from_dataset as from_dataset
 
 

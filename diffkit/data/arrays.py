@@ -19,7 +19,7 @@ from diffkit.errors import DataError
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 
 _PIECE = 1024
-"""Examples that are looked at together."""
+"""Number of examples that are checked at a time."""
 
 
 class ArrayData(Data):
@@ -28,7 +28,7 @@ class ArrayData(Data):
     Attributes:
         images: (N, C, *S), integers if there are bins, else float32.
         labels: Class of each example, (N,) int64, or None.
-        source: Where they came from, for people.
+        source: Where they came from, for messages.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ def from_array(
         classes: Names of the classes; their numbers by default.
         bins: How many values an example takes. By default 256 for uint8, 65536 for uint16, and None (continuous) for
             floating point; give it for floating point on a grid in [-1, 1].
-        layout: "channels_first" or "channels_last"; by default the first, and what does not look like it is refused.
-        source: What to call it.
+        layout: "channels_first" or "channels_last"; by default the first, for shapes that look like it.
+        source: Name of the data in messages.
     Raises:
         DataError: It is empty, has the wrong shape or type, values out of range, or labels that do not fit.
     """
@@ -135,19 +135,19 @@ def _bins_of(array: NDArray[Any], bins: int | None) -> int | None:
         return bins
     known = {np.dtype(np.uint8): 256, np.dtype(np.uint16): 65536}.get(array.dtype)
     if known is None:
-        raise DataError(f"an array of {array.dtype} does not say how many values there are; pass bins, such as 256")
+        raise DataError(f"an array of {array.dtype} leaves the number of values unknown; pass bins, such as 256")
     return known
 
 
 def _check_values(array: NDArray[Any], bins: int | None) -> None:
-    """Look at every value once, in pieces, so that a mapped file is never in memory whole."""
+    """Check every value once, in pieces, so that a mapped file is never in memory whole."""
     low, high = np.inf, -np.inf
     for start in range(0, len(array), _PIECE):
         piece = array[start : start + _PIECE]
         low, high = min(low, piece.min()), max(high, piece.max())
         if array.dtype.kind == "f" and not np.isfinite(piece).all():
             rows = rows_not_finite(torch.from_numpy(np.array(piece)))  # a copy: a mapped file is read-only
-            raise DataError(f"{examples_hold([start + row for row in rows])}; mend or remove such examples")
+            raise DataError(f"{examples_hold([start + row for row in rows])}; correct or remove such examples")
     if bins is None:
         return
     if array.dtype.kind == "f":

@@ -1,7 +1,7 @@
-"""Where the channels of examples are: examples without that axis, or with it in another place, are recognized by shape.
+"""Which axis of an example is that of the channels: recognized by shape, also where it is missing or stands last.
 
-An axis of at most four is taken for the channels, as colours and the usual latents have; between two such axes, or two
-larger ones, the one that leaves equal sides is. What stays open is decided by ``layout``.
+An axis of at most four entries is taken for the channels, as colours and the usual latents have; of two such axes, or
+two larger ones, the one that leaves equal sides. Where both are possible, ``layout`` decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diffkit.errors import DataError, OptionError
 Place = Literal["first", "last", "missing", "unknown"]
 LAYOUTS = ("channels_first", "channels_last")
 _FEW = 4
-"""Channels that pictures have: grey, two, colour, with transparency."""
+"""Numbers of channels that images have: grey, two, colour, with transparency."""
 _LONG = 8
 """A signal is longer than its number of channels by more than this factor; the sides of most pictures are not."""
 
@@ -27,7 +27,7 @@ def channels_in(shape: Sequence[int], *, integers: bool) -> Place:
     """Return where the channels of an example are.
 
     Args:
-        shape: Of one example, without the axis that counts them.
+        shape: Of one example, without the axis over examples.
         integers: Its values are integers, as pixels are.
     """
     if len(shape) < 2:
@@ -68,9 +68,9 @@ def check_channels(shape: Sequence[int], layout: str | None, *, integers: bool, 
         shape: Of one example.
         layout: "channels_first", "channels_last" or None.
         integers: Its values are integers.
-        what: What an error says has this shape, such as "item 0 has".
+        what: Start of the error message, such as "item 0 has".
     Raises:
-        DataError: It looks like something else; the text names the layouts that settle it.
+        DataError: It looks like something else; the text names the layouts that decide it.
         OptionError: There is no such layout.
     """
     if layout is not None and layout not in LAYOUTS:
@@ -81,10 +81,10 @@ def check_channels(shape: Sequence[int], layout: str | None, *, integers: bool, 
 
 
 def check_file(shape: Sequence[int], *, integers: bool) -> str:
-    """Return the layout of a file's examples: channels stand last, as in published files, unless the shape says first.
+    """Return the layout of a file's examples: channels last, as in published files, unless the shape shows them first.
 
     Raises:
-        DataError: They could be grey pictures or signals, or volumes; the text names the layouts that settle it.
+        DataError: They could be grey pictures or signals, or volumes; the text names the layouts that decide it.
     """
     shape = tuple(shape)
     if len(shape) == 2 and min(shape) <= _FEW < max(shape):
@@ -113,7 +113,7 @@ def example_moved_first(x: Tensor, layout: str | None) -> Tensor:
 
 
 def _contradiction(shape: Sequence[int], place: Place) -> str:
-    """What does not look like channels first, and the layouts that settle it."""
+    """Why a shape does not look like channels first, and the layouts that decide it."""
     n, rest = shape[0], "x".join(map(str, shape[1:]))
     if place == "last" and len(shape) == 2:
         return (
@@ -131,6 +131,6 @@ def _contradiction(shape: Sequence[int], place: Place) -> str:
             f"of {n}x{rest}, or layout='channels_first' for {n} channels of length {rest}"
         )
     return (
-        f"where no axis is surely that of the channels; pass layout='channels_first' for {n} channels of {rest}, "
+        f"where no axis is certainly that of the channels;  pass layout='channels_first' for {n} channels of {rest}, "
         f"layout='channels_last' for {shape[-1]} channels, or give volumes an axis for one channel"
     )

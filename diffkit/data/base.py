@@ -42,7 +42,7 @@ class MapData(Protocol):
     def __getitem__(self, index: int) -> tuple[Image, Mapping[str, Any]]:
         """Return example ``index`` and its conditions, each a number, a tensor or a text, or a mapping or list of such.
 
-        The class ``y`` counts from 0; -1 is for an example without one.
+        The class ``y`` counts from 0; -1 means that the example has no class.
 
         The example is (C, *S), integers if there are bins, or floating point in [-1, 1]; any floating point if there
         are none.
@@ -50,7 +50,7 @@ class MapData(Protocol):
 
 
 class Data(MapData):
-    """Data that also reads many examples at a time and says what it is."""
+    """Data that also reads many examples at a time and describes itself."""
 
     @abstractmethod
     def batch(self, indices: Indices) -> Batch:
@@ -67,8 +67,8 @@ class Batch(NamedTuple):
     Attributes:
         indices: Which, (B,) int64.
         images: As the data gives them, (B, C, *S).
-        conditions: For each name, (B, ...); a list of texts; or a mapping or tuple of such. A label ``y`` of -1 is
-            that of an example without a class.
+        conditions: For each name, (B, ...); a list of texts; or a mapping or tuple of such. A label ``y`` of -1
+            means that the example has no class.
     """
 
     indices: Tensor
@@ -81,7 +81,7 @@ class Stacked(Data):
 
     Args:
         data: The data.
-        skipping: What happens at examples that cannot be read; None raises what the data does.
+        skipping: What to do about examples that cannot be read; None raises the data's own error.
     """
 
     def __init__(self, data: MapData, skipping: Skipping | None = None):
@@ -122,12 +122,12 @@ class Stacked(Data):
         except Exception as error:  # code of the user's, and of any library
             raise DataError(f"example {index} cannot be read: {type(error).__name__}: {error}") from error
         if tuple(image.shape) != self.shape:
-            raise DataError(f"example {index} has shape {tuple(image.shape)}, the data says {self.shape}")
+            raise DataError(f"example {index} has shape {tuple(image.shape)}, but the data has shape {self.shape}")
         return image, conditions
 
 
 def _together(images: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
-    """Images in one tensor; all are of one type, or integers would become floating point unseen."""
+    """Images in one tensor; all must have one dtype, or integers would become floating point unnoticed."""
     for i, image in zip(indices, images, strict=True):
         if image.dtype != images[0].dtype:
             raise DataError(
@@ -145,7 +145,7 @@ def _stacked(conditions: Sequence[Mapping[str, Any]], indices: Sequence[int]) ->
 
 
 def description(data: MapData) -> dict[str, Any]:
-    """Return the facts that must not change while a run goes on."""
+    """Return the facts of the data that must not change when a run is resumed."""
     classes = None if data.classes is None else list(data.classes)
     return {"examples": len(data), "shape": list(data.shape), "bins": data.bins, "classes": classes}
 

@@ -1,10 +1,10 @@
 """Pixels that were decoded once, in a file that is mapped into memory: read some ten times as fast as they are decoded.
 
 PATH.npy    the pixels of every picture, (N, C, H, W) uint8 or uint16
-PATH.json   what they are of: the key, the unreadable pictures, and the SHA-256 of the pixels
+PATH.json   what they were made from: the key, the unreadable pictures, and the SHA-256 of the pixels
 
 The key is made of everything that decides the pixels; a cache of another key is built again. The record is written
-before the pixels take their place, so whatever interrupts the building, a file that it does not fit is never used.
+before the pixels take their place, so if building is interrupted, a file that the record does not fit is never used.
 """
 
 from __future__ import annotations
@@ -63,18 +63,18 @@ class Mapped:
 def cached(
     path: Path, pictures: Pictures, *, processes: int = 0, skip: bool = False, progress: bool = False
 ) -> tuple[Mapped | None, dict[int, str]]:
-    """Return the pixels of all pictures from a cache, which is built if it is not there, and why some are unreadable.
+    """Return the pixels of all pictures from a cache, which is built if it does not exist, and why some are unreadable.
 
-    Several processes may ask at once: one builds, the others wait for it.
+    Several processes may call this at once: one builds, the others wait for it.
 
     Args:
         path: The cache, a .npy file.
-        pictures: What it is of.
+        pictures: The images to cache.
         processes: Processes that decode; 0 decodes in this one.
         skip: Keep a cache although some pictures are unreadable; without, nothing is written then.
         progress: Show how far building and checking are.
     Raises:
-        DataError: The file is something else, or cannot be written.
+        DataError: The file is not a cache, or cannot be written.
     """
     from filelock import FileLock
 
@@ -82,9 +82,9 @@ def cached(
     bad = _valid(path, key, progress)  # without the lock, so that many processes can check at once
     if bad is None:
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise DataError(f"cache {str(path)!r} is in a folder that is not there or cannot be written to")
+            raise DataError(f"cache {str(path)!r} is in a folder that is missing or cannot be written")
         lock = Path(f"{path}.lock")
-        if lock.is_symlink():  # some versions of filelock empty what it leads to
+        if lock.is_symlink():  # some versions of filelock empty the file that a link leads to
             raise DataError(f"{lock} is a link, through which another file would be written; remove it")
         with FileLock(lock):
             bad = _valid(path, key, progress, locked=True)
@@ -118,7 +118,7 @@ def _valid(path: Path, key: str, progress: bool, locked: bool = False) -> dict[i
 
 
 def _read_record(path: Path) -> Mapping[str, Any] | None:
-    """Return what lies beside a cache, or None if there is no cache; refuse to touch what is none."""
+    """Return the record next to a cache, or None if there is no cache; raise if the file is not a cache."""
     try:
         record = json_object(_record_of(path), most=2**30)
         check_fields(record, "the record", DataError, format=int, key=str, size=int, sha256=str, bad=dict)
@@ -130,13 +130,13 @@ def _read_record(path: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError):  # of which `DataError` is one
         pass
     raise DataError(
-        f"{str(path)!r} or {str(_record_of(path))!r} is there, but is no cache of diffkit; remove both, or name "
+        f"{str(path)!r} or {str(_record_of(path))!r} is there, but is not a cache of diffkit; remove both, or name "
         "another file"
     )
 
 
 def _build(path: Path, key: str, pictures: Pictures, processes: int, skip: bool, progress: bool) -> dict[int, str]:
-    """Decode every picture into a file beside the cache, then let it take the cache's place."""
+    """Decode every picture into a file next to the cache, then rename it to replace the cache."""
     bad: dict[int, str] = {}
     form = pictures.form
     shape = (len(pictures), *form.shape)
@@ -169,10 +169,10 @@ def _build(path: Path, key: str, pictures: Pictures, processes: int, skip: bool,
 
 
 def _reserve(path: Path) -> None:
-    """Take all the room of a file before it is written through a map, where a full disk would kill the process.
+    """Reserve the disk space of a file before it is written through a map, where a full disk would kill the process.
 
     Raises:
-        OSError: There is no such room.
+        OSError: There is not enough space.
     """
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
@@ -193,7 +193,7 @@ def _reserve(path: Path) -> None:
 
 
 class _UnwantedError(Exception):
-    """The cache that is being built is not to be kept."""
+    """Discard the cache that is being built."""
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""CIFAR-10 from its archive, in the Python or the binary version, packed or unpacked; nothing in it is ever run.
+"""CIFAR-10 from its archive, in the Python or the binary version, packed or unpacked; nothing in it is executed.
 
-The Python version is a pickle of a dictionary. It is read by an unpickler that knows five names and gives each a
-stand-in of our own, so that neither code nor NumPy is reached by what a file says.
+The Python version is a pickle of a dictionary. It is read by an unpickler that accepts five names and replaces
+each by a class of this module, so that a file can run neither code nor NumPy.
 
 Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images"; the layouts are described on its page.
 """
@@ -23,10 +23,10 @@ from diffkit.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PUBLISHED = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-"""What improved-diffusion's script names the files by, in the archive's order."""
+"""Class names in the files that improved-diffusion's script writes, in the archive's order."""
 _FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _LARGEST = 1 << 26
-"""Bytes of a member; the largest real one has 31 million."""
+"""Largest size of a member in bytes; the largest real one has 31 million."""
 _PIXELS = 3 * 32 * 32
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -39,7 +39,7 @@ def read(path: Path, split: str) -> Batch:
         path: The archive (.tar.gz or .tar), or the folder it was unpacked to.
         split: "train" or "test".
     Raises:
-        DataError: It is not there, not CIFAR-10, damaged, or asks for what no CIFAR-10 needs.
+        DataError: It is missing, not CIFAR-10, damaged, or imports a name that CIFAR-10 does not use.
     """
     names = _FILES[split]
     found = _members(path, [*names, *(f"{name}.bin" for name in names)])
@@ -48,7 +48,7 @@ def read(path: Path, split: str) -> Batch:
             batches = [reader(found[f"{name}{suffix}"], f"{path}: {name}{suffix}") for name in names]
             return np.concatenate([b[0] for b in batches]), np.concatenate([b[1] for b in batches])
     raise DataError(
-        f"{str(path)!r} is no whole CIFAR-10: it lacks {', '.join(n for n in names if n not in found)} of the "
+        f"{str(path)!r} is not a whole CIFAR-10: it lacks {', '.join(n for n in names if n not in found)} of the "
         "Python version, and the .bin files of the binary one"
     )
 
@@ -99,7 +99,7 @@ def _limit(size: int, name: str) -> None:
 def _from_binary(content: bytes, name: str) -> Batch:
     """Records of one byte of class and 3,072 of pixels."""
     if len(content) % (1 + _PIXELS) or not content:
-        raise DataError(f"{name} has {len(content)} bytes, which is no multiple of {1 + _PIXELS}; it is damaged")
+        raise DataError(f"{name} has {len(content)} bytes, which is not a multiple of {1 + _PIXELS}; it is damaged")
     records = np.frombuffer(content, np.uint8).reshape(-1, 1 + _PIXELS)
     return _checked(records[:, 1:], records[:, 0].astype(np.int64), name)
 
@@ -108,7 +108,7 @@ def _from_binary(content: bytes, name: str) -> Batch:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray``: keeps what a pickle says of it."""
+    """Replaces ``numpy.ndarray``: holds the arguments that a pickle passes to it."""
 
     state: tuple[Any, ...] = ()
 
@@ -119,12 +119,12 @@ class _Array:
         """Return it as an array of bytes."""
         _, shape, dtype, fortran, raw = self.state
         if not isinstance(dtype, _Dtype) or dtype.name not in ("u1", "uint8") or fortran or not isinstance(raw, bytes):
-            raise ValueError("its pixels are no bytes")
+            raise ValueError("its pixels are not bytes")
         return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 class _Dtype:
-    """Stands for ``numpy.dtype``."""
+    """Replaces ``numpy.dtype``."""
 
     def __init__(self, name: Any = "", *rest: Any):
         self.name = name.decode() if isinstance(name, bytes) else name
@@ -138,7 +138,7 @@ def _reconstruct(*arguments: Any) -> _Array:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Python 3 writes bytes so in an old protocol."""
+    """Replaces ``_codecs.encode``, by which Python 3 writes bytes in an old protocol."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError("it encodes a text in another way than Python does")
     return text.encode("latin1")
@@ -158,7 +158,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 needs; nothing was run")
+            raise pickle.UnpicklingError(f"it imports {module}.{name}, which CIFAR-10 does not use; nothing was run")
         return _KNOWN[module, name]
 
 
@@ -168,16 +168,16 @@ def _from_pickle(content: bytes, name: str) -> Batch:
         texts = {key.decode() if isinstance(key, bytes) else key: value for key, value in found.items()}
         pixels, labels = texts["data"].value(), texts["labels"]
         if not all(type(label) is int for label in labels):
-            raise ValueError("its labels are no integers")
+            raise ValueError("its labels are not integers")
         numbers = np.array(labels, np.int64)
-    except Exception as error:  # whatever a damaged or hostile pickle leads to
+    except Exception as error:  # a damaged or hostile pickle can raise any error
         raise DataError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
     return _checked(pixels, numbers, name)
 
 
 def _checked(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str) -> Batch:
     if pixels.shape != (len(labels), _PIXELS):
-        raise DataError(f"{name} has pixels of shape {pixels.shape} for {len(labels)} labels; it is no CIFAR-10")
+        raise DataError(f"{name} has pixels of shape {pixels.shape} for {len(labels)} labels; it is not CIFAR-10")
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(CLASSES)):
         raise DataError(f"{name} has classes {labels.min()} to {labels.max()}; CIFAR-10 has 0 to 9")
     return pixels.reshape(-1, 3, 32, 32), labels

@@ -15,13 +15,13 @@ from diffkit.errors import DataError
 
 
 def class_numbers(labels: Any, count: int) -> NDArray[np.int64]:
-    """Return the class of each example, (count,) int64, from 0; `NO_CLASS` for an example that has none.
+    """Return the class of each example, (count,) int64, from 0; `NO_CLASS` for an example without a class.
 
     Args:
         labels: Integers, -1 for no class; a list may also have None for it.
         count: How many there have to be.
     Raises:
-        DataError: They are no such numbers; the first that is not is named.
+        DataError: A label is not such a number; the text names the first.
     """
     if isinstance(labels, list | tuple):
         labels = [NO_CLASS if label is None else label for label in labels]
@@ -47,7 +47,7 @@ def class_names(classes: Any, labels: NDArray[np.int64]) -> tuple[str, ...]:
     """Return the names of classes, each once and enough for the labels; their numbers if none are given.
 
     Raises:
-        DataError: They are no list of words, one occurs twice, or there are fewer than the labels need.
+        DataError: They are not a list of words, one occurs twice, or there are fewer than the labels need.
     """
     largest = int(labels.max())
     if classes is None:
@@ -59,7 +59,7 @@ def class_names(classes: Any, labels: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def checked_names(classes: Any) -> tuple[str, ...]:
-    """Return the names of classes, after looking whether they are a list of words and each occurs once."""
+    """Return the names of classes, after checking that they are a list of words and each occurs once."""
     names = classes.tolist() if isinstance(classes, np.ndarray) else classes
     if not isinstance(names, list | tuple):
         raise DataError(f"classes must be a list of names, got {type(classes).__name__}")

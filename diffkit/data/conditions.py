@@ -1,4 +1,4 @@
-"""Conditions of examples, put together to those of a batch."""
+"""Conditions of examples, collated into those of a batch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def together(name: str, values: Sequence[Any], indices: Sequence[int]) -> Any:
         values: Of each example, as `as_condition` returns them.
         indices: Which examples they are.
     Raises:
-        DataError: An example's has another form than the first one's.
+        DataError: The condition of an example has another form than that of the first.
     """
     first = values[0]
     for i, value in zip(indices, values, strict=True):

@@ -1,4 +1,4 @@
-"""Data into a folder of PNGs, or into one .npz: from any source, in constant memory, whole or not at all."""
+"""Export data to a folder of PNGs or one .npz: from any source, in constant memory, complete or not at all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from diffkit.data.base import Data
+from diffkit.data.image_data import PictureData
 from diffkit.data.parallel import in_order
-from diffkit.data.pictures import PictureData
 from diffkit.errors import DataError, OptionError
 from diffkit.runtime.files import replacing
 from diffkit.runtime.images import need_pillow
@@ -29,13 +29,13 @@ Example = tuple[int, NDArray[Any], int | None]
 
 
 class Exporter:
-    """Reads every example of some data once, and keeps count of those that cannot be read.
+    """Reads every example of some data once, and records those that cannot be read.
 
     Args:
         data: What to read.
         on_error: "stop" at the first that cannot be read, or "skip" it.
-        processes: Processes that decode; 0 decodes in this one. Only encoded images are worth more.
-        progress: Show how far it is.
+        processes: Processes that decode; 0 decodes in this one. More are of use for encoded images only.
+        progress: Show a progress bar.
     Attributes:
         skipped: Why each example that was skipped could not be read.
     """
@@ -50,17 +50,17 @@ class Exporter:
         Returns:
             The classes in the order they are counted in when the folder is read with labels "prefix".
         Raises:
-            OptionError: The folder is there already and not empty.
+            OptionError: The folder exists already and is not empty.
             DataError: The data has no pixels, two classes would have one name, or an example cannot be read.
         """
         need_pillow("writing PNG files")
         from PIL import Image
 
         if out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
-            raise OptionError(f"{str(out)!r} is there already; name a folder that is new or empty")
+            raise OptionError(f"{str(out)!r} exists already; name a folder that is new or empty")
         _check_drawable(self.data)
         if without := self.data.describe().get("without_class"):
-            raise DataError(f"{without} examples have no class, which names of PNGs cannot say; write a .npz")
+            raise DataError(f"{without} examples have no class, which names of PNGs cannot express; write a .npz")
         names = file_prefixes(self.data.classes)
         digits = max(_FEWEST_DIGITS, len(str(len(self.data) - 1)))
         with new_folder(out) as work:
@@ -73,7 +73,7 @@ class Exporter:
     def to_npz(self, out: Path) -> None:
         """Write ``arr_0``, the images (N, *S, C) as they are, and if there are any ``arr_1``, labels, and ``classes``.
 
-        ``bins`` says how many values they take. The first two are what the published code writes and reads.
+        ``bins`` is the number of values they take. improved-diffusion writes and reads the first two.
 
         Raises:
             DataError: An example cannot be read.
@@ -127,7 +127,7 @@ class Exporter:
 
 
 def drawn(image: NDArray[Any], bins: int | None) -> NDArray[Any]:
-    """Return an image (C, H, W) as Pillow takes it, (H, W) or (H, W, C), its values spread over 8 or 16 bits."""
+    """Return an image (C, H, W) as Pillow accepts it, (H, W) or (H, W, C), its values spread over 8 or 16 bits."""
     assert bins is not None
     top = 255 if bins <= 256 else 65535
     values = np.rint((image.astype(np.float64) + 1) * (top / 2)) if image.dtype.kind == "f" else image
@@ -138,9 +138,9 @@ def drawn(image: NDArray[Any], bins: int | None) -> NDArray[Any]:
 
 
 def file_prefixes(classes: Sequence[str] | None) -> list[str]:
-    """Return what the files of each class start with: its name without what ends a prefix or is no part of a name.
+    """Return the file name prefix of each class: its name without characters that end a prefix or no name can have.
 
-    Numbers get as many digits as the largest, so that they are sorted as they count.
+    Numbers are padded to the digits of the largest, so that they sort in numerical order.
 
     Raises:
         DataError: Two classes would start alike.
@@ -163,13 +163,13 @@ def _check_drawable(data: Data) -> None:
     if data.bins is None:
         raise DataError("continuous data has no pixels; write a .npz")
     if len(data.shape) != 3 or data.shape[0] not in (1, 3, 4):
-        raise DataError(f"examples of shape {tuple(data.shape)} are no images of 1, 3 or 4 channels; write a .npz")
+        raise DataError(f"examples of shape {tuple(data.shape)} are not images of 1, 3 or 4 channels; write a .npz")
     if data.bins > 256 and data.shape[0] != 1:
         raise DataError(f"a PNG keeps {data.bins} values in grey only; write a .npz")
 
 
 def _dtype(data: Data) -> np.dtype[Any]:
-    """Type that a file keeps an example in: the smallest integers that hold its values, or float32."""
+    """Type in which a file holds an example: the smallest integers that hold its values, or float32."""
     if isinstance(data, PictureData):
         return data.pictures.form.dtype
     if torch.as_tensor(data[0][0]).is_floating_point():

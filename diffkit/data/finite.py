@@ -1,4 +1,4 @@
-"""Batches whose images or conditions hold values that are no finite numbers."""
+"""Batches whose images or conditions hold values that are not finite."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from diffkit.runtime.finite import examples_hold, rows_not_finite
 
 
 def not_finite(batch: Batch) -> Iterator[str]:
-    """Say which examples of a batch, or of their conditions, hold NaN or an infinity; cheap for what is finite."""
+    """Yield a message with the examples of a batch whose image or conditions hold NaN or an infinity; cheap if none."""
     for where, given in (("", batch.images), *((f" in {name}", c) for name, c in batch.conditions.items())):
         rows = sorted({row for values in _tensors(given) for row in rows_not_finite(values)})
         if rows:
-            yield f"{examples_hold([int(batch.indices[row]) for row in rows])}{where}; mend or remove such examples"
+            yield f"{examples_hold([int(batch.indices[row]) for row in rows])}{where}; correct or remove such examples"
 
 
 def _tensors(given: Any) -> list[Tensor]:

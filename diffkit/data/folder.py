@@ -17,7 +17,7 @@ from diffkit.errors import DataError
 from diffkit.runtime.images import need_pillow
 
 if TYPE_CHECKING:
-    from diffkit.data.pictures import PictureData
+    from diffkit.data.image_data import PictureData
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"))
 
@@ -27,7 +27,7 @@ class Listing:
     """What a folder holds.
 
     Attributes:
-        files: Image files, in the order of the published code: sorted within each folder, folders in their place.
+        files: Image files, in improved-diffusion's order: sorted within each folder, folders in their place.
         ignored: Every other file with the reason, in the same order.
     """
 
@@ -73,10 +73,10 @@ class Files:
 
 
 def list_images(root: Path) -> Listing:
-    """Return the image files under a folder, visiting each linked folder once, hidden ones and those above never.
+    """Return the image files under a folder, visiting each linked folder once, hidden and parent folders never.
 
     Raises:
-        DataError: The folder is not there, is no folder, or cannot be listed.
+        DataError: The folder is missing, is a file, or cannot be listed.
     """
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "is not there"
@@ -102,25 +102,25 @@ def open_folder(
     max_skipped: float | None = None,
     progress: bool = False,
 ) -> PictureData:
-    """Return the images of a folder as data, after reading every file once, unless told not to.
+    """Return the images of a folder as data, after reading every file once, unless ``check`` is False.
 
     Args:
         root: The folder, searched with all folders in it.
         form: Size, channels and the like of every example.
         labels: "folders", where the class is the folder right below the root; "prefix", where it is the file's name up
-            to the first underscore, as in the published code; a .csv or .json table of labels; None for no classes.
+            to the first underscore, as in improved-diffusion; a .csv or .json table of labels; None for no classes.
         on_error: "stop" at files that cannot be read, naming them all; or "skip" them with a line for each. With
             ``check=False`` the next file that can be read stands in for one that is skipped.
-        cache: A .npy file that keeps the pixels from one run to the next.
+        cache: A .npy file that stores the pixels from one run to the next.
         processes: Processes that read; 0 reads in this one.
-        check: False reads nothing beforehand, so that a damaged file is met when it is used.
+        check: False reads nothing beforehand, so that a damaged file is found when it is used.
         max_skipped: The largest share of the files that may be skipped; by default a half, at least ten.
-        progress: Show how far the reading is.
+        progress: Show a progress bar.
     Raises:
         DataError: There is no image, one cannot be read, or a label is missing.
     """
     need_pillow("reading image files")
-    from diffkit.data.pictures import PictureData
+    from diffkit.data.image_data import PictureData
 
     listing = list_images(root)
     listing.check_any(root)
@@ -153,7 +153,7 @@ def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 class _Walk:
-    """One visit of a folder and all folders in it, however deep they lie."""
+    """Lists a folder and all folders in it, at any depth."""
 
     def __init__(self, root: Path):
         self.files: list[Path] = []
@@ -162,7 +162,7 @@ class _Walk:
         self.seen = {self.root}
 
     def go(self, entries: list[os.DirEntry[str]]) -> None:
-        """Take files in order, and the content of a folder where the folder stands."""
+        """Add files in order, and the content of a folder at the folder's position."""
         open_ = [(self.root, iter(entries))]
         while open_:
             real, left = open_[-1]
@@ -178,7 +178,7 @@ class _Walk:
                 self.files.append(Path(entry.path))
 
     def _enter(self, entry: os.DirEntry[str], real: str) -> list[os.DirEntry[str]]:
-        """Return what is in a folder; nothing of one that is left out, which is listed with the reason."""
+        """Return what is in a folder; empty for one that is left out, which is listed with the reason."""
         try:
             reason = folder_reason(entry.name) or self._no_way(entry, real)
             if reason is None:
@@ -189,11 +189,11 @@ class _Walk:
         return []
 
     def _no_way(self, entry: os.DirEntry[str], real: str) -> str | None:
-        """Why a folder is not visited where it really is, or None."""
+        """Why a folder is not visited, by its resolved path, or None."""
         if entry.is_symlink() and is_above(real, self.root):
             return "a link to a folder that holds this one"
         if is_of_the_system(real) and not is_of_the_system(self.root):
-            return "a link to what is no folder of files"
+            return "a link to something other than a folder of files"
         if real in self.seen:
             return "a link to a folder that was visited already"
         self.seen.add(real)
@@ -214,7 +214,7 @@ def _unusable(entry: os.DirEntry[str]) -> str | None:
         return "no image by its name"
     try:
         if entry.is_symlink() and is_of_the_system(os.path.realpath(entry.path)):
-            return "a link to what is no file"
+            return "a link to something other than a file"
         if entry.is_file():
             return None
     except OSError:

@@ -1,7 +1,7 @@
 """Datasets of the Hugging Face library: from the Hub, from Parquet files, or from a folder it saved.
 
 Encoded images are taken as they are and decoded here, so that 16 bits, orientation and transparency are treated as in
-any folder. A streaming dataset is refused: it has no order that an interrupted run could take up again.
+any folder. A streaming dataset is refused: an interrupted run could not continue in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffkit.data.labels import MOST_CLASSES, Labels
 from diffkit.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
-    from diffkit.data.pictures import PictureData
+    from diffkit.data.image_data import PictureData
 
 
 @frozen
@@ -69,7 +69,7 @@ def load_dataset(dataset: str, *, subset: str | None, split: str, revision: str 
 
     Args:
         dataset: Name on the Hub; or a .parquet file, a folder of them, a folder that the library saved, or a folder of
-            images laid out as it likes them.
+            images in one of its layouts.
         subset: Name of a part that has options of its own.
         split: Such as "train" or "train[:1000]".
         revision: Of the Hub, such as a commit.
@@ -98,7 +98,7 @@ def load_dataset(dataset: str, *, subset: str | None, split: str, revision: str 
 
 
 def _of_all(split: str) -> str:
-    """Loose Parquet files are one split to the library, which calls it "train"."""
+    """The library puts loose Parquet files into one split, named "train"."""
     return "train" + split[split.index("[") :] if "[" in split else "train"
 
 
@@ -125,14 +125,14 @@ def from_dataset(
     Raises:
         DataError: It is streaming, or has no such columns.
     """
-    from diffkit.data.pictures import PictureData
+    from diffkit.data.image_data import PictureData
 
     if isinstance(dataset, Mapping):
         raise DataError(f"the dataset has parts ({', '.join(map(str, dataset))}); pass one of them, or split=...")
     if not hasattr(type(dataset), "__len__") or not hasattr(type(dataset), "__getitem__"):
         raise DataError(
-            f"{type(dataset).__name__} is no map-style dataset; load it without streaming, which no run could continue "
-            "in the same order"
+            f"{type(dataset).__name__} is not a map-style dataset; load it without streaming, which no run could "
+            "continue in the same order"
         )
     features = dict(dataset.features)
     column = _column(features, image, "Image", "image")

@@ -84,7 +84,7 @@ class Images(Source):
         return Form((self.size[0], self.size[-1]), self.channels, self.bits, self.background)
 
     def reading(self) -> dict[str, Any]:
-        """Return how the images are read, as keywords of `diffkit.data.pictures.PictureData.opened`."""
+        """Return how the images are read, as keywords of `diffkit.data.image_data.PictureData.opened`."""
         from diffkit.data.parallel import speaks
 
         return {
@@ -151,8 +151,8 @@ class Lsun(Images):
 
     def open(self) -> Data:
         """Read every image once; needs the package lmdb."""
+        from diffkit.data.image_data import PictureData
         from diffkit.data.lsun import Database
-        from diffkit.data.pictures import PictureData
 
         pictures = Database.of(self.database, self.form())
         return PictureData.opened(pictures, source=str(self.database), **self.reading())

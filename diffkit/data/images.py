@@ -63,7 +63,7 @@ def read_image(path: Path, form: Form) -> NDArray[Any]:
         path: The file.
         form: What to make it into.
     Raises:
-        DataError: The file is no image, damaged or of a kind that cannot be read; the text says which file.
+        DataError: The file is not an image, damaged or of a kind that cannot be read; the text says which file.
     """
     return decoded(path, printable(path), form)
 
@@ -76,7 +76,7 @@ def decoded(file: Path | BinaryIO, name: str, form: Form) -> NDArray[Any]:
         name: What an error calls it.
         form: What to make it into.
     Raises:
-        DataError: It is no image, damaged or of a kind that cannot be read.
+        DataError: It is not an image, damaged or of a kind that cannot be read.
     """
     with opened(file, name) as found:
         image = upright(found)

@@ -138,7 +138,7 @@ def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[s
 
     A .csv file has columns ``file`` and ``label``, and perhaps others; a .json file is ``{"labels": [["a.png", 3],
     ...]}``. Files are relative to the folder or archive, with "/" between folders; an empty cell, null, and -1 among
-    numbers, are no class.
+    numbers, mean no class.
 
     Args:
         table: Its path.
@@ -225,7 +225,7 @@ def _check_complete(table: str, where: Path, names: Sequence[str], found: Mappin
     missing = [name for name in names if name not in found]
     unknown = sorted(found.keys() - set(names))
     faults = [f"{len(missing)} images have no label: {_some(missing)}"] if missing else []
-    faults += [f"{len(unknown)} labels are of files that are no image there: {_some(unknown)}"] if unknown else []
+    faults += [f"{len(unknown)} labels are of files that are not images there: {_some(unknown)}"] if unknown else []
     faults += _near(missing, unknown)
     if faults:
         raise DataError("\n  ".join([f"the labels {table!r} do not fit {str(where)!r}:", *faults]))

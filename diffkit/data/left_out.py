@@ -30,7 +30,7 @@ def path_reason(folders: Iterable[str], name: str) -> str | None:
 
 
 def is_of_the_system(real: str) -> bool:
-    """Return whether a resolved path is one of processes and devices, which are no files and have no end."""
+    """Return whether a resolved path is one of processes and devices, which are not files and have no end."""
     return any(_is_within(real, top) for top in _SYSTEM) and not _is_within(real, _MEMORY)
 
 

@@ -22,7 +22,7 @@ def as_data(data: Any) -> Data:
     """Return anything that training accepts as `Data`: data, a tensor or array, a folder, a file or a name.
 
     Raises:
-        DataError: It is none of these; the text says what it lacks.
+        DataError: It is none of these; the text names what it lacks.
     """
     from diffkit.data.base import Data, MapData, Stacked
     from diffkit.data.classes import checked_names
@@ -40,7 +40,7 @@ def as_data(data: Any) -> Data:
         wanted = ("shape", "bins", "classes", "__len__", "__getitem__")
         missing = [name for name in wanted if name not in dir(data)]
         raise DataError(
-            f"{type(data).__name__} is no data: it has no {', '.join(missing)}"
+            f"{type(data).__name__} is not data: it has no {', '.join(missing)}"
             f"{hint(data) or '; see diffkit.data.MapData'}"
         ) from error
 
@@ -53,7 +53,7 @@ NAMED: Mapping[str, type[Source]] = {
     "lsun": Lsun,
     "hf": HuggingFace,
 }
-"""Sources that are asked for by name; a folder or a file is asked for by its path."""
+"""Sources that have a name; a folder or a file is given by its path."""
 
 
 def load(source: Any, **options: Any) -> Data:
@@ -67,7 +67,7 @@ def load(source: Any, **options: Any) -> Data:
     Raises:
         DataError: There is no such data, or it cannot be used.
         OptionError: An option is wrong, or the source has no such option.
-        MissingExtraError: What reads it is not installed.
+        MissingExtraError: A package that reads it is not installed.
     """
     if isinstance(source, str | os.PathLike):
         return source_for(source, **options).open()
@@ -77,13 +77,13 @@ def load(source: Any, **options: Any) -> Data:
     from diffkit.data.arrays import from_array
 
     if not isinstance(source, Tensor | np.ndarray):
-        raise OptionError(f"{type(source).__name__} is no array, tensor, path or name")
+        raise OptionError(f"{type(source).__name__} is not an array, tensor, path or name")
     _known(options, ("labels", "classes", "bins", "layout", "source"), "an array")
     return from_array(source, **options)
 
 
 def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
-    """Return the options that a name or path and its keywords stand for; nothing is read but the kind of path.
+    """Return the options that a name or path and its keywords stand for; only the kind of path is looked up.
 
     A folder with the name of a source is "./digits", or a `pathlib.Path`.
     """
@@ -97,10 +97,10 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
     if path.suffix == ".zip" and path.is_file():
         return _build(Zip, "a zip archive", options | {"path": path})
     if not path.is_dir():
-        what = "is a file, but no .npz, .npy or .zip" if path.exists() else "is no folder or file"
+        what = "is a file, but not a .npz, .npy or .zip" if path.exists() else "is not a folder or file"
         raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, NAMED)}")
     if "size" not in options:
-        raise OptionError(f"data {name!r} is a folder of images; say size=64 or size=(height, width)")
+        raise OptionError(f"data {name!r} is a folder of images; pass size=64 or size=(height, width)")
     return _build(Folder, "a folder", options | {"path": path})
 
 

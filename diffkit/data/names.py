@@ -1,4 +1,4 @@
-"""Names of files as text that can be shown: no terminal codes, no line breaks, and no bytes that are no UTF-8."""
+"""Names of files as text that can be shown: no terminal codes, no line breaks, and no bytes that are not UTF-8."""
 
 from __future__ import annotations
 

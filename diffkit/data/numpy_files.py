@@ -1,4 +1,4 @@
-"""Examples in a .npz or .npy file; a file of others is read with nothing unpickled, and within the machine's memory."""
+"""Examples in a .npz or .npy file; nothing in it is unpickled, and what it unpacks to must fit into memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from diffkit.errors import DataError
 
 _READ = ("arr_0", "arr_1", "classes", "bins")
 _MOST_BINS = 2**53
-"""float64 tells no more integers apart."""
+"""The largest integer up to which float64 holds every integer."""
 _LARGE, _SWELLING = 1 << 30, 100
-"""Bytes from which a member is looked at, and how much smaller than they are no images are packed."""
+"""Size in bytes from which a member is checked, and a packing ratio that no images reach."""
 
 
 def open_file(path: Path, *, labels: bool = False, bins: int | None = None, layout: str | None = None) -> ArrayData:
@@ -28,8 +28,8 @@ def open_file(path: Path, *, labels: bool = False, bins: int | None = None, layo
     Args:
         path: The file.
         labels: Give the labels of a .npz, arr_1, as condition ``y``.
-        bins: How many values the examples take; by default what the file says, or 256 for uint8.
-        layout: "channels_last" or "channels_first"; by default what the shape says.
+        bins: How many values the examples take; by default as written in the file, or 256 for uint8.
+        layout: "channels_last" or "channels_first"; by default found from the shape.
     Raises:
         DataError: It is not there, damaged, or holds something else.
     """
@@ -55,7 +55,7 @@ def open_file(path: Path, *, labels: bool = False, bins: int | None = None, layo
 
 
 def _arrays(path: Path) -> Mapping[str, NDArray[Any]]:
-    """Return the arrays of a file that mean something here, and the others as names only."""
+    """Return the arrays of a file that are used here, and the others as names only."""
     try:
         if path.suffix == ".npy":
             return {"arr_0": np.load(path, mmap_mode="r", allow_pickle=False)}
@@ -67,19 +67,19 @@ def _arrays(path: Path) -> Mapping[str, NDArray[Any]]:
 
 
 def _check_packing(path: Path) -> None:
-    """Refuse a member that is made to fill the memory."""
+    """Refuse a member that would unpack to far more bytes than images do, to fill the memory."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.file_size > _LARGE and member.file_size > member.compress_size * _SWELLING:
                 raise ValueError(
-                    f"{member.filename} has {member.file_size} bytes packed in {member.compress_size}, which no images "
-                    "are; store it by numpy.savez"
+                    f"{member.filename} has {member.file_size} bytes packed in {member.compress_size}, more than "
+                    "images allow; store it by numpy.savez"
                 )
 
 
 def _bins(value: NDArray[Any]) -> int:
-    """How many values a file says that its examples take."""
+    """Number of values that the examples take, as written in the file."""
     if value.shape != () or value.dtype.kind not in "iu" or not 2 <= value <= _MOST_BINS:
         shown = value.item() if value.shape == () else f"an array of shape {value.shape}"
-        raise DataError(f"its bins are {shown!r}, which is no number of values from 2; pass bins, such as 256")
+        raise DataError(f"its bins are {shown!r}, which is not a number of values from 2; pass bins, such as 256")
     return int(value)

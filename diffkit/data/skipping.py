@@ -15,12 +15,12 @@ from diffkit.runtime.output import log
 
 T = TypeVar("T")
 _SHARE, _FEW = 0.5, 10
-"""What is skipped unless the user says otherwise: half of the examples, but at least this many; more is no few damaged
-files but another fault."""
+"""By default half of the examples may be skipped, but at least this many; where more fail, the cause is another one
+than a few damaged files."""
 
 
 class Skipping:
-    """How examples that cannot be read are met.
+    """What to do about examples that cannot be read.
 
     Args:
         count: Number of examples.
@@ -36,7 +36,7 @@ class Skipping:
         self.bad: dict[int, str] = {}
 
     def read(self, index: int, read: Callable[[int], T]) -> tuple[int, T]:
-        """Return an example and its index: the one that was named, or where it is skipped the next that can be read.
+        """Return an example and its index: the one at ``index``, or if it is skipped the next that can be read.
 
         Raises:
             DataError: It cannot be read and nothing is skipped, or too many cannot be read.
@@ -47,12 +47,14 @@ class Skipping:
                 return at, read(at)
             except DataError as error:
                 if not self.skips:
-                    raise DataError(f"{error}; mend it, or pass on_error='skip', with which a run can go on") from error
+                    raise DataError(
+                        f"{error}; correct it, or pass on_error='skip', which also resumes a run"
+                    ) from error
                 self._note(at, str(error))
         raise DataError(f"none of {self.count} examples can be read; the first: {self.bad[0]}")
 
     def _note(self, index: int, reason: str) -> None:
-        """Say once what is skipped, and stop where it is too much; each reading is tried anew all the same."""
+        """Log each skipped example once, and stop when there are too many; every later reading is tried again."""
         if index in self.bad:
             return
         self.bad[index] = reason
@@ -72,6 +74,6 @@ def check_share(bad: int, count: int, most: int, reason: str) -> None:
     """Raise `DataError` where more examples cannot be read than may be skipped."""
     if bad > most:
         raise DataError(
-            f"more than {most} of {count} examples cannot be read, the last: {reason}; mend the data, or pass a larger "
-            "max_skipped, such as 0.9"
+            f"more than {most} of {count} examples cannot be read, the last: {reason}; correct the data, or pass a "
+            "larger max_skipped, such as 0.9"
         )

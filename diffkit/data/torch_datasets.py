@@ -24,12 +24,12 @@ from diffkit.runtime.finite import examples_hold, rows_not_finite
 
 IMAGES = ("image", "img", "x", "images", "pixel_values")
 LABELS = ("label", "y", "labels", "class", "target")
-"""Entries of an item that is a dictionary, the likeliest first."""
+"""Names of the entries that are looked for in an item that is a dictionary, the likeliest first."""
 _LOOKED_AT = 16
 _PIECE = 1024
-"""Examples of tensors that are looked at together."""
+"""Number of examples that are checked at a time."""
 _ABSENT = object()
-"""What an item without a label has, not even one that says "no class"."""
+"""Stands for the label of an item that has none at all, which differs from a label for "no class"."""
 
 
 def from_dataset(
@@ -47,7 +47,7 @@ def from_dataset(
     """Return data from a map-style dataset, or from arrays ``(X, y)``.
 
     An item is an example (C, *S); or it and its class, or it and a dictionary of conditions; or a dictionary that holds
-    the example as "image", "img" or "x" and its class as "label" or "y". Whatever else it holds is left out.
+    the example as "image", "img" or "x" and its class as "label" or "y". Its other entries are not used.
 
     Args:
         dataset: With a length and items, such as a `torch.utils.data.Dataset`; or arrays or tensors: X (N, C, *S), or
@@ -55,15 +55,15 @@ def from_dataset(
         shape: Shape of an example, (C, *S); by default that of item 0.
         bins: How many values an example takes. By default 256 for uint8 and None (continuous) for floating point; with
             bins, floating point must lie in [-1, 1].
-        classes: Names of the classes, or how many there are; by default what the dataset calls its ``classes``.
-        labels: Whether to take classes where there are any; or the name of their entry in a dictionary.
+        classes: Names of the classes, or how many there are; by default the dataset's attribute ``classes``.
+        labels: Whether to use the classes, if there are any; or the name of their entry in a dictionary.
         image: Name of the example's entry in a dictionary.
         layout: "channels_first", or "channels_last", where (H, W) is grey; by default the first, and what does not look
             like it is refused.
         on_error: At items that cannot be read: "stop", or "skip" them: the next item that can be read stands in.
         max_skipped: The largest share of the items that may be skipped; by default a half, at least ten.
     Raises:
-        DataError: It is no such dataset, or item 0 is nothing to train on; the text says what to change.
+        DataError: It is not such a dataset, or item 0 cannot be trained on; the text names what to change.
         OptionError: An option is wrong.
     """
     names = _names(classes)
@@ -96,11 +96,11 @@ class Items:
     """Examples and conditions of a dataset's items.
 
     Attributes:
-        dataset: Whose items.
+        dataset: The dataset.
         image: Name of the example's entry where items are dictionaries, or None to find it.
         labels: Whether classes are taken, or the name of their entry.
         layout: Where the channels of an example are; None is first.
-        unlabelled: The label of every item is None, which is then no label at all.
+        unlabelled: The label of every item is None, so that the data has no labels.
     """
 
     dataset: Any
@@ -121,8 +121,8 @@ class Items:
             return example, {}
         if self.unlabelled:
             raise DataError(
-                f"item {index} has the label {_short(y)}, but those that were looked at have None; say how many "
-                "classes there are by classes="
+                f"item {index} has the label {_short(y)}, but the items checked before have None; pass the "
+                "number of classes as classes="
             )
         if isinstance(y, Mapping):
             return example, {name: _label(v, index) if name == "y" and v is None else v for name, v in y.items()}
@@ -133,7 +133,7 @@ class Items:
         return self._parts(self._item(index), index)[1] is None
 
     def _item(self, index: int) -> Any:
-        """What the dataset gives, or one error that names the item, whatever the dataset raised."""
+        """Return the dataset's item, or raise one error that names the item, whatever the dataset raised."""
         if index >= len(self.dataset):
             raise IndexError(f"item {index} of {len(self.dataset)}")  # which ends a loop over the data
         try:
@@ -144,7 +144,7 @@ class Items:
             raise DataError(f"item {index} cannot be read: {type(error).__name__}: {error}") from error
 
     def _parts(self, item: Any, index: int) -> tuple[Any, Any]:
-        """What an item holds: an example, and a class or conditions, which may be None, or nothing."""
+        """Return an item's example, and its class or conditions, which may be None or missing."""
         if isinstance(item, Mapping):
             label = self.labels if isinstance(self.labels, str) else next((k for k in LABELS if k in item), None)
             y = _ABSENT if label is None or not self.labels else _entry(item, label, index)
@@ -153,15 +153,15 @@ class Items:
             return item, _ABSENT
         if len(item) not in (1, 2):
             raise DataError(
-                f"item {index} has {len(item)} parts, where there should be an example and its class; let the dataset "
-                "return those, or a dictionary"
+                f"item {index} has {len(item)} parts instead of an example and its class; let the dataset return those "
+                "two, or a dictionary"
             )
         return item[0], item[1] if len(item) == 2 else _ABSENT
 
 
 @frozen
 class Fixed(MapData):
-    """Items with what data must say of itself."""
+    """Items with the attributes that data must have."""
 
     items: Items
     shape: tuple[int, ...]
@@ -182,19 +182,19 @@ class Fixed(MapData):
 
 
 class DatasetData(Stacked):
-    """A dataset as data; its items are read whenever they are asked for, so that transforms may draw anew."""
+    """A dataset as data; an item is read at every use, so that random transforms draw again."""
 
     def __init__(self, data: MapData, source: str, skipping: Skipping | None = None):
         super().__init__(data, skipping)
         self.source = source
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts of the data; items may be other ones at every reading, so there is no fingerprint."""
+        """Return the facts of the data; items may differ at every reading, so there is no fingerprint."""
         return {"source": self.source, **description(self)}
 
 
 def hint(data: Any) -> str:
-    """Return what to do with something that is no data but that a dataset can be made of, or an empty string."""
+    """Return advice for an object that is not data but that data can be made from, or an empty string."""
     if isinstance(data, DataLoader):
         return "; give the loader's dataset as diffkit.data.from_dataset(loader.dataset)"
     if isinstance(data, torch.utils.data.Dataset) or _is_pair(data):
@@ -225,7 +225,7 @@ def _check_map_style(dataset: Any) -> None:
         raise DataError(f"a {kind} has an order and batches of its own; give its dataset: from_dataset(loader.dataset)")
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise DataError(
-            f"{kind} cannot be read in any order, which a run that goes on needs; give a map-style dataset, with "
+            f"{kind} cannot be read in any order, which a resumed run needs; give a map-style dataset, with "
             "__len__ and __getitem__, or an array"
         )
     if len(dataset) < 1:
@@ -235,7 +235,7 @@ def _check_map_style(dataset: Any) -> None:
 def _entry(item: Mapping[str, Any], name: str, index: int) -> Any:
     if name not in item:
         raise DataError(
-            f"item {index} has no entry {name!r}, but {', '.join(map(repr, item))}; say which with image= and labels="
+            f"item {index} has no entry {name!r}, but {', '.join(map(repr, item))}; name them with image= and labels="
         )
     return item[name]
 
@@ -269,14 +269,14 @@ def _label(y: Any, index: int) -> int:
     found = y.item() if isinstance(y, Tensor | np.ndarray | np.generic) and y.ndim == 0 else y
     if isinstance(found, bool) or not isinstance(found, int) or found < NO_CLASS:
         raise DataError(
-            f"item {index} has the label {_short(y)}, which is no class number 0, 1, ...; let the dataset return one, "
-            "or -1 or None for no class, or pass labels=False"
+            f"item {index} has the label {_short(y)}, which is not a class number 0, 1, ...; let the dataset return "
+            "one, or -1 or None for no class, or pass labels=False"
         )
     return found
 
 
 def _names(classes: Sequence[str] | int | None) -> tuple[str, ...] | None:
-    """Names of classes that were given by name or number."""
+    """Names of classes that were given by name, or as their number."""
     if classes is None:
         return None
     if isinstance(classes, int):
@@ -289,7 +289,7 @@ def _short(value: Any) -> str:
 
 
 def _names_of(dataset: Any) -> tuple[str, ...] | None:
-    """Names of classes where the dataset has a list of them, as those of torchvision do."""
+    """Names of classes if the dataset has a list of them, as torchvision's do."""
     names = getattr(dataset, "classes", None)
     found = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return checked_names(names) if found else None
@@ -306,24 +306,24 @@ def _shape_of(x: Tensor, shape: Sequence[int] | None, layout: str | None) -> tup
 
 
 def _check_tensors(dataset: TensorDataset) -> None:
-    """Look at every value of tensors that are in memory anyway."""
+    """Check every value of tensors, which are in memory already."""
     for what, values in zip(("examples", "labels"), dataset.tensors, strict=False):
         for start in range(0, len(values), _PIECE):
             rows = [start + row for row in rows_not_finite(values[start : start + _PIECE])]
             if rows:
-                raise DataError(f"{examples_hold(rows)} in the {what}; mend or remove such examples")
+                raise DataError(f"{examples_hold(rows)} in the {what}; correct or remove such examples")
 
 
 def _bins_of(x: Tensor, bins: int | None) -> int | None:
     if bins is not None or x.is_floating_point():
         return bins
     if x.dtype != torch.uint8:
-        raise DataError(f"item 0 is of {x.dtype}, which does not say how many values there are; pass bins, such as 256")
+        raise DataError(f"item 0 is of {x.dtype}, from which the number of values is unknown; pass bins, such as 256")
     return 256
 
 
 def _without_labels(items: Items, skipping: Skipping) -> bool:
-    """Whether the label of some items, spread over the dataset, is None in every one."""
+    """Whether the labels of some items, spread over the dataset, are all None."""
     return all(skipping.read(int(i), items.has_no_label)[1] for i in _some(len(items)))
 
 
@@ -332,7 +332,7 @@ def _some(count: int) -> NDArray[np.int64]:
 
 
 def _check_first(data: DatasetData) -> None:
-    """Read some items: all must fit each other, and floating point with bins must not be what ToTensor leaves."""
+    """Read some items: all must agree in form, and floating point with bins must not lie in [0, 1]."""
     some = _some(len(data))
     batch = data.batch(some)
     for fault in not_finite(batch):

@@ -22,12 +22,12 @@ from diffkit.errors import DataError
 from diffkit.runtime.images import need_pillow
 
 if TYPE_CHECKING:
-    from diffkit.data.pictures import PictureData
+    from diffkit.data.image_data import PictureData
 
 _LARGEST = 1 << 30
-"""Bytes of a file in an archive; more is no picture, and may be made to fill the memory."""
+"""Largest size of a file in an archive, in bytes; a larger one is not an image, and may be made to fill the memory."""
 _archives: dict[tuple[int, str], tuple[int, zipfile.ZipFile]] = {}
-"""Time of change and open archive, by process and path: two processes must not share the place in an open file."""
+"""Time of change and open archive, by process and path: two processes must not share the position in an open file."""
 
 
 @frozen
@@ -64,7 +64,7 @@ class Members:
 
 
 def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: Any) -> PictureData:
-    """Return the images of a zip archive as data, after reading every one once, unless told not to.
+    """Return the images of a zip archive as data, after reading every one once, unless ``check`` is False.
 
     Args:
         path: The archive.
@@ -72,10 +72,10 @@ def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: An
         labels: As for a folder; a table may also be in the archive, as dataset.json is.
         options: ``on_error``, ``cache``, ``processes``, ``check`` and ``progress`` of `PictureData.opened`.
     Raises:
-        DataError: It is no archive, there is no image in it, one cannot be read, or a label is missing.
+        DataError: It is not an archive, there is no image in it, one cannot be read, or a label is missing.
     """
     need_pillow("reading image files")
-    from diffkit.data.pictures import PictureData
+    from diffkit.data.image_data import PictureData
 
     names, ignored = list_members(path)
     found = labels_of(names, labels, path, table_in(path, labels))
@@ -83,10 +83,10 @@ def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: An
 
 
 def list_members(path: Path) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Return the images of an archive, sorted, and its other files with the reason that they are none.
+    """Return the images of an archive, sorted, and its other files with the reason that they are left out.
 
     Raises:
-        DataError: It is no archive, or there is no image in it.
+        DataError: It is not an archive, or there is no image in it.
     """
     reasons = {info.filename: _reason(info) for info in _opened(path).infolist() if not info.is_dir()}
     names = tuple(name for name in sorted(reasons) if reasons[name] is None)
@@ -109,14 +109,14 @@ def content_of(path: Path, member: str) -> bytes:
     try:
         archive = _opened(path)
         if archive.getinfo(member).file_size > _LARGEST:
-            raise DataError(f"{name}: more than {_LARGEST} bytes, which no picture has")
+            raise DataError(f"{name}: more than {_LARGEST} bytes, which no image has")
         return archive.read(member)
     except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def named(path: Path, member: str) -> str:
-    """Return what an error calls a file of an archive."""
+    """Return the name of a file of an archive for error messages."""
     return f"{printable(path)}: {printable(member)}"
 
 

@@ -1,7 +1,7 @@
-"""How good samples are: metrics by any feature network, reference statistics, bits/dim of data, and run reports.
+"""Evaluation: metrics of samples by any feature network, reference statistics, bits/dim of data, and run reports.
 
 result = diffkit.evaluation.evaluate("samples/", "digits", extractor="digits")
-print(result)                      # every number with the settings that decide it
+print(result)                      # every number with the settings that it depends on
 """
 
 from __future__ import annotations

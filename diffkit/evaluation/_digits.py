@@ -12,7 +12,7 @@ from diffkit.data.base import scaled
 from diffkit.data.sources import Digits
 
 RECIPE = 1
-"""Counts changes of anything below that changes the features."""
+"""Version of the features; increase it with every change below that affects them."""
 SHAPE = (1, 8, 8)
 _HIDDEN, _FEATURES, _STEPS, _RATE = 64, 32, 150, 0.01
 

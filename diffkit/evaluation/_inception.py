@@ -1,4 +1,4 @@
-"""The Inception network that published FIDs are of, by torch-fidelity; its weights are fetched when first used."""
+"""The Inception network of published FIDs, by torch-fidelity; its weights are fetched at first use."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Inception:
 
     Args:
         weights: File of its weights, ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases;
-            fetched, and kept by torch.hub, by default.
-        device: Where it runs.
+            fetched, and cached by torch.hub, by default.
+        device: Device that it runs on.
     Source: Heusel et al. 2017, arXiv:1706.08500; network and resizing as in TensorFlow, by torch-fidelity.
     """
 
@@ -51,7 +51,7 @@ class Inception:
         """Return pool (B, 2048), spatial (B, 2023), logits (B, 1008); grey images count as RGB of equal channels."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise DataError(
-                f"inception sees images of 1 or 3 channels, got shape {tuple(images.shape[1:])}; pass an extractor of "
+                f"inception reads images of 1 or 3 channels, got shape {tuple(images.shape[1:])}; pass an extractor of "
                 "your own, see diffkit.evaluation.ModuleExtractor"
             )
         rgb = images.expand(-1, 3, -1, -1)
@@ -70,7 +70,7 @@ def _load(weights: str | Path | None) -> tuple[Any, str, str]:
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
         raise MissingExtraError("inception", f"the Inception network (importing torch-fidelity: {error})") from error
     state = _state(library.URL_INCEPTION_V3, weights)
-    with tempfile.TemporaryDirectory() as folder:  # torch-fidelity unpickles what it is given; this file is our own
+    with tempfile.TemporaryDirectory() as folder:  # torch-fidelity unpickles its argument; this file is our own
         path = Path(folder) / "weights.pth"
         torch.save(state, path)
         network = library.FeatureExtractorInceptionV3(

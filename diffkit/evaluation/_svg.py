@@ -1,4 +1,4 @@
-"""Line charts and scatters as SVG that needs nothing: for a page that is one file.
+"""Line charts and scatter plots as SVG without dependencies, for a page in one file.
 
 Colours are CSS variables of the page, so that charts follow its light or dark scheme.
 """
@@ -18,7 +18,7 @@ from diffkit.table import F64
 WIDTH, HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 30, 40
 _POINTS = 600
-"""More points of a line than pixels can show are thinned out."""
+"""Largest number of points of a line; longer lines are thinned, as pixels cannot show more."""
 COLORS = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6")
 
 
@@ -50,20 +50,20 @@ class _Axis:
     log: bool
 
     def at(self, values: F64) -> F64:
-        """Pixels of values; NaN where there is no place for them."""
+        """Positions of values in pixels; NaN for values that cannot be drawn."""
         with np.errstate(all="ignore"):
             v = np.log10(values) if self.log else values
         v = np.where(np.isfinite(v), v, np.nan)
         return np.asarray(self.start + (v - self.low) / (self.high - self.low) * (self.end - self.start))
 
     def ticks(self) -> list[float]:
-        """Values worth a line."""
+        """Values of the grid lines."""
         if self.log:
             return self._log_ticks()
         return _even_ticks(self.low, self.high)
 
     def _log_ticks(self) -> list[float]:
-        """Powers of ten; multiples of them where there are few, even steps where there are none."""
+        """Powers of ten; their multiples where few powers are in range, even steps where none is."""
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         inside = [k for k in decades if self.low <= k <= self.high]
         if len(inside) > 2:
@@ -84,7 +84,7 @@ def _even_ticks(low: float, high: float) -> list[float]:
 def chart(
     title: str, xlabel: str, ylabel: str, lines: Sequence[Line], *, log_x: bool = False, log_y: bool = False
 ) -> Markup:
-    """Return a line chart, or a note that there is nothing to draw."""
+    """Return a line chart, or the note "nothing to draw"."""
     lines = [Line(_array(n.x), _array(n.y), n.label, _array(n.low), _array(n.high)) for n in lines]
     x = _axis([line.x for line in lines], _LEFT, WIDTH - _RIGHT, log_x)
     bands = [v for line in lines for v in (line.low, line.high) if v is not None]
@@ -190,7 +190,7 @@ def _band(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
         return Markup("")
     keep = _thinned(x.at(line.x))
     px, low, high = x.at(line.x[keep]), y.at(line.low[keep]), y.at(line.high[keep])
-    low = np.where(np.isnan(low), y.start, low)  # an interval that reaches 0 has no end on a log scale
+    low = np.where(np.isnan(low), y.start, low)  # an interval that reaches 0 has no lower end on a log scale
     good = ~(np.isnan(px) | np.isnan(high))
     if good.sum() < 2:
         return Markup("")

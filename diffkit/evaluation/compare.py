@@ -1,4 +1,4 @@
-"""Metrics of samples, with the settings that decide every number beside it."""
+"""Metrics of samples, each with the settings that it depends on."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Value:
 
     Attributes:
         name: Such as "fid".
-        label: What to call it in print: "FID", or "FD (digits)" with another extractor.
+        label: Name in printed results: "FID", or "FD (digits)" with another extractor.
         value: The number.
-        error: How sure it is, if that is known; `note` says in what sense.
-        note: What its error is, and whether small is good.
+        error: Its uncertainty, if known; `note` describes which.
+        note: Meaning of its error, and whether smaller or larger is better.
     """
 
     name: str
@@ -54,8 +54,8 @@ class Evaluation:
 
     Attributes:
         values: The numbers.
-        settings: Everything that decides them: extractor, both data sets, options, versions.
-        remarks: What is worth knowing before they are compared with others.
+        settings: Everything they depend on: extractor, both data sets, options, versions.
+        remarks: Remarks on the comparison with other numbers.
     """
 
     values: tuple[Value, ...]
@@ -100,7 +100,7 @@ class Evaluation:
 
 
 def _finite(value: float | None) -> float | None:
-    """A number as JSON has it, which has none that are not finite."""
+    """A number for JSON, in which values that are not finite become null."""
     return None if value is None or not math.isfinite(value) else value
 
 
@@ -127,27 +127,27 @@ def evaluate(
     """Return metrics of samples against a reference.
 
     Args:
-        samples: A folder of images, the published scripts' .npz (arr_0), an array or tensor, or anything that
+        samples: A folder of images, improved-diffusion's .npz (arr_0), an array or tensor, or anything that
             `diffkit.data.loading.load` takes.
         reference: The same, or stored statistics: a `Reference` or its file, or a published .npz with mu and sigma.
         extractor: A name, a network or an extractor; see `diffkit.evaluation.extractors`.
         metrics: Some of `METRICS`; by default all that extractor and reference allow.
         count: How many samples, the first ones; all by default.
-        weights: File of the inception network's weights, where they cannot be fetched.
+        weights: File of the inception network's weights, if they cannot be fetched.
         batch_size, device: Of the feature network.
         neighbours: Of precision and recall.
         kid_subsets, kid_subset_size: Of KID; a subset is at most as large as the smaller set.
         split_size: Of the inception score.
-        seed: Which subsets KID takes.
-        size: Height and width to resize the images of folders to; one number for a square. By default they have to be
-            of one size, and stay as they are.
+        seed: Seed of KID's subsets.
+        size: Height and width to resize the images of folders to; one number for a square. By default they must
+            all be of one size, and are not resized.
         on_error: At images of folders that cannot be read: "stop", naming them all, or "skip" them.
         layout: Of .npz and .npy files, "channels_last" or "channels_first"; by default the shape decides.
         progress: Show a bar.
     Raises:
-        OptionError: An option is wrong, or a metric cannot be had with this extractor and reference.
-        DataError: The data cannot be read, or is not what the extractor sees or the statistics were made of.
-        MissingExtraError: What a metric or the extractor needs is not installed.
+        OptionError: An option is wrong, or a metric is not available with this extractor and reference.
+        DataError: The data cannot be read, or does not fit the extractor or the statistics.
+        MissingExtraError: A package that a metric or the extractor needs is not installed.
     """
     network = extractor_for(extractor, device=device, weights=weights)
     options = dict(neighbours=neighbours, kid_subsets=kid_subsets, split_size=split_size, seed=seed)
@@ -182,13 +182,13 @@ def evaluate(
 
 
 def _data(what: Any, reading: Mapping[str, Any]) -> Data:
-    """Data of any kind; the images of a folder as they are, or as the options of `read` say."""
+    """Data of any kind; the images of a folder unchanged, or by the options of `read`."""
     path = Path(what) if isinstance(what, str | Path) else None
     return read(path, **reading) if path is not None and path.exists() else as_data(what)
 
 
 def check_names(metrics: Sequence[str] | None) -> None:
-    """Raise `OptionError` unless every name is one of `METRICS`; None stands for all."""
+    """Raise `OptionError` unless every name is one of `METRICS`; None means all."""
     for name in metrics or ():
         if name not in METRICS:
             raise OptionError(f"no metric named {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})")
@@ -204,19 +204,19 @@ def check_metrics(
     device: str | torch.device = "cpu",
     real: Sequence[int] | None = None,
 ) -> None:
-    """Refuse, before long work, what cannot be had: shows the extractor two blank images.
+    """Check, before long work, which metrics are available, by running the extractor on two blank images.
 
     Args:
-        metrics: Names; None stands for all that can be had.
+        metrics: Names; None means all that are available.
         extractor: The extractor.
         shape: Of one example, (C, *S).
-        reference: Stored statistics; None for data that statistics are made of later.
+        reference: Stored statistics; None for data whose statistics are computed later.
         device: Where the extractor runs.
-        real: Shape of an example of that data, where the samples have another.
+        real: Shape of an example of that data, if it differs from that of the samples.
     Raises:
         OptionError: A name is wrong, or extractor or reference lack what a metric needs.
-        DataError: The extractor cannot see data of this shape, or sees the two shapes differently.
-        MissingExtraError: What a metric needs is not installed.
+        DataError: The extractor cannot read data of this shape, or has other features for the second shape.
+        MissingExtraError: A package that a metric needs is not installed.
     """
     check_names(metrics)
     if real is not None and tuple(real) != tuple(shape):
@@ -233,15 +233,15 @@ def check_metrics(
 
 
 def _blank(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:
-    """What an extractor sees in two blank images."""
+    """The features of two blank images."""
     try:
         with torch.no_grad():
             return extractor(torch.zeros(2, *shape, device=device))
     except DiffkitError:
         raise
-    except Exception as error:  # a network raises whatever its layers do at a shape that is not theirs
+    except Exception as error:  # layers may raise any error at a shape that does not fit
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"extractor {extractor.name!r} cannot see images of shape {tuple(shape)}: {reason}") from error
+        raise DataError(f"extractor {extractor.name!r} cannot read images of shape {tuple(shape)}: {reason}") from error
 
 
 def _check_alike(extractor: Extractor, shape: Sequence[int], real: Sequence[int], device: str | torch.device) -> None:
@@ -258,7 +258,7 @@ def _check_alike(extractor: Extractor, shape: Sequence[int], real: Sequence[int]
 
 
 def _stored(what: Any, network: Extractor) -> Reference | None:
-    """Stored statistics of this network, or None if there is data to make some of."""
+    """Stored statistics of this network, or None if there is data to compute them from."""
     if isinstance(what, str | Path) and is_reference(Path(what)):
         what = load_reference(what)
     if not isinstance(what, Reference):
@@ -273,7 +273,7 @@ def _built(data: Data | None, network: Extractor, batch_size: int, device: Any, 
 
 
 def _possible(metrics: Sequence[str] | None, features: Features, reference: Reference | None) -> list[str]:
-    """The metrics asked for, or those that can be had; refuse what cannot."""
+    """The requested metrics, or all that are available; raises if a requested one is not."""
     spatial = features.spatial is not None and (reference is None or reference.spatial is not None)
     some = reference is None or reference.features is not None
     lacking = {
@@ -346,7 +346,7 @@ def _remarks(samples: Mapping[str, Any], reference: Reference, chosen: Sequence[
     if real and real["shape"] != samples["shape"]:
         found.append(f"samples have shape {samples['shape']}, the reference {real['shape']}")
     if not reference.meta:
-        found.append("the reference does not say which data and extractor it is of; taken for the published inception")
+        found.append("the reference does not name its data and extractor; taken for the published inception")
     return found
 
 

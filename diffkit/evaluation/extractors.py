@@ -1,4 +1,4 @@
-"""Feature networks by name, and any module as one.
+"""Feature networks by name, and any module as a feature network.
 
 Names are the built-in ``digits`` and ``inception``, entry points of the group ``diffkit.extractors``, and
 ``package.module:attribute``. An entry point or attribute is an extractor, or makes one without arguments.
@@ -28,8 +28,8 @@ from diffkit.runtime.files import weights_digest
 class Digits:
     """Features of 8 x 8 grey images, by a classifier of scikit-learn's digits; for the demo and for tests.
 
-    Numbers mean something beside each other only: the Frechet distance of held-out digits from the rest is 0.36, that
-    of uniform noise is 93.
+    Numbers are meaningful only in comparison with each other: the Frechet distance of held-out digits from the rest is
+    0.36, that of uniform noise is 93.
     """
 
     name = "digits"
@@ -42,13 +42,13 @@ class Digits:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Which recipe it was trained by."""
+        """The version of its training recipe."""
         return {"extractor": self.name, "recipe": self._recipe, "resize": "none"}
 
     def __call__(self, images: Tensor) -> Features:
         """Return pool (B, 32) and logits (B, 10)."""
         if tuple(images.shape[1:]) != self._shape:
-            raise DataError(f"the digits extractor sees images of shape {self._shape}, got {tuple(images.shape[1:])}")
+            raise DataError(f"the digits extractor reads images of shape {self._shape}, got {tuple(images.shape[1:])}")
         pool, logits = self._network(images.double())
         return Features(pool.float(), None, logits.float())
 
@@ -58,12 +58,12 @@ class ModuleExtractor:
 
     Args:
         module: Images (B, C, H, W) to features: a tensor, flattened from its second dimension on, or `Features`.
-        name: What results call it; its class by default.
+        name: Name in results; its class by default.
         size: Images are resized to this height and width first (bicubic, antialiased); None leaves them.
-        mean, std: Of each channel, in units of [0, 1], to normalize with, as ImageNet networks ask for. Both None gives
-            the network [-1, 1].
+        mean, std: Of each channel, in units of [0, 1], to normalize with, as ImageNet networks need. If both are
+            None, images are in [-1, 1].
         channels: 3 repeats a single channel; None leaves images as they are.
-        device: Where it runs; where it is by default.
+        device: Device to move it to; by default it stays where it is.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ModuleExtractor:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Class, digest of the weights, and what is done to images first."""
+        """Class, digest of the weights, and preprocessing of images."""
         kind = type(self.module)
         return {
             "extractor": self.name,
@@ -98,10 +98,10 @@ class ModuleExtractor:
         }
 
     def __call__(self, images: Tensor) -> Features:
-        """Return what the network gives."""
+        """Return the network's features."""
         if self.channels is not None and images.shape[1] != self.channels:
             if images.shape[1] != 1:
-                raise DataError(f"{self.name} sees {self.channels} channels, the images have {images.shape[1]}")
+                raise DataError(f"{self.name} reads {self.channels} channels, the images have {images.shape[1]}")
             images = images.expand(-1, self.channels, *images.shape[2:])
         if self.size is not None:
             images = F.interpolate(images, (self.size, self.size), mode="bicubic", antialias=True)
@@ -120,16 +120,16 @@ EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {"digits": Digits, "incepti
 def extractor_for(
     what: str | nn.Module | Extractor, *, device: str | torch.device = "cpu", weights: str | Path | None = None
 ) -> Extractor:
-    """Return the extractor that a name, a module or an extractor stands for.
+    """Return the extractor of a name, a module, or an extractor itself.
 
     Args:
         what: A name (see the top of this module), a network, or an extractor, which is returned as it is.
-        device: Where a named one runs.
+        device: Device of a named extractor.
         weights: File of its weights; for "inception".
     Raises:
-        OptionError: There is no such extractor, or what the name leads to is none.
-        MissingExtraError: What it needs is not installed.
-        DataError: Its weights cannot be had.
+        OptionError: There is no such extractor, or the object of that name is not an extractor.
+        MissingExtraError: A package that it needs is not installed.
+        DataError: Its weights cannot be loaded.
     """
     if not isinstance(what, str):
         if isinstance(what, nn.Module):
@@ -160,12 +160,12 @@ def _find(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise OptionError(f"extractor {name!r} cannot be imported: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever somebody's module raises
+    except (Exception, SystemExit) as error:  # the user's module may raise any error
         raise OptionError(f"extractor {name!r} cannot be imported: {failure(error)}") from error
 
 
 def _offered() -> list[EntryPoint]:
-    """What installed distributions offer, those that DIFFKIT_PLUGINS leaves out not among it."""
+    """Extractors of installed distributions, without those that DIFFKIT_PLUGINS leaves out."""
     return [entry for entry in entry_points(group=EXTRACTOR_GROUP) if entry.dist is None or is_allowed(entry.dist.name)]
 
 

@@ -1,4 +1,4 @@
-"""Features of images: what an extractor is, and its features of a whole data set with a digest of the data."""
+"""Features of images: the extractor protocol, and the features of a data set with a digest of the data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from diffkit.runtime.progress import progress as show_progress
 
 @frozen(eq=False)
 class Features:
-    """What an extractor sees in N images.
+    """An extractor's features of N images.
 
     Attributes:
         pool: One vector each, (N, D) float32.
-        spatial: Another that knows where things are, (N, E) float32; None if the extractor has none.
+        spatial: A second vector each, with positions, (N, E) float32; None if the extractor has none.
         logits: Of the classes its network was trained for, (N, K) float32; None if there are none.
     """
 
@@ -44,24 +44,24 @@ class Extractor(Protocol):
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Its name in results."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Plain data that tells its features from those of any other: weights, resizing, versions."""
+        """Plain data that identifies its features: weights, resizing, versions."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Features:
         """Return the features of images (B, C, *S), float32, in [-1, 1] if the data is on bins.
 
         Raises:
-            DataError: The images are not of a kind it can see.
+            DataError: It cannot read images of this kind.
         """
 
 
 @frozen(eq=False)
 class Extracted:
-    """Features of a data set, and which data it was.
+    """Features of a data set, and facts of the data.
 
     Attributes:
         features: Of every example, on the CPU.
@@ -91,14 +91,14 @@ def extract(
         count: How many examples.
         batch_size, device: Of the network.
         progress: Show a bar.
-        what: What to call the data in the bar and in errors, such as "samples".
+        what: Name of the data in the bar and in errors, such as "samples".
     Raises:
-        DataError: There are not so many, fewer than two, or the extractor cannot see them.
+        DataError: There are fewer than ``count``, or fewer than two, or the extractor cannot read them.
     """
     batch_size = check_integer("batch_size", batch_size, ge=1)
     total = len(data) if count is None else check_integer("count", count, ge=1)
     if total > len(data):
-        raise DataError(f"count={total} examples are more than there are: {len(data)} in the {what}")
+        raise DataError(f"count={total} is more than the {len(data)} examples in the {what}")
     if total < 2:
         raise DataError(f"the {what}: {total} example, which has no spread to compare; give two or more")
     digest, found = hashlib.sha256(), list[Features]()

@@ -24,7 +24,7 @@ class Statistics:
     Attributes:
         mean: (D,).
         covariance: Unbiased, (D, D).
-        count: Of how many examples, >= 2.
+        count: Number of examples, >= 2.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ class Statistics:
 
 
 class _Given(nn.Module):
-    """The feature network of a metric that is given features already."""
+    """Stands in for the feature network of a metric that is called with features."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -64,7 +64,7 @@ def frechet_distance(real: Statistics, fake: Statistics) -> float:
     metric = _metric("fid", "FrechetInceptionDistance", feature=_Given(len(real.mean)))
     metric = metric.set_dtype(torch.float64)
     metric.orig_dtype = torch.float64
-    # The metric adds up features and their products; statistics of a file are such sums, of whatever count.
+    # The metric adds up features and their products; the statistics of a file give such sums for any count.
     for kind, s in (("real", real), ("fake", fake)):
         setattr(metric, f"{kind}_features_sum", s.mean * s.count)
         cov_sum = s.covariance * (s.count - 1) + s.count * torch.outer(s.mean, s.mean)
@@ -89,7 +89,7 @@ def kernel_distance(
     """
     size = min(check_integer("subset_size", subset_size, ge=2), len(real), len(fake))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore", UserWarning)  # that it keeps all features is what it is for
+        warnings.simplefilter("ignore", UserWarning)  # the warning that it stores all features, as intended here
         torch.manual_seed(seed)
         metric = _metric(
             "kid", "KernelInceptionDistance", feature=_Given(real.shape[1]), subsets=subsets, subset_size=size
@@ -112,7 +112,7 @@ def inception_score(logits: Tensor, *, split_size: int = 5000) -> tuple[float, f
     Returns:
         Mean and standard deviation over the splits (0 for a single one).
     Source: Salimans et al. 2016, arXiv:1606.03498, section 4.
-    Deviates: not torchmetrics', which shuffles by the global generator and asks for a number of splits.
+    Deviates: not torchmetrics', which shuffles by the global generator and takes a number of splits.
     """
     log_p = logits.double().log_softmax(1)
     scores = []
@@ -157,7 +157,7 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
 
 
 def need_torchmetrics() -> None:
-    """Raise `MissingExtraError` unless torchmetrics is there."""
+    """Raise `MissingExtraError` unless torchmetrics is installed."""
     try:
         import torchmetrics  # noqa: F401
     except ImportError as error:

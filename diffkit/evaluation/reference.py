@@ -1,7 +1,7 @@
 """Statistics of the data that samples are compared with, stored with everything that defines them.
 
 The file is an .npz: mu, sigma (and mu_s, sigma_s of spatial features) as in the published reference batches, so that
-either reads the other's; beside them some of the features, for the metrics that statistics are not enough for, and
+either reads the other's; in addition some of the features, for the metrics that need more than statistics, and
 `meta`, JSON: extractor, resizing, data with its SHA-256, counts, versions.
 """
 
@@ -29,18 +29,19 @@ from diffkit.runtime.strict_json import check_fields, parse_json
 
 FORMAT = 1
 KEEP = 10_000
-"""Features kept by default: what precision and recall are published with (Dhariwal & Nichol 2021, arXiv:2105.05233)."""
+"""Number of features stored by default: that of published precision and recall (Dhariwal & Nichol
+2021, arXiv:2105.05233)."""
 
 
 @frozen(eq=False)
 class Reference:
-    """What samples are compared with.
+    """Statistics that samples are compared with.
 
     Attributes:
         pool: Statistics of the extractor's features.
         spatial: Of its spatial features; None if it has none.
-        features: Some of the features, (M, D) float32; None if none were kept.
-        meta: What defines them: "extractor" (its identity), "data", "kept"; empty for a file of another program.
+        features: Some of the features, (M, D) float32; None if none are stored.
+        meta: Where they come from: "extractor" (its identity), "data", "kept"; empty for a file of another program.
     """
 
     pool: Statistics
@@ -50,20 +51,20 @@ class Reference:
 
     @classmethod
     def of(cls, found: Extracted, extractor: Extractor, *, keep: int = KEEP) -> Reference:
-        """Return the statistics of features, keeping ``keep`` of them, evenly spread over the data."""
+        """Return the statistics of features, storing ``keep`` of them, evenly spread over the data."""
         features, count = found.features, len(found.features)
-        kept = min(check_integer("keep", keep, ge=0), count)
-        rows = torch.linspace(0, count - 1, kept).round().long()
+        stored = min(check_integer("keep", keep, ge=0), count)
+        rows = torch.linspace(0, count - 1, stored).round().long()
         meta = {
             "format": FORMAT,
             "diffkit": __version__,
             "torch": torch.__version__,
             "extractor": dict(extractor.identity),
             "data": dict(found.data),
-            "kept": kept,
+            "kept": stored,
         }
         spatial = None if features.spatial is None else Statistics.of(features.spatial)
-        return cls(Statistics.of(features.pool), spatial, features.pool[rows] if kept else None, meta)
+        return cls(Statistics.of(features.pool), spatial, features.pool[rows] if stored else None, meta)
 
     @classmethod
     def build(
@@ -90,7 +91,7 @@ class Reference:
         return cls.of(found, extractor, keep=keep)
 
     def save(self, path: str | Path) -> Path:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         path = Path(path)
         arrays: dict[str, Any] = {"mu": self.pool.mean.numpy(), "sigma": self.pool.covariance.numpy()}
         if self.spatial is not None:
@@ -106,7 +107,7 @@ class Reference:
         if made is None:
             if extractor.name != "inception":
                 raise DataError(
-                    "the reference does not say which extractor made it, so it is taken for the published one; use "
+                    "the reference does not name its extractor, so it is taken for the published one; use "
                     f"extractor 'inception', not {extractor.name!r}, or build a reference of your own"
                 )
             return
@@ -124,7 +125,7 @@ def is_reference(path: Path) -> bool:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             return "mu" in loaded and "sigma" in loaded
-    except Exception:  # whatever NumPy's parsers meet in a damaged file; who reads it as images will say
+    except Exception:  # NumPy raises any error at a damaged file; reading it as images will report it
         return False
 
 
@@ -132,7 +133,7 @@ def load_reference(path: str | Path) -> Reference:
     """Read stored statistics, of diffkit or of the published reference batches; never unpickles.
 
     Raises:
-        DataError: The file is missing, damaged or something else.
+        DataError: The file is missing, damaged or of another kind.
     """
     path = Path(path)
     try:
@@ -149,8 +150,8 @@ def load_reference(path: str | Path) -> Reference:
     except KeyError as error:
         raise DataError(f"{str(path)!r} holds no statistics: it has no array {error.args[0]!r}") from error
     except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
-        if not is_zipfile(path):  # NumPy's own words are advice to unpickle it
-            raise DataError(f"{str(path)!r} cannot be read as statistics: it is no .npz file") from error
+        if not is_zipfile(path):  # NumPy's own message advises to unpickle it
+            raise DataError(f"{str(path)!r} cannot be read as statistics: it is not an .npz file") from error
         raise DataError(f"{str(path)!r} cannot be read as statistics: {error}") from error
     if (meta.get("format") or FORMAT) > FORMAT:
         raise DataError(f"{str(path)!r} has format {meta['format']}, this diffkit reads up to {FORMAT}; upgrade it")
@@ -164,6 +165,6 @@ def _statistics(mean: Any, covariance: Any, meta: Mapping[str, Any]) -> Statisti
         raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError("a value is not finite")
-    # A published batch does not say of how many; the distance does not depend on it.
+    # A published batch does not record its count; the distance does not depend on it.
     count = int(meta.get("data", {}).get("count", 2))
     return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), count)

@@ -1,4 +1,4 @@
-"""A run as one page: what was composed, how training went, what it draws, how likely data is, how to repeat it.
+"""A report of a run as one page: composition, training, samples, likelihood of data, and code to repeat it.
 
 The page is one HTML file that fetches nothing and runs no script.
 """
@@ -45,9 +45,9 @@ class Figure:
     """A picture or chart.
 
     Attributes:
-        caption: What it shows, and with what settings.
+        caption: Its content and settings.
         svg: A chart, or None.
-        src: A picture as a data URI, or None.
+        src: An image as a data URI, or None.
     """
 
     caption: str
@@ -65,7 +65,7 @@ def write(
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> Path:
-    """Write the page of a run or saved system, by default report.html in its folder, and return where it is.
+    """Write the page of a run or saved system, by default report.html in its folder, and return its path.
 
     Args:
         run: The folder.
@@ -110,7 +110,7 @@ def write(
 
 @frozen(eq=False)
 class _Run:
-    """What a folder holds."""
+    """The content of a run's folder."""
 
     folder: Path
     system: System
@@ -130,13 +130,13 @@ class _Run:
 
     @property
     def class_names(self) -> Sequence[str]:
-        """What the classes are called; none without classes."""
+        """Names of the classes; empty without classes."""
         count = self.system.parts.classes or 0
         return self.config.get("data", {}).get("classes") or [str(i) for i in range(count)]
 
     @property
     def enlarges(self) -> bool:
-        """Whether its network reads small images beside the noisy ones."""
+        """Whether its network reads small images besides the noisy ones."""
         return self.system.parts.condition_channels > 0
 
     def conditions(self, n: int) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class _Run:
         return {} if not count else {"y": [i % count for i in range(n)]}
 
     def checkpoints(self) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        """Yield step and weights for sampling of each kept checkpoint, oldest first; damaged ones are left out."""
+        """Yield step and weights for sampling of each stored checkpoint, oldest first; damaged ones are skipped."""
         from diffkit.training import checkpoint
         from diffkit.training.ema import ema_label
 
@@ -153,11 +153,11 @@ class _Run:
         name = ema_label(rates[0]) if rates else "model"
         for path in reversed(list(checkpoint.newest_first(self.folder / CHECKPOINTS))):
             try:
-                kept = checkpoint.read(path, only={"model", name})
+                found = checkpoint.read(path, only={"model", name})
             except DiffkitError:
                 continue
-            if name in kept.files:
-                yield kept.step, {**kept.files["model"], **kept.files[name]}
+            if name in found.files:
+                yield found.step, {**found.files["model"], **found.files[name]}
 
 
 def _template() -> Any:
@@ -172,7 +172,7 @@ def _template() -> Any:
 
 
 def _plain(value: Any) -> str:
-    """An option's value as a person would write it."""
+    """An option's value as plain text."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
@@ -262,30 +262,30 @@ def _training_charts(folder: Path) -> Iterator[Figure]:
 
 
 def _bound(folder: Path) -> Mapping[str, Any] | None:
-    """What ``diffkit nll`` kept: the number, and its terms by level."""
+    """The results of ``diffkit nll``: the bound, and its terms by level."""
     from diffkit.evaluation._svg import Line, chart
     from diffkit.likelihood.scores import FAINT, NORMAL_95
 
-    kept = _arrays(folder / "nll.npz", "total", "prior", "levels", "visits", "terms", "terms_error")
-    if kept is None:
+    arrays = _arrays(folder / "nll.npz", "total", "prior", "levels", "visits", "terms", "terms_error")
+    if arrays is None:
         return None
-    seen = kept["visits"] > 0
+    seen = arrays["visits"] > 0
     level, terms, reach = (
-        kept["levels"][seen],
-        kept["terms"][seen],
-        NORMAL_95 * np.nan_to_num(kept["terms_error"][seen]),
+        arrays["levels"][seen],
+        arrays["terms"][seen],
+        NORMAL_95 * np.nan_to_num(arrays["terms_error"][seen]),
     )
-    filled = np.interp(kept["levels"], level, terms)
-    total = float(kept["total"].mean())
+    filled = np.interp(arrays["levels"], level, terms)
+    total = float(arrays["total"].mean())
     shown = np.where(terms > FAINT * max(terms.max(), 0.0), terms, np.nan)
     log = len(level) > 10
     return {
-        **_mean(kept["total"]),
+        **_mean(arrays["total"]),
         "first": float(terms[0]),
-        "prior": float(kept["prior"].mean()),
+        "prior": float(arrays["prior"].mean()),
         "charts": [
             Figure(
-                "Terms of the bound by level, with 95 % intervals, but for those below a millionth of the largest. The "
+                "Terms of the bound by level, with 95 % intervals, except those below a millionth of the largest. The "
                 "first is the decoder's.",
                 chart(
                     "Terms of the bound",
@@ -297,17 +297,17 @@ def _bound(folder: Path) -> Mapping[str, Any] | None:
                 ),
             ),
             Figure(
-                "How much of the bound the first levels have.",
-                chart("Share so far", "level", "share", [Line(kept["levels"], filled.cumsum() / total)], log_x=log),
+                "Share of the bound up to each level.",
+                chart("Share so far", "level", "share", [Line(arrays["levels"], filled.cumsum() / total)], log_x=log),
             ),
         ],
     }
 
 
 def _exact(folder: Path) -> Mapping[str, Any] | None:
-    """What ``diffkit nll --ode`` kept."""
-    kept = _arrays(folder / "ode.npz", "bits", "meaning")
-    return None if kept is None else {**_mean(kept["bits"]), "meaning": str(kept["meaning"])}
+    """The results of ``diffkit nll --ode``."""
+    arrays = _arrays(folder / "ode.npz", "bits", "meaning")
+    return None if arrays is None else {**_mean(arrays["bits"]), "meaning": str(arrays["meaning"])}
 
 
 def _mean(bits: Any) -> dict[str, Any]:
@@ -318,13 +318,13 @@ def _mean(bits: Any) -> dict[str, Any]:
 
 
 def _arrays(path: Path, *names: str) -> dict[str, Any] | None:
-    """Arrays of a file that ``diffkit nll`` wrote; None if there is none."""
+    """Arrays of a file of ``diffkit nll``; None if there is no file."""
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in names}
-    except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
+    except Exception as error:  # NumPy may raise any error at a damaged file
         raise CheckpointError(
             f"{path} is not what diffkit nll writes: {error}; remove it, or run that again"
         ) from error
@@ -334,7 +334,7 @@ def _arrays(path: Path, *names: str) -> dict[str, Any] | None:
 
 
 def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> Iterator[Figure]:
-    """Samples now, at the kept checkpoints, and on their way."""
+    """Samples of the trained system, of the stored checkpoints, and at several levels."""
     system = run.system
     if system.backbone is None:
         return
@@ -355,24 +355,24 @@ def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> I
 
 
 def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator[Figure]:
-    system, assert_network = run.system, run.system.backbone
-    assert assert_network is not None
-    final = {name: tensor.clone() for name, tensor in assert_network.state_dict().items()}
-    kept = list(run.checkpoints())
-    if len(kept) < 2:
+    system, network = run.system, run.system.backbone
+    assert network is not None
+    final = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    found = list(run.checkpoints())
+    if len(found) < 2:
         return
     try:
-        for step, weights in kept:
-            load_weights(assert_network, {k: v for k, v in weights.items() if k in final})
-            with contextlib.suppress(DivergedError):  # as early networks may; the others are drawn
+        for step, weights in found:
+            load_weights(network, {k: v for k, v in weights.items() if k in final})
+            with contextlib.suppress(DivergedError):  # an early network may diverge; the others are drawn
                 x = system.sample(count, steps=steps, seed=seed, progress=False, **run.conditions(count))
                 yield _drawn(run, x, f"The same seed after step {step}.", columns=count)
     finally:
-        assert_network.load_state_dict(final)
+        network.load_state_dict(final)
 
 
 def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
-    from diffkit.evaluation._pictures import strip
+    from diffkit.evaluation._embedded_images import strip
 
     system = run.system
     if len(system.data_shape) != 3:
@@ -384,18 +384,18 @@ def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
     noisy = [moments[i].x / s for i, s in zip(places, total_std, strict=True)]
     yield Figure(f"From noise to samples: data at levels {levels}.", None, strip(noisy))
     estimates = [moments[i].x_start for i in places]
-    yield Figure("What the network takes them for, at the same moments.", None, strip(estimates))
+    yield Figure("The network's estimates of the clean data at the same levels.", None, strip(estimates))
 
 
 def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Figure:
-    from diffkit.evaluation._pictures import embedded
+    from diffkit.evaluation._embedded_images import embedded
     from diffkit.evaluation._svg import scatter
 
     labels = run.conditions(len(x)).get("y")
     if x.ndim == 2 and x.shape[1] == 2:
         return Figure(caption, scatter("", x.double().cpu().numpy(), labels))
     if x.ndim != 4:
-        return Figure(f"{caption} Data of shape {tuple(x.shape[1:])} is no picture.")
+        return Figure(f"{caption} Data of shape {tuple(x.shape[1:])} is not a picture.")
     if labels is not None and columns is None:
         columns = len(set(labels))
         shown = run.class_names[:columns]
@@ -407,7 +407,7 @@ def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Fi
 
 
 def _facts(run: _Run) -> list[tuple[str, str]]:
-    """Where the run was trained, and where this page was made."""
+    """Machine and versions of the run, and of this page."""
     trained = run.config.get("diffkit")
     manifests = sorted((run.folder / CHECKPOINTS).glob(f"{STEPS}/{MANIFEST}"))
     made = (_json(manifests[-1]) if manifests else None) or {}
@@ -444,7 +444,7 @@ def _python(value: Any) -> str:
 
 
 def _evaluation(path: Path) -> dict[str, Any] | None:
-    """What ``diffkit evaluate`` wrote; None if there is none."""
+    """The results of ``diffkit evaluate``; None if there are none."""
     found, none, error = _json(path), type(None), CheckpointError
     if found is None:
         return None

@@ -28,14 +28,14 @@ def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 6
     Args:
         system: The system.
         n: How many.
-        source: What to call them.
+        source: Name of the samples in results.
         batch_size: How many are made at a time.
         options: As `System.sample` takes them.
     Raises:
         DivergedError: None of them is finite.
     """
     x = system.sample(n, batch_size=min(n, batch_size), **options).cpu()
-    if system.device.type != "cpu":  # there, it has been looked at
+    if system.device.type != "cpu":  # on a CPU it was checked while sampling
         check_finite(x)
     bins = system.decoder.bins
     if bins is None:
@@ -51,9 +51,9 @@ def read(
     on_error: str = "stop",
     layout: str | None = None,
 ) -> Data:
-    """Return the images of a folder or file. Those of a folder have to be of one size, unless one is given.
+    """Return the images of a folder or file. Those of a folder must all have one size, unless a size is given.
 
-    Resizing changes every metric, so it is never done unasked.
+    Resizing changes every metric, so it is done only if a size is given.
 
     Args:
         path: A folder of images, or a .npz or .npy file.
@@ -71,8 +71,8 @@ def read(
     if size is None and len({kind[:2] for kind in found}) > 1:
         some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
         raise DataError(
-            f"the images of {str(path)!r} have several sizes: {some}; metrics depend on how they are resized, so say "
-            f"to which size, such as size={next(iter(found))[0]}"
+            f"the images of {str(path)!r} have several sizes: {some}; metrics depend on how they are resized, so pass "
+            f"a size, such as size={next(iter(found))[0]}"
         )
     height, width, _ = next(iter(found))
     channels = 3 if any(kind[2] == 3 for kind in found) else 1
@@ -104,5 +104,5 @@ def _kind(path: Path) -> _Kind | None:
             if opened.getexif().get(_ORIENTATION, 1) in _TURNED:
                 width, height = height, width
             return height, width, 1 if opened.mode in _GREY else 3
-    except Exception:  # Pillow raises whatever its parsers meet; reading the data will name the file
+    except Exception:  # Pillow may raise any error; reading the data will name the file
         return None

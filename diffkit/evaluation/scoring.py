@@ -1,6 +1,6 @@
 """Bits per dimension of a data set: read batch by batch, over all processes of a launcher, resumable.
 
-Which process takes a part does not matter, so any number of processes finds the same figures, to the last bit.
+Results do not depend on which process takes a part, so any number of processes gives the same figures, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from diffkit._version import __version__
 from diffkit.data.base import Batch, Data, scaled
 from diffkit.errors import DataError, OptionError
-from diffkit.evaluation._kept import Arrays, Kept
+from diffkit.evaluation._result_cache import Arrays, ResultCache
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
 from diffkit.likelihood.scores import Chunk, Scores, merged, score
 from diffkit.likelihood.stratified_levels import Strata
@@ -35,7 +35,7 @@ def chosen(size: int, num: int | None, seed: int) -> NDArray[np.int64]:
     """Return the indices of ``num`` examples out of ``size`` (all if None), ascending; a function of the seed.
 
     Raises:
-        OptionError: There are not so many.
+        OptionError: There are fewer.
     """
     if num is None:
         return np.arange(size, dtype=np.int64)
@@ -46,7 +46,7 @@ def chosen(size: int, num: int | None, seed: int) -> NDArray[np.int64]:
 
 
 def check_fit(system: System, data: Data, *, classes: int | None) -> None:
-    """Raise `DataError` unless data is what the system was made for.
+    """Raise `DataError` unless data fits the system.
 
     Args:
         system: The system.
@@ -78,20 +78,20 @@ def score_data(
     progress: bool = False,
     **options: Any,
 ) -> Scores:
-    """Return the variational bound of a data set, a part of it in memory at a time.
+    """Return the variational bound of a data set, with only a part of it in memory at a time.
 
     Args:
         system: The system.
         data: The data.
         index: Which examples; all by default. Levels and noise of each are a function of the seed and its index in the
             data, whatever the batches and processes.
-        labels: Give the data's labels, the condition y, to the network; other conditions it always gets.
-        batch_size: Examples that are on the device at a time. Data is read, shared and kept in parts of that many, or
-            of a multiple, so that there are 256 at most.
+        labels: Pass the data's labels, the condition y, to the network; other conditions are always passed.
+        batch_size: Examples that are on the device at a time. Data is read, shared and stored in parts of that many, or
+            of a multiple, so that there are 256 parts at most.
         among: The processes to share the work with, a part at a time; each returns the whole result, the same for any
             number of them.
         seed: As in `score`.
-        keep: Folder for the result of each part, from which a stopped call goes on; none by default.
+        keep: Folder for the result of each part, from which a stopped call is resumed; none by default.
         progress: Show a bar, in the first process.
         options: The other options of `diffkit.likelihood.score`.
     Raises:
@@ -150,7 +150,7 @@ def ode_data(
 
 
 PARTS = 256
-"""Results at most that are kept and sent between processes; each has the terms of all levels."""
+"""Largest number of results to store and send between processes; each has the terms of all levels."""
 _EACH = ("bits", "probe_error", "draw_error", "latent")
 Advance = Callable[[int], None]
 
@@ -178,7 +178,7 @@ class _Work:
         """Return the result of every part, in order, in every process."""
         every, among = self._parts(), self.among
         mine = range(among.rank, len(every), among.size)
-        kept = Kept.of(keep, self._job(label, options) if keep is not None else {})
+        stored = ResultCache.of(keep, self._job(label, options) if keep is not None else {})
 
         def results() -> dict[int, Arrays]:
             found = {}
@@ -187,7 +187,7 @@ class _Work:
                 for number in mine:
                     rows = every[number]
                     batch = self.data.batch(rows)
-                    found[number], there = kept.result(batch, partial(compute, rows, batch, advance))
+                    found[number], there = stored.result(batch, partial(compute, rows, batch, advance))
                     if there:
                         advance(len(rows) * units)
             return found
@@ -212,7 +212,7 @@ class _Work:
         return [index[start : start + size] for start in range(0, len(index), size)]
 
     def _job(self, label: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All that decides a part's result beside the part."""
+        """Everything besides the part that its result depends on."""
         return {
             "diffkit": __version__,
             "what": label,
@@ -227,7 +227,7 @@ class _Work:
 
 
 def _autocast(device: torch.device) -> str | None:
-    """What networks compute in by the context around the call, if there is one."""
+    """The dtype of an enclosing autocast context, if there is one."""
     return str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None
 
 

@@ -1,15 +1,15 @@
-"""Guidance: what steers sampling besides the backbone.
+"""Guidance: changes the estimates of the network while sampling.
 
     system.sample(16, guidance=ClassifierFree(2.0), y=labels)
     system.sample(16, guidance=[ClassifierFree(4.0, interval=(0.2, 3.0)), DynamicThreshold(0.995)], y=labels)
 
 Every guidance changes the estimate of clean data, never a learned variance, so it works with every sampler, mean
-parameterization and number of channels. Of several, the first is nearest to the network, and each takes what comes
-before it for the network; what acts after clipping (`ClassifierGuidance`) does so in the same order.
+parameterization and number of channels. Of several, the first is nearest to the network, and each takes the
+result of those before it as the network's; those that act after clipping (`ClassifierGuidance`) keep this order.
 
-`MMPS`, `PiGDM`, `DiffPIR` and `DPS` steer towards measurements of the data; `diffkit.tasks.solve` uses them.
+`MMPS`, `PiGDM`, `DiffPIR` and `DPS` guide towards measurements of the data; `diffkit.tasks.solve` uses them.
 
-In configuration files and on the command line a guidance goes by a name and its options; see `guidance_for`.
+In configuration files and on the command line a guidance is given by its name and options; see `guidance_for`.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ NAMES: dict[str, str] = {
 
 
 def guidance_class(name: str) -> Callable[..., Guidance]:
-    """Return the class a name stands for; "-" is read as "_".
+    """Return the class of a registered name; "-" is read as "_".
 
     Raises:
-        OptionError: There is no such name.
+        OptionError: There is no guidance of that name.
     """
     found = NAMES.get(name.replace("-", "_"))
     if found is None:
@@ -75,7 +75,7 @@ def guidance_class(name: str) -> Callable[..., Guidance]:
 
 
 def guidance_for(slot: Any) -> Guidance | list[Guidance] | None:
-    """Return what ``system.sample(guidance=...)`` takes for what a configuration says.
+    """Return the guidance, as ``system.sample(guidance=...)`` takes it, that a configuration describes.
 
     Args:
         slot: A name ("cfg" needs options), a pair ("cfg", {"scale": 2.0}), a mapping {"name": "cfg", "scale": 2.0},

@@ -1,4 +1,4 @@
-"""The network that `diffkit.guidance.classifier` builds, named so that public checkpoints load as they are.
+"""The network that `diffkit.guidance.classifier` builds, with the parameter names of the public checkpoints.
 
 Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4 and appendix; the attention head is that of CLIP
     (Radford et al. 2021, arXiv:2103.00020, section 2.4).
@@ -21,7 +21,7 @@ _SPATIAL_GROUPS = 32  # of the norm inside spatial_v2, likewise
 
 
 class AttentionPool(nn.Module):
-    """Self-attention over all positions and their mean; what the mean attends to is the result."""
+    """Self-attention over all positions and their mean; the result is the attention output of the mean."""
 
     def __init__(self, positions: int, width: int, heads: int, out_channels: int):
         super().__init__()
@@ -64,7 +64,7 @@ class ClassifierNetwork(nn.Module):
 
         Args:
             x: Noisy data, (B, C, *S), in the dtype of the weights.
-            time: (B,) or (), any real dtype; what the backbone gets.
+            time: (B,) or (), any real dtype; as the backbone receives it.
         Returns:
             (B, num_classes).
         """

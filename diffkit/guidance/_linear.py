@@ -1,7 +1,7 @@
-"""Linear measurements ``y = A x_start + noise_std n``: adjoints, conjugate gradients and what they need of a guidance.
+"""Linear measurements ``y = A x_start + noise_std n``: adjoints, conjugate gradients and their use by a guidance.
 
-Shapes: data (B, C, *S), measurements (B, *M). Everything is row by row, with a fixed number of operations and no read
-by the host.
+Shapes: data (B, C, *S), measurements (B, *M). Everything is row by row, with a fixed number of operations and no host
+synchronization.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Operator = Callable[[Tensor], Tensor]
 """x_start (B, C, *S) -> measurement (B, *M), each row on its own."""
 
 MEASUREMENT = "measurement"
-"""Condition that holds the measurements; never given to the network."""
+"""Name of the condition that holds the measurements; never passed to the network."""
 
 
 def check_operator(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -33,12 +33,12 @@ def check_operator(instance: object, attribute: attrs.Attribute[Any], value: obj
 
 @frozen(eq=False)
 class Measured(Guidance):
-    """Guidance towards a measurement; what it is of, `diffkit.tasks.solve` takes.
+    """Guidance towards a measurement, which is an argument of `diffkit.tasks.solve`.
 
     Attributes:
         operator: A: data (B, C, *S) -> measurements (B, *M), each row on its own.
         linear: Whether A has to be linear.
-        sampler: The sampler that it goes with unless another is asked for.
+        sampler: The default sampler for it.
     """
 
     operator: Operator = field(validator=check_operator)
@@ -90,12 +90,14 @@ def reach(level: Level) -> Tensor:
 def safe_reach(level: Level) -> Tensor:
     """The same for shifts that contain J; 0 where the signal is so weak that J, of order alpha, is rounding errors.
 
-    An estimate ``c_skip x_t + c_out F`` has a derivative that rounds by eps (|c_skip| + |c_out| / scale), F being given
-    x_t over its scale sqrt(alpha^2 + sigma^2); the variance of x_start given x_t, ``sigma^2 / alpha J``, by as much as
-    this times sigma^2 / alpha. Left alone are levels where that is as large as the variance of data itself: in float32,
+    An estimate ``c_skip x_t + c_out F`` has a derivative that rounds by eps (|c_skip| + |c_out| / scale), with F
+    called on x_t / scale and scale = sqrt(alpha^2 + sigma^2); the variance of x_start given x_t,
+    ``sigma^2 / alpha J``, rounds by this times sigma^2 / alpha.
+
+    The result is 0 where that is as large as the variance of data itself: in float32,
     squared signal-to-noise ratios below 2e-7 where the network predicts eps, below 1e-14 for v and x_start on a
-    variance-preserving path. To leave alone more costs more than the rounding: a sampler of order 2 weighs the
-    difference of two estimates.
+    variance-preserving path. Setting more levels to 0 would cost more than the rounding: a sampler of
+    order 2 weights the difference of two estimates.
     """
     far = reach(level)
     scale = (level.alpha**2 + level.sigma**2).sqrt()
@@ -107,7 +109,7 @@ def residual(operator: Operator, x_start: Tensor, conditions: Mapping[str, Any])
     """``y - A x_start``, (B, *M)."""
     measurement: Tensor = conditions[MEASUREMENT]
     measured = operator(x_start)
-    if measurement.shape != measured.shape:  # else it would broadcast
+    if measurement.shape != measured.shape:  # otherwise it would broadcast
         raise OptionError(
             f"measurement has shape {tuple(measurement.shape)}, but the operator gives {tuple(measured.shape)} for "
             f"{x_start.shape[0]} examples; one row of the operator's shape for each is needed"
@@ -116,9 +118,9 @@ def residual(operator: Operator, x_start: Tensor, conditions: Mapping[str, Any])
 
 
 def conjugate_gradients(apply: Operator, right: Tensor, iterations: int) -> Tensor:
-    """Return v with ``apply(v) = right``, row by row; apply is symmetric and positive on what right consists of.
+    """Return v with ``apply(v) = right``, row by row; apply is symmetric, and positive on the subspace of right.
 
-    Exact after as many iterations as ``apply`` has different eigenvalues; a row that has arrived stays.
+    Exact after as many iterations as ``apply`` has different eigenvalues; a row that has converged stays as it is.
     Source: Hestenes & Stiefel 1952, Methods of conjugate gradients for solving linear systems.
     """
     v, left = torch.zeros_like(right), right

@@ -31,13 +31,13 @@ def value_and_pullback(
 def value_and_pullback(function: Callable[[Tensor], Any], x: Tensor, more: bool = False) -> Any:
     """Return ``function(x)`` and the map from v to v^T J at x; J may be applied any number of times.
 
-    Outside of a compiled graph autograd is used, which knows checkpointed and hand-written layers; inside, torch.func,
-    which can be traced. Where gradients are on, the result stays differentiable: by x if someone is differentiating by
-    it already, by weights and conditions, and by v.
+    Outside of a compiled graph autograd is used, which supports checkpointed and hand-written layers; inside,
+    torch.func, which can be traced. Where gradients are on, the result stays differentiable: by x if that requires a
+    gradient already, by weights and conditions, and by v.
 
     Args:
-        function: Of x.
-        x: Where.
+        function: Function of x.
+        x: The point.
         more: The function returns ``(value, more tensors)``; those are returned last and not differentiated.
     """
     if torch.compiler.is_compiling():

@@ -19,14 +19,14 @@ def evaluate_together(
     """Evaluate the same x under several sets of conditions in one call on a larger batch.
 
     Args:
-        evaluate: As `Guidance.guide` is given.
+        evaluate: As in `Guidance.guide`.
         x: Noisy data, (B, C, *S).
-        level: Where it is.
+        level: Its level.
         conditions: The sets, which hold the same names.
     Returns:
-        One estimate for each set, rows as if each had been asked for alone.
+        One estimate for each set, as if each had been evaluated alone.
     Raises:
-        OptionError: A condition cannot be joined: it is in some sets only, or differs and is no (B, ...) tensor.
+        OptionError: A condition cannot be joined: it is in some sets only, or differs and is not a (B, ...) tensor.
     """
     count, batch = len(conditions), x.shape[0]
     names = dict.fromkeys(name for given in conditions for name in given)

@@ -16,7 +16,7 @@ from diffkit.protocols import Level
 from diffkit.table import Coefs
 
 _ROUNDING = 1e-5
-"""Levels are float32 where the interval is looked at; so near to its ends it decides for itself."""
+"""Relative rounding of levels, float32, at the ends of an interval, where the tensor comparison decides."""
 
 
 def interval() -> Any:

@@ -28,8 +28,8 @@ def _check_model(instance: object, attribute: attrs.Attribute[Any], value: objec
 class Autoguidance(Guidance):
     """``x_start = worse + scale (network - worse)``: estimates of the network and of a worse one of its kind.
 
-    The worse one is smaller or trained for a shorter time, on the same data, levels and prediction, and is given the
-    same conditions. A learned variance is the better network's.
+    The worse one is smaller or trained for a shorter time, on the same data, levels and prediction, and is called with
+    the same conditions. A learned variance is the better network's.
 
     Attributes:
         model: The worse network, or the system it was trained in.
@@ -48,7 +48,7 @@ class Autoguidance(Guidance):
         return (self.model,) if isinstance(self.model, nn.Module) else ()
 
     def problems(self, parts: Composition) -> Iterable[str]:
-        """Return in what the worse system is of another kind."""
+        """Return the differences in kind of the worse system."""
         if not isinstance(self.model, System):
             return
         worse = self.model.parts

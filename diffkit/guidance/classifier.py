@@ -38,7 +38,7 @@ class Classifier:
         pool: What turns features into logits: "adaptive" (mean of the last features), "attention" (the mean attends
             to all positions; the size of the data is then fixed), "spatial" and "spatial_v2" (a perceptron on the
             means after every block; the second one is normed).
-        checkpoint: Keep no activations of a block but compute them again in the backward pass: less memory, more time.
+        checkpoint: Recompute the activations of each block in the backward pass: less memory, more time.
         groups: Groups of every group norm; divides every level's width.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; defaults are those of the published classifiers.
     """
@@ -59,7 +59,7 @@ class Classifier:
     groups: int = integer(32, ge=1)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse options that would have no effect."""
+        """Refuse options without effect."""
         if self.resblock_updown and not self.conv_resample:
             raise OptionError("conv_resample=False has no effect with resblock_updown=True; leave one of them out")
 

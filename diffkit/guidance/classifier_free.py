@@ -1,4 +1,4 @@
-"""Classifier-free guidance: away from what the network says without the condition."""
+"""Classifier-free guidance: away from the network's estimate without the condition."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ClassifierFree(Guidance):
             the condition, against overexposure at a large scale; 0.7 is the paper's.
         null: Conditions that mean "none": name -> a number, which fills the condition; a tensor (of one example, one
             row, or one for each example); a text; a mapping or list of such; or None to leave the condition out. By
-            default what the backbone says (``null_class=True``: the last label), or `diffkit.compose` was given.
+            default those of the backbone (``null_class=True``: the last label), or of `diffkit.compose`.
         joint: One call of twice the batch; False makes two calls, needs less memory, and takes null conditions of
             another length.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w is scale - 1; Kynkaanniemi et al. 2024,
@@ -60,11 +60,11 @@ class ClassifierFree(Guidance):
 
     @property
     def own_conditions(self) -> frozenset[str]:
-        """Null conditions that are more than a number or text, of each example."""
+        """Null conditions other than numbers and texts, which have one row per example."""
         return frozenset(self._own(name) for name, null in (self.null or {}).items() if not _is_plain(null))
 
     def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
-        """Return null conditions that are more than a number or text, of each example.
+        """Return the null conditions other than numbers and texts, one row per example.
 
         Raises:
             OptionError: One has another form than the condition, or cannot be evaluated with it in one call.
@@ -82,12 +82,12 @@ class ClassifierFree(Guidance):
         return frozenset(self.null or ())
 
     def problems(self, parts: Composition) -> Iterable[str]:
-        """Return what is missing for the estimate without the condition."""
+        """Return why there is no estimate without the condition."""
         if self.null is not None:
             yield from _label_problem(self.null.get("y"), parts)
         elif parts.null_conditions is None and parts.backbone is None:
             yield (
-                "a network of your own does not say what means 'no condition'; pass null, such as null={'y': 10}, or "
+                "a network of your own has no known null condition; pass null, such as null={'y': 10}, or "
                 "compose with null_conditions={'y': 10}"
             )
         elif parts.null_conditions is None:
@@ -97,14 +97,14 @@ class ClassifierFree(Guidance):
             )
 
     def bind(self, parts: Composition) -> Guidance:
-        """Return this guidance with the null conditions of the network, and names of its own for its rows."""
+        """Return this guidance with the null conditions of the network, and unique names for its rows."""
         null = parts.null_conditions if self.null is None else self.null
         bind = attrs.evolve(self, null=null)
         object.__setattr__(bind, "_place", len(parts.guidance))
         return bind
 
     def _own(self, name: str) -> str:
-        """What it calls the null condition of a name."""
+        """Name under which it passes the null rows of a condition."""
         return f"null rows of {name}" + (f" for guidance {self._place}" if self._place else "")
 
     def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
@@ -128,7 +128,7 @@ class ClassifierFree(Guidance):
         found = dict(conditions)
         for name, null in self.null.items():
             found[name] = conditions.get(self._own(name))
-            if found[name] is None:  # whoever made the conditions has not asked for the rows
+            if found[name] is None:  # the caller has not added the rows of `row_conditions`
                 found[name] = none_of(name, null, conditions.get(name), x.shape[0])
         return {name: value for name, value in found.items() if value is not None}
 
@@ -139,18 +139,18 @@ class ClassifierFree(Guidance):
 
 
 def _is_plain(null: Any) -> bool:
-    """True for what is put in a condition's place in every step, without being brought to the device."""
+    """True for null conditions that need no copy to the device: numbers and texts."""
     return null is None or isinstance(null, str | bool | int | float)
 
 
 def _label_problem(label: Any, parts: Composition) -> Iterable[str]:
-    """Say that a null label is none that the network knows."""
+    """Yield a problem if the network does not have the null label."""
     known = parts.classes
     own = (parts.null_conditions or {}).get("y")
     if not known or isinstance(label, bool) or not isinstance(label, int) or 0 <= label < known or label == own:
         return
     also = f", and {own} for no class" if isinstance(own, int) else "; build it with null_class=True for one more"
-    yield f"null={{'y': {label}}} is no label of {parts.label('backbone')}, which has 0..{known - 1}{also}"
+    yield f"null={{'y': {label}}} is not a label of {parts.label('backbone')}, which has 0..{known - 1}{also}"
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class DPS(Measured):
     """``x_s - step / |y - A x_start| grad |y - A x_start|^2``, the gradient by x_t through the network.
 
-    form="likelihood" takes ``y ~ N(A x_start, noise_std^2)`` at its word instead: x_start is shifted by
+    form="likelihood" assumes ``y ~ N(A x_start, noise_std^2)`` instead: x_start is shifted by
     ``sigma^2 / alpha`` times the gradient of its log, which is Bayes' rule where the noise of the measurement outweighs
-    what x_t leaves open. One backward pass. The operator need not be linear.
+    the uncertainty of x_start given x_t. One backward pass. The operator need not be linear.
 
     Attributes:
         operator: Data (B, C, *S) -> measurements (B, *M), differentiable, each row on its own.
@@ -40,7 +40,7 @@ class DPS(Measured):
         form: "normalized", the paper's, made for the ancestral sampler; or "likelihood".
         noise_std: Standard deviation of the measurements' noise; needed for form="likelihood".
     Source: Chung et al. 2023, arXiv:2209.14687, algorithm 1.
-    Deviates: the misfit is that of the estimate before clipping; other samplers than the ancestral one are given
+    Deviates: the misfit is that of the estimate before clipping; samplers other than the ancestral one receive an
         x_start moved so far that the ancestral step would land where the paper's does.
     """
 
@@ -51,20 +51,20 @@ class DPS(Measured):
     sampler: ClassVar[str] = "ancestral"
 
     def __attrs_post_init__(self) -> None:
-        """Refuse a noise_std that is missing or has no effect."""
+        """Refuse a noise_std that is missing or without effect."""
         if (self.noise_std is None) == (self.form == "likelihood"):
             raise OptionError("noise_std is for form='likelihood', which needs it; form='normalized' has none")
 
     def problems(self, parts: Composition) -> Iterable[str]:
-        """Return why the step it is to move is not known."""
+        """Return why the step that it moves is unknown."""
         return mean_problems(parts, "form='likelihood'") if self.form == "normalized" else ()
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return what turns a shift of x_s into one of x_start."""
+        """Return the coefficients that turn a shift of x_s into one of x_start."""
         return step_columns(table) if self.form == "normalized" else {}
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
-        """Return the estimate, and the shift that follows clipping."""
+        """Return the estimate, and the shift to apply after clipping."""
         estimate, pullback = estimate_and_pullback(evaluate, x, level, conditions)
         missing, back = value_and_pullback(lambda at: residual(self.operator, at, conditions), estimate.x_start)
         # d |r|^2 / 2 by x_t, r being the residual

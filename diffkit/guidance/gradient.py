@@ -31,7 +31,7 @@ def _check_callable(instance: object, attribute: attrs.Attribute[Any], value: ob
 
 
 class _Gradient(Guidance):
-    """What is done with a gradient; classes that inherit have the options.
+    """Base of guidance by a gradient: the options, and how the gradient moves an estimate.
 
     Attributes:
         scale, at, shift, clip: As in `GradientGuidance`.
@@ -50,11 +50,11 @@ class _Gradient(Guidance):
             raise OptionError("clip=True has no effect with shift='mean'; leave it out, or use shift='score'")
 
     def problems(self, parts: Composition) -> Iterable[str]:
-        """Return why a mean shift has no variance to work with."""
+        """Return why the variance that a mean shift needs is unknown."""
         return mean_problems(parts, "shift='score'") if self.shift == "mean" else ()
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return what a mean shift needs to know of the step."""
+        """Return the coefficients of the step that a mean shift needs."""
         return step_columns(table) if self.shift == "mean" else {}
 
     def shifted(
@@ -93,14 +93,14 @@ class GradientGuidance(_Gradient):
     Attributes:
         log_prob: ``log_prob(x, time, conditions) -> (B,)``, differentiable by x.
         scale: Strength; 1 is Bayes' rule if the likelihood is exact.
-        at: Where g is taken: "x_t", as published code does, or "mean", the mean of the step and the level it goes to
+        at: Where g is taken: "x_t", as in guided-diffusion, or "mean", the mean of the step and the level it goes to
             (at the last step: the time of level 1), as the paper derives it.
         shift: "score" is for every sampler, "mean" the ancestral step's own form.
-        clip: Clip x_start to [-1, 1] once more after shift="score"; published code does not.
-        own: Names of conditions that are not for the network.
+        clip: Clip x_start to [-1, 1] once more after shift="score"; guided-diffusion does not.
+        own: Names of conditions that are not passed to the network.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, algorithms 1 (mean) and 2 (score).
-    Deviates: published code takes the fixed small variance for 0 at level 1, so that it does not move the last step;
-    here the variance is what the log-variance says, which is clipped there.
+    Deviates: guided-diffusion sets the fixed small variance to 0 at level 1, so that it does not move the last step;
+    here the variance is that of the log-variance, which is clipped there.
     """
 
     log_prob: LogProb = field(validator=_check_callable)
@@ -112,7 +112,7 @@ class GradientGuidance(_Gradient):
 
     @property
     def own_conditions(self) -> frozenset[str]:
-        """Names of conditions that are not for the network."""
+        """Names of conditions that are not passed to the network."""
         return self.own
 
     @property
@@ -129,15 +129,15 @@ class GradientGuidance(_Gradient):
 class ClassifierGuidance(_Gradient):
     """Move the reverse step towards a class by the gradient of a classifier's log-probability of it.
 
-    The classifier is one of noisy data, such as `diffkit.guidance.Classifier` builds; see `GradientGuidance` for what
-    is done with its gradient.
+    The classifier is one of noisy data, such as `diffkit.guidance.Classifier` builds; see `GradientGuidance` for
+    the use of its gradient.
 
     Attributes:
         classifier: ``classifier(x, time) -> logits (B, N)``, given x_t, not scaled by c_in, and the backbone's time.
         scale: Strength; 1 is Bayes' rule, published models use up to 10.
         at, shift, clip: As in `GradientGuidance`.
-        label: Condition that holds the class of each example, (B,) integers. "y" is given to the network too; any
-            other name is for the classifier alone.
+        label: Condition that holds the class of each example, (B,) integers. "y" is passed to the network too; any
+            other name to the classifier alone.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.
     """
 
@@ -150,7 +150,7 @@ class ClassifierGuidance(_Gradient):
 
     @property
     def own_conditions(self) -> frozenset[str]:
-        """The label, unless the network is to know it too."""
+        """The label, unless it is passed to the network too."""
         return frozenset() if self.label == "y" else frozenset([self.label])
 
     @property
@@ -176,7 +176,7 @@ class ClassifierGuidance(_Gradient):
 
 
 def _checked_labels(name: str, y: Any, logits: Tensor) -> Tensor:
-    """Labels as torch takes them for indices; refuse what are none of the classifier, where looking is free."""
+    """Labels in the dtype of torch's indices; on a CPU, labels that the classifier does not have are refused."""
     if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise OptionError(f"condition {name!r} must be class numbers, one for each example, got {y!r}")
     readable = type(y) is type(logits) is Tensor and y.is_cpu and not torch.compiler.is_compiling()
@@ -184,7 +184,7 @@ def _checked_labels(name: str, y: Any, logits: Tensor) -> Tensor:
         low, high, count = int(y.min()), int(y.max()), logits.shape[1]
         if low < 0 or high >= count:
             raise OptionError(
-                f"condition {name!r} has label {low if low < 0 else high}, but the classifier tells {count} classes "
-                f"apart, 0..{count - 1}"
+                f"condition {name!r} has label {low if low < 0 else high}, but the classifier has {count} "
+                f"classes, 0..{count - 1}"
             )
     return y.long()

@@ -1,4 +1,4 @@
-"""A classifier of noisy data in training: what classifier guidance follows the gradient of."""
+"""Training of a classifier of noisy data, whose gradient classifier guidance uses."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from diffkit.table import ProcessTable
 from diffkit.tensors import device_of
 
 TOP = 5
-"""Best guesses that a looser measure of accuracy allows, as is usual for ImageNet."""
+"""k of the top-k accuracy, as is usual for ImageNet."""
 
 
 class NoisyClassifier(nn.Module):
-    """A network that tells the class of data at any noise level, and the levels that it learns to tell it at.
+    """A network that classifies data at any noise level, and the levels that it is trained on.
 
         noisy = NoisyClassifier(system, Classifier(channels=64), num_classes=10)
         diffkit.train(noisy, data, out="runs/classifier", steps=20_000, lr=3e-4, weight_decay=0.05, ema=())
         images = system.sample(16, guidance=ClassifierGuidance(noisy, scale=1.0), y=labels)
 
     Training minimizes the cross entropy of ``x_t = alpha x_start + sigma eps``, at levels that the timestep sampler
-    draws. The network is given x_t and the time as guidance gives them.
+    draws. The network is called with x_t and the time, as in guidance.
 
     Attributes:
-        parts: Those of the system whose samples it is to steer; its schedule, table and timestep sampler are in use.
-        settings: What that system was composed with; the data must be as it says.
+        parts: Those of the system whose samples it guides; its schedule, table and timestep sampler are used.
+        settings: The settings of that system; the data must fit them.
         backbone: The network, ``forward(x, time)``: (B, C, *S), (B,) -> logits (B, num_classes).
-        recipe: What the network was built from, or None if it is one of your own.
-        num_classes: How many classes it tells apart.
+        recipe: The part that the network was built from, or None for a network of your own.
+        num_classes: Number of classes.
         noised: False to train on clean data only, given as level 1.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.
     """
@@ -53,12 +53,12 @@ class NoisyClassifier(nn.Module):
         noised: bool = True,
         device: str | torch.device | None = None,
     ):
-        """Hold a network against the levels of a system.
+        """Build or wrap a network for the levels of a system.
 
         Args:
-            system: The system to be steered, or one of the same levels; its own network (which may be None) is not
-                looked at.
-            network: What to build it from, or a network of your own.
+            system: The system to guide, or one of the same levels; its own network (which may be None) is not
+                used.
+            network: The part to build it from, or a network of your own.
             num_classes: Classes of the data, >= 1.
             noised: False to train on clean data only.
             device: Where the network is built, or moved to; by default where the system is.
@@ -110,7 +110,7 @@ class NoisyClassifier(nn.Module):
         return found
 
     def spec(self) -> dict[str, Any]:
-        """Return what it is, but its weights, as plain JSON data.
+        """Return its description without weights, as plain JSON data.
 
         Raises:
             SpecError: The schedule or timestep sampler has no registered name.
@@ -155,9 +155,9 @@ class NoisyClassifier(nn.Module):
         """Return per-example terms of the loss at given levels and noise: a pure function, with no host read.
 
         Args:
-            model: The network; None takes its own.
+            model: The network to call; its own by default.
             x_start: Clean data, (B, C, *S), float32 or float64.
-            level: As in `System.loss_terms`; without noise it is 1, whatever is given.
+            level: As in `System.loss_terms`; with ``noised=False`` it is not used and level 1 is taken.
             noise: Standard normal, (B, C, *S).
             decoder_rows: Not used: there is no decoder.
             conditions: "y", the classes, (B,) integers; there must be no other.
@@ -165,7 +165,7 @@ class NoisyClassifier(nn.Module):
             "loss", the cross entropy in nats; "acc1" and, if there are more than 5 classes, "acc5": 1 where the class
             is the likeliest, or among the five likeliest, else 0. Each (B,).
         Raises:
-            OptionError: The conditions are others, or the network returns another shape than one logit for each class.
+            OptionError: There are other conditions, or the network returns another shape than one logit for each class.
         """
         if conditions.keys() != {"y"}:
             raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
@@ -180,14 +180,14 @@ class NoisyClassifier(nn.Module):
         logits = network(x_t, at.time.expand(x_t.shape[0])).to(x_t.dtype)
         if logits.shape != (x_t.shape[0], self.num_classes):
             raise OptionError(
-                f"the classifier returned shape {tuple(logits.shape)}, {self.num_classes} classes ask for "
+                f"the classifier returned shape {tuple(logits.shape)}, {self.num_classes} classes need "
                 f"{(x_t.shape[0], self.num_classes)}"
             )
         y = conditions["y"].long()
         return {"loss": nn.functional.cross_entropy(logits, y, reduction="none"), **_accuracies(logits.detach(), y)}
 
     def extra_repr(self) -> str:
-        """Say what it tells apart, and at which levels."""
+        """Return the number of classes, and the levels."""
         levels = f"{self.num_steps} levels of {self.parts.label('schedule')}" if self.noised else "clean data"
         return f"num_classes={self.num_classes}, {levels}"
 

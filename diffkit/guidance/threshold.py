@@ -1,4 +1,4 @@
-"""Thresholds: keeping a strongly guided estimate within the range of data."""
+"""Thresholds that keep a strongly guided estimate within the range of data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffkit.protocols import Conditions, Estimate, Evaluate, Guidance, Level
 class DynamicThreshold(Guidance):
     """Clip each example's estimate of x_start to [-s, s] and divide by s / limit, where s is a percentile of its size.
 
-    ``s = max(limit, percentile of |x_start|)``. Put it behind the guidance whose result it is to tame.
+    ``s = max(limit, percentile of |x_start|)``. Put it after the guidance whose result it limits.
 
     Attributes:
         percentile: Share in (0, 1] of the values that are not clipped, if more than that lie outside of the limit.
@@ -41,7 +41,7 @@ class DynamicThreshold(Guidance):
 class StaticThreshold(Guidance):
     """Clip the estimate of x_start to [-limit, limit].
 
-    What ``clip_x_start`` does, for another range or at another place among several guidances.
+    Like ``clip_x_start``, but for another range or at another position among several guidances.
 
     Attributes:
         limit: Largest magnitude, > 0.
@@ -61,7 +61,7 @@ def _percentile(rows: Tensor, share: float) -> Tensor:
     count = rows.shape[1]
     position = share * (count - 1)
     low = math.floor(position)
-    # the largest values are few: only those are sorted
+    # only the few largest values are sorted
     largest = rows.topk(count - low, dim=1).values
     below, above = largest[:, -1], largest[:, max(count - low - 2, 0)]
     return torch.lerp(below, above, position - low)

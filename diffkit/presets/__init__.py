@@ -37,17 +37,17 @@ class Preset:
 
     Attributes:
         name: "family/name".
-        about: What it is, one line.
-        classifier: True for a classifier of noisy data, which steers sampling and is no system.
+        about: Description in one line.
+        classifier: True for a classifier of noisy data, which guides sampling and is not a system.
         composition: Keywords of `diffkit.compose`; for a classifier its options, data_shape and num_classes.
         training: Keywords of `diffkit.train`, as far as they were published.
         sampling: Keywords of `System.sample` it was published with.
         num_parameters: Trained values of its network.
         file: Name of the published file of weights; None if none was published.
         url: Where the file was published.
-        source: Where the settings come from.
+        source: Source of the settings.
         license: Of the published weights.
-        notes: What else is worth knowing.
+        notes: Further remarks.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Preset:
     notes: str = field(repr=False)
 
     def keywords(self, **overrides: Any) -> dict[str, Any]:
-        """Return the composition with some of it replaced.
+        """Return the composition, with overrides.
 
         Args:
             overrides: Keywords of `diffkit.compose` (for a classifier: its options). A mapping without a "name", such
@@ -85,7 +85,7 @@ class Preset:
         """
         if self.classifier:
             raise OptionError(
-                f"{self.name!r} is a classifier, which steers sampling and is no system; build() makes its network"
+                f"{self.name!r} is a classifier, which guides sampling, not a system; build() makes its network"
             )
         from diffkit.system.compose import compose
 
@@ -132,7 +132,7 @@ def preset(name: str) -> Preset:
     """Return a published configuration.
 
     Raises:
-        UnknownComponentError: There is none of that name; the nearest is suggested.
+        UnknownComponentError: There is no preset of that name; the nearest is suggested.
     """
     known = names()
     if name not in known:
@@ -146,7 +146,7 @@ def names() -> tuple[str, ...]:
 
 
 def table() -> list[tuple[str, str, str]]:
-    """Return (name, number of parameters, what it is) of every preset, as words; for listings."""
+    """Return (name, number of parameters, description) of every preset, as text; for listings."""
     return [(p.name, f"{p.num_parameters / 1e6:.1f}M", p.about) for p in _presets().values()]
 
 
@@ -185,7 +185,7 @@ def _read(family: str) -> Iterator[Preset]:
 
 
 def _entry(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A preset's table over that of the preset it is like, or over what all of its family have in common."""
+    """A preset's table merged over that of the preset named by ``like``, or over the family's ``[common]``."""
     own = dict(data["presets"][name])
     like = own.pop("like", None)
     below = data["common"] if like is None else _entry(data, like)

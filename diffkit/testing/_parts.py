@@ -60,7 +60,7 @@ def frozen_options(part: Any, kind: str) -> None:
 def equal_when_rebuilt(part: Any, kind: str) -> None:
     """Made again from its options it is equal, with the same hash.
 
-    Usually: eq=False, an option that is not hashable (a list), or state that is no option.
+    Usually: eq=False, an option that is not hashable (a list), or state that is not an option.
     """
     other = type(part)(**_options(part))
     require(other == part, "an equal part", f"{other!r} != {part!r}")

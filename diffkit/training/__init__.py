@@ -1,4 +1,4 @@
-"""Training: `train` a system on data into a run folder, resumable to the bit; `TrainConfig` is how."""
+"""Training: `train` a system on data into a run folder, resumable to the bit; `TrainConfig` holds the options."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Batches in the order that `DataOrder` says, read here or ahead of time in worker processes.
+"""Batches in the order of `DataOrder`, read in this process or ahead of time in worker processes.
 
 Data may draw from the global generators of torch, NumPy and Python as it is read, such as where to crop. They are
 seeded for every batch, by the run's seed, the step and the first row that this process reads of it: the draws are the
-same whoever reads ahead, and after an interruption.
+same with any number of workers, and after an interruption.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from diffkit.training.signals import ignore_signals
 
 
 class _Reader(Dataset[Batch | Failure]):
-    """What torch's loader asks for an "item" is a whole batch here, so that arrays are read in one go.
+    """A dataset whose "items" for torch's loader are whole batches, so that arrays are read in one go.
 
-    In a worker an error is returned, not raised: torch would put a traceback into its text, and swallow some.
+    In a worker an error is returned, not raised: torch would put a traceback into its text, and lose some errors.
     """
 
     def __init__(self, data: Data, classes: Classes, in_worker: bool):
         self.data, self.classes, self.in_worker = data, classes, in_worker
 
-    def __getitem__(self, asked: tuple[int, Indices]) -> Batch | Failure:
+    def __getitem__(self, batch: tuple[int, Indices]) -> Batch | Failure:
         try:
-            return self._read(*asked)
+            return self._read(*batch)
         except BaseException as error:
             if not self.in_worker:
                 raise
@@ -50,7 +50,7 @@ class _Reader(Dataset[Batch | Failure]):
 
 
 class _Worker:
-    """What a worker process does first: leave signals and locks to its parent."""
+    """Initializes a worker process: leaves signals and locks to its parent."""
 
     def __init__(self, locks: Sequence[RunLock]):
         self.locks = locks
@@ -80,9 +80,9 @@ def batches(
         order: Which examples each batch holds.
         start, stop: Range of updates.
         rows: Which examples of each batch; all by default.
-        classes: Which labels there may be.
+        classes: Which labels are allowed.
         workers: Processes that read ahead; 0 reads in this one.
-        locks: What this process holds, which workers must not keep alive.
+        locks: Locks that this process holds, which workers must not keep alive.
         pin: Put batches where a GPU can fetch them without the host waiting.
     Raises:
         DataError: When a batch is read that cannot be trained on, or cannot be read or sent to a worker.
@@ -100,10 +100,10 @@ def batches(
 
 
 def _started(loader: DataLoader[Batch | Failure], workers: int) -> Iterator[Batch | Failure]:
-    """Return what a loader reads, its workers started; data that no other process can be given is an error."""
+    """Return a loader's iterator, its workers started; raise if the data cannot be sent to another process."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Got pickle error")  # the error says it
+            warnings.filterwarnings("ignore", message="Got pickle error")  # the error reports it
             return iter(loader)
     except Exception as error:  # pickle raises errors of many kinds, and so does the data's code
         if not workers:
@@ -115,7 +115,7 @@ def _started(loader: DataLoader[Batch | Failure], workers: int) -> Iterator[Batc
 
 
 class _Lazy:
-    """Of each batch what seeds its reading, and its indices; made when they are asked for."""
+    """The seed and the indices of each batch, computed when they are used."""
 
     def __init__(self, order: DataOrder, start: int, stop: int, rows: slice):
         self.order, self.start, self.stop, self.rows = order, start, stop, rows

@@ -1,4 +1,4 @@
-"""Buffers that a network changes as it is called, such as running means: a failed update leaves no trace in them."""
+"""Buffers that a network changes as it is called, such as running means: restored after a failed update."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class Buffers:
-    """What the buffers of a network held before the update at hand.
+    """A copy of a network's buffers from before the current update.
 
-    All are copied, as torch does not count what batch normalization writes into its own.
+    All are copied, as torch's version counter misses the writes of batch normalization.
 
     Args:
-        network: Whose buffers; those that no state dict has do not count.
+        network: The network; only buffers that its state dict has are copied.
     """
 
     def __init__(self, network: nn.Module):
@@ -26,15 +26,15 @@ class Buffers:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Copy them, before an update."""
+        """Copy the buffers, before an update."""
         held = [module._buffers[name] for module, name in self._places]
         self._copies = [tensor.clone() for tensor in held if tensor is not None]
 
     def forget(self) -> None:
-        """Drop the copies, after an update: what was done to them stays."""
+        """Drop the copies, after an update; the buffers stay as they are now."""
         self._copies = []
 
     def undo(self) -> None:
-        """Take back what was done to them since."""
+        """Restore the buffers from the copies."""
         for (module, name), copy in zip(self._places, self._copies, strict=False):
             module._buffers[name] = copy

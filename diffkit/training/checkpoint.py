@@ -1,10 +1,10 @@
-"""Checkpoints: folders of safetensors files with a manifest, which appear whole or not at all.
+"""Checkpoints: folders of safetensors files with a manifest, written atomically.
 
     checkpoints/step_00001000/   model.safetensors, optimizer.safetensors, ..., manifest.json
 
 A checkpoint is written under another name, every file and the folder are flushed to the disk, the manifest last, and
 then it is renamed. The manifest has the size and SHA-256 of every file and of itself. Nothing is ever unpickled. Where
-several processes hold shares of the weights each writes its own; see `diffkit.training.sharded_files`.
+several processes hold shares of the weights, each writes its own; see `diffkit.training.sharded_files`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Files = Mapping[str, Mapping[str, Tensor]]
 
 @frozen(eq=False)
 class Checkpoint:
-    """A checkpoint that was read and found whole.
+    """A checkpoint that was read and verified.
 
     Attributes:
         step: Completed updates.
@@ -54,7 +54,7 @@ class Checkpoint:
 
 
 def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks: Ranks | None = None) -> Path:
-    """Write a checkpoint into the folder of checkpoints; what interrupted saves left there is removed.
+    """Write a checkpoint into the folder of checkpoints; remove what interrupted saves left there.
 
     Args:
         folder: The folder of checkpoints, which only this job writes to.
@@ -63,7 +63,7 @@ def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks
         facts: Plain data for the manifest.
         ranks: The processes that write it together; this one alone by default.
     Returns:
-        Where it is.
+        Its path.
     Raises:
         CheckpointError: It cannot be written, in one process or another; the folder's checkpoints are as before.
     """
@@ -85,14 +85,14 @@ def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether it is for want of room, here or in the process that tells of it."""
+    """Whether the disk is full, for this process or for the one that reported the error."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def _begin(folder: Path, temporary: Path) -> None:
     folder.mkdir(exist_ok=True)
     if folder.is_symlink():
-        raise OSError(errno.ELOOP, f"{folder} is a link, and a run writes through none")
+        raise OSError(errno.ELOOP, f"{folder} is a link, and a run does not write through links")
     _clear(folder)
     temporary.mkdir()
 
@@ -110,7 +110,7 @@ def _write_files(temporary: Path, files: Files) -> dict[str, dict[str, Any]]:
 
 
 def _commit(temporary: Path, target: Path, manifest: Mapping[str, Any]) -> None:
-    """Make the checkpoint be there."""
+    """Write the manifest, flush, and rename the folder to its final name."""
     write_through(temporary / MANIFEST, _sealed(manifest))
     sync_folder(temporary)
     if target.exists():
@@ -120,12 +120,12 @@ def _commit(temporary: Path, target: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def prune(folder: Path, keep: int, every: int | None = None) -> None:
-    """Remove all but the newest checkpoints, and those set aside; each loses its name before its files.
+    """Remove all but the newest checkpoints, and damaged ones; each is renamed before its files are removed.
 
     Args:
         folder: The folder of checkpoints.
-        keep: How many of the newest stay.
-        every: Those of steps that this divides stay for ever.
+        keep: Number of the newest to keep.
+        every: Checkpoints at multiples of this step are never removed.
     """
     old = [path for path in list(newest_first(folder))[keep:] if every is None or step_of(path) % every]
     for path in [*_aside(folder), *old]:
@@ -155,7 +155,7 @@ def manifest_of(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Read and verify a checkpoint, or some of its files; all that are asked for need not be there.
+    """Read and verify a checkpoint, or those of the files in ``only`` that it has.
 
     Raises:
         CheckpointError: A file is missing or differs from what was written.
@@ -172,7 +172,7 @@ def read(path: Path, only: Collection[str] | None = None) -> Checkpoint:
 
 
 def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest whole checkpoint (None if there is none at all), and what is wrong with newer ones.
+    """Return the newest whole checkpoint (None if there are no checkpoints), and the faults of newer ones.
 
     Damaged ones are set aside under another name, and removed by the next `prune`.
 
@@ -198,7 +198,7 @@ def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def newest_first(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoints of a folder, newest first; found by listing, there is no pointer to go stale."""
+    """Yield the checkpoints of a folder, newest first, by listing it: a stored pointer could be out of date."""
     found = [path for path in folder.glob(STEPS) if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return iter(sorted(found, key=step_of, reverse=True))
 
@@ -208,7 +208,7 @@ def _aside(folder: Path) -> list[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what is half written or half removed."""
+    """Remove checkpoints that are half written or half removed."""
     for path in folder.glob(f"{_DOOMED}*"):
         if path.is_symlink():
             path.unlink()
@@ -228,7 +228,7 @@ def _unsealed(path: Path) -> dict[str, Any]:
     try:
         manifest = json_object(path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is not there") from error
+        raise CheckpointError(f"{path} does not exist") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: it is not the JSON that was written: {reason(error)}") from error
     if manifest.pop("sha256", None) != _digest(manifest):

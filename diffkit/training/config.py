@@ -1,4 +1,4 @@
-"""How a system is trained: every choice in one frozen record, which a command line or a TOML file can mirror."""
+"""How a system is trained: every option in one frozen record, for Python, the command line and TOML files alike."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diffkit.options import choice, flag, integer, number, numbers
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
 RSQRT_STEPS = 70_000
 FALL = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
-"""Fields that say how the learning rate falls."""
+"""Fields that decide the decay of the learning rate."""
 
 
 @frozen(kw_only=True)
 class TrainConfig:
-    """Everything that decides how training goes, but the system and the data.
+    """All options of training; the system and the data are separate arguments.
 
     Defaults are improved-diffusion's where it has one.
 
@@ -28,7 +28,7 @@ class TrainConfig:
         steps: Updates of the weights in all, counted from the start of the run, >= 1.
         batch_size: Examples per update, over all processes, >= 1.
         microbatch: Examples that go through the network at a time in each process, to save memory; gradients are
-            averaged, so the result is the same but for rounding. None takes all that the process has.
+            averaged, so the result is the same except for rounding. None takes all examples of the process.
         lr: Learning rate of AdamW, >= 0.
         weight_decay: Decoupled weight decay, >= 0.
         betas: Decay rates of AdamW's two running moments, each in [0, 1).
@@ -41,22 +41,22 @@ class TrainConfig:
         anneal_steps: Updates after which it reaches 0, if not ``steps``, >= ``steps``: a run can then be lengthened
             later and stay the same.
         rsqrt_steps: Updates after which "rsqrt" begins to fall, >= 1; 70,000 by default.
-        ema: Decay rates of the running means of the weights, each in [0, 1); one may be given as it is. Samples are
+        ema: Decay rates of the running means of the weights, each in [0, 1); a single one may be a number. Samples are
             drawn with the first; without any, with the weights themselves.
         ema_warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``, so that a short run
-            does not remember its random start. False is what the published code does.
-        ema_power: Relative widths, in (0, 0.28], of further means whose length grows with the training; 0.05 and 0.1
-            together let `diffkit.training.averaged` make a mean of any width from the checkpoints that are kept.
+            does not remember its random start. False is improved-diffusion's rule.
+        ema_power: Relative widths, in (0, 0.28], of further means whose length grows with training; with 0.05 and 0.1
+            `diffkit.training.averaged` can make a mean of any width from the stored checkpoints.
         precision: "fp32", or "bf16" or "fp16" to run the network (and nothing else) in bfloat16 or float16; with
             float16 the loss is scaled, by at most 2^24.
         compile: Compile the network; the first update takes minutes, the others are faster.
         strategy: "ddp" gives every process of a launcher such as torchrun all of the network; "fsdp" gives each a
             share of weights, means and moments, for networks that fill a GPU. One process needs neither.
         engine: "torch" is torch's own; "accelerate" lets Hugging Face accelerate set up devices and replicas, and
-            refuses to begin where it would do something else.
+            raises an error where its configuration would do something else.
         timeout: Seconds that processes wait for each other before they give up, > 0.
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
-        label_dropout: Probability of replacing an example's class, and whatever else has a null condition, by "none",
+        label_dropout: Probability of replacing an example's class, and every other condition with a null, by "none",
             in [0, 1], for classifier-free guidance; 0.1 is usual.
         flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual, where mirrored images are as
             likely as the data. Conditions that are images, too, are mirrored along.
@@ -64,15 +64,15 @@ class TrainConfig:
         val_every: Updates between validations, if data is held out for them (``val``), >= 1; one is always made at the
             end.
         save_every: Updates between checkpoints, >= 1; one is always made at the end.
-        keep: How many of the newest checkpoints are kept, >= 1.
-        keep_every: Checkpoints at multiples of this many updates are kept for ever, >= 1; None keeps none of them.
+        keep: Number of the newest checkpoints to keep, >= 1.
+        keep_every: Checkpoints at multiples of this many updates are never removed, >= 1; None for no such checkpoints.
         preview_every: Updates between pictures of samples, drawn with the averaged weights, >= 1; None draws none.
         preview: Samples in a picture, >= 1.
         preview_steps: Sampling steps for a picture, >= 1.
         workers: Processes that read data ahead; 0 reads in this one.
         max_skips: Updates in a row that may be skipped because the loss or gradient is not finite; training stops
             at the next, >= 0.
-    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A, and the published code: batch size, lr, ema, betas.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A, and improved-diffusion: batch size, lr, ema, betas.
         The rise of the EMA rate is TensorFlow's ExponentialMovingAverage. "rsqrt" is Karras et al. 2024,
         arXiv:2312.02696, eq. 67, with the t_ref that its table 6 has for ImageNet-512.
     """
@@ -112,7 +112,7 @@ class TrainConfig:
     max_skips: int = integer(10, ge=0)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse what no single field can see."""
+        """Check combinations of fields."""
         if len(self.betas) != 2:
             raise OptionError(f"betas must be two numbers, got {self.betas!r}")
         if len(set(self.ema)) != len(self.ema):
@@ -122,7 +122,7 @@ class TrainConfig:
         self._refuse_schedules()
 
     def _refuse_schedules(self) -> None:
-        """Refuse what says two things of the learning rate."""
+        """Refuse contradictory options of the learning rate."""
         named = self.lr_schedule
         if self.anneal and named not in (None, "linear"):
             raise OptionError(f"anneal=True is lr_schedule='linear', not {named!r}; leave one of them out")
@@ -143,7 +143,7 @@ class TrainConfig:
 
     @property
     def lr_decay(self) -> tuple[str, int | None]:
-        """How the learning rate falls, and the number of updates that this depends on, if on any."""
+        """Name of the decay of the learning rate, and the number of updates it depends on, if any."""
         lr_decay = self.lr_schedule or ("linear" if self.anneal or self.anneal_steps else "constant")
         ends = {"linear": self.anneal_steps or self.steps, "rsqrt": self.rsqrt_steps or RSQRT_STEPS}
         return lr_decay, (ends | {"cosine": ends["linear"]}).get(lr_decay)
@@ -151,11 +151,11 @@ class TrainConfig:
     def lr_at(self, step: int) -> float:
         """Return the learning rate of the update after ``step`` completed ones."""
         rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return self.lr * rising * _fallen(*self.lr_decay, step)
+        return self.lr * rising * _decayed(*self.lr_decay, step)
 
 
-def _fallen(lr_decay: str, end: int | None, step: int) -> float:
-    """What is left of the learning rate after ``step`` updates, in [0, 1]."""
+def _decayed(lr_decay: str, end: int | None, step: int) -> float:
+    """Factor on the learning rate after ``step`` updates, in [0, 1]."""
     if end is None:
         return 1.0
     if lr_decay == "rsqrt":
@@ -216,7 +216,7 @@ FREE = frozenset(
     }
     | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
-"""Fields that a run may be continued with other values of: they change no update but by rounding."""
+"""Fields that may have other values when a run is resumed: they change updates by rounding only."""
 
 
 ALIASES: Mapping[str, str] = {
@@ -247,11 +247,11 @@ ALIASES: Mapping[str, str] = {
     "use_fp16": "precision",
     "warmup_steps": "warmup",
 }
-"""What other libraries call options of a training, and what they are called here."""
+"""Names of training options in other libraries, and their names here."""
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """Return "train has no option ..." for a name that is none of those known, with what it may stand for."""
+    """Return "train has no option ..." for an unknown name, with a suggestion."""
     known = list(known)
     own = ALIASES.get(name)
     near = did_you_mean(name, known) if own is None else f"; that is {own!r} here"
@@ -259,7 +259,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return "lr=0.0001, now lr=0.0002" for each field that a continued run must not change."""
+    """Return "lr=0.0001, now lr=0.0002" for each field that a resumed run must not change."""
     fixed = [field.name for field in attrs.fields(TrainConfig) if field.name not in FREE]
     if old.lr_decay != new.lr_decay:  # the learning rate at every step depends on it
         fixed += [*FALL, "steps"]

@@ -1,4 +1,4 @@
-"""Which examples each batch holds, as a function of (seed, step): nothing to save, and O(1) to continue anywhere."""
+"""Which examples each batch holds, as a function of (seed, step): no state to save, and O(1) to resume at any step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DataOrder:
     _epochs: dict[int, Indices] = field(factory=dict, init=False, eq=False, repr=False)
 
     def epoch(self, number: int) -> Indices:
-        """Return the permutation of epoch ``number``, (size,) int64; the last two are remembered."""
+        """Return the permutation of epoch ``number``, (size,) int64; the last two are cached."""
         if number not in self._epochs:
             ranks = keys(key(self.seed, Purpose.ORDER, number), self.size)
             for old in [e for e in self._epochs if e < number - 1 or e > number]:

@@ -1,4 +1,4 @@
-"""What a training step draws: level, weight and noise of every example, whose class is dropped, who is mirrored."""
+"""Random draws of a training step: level, weight and noise of every example, dropped classes, mirrored images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Draws(NamedTuple):
     """The randomness of one step.
 
     Attributes:
-        level: What the timestep sampler chose for the whole batch, (B,); see `System.loss_terms`.
+        level: Levels that the timestep sampler drew for the whole batch, (B,); see `System.loss_terms`.
         weight: Its weights, (B,) float32.
         noise: Standard normal, of this process's rows of the batch, (rows, C, *S) float32.
     """
@@ -35,12 +35,12 @@ def draw(system: Trainable, state: State, seed: int, step: int, batch: int, rows
     Levels are drawn where the sampler's state is (on the CPU if it has none), noise where the system is.
 
     Args:
-        system: What is trained.
-        state: The timestep sampler's.
+        system: The system to train.
+        state: State of the timestep sampler.
         seed: Of the run.
         step: Completed updates.
         batch: Examples in the batch, over all processes.
-        rows: Those that noise is drawn for.
+        rows: The examples that noise is drawn for.
     """
     first = next(iter(tensors_of(state)), None)
     where = "cpu" if first is None else first.device
@@ -60,11 +60,11 @@ def drop_conditions(
     count: int,
     start: int = 0,
 ) -> dict[str, Any]:
-    """Return conditions with those of an example replaced by the null conditions, all together, with some probability.
+    """Return conditions, all of an example replaced by the null conditions together with some probability.
 
     Args:
         conditions: Of some examples.
-        null: What means "none" of each; conditions without stay as they are.
+        null: The null value of each condition; conditions without one stay as they are.
         probability: Of dropping an example's conditions.
         seed: Of the run.
         step: Completed updates.
@@ -96,9 +96,9 @@ def mirrored(
 
 
 def dropout_seed(seed: int, step: int, start: int) -> int:
-    """Return what to seed torch's own generators with, which dropout inside the network draws from.
+    """Return the seed of torch's own generators, which dropout inside the network draws from.
 
-    A microbatch that begins with example ``start`` of the batch has it, in whatever process.
+    It depends on the first example of a microbatch, ``start``, and not on the process.
     """
     return key(seed, Purpose.DROPOUT, step, start) >> 1
 

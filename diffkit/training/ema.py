@@ -1,4 +1,4 @@
-"""Running means of the weights at several rates, kept in float32 whatever the network computes in."""
+"""Running means of the weights at several rates, in float32 whatever the network computes in."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diffkit.training.power_ema import decay
 class Ema:
     """``mean <- rate mean + (1 - rate) weights`` after every update, starting as a copy of the weights.
 
-    Plain lists of tensors and torch's own averaging function: a quarter of the cost of AveragedModel, which moreover
-    copies the weights at its first update in place of averaging. A mean kept in bfloat16 would never move.
+    Plain lists of tensors and torch's own averaging function: a quarter of the cost of AveragedModel, which also
+    copies the weights at its first update instead of averaging. A mean in bfloat16 would never change.
 
     Args:
-        network: Whose parameters are averaged, those that require a gradient; at first the means are copies of them.
-        rates: Decay rates, each in [0, 1); one may be given as it is.
+        network: The parameters that require a gradient are averaged; the means start as copies of them.
+        rates: Decay rates, each in [0, 1); a single one may be a number.
         warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``.
         widths: Relative widths of power-function means, each in (0, 0.28].
     Attributes:
@@ -28,7 +28,7 @@ class Ema:
         widths: Relative widths of power-function means; see `diffkit.training.power_ema`.
         labels: A name for each mean, those of the rates first: that of its file in a checkpoint.
         names: Names of the parameters that are averaged.
-        means: Of each label, one float32 tensor for each name.
+        means: For each label, one float32 tensor for each name.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Ema:
     def update(self, step: int) -> None:
         """Average in the weights as they are after update ``step`` (the first is 0).
 
-        Which update it is decides how long the means are: pass the same count on after an interruption.
+        The step decides the length of the means: continue the count after an interruption.
         """
         weights: list[Tensor] = [p.detach().float() for p in self.weights]
         for now, means in zip(self._decays(step), self.means, strict=True):
@@ -69,7 +69,7 @@ class Ema:
 
     @torch.no_grad()
     def restore(self, label: str, state: Mapping[str, Tensor]) -> None:
-        """Take one of the means from what `state` returned."""
+        """Restore one of the means from a state dict that `state` returned."""
         _copy(self.means[self.labels.index(label)], (state[name] for name in self.names))
 
 

@@ -1,4 +1,4 @@
-"""What a training would take, found out by a few of its updates on a copy; no file is touched."""
+"""Time and memory that a run would take, measured on a few updates of a copy; no file is written."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 
 UPDATES = 3
-"""Updates that are tried: the first is slower (memory is asked for, kernels are chosen), so the others are timed."""
+"""Number of trial updates: the first is slower (memory is allocated, kernels are chosen), so the others are timed."""
 PATIENCE = 10.0
-"""Seconds that these updates may take; where they would take longer, updates of fewer examples tell how long."""
+"""Seconds that these updates may take; if they would take longer, the time is extrapolated from fewer examples."""
 
 
 @frozen
 class DryRun:
-    """What a training would take.
+    """Time, memory and disk space that a run would take.
 
     Attributes:
         parameters: Of the network.
         trained: Those of them that are trained.
         device: Where it would run, and in how many processes.
-        memory: Peak bytes: of a GPU, what its tensors take; of a CPU, all that the process takes. None if no one can
-            tell.
-        step_seconds: Of an update, between processes if there are several; pictures and checkpoints not counted.
+        memory: Peak bytes: of a GPU, that of its tensors; of a CPU, that of the whole process. None if it cannot
+            be measured.
+        step_seconds: Seconds of an update, with the exchange between processes; previews and checkpoints not counted.
         steps: Updates in all.
-        done: Updates that the run in ``out`` has already.
+        done: Updates that the run in ``out`` has completed already.
         examples: In the data.
         batch_size: Examples per update.
         checkpoint: Bytes of one checkpoint.
-        kept: Bytes of a finished run: the checkpoints it keeps, and the system.
+        kept: Bytes of a finished run: its stored checkpoints, and the system.
         loss: Of the first batch, before any update.
-        tried: Examples of the updates that were timed; None is the whole batch.
+        tried: Examples per timed update; None is the whole batch.
     """
 
     parameters: int
@@ -78,11 +78,11 @@ class DryRun:
 
     @property
     def seconds(self) -> float:
-        """Of all updates that are left."""
+        """Seconds of all remaining updates."""
         return self.step_seconds * max(self.steps - self.done, 0)
 
     def __str__(self) -> str:
-        """Say it in a few lines."""
+        """Return a few lines of text."""
         epochs = self.steps / self.steps_per_epoch
         frozen = "" if self.trained == self.parameters else f", {self.trained:,} of them trained"
         done = f", {self.done:,} of them done" if self.done else ""
@@ -116,16 +116,16 @@ def dry_run(
     progress: bool = False,
     **options: Unpack[TrainOptions],
 ) -> DryRun:
-    """Return what `diffkit.train` with these arguments would take, after a few real updates of a copy of the system.
+    """Return the time and memory of `diffkit.train` with these arguments, from a few updates of a copy of the system.
 
-    Everything that training would refuse before its first update is refused, but nothing is written. The batches are
+    All checks that training makes before its first update are made, but nothing is written. The batches are
     the first ones of the run; on a CPU that is slow for the network, only some of their examples are tried. Under a
     launcher every process must call it.
 
     Args:
         system, data, config, options: As in `diffkit.train`.
-        out: Folder of the run; only read. A run that is there must be one that this training would continue.
-        progress: Say on standard error what is tried.
+        out: Folder of the run; only read. A run in it must be one that `diffkit.train` would continue.
+        progress: Print on standard error which updates are tried.
     Raises:
         OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
     """
@@ -161,7 +161,7 @@ def dry_run(
 
 
 def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any, system: Trainable) -> int:
-    """Updates that a run has already; refuses one that would not be continued."""
+    """Number of completed updates of a run; raises if it could not be continued."""
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"out {str(folder)!r} is a file; choose a folder")
     if not folder.is_dir():
@@ -173,7 +173,7 @@ def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any,
 
 
 class _Tried(NamedTuple):
-    """What came of some updates: the trainer after them, seconds of one, the first loss, and how many examples."""
+    """Result of some updates: the trainer after them, seconds of one, the first loss, and the number of examples."""
 
     trainer: Trainer
     seconds: float
@@ -182,7 +182,7 @@ class _Tried(NamedTuple):
 
 
 class _Trial:
-    """Updates of copies of a system, of few examples first where whole batches may take long."""
+    """Runs updates on copies of a system, with few examples first where whole batches may take long."""
 
     def __init__(
         self, system: Trainable, spec: Mapping[str, Any], data: Any, config: TrainConfig, engine: Engine, speaks: bool
@@ -191,7 +191,7 @@ class _Trial:
         self.classes = Classes.of(system.parts)
 
     def go(self) -> _Tried:
-        """Return what came of updates of the whole batch, or what those of few examples say about it."""
+        """Return the result of updates of the whole batch, or one extrapolated from few examples."""
         whole, size = self.config.batch_size, self.engine.ranks.size
         found: list[_Tried] = []
         while self._may_be_slow() and size < whole and len(found) < 2:
@@ -207,15 +207,15 @@ class _Trial:
             size = min(whole, int(size * PATIENCE / 2 / found[-1].seconds))
             if len(found) == 2 or size < 2 * found[-1].examples:
                 return found[-1]._replace(seconds=expected)
-        found.clear()  # whose memory the whole batch may need
+        found.clear()  # the whole batch may need their memory
         return self._tried(whole, UPDATES)
 
     def _may_be_slow(self) -> bool:
-        """A GPU is not; and what is compiled would be once more for another size."""
+        """Whether to try few examples first: not on a GPU, nor compiled, which would compile again for another size."""
         return self.engine.device.type != "cuda" and not self.config.compile
 
     def _tried(self, size: int, updates: int) -> _Tried:
-        """Make a few updates of so many examples; the first, slower one counts only where it is slow already."""
+        """Make a few updates of ``size`` examples; the first, slower one is timed only if it takes too long already."""
         micro = self.config.microbatch
         config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
         engine, system = self.engine, copy.deepcopy(self.system)
@@ -256,7 +256,7 @@ class _Trial:
 
 
 def _extrapolated(found: Sequence[_Tried], size: int) -> float:
-    """Seconds of an update of so many examples: on the line through two sizes that were tried, or in proportion."""
+    """Seconds of an update of ``size`` examples: on the line through two sizes that were tried, or in proportion."""
     last = found[-1]
     if len(found) == 1:
         return last.seconds * size / last.examples
@@ -265,7 +265,7 @@ def _extrapolated(found: Sequence[_Tried], size: int) -> float:
 
 
 def _checkpoints(config: TrainConfig) -> int:
-    """How many checkpoints a finished run has."""
+    """Number of checkpoints in a finished run."""
     regular, at_the_end = config.steps // config.save_every, config.steps % config.save_every > 0
     newest = min(config.keep - at_the_end, regular)
     if config.keep_every is None:
@@ -291,7 +291,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _reset_memory(device: torch.device, system: Trainable) -> int:
-    """Begin to measure; return the bytes of the original, which training would not have beside the copy."""
+    """Reset the peak of memory; return the bytes of the original, which training would not hold besides the copy."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
@@ -307,7 +307,7 @@ def _memory(device: torch.device, spared: int) -> int | None:
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB on Linux
 
 
 def _bytes(count: int) -> str:

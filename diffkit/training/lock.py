@@ -15,19 +15,19 @@ from diffkit.training.logs import say
 
 NAME = ".lock"
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-"""How the operating system says that another process has it; anything else means that locks do not work there."""
+"""Error numbers that mean that another process holds the lock; others mean that the file system has no locks."""
 
 
 class RunLock:
     """Held from construction to `release`, or to the end of the process; also a context manager.
 
-    Where the file system has no locks, a warning says so and the work goes on without one.
+    Where the file system has no locks, a warning is logged and the work goes on without one.
 
     Args:
         folder: The folder.
-        work: What its holders do, for the message.
+        work: Name of the holder's work, for the message.
     Raises:
-        OptionError: Another process, or another holder in this one, has it; or no file can be written there.
+        OptionError: Another process, or this one, holds it already; or no file can be written in the folder.
     """
 
     def __init__(self, folder: Path, work: str = "training"):
@@ -44,15 +44,15 @@ class RunLock:
                     "wait for it, or choose another folder"
                 ) from error
             say(
-                f"warning: the file system of {str(folder)!r} has no locks ({error.strerror}), so nothing keeps "
+                f"warning: the file system of {str(folder)!r} has no locks ({error.strerror}), so nothing prevents "
                 f"another {work} from writing there at the same time"
             )
-        with contextlib.suppress(OSError):  # who holds it is for messages only
+        with contextlib.suppress(OSError):  # the name of the holder is for messages only
             os.ftruncate(self.handle, 0)
             os.write(self.handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         with contextlib.suppress(OSError):
             os.close(self.handle)
 
@@ -71,7 +71,7 @@ class RunLock:
 
 
 def _opened(path: Path) -> int:
-    """Open the file, made if it is not there; never another one that it is a link to."""
+    """Open the file, creating it if needed; never through a link."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
     except OSError as error:
@@ -86,11 +86,11 @@ def _opened(path: Path) -> int:
 
 
 def _foreign(path: Path) -> str:
-    return f"{path} is a link or no ordinary file, through which another one would be overwritten; remove it"
+    return f"{path} is a link or not an ordinary file, so that another file would be overwritten; remove it"
 
 
 def _holder(handle: int) -> str:
-    """What the holder of the lock wrote, on one line."""
+    """Text that the holder of the lock wrote, on one line."""
     text = os.read(handle, 200).decode(errors="replace")
     return "".join(c if c.isprintable() else " " for c in text).strip()
 

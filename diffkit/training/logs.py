@@ -1,4 +1,4 @@
-"""Metrics as JSON lines, and what a person sees while training runs."""
+"""Metrics as JSON lines, and the progress bar of training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from diffkit.runtime.strict_json import parse_json
 
 NAME = "metrics.jsonl"
 _LONGEST = 1 << 20
-"""Bytes of a line; no training has so many metrics."""
+"""Largest size of a line in bytes; no run has so many metrics."""
 
 
 class MetricsFile:
-    """One JSON object per line, in order of "step", which lines are appended to.
+    """One JSON object per line, in order of "step"; new lines are appended.
 
     Args:
         folder: The run's folder.
@@ -36,7 +36,7 @@ class MetricsFile:
         self.path = folder / name
         repair(folder, step, name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        # without a buffer: nothing is left over that closing the file would try to write once more
+        # without a buffer: closing the file never has to write anything again
         self.file = os.fdopen(os.open(self.path, flags, 0o666), "ab", buffering=0)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ class MetricsFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
-        """Make sure that what was written is on the disk.
+        """Flush written lines to the disk.
 
         Raises:
             CheckpointError: It cannot be written.
@@ -74,7 +74,7 @@ class MetricsFile:
 
 
 def repair(folder: Path, step: int, name: str = NAME) -> None:
-    """Remove from a run's metrics what an interrupted run wrote too much, and lines that are damaged, with a warning.
+    """Remove lines of an interrupted run that come after ``step``, and damaged lines, with a warning.
 
     Args:
         folder: The run's folder.
@@ -93,7 +93,7 @@ def has_line(folder: Path, step: int) -> bool:
 
 
 class NoMetrics:
-    """For processes that leave the file to the first of them."""
+    """For all processes but the first, which writes the file."""
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Do nothing."""
@@ -111,7 +111,7 @@ class NoMetrics:
 def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics, or of another such file, in order of "step", the last one of each.
 
-    A last line that was cut short is left out, and so are damaged ones, with a warning.
+    A last line that was cut short is skipped, and so are damaged ones, with a warning.
     """
     path = Path(folder) / name
     if not path.exists():
@@ -119,7 +119,7 @@ def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
     *lines, rest = path.read_bytes().split(b"\n")
     parsed = [(number, parsed_line(line)) for number, line in enumerate(lines, 1) if line.strip()]
     found = {line["step"]: line for _, line in parsed if line is not None}
-    if (whole := parsed_line(rest)) is not None:  # only its end is missing
+    if (whole := parsed_line(rest)) is not None:  # only its line break is missing
         found[whole["step"]] = whole
     if damaged := [number for number, line in parsed if line is None]:
         say(f"warning: {path} is damaged: {_lines(damaged)} left out")

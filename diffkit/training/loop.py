@@ -1,4 +1,4 @@
-"""`diffkit.train`: check everything, continue or begin a run, update until done or told to stop, keep what matters."""
+"""`diffkit.train`: check all arguments, begin or resume a run, update until done or stopped, write checkpoints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from diffkit.training.validation import Held, check_held
 
 T = TypeVar("T", bound=Trainable)
 _PATIENCE = 60.0
-"""Seconds that a GPU has to finish what it was given, after an error in a job of several processes."""
+"""Seconds that a GPU has to finish its queued work, after an error in a job of several processes."""
 
 
 def train(
@@ -57,37 +57,37 @@ def train(
     track: Sequence[str | Tracker] = (),
     **options: Unpack[TrainOptions],
 ) -> T:
-    """Train a system, or go on training it, and return it with its averaged weights, ready to sample.
+    """Train a system, or resume its run, and return it with its averaged weights, ready to sample.
 
     ``out`` becomes a run: a folder that `diffkit.load` reads (`diffkit.weights.load_classifier` if it is a classifier),
-    with metrics and checkpoints. If it is one already, of the same system, data and options, training continues after
-    its newest whole checkpoint; on a CPU, as if it had never been interrupted, to the bit. Nothing is overwritten and
-    nothing starts again unasked.
+    with metrics and checkpoints. If it is already a run of the same system, data and options, training continues
+    after its newest whole checkpoint; on a CPU, bit for bit as if it had never been interrupted. A run of another
+    system, data or options is never overwritten or restarted: that is an error.
 
     SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) save a checkpoint after the current update, and then end the process with
     status 143 or 138, or raise KeyboardInterrupt.
 
     Under a launcher such as torchrun the processes train together, with ``batch_size`` examples an update between them;
     each calls this function with the same arguments, its system on a device of its own. Levels, noise and the order of
-    the data do not depend on how many there are, and a run may go on with another number.
+    the data do not depend on the number of processes, and a run may be resumed with another number.
 
     Args:
-        system: What to train, a system or a `diffkit.guidance.NoisyClassifier`; it is trained in place, where it is.
-        data: What to train on: see `diffkit.data.loading.load`, or any class that honours `diffkit.data.MapData`.
-        out: Folder of the run_folder.
-        val: Data that is not learned from, such as ``data``; every ``val_every`` updates and at the end its loss and
+        system: A system or a `diffkit.guidance.NoisyClassifier`; it is trained in place, on its device.
+        data: Training data: see `diffkit.data.loading.load`, or any class that honours `diffkit.data.MapData`.
+        out: Folder of the run.
+        val: Held-out data, in the same forms as ``data``; every ``val_every`` updates and at the end its loss and
             other metrics, with the averaged weights, go into the lines of metrics as "val_loss" and so on.
-        config: How to train. Any of its fields may be given as keywords instead, or beside it to override it.
-        progress: Say where things go and show a bar; False is silent but for warnings.
-        track: What follows the training: "tensorboard", "wandb", or any `diffkit.training.Tracker`.
+        config: Options of training. Its fields may also be given as keywords, instead of it or to override it.
+        progress: Log where files are written and show a bar; False logs warnings only.
+        track: Trackers to report to: "tensorboard", "wandb", or any `diffkit.training.Tracker`.
         options: Fields of `TrainConfig`.
     Returns:
-        The system, with the first of the EMA rates as its weights, in evaluation mode.
+        The system, with the running mean of the first EMA rate as its weights, in evaluation mode.
     Raises:
-        OptionError: An option is wrong, the folder cannot be written or is another run's, or someone writes to it; or
-            memory is out, and the text says what to try.
+        OptionError: An option is wrong; the folder cannot be written, holds another run, or is in use by another
+            process; or memory is exhausted, and the text names what to try.
         DataError: The data does not fit the system or the options.
-        SpecError: The system has a part that no name can rebuild.
+        SpecError: The system has a part without a registered name, which cannot be saved.
         CheckpointError: The run's checkpoints are damaged, or one cannot be written.
         DivergedError: The loss or gradient was not finite for too many updates in a row.
         MissingExtraError: What ``track`` names is not installed.
@@ -133,19 +133,19 @@ def resolved(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainCon
 
 
 def _agree(ranks: Ranks, spec: Mapping[str, Any], config: TrainConfig, data: Data, val: Data | None) -> None:
-    """Raise unless every process was asked for the same, on the same data."""
+    """Raise unless every process was called with the same system, options and data."""
     if ranks.size == 1:
         return
     others = ranks.gather((spec, config, [None if each is None else run_folder.identity(each) for each in (data, val)]))
     for rank, other in enumerate(others):
         if other[:2] != others[0][:2]:
-            raise OptionError(f"process {rank} was asked to train another system or with other options than process 0")
+            raise OptionError(f"process {rank} was called with another system or other options than process 0")
         if other != others[0]:
             raise DataError(f"process {rank} reads other data than process 0: {other[2]}, not {others[0][2]}")
 
 
 def _check_shared(folder: Path, lock: str) -> None:
-    """Raise unless the lock that process 0 holds is seen here."""
+    """Raise unless this process sees the lock file of process 0."""
     path = folder / LOCK
     if not path.exists() or path.read_text() != lock:
         raise OptionError(
@@ -198,13 +198,13 @@ class _Training(Generic[T]):
             self._train()
         step, device = self.trainer.step, self.engine.device
         self.backbone.load_state_dict(self.trainer.sampling_weights())
-        del self.trainer, self.previews, self.held  # shares, means and moments: the whole network may need their place
+        del self.trainer, self.previews, self.held  # shares, means and moments: the whole network may need their memory
         self.backbone.to(device)
         self._say(f"done: {step} steps; {run_folder.result(self.spec, self.folder)}")
         return self.system.eval()
 
     def _train(self) -> None:
-        """Make the updates that are left; whatever ends them early, the last complete one is saved first."""
+        """Make the remaining updates; if anything ends them early, the last complete one is saved first."""
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         with torch.random.fork_rng(devices), self._signals() as stop:
             try:
@@ -222,7 +222,7 @@ class _Training(Generic[T]):
         return StopSignals(launched=self.ranks.size > 1, busy=lambda: trainer.busy)
 
     def _begin(self) -> None:
-        """Take up the newest checkpoint, if there is one, and say where things go."""
+        """Restore the newest checkpoint, if there is one, and log where files are written."""
         if self.writes:
             run_folder.sweep_folders(self.folder)
         found, faults = self._newest()
@@ -246,7 +246,7 @@ class _Training(Generic[T]):
         self.ranks.rank_zero(lambda: repair(self.folder, self.trainer.step))
 
     def _make_up(self) -> None:
-        """Do what a run had still to do at its newest checkpoint, if it ended there: a line, a picture, pruning."""
+        """Complete the work of the newest checkpoint's step, if the run ended there: metrics, preview, pruning."""
         step, config, window = self.trainer.step, self.config, self.trainer.window
         if step == 0 or not self.trainer.names:
             return
@@ -263,15 +263,15 @@ class _Training(Generic[T]):
             self.ranks.rank_zero(self._prune)
 
     def _metrics(self) -> MetricsFile | NoMetrics:
-        """The run's file of metrics; nothing in all processes but the first."""
+        """The run's file of metrics; a stand-in that writes nothing in all processes but the first."""
         with _writing(self.folder):
             return MetricsFile(self.folder, self.trainer.step) if self.writes else NoMetrics()
 
     def _repair(self, step: int, renewed_soon: bool) -> None:
-        """Write the system that lies in the folder again, unless it is that of the checkpoint just read.
+        """Write the folder's system again, unless it is that of the checkpoint just read.
 
-        Where newer checkpoints are damaged it is newer than what was read; if it is whole, and there are updates to
-        make, it is left until their first save.
+        Where newer checkpoints are damaged, the system is newer than the checkpoint read; if it is intact, and updates
+        remain, it is left until the first save.
         """
         weights = self.trainer.sampling_weights(keep=self.writes)
         fault = self.ranks.rank_zero(lambda: run_folder.fault(self.folder, weights))
@@ -282,7 +282,7 @@ class _Training(Generic[T]):
             say(f"warning: {fault.text}; it was written again from the checkpoint of step {step}")
 
     def _newest(self) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-        """The newest whole checkpoint and what is wrong with newer ones, which the first process finds."""
+        """The newest whole checkpoint and the faults of newer ones, found by the first process."""
         found: list[checkpoint.Checkpoint | None] = []
 
         def look() -> tuple[int | None, list[str]]:
@@ -315,9 +315,9 @@ class _Training(Generic[T]):
                 stop.interrupt()
                 shown.advance()
                 last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
-                # read before the processes agree whether to go on, so that one that cannot read ends all in good order
-                batch = None if last or stop.asked() else _following(incoming)
-                state = self.ranks.largest(_state(stop.asked(), batch))
+                # read before the processes agree whether to continue, so that a read error ends all of them
+                batch = None if last or stop.requested() else _following(incoming)
+                state = self.ranks.largest(_state(stop.requested(), batch))
                 if due:
                     trainer.refuse_divergence()
                 held = self.held.measure() if self.held.due(trainer.step) else {}
@@ -325,12 +325,12 @@ class _Training(Generic[T]):
                     shown.note(self._note(metrics, clock, due, held))
                 if due:
                     trainer.window.rows.clear()
-                # one process alone saves as for any other error, so that a full disk does not hide what went wrong
+                # one process alone saves as for any other error, so that a full disk does not hide the first error
                 ending = state == _STOPS or (state == _FAILS and self.ranks.size > 1)
                 if last or ending or trainer.step % config.save_every == 0:
                     metrics.sync()
                     self._save()
-                if last and not due:  # after the save, which keeps the window open for a run that goes on
+                if last and not due:  # after the save, which stores the window of metrics for a resumed run
                     shown.note(self._note(metrics, clock, True, held))
                 if self.previews.due(trainer.step):
                     self.trackers.preview(trainer.step, self.previews.draw())
@@ -343,7 +343,7 @@ class _Training(Generic[T]):
             self._say(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; train again to go on")
 
     def _fail(self, batch: Batch | Exception | None) -> None:
-        """Raise in all processes what one of them met as it read; all must call it."""
+        """Raise in all processes the read error of one of them; all must call it."""
 
         def read() -> None:
             if isinstance(batch, Exception):
@@ -354,13 +354,13 @@ class _Training(Generic[T]):
     def _note(
         self, metrics: MetricsFile | NoMetrics, clock: _Clock | None, learned: bool, held: Mapping[str, float | None]
     ) -> str:
-        """Write a line of metrics wherever it belongs, and return it in short.
+        """Write a line of metrics to the file and the trackers, and return a short form of it.
 
         Args:
             metrics: The file.
-            clock: What says how fast it went, or None.
-            learned: Whether it says what was learned since the last such line.
-            held: What was found on held-out data, if anything was.
+            clock: Measures the speed, or None.
+            learned: Whether to include the means over training steps since the last such line.
+            held: Metrics of held-out data, if measured.
         """
         step = self.trainer.step
         line: dict[str, Any] = {"step": step, "samples": step * self.config.batch_size}
@@ -373,7 +373,7 @@ class _Training(Generic[T]):
         return ", ".join([*words, *([f"{line['images_per_s']:.0f} images/s"] if "images_per_s" in line else [])])
 
     def _update(self, batch: Batch) -> None:
-        """Update with one batch, or say which microbatch to try where memory ends."""
+        """Update with one batch; if memory is exhausted, raise an error that names a microbatch to try."""
         try:
             self.trainer.update(batch)
         except RuntimeError as error:
@@ -383,7 +383,7 @@ class _Training(Generic[T]):
             smaller = f"microbatch={rows // 2}" if rows > 1 else "a smaller network, or strategy='fsdp' on several GPUs"
             raise OptionError(
                 f"{self.engine.device} has no memory for {rows} examples at a time, at step {self.trainer.step}; try "
-                f"{smaller}, which changes the result by rounding only; the run goes on where it was saved last"
+                f"{smaller}, which changes the result by rounding only; the run continues from its last checkpoint"
             ) from error
 
     def _batches(self) -> Iterator[Batch]:
@@ -401,10 +401,10 @@ class _Training(Generic[T]):
         )
 
     def _save(self, ranks: Ranks | None = None) -> None:
-        """Write a checkpoint, then the system as it samples now, then remove what is too old.
+        """Write a checkpoint, then the system with its current sampling weights, then remove old checkpoints.
 
         Args:
-            ranks: The processes that do it; all by default.
+            ranks: The processes that save; all by default.
         """
         step, ranks = self.trainer.step, self.ranks if ranks is None else ranks
         files = self.engine.share(self.trainer.files())
@@ -421,7 +421,7 @@ class _Training(Generic[T]):
     # ---- when something goes wrong ---------------------------------------------------------------------------------
 
     def _rescue(self, error: BaseException) -> None:
-        """Save the last complete update before an error leaves, if that is possible, and say where the run goes on."""
+        """Save the last complete update before an error is raised, if possible, and log where to resume."""
         if not self.writes or (step := self.trainer.step) == 0:
             return
         what, where = type(error).__name__, str(self.folder)
@@ -433,24 +433,24 @@ class _Training(Generic[T]):
             say(f"warning: {what}: updates since {since} are lost, {step - self.saved} of them: {reason}")
 
     def _learned(self, error: BaseException) -> bool:
-        """Whether the weights have changed since the newest checkpoint; updates that were skipped change none."""
+        """Whether the weights have changed since the newest checkpoint; skipped updates change nothing."""
         skipped = int(self.trainer.in_a_row) if isinstance(error, DivergedError) else 0
         return self.trainer.step - skipped > self.saved
 
     def _unsaved(self, error: BaseException) -> str | None:
-        """Save, or return why that was not possible.
+        """Save, or return the reason why that was not possible.
 
-        With several processes an error may be one's alone, and the others may wait for it somewhere else: so the first
-        saves by itself, which it can if it holds everything.
+        With several processes, an error may occur in one of them while the others wait for it: so the first process
+        saves by itself, which it can if it holds the whole state.
         """
         if not self.engine.replicates:
             return "the weights are shared out among processes that no longer work together"
         if isinstance(cause := error.__cause__, RuntimeError) and _is_out_of_memory(cause):
-            traceback.clear_frames(cause.__traceback__)  # they hold what the failed update had computed
+            traceback.clear_frames(cause.__traceback__)  # they hold the tensors of the failed update
         try:
-            if self.ranks.size > 1 and not _is_at_rest(self.engine.device):
+            if self.ranks.size > 1 and not _is_idle(self.engine.device):
                 return f"{self.engine.device} waits for another process"
-            reason = self.trainer.settle()
+            reason = self.trainer.to_last_update()
             if reason is None:
                 self._save(Ranks())
         except Exception as failure:
@@ -458,15 +458,15 @@ class _Training(Generic[T]):
         return reason
 
     def _explained(self, error: BaseException) -> DiffkitError | None:
-        """What leaves in place of an error that says too little by itself."""
+        """The error to raise instead of one whose message is not enough by itself."""
         if isinstance(error, DivergedError):
             newest = next(checkpoint.newest_first(self.checkpoints), None)
-            kept = "no checkpoint was made before"
+            saved = "no checkpoint was made before"
             if newest is not None:
-                kept = f"the last checkpoint is {str(newest)!r}; a new run can begin with its weights (--init)"
-            return DivergedError(f"{error}; {kept}")
+                saved = f"the last checkpoint is {str(newest)!r}; a new run can begin with its weights (--init)"
+            return DivergedError(f"{error}; {saved}")
         if self.ranks.size > 1 and is_lost(error):
-            return ProcessLostError("another process of this job ended, whose own error says why; train again to go on")
+            return ProcessLostError("another process of this job ended, see its own error; train again to go on")
         return lost_worker(error) if self.config.workers else None
 
     def _facts(self) -> dict[str, Any]:
@@ -494,7 +494,7 @@ class _Training(Generic[T]):
 
 
 _GOES_ON, _STOPS, _FAILS = range(3)
-"""How it stands with a training after an update; of several processes the worst counts."""
+"""State of a run after an update; the largest of all processes counts."""
 
 
 def _state(stopping: bool, batch: Batch | Exception | None) -> int:
@@ -511,10 +511,10 @@ def _following(incoming: Iterator[Batch]) -> Batch | Exception | None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Say of an error of the operating system which file it is about.
+    """Turn errors of the operating system into a `CheckpointError` that names the file.
 
     Raises:
-        CheckpointError: In place of it.
+        CheckpointError: Instead of an `OSError`.
     """
     try:
         yield
@@ -522,8 +522,8 @@ def _writing(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
 
 
-def _is_at_rest(device: torch.device) -> bool:
-    """Whether a device has done all it was given, within a while; one that waits for a lost process never has."""
+def _is_idle(device: torch.device) -> bool:
+    """Whether a device finishes its queued work within the timeout; one that waits for a lost process never does."""
     if device.type != "cuda":
         return True
     stream, end = torch.cuda.current_stream(device), time.monotonic() + _PATIENCE
@@ -533,7 +533,7 @@ def _is_at_rest(device: torch.device) -> bool:
 
 
 class _Clock:
-    """How fast training is, from one line of metrics to the next."""
+    """Measures the speed of training, from one line of metrics to the next."""
 
     def __init__(self, step: int, batch_size: int):
         self.step, self.batch_size, self.begun = step, batch_size, time.monotonic()
@@ -547,7 +547,7 @@ class _Clock:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """On a CPU torch has no class for it."""
+    """Whether memory is exhausted; on a CPU torch has no error class for it."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

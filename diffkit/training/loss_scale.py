@@ -1,4 +1,4 @@
-"""The factor that keeps small gradients alive in float16, which has no number between 0 and 6e-8."""
+"""The factor that keeps small gradients from becoming 0 in float16, which has no number between 0 and 6e-8."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ PATIENCE = 2000
 
 
 class LossScale:
-    """Doubles after `PATIENCE` finite updates, halves after one that is not, and stays within bounds.
+    """Doubles after `PATIENCE` finite updates, halves after a non-finite one, and stays within bounds.
 
-    All of it happens on the device: nothing waits for a value. Without float16 it does nothing.
+    All of it happens on the device, without host synchronization. Without float16 it does nothing.
 
     Attributes:
         active: Whether the network computes in float16.
         value: The factor, 0-d float32.
-        streak: Finite updates since it changed, 0-d int64.
+        streak: Finite updates since the factor changed, 0-d int64.
     Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
     """
 
@@ -37,7 +37,7 @@ class LossScale:
             torch._foreach_mul_(gradients, 1 / self.value)
 
     def update(self, finite: Tensor) -> None:
-        """Note whether an update was finite (0-d bool)."""
+        """Record whether an update was finite (0-d bool)."""
         if not self.active:
             return
         self.streak = (self.streak + 1) * finite
@@ -51,6 +51,6 @@ class LossScale:
         return {"scale": self.value, "scale_streak": self.streak} if self.active else {}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
+        """Restore the state that `tensors` returned."""
         if self.active:
             self.value, self.streak = tensors["scale"], tensors["scale_streak"]

@@ -1,6 +1,6 @@
-"""Numbers about training: gathered on the device at every step, read once per line.
+"""Metrics of training: accumulated on the device at every step, read once per line.
 
-Means over levels are those that uniform levels would give, whatever the timestep sampler prefers: each loss is weighted
+Means over levels are those of uniform levels, whatever the timestep sampler's distribution: each loss is weighted
 by 1 / (T p(t)), as in what is minimized. By quartile of the levels (q0 is nearest to clean data) the same weights are
 normalized within the quartile.
 """
@@ -19,7 +19,7 @@ QUARTILES = 4
 
 @frozen(eq=False)
 class Window:
-    """What happened since the last line of metrics, one row of numbers per step.
+    """Metrics of the steps since the last line, one row of numbers per step.
 
     A row holds, for each quartile, the sums of the weights and of each weighted term; then the gradient's norm, and
     whether the step was taken. Rows are added up in float64 and in order, so that a line is the same to the bit whether
@@ -32,11 +32,11 @@ class Window:
     rows: list[Tensor] = field(factory=list)
 
     def add(self, sums: Tensor, grad_norm: Tensor, finite: Tensor) -> None:
-        """Note one step: ``sums`` is what `quartile_sums` returned, added up over its microbatches."""
+        """Add one step: ``sums`` are those of `quartile_sums`, added up over its microbatches."""
         self.rows.append(torch.cat([sums.flatten(), torch.stack([grad_norm.float(), finite.float()])]))
 
     def read(self, names: Sequence[str], batch_size: int) -> dict[str, float | None]:
-        """Return means over the window, in one read; steps that were skipped count in none of them."""
+        """Return means over the window, in one read; skipped steps are left out."""
         rows = torch.stack(self.rows).cpu().double().numpy()
         taken = rows[rows[:, -1] == 1]
         if not len(taken):
@@ -54,7 +54,7 @@ class Window:
 def quartile_sums(terms: Mapping[str, Tensor], level: Tensor, weight: Tensor, num_steps: int) -> Tensor:
     """Return the sums of weights and of weighted terms over each quartile of the levels, (1 + terms, 4) float32.
 
-    Continuous levels have no quartiles; all of them count as the first.
+    Continuous levels have no quartiles; all of them count as the first quartile.
     """
     values = torch.stack([torch.ones_like(weight), *(term.detach().float() for term in terms.values())])
     if level.is_floating_point():

@@ -1,4 +1,4 @@
-"""A run's system with another mean of its weights than the one that it samples with."""
+"""Load a run's system with another mean of its weights than the one saved for sampling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffkit.training.power_ema import Profile, mixture
 from diffkit.training.sharded_files import whole_name
 
 FARTHEST = 0.06
-"""How far, relative, the profile that stored means make may be from the one asked for."""
+"""Largest relative error of the profile of a mixture of stored means."""
 
 
 def averaged(
@@ -39,13 +39,13 @@ def averaged(
     Args:
         folder: The run.
         rate: One of the decay rates that it was trained with (``ema``).
-        width: Or a relative width, any in (0, 0.28]; the run must have been trained with ``ema_power``, and the more
-            checkpoints it keeps (``keep_every``) the nearer the result is.
-        step: The mean as it was after this many updates, those of a checkpoint; the newest by default.
+        width: Instead, a relative width in (0, 0.28]; the run must have been trained with ``ema_power``, and the more
+            checkpoints it has stored (``keep_every``), the nearer the result is.
+        step: Step of the checkpoint whose mean to return; the newest by default.
         backbone, device: As in `diffkit.load`.
-        progress: Show how many of the means are read.
+        progress: Show a progress bar while means are read.
     Raises:
-        OptionError: Neither or both are given; or the run does not hold the mean, and the text says what it holds.
+        OptionError: Neither or both are given; or the run does not hold the mean, and the text lists those it holds.
         CheckpointError: Files are damaged.
     Source: Karras et al. 2024, arXiv:2312.02696, section 3.
     """
@@ -69,7 +69,7 @@ def _by_rate(paths: Mapping[int, Path], rate: float, step: int) -> Mapping[str, 
     label = ema_label(rate)
     files = checkpoint.read(paths[step], {label}).files
     if label not in files:
-        raise OptionError(f"the run keeps no mean of rate {rate}; it keeps {_kept(paths[step], 'ema_')}")
+        raise OptionError(f"the run stores no mean of rate {rate}; it stores {_labels_in(paths[step], 'ema_')}")
     return files[label]
 
 
@@ -103,7 +103,7 @@ def _widths(path: Path) -> list[float]:
     return [float(name.removeprefix("power_")) for name in _labels(path) if name.startswith("power_")]
 
 
-def _kept(path: Path, prefix: str) -> str:
+def _labels_in(path: Path, prefix: str) -> str:
     found = [name.removeprefix(prefix) for name in _labels(path) if name.startswith(prefix)]
     return ", ".join(found) or "none"
 

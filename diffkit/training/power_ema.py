@@ -1,8 +1,8 @@
-"""Means whose length is a share of the training, and how any length is made from a few of them afterwards.
+"""Means whose length is a share of the run's length, and how one of any length is made from a few of them afterwards.
 
-A power-function mean of exponent g weights the weights after update k by k^g. It is known by its relative width, the
+A power-function mean of exponent g weights the weights after update k by k^g. It is named by its relative width, the
 standard deviation of that profile over its length: 0.05 averages over about the last twentieth. Stored means of two
-widths at several moments span a space in which the profile of a third width, or of another moment, is nearly contained.
+widths at several steps span a space that nearly contains the profile of a third width, or of another step.
 
 Source: Karras et al. 2024, arXiv:2312.02696, section 3 and appendix C.
 """
@@ -23,7 +23,7 @@ WIDEST = 0.28
 
 
 class Profile(NamedTuple):
-    """How a mean weights the past: width relative to the training so far, and updates so far."""
+    """How a mean weights past updates: its relative width, and the number of updates so far."""
 
     width: float
     step: int
@@ -34,7 +34,7 @@ def exponent(width: float) -> float:
     """Return the exponent g >= 0 of a profile of some relative width in (0, 0.28].
 
     Raises:
-        OptionError: There is none.
+        OptionError: The width is out of range.
     """
     if not 0 < width <= WIDEST:
         raise OptionError(f"a relative width must lie above 0 and at most {WIDEST}, got {width}")
@@ -44,21 +44,21 @@ def exponent(width: float) -> float:
 
 
 def decay(width: float, step: int) -> float:
-    """Return how much of a mean stays in the update after ``step`` completed ones: none in the first."""
+    """Return the decay rate of a mean in the update after ``step`` completed ones: 0 in the first."""
     return float((1 - 1 / (step + 1)) ** (exponent(width) + 1))
 
 
 def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[NDArray[np.float64], float]:
-    """Return what to multiply stored means with, so that their mixture is nearest to a wanted one.
+    """Return the factors of stored means whose mixture is nearest to a wanted mean.
 
-    The factors add up to 1, so that weights that never moved stay what they are: the nearest mixture of those that do,
-    where the published code scales the nearest of all.
+    The factors add up to 1, so that weights that never changed stay as they are: the result is the nearest mixture with
+    that sum, where Karras et al.'s code scales the nearest mixture of all.
 
     Args:
-        stored: Profiles of the means that there are, at least one.
-        wanted: Profile to come near to.
+        stored: Profiles of the stored means, at least one.
+        wanted: Profile to approximate.
     Returns:
-        A factor for each; and how far the profile they make is off, relative to the wanted one (L2).
+        A factor for each; and the relative error (L2) of the resulting profile.
     """
     gram = np.array([[_inner(a, b) for b in stored] for a in stored])
     against = np.array([_inner(a, wanted) for a in stored])

@@ -1,4 +1,4 @@
-"""What the network computes in; everything around it is float32, and so are the weights."""
+"""The precision in which the network computes; everything around it is float32, and so are the weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def computing_in(precision: str, device: torch.device) -> AbstractContextManager
 
 
 def in_precision(network: Network, precision: str, device: torch.device) -> Network:
-    """Return the network under autocast, if the precision asks for it; its callers compute in float32."""
+    """Return the network under autocast, if the precision needs it; its callers compute in float32."""
     if precision not in DTYPES:
         return network
 
@@ -32,9 +32,9 @@ def in_precision(network: Network, precision: str, device: torch.device) -> Netw
 
 
 def emulated(precision: str, device: torch.device) -> str | None:
-    """Return a sentence for those who ask for a precision that a CPU only emulates, or None.
+    """Return a warning if the CPU only emulates a precision, or None.
 
-    Older versions of torch than 2.9 do not tell what a CPU has; then there is nothing to say.
+    Versions of torch before 2.9 do not report what a CPU supports; then the result is None.
     """
     tell = getattr(torch.cpu, "get_capabilities", None)
     if device.type != "cpu" or precision not in DTYPES or tell is None:

@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before any work is done."""
+"""Checks of system, data and options before any work begins."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from diffkit.training.trainable import Trainable
 
 @frozen
 class Classes:
-    """Which labels ``y`` a network takes.
+    """The labels ``y`` that a network accepts.
 
     Attributes:
-        count: How many classes it knows; 0 for none, None where that is not known.
-        null: Label that means "no class", which -1 stands for; None if there is none.
+        count: Number of its classes; 0 for none, None if unknown.
+        null: Label that means "no class", as which -1 is passed to the network; None if there is none.
     """
 
     count: int | None
@@ -41,7 +41,7 @@ class Classes:
 
     @classmethod
     def of(cls, parts: Composition) -> Classes:
-        """Read them from what the parts say."""
+        """Read them from the parts."""
         null = (parts.null_conditions or {}).get("y")
         return cls(parts.classes, null if isinstance(null, int) else None)
 
@@ -58,11 +58,11 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
     if unwrap_module(system.backbone) is not system.backbone:
         raise OptionError(
             f"the system's network is wrapped in {type(system.backbone).__name__}, which training does itself: leave "
-            "it out, and ask for compile=True in the options of training, or for several processes by torchrun"
+            "it out, and pass compile=True to training, or start several processes by torchrun"
         )
     _check_weights(system.backbone)
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
-        raise OptionError(f"workers={config.workers} are more reading processes than help here; take at most {most}")
+        raise OptionError(f"workers={config.workers} are more reading processes than are of use; pass at most {most}")
     classes, tells = Classes.of(system.parts), "classifier" in spec
     if tells and config.preview_every is not None:
         raise OptionError("a classifier draws no samples, so there is nothing to preview; leave preview_every out")
@@ -81,7 +81,7 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
 
 
 def _check_weights(network: nn.Module) -> None:
-    """Refuse a network with nothing to train, or whose weights no checkpoint can hold, or lose updates to rounding."""
+    """Refuse a network without trainable weights, or with weights that cannot be saved or lose updates to rounding."""
     if odd := not_plain(network.state_dict()):
         raise OptionError(f"the network cannot be trained: {odd}; train it first, and quantize a copy of the result")
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -128,7 +128,7 @@ def _description_problems(data: Data) -> Iterator[str]:
     for name, value in data.describe().items():
         if not fits_json(value):
             yield (
-                f"the data describes itself by {name}={value!r}, which JSON cannot hold; let it be plain numbers, "
+                f"the data's description has {name}={value!r}, which JSON cannot hold; let it be plain numbers, "
                 "words or lists"
             )
 
@@ -153,7 +153,7 @@ def _label_problems(system: Trainable, classes: Classes, data: Data, example: Ba
 
 
 def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
-    """Hold the names of conditions against those that the network takes."""
+    """Compare the names of conditions with those that the network accepts."""
     if system.backbone is None:
         return
     named = name_problems(system.backbone, example.conditions, frozenset())
@@ -162,7 +162,7 @@ def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
 
 
 def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -> Iterator[str]:
-    """Say why conditions cannot be dropped, by dropping some."""
+    """Yield why conditions cannot be dropped, found by dropping some."""
     if config.label_dropout <= 0:
         return
     null = system.parts.null_conditions or {}
@@ -188,7 +188,7 @@ def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -
 
 
 def _unlabelled_problems(system: Trainable, classes: Classes, data: Data) -> Iterator[str]:
-    """Say that some examples have no class, if the data knows that and the network has no label for them."""
+    """Yield a problem if the data has examples without a class and the network no label for them."""
     count = data.describe().get("without_class")
     if count and classes.null is None:
         yield f"{count} examples have no class, but {_no_null_label(system)}"
@@ -199,10 +199,10 @@ def _no_null_label(system: Trainable) -> str:
 
 
 def _way_to_null(system: Trainable) -> str:
-    """What to compose with so that the network says what means "no class"."""
+    """Advice on how to compose a network with a label for "no class"."""
     if _has_option(system, "null_class"):
         return "null_class=True in the backbone's options"
-    return "null_conditions={'y': ...}, the label that the network takes for it"
+    return "null_conditions={'y': ...}, the network's label for it"
 
 
 def _has_option(system: Trainable, name: str) -> bool:
@@ -215,19 +215,16 @@ def _classifier_problems(classes: Classes, data: Data, config: TrainConfig, exam
     if "y" not in example.conditions:
         yield "a classifier learns from labels, but the data has none; load it with labels"
     elif names is not None and len(names) > count:
-        yield (
-            f"the data has {len(names)} classes, but the classifier tells {count} apart; give it "
-            f"num_classes={len(names)}"
-        )
+        yield (f"the data has {len(names)} classes, but the classifier has {count}; give it num_classes={len(names)}")
     others = ", ".join(sorted(example.conditions.keys() - {"y"}))
     if others:
-        yield f"the data gives {others}, which a classifier does not read; take the data without"
+        yield f"the data gives {others}, which a classifier does not read; load the data without"
     if config.label_dropout > 0:
         yield f"label_dropout={config.label_dropout:g} would hide what a classifier learns; leave it out"
 
 
 def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
-    """Hold small images against the channels that the network reads of them; one of the user's own says for itself."""
+    """Compare low_res with the channels that the network reads; networks without a recipe are not checked."""
     if system.parts.backbone is None:
         return
     wanted = system.parts.condition_channels
@@ -238,7 +235,7 @@ def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
     if not wanted:
         yield (
             f"the data gives low_res of {found} channels, but the network reads none; compose with "
-            f"low_res_channels={found} in the options of the backbone 'unet', or take the data without"
+            f"low_res_channels={found} in the options of the backbone 'unet', or load the data without"
         )
     elif not found:
         yield (
@@ -250,7 +247,7 @@ def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
 
 
 def batch_problems(batch: Batch, data: Data, classes: Classes) -> Iterator[str]:
-    """Say what is wrong with the values of some examples; cheap, and asked of every batch before it leaves the CPU."""
+    """Yield what is wrong with the values of some examples; cheap, and called on every batch on the CPU."""
     yield from not_finite(batch)
     images, bins = batch.images, data.bins
     if images.is_floating_point() and bins is not None:
@@ -271,7 +268,7 @@ def batch_problems(batch: Batch, data: Data, classes: Classes) -> Iterator[str]:
 
 
 def _label_value_problems(labels: Any, batch: Batch, classes: Classes) -> Iterator[str]:
-    """Say which label is none that the network knows."""
+    """Yield the label that the network does not have."""
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
         if classes.count:
             yield f"the classes y must be whole numbers, one for each example, got {_form(labels)}"

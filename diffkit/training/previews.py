@@ -21,14 +21,14 @@ from diffkit.training.trainer import Trainer
 
 
 class Previews:
-    """Draws the same samples again and again: same noise, same conditions, the averaged weights of the moment.
+    """Draws the same samples at each preview: same noise, same conditions, the current averaged weights.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         trainer: In training.
-        data: Conditions are those of examples spread evenly over it.
+        data: Conditions are taken from examples spread evenly over it.
     Raises:
-        MissingExtraError: Pictures are asked for, but Pillow is not installed.
+        MissingExtraError: ``preview_every`` is set, but Pillow is not installed.
     """
 
     def __init__(self, folder: Path, trainer: Trainer, data: Data):
@@ -42,16 +42,16 @@ class Previews:
         return self.every is not None and step % self.every == 0
 
     def is_there(self, step: int) -> bool:
-        """Return whether the picture of a step is drawn."""
+        """Return whether the preview of a step exists."""
         return self._path(step).exists()
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{step_name(step)}.png"
 
     def draw(self) -> Path:
-        """Draw one picture and return where it is; all processes must, the first writes it.
+        """Draw one picture and return its path; all processes must call it, the first one writes the file.
 
-        No picture of samples that are not finite is drawn: an early network may well diverge in so few steps.
+        Samples that are not finite are not drawn: an early network may diverge in so few steps.
         """
         path = self._path(self.trainer.step)
         try:
@@ -81,5 +81,5 @@ class Previews:
         try:
             self.folder.mkdir(exist_ok=True)
             write_atomically(path, png(grid(list(pixels(samples, 256)), columns)))
-        except OSError as error:  # training matters more
+        except OSError as error:  # a failed preview must not end training
             say(f"warning: cannot write preview {path}: {error}")

@@ -1,6 +1,6 @@
 """Random numbers as a pure function of where they are used: (seed, purpose, step, position in the batch).
 
-No generator is carried from step to step, so there is no state to save, to restore or to draw from in the wrong order.
+No generator is carried from step to step, so there is no state to save or restore, and no order of draws.
 The number for example i of a step is the same whatever the microbatches, the processes and the device (on another
 device up to the rounding of log and cos), and is made on the device that uses it.
 
@@ -31,7 +31,7 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 class Purpose(IntEnum):
-    """What random numbers are for; each purpose has numbers of its own. The values are part of what a seed means."""
+    """Purposes of random numbers, each with its own sequence. Changing a value changes the numbers of every seed."""
 
     ORDER = 1
     LEVEL = 2
@@ -53,20 +53,20 @@ def key(seed: int, purpose: Purpose, *place: int) -> int:
 
 @contextmanager
 def seeded(key: int) -> Iterator[None]:
-    """Let the global generators of torch (on the CPU), NumPy and Python start from ``key``, then be as before.
+    """Let the global generators of torch (on the CPU), NumPy and Python start from ``key``, then restore their states.
 
-    NumPy's is the old one, which transforms of images draw from.
+    NumPy's is the legacy one, which image transforms use.
     """
-    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     torch.default_generator.manual_seed(_signed(key))
     np.random.seed([key >> 32, key & 0xFFFFFFFF])  # noqa: NPY002
     random.seed(key)
     try:
         yield
     finally:
-        torch.set_rng_state(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
-        random.setstate(kept[2])
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
 
 
 def keys(key: int, count: int, device: torch.device | str = "cpu", start: int = 0) -> Tensor:

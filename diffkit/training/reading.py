@@ -1,4 +1,4 @@
-"""Reading examples: whatever goes wrong is a `DataError` that names the example, also from a worker process."""
+"""Reading examples: every error becomes a `DataError` that names the example, also from a worker process."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def read(data: Data, indices: Indices) -> Batch:
 
 
 def _culprit(data: Data, indices: Indices) -> str:
-    """The first example that cannot be read alone, in words."""
+    """Text that names the first example that cannot be read alone."""
     listed = [int(index) for index in indices]
     for index in listed:
         try:
             data.batch([index])
-        except Exception:  # whatever the data raises: this is the one
+        except Exception:  # the data may raise any error
             return f"example {index}"
     return f"a batch of the examples {', '.join(map(str, listed[:8]))}{', ...' if listed[8:] else ''}"
 
 
 def _words(error: Exception) -> str:
-    """What an error says, on one line, with its class where that says more."""
+    """An error's message on one line, with the name of its class where the message is not enough."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -47,8 +47,8 @@ class Failure:
     """An error on its way from a worker process to its parent.
 
     Attributes:
-        error: The error itself, if another process can rebuild it, else one of the same text.
-        trace: Where it came from.
+        error: The error itself, if it can be pickled, else one of the same text.
+        trace: Its traceback, as text.
     """
 
     error: BaseException
@@ -66,29 +66,29 @@ class Failure:
             return cls(type(error)(*map(str, error.args)), trace)
         return cls(RuntimeError(_words(error) if isinstance(error, Exception) else repr(error)), trace)
 
-    def leave(self) -> BaseException:
-        """Return the error to raise in the parent, whose cause is where it came from."""
+    def unpack(self) -> BaseException:
+        """Return the error to raise in the parent, with the worker's traceback as its cause."""
         self.error.__cause__ = RuntimeError(f"in a process that reads data:\n{self.trace}")
         return self.error
 
 
 def unpacked(found: Iterator[Batch | Failure]) -> Iterator[Batch]:
-    """Yield the batches that worker processes send, or raise what one of them met.
+    """Yield the batches that worker processes send, or raise the error of one of them.
 
     Raises:
         DataError: An example cannot be read.
     """
     for each in found:
         if isinstance(each, Failure):
-            raise each.leave()
+            raise each.unpack()
         yield each
 
 
 def lost_worker(error: BaseException) -> DataError | None:
-    """Return what to raise in place of errors that a worker process ended, which have no class of their own."""
-    told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-    if not told and not isinstance(error, ConnectionError | EOFError):  # of the pipe that it wrote its batches to
+    """Return the error to raise if ``error`` means that a worker process died; torch has no class for that."""
+    reported = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    if not reported and not isinstance(error, ConnectionError | EOFError):  # errors of the pipe for its batches
         return None
     return DataError(
-        "a process that reads data was killed, as happens where memory is out; workers=0 reads in the training process"
+        "a process that reads data was killed, perhaps for want of memory; workers=0 reads in the training process"
     )

@@ -1,4 +1,4 @@
-"""Whether what a checkpoint holds is the state of this run: looked at before anything of it is taken up."""
+"""Checks that the tensors of a checkpoint are a state of this run, before any of them is restored."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from diffkit.training.checkpoint import Files
 
 
 def check_state(step: int, files: Files, own: Files, network: nn.Module) -> None:
-    """Raise unless the files of a checkpoint have what a trainer's own have.
+    """Raise unless the files of a checkpoint have the tensors of the trainer's own state.
 
     Args:
         step: Of the checkpoint, for the message.
-        files: What it holds, shares joined.
-        own: What the trainer would write now; moments and the window may be missing, as before the first update.
-        network: What is trained; moments are those of its parameters.
+        files: Its tensors, shares joined.
+        own: The trainer's current state; moments and the window may be missing, as before the first update.
+        network: The trained network; moments are those of its parameters.
     Raises:
         CheckpointError: A file or a tensor is missing, or of another shape or kind.
     """
     problem = next(_problems(files, own, dict(network.named_parameters())), None)
     if problem:
         raise CheckpointError(
-            f"the checkpoint of step {step} is not one of this run: {problem}; remove its folder to go on from the one "
-            "before"
+            f"the checkpoint of step {step} is not one of this run: {problem}; remove its folder to resume from the "
+            "one before"
         )
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run, as `diffkit.runtime.run_layout` has it: whether a training that is asked for may continue it."""
+"""The folder of a run, laid out as in `diffkit.runtime.run_layout`: whether `train` may continue the run in it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from diffkit.training.logs import say
 
 FORMAT = 1
 FOLDERS = (CHECKPOINTS, PREVIEWS, TENSORBOARD, "wandb")
-"""What a run may hold besides files."""
+"""Names of the folders of a run."""
 BEFORE = (LOCK, RECIPE)
-"""What may lie in a folder before its run begins: the lock, and the recipe that the command line writes."""
+"""Files that a folder may hold before its run begins: the lock, and the recipe that the command line writes."""
 
 
 def prepare(out: str | Path) -> Path:
-    """Return the run's folder, made if it was not there and found writable.
+    """Return the run's folder, created if needed, after checking that it can be written.
 
     Raises:
-        OptionError: It cannot be written, or holds something else than a run.
+        OptionError: It cannot be written, or holds something other than a run.
     """
     folder = Path(out)
     try:
@@ -54,29 +54,29 @@ def prepare(out: str | Path) -> Path:
         raise OptionError(f"out {str(folder)!r} holds a saved system, not a run; choose another folder")
     if other := foreign(folder):
         raise OptionError(
-            f"out {str(folder)!r} is no run but holds {len(other)} other files (first: {other[0]!r}); choose another "
-            "folder"
+            f"out {str(folder)!r} is not a run but holds {len(other)} other files (first: {other[0]!r}); choose "
+            "another folder"
         )
     return folder
 
 
 def foreign(folder: Path) -> list[str]:
-    """Return the names in a folder that cannot have come there before a run began."""
+    """Return the names in a folder that diffkit does not write before a run begins."""
     return sorted(path.name for path in folder.iterdir() if path.name not in BEFORE and not is_temporary(path))
 
 
 def _refuse_links(folder: Path) -> None:
-    """Raise `OptionError` if files of the run would be written into another folder, and old ones removed from there."""
+    """Raise `OptionError` if files of the run would be written to, or removed from, another folder through a link."""
     for name in FOLDERS:
         if (folder / name).is_symlink():
             raise OptionError(
-                f"{folder / name} is a link, and a run writes through none; move what it leads to here, or let "
-                f"{folder} itself be the link"
+                f"{folder / name} is a link, and a run does not write through links; move its target here, or "
+                f"let {folder} itself be the link"
             )
 
 
 def sweep_folders(folder: Path) -> None:
-    """Remove what killed processes left half written in the folders of a run; checkpoints do that themselves."""
+    """Remove half-written files of killed processes from the folders of a run, except that of the checkpoints."""
     for path in (folder, *(folder / name for name in FOLDERS)):
         sweep(path)
 
@@ -87,29 +87,29 @@ def frozen_in(network: nn.Module) -> list[str]:
 
 
 def facts(config: TrainConfig, data: Data, frozen: Sequence[str]) -> dict[str, Any]:
-    """Return what config.json holds, as plain JSON: how a run is trained, on what data, and what does not train."""
+    """Return the content of config.json: the options, the data, and the parameters that are not trained."""
     found = {"train": attrs.asdict(config), "data": data.describe(), "frozen": list(frozen)}
     plain: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, "diffkit": __version__, **found}))
     return plain
 
 
 def check_options(folder: Path, config: TrainConfig) -> None:
-    """Raise unless a run that is in the folder, if any, could go on with these options, whatever its system and data.
+    """Raise if the folder holds a run that could not be resumed with these options, whatever its system and data.
 
     Raises:
-        OptionError: It was begun with others; the text lists each difference.
-        CheckpointError: What describes the run cannot be read.
+        OptionError: The run has other options; the text lists each difference.
+        CheckpointError: The description of the run cannot be read.
     """
     if (known := _known(folder)) is not None:
         _refuse(folder, differences(known.config, config))
 
 
 def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Data, network: nn.Module) -> None:
-    """Raise unless a run that is in the folder, if any, is of the same system, options and data, and trains the same.
+    """Raise if the folder holds a run of another system, options, data or set of trained parameters.
 
     Raises:
-        OptionError: It is of others; the text lists each difference.
-        CheckpointError: What describes the run cannot be read.
+        OptionError: There are differences; the text lists each.
+        CheckpointError: The description of the run cannot be read.
     """
     known = _known(folder, warn=True)
     if known is None:
@@ -128,10 +128,10 @@ def check_same(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data:
 
 
 def differences_of_training(frozen: Collection[str], network: nn.Module) -> list[str]:
-    """Return what trains in a network and did not before, or the other way round.
+    """Return the parameters of a network that are trained and were not before, or the other way round.
 
     Args:
-        frozen: Names of the parameters that did not train.
+        frozen: Names of the parameters that were not trained.
         network: The network.
     """
     pairs = [(name, p.requires_grad) for name, p in network.named_parameters()]
@@ -149,13 +149,13 @@ def _refuse(folder: Path, found: Sequence[str], more: str = "") -> None:
     """Raise `OptionError` if there are differences."""
     if found:
         raise OptionError(
-            "\n  ".join([f"out {str(folder)!r} holds a run that this training would not continue:", *found])
-            + f"\nask for the same, or choose another folder{more}"
+            "\n  ".join([f"out {str(folder)!r} holds a run that differs from this one:", *found])
+            + f"\npass the same options, or choose another folder{more}"
         )
 
 
 def _way_to_train(folder: Path) -> str:
-    """How other parameters of the same network can be trained."""
+    """Advice on how to train other parameters of the same network."""
     if not (folder / WEIGHTS).exists():
         return ""
     return (
@@ -166,12 +166,12 @@ def _way_to_train(folder: Path) -> str:
 
 @frozen
 class _Known:
-    """What a run says of itself.
+    """The description of a run in its config.json.
 
     Attributes:
-        config: How it is trained.
-        data: What it is trained on.
-        frozen: Names of parameters that do not train; None if it was begun by a diffkit that did not write them.
+        config: Its options.
+        data: Facts of its data.
+        frozen: Names of parameters that are not trained; None if an earlier diffkit did not record them.
     """
 
     config: TrainConfig
@@ -180,22 +180,22 @@ class _Known:
 
     @classmethod
     def of(cls, found: Mapping[str, Any], path: Path) -> _Known:
-        """Read it from what config.json holds."""
+        """Return the description in the content of config.json."""
         check_fields(found, str(path), CheckpointError, train=dict, data=dict, frozen=(list, type(None)))
         train = found["train"]
         if unknown := train.keys() - attrs.fields_dict(TrainConfig).keys():
-            raise CheckpointError(f"{path} has an option {min(unknown)!r} of training that is not known here")
+            raise CheckpointError(f"{path} has an unknown option {min(unknown)!r} of training")
         try:
             config = TrainConfig(**{name: _tuple(value) for name, value in train.items()})
-        except (OptionError, TypeError) as error:  # the second where steps are missing
+        except (OptionError, TypeError) as error:  # TypeError if steps are missing
             raise CheckpointError(f"{path} is damaged: {error}") from error
         return cls(config, found["data"], found.get("frozen"))
 
 
 def _known(folder: Path, *, warn: bool = False) -> _Known | None:
-    """What the run in a folder says of itself; None if there is none, or nothing of it is left to go on with.
+    """Return the description of the run in a folder; None if there is no run, or nothing to resume it from.
 
-    Where config.json is damaged, the newest checkpoint that can be read says it.
+    Where config.json is damaged, the description is read from the newest readable checkpoint.
     """
     if not is_run(folder):
         return None
@@ -205,7 +205,7 @@ def _known(folder: Path, *, warn: bool = False) -> _Known | None:
         if (written := found.get("format")) in range(1, FORMAT + 1):
             return _Known.of(found, path)
         if not isinstance(written, int):
-            raise CheckpointError(f"{path} is damaged: it describes no run")
+            raise CheckpointError(f"{path} is damaged: it does not describe a run")
     except CheckpointError as error:
         if warn:
             say(f"warning: {error}; it is written again")
@@ -214,10 +214,10 @@ def _known(folder: Path, *, warn: bool = False) -> _Known | None:
 
 
 def _known_by_checkpoints(folder: Path, error: CheckpointError) -> _Known | None:
-    """What the newest checkpoint that can be read says of the run; None if there are no checkpoints to go on from.
+    """Return the description of the run in the newest readable checkpoint; None if there are no checkpoints.
 
     Raises:
-        CheckpointError: It says nothing, as those of earlier versions; what is wrong with config.json is the cause.
+        CheckpointError: It has no description, as those of earlier versions; the fault of config.json is the cause.
     """
     for path, manifest in _manifests(folder / CHECKPOINTS):
         if "run" in manifest:
@@ -228,7 +228,7 @@ def _known_by_checkpoints(folder: Path, error: CheckpointError) -> _Known | None
 
 
 def identity(data: Data) -> dict[str, Any]:
-    """Return what must be the same of data when a run goes on, and in all processes that train it, as plain JSON."""
+    """Return the facts of data that must agree when a run is resumed, and between its processes, as plain JSON."""
     found = json.loads(json.dumps(data.describe()))
     return {name: found.get(name) for name in (*description(data), "low_res", "fingerprint")}
 
@@ -240,11 +240,11 @@ def write_facts(folder: Path, found: Mapping[str, Any]) -> None:
 
 @frozen
 class Fault:
-    """What is wrong with the system that lies in a run's folder.
+    """A fault of the system in a run's folder.
 
     Attributes:
-        text: In words.
-        damaged: It cannot be loaded at all.
+        text: Its description.
+        damaged: True if the system cannot be loaded.
     """
 
     text: str
@@ -252,7 +252,7 @@ class Fault:
 
 
 def fault(folder: Path, weights: Mapping[str, Tensor]) -> Fault | None:
-    """Return what is wrong with the system that lies in the folder, or None if it can be loaded and has these weights.
+    """Return the fault of the system in the folder, or None if it can be loaded and has these weights.
 
     Only the weights of the newest checkpoint are right: a run that was killed before it wrote them has older ones.
     """
@@ -269,7 +269,7 @@ def fault(folder: Path, weights: Mapping[str, Tensor]) -> Fault | None:
 
 
 def result(spec: Mapping[str, Any], folder: Path) -> str:
-    """Return how the result of a run is read, in words that hold code."""
+    """Return a text with the code that loads the result of a run."""
     named, where = "has the result", str(folder)
     if "classifier" in spec:
         own, reader, slot = spec["classifier"].get("class"), "diffkit.weights.load_classifier", "network"
@@ -281,7 +281,7 @@ def result(spec: Mapping[str, Any], folder: Path) -> str:
 
 
 def _differences_of_system(folder: Path, spec: Mapping[str, Any]) -> list[str]:
-    """Hold a system against the run's; where its file is damaged, against what the newest whole checkpoint says."""
+    """Differences from the run's system; where its file is damaged, from that of the newest whole checkpoint."""
     try:
         return _spec_differences(_read_spec(folder), spec)
     except CheckpointError:
@@ -289,7 +289,7 @@ def _differences_of_system(folder: Path, spec: Mapping[str, Any]) -> list[str]:
 
 
 def _manifest_differences(checkpoints: Path, spec: Mapping[str, Any]) -> list[str]:
-    """Differences from the system of the newest whole checkpoint; earlier versions kept the names of its parts only."""
+    """Differences from the system of the newest whole checkpoint; earlier versions stored only names of parts."""
     for path, manifest in _manifests(checkpoints):
         with contextlib.suppress(CheckpointError):
             return _differences_of_manifest(manifest, spec, str(path))
@@ -297,7 +297,7 @@ def _manifest_differences(checkpoints: Path, spec: Mapping[str, Any]) -> list[st
 
 
 def _manifests(checkpoints: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Checkpoints and what they say of themselves, the newest first, but for damaged ones."""
+    """Checkpoints and their manifests, the newest first, without damaged ones."""
     for path in checkpoint.newest_first(checkpoints):
         with contextlib.suppress(CheckpointError):
             yield path, checkpoint.manifest_of(path)
@@ -325,7 +325,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
 
 
 def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
-    """The options that differ of one part, or both parts where they are two."""
+    """The differing options of a part, or both parts if their names differ."""
     if _identity(was) in (_identity(now), _identity(_recipe(now))):
         return []
     if was is None or now is None or _identity({**was, "options": 0}) != _identity({**now, "options": 0}):
@@ -341,12 +341,12 @@ def _of_classifier(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _identity(part: Mapping[str, Any] | None) -> Any:
-    """A part but its version, and what a network of the user's own was first built from."""
+    """A part without its version and without the recipe of a network of the user's own."""
     return None if part is None else {key: value for key, value in part.items() if key not in ("version", "recipe")}
 
 
 def _recipe(part: Mapping[str, Any] | None) -> Any:
-    """The part that a network was built from and is no longer described by; earlier versions wrote only that."""
+    """The part that a network of the user's own was first built from; earlier versions wrote only that."""
     return part.get("recipe", part) if part else part
 
 
@@ -366,7 +366,7 @@ def _read_spec(folder: Path) -> dict[str, Any]:
 
 
 def _checked(spec: dict[str, Any], what: str) -> dict[str, Any]:
-    """A spec that can be compared with another one, or an error that says what is wrong with it."""
+    """Return a spec that can be compared with another one, or raise an error that names its fault."""
     none = type(None)
     check_fields(
         spec, what, CheckpointError, parts=dict, settings=dict, classifier=(dict, none), num_classes=(int, none)

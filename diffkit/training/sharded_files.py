@@ -1,8 +1,8 @@
-"""Files that several processes write a share of each, and how the shares become whole again.
+"""Files that several processes write a share of each, and how they are joined again.
 
 A tensor that is split has its rows 0..a-1 in the file of rank 0, the next in that of rank 1, and so on; joining is
-concatenation. So any number of processes can go on with what any other number wrote, and every file is an ordinary
-safetensors file that any tool reads.
+concatenation. So any number of processes can resume from the files of any other number, and every file is an ordinary
+safetensors file.
 
     model.safetensors                        whole
     model-00001-of-00002.safetensors         shares

@@ -1,4 +1,4 @@
-"""Being told to stop: the signal is noted, and training looks at the note between steps."""
+"""Stop signals: a handler records the signal, and training checks for it between steps."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ PATIENCE = 1.0
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGINT and SIGUSR1 while it is entered; a second SIGINT interrupts at once.
+    """Records SIGTERM, SIGINT and SIGUSR1 within its context; a second SIGINT interrupts at once.
 
-    One that follows within a second is the first once more: terminals and launchers may both send it.
+    A second SIGINT within one second is ignored: terminals and launchers may both send it.
 
     Does nothing outside the main thread, where Python delivers no signals.
 
     Args:
-        launched: A launcher started this process. Killed itself, it can send no signal, and its processes would go on
-            unseen; so the loss of the parent counts as SIGTERM.
-        busy: Returns whether errors that signals raise have to wait for `interrupt`: the state is changing.
+        launched: A launcher started this process. If the launcher is killed it sends no signal, and its processes
+            would run on unnoticed; so the loss of the parent counts as SIGTERM.
+        busy: Returns whether the state is changing, so that errors that signals raise have to wait for `interrupt`.
     Attributes:
         received: The signal that came, or None.
-        failed: Set when an error ends the work: what becomes of data workers then matters no more.
+        failed: Set when an error ends the work, after which lost data workers are ignored.
     """
 
     def __init__(self, *, launched: bool = False, busy: Callable[[], bool] = lambda: False) -> None:
@@ -53,21 +53,21 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def asked(self) -> bool:
-        """Return whether this process was told to stop."""
+    def requested(self) -> bool:
+        """Return whether this process has received a signal to stop."""
         if self._parent is not None and os.getppid() != self._parent:
             self.received = self.received or signal.SIGTERM
         return self.received is not None
 
     def hold_back_children(self) -> None:
-        """Let torch's error that a data worker was killed, which a signal raises anywhere, wait for `interrupt` too."""
+        """Make torch's error for a killed data worker, which a signal raises anywhere, wait for `interrupt` too."""
         number = getattr(signal, "SIGCHLD", None)
         if number is None or not self._before or not callable(handler := signal.getsignal(number)):
             return
 
         def noted(received: int, frame: FrameType | None) -> None:
             if self.failed:
-                return  # whatever becomes of them, it must not disturb what is saved now
+                return  # a lost worker must not disturb the save in progress
             if self._busy():
                 self._waiting.append(lambda: handler(received, frame))
             else:
@@ -76,12 +76,12 @@ class StopSignals:
         self._before[number] = signal.signal(number, noted)
 
     def interrupt(self) -> None:
-        """Raise what had to wait."""
+        """Raise the errors that had to wait."""
         while self._waiting:
             self._waiting.pop(0)()
 
     def share(self, ranks: Ranks) -> None:
-        """Tell the other processes what one of them received."""
+        """Share the signal that one process received with all of them."""
         received = [number for number in ranks.gather(self.received) if number is not None]
         self.received = self.received or next(iter(received), None)
 

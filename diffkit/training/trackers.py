@@ -1,7 +1,7 @@
-"""Other programs that follow a training: TensorBoard, Weights & Biases, or any object that is a `Tracker`.
+"""Experiment trackers: TensorBoard, Weights & Biases, or any object with the methods of `Tracker`.
 
-RUN/metrics.jsonl stays the record. A tracker is told the same numbers, and the pictures of RUN/previews, as they come.
-One that begins to follow a run later is told first what went before.
+A tracker receives the metrics of RUN/metrics.jsonl and the pictures of RUN/previews as they are written. One that is
+added to a run later first receives the earlier ones.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _QUARTILE = re.compile(r".*_q\d")
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Follows a training, in the first of its processes; ``step`` counts completed updates everywhere."""
+    """Receives the metrics of a run, in the first of its processes; ``step`` counts completed updates everywhere."""
 
     def begin(self, folder: Path, step: int) -> None:
-        """Hear that the run in ``folder`` begins, or goes on, after ``step`` updates; what it knew of later is void."""
+        """Called when the run in ``folder`` begins or resumes after ``step`` updates; later data is obsolete."""
 
     def metrics(self, line: Mapping[str, Any]) -> None:
-        """Hear a line of metrics: "step", and numbers by name, None where one is not finite."""
+        """Called with a line of metrics: "step", and numbers by name, None where one is not finite."""
 
     def preview(self, step: int, path: Path) -> None:
-        """Hear of a picture of samples, a PNG file."""
+        """Called with the path of a picture of samples, a PNG file."""
 
     def end(self) -> None:
-        """Hear that training ends, for good or not."""
+        """Called when training ends, completed or interrupted."""
 
 
 class TensorBoard(Tracker):
-    """Writes RUN/tensorboard; a run that goes on hides what it wrote of later steps before.
+    """Writes RUN/tensorboard; a resumed run hides entries of later steps written before.
 
     Raises:
         MissingExtraError: tensorboard is not installed.
@@ -63,14 +63,14 @@ class TensorBoard(Tracker):
         known = any(where.glob("events.*"))
         self.writer = self._open(str(where), purge_step=step + 1 if known else None)
         if not known:
-            tell_history(self, folder, step)
+            replay_history(self, folder, step)
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """Write scalars, means over quartiles of the levels under a heading of their own."""
         for name, value in line.items():
             if name != "step" and value is not None:
                 self.writer.add_scalar(f"quartiles/{name}" if _QUARTILE.fullmatch(name) else name, value, line["step"])
-        self.writer.flush()  # a killed training must not have written less than its checkpoint knows
+        self.writer.flush()  # a killed run must not have written less than its checkpoint
 
     def preview(self, step: int, path: Path) -> None:
         """Write a picture."""
@@ -86,7 +86,7 @@ class TensorBoard(Tracker):
 
 
 class WandB(Tracker):
-    """Reports to Weights & Biases as one run, whose name is in RUN/wandb.json; steps that it has already it ignores.
+    """Reports to Weights & Biases as one run, whose name is in RUN/wandb.json; steps that it has already are ignored.
 
     WANDB_PROJECT (diffkit by default), WANDB_ENTITY, WANDB_MODE and its other environment variables decide where to.
 
@@ -103,10 +103,10 @@ class WandB(Tracker):
         self.run: Any = None
 
     def begin(self, folder: Path, step: int) -> None:
-        """Begin the run, or go on with it.
+        """Begin or resume the run.
 
         Raises:
-            OptionError: It cannot be begun, such as for want of a login.
+            OptionError: It cannot be begun, for example without a login.
         """
         name = folder / "wandb.json"
         known = name.exists()
@@ -124,7 +124,7 @@ class WandB(Tracker):
         except Exception as error:  # wandb has several errors of its own
             raise OptionError(f"wandb cannot begin: {error}; WANDB_MODE=offline needs no login") from error
         if not known:
-            tell_history(self, folder, step)
+            replay_history(self, folder, step)
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """Report numbers."""
@@ -135,7 +135,7 @@ class WandB(Tracker):
         self.run.log({"previews": self._wandb.Image(str(path))}, step=step)
 
     def end(self) -> None:
-        """Send what is left."""
+        """Send remaining data."""
         if self.run is not None:
             self.run.finish()
 
@@ -145,13 +145,13 @@ KNOWN: Mapping[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "wandb
 
 
 class Trackers:
-    """All that follow one training; one that fails is left behind with a warning, training goes on.
+    """The trackers of a run; one that fails is dropped with a warning, and training continues.
 
     Args:
         chosen: Names, or trackers.
     Raises:
-        OptionError: No tracker has that name, or it is none.
-        MissingExtraError: What it needs is not installed.
+        OptionError: No tracker has that name, or an object is not a tracker.
+        MissingExtraError: A package that it needs is not installed.
     """
 
     def __init__(self, chosen: Sequence[str | Tracker]):
@@ -160,39 +160,39 @@ class Trackers:
         self.all = [_tracker(one) for one in chosen]
 
     def begin(self, folder: Path, step: int) -> None:
-        """Tell all of them; here an error still stops the training."""
+        """Call `begin` of all of them; here an error still stops training."""
         for one in self.all:
             one.begin(folder, step)
 
     def metrics(self, line: Mapping[str, Any]) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         self._tell(lambda one: one.metrics(plain))
 
     def preview(self, step: int, path: Path) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._tell(lambda one: one.preview(step, path))
 
     def end(self) -> None:
-        """Tell all of them."""
+        """Call all of them."""
         self._tell(lambda one: one.end())
 
     def _tell(self, tell: Callable[[Tracker], None]) -> None:
         for one in list(self.all):
             try:
                 tell(one)
-            except Exception as error:  # whatever another program does, it must not end a training
+            except Exception as error:  # an error in a tracker must not end the run
                 self.all.remove(one)
-                say(f"warning: {type(one).__name__} failed and is told no more: {error}")
+                say(f"warning: {type(one).__name__} failed and is not called again: {error}")
 
 
-def tell_history(tracker: Tracker, folder: Path, step: int) -> None:
-    """Tell a tracker what a run wrote up to ``step``, in order."""
-    told: list[tuple[int, int, Mapping[str, Any] | Path]] = [
+def replay_history(tracker: Tracker, folder: Path, step: int) -> None:
+    """Pass a tracker the metrics and previews that a run wrote up to ``step``, in order."""
+    history: list[tuple[int, int, Mapping[str, Any] | Path]] = [
         *((line["step"], 0, line) for line in read_metrics(folder) if line["step"] <= step),
         *((number, 1, path) for number, path in _previews(folder) if number <= step),
     ]
-    for number, _, what in sorted(told, key=lambda each: each[:2]):
+    for number, _, what in sorted(history, key=lambda each: each[:2]):
         if isinstance(what, Path):
             tracker.preview(number, what)
         else:
@@ -207,7 +207,7 @@ def _previews(folder: Path) -> Iterator[tuple[int, Path]]:
 def _tracker(chosen: str | Tracker) -> Tracker:
     if not isinstance(chosen, str):
         if not isinstance(chosen, Tracker):
-            raise OptionError(f"{type(chosen).__name__} is no tracker; see diffkit.training.Tracker")
+            raise OptionError(f"{type(chosen).__name__} is not a tracker; see diffkit.training.Tracker")
         return chosen
     if chosen not in KNOWN:
         raise OptionError(f"no tracker named {chosen!r}{did_you_mean(chosen, KNOWN)} (known: {', '.join(KNOWN)})")

@@ -1,4 +1,4 @@
-"""What can be trained: a system, or a classifier of noisy data."""
+"""Protocol of what can be trained: a system, or a classifier of noisy data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from diffkit.table import ProcessTable
 
 
 class Trainable(Protocol):
-    """Everything that training asks of what it trains; `System` and `diffkit.guidance.NoisyClassifier` have it.
+    """The members that training uses of a model; `System` and `diffkit.guidance.NoisyClassifier` have them.
 
     Attributes:
         parts: The composition; its timestep sampler draws the levels.
-        settings: What it was composed with; its shape and bins are those of the data.
+        settings: The settings it was composed with; shape and bins are those of the data.
     """
 
     parts: Composition
@@ -63,7 +63,7 @@ class Trainable(Protocol):
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """Return what it is, but its weights, as plain JSON data: "parts", "settings" and more."""
+        """Return its description without weights, as plain JSON data: "parts", "settings" and more."""
 
     @abstractmethod
     def eval(self) -> Self:

@@ -1,4 +1,4 @@
-"""What training changes, and one update of it; files, signals and bars are the loop's affair."""
+"""The state of training, and one update of it; files, signals and progress bars belong to the loop."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ Terms = Mapping[str, Tensor]
 
 
 class Trainer:
-    """A system, or a classifier of noisy data, in training.
+    """The state of training: a system, or a classifier of noisy data, with its optimizer and means.
 
     Attributes:
-        system: What is trained, with the network that the engine trains.
-        network, model: That network, and what stands for it in an update.
+        system: The system, with the network that the engine trains.
+        network, model: That network, and the module to call instead of it in an update.
         trained: Names and parameters that the optimizer changes, in its order.
-        sampled: What stands for it where no gradient is wanted.
+        sampled: The module to call where no gradient is needed.
         step: Completed updates, skipped ones included.
         window: Metrics since the last line of them.
-        busy: An update is changing the state at this moment.
-        whole: The state is that after ``step`` updates; not while it changes, nor after an error in between.
+        busy: An update is changing the state now.
+        whole: The state is that after ``step`` updates; False while it changes, and after an error in between.
     """
 
     def __init__(self, system: Trainable, network: nn.Module, config: TrainConfig, engine: Engine):
@@ -76,7 +76,7 @@ class Trainer:
 
         Args:
             batch: This process's rows of the batch, as the data gives them.
-            draws: Levels, weights and noise; by default what the seed says about this step.
+            draws: Levels, weights and noise; by default those of the seed for this step.
         Raises:
             DivergedError: The loss or gradient was not finite for too many updates in a row.
         """
@@ -98,7 +98,7 @@ class Trainer:
         self._finish(batch, here, terms)
 
     def _inputs(self, batch: Batch, start: int) -> tuple[Tensor, dict[str, Any]]:
-        """Images and conditions as the network learns from them, which begin with example ``start`` of the batch."""
+        """Images and conditions as passed to the network; the first is example ``start`` of the batch."""
         config, seed, step = self.config, self.config.seed, self.step
         x = scaled(self._moved(batch.images), self.bins)
         conditions = {name: mapped(self._moved, value) for name, value in batch.conditions.items()}
@@ -116,7 +116,7 @@ class Trainer:
         return {name: value.detach() for name, value in terms.items()}
 
     def _finish(self, batch: Batch, draws: Draws, mine: Terms) -> None:
-        """Step the optimizer if all is finite, then everything that follows the weights."""
+        """Step the optimizer if all values are finite, then update means, timestep sampler and metrics."""
         terms = self.engine.gather(mine, self.config.batch_size)
         self.scale.take_off(gradients(self.network))
         norm = self.engine.gradient_norm(self.network)
@@ -137,7 +137,7 @@ class Trainer:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Mark what must happen as a whole; everything that may well fail is done before."""
+        """Mark a part that must complete as a whole; operations that are likely to fail come before it."""
         self.busy, self.whole = True, False
         try:
             yield
@@ -157,9 +157,9 @@ class Trainer:
         self.scale.update(finite)
 
     def refuse_divergence(self) -> None:
-        """Raise `DivergedError` if too many updates in a row were skipped, with the last one's particulars.
+        """Raise `DivergedError` if too many updates in a row were skipped, with details of the last one.
 
-        On a CPU every update asks; on a GPU, where asking makes the host wait, the loop does with each line of metrics.
+        Called after every update on a CPU; on a GPU, where it makes the host wait, with each line of metrics.
         """
         in_a_row = int(self.in_a_row)
         if in_a_row <= self.config.max_skips or self._last is None:
@@ -194,8 +194,8 @@ class Trainer:
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
-    def settle(self) -> str | None:
-        """After an error, go back to the state of the last complete update, or return why that cannot be saved."""
+    def to_last_update(self) -> str | None:
+        """After an error, restore the state of the last complete update, or return why it cannot be saved."""
         self.optimizer.zero_grad(set_to_none=True)  # gradients of half an update; their memory may be needed
         if not self.whole:
             return "the error came while they changed"
@@ -204,7 +204,7 @@ class Trainer:
         return None if all(bool(tensor.isfinite().all()) for tensor in held) else "the weights are not finite"
 
     def files(self) -> Files:
-        """Return every tensor that decides how training goes on, by file and name."""
+        """Return every tensor of the state, by file and name."""
         timesteps = {f"timesteps.{i}": t for i, t in enumerate(tensors_of(self.timesteps))}
         window = {"window": torch.stack(self.window.rows)} if self.window.rows else {}
         return {
@@ -221,7 +221,7 @@ class Trainer:
         }
 
     def restore(self, step: int, files: Files) -> None:
-        """Take up the state that `files` returned after ``step`` updates, shares joined."""
+        """Restore the state that `files` returned after ``step`` updates, shares joined."""
         check_state(step, files, self.files(), self.network)
         self.step = step
         held = self.network.state_dict()
@@ -239,7 +239,7 @@ class Trainer:
     def sampling_weights(self, keep: bool = True) -> dict[str, Tensor]:
         """Return the weights that samples are drawn with, whole, on the CPU, as a state dict.
 
-        Every process must ask, as each may have a share; those that have no use for them need not ``keep`` any.
+        Every process must call this, as each may have a share; with ``keep=False`` the result is empty.
         """
         rated = self.config.ema
         state = self.ema.state(self.ema.labels[0], self.network) if rated else self.network.state_dict()
@@ -251,16 +251,16 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let the network have the weights that samples are drawn with, and be in evaluation mode, for a while."""
+        """Within the context the network has the weights that samples are drawn with, and is in evaluation mode."""
         weights, means = self.ema.weights, self.ema.means[0] if self.config.ema else []
         with torch.no_grad(), eval_mode(self.network):
-            kept = [weight.detach().clone() for weight in weights] if means else []
+            saved = [weight.detach().clone() for weight in weights] if means else []
             self.whole = False
             try:
                 _copy(weights, means)
                 yield
             finally:
-                _copy(weights, kept)
+                _copy(weights, saved)
                 self.whole = True
 
     def _placed(self, whole: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -274,20 +274,20 @@ class Trainer:
     def _restore_moments(self, tensors: Mapping[str, Tensor]) -> None:
         place = {name: (i, p) for i, (name, p) in enumerate(self.trained)}
         stopped = sorted({full.split("/", 1)[1] for full in tensors} - place.keys())
-        if stopped:  # runs of earlier versions say nothing else of what trains
+        if stopped:  # runs of earlier versions do not record which parameters are trained
             raise OptionError(
-                f"{len(stopped)} parameters that the run trained are frozen now (the first is {stopped[0]}); let the "
-                "same train, or choose another folder"
+                f"{len(stopped)} parameters that the run trained are frozen now (the first is {stopped[0]}); train "
+                "the same, or choose another folder"
             )
         state: dict[int, dict[str, Tensor]] = {}
         for full, value in tensors.items():
             key, name = full.split("/", 1)
             position, parameter = place[name]
-            # moments are held as their parameter is; the number of steps is one number
+            # moments are sharded as their parameter is; the number of steps is one number
             state.setdefault(position, {})[key] = self.engine.placed(value, parameter) if value.ndim else value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
-    # ---- small things ----------------------------------------------------------------------------------------------
+    # ---- helpers ----------------------------------------------------------------------------------------------
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.engine.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""How well a system does on data that it does not learn from, with the same levels and noise each time."""
+"""Validation: metrics on held-out data, with the same levels and noise each time."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 
 _GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it, modulo 1, are spread as evenly as can be, however many there are."""
+"""Multiples of it, modulo 1, are spread as evenly as possible for any count."""
 
 
 @torch.no_grad()
 def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 256) -> dict[str, float | None]:
-    """Return the means of what training minimizes and measures, over data: each example once, at one level.
+    """Return the means of the loss and the metrics of training over data: each example once, at one level.
 
     Levels are spread evenly over the examples, continuous ones as the system's timestep sampler spreads and weights
-    them; they and the noise are the same each time. The network is asked in evaluation mode.
+    them; they and the noise are the same each time. The network is in evaluation mode.
 
     Args:
         system: A system, or a `diffkit.guidance.NoisyClassifier`.
-        data: What `diffkit.train` takes.
-        seed: Decides the noise, and what the data draws as it is read.
+        data: As in `diffkit.train`.
+        seed: Seed of the noise, and of the data's random transforms.
         batch_size: Examples at a time, >= 1.
     Returns:
         "loss" and metrics, and each by quartile of the levels ("loss_q0" is nearest to clean data).
@@ -59,10 +59,10 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
 
 
 class Held:
-    """Data held out of a training, which asks it how well the averaged weights of the moment do.
+    """Held-out data of a run, to measure the current averaged weights on.
 
     Args:
-        data: What is held out, or None.
+        data: The held-out data, or None.
         trainer: In training.
     """
 
@@ -76,7 +76,7 @@ class Held:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float | None]:
-        """Return what `validate` does, with "val_" before each name; all processes must ask, and share the work."""
+        """Return what `validate` does, with "val_" before each name; all processes must call it, and share the work."""
         assert self.data is not None
         trainer, config = self.trainer, self.trainer.config
         each = config.microbatch or config.batch_size
@@ -87,7 +87,7 @@ class Held:
 
 
 def check_held(system: Trainable, spec: Any, data: Data, config: TrainConfig) -> None:
-    """Raise `DataError` unless held-out data is such as the system is trained on."""
+    """Raise `DataError` unless held-out data fits the system as the training data does."""
     try:
         check(system, spec, data, attrs.evolve(config, batch_size=1))
     except DataError as error:
@@ -98,11 +98,11 @@ class _Pass:
     """One pass over all examples, shared between the processes of an engine.
 
     Args:
-        system: What is asked.
-        data: Of which examples.
-        model: What stands for its network, or None.
-        engine: Of the processes.
-        seed: Decides the noise.
+        system: The system to measure.
+        data: The examples.
+        model: The module to call instead of its network, or None.
+        engine: The engine of the processes.
+        seed: Seed of the noise.
     """
 
     def __init__(self, system: Trainable, data: Data, model: Model | None, engine: Engine, seed: int):
@@ -110,7 +110,7 @@ class _Pass:
         self.classes = Classes.of(system.parts)
 
     def means(self, batch_size: int) -> dict[str, float | None]:
-        """Return the means over the data, from so many examples at a time."""
+        """Return the means over the data, from ``batch_size`` examples at a time."""
         device = self.engine.device
         sums, names = torch.zeros((), device=device), list[str]()
         for start in range(0, len(self.data), batch_size):
@@ -136,7 +136,7 @@ class _Pass:
         return level.to(device), weight.to(device)
 
     def _terms(self, start: int, size: int, level: Tensor) -> dict[str, Tensor]:
-        """Terms of consecutive examples, (size,) each; a process without any asks for one, as shares need all to."""
+        """Terms of consecutive examples, (size,) each; a process without any evaluates one, which sharding requires."""
         mine = self.engine.rows(size)
         count = max(mine.stop - mine.start, 1)
         first = start + mine.start

@@ -1,4 +1,4 @@
-"""Classifiers of noisy data: from a public file, and to and from a folder."""
+"""Classifiers of noisy data: loaded from a public file, saved to and loaded from a folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from diffkit.system.building import bounded
 from diffkit.system.loading import read_model, read_spec
 from diffkit.system.saving import FORMAT, write
 from diffkit.weights._known_options import TITLES
-from diffkit.weights._load import fill, revealed
+from diffkit.weights._load import fill, inferred
 from diffkit.weights._read_state_dict import read
 from diffkit.weights._resolve_options import resolve_options
 
 
 @frozen
 class _Found:
-    """A classifier's network and what it is built from; and all that the file says of it, if it does."""
+    """A classifier's network and its recipe, with the description that the file carries, if any."""
 
     recipe: Classifier
     data_shape: tuple[int, ...]
@@ -47,23 +47,23 @@ def load_classifier(
     device: str | torch.device = "cpu",
     **options: Any,
 ) -> nn.Module:
-    """Build the classifier of noisy data that weights belong to: ``forward(x, time)`` -> logits; dropout is off.
+    """Build the classifier of noisy data of a file or folder: ``forward(x, time)`` -> logits; dropout is off.
 
     Args:
-        path: A file of guided-diffusion, or a folder, which says everything itself: one that `import_classifier` or
-            `diffkit.guidance.NoisyClassifier.save` wrote, or the run of a classifier's training.
+        path: A file of guided-diffusion, or a folder, which needs no options: one that `import_classifier` or
+            `diffkit.guidance.NoisyClassifier.save` wrote, or the run of a classifier.
         preset: Name of a published configuration, such as "adm/classifier64".
         entry: Which set of weights, if the file holds several; "ema" if it has one.
-        network: What the weights of a folder are put into, if it was trained with a network of your own.
+        network: The module to load the weights into, if a network of your own was trained.
         device: Where the network is built.
         options: Options of `diffkit.guidance.classifier.Classifier`, and data_shape.
     Raises:
-        CheckpointError: The file cannot be read, is no classifier, or contradicts preset or options.
+        CheckpointError: The file cannot be read, is not a classifier, or contradicts preset or options.
         OptionError: An option is unknown or missing.
     """
     if Path(path).is_dir():
         if preset is not None or entry is not None or options:
-            raise OptionError(f"{path} says itself what its classifier is; leave preset, entry and options out")
+            raise OptionError(f"{path} describes its classifier itself; leave preset, entry and options out")
         return _from_folder(Path(path), network, device)
     if network is not None:
         raise OptionError("network is for the folder of a classifier that was trained here; leave it out for a file")
@@ -77,7 +77,7 @@ def import_classifier(
 
     Args:
         path: A file of guided-diffusion.
-        folder: Made if it is not there.
+        folder: Created if needed.
         preset, entry, options: As in `load_classifier`.
     Returns:
         The folder.
@@ -103,12 +103,12 @@ def _from_file(
     path: str | Path, preset: str | None, entry: str | None, device: str | torch.device, options: dict[str, Any]
 ) -> _Found:
     weights = read(path, entry)
-    found = revealed(weights, options)
+    found = inferred(weights, options)
     if found.family != "classifier":
-        raise CheckpointError(f"{path} is {TITLES[found.family]} and no classifier; diffkit.load_checkpoint reads it")
+        raise CheckpointError(f"{path} is {TITLES[found.family]}, not a classifier; diffkit.load_checkpoint reads it")
     spec = (weights.spec if preset is None and not options else None) or {}
     if spec:
-        recipe, shape, num_classes = _told(weights.path, spec)
+        recipe, shape, num_classes = _described_recipe(weights.path, spec)
     else:
         settled = resolve_options(found, preset, options, weights.path)
         recipe, shape, num_classes = Classifier(**settled.recipe), settled.data_shape, found.channels_out
@@ -122,25 +122,25 @@ def _from_folder(folder: Path, network: nn.Module | None, device: str | torch.de
     network = _described(folder, spec) if network is None else network
     weights = read_model(folder, spec)
     if any(tensor.is_meta for tensor in network.state_dict().values()):
-        check_fit(network, weights)  # before there is memory for it
+        check_fit(network, weights)  # before memory is allocated
         network.to_empty(device=device)
     load_weights(network, weights)
     return network.to(device).eval()
 
 
 def _described(folder: Path, spec: Mapping[str, Any]) -> nn.Module:
-    """The network that a spec describes, without memory for its weights."""
+    """The network that a spec describes, on the meta device."""
     if "classifier" not in spec:
-        raise SpecError(f"{folder} holds no classifier; a saved system is read by diffkit.load")
+        raise SpecError(f"{folder} does not hold a classifier; a saved system is read by diffkit.load")
     check_fields(spec, str(folder / SPEC), SpecError, classifier=dict)
     if "class" in spec["classifier"]:
         name = word(spec["classifier"]["class"])
         raise SpecError(f"the classifier in {folder} is a network of its own ({name}); pass network=")
-    return _built(*_told(folder / SPEC, spec))
+    return _built(*_described_recipe(folder / SPEC, spec))
 
 
-def _told(path: Path, spec: Mapping[str, Any]) -> tuple[Classifier, tuple[int, ...], int]:
-    """Recipe, shape of an example and number of classes as a spec has them."""
+def _described_recipe(path: Path, spec: Mapping[str, Any]) -> tuple[Classifier, tuple[int, ...], int]:
+    """Recipe, shape of an example and number of classes in a spec."""
     check_fields(spec, str(path), SpecError, classifier=dict, data_shape=(list, tuple), num_classes=int)
     options, sizes = spec["classifier"], spec["data_shape"]
     unknown = options.keys() - attrs.fields_dict(Classifier).keys()
@@ -154,6 +154,6 @@ def _told(path: Path, spec: Mapping[str, Any]) -> tuple[Classifier, tuple[int, .
 
 
 def _built(recipe: Classifier, data_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """The network, without memory for its weights."""
+    """The network on the meta device."""
     with bounded(torch.device("meta")), torch.device("meta"):
         return recipe.build(data_shape, num_classes)

@@ -1,4 +1,4 @@
-"""The spec that an exported file carries beside its tensors, where other programs pass over it.
+"""The spec in the metadata of an exported file, which other programs ignore.
 
 In safetensors it is metadata of the header; in PyTorch's files it is in the metadata of a state dict, which
 `torch.nn.Module.load_state_dict` reads by the names of modules only.
@@ -22,17 +22,17 @@ KEY = "diffkit"
 
 
 def own_spec(target: Any) -> dict[str, Any] | None:
-    """Return what a system is rebuilt from; None for what nothing but its own program could rebuild."""
+    """Return the spec of a system; None for a network, or a system with parts that have no registered name."""
     if not isinstance(target, System) or target.recipe is None:
         return None
     try:
         return target.spec()
     except SpecError:
-        return None  # its parts have no names, but its weights are as good as any
+        return None  # its parts have no names, but its weights can be exported
 
 
 def as_text(spec: Mapping[str, Any]) -> str:
-    """Return a spec as text; what it says of a file of weights is left out, since that is another one."""
+    """Return a spec as text, without its entry about a file of weights, which would be that of another file."""
     return json.dumps({name: value for name, value in spec.items() if name != "weights"})
 
 

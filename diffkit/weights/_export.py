@@ -1,4 +1,4 @@
-"""Weights back into the layout of the public checkpoints."""
+"""Export weights in the layout of the public checkpoints."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _ENDINGS = (".pt", ".pth", ".safetensors")
 
 
 def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, Any] | None = None) -> Path:
-    """Write the weights of a U-Net, a classifier or a DiT with the names that the published code gives them.
+    """Write the weights of a U-Net, a classifier or a DiT with the names of the public checkpoints.
 
-    What was loaded from a public file and not changed is written with the same names in the same order, bit by bit.
-    The file also carries what the system is composed of, so that `diffkit.load_checkpoint` asks for nothing; other
-    programs read the tensors and pass over it.
+    Weights that were loaded from a public file and not changed are written with the same names in the same order, bit
+    by bit. The file also carries the system's spec, so that `diffkit.load_checkpoint` needs no options; other
+    programs read the tensors and ignore the spec.
 
     Args:
         target: A system or a network of it.
         path: Ends in ".pt" or ".pth" (PyTorch, readable with ``weights_only=True``) or ".safetensors".
-        spec: What the file is to say that it is of; a system's own by default, nothing for a bare network.
+        spec: The spec to store in the file; a system's own by default, none for a bare network.
     Returns:
         The path.
     Raises:
-        OptionError: The file's ending is another, or the network has no public layout.
+        OptionError: The file has another ending, or the network has no public layout.
         CheckpointError: The file cannot be written.
     """
     from safetensors import SafetensorError
@@ -50,8 +50,8 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
         )
     if path.suffix not in _ENDINGS:
         raise OptionError(f"a file of weights must end in {', '.join(_ENDINGS)}, got {path.name!r}")
-    said = own_spec(target) if spec is None else spec
-    tensors, text = to_safetensors(network.state_dict()), None if said is None else as_text(said)
+    carried = own_spec(target) if spec is None else spec
+    tensors, text = to_safetensors(network.state_dict()), None if carried is None else as_text(carried)
     try:
         write_atomically(path, _content(path, tensors, text))
     except (OSError, SafetensorError) as error:
@@ -60,7 +60,7 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
 
 
 def _content(path: Path, tensors: dict[str, Tensor], text: str | None) -> bytes:
-    """What the file holds, the same at any time: in a file of its own, torch writes down that file's name."""
+    """The bytes of the file, the same at any time: torch.save to a path would store the file's name."""
     if path.suffix == ".safetensors":
         from safetensors.torch import save
 

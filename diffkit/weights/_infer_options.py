@@ -1,4 +1,4 @@
-"""What the shapes of a file's tensors say of its network; no module is built and no value is read."""
+"""Options of a network inferred from the shapes of a file's tensors; no module is built and no value is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @frozen
 class InferredOptions:
-    """Options that shapes fix.
+    """Options that follow from shapes.
 
     Attributes:
         family: "unet", "classifier" or "dit".
@@ -28,7 +28,7 @@ class InferredOptions:
         attention: Whether each level has attention, finest first; () for "dit".
         widths: Channels of each level; () for "dit".
         positions: Number of patches of "dit".
-        data_shape: Shape of one example if it can be told, a square if only the number of positions is known.
+        data_shape: Shape of one example if it can be inferred, a square if only the number of positions is known.
     """
 
     family: str
@@ -44,13 +44,13 @@ class InferredOptions:
 
 
 def infer_options(shapes: Shapes, num_res_blocks: int | None = None) -> InferredOptions:
-    """Return what shapes say.
+    """Return the options that shapes determine.
 
     Args:
         shapes: Of all tensors of a file, by name.
         num_res_blocks: Decides between layouts if shapes allow more than one.
     Raises:
-        CheckpointError: They are of none of the families.
+        CheckpointError: The shapes are of none of the families.
         OptionError: num_res_blocks must be given.
     """
     try:
@@ -66,7 +66,7 @@ def infer_options(shapes: Shapes, num_res_blocks: int | None = None) -> Inferred
         ) from error
     first = next(iter(shapes), None)
     raise CheckpointError(
-        f"{len(shapes)} tensors of a kind of network that is not known here (first: {first}); known are the U-Nets and "
+        f"{len(shapes)} tensors of an unknown kind of network (first: {first}); known are the U-Nets and "
         "classifiers of improved-diffusion and guided-diffusion, and DiT"
     )
 
@@ -76,7 +76,7 @@ def infer_options(shapes: Shapes, num_res_blocks: int | None = None) -> Inferred
 
 @frozen
 class _Block:
-    """One input block: what it is, what it leaves, and whether it attends."""
+    """One input block: its kind, its output channels, and whether it has attention."""
 
     kind: str  # "res", "conv" (strided) or "pool" (no tensors at all)
     width_in: int
@@ -173,7 +173,7 @@ def _read_as(blocks: list[_Block], period: int) -> Iterator[_Plan]:
 
 
 def _up_ends(shapes: Shapes) -> dict[int, str]:
-    """Output block -> what doubles the sides at its end; pooled networks have nothing there to be seen."""
+    """Output block -> what doubles the sides at its end; pooled networks have no tensors there."""
     ends = {}
     for name in shapes:
         found = re.fullmatch(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.2)\.weight", name)

@@ -1,4 +1,4 @@
-"""What preset and caller say of a file's network and of how it was trained."""
+"""Options of a file's network and its training that the preset and the caller give."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPOSITION: tuple[str, ...] = (
     *("schedule", "mean", "var", "loss", "timesteps", "sampler"),
     *("num_steps", "train_spacing", "rescale_time", "clip_x_start", "bins"),
 )
-"""Keywords of `diffkit.compose` that loading a file takes, beside data_shape."""
+"""Keywords of `diffkit.compose` that loading a file takes, besides data_shape."""
 _NONE_MEANS_SOMETHING = ("bins", "num_classes")
 
 
@@ -28,13 +28,13 @@ def recipe_options(family: str) -> tuple[str, ...]:
     return tuple(attribute.name for attribute in attrs.fields(RECIPES[family]))
 
 
-def asked(family: str, preset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was said, options of the network and keywords of the composition side by side.
+def known_options(family: str, preset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given options, those of the network and keywords of the composition side by side.
 
     Args:
         family: "unet", "classifier" or "dit".
-        preset: Name of a preset; what it leaves out has the recipe's default.
-        options: What the caller says; it wins.
+        preset: Name of a preset; options that it leaves out have the recipe's defaults.
+        options: The caller's options, which override the preset.
     Raises:
         OptionError: An option that is not known.
         UnknownComponentError: No preset of that name.
@@ -42,12 +42,12 @@ def asked(family: str, preset: str | None, options: Mapping[str, Any]) -> dict[s
     """
     _refuse_unknown(family, options)
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    said = {} if preset is None else _said_by(preset, family)
+    known = {} if preset is None else _of_preset(preset, family)
     if "num_heads" in own and "num_head_channels" not in own:
-        said.pop("num_head_channels", None)
+        known.pop("num_head_channels", None)
     if "data_shape" in own and "attention_resolutions" not in own:
-        said.pop("attention_resolutions", None)  # sizes of another image; the file says which levels they are
-    both = said | own
+        known.pop("attention_resolutions", None)  # they are of another image size; the file shows the levels
+    both = known | own
     return {name: value for name, value in both.items() if value is not None or name in _NONE_MEANS_SOMETHING}
 
 
@@ -57,7 +57,7 @@ def family_of(composition: Mapping[str, Any]) -> str:
     return "classifier" if backbone is None else str(backbone["name"])
 
 
-def _said_by(preset: str, family: str) -> dict[str, Any]:
+def _of_preset(preset: str, family: str) -> dict[str, Any]:
     composition = dict(find_preset(preset).composition)
     kind = family_of(composition)
     if kind != family:

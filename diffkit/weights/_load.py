@@ -1,4 +1,4 @@
-"""From a public file of weights to a system."""
+"""Load a public file of weights as a system."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from diffkit.weights._values import check_values
 
 @frozen
 class Identity:
-    """What a file of weights is, as far as it says itself; ``print`` shows it.
+    """Description of a file of weights, as far as it can be inferred; ``print`` shows it.
 
     Attributes:
         path: The file.
         family: "unet", "classifier" or "dit".
-        options: Options of the network that shapes fix.
+        options: Options of the network that follow from shapes.
         num_parameters: Values in the file.
         dtypes: Types of its tensors.
-        entry: The set of weights looked at, if the file holds several.
+        entry: The set of weights described, if the file holds several.
         entries: All sets in the file.
         presets: Published configurations of exactly these shapes.
-        complete: True if the file says itself what it is of, so that loading it asks for nothing.
+        complete: True if the file carries a spec, so that loading it needs no options.
     """
 
     path: Path
@@ -57,21 +57,21 @@ class Identity:
         ]
         lines += [f"{name} = {value!r}" for name, value in self.options.items()]
         fits = " or ".join(map(repr, self.presets)) or "none"
-        last = "it says itself what it is of" if self.complete else f"presets of these shapes: {fits}"
+        last = "it carries its spec" if self.complete else f"presets of these shapes: {fits}"
         return "\n  ".join([*lines, last])
 
 
 def identify(path: str | Path, *, entry: str | None = None) -> Identity:
-    """Say what network a file holds the weights of; nothing is built.
+    """Return a description of the network whose weights a file holds; nothing is built.
 
     Args:
         path: The file.
         entry: Which set of weights, if it holds several.
     Raises:
-        CheckpointError: It cannot be read, or is of a kind that is not known.
+        CheckpointError: It cannot be read, or is of an unknown kind.
     """
     weights = read(path, entry)
-    found = revealed(weights, {})
+    found = inferred(weights, {})
     options = dict(found.options) | {"channels_in": found.channels_in, "channels_out": found.channels_out}
     if found.family != "classifier":
         options["label_rows"] = found.label_rows
@@ -102,9 +102,9 @@ def load_checkpoint(
 ) -> System:
     """Build the system that a public file of weights belongs to, ready to sample (dropout off).
 
-    Shapes say most of the network. What they cannot show, such as the order of attention heads, the noise schedule and
-    T, a preset says, or the caller; without either the error lists what is missing with the published values. A file of
-    `diffkit.weights.export` says it itself.
+    Most options of the network follow from shapes. The others, such as the order of attention heads, the noise schedule
+    and T, come from a preset or the caller; without either, the error lists the missing options with the published
+    values. A file of `diffkit.weights.export` carries all of them.
 
     Args:
         path: A file of improved-diffusion, guided-diffusion or DiT; PyTorch's or safetensors.
@@ -112,21 +112,21 @@ def load_checkpoint(
         entry: Which set of weights, if the file holds several; "ema" if it has one.
         device: Where the network is built.
         options: Options of the network (those of the backbones `unet` and `dit`) and keywords of `diffkit.compose`,
-            side by side; they win over the preset.
+            side by side; they override the preset.
     Raises:
         CheckpointError: The file cannot be read, is of another kind, or contradicts preset or options.
         OptionError: An option is unknown or missing.
         CompositionError: As `diffkit.compose`.
-        SpecError: The file says itself what it is of, but that cannot be built here; a preset or options do not help.
+        SpecError: The file carries a spec that cannot be built here; a preset or options do not help.
     """
     weights = read(path, entry)
-    found = revealed(weights, options)
+    found = inferred(weights, options)
     if found.family == "classifier":
         raise CheckpointError(
-            f"{path} is a classifier, which steers sampling and is no system; diffkit.weights.load_classifier reads it"
+            f"{path} is a classifier, which guides sampling, not a system; diffkit.weights.load_classifier reads it"
         )
     if weights.spec is not None and preset is None:
-        system = _as_it_says(weights.spec, found, options, weights.path)
+        system = _from_own_spec(weights.spec, found, options, weights.path)
     else:
         settled = resolve_options(found, preset, options, weights.path)
         system = compose(
@@ -137,8 +137,8 @@ def load_checkpoint(
     return system.eval()
 
 
-def _as_it_says(spec: Mapping[str, Any], found: InferredOptions, options: Mapping[str, Any], path: Path) -> System:
-    """The system that a file says it is of, without memory for weights; the caller's options win."""
+def _from_own_spec(spec: Mapping[str, Any], found: InferredOptions, options: Mapping[str, Any], path: Path) -> System:
+    """The system of a file's spec on the meta device; the caller's options override it."""
     system = from_spec(spec, device="meta")
     if not options:
         return system
@@ -149,8 +149,8 @@ def _as_it_says(spec: Mapping[str, Any], found: InferredOptions, options: Mappin
     return recompose(system, **more, backbone=attrs.evolve(recipe, **own), device="meta")
 
 
-def revealed(weights: Weights, options: Mapping[str, Any]) -> InferredOptions:
-    """Return what a file shows of its network, or say in its name what is wrong with it."""
+def inferred(weights: Weights, options: Mapping[str, Any]) -> InferredOptions:
+    """Return the options inferred from a file; errors name the file."""
     try:
         found = infer_options(weights.shapes, options.get("num_res_blocks"))
     except CheckpointError as error:
@@ -176,7 +176,7 @@ def _grid_shape(found: InferredOptions, table: Tensor) -> tuple[int, ...] | None
 
 
 def fill(network: nn.Module, weights: Weights, device: str | torch.device) -> None:
-    """Give a network that was built without memory the weights of a file."""
+    """Load the weights of a file into a network that was built on the meta device."""
     try:
         check_fit(network, weights.tensors)  # before there is memory for it
     except CheckpointError as error:

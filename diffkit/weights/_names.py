@@ -1,4 +1,4 @@
-"""Where in a file the weights of a network are: under which prefix, and what wrappers have put inside their names.
+"""Find the weights of a network in a file: their prefix, and the parts of their names that wrappers have inserted.
 
 Trainers nest dictionaries and put prefixes before names: "model.", "ema.ema_model.module.", "model.diffusion_model.".
 Dictionaries and prefixes are the same here: ``{"ema": {"a.weight": ...}}`` has the name "ema.a.weight".
@@ -18,7 +18,7 @@ from diffkit.errors import CheckpointError
 from diffkit.runtime.strict_json import shown
 
 Shapes = Mapping[str, tuple[int, ...] | None]
-"""Names that are looked for, each with its shape, or with None where any will do."""
+"""Names to look for, each with its shape, or None for any shape."""
 
 _WRAPPERS = {
     *("module", "_orig_mod", "_forward_module", "base_layer"),  # DDP and averages, torch.compile, Lightning, adapters
@@ -30,7 +30,7 @@ _RAW = re.compile(r"(?<![a-z])online(?![a-z])")  # ema_pytorch's name for the we
 _DEEPEST, _MOST_NAMES = 8, 1_000_000
 _NEARLY = 0.9
 """Share of the most tensors that fit anywhere, from which another place counts as the same network: means may lack
-buffers, and half a network that is there as well (a control network) is none."""
+buffers, and half a network in the same file (a control network) does not count."""
 
 
 @frozen
@@ -38,9 +38,9 @@ class Place:
     """One set of weights in a file.
 
     Attributes:
-        prefix: What stands before its names.
-        fits: How many of the names that are looked for it has, with their shapes.
-        alike: How many it has with whatever shapes.
+        prefix: Prefix of its names.
+        fits: How many of the wanted names it has, with their shapes.
+        alike: How many it has with any shape.
     """
 
     prefix: str
@@ -49,23 +49,23 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What it is called: the prefix without wrappers; "" if there is nothing else."""
+        """Its name: the prefix without wrappers; "" if nothing else is left."""
         return ".".join(part for part in self.prefix.split(".") if part and part not in _WRAPPERS)
 
     @property
     def is_mean(self) -> bool:
-        """Whether its name says that it is a running mean of weights."""
+        """Whether its name is that of a running mean of weights."""
         return bool(_MEAN.search(self.name.lower())) and not _RAW.search(self.name.lower())
 
     @property
     def rank(self) -> tuple[bool, int, int]:
-        """What goes before: a running mean, with which samples are made; then where more fits."""
+        """Order of preference: a running mean, with which samples are drawn; then the place with more fits."""
         return self.is_mean, self.fits, self.alike
 
 
 @frozen(eq=False)
 class Flat:
-    """All tensors of a file by full name, and what its dictionaries carry beside them.
+    """All tensors of a file by full name, and its dictionaries.
 
     Attributes:
         tensors: Full name -> tensor.
@@ -86,7 +86,7 @@ def flat(content: Mapping[Any, Any]) -> Flat:
     """Return the tensors in nested dictionaries.
 
     Raises:
-        CheckpointError: Names are too many, or not fit to be shown.
+        CheckpointError: There are too many names, or one has control characters.
     """
     tensors: dict[str, Tensor] = {}
     dictionaries: dict[str, Mapping[Any, Any]] = {}
@@ -103,7 +103,7 @@ def flat(content: Mapping[Any, Any]) -> Flat:
 
 
 def places(tensors: Mapping[str, Tensor], wanted: Shapes) -> tuple[Place, ...]:
-    """Return where the names that are looked for stand, in order of the file; () if nowhere."""
+    """Return the places that have the wanted names, in order of the file; () if there are none."""
     looked = {clean(name): shape for name, shape in wanted.items()}
     alike, fits = Counter[str](), Counter[str]()
     for full, tensor in tensors.items():
@@ -117,7 +117,7 @@ def places(tensors: Mapping[str, Tensor], wanted: Shapes) -> tuple[Place, ...]:
 
 
 def check_parametrized(tensors: Mapping[str, Tensor], wanted: Shapes) -> None:
-    """Raise `CheckpointError` if weights are held as what they are computed from, and are looked for as they are."""
+    """Raise `CheckpointError` if the file holds parametrized weights, but plain ones are wanted."""
     first = next((name for name in tensors if _PARAMETRIZED in name), None)
     if first is not None and not any(_PARAMETRIZED in name for name in wanted):
         module, _, rest = first.partition(_PARAMETRIZED)
@@ -136,12 +136,12 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def clean(name: str) -> str:
-    """Return a name without what wrappers have put into it."""
+    """Return a name without the parts that wrappers have inserted."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _splits(full: str) -> Iterator[tuple[str, str]]:
-    """Each way to read a name as a prefix and a name without wrappers, which stands after them."""
+    """Each way to split a name into a prefix and a name without wrappers."""
     parts = full.split(".")
     for i, part in enumerate(parts):
         if part not in _WRAPPERS:
@@ -149,7 +149,7 @@ def _splits(full: str) -> Iterator[tuple[str, str]]:
 
 
 def _dictionaries(prefix: str, found: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """A dictionary and those in it, with the prefix that each gives its names; one that holds itself ends somewhere."""
+    """A dictionary and those in it, each with the prefix of its names, to a limited depth."""
     yield prefix, found
     for key, value in found.items():
         if depth and isinstance(key, str) and isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What preset and caller say against what a file shows, option by option."""
+"""Options of preset and caller that contradict a file."""
 
 from __future__ import annotations
 
@@ -11,80 +11,80 @@ from diffkit.registry.resolve import resolve
 from diffkit.weights._infer_options import InferredOptions
 
 
-def differences(found: InferredOptions, asked: Mapping[str, Any]) -> Iterator[str]:
+def differences(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
     """Yield one sentence for each option that the file contradicts."""
     fixed = dict(found.options)
-    if "size" in asked and not {"depth", "hidden"} & asked.keys():
+    if "size" in known and not {"depth", "hidden"} & known.keys():
         size = published_size(found)
-        if size != asked["size"]:
+        if size != known["size"]:
             here = repr(size) if size else f"depth={fixed['depth']}, hidden={fixed['hidden']}"
-            yield f"size is {here} in the file, {asked['size']!r} asked"
+            yield f"size is {here} in the file, {known['size']!r} given"
     for name, value in fixed.items():
-        if name in asked and asked[name] != value:
-            yield f"{name} is {short(value)} in the file, {short(asked[name])} asked"
-    yield from _class_differences(found, asked)
-    yield from _shape_differences(found, asked)
+        if name in known and known[name] != value:
+            yield f"{name} is {short(value)} in the file, {short(known[name])} given"
+    yield from _class_differences(found, known)
+    yield from _shape_differences(found, known)
 
 
-def _class_differences(found: InferredOptions, asked: Mapping[str, Any]) -> Iterator[str]:
+def _class_differences(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
     if found.family == "classifier":
-        if asked.get("num_classes", found.channels_out) != found.channels_out:
-            yield f"num_classes is {found.channels_out} in the file, {asked['num_classes']} asked"
+        if known.get("num_classes", found.channels_out) != found.channels_out:
+            yield f"num_classes is {found.channels_out} in the file, {known['num_classes']} given"
         return
-    if "num_classes" not in asked:
+    if "num_classes" not in known:
         return
-    null = bool(asked.get("null_class", False))
-    rows = (asked["num_classes"] or 0) + null
+    null = bool(known.get("null_class", False))
+    rows = (known["num_classes"] or 0) + null
     if rows != found.label_rows:
         here = found.label_rows - null if found.label_rows else None
         also = " and one label for no class" if null and here else ""
         one_more = "; one label more: null_class=True if it means no class" if found.label_rows == rows + 1 > 1 else ""
-        yield f"num_classes is {here}{also} in the file, {asked['num_classes']} asked{one_more}"
+        yield f"num_classes is {here}{also} in the file, {known['num_classes']} given{one_more}"
 
 
-def _shape_differences(found: InferredOptions, asked: Mapping[str, Any]) -> Iterator[str]:
-    shape = asked.get("data_shape")
+def _shape_differences(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
+    shape = known.get("data_shape")
     if shape is None:
         return
     if len(shape) != found.axes + 1:
         yield f"data_shape must have {found.axes + 1} sizes for the file's {found.axes} spatial axes, got {shape}"
         return
-    yield from _channel_differences(found, asked, shape[0])
-    yield from _size_differences(found, asked, tuple(shape))
+    yield from _channel_differences(found, known, shape[0])
+    yield from _size_differences(found, known, tuple(shape))
 
 
-def _channel_differences(found: InferredOptions, asked: Mapping[str, Any], channels: int) -> Iterator[str]:
+def _channel_differences(found: InferredOptions, known: Mapping[str, Any], channels: int) -> Iterator[str]:
     low_res, extra = found.channels_in - channels, found.channels_out - channels
     if found.family != "unet" and low_res:
-        yield f"data_shape has {found.channels_in} channels in the file, {channels} asked"
-    elif found.family == "unet" and "low_res_channels" in asked and asked["low_res_channels"] != low_res:
-        yield f"low_res_channels is {low_res} in the file, {asked['low_res_channels']} asked"
+        yield f"data_shape has {found.channels_in} channels in the file, {channels} given"
+    elif found.family == "unet" and "low_res_channels" in known and known["low_res_channels"] != low_res:
+        yield f"low_res_channels is {low_res} in the file, {known['low_res_channels']} given"
     elif low_res < 0 or (found.family != "classifier" and extra not in (0, channels)):
         yield (
             f"data_shape has {channels} channels, but the file's network reads {found.channels_in} and returns "
             f"{found.channels_out}"
         )
-    elif found.family != "classifier" and "var" in asked:
-        part, name = resolve("var", asked["var"])
+    elif found.family != "classifier" and "var" in known:
+        part, name = resolve("var", known["var"])
         if part.extra_outputs != extra // channels:
             kind = "a learned" if extra else "no learned"
             yield f"var is {name!r}, but the file has {kind} variance: it returns {found.channels_out} channels"
 
 
-def _size_differences(found: InferredOptions, asked: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[str]:
+def _size_differences(found: InferredOptions, known: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[str]:
     if found.data_shape is not None and shape[1:] != found.data_shape[1:]:
-        yield f"data_shape is {found.data_shape} in the file, {shape} asked"
+        yield f"data_shape is {found.data_shape} in the file, {shape} given"
         return
     if found.family == "dit":
         patches = math.prod(side // found.options["patch"] for side in shape[1:])
         if patches != found.positions:
             yield f"data_shape {shape} has {patches} patches, the file has {found.positions}"
         return
-    wanted = asked.get("attention_resolutions")
+    wanted = known.get("attention_resolutions")
     if wanted is not None:
         here = attention_resolutions(found, shape)
         if set(wanted) != set(here):
-            yield f"attention_resolutions is {short(here)} in the file, {short(tuple(wanted))} asked"
+            yield f"attention_resolutions is {short(here)} in the file, {short(tuple(wanted))} given"
 
 
 def attention_resolutions(found: InferredOptions, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Part of a file's weights into a network that is not quite the same, for fine-tuning."""
+"""Load part of a file's weights into a network that differs from it, for fine-tuning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffkit.weights._values import check_values
 
 @frozen
 class Loaded:
-    """What `load_matching` did; ``print`` shows it.
+    """Result of `load_matching`; ``print`` shows it.
 
     Attributes:
         taken: Tensors of the network that now have the file's values.
@@ -51,15 +51,15 @@ class Loaded:
 def load_matching(target: System | nn.Module, path: str | Path, *, entry: str | None = None) -> Loaded:
     """Copy those weights of a file into a network that have the same name and shape, for fine-tuning.
 
-    What trainers, running means and wrappers put before names or inside them ("model.", "ema_model.module.",
-    "_orig_mod.") does not count, on either side.
+    Parts of names that trainers, running means and wrappers add ("model.", "ema_model.module.", "_orig_mod.") are
+    ignored, on both sides.
 
     Args:
         target: A system or a network; changed in place.
         path: The file, or the folder of a run or a saved system.
         entry: Which set of weights, if several fit; without it a running mean ("ema"), if there is one.
     Returns:
-        What was taken and what was left.
+        The names of the tensors that were copied and that were not.
     Raises:
         CheckpointError: The file cannot be read, or nothing in it matches.
         OptionError: The system has no network, or several sets of weights fit as well.
@@ -87,7 +87,7 @@ def load_matching(target: System | nn.Module, path: str | Path, *, entry: str | 
 
 
 def _names_in(network: nn.Module, weights: Weights) -> dict[str, str]:
-    """The name in the file of each tensor of a network, which may itself be a wrapper around what the file is of."""
+    """The name in the file of each tensor of a network, which may itself be a wrapper."""
     own = network.state_dict()
     names = {name: name if name in weights.tensors else clean(name) for name in own}
     if weights.tensors.keys() & names.values():
@@ -98,7 +98,7 @@ def _names_in(network: nn.Module, weights: Weights) -> dict[str, str]:
 
 
 def _nothing_fits(path: Path, network: nn.Module, weights: Weights, found: Mapping[str, Tensor]) -> str:
-    """The error that shows a tensor of the file beside one of the network, of the same name if there is one."""
+    """The text of an error that shows a tensor of the file and one of the network, of the same name if there is one."""
     own = network.state_dict()
     name = next(iter(found), next(iter(own), None))
     text = f"nothing in {path} has the name and shape of a tensor of this {type(network).__name__}"

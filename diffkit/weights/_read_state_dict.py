@@ -1,4 +1,4 @@
-"""Named tensors from a file that may come from anywhere: told by its first bytes, read without running anything."""
+"""Read named tensors from an untrusted file: its format is found by its first bytes, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _ANCHORS: Shapes = dict.fromkeys(
     ("input_blocks.0.0.weight", "time_embed.0.weight", "x_embedder.proj.weight", "blocks.0.attn.qkv.weight")
 )
-"""Names that only the public networks have, by twos: a U-Net's or a classifier's, and a transformer's."""
+"""Pairs of names that only the public networks have: of U-Nets and classifiers, and of transformers."""
 
 
 @frozen(eq=False)
@@ -34,10 +34,10 @@ class Weights:
 
     Attributes:
         path: The file.
-        tensors: Name -> tensor, on the CPU, perhaps still on disk; all there are if none of them is looked for.
-        entry: Which of several sets of weights in the file they are; None if there is one.
+        tensors: Name -> tensor, on the CPU, perhaps mapped from disk; all of the file's if no wanted name is found.
+        entry: Their name among several sets of weights in the file; None if there is one set.
         entries: All sets in the file.
-        spec: What they are of, if `diffkit.weights.export` wrote the file.
+        spec: The spec of their system, if `diffkit.weights.export` wrote the file.
     """
 
     path: Path
@@ -53,13 +53,13 @@ class Weights:
 
 
 def read(path: str | Path, entry: str | None = None, wanted: Shapes | None = None) -> Weights:
-    """Return the weights in a PyTorch or safetensors file, by names without what trainers and wrappers put before them.
+    """Return the weights in a PyTorch or safetensors file, by names without the prefixes of trainers and wrappers.
 
     Args:
         path: The file; its name's ending does not matter.
-        entry: Which set of weights, if the file holds several, such as "model" and "ema". Without it a running mean is
-            taken, with which published samples are made.
-        wanted: Names and shapes of the network that they are for; by default any public network will do.
+        entry: Which set of weights, if the file holds several, such as "model" and "ema". By default a running
+            mean, with which published samples are drawn.
+        wanted: Names and shapes of the network to load; by default those of any public network.
     Raises:
         CheckpointError: The file is missing, empty, damaged, holds anything but tensors, or lacks that entry.
         OptionError: It holds several sets of weights that fit as well, or a running mean without names.
@@ -92,7 +92,7 @@ def read(path: str | Path, entry: str | None = None, wanted: Shapes | None = Non
 
 
 def _choose(path: Path, there: Sequence[Place], entry: str | None) -> Place:
-    """The set of weights that is meant, of those that fit."""
+    """The set of weights of an entry's name, or the preferred one of those that fit."""
     if entry is not None:
         names = [each.name for each in there]
         there = [each for each in there if each.name == entry] or [each for each in there if _has(each.name, entry)]
@@ -136,18 +136,18 @@ def _content(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
     if not size:
         raise CheckpointError(f"{path} is empty")
-    if start[4:] == b"\0\0\0\0{":  # the size of a header, whose first byte may be that of a pickle
+    if start[4:] == b"\0\0\0\0{":  # the size of a safetensors header, whose first byte may be that of a pickle
         return _from_safetensors(path)
     if start.startswith((_ZIP, _PICKLE)):
         return _from_torch(path, mapped=start.startswith(_ZIP) and not _is_compressed(path, size))
-    raise CheckpointError(f"{path} is no file of weights: neither PyTorch nor safetensors wrote it")
+    raise CheckpointError(f"{path} is not a file of weights: neither PyTorch nor safetensors wrote it")
 
 
 def _from_torch(path: Path, *, mapped: bool) -> Any:
     # DiT's training files hold the command line as a Namespace: plain attributes, nothing to run.
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:
-            if mapped and path.suffix != ".safetensors":  # which torch.load would take at its word
+            if mapped and path.suffix != ".safetensors":  # torch.load would trust that ending
                 return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
             with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
@@ -172,10 +172,10 @@ def _is_compressed(path: Path, size: int) -> bool:
         with ZipFile(path) as archive:
             members = archive.infolist()
     except (BadZipFile, OSError, ValueError, NotImplementedError):
-        return False  # torch says what is wrong with it
+        return False  # torch reports the fault
     unpacked = sum(member.file_size for member in members)
     if unpacked > _MOST_UNPACKED * size:
-        raise CheckpointError(f"{path} has {size} bytes and would unpack to {unpacked}, as no weights do")
+        raise CheckpointError(f"{path} has {size} bytes and would unpack to {unpacked}, far more than weights do")
     return any(member.compress_type != ZIP_STORED for member in members)
 
 
@@ -184,7 +184,7 @@ def _from_safetensors(path: Path) -> Mapping[str, Tensor]:
 
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
             return with_text(tensors, (file.metadata() or {}).get(KEY))
     except Exception as error:  # as above; safetensors has errors of several kinds
         raise CheckpointError(f"{path} is damaged or truncated: {_first_line(error)}") from error

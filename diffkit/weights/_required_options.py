@@ -1,4 +1,4 @@
-"""What nobody has said yet, and how to ask for it."""
+"""Options that are still missing, and the error message that lists them."""
 
 from __future__ import annotations
 
@@ -23,57 +23,57 @@ _MEANING: Mapping[str, str] = {
     "rescale_time": "whether times were scaled to 0..1000: True in improved-diffusion unless its flags say otherwise",
     "mean": "what it predicts",
     "var": "variance it was trained with; 'fixed_large', or 'fixed_small' (sigma_small)",
-    "loss": "loss it was trained with; only training reads it",
+    "loss": "loss it was trained with; only training uses it",
     "bins": "values that data takes: 256 for 8-bit images, None for latents",
 }
 
 
-def missing(found: InferredOptions, asked: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options that shapes cannot show and nobody has said."""
-    shape = asked.get("data_shape", found.data_shape)
+def missing(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the options that shapes cannot show and that are not given."""
+    shape = known.get("data_shape", found.data_shape)
     if shape is None:
         yield "data_shape"
     if found.family == "dit":
-        if published_size(found) is None and "heads" not in asked:
+        if published_size(found) is None and "heads" not in known:
             yield "heads"
     else:
-        if not {"num_heads", "num_head_channels"} & asked.keys():
+        if not {"num_heads", "num_head_channels"} & known.keys():
             yield "num_heads"
-        one_head = asked.get("num_heads") == 1 and asked.get("num_heads_upsample", 1) == 1
-        if "attention_order" not in asked and not (one_head and "num_head_channels" not in asked):
+        one_head = known.get("num_heads") == 1 and known.get("num_heads_upsample", 1) == 1
+        if "attention_order" not in known and not (one_head and "num_head_channels" not in known):
             yield "attention_order"
-        if "groups" not in asked and any(width % Classifier().groups for width in found.widths):
+        if "groups" not in known and any(width % Classifier().groups for width in found.widths):
             yield "groups"
     if found.family != "classifier":
-        yield from _missing_composition(found, asked, shape)
+        yield from _missing_composition(found, known, shape)
 
 
 def _missing_composition(
-    found: InferredOptions, asked: Mapping[str, Any], shape: tuple[int, ...] | None
+    found: InferredOptions, known: Mapping[str, Any], shape: tuple[int, ...] | None
 ) -> Iterator[str]:
     needed = ["schedule", "num_steps", "mean", "loss"]
     if shape is not None and found.channels_out == shape[0]:
         needed.append("var")
-    if asked.get("num_steps") != 1000:  # at 1000 steps scaled times are the same
+    if known.get("num_steps") != 1000:  # at 1000 steps scaled times are the same
         needed.append("rescale_time")
     if found.family == "dit" or (shape is not None and shape[0] not in (1, 3)):
         needed.append("bins")
-    yield from (name for name in needed if name not in asked)
+    yield from (name for name in needed if name not in known)
 
 
 def request(
-    found: InferredOptions, lacking: list[str], fits: tuple[str, ...], title: str, *, null_said: bool = False
+    found: InferredOptions, lacking: list[str], fits: tuple[str, ...], title: str, *, null_known: bool = False
 ) -> str:
-    """Return the message that asks for options.
+    """Return the message that lists required options.
 
     Args:
-        found: What the file's shapes say.
+        found: Options inferred from the file's shapes.
         lacking: Names of the options.
-        fits: Names of the presets of these shapes, which also know published values.
-        title: What the message calls the file.
-        null_said: Whether its last label means "no class" was said; nothing in a file can tell.
+        fits: Names of the presets of these shapes, which also have the published values.
+        title: Name of the file in the message.
+        null_known: Whether ``null_class`` is given; a file does not show whether its last label means "no class".
     """
-    unclear = ["null_class"] if found.family == "unet" and found.label_rows and not null_said else []
+    unclear = ["null_class"] if found.family == "unet" and found.label_rows and not null_known else []
     width = max(map(len, lacking + unclear))
     lines = [f"{title} is {TITLES[found.family]}; its shapes do not show everything, so give also:"]
     lines += [f"{name:{width}}  {_MEANING[name]}{_published(name, found, fits)}" for name in lacking]
@@ -85,20 +85,20 @@ def hint(fits: tuple[str, ...]) -> list[str]:
     """Return a line that names the presets of these shapes."""
     if not fits:
         return ["no preset has these shapes"]
-    return [f"a preset of these shapes says everything: preset={' or '.join(map(repr, fits))}"]
+    return [f"a preset of these shapes gives all options: preset={' or '.join(map(repr, fits))}"]
 
 
 def _published(name: str, found: InferredOptions, fits: tuple[str, ...]) -> str:
     """The values in the presets that fit, else in all presets of the family."""
     if name == "data_shape" and not fits:
-        return ""  # a list of all sizes there are helps nobody
+        return ""  # a list of all sizes would not help
     presets = [find_preset(preset) for preset in fits or preset_names()]
-    said = [_said(name, p.composition) for p in presets if family_of(p.composition) == found.family]
-    values = list(dict.fromkeys(value for value in said if value))
+    values_of = [_value_in(name, p.composition) for p in presets if family_of(p.composition) == found.family]
+    values = list(dict.fromkeys(value for value in values_of if value))
     return f" (published: {' or '.join(values)})" if values else ""
 
 
-def _said(name: str, composition: Mapping[str, Any]) -> str:
+def _value_in(name: str, composition: Mapping[str, Any]) -> str:
     options = {**composition, **composition.get("backbone", {})}
     if name == "num_heads" and options.get("num_head_channels") is not None:
         name = "num_head_channels"

@@ -1,4 +1,4 @@
-"""What shapes reveal, what a preset says and what the caller says, put together into a composition.
+"""Combine the options inferred from shapes with those of the preset and the caller into a composition.
 
 Everything that contradicts the file is reported at once, option by option; so is everything that is still missing.
 """
@@ -15,7 +15,7 @@ from diffkit.errors import CheckpointError, OptionError
 from diffkit.presets import names as preset_names
 from diffkit.presets import preset as find_preset
 from diffkit.weights._infer_options import InferredOptions
-from diffkit.weights._known_options import COMPOSITION, asked, family_of, recipe_options
+from diffkit.weights._known_options import COMPOSITION, family_of, known_options, recipe_options
 from diffkit.weights._option_conflicts import attention_resolutions, differences, published_size
 from diffkit.weights._required_options import hint, missing, request
 
@@ -38,48 +38,48 @@ class ResolvedOptions:
 def resolve_options(
     found: InferredOptions, preset: str | None, options: Mapping[str, Any], path: Path
 ) -> ResolvedOptions:
-    """Return the composition, or say everything that is wrong or missing.
+    """Return the composition, or raise an error that lists every contradicting or missing option.
 
     Args:
-        found: What the file's shapes say.
-        preset: Name of a preset that says the rest.
-        options: What the caller says; it wins over the preset.
+        found: Options inferred from the file's shapes.
+        preset: Name of a preset for the other options.
+        options: The caller's options, which override the preset.
         path: The file, for messages.
     Raises:
         CheckpointError: The preset or the options contradict the file.
         OptionError: An option is unknown, or missing.
     """
-    said = asked(found.family, preset, options)
-    _refuse_differences(found, said, path, f"preset {preset!r}" if preset and not options else "what was asked")
-    lacking = list(missing(found, said))
+    known = known_options(found.family, preset, options)
+    _refuse_differences(found, known, path, f"preset {preset!r}" if preset and not options else "the options given")
+    lacking = list(missing(found, known))
     if lacking:
-        fits, null_said = fitting(found, path.name), "null_class" in said
-        raise OptionError(request(found, lacking, fits, str(path), null_said=null_said))
-    return _settled(found, said)
+        fits, null_known = fitting(found, path.name), "null_class" in known
+        raise OptionError(request(found, lacking, fits, str(path), null_known=null_known))
+    return _resolved(found, known)
 
 
 def changes(found: InferredOptions, options: Mapping[str, Any], recipe: Any, path: Path) -> dict[str, Any]:
-    """Return those options that change the recipe which a file says it is of.
+    """Return the options that change the recipe in a file's spec.
 
     Args:
-        found: What the file's shapes say.
-        options: What the caller says.
-        recipe: Of the network.
+        found: Options inferred from the file's shapes.
+        options: The caller's options.
+        recipe: Recipe of the network.
         path: The file, for messages.
     Raises:
         CheckpointError: The options contradict the file.
         OptionError: An option is unknown.
     """
-    said = asked(found.family, None, options)
+    known = known_options(found.family, None, options)
     labels = {name: getattr(recipe, name) for name in ("num_classes", "null_class") if hasattr(recipe, name)}
-    _refuse_differences(found, labels | said, path, "what was asked")
-    own = {name: said[name] for name in options if name in recipe_options(found.family) and name in said}
+    _refuse_differences(found, labels | known, path, "the options given")
+    own = {name: known[name] for name in options if name in recipe_options(found.family) and name in known}
     heads = {"num_head_channels": None} if "num_heads" in own and found.family != "dit" else {}
     return heads | own
 
 
-def _refuse_differences(found: InferredOptions, said: Mapping[str, Any], path: Path, whose: str) -> None:
-    wrong = list(differences(found, said))
+def _refuse_differences(found: InferredOptions, known: Mapping[str, Any], path: Path, whose: str) -> None:
+    wrong = list(differences(found, known))
     if wrong:
         raise CheckpointError("\n  ".join([f"{path} does not fit {whose}:", *wrong, *hint(fitting(found, path.name))]))
 
@@ -87,40 +87,40 @@ def _refuse_differences(found: InferredOptions, said: Mapping[str, Any], path: P
 def fitting(found: InferredOptions, file: str = "") -> tuple[str, ...]:
     """Return the names of the presets that shapes do not contradict, that of a published file's name first."""
     presets = [preset for preset in map(find_preset, preset_names()) if family_of(preset.composition) == found.family]
-    fits = [p for p in presets if not list(differences(found, asked(found.family, p.name, {})))]
+    fits = [p for p in presets if not list(differences(found, known_options(found.family, p.name, {})))]
     return tuple(p.name for p in sorted(fits, key=lambda p: p.file != file))
 
 
-def _settled(found: InferredOptions, said: Mapping[str, Any]) -> ResolvedOptions:
-    shape = tuple(said.get("data_shape") or found.data_shape or ())
+def _resolved(found: InferredOptions, known: Mapping[str, Any]) -> ResolvedOptions:
+    shape = tuple(known.get("data_shape") or found.data_shape or ())
     own = recipe_options(found.family)
-    recipe = {name: value for name, value in said.items() if name in own} | dict(found.options)
+    recipe = {name: value for name, value in known.items() if name in own} | dict(found.options)
     if found.family == "dit":
-        recipe |= _dit_dimensions(found, said)
+        recipe |= _dit_dimensions(found, known)
     else:
-        recipe.setdefault("num_head_channels", None)  # heads are counted, unless channels per head were said
+        recipe.setdefault("num_head_channels", None)  # heads are counted, unless channels per head are given
         recipe["attention_resolutions"] = attention_resolutions(found, shape)
     if found.family == "unet":
         recipe["low_res_channels"] = found.channels_in - shape[0]
     if found.family == "classifier":
         return ResolvedOptions(recipe, shape, {"num_classes": found.channels_out})
-    composition = {name: said[name] for name in COMPOSITION if name in said}
+    composition = {name: known[name] for name in COMPOSITION if name in known}
     if found.channels_out > shape[0]:
         composition.setdefault("var", "learned_range")  # no published network has learned variances of another kind
     composition.setdefault("rescale_time", False)
-    return ResolvedOptions(recipe | _classes(found, said), shape, composition)
+    return ResolvedOptions(recipe | _classes(found, known), shape, composition)
 
 
-def _classes(found: InferredOptions, said: Mapping[str, Any]) -> dict[str, Any]:
+def _classes(found: InferredOptions, known: Mapping[str, Any]) -> dict[str, Any]:
     """Classes and the label for none: published transformers have one, published U-Nets do not."""
     if not found.label_rows:
         return {"num_classes": None, "null_class": False}
-    null = bool(said.get("null_class", found.family == "dit" and "num_classes" not in said))
+    null = bool(known.get("null_class", found.family == "dit" and "num_classes" not in known))
     return {"num_classes": found.label_rows - null, "null_class": null}
 
 
-def _dit_dimensions(found: InferredOptions, said: Mapping[str, Any]) -> dict[str, Any]:
+def _dit_dimensions(found: InferredOptions, known: Mapping[str, Any]) -> dict[str, Any]:
     size = published_size(found)
     if size is not None:
-        return {"size": size, "depth": None, "hidden": None, "heads": said.get("heads")}
-    return {"size": "S", "heads": said["heads"]}
+        return {"size": size, "depth": None, "hidden": None, "heads": known.get("heads")}
+    return {"size": "S", "heads": known["heads"]}

@@ -1,4 +1,4 @@
-"""Whether tensors of a file have values that a network can take; copying would drop parts of some, or spread NaN."""
+"""Check that a network can hold the values of a file's tensors; copying could drop parts of them, or spread NaN."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_values(path: Path, tensors: Mapping[str, Tensor], network: nn.Module) 
     Args:
         path: The file, for messages.
         tensors: By the network's own names.
-        network: What they are for.
+        network: The network to load them into.
     Raises:
         CheckpointError: One is sparse, quantized, without values, of numbers of another kind, or, where the network has
             a parameter, not finite.
@@ -31,7 +31,7 @@ def check_values(path: Path, tensors: Mapping[str, Tensor], network: nn.Module) 
 
 
 def _problem(tensor: Tensor, own: Tensor) -> str | None:
-    """What is wrong with the kind of a tensor, and what would help."""
+    """The fault of a tensor's kind, and its remedy."""
     if tensor.is_quantized:
         return "is quantized; save tensor.dequantize()"
     if tensor.layout != torch.strided:
@@ -46,7 +46,7 @@ def _problem(tensor: Tensor, own: Tensor) -> str | None:
 
 
 def _not_finite(tensor: Tensor) -> str | None:
-    values = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # of 8-bit floats torch cannot say
+    values = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # torch has no isfinite for 8-bit floats
     count = int(values.isfinite().logical_not().sum())
     if not count:
         return None

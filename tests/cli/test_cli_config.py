@@ -54,10 +54,10 @@ def test_every_fault_is_reported_with_its_place(refused: Refused, file: Callable
     assert {fault.strip().partition(" (known")[0] for fault in faults} == {
         "num_steps must be an integer, got 1.7",
         "rescale_time must be true or false, got 1",
-        "stepz is no option; did you mean 'steps'?",
+        "stepz is not an option; did you mean 'steps'?",
         "data_shape must be a list of integers, got [1, true]",
         "mean must be a name or a table with a name, got 3",
-        "schedule.max_bet is no option; did you mean 'max_beta'?",
+        "schedule.max_bet is not an option; did you mean 'max_beta'?",
         "schedule.s must be >= 0, got -1.0",
         "loss needs a name",
         "backbone.channels must be an integer, got '64'",
@@ -106,11 +106,11 @@ def test_a_list_is_asked_for_as_a_file_spells_it(refused: Refused, file: Callabl
 def test_many_unknown_options_are_one_fault(refused: Refused, file: Callable[[str], Path]):
     path = file('lr = 1\nema = 0.9\nstepz = 2\nwarmup = 3\n[backbone]\nname = "mlp"\n')
     first, *more = refused("sample", "run", "--config", path).split(" (known: ")
-    assert first == f"{path}: backbone, ema, lr, stepz, warmup are no options"
+    assert first == f"{path}: backbone, ema, lr, stepz, warmup are not options"
     assert len(more) == 1 and "steps" in more[0]
     path = file("stepz = 2\nseeed = 3\n")
     assert refused("sample", "run", "--config", path).startswith(
-        f"{path}: seeed, stepz are no options; did you mean 'seed' and 'steps'? (known: run, "
+        f"{path}: seeed, stepz are not options; did you mean 'seed' and 'steps'? (known: run, "
     )
 
 
@@ -130,7 +130,7 @@ def test_unknown_part_in_a_file(refused: Refused, file: Callable[[str], Path]):
 
 def test_a_file_that_cannot_be_read(refused: Refused, file: Callable[[str], Path], tmp_path: Path):
     assert refused("explain", "--config", tmp_path / "no.toml").startswith(f"cannot read {tmp_path / 'no.toml'}: ")
-    assert refused("explain", "--config", file("a = = 1")).startswith(f"{tmp_path / 'run.toml'} is no TOML file: ")
+    assert refused("explain", "--config", file("a = = 1")).startswith(f"{tmp_path / 'run.toml'} is not a TOML file: ")
 
 
 def test_the_command_line_wins(command: Command, file: Callable[[str], Path]):
@@ -212,7 +212,7 @@ def test_a_preset_lies_beneath_file_and_line(command: Command, refused: Refused,
     assert tomllib.loads(command(*words).out)["steps"] == preset.training["steps"]
     assert refused("explain", "--preset", "iddpm/cifar").startswith("no preset named 'iddpm/cifar'; did you mean")
     assert refused("explain", "--preset", "adm/classifier64") == (
-        "preset 'adm/classifier64' is a classifier, which steers sampling; diffkit train-classifier takes it"
+        "preset 'adm/classifier64' is a classifier, which guides sampling; diffkit train-classifier takes it"
     )
 
 

@@ -106,7 +106,7 @@ def test_nothing_is_drawn_that_cannot_be_measured(
     monkeypatch.setattr(diffkit.System, "sample", lambda *_, **__: pytest.fail("samples were drawn"))
     other = make_system("wide", data_shape=(1, 8, 6), bins=17)
     words = ["--data", "digits", "--extractor", "digits"]
-    assert "the digits extractor sees images of shape (1, 8, 8), got (1, 8, 6)" in refused("evaluate", other, *words)
+    assert "the digits extractor reads images of shape (1, 8, 8), got (1, 8, 6)" in refused("evaluate", other, *words)
     assert "sfid needs spatial features" in refused(
         "evaluate", make_system("right", data_shape=(1, 8, 8), bins=17), *words, "--metrics", "sfid"
     )
@@ -178,7 +178,7 @@ def test_shapes_are_compared_before_anything_is_drawn(
         assert text.startswith("samples have shape (3, 4, 4), the data (1, 4, 4), and extractor 'network_of_shapes:co")
         assert "\n" not in text
         text = refused("evaluate", "grey.npz", "--data", "grey.npz", *words, conv)
-        assert text.startswith(f"extractor {conv!r} cannot see images of shape (1, 4, 4): ")
+        assert text.startswith(f"extractor {conv!r} cannot read images of shape (1, 4, 4): ")
     stored = ["--extractor", flat, "--save-reference", "large_stats.npz"]
     assert command("evaluate", "--data", "large.npz", *stored).code == 0
     assert "the reference is of 108 features" in refused(

@@ -93,7 +93,7 @@ def test_a_classifier_of_something_else(refused: Refused, saved: Path, classifie
     words = ["sample", saved, "--out", tmp_path / "s", "--guidance", "classifier"]
     assert refused(*words) == "diffkit sample needs --guidance.classifier"
     chosen = [*words, "--guidance.classifier"]
-    assert refused(*chosen, saved) == f"{saved} holds no classifier; a saved system is read by diffkit.load"
+    assert refused(*chosen, saved) == f"{saved} does not hold a classifier; a saved system is read by diffkit.load"
     assert refused(*chosen, classifier(schedule="linear", num_steps=30, data_shape=(1, 4, 4), classes=2)) == (
         "--guidance.classifier does not fit this system: it reads data of shape (1, 4, 4), the system makes (1, 8, 6); "
         "it tells 2 classes apart, the system has 3; it was trained on schedule "

@@ -64,8 +64,8 @@ def test_parts_of_a_file_go_by_their_names(command: Command, refused: Refused, p
 @pytest.mark.parametrize(
     ("content", "name", "text"),
     [
-        (None, "parts_of_a_test.py", "is no Python file"),
-        ("", "parts.txt", "is no Python file"),
+        (None, "parts_of_a_test.py", "is not a Python file"),
+        ("", "parts.txt", "is not a Python file"),
         ("1 / 0", "parts_of_a_test.py", "failed: ZeroDivisionError: division by zero"),
         ("import sys; sys.exit(3)", "parts_of_a_test.py", "failed: SystemExit: 3"),
         ("raise BaseException('a\\nb')", "parts_of_a_test.py", "failed: BaseException: a b"),
@@ -92,7 +92,7 @@ def test_a_file_that_is_no_text(refused: Refused, tmp_path: Path, monkeypatch: p
     text = refused("list", "--import", tmp_path / "parts_of_a_test.py")
     assert "failed: SyntaxError: " in text and "\n" not in text
     (tmp_path / "folder.py").mkdir()
-    assert refused("list", "--import", tmp_path / "folder.py").endswith("is no Python file")
+    assert refused("list", "--import", tmp_path / "folder.py").endswith("is not a Python file")
 
 
 def test_what_a_file_prints_is_no_result(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""What is no finite number is said, not drawn or counted as if it were one; so is a disk that is full."""
+"""A value that is not finite is reported, not drawn or counted as if it were one; so is a disk that is full."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffkit.runtime.images import check_finite, integers, png
 
 
 def broken(folder: Path) -> Path:
-    """The same system with a weight that is no number."""
+    """The same system with a weight that is not a number."""
     system = diffkit.load(folder)
     next(system.parameters()).data.view(-1)[0] = float("nan")
     return system.save(folder.parent / "broken")

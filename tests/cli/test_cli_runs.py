@@ -72,8 +72,8 @@ def test_refusals(refused: Refused, saved: Path, tmp_path: Path):
     assert refused("runs", tmp_path / "no") == f"{tmp_path / 'no'} is not there; name the folder of a run"
     (tmp_path / "file").touch()
     assert refused("runs", tmp_path / "file") == f"{tmp_path / 'file'} is a file; name the folder of a run"
-    assert refused("runs", tmp_path) == f"{tmp_path} is no training run, and holds none"
-    assert refused("runs", saved) == f"{saved} is no training run: its config.json says nothing of training"
+    assert refused("runs", tmp_path) == f"{tmp_path} is not a training run, and holds none"
+    assert refused("runs", saved) == f"{saved} is not a training run: its config.json says nothing of training"
     (tmp_path / "config.json").write_text("{")
     assert refused("runs", tmp_path).startswith(f"{tmp_path / 'config.json'} cannot be read as JSON: ")
     (tmp_path / "config.json").write_text("[]")

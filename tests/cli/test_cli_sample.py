@@ -101,7 +101,9 @@ def test_any_number_of_channels(command: Command, make_system: Callable, tmp_pat
 def test_other_data_goes_into_npz(command: Command, refused: Refused, make_system: Callable, tmp_path: Path):
     points = make_system("points", data_shape=(2,), bins=None)
     deep = make_system("deep", bins=65536)
-    assert refused("sample", points, "--out", tmp_path / "a") == ("data of shape (2,) is no picture; use --format npz")
+    assert refused("sample", points, "--out", tmp_path / "a") == (
+        "data of shape (2,) is not a picture; use --format npz"
+    )
     assert refused("sample", deep, "--out", tmp_path / "a") == (
         "65536-valued data does not fit into 8-bit PNG files; use --format npz"
     )

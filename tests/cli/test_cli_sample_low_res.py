@@ -161,7 +161,7 @@ def test_refusals(refused: Refused, run: Path, file: Path, make_system: Callable
         "-n 6 is more than --low-res has pictures for, 5; ask for several of each with --each"
     )
     assert refused("sample", run, "--each", "2", *out).startswith("--each is for the pictures of --low-res")
-    assert "is no folder or file" in refused("sample", run, "--low-res", tmp_path / "no", *out)
+    assert "is not a folder or file" in refused("sample", run, "--low-res", tmp_path / "no", *out)
     for shape, said in {
         (2, 6, 6, 3): "the small images are 6x6, the network was trained to enlarge 4x4",
         (2, 4, 4, 1): "the small images have shape (1, 4, 4); the network reads 3 channels of images with 2 axes",

@@ -91,7 +91,7 @@ def test_inpaint_keeps_what_is_white(command: Command, saved: Path, pictures: Pa
     known = torch.tensor([True] * 3 + [False] * 3).expand(8, 6)
     wanted = tasks.inpaint(
         diffkit.load(saved), as_data(), known, resample=2, jump=3, seed=0, y=[3, 3], progress=False
-    )  # 3 is no class
+    )  # 3 is not a class
     assert_written(out, ["a.png", "b.png"], wanted)
 
 
@@ -149,7 +149,7 @@ REFUSED = [
     (("edit", "RUN", "PICTURES", "--out", "PICTURES"), "is not empty; name another folder, or pass --overwrite"),
     (
         ("inpaint", "RUN", "PICTURES", "--mask", "HERE/none.png"),
-        "none.png is no file; name a picture in black and white",
+        "none.png is not a file; name a picture in black and white",
     ),
     (("inpaint", "RUN", "PICTURES", "--mask", "HERE/small.png"), "small.png is 4x4, it has to be 8x6"),
     (("inpaint", "RUN", "PICTURES", "--mask", "PICTURES/a.png"), "a.png has grey pixels, such as"),

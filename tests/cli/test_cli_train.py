@@ -283,10 +283,10 @@ def test_what_needs_no_data_is_refused_before_any_is_read(
     words[2:5] = [images]
     assert refused(*words, "--label-dropout", "0.1") == f"{dropped}add --data.labels true"
     assert refused(*words[:-1], run, "--lr", "0.5", "--seed", "3").splitlines() == [
-        f"out {str(run)!r} holds a run that this training would not continue:",
+        f"out {str(run)!r} holds a run that differs from this one:",
         "  --lr 0.0001, now --lr 0.5",
         "  --seed 0, now --seed 3",
-        "ask for the same, or choose another folder",
+        "pass the same options, or choose another folder",
     ]
     classifier = ["train-classifier", "--data", folder, "--data.size", "4", "--steps", "1", "--out", tmp_path / "c"]
     assert refused(*classifier) == (
@@ -310,6 +310,6 @@ def test_weights_to_begin_with(command: Command, refused: Refused, images: Path,
     assert f"weights: {file}: " in other.out
     wide = command(*words, "--init", file, "--out", tmp_path / "wide", "--var", "learned_range", "--loss", "hybrid")
     assert "left: " in wide.out and " in the file, " in wide.out
-    assert "is no file of weights, and no folder of a run" in refused(
+    assert "is not a file of weights, and no folder of a run" in refused(
         *words, "--init", tmp_path / "nowhere", "--out", tmp_path / "fourth"
     )

@@ -82,7 +82,7 @@ def test_a_file_that_lists_what_classifiers_have_no_use_for(command: Command, re
     found = command(*words, path, "--print-config")
     assert found.code == 0 and "steps = 7" in found.out and "preview" not in found.out, found.err
     path.write_text("label_dropout = 0.1\n")
-    assert "label_dropout is no option" in refused(*words, path)
+    assert "label_dropout is not an option" in refused(*words, path)
 
 
 def test_validation(command: Command, refused: Refused, images: Path, tmp_path: Path):
@@ -124,7 +124,7 @@ def test_refusals(refused: Refused, saved: Path, images: Path, tmp_path: Path):
     labelled = [*words, "--data.labels", "true"]
     assert refused(*words) == "a classifier learns from labels, but the data has none; add --data.labels true"
     assert "add --data.labels true" in refused(*words, "--num-classes", "2")
-    assert "the data has 2 classes, but the classifier tells 1 apart" in refused(*labelled, "--num-classes", "1")
+    assert "the data has 2 classes, but the classifier has 1" in refused(*labelled, "--num-classes", "1")
     assert refused(*labelled, "--system", tmp_path, "--schedule", "cosine", "--num-steps", "9") == (
         "--system says already what --num-steps, --schedule would; leave one of them out"
     )

@@ -55,7 +55,7 @@ def test_a_file_of_ours_says_itself_what_it_is(ending: str, command: Command, wi
     assert command("export", with_classes, "--to", file).code == 0
     found = command("import", file, "--to", again)
     assert found.code == 0, found.err
-    assert "it says itself what it is of" in found.out
+    assert "it carries its spec" in found.out
     assert diffkit.load(again).spec() == diffkit.load(with_classes).spec()
     one, other = (diffkit.load(folder).state_dict() for folder in (with_classes, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -82,7 +82,7 @@ def test_options_win_over_what_a_file_of_ours_says(command: Command, refused: Re
     assert now["parts"]["backbone"]["options"] == was["parts"]["backbone"]["options"] | options
     assert now["settings"] == was["settings"]
     text = refused("import", tmp_path / "a.pt", "--to", tmp_path / "c", "--num-classes", "3")
-    assert "num-classes is 2 and one label for no class in the file, 3 asked" in text
+    assert "num-classes is 2 and one label for no class in the file, 3 given" in text
 
 
 def test_what_a_file_says_of_itself_may_be_damaged(refused: Refused, with_classes: Path, tmp_path: Path):
@@ -108,7 +108,7 @@ def test_a_label_that_means_no_class_is_asked_for(refused: Refused, with_classes
         "import", tmp_path / "foreign.pt", "--to", tmp_path / "b", "--null-class", *UNSEEN
     )
     text = refused("import", tmp_path / "foreign.pt", "--to", tmp_path / "b", *UNSEEN, *TRAINED, "--num-classes", "2")
-    assert "--num-classes is 3 in the file, 2 asked; one label more: --null-class if it means no class" in text
+    assert "--num-classes is 3 in the file, 2 given; one label more: --null-class if it means no class" in text
 
 
 def test_classifiers_of_ours_say_themselves_what_they_are(command: Command, tmp_path: Path):
@@ -157,7 +157,7 @@ def test_what_is_missing_is_listed_and_nothing_is_written(refused: Refused, unet
 def test_a_preset_that_does_not_fit_is_told_by_its_options(refused: Refused, unet: Path, tmp_path: Path):
     text = refused("import", unet, "--to", tmp_path / "system", "--preset", "iddpm/cifar10-uncond")
     assert text.startswith(
-        f"{unet} does not fit preset 'iddpm/cifar10-uncond':\n  channels is 8 in the file, 128 asked"
+        f"{unet} does not fit preset 'iddpm/cifar10-uncond':\n  channels is 8 in the file, 128 given"
     )
 
 

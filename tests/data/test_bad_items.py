@@ -64,7 +64,7 @@ def train(data, out, steps=20, **more):
 def test_the_item_is_named_where_it_stops_a_run(tmp_path, workers, kind, words):
     data = from_dataset(Sometimes((34,), kind), classes=3)
     with pytest.raises(
-        DataError, match=f"^item 34 cannot be read: {words}; mend it, or pass on_error='skip'"
+        DataError, match=f"^item 34 cannot be read: {words}; correct it, or pass on_error='skip'"
     ) as caught:
         train(data, tmp_path / "r", workers=workers)
     assert "\n" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_unchecked_pictures(tmp_path, packed, capsys):
     stop = load(source, check=False, **options)
     skip = load(source, check=False, on_error="skip", **options)
     at = next(i for i in range(24) if stop.pictures.name(i) == "a_10.png")
-    with pytest.raises(DataError, match=r"a_10\.png: OSError.*; mend it, or pass on_error='skip'"):
+    with pytest.raises(DataError, match=r"a_10\.png: OSError.*; correct it, or pass on_error='skip'"):
         stop.batch([at])
     found = skip.batch([at, at + 1])
     assert torch.equal(found.images[0], found.images[1]) and "a_10.png" in capsys.readouterr().err
@@ -139,9 +139,9 @@ def test_a_run_that_began_with_a_file_goes_on_without_it(tmp_path):
     more = dict(batch_size=4, progress=False)
     diffkit.train(system(), load(source, **options), out=tmp_path / "r", steps=2, **more)
     (tmp_path / "p/a_10.png").write_bytes(whole)
-    with pytest.raises(DataError, match="a run that began with them goes on with check=False and on_error='skip'"):
+    with pytest.raises(DataError, match="a run that began with them continues with check=False and on_error='skip'"):
         load(source, **options)
-    with pytest.raises(OptionError, match="holds a run that this training would not continue"):
+    with pytest.raises(OptionError, match="holds a run that differs from this one"):
         diffkit.train(system(), load(source, on_error="skip", **options), out=tmp_path / "r", steps=8, **more)
     data = load(source, on_error="skip", check=False, **options)
     diffkit.train(system(), data, out=tmp_path / "r", steps=8, **more)

@@ -116,7 +116,7 @@ def test_a_hostile_pickle_is_not_run(protocol, tmp_path):
     for payload in payloads:
         files = members("python") | {"cifar-10-batches-py/data_batch_3": pickle.dumps(payload, protocol)}
         with pytest.raises(
-            DataError, match=r"data_batch_3 cannot be read: UnpicklingError: it asks for .*nothing was run"
+            DataError, match=r"data_batch_3 cannot be read: UnpicklingError: it imports .*nothing was run"
         ):
             load("cifar10", archive=packed(tmp_path / "evil.tar.gz", files))
     assert not mark.exists()
@@ -141,11 +141,11 @@ def batch_with(**changes) -> bytes:
         (python_batch(1)[:3000], "data_batch_2 cannot be read: "),
         (pickle.dumps([1, 2]), "data_batch_2 cannot be read: AttributeError"),
         (batch_with(data=None), "data_batch_2 cannot be read: KeyError: 'data'"),
-        (batch_with(data=np.zeros((EACH, 3072))), "its pixels are no bytes"),
+        (batch_with(data=np.zeros((EACH, 3072))), "its pixels are not bytes"),
         (batch_with(data=np.zeros((EACH, 7), np.uint8)), f"has pixels of shape ({EACH}, 7) for {EACH} labels"),
-        (batch_with(labels=[0]), f"has pixels of shape ({EACH}, 3072) for 1 labels; it is no CIFAR-10"),
+        (batch_with(labels=[0]), f"has pixels of shape ({EACH}, 3072) for 1 labels; it is not CIFAR-10"),
         (batch_with(labels=[0, 1, 2, 10]), "has classes 0 to 10; CIFAR-10 has 0 to 9"),
-        (batch_with(labels=[0, 1, 2, 0.5]), "its labels are no integers"),
+        (batch_with(labels=[0, 1, 2, 0.5]), "its labels are not integers"),
     ],
 )
 def test_damaged_batches(content, message, tmp_path):
@@ -165,10 +165,10 @@ def test_archives_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="cannot be read as an archive: "):
         load("cifar10", archive=whole)
     some = {name: content for name, content in members("python").items() if not name.endswith("4")}
-    with pytest.raises(DataError, match="is no whole CIFAR-10: it lacks data_batch_4 of the Python version"):
+    with pytest.raises(DataError, match="is not a whole CIFAR-10: it lacks data_batch_4 of the Python version"):
         load("cifar10", archive=packed(tmp_path / "b.tar.gz", some))
     odd = members("binary") | {"x/data_batch_1.bin": b"\0" * 3072}
-    with pytest.raises(DataError, match=r"data_batch_1\.bin has 3072 bytes, which is no multiple of 3073"):
+    with pytest.raises(DataError, match=r"data_batch_1\.bin has 3072 bytes, which is not a multiple of 3073"):
         load("cifar10", archive=packed(tmp_path / "c.tar.gz", odd))
     monkeypatch.setattr("diffkit.data.cifar10._LARGEST", 100)
     with pytest.raises(DataError, match=r"data_batch_1 has .* bytes, no CIFAR-10 file has more than 100"):
@@ -327,7 +327,7 @@ def test_continuous_data_goes_into_an_npz_only(tmp_path):
         Exporter(points).to_folder(tmp_path / "p")
     Exporter(points).to_npz(tmp_path / "p.npz")
     assert np.array_equal(load(tmp_path / "p.npz").images, points.images)
-    with pytest.raises(DataError, match=r"shape \(2, 5, 6\) are no images of 1, 3 or 4 channels"):
+    with pytest.raises(DataError, match=r"shape \(2, 5, 6\) are not images of 1, 3 or 4 channels"):
         Exporter(from_array(small().images[:, :2])).to_folder(tmp_path / "p")
     with pytest.raises(DataError, match="a PNG keeps 65536 values in grey only"):
         Exporter(from_array(small().images.astype(np.uint16))).to_folder(tmp_path / "p")
@@ -336,7 +336,7 @@ def test_continuous_data_goes_into_an_npz_only(tmp_path):
 def test_what_is_there_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("")
-    with pytest.raises(OptionError, match="out' is there already; name a folder that is new or empty"):
+    with pytest.raises(OptionError, match="out' exists already; name a folder that is new or empty"):
         Exporter(small()).to_folder(tmp_path / "out")
     (tmp_path / "empty").mkdir()
     Exporter(small()).to_folder(tmp_path / "empty")

@@ -118,16 +118,16 @@ def test_a_damaged_cache_is_built_again(folder, reads, damage, capsys):
 def test_what_is_no_cache_is_left_alone(folder):
     np.save(folder.parent / "cache.npy", np.zeros(3))
     with pytest.raises(
-        DataError, match=r"cache\.npy' or .* is there, but is no cache of diffkit; remove both, or name"
+        DataError, match=r"cache\.npy' or .* is there, but is not a cache of diffkit; remove both, or name"
     ):
         load(folder)
     (folder.parent / "other.json").write_text('{"my": "notes"}')
-    with pytest.raises(DataError, match=r"other\.json' is there, but is no cache"):
+    with pytest.raises(DataError, match=r"other\.json' is there, but is not a cache"):
         load(folder, cache=folder.parent / "other.npy")
     assert np.load(folder.parent / "cache.npy").shape == (3,)
     with pytest.raises(OptionError, match=r"cache must be a \.npy file, got 'x\.bin'"):
         load(folder, cache="x.bin")
-    with pytest.raises(DataError, match="in a folder that is not there or cannot be written to"):
+    with pytest.raises(DataError, match="in a folder that is missing or cannot be written"):
         load(folder, cache=folder.parent / "nowhere" / "c.npy")
 
 
@@ -177,7 +177,7 @@ def test_a_cache_in_a_folder_that_cannot_be_written_is_used_if_it_fits(folder, m
     del reads[:]
     monkeypatch.setattr("diffkit.data.cache.os.access", lambda path, mode: False)
     assert len(load(folder)) == 5 and not reads
-    with pytest.raises(DataError, match="cannot be written to"):
+    with pytest.raises(DataError, match="cannot be written"):
         load(folder, size=(3, 3))
 
 

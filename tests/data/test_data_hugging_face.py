@@ -142,7 +142,9 @@ def test_rows_that_cannot_be_read_are_named_before_training(capsys, tmp_path):
 
 
 def test_streaming_is_refused():
-    with pytest.raises(DataError, match="IterableDataset is no map-style dataset; load it without streaming, which no"):
+    with pytest.raises(
+        DataError, match="IterableDataset is not a map-style dataset; load it without streaming, which no"
+    ):
         load("hf", dataset=IterableDataset(), size=8)
     with pytest.raises(DataError, match=r"the dataset has parts \(train, test\); pass one of them, or split="):
         load("hf", dataset={"train": dataset(), "test": dataset()}, size=8)

@@ -204,7 +204,7 @@ def test_images_that_do_not_fit_into_memory_are_read_at_every_use(tmp_path, monk
     for i in range(3):
         save(tmp_path / f"{i}.png", noise(seed=i))
     kept = diffkit.data.loading.load(tmp_path, size=8)
-    monkeypatch.setattr("diffkit.data.pictures.IN_MEMORY", 0)
+    monkeypatch.setattr("diffkit.data.image_data.IN_MEMORY", 0)
     read = diffkit.data.loading.load(tmp_path, size=8)
     assert kept.pixels is not None and read.pixels is None
     assert torch.equal(kept.batch([2, 0]).images, read.batch([2, 0]).images)

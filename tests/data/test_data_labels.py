@@ -86,7 +86,7 @@ def test_missing_and_unknown_files_are_named_together(folder, tmp_path):
     assert str(caught.value).splitlines() == [
         f"the labels {path!r} do not fit {str(folder)!r}:",
         "  1 images have no label: 'sub/grüße 1.png'",
-        "  1 labels are of files that are no image there: 'gone.png'",
+        "  1 labels are of files that are not images there: 'gone.png'",
     ]
 
 

@@ -134,7 +134,7 @@ def test_a_users_own_data_that_is_not_as_it_says():
         def __getitem__(self, index):
             return np.zeros((1, 2, 2 + index)), {"y": 0} if index < 2 else {}
 
-    with pytest.raises(DataError, match=re.escape("example 1 has shape (1, 2, 3), the data says (1, 2, 2)")):
+    with pytest.raises(DataError, match=re.escape("example 1 has shape (1, 2, 3), but the data has shape (1, 2, 2)")):
         as_data(Ragged()).batch([0, 1])
 
     class Sometimes(Custom):
@@ -144,7 +144,7 @@ def test_a_users_own_data_that_is_not_as_it_says():
     with pytest.raises(DataError, match=re.escape("example 2 has conditions [], example 0 has ['y']")):
         as_data(Sometimes()).batch([0, 2])
     with pytest.raises(
-        DataError, match=r"^dict is no data: it has no shape, bins, classes; see diffkit\.data\.MapData"
+        DataError, match=r"^dict is not data: it has no shape, bins, classes; see diffkit\.data\.MapData"
     ):
         as_data({})
 
@@ -155,11 +155,11 @@ def test_a_users_own_data_that_is_not_as_it_says():
         (np.zeros((0, 1, 2, 2), np.uint8), {}, "images must have shape (N, C, ...) with nothing empty, got (0, 1, 2"),
         (np.zeros(3, np.uint8), {}, "images must have shape (N, C, ...) with nothing empty, got (3,)"),
         (np.array([["a"]]), {}, "images must be numbers, got an array of <U1"),
-        (np.zeros((2, 1), np.int64), {}, "does not say how many values there are; pass bins, such as 256"),
+        (np.zeros((2, 1), np.int64), {}, "leaves the number of values unknown; pass bins, such as 256"),
         (np.full((2, 1), 17, np.uint8), {"bins": 17}, "with 17 bins must lie in 0..16, got values in 17..17"),
         (np.full((2, 1), -1, np.int32), {"bins": 17}, "with 17 bins must lie in 0..16, got values in -1..-1"),
         (np.full((2, 1), 2.0), {"bins": 17}, "with bins must lie in [-1, 1], got values in [2, 2]"),
-        (np.array([[0.0], [np.nan]]), {}, "example 1 holds NaN or infinity; mend or remove such examples"),
+        (np.array([[0.0], [np.nan]]), {}, "example 1 holds NaN or infinity; correct or remove such examples"),
         (np.array([[0.0], [-np.inf]]), {}, "example 1 holds NaN or infinity"),
         (np.zeros((2, 1)), {"labels": [0]}, "labels must be integers of shape (2,), got int64 of shape (1,)"),
         (np.zeros((2, 1)), {"labels": [0.5, 1]}, "labels must be integers of shape (2,), got float64"),
@@ -174,10 +174,10 @@ def test_arrays_that_cannot_be_used(images, options, text):
 
 
 def test_names_paths_and_options_that_are_wrong(tmp_path):
-    with pytest.raises(DataError, match=r"data 'digit' is no folder or file, .*; did you mean 'digits'\?"):
+    with pytest.raises(DataError, match=r"data 'digit' is not a folder or file, .*; did you mean 'digits'\?"):
         load("digit")
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match=r"is a file, but no \.npz, \.npy or \.zip"):
+    with pytest.raises(DataError, match=r"is a file, but not a \.npz, \.npy or \.zip"):
         load(tmp_path / "a.txt")
     with pytest.raises(OptionError, match=r"'digits' has no option 'splt'; did you mean 'split'\?"):
         load("digits", splt="train")
@@ -187,7 +187,7 @@ def test_names_paths_and_options_that_are_wrong(tmp_path):
         Digits(split="test")
     with pytest.raises(OptionError, match="kind must be one of"):
         Points(kind="moon")
-    with pytest.raises(OptionError, match=r"is a folder of images; say size=64 or size=\(height, width\)"):
+    with pytest.raises(OptionError, match=r"is a folder of images; pass size=64 or size=\(height, width\)"):
         load(tmp_path)
     with pytest.raises(OptionError, match="size must be one number or two"):
         Folder(path=tmp_path, size=(1, 2, 3))

@@ -108,7 +108,7 @@ def test_damaged_members_are_named(tmp_path, capsys, monkeypatch):
     assert len(load(path, size=8, on_error="skip")) == 3
     assert "skipped " in capsys.readouterr().err
     monkeypatch.setattr("diffkit.data.zipped._LARGEST", 100)
-    with pytest.raises(DataError, match="more than 100 bytes, which no picture has"):
+    with pytest.raises(DataError, match="more than 100 bytes, which no image has"):
         load(path, size=8)
 
 
@@ -133,7 +133,7 @@ def test_archives_that_are_none(tmp_path):
         load(tmp_path / "a.zip", size=8)
     with pytest.raises(DataError, match=r"holds no image \(1 other files\); images end in \.avif"):
         load(zipped(tmp_path / "b.zip", {"notes.txt": b""}), size=8)
-    with pytest.raises(DataError, match="is no folder or file"):
+    with pytest.raises(DataError, match="is not a folder or file"):
         load(tmp_path / "gone.zip", size=8)
     with pytest.raises(OptionError, match="data a zip archive needs size"):
         load(tmp_path / "a.zip")

@@ -1,4 +1,4 @@
-"""Values that are no finite numbers: the examples that hold them are named wherever they come in."""
+"""Values that are not finite: the examples that hold them are named wherever they come in."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def system(**more):
     ],
 )
 def test_sources_name_the_example(read, bad):
-    with pytest.raises(DataError, match=r"example 57 holds NaN or infinity.*; mend or remove such examples"):
+    with pytest.raises(DataError, match=r"example 57 holds NaN or infinity.*; correct or remove such examples"):
         read(values(bad=bad))
 
 
@@ -56,7 +56,7 @@ class Items(list):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_example_that_nobody_looked_at_ends_the_run_by_name(tmp_path, workers):
     data = from_dataset(Items(values()))
-    with pytest.raises(DataError, match="example 57 holds NaN or infinity; mend or remove such examples"):
+    with pytest.raises(DataError, match="example 57 holds NaN or infinity; correct or remove such examples"):
         diffkit.train(system(), data, out=tmp_path / "r", steps=40, batch_size=8, workers=workers, progress=False)
 
 
@@ -66,7 +66,7 @@ def test_conditions_and_held_out_data(tmp_path):
         diffkit.train(
             system(), good, val=from_dataset(Items(values())), out=tmp_path / "r", steps=1, batch_size=8, progress=False
         )
-    with pytest.raises(DataError, match="example 3 holds NaN or infinity in low_res; mend or remove"):
+    with pytest.raises(DataError, match="example 3 holds NaN or infinity in low_res; correct or remove"):
         from_dataset([(torch.zeros(1, 8, 8), {"low_res": row}) for row in values(16, at=(3,))])
 
 

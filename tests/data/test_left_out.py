@@ -124,8 +124,8 @@ def test_links_out_of_the_folder(tmp_path):
     assert len(names) == 3 and len(found.ignored) < 30
     reasons = {path.name: reason for path, reason in found.ignored}
     assert reasons["above"] == reasons["top"] == "a link to a folder that holds this one"
-    assert reasons["proc"] == reasons["dev"] == "a link to what is no folder of files"
-    assert reasons["kmsg.png"] == reasons["zero.png"] == "a link to what is no file"
+    assert reasons["proc"] == reasons["dev"] == "a link to something other than a folder of files"
+    assert reasons["kmsg.png"] == reasons["zero.png"] == "a link to something other than a file"
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_classes_are_those_of_the_dataset():
 def test_entries_of_other_names():
     dataset = Made(lambda i: {"pixels": X[i], "kind": Y[i]})
     assert torch.equal(from_dataset(dataset, image="pixels", labels="kind").batch([4]).conditions["y"], Y[[4]])
-    with pytest.raises(DataError, match="item 0 has no entry 'image', but 'pixels', 'kind'; say which with image="):
+    with pytest.raises(DataError, match="item 0 has no entry 'image', but 'pixels', 'kind'; name them with image="):
         from_dataset(dataset)
     with pytest.raises(DataError, match="item 0 has no entry 'sort', but 'pixels', 'kind'"):
         from_dataset(dataset, image="pixels", labels="sort")
@@ -123,9 +123,7 @@ def test_a_loop_over_the_data_ends():
 
 def test_a_class_where_none_was_seen_is_refused():
     data = from_dataset([(torch.zeros(1, 4, 6), 2 if i == 1 else None) for i in range(100)])
-    with pytest.raises(
-        DataError, match="item 1 has the label 2, but those that were looked at have None; say how many"
-    ):
+    with pytest.raises(DataError, match="item 1 has the label 2, but the items checked before have None; pass the"):
         data.batch([1])
     told = from_dataset([(torch.zeros(1, 4, 6), 2 if i == 1 else None) for i in range(100)], classes=3)
     assert told.batch([0, 1]).conditions["y"].tolist() == [-1, 2]
@@ -139,19 +137,19 @@ class Stream(IterableDataset):
 REFUSED = [
     (Made(lambda i: Image.new("RGB", (5, 4))), {}, "item 0 is a picture of Pillow, 5x4 RGB; give the dataset a transf"),
     (Made(lambda i: (Image.new("L", (5, 4)), 1)), {}, "item 0 is a picture of Pillow, 5x4 L; give the dataset a trans"),
-    (Stream(), {}, "Stream cannot be read in any order, which a run that goes on needs; give a map-style dataset"),
+    (Stream(), {}, "Stream cannot be read in any order, which a resumed run needs; give a map-style dataset"),
     (iter([1]), {}, "list_iterator cannot be read in any order"),
     (DataLoader(TensorDataset(X)), {}, "a DataLoader has an order and batches of its own; give its dataset: from_data"),
     ([], {}, "list is empty"),
     (Made(lambda i: [0.5]), {}, "item 0 is a float; an example must be a tensor or an array (C, *S)"),
-    (Made(lambda i: (X[i], 1, 2)), {}, "item 0 has 3 parts, where there should be an example and its class"),
-    (Made(lambda i: (X[i], "cat")), {}, "item 0 has the label 'cat', which is no class number 0, 1, ...; let the"),
-    (Made(lambda i: (X[i], 0.5)), {}, "item 0 has the label 0.5, which is no class number"),
-    (Made(lambda i: (X[i], -2)), {}, "item 0 has the label -2, which is no class number"),
-    (Made(lambda i: (X[i], torch.zeros(3))), {}, "item 0 has the label of shape (3,), which is no class number"),
+    (Made(lambda i: (X[i], 1, 2)), {}, "item 0 has 3 parts instead of an example and its class"),
+    (Made(lambda i: (X[i], "cat")), {}, "item 0 has the label 'cat', which is not a class number 0, 1, ...; let the"),
+    (Made(lambda i: (X[i], 0.5)), {}, "item 0 has the label 0.5, which is not a class number"),
+    (Made(lambda i: (X[i], -2)), {}, "item 0 has the label -2, which is not a class number"),
+    (Made(lambda i: (X[i], torch.zeros(3))), {}, "item 0 has the label of shape (3,), which is not a class number"),
     (Made(lambda i: (X[i], i)), {"classes": 3}, "item 3 has class 3, but there are 3 classes"),
     (Made(lambda i: X[i] > 3), {}, "item 0 is of torch.bool; give integers by x.to(torch.uint8), and pass bins=2"),
-    (Made(lambda i: X[i].long()), {}, "item 0 is of torch.int64, which does not say how many values there are; pass"),
+    (Made(lambda i: X[i].long()), {}, "item 0 is of torch.int64, from which the number of values is unknown; pass"),
     (Made(lambda i: X[i, 0, 0, 0]), {}, "item 0 is one number; an example has a shape (C, *S)"),
     (
         Made(lambda i: X[i, 0]),
@@ -159,8 +157,8 @@ REFUSED = [
         "item 0 has shape (4, 6), which looks like pictures without an axis for channels; pass",
     ),
     (Made(lambda i: torch.zeros(8, 6, 3)), {}, "item 0 has shape (8, 6, 3), which looks like channels last; pass l"),
-    (Made(lambda i: X[i]), {"shape": (1, 6, 4)}, "example 0 has shape (1, 4, 6), the data says (1, 6, 4)"),
-    (Made(lambda i: torch.zeros(1, 2 + i)), {}, "example 1 has shape (1, 3), the data says (1, 2)"),
+    (Made(lambda i: X[i]), {"shape": (1, 6, 4)}, "example 0 has shape (1, 4, 6), but the data has shape (1, 6, 4)"),
+    (Made(lambda i: torch.zeros(1, 2 + i)), {}, "example 1 has shape (1, 3), but the data has shape (1, 2)"),
     ((X, Y), {"shape": (1, 6, 4)}, "examples have shape (1, 4, 6), not shape=(1, 6, 4)"),
 ]
 
@@ -176,7 +174,7 @@ def test_what_is_no_data(dataset, options, text):
     [
         (
             TensorDataset(X),
-            "TensorDataset is no data: it has no shape, bins, classes; make it data with diffkit.data.f",
+            "TensorDataset is not data: it has no shape, bins, classes; make it data with diffkit.data.f",
         ),
         (DataLoader(TensorDataset(X)), "; give the loader's dataset as diffkit.data.from_dataset(loader.dataset)"),
         ((X, Y), "make it data with diffkit.data.from_dataset((X, y))"),

@@ -57,7 +57,7 @@ def test_features_do_not_depend_on_the_batches(stand_in):
     assert dict(whole.data) == dict(cut.data) and whole.data["count"] == 11 and len(whole.data["sha256"]) == 64
     fewer = extract(stand_in, data, count=5)
     assert len(fewer.features) == 5 and fewer.data["sha256"] != whole.data["sha256"]
-    for count, text in ((12, "count=12 examples are more than there are: 11 in the data"), (1, "the data: 1 example,")):
+    for count, text in ((12, "count=12 is more than the 11 examples in the data"), (1, "the data: 1 example,")):
         with pytest.raises(DataError, match=text):
             extract(stand_in, data, count=count)
 
@@ -213,7 +213,7 @@ def test_damaged_statistics(tmp_path):
         with pytest.raises(DataError, match="cannot be read as statistics"):
             load_reference(tmp_path / "bad.npz")
     (tmp_path / "torn.npz").write_bytes(b"PK\3\4torn")
-    with pytest.raises(DataError, match=r"cannot be read as statistics: it is no \.npz file$"):
+    with pytest.raises(DataError, match=r"cannot be read as statistics: it is not an \.npz file$"):
         load_reference(tmp_path / "torn.npz")
     np.savez(tmp_path / "new.npz", mu=np.zeros(1), sigma=np.ones((1, 1)), meta=np.array('{"format": 99}'))
     with pytest.raises(DataError, match="has format 99, this diffkit reads up to 1; upgrade it"):
@@ -233,7 +233,7 @@ def test_digits():
     far = evaluate(load(noise, bins=17), rest, extractor="digits")
     assert near["fid"] < 1 < 50 < far["fid"] and near["precision"] > 0.7 > far["precision"]
     assert near["inception_score"] > 9 and far["inception_score"] < 9
-    with pytest.raises(DataError, match=r"sees images of shape \(1, 8, 8\), got \(3, 7, 9\)"):
+    with pytest.raises(DataError, match=r"reads images of shape \(1, 8, 8\), got \(3, 7, 9\)"):
         evaluate(load(images(4), layout="channels_last"), rest, extractor="digits")
 
 
@@ -311,7 +311,7 @@ def test_what_a_module_is_given():
     torch.testing.assert_close(seen[-1][:, :1], grey)
     torch.testing.assert_close(seen[-1][:, 2:], ((grey + 1) / 2 - 0.25) / 0.25)
     assert made.identity["resize"] == "6x6 bicubic, antialiased" and made.identity["class"].endswith("Spy")
-    with pytest.raises(DataError, match="spy sees 3 channels, the images have 2"):
+    with pytest.raises(DataError, match="spy reads 3 channels, the images have 2"):
         made(torch.zeros(1, 2, 4, 4))
     with pytest.raises(OptionError, match="mean and std go together"):
         ModuleExtractor(Spy(), mean=(0.5,))
@@ -361,7 +361,7 @@ def test_inception_from_a_file(fidelity, weights, files):
     network = extractor_for("inception", weights=weights)
     seen = network(torch.rand(2, 1, 5, 4) * 2 - 1)
     assert seen.pool.shape == (2, 18) and seen.spatial.shape == (2, 7 * 20) and seen.logits.shape == (2, 9)
-    with pytest.raises(DataError, match=r"inception sees images of 1 or 3 channels, got shape \(2, 4, 4\)"):
+    with pytest.raises(DataError, match=r"inception reads images of 1 or 3 channels, got shape \(2, 4, 4\)"):
         network(torch.zeros(1, 2, 4, 4))
 
 

@@ -179,7 +179,7 @@ def test_data_of_any_shape(tmp_path, shape):
     elif len(shape) == 3:
         assert found.pictures()[0].mode == "L"  # two channels stand side by side
     else:
-        assert "is no picture" in found.text
+        assert "is not a picture" in found.text
 
 
 def test_a_network_from_elsewhere_is_refused_as_loading_does(tmp_path):

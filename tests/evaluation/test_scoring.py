@@ -11,7 +11,7 @@ import torch
 import diffkit
 from diffkit.data.loading import load
 from diffkit.errors import DataError, OptionError
-from diffkit.evaluation import _kept
+from diffkit.evaluation import _result_cache
 from diffkit.evaluation.scoring import check_fit, chosen, ode_data, score_data
 from diffkit.runtime.distributed import Ranks, ranks
 
@@ -68,7 +68,7 @@ def test_much_data_has_few_parts_of_many_batches(system, data, tmp_path, monkeyp
     alone = score_data(system, data, **options)
     monkeypatch.setattr("diffkit.evaluation.scoring.PARTS", 3)
     found = score_data(system, data, keep=tmp_path / "parts", **options)
-    assert _kept.count(tmp_path / "parts") == 3  # of 4, 4 and 3 examples
+    assert _result_cache.count(tmp_path / "parts") == 3  # of 4, 4 and 3 examples
     np.testing.assert_array_equal(found.total, alone.total)
     np.testing.assert_allclose(found.deviations, alone.deviations, rtol=1e-9)
     pytest.importorskip("torchdiffeq")
@@ -145,10 +145,10 @@ def test_a_stopped_job_goes_on(system, data, tmp_path, monkeypatch):
         stopping(system, patch, limit=9 * 5)  # 9 levels each: in the third batch of two
         with pytest.raises(KeyboardInterrupt):
             score_data(system, data, keep=keep, **options)
-    assert _kept.count(keep) == 2
+    assert _result_cache.count(keep) == 2
     seen = stopping(system, monkeypatch)
     found = score_data(system, data, keep=keep, **options)
-    assert seen[0] == 9 * 7 and _kept.count(keep) == 6
+    assert seen[0] == 9 * 7 and _result_cache.count(keep) == 6
     for name in ("total", "terms", "deviations", "visits", "total_error"):
         np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
     score_data(system, data, keep=keep, **options)
@@ -189,22 +189,22 @@ def test_the_flow_goes_on_too(system, data, tmp_path):
     options = dict(index=np.arange(3), labels=True, batch_size=2, rtol=1e-2, atol=1e-2, keep=tmp_path / "parts")
     first, again = ode_data(system, data, **options), ode_data(system, data, **options)
     assert torch.equal(first.bits, again.bits) and first.evaluations == again.evaluations
-    assert _kept.count(tmp_path / "parts") == 2
+    assert _result_cache.count(tmp_path / "parts") == 2
 
 
 def test_forgetting_removes_results_only(tmp_path):
     folder = tmp_path / "parts"
-    _kept.forget(folder)
+    _result_cache.forget(folder)
     folder.mkdir()
     (folder / f"{'0' * 64}.npz").touch()
     (folder / "notes.txt").touch()
-    _kept.forget(folder)
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"] and _kept.count(folder) == 0
+    _result_cache.forget(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"] and _result_cache.count(folder) == 0
     (folder / "notes.txt").unlink()
-    _kept.forget(folder)
+    _result_cache.forget(folder)
     assert not folder.exists()
 
 
 def test_what_cannot_be_written_down_is_not_kept(system, data, tmp_path):
-    with pytest.raises(OptionError, match="keep works for options that can be written down"):
+    with pytest.raises(OptionError, match="keep works for options that can be written as JSON"):
         score_data(system, data, labels=True, keep=tmp_path / "parts", x_transform=torch.clone)

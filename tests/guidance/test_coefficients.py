@@ -11,7 +11,7 @@ import diffkit
 from diffkit.errors import ProtocolError
 from diffkit.guidance import ClassifierFree
 from diffkit.guidance._together import evaluate_together
-from diffkit.protocols import Guidance, Prediction
+from diffkit.protocols import Guidance
 from diffkit.registry import registry
 from diffkit.system.coefficients import LEVEL, level_coefficients
 

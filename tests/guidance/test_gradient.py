@@ -197,7 +197,7 @@ BAD = [
     ),
     (
         lambda: system_of().sample(2, guidance=GradientGuidance(log_prob, shift="mean"), sampler=Midway(), y=[0, 1]),
-        "it moves a step, but sampler 'Midway' asks between levels, where none starts; use shift='score'",
+        "it moves a step, but sampler 'Midway' evaluates between levels; use shift='score'",
     ),
     (
         lambda: system_of().denoiser(guidance=GradientGuidance(log_prob, shift="mean"), y=torch.tensor([0]))(
@@ -217,8 +217,8 @@ def test_wrong_use(call, text):
 @pytest.mark.parametrize(
     ("label", "text"),
     [
-        (7, "condition 'target' has label 7, but the classifier tells 3 classes apart, 0..2"),
-        (-1, "condition 'target' has label -1, but the classifier tells 3 classes apart"),
+        (7, "condition 'target' has label 7, but the classifier has 3 classes, 0..2"),
+        (-1, "condition 'target' has label -1, but the classifier has 3 classes"),
         (1.5, "condition 'target' must be class numbers, one for each example, got 1.5"),
         ("a", "condition 'target' must be class numbers, one for each example, got 'a'"),
     ],

@@ -232,7 +232,7 @@ BAD = [
     (lambda s: DPS(operator, noise_std=0.1), "noise_std is for form='likelihood', which needs it"),
     (
         lambda s: solve(s, torch.zeros(3), DPS(operator), sampler="dpm_solver_2"),
-        "it moves a step, but sampler 'dpm_solver_2' asks between levels, where none starts; use form='likelihood'",
+        "it moves a step, but sampler 'dpm_solver_2' evaluates between levels; use form='likelihood'",
     ),
     (
         lambda s: s.sample(2, guidance=MMPS(operator, 0.1)),

@@ -65,7 +65,7 @@ def test_one_that_fails_is_left_behind(tmp_path: Path, capsys: pytest.CaptureFix
     bad, good = Recorder(fails), Recorder()
     train(tmp_path, steps=3, track=[bad, good])
     assert [heard[0] for heard in good.heard] == ["begin", *["metrics"] * 3, "end"]
-    assert capsys.readouterr().err == "warning: Recorder failed and is told no more: out of ink\n"
+    assert capsys.readouterr().err == "warning: Recorder failed and is not called again: out of ink\n"
     assert len(read_metrics(tmp_path)) == 3
 
 
@@ -87,7 +87,7 @@ def test_an_end_is_told_of_a_training_that_fails(tmp_path: Path):
     [
         (["wandbb"], "no tracker named 'wandbb'; did you mean 'wandb'? (known: tensorboard, wandb)"),
         ("wandb", "track must be a list, got 'wandb'; write ['wandb']"),
-        ([3], "int is no tracker; see diffkit.training.Tracker"),
+        ([3], "int is not a tracker; see diffkit.training.Tracker"),
     ],
 )
 def test_others_are_refused_before_anything_is_made(tmp_path: Path, chosen: Any, said: str):

@@ -154,7 +154,7 @@ def test_a_run_goes_on_to_the_bit(tmp_path):
     [
         ({}, "give either rate, one of those that the run was trained with, or width"),
         (dict(rate=0.9, width=0.1), "give either rate"),
-        (dict(rate=0.5), "the run keeps no mean of rate 0.5; it keeps 0.9, 0.99"),
+        (dict(rate=0.5), "the run stores no mean of rate 0.5; it stores 0.9, 0.99"),
         (dict(rate=0.9, step=59), "there is no checkpoint of step 59; there are those of 4, 8, "),
         (
             dict(width=0.005),

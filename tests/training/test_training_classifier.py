@@ -167,7 +167,7 @@ def test_a_network_of_ones_own(tmp_path):
         load_classifier(tmp_path)
     x, time = torch.randn(2, 1, 4, 4), torch.ones(2)
     assert torch.equal(load_classifier(tmp_path, network=Plain(3))(x, time), trained(x, time))
-    with pytest.raises(OptionError, match=r"returned shape \(5, 4\), 3 classes ask for \(5, 3\)"):
+    with pytest.raises(OptionError, match=r"returned shape \(5, 4\), 3 classes need \(5, 3\)"):
         fit(tmp_path / "wrong", classifier=noisy(recipe=Plain(4)))
 
 
@@ -198,7 +198,7 @@ def test_a_dry_run(tmp_path):
             dict(data=from_array(np.zeros((9, 1, 4, 4), np.uint8), bins=17)),
         ),
         (
-            "the data has 5 classes, but the classifier tells 3 apart; give it num_classes=5",
+            "the data has 5 classes, but the classifier has 3; give it num_classes=5",
             dict(data=images(classes=5)),
         ),
         ("label_dropout=0.1 would hide what a classifier learns", dict(label_dropout=0.1)),

@@ -123,7 +123,9 @@ def test_a_folder_that_is_a_link_is_refused(copy, tmp_path, name):
     other.mkdir(exist_ok=True)
     before = sorted(other.rglob("*"))
     (copy / name).symlink_to(other)
-    with pytest.raises(OptionError, match=rf"{name} is a link, and a run writes through none; move what it leads to"):
+    with pytest.raises(
+        OptionError, match=rf"{name} is a link, and a run does not write through links; move its target"
+    ):
         train(copy, **(SHORT | dict(steps=6, keep=1)))
     assert sorted(other.rglob("*")) == before
 
@@ -144,7 +146,7 @@ def test_a_lock_that_is_another_file_is_refused(tmp_path, kind):
         path.hardlink_to(victim)
     else:
         path.symlink_to(victim if kind == "link" else tmp_path / "nowhere")
-    with pytest.raises(OptionError, match=r"\.lock is a link or no ordinary file, .*; remove it"):
+    with pytest.raises(OptionError, match=r"\.lock is a link or not an ordinary file, .*; remove it"):
         train(run_folder, steps=1)
     assert victim.read_text() == "precious" and not (tmp_path / "nowhere").exists()
     path.unlink()
@@ -173,7 +175,7 @@ def test_a_file_system_without_locks_is_said_to_have_none(tmp_path, monkeypatch,
     monkeypatch.setattr(lock, "_acquire", unsupported)
     train(tmp_path, steps=1)
     said = capsys.readouterr().err
-    assert "has no locks (no locks), so nothing keeps another training from writing there" in said
+    assert "has no locks (no locks), so nothing prevents another training from writing there" in said
     assert "being written" not in said
 
 

@@ -267,7 +267,7 @@ def test_previews_are_the_same_whatever_trains(tmp_path):
             "strategy='fsdp' needs a batch_size that 2, the number of processes, divid",
         ),
         (dict(batch_size=1), "batch_size=1 leaves some of the 2 processes nothing to do"),
-        (dict(steps=(3, 4)), "process 1 was asked to train another system or with other options"),
+        (dict(steps=(3, 4)), "process 1 was called with another system or other options"),
     ],
 )
 def test_wrong_jobs_are_refused_by_all(tmp_path, options, text):

@@ -54,7 +54,7 @@ def test_data_that_does_not_fit_the_system(tmp_path):
 def test_what_cannot_be_written_is_said_before_the_first_save(tmp_path):
     data = images()
     data.source = np.int64(7)
-    refused(tmp_path, DataError, "the data describes itself by source=np.int64(7), which JSON cannot hold", data=data)
+    refused(tmp_path, DataError, "description has source=np.int64(7), which JSON cannot hold", data=data)
     loss = Hybrid()
     object.__setattr__(loss, "vb_weight", np.float32(1))
     refused(tmp_path, SpecError, "loss 'hybrid' cannot be saved: JSON cannot hold vb_weight=np.float32(1.0)",
@@ -246,7 +246,7 @@ def test_a_folder_that_holds_a_saved_system(tmp_path):
 
 def test_a_folder_that_holds_something_else(tmp_path):
     (tmp_path / "holiday.png").touch()
-    with pytest.raises(OptionError, match=r"is no run but holds 1 other files .first: 'holiday.png'."):
+    with pytest.raises(OptionError, match=r"is not a run but holds 1 other files .first: 'holiday.png'."):
         train(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.png"]
 
@@ -261,15 +261,15 @@ def test_a_run_of_something_else_is_not_continued(tmp_path):
         "  lr=0.01, now lr=0.001",
         "  schedule cosine(s=0.008, max_beta=0.999), now linear(start=0.0001, end=0.02)",
         "  num_steps=20, now num_steps=30",
-        "ask for the same, or choose another folder",
+        "pass the same options, or choose another folder",
     ]
-    with pytest.raises(OptionError, match=r"continue:\n  schedule.s=0.008, now schedule.s=0.01\nask for the same"):
+    with pytest.raises(OptionError, match=r"this one:\n  schedule.s=0.008, now schedule.s=0.01\npass the same options"):
         train(tmp_path, system=system(schedule=("cosine", {"s": 0.01})))
     with pytest.raises(OptionError, match="data examples=23, now 24\n  data fingerprint="):
         train(tmp_path, data=images(24))
     other = images()
     other.images = 16 - other.images
-    with pytest.raises(OptionError, match=r"continue:\n  data fingerprint='\w+', now '\w+'\nask"):
+    with pytest.raises(OptionError, match=r"this one:\n  data fingerprint='\w+', now '\w+'\npass"):
         train(tmp_path, data=other)
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before

@@ -265,7 +265,7 @@ def test_levels_fall_into_quartiles_as_in_the_published_logger(num_steps):
 def test_metrics_are_valid_json_with_the_promised_keys(tmp_path):
     train(tmp_path, steps=4, log_every=2, lr=1e-3)
     text = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    found = [json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} is no JSON")) for line in text]
+    found = [json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} is not JSON")) for line in text]
     assert [line["step"] for line in found] == [2, 4]
     promised = {"step", "samples", "loss", "mse", "vb", "grad_norm", "param_norm", "lr", "skipped", "images_per_s"}
     assert promised <= found[0].keys()

@@ -200,7 +200,7 @@ def test_refusals(tmp_path):
         train(tmp_path / "run", val=images(9), val_every=0)
     with pytest.raises(DataError, match=r"val must fit the system as the data does: the data cannot be trained on:\n"):
         train(tmp_path / "run", val=points())
-    with pytest.raises(DataError, match="dict is no data"):
+    with pytest.raises(DataError, match="dict is not data"):
         train(tmp_path / "run", val={})
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""Files that are no weights: one clear error each, and nothing in them is run."""
+"""Files that are not weights: one clear error each, and nothing in them is run."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def test_truncated_files_of_old_torch(tmp_path):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"hello", "is no file of weights: neither PyTorch nor safetensors wrote it"),
-        (b"<!DOCTYPE html><html>404: not found</html>", "is no file of weights"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is no file of weights"),
+        (b"hello", "is not a file of weights: neither PyTorch nor safetensors wrote it"),
+        (b"<!DOCTYPE html><html>404: not found</html>", "is not a file of weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is not a file of weights"),
         (b"PK\x03\x04 but no archive", "is damaged or truncated"),
         (b"\x80\x02 but no pickle", "is damaged or truncated"),
         (b"\x10\0\0\0\0\0\0\0{not json       ", "is damaged or truncated"),
@@ -145,7 +145,7 @@ def test_a_dictionary_that_holds_itself_ends(tmp_path):
     held = {"weight": torch.zeros(1)}
     held["again"] = held
     torch.save(held, tmp_path / "x.pt")
-    assert "of a kind of network that is not known here" in refused(tmp_path / "x.pt")
+    assert "of an unknown kind of network" in refused(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202eb", "\udc80"])
@@ -199,7 +199,7 @@ def test_a_folder_of_something_else_is_no_classifier(tmp_path):
     with pytest.raises(CheckpointError, match="is not there"):
         weights.load_classifier(tmp_path)
     system = diffkit.compose(backbone="mlp", data_shape=(2,), bins=None)
-    with pytest.raises(diffkit.SpecError, match=r"holds no classifier; a saved system is read by diffkit.load"):
+    with pytest.raises(diffkit.SpecError, match=r"does not hold a classifier; a saved system is read by diffkit.load"):
         weights.load_classifier(system.save(tmp_path / "system"))
 
 

@@ -132,7 +132,7 @@ def test_half_precision_files_become_float32(tmp_path):
 
 
 def test_the_wrong_attention_order_is_silent_in_the_shapes_only(tmp_path):
-    """The reason why it is asked for: weights load either way, and the output is another."""
+    """The reason why it is required: weights load either way, and the output differs."""
     stored, path = golden("adm_updown_newattn"), written(tmp_path, "adm_updown_newattn")
     wrong = stored.unseen | {"attention_order": "legacy"}
     system = diffkit.load_checkpoint(path, **wrong, **trained("adm_updown_newattn"))
@@ -189,9 +189,9 @@ def test_exporting_to_where_nothing_can_be_written(tmp_path):
 def test_the_wrong_function_for_the_file_names_the_right_one(tmp_path):
     with pytest.raises(CheckpointError, match=r"is a classifier.* diffkit.weights.load_classifier reads it"):
         diffkit.load_checkpoint(written(tmp_path, "classifier_adaptive_pool"))
-    with pytest.raises(CheckpointError, match=r"is a U-Net and no classifier; diffkit.load_checkpoint reads it"):
+    with pytest.raises(CheckpointError, match=r"is a U-Net, not a classifier; diffkit.load_checkpoint reads it"):
         weights.load_classifier(written(tmp_path, "unet_uncond"))
     with pytest.raises(CheckpointError, match=r"is a folder, .* diffkit.load opens a saved system"):
         diffkit.load_checkpoint(tmp_path)
-    with pytest.raises(OptionError, match="says itself what its classifier is; leave preset, entry and options out"):
+    with pytest.raises(OptionError, match="describes its classifier itself; leave preset, entry and options out"):
         weights.load_classifier(tmp_path, preset="adm/classifier64")

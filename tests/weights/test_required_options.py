@@ -1,4 +1,8 @@
+<<<<<<<< HEAD:tests/weights/test_required_options.py
 """What shapes cannot show must be given, and what contradicts them is named: option by option, never key by key."""
+========
+"""Options that shapes cannot show are required, and those that contradict them are named, option by option."""
+>>>>>>>> w4:tests/weights/test_missing_options.py
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ def meta_file(tmp_path, name, **overrides):
 # --- missing
 
 
-def test_everything_missing_is_asked_for_at_once_with_published_values(tmp_path):
+def test_all_missing_options_are_listed_at_once_with_published_values(tmp_path):
     text = refused(OptionError, meta_file(tmp_path, "adm/imagenet64"))
     names = [line.split()[0] for line in text.splitlines()[1:-1]]
     assert names == [
@@ -52,7 +56,7 @@ def test_everything_missing_is_asked_for_at_once_with_published_values(tmp_path)
         "loss=('hybrid', {'vb_weight': 1.0, 'scale_by_steps': False})",
     ):
         assert f"(published: {published})" in text
-    assert text.endswith("a preset of these shapes says everything: preset='adm/imagenet64'")
+    assert text.endswith("a preset of these shapes gives all options: preset='adm/imagenet64'")
 
 
 def test_presets_that_differ_in_what_is_missing_are_all_named(tmp_path):
@@ -67,7 +71,7 @@ def test_the_name_of_a_published_file_puts_its_preset_first(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["data_shape", "attention_order", "num_heads", *TRAINED])
-def test_each_missing_option_is_asked_for_alone(name, unet):
+def test_each_missing_option_is_listed_alone(name, unet):
     options = {key: value for key, value in (COND | TRAINED).items() if key != name} | {"null_class": False}
     lines = refused(OptionError, unet, **options).splitlines()
     assert len(lines) == 3
@@ -97,7 +101,7 @@ def test_a_fixed_variance_must_be_named(tmp_path):
     assert system.parts.names["var"] == "fixed_small"
 
 
-def test_latents_must_say_what_values_they_take(tmp_path):
+def test_latents_need_bins(tmp_path):
     text = refused(OptionError, written(tmp_path, "dit_small"))
     assert [line.split()[0] for line in text.splitlines()[1:-1]] == ["heads", *TRAINED, "bins"]
     assert "bins=None" in text
@@ -117,27 +121,27 @@ def test_widths_that_32_groups_do_not_divide_must_name_theirs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("options", "sentence"),
     [
-        ({"channels": 64}, "channels is 32 in the file, 64 asked"),
-        ({"num_res_blocks": 2}, "num_res_blocks is 1 in the file, 2 asked"),
-        ({"channel_mult": [1, 2]}, "channel_mult is (1, 1) in the file, (1, 2) asked"),
-        ({"scale_shift_norm": False}, "scale_shift_norm is True in the file, False asked"),
-        ({"resblock_updown": True}, "resblock_updown is False in the file, True asked"),
-        ({"conv_resample": False}, "conv_resample is True in the file, False asked"),
-        ({"num_classes": 1000}, "num_classes is 10 in the file, 1000 asked"),
-        ({"num_classes": None}, "num_classes is 10 in the file, None asked"),
-        ({"num_classes": 10, "null_class": True}, "num_classes is 9 and one label for no class in the file, 10 asked"),
-        ({"attention_resolutions": (2,)}, "attention_resolutions is (8, 4) in the file, (2,) asked"),
-        ({"low_res_channels": 3}, "low_res_channels is 0 in the file, 3 asked"),
+        ({"channels": 64}, "channels is 32 in the file, 64 given"),
+        ({"num_res_blocks": 2}, "num_res_blocks is 1 in the file, 2 given"),
+        ({"channel_mult": [1, 2]}, "channel_mult is (1, 1) in the file, (1, 2) given"),
+        ({"scale_shift_norm": False}, "scale_shift_norm is True in the file, False given"),
+        ({"resblock_updown": True}, "resblock_updown is False in the file, True given"),
+        ({"conv_resample": False}, "conv_resample is True in the file, False given"),
+        ({"num_classes": 1000}, "num_classes is 10 in the file, 1000 given"),
+        ({"num_classes": None}, "num_classes is 10 in the file, None given"),
+        ({"num_classes": 10, "null_class": True}, "num_classes is 9 and one label for no class in the file, 10 given"),
+        ({"attention_resolutions": (2,)}, "attention_resolutions is (8, 4) in the file, (2,) given"),
+        ({"low_res_channels": 3}, "low_res_channels is 0 in the file, 3 given"),
         ({"data_shape": (3, 8)}, "data_shape must have 3 sizes for the file's 2 spatial axes, got (3, 8)"),
         ({"data_shape": (4, 8, 8)}, "data_shape has 4 channels, but the file's network reads 3 and returns 6"),
         ({"var": "fixed_large"}, "var is 'fixed_large', but the file has a learned variance: it returns 6 channels"),
     ],
 )
-def test_a_contradiction_names_the_option(asked, sentence, unet):
-    text = refused(CheckpointError, unet, **(COND | TRAINED | asked))
-    assert text.splitlines()[:2] == [f"{unet} does not fit what was asked:", f"  {sentence}"]
+def test_a_contradiction_names_the_option(options, sentence, unet):
+    text = refused(CheckpointError, unet, **(COND | TRAINED | options))
+    assert text.splitlines()[:2] == [f"{unet} does not fit the options given:", f"  {sentence}"]
     assert len(text.splitlines()) == 3
 
 
@@ -153,24 +157,24 @@ def test_all_contradictions_are_named_at_once(unet):
     [
         ("iddpm/imagenet64-cond", "iddpm/imagenet64-uncond", ["channels is 192", "num_classes is 1000"]),
         ("iddpm/imagenet64-uncond", "iddpm/cifar10-uncond", ["channel_mult is (1, 2, 3, 4)", "attention_resolutions"]),
-        ("adm/imagenet256", "adm/imagenet256-uncond", ["num_classes is 1000 in the file, None asked"]),
-        ("adm/imagenet256-uncond", "adm/imagenet256", ["num_classes is None in the file, 1000 asked"]),
-        ("adm/upsample64-256", "adm/imagenet256", ["channels is 192", "low_res_channels is 3 in the file, 0 asked"]),
-        ("iddpm/upsample64-256", "adm/upsample64-256", ["resblock_updown is False in the file, True asked"]),
+        ("adm/imagenet256", "adm/imagenet256-uncond", ["num_classes is 1000 in the file, None given"]),
+        ("adm/imagenet256-uncond", "adm/imagenet256", ["num_classes is None in the file, 1000 given"]),
+        ("adm/upsample64-256", "adm/imagenet256", ["channels is 192", "low_res_channels is 3 in the file, 0 given"]),
+        ("iddpm/upsample64-256", "adm/upsample64-256", ["resblock_updown is False in the file, True given"]),
         ("adm/upsample128-512", "adm/upsample64-256", ["attention_resolutions is (16, 8) in the file, (32, 16, 8)"]),
-        ("dit/xl2-256", "dit/l2-256", ["size is 'XL' in the file, 'L' asked"]),
-        ("dit/xl2-256", "dit/xl2-512", ["data_shape is (4, 32, 32) in the file, (4, 64, 64) asked"]),
-        ("dit/xl4-256", "dit/xl2-256", ["patch is 4 in the file, 2 asked"]),
+        ("dit/xl2-256", "dit/l2-256", ["size is 'XL' in the file, 'L' given"]),
+        ("dit/xl2-256", "dit/xl2-512", ["data_shape is (4, 32, 32) in the file, (4, 64, 64) given"]),
+        ("dit/xl4-256", "dit/xl2-256", ["patch is 4 in the file, 2 given"]),
     ],
 )
-def test_a_wrong_preset_is_told_by_its_options(file, preset, sentences):
+def test_a_wrong_preset_is_reported_by_its_options(file, preset, sentences):
     from diffkit.weights._infer_options import infer_options
-    from diffkit.weights._known_options import asked
+    from diffkit.weights._known_options import known_options
     from diffkit.weights._option_conflicts import differences
 
     state = diffkit.preset(file).build(device="meta").state_dict()
     found = infer_options({name: tuple(value.shape) for name, value in state.items()})
-    text = "\n".join(differences(found, asked(found.family, preset, {})))
+    text = "\n".join(differences(found, known_options(found.family, preset, {})))
     for sentence in sentences:
         assert sentence in text
 
@@ -192,7 +196,7 @@ def test_a_preset_for_another_size_of_image_attends_on_the_same_levels(tmp_path)
     assert system.recipe.dropout == 0
 
 
-def test_heads_that_are_said_win_over_the_presets_channels_per_head(tmp_path):
+def test_heads_that_are_given_win_over_the_presets_channels_per_head(tmp_path):
     preset = "adm/classifier64"
     small = {"channels": 64, "num_res_blocks": 1}
     path = meta_file(tmp_path, preset, **small)
@@ -223,14 +227,14 @@ def test_unknown_options_are_refused(options, message, unet):
 
 def test_contradicted_classifiers(tmp_path):
     path, unseen = written(tmp_path, "classifier_attention_pool"), golden("classifier_attention_pool").unseen
-    for asked, sentence in (
-        ({"num_classes": 3}, "num_classes is 10 in the file, 3 asked"),
-        ({"pool": "spatial"}, "pool is 'attention' in the file, 'spatial' asked"),
-        ({"data_shape": (3, 16, 16)}, "data_shape is (3, 8, 8) in the file, (3, 16, 16) asked"),
-        ({"data_shape": (1, 8, 8)}, "data_shape has 3 channels in the file, 1 asked"),
+    for options, sentence in (
+        ({"num_classes": 3}, "num_classes is 10 in the file, 3 given"),
+        ({"pool": "spatial"}, "pool is 'attention' in the file, 'spatial' given"),
+        ({"data_shape": (3, 16, 16)}, "data_shape is (3, 8, 8) in the file, (3, 16, 16) given"),
+        ({"data_shape": (1, 8, 8)}, "data_shape has 3 channels in the file, 1 given"),
     ):
         with pytest.raises(CheckpointError) as caught:
-            weights.load_classifier(path, **unseen | asked)
+            weights.load_classifier(path, **unseen | options)
         assert caught.value.args[0].splitlines()[1] == f"  {sentence}"
     with pytest.raises(OptionError) as missing:
         weights.load_classifier(path)
@@ -240,7 +244,7 @@ def test_contradicted_classifiers(tmp_path):
 def test_a_transformer_of_another_grid_is_refused(tmp_path):
     path = written(tmp_path, "dit_small")
     options = TRAINED | {"heads": 4, "bins": None}
-    assert "data_shape is (4, 8, 8) in the file, (4, 4, 16) asked" in refused(
+    assert "data_shape is (4, 8, 8) in the file, (4, 4, 16) given" in refused(
         CheckpointError, path, **options, data_shape=(4, 4, 16)
     )
     state = torch.load(path, weights_only=True)

@@ -89,7 +89,7 @@ def _check_arrays(options: Options, given: ParsedOptions) -> None:
 
 
 def _check_source(source: Path) -> None:
-    """Refuse what is no folder or .zip of images, and say what to do with it instead."""
+    """Refuse what is not a folder or .zip of images, and say what to do with it instead."""
     from diffkit.data.loading import NAMED
 
     if source.is_dir() or (source.suffix == ".zip" and source.is_file()):

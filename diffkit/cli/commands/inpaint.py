@@ -90,7 +90,7 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
     from diffkit.data.images import Form, read_image
 
     if not path.is_file():
-        raise OptionError(f"--mask {path} is no file; name a picture in black and white")
+        raise OptionError(f"--mask {path} is not a file; name a picture in black and white")
     size = (shape[1], shape[2])
     check_size(f"--mask {path}", path, size)
     values = torch.tensor(read_image(path, Form(size=size, channels=1)))[0]

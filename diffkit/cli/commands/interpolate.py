@@ -22,7 +22,7 @@ class Options:
         first: The picture at one end.
         second: The picture at the other.
         n: How many, with both ends.
-        classes: Name or index of the class of both; "none", which is no class, by default.
+        classes: Name or index of the class of both; "none", which means no class, by default.
         steps: Which levels are visited.
         batch_size: How many are made at a time.
         out: Folder for the results; made if it is not there.

@@ -25,7 +25,7 @@ class Options:
     Attributes:
         run: A saved system or training run (a folder).
         pictures: A picture, or a folder of them.
-        classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
+        classes: Name or index of a class, for all pictures or one for each; "none", which means no class, by default.
         steps: Which levels are visited.
         out: Folder for the results; made if it is not there.
         device: Such as cpu or cuda; a GPU if there is one.

@@ -251,14 +251,14 @@ def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
 @contextmanager
 def _keeping(out: Path | None, among: Ranks) -> Iterator[Path | None]:
     """Yield where results of batches are kept, which is beside the file; they are removed once all is written."""
-    from diffkit.evaluation import _kept
+    from diffkit.evaluation import _result_cache
 
     folder = None if out is None else _parts(out)
-    if folder is not None and among.rank == 0 and (count := _kept.count(folder)):
+    if folder is not None and among.rank == 0 and (count := _result_cache.count(folder)):
         note(f"{folder} has {count} results of a command that was stopped; what fits is taken from there")
     yield folder
     if folder is not None and among.rank == 0:
-        _kept.forget(folder)
+        _result_cache.forget(folder)
 
 
 def _parts(out: Path) -> Path:

@@ -140,14 +140,14 @@ def read(folder: Path) -> Run:
     """Return what the files of a run say.
 
     Raises:
-        OptionError: The folder is no run, or its files cannot be read.
+        OptionError: The folder is not a run, or its files cannot be read.
     """
     from diffkit.training.checkpoint import newest_first
     from diffkit.training.logs import read_metrics
 
     config = read_json(folder / CONFIG, OptionError)
     if not isinstance(config.get("train"), dict) or "steps" not in config["train"]:
-        raise OptionError(f"{folder} is no training run: its config.json says nothing of training")
+        raise OptionError(f"{folder} is not a training run: its config.json says nothing of training")
     check_fields(config, str(folder / CONFIG), OptionError, data=(dict, type(None)))
     spec = read_json(folder / SPEC, OptionError) if (folder / SPEC).exists() else {}
     check_fields(spec, str(folder / SPEC), OptionError, parts=(dict, type(None)), settings=(dict, type(None)))
@@ -211,7 +211,7 @@ def _expanded(paths: Sequence[Path]) -> list[Path]:
             raise OptionError(f"{path} is {'a file' if path.exists() else 'not there'}; name the folder of a run")
         inside = sorted(child.parent for child in path.glob(f"*/{CONFIG}"))
         if not is_run(path) and not inside:
-            raise OptionError(f"{path} is no training run, and holds none")
+            raise OptionError(f"{path} is not a training run, and holds none")
         found += [path] if is_run(path) else inside
     return list(dict.fromkeys(found))
 

@@ -52,7 +52,7 @@ class Options:
         out: Folder for the samples; made if it is not there. What the same command left there is gone on with.
         format: What to write: png (a file each), grid (up to 256 in OUT_grid.png, beside the folder), npz (arr_0 uint8
             (N, H, W, C), arr_1 labels).
-        classes: Names or indices of classes; all classes by default. "none" is no class.
+        classes: Names or indices of classes; all classes by default. "none" means no class.
         class_order: Take the classes in turn, as many samples of each, or at random, as the seed says.
         low_res: Pictures to enlarge, for a system trained to: one, a folder, or a .npz or .npy file, whose labels
             (arr_1) are the classes unless others are chosen.
@@ -303,7 +303,7 @@ def _check_shape(options: Options, saved: Saved) -> None:
     if not set(options.format) & {"png", "grid"}:
         return
     if len(shape) != 3:
-        raise OptionError(f"data of shape {shape} is no picture; use --format npz")
+        raise OptionError(f"data of shape {shape} is not a picture; use --format npz")
     if bins is None or bins > 256:
         kind = "continuous" if bins is None else f"{bins}-valued"
         raise OptionError(f"{kind} data does not fit into 8-bit PNG files; use --format npz")

@@ -107,7 +107,7 @@ def _weights_in(path: Path) -> Path:
 
     found = weights_file(path).resolve()
     if not found.is_file():
-        raise OptionError(f"--init {path} is no file of weights, and no folder of a run or a saved system")
+        raise OptionError(f"--init {path} is not a file of weights, and no folder of a run or a saved system")
     return found
 
 

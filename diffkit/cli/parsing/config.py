@@ -170,10 +170,10 @@ def _faults(
 def _unknown(keys: Sequence[str], known: Sequence[str], label: Callable[[str], str]) -> str:
     """One line for all unknown keys of a table; where they are many, the table is for something else."""
     if len(keys) == 1:
-        said = f"{label(keys[0])} is no option{did_you_mean(keys[0], known)}"
+        said = f"{label(keys[0])} is not an option{did_you_mean(keys[0], known)}"
     else:
         near = [repr(each) for key in keys if (each := nearest(key, known))] if len(keys) <= _FEW else []
-        said = f"{', '.join(map(label, keys))} are no options"
+        said = f"{', '.join(map(label, keys))} are not options"
         said += f"; did you mean {' and '.join(near)}?" if near else ""
     return f"{said} (known: {', '.join(known)})"
 

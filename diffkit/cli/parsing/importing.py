@@ -37,12 +37,12 @@ def run(files: Sequence[Path]) -> None:
     """Run each file once, as a module that is named as the file is; modules beside it can be imported.
 
     Raises:
-        OptionError: A file is not there, its name is no module's or another module's, or it fails.
+        OptionError: A file is not there, its name is not a module's or another module's, or it fails.
     """
     for file in files:
         path = file.resolve()
         if path.suffix != ".py" or not path.is_file():
-            raise OptionError(f"{FLAG} {file} is no Python file")
+            raise OptionError(f"{FLAG} {file} is not a Python file")
         if "." in path.stem:
             raise OptionError(f"{FLAG} {file} has a dot in its name, as no module has; give the file another name")
         known = sys.modules.get(path.stem)

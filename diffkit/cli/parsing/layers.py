@@ -55,7 +55,7 @@ def _from_preset(name: str, takes: CommandSpec) -> Layer:
     if takes.classifier and not chosen.classifier:
         raise OptionError(f"preset {name!r} is a system and no classifier; diffkit list presets shows those that are")
     if chosen.classifier and not takes.classifier:
-        raise OptionError(f"preset {name!r} is a classifier, which steers sampling; diffkit train-classifier takes it")
+        raise OptionError(f"preset {name!r} is a classifier, which guides sampling; diffkit train-classifier takes it")
     return Layer(
         f"preset {name}", {key: value for field in takes.preset for key, value in getattr(chosen, field).items()}
     )
@@ -74,4 +74,4 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise OptionError(f"{path} is no TOML file: {error}") from error
+        raise OptionError(f"{path} is not a TOML file: {error}") from error

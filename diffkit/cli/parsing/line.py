@@ -130,7 +130,7 @@ def _argument(option: Option, order: int, default_text: str | None, as_switch: b
 
 
 def _takes_many(option: Option) -> bool:
-    """True if it takes all words that are no options."""
+    """True if it takes all words that are not options."""
     return option.positional and item_of(option.kind) is not None
 
 

@@ -96,7 +96,7 @@ def metavar(kind: Any) -> str:
 
 
 def item_of(kind: Any) -> Any:
-    """Type of the items of a homogeneous sequence type; None if it is no sequence."""
+    """Type of the items of a homogeneous sequence type; None if it is not a sequence."""
     if typing.get_origin(kind) in (tuple, list, Sequence):
         return typing.get_args(kind)[0]
     return None

@@ -26,7 +26,7 @@ class Drawing:
 
     Attributes:
         n: How many of each picture.
-        classes: Name or index of a class, for all pictures or one for each; "none", which is no class, by default.
+        classes: Name or index of a class, for all pictures or one for each; "none", which means no class, by default.
         steps: Which levels are visited.
         seed: Decides everything that is random.
         batch_size: How many are made at a time.

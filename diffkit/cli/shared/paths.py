@@ -15,7 +15,7 @@ from diffkit.errors import OptionError
 
 
 def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, overwrite: bool) -> None:
-    """Raise `OptionError` unless a file can be written there; None is no file.
+    """Raise `OptionError` unless a file can be written there; None means no file.
 
     Args:
         flag: The option that named it.

@@ -47,7 +47,7 @@ class Saved:
         """Return a label for each of ``count`` samples, the classes in turn; None if the system has no classes.
 
         Args:
-            words: Names or indices of classes; all of them if empty. "none" is no class.
+            words: Names or indices of classes; all of them if empty. "none" means no class.
             count: How many samples.
         Raises:
             OptionError: A class that is not there.

@@ -338,7 +338,7 @@ class RefusesNoSignal(ByClock):
 
 @frozen
 class PythonCounter(Uniform):
-    """A state that is no tensor, and cannot be checkpointed with the others."""
+    """A state that is not a tensor, and cannot be checkpointed with the others."""
 
     def init(self, table):
         return (0,)

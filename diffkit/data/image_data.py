@@ -42,7 +42,7 @@ class PictureData(Data):
         bins: 256, or 65536 for 16 bits.
         labels: Class of each example, (N,) int64, or None.
         classes: Their names, or None.
-        skipped: What is no example, by name, each with the reason.
+        skipped: What is not an example, by name, each with the reason.
         pixels: All pictures' pixels, (len(pictures), C, H, W), in memory or mapped; None to decode at every use.
         identity: What else tells these pictures from others, where names do not.
         skipping: What happens at a picture that cannot be read when it is used.
@@ -82,7 +82,7 @@ class PictureData(Data):
             pictures: The images.
             source: Where they come from.
             labels: Class of each.
-            ignored: What else was there, with the reason that it is no image.
+            ignored: What else was there, with the reason that it is not an image.
             on_error: "stop" at pictures that cannot be read, naming them; or "skip" them with a line for each. With
                 ``check=False`` the next picture that can be read stands in for one that is skipped.
             cache: A .npy file that keeps the pixels from one run to the next.
@@ -154,7 +154,7 @@ def unreadable(bad: Mapping[int, str], count: int) -> str:
     """Return the text that names the pictures that cannot be read."""
     reasons = list(bad.values())
     lines = [f"{len(bad)} of {count} files cannot be read; remove them, or pass on_error='skip':", *reasons[:20]]
-    last = "a run that began with them goes on with check=False and on_error='skip'"
+    last = "a run that began with them continues with check=False and on_error='skip'"
     return "\n  ".join([*lines, *(["..."] if len(bad) > 20 else []), last])
 
 

@@ -1,4 +1,4 @@
-"""Samples as pictures inside a page."""
+"""Samples as images embedded in an HTML page."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHADES = 256
 
 
 def embedded(images: Tensor, columns: int) -> str:
-    """Return images (N, C, H, W) in [-1, 1] in one, row by row, as a data URI; values beyond are cut."""
+    """Return images (N, C, H, W) in [-1, 1] as one image, row by row, a data URI; values outside are clipped."""
     return "data:image/png;base64," + base64.b64encode(png(_grid(images, columns), optimize=True)).decode()
 
 
-def strip(moments: Sequence[Tensor]) -> str:
-    """Return a picture with a row for each example and a column for each moment, each (n, C, H, W)."""
-    return embedded(torch.stack(list(moments), 1).flatten(0, 1), len(moments))
+def strip(steps: Sequence[Tensor]) -> str:
+    """Return one image with a row for each example and a column for each step, each (n, C, H, W)."""
+    return embedded(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
 
 
 def _grid(images: Tensor, columns: int) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
-"""Results of batches, each kept in a file as soon as it is there, so that a stopped job goes on where it was.
+"""A cache of the results of batches, each written to a file at once, so that a stopped job can be resumed.
 
-A file is called by a digest of all that decides its result: the job and the batch itself. So nothing can be taken for
-the result of other data, weights or options.
+A file is named by a digest of everything that its result depends on: the job and the batch. So a result is
+never used for other data, weights or options.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _NAME = re.compile(r"[0-9a-f]{64}\.npz")
 
 
 @frozen
-class Kept:
+class ResultCache:
     """Results of the batches of one job.
 
     Attributes:
-        folder: Where they are; None keeps nothing.
-        job: All that decides them beside the batch, as text.
+        folder: Their folder; None caches nothing.
+        job: Everything besides the batch that they depend on, as text.
     """
 
     folder: Path | None
     job: str
 
     @classmethod
-    def of(cls, folder: Path | None, job: Mapping[str, Any]) -> Kept:
-        """Of a job given as plain data.
+    def of(cls, folder: Path | None, job: Mapping[str, Any]) -> ResultCache:
+        """Return the cache of a job given as plain data.
 
         Raises:
             OptionError: It is not plain data.
@@ -49,10 +49,10 @@ class Kept:
         try:
             return cls(folder, json.dumps(job, sort_keys=True))
         except TypeError as error:
-            raise OptionError(f"keep works for options that can be written down: {error}; leave it out") from error
+            raise OptionError(f"keep works for options that can be written as JSON: {error}; leave it out") from error
 
     def result(self, batch: Batch, compute: Callable[[], Arrays]) -> tuple[Arrays, bool]:
-        """Return the result of a batch, and whether it was there already."""
+        """Return the result of a batch, and whether it was cached already."""
         if self.folder is None:
             return compute(), False
         path = self.folder / f"{self._digest(batch)}.npz"
@@ -73,7 +73,7 @@ class Kept:
 
 
 def count(folder: Path) -> int:
-    """How many results a folder holds."""
+    """Number of results in a folder."""
     return sum(1 for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else 0
 
 
@@ -93,5 +93,5 @@ def _read(path: Path) -> Arrays | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             return dict(loaded)
-    except Exception:  # not there yet, or NumPy met a damaged file: it is computed again
+    except Exception:  # missing or damaged: it is computed again
         return None
