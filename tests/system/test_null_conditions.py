@@ -177,7 +177,7 @@ def test_null_conditions_that_cannot_be_are_refused(null, text):
 def test_a_null_label_that_the_network_does_not_have_is_refused_before_work(label):
     options = {"hidden": 8, "depth": 1, "num_classes": 3}
     system = diffkit.compose(backbone=("mlp", options), data_shape=(2,))
-    text = f"null={{'y': {label}}} is no label of backbone 'mlp', which has 0..2"
+    text = f"null={{'y': {label}}} is not a label of backbone 'mlp', which has 0..2"
     with pytest.raises(CompositionError, match=re.escape(text)):
         system.sample(2, guidance=ClassifierFree(2.0, null={"y": label}), y=0)
 

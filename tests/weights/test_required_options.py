@@ -1,8 +1,4 @@
-<<<<<<<< HEAD:tests/weights/test_required_options.py
-"""What shapes cannot show must be given, and what contradicts them is named: option by option, never key by key."""
-========
 """Options that shapes cannot show are required, and those that contradict them are named, option by option."""
->>>>>>>> w4:tests/weights/test_missing_options.py
 
 from __future__ import annotations
 
