@@ -122,7 +122,14 @@ class GradientGuidance(_Gradient):
 
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
         """Return the prediction with x_start shifted."""
-        return self.shifted(lambda x, time: self.log_prob(x, time, conditions), prediction, x, level)
+        precision = precision_of(self.log_prob)
+
+        def log_prob(x: Tensor, time: Tensor) -> Tensor:
+            if precision is None:
+                return self.log_prob(x, time, conditions)
+            return self.log_prob(x.to(precision), time, conditions).to(x.dtype)
+
+        return self.shifted(log_prob, prediction, x, level)
 
 
 @frozen(eq=False)
@@ -169,7 +176,11 @@ class ClassifierGuidance(_Gradient):
 
         def log_prob(x: Tensor, time: Tensor) -> Tensor:
             given = x if precision is None else x.to(precision)
-            logits = self.classifier(given, time.expand(x.shape[0])).to(x.dtype)
+            logits = self.classifier(given, time.expand(x.shape[0]))
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0]:
+                found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+                raise OptionError(f"the classifier must return logits, ({x.shape[0]}, classes), got {found}")
+            logits = logits.to(x.dtype)
             return logits.log_softmax(1).gather(1, checked_labels(self.label, y, logits)[:, None])[:, 0]
 
         return self.shifted(log_prob, prediction, x, level)
