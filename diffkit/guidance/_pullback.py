@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from diffkit.errors import OptionError
 from diffkit.runtime.double_backward import differentiable_twice, ordinary
 
 Pullback = Callable[[Tensor], Tensor]
@@ -64,6 +65,28 @@ def value_and_pullback(function: Callable[[Tensor], Any], x: Tensor, more: bool 
 
 
 def row_gradient(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the gradient by each row of x of its own value: log_prob maps (B, C, *S) to (B,)."""
-    value, pullback = value_and_pullback(log_prob, x)
+    """Return the gradient by each row of x of its own value: log_prob maps (B, C, *S) to (B,).
+
+    Raises:
+        OptionError: It returns something else, or follows x without a gradient.
+    """
+
+    def checked(at: Tensor) -> Tensor:
+        value = log_prob(at)
+        if not isinstance(value, Tensor) or value.shape != at.shape[:1] or not value.is_floating_point():
+            found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise OptionError(f"log_prob must return a number for each of {at.shape[0]} examples, got {found}")
+        if not torch.compiler.is_compiling() and not value.requires_grad and _depends(log_prob, value, at):
+            raise OptionError(
+                "log_prob follows data but has no gradient, so that it would steer nothing; write it in torch's own "
+                "functions, without detach(), no_grad, .numpy() or .item(), and with weights that are not quantized"
+            )
+        return value
+
+    value, pullback = value_and_pullback(checked, x)
     return pullback(torch.ones_like(value))
+
+
+def _depends(function: Callable[[Tensor], Tensor], value: Tensor, x: Tensor) -> bool:
+    """Whether a function that autograd takes for constant has another value elsewhere."""
+    return not torch.equal(function(0.9 * x.detach() + 0.1), value)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError
+from diffkit.guidance._labels import checked_labels
 from diffkit.guidance._linear import reach
 from diffkit.guidance._pullback import row_gradient
 from diffkit.guidance._step import TIME, X_START, X_T, mean_problems, step_columns
@@ -122,7 +122,14 @@ class GradientGuidance(_Gradient):
 
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
         """Return the prediction with x_start shifted."""
-        return self.shifted(lambda x, time: self.log_prob(x, time, conditions), prediction, x, level)
+        precision = precision_of(self.log_prob)
+
+        def log_prob(x: Tensor, time: Tensor) -> Tensor:
+            if precision is None:
+                return self.log_prob(x, time, conditions)
+            return self.log_prob(x.to(precision), time, conditions).to(x.dtype)
+
+        return self.shifted(log_prob, prediction, x, level)
 
 
 @frozen(eq=False)
@@ -169,22 +176,11 @@ class ClassifierGuidance(_Gradient):
 
         def log_prob(x: Tensor, time: Tensor) -> Tensor:
             given = x if precision is None else x.to(precision)
-            logits = self.classifier(given, time.expand(x.shape[0])).to(x.dtype)
-            return logits.log_softmax(1).gather(1, _checked_labels(self.label, y, logits)[:, None])[:, 0]
+            logits = self.classifier(given, time.expand(x.shape[0]))
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0]:
+                found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+                raise OptionError(f"the classifier must return logits, ({x.shape[0]}, classes), got {found}")
+            logits = logits.to(x.dtype)
+            return logits.log_softmax(1).gather(1, checked_labels(self.label, y, logits)[:, None])[:, 0]
 
         return self.shifted(log_prob, prediction, x, level)
-
-
-def _checked_labels(name: str, y: Any, logits: Tensor) -> Tensor:
-    """Labels in the dtype of torch's indices; on a CPU, labels that the classifier does not have are refused."""
-    if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
-        raise OptionError(f"condition {name!r} must be class numbers, one for each example, got {y!r}")
-    readable = type(y) is type(logits) is Tensor and y.is_cpu and not torch.compiler.is_compiling()
-    if readable and y.numel():
-        low, high, count = int(y.min()), int(y.max()), logits.shape[1]
-        if low < 0 or high >= count:
-            raise OptionError(
-                f"condition {name!r} has label {low if low < 0 else high}, but the classifier has {count} "
-                f"classes, 0..{count - 1}"
-            )
-    return y.long()

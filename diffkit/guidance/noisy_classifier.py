@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from diffkit._version import __version__
 from diffkit.errors import OptionError
+from diffkit.guidance._labels import checked_labels
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
 from diffkit.protocols import Composition, Model
 from diffkit.runtime.files import unwrap_module
-from diffkit.system.module import System
+from diffkit.system.module import System, check_draws
 from diffkit.system.saving import FORMAT, is_built_by, part_spec, write, written
 from diffkit.table import ProcessTable
-from diffkit.tensors import device_of
+from diffkit.tensors import device_of, precision_of
 
 TOP = 5
 """k of the top-k accuracy, as is usual for ImageNet."""
@@ -169,21 +170,19 @@ class NoisyClassifier(nn.Module):
         """
         if conditions.keys() != {"y"}:
             raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
-        if level.shape != x_start.shape[:1] or noise.shape != x_start.shape:
-            raise OptionError(
-                f"there must be one level and one noise for each of {x_start.shape[0]} examples, got levels of shape "
-                f"{tuple(level.shape)} and noise of shape {tuple(noise.shape)}"
-            )
+        check_draws(x_start, level, noise, self.num_steps)
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
         network = self.backbone if model is None else model
-        logits = network(x_t, at.time.expand(x_t.shape[0])).to(x_t.dtype)
+        precision = precision_of(network)
+        given = x_t if precision is None else x_t.to(precision)
+        logits = network(given, at.time.expand(x_t.shape[0])).to(x_t.dtype)
         if logits.shape != (x_t.shape[0], self.num_classes):
             raise OptionError(
                 f"the classifier returned shape {tuple(logits.shape)}, {self.num_classes} classes need "
                 f"{(x_t.shape[0], self.num_classes)}"
             )
-        y = conditions["y"].long()
+        y = checked_labels("y", conditions["y"], logits)
         return {"loss": nn.functional.cross_entropy(logits, y, reduction="none"), **_accuracies(logits.detach(), y)}
 
     def extra_repr(self) -> str:

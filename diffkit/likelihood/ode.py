@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from attrs import field, frozen
@@ -289,9 +290,28 @@ class _Flow:
         if draw == 0 and self.seeds is not None:
             seed, places = self.seeds
             self.generators = [torch.Generator(x_start.device).manual_seed(example_seed(seed, i)) for i in places]
+        if draw == 0:
+            self._check_gradient(x_start)
         y, offset = self._dequantized(x_start)
         density, latent = self._density(y.double(), x_start.dtype, solve)
         return offset.double() - density / (x_start[0].numel() * NATS_PER_BIT), latent
+
+    def _check_gradient(self, x: Tensor) -> None:
+        """Refuse a network that follows data without a gradient: it would have no divergence."""
+        at, mean, time = self.path.at(self.path.first)
+        idle = (False,) * len(self.denoiser.guidance)
+        network = attrs.evolve(self.denoiser, transform=None, clip=False, acting=idle)
+        level = _level((*at, 0.0, 1.0, mean.c_in, time), x)
+        with torch.enable_grad():
+            at_x = x.detach().requires_grad_()
+            out = network(at_x, level).x_start
+            any_vector = torch.linspace(1, 2, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
+            (pulled,) = torch.autograd.grad(out, at_x, any_vector)
+        if not pulled.any() and not torch.equal(network(0.9 * x.detach() + 0.1, level).x_start, out):
+            raise OptionError(
+                "the network follows data but has no gradient, which the divergence is made of; give one whose layers "
+                "are not quantized, and which calls neither detach() nor no_grad"
+            )
 
     def _dequantized(self, x_start: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the flow starts, and what its density lacks to the likelihood, bits per dimension (B,)."""

@@ -56,6 +56,7 @@ def conditions_for(
     found = {name: _read(f"condition {name!r}", value, n, problems) for name, value in conditions.items()}
     refuse(problems)
     found = with_null(found, null, n) if null else found
+    _check_no_class(found.get("y"))
     if classes:
         _check_labels(found.get("y"), classes, null)
     return {name: mapped(lambda tensor: tensor.to(device), value) for name, value in found.items()}
@@ -87,6 +88,18 @@ def _brief(value: Any) -> str:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _check_no_class(y: Any) -> None:
+    """Raise `OptionError` if labels still have None, as they do where nothing says what "no class" is."""
+    if not isinstance(y, list) or not all(entry is None or isinstance(entry, int) for entry in y):
+        return
+    place = next((i for i, entry in enumerate(y) if entry is None), None)
+    if place is not None:
+        raise OptionError(
+            f"y has None for example {place}, but the network has no null class; give every example a class, or "
+            "compose with null_conditions={'y': 10}, say, which the network must have been trained with"
+        )
 
 
 def _check_labels(y: Any, classes: int, null: Mapping[str, Any] | None) -> None:

@@ -203,7 +203,7 @@ class System(nn.Module):
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = x_start.shape[0] if decoder_rows is None else decoder_rows
-        self._check_draws(x_start, level, noise)
+        check_draws(x_start, level, noise, self.num_steps)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
         null = self.parts.null_conditions
         conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
@@ -584,25 +584,6 @@ class System(nn.Module):
             raise OptionError("this system was composed with backbone=None; pass model= to this call")
         return self.backbone
 
-    def _check_draws(self, x_start: Tensor, level: Tensor, noise: Tensor) -> None:
-        """Raise `OptionError` unless there is one level in range and one noise for each example.
-
-        The range is checked only where that needs no synchronization: on the host, outside of tracing.
-        """
-        _check_tensors(x_start=x_start, level=level, noise=noise)
-        if level.shape != x_start.shape[:1]:
-            raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
-        if noise.shape != x_start.shape:
-            raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
-        if level.is_floating_point() or not has_values(level):
-            return
-        try:
-            low, high = (int(k) for k in level.aminmax())
-        except RuntimeError:  # levels under vmap have no values
-            return
-        if low < 1 or high > self.num_steps:
-            raise OptionError(f"level must lie in 1..{self.num_steps}, got values in {low}..{high}")
-
     def _noise_like(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         device = generator.device if generator is not None else x.device
         return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
@@ -630,6 +611,26 @@ def _first_encoding_step(job: SamplingJob, denoiser: Denoiser, x: Tensor) -> Ten
     at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
     eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
     return at.alpha * x + at.sigma * eps
+
+
+def check_draws(x_start: Tensor, level: Tensor, noise: Tensor, num_steps: int) -> None:
+    """Refuse other than one level and one noise for each example, and levels that are not there.
+
+    The latter where looking costs nothing: on the host, outside of tracing.
+    """
+    _check_tensors(x_start=x_start, level=level, noise=noise)
+    if level.shape != x_start.shape[:1]:
+        raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
+    if noise.shape != x_start.shape:
+        raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
+    if level.is_floating_point() or not has_values(level):
+        return
+    try:
+        low, high = (int(k) for k in level.aminmax())
+    except RuntimeError:  # levels that vmap maps over have no value to look at
+        return
+    if low < 1 or high > num_steps:
+        raise OptionError(f"level must lie in 1..{num_steps}, got values in {low}..{high}")
 
 
 def _check_tensors(**values: object) -> None:

@@ -228,3 +228,70 @@ def test_a_label_that_the_classifier_does_not_know_is_refused(label, text):
     guidance = ClassifierGuidance(lambda x, time: x @ torch.ones(2, 3), label="target")
     with pytest.raises(OptionError, match=re.escape(text)):
         system.sample(2, steps=2, guidance=guidance, target=label, progress=False)
+
+
+STEPS = dict(steps=2, seed=0, progress=False)
+POINTS = dict(backbone=None, data_shape=(2,), num_steps=5, schedule="cosine", bins=None)
+
+
+def halving(x, time):
+    return 0.5 * x
+
+
+@pytest.mark.parametrize(
+    ("log_prob", "text"),
+    [
+        (lambda x, time, given: x.detach().sum(1), "log_prob follows data but has no gradient"),
+        (torch.no_grad()(lambda x, time, given: x.sum(1)), "log_prob follows data but has no gradient"),
+        (
+            lambda x, time, given: x.mean(),
+            r"log_prob must return a number for each of 3 examples, got .* of shape \(\)",
+        ),
+        (lambda x, time, given: x, r"log_prob must return a number for each of 3 examples, got .* of shape \(3, 2\)"),
+        (
+            lambda x, time, given: x.sum(1).long(),
+            "log_prob must return a number for each of 3 examples, got torch.int64",
+        ),
+        (lambda x, time, given: None, "log_prob must return a number for each of 3 examples, got None"),
+    ],
+)
+def test_a_likelihood_that_could_steer_nothing_is_refused(log_prob, text):
+    with pytest.raises(OptionError, match=text):
+        diffkit.compose(**POINTS).sample(3, model=halving, guidance=GradientGuidance(log_prob), **STEPS)
+
+
+def test_a_constant_likelihood_steers_nothing():
+    system, constant = diffkit.compose(**POINTS), GradientGuidance(lambda x, time, given: torch.zeros(len(x)))
+    found = system.sample(3, model=halving, guidance=constant, **STEPS)
+    assert torch.equal(found, system.sample(3, model=halving, **STEPS))
+
+
+@pytest.mark.parametrize(
+    ("classifier", "text"),
+    [
+        (lambda x, time: x[:, 0], r"the classifier must return logits, \(3, classes\), got \(3,\)"),
+        (lambda x, time: x[:1], r"the classifier must return logits, \(3, classes\), got \(1, 2\)"),
+        (lambda x, time: (x,), r"the classifier must return logits, \(3, classes\), got a tuple"),
+        (lambda x, time: x.detach(), "log_prob follows data but has no gradient"),
+    ],
+)
+def test_a_classifier_that_could_steer_nothing_is_refused(classifier, text):
+    guidance = ClassifierGuidance(classifier, label="wanted")
+    with pytest.raises(OptionError, match=text):
+        diffkit.compose(**POINTS).sample(3, model=halving, guidance=guidance, wanted=0, **STEPS)
+
+
+def test_a_likelihood_of_short_weights_is_given_data_in_their_dtype():
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+        def forward(self, x, time, given):
+            assert x.dtype == torch.bfloat16
+            return (self.weight * x).sum(1)
+
+    system = diffkit.compose(**POINTS)
+    found = system.sample(3, model=halving, guidance=GradientGuidance(Network()), **STEPS)
+    plain = GradientGuidance(lambda x, time, given: x.sum(1))
+    torch.testing.assert_close(found, system.sample(3, model=halving, guidance=plain, **STEPS))

@@ -282,3 +282,13 @@ def test_the_extra_is_named(monkeypatch):
     system, x = flow()
     with pytest.raises(MissingExtraError, match=r'pip install "diffkit\[ode\]"'):
         ode_likelihood(system, x)
+
+
+def test_a_network_without_a_gradient_has_no_divergence():
+    """It would be taken for a constant."""
+    system = diffkit.compose(backbone=None, data_shape=(2,), num_steps=5, schedule="cosine", bins=None)
+    data = torch.zeros(3, 2)
+    for model in (lambda x, time: 0.5 * x.detach(), torch.no_grad()(lambda x, time: 0.5 * x)):
+        with pytest.raises(OptionError, match="the network follows data but has no gradient, which the divergence is"):
+            ode_likelihood(system, data, model=model)
+    assert ode_likelihood(system, data, model=lambda x, time: torch.zeros_like(x)).bits.isfinite().all()

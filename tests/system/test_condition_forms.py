@@ -120,7 +120,7 @@ ODD_LABELS = [
     ("a", "y must be class numbers 0..2, one for each example, got 'a'"),
     ({}, "y must be class numbers 0..2"),
     ([True, False], "y must be class numbers 0..2, one for each example, got bool of shape (2,)"),
-    ([None, 1], "y must be class numbers 0..2, one for each example, got [None, 1]"),
+    ([None, 1], "y has None for example 0, but the network has no null class"),
     ([10**20, 0], "condition 'y' has 100000000000000000000, which is more than 64 bits hold"),
     (-(10**20), "condition 'y' is -100000000000000000000, which is more than 64 bits hold; use a smaller number"),
     (float("nan"), "y must be class numbers"),

@@ -227,6 +227,24 @@ def test_without_a_null_label_minus_one_is_refused():
             labelled().sample(2, y=y, **CALL)
 
 
+@pytest.mark.parametrize("y", [[0, None], [None, None], (1, None)])
+def test_without_a_null_label_none_among_classes_is_refused_and_the_advice_works(y):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(11, 2)
+
+        def forward(self, x, time, y):
+            return 0.1 * x + self.table(y)
+
+    own = dict(data_shape=(2,), num_steps=5, schedule="cosine", bins=None)
+    for system in (labelled(), diffkit.compose(backbone=Own(), **own)):
+        with pytest.raises(OptionError, match=r"y has None for example \d, but the network has no null class"):
+            system.sample(2, y=y, **CALL)
+    system = diffkit.compose(backbone=Own(), null_conditions={"y": 10}, **own)
+    assert system.sample(2, y=y, **CALL).isfinite().all()
+
+
 def test_zero_classes_are_none():
     assert labelled(num_classes=0).parts.classes == 0
     assert torch.equal(labelled(num_classes=0).sample(2, **CALL), labelled(num_classes=None).sample(2, **CALL))

@@ -103,6 +103,14 @@ class Continuous(TimestepSampler):
         return 10 * u - 5, torch.ones(len(u))
 
 
+def test_a_classifier_of_short_weights_is_given_data_in_their_dtype():
+    x, level, eps, y = example(3)
+    whole = noisy().loss_terms(None, x, level, eps, y=y)["loss"]
+    short = noisy().bfloat16().loss_terms(None, x, level, eps, y=y)["loss"]
+    assert short.dtype == torch.float32
+    torch.testing.assert_close(short, whole, rtol=0.1, atol=0.1)  # bfloat16 has 8 bits
+
+
 def test_continuous_levels():
     continuous = dict(schedule="log_linear", timesteps=Continuous())
     classifier = noisy(recipe=Plain(), classes=7, **continuous)
@@ -221,9 +229,20 @@ def test_other_refusals(tmp_path):
     with pytest.raises(OptionError, match="num_classes must be >= 1, got 0"):
         noisy(classes=0)
     x, level, eps, y = example(3)
-    for levels, drawn in ((level[:1], eps), (level, eps[:1]), (level[:, None], eps)):
-        with pytest.raises(OptionError, match="there must be one level and one noise for each of 5 examples, got"):
+    for levels, drawn, text in (
+        (level[:1], eps, r"level must have shape \(5,\)"),
+        (level, eps[:1], r"noise must have shape \(5, "),
+        (level[:, None], eps, r"level must have shape \(5,\)"),
+        (level + 1000, eps, r"level must lie in 1\.\."),
+    ):
+        with pytest.raises(OptionError, match=text):
             noisy().loss_terms(None, x, levels, drawn, y=y)
+    for labels in (y.tolist(), y.float(), y[:, None]):
+        with pytest.raises(OptionError, match="condition 'y' must be class numbers, one for each example, got"):
+            noisy().loss_terms(None, x, level, eps, y=labels)
+    for labels in (y + 9, y - 9):
+        with pytest.raises(OptionError, match="but the classifier tells 3 classes apart"):
+            noisy().loss_terms(None, x, level, eps, y=labels)
     with pytest.raises(OptionError, match=r"learns from the condition 'y' alone, got \['text', 'y'\]"):
         noisy().loss_terms(None, x, level, eps, y=y, text=y)
     small = from_array(np.zeros((9, 1, 4, 4), np.uint8), labels=np.zeros(9, int), bins=17)

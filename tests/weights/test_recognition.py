@@ -176,7 +176,8 @@ def test_identify_says_what_a_file_is(tmp_path):
 def test_foreign_weights_are_named(state, tmp_path):
     torch.save(state, tmp_path / "x.pt")
     with pytest.raises(
-        CheckpointError, match=rf"x.pt: {len(state)} tensors of an unknown kind of network \(first: {next(iter(state))}\)"
+        CheckpointError,
+        match=rf"x.pt: {len(state)} tensors of an unknown kind of network \(first: {next(iter(state))}\)",
     ):
         diffkit.load_checkpoint(tmp_path / "x.pt")
 
