@@ -115,14 +115,24 @@ def from_array(
 
 def _numpy(values: Any, what: str) -> NDArray[Any]:
     try:
-        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asanyarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, ragged lists, quantized tensors
+        array = _plain(values).numpy() if isinstance(values, Tensor) else np.asanyarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, quantized tensors
         raise DataError(f"{what} cannot be made an array: {error}") from error
+    if np.ma.is_masked(array):
+        raise DataError(
+            f"{what} have masked values, which say nothing; fill them by {what}.filled(...), or leave them out"
+        )
     if array.dtype.kind == "b":
         raise DataError(f"{what} are of {array.dtype}; give integers by astype('uint8'), and bins=2")
     if array.dtype.kind not in "iuf":
         raise DataError(f"{what} must be numbers, got an array of {array.dtype}")
     return array
+
+
+def _plain(values: Tensor) -> Tensor:
+    """A tensor as NumPy can hold it, which knows no bfloat16."""
+    found = values.detach().cpu()
+    return found.float() if found.dtype == torch.bfloat16 else found
 
 
 def _check_shape(array: NDArray[Any]) -> None:

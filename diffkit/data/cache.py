@@ -13,7 +13,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,21 +77,45 @@ def cached(
     Raises:
         DataError: The file is not a cache, or cannot be written.
     """
-    from filelock import FileLock
-
     key = _key(pictures)
     bad = _valid(path, key, progress)  # without the lock, so that many processes can check at once
     if bad is None:
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise DataError(f"cache {str(path)!r} is in a folder that is missing or cannot be written")
-        lock = Path(f"{path}.lock")
-        if lock.is_symlink():  # some versions of filelock empty the file that a link leads to
-            raise DataError(f"{lock} is a link, through which another file would be written; remove it")
-        with FileLock(lock):
+        with _locked(Path(f"{path}.lock")):
             bad = _valid(path, key, progress, locked=True)
             if bad is None:
                 bad = _build(path, key, pictures, processes, skip, progress)
     return (None if bad and not skip else Mapped(path)), bad
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock, or say that the file system has none and go on: what is built takes its place at once and whole."""
+    from filelock import FileLock
+
+    if path.is_symlink():  # some versions of filelock empty what it leads to
+        raise DataError(f"{path} is a link, through which another file would be written; remove it")
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except NotImplementedError as error:
+        _warn_of_no_locks(path, error)
+    except OSError as error:
+        if error.filename is not None:  # it is the file that cannot be opened
+            raise
+        _warn_of_no_locks(path, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _warn_of_no_locks(path: Path, error: Exception) -> None:
+    log(
+        f"warning: the file system of {str(path.parent)!r} has no locks ({error}), so other processes may build the "
+        "same cache at the same time"
+    )
 
 
 def _key(pictures: Pictures) -> str:

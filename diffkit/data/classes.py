@@ -29,6 +29,8 @@ def class_numbers(labels: Any, count: int) -> NDArray[np.int64]:
         found = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asanyarray(labels)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, and what NumPy cannot hold
         raise DataError(f"labels cannot be made an array: {error}") from error
+    if np.ma.is_masked(found):
+        raise DataError("labels have masked values; fill them by labels.filled(-1), where -1 is for no class")
     if found.shape != (count,) or found.dtype.kind not in "iu":
         hint = "; give class numbers by labels.argmax(1)" if found.ndim == 2 and len(found) == count else ""
         raise DataError(f"labels must be integers of shape ({count},), got {found.dtype} of shape {found.shape}{hint}")
@@ -40,7 +42,7 @@ def class_numbers(labels: Any, count: int) -> NDArray[np.int64]:
                 f"example {at} has label {label}; classes are numbered from 0 and up to {MOST_CLASSES - 1} here: "
                 "number those that occur, as by numpy.unique(labels, return_inverse=True)[1]"
             )
-    return found.astype(np.int64)
+    return np.asarray(found, dtype=np.int64)
 
 
 def class_names(classes: Any, labels: NDArray[np.int64]) -> tuple[str, ...]:

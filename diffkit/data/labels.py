@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ NO_CLASS = -1
 """The label of an example without a class; a network has to have a label of its own for it."""
 MOST_CLASSES = 100_000
 """Larger numbers are those of a catalogue, and would make as many rows in a network."""
+_FRACTION = re.compile(r"\.0+$")
 _SHOWN = 10
 _DELIMITERS = (",", ";", "\t")
 
@@ -157,7 +159,7 @@ def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[s
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
     found: dict[str, str | None] = {}
-    for file, label in rows:
+    for file, label in _whole(rows):
         name = _within(file, where)
         if found.setdefault(name, label) != label:
             raise DataError(f"the labels {str(table)!r} give {file!r} two classes, {found[name]!r} and {label!r}")
@@ -174,8 +176,10 @@ def _within(file: str, where: Path) -> str:
     """Name of a file within the folder, with "/" between folders, whether written so, with "\\" or from the root on."""
     name = file if "/" in file or not _is_windows(file) else file.replace("\\", "/")
     name = os.path.normpath(name).replace(os.sep, "/")
-    root = f"{where.as_posix().rstrip('/')}/"
-    return name.removeprefix(root) if name.startswith(root) else name.lstrip("/")
+    for root in (f"{each.as_posix().rstrip('/')}/" for each in (where, where.absolute(), where.resolve())):
+        if name.startswith(root):
+            return name.removeprefix(root)
+    return name.lstrip("/")
 
 
 def _is_windows(file: str) -> bool:
@@ -224,7 +228,8 @@ def _check_complete(table: str, where: Path, names: Sequence[str], found: Mappin
     """Raise one error that names the files without a class and the classes without a file."""
     missing = [name for name in names if name not in found]
     unknown = sorted(found.keys() - set(names))
-    faults = [f"{len(missing)} images have no label: {_some(missing)}"] if missing else []
+    empty = "" if unknown else "; give those without a class an empty label, or null in a .json"
+    faults = [f"{len(missing)} images have no label: {_some(missing)}{empty}"] if missing else []
     faults += [f"{len(unknown)} labels are of files that are not images there: {_some(unknown)}"] if unknown else []
     faults += _near(missing, unknown)
     if faults:
@@ -238,7 +243,8 @@ def _near(missing: Sequence[str], unknown: Sequence[str]) -> list[str]:
         ("in their endings", lambda name: os.path.splitext(name)[0]),  # noqa: PTH122 - a name, not a path here
         ("in their folders", lambda name: name.rpartition("/")[2]),
     ):
-        there = {spelled(name): name for name in missing}
+        count = Counter(map(spelled, missing))
+        there = {spelled(name): name for name in missing if count[spelled(name)] == 1}
         both = [(there[spelled(file)], file) for file in unknown if spelled(file) in there]
         if both:
             return [f"names differ {what}: {both[0][0]!r} is {both[0][1]!r} in the table; write them alike"]
@@ -254,6 +260,13 @@ def _numbered(table: str, found: Mapping[str, str | None]) -> tuple[str, ...] | 
     if largest >= MOST_CLASSES:
         raise DataError(f"the labels {table!r} go up to {largest}; number classes from 0, or name them")
     return tuple(str(i) for i in range(largest + 1))
+
+
+def _whole(rows: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    """Return rows with 3 for 3.0 if all classes are such numbers, as a table gets them whose column has empty cells."""
+    short = [(file, None if label is None else _FRACTION.sub("", label)) for file, label in rows]
+    numbers = all(label is None or label == str(NO_CLASS) or _is_number(label) for _, label in short)
+    return short if numbers else rows
 
 
 def _is_number(label: str) -> bool:

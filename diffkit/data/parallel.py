@@ -10,9 +10,10 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from diffkit.errors import DataError
+from diffkit.errors import DataError, OptionError
 
 T = TypeVar("T")
+_MANY = 64
 _CHUNK = 32
 """Items that a process takes at a time."""
 _function: Callable[[Any], Any] | None = None
@@ -27,7 +28,10 @@ def in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int 
         processes: 0 works in this process; others are started afresh, never forked, and import what the function needs.
     Raises:
         DataError: A process died, such as for want of memory.
+        OptionError: There are more processes than help.
     """
+    if processes > (most := max(_MANY, 4 * (os.cpu_count() or 1))):
+        raise OptionError(f"processes={processes} are more than help here; take at most {most}")
     if processes == 0:
         yield from (_tried(function, item) for item in items)
         return

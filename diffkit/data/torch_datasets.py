@@ -248,10 +248,14 @@ def _example(x: Any, index: int) -> Tensor:
         )
     if not isinstance(x, Tensor | np.ndarray):
         raise DataError(f"item {index} is a {type(x).__name__}; an example must be a tensor or an array (C, *S)")
+    if np.ma.is_masked(x):
+        raise DataError(
+            f"item {index} has masked values, which say nothing; let the dataset fill them by x.filled(...)"
+        )
     if isinstance(x, np.ndarray) and x.dtype.kind in "iuf":
         x = x.astype(x.dtype.newbyteorder("="), copy=False)  # torch knows this machine's order only
     try:
-        found = torch.as_tensor(x)
+        found = torch.as_tensor(x).detach()
     except (TypeError, ValueError) as error:  # objects, texts, records
         raise DataError(f"item {index} is an array of {x.dtype}; an example must be of numbers") from error
     if found.dtype == torch.bool:

@@ -28,6 +28,9 @@ from diffkit.runtime.files import write_atomically
 METRICS = ("fid", "sfid", "kid", "inception_score", "precision_recall")
 """Names of the metrics. With an extractor other than inception, "fid" is the same distance of its features."""
 
+MOST_SUBSETS = 100_000
+"""Of KID: the mean over a thousandth of them is as good as anyone needs."""
+
 
 @frozen
 class Value:
@@ -153,6 +156,7 @@ def evaluate(
     options = dict(neighbours=neighbours, kid_subsets=kid_subsets, split_size=split_size, seed=seed)
     for name, value in (options | {"kid_subset_size": kid_subset_size}).items():
         check_integer(name, value, ge={"seed": 0, "kid_subset_size": 2}.get(name, 1))
+    check_integer("kid_subsets", kid_subsets, ge=1, le=MOST_SUBSETS)
     reading = dict(size=size, on_error=on_error, layout=layout)
     data, stored = _data(samples, reading), _stored(reference, network)
     real = None if stored is not None else _data(reference, reading)

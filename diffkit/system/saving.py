@@ -104,7 +104,7 @@ def write(
             with new_folder(folder) as work:
                 for name, whole in files:
                     write_through(work / name, whole)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no path has a zero byte
         raise CheckpointError(f"cannot write {folder}: {reason(error)}; {len(content)} bytes are needed") from error
     return folder
 

@@ -45,7 +45,7 @@ def prepare(out: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no path has a zero byte
         raise OptionError(f"out {str(folder)!r} cannot be written: {error}; choose another folder") from error
     if is_run(folder):
         _refuse_links(folder)

@@ -332,3 +332,9 @@ def test_processes_of_one_job_say_an_error_once(command: Command, monkeypatch: p
 @pytest.mark.parametrize(("command_line", "flag"), [("train --data points", "--dtype"), ("nll run", "--low-res")])
 def test_nothing_is_suggested_that_is_not_alike(refused: Refused, command_line: str, flag: str):
     assert refused(*command_line.split(), flag, "1") == f"no option {flag!r}; --help lists those there are"
+
+
+def test_a_zero_byte_in_a_path_of_a_file_of_options_is_refused(refused, tmp_path):
+    (tmp_path / "options.toml").write_text('out = "a\\u0000b"\n', encoding="utf-8")
+    found = refused("sample", tmp_path, "--config", tmp_path / "options.toml")
+    assert "out must be without a zero byte" in found and "\0" not in found

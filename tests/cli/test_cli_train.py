@@ -313,3 +313,17 @@ def test_weights_to_begin_with(command: Command, refused: Refused, images: Path,
     assert "is not a file of weights, and no folder of a run" in refused(
         *words, "--init", tmp_path / "nowhere", "--out", tmp_path / "fourth"
     )
+
+
+def test_one_of_several_sets_of_weights_to_begin_with(command: Command, refused: Refused, images: Path, tmp_path: Path):
+    words = ["train", *TINY, "--steps", "1", "--data", images, "--lr", "0"]
+    assert command(*words, "--out", tmp_path / "first").code == 0
+    first = diffkit.load(tmp_path / "first")
+    state = first.backbone.state_dict()
+    torch.save({"ema_0.9": state, "ema_0.99": state, "model": state}, tmp_path / "three.pt")
+    again = [*words, "--init", tmp_path / "three.pt", "--out", tmp_path / "second"]
+    assert "choose one: --init-entry ema_0.9 or " in refused(*again)
+    assert "from 'ema_0.9'" in command(*again, "--init-entry", "ema_0.9").out
+    repeated = command("train", "--config", tmp_path / "second" / "config.toml", "--out", tmp_path / "third")
+    assert "from 'ema_0.9'" in repeated.out
+    assert "give --init too" in refused(*words, "--init-entry", "model", "--out", tmp_path / "fourth")

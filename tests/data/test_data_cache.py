@@ -276,3 +276,20 @@ def test_a_disk_that_is_really_full(folder, tmp_path):
         assert [path.name for path in small.iterdir() if path.suffix != ".lock"] == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks by flock")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_has_a_cache_too(folder, monkeypatch, capsys, number):
+    """As for runs: a warning says so once, and nothing is left to be read wrongly."""
+    import fcntl
+
+    def unsupported(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    plain = pixels(diffkit.data.loading.load(folder, size=(6, 8)))
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", unsupported)
+        assert torch.equal(pixels(load(folder)), plain)
+    assert "has no locks" in capsys.readouterr().err
+    assert torch.equal(pixels(load(folder)), plain)

@@ -183,6 +183,26 @@ def test_full_paths_in_a_table(folder, tmp_path):
     assert load(folder, path).labels.tolist() == [0, 1, 2, 0]
 
 
+def test_full_paths_in_a_table_for_a_folder_named_from_here(folder, tmp_path, monkeypatch):
+    path = table(tmp_path / "t.csv", [(str(folder / name), "xyzx"[i]) for i, name in enumerate(FILES)])
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("photos"), path).labels.tolist() == [0, 1, 2, 0]
+
+
+def test_numbers_with_a_point_are_classes_by_number_only_if_all_are(folder, tmp_path):
+    path = table(tmp_path / "t.csv", zip(FILES, ("2.0", "10.0", "0.0", "2.0"), strict=True))
+    assert load(folder, path).labels.tolist() == [2, 10, 0, 2]
+    words = table(tmp_path / "w.csv", zip(FILES, ("v1.0", "2.0", "2.0", "2.0"), strict=True))
+    assert load(folder, words).classes == ("2.0", "v1.0")
+
+
+def test_images_that_a_table_leaves_out_may_have_an_empty_label(folder, tmp_path):
+    with pytest.raises(DataError, match=r"1 images have no label: 'b\.png'; give those without a class an empty label"):
+        load(folder, table(tmp_path / "t.csv", [(name, "xyzx"[i]) for i, name in enumerate(FILES) if i != 1]))
+    rows = [(name, "" if i == 1 else "xyzx"[i]) for i, name in enumerate(FILES)]
+    assert load(folder, table(tmp_path / "t.csv", rows)).labels.tolist() == [0, -1, 1, 0]
+
+
 def test_two_files_that_differ_in_their_spelling_only(folder, tmp_path):
     names = [unicodedata.normalize(form, "\u00e9.png") for form in ("NFC", "NFD")]
     for name in names:
@@ -232,10 +252,12 @@ def test_tables_of_spreadsheets(folder, tmp_path, content):
         ("csv", (1, -1, 0, 1), ("0", "1")),
         ("json", (1, -1, 0, 1), ("0", "1")),
         ("csv", (1, "", 0, 1), ("0", "1")),
+        ("csv", ("1.0", "", "0.0", "1.0"), ("0", "1")),
+        ("csv", ("1.0", "-1.0", "0.0", "1.0"), ("0", "1")),
     ],
 )
 def test_images_without_a_class(folder, tmp_path, suffix, labels, classes, capsys):
-    """An empty cell, null, or -1 among numbers; with words -1 is a word."""
+    """An empty cell, null, or -1 among numbers; with words -1 is a word. 1.0 is 1: so is a column with empty cells."""
     path = table(tmp_path / f"t.{suffix}", zip(FILES, labels, strict=True))
     data = load(folder, path)
     assert data.classes == classes and data.labels.tolist() == [1, -1, 0, 1]

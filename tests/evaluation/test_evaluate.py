@@ -145,6 +145,8 @@ def test_wrong_words(files, stand_in):
         evaluate(*files, extractor=stand_in, metrics=[])
     with pytest.raises(OptionError, match="neighbours must be >= 1, got 0"):
         evaluate(*files, extractor=stand_in, neighbours=0)
+    with pytest.raises(OptionError, match="kid_subsets must be >= 1 and <= 100000, got 1000000000"):
+        evaluate(*files, extractor=stand_in, kid_subsets=10**9)
 
 
 # ---- reference statistics --------------------------------------------------------------------------------------------

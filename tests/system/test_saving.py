@@ -13,7 +13,7 @@ from attrs import frozen
 from networks import Tiny
 
 import diffkit
-from diffkit.errors import CheckpointError, SpecError
+from diffkit.errors import CheckpointError, OptionError, SpecError
 from diffkit.parts.samplers.ddim import DDIM
 from diffkit.protocols import Sampler
 from diffkit.registry import registry
@@ -264,3 +264,11 @@ def test_a_part_whose_bare_name_means_another_keeps_its_whole_name():
         assert kept.parts.names["sampler"] == "diffkit:ddim"
     finally:
         del registry("sampler")._here["ddim"]
+
+
+def test_a_folder_whose_name_no_file_can_have_is_refused(tmp_path):
+    system = diffkit.compose(backbone=("mlp", {"hidden": 8, "depth": 1}), data_shape=(2,), bins=None)
+    with pytest.raises(CheckpointError, match=r"cannot write .*null"):
+        system.save(f"{tmp_path}/a\0b")
+    with pytest.raises(OptionError, match=r"cannot be written.*null"):
+        diffkit.train(system, torch.zeros(4, 2), out=f"{tmp_path}/a\0b", steps=1, batch_size=2, progress=False)

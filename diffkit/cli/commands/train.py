@@ -25,6 +25,7 @@ from diffkit.training.config import TrainConfig
 if TYPE_CHECKING:
     from diffkit.data.base import Data
     from diffkit.system.module import System
+    from diffkit.weights import Loaded
 
 
 @frozen
@@ -35,6 +36,7 @@ class Options:
         out: Folder of the run: checkpoints, metrics and the system as diffkit.load reads it.
         init: Begin with the weights of a file (of diffkit export, or a published one), or of the folder of a run or a
             saved system, where name and shape fit. A run that has begun goes on with its own.
+        init_entry: Which set of weights, if the file of --init holds several, such as model and ema.
         low_res: Train for super-resolution: give the network each image shrunk to this size (one number, or height and
             width) as well, for it to enlarge; needs a backbone with low_res_channels, such as unet.
         device: Such as cpu or cuda; a GPU if there is one.
@@ -45,6 +47,7 @@ class Options:
 
     out: Path
     init: Path | None = None
+    init_entry: str | None = None
     low_res: tuple[int, ...] | None = None
     device: str | None = None
     track: tuple[str, ...] = ()
@@ -68,6 +71,8 @@ def run(given: ParsedOptions) -> None:
     options, config = given.make(Options), given.make(TrainConfig)
     check_run_folder("--out", options.out)
     init = None if options.init is None else _weights_in(options.init)
+    if options.init_entry is not None and init is None:
+        raise OptionError("--init-entry names weights in the file of --init; give --init too, or leave it out")
     _refuse_early(given)
     refuse_before_reading(config, options.out, options.track)
     if config.label_dropout > 0 and (way := way_to_classes(given)):
@@ -92,11 +97,11 @@ def run(given: ParsedOptions) -> None:
     if remark := _unused_classes(system, data):
         say(remark)
     if init is not None and not _has_begun(options.out):
-        say(f"weights: {init}: {diffkit.weights.load_matching(system, init)}")
+        say(f"weights: {init}: {_begin_with(system, init, options.init_entry)}")
     if options.dry_run:
         tell(diffkit.training.dry_run(system, data, out=options.out, config=config, progress=True))
         return
-    written = Recipe(recipe(system, composition, config, given.parts, options.low_res, init))
+    written = Recipe(recipe(system, composition, config, given.parts, options.low_res, init, options.init_entry))
     val = opened(given, "val", options.low_res) if "val" in given.parts else None
     diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
@@ -109,6 +114,16 @@ def _weights_in(path: Path) -> Path:
     if not found.is_file():
         raise OptionError(f"--init {path} is not a file of weights, and no folder of a run or a saved system")
     return found
+
+
+def _begin_with(system: System, init: Path, entry: str | None) -> Loaded:
+    """Take weights over, or say in this command's words which of several sets to choose."""
+    from diffkit.weights import load_matching
+
+    try:
+        return load_matching(system, init, entry=entry)
+    except OptionError as error:
+        raise OptionError(str(error).replace(" entry=", " init_entry=")) from error
 
 
 def _has_begun(out: Path) -> bool:

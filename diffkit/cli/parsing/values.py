@@ -31,7 +31,7 @@ def from_text(text: str, kind: Any) -> Any:
     """
     if text.lower() == "none" and _none_is_none(kind):
         return None
-    _check_not_empty(text, kind)
+    _check_word(text, kind)
     _check_file_or_folder(text, kind)
     for candidate in _candidates(kind):
         try:
@@ -51,7 +51,7 @@ def accept(value: Any, kind: Any) -> Any:
         if _allows_none(kind):
             return None
         raise OptionError(f"must be {wanted(kind, in_file=True)}, got none")
-    _check_not_empty(value, kind)
+    _check_word(value, kind)
     _check_file_or_folder(value, kind)
     for candidate in _candidates(kind):
         try:
@@ -62,8 +62,10 @@ def accept(value: Any, kind: Any) -> Any:
     raise OptionError(f"must be {wanted(kind, in_file=True)}, got {said}")
 
 
-def _check_not_empty(value: Any, kind: Any) -> None:
-    """Refuse an empty word, which would name the folder at hand."""
+def _check_word(value: Any, kind: Any) -> None:
+    """Refuse an empty word, which would name the folder at hand, and a path that no file can have."""
+    if Path in _candidates(kind) and isinstance(value, str) and "\0" in value:
+        raise OptionError(f"must be without a zero byte, got {value!r}")
     if value == "" and {str, Path} & set(_candidates(kind)):
         raise OptionError("must not be empty")
 

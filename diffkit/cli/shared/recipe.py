@@ -55,6 +55,7 @@ def recipe(
     chosen: Mapping[str, tuple[str, Mapping[str, Any]]],
     low_res: tuple[int, ...] | None,
     init: Path | None,
+    init_entry: str | None,
 ) -> str:
     """Return options of ``diffkit train`` as TOML text, every default included, but ``out`` and the device.
 
@@ -65,9 +66,11 @@ def recipe(
         chosen: Name or path, and options, of data and held-out data.
         low_res: Size of small images, or None.
         init: File of the weights that it begins with, or None.
+        init_entry: Which set of weights in that file, or None.
     """
     told = {field.name: composition.get(field.name, field.default) for field in attrs.fields(Composition)}
-    values = {"init": None if init is None else str(init), "low_res": low_res, **attrs.asdict(config), **told}
+    begun = {"init": None if init is None else str(init), "init_entry": init_entry}
+    values = {**begun, "low_res": low_res, **attrs.asdict(config), **told}
     spec = system.spec()["parts"]
     parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
     return written("train", system.device, values, (TrainConfig, Composition), parts, sources_in(chosen))
