@@ -151,7 +151,7 @@ def test_crowded_levels_give_way():
 
 
 def test_spacings_that_need_the_table_say_so():
-    with pytest.raises(OptionError, match="spacing 'karras10' looks at noise levels, so it needs the table"):
+    with pytest.raises(OptionError, match="spacing 'karras10' depends on noise levels, so it needs the table"):
         levels(1000, "karras10")
     with pytest.raises(OptionError, match="steps must be <= 1000, the number of levels of the table, got 1001"):
         spaced("logsnr1001", TABLES["cosine"])
@@ -219,9 +219,9 @@ def test_grids_round_trip_through_files(tmp_path):
     ("content", "text"),
     [
         ("[1, 2]", "it holds a list, not an object"),
-        ("{}", "is no grid; it must hold one object with a list as one of levels, sigma, log_snr"),
-        ('{"sigma": [1], "levels": [1]}', "is no grid"),
-        ('{"sigma": []}', "is no grid"),
+        ("{}", "is not a grid; it must hold one object with a list as one of levels, sigma, log_snr"),
+        ('{"sigma": [1], "levels": [1]}', "is not a grid"),
+        ('{"sigma": []}', "is not a grid"),
         ("{", "cannot read a grid from"),
         ('{"sigma": [1, "a"]}', "must be a number, got 'a'"),
         ('{"sigma": [1, -2]}', "must be >= 0, got -2"),

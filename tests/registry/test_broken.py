@@ -296,7 +296,7 @@ def test_a_plugin_of_another_version_says_which_it_was_written_for(site: Site):
     assert str(caught.value).endswith(
         "  sample: expected sample(state, u, num_steps), found sample(self, state, u)\n"
         "inherit from diffkit.protocols.TimestepSampler for the defaults\n"
-        f"acme 0.4 asks for Diffkit<0.1,>=0.0.3; this is diffkit {diffkit.__version__}"
+        f"acme 0.4 requires Diffkit<0.1,>=0.0.3; this is diffkit {diffkit.__version__}"
     )
 
 

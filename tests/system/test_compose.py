@@ -497,7 +497,10 @@ def test_a_part_may_hold_anything_else():
             "must return a mapping with 'loss', a value for each example, got the keys",
         ),
         (lambda e: e.flatten(1).mean(1), "must return a mapping with 'loss', a value for each example, got a Tensor"),
-        (lambda e: {"loss": e.flatten(1).mean(1), "level": e.flatten(1).mean(1)}, "returns 'level', a name reserved for"),
+        (
+            lambda e: {"loss": e.flatten(1).mean(1), "level": e.flatten(1).mean(1)},
+            "returns 'level', a name reserved for",
+        ),
     ],
 )
 def test_what_a_loss_returns_is_checked(returned, text):

@@ -205,7 +205,7 @@ def test_damaged_weights(folder, damage, text):
 def test_weights_that_are_none(folder, content):
     (folder / "model.safetensors").write_bytes(content)
     edit(folder, lambda s: s.pop("weights"))
-    with pytest.raises(CheckpointError, match="is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
         load(folder)
 
 
