@@ -139,11 +139,11 @@ def _static(part: object, name: str) -> Any:
 _bases = type.__dict__["__mro__"].__get__
 _namespace = type.__dict__["__dict__"].__get__
 _name = type.__dict__["__name__"].__get__
-"""What a class is, past whatever its metaclass says."""
+"""Namespace and name of a class, not overridden by its metaclass."""
 
 
 def _is_class(part: object) -> bool:
-    """As `isinstance`, which also asks a part what it says its class is."""
+    """As `isinstance`, but without reading the part's own ``__class__``."""
     return issubclass(type(part), type)
 
 

@@ -129,7 +129,7 @@ def _write(file: BinaryIO, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield an empty file beside ``path``, which takes its place if the block succeeds and is removed if not.
+    """Yield an empty file next to ``path``, which replaces it if the block succeeds and is removed if not.
 
     Temporary files of that name from killed processes are removed first.
     """

@@ -148,7 +148,7 @@ def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[i
         count = int(named[2])
         _check_count(count, num_steps)
         if count == 1 < num_steps and named[1] in _FROM_LEVEL_1:
-            raise OptionError(f"spacing {text!r} keeps level 1 alone, where no chain can start; use 1 or 'trailing1'")
+            raise OptionError(f"spacing {text!r} is level 1 alone, where no chain can start; use 1 or 'trailing1'")
         if named[3]:
             return karras(_rho(named[3], text))(_needed(table, text), count)
         if named[1] in EVEN_GRIDS:

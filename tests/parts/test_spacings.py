@@ -136,7 +136,7 @@ def test_values_that_are_no_noise(sigmas, message):
         nearest(TABLES["cosine"], sigmas)
 
 
-def test_noise_in_place_of_levels_is_told_where_to_go():
+def test_noise_in_place_of_levels_is_an_error_with_a_fix():
     with pytest.raises(OptionError, match=r"levels must be integers, got \[14.0, 3.0\]; .*diffkit.spacing.nearest"):
         levels(1000, [14.0, 3.0], TABLES["cosine"])
     for neither in ([], 2.5):
@@ -291,7 +291,7 @@ def test_no_chain_is_better_than_the_best(variance):
 
 
 @pytest.mark.parametrize(("var", "variance"), [("fixed_small", "posterior"), ("fixed_large", "upper")])
-def test_the_price_of_a_chain_is_what_its_bound_says(var, variance):
+def test_chain_bits_are_those_of_the_bound(var, variance):
     """Measured once at every level, it predicts the bound of every chain."""
     system, x, error = measured(var)
     for chain in ((1, 20, 40, 60), optimal_levels(system.table, error, 7, variance=variance)):

@@ -106,7 +106,7 @@ def test_null_conditions_inside_of_mappings_and_lists():
 # ---- said to compose -------------------------------------------------------------------------------------------------
 
 
-def test_compose_says_what_guidance_compares_with():
+def test_null_conditions_of_compose_are_those_of_guidance():
     null = {"y": 3, "tokens": EMPTY}
     system, call = system_of(null_conditions=null), dict(tokens=TOKENS, y=[0, 1, 2], **CALL)
     assert system.parts.classes is None

@@ -44,7 +44,7 @@ def attend(qkv: Tensor, heads: int, order: str) -> Tensor:
         heads: Number of heads; divides C.
         order: How the columns are laid out: "legacy" is (heads, 3, C / heads), "new" is (3, heads, C / heads).
     Returns:
-        (B, N, C). Queries, keys and values keep unit stride, which the fused kernels require.
+        (B, N, C). Queries, keys and values have unit stride, which the fused kernels require.
     """
     if order == "legacy":
         q, k, v = qkv.reshape(*qkv.shape[:2], heads, 3, -1).unbind(3)
