@@ -1,4 +1,4 @@
-"""Arithmetic of Gaussians that losses, samplers and the bound share. Natural units (nats) unless a name says bits.
+"""Arithmetic of Gaussians that losses, samplers and the bound share. In nats unless the name contains bits.
 
 Importing this module does not import torch.
 """
@@ -123,7 +123,7 @@ def vlb_bits(at: LossInputs, *, squared_error: Tensor, out: Tensor) -> Tensor:
 
     Args:
         at: Arguments of the loss; its transition and log_variance must not be None.
-        squared_error: ``(out - target)^2``, (B, C, *S); detach it to keep the mean out of the gradient.
+        squared_error: ``(out - target)^2``, (B, C, *S); detach it so that the gradient does not reach the mean.
         out: The backbone's mean channels, likewise.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
     """

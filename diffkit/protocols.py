@@ -332,7 +332,7 @@ class Sampler(Part, Protocol):
 
     @abstractmethod
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return named float64 columns (n,), finite; row i is the i-th step, from T-i to T-i-1 unless `route` says."""
+        """Return named float64 columns (n,), finite; row i is the i-th step, from T-i to T-i-1 without a `route`."""
 
     def nodes(self, steps: Steps) -> F64 | None:
         """Return log_snr of further evaluations within each step, (n, m) float64, or None if there are none.

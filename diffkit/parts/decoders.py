@@ -1,4 +1,4 @@
-"""What data is made of, and so how likely it is under the last Gaussian: n-bit bins, or continuous values."""
+"""Decoders: log-likelihood of data under the last Gaussian, for n-bit bins or continuous values."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Binned:
     """Data on equally spaced values in [-1, 1]; the likelihood of a value is that of its bin, the end bins open.
 
     ``P = Phi((x + h - mean) / std) - Phi((x - h - mean) / std)``, h half the spacing. The difference is taken in log
-    space, so that tails keep every digit in float32, where the published code is off by up to 10 nats.
+    space, so that tails are exact in float32, where improved-diffusion is off by up to 10 nats.
 
     Attributes:
         bins: Number of values, >= 2: 256 for 8-bit images, 65536 for 16-bit, 17 for scikit-learn's digits.
-        cdf: "tanh", the approximation of Phi in the published code (off by up to 1.8e-4), or "exact".
-        floor: Probabilities below it count as it, and have no gradient, in [0, 1). The published code's 1e-12 keeps a
-            bad pixel from dominating early training; 0 gives the likelihood itself.
+        cdf: "tanh", the approximation of Phi in improved-diffusion (off by up to 1.8e-4), or "exact".
+        floor: Smaller probabilities are replaced by it, without gradient; in [0, 1). improved-diffusion's 1e-12
+            prevents a bad pixel from dominating early training; 0 gives the likelihood itself.
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 13; tanh form: Hendrycks & Gimpel 2016, arXiv:1606.08415.
     """
 
@@ -48,7 +48,7 @@ class Binned:
         width = half * inverse_std
         interval = _log_interval_tanh if self.cdf == "tanh" else _log_interval_exact
         below, above, between = interval(centre, width)
-        # The published code opens the bins beyond +-0.999; finer grids need a threshold inside their last spacing.
+        # improved-diffusion opens the bins beyond +-0.999; finer grids need a threshold inside their last spacing.
         edge = 1 - min(1e-3, half / 2)
         found = below.where(x_start < -edge, above.where(x_start > edge, between))
         return found.clamp(min=math.log(self.floor)) if self.floor else found
@@ -110,7 +110,7 @@ def _log_interval_tanh(centre: Tensor, width: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _log_interval_exact(centre: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with the true normal CDF, worked on the side of 0 where both ends are in the lower tail."""
+    """The same with the true normal CDF, computed on the side of 0 where both ends are in the lower tail."""
     from torch.special import log_ndtr
 
     near, far = -centre.abs() + width, -centre.abs() - width
@@ -125,7 +125,7 @@ def _softplus(z: Tensor) -> Tensor:
 
 
 def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(-x)) for x > 0, by whichever form keeps its digits (Maechler 2012)."""
+    """log(1 - exp(-x)) for x > 0, by the form without cancellation (Maechler 2012)."""
     small = x < math.log(2)
     safe_small = x.where(small, x.new_ones(()))
     safe_large = x.where(~small, x.new_ones(()))

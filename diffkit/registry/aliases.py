@@ -1,4 +1,4 @@
-"""What other libraries call the parts: names that people come with, for the text of an error.
+"""Names of parts in other libraries, for the text of an error.
 
 No part is found by them. They are compared without case and punctuation, with "p" for "+", and without "Scheduler"
 behind or "sample_" before them: 'DPM2 a', 'dpm_2_a' and 'sample_dpm_2_a' are one.
@@ -88,17 +88,17 @@ ALIASES: dict[str, dict[str, str]] = {
 """Kind -> our name, or "distribution:name" for a part of our plugins -> other names of it."""
 
 
-def alias_of(kind: str, asked: str, known: Iterable[str]) -> str | None:
-    """Return our name for what is asked for, "distribution:name" if a plugin has it; None if nobody says so.
+def alias_of(kind: str, name: str, known: Iterable[str]) -> str | None:
+    """Return our name for a name of another library, "distribution:name" for a part of a plugin; None if unknown.
 
     Args:
         kind: Kind of part.
-        asked: The name that no part has.
-        known: Names that parts have, which may be asked for in another spelling.
+        name: A name that no part has.
+        known: Names of parts, which are compared in other spellings too.
     """
-    wanted = _plain(asked)
-    own = (name for name in known if _plain(name) == wanted)
-    theirs = (name for name, others in ALIASES.get(kind, {}).items() if wanted in map(_plain, others.split()))
+    plain = _plain(name)
+    own = (one for one in known if _plain(one) == plain)
+    theirs = (one for one, others in ALIASES.get(kind, {}).items() if plain in map(_plain, others.split()))
     return next(own, None) or next(theirs, None)
 
 

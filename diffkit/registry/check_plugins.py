@@ -1,7 +1,7 @@
 """Does every installed plugin load? Each is imported in a process of its own, with a time limit.
 
 Listing parts imports nothing, so a plugin that fails, exits, crashes or hangs on import goes unnoticed until its name
-is asked for. Here it is asked for on purpose, where it can do no harm:
+is looked up. Here each one is loaded in a separate process:
 
     for report in check_plugins():
         print(report)
@@ -35,12 +35,12 @@ _CHILD = "from diffkit.registry.check_plugins import _load_one; _load_one()"
 
 @frozen
 class PluginReport:
-    """What came of loading one plugin.
+    """Result of loading one plugin.
 
     Attributes:
         entry: The part, and the distribution that offers it.
-        seconds: How long its import took, or how long it was waited for.
-        error: What went wrong, in one line or more; None if it loaded and honours its contract.
+        seconds: Time of its import, or until the time limit.
+        error: The error, in one line or more; None if it loaded and follows its protocol.
         timed_out: True if it was still loading when the time was up.
     """
 
@@ -51,7 +51,7 @@ class PluginReport:
 
     @property
     def ok(self) -> bool:
-        """True if it loaded and honours its contract."""
+        """True if it loaded and follows its protocol."""
         return self.error is None
 
     def __str__(self) -> str:
@@ -64,12 +64,12 @@ def check_plugins(
 ) -> tuple[PluginReport, ...]:
     """Load every plugin that DIFFKIT_PLUGINS allows, each in a new process, and report on it.
 
-    Nothing is imported in this process. `diffkit.registry.faults` tells of metadata that names no part at all.
+    Nothing is imported in this process. `diffkit.registry.faults` lists metadata that names no part.
 
     Args:
-        kinds: Kinds of part to look at; all by default.
+        kinds: Kinds of part; all by default.
         timeout: Seconds that one plugin may take, start of its process included, > 0.
-        workers: How many processes run at a time.
+        workers: Number of processes at a time.
     Returns:
         One report for each plugin, in the order of `Registry.entries`.
     """
@@ -89,7 +89,7 @@ def _check(entry: Entry, timeout: float) -> PluginReport:
         answer = Path(folder) / "answer.json"
         path = os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
         started = time.perf_counter()
-        # What a plugin prints is thrown away, and not through pipes: a grandchild that outlives it may hold them open.
+        # Output goes to DEVNULL rather than to pipes, which a grandchild could hold open.
         child = subprocess.Popen(
             [sys.executable, "-P", "-c", _CHILD, entry.kind, entry.qualified, str(answer)],
             env={**os.environ, "PYTHONPATH": path},
@@ -112,16 +112,16 @@ def _check(entry: Entry, timeout: float) -> PluginReport:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a process and whatever it has started."""
+    """End a process and its children."""
     if os.name == "posix":
-        with suppress(ProcessLookupError, PermissionError):  # it has ended, and left nobody behind
+        with suppress(ProcessLookupError, PermissionError):  # it has ended, without children
             os.killpg(child.pid, signal.SIGKILL)
     child.kill()
     child.wait()
 
 
 def _load_one() -> None:
-    """What the new process runs: load one part, and write down how that went."""
+    """Main function of the new process: load one part and write the result."""
     kind, name, answer = sys.argv[1:]
     import diffkit.protocols  # noqa: F401  its import is not the plugin's time
 
@@ -136,7 +136,7 @@ def _load_one() -> None:
 
 
 def main(kinds: Iterable[str] | None = None, timeout: float = 10.0) -> int:
-    """Print what came of loading the installed plugins, and return an exit status; arguments of `check_plugins`."""
+    """Print the results of loading the installed plugins, and return an exit status; arguments of `check_plugins`."""
     reports, found = check_plugins(kinds, timeout=timeout), faults()
     for line in (*reports, *found):
         show(line)

@@ -1,4 +1,4 @@
-"""Whether a class or instance honours the contract of its kind; see `diffkit.protocols`."""
+"""Checks that a class or instance follows the protocol of its kind; see `diffkit.protocols`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WORDS: dict[str, set[str]] = {
 
 
 def check_contract(kind: str, part: object, source: str | None = None) -> None:
-    """Raise `ProtocolError`, member by member, unless a class or instance honours the contract of its kind.
+    """Raise `ProtocolError`, member by member, unless a class or instance follows the protocol of its kind.
 
     A plain function is accepted as a factory; what it returns is checked when a system is composed.
     """
@@ -53,12 +53,12 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
 
 
 def problems_of(name: str, part: Any, composition: protocols.Composition) -> list[str]:
-    """Return what a part cannot work with in a composition.
+    """Return the problems of a part in a composition.
 
     Args:
-        name: What a message calls the part.
+        name: The part's name in messages.
         part: A part, or a guidance.
-        composition: What it is asked about.
+        composition: Argument of its `problems`.
     Raises:
         ProtocolError: It fails, or returns no sentences.
     """
@@ -82,10 +82,10 @@ def _members(protocol: type[Any]) -> dict[str, tuple[Any, inspect.Signature]]:
 
 
 def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
-    for name, (wanted, signature) in _members(protocol).items():  # type: ignore[arg-type]
+    for name, (member, signature) in _members(protocol).items():  # type: ignore[arg-type]
         expected = f"{name}({', '.join(list(signature.parameters)[1:])})"
         found = _static(part, name)
-        if found is None or (found is wanted and getattr(wanted, "__isabstractmethod__", False)):
+        if found is None or (found is member and getattr(member, "__isabstractmethod__", False)):
             yield f"{name}: expected {expected}, found nothing"
             continue
         method = getattr(part, name)
@@ -96,7 +96,7 @@ def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
         arguments = [None] * (len(signature.parameters) - (1 if bound else 0))
         try:
             own = inspect.signature(method)
-        except (TypeError, ValueError):  # written in C, or says nothing of its arguments that can be read
+        except (TypeError, ValueError):  # written in C, or without a readable signature
             continue
         try:
             own.bind(*arguments)
@@ -105,8 +105,8 @@ def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
 
 
 def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
-    wanted = {n for n in _declared(protocol) if n in _ATTRIBUTE_TYPES}
-    for name in sorted(wanted):
+    names = {n for n in _declared(protocol) if n in _ATTRIBUTE_TYPES}
+    for name in sorted(names):
         value = _static(part, name)
         if _is_class(part) and (isinstance(value, property) or inspect.isdatadescriptor(value)):
             continue
@@ -139,11 +139,11 @@ def _static(part: object, name: str) -> Any:
 _bases = type.__dict__["__mro__"].__get__
 _namespace = type.__dict__["__dict__"].__get__
 _name = type.__dict__["__name__"].__get__
-"""What a class is, past whatever its metaclass says."""
+"""Namespace and name of a class, not overridden by its metaclass."""
 
 
 def _is_class(part: object) -> bool:
-    """As `isinstance`, which also asks a part what it says its class is."""
+    """As `isinstance`, but without reading the part's own ``__class__``."""
     return issubclass(type(part), type)
 
 

@@ -1,7 +1,7 @@
-"""What installed distributions offer, read from their metadata without importing anything.
+"""Entry points of installed distributions, read from their metadata without importing anything.
 
-Read once, on first need. A distribution whose metadata cannot be read hides nobody else: what was passed over is listed
-as a fault, a sentence each.
+Read once, on first need. A distribution whose metadata cannot be read is skipped, and listed as a fault, a sentence
+each.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OURS = re.compile(r"diffkit(?![\w.-])", re.IGNORECASE)
 
 @frozen
 class Point:
-    """One entry point, and what is known of the distribution that owns it without importing anything."""
+    """One entry point, and its distribution's name, version and requirement, without importing anything."""
 
     name: str
     value: str
@@ -62,7 +62,7 @@ class Point:
         return reduce(getattr, match["attribute"].split("."), module)
 
     def imported(self) -> object | None:
-        """What the value names, if its module is imported already."""
+        """The object of the value, if its module is imported already."""
         match = _VALUE.fullmatch(self.value)
         found: object | None = sys.modules.get(match["module"]) if match else None
         for name in match["attribute"].split(".") if match else ():
@@ -85,10 +85,10 @@ class Point:
         return text
 
     def skew(self) -> str:
-        """A line on which versions of diffkit the distribution was written for, if it says so."""
+        """A line with the versions of diffkit that the distribution requires, if it declares them."""
         if not self.requirement:
             return ""
-        return f"\n{self.distribution} {self.version} asks for {self.requirement}; this is diffkit {own_version()}"
+        return f"\n{self.distribution} {self.version} requires {self.requirement}; this is diffkit {own_version()}"
 
 
 class Scan:
@@ -100,7 +100,7 @@ class Scan:
         self._faults: tuple[str, ...] = ()
 
     def clear(self) -> None:
-        """Forget what was read, so that it is read anew."""
+        """Clear the cache, so that metadata is read again."""
         with self._lock:
             self._points = None
 
@@ -113,7 +113,7 @@ class Scan:
         return tuple(p for p in self._of(kind) if not is_allowed(p.distribution))
 
     def faults(self) -> tuple[str, ...]:
-        """Return one sentence for each piece of metadata that was passed over."""
+        """Return one sentence for each piece of metadata that was skipped."""
         self._of(next(iter(KINDS)))
         return self._faults
 
@@ -141,7 +141,7 @@ def _read_points(faults: list[str]) -> dict[str, tuple[Point, ...]]:
 
 
 def _our_distributions(faults: list[str]) -> Iterator[metadata.Distribution]:
-    """Distributions that offer parts, each once: of two by one name, the one that imports would find."""
+    """Distributions that offer parts, each once: of two with one name, the one that is imported."""
     seen: set[str] = set()
     for distribution in _installed(faults):
         try:
@@ -158,7 +158,7 @@ def _our_distributions(faults: list[str]) -> Iterator[metadata.Distribution]:
                 found = metadata.distribution(name)
                 seen.add(normalized(name))
                 yield found
-        except Exception as error:  # one unreadable folder must not hide all others
+        except Exception as error:  # one unreadable folder must not hide others
             faults.append(_unreadable(distribution, error))
 
 
@@ -202,7 +202,7 @@ def _header(distribution: metadata.Distribution, key: str) -> str:
 
 
 def _where(distribution: metadata.Distribution) -> str:
-    """The folder a distribution's metadata is in; there is no public way to ask for it."""
+    """The folder a distribution's metadata is in; there is no public attribute for it."""
     return printable(str(getattr(distribution, "_path", "an unknown place")))
 
 

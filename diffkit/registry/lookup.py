@@ -1,6 +1,6 @@
 """Parts found by name: built-in files, this process, installed plugins.
 
-A name is looked up in this order, and nothing is imported before it is asked for:
+A name is looked up in this order, and nothing is imported before its name is looked up:
 
 1. parts registered in this process with ``registry(kind).register(name)``;
 2. built-ins: the module of that name in the kind's package (``schedule`` "cosine" is `diffkit.parts.schedules.cosine`);
@@ -9,8 +9,8 @@ A name is looked up in this order, and nothing is imported before it is asked fo
 A plugin never replaces a built-in; ``distribution:name`` always reaches it. The environment variable
 DIFFKIT_PLUGINS holds an allow-list of distributions (unset: all; empty: none).
 
-Metadata of installed distributions is read once, when a name is asked for that is no built-in, and a distribution
-whose metadata cannot be read hides nobody else: `faults` says what was passed over.
+Metadata of installed distributions is read once, at the first lookup of a name that is not a built-in. A distribution
+whose metadata cannot be read is skipped, and `faults` lists it.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Registry(Generic[P]):
             UnknownComponentError: No such name.
             AmbiguousComponentError: Two plugins offer it.
             PluginLoadError: The plugin cannot be imported.
-            ProtocolError: The part does not honour its contract.
+            ProtocolError: The part violates its protocol.
         """
         if not isinstance(name, str):
             raise OptionError(f"{self.kind} must be a name, a (name, options) pair or an instance, got {name!r}")
@@ -187,7 +187,7 @@ class Registry(Generic[P]):
         return self._plugin([p for p in _plugins(self.kind) if p.name == bare], name)
 
     def shortest(self, name: str) -> str:
-        """Return the bare name if it means the part that this one, which `get` knows, means; else the name."""
+        """Return the bare name if `get` returns the same part for it as for this name; else this name."""
         name = canonical(name)
         bare = name.rpartition(":")[2]
         try:
@@ -215,13 +215,13 @@ class Registry(Generic[P]):
             raise
         except (TypeError, ValueError) as error:
             raise OptionError(f"{self.kind} {name!r} cannot be made with these options: {error}") from error
-        except (Exception, SystemExit) as error:  # a part of others may fail in any way, and the message says which
+        except (Exception, SystemExit) as error:  # foreign code may raise anything
             raise PluginLoadError(f"{self.kind} {name!r} cannot be made: {failure(error)}") from error
 
     def provenance(self, part: object) -> Provenance | None:
         """Name, distribution and version of an instance; None if its class has no registered name.
 
-        The class of a plugin is known by whichever way it was imported.
+        A plugin's class is recognized however it was imported.
         """
         known = self._provenance.get(type(part))
         if known is None:
@@ -231,7 +231,7 @@ class Registry(Generic[P]):
         return known
 
     def _holder(self, name: str, part: Callable[..., Any]) -> str | None:
-        """Who holds the name already; None if nobody, or if it is the same definition run again."""
+        """Current owner of the name; None if it is free, or if it is the same definition run again."""
         if name in self._here and _path(self._here[name]) != _path(part):
             return f"{_path(self._here[name])} (registered in this process)"
         if name in self._here:
@@ -241,13 +241,13 @@ class Registry(Generic[P]):
         points = [p for p in _plugins(self.kind) if p.name == name]
         return f"the plugin '{points[0].distribution}:{name}'" if points else None
 
-    def _get_qualified(self, origin: str, bare: str, asked: str) -> Callable[..., P]:
+    def _get_qualified(self, origin: str, bare: str, name: str) -> Callable[..., P]:
         if origin == LOCAL and bare in self._here:
             return self._here[bare]
         if origin == BUILT_IN and bare in self.built_in_names():
             return self._built_in(bare)
         points = [p for p in _plugins(self.kind) if p.name == bare and normalized(p.distribution) == origin]
-        return self._plugin(points, asked)
+        return self._plugin(points, name)
 
     def _built_in(self, name: str) -> Callable[..., P]:
         key = f"{BUILT_IN}:{name}"
@@ -255,10 +255,10 @@ class Registry(Generic[P]):
             importlib.import_module(f"{self._package}.{name}")
         return self._imported[key]
 
-    def _plugin(self, points: list[Point], asked: str) -> Callable[..., P]:
+    def _plugin(self, points: list[Point], name: str) -> Callable[..., P]:
         """The part that one entry point names; an error if none or several do."""
         if not points:
-            raise self._unknown(asked)
+            raise self._unknown(name)
         names = dict.fromkeys(f"'{p.distribution}:{p.name}'" for p in points)
         if len(names) > 1:
             raise AmbiguousComponentError(
@@ -293,14 +293,14 @@ class Registry(Generic[P]):
         self._provenance[part] = Provenance(point.name, point.distribution, point.version)
         return cast("Callable[..., P]", part)
 
-    def _unknown(self, asked: str) -> UnknownComponentError:
+    def _unknown(self, name: str) -> UnknownComponentError:
         names = self.names()
-        bare = canonical(asked).rpartition(":")[2]
-        ours = None if ":" in asked else alias_of(self.kind, asked, names)
+        bare = canonical(name).rpartition(":")[2]
+        ours = None if ":" in name else alias_of(self.kind, name, names)
         meant = {bare, (ours or "").rpartition(":")[2]}
         blocked = [p.distribution for p in _scan.blocked(self.kind) if p.name in meant]
         hint = _called_here(ours, names) if ours and not blocked else did_you_mean(bare, names)
-        text = f"no {self.kind} named {asked!r}{hint} (known: {', '.join(names)})"
+        text = f"no {self.kind} named {name!r}{hint} (known: {', '.join(names)})"
         if blocked:
             text += f"; {blocked[0]} offers it, but DIFFKIT_PLUGINS does not list that distribution"
         text += "".join(f"; note: {fault}" for fault in _scan.faults())
@@ -308,7 +308,7 @@ class Registry(Generic[P]):
 
 
 def _called_here(ours: str, names: tuple[str, ...]) -> str:
-    """Which part is meant by a name from elsewhere, and how to get it if it is a plugin's that is not here."""
+    """Text with our name of a part, and how to install its plugin if that is missing."""
     distribution, _, name = ours.rpartition(":")
     if name in names:
         return f"; it is called {name!r} here"
@@ -339,13 +339,13 @@ def registry(kind: str) -> Registry[Any]:
 
 
 def refresh() -> None:
-    """Forget the scan of installed plugins, so that one installed since is seen; loaded parts stay loaded."""
+    """Clear the cached scan of installed plugins, so that new ones are found; loaded parts stay loaded."""
     importlib.invalidate_caches()
     _scan.clear()
 
 
 def faults() -> tuple[str, ...]:
-    """Return one sentence for each piece of installed metadata that was passed over because it makes no sense."""
+    """Return one sentence for each piece of installed metadata that was skipped because it is malformed."""
     return _scan.faults()
 
 

@@ -1,4 +1,4 @@
-"""What a slot of `diffkit.compose` may hold, and how it becomes a part."""
+"""Slots of `diffkit.compose`: accepted values, and how each becomes a part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Slot = Any
 
 
 def resolve(kind: str, slot: Slot) -> tuple[Any, str]:
-    """Return the part a slot asks for, and the name messages call it by.
+    """Return the part of a slot, and its name in messages.
 
     Raises:
         UnknownComponentError, OptionError, PluginLoadError, ProtocolError: As `diffkit.registry`.
@@ -53,7 +53,7 @@ def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
 
 
 def _refuse_weights(kind: str, name: str, part: object) -> None:
-    """Refuse a part that holds a network or a tensor, which no optimizer, device and file would know of."""
+    """Raise an error for a part that holds a network or tensor: it would not be trained, moved or saved."""
     found = next(_weights_in(part, "", set()), None)
     if found is not None:
         place, what = found
@@ -65,7 +65,7 @@ def _refuse_weights(kind: str, name: str, part: object) -> None:
 
 
 def _weights_in(value: object, place: str, seen: set[int]) -> Iterator[tuple[str, str]]:
-    """Where networks and tensors are among what a value holds: (place, class)."""
+    """Place and class of each network or tensor inside a value."""
     import torch
 
     if isinstance(value, torch.nn.Module | torch.Tensor):
@@ -79,7 +79,7 @@ def _weights_in(value: object, place: str, seen: set[int]) -> Iterator[tuple[str
 
 
 def _held_by(value: object) -> Iterator[tuple[str, object]]:
-    """What a value holds: entries, fields and, of a function, what it was made with."""
+    """Contents of a value: entries, fields and, of a function, its closure and arguments."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             yield f"[{key!r}]", entry

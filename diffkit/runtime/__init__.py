@@ -1,1 +1,1 @@
-"""Files, processes, progress, images, eval mode: what knows nothing of diffusion."""
+"""Files, processes, progress, images, eval mode: code that does not depend on diffusion."""

@@ -1,4 +1,4 @@
-"""Derivatives of derivatives through a network."""
+"""Second derivatives through a network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def ordinary(tree: T) -> T:
-    """Return a tree whose tensors autograd can follow: those made in `torch.inference_mode` are copied.
+    """Return a tree whose tensors autograd can record: inference tensors are copied.
 
-    To be called under ``torch.inference_mode(False)``, or the copies are of the same kind.
+    Call it under ``torch.inference_mode(False)``, as otherwise the copies are inference tensors too.
     """
     from torch import Tensor
     from torch.utils import _pytree as pytree
@@ -20,15 +20,15 @@ def ordinary(tree: T) -> T:
     return copied
 
 
-def differentiable_twice(wanted: bool = True) -> AbstractContextManager[object]:
-    """Return a context in which what a network computes can be differentiated twice, and in forward mode.
+def differentiable_twice(enabled: bool = True) -> AbstractContextManager[object]:
+    """Return a context in which a network can be differentiated twice, and in forward mode.
 
-    Torch's fused attention kernels have a first derivative in reverse mode and no other; attention is plain products
-    meanwhile.
+    Torch's fused attention kernels have a first derivative in reverse mode only; in this context attention uses plain
+    products.
 
     Args:
-        wanted: False for a context that changes nothing.
+        enabled: False for a context that changes nothing.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
+    return sdpa_kernel(SDPBackend.MATH) if enabled else nullcontext()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and weights that are checked before they are used."""
+"""Atomic writing of files, and weights that are checked before use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
 
     Args:
         path: The file.
-        record: Its "size" and "sha256", and under "before" those of the file that it was about to replace.
+        record: Its "size" and "sha256", and under "before" those of the file that it replaces.
     Raises:
-        CheckpointError: The file is missing, truncated, altered or no safetensors file.
+        CheckpointError: The file is missing, truncated, altered or not a safetensors file.
     """
     from safetensors.torch import load as from_bytes
 
@@ -38,7 +38,7 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
         _check_recorded(path, content, record)
     try:
         return from_bytes(content)
-    except Exception as error:  # damaged bytes can fail in any way; safetensors has errors of several kinds
+    except Exception as error:  # damaged bytes raise several kinds of error
         raise CheckpointError(f"{path} is not a whole safetensors file: {reason(error)}") from error
 
 
@@ -52,8 +52,8 @@ def weights_digest(state: Mapping[str, Tensor], before: bytes = b"", *, shapes: 
 
     Args:
         state: The tensors.
-        before: What is hashed first.
-        shapes: Hash shapes and dtypes too. What is kept of an evaluation has them, what is kept of a sampling has not.
+        before: Bytes that are hashed first.
+        shapes: Hash shapes and dtypes too; True for cached evaluations, False for cached samples.
     """
     found = hashlib.sha256(before)
     for name, tensor in sorted(state.items()):
@@ -73,7 +73,7 @@ def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> No
 
 
 def unwrap_module(network: nn.Module) -> nn.Module:
-    """Return the network inside of what torch.compile and data parallelism put around it, which renames its weights."""
+    """Return the network without the wrappers of torch.compile and data parallelism, which rename its weights."""
     while True:
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
             network = network.module
@@ -106,7 +106,7 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, after a crash too; a link of that name is replaced."""
+    """Write a file atomically, also with respect to crashes; a link of that name is replaced."""
     with replacing(path) as temporary, temporary.open("r+b") as file:
         _write(file, content)
 
@@ -114,7 +114,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_through(path: Path, content: bytes) -> None:
     """Write a new file to the disk; on return its content, but not yet its name, survives a crash.
 
-    What has that name already is removed first, so that nothing is written through a link.
+    An existing file or link of that name is removed first, so that nothing is written through a link.
     """
     path.unlink(missing_ok=True)
     with path.open("xb") as file:
@@ -129,9 +129,9 @@ def _write(file: BinaryIO, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield an empty file beside ``path``, which takes its place if the block succeeds and is removed if not.
+    """Yield an empty file next to ``path``, which replaces it if the block succeeds and is removed if not.
 
-    What killed processes left of the same name is removed first.
+    Temporary files of that name from killed processes are removed first.
     """
     with replacement(path) as temporary:
         yield temporary
@@ -140,7 +140,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable, where the system has such a thing."""
+    """Make a rename in a folder durable, if the operating system supports it."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -151,7 +151,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def to_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU that share no memory with each other, as safetensors asks; copied where needed."""
+    """Contiguous tensors on the CPU that share no memory, as safetensors requires; copied where needed."""
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
     if odd := not_plain(state):
@@ -169,7 +169,7 @@ def to_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def not_plain(state: Mapping[str, Any]) -> str | None:
-    """Say which entry of a network's state no file of weights can hold; None if there is none."""
+    """Return the text about an entry of a network's state that safetensors cannot hold; None if there is none."""
     for name, value in state.items():
         if not isinstance(value, Tensor):
             return f"{name!r} in its state is a {type(value).__name__} and no tensor, as quantized layers have it"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""What is read, whatever a file's name ends in; Pillow would start other programs for some of its other kinds."""
+"""Formats that are read, independent of the file's suffix; for some others Pillow starts external programs."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TILE = 64
@@ -36,7 +36,7 @@ def need_pillow(purpose: str) -> None:
 
 
 def open_image(file: Path | BinaryIO) -> Image:
-    """Return an image that is opened as one of `FORMATS` only, its pixels not yet decoded.
+    """Open an image as one of `FORMATS`, without decoding its pixels.
 
     Raises:
         PIL.UnidentifiedImageError: It is none of these.
@@ -52,7 +52,7 @@ def pixels(x: Tensor, bins: int | None) -> NDArray[Any]:
 
     Args:
         x: (N, C, *S).
-        bins: How many values data takes: up to 256 become uint8 (0..255), more uint16 (0..65535).
+        bins: Number of values that data takes: up to 256 become uint8 (0..255), more uint16 (0..65535).
     """
     if bins is None:
         return np.asarray(x.float().cpu().numpy())
@@ -61,12 +61,12 @@ def pixels(x: Tensor, bins: int | None) -> NDArray[Any]:
 
 
 def integers(x: Tensor, top: int) -> NDArray[np.float64]:
-    """Return data in [-1, 1] as the nearest of 0..top, 0 for no number; `diffkit.data.base.scaled` leads back."""
+    """Return data in [-1, 1] as the nearest of 0..top, NaN as 0; `diffkit.data.base.scaled` is the inverse."""
     return np.asarray(((x.double().nan_to_num(-1.0).clamp(-1, 1) + 1) * (top / 2)).round().cpu().numpy())
 
 
 def check_finite(samples: Tensor, first: int = 0) -> None:
-    """Say which samples are no finite numbers, before they are drawn as if they were.
+    """Log which samples are not finite, before they become images.
 
     Args:
         samples: (N, C, *S).
@@ -77,7 +77,7 @@ def check_finite(samples: Tensor, first: int = 0) -> None:
     bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().add(first).tolist()
     if bad and len(bad) == len(samples):
         raise DivergedError(
-            f"none of {len(bad)} samples is finite: the network's weights are not, after a training that diverged, or "
+            f"none of {len(bad)} samples is finite: the network's weights are not, after a run that diverged, or "
             "what it is steered or computed with is too much for it (guidance, precision), or errors grow from step to "
             "step (clip=True holds them; diffkit explain shows how much a mean enlarges them)"
         )
@@ -87,7 +87,8 @@ def check_finite(samples: Tensor, first: int = 0) -> None:
 
 
 def png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:
-    """Return one image, (C, H, W), as a PNG file; channels that are no colours stand side by side in grey.
+    """Return one image, (C, H, W), as a PNG file; other numbers of channels than 1, 3 and 4 are shown side by side in
+    grey.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -113,7 +114,7 @@ def grid(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]
 
     Args:
         images: Each (C, H, W).
-        columns: How many to a row.
+        columns: Number of images in a row.
     """
     tiles = [drawable(image) for image in images]
     channels, height, width = tiles[0].shape

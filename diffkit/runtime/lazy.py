@@ -15,7 +15,7 @@ def on_first_use(
 
     Args:
         package: Its ``__name__``.
-        names: Module of the package -> what is imported from there.
+        names: Module of the package -> names imported from it.
     """
     home = {name: f"{package}.{module}" for module, found_there in names.items() for name in found_there}
 

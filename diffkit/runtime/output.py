@@ -1,7 +1,7 @@
-"""What diffkit prints: text that no terminal obeys, on streams that may be closed, full or of another encoding.
+"""Printing: without terminal control characters, on streams that may be closed, full or of another encoding.
 
-`show` prints what a command was run for, on standard output. `note` says there, and `log` on standard error, what goes
-on meanwhile; where that cannot be written the work goes on without it.
+`show` prints the results of a command on standard output. `note` prints remarks there, and `log` on standard error; if
+a remark cannot be written, the work continues.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, TextIO, cast
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return text with everything that a terminal might obey spelled out, such as ``\x1b``.
+    r"""Return text with control characters escaped, such as ``\x1b``.
 
     Args:
-        text: Of whatever origin.
-        keep: Characters that stay, such as a line break.
+        text: Any text.
+        keep: Characters that are not escaped, such as a line break.
     """
     if text.isprintable():
         return text
@@ -50,7 +50,7 @@ def _print(stream: TextIO, text: object) -> None:
 class SafeStream(io.TextIOBase):
     r"""A standard stream whose `write` and `flush` never raise.
 
-    A character that the encoding lacks is spelled out (``\u96ea``). Text goes past the buffer of the stream: what stays
+    A character that the encoding lacks is escaped (``\u96ea``). Text goes past the buffer of the stream: what stays
     in one would fail once more when Python exits.
 
     Args:
@@ -83,7 +83,7 @@ class SafeStream(io.TextIOBase):
                 self.lost = self.lost or error
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return whether the stream is a terminal."""
         try:
             return self.stream is not None and self.stream.isatty()
         except (OSError, ValueError):
@@ -113,7 +113,7 @@ def safe(stream: TextIO | None) -> TextIO:
 
 @contextmanager
 def safe_output() -> Iterator[SafeStream]:
-    """Let nothing that the block prints raise, whoever prints it; yields standard output."""
+    """Make printing inside the block never raise, in any code; yields standard output."""
     before = sys.stdout, sys.stderr
     _occupy_descriptors()
     sys.stdout, sys.stderr = safe(before[0]), safe(before[1])

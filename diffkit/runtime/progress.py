@@ -1,6 +1,6 @@
-"""Progress with an ETA on standard error: a bar on a terminal, by rich where there is one; elsewhere a line at times.
+"""Progress with an ETA on standard error: a bar on a terminal, by rich if installed; otherwise a line now and then.
 
-What cannot be shown, because the stream is closed or full, never stops the work.
+A closed or full stream never stops the work.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ REDRAWN, REPEATED = 0.5, 10.0
 
 
 class Bar(Protocol):
-    """Shows how much is done."""
+    """Shows progress."""
 
     def advance(self, done: int = 1) -> None:
-        """So much more is done."""
+        """Add to the finished amount."""
 
     def note(self, text: str) -> None:
-        """Show a few words beside the bar."""
+        """Show a few words next to the bar."""
 
 
 @contextmanager
 def progress(total: int, label: str, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show how much of ``total`` is done; yields a function to call with how much more is.
+    """Show how much of ``total`` is done; yields a function that takes the further amount.
 
     Args:
         total: Units of work.
-        label: What is being done, a few words.
+        label: A few words for the work.
         show: False yields a function that does nothing.
     """
     with bar(total, label, show) as shown:
@@ -138,7 +138,7 @@ class _Line(Bar):
         self.text = printable(text)
 
     def close(self) -> None:
-        """Say how far it came, on a line that stays."""
+        """Print the final progress on a line that stays."""
         self._write("\n")
 
     def _write(self, end: str) -> None:

@@ -1,7 +1,7 @@
-"""Results that belong together: a folder that is there whole or not at all, and files that one command writes.
+"""Results that belong together: a folder that is written atomically, and files of one command.
 
-A command refuses to replace what is there, so one that was killed between two of its files would be refused ever after.
-`together` leaves a note beside the first of them until all are written, and `unfinished` finds it.
+A command does not replace existing files, so after being killed between two of its files it could never run again.
+Therefore `together` stores a marker file next to the first of them until all are written, and `unfinished` finds it.
 """
 
 from __future__ import annotations
@@ -88,19 +88,19 @@ def _note(paths: Sequence[Path]) -> Path:
 
 
 def _text(paths: Sequence[Path]) -> bytes:
-    """What a note says: the paths as seen from the first of them, so that their folder may be moved."""
+    """Content of the marker file: the paths relative to the first of them, so that their folder may be moved."""
     names = [os.path.relpath(path.absolute(), paths[0].absolute().parent) for path in paths]
     return json.dumps(names).encode()
 
 
 def save_npz(path: Path, **arrays: Any) -> None:
-    """Write arrays into an .npz file, which is there whole or not at all."""
+    """Write arrays into an .npz file, atomically."""
     with replacing(path) as temporary, temporary.open("r+b") as file:
         np.savez(file, **arrays)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture of matplotlib's, of the kind that its name says, which is there whole or not at all."""
+    """Write a matplotlib figure in the format of the suffix, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format=path.suffix[1:].lower() or "png")
     write_atomically(path, buffer.getvalue())

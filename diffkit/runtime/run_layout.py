@@ -1,11 +1,11 @@
-"""What lies where in the folder of a saved system, and in that of a training run; nothing is read here.
+"""Paths in the folder of a saved system and of a training run; no file is read here.
 
-RUN/spec.json, RUN/model.safetensors   a system and its weights: all there is of one that was only saved
-RUN/config.json, RUN/config.toml       how a run is trained, on what data; and how the command line was asked for it
+RUN/spec.json, RUN/model.safetensors   a system and its weights: a saved system has only these
+RUN/config.json, RUN/config.toml       how a run is trained, on what data; and the options of the command
 RUN/metrics.jsonl                      one line of numbers every few steps
-RUN/checkpoints/step_00001000/         everything that continues the training to the bit
-RUN/previews/step_00001000.png         samples on the way
-RUN/tensorboard/                       what TensorBoard shows of a run that it tracks
+RUN/checkpoints/step_00001000/         everything that resumes the run exactly
+RUN/previews/step_00001000.png         samples during training
+RUN/tensorboard/                       TensorBoard's files, if it is a tracker of the run
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS = "step_*"
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a training run is in a folder: nothing else leaves its configuration there."""
+    """Return whether a folder holds a training run, by its configuration file."""
     return (folder / CONFIG).exists()
 
 
@@ -31,10 +31,10 @@ def weights_file(path: Path) -> Path:
 
 
 def step_name(step: int) -> str:
-    """Return how what belongs to a step is called."""
+    """Return the name of a checkpoint or preview of a step."""
     return f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:
-    """Return the step that something belongs to."""
+    """Return the step in such a name."""
     return int(path.stem.removeprefix("step_"))

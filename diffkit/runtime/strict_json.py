@@ -1,4 +1,4 @@
-"""JSON and TOML from files that may be damaged or hostile: plain data within known bounds, or a line that says why not.
+"""JSON and TOML from files that may be damaged or hostile: plain data within bounds, or an error of one line.
 
 A file is read only if it is an ordinary one, of bounded size, and UTF-8. What it holds is at most `DEEPEST` levels
 deep, names nothing twice, and has no number that is not finite or longer than 64 bits, no half of a surrogate pair but
@@ -29,7 +29,7 @@ _WORDS = {dict: "an object", list: "a list", str: "a text", int: "an integer", f
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Return what an ordinary file holds.
+    """Return the content of a regular file.
 
     Raises:
         OSError: It cannot be read.
@@ -50,7 +50,7 @@ def check_ordinary(path: Path) -> None:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return what JSON means, or raise ValueError with one line that says what is wrong with it."""
+    """Return parsed JSON, or raise ValueError with the problem in one line."""
     try:
         found = json.loads(_text(content), object_pairs_hook=_object, parse_constant=_refuse_constant)
     except RecursionError:
@@ -59,7 +59,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def parse_toml(content: bytes | str) -> dict[str, Any]:
-    """Return the table that TOML means, or raise ValueError with one line that says what is wrong with it."""
+    """Return parsed TOML, or raise ValueError with the problem in one line."""
     text = _text(content)
     try:
         if any(key.count(".") > DEEPEST for key in _KEYS.split(text.replace(" ", "").replace("\t", ""))):
@@ -85,7 +85,7 @@ def json_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[str, Any]:
-    """Return the JSON object of a file, or raise an error that says why not and then, in ``remedy``, what would help.
+    """Return the JSON object of a file, or raise an error with the reason, followed by ``remedy``.
 
     Args:
         path: The file.
@@ -164,12 +164,12 @@ def word(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Return what kind of data a value is, in JSON's words."""
+    """Return the JSON type of a value."""
     return "null" if value is None else _WORDS.get(type(value), f"a {type(value).__name__}")
 
 
 def _is_one(value: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether a value is of one of some types; True is no integer, and an integer is a number."""
+    """Whether a value is of one of some types; True is not an integer, and an integer is a number."""
     if isinstance(value, bool):
         return bool in kinds or object in kinds
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
@@ -193,7 +193,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _checked(found: Any, *, infinite: bool = False) -> Any:

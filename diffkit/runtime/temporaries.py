@@ -1,9 +1,9 @@
-"""Files and folders that are still being written: what they are called, and the removal of what killed processes left.
+"""Files and folders that are still being written: their names, and the removal of leftovers of killed processes.
 
     .NAME.0123456789abcdef.tmp      what is to become NAME
 
-A process that writes one holds a lock on it, which the operating system drops when the process ends. So whatever
-nobody holds may be removed, by anyone, also in a folder that several machines share.
+A process that writes one holds a lock on it, which the operating system drops when the process ends. A file
+without a lock may be removed by any process, also in a folder that several machines share.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pathlib import Path
 
 _NAME = re.compile(r"\.(.+)\.[0-9a-f]{8,32}\.tmp")
 _DAY = 24 * 3600.0
-"""Seconds that an untouched temporary file stays where the file system has no locks to say whether its writer lives."""
+"""Seconds that an untouched temporary file stays if the file system has no locks: its writer may still run."""
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a file or folder is called as one that is still being written."""
+    """Return whether the name of a file or folder is that of a temporary one."""
     return _NAME.fullmatch(path.name) is not None
 
 
 @contextmanager
 def replacement(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Yield a new file or folder that is to take the place of ``path``; what is left of it at the end is removed.
+    """Yield a new file or folder that is to take the place of ``path``; it is removed at the end if it still exists.
 
     Args:
-        path: What it is to become. What killed processes left of the same name is removed first.
+        path: What it is to become. Leftovers of the same name are removed first.
         folder: Make a folder.
     """
     sweep(path.parent, path.name)
@@ -51,7 +51,7 @@ def replacement(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left half written in a folder; what a living process writes stays.
+    """Remove temporary files of killed processes in a folder; those of running processes stay.
 
     Args:
         folder: The folder; it need not be there.
@@ -65,7 +65,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 def _made(path: Path, folder: bool) -> tuple[Path, int | None]:
-    """A new temporary file or folder, and the handle that shows others that its writer lives."""
+    """A new temporary file or folder, and the handle with the lock of its writer."""
     while True:
         temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"  # mkstemp would hide the file from others
         if folder:
@@ -74,7 +74,7 @@ def _made(path: Path, folder: bool) -> tuple[Path, int | None]:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         if sys.platform == "win32":  # there, an open file can neither be renamed nor removed
             return temporary, None
-        with contextlib.suppress(FileNotFoundError):  # someone else may sweep it before it is locked
+        with contextlib.suppress(FileNotFoundError):  # another process may remove it before it is locked
             handle = os.open(temporary, (os.O_RDONLY if folder else os.O_RDWR) | os.O_NOFOLLOW)
             _lock(handle, wait=True)
             if _is_there(temporary, handle):

@@ -1,4 +1,4 @@
-"""Which levels a shorter chain keeps: ``levels(T, spacing, table)``.
+"""Levels of a shorter chain: ``levels(T, spacing, table)``.
 
 A spacing is None (all), a count, a list of levels, or one of these strings:
 
@@ -10,15 +10,15 @@ A spacing is None (all), a count, a list of levels, or one of these strings:
 "trailing50"    T, T - T/50, ...: ends at level T
 "linspace50"    evenly from level 1 to T, rounded to the nearest
 "quad20"        evenly in the square root of the level, from 1 to T: denser at clean levels
-"time20"        evenly in what the network is conditioned on
+"time20"        evenly in the time that conditions the network
 "logsnr20"      evenly in log-SNR
 "karras20"      evenly in (sigma / alpha)^(1/7); "karras20:rho=5" in its fifth root, rho >= 1
 "ays_sd15"      a grid that comes with diffkit (`grids`); "ays_sd15:20" stretched to 20 levels
 "grid.json"     a grid from a file, see `diffkit.spacing.files`; "grid.json:20" stretched to 20 levels
 =============== ==================================================================================
 
-Those of the second half look at the noise levels. Where two levels asked for are the same level of the table, the
-next free one is taken, so a spacing always has as many levels as it says.
+Those from "time20" on use the noise levels of the table. Where two of the computed levels coincide, the next free one
+is used, so a spacing always has the given number of levels.
 
 `nearest` turns noise levels of your own, given as sigma / alpha, into a list of levels.
 `diffkit.spacing.optimal` finds the levels with the best variational bound from one measurement of a trained model.
@@ -41,21 +41,21 @@ from diffkit.table import F64, ProcessTable, check_levels
 
 Spacing = int | str | Sequence[int] | None
 SEEN = 0.05
-"""Signal scale at the first level from which its lack is worth a word: it shifts the brightness of white by a twentieth
-of the noise's deviation in every pixel alike. The published ddim20 on a cosine schedule leaves 0.076.
+"""Signal scale at the first level above which a remark is logged: it shifts the brightness of a white image by a
+twentieth of the noise's standard deviation in every pixel. The published ddim20 on a cosine schedule leaves 0.076.
 """
 
 
 def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) -> tuple[int, ...]:
-    """Return the levels to keep, ascending, each in 1..num_steps.
+    """Return the levels of a spacing, ascending, each in 1..num_steps.
 
     Args:
         num_steps: T of the table to be respaced.
-        spacing: See the module. A count of 1 keeps level T, the only one a chain of one step can start from (the
-            reference's "1" keeps the cleanest).
-        table: The table to be respaced, for spacings that look at noise levels.
+        spacing: See the module. A count of 1 is level T, the only one from which a chain of one step can start
+            (improved-diffusion's "1" is the cleanest level).
+        table: The table to be respaced, for spacings that use noise levels.
     Raises:
-        OptionError: More levels than there are, fewer than one, a string of no known form, or a file that is no grid.
+        OptionError: More levels than there are, fewer than one, a string of unknown form, or a file that is not a grid.
     """
     if spacing is None:
         return tuple(range(1, num_steps + 1))
@@ -77,12 +77,12 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
 
 
 def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> str | None:
-    """Say that sampling starts below level T, where signal is left that pure noise has not; None if it does not.
+    """Return a remark if sampling starts below level T, where data still has signal; None otherwise.
 
     Args:
         training: The training table.
         first: The level that sampling starts from.
-        above: Signal scale, up to which nothing is said.
+        above: Signal scale up to which there is no remark.
     """
     row = int(np.searchsorted(training.index, first))
     if row == training.num_steps or training.alpha[row] <= above:
@@ -94,7 +94,7 @@ def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> s
 
 
 def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
-    """Say that a spacing made for variance-exploding paths is used on a variance-preserving one; None if it is not."""
+    """Return a remark if a spacing for variance-exploding paths is used on a variance-preserving one; else None."""
     if not isinstance(steps, str) or not steps.startswith("karras") or not np.allclose(training.total_std, 1):
         return None
     return (
@@ -108,14 +108,14 @@ def nearest(table: ProcessTable, sigmas: Any) -> tuple[int, ...]:
 
         system.sample(16, steps=diffkit.spacing.nearest(system.table, [14.6, 6.3, 2.7, 1.0, 0.3, 0.0]))
 
-    Nearest in the logarithm of sigma / alpha, cleaner ones first: where two values ask for the same level, the noisier
-    one takes the next level that is free, so there are as many levels as values.
+    Nearest in the logarithm of sigma / alpha, cleaner ones first: where two values have the same nearest level, the
+    noisier one gets the next free level, so there are as many levels as values.
 
     Args:
-        table: The table that training uses, `System.table`.
-        sigmas: Values of sigma / alpha, in any order, at most T; a 0 is level 0, and left out; inf is level T.
+        table: The training table, `System.table`.
+        sigmas: Values of sigma / alpha, in any order, at most T; a 0 is level 0 and left out; inf is level T.
     Raises:
-        OptionError: A value is negative or no number, none is above 0, or there are more than levels.
+        OptionError: A value is negative or not a number, none is above 0, or there are more than levels.
     """
     ratio = _ratios(sigmas)
     if not len(ratio):
@@ -148,7 +148,7 @@ def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[i
         count = int(named[2])
         _check_count(count, num_steps)
         if count == 1 < num_steps and named[1] in _FROM_LEVEL_1:
-            raise OptionError(f"spacing {text!r} keeps level 1 alone, where no chain can start; use 1 or 'trailing1'")
+            raise OptionError(f"spacing {text!r} is level 1 alone, where no chain can start; use 1 or 'trailing1'")
         if named[3]:
             return karras(_rho(named[3], text))(_needed(table, text), count)
         if named[1] in EVEN_GRIDS:
@@ -162,7 +162,7 @@ def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[i
 
 
 def _rho(text: str, spacing: str) -> float:
-    """The exponent behind a spacing; below 1 levels would crowd where there is nothing but noise."""
+    """The exponent of a spacing; below 1 most levels would be almost pure noise."""
     try:
         return check_number(f"rho of spacing {spacing!r}", float(text), ge=1)
     except ValueError as error:
@@ -171,7 +171,7 @@ def _rho(text: str, spacing: str) -> float:
 
 def _needed(table: ProcessTable | None, text: str) -> ProcessTable:
     if table is None:
-        raise OptionError(f"spacing {text!r} looks at noise levels, so it needs the table")
+        raise OptionError(f"spacing {text!r} depends on noise levels, so it needs the table")
     return table
 
 
@@ -187,27 +187,27 @@ def _sections(num_steps: int, counts: Sequence[int]) -> tuple[int, ...]:
     if counts == [1]:
         return (num_steps,)
     size, extra = divmod(num_steps, len(counts))
-    kept: list[int] = []
+    selected: list[int] = []
     start = 1
     for i, count in enumerate(counts):
         length = size + (1 if i < extra else 0)
         _check_count(count, length, "the table" if len(counts) == 1 else f"section {i + 1} of {num_steps} levels")
         stride = (length - 1) / (count - 1) if count > 1 else 1.0
-        # Summed, not multiplied, and rounded half to even: the reference's positions differ from i * stride in the
+        # Summed, not multiplied, and rounded half to even: improved-diffusion's positions differ from i * stride in the
         # last digit, which moves a level for 310 of the counts up to 1000.
         position = 0.0
         for _ in range(count):
-            kept.append(start + round(position))
+            selected.append(start + round(position))
             position += stride
         start += length
-    return tuple(kept)
+    return tuple(selected)
 
 
 def _ddim(num_steps: int, count: int) -> tuple[int, ...]:
     for stride in range(1, num_steps + 1):
-        kept = range(1, num_steps + 1, stride)
-        if len(kept) == count:
-            return tuple(kept)
+        selected = range(1, num_steps + 1, stride)
+        if len(selected) == count:
+            return tuple(selected)
     raise OptionError(
         f"no whole stride gives exactly {count} of {num_steps} levels; use 'leading{count}' or 'trailing{count}'"
     )

@@ -19,14 +19,14 @@ def nearest(table: ProcessTable, log_snr: F64) -> tuple[int, ...]:
         table: The table.
         log_snr: At most T values, in any order; -inf is level T.
     """
-    wanted = np.sort(np.asarray(log_snr, dtype=np.float64))[::-1]
+    targets = np.sort(np.asarray(log_snr, dtype=np.float64))[::-1]
     known = np.where(np.isfinite(table.log_snr[1:]), table.log_snr[1:], np.finfo(np.float64).min)
-    found = [table.num_steps if np.isneginf(w) else 1 + int(np.argmin(np.abs(known - w))) for w in wanted]
+    found = [table.num_steps if np.isneginf(w) else 1 + int(np.argmin(np.abs(known - w))) for w in targets]
     return distinct(found, table.num_steps)
 
 
 def distinct(levels: list[int], num_steps: int) -> tuple[int, ...]:
-    """Return as many levels, moved up and then down as little as it takes for each to be its own."""
+    """Return the same number of distinct levels, each moved up and then down as little as possible."""
     out = list(levels)
     for i in range(1, len(out)):
         out[i] = max(out[i], out[i - 1] + 1)
@@ -38,18 +38,18 @@ def distinct(levels: list[int], num_steps: int) -> tuple[int, ...]:
 
 
 def _even(measure: Callable[[ProcessTable], F64]) -> Callable[[ProcessTable, int], tuple[int, ...]]:
-    """A spacing that is even in a measure which rises or falls with the level; ends are level 1 and T."""
+    """A spacing that is even in a monotonic measure of the level, from level 1 to T."""
 
     def spacing(table: ProcessTable, count: int) -> tuple[int, ...]:
         if count == 1:
             return (table.num_steps,)
         values = measure(table)[1:]
-        faint = not np.isfinite(values[-1])  # no signal at T: that level is kept, and the rest are even below it
+        faint = not np.isfinite(values[-1])  # no signal at T: level T is included, and the others are even below it
         inner = values[:-1] if faint else values
         if count - faint <= 1 or len(inner) < 2:
             return distinct([1, *[table.num_steps] * (count - 1)], table.num_steps)
-        wanted = np.linspace(inner[0], inner[-1], count - faint)
-        found = [1 + int(np.argmin(np.abs(inner - w))) for w in wanted]
+        targets = np.linspace(inner[0], inner[-1], count - faint)
+        found = [1 + int(np.argmin(np.abs(inner - w))) for w in targets]
         return distinct(found + [table.num_steps] * faint, table.num_steps)
 
     return spacing

@@ -33,18 +33,18 @@ _KEYS = ("levels", "sigma", "log_snr")
 
 
 def is_grid(text: str) -> bool:
-    """Return whether a spacing names a grid: one of `GRIDS` or a file, perhaps with a number of levels behind it."""
+    """Return whether a spacing names a grid: one of `GRIDS` or a file, with an optional number of levels after it."""
     return bool(re.fullmatch(r"(.+\.json|" + "|".join(GRIDS) + r")(:\d+)?", text))
 
 
 def grid(text: str, table: ProcessTable) -> tuple[int, ...]:
-    """Return the levels that a grid by name or file means in a table, ascending.
+    """Return the levels of a table for a grid by name or file, ascending.
 
     Args:
-        text: "ays_sd15", "folder/grid.json", or either with ":20" behind it.
+        text: "ays_sd15", "folder/grid.json", or either followed by ":20".
         table: The table.
     Raises:
-        OptionError: The file cannot be read or is no grid, or has more levels than the table.
+        OptionError: The file cannot be read or is not a grid, or has more levels than the table.
     """
     match = re.fullmatch(r"(?P<name>.+?)(:(?P<count>\d+))?", text)
     assert match is not None, "any text but the empty one matches"
@@ -60,16 +60,16 @@ def save_grid(path: str | Path, levels: Sequence[int], table: ProcessTable, **no
         path: Name of the file, ending in .json.
         levels: The levels.
         table: The table they belong to.
-        notes: Anything else worth knowing, as JSON holds it.
+        notes: Further entries of the file, as JSON data.
     Raises:
         OptionError: The levels are not of that table, the name does not end in .json, or it cannot be written.
     """
     path = Path(path)
     if path.suffix != ".json":
         raise OptionError(f"the name of a grid must end in .json, got {str(path)!r}")
-    kept = [int(k) for k in check_levels(levels, table.num_steps)]
-    log_snr = [float(v) if np.isfinite(v) else None for v in table.log_snr[kept]]
-    found = {"levels": kept, "num_steps": table.num_steps} | notes | {"log_snr_there": log_snr}
+    selected = [int(k) for k in check_levels(levels, table.num_steps)]
+    log_snr = [float(v) if np.isfinite(v) else None for v in table.log_snr[selected]]
+    found = {"levels": selected, "num_steps": table.num_steps} | notes | {"log_snr_there": log_snr}
     from diffkit.runtime.files import write_atomically  # which needs torch
 
     try:
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise OptionError(f"cannot read a grid from {path}: {reason(error)}") from error
     keys = [key for key in _KEYS if key in found]
     if len(keys) != 1 or not isinstance(found[keys[0]], list) or not found[keys[0]]:
-        raise OptionError(f"{path} is no grid; it must hold one object with a list as one of {', '.join(_KEYS)}")
+        raise OptionError(f"{path} is not a grid; it must hold one object with a list as one of {', '.join(_KEYS)}")
     return found
 
 
@@ -100,10 +100,10 @@ def _levels_of(found: dict[str, Any], path: Path, count: int | None, table: Proc
                 f"{path} holds levels of a table with {num_steps} of them, this one has {table.num_steps}"
             )
         return tuple(int(k) for k in check_levels(found["levels"], table.num_steps))
-    wanted = _stretched(_log_snr(found, path), count)
-    if len(wanted) > table.num_steps:
-        raise OptionError(f"{path} has {len(wanted)} levels, more than the {table.num_steps} of the table")
-    return nearest(table, wanted)
+    values = _stretched(_log_snr(found, path), count)
+    if len(values) > table.num_steps:
+        raise OptionError(f"{path} has {len(values)} levels, more than the {table.num_steps} of the table")
+    return nearest(table, values)
 
 
 def _log_snr(found: dict[str, Any], path: Path) -> F64:

@@ -1,4 +1,4 @@
-"""The best levels for a number of steps, by dynamic programming over what one measurement says of every step.
+"""The best levels for a number of steps, by dynamic programming over the costs of steps from one measurement.
 
     bound = system.bits_per_dim(data)                                     # once, every level
     steps = optimal_levels(system.table, bound.x_start_mse.mean(0), 25)
@@ -11,8 +11,8 @@ squared error of x_start at t. With e that error per dimension, and everything i
     best variance:              KL = log(1 + (snr_s - snr_t) e) / 2
     upper variance:             v = upper / posterior,  KL = (1 / v - 1 + log(v) + (snr_s - snr_t) e / v) / 2
 
-So one number for each level prices all T^2 / 2 steps, and the cheapest chain of K levels is a shortest path. Levels 1
-and T are always in it: the decoder's term belongs to the one, sampling starts from the other.
+So one number for each level determines the costs of all T^2 / 2 steps, and the cheapest chain of K levels is a shortest
+path. Levels 1 and T are always in it: the decoder's term belongs to level 1, and sampling starts from level T.
 
 Source: Watson et al. 2021, arXiv:2106.03802, algorithms 1 and 2; best variance: Bao et al. 2022, arXiv:2201.06503,
 theorem 1 and section 4.
@@ -31,7 +31,7 @@ from diffkit.table import F64, ProcessTable, check_levels
 
 VARIANCES = ("best", "posterior", "upper")
 _ROWS = 256
-"""Levels priced at a time, which bounds memory at T = 4000 to a few megabytes."""
+"""Levels whose costs are computed at a time, which bounds memory at T = 4000 to a few megabytes."""
 
 
 def optimal_levels(table: ProcessTable, x_start_mse: Any, count: int, *, variance: str = "best") -> tuple[int, ...]:
@@ -40,7 +40,7 @@ def optimal_levels(table: ProcessTable, x_start_mse: Any, count: int, *, varianc
     Args:
         table: The table, T levels.
         x_start_mse: Mean squared error of x_start at levels 1..T, per dimension, (T,); see `Bound.x_start_mse`.
-        count: How many levels, 1..T.
+        count: Number of levels, 1..T.
         variance: Of the reverse step: "best" (var='analytic'; near to a learned one), "posterior" (fixed_small) or
             "upper" (fixed_large).
     Raises:
@@ -55,7 +55,7 @@ def optimal_levels(table: ProcessTable, x_start_mse: Any, count: int, *, varianc
 
 
 def chain_bits(table: ProcessTable, x_start_mse: Any, levels: Sequence[int], *, variance: str = "best") -> float:
-    """Return what the steps of a chain between its levels cost the bound, bits per dimension.
+    """Return the part of the bound due to the steps between a chain's levels, bits per dimension.
 
     The rest of the bound, the decoder's term at level 1 and the prior's at T, is the same for all chains with both.
 
@@ -65,13 +65,13 @@ def chain_bits(table: ProcessTable, x_start_mse: Any, levels: Sequence[int], *, 
     """
     error = _errors(x_start_mse, table)
     _check_variance(variance)
-    kept = check_levels(levels, table.num_steps)
-    nats = _step_nats(table, error, kept[1:], kept[:-1], variance)
+    chain = check_levels(levels, table.num_steps)
+    nats = _step_nats(table, error, chain[1:], chain[:-1], variance)
     return float(nats.sum() / np.log(2))
 
 
 def _step_nats(table: ProcessTable, error: F64, t: Any, s: Any, variance: str) -> F64:
-    """KL of steps from levels t to levels s, which broadcast; nats per dimension. Where s >= t it means nothing."""
+    """KL of steps from levels t to levels s, which broadcast; nats per dimension. Meaningless where s >= t."""
     snr = np.exp(table.log_snr[1:])
     gained = (snr[s - 1] - snr[t - 1]) * error[t - 1]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -184,7 +184,7 @@ def recompose(system: System, **changes: Any) -> System:
         changes: Keywords of `compose`.
     Raises:
         OptionError, CompositionError, UnknownComponentError: As `compose`.
-        CompositionError: The network does not fit what changed: a learned variance needs more channels, say.
+        CompositionError: The network does not fit the changes, such as a learned variance, which needs more channels.
     """
     known = inspect.signature(compose).parameters
     for name in changes.keys() - known.keys():

@@ -61,7 +61,7 @@ class System(nn.Module):
         parts: The parts, and the training table.
         settings: Everything else it was composed with.
         recipe: The backbone part that built the network, or None for a foreign network.
-        backbone: The network, or None if every call is given ``model=``.
+        backbone: The network, or None if every call has ``model=``.
         decoder: Log-likelihood of data at level 1.
     """
 

@@ -38,7 +38,7 @@ def test_probabilities_of_all_bins_sum_to_one(cdf, bins, mean, log_variance):
 
 @pytest.mark.parametrize("cdf", ["tanh", "exact"])
 @given(st.integers(0, 255), means, log_variances)
-def test_float32_keeps_the_digits_of_float64(cdf, k, mean, log_variance):
+def test_float32_agrees_with_float64(cdf, k, mean, log_variance):
     """The published code loses up to 10 nats in the tails."""
     decoder = Binned(cdf=cdf, floor=0.0)
     exact = decoder.log_prob(grid(256)[k].float().double(), f64(mean).float().double(), f64(log_variance))

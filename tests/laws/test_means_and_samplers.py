@@ -79,7 +79,7 @@ def test_ddim_at_eta_1_is_finite_at_every_length(num_steps):
 
 
 @given(strategies.tables("vp", 2), st.data())
-def test_a_respaced_sampler_sees_the_kept_levels_only(table, data):
+def test_a_respaced_sampler_uses_the_selected_levels_only(table, data):
     keep = data.draw(strategies.respacings(table.num_steps))
     short = respace(table, keep)
     alone = ProcessTable.from_alpha_sigma(short.alpha[1:], short.sigma[1:])

@@ -26,12 +26,12 @@ def spaced(draw):
 
 
 @given(strategies.any_tables() | st.sampled_from(TABLES))
-def test_keeping_every_level_is_the_identity(table):
+def test_selecting_every_level_is_the_identity(table):
     assert respace(table, range(1, table.num_steps + 1)) == table
 
 
 @given(spaced())
-def test_kept_levels_are_equal_to_the_bit(case):
+def test_selected_levels_are_bitwise_equal(case):
     table, keep = case
     short = respace(table, keep)
     assert short.num_steps == len(keep)
@@ -54,7 +54,7 @@ def test_betas_of_the_short_chain_lead_to_its_levels(case):
 
 
 @given(strategies.betas(3), st.data())
-def test_posterior_of_the_short_chain_is_bayes_rule_between_kept_levels(betas, data):
+def test_posterior_of_the_short_chain_is_bayes_rule_between_selected_levels(betas, data):
     table = ProcessTable.from_betas(betas)
     keep = data.draw(strategies.respacings(len(betas)))
     if len(keep) < 2:
@@ -78,7 +78,7 @@ COUNTED = ["{}", "trailing{}", "leading{}", "linspace{}"]
 
 @pytest.mark.parametrize("form", COUNTED)
 @given(st.integers(1, 300), st.data())
-def test_spacing_keeps_that_many_levels_in_order(form, num_steps, data):
+def test_spacing_has_that_many_levels_in_order(form, num_steps, data):
     count = data.draw(st.integers(1 if form != "leading{}" else min(2, num_steps), num_steps))
     kept = levels(num_steps, form.format(count))
     assert len(kept) == count
@@ -112,11 +112,11 @@ def test_spacing_is_even(num_steps, data):
 
 
 @given(st.integers(1, 400), st.integers(1, 40))
-def test_ddim_spacing_is_a_whole_stride_or_says_that_there_is_none(num_steps, count):
+def test_ddim_spacing_is_a_whole_stride_or_an_error(num_steps, count):
     try:
         kept = levels(num_steps, f"ddim{count}")
     except OptionError as error:
-        assert count > num_steps or "leading" in str(error) or "keeps level 1 alone" in str(error)
+        assert count > num_steps or "leading" in str(error) or "is level 1 alone" in str(error)
         return
     assert len(kept) == count and kept[0] == 1
     assert len(set(np.diff(kept))) <= 1
@@ -124,7 +124,7 @@ def test_ddim_spacing_is_a_whole_stride_or_says_that_there_is_none(num_steps, co
 
 @pytest.mark.parametrize("form", ["ddim1", "leading1"])
 def test_the_cleanest_level_alone_is_no_chain(form):
-    with pytest.raises(OptionError, match=f"spacing '{form}' keeps level 1 alone, where no chain can start; use 1 or"):
+    with pytest.raises(OptionError, match=f"spacing '{form}' is level 1 alone, where no chain can start; use 1 or"):
         levels(10, form)
     assert levels(1, form) == (1,)
 

@@ -59,7 +59,7 @@ def test_the_best_levels_lower_it_further(measured, count):
     assert bits(system, x, best) < bits(system, x, even) + 0.03  # what 400 examples leave to chance
 
 
-def test_its_price_is_what_the_bound_says(measured):
+def test_its_chain_bits_are_those_of_the_bound(measured):
     x, error = measured
     for steps in ("linspace7", "logsnr12"):
         kept = levels(T, steps, make("fixed_small").table)

@@ -86,7 +86,7 @@ def test_ranges_the_wrong_way_round_are_refused(name):
 
 
 @pytest.mark.parametrize(("of", "options"), [("linear", {}), ("cosine", {"s": 0.02}), ("sigmoid", {"tau": 0.5})])
-def test_zero_snr_keeps_the_first_level_and_the_proportions(of, options):
+def test_zero_snr_preserves_the_first_level_and_the_proportions(of, options):
     table, inner = make("zero_snr", of=of, of_options=options).table(100), make(of, **options).table(100)
     root, before = np.sqrt(table.alpha_bar[1:]), np.sqrt(inner.alpha_bar[1:])
     assert root[-1] == 0 and table.sigma[-1] == 1
@@ -108,7 +108,7 @@ def test_zero_snr_takes_options_as_json_has_them():
     assert part == make("zero_snr", of="cosine", of_options=[["s", 0.01]])
 
 
-def test_zero_snr_says_what_is_wrong():
+def test_zero_snr_errors():
     with pytest.raises(UnknownComponentError, match="no schedule named 'cosin'; did you mean 'cosine'"):
         make("zero_snr", of="cosin")
     with pytest.raises(OptionError, match="schedule 'cosine' has no option 'z'"):

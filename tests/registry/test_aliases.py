@@ -120,6 +120,6 @@ def test_an_unknown_name_is_still_answered_by_the_nearest_one():
     assert refusal("sampler", "acme:ddpm").startswith("no sampler named 'acme:ddpm'")
 
 
-def test_compose_says_it_too():
+def test_compose_raises_the_same_error():
     with pytest.raises(LookupError, match="no mean named 'epsilon'; it is called 'eps' here"):
         diffkit.compose(mean="epsilon", backbone=None)

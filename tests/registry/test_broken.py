@@ -74,7 +74,7 @@ def test_a_value_that_names_nothing_is_a_load_error(site: Site, value: str):
 @pytest.mark.parametrize(
     "line", ["ramp", "Ramp = acme:Part", "2fast = acme:Part", "a b = acme:Part", "= acme:Part", "ramp : acme:Part"]
 )
-def test_a_line_that_names_no_part_is_passed_over_and_told(site: Site, line: str):
+def test_a_line_without_a_part_is_skipped_and_listed(site: Site, line: str):
     site.distribution("acme", f"[diffkit.schedule]\n{line}\ngood = acme:Part\n")
     assert "good" in schedules.names()
     assert faults() == (
@@ -85,7 +85,7 @@ def test_a_line_that_names_no_part_is_passed_over_and_told(site: Site, line: str
         schedules.get("ramp")
 
 
-def test_a_group_that_is_no_kind_is_told(site: Site):
+def test_a_group_of_an_unknown_kind_is_listed(site: Site):
     site.distribution("acme", "[diffkit.parts.samplers]\nramp = acme:Part\n[other.samplers]\nx = y:z\n")
     assert faults() == ("acme offers parts under 'diffkit.parts.samplers'; did you mean 'diffkit.sampler'?",)
 
@@ -115,7 +115,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("case", GARBAGE)
-def test_garbage_in_a_foreign_distribution_hides_nobody(site: Site, case: str):
+def test_garbage_in_a_foreign_distribution_hides_no_part(site: Site, case: str):
     site.distribution("aaa-foreign", GARBAGE[case])
     site.plugin("acme", "ramp")
     assert schedules.get("ramp").__name__ == "Part"
@@ -138,7 +138,7 @@ METADATA = {
 
 
 @pytest.mark.parametrize("case", METADATA)
-def test_a_plugin_without_readable_metadata_is_told_and_hides_nobody(site: Site, case: str):
+def test_a_plugin_without_readable_metadata_is_listed_and_hides_no_part(site: Site, case: str):
     content, fault = METADATA[case]
     info = site.distribution("aaa-bad", {"schedule": {"bad": "acme:Part"}})
     (info / "METADATA").unlink()
@@ -260,7 +260,7 @@ CONTRACTS = {
 
 
 @pytest.mark.parametrize("kind", CONTRACTS)
-def test_a_contract_that_is_not_honoured_is_told_member_by_member(site: Site, kind: str):
+def test_every_violated_member_of_a_protocol_is_listed(site: Site, kind: str):
     source, faulty = CONTRACTS[kind]
     site.module(
         "acme",
@@ -283,7 +283,7 @@ def test_a_contract_that_is_not_honoured_is_told_member_by_member(site: Site, ki
     assert not next(e for e in registry(kind).entries() if e.name == "odd").loaded
 
 
-def test_a_plugin_of_another_version_says_which_it_was_written_for(site: Site):
+def test_the_error_of_a_plugin_contains_its_required_version(site: Site):
     site.module("acme", part("def sample(self, state, u): ...", "TimestepSampler"))
     site.distribution(
         "acme",
@@ -296,7 +296,7 @@ def test_a_plugin_of_another_version_says_which_it_was_written_for(site: Site):
     assert str(caught.value).endswith(
         "  sample: expected sample(state, u, num_steps), found sample(self, state, u)\n"
         "inherit from diffkit.protocols.TimestepSampler for the defaults\n"
-        f"acme 0.4 asks for Diffkit<0.1,>=0.0.3; this is diffkit {diffkit.__version__}"
+        f"acme 0.4 requires Diffkit<0.1,>=0.0.3; this is diffkit {diffkit.__version__}"
     )
 
 

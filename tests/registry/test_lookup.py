@@ -139,7 +139,9 @@ def test_the_allow_list_admits(site: Site, monkeypatch: pytest.MonkeyPatch, allo
 
 @pytest.mark.parametrize("allowed", ["", "acme-one", ",", "acme-tw"])
 @pytest.mark.parametrize("asked", ["second", "acme-two:second"])
-def test_the_allow_list_hides_and_says_so(site: Site, monkeypatch: pytest.MonkeyPatch, allowed: str, asked: str):
+def test_a_part_outside_the_allow_list_is_an_error_that_names_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, allowed: str, asked: str
+):
     site.plugin("acme-one", "first")
     site.plugin("acme-two", "second")
     monkeypatch.setenv("DIFFKIT_PLUGINS", allowed)
@@ -343,7 +345,7 @@ class TestOptions:
             "schedule 'cosine' has no option 'max_bta'; did you mean 'max_beta'? (options: s, max_beta)"
         )
 
-    def test_a_part_without_options_says_so(self):
+    def test_an_option_for_a_part_without_options_is_an_error(self):
         with pytest.raises(OptionError, match=r"mean 'eps' has no option 'x' \(options: none\)"):
             registry("mean").create("eps", x=1)
 

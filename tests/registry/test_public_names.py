@@ -17,6 +17,6 @@ def test_every_error_can_be_imported_from_diffkit(name: str):
     assert name in diffkit.__all__
 
 
-def test_a_schedule_without_continuous_levels_says_so():
+def test_a_discrete_schedule_has_no_level():
     with pytest.raises(diffkit.ProtocolError, match="this schedule has discrete levels only"):
         registry("schedule").create("cosine").level(None)

@@ -136,7 +136,7 @@ def test_values_that_are_no_noise(sigmas, message):
         nearest(TABLES["cosine"], sigmas)
 
 
-def test_noise_in_place_of_levels_is_told_where_to_go():
+def test_noise_in_place_of_levels_is_an_error_with_a_fix():
     with pytest.raises(OptionError, match=r"levels must be integers, got \[14.0, 3.0\]; .*diffkit.spacing.nearest"):
         levels(1000, [14.0, 3.0], TABLES["cosine"])
     for neither in ([], 2.5):
@@ -151,7 +151,7 @@ def test_crowded_levels_give_way():
 
 
 def test_spacings_that_need_the_table_say_so():
-    with pytest.raises(OptionError, match="spacing 'karras10' looks at noise levels, so it needs the table"):
+    with pytest.raises(OptionError, match="spacing 'karras10' depends on noise levels, so it needs the table"):
         levels(1000, "karras10")
     with pytest.raises(OptionError, match="steps must be <= 1000, the number of levels of the table, got 1001"):
         spaced("logsnr1001", TABLES["cosine"])
@@ -219,9 +219,9 @@ def test_grids_round_trip_through_files(tmp_path):
     ("content", "text"),
     [
         ("[1, 2]", "it holds a list, not an object"),
-        ("{}", "is no grid; it must hold one object with a list as one of levels, sigma, log_snr"),
-        ('{"sigma": [1], "levels": [1]}', "is no grid"),
-        ('{"sigma": []}', "is no grid"),
+        ("{}", "is not a grid; it must hold one object with a list as one of levels, sigma, log_snr"),
+        ('{"sigma": [1], "levels": [1]}', "is not a grid"),
+        ('{"sigma": []}', "is not a grid"),
         ("{", "cannot read a grid from"),
         ('{"sigma": [1, "a"]}', "must be a number, got 'a'"),
         ('{"sigma": [1, -2]}', "must be >= 0, got -2"),
@@ -291,7 +291,7 @@ def test_no_chain_is_better_than_the_best(variance):
 
 
 @pytest.mark.parametrize(("var", "variance"), [("fixed_small", "posterior"), ("fixed_large", "upper")])
-def test_the_price_of_a_chain_is_what_its_bound_says(var, variance):
+def test_chain_bits_are_those_of_the_bound(var, variance):
     """Measured once at every level, it predicts the bound of every chain."""
     system, x, error = measured(var)
     for chain in ((1, 20, 40, 60), optimal_levels(system.table, error, 7, variance=variance)):

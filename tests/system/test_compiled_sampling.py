@@ -136,7 +136,7 @@ def test_many_ways_of_asking_do_not_run_into_the_compilers_limit(backend, monkey
     assert len(compiling._cache[system]) == 3
 
 
-def test_sampling_does_not_tell_what_nobody_asks_for(backend, monkeypatch):
+def test_sampling_does_not_return_unused_estimates(backend, monkeypatch):
     def refuse(*given):
         raise AssertionError("a trajectory was recorded")
 
@@ -184,7 +184,7 @@ STATIC = [
 
 
 @pytest.mark.parametrize(("how", "static"), STATIC, ids=str)
-def test_what_a_cuda_graph_returns_is_kept(how, static, monkeypatch):
+def test_the_output_of_a_cuda_graph_is_copied(how, static, monkeypatch):
     """It writes over it in the next step; every mode of torch.compile that captures one is known."""
     system, begun, given = system_of(var="fixed_small"), [], []
 

@@ -194,7 +194,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "kind", "text"), WRONG, ids=[w[2][:40] for w in WRONG])
-def test_every_error_says_what_would_work(arguments, kind, text):
+def test_every_error_contains_a_fix(arguments, kind, text):
     with pytest.raises(kind, match=re.escape(text)) as caught:
         diffkit.compose(**({"backbone": None} | arguments))
     assert isinstance(caught.value, errors.DiffkitError)
@@ -227,7 +227,7 @@ class Choosy(nn.Module):
         return self.inner(x, time) if float(time.max()) >= 0 else x
 
 
-def test_a_network_that_cannot_be_asked_is_checked_at_its_first_call():
+def test_a_network_that_cannot_run_on_meta_tensors_is_checked_at_its_first_call():
     system = diffkit.compose(schedule="cosine", backbone=Choosy(5), data_shape=(3, 8, 8))
     with pytest.raises(errors.OptionError, match=re.escape("returned shape (2, 5, 8, 8), the parts need (2, 3, 8, 8)")):
         system.sample(2, steps=2, progress=False)
@@ -269,7 +269,7 @@ class Caching(Tiny):
         return super().forward(x, time) * self.table[:, None, None]
 
 
-def test_asking_a_network_leaves_nothing_in_what_it_keeps():
+def test_the_shape_check_changes_no_state_of_a_network():
     network = Caching()
     system = diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8))
     assert network.table is None
@@ -322,7 +322,7 @@ def test_a_network_stays_where_it_is(device, found):
     assert rebuilt.device.type == ("cpu" if device is None else found)
 
 
-def test_a_network_is_moved_where_it_is_told_to():
+def test_a_network_is_moved_to_the_device():
     system = diffkit.compose(schedule="cosine", backbone=Tiny(3, 3), data_shape=(3, 8, 8), device="meta")
     assert system.device.type == "meta"
 
@@ -415,7 +415,7 @@ class Declared(Loss):
         return {"loss": at.out.flatten(1).mean(1)}
 
 
-def test_a_loss_says_whether_it_trains_the_variance():
+def test_trains_variance_of_losses_is_checked():
     how = dict(schedule="cosine", backbone=None, data_shape=(2,), num_steps=10)
     with pytest.raises(diffkit.CompositionError, match="loss 'Declared' has no term that trains var 'learned_range'"):
         diffkit.compose(loss=Declared(), var="learned_range", **how)

@@ -89,7 +89,7 @@ def test_a_list_of_tensors_that_may_mean_two_things_is_refused_with_code_that_ru
     assert [tuple(each.shape) for each in side_by_side] == [(1, 5)] * 2 and torch.equal(stacked, two[0][None])
 
 
-def test_a_list_of_tensors_of_another_number_says_to_pad():
+def test_a_list_with_a_wrong_number_of_tensors_is_an_error_with_padding_advice():
     text = (
         "condition 'text' must have one tensor for each of 4 examples, or tensors with a row for each example, got 2 "
     )

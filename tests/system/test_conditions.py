@@ -291,7 +291,7 @@ class Output(dict):
 
 
 @pytest.mark.parametrize(("wrap", "part"), [(lambda x: Output(sample=x), ".sample"), (lambda x: (x,), "[0]")])
-def test_an_answer_that_is_no_tensor_says_how_to_unwrap_it(wrap, part):
+def test_an_output_that_is_not_a_tensor_is_an_error_with_advice(wrap, part):
     text = "not a tensor; wrap it so that it returns the tensor inside, as model=lambda x, time, **given: network(x, "
     text += f"time, **given){part}"
     with pytest.raises(OptionError, match=re.escape(text)):

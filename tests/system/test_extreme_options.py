@@ -53,7 +53,7 @@ def test_what_cannot_be_computed_is_refused(parts, text):
     assert text in str(refused.value)
 
 
-def test_samples_that_are_not_finite_are_told(capsys):
+def test_samples_that_are_not_finite_are_logged(capsys):
     system = diffkit.compose(**SYSTEM, schedule="cosine")
     nan = lambda x, time: x * float("nan")  # noqa: E731
     with pytest.raises(DivergedError, match="none of 3 samples is finite"):

@@ -129,7 +129,7 @@ def test_scripted_dropout_is_off_while_sampling():
     assert torch.equal(*draws) and system.backbone.training
 
 
-def test_a_scripted_network_whose_time_comes_first_is_told_how_and_the_advice_works():
+def test_advice_for_a_scripted_network_with_time_first_works():
     for scripted in (torch.jit.script(TimeFirst()), reloaded(torch.jit.script(TimeFirst()))):
         with pytest.raises(OptionError, match=r"takes 'timesteps' first.* pass time_argument='timesteps'"):
             compose(scripted)

@@ -121,7 +121,7 @@ def test_an_entry_that_is_none_stays_so_beside_a_null_condition(joint):
     assert all(given["mask"] is None for given in seen)
 
 
-def test_compose_says_what_guidance_compares_with():
+def test_null_conditions_of_compose_are_those_of_guidance():
     null = {"y": 3, "tokens": EMPTY}
     system, call = system_of(null_conditions=null), dict(tokens=TOKENS, y=[0, 1, 2], **CALL)
     assert system.parts.classes is None

@@ -84,7 +84,7 @@ def test_numbers(system, value):
         (lambda s: _system(device="nowhere"), "device 'nowhere' cannot be used"),
     ],
 )
-def test_the_error_says_what_would_do(system, call, text):
+def test_the_error_contains_a_fix(system, call, text):
     with pytest.raises(diffkit.DiffkitError, match=re.escape(text)):
         call(system)
 

@@ -52,14 +52,14 @@ def test_another_system_takes_another():
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmpp_2m", "heun", "dpm_solver_3"])
-def test_samples_are_the_same_from_a_kept_program(sampler):
+def test_samples_are_the_same_from_a_cached_program(sampler):
     system = system_of()
     first, again = (sample(system, steps=6, sampler=sampler) for _ in range(2))
     assert torch.equal(first, again)
     assert torch.equal(first, sample(system_of(), steps=6, sampler=sampler))
 
 
-def test_walks_up_and_down_are_kept_apart():
+def test_sampling_and_encoding_programs_are_cached_separately():
     system, x = system_of(), torch.zeros(1, *SHAPE)
     found = [system.encode(x, steps=5, start=start, model=network) for start in ("clean", "level1")]
     sample(system, steps=5, sampler="ddim")
@@ -68,7 +68,7 @@ def test_walks_up_and_down_are_kept_apart():
     assert not torch.equal(*found)
 
 
-def test_few_are_kept_and_none_of_a_system_that_is_gone():
+def test_the_cache_is_bounded_and_freed_with_its_system():
     system = system_of()
     for steps in range(1, _MAX_PROGRAMS + 4):
         program_of(system, steps=steps)
@@ -80,7 +80,7 @@ def test_few_are_kept_and_none_of_a_system_that_is_gone():
 
 
 @pytest.mark.parametrize("how", [{"steps": None}, {"steps": 100, "sampler": ("restart", {"times": 120})}])
-def test_a_long_program_is_not_kept(how):
+def test_a_long_program_is_not_cached(how):
     system = system_of(num_steps=_MAX_STEPS + 1)
     assert program_of(system, **how).num_steps > _MAX_STEPS
     assert program_of(system, **how) is not program_of(system, **how)
@@ -95,7 +95,7 @@ def test_a_network_may_write_into_the_times_it_is_given():
     assert torch.equal(system.sample(1, **how), system.sample(1, **how))
 
 
-def test_a_part_that_may_change_is_not_kept():
+def test_a_program_of_a_mutable_part_is_not_cached():
     @define(eq=False)
     class Scaled(DDIM):
         by: float = 1.0
@@ -121,14 +121,14 @@ class Wrapping(DDIM):
 
 
 @pytest.mark.parametrize("sampler", [Hidden(), Wrapping(inner=object())])
-def test_a_part_that_equality_does_not_tell_all_of_is_not_kept(sampler):
+def test_a_program_of_a_part_with_partial_equality_is_not_cached(sampler):
     system = system_of()
     assert program_of(system, steps=5, sampler=sampler) is not program_of(system, steps=5, sampler=sampler)
     plain = Wrapping(inner=(DDIM(), None, 0.5))
     assert program_of(system, steps=5, sampler=plain) is program_of(system, steps=5, sampler=plain)
 
 
-def test_guidance_is_not_kept():
+def test_a_program_with_guidance_is_not_cached():
     system = system_of()
     how = dict(steps=5, guidance=diffkit.guidance.DynamicThreshold())
     assert program_of(system, **how) is not program_of(system, **how)
@@ -164,7 +164,7 @@ def test_fake_tensors_leave_nothing_behind():
     assert type(terms["loss"]) is torch.Tensor
 
 
-def test_a_program_walks_fake_tensors_in_between():
+def test_a_program_runs_on_fake_tensors_in_between():
     system = system_of()
     program = program_of(system, steps=3, sampler="ddim")
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -84,7 +84,7 @@ def test_a_network_that_does_not_fit_is_named():
     assert fresh.parts.var.extra_outputs == 1
 
 
-def test_a_slip_is_said():
+def test_a_typo_gets_a_suggestion():
     with pytest.raises(OptionError, match="recompose takes what compose takes, not 'los'; did you mean 'loss'"):
         diffkit.recompose(make(), los="huber")
 

@@ -128,7 +128,7 @@ def test_an_option_that_json_cannot_hold_is_named():
         system.spec()
 
 
-def test_a_network_of_your_own_is_asked_for(tmp_path):
+def test_loading_needs_a_foreign_network(tmp_path):
     network = Tiny(1, 2)
     make(backbone=network).save(tmp_path)
     with pytest.raises(SpecError, match=re.escape("this system has a network of its own (Tiny); pass backbone=")):
@@ -257,7 +257,7 @@ def test_a_part_registered_here_rebuilds_here():
     assert from_spec(system.spec()).parts.names["sampler"] == "named_here"
 
 
-def test_a_part_whose_bare_name_means_another_keeps_its_whole_name():
+def test_a_shadowed_part_is_saved_by_its_full_name():
     registry("sampler").register("ddim", replace=True)(frozen(type("Other", (DDIM,), {})))
     try:
         kept = diffkit.compose(schedule="cosine", sampler="diffkit:ddim", backbone=None, data_shape=(2,))

@@ -178,7 +178,7 @@ def test_a_loss_is_taken_for_each_example_by_itself(x):
 
 
 @pytest.mark.parametrize("sampler", registry("sampler").built_in_names())
-def test_gradients_flow_through_a_whole_walk_where_asked(sampler):
+def test_gradients_flow_through_all_steps_with_grad(sampler):
     torch.manual_seed(0)
     backbone = ("mlp", {"hidden": 8, "depth": 1})
     system = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(2,), bins=None, num_steps=30).double()

@@ -21,7 +21,7 @@ M = TypeVar("M", bound=nn.Module)
 
 _CONVOLUTIONS: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLS: tuple[Callable[..., nn.Module], ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_FACTORS = ((2,), (2, 2), (1, 2, 2))  # of three axes only the inner two are resampled, as in the reference
+_FACTORS = ((2,), (2, 2), (1, 2, 2))  # of three axes only the inner two are resampled, as in improved-diffusion
 
 
 def convolution(axes: int, *args: Any, **kwargs: Any) -> nn.Module:
@@ -44,7 +44,7 @@ def attend(qkv: Tensor, heads: int, order: str) -> Tensor:
         heads: Number of heads; divides C.
         order: How the columns are laid out: "legacy" is (heads, 3, C / heads), "new" is (3, heads, C / heads).
     Returns:
-        (B, N, C). Queries, keys and values keep unit stride, which the fused kernels ask for.
+        (B, N, C). Queries, keys and values have unit stride, which the fused kernels require.
     """
     if order == "legacy":
         q, k, v = qkv.reshape(*qkv.shape[:2], heads, 3, -1).unbind(3)
@@ -52,7 +52,7 @@ def attend(qkv: Tensor, heads: int, order: str) -> Tensor:
         q, k, v = qkv.reshape(*qkv.shape[:2], 3, heads, -1).unbind(2)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if qkv.requires_grad and qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
-        # The fused kernel's way back takes a CPU 2 to 7 times as long in bfloat16 as the products do (torch 2.13).
+        # On a CPU the fused kernel's backward pass in bfloat16 takes 2 to 7 times as long as products (torch 2.13).
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
         out: Tensor = scores.softmax(dim=3) @ v
     else:
@@ -63,7 +63,7 @@ def attend(qkv: Tensor, heads: int, order: str) -> Tensor:
 class Pointwise(nn.Conv1d):
     """Convolution of width one, computed as the matrix product it is: data that is tokens (B, N, C) is not copied.
 
-    It is called with (B, C, N) like any other convolution, so that hooks, adapters and replacements see what they know.
+    It is called with (B, C, N) like any other convolution, so that hooks, adapters and replacements work.
     """
 
     def __init__(self, width_in: int, width: int):
@@ -75,7 +75,7 @@ class Pointwise(nn.Conv1d):
 
 
 def repeated(x: Tensor, factors: tuple[int, ...]) -> Tensor:
-    """Return x, (B, C, *S), with every value repeated so often along each spatial axis."""
+    """Return x, (B, C, *S), with every value repeated along each spatial axis."""
     if not torch.compiler.is_compiling():
         return F.interpolate(x, scale_factor=[float(factor) for factor in factors], mode="nearest")
     # Torch 2.13's compiler loses the gradient of interpolate between two convolutions in bfloat16 on a CPU: it drops
@@ -103,7 +103,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double every resampled side by repeating values, then convolve if asked to."""
+    """Double every resampled side by repeating values, then convolve if so built."""
 
     def __init__(self, axes: int, width: int, *, conv: bool):
         super().__init__()
@@ -119,8 +119,8 @@ class Upsample(nn.Module):
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return ``h (1 + scale) + shift`` of (B, C, *S), with a scale and a shift for each channel, (B, C, 1..).
 
-    On a GPU in one operation. On a CPU that one takes values singly where two operands are spread over the third, and
-    is three to six times slower than two operations.
+    One operation on a GPU. On a CPU that operation does not vectorize over two broadcast operands and is three to six
+    times slower than two operations.
     """
     if h.is_cpu:
         return (h * (1 + scale)).add_(shift)
@@ -187,21 +187,21 @@ class AttentionBlock(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """Layers in turn; residual blocks, and what has taken the place of one, get the embedding too."""
+    """Layers in sequence; residual blocks, and their replacements, receive the embedding too."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__(layers)
         self.residual = tuple(i for i, layer in enumerate(layers) if isinstance(layer, ResBlock))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """(B, C, *S), (B, E) -> what the last layer returns."""
+        """(B, C, *S), (B, E) -> output of the last layer."""
         for i, layer in enumerate(self):
             x = layer(x, emb) if i in self.residual else layer(x)
         return x
 
 
 def run(block: nn.Module, x: Tensor, emb: Tensor, *, recompute: bool) -> Tensor:
-    """Return ``block(x, emb)``; with recompute, keep no activations of the block but compute them again backwards."""
+    """Return ``block(x, emb)``; with recompute, its activations are recomputed in the backward pass."""
     if recompute and torch.is_grad_enabled():
         x = checkpoint(block, x, emb, use_reentrant=False)
     else:
@@ -238,7 +238,7 @@ def up_blocks(layout: Layout, left: list[int]) -> nn.ModuleList:
     """Return the blocks from the coarsest level to full size; each reads the last output joined with a skip.
 
     Args:
-        layout: Of the network.
+        layout: Layout of the network.
         left: Widths of the skips, as `down_blocks` gives them.
     """
     skips, width = list(left), layout.widths[-1]

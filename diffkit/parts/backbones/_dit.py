@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffkit.parts.backbones._blocks import attend, run
 from diffkit.parts.backbones._embedding import TimeEmbedding, add_labels
 
-_TIME_COLUMNS = 256  # width of the sinusoidal embedding, whatever the hidden width (DiT paper, section 4)
+_TIME_COLUMNS = 256  # width of the sinusoidal embedding, for every hidden width (DiT paper, section 4)
 _EMBEDDING_STD = 0.02  # of the normal initial values of label and time embeddings, ViT's choice
 _NORM_EPS = 1e-6  # of every layer norm, ViT's choice
 
@@ -22,7 +22,7 @@ _NORM_EPS = 1e-6  # of every layer norm, ViT's choice
 def positions(rows: int, columns: int, width: int) -> Tensor:
     """Fixed sine and cosine positions of a grid: (rows * columns, width), float32, row by row.
 
-    The first half of the columns is about the column index, the second about the row index; each is
+    The first half of the columns encodes the column index, the second the row index; each is
     ``[sin(p f_i) | cos(p f_i)]`` with ``f_i = 10000^(-4 i / width)``.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, one axis after the other.
     """
@@ -40,8 +40,8 @@ def positions(rows: int, columns: int, width: int) -> Tensor:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return ``x (1 + scale) + shift`` of (B, N, H), with a scale and a shift for each channel, (B, 1, H).
 
-    In one operation, on a CPU too, unlike `modulate` of the convolutional networks: here whole rows of channels meet,
-    and one operation is the faster by 1.3 to 1.5 times.
+    One operation, on a CPU too, unlike `modulate` of the convolutional networks: here the operands are contiguous in
+    the channels, and one operation is 1.3 to 1.5 times faster.
     """
     return torch.addcmul(shift, x, 1 + scale)
 
@@ -164,7 +164,7 @@ class DiTNetwork(nn.Module):
         Returns:
             (B, out_channels, rows, columns).
         Raises:
-            OptionError: y is missing, not wanted or of the wrong shape.
+            OptionError: y is missing, not accepted or of the wrong shape.
         """
         emb = add_labels(self.t_embedder["mlp"](time, x), self.y_embedder, self.num_labels, y, x)
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
@@ -173,7 +173,7 @@ class DiTNetwork(nn.Module):
         return self._image(self.final_layer(h, emb))
 
     def _image(self, tokens: Tensor) -> Tensor:
-        """Put patches, (B, N, patch * patch * out_channels), back where they came from."""
+        """Assemble patches, (B, N, patch * patch * out_channels), into images."""
         patches = tokens.reshape(tokens.shape[0], *self.grid, self.patch, self.patch, -1)
         return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 

@@ -16,13 +16,13 @@ def timestep_embedding(time: Tensor, width: int, max_period: float = 10_000.0) -
     """Sinusoidal embedding ``[cos(time f_i) | sin(time f_i)]`` with ``f_i = max_period^(-i / half)``.
 
     Args:
-        time: (B,), any real dtype, need not be whole.
+        time: (B,), any real dtype, also fractional.
         width: Number of columns; if odd, the last one is zero.
         max_period: Longest period, in units of time / 2 pi.
     Returns:
-        (B, width), float32, whatever the dtype of the network: bfloat16 cannot tell time 999 from 1000.
+        (B, width), float32 for every dtype of the network: bfloat16 does not distinguish time 999 from 1000.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5, with half in place of half - 1 and cosines first,
-        as the published diffusion models have it.
+        as in the published diffusion models.
     """
     half = width // 2
     index = torch.arange(half, dtype=torch.float32, device=time.device)
@@ -58,12 +58,12 @@ def add_labels(emb: Tensor, table: nn.Module | None, num_labels: int, y: Tensor 
     Args:
         emb: (B, width) or (1, width).
         table: From labels, (B,), to vectors, (B, width); None without classes.
-        num_labels: How many there are.
+        num_labels: Number of labels.
         y: The labels, or None without classes.
         x: The data, (B, ...).
     Raises:
-        OptionError: y is missing though there are classes, given though there are none, or not (B,) integers; or, where
-            looking makes nobody wait, names a row that is not there.
+        OptionError: y is missing though there are classes, given though there are none, or not (B,) integers; or, on
+            the CPU, out of range.
     """
     if table is None and y is None:
         return emb
@@ -76,7 +76,7 @@ def add_labels(emb: Tensor, table: nn.Module | None, num_labels: int, y: Tensor 
     if y.shape != x.shape[:1] or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         found = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
         raise OptionError(f"y must be integers of shape ({x.shape[0]},), got {found}")
-    y = y.long()  # torch looks up rows by no shorter ones than 32 bits
+    y = y.long()  # torch needs indices of at least 32 bits
     if has_values(y):
         low, high = (int(label) for label in y.aminmax())
         if low < 0 or high >= num_labels:

@@ -6,10 +6,10 @@ from diffkit.errors import OptionError
 
 
 def label_count(num_classes: int | None, null_class: bool) -> int:
-    """Return the rows of a label table: one per class, one more for "no class" if wanted, 0 without classes.
+    """Return the rows of a label table: one per class, one more for "no class" if ``null_class``, 0 without classes.
 
     Raises:
-        OptionError: "No class" is wanted, but there are no classes.
+        OptionError: ``null_class`` is True, but there are no classes.
     """
     if null_class and not num_classes:
         raise OptionError("null_class=True has no effect without classes; set num_classes")

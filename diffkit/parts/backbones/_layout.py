@@ -1,4 +1,4 @@
-"""Sizes of a U-Net, worked out from options and the data's shape, and everything that can be wrong with them."""
+"""Sizes of a U-Net, computed and validated from options and the data's shape."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class Layout:
     def attention(self) -> tuple[bool, ...]:
         """Whether each level has attention."""
         low, high = self.attention_range
-        wanted = self.attention_resolutions
-        return tuple(low <= size <= high if wanted is None else size in wanted for size in self.sizes)
+        sizes = self.attention_resolutions
+        return tuple(low <= size <= high if sizes is None else size in sizes for size in self.sizes)
 
     @property
     def emb_width(self) -> int:
@@ -96,7 +96,7 @@ class Layout:
         return self.num_heads_upsample if up else self.num_heads
 
     def problems(self) -> tuple[str, ...]:
-        """Return one sentence for each thing that does not fit, with what would."""
+        """Return one sentence for each problem, with what would work."""
         fatal = tuple(self._shape_problems())
         return fatal or (*self._width_problems(), *self._attention_problems(), *self._head_problems())
 
@@ -170,7 +170,7 @@ def refuse(problems: tuple[str, ...]) -> None:
 
 
 def _halvings(sides: tuple[int, ...]) -> int:
-    """How often all sides can be halved without a remainder."""
+    """Number of times that all sides can be halved without a remainder."""
     common = math.gcd(*sides)
     return (common & -common).bit_length() - 1
 

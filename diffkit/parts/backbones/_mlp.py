@@ -55,7 +55,7 @@ class MLPNetwork(nn.Module):
         Returns:
             (B, out_channels, *S).
         Raises:
-            OptionError: y is missing, not wanted or of the wrong shape.
+            OptionError: y is missing, not accepted or of the wrong shape.
         """
         emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
         h: Tensor = self.first(x.flatten(1))

@@ -66,7 +66,7 @@ class UNetNetwork(nn.Module):
         Returns:
             (B, out_channels, *S).
         Raises:
-            OptionError: A condition is missing, not wanted or of the wrong shape.
+            OptionError: A condition is missing, not accepted or of the wrong shape.
         """
         emb = add_labels(self.time_embed(time, x), self.label_emb, self.num_labels, y, x)
         skips = self._down(self._join(x, low_res), emb)

@@ -43,10 +43,10 @@ class DiT(Backbone):
         heads: Attention heads, which divide the width; None for that of the size.
         mlp_ratio: Inner width of the perceptrons in units of hidden.
         num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
-        null_class: One label more, of index num_classes, that means "no class"; for classifier-free guidance.
+        null_class: Add a label "no class", with index num_classes, for classifier-free guidance.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
     Source: Peebles & Xie 2022, arXiv:2212.09748.
-    Deviates: labels are never dropped inside the network; whoever trains with guidance passes index num_classes.
+    Deviates: labels are never dropped inside the network; training for guidance passes index num_classes.
     """
 
     size: str = choice("S", tuple(SIZES))
@@ -60,11 +60,11 @@ class DiT(Backbone):
     checkpoint: bool = flag(False)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse options that would have no effect."""
+        """Raise `OptionError` for options without effect."""
         label_count(self.num_classes, self.null_class)
 
     def problems(self, composition: Composition) -> Iterable[str]:
-        """Return what does not fit the shape of the data."""
+        """Return one sentence for each problem with the shape of the data."""
         label = composition.label("backbone")
         return [f"{label}: {problem}" for problem in self._problems(composition.data_shape)]
 

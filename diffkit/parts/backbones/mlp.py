@@ -27,7 +27,7 @@ class MLP(Backbone):
         hidden: Width of every layer and of the time embedding.
         depth: Number of residual layers.
         num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
-        null_class: One label more, of index num_classes, that means "no class"; for classifier-free guidance.
+        null_class: Add a label "no class", with index num_classes, for classifier-free guidance.
     Source: the residual layers are those of He et al. 2016, arXiv:1603.05027, with layer norm; conditioning is added
         between the two linear maps, as in Ho et al. 2020, arXiv:2006.11239, appendix B.
     """
@@ -38,7 +38,7 @@ class MLP(Backbone):
     null_class: bool = flag(False)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse options that would have no effect."""
+        """Raise `OptionError` for options without effect."""
         label_count(self.num_classes, self.null_class)
 
     def null_conditions(self) -> Mapping[str, Any] | None:

@@ -48,13 +48,13 @@ class UNet(Backbone):
         resblock_updown: Resample inside residual blocks, without a convolution of its own.
         conv_resample: Resample with a convolution; False averages and repeats.
         num_classes: Number of classes; the network then needs ``y``. None or 0 for none.
-        null_class: One label more, of index num_classes, that means "no class"; for classifier-free guidance.
+        null_class: Add a label "no class", with index num_classes, for classifier-free guidance.
         low_res_channels: Channels of a smaller image ``low_res`` which is enlarged to the size of the data and read
             along with it; for super-resolution. 0 for none.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
         groups: Groups of every group norm; divides every level's width. The published networks have 32.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3.
-    Deviates: attention_resolutions are sizes, never factors, and one that no level has is refused.
+    Deviates: attention_resolutions are sizes, never factors, and one that no level has is an error.
     """
 
     channels: int = integer(128, ge=1)
@@ -76,7 +76,7 @@ class UNet(Backbone):
     groups: int = integer(32, ge=1)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse options that would have no effect."""
+        """Raise `OptionError` for options without effect."""
         label_count(self.num_classes, self.null_class)
         if self.num_head_channels is not None and self.num_heads_upsample is not None:
             raise OptionError("num_heads_upsample has no effect with num_head_channels; leave one of them out")
@@ -88,7 +88,7 @@ class UNet(Backbone):
         return data_shape[0] + self.low_res_channels
 
     def problems(self, composition: Composition) -> Iterable[str]:
-        """Return what does not fit the shape of the data."""
+        """Return one sentence for each problem with the shape of the data."""
         label = composition.label("backbone")
         return [f"{label}: {problem}" for problem in self._layout(composition.data_shape).problems()]
 
@@ -101,7 +101,7 @@ class UNet(Backbone):
         return self.num_classes or 0
 
     def resized(self, data_shape: tuple[int, ...], other: tuple[int, ...]) -> UNet:
-        """Return the recipe with the widths and the attention of each level, which sizes in pixels stood for."""
+        """Return the recipe with explicit widths and attention of each level, independent of sizes in pixels."""
         if data_shape[1:] == other[1:]:
             return self
         here = self._layout(data_shape)

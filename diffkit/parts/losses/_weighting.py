@@ -1,7 +1,8 @@
 """Squared errors weighted by level, for any mean, with or without IDDPM's term for a learned variance.
 
 A weight is written for the error of x_start. An error of the network's output is c_out times smaller or larger as an
-error of x_start, so ``weight c_out^2 |F - F*|^2`` is right whatever the network predicts; for eps, c_out^2 = 1 / snr.
+error of x_start, so ``weight c_out^2 |F - F*|^2`` is the same loss for every mean parameterization; for eps, c_out^2 =
+1 / snr.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ if TYPE_CHECKING:
 
 
 def bound_option() -> Any:
-    """The option every loss of this kind has: how much of the variational bound trains the variance."""
+    """Field for the option ``vb_weight``: weight of the variational bound, which trains the variance."""
     return number(0.0, ge=0)
 
 
 def needs_of(vb_weight: float) -> frozenset[str]:
-    """What a loss with that much of the bound needs."""
+    """The `needs` of a loss with that weight of the bound."""
     return frozenset({"transition", "learned_variance"}) if vb_weight else frozenset()
 
 
 def weighted(at: LossInputs, error: Tensor, vb_weight: float) -> Mapping[str, Tensor]:
-    """Return "loss", "mse" (of the network's output, not weighted) and, if the bound takes part, "vb"; each (B,).
+    """Return "loss", "mse" (of the network's output, not weighted) and, with the bound, "vb"; each (B,).
 
     Args:
-        at: What the loss was given.
+        at: Arguments of the loss.
         error: Weighted error of each example, (B,).
-        vb_weight: Weight of the bound (bits per dimension), times T; its gradient is kept out of the mean.
+        vb_weight: Weight of the bound (bits per dimension), times T; its gradient does not reach the mean.
     """
     squared = squared_error(at.out.detach(), at.target)
     terms = {"loss": error, "mse": mean_flat(squared)}
@@ -53,18 +54,18 @@ def weighted_square(at: LossInputs, weight: Tensor, vb_weight: float) -> Mapping
 
 
 class WeightedSquare(Loss):
-    """A squared error of x_start with a weight at any log_snr: all of a loss but its weight and its options."""
+    """A squared error of x_start with a weight at any log_snr: base of losses that add a weight and options."""
 
     vb_weight: float
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Steps and a learned variance, if the bound takes part."""
+        """Steps and a learned variance, with the bound."""
         return needs_of(self.vb_weight)
 
     @property
     def trains_variance(self) -> bool:  # type: ignore[override]
-        """True if the bound takes part."""
+        """True with the bound."""
         return self.vb_weight > 0
 
     @abstractmethod
@@ -72,5 +73,5 @@ class WeightedSquare(Loss):
         """Return the weight of a squared error of x_start at any log_snr."""
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
-        """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
+        """Return "loss", "mse" (of the network's output, not weighted) and, with the bound, "vb", each (B,)."""
         return weighted_square(at, self.weight(at.level.log_snr), self.vb_weight)

@@ -1,4 +1,4 @@
-"""Pseudo-Huber loss: quadratic in small errors, linear in large ones, so that outliers pull less."""
+"""Pseudo-Huber loss: quadratic in small errors, linear in large ones, so that outliers weigh less."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Huber(Loss):
     """``2 delta^2 (sqrt(1 + (e / delta)^2) - 1)``, e the error of eps, of x_start or of the network's output.
 
-    Elementwise, then averaged; ``e^2`` for errors small beside delta.
+    Elementwise, then averaged; ``e^2`` for errors much smaller than delta.
 
     Attributes:
-        delta: Where it turns from quadratic to linear, > 0, in units of e.
+        delta: Error at which it turns from quadratic to linear, > 0, in units of e.
         error: "eps", "x_start" or "output". A level without signal has no error of eps.
         vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
             as in 'hybrid'.
@@ -40,16 +40,16 @@ class Huber(Loss):
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Steps and a learned variance, if the bound takes part."""
+        """Steps and a learned variance, with the bound."""
         return needs_of(self.vb_weight)
 
     @property
     def trains_variance(self) -> bool:  # type: ignore[override]
-        """True if the bound takes part."""
+        """True with the bound."""
         return self.vb_weight > 0
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
-        """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
+        """Return "loss", "mse" (of the network's output, not weighted) and, with the bound, "vb", each (B,)."""
         return weighted(at, mean_flat(self._penalty(at)), self.vb_weight)
 
     def _penalty(self, at: LossInputs) -> Tensor:
@@ -59,5 +59,5 @@ class Huber(Loss):
         if self.error == "eps":
             error = error * (at.level.log_snr / 2).exp()
         squared = error.square()
-        # sqrt(1 + z) - 1 = z / (sqrt(1 + z) + 1), which loses nothing where z is small
+        # sqrt(1 + z) - 1 = z / (sqrt(1 + z) + 1), which has no cancellation where z is small
         return 2 * squared / ((1 + squared / self.delta**2).sqrt() + 1)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @registry("loss").register("hybrid")
 @frozen
 class Hybrid(Loss):
-    """``L_hybrid = L_simple + vb_weight T L_{k-1}``, the bound's gradient kept out of the mean.
+    """``L_hybrid = L_simple + vb_weight T L_{k-1}``, where the bound's gradient does not reach the mean.
 
     One term of the bound is drawn of the T it sums, hence the factor T: the paper's lambda = 0.001 is vb_weight.
 
     Attributes:
         vb_weight: Weight of the bound (bits per dimension), >= 0.
-        scale_by_steps: Multiply by T of the table in use. ``vb_weight=1, scale_by_steps=False`` is what every
-            guided-diffusion model was trained with.
+        scale_by_steps: Multiply by T of the table in use. ``vb_weight=1, scale_by_steps=False`` is the loss of every
+            guided-diffusion model.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 16.
     """
 

@@ -1,4 +1,4 @@
-"""P2 weighting: less weight where only imperceptible detail is left to learn."""
+"""P2 weighting: less weight on clean levels, where only imperceptible detail is learned."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class P2(WeightedSquare):
     """Squared error of eps weighted by ``1 / (k + snr)^gamma``; of x_start, by ``snr / (k + snr)^gamma``.
 
     Attributes:
-        gamma: How strongly clean levels are weighed down, >= 0; 0 is the plain error of eps.
-        k: What keeps noisy levels from an infinite weight, > 0.
+        gamma: Reduction of the weight of clean levels, >= 0; 0 is the plain error of eps.
+        k: Bound on the weight of noisy levels, > 0: at most k^-gamma.
         vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
             as in 'hybrid'.
     Source: Choi et al. 2022, arXiv:2204.00227 (the weight lambda-prime); k = 1 and gamma = 1 as in its experiments.

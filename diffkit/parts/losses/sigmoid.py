@@ -1,4 +1,4 @@
-"""Sigmoid weighting: noisy levels count, clean ones fade out, and where they lie does not matter."""
+"""Sigmoid weighting: full weight on noisy levels, little on clean ones, independent of the schedule."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Sigmoid(WeightedSquare):
     """``1/2 sigmoid(bias - log_snr) (-dlog_snr/dt) |eps - eps*|^2``; of x_start, times snr.
 
-    With the derivative, levels count by the log-SNR they cover, so the schedule only sets how often each is drawn. A
-    level without signal covers infinitely much, and is left out.
+    With the derivative, a level is weighted by the log-SNR it covers, so the schedule only sets how often each is
+    drawn. A level without signal covers an infinite range and is left out.
 
     Attributes:
         bias: log_snr at which the weight of eps is one half.
@@ -45,18 +45,18 @@ class Sigmoid(WeightedSquare):
         return {"covered": np.concatenate([[0.0], _covered(table.log_snr[1:])])}
 
     def weight(self, log_snr: Tensor) -> Tensor:
-        """Return the weight of a squared error of x_start at any log_snr, without what the level covers."""
+        """Return the weight of a squared error of x_start at any log_snr, without the derivative."""
         return (self.bias - log_snr).sigmoid() * log_snr.exp()
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
-        """Return "loss", "mse" (of the network's output, not weighted) and, if it takes part, "vb", each (B,)."""
+        """Return "loss", "mse" (of the network's output, not weighted) and, with the bound, "vb", each (B,)."""
         weight = self.weight(at.level.log_snr)
         if self.measure == "log_snr":
             weight = weight * at.cols["covered"] / 2
         return weighted_square(at, weight, self.vb_weight)
 
     def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that levels have no neighbours."""
+        """Report continuous levels, which have no neighbours."""
         if self.measure == "log_snr" and composition.continuous_time:
             yield (
                 f"{composition.label('loss')} counts levels by the log_snr they cover, but "
@@ -66,7 +66,7 @@ class Sigmoid(WeightedSquare):
 
 
 def _covered(log_snr: F64) -> F64:
-    """-dlog_snr/dt at levels 1..T, t from 0 to 1; 0 at a level without signal, 1 if there is only one with."""
+    """-dlog_snr/dt at levels 1..T, t from 0 to 1; 0 at a level without signal, 1 if only one level has signal."""
     out = np.zeros_like(log_snr)
     known = np.isfinite(log_snr)
     out[known] = -np.gradient(log_snr[known]) * len(log_snr) if known.sum() > 1 else 1.0

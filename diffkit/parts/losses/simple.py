@@ -1,4 +1,4 @@
-"""DDPM's loss: the squared error of what the network predicts."""
+"""DDPM's loss: the squared error of the network's output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @registry("loss").register("simple")
 @frozen
 class Simple(Loss):
-    """``L_simple = |F - F*|^2``, averaged over dimensions; nothing in it trains a variance.
+    """``L_simple = |F - F*|^2``, averaged over dimensions; it does not train a variance.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 14.
     """

@@ -1,4 +1,4 @@
-"""SNR + 1 weighting: the plain squared error of v, whatever the network predicts."""
+"""SNR + 1 weighting: the plain squared error of v, for every mean parameterization."""
 
 from __future__ import annotations
 

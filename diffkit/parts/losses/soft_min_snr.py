@@ -1,4 +1,4 @@
-"""Soft-min-SNR weighting: min-SNR without its corner."""
+"""Soft-min-SNR weighting: a smooth min-SNR."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SoftMinSNR(WeightedSquare):
     """Squared error of x_start weighted by ``snr gamma / (snr + gamma)``.
 
     Attributes:
-        gamma: What the weight tends to at clean levels, > 0.
+        gamma: Limit of the weight at clean levels, > 0.
         vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
             as in 'hybrid'.
     Source: Crowson et al. 2024, arXiv:2401.11605 (soft-min-SNR); gamma = 4 as there.

@@ -1,4 +1,4 @@
-"""Truncated SNR weighting: the error of eps, with no level weighing less than in x_start."""
+"""Truncated SNR weighting: the error of eps, with at least the weight of x_start's at every level."""
 
 from __future__ import annotations
 

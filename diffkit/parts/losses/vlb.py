@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class VLB(Loss):
     """``L_vlb = T L_{k-1}`` in bits per dimension: an estimate of the whole bound (without its constant prior term).
 
-    Noisy under uniform levels; timesteps='loss_second_moment' is what the paper trains it with.
+    Noisy under uniform levels; the paper trains it with timesteps='loss_second_moment'.
 
     Attributes:
         scale_by_steps: Multiply by T of the table in use, so that the mean over levels is the bound.

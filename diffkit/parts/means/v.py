@@ -12,7 +12,7 @@ from diffkit.table import Coefs
 @registry("mean").register("v")
 @frozen
 class V(MeanParameterization):
-    """Velocity prediction: F stands for ``alpha eps - sigma x_start``.
+    """Velocity prediction: F estimates ``alpha eps - sigma x_start``.
 
     ``x_start = (alpha x_t - sigma F) / (alpha^2 + sigma^2)``
 

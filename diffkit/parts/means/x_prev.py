@@ -15,26 +15,26 @@ from diffkit.table import Coefs, Steps
 @registry("mean").register("x_prev")
 @frozen
 class XPrev(MeanParameterization):
-    """Prediction of the posterior mean: F stands for ``coef_x_start x_start + coef_x_t x_t``.
+    """Prediction of the posterior mean: F estimates ``coef_x_start x_start + coef_x_t x_t``.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 8 (the first of the parameterizations it compares).
-    Deviates: the published code takes the raw output for the mean even where x_start is clipped; here the mean always
-    follows from the processed x_start, and ``clip=False`` gives its ancestral steps and its bound. On fewer levels than
-    the network was trained on it reads the output as the mean one level down there, which no network has learned; here
-    it stays the mean one level down in training.
+    Deviates: improved-diffusion uses the raw output as the mean even where x_start is clipped; here the mean always
+    follows from the processed x_start, and ``clip=False`` gives its ancestral steps and its bound. On a
+    respaced table improved-diffusion reads the output as the mean one level down in that table, which the network has
+    not learned; here it is the mean one level down in the training table.
     """
 
     continuous_time: ClassVar[bool] = False
 
     def scalings(self, at: Coefs, prev: Coefs | None) -> Scalings:
         """Return (-coef_x_t/coef_x_start, 1/coef_x_start, 1) of the posterior one level down."""
-        assert prev is not None, "asked between levels, where between_levels is False"
+        assert prev is not None, "called between levels, although continuous_time is False"
         posterior = Steps(at, prev).posterior()
         c_out = 1 / posterior.coef_x_start
         return Scalings(-posterior.coef_x_t * c_out, c_out, at.sigma**0)
 
     def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that levels without a level below have nothing to predict."""
+        """Report continuous levels, which have no level below to predict."""
         if composition.continuous_time:
             yield (
                 f"{composition.label('mean')} needs discrete levels, but {composition.label('timesteps')} draws "

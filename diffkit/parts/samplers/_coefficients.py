@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffkit.table import F64, Coefs, Steps
 
 CLOSEST = 1e-3
-"""An estimate this near to another one (in steps) is left out: divided by it, float32 rounding would outweigh it."""
+"""An estimate closer than this to another one (in steps) is left out: the division would amplify float32 rounding."""
 _SMALL = 2.0
 """Below this step the recurrence of `moments` loses digits, and quadrature does not."""
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)  # exact to rounding for exp over a step of _SMALL
@@ -28,11 +28,11 @@ _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)  # exact to rounding for
 def straight(t: Coefs, s: Coefs) -> tuple[F64, F64]:
     """Coefficients of x_t and x_start in ``x_s = alpha_s x_start + sigma_s eps``.
 
-    eps is what x_t and the estimate of x_start make it, ``(x_t - alpha_t x_start) / sigma_t``.
+    eps is computed from x_t and the estimate of x_start, ``(x_t - alpha_t x_start) / sigma_t``.
     Source: Song et al. 2021, arXiv:2010.02502, eq. 12 without noise.
     """
-    keep: F64 = s.sigma / t.sigma
-    return keep, s.alpha - keep * t.alpha
+    carry: F64 = s.sigma / t.sigma
+    return carry, s.alpha - carry * t.alpha
 
 
 def noise_ratio(at: Coefs) -> F64:
@@ -53,7 +53,7 @@ def finite_or_zero(values: F64) -> F64:
 
 
 def within(steps: Steps, share: float) -> F64:
-    """log_snr that share of the way from t to s, for a node; t itself where an end is infinite."""
+    """log_snr of a node at a share of the step from t to s; that of t where an end is infinite."""
     t, s = steps
     with np.errstate(invalid="ignore"):
         between = t.log_snr + share * (s.log_snr - t.log_snr)

@@ -1,8 +1,8 @@
 """Multistep solvers: one evaluation a step, the last few estimates extended as a polynomial.
 
-What a solver extends (x_start or eps), and against which variable, makes the family; see `polynomial_weights`. A step
-never knows its place: the ramp-up while history is short, and the steps where a variable is infinite, are rows of
-the plan with a 0 in place of a coefficient.
+Solvers differ in what they extend (x_start or eps) and in the variable; see `polynomial_weights`. All steps run the
+same code: in the first steps, while history is short, and where a variable is infinite, the plan has a coefficient of
+0.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from diffkit.table import F64, Steps
 
 _GIANT = 2.0
-"""A first step larger than this (in lambda) is left as it is: a straight line says little over it, and what float32
-rounds off eps at the end with less noise would be enlarged by exp(h)."""
+"""A first step larger than this (in lambda) is not corrected: a straight line is inaccurate over it, and float32
+rounding of eps at the end with less noise would be amplified by exp(h)."""
 _REACH = 3.0
 """A straight line is extended over at most this many times the distance between its two estimates.
 
 With an exact network and 10 evenly spaced levels, whose last step is 4 times the one before, a line there has 4 times
-the error of none. Grids of real use seldom double.
+the error of a constant. Step sizes of practical grids rarely double.
 """
 _REACH_OF_CURVES = 1.0
 """A parabola or more is extended over no more than the stretch it was fitted to."""
 
 
 def relative_steps(t: F64, s: F64, count: int) -> F64:
-    """Where earlier estimates lie, in steps from t: 0 at t, 1 at s, negative before; (n, count), nan where none.
+    """Positions of earlier estimates relative to the step: 0 at t, 1 at s, negative before; (n, count), nan if unused.
 
-    None also where the step is long beside the stretch that the estimates cover, as the last ones of evenly spaced
-    levels are: what a polynomial says that far ahead is not worth having.
+    Unused where there is none, and where the step is long compared with the range of the estimates, such as the last
+    steps of evenly spaced levels: a polynomial is inaccurate that far ahead.
 
     Args:
-        t, s: The clock at both ends of each step, (n,).
-        count: How many earlier estimates.
+        t, s: The solver's variable (log_snr or rho) at both ends of each step, (n,).
+        count: Number of earlier estimates.
     """
     out = np.full((len(t), count), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -58,8 +58,8 @@ def relative_steps(t: F64, s: F64, count: int) -> F64:
 def polynomial_weights(u: F64, moments: F64) -> F64:
     """Coefficients of (estimate_j - estimate_0) that integrate the polynomial through all estimates, (n, J).
 
-    Solves ``sum_j v_j u_j^k = m_k`` for k = 1..J: the estimate at t is kept apart, and rows with fewer usable estimates
-    take a polynomial of lower degree.
+    Solves ``sum_j v_j u_j^k = m_k`` for k = 1..J: the estimate at t is handled separately, and rows with fewer usable
+    estimates take a polynomial of lower degree.
 
     Args:
         u: Where the estimates lie, (n, J); nan (which all later ones are too) where there is none.
@@ -93,7 +93,7 @@ def startup_correction(change: F64, u: F64, h: F64, moments: F64, carry: F64) ->
     """Make good the first steps, which held their estimate, once the next one is known; ``change`` with that added.
 
     A step of order 1 leaves an error of h^2, which solvers of order above 2 would never be rid of. With the estimate at
-    its end, which the next step asks for anyway, it becomes the integral of a straight line.
+    its end, which the next step evaluates anyway, it becomes the integral of a straight line.
 
     Args:
         change: Coefficients of (estimate_j - estimate_0), (n, J).
@@ -117,7 +117,9 @@ def data_plan(steps: Steps, change: F64) -> dict[str, F64]:
 
 def start_history(x: Tensor, length: int) -> tuple[Tensor, ...]:
     """A history of nothing; the plan's coefficients of it are 0."""
-    return tuple(x.new_zeros(x.shape) for _ in range(length))  # one each: compiled graphs tell aliases apart
+    return tuple(
+        x.new_zeros(x.shape) for _ in range(length)
+    )  # separate tensors: compiled graphs treat aliases as another case
 
 
 def data_step(

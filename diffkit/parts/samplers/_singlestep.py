@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from diffkit.table import F64, Coefs, Steps
 
 GIANT = 4.0
-"""From here on (in lambda) a difference of two estimates has a weight that no longer step enlarges.
+"""From this step size on (in lambda) the weight of a difference of estimates no longer grows with the step.
 
 That of Heun's method is above 26 there, where the exact integral is below 1.
 """
@@ -48,7 +48,7 @@ def straight_step(denoise: Denoise, x: Tensor, row: StepRow) -> Tensor:
 
 
 def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
-    """Where a node lies between t and s in lambda, and 1 over it; both 0 where it is too near to t to tell a slope."""
+    """Position of a node between t and s in lambda, and its inverse; both 0 where it is too close to t for a slope."""
     r = position(node, steps)
     usable = r > CLOSEST
     return np.where(usable, r, 0.0), np.divide(1.0, r, out=np.zeros_like(r), where=usable)
@@ -110,7 +110,7 @@ def trapezoid_plan(steps: Steps) -> dict[str, F64]:
 
 
 def trapezoid_step(denoise: Denoise, x: Tensor, t: Level, s: Level, c: Mapping[str, Tensor], last: bool) -> Tensor:
-    """Heun's step from t to s; Euler's alone on the step to level 0, where no network can be asked."""
+    """Heun's step from t to s; Euler's on the step to level 0, where the network is not defined."""
     estimate = denoise(x, t).x_start
     y = (c["x"] * x).addcmul_(c["x_start"], estimate)
     if last:

@@ -1,8 +1,8 @@
-"""Fresh noise in a step: how much, and whose variance it is.
+"""Fresh noise in a step: its standard deviation, analytic or from the variance part.
 
-A step that draws from p(x_s | x_t) adds noise of standard deviation std and moves the rest of the way without. With
-``variance="learned"`` the plan holds std as a share of the posterior's, and the step multiplies it by the standard
-deviation of the variance part: at eta = 1 the noise is exactly what the variance part says.
+A step that draws from p(x_s | x_t) adds noise of standard deviation std after a deterministic step to less noise.
+With ``variance="learned"`` the plan holds std as a share of the posterior's, and the step multiplies it by the standard
+deviation of the variance part: at eta = 1 the noise has exactly that standard deviation.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 
 def variance_option() -> Any:
-    """The option every sampler of this kind has."""
+    """Field for the option ``variance`` of samplers with fresh noise."""
     return choice("analytic", ("analytic", "learned"))
 
 
-def kept_share(steps: Steps, eta: float) -> F64:
-    """``sqrt(1 - std^2 / sigma_s^2)`` for ``std = eta`` times the posterior's: sigma_s times this is not drawn afresh.
+def remaining_share(steps: Steps, eta: float) -> F64:
+    """``sqrt(1 - std^2 / sigma_s^2)`` for ``std = eta`` times the posterior's: the share of sigma_s
+    that is not fresh noise.
 
     With r = snr_t / snr_s, the posterior's std is sigma_s sqrt(1 - r). Written so that nothing cancels at eta = 1.
     Source: Song et al. 2021, arXiv:2010.02502, eq. 16.
@@ -46,9 +47,9 @@ def fresh_std(steps: Steps, eta: float) -> F64:
 
 
 def reverse_sde(steps: Steps, eta: float) -> tuple[F64, F64, F64]:
-    """Coefficients of ``x_s = keep x_t + held x_start + std noise``, exact while the estimate of x_start is held.
+    """Coefficients of ``x_s = carry x_t + held x_start + std noise``, exact while the estimate of x_start is held.
 
-    ``keep = sigma_s/sigma_t exp(-eta h)``, ``held = alpha_s (1 - exp(-(1 + eta) h))``,
+    ``carry = sigma_s/sigma_t exp(-eta h)``, ``held = alpha_s (1 - exp(-(1 + eta) h))``,
     ``std = sigma_s sqrt(1 - exp(-2 eta h))``, h = lambda_s - lambda_t.
 
     Source: Lu et al. 2022, arXiv:2211.01095, section 5; eta: the family of reverse SDEs of Song et al. 2021,
@@ -56,8 +57,8 @@ def reverse_sde(steps: Steps, eta: float) -> tuple[F64, F64, F64]:
     """
     t, s = steps
     drift = eta * step_size(steps) if eta > 0 else np.zeros_like(t.log_snr)
-    keep = s.sigma / t.sigma * np.exp(-drift)
-    return keep, s.alpha - keep * t.alpha, s.sigma * np.sqrt(-np.expm1(-2 * drift))
+    carry = s.sigma / t.sigma * np.exp(-drift)
+    return carry, s.alpha - carry * t.alpha, s.sigma * np.sqrt(-np.expm1(-2 * drift))
 
 
 def noise_column(std: F64, steps: Steps, variance: str) -> dict[str, F64]:
@@ -71,8 +72,8 @@ def noise_column(std: F64, steps: Steps, variance: str) -> dict[str, F64]:
 def without_noise(steps: Steps, eta: float) -> Steps:
     """The steps to where their noise is added: alpha_s, and the part of sigma_s that is not drawn afresh."""
     if eta == 0:
-        return steps  # also on the way up, where there is no posterior
-    share = kept_share(steps, eta)
+        return steps  # also for steps to noisier levels, which have no posterior
+    share = remaining_share(steps, eta)
     lost = 2 * np.log(share, out=np.full_like(share, -np.inf), where=share > 0)
     t, s = steps
     return Steps(t, Coefs(s.alpha, s.sigma * share, s.log_snr - lost), steps.nodes)

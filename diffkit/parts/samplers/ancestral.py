@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 NONE = -1e4
-"""Log of a deviation that is 0 in float64 and below, and still a finite number."""
+"""Finite log of a standard deviation whose exponential is 0 in float64."""
 
 
 @registry("sampler").register("ancestral")
@@ -26,7 +26,7 @@ NONE = -1e4
 class Ancestral(Sampler):
     """``x_s = coef_x_start x_start + coef_x_t x_t + exp(log_variance / 2) noise``, no noise on the last step.
 
-    The mean is the posterior's at the estimate of x_start; the variance is whatever the variance part says.
+    The mean is the posterior's at the estimate of x_start; the variance is that of the variance part.
     Source: Ho et al. 2020, arXiv:2006.11239, algorithm 2.
     """
 
@@ -34,7 +34,7 @@ class Ancestral(Sampler):
     stochastic: ClassVar[bool] = True  # type: ignore[misc]
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return the posterior's coefficients, and what the log of the deviation is raised by: 0, at the end `NONE`."""
+        """Return the posterior's coefficients, and the addend to the log of the deviation: 0, or `NONE` at the end."""
         posterior = steps.posterior()
         return {
             "x": posterior.coef_x_t,
@@ -46,9 +46,11 @@ class Ancestral(Sampler):
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
         """Return a draw one level down; the state is empty."""
-        assert noise is not None, "a stochastic sampler is always given noise"
+        assert noise is not None, "a stochastic sampler always receives noise"
         prediction, c = denoise(x, row.t), row.coef
-        assert prediction.log_variance is not None, "composition refuses ancestral sampling without a variance"
+        assert prediction.log_variance is not None, (
+            "composition raises an error for ancestral sampling without a variance"
+        )
         mean = (c["x"] * x).addcmul_(c["x_start"], prediction.x_start)
         std = c["log_noise"].add(prediction.log_variance, alpha=0.5).exp_()
         return mean.addcmul_(std, noise), state

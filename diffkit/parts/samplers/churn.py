@@ -32,12 +32,12 @@ class Churn(Sampler):
     Attributes:
         s_churn: Total amount of churn, >= 0.
         s_tmin, s_tmax: Range of rho_t in which noise is added, >= 0, in units of the data.
-        s_noise: Standard deviation of the noise, > 0. 1 keeps the spread every level should have; a little more makes
-            good what trained denoisers lose.
+        s_noise: Standard deviation of the noise, > 0. 1 gives the exact marginals; slightly more compensates for
+            the noise that trained denoisers remove in excess.
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2; the defaults are those of its table 5 for ImageNet-64,
-    but for s_noise: 1.003 there, 1.007 for CIFAR-10.
-    Deviates: on a discrete schedule u is the nearest level of the training table at or above t, and the noise is just
-    what leads there; a level without signal gets none.
+    except s_noise: 1.003 there, 1.007 for CIFAR-10.
+    Deviates: on a discrete schedule u is the nearest level of the training table at or above t, and the noise is that
+    between t and u; a level without signal gets none.
     """
 
     s_churn: float = number(40.0, ge=0)

@@ -31,7 +31,7 @@ class DDIM(Sampler):
         eta: Stochasticity in [0, 1]. 0 is deterministic, 1 has the posterior's variance.
     Source: Song et al. 2021, arXiv:2010.02502, eqs. 12 and 16.
     Deviates: written with SNR ratios so that it holds off the variance-preserving path; in float64, where eta = 1 of
-    the published code takes the root of a rounding error below 0.
+    improved-diffusion takes the root of a rounding error below 0.
     """
 
     eta: float = number(0.0, ge=0, le=1)
@@ -46,8 +46,8 @@ class DDIM(Sampler):
         """Return coefficients of x_t, of x_start and, if stochastic, of the noise."""
         t, s = steps
         std = fresh_std(steps, self.eta) if self.stochastic else np.zeros_like(s.sigma)
-        keep = np.sqrt(np.maximum(s.sigma**2 - std**2, 0)) / t.sigma
-        plan = {"x": keep, "x_start": s.alpha - keep * t.alpha}
+        carry = np.sqrt(np.maximum(s.sigma**2 - std**2, 0)) / t.sigma
+        plan = {"x": carry, "x_start": s.alpha - carry * t.alpha}
         return plan | {"noise": std} if self.stochastic else plan
 
     def step(

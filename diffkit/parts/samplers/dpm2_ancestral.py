@@ -30,7 +30,7 @@ class DPM2Ancestral(Sampler):
 
     Attributes:
         eta: Stochasticity in [0, 1]; 0 is 'dpm2'.
-        variance: "analytic" is std as above; "learned" is eta times what the variance part says, whatever that is.
+        variance: "analytic" is std as above; "learned" is eta times the variance part's standard deviation.
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 1, and Song et al. 2021, arXiv:2010.02502, eq. 16.
     Deviates: as 'dpm_solver_2' where a step is long (up to where noise is added) or holds no level of a discrete
     schedule, and at infinite log-SNR.

@@ -38,8 +38,8 @@ class DPMSolver3(Sampler):
 
     Source: Lu et al. 2022, arXiv:2206.00927, algorithm 2.
     Deviates: on a discrete schedule the nodes are the nearest levels of the training table, and x_s takes a share of
-    (eps_1 - eps_t), 0 at r2 = 2/3, that keeps the order at any r1 < r2. Where a step holds one level, and from h = 4 on
-    (see 'dpm_solver_2'), it is of order 2; where it holds none or touches infinite log-SNR, of order 1.
+    (eps_1 - eps_t), 0 at r2 = 2/3, that preserves the order at any r1 < r2. Where a step holds one level, and from h =
+    4 on (see 'dpm_solver_2'), it is of order 2; where it holds none or touches infinite log-SNR, of order 1.
     """
 
     order: ClassVar[int] = 3

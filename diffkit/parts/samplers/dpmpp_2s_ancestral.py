@@ -33,9 +33,9 @@ class DPMSolverPP2SAncestral(Sampler):
     Attributes:
         eta: Stochasticity in [0, 1]; 0 is 'dpmpp_2s'.
         r: Where in that step the second evaluation is, as a share of its length in lambda, in (0, 1).
-        variance: "analytic" is std as above; "learned" is eta times what the variance part says, whatever that is.
+        variance: "analytic" is std as above; "learned" is eta times the variance part's standard deviation.
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1, and Song et al. 2021, arXiv:2010.02502, eq. 16, which
-    together are what this name stands for elsewhere.
+    together are the sampler of this name in other libraries.
     Deviates: as 'dpmpp_2s', where a step holds no level of a discrete schedule and at infinite log-SNR.
     """
 

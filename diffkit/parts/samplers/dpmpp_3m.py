@@ -34,7 +34,7 @@ class DPMSolverPP3M(Sampler):
     or no noise.
 
     Source: Lu et al. 2022, arXiv:2211.01095, the exact solution in data prediction (proposition 4.1), to third order.
-    Deviates: the published code (and all that follow it) weighs the second difference of the estimates by half of its
+    Deviates: the authors' code (and its ports) weighs the second difference of the estimates by half of its
     integral, which leaves it at order 2: measured 2.0 where this is 3.0. The first step is corrected by the second
     estimate, since its error would remain. Estimates are left out where a step is longer than the stretch back to them
     (the last one: than 3 times that).

@@ -1,4 +1,4 @@
-"""DPM-Solver++ SDE: two evaluations a step, each with its share of one path of fresh noise."""
+"""DPM-Solver++ SDE: two evaluations a step, with correlated fresh noises."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 @registry("sampler").register("dpmpp_sde")
 @frozen
 class DPMSolverPPSDE(Sampler):
-    """``x_s = keep x_t + held (x_start_t + (x_start_u - x_start_t) / 2r) + std noise``, u at lambda_t + r h.
+    """``x_s = carry x_t + held (x_start_t + (x_start_u - x_start_t) / 2r) + std noise``, u at lambda_t + r h.
 
-    ``std = eta sigma_s sqrt(1 - snr_t / snr_s)``, ``keep = sqrt(sigma_s^2 - std^2) / sigma_t``,
-    ``held = alpha_s - keep alpha_t``; x_u is reached in the same way by holding x_start_t, with the noise of the way
+    ``std = eta sigma_s sqrt(1 - snr_t / snr_s)``, ``carry = sqrt(sigma_s^2 - std^2) / sigma_t``,
+    ``held = alpha_s - carry alpha_t``; x_u is reached in the same way by holding x_start_t, with the noise of the way
     from t to u, which is part of that from t to s. Two noises a step, so each step is two moves: to s by holding
-    x_start_t, and again from t to s, which corrects x_s by what the evaluation at u says. One evaluation a move.
+    x_start_t, and again from t to s, which corrects x_s by the evaluation at u. One evaluation a move.
 
     Attributes:
         eta: Stochasticity in (0, 1]; 0 would be 'dpmpp_2s'.
         r: Where in the step the second evaluation is, as a share of h, in (0, 1).
-        s_noise: Standard deviation of the noise, > 0. Any but 1 makes good what trained denoisers lose, and leaves no
-            step the spread it should have.
-    Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1 and section 5, in the form this name stands for elsewhere,
-    with the noise of Song et al. 2021, arXiv:2010.02502, eq. 16; s_noise: Karras et al. 2022, arXiv:2206.00364.
+        s_noise: Standard deviation of the noise, > 0. Other values than 1 compensate for trained denoisers, and
+            change the marginals.
+    Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1 and section 5, in the form that other libraries give this
+    name, with the noise of Song et al. 2021, arXiv:2010.02502, eq. 16; s_noise: Karras et al. 2022, arXiv:2206.00364.
     Deviates: noises share what the linear part carries from u to s, where others draw both from a Brownian path in
     rho; to leading order the correlation is sqrt(r) in both, which order 2 needs. Where a step holds no level of a
     discrete schedule, and at infinite log-SNR, the second move changes nothing.
@@ -55,7 +55,7 @@ class DPMSolverPPSDE(Sampler):
     stochastic: ClassVar[bool] = True  # type: ignore[misc]
 
     def route(self, log_snr: F64) -> Sequence[tuple[int, int]]:
-        """Return every step twice but for the last, which holds its estimate."""
+        """Return every step twice except the last, which holds its estimate."""
         return [(k, k - 1) for k in range(len(log_snr) - 1, 1, -1) for _ in range(2)] + [(1, 0)]
 
     def nodes(self, steps: Steps) -> F64:
@@ -65,21 +65,21 @@ class DPMSolverPPSDE(Sampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of x_s, of x_u, and of what the second move takes back of the first."""
         second, u = _is_second(steps), _second_node(steps)
-        keep, held = straight(*without_noise(steps, self.eta))
+        carry, held = straight(*without_noise(steps, self.eta))
         std = self.s_noise * fresh_std(steps, self.eta)
         slope = inverse_position(u, steps)[1] / 2
-        keep_u, held_u, std_u = self._way_to(u, steps, slope > 0)
-        carried = np.divide(keep * std_u, keep_u * std, out=np.ones_like(std), where=(slope > 0) & (std > 0))
-        own = std * np.sqrt(np.maximum(1 - carried**2, 0.0))
+        carry_u, held_u, std_u = self._way_to(u, steps, slope > 0)
+        shared = np.divide(carry * std_u, carry_u * std, out=np.ones_like(std), where=(slope > 0) & (std > 0))
+        own = std * np.sqrt(np.maximum(1 - shared**2, 0.0))
         columns = {
-            "x": (keep, 1.0),
+            "x": (carry, 1.0),
             "x_start": (held, held * slope),
             "noise": (std, own),
-            "u_x": (keep_u, 0.0),
+            "u_x": (carry_u, 0.0),
             "u_x_start": (held_u, 0.0),
             "u_noise": (std_u, 0.0),
             "rest_x_start": (-held * slope, 0.0),
-            "rest_noise": ((carried - 1) * std, 0.0),
+            "rest_noise": ((shared - 1) * std, 0.0),
         }
         return {name: np.where(second, then, at_first) for name, (at_first, then) in columns.items()} | {
             "second": second.astype(np.float64)
@@ -104,9 +104,9 @@ class DPMSolverPPSDE(Sampler):
         """Coefficients of x_t, of x_start_t and of the noise in x_u; x_t itself where there is no u."""
         part = Steps(steps.t, u)
         with np.errstate(invalid="ignore"):  # both at a level without signal
-            keep, held = straight(*without_noise(part, self.eta))
+            carry, held = straight(*without_noise(part, self.eta))
             std = self.s_noise * fresh_std(part, self.eta)
-        return np.where(exists, keep, 1.0), np.where(exists, held, 0.0), np.where(exists, std, 0.0)
+        return np.where(exists, carry, 1.0), np.where(exists, held, 0.0), np.where(exists, std, 0.0)
 
 
 def _is_second(steps: Steps) -> Bools:
@@ -119,6 +119,6 @@ def _is_second(steps: Steps) -> Bools:
 
 
 def _second_node(steps: Steps) -> Coefs:
-    """Where the evaluation of the second move is, at the first one of each step too; t where there is no second."""
+    """Levels of the second move's evaluation, also given at each first move; t where there is no second move."""
     follows = np.append(_is_second(steps)[1:], False)
     return Coefs(*(np.where(follows, np.append(c[1:], c[-1:]), c) for c in steps.nodes[0]))

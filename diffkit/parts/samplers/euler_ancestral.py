@@ -30,8 +30,8 @@ class EulerAncestral(Sampler):
 
     Attributes:
         eta: Stochasticity in [0, 1].
-        variance: "analytic" is std as above; "learned" is eta times what the variance part says, whatever that is.
-    Source: Song et al. 2021, arXiv:2010.02502, eqs. 12 and 16, which is what this name stands for elsewhere.
+        variance: "analytic" is std as above; "learned" is eta times the variance part's standard deviation.
+    Source: Song et al. 2021, arXiv:2010.02502, eqs. 12 and 16, as other libraries use this name.
     """
 
     eta: float = number(1.0, ge=0, le=1)

@@ -23,8 +23,8 @@ class Heun(Sampler):
     """``x_s / alpha_s = x_t / alpha_t + (rho_s - rho_t) (eps_t + eps_s) / 2``, eps_s from an Euler step.
 
     In x_start: ``x_s = euler + alpha_s (exp(h) - 1) / 2 (x_start(euler) - x_start(x_t))``, ``h = lambda_s - lambda_t``.
-    Two evaluations a step; one on the last, which ends where there is no noise to ask about, and the first from a level
-    without signal is of order 1.
+    Two evaluations a step; one on the last, which ends at level 0, where the network is not defined; the first from a
+    level without signal is of order 1.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
     Deviates: the paper's is for any time; here the variable is rho, the paper's own choice, on every path. Steps of

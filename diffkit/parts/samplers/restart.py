@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 class Restart(Sampler):
     """Down to rho_min, then `times` times: noise up to rho_max and down again; then on to level 0. Steps are Heun's.
 
-    Noise erases the error of the steps before, which the steps of a whole stochastic sampler would keep adding to.
+    Noise erases the error of the steps before, to which a fully stochastic sampler would add at every step.
     ``rho = sigma / alpha``. Two evaluations a step, one on the last.
 
     Attributes:
-        times: How often the stretch is done again, 0 to 1000; 0 is 'heun'.
+        times: Number of repetitions of the stretch, 0 to 1000; 0 is 'heun'.
         rho_min, rho_max: Ends of the stretch, in units of the data, > 0; the nearest levels of the table in use are
-            taken, at least one step apart. On a table with fewer than two levels with signal nothing is done again.
+            taken, at least one step apart. On a table with fewer than two levels with signal nothing is repeated.
     Source: Xu et al. 2023, arXiv:2306.14878, algorithm 1; the defaults are its CIFAR-10 setting.
-    Deviates: the stretch is walked on the levels of the table in use, where the paper gives it a grid of its own.
+    Deviates: the stretch uses the levels of the table in use, where the paper gives it a grid of its own.
     """
 
     times: int = integer(2, ge=0, le=1000)
@@ -54,9 +54,9 @@ class Restart(Sampler):
         highest = top if np.isfinite(log_snr[-1]) else top - 1
         if not self.times or highest < 2:
             return None
-        clock = log_snr[1 : highest + 1]
-        low = min(1 + int(np.argmin(np.abs(clock + 2 * np.log(self.rho_min)))), highest - 1)
-        high = max(1 + int(np.argmin(np.abs(clock + 2 * np.log(self.rho_max)))), low + 1)
+        known = log_snr[1 : highest + 1]
+        low = min(1 + int(np.argmin(np.abs(known + 2 * np.log(self.rho_min)))), highest - 1)
+        high = max(1 + int(np.argmin(np.abs(known + 2 * np.log(self.rho_max)))), low + 1)
         stretch = [(k, k - 1) for k in range(high, low, -1)]
         return down[: top - low] + stretch * self.times + down[top - low :]
 

@@ -31,7 +31,7 @@ class SDEDPMSolverPP2M(Sampler):
     Attributes:
         eta: Stochasticity, >= 0: 0 is 'dpmpp_2m', 1 the reverse SDE, whose noise is the posterior's.
         variance: "analytic" is the solver's own; "learned" multiplies it by the variance part's over the posterior's,
-            so at eta = 1 it is what the variance part says.
+            so at eta = 1 it is the variance part's.
     Source: Lu et al. 2022, arXiv:2211.01095, section 5; eta: the family of reverse SDEs of Song et al. 2021,
     arXiv:2011.13456, and Karras et al. 2022, arXiv:2206.00364, eq. 6.
     Deviates: a step more than 3 times as long as the one before is of order 1.
@@ -53,9 +53,9 @@ class SDEDPMSolverPP2M(Sampler):
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t, of x_start, of the estimate before and, if stochastic, of the noise."""
         t, s = steps
-        keep, held, std = reverse_sde(steps, self.eta)
+        carry, held, std = reverse_sde(steps, self.eta)
         older = midpoint_slope(relative_steps(t.log_snr, s.log_snr, 1), held)[:, 0]
-        plan = {"x": keep, "x_start": held - older, "x_start_1": older}
+        plan = {"x": carry, "x_start": held - older, "x_start_1": older}
         return plan | noise_column(std, steps, self.variance) if self.stochastic else plan
 
     def init(self, x: Tensor) -> State:

@@ -48,10 +48,10 @@ class SDEDPMSolverPP3M(Sampler):
     Attributes:
         eta: Stochasticity, >= 0: 0 is 'dpmpp_3m', 1 the reverse SDE, whose noise is the posterior's.
         variance: "analytic" is the solver's own; "learned" multiplies it by the variance part's over the posterior's,
-            so at eta = 1 it is what the variance part says.
+            so at eta = 1 it is the variance part's.
     Source: Lu et al. 2022, arXiv:2211.01095, section 5, with the polynomial of 'dpmpp_3m'; eta as in 'sde_dpmpp_2m'.
-    Deviates: as 'dpmpp_3m' does; what is called DPM++ 3M SDE elsewhere weighs the second difference by half of its
-    integral. Of order 2 with noise: a polynomial through earlier estimates knows nothing of what is drawn in between.
+    Deviates: as 'dpmpp_3m' does; DPM++ 3M SDE in other libraries weighs the second difference by half of its
+    integral. Of order 2 with noise: a polynomial through earlier estimates does not include the noise drawn in between.
     With noise a step of H >= 2 is that of 'sde_dpmpp_2m'.
     """
 
@@ -74,13 +74,13 @@ class SDEDPMSolverPP3M(Sampler):
         """Return coefficients of x_t, of x_start, of the two estimates before and, if stochastic, of the noise."""
         t, s = steps
         h, u = step_size(steps), relative_steps(t.log_snr, s.log_snr, 2)
-        keep, held, std = reverse_sde(steps, self.eta)
+        carry, held, std = reverse_sde(steps, self.eta)
         integrals = s.alpha[:, None] * moments((1 + self.eta) * h, 3)
-        older = startup_correction(polynomial_weights(u, integrals), u, h, integrals, keep)
+        older = startup_correction(polynomial_weights(u, integrals), u, h, integrals, carry)
         if self.stochastic:
             line = midpoint_slope(u[:, :1], held) * [1.0, 0.0]
             older = np.where((1 + self.eta) * h[:, None] < _LONG, older, line)
-        plan = {"x": keep, "x_start": held - older.sum(axis=1), "x_start_1": older[:, 0], "x_start_2": older[:, 1]}
+        plan = {"x": carry, "x_start": held - older.sum(axis=1), "x_start_1": older[:, 0], "x_start_2": older[:, 1]}
         return plan | noise_column(std, steps, self.variance) if self.stochastic else plan
 
     def init(self, x: Tensor) -> State:

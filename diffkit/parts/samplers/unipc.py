@@ -1,4 +1,4 @@
-"""UniPC: a predictor over the last estimates, corrected by the next one at no further evaluation."""
+"""UniPC: a predictor over the last estimates, corrected by the next one without a further evaluation."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class UniPC(Sampler):
     """``x_s = sigma_s/sigma_t x_t + alpha_s (1 - exp(-h)) D + sum_j v_j (D_j - D)``, ``sum_j v_j u_j^k = alpha_s m_k``.
 
     D is x_start at t, D_j at the levels before (the predictor), and at s as well (the corrector), u_j where they lie in
-    steps from t. The corrector of a step waits for the estimate that the next step starts with, so it costs nothing,
+    steps from t. The corrector of a step uses the estimate that the next step starts with, so it costs no evaluation,
     and is folded into that step's coefficients. With one difference, v = B / 2u. The last step is of order 1.
 
     Attributes:
-        estimates: How many of the last estimates the predictor uses, 1 to 3 (UniPC-p of the paper); the corrector has
-            one more.
+        estimates: Number of the last estimates that the predictor uses, 1 to 3 (UniPC-p of the paper); the corrector
+            has one more.
         variant: B is "bh1", ``alpha_s h``, or "bh2", ``alpha_s (1 - exp(-h))``, which the paper prefers with guidance.
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 and 2, predicting data; warm-up as there.
-    Deviates: the predictor keeps its order up to the step before the last, where published code lowers it on the way;
-    estimates that a long step would extend too far are left out.
+    Deviates: the predictor has its full order up to the step before the last, where the authors' code lowers it
+    earlier; estimates that a long step would extend too far are left out.
     """
 
     estimates: int = integer(2, ge=1, le=3)
@@ -69,7 +69,7 @@ class UniPC(Sampler):
         predictor = self._weights(u[:, :-1], integrals[:, :-1], amount)
         # The corrector's further estimate lies at u = 1, before all others in the order of `polynomial_weights`.
         corrector = self._weights(np.concatenate([np.ones_like(h)[:, None], u[:, :-1]], axis=1), integrals, amount)
-        # Going up, a long first step would multiply what its end says by exp(-h); it stays as it was predicted.
+        # In encoding, a long first step would multiply the estimate at its end by exp(-h); it is not corrected.
         risky = np.isnan(u[:, 0]) & (h < -_LONG)
         corrector = np.where((np.isfinite(h) & ~risky)[:, None], corrector, 0.0)
         return data_plan(steps, _with_correction(predictor, corrector, carry, u))

@@ -1,4 +1,4 @@
-"""IDDPM's cosine schedule: alpha_bar falls as a squared cosine, so no end of the chain is wasted."""
+"""IDDPM's cosine schedule: alpha_bar falls as a squared cosine, gently at both ends of the chain."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Cosine(NoiseSchedule):
     ``beta_k = min(1 - f(k/T) / f((k-1)/T), max_beta)``, ``f(u) = cos((u + s) / (1 + s) pi/2)^2``
 
     Attributes:
-        s: Offset that keeps the first variances from being too small, >= 0.
-        max_beta: Cap on a step's variance, in (0, 1); only the last step meets it.
+        s: Offset that prevents the first variances from being too small, >= 0.
+        max_beta: Cap on a step's variance, in (0, 1); only the last step reaches it.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17.
     """
 

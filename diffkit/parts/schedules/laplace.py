@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Laplace(NoiseSchedule):
     """``log_snr = mean - width sgn(1/2 - u) log(1 - 2 |u - 1/2|)``, u = (k - 1/2) / T; time is 1000 u.
 
-    Known at any log_snr. Level 1 has log_snr ``mean + width log T``, so there is noise even there.
+    Continuous: defined at any log_snr. Level 1 has log_snr ``mean + width log T``, so there is noise even there.
 
     Attributes:
         mean: log_snr in the middle of the chain.

@@ -23,8 +23,8 @@ class Linear(NoiseSchedule):
 
     Attributes:
         start: First variance at T = 1000, in (0, 1).
-        end: Last variance at T = 1000, in (0, 1). A beta above 1 cannot be, so T >= 1000 end; one level alone has the
-            first.
+        end: Last variance at T = 1000, in (0, 1). A beta above 1 is impossible, so T >= 1000 end; a single level has
+            the first.
     Source: Ho et al. 2020, arXiv:2006.11239, section 4; scaling by 1000/T: Nichol & Dhariwal 2021, arXiv:2102.09672.
     """
 
@@ -42,7 +42,7 @@ class Linear(NoiseSchedule):
         return ProcessTable.from_betas(betas)
 
     def _what_works(self) -> str:
-        """A beta of just 1 leaves no signal at the last level, from which no eps can tell x_start."""
+        """A beta of just 1 leaves no signal at the last level, where eps does not determine x_start."""
         bound = 1000 * max(self.start, self.end)
         smallest, with_signal = math.ceil(bound), math.floor(bound) + 1
         text = f"it needs num_steps >= {with_signal}"

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 class LogLinear(NoiseSchedule):
     """``log_snr = log_snr_max + u (log_snr_min - log_snr_max)``, u = (k - 1) / (T - 1); time is 1000 u.
 
-    Known at any log_snr. On the variance-exploding path sigma grows by the same factor from level to level.
+    Continuous: defined at any log_snr. On the variance-exploding path sigma grows by the same factor from level to
+    level.
 
     Attributes:
-        log_snr_max: At level 1.
-        log_snr_min: At level T.
+        log_snr_max: log_snr at level 1.
+        log_snr_min: log_snr at level T.
         path: "vp" (variance-preserving) or "ve" (variance-exploding, alpha = 1).
-    Source: Kingma et al. 2021, arXiv:2107.00630, whose learned schedule starts out so, from 13.3 to -5; "ve": Song &
-    Ermon 2019, arXiv:1907.05600, section 4.3.
+    Source: Kingma et al. 2021, arXiv:2107.00630, whose learned schedule is initialized so, from 13.3 to -5; "ve": Song
+    & Ermon 2019, arXiv:1907.05600, section 4.3.
     """
 
     log_snr_max: float = number(13.3)

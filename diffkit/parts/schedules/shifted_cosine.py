@@ -1,4 +1,4 @@
-"""Cosine schedule shifted in log-SNR, so that large images lose as much as small ones do."""
+"""Cosine schedule shifted in log-SNR, so that noise hides as much of large images as of small ones."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 @registry("schedule").register("shifted_cosine")
 @frozen
 class ShiftedCosine(NoiseSchedule):
-    """``log_snr = -2 log tan(a + u (b - a)) + 2 log(base / size)``, u = k/T; time is 1000 u. Known at any log_snr.
+    """``log_snr = -2 log tan(a + u (b - a)) + 2 log(base / size)``, u = k/T; time is 1000 u. Continuous.
 
-    Neighbouring pixels share what they show, so the same noise hides less of a larger image. a and b are the angles of
+    Neighbouring pixels are similar, so the same noise hides less of a larger image. a and b are the angles of
     `log_snr_max` and `log_snr_min`, before the shift.
 
     Attributes:
-        size: Height of the images at hand, > 0, pixels.
+        size: Height of the images, > 0, pixels.
         base: Height at which no shift is needed, > 0, pixels.
-        log_snr_max, log_snr_min: log_snr that the schedule starts from at level 0 (which is clean all the same) and
-            ends at, before the shift.
+        log_snr_max, log_snr_min: log_snr before the shift at level 0 (where data is clean nevertheless) and at
+            level T.
     Source: Hoogeboom et al. 2023, arXiv:2301.11093, section 3.1; base = 64 and the range of +-15 as there.
     """
 

@@ -20,9 +20,9 @@ class Sigmoid(NoiseSchedule):
     u = k / T.
 
     Attributes:
-        start, end: Stretch of the sigmoid that is used, start < end.
+        start, end: Interval of the sigmoid that is used, start < end.
         tau: Its width, > 0; larger is closer to linear.
-        clip_min: Least alpha_bar, in [0, 1); 0 leaves no signal at T.
+        clip_min: Smallest alpha_bar, in [0, 1); 0 leaves no signal at T.
     Source: Jabri et al. 2022, arXiv:2212.11972, appendix B; Chen 2023, arXiv:2301.10972, algorithm 1.
     """
 

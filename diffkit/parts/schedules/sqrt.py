@@ -1,4 +1,4 @@
-"""Square-root schedule: much noise at once, then slower and slower, for data that is easily told through noise."""
+"""Square-root schedule: noise rises fast at first, then more slowly, for data that is easily recognized under noise."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ class Sqrt(NoiseSchedule):
     def table(self, num_steps: int) -> ProcessTable:
         """Return the table; any num_steps works."""
         f = 1 - np.sqrt(np.arange(num_steps + 1) / num_steps + self.s)
-        # From where f falls to 0 the quotient means nothing, and the cap is what is left.
+        # Where f is 0 the quotient is undefined, and beta is the cap.
         betas = np.divide(f[:-1] - f[1:], f[:-1], out=np.ones(num_steps), where=f[:-1] > 0)
         return ProcessTable.from_betas(np.minimum(betas, self.max_beta))

@@ -37,10 +37,10 @@ def _check_pairs(instance: object, attribute: attrs.Attribute[Any], value: Any) 
 @registry("schedule").register("zero_snr")
 @frozen
 class ZeroSNR(NoiseSchedule):
-    """``sqrt(alpha_bar_k)`` shifted to 0 at T and stretched to stay as it was at level 1.
+    """``sqrt(alpha_bar_k)`` shifted to 0 at T and stretched so that level 1 is unchanged.
 
-    Sampling starts from pure noise, so training should end in it: signal left at T is a brightness that samples never
-    leave. Where there is no signal eps says nothing of x_start; mean='v' or 'x_start' does.
+    Sampling starts from pure noise, so training should end in it: otherwise the signal left at T biases the
+    brightness of samples. Without signal eps does not determine x_start; mean='v' or 'x_start' does.
 
     Attributes:
         of: Name of the schedule that is rescaled.
@@ -58,7 +58,7 @@ class ZeroSNR(NoiseSchedule):
     def table(self, num_steps: int) -> ProcessTable:
         """Return the table; `OptionError` names the smallest num_steps that works."""
         inner = self._inner()
-        table = inner.table(max(num_steps, 2))  # at 2 it says if it needs more than that
+        table = inner.table(max(num_steps, 2))  # at 2 it raises if it needs more than that
         root = np.sqrt(table.alpha_bar[1:])
         if num_steps < 2:
             raise OptionError(

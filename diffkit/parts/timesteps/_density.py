@@ -1,4 +1,4 @@
-"""Levels drawn in proportion to given probabilities, with the weights that undo the preference."""
+"""Levels drawn in proportion to given probabilities, with the importance weights that keep the loss unbiased."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def draw(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Return levels 1..T (B,) int64 and weights 1 / (T p) (B,) float32.
 
     Args:
-        p: Probability of each level, (T,) float64, > 0, where u is.
+        p: Probability of each level, (T,) float64, > 0, on u's device.
         u: Uniforms in [0, 1), (B,) float64.
     """
     import torch
@@ -27,9 +27,9 @@ def by_size(size: Tensor, uniform_prob: float, warm: Tensor) -> Tensor:
     """Return probabilities in proportion to sizes mixed with the uniform, (T,) float64; all uniform until warm.
 
     Args:
-        size: How much of each level is wanted, (T,) float64, >= 0.
+        size: Relative frequency of each level, (T,) float64, >= 0.
         uniform_prob: Share of the uniform distribution, in (0, 1].
-        warm: Whether the sizes are trusted, a bool tensor of no dimensions.
+        warm: Whether the sizes are used, a bool tensor of no dimensions.
     """
     uniform = size.new_full(size.shape, 1 / len(size))
     share = size / size.sum().clamp(min=1e-300)  # all sizes zero: fall back to the uniform part alone
@@ -37,5 +37,5 @@ def by_size(size: Tensor, uniform_prob: float, warm: Tensor) -> Tensor:
 
 
 def between(edges: Tensor) -> Tensor:
-    """Probability of each level from the distribution function at 0, 1/T, ..., 1, (T+1,) -> (T,)."""
+    """Probability of each level from the cumulative distribution at 0, 1/T, ..., 1, (T+1,) -> (T,)."""
     return edges.diff().clamp(min=0)

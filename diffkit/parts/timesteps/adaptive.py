@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Running(NamedTuple):
-    """What the losses lately were.
+    """Running means of recent losses.
 
     Attributes:
         mean: Running mean of each bin's losses, started at 0, (bins,) float64.
-        seen: How many each bin has seen, (bins,) int64.
+        seen: Number of losses seen in each bin, (bins,) int64.
         bin_of: Bin of levels 1..T, (T,) int64.
     """
 
@@ -36,17 +36,17 @@ class Running(NamedTuple):
 class Adaptive(TimestepSampler):
     """``p(t)`` in proportion to the running mean of losses in t's bin, mixed with a little of the uniform.
 
-    Neighbouring levels share a bin, so it learns within a few batches where 'loss_second_moment' waits for every level.
-    Uniform until every bin has seen `warmup` losses.
+    Neighbouring levels share a bin, so it learns within a few batches where 'loss_second_moment' needs losses of every
+    level. Uniform until every bin has seen `warmup` losses.
 
     Attributes:
-        bins: How many equal ranges of levels, >= 1; at most one for each level.
-        decay: How much of the mean each further loss of a bin leaves, in [0, 1).
-        warmup: How many losses a bin needs before its mean is trusted, >= 1.
+        bins: Number of equal ranges of levels, >= 1; at most one for each level.
+        decay: Share of the mean that remains after each further loss of a bin, in [0, 1).
+        warmup: Number of losses a bin needs before its mean is used, >= 1.
         uniform_prob: Share of the uniform distribution, in (0, 1].
     Source: Kingma & Gao 2023, arXiv:2303.00848, its adaptive noise schedule; 100 bins as there.
-    Deviates: weights 1 / (T p) undo the preference; the mean decays by a bin's own losses, not by steps of training. A
-    loss that is not finite is left out, and so is level 0, which pads batches of unequal size.
+    Deviates: weights 1 / (T p) keep the loss unbiased; the mean decays by a bin's own losses, not by steps of training.
+    A loss that is not finite is left out, and so is level 0, which pads batches of unequal size.
     """
 
     bins: int = integer(100, ge=1, le=100_000)
@@ -55,7 +55,7 @@ class Adaptive(TimestepSampler):
     uniform_prob: float = number(0.1, gt=0, le=1)
 
     def init(self, table: ProcessTable) -> Running:
-        """Return empty means on the CPU; move them to where the losses are."""
+        """Return empty means on the CPU; move them to the device of the losses."""
         import torch
 
         bins = min(self.bins, table.num_steps)
@@ -64,7 +64,7 @@ class Adaptive(TimestepSampler):
 
     def probabilities(self, state: Running) -> Tensor:
         """Return p(t) of levels 1..T, (T,) float64."""
-        # The mean starts at 0: it has come this share of the way.
+        # The mean starts at 0 and is biased by this factor.
         started = (1 - self.decay ** state.seen.double()).clamp(min=1e-300)
         size = (state.mean / started)[state.bin_of]
         return by_size(size, self.uniform_prob, (state.seen >= self.warmup).all())
@@ -82,5 +82,5 @@ class Adaptive(TimestepSampler):
         share = (1 - self.decay) * self.decay ** later.double()
         added = (share * losses.double()).where(valid, 0)
         count = state.seen.new_zeros(state.seen.shape).scatter_add(0, i, valid.long())
-        kept = state.mean * self.decay ** count.double()
-        return Running(kept.scatter_add(0, i, added), state.seen + count, state.bin_of)
+        decayed = state.mean * self.decay ** count.double()
+        return Running(decayed.scatter_add(0, i, added), state.seen + count, state.bin_of)

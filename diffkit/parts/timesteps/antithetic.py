@@ -20,7 +20,7 @@ class Antithetic(TimestepSampler):
 
     Of a batch of odd size, the row in the middle has no partner.
 
-    Source: Song et al. 2021, arXiv:2010.02502 (the published training code draws its levels so).
+    Source: Song et al. 2021, arXiv:2010.02502 (the authors' training code draws levels so).
     """
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:

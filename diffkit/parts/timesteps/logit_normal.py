@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 @registry("timesteps").register("logit_normal")
 @frozen
 class LogitNormal(TimestepSampler):
-    """``logit(time) ~ N(mean, std^2)``, level k standing for times from (k - 1) / T to k / T; a little of the uniform.
+    """``logit(time) ~ N(mean, std^2)``, level k covers times from (k - 1) / T to k / T; a little of the uniform.
 
     Attributes:
-        mean: Of the logit; > 0 prefers noisy levels.
-        std: Of the logit, > 0.
+        mean: Mean of the logit; > 0 prefers noisy levels.
+        std: Standard deviation of the logit, > 0.
         uniform_prob: Share of the uniform distribution, in (0, 1]; weights stay below 1 over it.
     Source: Esser et al. 2024, arXiv:2403.03206, section 3.1.
-    Deviates: weights 1 / (T p) undo the preference, so that it steadies the gradient and changes nothing else; in the
-    paper it also changes what is minimized, which here is the loss's to say. Hence also the share of the uniform.
+    Deviates: weights 1 / (T p) keep the loss unbiased, so that only the variance of the gradient changes. In the
+    paper the density changes the objective too, which here is set by the loss alone. Hence the share of the uniform.
     """
 
     mean: float = number(0.0, ge=-20, le=20)

@@ -1,4 +1,4 @@
-"""Levels in proportion to how large their losses lately were, which steadies the bound's gradient."""
+"""Levels in proportion to the size of their recent losses, which reduces the variance of the bound's gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class History(NamedTuple):
-    """The last losses of each level: a ring buffer (T, history) float64, and how many were ever seen (T,) int64."""
+    """The last losses of each level: a ring buffer (T, history) float64, and the number ever seen (T,) int64."""
 
     values: Tensor
     seen: Tensor
@@ -32,10 +32,10 @@ class LossSecondMoment(TimestepSampler):
     Uniform until every level has its full history.
 
     Attributes:
-        history: How many losses of each level are kept, 1 to 10,000.
+        history: Number of losses stored for each level, 1 to 10,000.
         uniform_prob: Share of the uniform distribution, in (0, 1].
-    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 18; history of 10 and 0.001 as in the published code.
-    Deviates: a loss that is not finite is left out, where the published code is poisoned by it; so is level 0, which
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 18; history of 10 and 0.001 as in improved-diffusion.
+    Deviates: a loss that is not finite is left out, where improved-diffusion stores it; so is level 0, which
     pads batches of unequal size.
     """
 
@@ -43,7 +43,7 @@ class LossSecondMoment(TimestepSampler):
     uniform_prob: float = number(1e-3, gt=0, le=1)
 
     def init(self, table: ProcessTable) -> History:
-        """Return an empty history on the CPU; move it to where the losses are."""
+        """Return an empty history on the CPU; move it to the device of the losses."""
         import torch
 
         num_steps = table.num_steps
@@ -61,15 +61,15 @@ class LossSecondMoment(TimestepSampler):
         return draw(self.probabilities(state), u)
 
     def update(self, state: History, t: Tensor, losses: Tensor) -> History:
-        """Return the history with these losses appended in batch order; duplicates of a level are all kept."""
+        """Return the history with these losses appended in batch order; duplicates of a level are all stored."""
         num_steps, history = state.values.shape
         valid = losses.isfinite() & (t >= 1)
         i = (t - 1).clamp(min=0)
         same = (i[:, None] == i[None, :]) & valid[None, :] & valid[:, None]
         earlier, total = same.tril(-1).sum(1), same.sum(1)
-        kept = valid & (earlier >= total - history)
-        # Slot T * history is a bin for what is not kept: shapes stay fixed whatever the values are.
-        slot = (i * history + (state.seen[i] + earlier) % history).where(kept, num_steps * history)
+        stored = valid & (earlier >= total - history)
+        # Slot T * history receives what is not stored, so that no shape depends on values.
+        slot = (i * history + (state.seen[i] + earlier) % history).where(stored, num_steps * history)
         padded = state.values.new_zeros(num_steps * history + 1)
         padded[:-1] = state.values.flatten()
         values = padded.scatter(0, slot, losses.to(padded.dtype))[:-1].view(num_steps, history)

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 @registry("timesteps").register("mode")
 @frozen
 class Mode(TimestepSampler):
-    """``time = 1 - u - scale (cos(pi u / 2)^2 - 1 + u)``, u uniform; level k stands for (k - 1) / T to k / T.
+    """``time = 1 - u - scale (cos(pi u / 2)^2 - 1 + u)``, u uniform; level k covers (k - 1) / T to k / T.
 
     Attributes:
         scale: In [-1, 2 / (pi - 2)): above 0 prefers the middle, below 0 the ends, 0 is uniform.
     Source: Esser et al. 2024, arXiv:2403.03206, section 3.1; scale = 1.29 as in its experiments.
-    Deviates: weights 1 / (T p) undo the preference, as 'logit_normal' explains.
+    Deviates: weights 1 / (T p) keep the loss unbiased, as 'logit_normal' explains.
     """
 
     scale: float = number(1.29, ge=-1, lt=2 / (math.pi - 2))

@@ -26,11 +26,11 @@ class Analytic(VarianceParameterization):
 
     Of all variances that are the same in every dimension this one has the lowest bound, on any respaced chain. Nothing
     is trained: e is what `System.bits_per_dim` measures at every level, ``bound.x_start_mse.mean(0).tolist()``. A
-    network with variance channels is asked for its mean alone.
+    network with variance channels is used for its mean only.
 
     Attributes:
-        x_start_mse: e of each level of the un-respaced table, per dimension, (T,), >= 0; empty is no error at all,
-            which leaves the posterior's variance.
+        x_start_mse: e of each level of the un-respaced table, per dimension, (T,), >= 0; empty means no error,
+            which gives the posterior's variance.
     Source: Bao et al. 2022, arXiv:2201.06503, theorem 1; for networks that are not exact, arXiv:2206.07309.
     Deviates: level 1, where the posterior has no variance, has e alone, which is the best for the decoder's term too if
     data is continuous; the paper's code clips it.
@@ -47,7 +47,7 @@ class Analytic(VarianceParameterization):
         error = np.array(self.x_start_mse)[table.index[1:] - 1]
         posterior = table.posterior()
         variance = posterior.variance[1:] + posterior.coef_x_start[1:] ** 2 * error
-        # Where there is neither error nor variance, as at level 1 of perfect models, the clipped one stands in.
+        # Without error and variance, as at level 1 of perfect models, the clipped variance is used.
         log_variance = np.log(variance, out=table.posterior_log_variance[1:].copy(), where=variance > 0)
         return {"log_variance": np.concatenate([[0.0], log_variance])}
 
@@ -56,7 +56,7 @@ class Analytic(VarianceParameterization):
         return cols["log_variance"]
 
     def problems(self, composition: Composition) -> Iterable[str]:
-        """Say that there are fewer errors than levels."""
+        """Report that there are fewer errors than levels."""
         if self.x_start_mse and len(self.x_start_mse) < composition.table.index[-1]:
             yield f"{composition.label('var')}: {self._too_short(composition.table)}"
 

@@ -1,4 +1,4 @@
-"""The forward process's variance, right if data were a unit Gaussian (beta)."""
+"""The forward process's variance (beta), exact for data from a unit Gaussian."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @registry("var").register("fixed_large")
 @frozen
 class FixedLarge(VarianceParameterization):
-    """``log_variance = log(beta)`` in data units, level 1 taking level 2's posterior variance.
+    """``log_variance = log(beta)`` in data units, with level 2's posterior variance at level 1.
 
     At level 1 beta would spoil the decoder's term of the bound.
-    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1; level 1 as in the published code.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1; level 1 as in improved-diffusion.
     """
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:

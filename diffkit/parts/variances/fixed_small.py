@@ -1,4 +1,4 @@
-"""The posterior's own variance, right if all data were one point (beta-tilde)."""
+"""The posterior's variance (beta-tilde), exact for data at a single point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @registry("var").register("fixed_small")
 @frozen
 class FixedSmall(VarianceParameterization):
-    """``log_variance = log(posterior variance)``, level 1 taking level 2's.
+    """``log_variance = log(posterior variance)``, with level 2's at level 1.
 
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1.
     """

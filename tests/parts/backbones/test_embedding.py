@@ -44,7 +44,7 @@ def test_is_float32_whatever_the_time_is(dtype):
     assert timestep_embedding(torch.tensor([7], dtype=dtype), 8).dtype == torch.float32
 
 
-def test_tells_neighbouring_times_apart_in_bfloat16():
+def test_distinguishes_neighbouring_times_in_bfloat16():
     network = TimeEmbedding(32, 64).bfloat16()
     first, second = network(torch.tensor([999.0, 1000.0]), torch.zeros(2, 3, dtype=torch.bfloat16))
     assert first.dtype == torch.bfloat16

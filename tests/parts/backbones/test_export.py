@@ -128,7 +128,7 @@ GUIDED = dict(guidance=ClassifierFree(2.0))
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else value["sampler"],
 )
-def test_a_whole_walk_takes_any_batch(backbone, options):
+def test_an_exported_sampling_loop_takes_any_batch(backbone, options):
     walk, batch = Walk(backbone, **options), torch.export.Dim("batch")
 
     def given(n: int) -> tuple[Tensor, ...]:

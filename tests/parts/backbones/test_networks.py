@@ -175,7 +175,7 @@ def test_checkpointing_changes_nothing_even_frozen_and_with_dropout(name):
 
 
 @pytest.mark.parametrize("name", [key for key in RECIPES if key != "mlp"])
-def test_checkpointing_keeps_fewer_values(name):
+def test_checkpointing_stores_fewer_values(name):
     kept = []
     for checkpoint in (False, True):
         recipe = attrs.evolve(RECIPES[name], checkpoint=checkpoint)

@@ -243,7 +243,7 @@ def test_num_heads_upsample_is_for_the_way_up_only():
     assert torch.equal(plain.features(x, time).middle, changed.features(x, time).middle)
 
 
-def test_average_resampling_has_no_weights_and_keeps_the_mean():
+def test_average_resampling_has_no_weights_and_preserves_the_mean():
     network = Tiny(conv_resample=False).build((3, 8, 8), 3)
     assert not any(key.endswith(("op.weight", "conv.weight")) for key in network.state_dict())
     x = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -33,7 +33,7 @@ class Back(Sampler):
         return row.coef["x"] * x + row.coef["x_start"] * denoise(x, row.t).x_start, state
 
 
-def test_a_route_is_walked():
+def test_a_route_is_followed():
     system = system_on(VP, 4)
     pairs = ((4, 2), (4, 3), (3, 1), (2, 1), (1, 0))
     program = sampling_program(system.parts, Back(pairs), system.table)
@@ -73,7 +73,7 @@ class Asks(Sampler):
         return denoise(x, row.nodes[0]).x_start + row.nodes[0].sigma, state
 
 
-def sigma_asked(system, table, shift):
+def evaluated_sigmas(system, table, shift):
     program = sampling_program(system.parts, Asks(shift), table)
     return [float(m.x[0, 0]) for m in program.run(DiracOracle(0.0), points(table), None)]
 
@@ -81,13 +81,13 @@ def sigma_asked(system, table, shift):
 @pytest.mark.parametrize("path", [VP, LINEAR], ids=lambda p: p.label)
 def test_nodes_beyond_the_start_of_a_step(path):
     continuous = system_on(path, 6)
-    exact = sigma_asked(continuous, continuous.table, -0.5)
+    exact = evaluated_sigmas(continuous, continuous.table, -0.5)
     t = continuous.table.log_snr[6:0:-1] - 0.5
     total_std = path.level(torch.from_numpy(t))[0].numpy()
     np.testing.assert_allclose(exact, total_std / np.sqrt(1 + np.exp(t)), rtol=1e-12)
     discrete = system_on(discretized(path), 400)
     table = discrete.table_for([50, 100, 200, 400])
-    found = sigma_asked(discrete, table, -0.5)
+    found = evaluated_sigmas(discrete, table, -0.5)
     nearest = [
         discrete.table.sigma[1:][np.argmin(abs(discrete.table.log_snr[1:] - c + 0.5))] for c in table.log_snr[1:]
     ]
@@ -99,7 +99,7 @@ def test_a_node_at_the_start_is_that_level_though_it_has_no_signal():
     path = evolve(VP, last=-np.inf)
     for schedule in (path, discretized(path)):
         system = system_on(schedule, 5)
-        assert sigma_asked(system, system.table, 0.0) == list(system.table.sigma[:0:-1])
+        assert evaluated_sigmas(system, system.table, 0.0) == list(system.table.sigma[:0:-1])
 
 
 @frozen
@@ -119,7 +119,7 @@ def discretized(path):
 def test_nodes_inside_a_step_stay_inside():
     system = system_on(discretized(VP), 40)
     table = system.table_for([1, 2, 10, 40])
-    found = sigma_asked(system, table, 0.01)
+    found = evaluated_sigmas(system, table, 0.01)
     ends = [(table.sigma[k], table.sigma[k - 1]) for k in (4, 3, 2, 1)]
     inside = [low < sigma < high or sigma == high for sigma, (high, low) in zip(found, ends, strict=True)]
     assert all(inside) and found[2:] == [table.sigma[2], table.sigma[1]]

@@ -183,7 +183,7 @@ BETWEEN = ["churn", "dpm2", "dpm2_ancestral", "dpm_solver_2", "dpm_solver_3", "d
 
 @pytest.mark.parametrize("sampler", BETWEEN)
 @pytest.mark.parametrize("schedule", ["log_linear", "laplace", "shifted_cosine"])
-def test_a_mean_of_levels_is_asked_at_levels_of_a_continuous_schedule_too(schedule, sampler):
+def test_a_mean_defined_at_levels_is_evaluated_at_levels_of_a_continuous_schedule_too(schedule, sampler):
     system = system_on(schedule, 30, mean="x_prev")
     exact = network_of(GAUSSIAN, system)
     asked = []
