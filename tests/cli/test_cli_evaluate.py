@@ -116,7 +116,7 @@ def test_nothing_is_drawn_that_cannot_be_measured(
 
 def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path):
     own = ["--extractor", "digits"]
-    assert refused("evaluate", samples, *own) == "say what to compare with: either --data or --reference"
+    assert refused("evaluate", samples, *own) == "name the data to compare with: either --data or --reference"
     assert refused("evaluate", "--data", "digits", *own) == (
         "name the samples to measure, or --save-reference FILE to make a reference only"
     )

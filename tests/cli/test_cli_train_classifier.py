@@ -126,7 +126,7 @@ def test_refusals(refused: Refused, saved: Path, images: Path, tmp_path: Path):
     assert "add --data.labels true" in refused(*words, "--num-classes", "2")
     assert "the data has 2 classes, but the classifier has 1" in refused(*labelled, "--num-classes", "1")
     assert refused(*labelled, "--system", tmp_path, "--schedule", "cosine", "--num-steps", "9") == (
-        "--system says already what --num-steps, --schedule would; leave one of them out"
+        "--system sets --num-steps, --schedule already; leave one of them out"
     )
     assert "is not there; a saved system is a folder" in refused(*labelled, "--system", tmp_path)
     assert refused(*labelled, "--system", saved) == (

@@ -58,7 +58,7 @@ STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
 """Words for the default of `diffkit.tasks.invert`."""
 
 
-def steered(given: ParsedOptions) -> dict[str, Any]:
+def sampling_options(given: ParsedOptions) -> dict[str, Any]:
     """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
     from diffkit.cli.shared.guidance import refuse_folders
     from diffkit.guidance import guidance_for
