@@ -16,7 +16,7 @@ from diffkit.cli.parsing.spelling import as_cli_flags
 from diffkit.cli.parsing.takes import ParsedOptions
 from diffkit.cli.shared.extras import check_extras
 from diffkit.cli.shared.paths import check_not_its_own_input
-from diffkit.cli.shared.torch_errors import compiler_said, memory_said
+from diffkit.cli.shared.torch_errors import compiler_errors, memory_errors
 from diffkit.errors import DiffkitError
 from diffkit.runtime.output import log, printable, results, safe_output, show
 
@@ -130,7 +130,7 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     check_not_its_own_input(given)
     _check_device(given)
     check_extras(name, given)
-    with as_cli_flags(request.options), memory_said(request.options), compiler_said():
+    with as_cli_flags(request.options), memory_errors(request.options), compiler_errors():
         command.run(given)
 
 

@@ -180,7 +180,7 @@ def _broadcast(found: Tensor, shape: tuple[int, ...], where: Where) -> Tensor:
 
 @check("var")
 def network_is_asked(var: VarianceParameterization) -> None:
-    """Every output channel of the network is used: a change of any variance channel, anywhere, changes the log-variance.
+    """Every variance channel of the network is used: a change of any, anywhere, changes the log-variance.
 
     Usually: extra_outputs that is declared but not read, the first channel's variance taken for all, a detach, or a
     clamp inside [-1, 1].

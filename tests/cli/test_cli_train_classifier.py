@@ -1,4 +1,4 @@
-"""Training a classifier of noisy data from the command line, and steering samples with it."""
+"""Training a classifier of noisy data from the command line, and guiding samples with it."""
 
 from __future__ import annotations
 

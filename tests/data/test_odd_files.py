@@ -237,7 +237,7 @@ def test_right_pixels(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_one_line_that_says_what_is_wrong(name, tmp_path):
+def test_one_line_that_names_the_fault(name, tmp_path):
     make, reason = WRONG[name]
     make(tmp_path / name)
     with pytest.raises(DataError, match=reason) as caught:
@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
         diffkit.data.loading.load(tmp_path / "a", size=8)
 
 
-def test_the_report_says_what_will_be_done_to_the_images(tmp_path):
+def test_the_report_reports_what_will_be_done_to_the_images(tmp_path):
     image(DEEP).save(tmp_path / "x_deep.png")
     alpha(COLOUR).save(tmp_path / "x_alpha.png")
     animated()(tmp_path / "y_moving.gif")

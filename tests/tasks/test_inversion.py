@@ -36,7 +36,7 @@ def exact(request):
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
-def test_every_deterministic_sampler_inverts_and_says_how_well(exact, sampler):
+def test_every_deterministic_sampler_inverts_and_reports_how_well(exact, sampler):
     system, model, x = exact
     found = invert(system, x, steps=50, sampler=sampler, model=model, progress=False)
     rms = (found.reconstruction - x).square().mean().sqrt()

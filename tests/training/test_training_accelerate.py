@@ -76,7 +76,7 @@ def test_one_process_needs_nothing_wrapped(tmp_path, accelerate):
         ("wrapper", nn.Sequential, "it wrapped the network in Sequential, not MLPNetwork"),
     ],
 )
-def test_what_was_not_asked_for_is_refused_before_the_first_update(tmp_path, accelerate, name, value, text):
+def test_a_mismatch_is_refused_before_the_first_update(tmp_path, accelerate, name, value, text):
     setattr(accelerate, name, staticmethod(value) if name == "wrapper" else value)
     with pytest.raises(OptionError, match=f"accelerate does not do what was asked for:\n  {text}\n"):
         train(tmp_path, engine="accelerate", **OPTIONS)

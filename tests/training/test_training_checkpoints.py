@@ -80,7 +80,7 @@ def damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "random", "pickle", "missing"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer.safetensors", "manifest.json"])
-def test_a_damaged_newest_falls_back_and_says_so(run, made, how, name, capsys):
+def test_a_damaged_newest_falls_back_and_reports_it(run, made, how, name, capsys):
     damage(run / "checkpoints" / "step_00000012" / name, how)
     train(run, steps=12)
     text = capsys.readouterr().err

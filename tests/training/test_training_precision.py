@@ -162,7 +162,7 @@ def test_a_compiled_network_trains_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_that_compiling_takes_long_is_said(asked, tmp_path, monkeypatch, capsys):
+def test_that_compiling_takes_long_is_reported(asked, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
     train(tmp_path, steps=1, compile=asked, progress=True)
     assert ("compiling: the first update takes minutes\n" in capsys.readouterr().err) == asked

@@ -18,7 +18,7 @@ from attrs import field, frozen
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
-from diffkit.cli.shared.paths import beside, check_file
+from diffkit.cli.shared.paths import check_file, in_run_folder
 from diffkit.errors import OptionError
 from diffkit.options import choice, integer
 from diffkit.runtime.output import note, show
@@ -104,7 +104,7 @@ def run(given: ParsedOptions) -> None:
     """Measure, and print and write the results."""
     options = given.make(Options)
     system = options.samples is not None and (options.samples / SPEC).is_file()
-    out = beside(options.samples, RESULT) if system and options.samples and options.out is None else options.out
+    out = in_run_folder(options.samples, RESULT) if system and options.samples and options.out is None else options.out
     _check(options, given, out, system)
     from diffkit.cli.shared.device import device
     from diffkit.evaluation import extractor_for

@@ -89,19 +89,19 @@ def run(given: ParsedOptions) -> None:
     """Save the system, and describe the file."""
     from diffkit.weights import identify, import_classifier, load_checkpoint
 
-    options, said = given.make(Options), _load_options(given)
+    options, chosen = given.make(Options), _load_options(given)
     if options.to is not None:
         check_new_folder("--to", options.to, overwrite=options.overwrite)
     found = identify(options.file, entry=options.entry)
     if options.to is not None:
         if found.family == "classifier":
-            import_classifier(options.file, options.to, preset=options.preset, entry=options.entry, **said)
+            import_classifier(options.file, options.to, preset=options.preset, entry=options.entry, **chosen)
         else:
-            system = load_checkpoint(options.file, preset=options.preset, entry=options.entry, **said)
+            system = load_checkpoint(options.file, preset=options.preset, entry=options.entry, **chosen)
             system.save(options.to)
     show(found)
-    if options.to is not None and found.complete and options.preset is None and said:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+    if options.to is not None and found.complete and options.preset is None and chosen:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
         note(f"the options given override those in the file: {flags}")
     if options.to is not None:
         note(f"saved in {options.to}")
@@ -110,5 +110,5 @@ def run(given: ParsedOptions) -> None:
 def _load_options(given: ParsedOptions) -> dict[str, Any]:
     """Keywords for loading: only what was set, parts as (name, options)."""
     names = [attribute.name for attribute in attrs.fields(Unseen)]
-    said = {name: given.values[name] for name in names if name in given.values}
-    return said | {kind: (name, dict(options)) for kind, (name, options) in given.parts.items()}
+    chosen = {name: given.values[name] for name in names if name in given.values}
+    return chosen | {kind: (name, dict(options)) for kind, (name, options) in given.parts.items()}

@@ -23,7 +23,7 @@ from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.device import Precision
-from diffkit.cli.shared.paths import beside, check_file, check_new_folder
+from diffkit.cli.shared.paths import check_file, check_new_folder, in_run_folder
 from diffkit.errors import OptionError
 from diffkit.options import integer
 from diffkit.runtime.output import log, note, show
@@ -312,7 +312,7 @@ def _check(options: Options, given: ParsedOptions) -> None:
 
 
 def _out(options: Options) -> Path | None:
-    return beside(options.run, "ode.npz" if options.ode else "nll.npz") if options.out is None else options.out
+    return in_run_folder(options.run, "ode.npz" if options.ode else "nll.npz") if options.out is None else options.out
 
 
 def _outputs(options: Options) -> list[Path]:

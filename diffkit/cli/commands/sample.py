@@ -127,16 +127,16 @@ def run(given: ParsedOptions) -> None:
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
     """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
-    from diffkit.cli.shared.guidance import steering
-    from diffkit.cli.shared.sampling import Sampling, check_asked, check_fit, pictures
+    from diffkit.cli.shared.guidance import load_guidance
+    from diffkit.cli.shared.sampling import Sampling, check_fit, check_low_res, pictures
     from diffkit.data.matching import counted_as
 
-    check_asked(saved, options.low_res)
+    check_low_res(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
     if small is not None:
         check_fit(saved, small)
     count = _count(options, small)
-    guidance, saved = steering(parts.get("guidance"), saved)
+    guidance, saved = load_guidance(parts.get("guidance"), saved)
     sampling_options = {
         "steps": options.steps,
         "sampler": parts.get("sampler"),
