@@ -95,7 +95,7 @@ class Report:
     def __str__(self) -> str:
         rows = [
             (
-                "samples read as the class asked for",
+                "samples read as the intended class",
                 f"{self.recognised:.1%}",
                 f"real digits {self.recognised_real:.1%}",
             ),
@@ -107,7 +107,7 @@ class Report:
         ]
         spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
         lines = [HEADLINE, f"{self.parameters:,} parameters, {self.steps} steps; {spent}", ""]
-        lines += [f"  {name:<38}{value:>7}   ({beside})" for name, value, beside in rows]
+        lines += [f"  {name:<38}{value:>7}   ({note})" for name, value, note in rows]
         return "\n".join([*lines, "", *(f"  {name:<12}{path}" for name, path in self.files.items())])
 
 

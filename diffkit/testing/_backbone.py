@@ -220,8 +220,8 @@ def every_weight_is_trained(backbone: Backbone) -> None:
     net = _net(backbone)
     x, time, conditions = net.inputs()
     x.requires_grad_()
-    for asked in (conditions, {}) if net.conditions.optional else (conditions,):
-        _pull(net, x, time, asked)
+    for chosen in (conditions, {}) if net.conditions.optional else (conditions,):
+        _pull(net, x, time, chosen)
     for name, tensor in [("x", x), *net.network.named_parameters()]:
         if tensor.requires_grad:
             require(tensor.grad is not None, f"a gradient for {name}", "none", net.where)

@@ -146,8 +146,8 @@ def _without_idle(network: nn.Module, shape: tuple[int, ...], found: Conditions,
         rest = Conditions({n: make for n, make in found.makers.items() if n != name})
         if not _answers(network, shape, rest(2)) or not _all_trained(network, shape, rest(2)):
             continue
-        told = [rest(2), found(2), *({**found(2), name: other} for other in found.others(name, 2, 1))]
-        answers = [_ask(network, shape, conditions) for conditions in told if _answers(network, shape, conditions)]
+        tried = [rest(2), found(2), *({**found(2), name: other} for other in found.others(name, 2, 1))]
+        answers = [_ask(network, shape, conditions) for conditions in tried if _answers(network, shape, conditions)]
         if all(torch.equal(answer, answers[0]) for answer in answers):
             found = rest
     return found

@@ -143,7 +143,7 @@ def accepted(sampler: Sampler, paths: Sequence[Path] = WHOLE) -> list[Path]:
 def walks(sampler: Sampler, counts: Sequence[int] = (1, 2, 3, 20)) -> Iterator[Walk]:
     """A sampler on every path it accepts, also those without signal at T, at several numbers of steps.
 
-    One that asks between levels also meets schedules that have none there: it is given the nearest level, or the one
+    One that evaluates between levels also runs on schedules without such levels: it gets the nearest level, or the one
     that the step starts from.
     """
     for path in [*accepted(sampler), *accepted(sampler, WITHOUT_SIGNAL)]:

@@ -182,16 +182,16 @@ def never_asks_at_level_0(sampler: Sampler) -> None:
     Usually: a second evaluation at level s on the last step; declare uses_last and leave it out there.
     """
     for found in walks(sampler):
-        asked: list[float] = []
+        sigmas: list[float] = []
 
-        def denoise(x: Tensor, level: Level, walk: Walk = found, asked: list[float] = asked) -> Prediction:
-            asked.append(float(level.sigma.min()))
+        def denoise(x: Tensor, level: Level, walk: Walk = found, sigmas: list[float] = sigmas) -> Prediction:
+            sigmas.append(float(level.sigma.min()))
             return walk.with_variance(NORMAL)(x, level)
 
         x = _start(found)
         for i, _ in enumerate(found.run(denoise, x, _noises(found, x))):
             where = attrs.evolve(found.where, level=found.levels[i])
-            require(min(asked, default=1.0) > 0, "sigma > 0", "an evaluation at sigma = 0", where)
+            require(min(sigmas, default=1.0) > 0, "sigma > 0", "an evaluation at sigma = 0", where)
 
 
 @check("sampler")

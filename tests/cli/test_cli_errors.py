@@ -1,4 +1,4 @@
-"""Every refusal of a command line: one line that says what would work."""
+"""Every refusal of a command line: one line that names what would work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an explanation says, against what the parts do."""
+"""The content of an explanation, against the behaviour of the parts."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ def test_classes_are_those_of_the_run_by_name(command: Command, refused: Refused
     assert_allclose(scored("other", ["owl", "dog"], [1, 0, 0, 1, 0, 1]), right, rtol=1e-6)
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.arange(6) % 2, classes=np.array(["dog", "zed"]))
     assert refused("nll", saved, *words, "--out", tmp_path / "no.npz") == (
-        "the run has classes cat, dog, owl; the data has dog, zed, and zed cannot be told by name; give data of the "
+        "the run has classes cat, dog, owl; the data has dog, zed, and zed cannot be matched by name; give data of the "
         "same classes"
     )
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.array([0, 1, 2, 3, 0, 1]))

@@ -1,4 +1,4 @@
-"""What is there already is never replaced unasked, and that is said before any work."""
+"""Existing files are never replaced without --overwrite, which is refused before any work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sampling that stops anywhere goes on, and its files are those of one that never stopped, whoever makes them."""
+"""Sampling that stops anywhere resumes, and its files are those of an uninterrupted one, with any processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def arguments(saved: Path, out: Path, *more: str) -> list[str]:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file there is, hidden ones and folders included, and the grid beside them."""
+    """Every file there is, hidden ones and folders included, and the grid next to them."""
     files = [path for path in out.rglob("*") if path.is_file()]
     beside = [path for path in out.parent.glob(f"*{out.name}_grid*") if path.is_file()]
     return {path.relative_to(out.parent).as_posix(): path.read_bytes() for path in files + beside}

@@ -29,7 +29,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mask(tmp_path: Path) -> Path:
-    """The left half is kept."""
+    """The left half is known."""
     Image.fromarray(np.repeat(np.array([[255] * 3 + [0] * 3], np.uint8), 8, 0)).save(tmp_path / "mask.png")
     return tmp_path / "mask.png"
 

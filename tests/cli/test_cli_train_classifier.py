@@ -178,6 +178,6 @@ def test_classes_of_the_system_and_of_held_out_data(command: Command, refused: R
         "system's classes, so give it data of them"
     )
     assert refused(*words, "--data", *right, "--val", other[0], "--val.labels", "true") == (
-        "the data has classes box, disc; val has disc, zed, and zed cannot be told by name; give data of the same "
+        "the data has classes box, disc; val has disc, zed, and zed cannot be matched by name; give data of the same "
         "classes"
     )

@@ -83,7 +83,7 @@ def dataset(**changes) -> Dataset:
 
 @pytest.fixture
 def library(monkeypatch) -> list:
-    """The module, and what it was asked for."""
+    """The module, and the arguments it received."""
     asked: list = []
     module = types.ModuleType("datasets")
 

@@ -70,7 +70,7 @@ def test_dataset_json_in_the_folder_itself(folder):
 
 
 def test_tables_as_people_write_them(folder, tmp_path):
-    """Spaces after commas, Windows line ends, quoted names with a line break, columns that nobody asked for."""
+    """Spaces after commas, Windows line ends, quoted names with a line break, unused columns."""
     odd = folder / "line\nbreak, and comma.png"
     (folder / "b.png").rename(odd)
     text = 'note,file, label\r\nx,a.png, cat\r\ny,"line\nbreak, and comma.png",dog\r\n'

@@ -1,4 +1,4 @@
-"""Arrays, files, named data, and everything that is said about data that cannot be used."""
+"""Arrays, files, named data, and every error about data that cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Map-style datasets of torch, and arrays with labels, as data; what is none of these is told so."""
+"""Map-style datasets of torch, and arrays with labels, as data; other objects are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peers of the benchmarks: found where they are, left out where not, and asked for without another torch."""
+"""Peers of the benchmarks: found where they are, left out where not, and installed without another torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples against a reference, stored statistics, extractors by name, and what is said beside the numbers."""
+"""Samples against a reference, stored statistics, extractors by name, and the remarks on the numbers."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_statistics_of_another_extractor_are_refused(files, stand_in, tmp_path):
 
 
 def test_published_statistics(files, tmp_path):
-    """mu and sigma with nothing beside them, as the published reference batches have them."""
+    """mu and sigma only, as the published reference batches have them."""
 
     class Published(StandInExtractor):
         name = "inception"

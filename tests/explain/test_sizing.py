@@ -1,4 +1,4 @@
-"""Sizes against counts made elsewhere, against real tensors, and against themselves."""
+"""Sizes against independent counts, against real tensors, and against themselves."""
 
 from __future__ import annotations
 

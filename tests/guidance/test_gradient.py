@@ -173,7 +173,7 @@ def test_a_network_without_classes_is_not_given_the_label():
 
 
 class Midway(diffkit.protocols.Sampler):
-    """A sampler that asks between levels."""
+    """A sampler that evaluates between levels."""
 
     def plan(self, steps):
         return {}

@@ -1,4 +1,4 @@
-"""Mirrored examples: at the rate asked for, by (seed, step, position), with everything that belongs to them."""
+"""Mirrored examples: at the given rate, by (seed, step, position), with everything that belongs to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows a training hears all of it once, and cannot end it."""
+"""Trackers receive everything of a run once, and cannot end it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffkit.training import Tracker, read_metrics
 
 
 class Recorder(Tracker):
-    """Remembers what it hears, or fails where it is told to."""
+    """Records its calls, or fails at a chosen one."""
 
     def __init__(self, fails: str = ""):
         self.heard: list[tuple[Any, ...]] = []

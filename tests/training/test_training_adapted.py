@@ -1,4 +1,4 @@
-"""A network that its recipe no longer describes: what training says about its result is true, and its code runs."""
+"""A network that its recipe no longer describes: what training prints about its result is true, and its code runs."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ class Stop(BaseException):
 
 
 class Faults:
-    """Counts what a save asks of the file system, and fails at one of the calls."""
+    """Counts the file system calls of a save, and fails at one of them."""
 
     def __init__(self, monkeypatch, at: int | None, error: BaseException | None):
         self.at, self.error, self.calls, self.dead = at, error, 0, False

@@ -1,4 +1,4 @@
-"""Classifiers of noisy data: what they minimize, how they are trained and kept, and what they refuse."""
+"""Classifiers of noisy data: what they minimize, how they are trained and saved, and what they refuse."""
 
 from __future__ import annotations
 

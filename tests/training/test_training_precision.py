@@ -112,7 +112,7 @@ def test_the_scale_is_part_of_the_run(tmp_path):
 
 
 def test_an_update_is_skipped_without_asking_the_device():
-    """The path of a GPU, on a CPU: the fused optimizer is told, and nothing is read."""
+    """The path of a GPU, on a CPU: the fused optimizer gets the flag, and nothing is read."""
     engine = SingleProcess(CPU)
     engine.reads_free = False
     made = run(trainer(engine=engine), 3)

@@ -1,4 +1,4 @@
-"""What cannot work is said in one error before any work is done, and leaves no folder behind."""
+"""All that cannot work is reported in one error before any work is done, and leaves no folder behind."""
 
 from __future__ import annotations
 

@@ -166,8 +166,8 @@ def _levels(options: Options, given: ParsedOptions, data: Data) -> System:
     slots: dict[str, Any] = {kind: (name, dict(more)) for kind, (name, more) in given.parts.items()}
     del slots["data"]
     slots.pop("val", None)
-    told = {name: given.values[name] for name in OF_SYSTEM if name in given.values}
-    found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | told
+    chosen = {name: given.values[name] for name in OF_SYSTEM if name in given.values}
+    found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | chosen
     if options.system is not None:
         guided = _without_network(options.system)
         _check_classes(options.system, data)

@@ -66,8 +66,8 @@ def recipe(
         low_res: Size of small images, or None.
         init: File of the weights that it begins with, or None.
     """
-    told = {field.name: composition.get(field.name, field.default) for field in attrs.fields(Composition)}
-    values = {"init": None if init is None else str(init), "low_res": low_res, **attrs.asdict(config), **told}
+    settings = {field.name: composition.get(field.name, field.default) for field in attrs.fields(Composition)}
+    values = {"init": None if init is None else str(init), "low_res": low_res, **attrs.asdict(config), **settings}
     spec = system.spec()["parts"]
     parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
     return written("train", system.device, values, (TrainConfig, Composition), parts, sources_in(chosen))
