@@ -27,7 +27,7 @@ STEPS = 1200
 CLASSES, LEVELS = 10, 100
 PER_CLASS = 30
 GUIDANCE = 1.5
-"""Weight of classifier-free guidance: a little, which took samples read as the class asked for from 99.2 to 99.9 %."""
+"""Weight of classifier-free guidance: a little, which took samples read as the intended class from 99.2 to 99.9 %."""
 SHOWN = 12
 HEADLINE = "Improved DDPM (cosine schedule, learned_range variance, hybrid loss) on handwritten digits"
 COMPOSITION: Mapping[str, Any] = {
@@ -68,18 +68,18 @@ TRAINING: Mapping[str, Any] = {
 
 @frozen
 class Report:
-    """What the demo found.
+    """Results of the demo.
 
     Attributes:
         steps: Updates of the weights.
         parameters: Numbers in the network.
-        recognised: Share of samples that a classifier trained on real digits reads as the class asked for.
+        recognised: Share of samples that a classifier trained on real digits reads as the intended class.
         recognised_real: The same of real digits it was not trained on.
         bits_per_dim: Bound on held-out digits, bits per pixel.
-        bits_uniform: What uniform grey levels cost.
-        bits_gaussian: What a Gaussian fitted to each pixel costs.
-        seconds: Wall time of this call, by what it was spent on.
-        files: What was written, by what it shows.
+        bits_uniform: Bits per pixel of uniform grey levels.
+        bits_gaussian: Bits per pixel of a Gaussian fitted to each pixel.
+        seconds: Wall time of this call, by stage.
+        files: Files written, by content.
     """
 
     steps: int
@@ -95,7 +95,7 @@ class Report:
     def __str__(self) -> str:
         rows = [
             (
-                "samples read as the class asked for",
+                "samples read as the intended class",
                 f"{self.recognised:.1%}",
                 f"real digits {self.recognised_real:.1%}",
             ),
@@ -107,18 +107,18 @@ class Report:
         ]
         spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
         lines = [HEADLINE, f"{self.parameters:,} parameters, {self.steps} steps; {spent}", ""]
-        lines += [f"  {name:<38}{value:>7}   ({beside})" for name, value, beside in rows]
+        lines += [f"  {name:<38}{value:>7}   ({note})" for name, value, note in rows]
         return "\n".join([*lines, "", *(f"  {name:<12}{path}" for name, path in self.files.items())])
 
 
 def run(out: str | Path = "demo", *, steps: int = STEPS, seed: int = 0, progress: bool = True) -> Report:
-    """Train, sample and score; a second call with the same folder goes on where the first was stopped.
+    """Train, sample and score; a second call with the same folder resumes where the first was stopped.
 
     Args:
         out: Folder for everything that is written.
         steps: Updates of the weights.
-        seed: Decides everything that is random.
-        progress: Say where things go and show bars.
+        seed: Seed of everything random.
+        progress: Log where files are written and show bars.
     Returns:
         The figures; ``str(report)`` is a short table of them.
     Raises:
@@ -168,7 +168,7 @@ def run(out: str | Path = "demo", *, steps: int = STEPS, seed: int = 0, progress
 def gaussian_bits(real: Batch, held_out: Batch) -> float:
     """Return the bits per pixel of held-out digits under one Gaussian per pixel, integrated over the grey level's bin.
 
-    Its deviations are no smaller than half a bin, which a pixel that never changes in training would else be fatal to.
+    Its deviations are no smaller than half a bin, as a pixel constant in training would give infinity.
     """
     from diffkit.parts.decoders import Binned
 
@@ -208,7 +208,7 @@ def _bits_per_dim(system: System, held_out: Batch, seed: int, progress: bool) ->
 
 
 def _classifier(real: Batch) -> Callable[[Tensor, Tensor], float]:
-    """A support vector machine that knows real digits: grey levels (N, 1, 8, 8) and labels in, accuracy out."""
+    """A support vector machine trained on real digits: grey levels (N, 1, 8, 8) and labels in, accuracy out."""
     from sklearn.svm import SVC  # type: ignore[import-untyped]
 
     machine = SVC(gamma=1e-3, C=10).fit(real.images.flatten(1).numpy(), real.conditions["y"].numpy())

@@ -16,12 +16,12 @@ from diffkit.cli.parsing.spelling import as_cli_flags
 from diffkit.cli.parsing.takes import ParsedOptions
 from diffkit.cli.shared.extras import check_extras
 from diffkit.cli.shared.paths import check_not_its_own_input
-from diffkit.cli.shared.torch_errors import compiler_said, memory_said
+from diffkit.cli.shared.torch_errors import compiler_errors, memory_errors
 from diffkit.errors import DiffkitError
 from diffkit.runtime.output import log, printable, results, safe_output, show
 
 DONE, FAILED, REFUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
-"""Exit codes: done; an error in any of the code, which is Python's own code; what was asked cannot be done; stopped by
+"""Exit codes: done; an error in any of the code, which is Python's own code; a command that cannot be done; stopped by
 Ctrl-C; the reader of the results went away.
 """
 
@@ -30,7 +30,7 @@ _EPILOGUE = (
     "diffkit COMMAND --help lists the options of a command, and those of the parts that are named before it. "
     "--import FILE.py runs a file that registers parts of yours first. "
     "--debug shows where an error came from. "
-    "Exit codes: 0 done, 1 an error inside diffkit or a part, 2 what was asked cannot be done, 130 stopped by Ctrl-C, "
+    "Exit codes: 0 done, 1 an error inside diffkit or a part, 2 a command that cannot be done, 130 stopped by Ctrl-C, "
     "141 the reader of the output went away."
 )
 
@@ -130,7 +130,7 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     check_not_its_own_input(given)
     _check_device(given)
     check_extras(name, given)
-    with as_cli_flags(request.options), memory_said(request.options), compiler_said():
+    with as_cli_flags(request.options), memory_errors(request.options), compiler_errors():
         command.run(given)
 
 

@@ -20,14 +20,14 @@ from diffkit.data.classes import class_counts
 from diffkit.data.images import Pictures
 from diffkit.data.labels import Labels
 from diffkit.data.names import printable
-from diffkit.data.parallel import in_order, speaks
+from diffkit.data.parallel import in_order, logs_for_job
 from diffkit.data.skipping import Skipping, check_share
 from diffkit.errors import DataError
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import progress as show_progress
 
 IN_MEMORY = 2 * 1024**3
-"""Pixels up to this many bytes are kept in memory, which is over ten times as fast as decoding them every epoch."""
+"""Pixels up to this many bytes are held in memory, which is over ten times as fast as decoding them every epoch."""
 
 
 @frozen(eq=False)
@@ -37,15 +37,15 @@ class PictureData(Data):
     Attributes:
         pictures: All images, readable or not.
         rows: Which of them are the examples, (N,) int64.
-        source: Where they come from, for people.
+        source: Where they come from, for messages.
         shape: Of one example, (C, H, W).
         bins: 256, or 65536 for 16 bits.
         labels: Class of each example, (N,) int64, or None.
         classes: Their names, or None.
-        skipped: What is not an example, by name, each with the reason.
+        skipped: Files that are left out, by name, each with the reason.
         pixels: All pictures' pixels, (len(pictures), C, H, W), in memory or mapped; None to decode at every use.
-        identity: What else tells these pictures from others, where names do not.
-        skipping: What happens at a picture that cannot be read when it is used.
+        identity: Further text that identifies these pictures, where names do not.
+        skipping: What to do about a picture that cannot be read when it is used.
     """
 
     pictures: Pictures
@@ -82,21 +82,21 @@ class PictureData(Data):
             pictures: The images.
             source: Where they come from.
             labels: Class of each.
-            ignored: What else was there, with the reason that it is not an image.
+            ignored: Other files, with the reason that they are not images.
             on_error: "stop" at pictures that cannot be read, naming them; or "skip" them with a line for each. With
                 ``check=False`` the next picture that can be read stands in for one that is skipped.
-            cache: A .npy file that keeps the pixels from one run to the next.
+            cache: A .npy file that stores the pixels from one run to the next.
             processes: Processes that read; 0 reads in this one.
-            check: False reads nothing beforehand, so that a damaged picture is met when it is used.
+            check: False reads nothing beforehand, so that a damaged picture is found when it is used.
             max_skipped: The largest share of the pictures that may be skipped; by default a half, at least ten.
-            identity: What else tells these pictures from others, where names do not.
-            progress: Show how far the reading is.
+            identity: Further text that identifies these pictures, where names do not.
+            progress: Show a progress bar.
         Raises:
             DataError: A picture cannot be read and ``on_error`` is "stop", or too many cannot.
         """
         skipping = Skipping(len(pictures), on_error, max_skipped)
         if labels is not None:
-            labels.counted(range(len(pictures)))  # what is wrong with them is said before the long work
+            labels.counted(range(len(pictures)))  # raises before the long work if they are wrong
         pixels: NDArray[Any] | Mapped | None = None
         bad: Mapping[int, str] = {}
         if cache is not None:
@@ -105,16 +105,16 @@ class PictureData(Data):
             pixels, bad = _read_all(pictures, processes, progress)
         if bad and on_error == "stop":
             raise DataError(unreadable(bad, len(pictures)))
-        kept = [i for i in range(len(pictures)) if i not in bad]
-        if not kept:
+        good = [i for i in range(len(pictures)) if i not in bad]
+        if not good:
             raise DataError(f"{source!r} holds no readable image ({len(bad)} unreadable); the first: {bad[0]}")
         check_share(len(bad), len(pictures), skipping.most, next(iter(bad.values()), ""))
-        for reason in bad.values() if speaks() else ():
+        for reason in bad.values() if logs_for_job() else ():
             log(f"skipped {reason}")
-        numbers, classes = (None, None) if labels is None else labels.counted(kept)
+        numbers, classes = (None, None) if labels is None else labels.counted(good)
         skipped = (*ignored, *((printable(pictures.name(i)), reason) for i, reason in bad.items()))
         bins = 2**pictures.form.bits
-        rows = np.array(kept, np.int64)
+        rows = np.array(good, np.int64)
         shape = pictures.form.shape
         return cls(pictures, rows, source, shape, bins, numbers, classes, skipped, pixels, identity, skipping)
 
@@ -136,7 +136,7 @@ class PictureData(Data):
         return Batch(torch.from_numpy(picked), torch.from_numpy(pixels), conditions)
 
     def _read(self, picked: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Decode pictures; return which stand for those that were picked, and their pixels."""
+        """Decode pictures; return the indices used for those picked, and their pixels."""
         skipping = self.skipping or Skipping(len(self), "stop")
         found = [skipping.read(int(i), lambda row: self.pictures.read(self.rows[row])) for i in picked]
         return np.array([i for i, _ in found], np.int64), np.stack([pixels for _, pixels in found])

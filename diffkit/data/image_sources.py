@@ -29,7 +29,7 @@ def _npy(instance: object, attribute: Attribute[Any], value: object) -> None:
 
 
 def way_of_labels(instance: object, attribute: Attribute[Any], value: object) -> None:
-    """Raise `OptionError` unless a value says where classes come from."""
+    """Raise `OptionError` unless a value is a known source of classes."""
     if value in _WAYS or (isinstance(value, str) and Path(value).suffix.lower() in _TABLES):
         return
     raise OptionError(
@@ -50,10 +50,10 @@ class Images(Source):
         on_error: At images that cannot be read: "stop", naming them all, or "skip" them; without ``check`` the next
             image that can be read stands in for one that is skipped.
         max_skipped: The largest share of the images that may be skipped; by default a half, at least ten.
-        cache: A .npy file for the decoded pixels, made if it is not there, and again if the images or options change.
+        cache: A .npy file for the decoded pixels, created if needed, and again if the images or options change.
         processes: Processes that read the images before training; 0 reads in this one.
-        check: Read every image once before anything else; without, one that cannot be read ends training when its turn
-            comes, and nothing is kept in memory.
+        check: Read every image once before anything else; without, one that cannot be read ends training when it is
+            used, and nothing is held in memory.
     """
 
     size: tuple[int, ...] = integers(ge=1)
@@ -67,7 +67,7 @@ class Images(Source):
     check: bool = flag(True)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse what no single field can see."""
+        """Check combinations of fields."""
         if len(self.size) not in (1, 2):
             raise OptionError(f"size must be one number or two, got {self.size!r}")
         if self.channels not in (1, 3, 4):
@@ -85,7 +85,7 @@ class Images(Source):
 
     def reading(self) -> dict[str, Any]:
         """Return how the images are read, as keywords of `diffkit.data.image_data.PictureData.opened`."""
-        from diffkit.data.parallel import speaks
+        from diffkit.data.parallel import logs_for_job
 
         return {
             "on_error": self.on_error,
@@ -93,7 +93,7 @@ class Images(Source):
             "cache": self.cache,
             "processes": self.processes,
             "check": self.check,
-            "progress": speaks(),
+            "progress": logs_for_job(),
         }
 
 
@@ -160,7 +160,7 @@ class Lsun(Images):
 
 @frozen(kw_only=True)
 class HuggingFace(Images):
-    """A dataset of the Hugging Face Hub, of Parquet files, or of a folder that their library saved.
+    """A dataset of the Hugging Face Hub, of Parquet files, or of a folder that the library saved.
 
     Attributes:
         dataset: Its name on the Hub, or a .parquet file or folder; in Python also a dataset that is loaded already.

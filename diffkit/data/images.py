@@ -1,7 +1,7 @@
-"""One image file to one array of integers: what neither Pillow nor the published pipelines decide is decided here.
+"""One image file to one array of integers: decisions that Pillow and the published pipelines leave open.
 
 The order is: first frame, orientation, 16 bits to 8 by scaling, transparency onto a background, colour mode, resize,
-crop. The published code converts after resizing, which mangles palettes, and clips 16-bit images to white.
+crop. improved-diffusion converts after resizing, which mangles palettes, and clips 16-bit images to white.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 @frozen
 class Form:
-    """What an image is made into.
+    """The form that images are converted to.
 
     Attributes:
         size: (H, W) to resize and crop to.
@@ -61,9 +61,9 @@ def read_image(path: Path, form: Form) -> NDArray[Any]:
 
     Args:
         path: The file.
-        form: What to make it into.
+        form: Form to convert it to.
     Raises:
-        DataError: The file is not an image, damaged or of a kind that cannot be read; the text says which file.
+        DataError: The file is not an image, damaged or of a kind that cannot be read; the text names the file.
     """
     return decoded(path, printable(path), form)
 
@@ -73,8 +73,8 @@ def decoded(file: Path | BinaryIO, name: str, form: Form) -> NDArray[Any]:
 
     Args:
         file: A path, or an open file such as ``io.BytesIO``.
-        name: What an error calls it.
-        form: What to make it into.
+        name: Its name in errors.
+        form: Form to convert it to.
     Raises:
         DataError: It is not an image, damaged or of a kind that cannot be read.
     """
@@ -86,25 +86,25 @@ def decoded(file: Path | BinaryIO, name: str, form: Form) -> NDArray[Any]:
 
 @contextmanager
 def opened(file: Path | BinaryIO, name: str) -> Iterator[Image]:
-    """Yield an image; whatever goes wrong with it within the block becomes a `DataError` with its name."""
+    """Yield an image; any error of it within the block becomes a `DataError` with its name."""
     need_pillow("reading image files")
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whatever is decoded whole is used; whatever is not, raises
+            warnings.simplefilter("ignore")  # a fully decoded image is used; others raise
             with open_image(file) as found:
                 yield found
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: too large to be read safely: {error}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: no image of a kind that is read ({', '.join(FORMATS)})") from error
-    except Exception as error:  # Pillow's decoders raise whatever they meet in a damaged file
+    except Exception as error:  # Pillow's decoders may raise any error at a damaged file
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def upright(image: Image) -> Image:
-    """Return an image turned as its orientation says."""
+    """Return an image turned by its EXIF orientation."""
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
@@ -137,8 +137,8 @@ def _sixteen(image: Image, form: Form) -> NDArray[Any]:
 def resized_and_cropped(image: Image, size: tuple[int, int]) -> Image:
     """Return the centre of an image, scaled so that it just covers (H, W).
 
-    Halved with a box filter while it is at least twice as large, then bicubic, as guided-diffusion does it; theirs is
-    for squares, which this equals.
+    Halved with a box filter while it is at least twice as large, then bicubic, as in guided-diffusion, whose
+    function is for squares, where this is equal.
     """
     from PIL import Image
 
@@ -200,12 +200,12 @@ def transparent(image: Image) -> bool:
 
 
 class Pictures(Protocol):
-    """Encoded images in some order, however they are kept."""
+    """Encoded images in some order, of any storage."""
 
     @property
     @abstractmethod
     def form(self) -> Form:
-        """What each is made into."""
+        """The form that each is converted to."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -213,7 +213,7 @@ class Pictures(Protocol):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return what picture ``index`` is called, which does not change from run to run."""
+        """Return the name of picture ``index``, the same in every run."""
 
     @abstractmethod
     def read(self, index: int) -> NDArray[Any]:

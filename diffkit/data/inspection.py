@@ -1,4 +1,4 @@
-"""What a folder or archive of images holds: kinds, sizes, classes, and what cannot be used; every file is read once."""
+"""Inspect a folder or archive of images: kinds, sizes, classes, and unusable files; every file is read once."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _ORIENTATION = 0x0112
 
 @frozen
 class Seen:
-    """What one image file is.
+    """Properties of one image file.
 
     Attributes:
         format: Such as "PNG".
         mode: Pillow's name of its kind of pixels, such as "RGB" or "I;16".
         size: (H, W), upright.
         frames: How many pictures it holds, of which the first is read.
-        turned: Its orientation says that it has to be turned.
+        turned: Its EXIF orientation requires a rotation.
         transparent: It has transparency of some kind.
     """
 
@@ -49,16 +49,16 @@ class Seen:
 
 @frozen
 class Report:
-    """What a folder or archive holds.
+    """Content of a folder or archive.
 
     Attributes:
         source: The folder or archive.
         images: Every readable image by name within it.
         unreadable: Every image file that cannot be read, with the reason.
         ignored: Every other file, with the reason.
-        classes: How many readable images each class has; None if none were asked for.
-        without_class: How many readable images have no class, which their table says.
-        fault: What is wrong with the labels; None if nothing is.
+        classes: How many readable images each class has; None if labels is None.
+        without_class: How many readable images have no class in their table.
+        fault: Fault of the labels; None if there is none.
         size: (H, W) that the images are meant for, or None.
     """
 
@@ -118,9 +118,9 @@ class Report:
             return
         yield f"  {len(self.classes)} classes: {_some([f'{printable(k)} {n}' for k, n in self.classes.items()])}"
         if self.without_class:
-            yield f"  {self.without_class} images without a class, for networks that have a label for none"
+            yield f"  {self.without_class} images without a class, for networks with a label for no class"
         if len(self.classes) == len(self.images) > 1:
-            yield "  every image is a class of its own; are these the labels that are meant?"
+            yield "  every image is a class of its own; are these the intended labels?"
 
 
 def check_images(
@@ -131,7 +131,7 @@ def check_images(
     processes: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Read every image of a folder or zip archive once, and say what training would make of it.
+    """Read every image of a folder or zip archive once, and report how training would use it.
 
     Args:
         source: The folder or archive.
@@ -140,7 +140,7 @@ def check_images(
         processes: Processes that read; 0 reads in this one.
         progress: Show how far it is.
     Raises:
-        DataError: It is not there, cannot be listed or holds no image.
+        DataError: It is missing, cannot be listed or holds no image.
     """
     need_pillow("reading image files")
     names, ignored = _listed_images(source)
@@ -162,7 +162,7 @@ def check_images(
 
 
 def inspect(root: Path, name: str) -> Seen:
-    """Return what an image file of a folder is, after decoding it whole.
+    """Return the properties of an image file of a folder, after decoding it whole.
 
     Raises:
         DataError: It cannot be read.
@@ -171,7 +171,7 @@ def inspect(root: Path, name: str) -> Seen:
 
 
 def inspect_member(archive: Path, name: str) -> Seen:
-    """Return what an image of a zip archive is, after decoding it whole.
+    """Return the properties of an image of a zip archive, after decoding it whole.
 
     Raises:
         DataError: It cannot be read.
@@ -198,7 +198,7 @@ def _is_zip(source: Path) -> bool:
 
 
 def _listed_images(source: Path) -> tuple[Sequence[str], Sequence[tuple[str, str]]]:
-    """Names of the images, and of the other files with the reason that they are none."""
+    """Names of the images, and of the other files with the reason that they are left out."""
     if _is_zip(source):
         return list_members(source)
     listing = list_images(source)

@@ -21,9 +21,9 @@ from diffkit.errors import DataError
 from diffkit.runtime.strict_json import parse_json
 
 NO_CLASS = -1
-"""The label of an example without a class; a network has to have a label of its own for it."""
+"""The label of an example without a class; a network needs a label of its own for it."""
 MOST_CLASSES = 100_000
-"""Larger numbers are those of a catalogue, and would make as many rows in a network."""
+"""Largest number of classes; larger labels are catalogue numbers, and would need as many rows in a network."""
 _FRACTION = re.compile(r"\.0+$")
 _SHOWN = 10
 _DELIMITERS = (",", ";", "\t")
@@ -41,15 +41,15 @@ class Labels:
     names: tuple[str | None, ...]
     classes: tuple[str, ...] | None = None
 
-    def counted(self, kept: Sequence[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        """Return the class numbers of the files that are kept, (len(kept),) int64, and the names they count.
+    def counted(self, chosen: Sequence[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """Return the class numbers of the chosen files, (len(chosen),) int64, and the names of the classes.
 
         A file without a class has `NO_CLASS`.
 
         Raises:
             DataError: There is one class only, or none.
         """
-        names = [self.names[i] for i in kept]
+        names = [self.names[i] for i in chosen]
         classes = tuple(sorted({name for name in names if name is not None})) if self.classes is None else self.classes
         if not classes or all(name is None for name in names):
             raise DataError("no image has a class; pass labels='none', or check the labels")
@@ -66,7 +66,7 @@ def labels_of(names: Sequence[str], how: str | None, where: Path, table: bytes |
         names: The files within the folder or archive, with "/" between folders.
         how: "folders", "prefix", the path of a .csv or .json table, or None for no classes.
         where: The folder or archive, for errors.
-        table: What the table says, if it is not the path of a file; as bytes.
+        table: Content of the table as bytes, if it is not the path of a file.
     Raises:
         DataError: A file has no class, or the table cannot be used.
     """
@@ -124,7 +124,7 @@ def _matched(names: Sequence[str], table: Mapping[str, str | None], where: Path)
 
 
 def _spellings(names: Sequence[str], where: Path) -> list[tuple[str, str]]:
-    """Each name with its plain spelling, those left out that two files share."""
+    """Each name with its plain spelling, without those that two files share."""
     inner = within_top(names) if where.is_file() else names
     plain = [_plain(name) for name in inner]
     count = Counter(plain)
@@ -145,14 +145,14 @@ def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[s
     Args:
         table: Its path.
         where: The folder or archive.
-        content: What it says, if it was read already.
+        content: Its content, if it was read already.
     Raises:
         DataError: It is missing, damaged, of another form, or names a file twice.
     """
     if content is None and not table.is_file():
         inside = where / table
         hint = f"; there is one in the folder: pass {str(inside)!r}" if inside.is_file() else ""
-        raise DataError(f"the labels {str(table)!r} are not there{hint}")
+        raise DataError(f"the labels {str(table)!r} do not exist{hint}")
     try:
         text = _decoded(table.read_bytes() if content is None else content)
         rows = _csv_rows(text) if table.suffix.lower() == ".csv" else _json_rows(text)
@@ -237,7 +237,7 @@ def _check_complete(table: str, where: Path, names: Sequence[str], found: Mappin
 
 
 def _near(missing: Sequence[str], unknown: Sequence[str]) -> list[str]:
-    """What differs between images without a label and labels without an image, where that is one thing."""
+    """The single difference between images without a label and labels without an image, if there is one."""
     for what, spelled in (
         ("in capital letters", str.casefold),
         ("in their endings", lambda name: os.path.splitext(name)[0]),  # noqa: PTH122 - a name, not a path here
@@ -252,7 +252,7 @@ def _near(missing: Sequence[str], unknown: Sequence[str]) -> list[str]:
 
 
 def _numbered(table: str, found: Mapping[str, str | None]) -> tuple[str, ...] | None:
-    """Names "0" to the largest if every class is such a number, so that it is what the network sees; else None."""
+    """Names "0" to the largest if every class is such a number, so that it is the network's label; else None."""
     labels = [label for label in found.values() if label is not None]
     if not labels or not all(map(_is_number, labels)):
         return None

@@ -1,4 +1,4 @@
-"""Folders and files that programs and systems keep beside images, which are left out of folders and archives alike."""
+"""Folders and files that programs and operating systems store next to images; folders and archives skip them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterable
 _SERVICE = frozenset(("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 _SYSTEM = ("/proc", "/sys", "/dev")
 _MEMORY = "/dev/shm"
-"""The one folder below /dev that holds files of people."""
+"""The one folder below /dev that holds users' files."""
 
 
 def folder_reason(name: str) -> str | None:
     """Return why a folder of this name is left out, or None."""
     if name.startswith("."):
         return "a hidden folder"
-    return "a folder that a system keeps for itself" if name in _SERVICE else None
+    return "a folder of the operating system" if name in _SERVICE else None
 
 
 def file_reason(name: str) -> str | None:
     """Return why a file of this name is left out though it ends as an image does, or None."""
-    return "what macOS keeps beside a file" if name.startswith("._") else None
+    return "metadata of macOS about a file" if name.startswith("._") else None
 
 
 def path_reason(folders: Iterable[str], name: str) -> str | None:

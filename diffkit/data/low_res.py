@@ -39,7 +39,7 @@ class LowRes(Data):
         self.shape, self.bins, self.classes = tuple(self.data.shape), self.data.bins, self.data.classes
         self.size = small_size(self.shape, size)
         if len(self.data) and CONDITION in self.data.batch([0]).conditions:
-            raise DataError("the data gives a condition low_res already; take that, or remove it from the data")
+            raise DataError("the data gives a condition low_res already; use that, or remove it from the data")
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -80,7 +80,7 @@ def small_size(shape: tuple[int, ...], size: int | tuple[int, ...]) -> tuple[int
     """
     axes = len(shape) - 1
     if not 1 <= axes <= 3:
-        raise DataError(f"data of shape {shape} cannot be shrunk; images have one to three axes beside the channels")
+        raise DataError(f"data of shape {shape} cannot be shrunk; images have one to three axes besides the channels")
     given = (size,) if isinstance(size, int) else tuple(size)
     found = given * axes if len(given) == 1 else given
     if len(found) != axes or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in found):

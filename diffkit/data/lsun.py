@@ -22,7 +22,7 @@ _environments: dict[str, Any] = {}
 
 
 def _close_all() -> None:
-    """Close what is open before a fork: LMDB must not be taken along into another process; each opens it anew."""
+    """Close what is open before a fork: LMDB must not be shared with another process; each opens its own."""
     for environment in _environments.values():
         environment.close()
     _environments.clear()
@@ -38,7 +38,7 @@ class Database:
 
     Attributes:
         path: Folder of the database, or its file.
-        form: What each image is made into.
+        form: Form that each image is converted to.
         keys: Its keys, in the database's order.
     """
 
@@ -51,7 +51,7 @@ class Database:
         """Return the images of a database.
 
         Raises:
-            DataError: It is not there, no database, or empty.
+            DataError: It is missing, not a database, or empty.
             MissingExtraError: The package lmdb is not installed.
         """
         with _transaction(path) as transaction:

@@ -1,4 +1,4 @@
-"""Classes of some data counted as those of a run, by their names: each folder of images counts its own from 0."""
+"""Renumber the classes of data as those of a run, by name: each folder of images numbers its own from 0."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SHOWN = 10
 
 
 class Renumbered(Data):
-    """Other data, its classes counted as others are.
+    """Data with its classes renumbered.
 
     Args:
         data: Data with classes.
-        classes: Names to count by, among which are all those of the data.
+        classes: Names in the new order, including all those of the data.
     """
 
     def __init__(self, data: Data, classes: Sequence[str]):
@@ -55,7 +55,7 @@ class Renumbered(Data):
 
 
 def counted_as(data: Data, classes: Sequence[str] | None, *, whose: str = "the run", what: str = "the data") -> Data:
-    """Return data with its classes counted as those of a run, by name; as it is where one of them has no names.
+    """Return data with its classes counted as those of a run, by name; unchanged if one of them has no names.
 
     Args:
         data: The data.
@@ -73,7 +73,7 @@ def counted_as(data: Data, classes: Sequence[str] | None, *, whose: str = "the r
         return data
     if foreign:
         raise DataError(
-            f"{differing(own, classes, whose=whose, what=what)}, and {listed(foreign)} cannot be told by name; give "
+            f"{differing(own, classes, whose=whose, what=what)}, and {listed(foreign)} cannot be matched by name; give "
             "data of the same classes"
         )
     return Renumbered(data, classes)

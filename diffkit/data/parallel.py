@@ -1,4 +1,4 @@
-"""One function over many items, here or in several processes, with what failed in its place."""
+"""One function over many items, here or in several processes, with errors in the place of results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffkit.errors import DataError, OptionError
 T = TypeVar("T")
 _MANY = 64
 _CHUNK = 32
-"""Items that a process takes at a time."""
+"""Number of items that a process takes at a time."""
 _function: Callable[[Any], Any] | None = None
 
 
@@ -23,8 +23,8 @@ def in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int 
     """Yield the function's result for each item in order, or the `DataError` it raised.
 
     Args:
-        function: What to do with an item; for several processes it has to be picklable, and so do its results.
-        items: What to do it with.
+        function: The function of an item; for several processes it has to be picklable, and so do its results.
+        items: Its arguments.
         processes: 0 works in this process; others are started afresh, never forked, and import what the function needs.
     Raises:
         DataError: A process died, such as for want of memory.
@@ -44,14 +44,14 @@ def in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int 
         except BrokenProcessPool as error:
             raise DataError(
                 "a process that reads images died, for want of memory or in a damaged image; processes=0 reads in this "
-                "one. A script that asks for processes needs its work under if __name__ == '__main__':"
+                "one. A script that uses processes needs its work under if __name__ == '__main__':"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def speaks() -> bool:
-    """Whether this process is the one of its job that says how things go: all read the same, so one is enough."""
+def logs_for_job() -> bool:
+    """Whether this process logs for its job: all read the same, so one is enough."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -1,4 +1,4 @@
-"""Where continuous values lie, from some examples: what was meant for [-1, 1] may be 0..1 or 0..255."""
+"""The range of continuous values, from some examples: data meant for [-1, 1] may be 0..1 or 0..255."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LARGE, _SMALL = 4.0, 0.05
 """Root mean squares that no data of about unit size has: that of values spread over [-1, 1] is 0.58, of standardized
 ones 1, and networks of latents are trained on 0.5 to 2."""
 _CLOSE = 1e-4
-"""How far beyond -1 and 1 rounding may lead."""
+"""Tolerance for rounding beyond -1 and 1."""
 
 
 @frozen
 class Range:
-    """Where the values of some examples lie.
+    """Range of the values of some examples.
 
     Attributes:
         low: The smallest.
@@ -44,7 +44,7 @@ class Range:
 
     @property
     def remedy(self) -> str:
-        """What brings such values to [-1, 1]."""
+        """How to scale such values to [-1, 1]."""
         if self.low >= 0 and self.high <= 1:
             return "scale them by 2 * x - 1"
         if self.low >= 0 and self.high <= 255:
@@ -76,9 +76,9 @@ def check_unit(low: float, high: float, what: str) -> None:
 
     Args:
         low, high: Where the values lie.
-        what: What an error calls them.
+        what: Their name in errors.
     Raises:
-        DataError: They do not; the text says how to scale them.
+        DataError: They do not; the text explains how to scale them.
     """
     if not (low >= -1 - _CLOSE and high <= 1 + _CLOSE):
         raise DataError(f"{what} must lie in [-1, 1], got values in [{low:g}, {high:g}]")
@@ -87,7 +87,7 @@ def check_unit(low: float, high: float, what: str) -> None:
 
 
 def bins_advice(data: Data, bins: int | None) -> str:
-    """Return what to do with data that has other bins than a system: images are scaled, not called continuous."""
+    """Return what to do with data that has other bins than a system: images should be scaled, not continuous."""
     found = range_of(data) if bins is not None else None
     if found is None or found.high > 255:
         return f"compose with bins={data.bins}"

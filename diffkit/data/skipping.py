@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from diffkit.data.parallel import speaks
+from diffkit.data.parallel import logs_for_job
 from diffkit.errors import DataError, OptionError
 from diffkit.options import check_number
 from diffkit.runtime.output import log
@@ -59,7 +59,7 @@ class Skipping:
             return
         self.bad[index] = reason
         check_share(len(self.bad), self.count, self.most, reason)
-        if speaks():
+        if logs_for_job():
             log(f"skipped {reason}; the next example stands in")
 
 

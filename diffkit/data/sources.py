@@ -1,4 +1,4 @@
-"""Where data comes from, as frozen options that a command line or a TOML file can mirror; opening one reads it."""
+"""Sources of data, as frozen options for Python, the command line and TOML files; opening one reads the data."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Source(Protocol):
         """Read the data.
 
         Raises:
-            DataError: It is not there or cannot be used.
-            MissingExtraError: What reads it is not installed.
+            DataError: It is missing or cannot be used.
+            MissingExtraError: A package that reads it is not installed.
         """
 
 
@@ -72,7 +72,7 @@ class Points(Source):
     Attributes:
         kind: "moons" (2 classes), "gaussians" (8 on a circle) or "rings" (2).
         examples: How many, >= 1.
-        seed: Which.
+        seed: Seed of the points.
         labels: Give the class as condition ``y``.
     """
 
@@ -153,7 +153,7 @@ class Cifar10(Source):
     names: str = choice("archive", ("archive", "published"))
 
     def open(self) -> Data:
-        """Read it; nothing in it is run."""
+        """Read it; nothing in it is executed."""
         from diffkit.data.arrays import from_array
         from diffkit.data.cifar10 import classes, read
 
@@ -177,8 +177,8 @@ class File(Source):
         path: The file; a .npy is mapped, not read into memory.
         labels: Give the labels of a .npz as condition ``y``.
         bins: How many values the examples take; by default 256 for uint8.
-        layout: "channels_last", as the published code writes its samples, or "channels_first"; by default the shape
-            decides, and what it leaves open is refused.
+        layout: "channels_last", as improved-diffusion writes its samples, or "channels_first"; by default the shape
+            decides, and ambiguous shapes are refused.
     """
 
     path: Path = field(converter=Path)

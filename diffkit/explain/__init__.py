@@ -1,4 +1,4 @@
-"""What a composition means: its parts with their equations, its levels, its loss over levels, its sampling grid.
+"""Explain a composition: its parts with their equations, its levels, its loss over levels, its sampling grid.
 
     print(diffkit.explain.explain(schedule="cosine", var="learned_range", loss="hybrid"))
     diffkit.explain.explain(system, steps=50, sampler="ddim").plot("system.png")

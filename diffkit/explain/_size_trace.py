@@ -1,7 +1,7 @@
-"""A network run on the meta device: which memory a step asks for, and how many operations it takes.
+"""Trace a network on the meta device: the memory that a step allocates, and its number of operations.
 
 Every block of memory is followed from the operation that makes it until nothing refers to it. The batch is a large
-prime number, so that blocks that grow with it are told from those that do not, and one run gives the peak at any batch.
+prime number, so that blocks that grow with it can be told from others, and one run gives the peak at any batch.
 Attention counts as a fused kernel, which keeps its inputs and outputs but not the scores.
 """
 
@@ -30,7 +30,7 @@ _LOWERED = frozenset(
     | {"scaled_dot_product_attention"}
 )
 _RAISED = frozenset({"group_norm", "layer_norm", "softmax"})
-"""What torch.autocast runs in bfloat16 and in float32 on a GPU, as far as networks here use it."""
+"""Functions that torch.autocast runs in bfloat16 and in float32 on a GPU, as far as networks here use them."""
 
 
 @frozen(eq=False)
@@ -51,7 +51,7 @@ class Timeline:
         return int(np.max(self.fixed + self.slope * batch))
 
     def marked(self, batch: int) -> int:
-        """Return what is alive when the forward pass is over."""
+        """Return the bytes alive at the end of the forward pass."""
         return int(self.fixed[self.mark] + self.slope[self.mark] * batch)
 
     def largest_batch(self, budget: float) -> int:
@@ -63,7 +63,7 @@ class Timeline:
 
 
 class Trace:
-    """A network on the meta device, and what running it asks for.
+    """A network on the meta device, and the memory and operations of running it.
 
     Attributes:
         network: The network.
@@ -94,7 +94,7 @@ class Trace:
         """Memory of a forward and backward pass, gradients included, weights not.
 
         Args:
-            count: Fill in `flops` too; not where blocks are recomputed, since counting keeps their results alive.
+            count: Fill in `flops` too; not where blocks are recomputed, since counting keeps their results in memory.
         """
 
         def step(live: _Live, kernels: _Kernels) -> None:
@@ -137,7 +137,7 @@ class Trace:
         return torch.empty(batch, *self.data_shape, device="meta"), torch.empty(batch, device="meta")
 
     def _find_conditions(self, low_res: int) -> Callable[[int], dict[str, Tensor]]:
-        """Find out which of the usual conditions the network wants: y, low_res, both or none."""
+        """Find which of the usual conditions the network takes: y, low_res, both or none."""
         small = (max(low_res, 1), *self.data_shape[1:])
 
         def labels(batch: int) -> dict[str, Tensor]:
@@ -153,7 +153,7 @@ class Trace:
             try:
                 with torch.no_grad():
                     self.network(*self._inputs(2), **conditions(2))
-            except Exception as error:  # whatever a network raises, it cannot be called this way
+            except Exception as error:  # any error means that it cannot be called this way
                 failures.append(error)
             else:
                 return conditions
@@ -171,7 +171,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known = {value.untyped_storage()._cdata for value in network.state_dict().values()}
 
     def mark(self) -> None:
-        """Remember that the forward pass is over."""
+        """Mark the end of the forward pass."""
         self.events.append((self._fixed, self._slope))
         self.marked = len(self.events) - 1
 
@@ -232,7 +232,7 @@ def _as_on_gpu(network: nn.Module, precision: str) -> Iterator[_Kernels]:
 
 
 class _Kernels(TorchFunctionMode):
-    """Stands for a GPU: attention is one kernel, and bf16 is cast to and from where torch.autocast would.
+    """Imitates a GPU: attention is one kernel, and bf16 is cast to and from where torch.autocast would.
 
     Attributes:
         flops: Operations of attention in forward passes.
@@ -263,7 +263,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """What a fused kernel keeps: queries, keys, values, result, and one number for each query."""
+    """Saves what a fused kernel saves: queries, keys, values, result, and one number for each query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Explain a composition: read everything off its parts, without building or calling a network."""
+"""Explain a composition from its parts, without building or calling a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffkit.protocols import Decoder
 
 _MANY_FAINT = 0.2
-"""Share of such levels that is worth a remark; a fifth of linear's chain could be skipped with little harm
+"""Share of such levels above which there is a remark; a fifth of linear's chain could be skipped with little harm
 (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.2)."""
 _SECTIONS = re.compile(r"(Attributes|Args|Source|Deviates|Returns|Raises):")
 
@@ -44,12 +44,12 @@ def explain(
     network: bool = False,
     **composition: Any,
 ) -> Explanation:
-    """Return what a system, or a composition that is not built yet, means.
+    """Return an explanation of a system, or of a composition that is not built yet.
 
     Args:
         what: A system, the folder of a saved one, or keywords of `diffkit.compose` as a mapping.
         steps: Levels that sampling visits, as in `System.sample`; all by default.
-        sampler: What draws the samples; the composed one by default.
+        sampler: The sampler; the composed one by default.
         network: Build the network, without memory for its weights, and count its parameters.
         composition: Keywords of `diffkit.compose`, in place of ``what``.
     Raises:
@@ -58,7 +58,7 @@ def explain(
     """
     if isinstance(what, System | str | Path):
         if composition:
-            raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be chosen any more")
+            raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be changed")
         system, recipe = (what, what.recipe) if isinstance(what, System) else _saved(Path(what))
     else:
         keywords = dict(what or {}) | composition
@@ -71,7 +71,7 @@ def loss_weights(parts: Composition, decoder: Decoder) -> F64:
     """Weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
 
     Measured, not derived, so that it holds for any loss: the gradient where the estimate of x_start is off by a
-    little, divided by what a plain squared error would give.
+    little, divided by the gradient of a plain squared error.
 
     Args:
         parts: The composition.
@@ -79,7 +79,7 @@ def loss_weights(parts: Composition, decoder: Decoder) -> F64:
     """
     objective, table = Objective.of(parts, decoder), parts.table
     c_out = torch.from_numpy(scalings(parts.mean, table).c_out[1:, None])
-    error = 1e-3  # of x_start; small beside every noise level, for the one loss that is not quadratic (level 1)
+    error = 1e-3  # of x_start; small compared with every noise level, for the one loss that is not quadratic (level 1)
     mean = (error / c_out).requires_grad_()
     raw = mean.new_zeros(len(mean), parts.var.extra_outputs)
     between = parts.continuous_time

@@ -1,4 +1,4 @@
-"""What `explain` returns."""
+"""The result of `explain`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class PartNote:
         name: Registered name, or the name of its class.
         origin: Distribution it comes from, with its version; "" if it has no registered name.
         options: Name -> value.
-        text: What it is, with its equation.
-        source: Where it comes from in the literature.
+        text: Its description, with its equation.
+        source: Its source in the literature.
     """
 
     kind: str
@@ -43,23 +43,23 @@ class PartNote:
 
 @frozen(eq=False)
 class Explanation:
-    """What a composition means; ``print`` shows it, `plot` draws it. Columns are float64 arrays over levels 1..T.
+    """Explanation of a composition; ``print`` shows it, `plot` draws it. Columns are float64 arrays over levels 1..T.
 
     Attributes:
         parts: The parts, the network's recipe last.
-        settings: Everything else, as given to `diffkit.compose`.
+        settings: The other arguments of `diffkit.compose`.
         level: Level in the root table, int64.
         alpha_bar, snr, beta: Share of signal in the variance, signal-to-noise ratio, variance of the noising step.
         posterior_std, upper_std: The two bounds of the reverse step's standard deviation, in units of the data.
-        time: What the network is conditioned on.
+        time: The time that the network is conditioned on.
         gain: How much an error of the network's output is enlarged in x_start, |c_out|.
         weight: Of a squared error of x_start in the gradient of the loss, with a learned variance at the middle of
             its range; the timestep sampler not counted.
         bound_weight: The same in the variational bound, bits per dimension, with the posterior's variance.
-        sampler: What draws the samples.
+        sampler: The sampler.
         grid: Levels that sampling visits, ascending.
-        remarks: What is worth knowing before training.
-        num_parameters: Of the network; None if it was not asked for.
+        remarks: Remarks to consider before training.
+        num_parameters: Of the network; None if it was not built.
     """
 
     parts: tuple[PartNote, ...]
@@ -94,7 +94,7 @@ class Explanation:
         return draw(self, Path(path))
 
     def rows(self) -> list[int]:
-        """Indices of a few levels worth showing, ascending."""
+        """Indices of a few levels to show, ascending."""
         last = len(self.level) - 1
         return sorted({round(share * last) for share in _SHOWN} | {min(1, last)})
 

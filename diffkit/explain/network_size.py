@@ -1,10 +1,10 @@
-"""How large a network is before anything is allocated: parameters, operations, memory, and what batch fits.
+"""Size of a network without allocating it: parameters, operations, memory, and the batch that fits.
 
     recipe = diffkit.preset("iddpm/cifar10-uncond").compose(device="meta").recipe
     print(size_report(recipe, (3, 32, 32), 6, batch_size=128, memory_gb=24, precision="bf16"))
 
-The network is run on torch's meta device, where tensors have shapes and no values; see `_size_trace.py`. What no trace
-sees is left to a reserve: workspace and code of the kernels.
+The network is run on torch's meta device, where tensors have shapes and no values; see `_size_trace.py`. What a trace
+cannot see is covered by a reserve: workspace and code of the kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diffkit.options import check_integer, check_number
 from diffkit.protocols import Backbone
 
 RESERVE = 0.1
-"""Share of the memory that is not planned for: workspace, fragmentation and the device's own code."""
+"""Share of the memory held in reserve: workspace, fragmentation and the device's own code."""
 _STATE_BYTES = 4  # weights, gradients, AdamW's two moments and EMA are float32 at either precision
 _MOMENTS = 2
 
@@ -37,8 +37,8 @@ class SizeReport:
         training_flops: Of a forward and backward pass without recomputation, per example.
         batch_size: Examples that the memory below is for.
         precision: "fp32" or "bf16".
-        weight_bytes, gradient_bytes, optimizer_bytes, ema_bytes: What training keeps whatever the batch.
-        activation_bytes: What the forward pass keeps for the backward pass.
+        weight_bytes, gradient_bytes, optimizer_bytes, ema_bytes: Memory of training that does not depend on the batch.
+        activation_bytes: Tensors saved in the forward pass for the backward pass.
         training_bytes: Peak of a training step, with all of the above.
         recomputed_bytes: The same with checkpoint=True; None if the recipe has no such option.
         sampling_bytes: Peak of a forward pass without gradients, with the weights.
@@ -103,7 +103,7 @@ def size_report(
     precision: str = "fp32",
     ema: int = 1,
 ) -> SizeReport:
-    """Return how large the network of a recipe is, without allocating it.
+    """Return the size of the network of a recipe, without allocating it.
 
     Args:
         recipe: A backbone part.
@@ -112,7 +112,7 @@ def size_report(
         batch_size: Examples per step and device, >= 1.
         memory_gb: Memory of the device in units of 10^9 bytes, > 0.
         precision: "fp32", or "bf16" for `torch.autocast` on a GPU.
-        ema: How many running means of the weights are kept, >= 0.
+        ema: Number of running means of the weights, >= 0.
     Raises:
         OptionError: An argument is wrong, or the network cannot be run on the meta device.
     """

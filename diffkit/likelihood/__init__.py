@@ -1,4 +1,4 @@
-"""How likely data is under a system: the variational bound over any data, and exact likelihood by the flow ODE."""
+"""Likelihood of data under a system: the variational bound over any data, and exact likelihood by the flow ODE."""
 
 from __future__ import annotations
 

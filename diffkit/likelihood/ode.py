@@ -52,9 +52,9 @@ class OdeLikelihood:
         bits: Negative log-likelihood of each example in bits per dimension, mean over the draws, (B,).
         probe_error: Its standard error from Hutchinson's probes, (B,): 0 if the divergence is exact, NaN for one probe.
         draw_error: Its standard error from the dequantization's draws, (B,): 0 without, NaN for one draw.
-        latent: Where the flow leads, in units of the noise at level T, for the last draw, (B, C, *S).
-        meaning: What the number is, in words: a density, or which bound.
-        evaluations: How often the network was called, over all draws.
+        latent: End point of the flow, in units of the noise at level T, for the last draw, (B, C, *S).
+        meaning: Description of the number: a density, or which bound.
+        evaluations: Number of network calls, over all draws.
     """
 
     bits: Tensor
@@ -114,7 +114,7 @@ def ode_likelihood(
     Args:
         system: Any system; mean 'x_prev', which is not defined between levels, is refused.
         x_start: Clean data, (B, C, *S).
-        dequantize: What turns data on n-bit bins into a density. "uniform" adds noise of a bin's width: the mean log
+        dequantize: How data on n-bit bins is turned into a density. "uniform" adds noise of a bin's width: the mean log
             density bounds the log-probability from below (Theis et al. 2016, arXiv:1511.01844, section 3.1). "decoder"
             takes level 1 as the latent variable of data: ``log p(x_1) + log p(x_start | x_1) - log q(x_1 | x_start)``,
             a bound too, with the system's decoder and variance, on any data. "none" is the density itself. By default
@@ -124,15 +124,15 @@ def ode_likelihood(
             a backward pass for each dimension.
         probes: How many; each costs a backward pass per evaluation.
         probe: "rademacher" (signs, less variance) or "gaussian".
-        end: Where the flow ends. "level1": the model's samples are x / alpha at level 1, so nothing is asked of the
-            network below the levels it knows. "clean": on to rho = 0, with the time of level 1 below it.
+        end: Where the flow ends. "level1": the model's samples are x / alpha at level 1, so the network is not
+            evaluated below the levels it knows. "clean": on to rho = 0, with the time of level 1 below it.
         rtol, atol: Tolerances of an adaptive solver, over the whole batch.
         method, options: As `torchdiffeq.odeint` takes them.
-        seed: Makes probes and dequantization of example i a function of (seed, i); None draws anew.
+        seed: Probes and dequantization of example i are a function of (seed, i); None draws new ones.
         indices: Index of each example; 0, 1, 2, ... by default.
-        guidance: As in `System.sample`; it makes another model, whose flow is followed.
+        guidance: As in `System.sample`; the likelihood is then that of the guided model.
         clip: Clip the estimate of x_start to [-1, 1], as samplers do: another flow, with kinks.
-        model: Called in place of the system's own network.
+        model: Called instead of the system's own network.
         gradient: Keep the graph, so that ``bits`` can be differentiated by x_start and the network's weights.
         conditions: Keywords for the network.
     Raises:
@@ -213,7 +213,7 @@ def _solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | 
     except ImportError as error:
         raise MissingExtraError("ode", "the flow ODE") from error
 
-    # Left to itself the solver finds its first step from the data, and gradients would flow through its size.
+    # By default the solver finds its first step from the data, and gradients would flow through its size.
     chosen = {**({"first_step": _FIRST_STEP} if method in _ADAPTIVE else {}), **(options or {})}
 
     def solve(field: Any, state: Any, times: Tensor) -> Any:
@@ -234,7 +234,7 @@ def _error(values: Tensor, exact: bool) -> Tensor:
 
 
 class _Path:
-    """Levels between levels: what the network is told at any rho."""
+    """Coefficients and times between levels, at any rho."""
 
     def __init__(self, system: System):
         parts, table = system.parts, system.table
@@ -314,7 +314,7 @@ class _Flow:
             )
 
     def _dequantized(self, x_start: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where the flow starts, and what its density lacks to the likelihood, bits per dimension (B,)."""
+        """Return where the flow starts, and the bits per dimension to add to its density for the likelihood, (B,)."""
         zero = x_start.new_zeros(len(x_start))
         if self.how.dequantize == "none":
             return x_start, zero

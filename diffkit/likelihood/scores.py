@@ -46,7 +46,7 @@ Chunk = tuple[Tensor, Mapping[str, Any]]
 
 @frozen(eq=False)
 class Scores:
-    """The bound of many examples in bits per dimension, and what it is made of.
+    """The bound of many examples in bits per dimension, and its terms.
 
     Attributes:
         total: Bound of each example (an estimate of it, unless every level was visited), float64 (N,).
@@ -120,7 +120,7 @@ class Scores:
         return path
 
     def save_reference(self, folder: str | Path) -> list[Path]:
-        """Write the three files of the published script: means over the data, levels DESCENDING (entry 0 is level T).
+        """Write improved-diffusion's three files: means over the data, levels DESCENDING (entry 0 is level T).
 
         vb_terms.npz, mse_terms.npz and xstart_mse_terms.npz, each with arr_0 (T,).
         """
@@ -172,12 +172,12 @@ def score(
         steps: Levels of the chain that is scored, as in `System.sample`.
         levels_per_example: How many of them each example visits; all by default. Fewer give an unbiased estimate:
             level 1 always, and one level, drawn evenly, from each of the strata that the rest is cut into.
-        seed: Makes levels and noise of example i a function of (seed, i); None draws anew.
+        seed: Levels and noise of example i are a function of (seed, i); None draws new ones.
         indices: Index of each example, in the order they come; 0, 1, 2, ... by default.
-        rows_per_call: How many (example, level) pairs the network is given at a time; 16 on a CPU, 256 on a GPU.
+        rows_per_call: Number of (example, level) pairs per network call; 16 on a CPU, 256 on a GPU.
         guidance, clip, x_transform, model: As in `System.bits_per_dim`.
         size: How many examples there are, for the progress bar, where data has no length.
-        progress: Show a bar on standard error; a function is told how many more (example, level) pairs are done.
+        progress: Show a bar on standard error; a function is called with the count of (example, level) pairs just done.
         conditions: Keywords for the network, where data is one tensor.
     Raises:
         OptionError: An argument is wrong, or data does not fit the system.
@@ -246,7 +246,7 @@ class Moments:
 
     @classmethod
     def empty(cls, steps: int) -> Moments:
-        """Nothing seen yet."""
+        """Return moments of no data."""
         return cls(np.zeros(steps, dtype=np.int64), np.zeros((3, steps)), np.zeros((3, steps)))
 
     @classmethod
@@ -263,7 +263,7 @@ class Moments:
 
     @classmethod
     def from_scores(cls, scores: Scores) -> Moments:
-        """The moments that scores were made of."""
+        """Return the moments of scores."""
         mean = np.stack([getattr(scores, name) for name in QUANTITIES])
         scatter = np.nan_to_num(scores.deviations**2) * np.maximum(scores.visits - 1, 0)
         return cls(scores.visits, np.nan_to_num(mean), scatter)

@@ -1,4 +1,4 @@
-"""What a trained system can do beside sampling from nothing, each a function of the system.
+"""Tasks of a trained system besides unconditional sampling, each a function of the system.
 
     painted = tasks.inpaint(system, image, known, seed=0)
     sharp = tasks.super_resolve(system, low_res, steps=100)
@@ -7,8 +7,8 @@
     inversion = tasks.invert(system, image, steps=50); inversion.error
     between = tasks.interpolate(system, a, b, 7)
 
-All take the spacing, the guidance and the conditions that `System.sample` takes, and its sampler and seed where there
-is a choice; are a function of the seed and the example's index alone; and refuse wrong arguments before any work.
+All take the spacing, guidance and conditions of `System.sample`, and its sampler and seed where they apply. Results
+are a function of the seed and the example's index alone. Arguments are checked before any work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images and masks as tasks are given them."""
+"""Checks of the images and masks that tasks receive."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
 
     Args:
         system: The system.
-        name: What a message calls the argument.
+        name: Name of the argument in messages.
         image: The image or images.
         n: How many examples; by default as many as there are images.
     Raises:
-        OptionError: They have another shape, or there is another number of them.
+        OptionError: The shape or the number of images is another.
     """
     image, count = _shaped(system, name, image, n)
     return system.checked(image).expand(count, *system.data_shape)
@@ -60,7 +60,7 @@ def _shaped(system: System, name: str, image: Tensor, n: int | None) -> tuple[Te
 
 
 def mask_for(system: System, mask: Tensor, n: int) -> Tensor:
-    """Return a mask as bool (n, C, *S); it may leave out examples and channels.
+    """Return a mask as bool (n, C, *S); the axes of examples and channels may be missing.
 
     Raises:
         OptionError: Its shape does not fit, or it holds anything but 0 and 1.

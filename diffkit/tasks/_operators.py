@@ -1,4 +1,4 @@
-"""Whether an operator can be used to solve inverse problems: tried on made-up data before any work."""
+"""Check that an operator can be used to solve inverse problems, on random data before any work."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from diffkit.guidance._linear import Measured, dot
 from diffkit.guidance._pullback import value_and_pullback
 
 _ROWS = 3
-"""Examples of the trial; one and two of them make further batches."""
+"""Number of examples of the check; further batches have one and two of them."""
 _FAR = 2e-3
 """Share of the largest value by which a linear operator may miss: float32 and TF32 round by up to a quarter of it."""
 _SAME = 1e-5
-"""The same of two calls with the same data: sums may be taken in another order on a GPU."""
+"""The same share for two calls with the same data: sums may be taken in another order on a GPU."""
 _LARGE = 1e3
 """How far beyond data in [-1, 1] an operator must be linear, too: other data is larger, and so are early estimates."""
 _WRONG_SLOPE = 0.1
-"""Share by which a gradient may miss the slope that differences show; differences have curvature in them."""
+"""Relative error allowed between a gradient and finite differences, which include curvature."""
 
 
 def try_operator(
     method: Measured, data_shape: tuple[int, ...], device: torch.device, counts: Sequence[int], batch_size: int | None
 ) -> Tensor:
-    """Return measurements of made-up data, one row for each; what is wrong with the operator is an error.
+    """Return measurements of random data, one row for each, or raise an error that names the operator's fault.
 
     Args:
-        method: Whose operator.
+        method: The method with the operator.
         data_shape: Shape of one example.
-        device: Where the system is.
-        counts: How many examples are to be made; several numbers where that is not known yet.
-        batch_size: How many of them at a time; None is all.
+        device: Device of the system.
+        counts: Number of examples to draw; several numbers if it is not known yet.
+        batch_size: How many of them at a time; None means all.
     Raises:
         OptionError: The operator cannot be used by this method, or not with this batch size.
     """
@@ -43,7 +43,7 @@ def try_operator(
 
     def run(rows: int, any_batch: bool) -> Tensor:
         made_up = torch.rand(2, rows, *data_shape, generator=torch.Generator().manual_seed(0))
-        x, other = (1.8 * made_up - 0.9).to(device)  # inside of the range of data
+        x, other = (1.8 * made_up - 0.9).to(device)  # inside the range of data
         return trial.run(x, other, any_batch)
 
     with torch.inference_mode(False), torch.enable_grad():
@@ -72,7 +72,7 @@ class _BatchError(OptionError):
 
 @frozen
 class _Trial:
-    """An operator at trial."""
+    """Runs the checks on an operator."""
 
     method: Measured
 
@@ -80,7 +80,7 @@ class _Trial:
         """Return A x, or raise `OptionError`; with ``any_batch`` also for fewer rows."""
         value = self._measured(x)
         if _far(value, self._measured(x), _SAME):
-            raise OptionError("the operator gives the same data another measurement at each call; leave randomness out")
+            raise OptionError("the operator measures the same data differently at each call; leave randomness out")
         if any_batch:
             for rows in range(1, len(x)):
                 if self._measured(x[:rows].clone()).shape[1:] != value.shape[1:]:
@@ -92,7 +92,7 @@ class _Trial:
         return value
 
     def _measured(self, x: Tensor) -> Tensor:
-        """A x, checked for all that one call shows."""
+        """Return A x, with the checks that need one call."""
         before = x.clone()
         with _of_the_operator(x):
             value = self.method.operator(x)
@@ -105,7 +105,7 @@ class _Trial:
         """Refuse rows that depend on other rows."""
         changed = torch.cat([other[:1], x[1:]])
         if _far(self._measured(changed)[1:], value[1:]):
-            raise OptionError("the operator measures a row by other rows, too; each row must be measured on its own")
+            raise OptionError("the operator's rows depend on other rows; each row must be measured on its own")
 
     def _check_linear(self, x: Tensor, other: Tensor, value: Tensor) -> None:
         """Refuse operators that are not linear."""
@@ -118,7 +118,7 @@ class _Trial:
                 raise OptionError(f"the operator is not linear: A(a x + b y) is not a A(x) + b A(y); {instead}")
 
     def _check_gradient(self, x: Tensor, other: Tensor, value: Tensor) -> None:
-        """Refuse operators that autograd cannot follow, and gradients that are not those of the operator."""
+        """Refuse operators that autograd cannot differentiate, and gradients that disagree with differences."""
         follow = "write it in torch's own functions, without detach(), no_grad, .numpy() or .item()"
         with_gradient = x.clone().requires_grad_()
         direction = torch.ones_like(value) + value.sign() * 0.5
@@ -130,13 +130,13 @@ class _Trial:
             raise OptionError("the operator's gradient is not finite for data in [-1, 1]")
         gradient = dot(pulled, other).flatten()
         if not gradient.any() and _far(self._measured(other), value):
-            raise OptionError(f"the operator has a gradient of 0 though it follows data, as rounding has; {follow}")
+            raise OptionError(f"the operator has a gradient of 0 but depends on data, as with rounding; {follow}")
         slopes = [self._slope(x, other, direction, step) for step in (1e-2, 2e-2)]
         size = slopes[0].abs().max()
-        # where differences disagree, as over the jumps of a rounded value, they say nothing
+        # where differences disagree with each other, as over the jumps of a rounded value, nothing is concluded
         clear = bool((slopes[0] - slopes[1]).abs().max() < _WRONG_SLOPE / 2 * size)
         if clear and bool((gradient - slopes[0]).abs().max() > _WRONG_SLOPE * size):
-            raise OptionError(f"the operator's gradient is not its own: some of it reads data as a constant; {follow}")
+            raise OptionError(f"the operator's gradient is wrong: part of it treats data as a constant; {follow}")
 
     def _slope(self, x: Tensor, other: Tensor, direction: Tensor, step: float) -> Tensor:
         """Slope of ``direction . A x`` towards ``other``, by differences, (B,)."""
@@ -146,7 +146,7 @@ class _Trial:
 
 @contextmanager
 def _of_the_operator(x: Tensor, where: str = "") -> Iterator[None]:
-    """Name the operator in what it raises."""
+    """Name the operator in the errors that it raises."""
     try:
         yield
     except DiffkitError:
@@ -158,7 +158,7 @@ def _of_the_operator(x: Tensor, where: str = "") -> Iterator[None]:
 
 
 def _check_value(value: object, x: Tensor) -> None:
-    """Refuse what one call of an operator must not return."""
+    """Check the value that one call of an operator returns."""
     if not isinstance(value, Tensor):
         raise OptionError(f"the operator must return a tensor, got {type(value).__name__}")
     if value.ndim == 0 or len(value) != len(x):
@@ -173,9 +173,7 @@ def _check_value(value: object, x: Tensor) -> None:
     if value.dtype != x.dtype:
         raise OptionError(f"the operator returns {value.dtype} for {x.dtype} data; end it with .to(x.dtype)")
     if value.device != x.device:
-        raise OptionError(
-            f"the operator returns data on {value.device}, the system is on {x.device}; move what it holds"
-        )
+        raise OptionError(f"the operator returns data on {value.device}, the system is on {x.device}; move its tensors")
     if not bool(value.isfinite().all()):
         raise OptionError("the operator returns values that are not finite for data in [-1, 1]")
 

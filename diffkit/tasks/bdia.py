@@ -1,16 +1,16 @@
-"""An exactly invertible sampler: each level follows from the two beside it, in either direction.
+"""An exactly invertible sampler: each level follows from its two neighbours, in either direction.
 
-DDIM from level k has a step down, d_k(x), and one up, u_k(x), with one estimate of x_start. The walk
+DDIM from level k has a step down, d_k(x), and one up, u_k(x), with one estimate of x_start. The update
 
     x_{k-1} = d_k(x_k) + gamma (x_{k+1} - u_k(x_k))
 
-makes good on the way down by how much the step up from here would have missed the level above, and is solved for
-x_{k+1} just as well:
+corrects the step down by the error that the step up from here has at the level above, and can be solved for
+x_{k+1}:
 
     x_{k+1} = u_k(x_k) + (x_{k-1} - d_k(x_k)) / gamma
 
-Two neighbouring levels therefore hold everything: what was encoded comes back up to rounding, with any network and any
-number of steps.
+Two neighbouring levels therefore hold all information: an encoded image is decoded up to rounding, with any network
+and any number of steps.
 Source: Zhang et al. 2023, arXiv:2307.10829 (BDIA).
 """
 
@@ -40,13 +40,13 @@ from diffkit.tasks.inversion import steps_or_default
 
 @frozen(eq=False)
 class ExactCode:
-    """Two neighbouring levels, from which everything below comes back.
+    """Two neighbouring levels, from which all levels below can be recomputed.
 
     Attributes:
         latent: Data at level T, (B, C, *S).
         below: Data one level down, (B, C, *S).
-        levels: The levels of the walk, ascending, which is to be walked back on the same; None where unknown.
-        gamma: Of the walk; None where unknown.
+        levels: The levels of the encoding, ascending, which decoding must use too; None if unknown.
+        gamma: That of the encoding; None if unknown.
     """
 
     latent: Tensor
@@ -68,12 +68,12 @@ def exact_encode(
     progress: bool = True,
     **conditions: Any,
 ) -> ExactCode:
-    """Return the code of images, from which `exact_decode` with the same network and conditions brings them back.
+    """Return the code of images, from which `exact_decode` with the same network and conditions restores them.
 
     Args:
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
-        gamma: In (0, 1]; 1 keeps rounding errors as small as they are, less multiplies them by 1 / gamma a step.
+        gamma: In (0, 1]; 1 leaves rounding errors as they are, smaller values multiply them by 1 / gamma a step.
         steps: At least two levels; as in `diffkit.tasks.invert`.
         guidance, clip, model, progress, conditions: As in `diffkit.tasks.invert`. The image may be float64, and so may
             the network.
@@ -101,10 +101,10 @@ def exact_decode(
     Args:
         system: The system.
         code: What `exact_encode` returned, or noise.
-        gamma, steps: Those of the code, which it knows, so that nothing need be said of them; else 1 and 50.
+        gamma, steps: By default those stored in the code, else 1 and 50.
         guidance, clip, model, progress, conditions: As in `exact_encode`.
     Raises:
-        OptionError: The code has another shape, or is of other levels or another gamma than asked for.
+        OptionError: The code has another shape, levels or gamma.
     """
     given = code if isinstance(code, ExactCode) else ExactCode(code, code)
     wanted = (len(given.latent), *system.data_shape)
@@ -112,23 +112,23 @@ def exact_decode(
         if tuple(part.shape) != wanted:
             raise OptionError(f"the code must have shape {wanted}, got {tuple(part.shape)}")
     latent, below = (as_float(part.to(system.device)) for part in (given.latent, given.below))
-    gamma, steps = _way_of(system, given, gamma, steps)
+    gamma, steps = _settings_of(system, given, gamma, steps)
     walk = _Walk.of(system, latent, gamma, steps, guidance, clip, model, conditions)
     return walk.down(latent, below if isinstance(code, ExactCode) else None, progress)
 
 
-def _way_of(system: System, code: ExactCode, gamma: float | None, steps: Spacing) -> tuple[float, Spacing]:
-    """Gamma and steps of a code, or what was asked for where it does not know; refuse others than its own."""
+def _settings_of(system: System, code: ExactCode, gamma: float | None, steps: Spacing) -> tuple[float, Spacing]:
+    """Gamma and steps of a code, or the arguments where the code has none; refuse other arguments than the code's."""
     if gamma is not None and code.gamma is not None and gamma != code.gamma:
         raise OptionError(f"gamma={gamma!r}, but the code was made with {code.gamma!r}; leave gamma out")
-    own, asked = code.levels, None if steps is None else levels(system.num_steps, steps, system.table)
-    if own is not None and asked is not None and own != asked:
+    own, given = code.levels, None if steps is None else levels(system.num_steps, steps, system.table)
+    if own is not None and given is not None and own != given:
         raise OptionError(
-            f"steps={steps!r} visits {_spelled(asked)}, but the code was made on {_spelled(own)}, from which other "
-            "levels do not come back; leave steps out"
+            f"steps={steps!r} visits {_spelled(given)}, but the code was made on {_spelled(own)} and cannot be "
+            "decoded on other levels; leave steps out"
         )
     found = code.gamma if gamma is None else gamma
-    return 1.0 if found is None else found, own or asked
+    return 1.0 if found is None else found, own or given
 
 
 def _spelled(found: Sequence[int]) -> str:
@@ -163,7 +163,7 @@ class _Walk:
         system.check_unused(model, conditions, "sampler", "compile", "seed")
         job = system.prepare(len(x), steps=steps, guidance=guidance, clip=clip, model=model, **conditions)
         if job.table.num_steps < 2:
-            raise OptionError("an exactly invertible walk needs at least 2 steps, got 1")
+            raise OptionError("exact inversion needs at least 2 steps, got 1")
         return cls(job, job.denoiser(), gamma)
 
     def up(self, x: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
@@ -190,7 +190,7 @@ class _Walk:
         return below
 
     def _first(self, row: Tensor, x: Tensor) -> Tensor:
-        """From level 0 to 1 with the noise estimated at level 1; whatever it is, it comes back."""
+        """From level 0 to 1 with the noise estimated at level 1; any estimate can be inverted."""
         at = self.columns.level(row, x.ndim)
         eps = (x - at.alpha * self.denoiser(x, at).x_start) / at.sigma
         return at.alpha * x + at.sigma * eps

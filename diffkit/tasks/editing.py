@@ -1,4 +1,4 @@
-"""Image to image: noise an image up to some level, and come back."""
+"""Image to image: noise an image up to some level, and sample from there."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def image_to_image(
     Args:
         system: The system.
         image: (C, *S) for all, or (n, C, *S), in [-1, 1].
-        strength: k as a share of T, above 0 (the image) up to 1 (nothing of it); give this or ``level``.
+        strength: k as a share of T, from above 0 (the image unchanged) to 1 (pure noise); give this or ``level``.
         level: k itself, 1..T of the training table.
         n: How many examples; as many as there are images by default.
-        steps: As in `System.sample`: of these levels, those below k are visited, and k. One that is nearer to k than
-            half of the step below it is left out: the step between them would do next to nothing.
+        steps: As in `System.sample`: k is visited, and those of these levels below k. A level that is nearer to k than
+            half of the step below it is left out, as the step between them would change almost nothing.
         sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
     """
@@ -81,7 +81,7 @@ def image_to_image(
 
 
 def _well_below(top: int, found: Sequence[int]) -> list[int]:
-    """Ascending levels below ``top``, without the last if it all but repeats ``top``."""
+    """Ascending levels below ``top``, without the last if it is too near to ``top``."""
     kept = [k for k in found if k < top]
     if len(kept) > 1 and 2 * (top - kept[-1]) < kept[-1] - kept[-2]:
         kept.pop()

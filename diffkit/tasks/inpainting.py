@@ -1,4 +1,4 @@
-"""Inpainting: make what is missing, keep what is known."""
+"""Inpainting: generate the unknown part of an image, and keep the known part."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import image_and_mask
 
 Move = tuple[int, int]
-"""From one level of the table in use to another: down by a step, or up by adding noise."""
+"""A move from one level of the table in use to another: down by a step, or up by adding noise."""
 
 
 @torch.no_grad()
@@ -49,16 +49,16 @@ def inpaint(
 ) -> Tensor:
     """Return images that agree with ``image`` where it is known, (n, C, *S).
 
-    After each step the known part is replaced by the image with fresh noise of that level. What was made does not know
-    of what is known until the next step, so (RePaint) the walk goes ``jump`` levels back up by adding noise and comes
-    down again, ``resample`` times in all, wherever the level is a multiple of ``jump``.
+    After each step the known part is replaced by the image with fresh noise of that level. The generated part
+    is adapted to the known part in the next step only, so (RePaint) sampling goes ``jump`` levels back up by adding
+    noise and comes down again, ``resample`` times in all, wherever the level is a multiple of ``jump``.
 
     Args:
         system: The system; it needs no training for this.
-        image: (C, *S) for all, or (n, C, *S), in [-1, 1]; what is not known in it does not matter, and may be NaN.
-        known: The mask: 1 or True where the image is kept; (*S), (C, *S), (n, 1, *S) or (n, C, *S).
+        image: (C, *S) for all, or (n, C, *S), in [-1, 1]; the values of its unknown part have no effect, and may be NaN.
+        known: The mask: 1 or True where the image is known; (*S), (C, *S), (n, 1, *S) or (n, C, *S).
         n: How many examples; as many as there are images by default.
-        resample: How often each stretch is walked; 1 only replaces. 10 is the paper's.
+        resample: How often each stretch is sampled; 1 only replaces. 10 is the paper's.
         jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
         steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`;
             the paper has 250 steps of the ancestral sampler. Each descent after a jump is planned anew from its top.
@@ -82,7 +82,7 @@ def inpaint(
     )
     if job.parts.sampler.route(job.table.log_snr) is not None:
         label = job.parts.label("sampler")
-        raise OptionError(f"{label} walks the levels in its own way, and inpainting in another; use another sampler")
+        raise OptionError(f"{label} orders the levels in its own way, and inpainting in another; use another sampler")
     moves = walk(job.table.num_steps, resample, jump)
     runs = runs_of(moves)
     program, first_step = job.restarting_program(runs), _first_steps(runs)
@@ -98,13 +98,13 @@ def inpaint(
 
 
 def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
-    """Return RePaint's walk over levels num_steps..0.
+    """Return RePaint's moves over levels num_steps..0.
 
     Raises:
         OptionError: There are too few levels for a single jump.
     """
     if resample > 1 and num_steps == 1:
-        raise OptionError(f"resample={resample} goes back over levels, which 1 step does not leave; use resample=1")
+        raise OptionError(f"resample={resample} needs levels to go back over, and there is 1 step; use resample=1")
     if resample > 1 and jump >= num_steps:
         raise OptionError(
             f"jump={jump} does not fit {num_steps} steps; use jump={num_steps // 2} or less, or resample=1"
@@ -122,7 +122,7 @@ def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
 
 
 def runs_of(moves: list[Move]) -> dict[int, int]:
-    """Return the descents of a walk: each level that one starts from -> the lowest that one from there goes to."""
+    """Return the descents among moves: each level where one starts -> the lowest level that one from there reaches."""
     runs: dict[int, int] = {}
     top = moves[0][0]
     for comes_from, goes_to in moves:
@@ -134,13 +134,13 @@ def runs_of(moves: list[Move]) -> dict[int, int]:
 
 
 def _first_steps(runs: Mapping[int, int]) -> dict[int, int]:
-    """Where the steps of each run begin among those of all."""
+    """Index of the first step of each run among the steps of all runs."""
     lengths = [top - bottom for top, bottom in runs.items()]
     return dict(zip(runs, itertools.accumulate(lengths, initial=0), strict=False))
 
 
 class _Painting:
-    """One batch on its way."""
+    """One batch while it is sampled."""
 
     def __init__(self, job: SamplingJob, program: Program, rows: range, image: Tensor, mask: Tensor):
         self.table, self.program = job.table, program
@@ -150,7 +150,7 @@ class _Painting:
         self.step_fn = job.step_fn(program, job.denoiser(rows), self.x)
 
     def follow(self, moves: list[Move], first_step: Mapping[int, int], advance: Callable[[int], None]) -> Tensor:
-        """Walk to level 0; ``first_step`` says where in the program the descent from a level begins."""
+        """Make the moves down to level 0; ``first_step`` gives the program index of each descent's first step."""
         program = self.program
         x: Tensor = self.x
         steps = program.rows(x, self.noise_fn)
@@ -169,7 +169,7 @@ class _Painting:
         return x
 
     def _known(self, level: int) -> Tensor:
-        """The image at a level."""
+        """The known image noised to a level."""
         if not level:
             return self.image
         alpha, sigma = float(self.table.alpha[level]), float(self.table.sigma[level])

@@ -1,4 +1,4 @@
-"""Images between two images: their noises, the great circle between them, and back."""
+"""Images between two images: invert both, interpolate their noises on a great circle, and sample."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def interpolate(
     Args:
         system: The system.
         first, second: (C, *S), in [-1, 1].
-        weights: How many, evenly from the first (0) to the second (1) with both; or where, each in [0, 1].
+        weights: Number of images, evenly from the first (0) to the second (1), both included; or positions in [0, 1].
         steps, sampler, guidance, model, compile, progress: As in `invert`.
         clip: As in `invert`.
         batch_size: As in `System.sample`.
-        conditions: As in `System.sample`, one value for all: both images and those between share them.
+        conditions: As in `System.sample`, one value for all images.
     Source: Song et al. 2021, arXiv:2010.02502, section 5.3.
     """
     where = _weights(weights)
@@ -90,5 +90,5 @@ def _weights(weights: int | Sequence[float]) -> list[float]:
         return [i / (count - 1) for i in range(count)]
     found = [check_number("each weight", weight, ge=0, le=1) for weight in weights]
     if not found:
-        raise OptionError("weights must name at least one place")
+        raise OptionError("weights must have at least one position")
     return found

@@ -1,4 +1,4 @@
-"""Linear inverse problems: images that explain a measurement, by any system, without training for it."""
+"""Inverse problems: images that fit a measurement, by any system, without training for it."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def solve(
 ) -> Tensor:
     """Return draws of data given ``measurement = A x_start + noise``, (n, C, *S).
 
-    Which method: `MMPS` is exact for normal data of any covariance; `PiGDM` costs one backward pass a step, `DiffPIR`
+    Methods: `MMPS` is exact for normal data of any covariance; `PiGDM` costs one backward pass a step, `DiffPIR`
     none; `DPS` takes operators that are not linear, and needs many ancestral steps.
 
     Args:
         system: The system.
-        measurement: (n, *M), or one, (*M), for all examples; what ``method.operator`` makes of data.
+        measurement: (n, *M), or one, (*M), for all examples; the output of ``method.operator``, with noise.
         method: `diffkit.guidance.MMPS`, `PiGDM`, `DiffPIR` or `DPS`, with the operator and the noise.
         n: How many examples; as many as there are measurements by default.
         sampler: As in `System.sample`; by default "ancestral" for DPS, as it was published, and "ddim" for the others.
-        guidance: More guidance, nearer to the network than the method, such as classifier-free.
+        guidance: Further guidance, applied before the method, such as classifier-free.
         steps, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Raises:
-        OptionError: The measurement has not the shape that the operator gives; or the operator, which is tried on
-            made-up data first, is not linear where it has to be, has no gradient, gives other rows than it is given,
-            or holds something for each example while ``batch_size`` splits them.
+        OptionError: The measurement does not have the shape of the operator's output; or the operator, which is first
+            checked on random data, is not linear where it has to be, has no gradient, returns another number of rows,
+            or holds a tensor with all examples while ``batch_size`` splits them.
     """
     if not isinstance(method, Measured):
         raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
@@ -80,7 +80,7 @@ def solve(
 
 
 def masked(known: Tensor) -> Operator:
-    """Return the operator of inpainting: known values as they are, the others 0.
+    """Return the operator of inpainting: known values unchanged, the others 0.
 
     Args:
         known: 1 or True where a value is measured; broadcasts against (B, C, *S).
@@ -110,14 +110,14 @@ def average_pool(factor: int) -> Operator:
 def _measurements(
     system: System, measurement: Tensor, method: Measured, n: int | None, batch_size: int | None
 ) -> Tensor:
-    """Measurements of each example, (n, *M), or an error that says what is wrong with them or with the operator."""
+    """Measurements of each example, (n, *M); raises if they or the operator are wrong."""
     if measurement.is_complex():
         raise OptionError(
             f"measurement must be real, got {measurement.dtype}; pass torch.view_as_real of it, and let the operator "
             "return the same"
         )
     if not bool(torch.isfinite(measurement).all()):
-        raise OptionError("measurement must be finite; leave what is not known out of it, as masked(known) does")
+        raise OptionError("measurement must be finite; leave unknown values out of it, as masked(known) does")
     given = None if n is None else check_integer("n", n, ge=1)
     size = None if batch_size is None else check_integer("batch_size", batch_size, ge=1)
     counts = [given] if given is not None else [*measurement.shape[:1], 1]

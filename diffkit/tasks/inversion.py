@@ -1,4 +1,4 @@
-"""Inversion: the noise a deterministic sampler makes an image from, and how well it comes back."""
+"""Inversion: the noise from which a deterministic sampler makes an image, and the round-trip error."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ data, where DDIM has 2e-2 to 5e-2."""
 
 
 STEPS = 50
-"""Levels that are visited unless others are asked for, where there are as many."""
+"""Default number of levels, if the system has as many."""
 
 
 def steps_or_default(system: System, steps: Spacing) -> Spacing:
-    """Return what was asked for; for None, 50 levels, or all if there are fewer."""
+    """Return ``steps``; for None, 50 levels, or all if there are fewer."""
     return min(STEPS, system.num_steps) if steps is None else steps
 
 
 @frozen(eq=False)
 class Inversion:
-    """Noise, and what the same sampler makes of it.
+    """Noise, and the image that the same sampler makes from it.
 
     Attributes:
         latent: Data at level T, (B, C, *S).
-        reconstruction: What sampling from it gives, (B, C, *S).
+        reconstruction: The sample from it, (B, C, *S).
         error: Root mean squared difference from the image, of each example, (B,).
     """
 
@@ -69,10 +69,10 @@ def invert(
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
         steps: As in `System.sample`, but 50 levels by default, or all if there are fewer.
-        sampler, guidance, model, compile, progress, conditions: As in `System.sample`; the sampler is to be
+        sampler, guidance, model, compile, progress, conditions: As in `System.sample`; the sampler must be
             deterministic.
         clip: Clip estimates of x_start; as composed by default. Where there is hardly any signal, dividing by alpha
-            enlarges the error of a trained 'eps' network a hundredfold, and clipping both ways is what takes it back.
+            enlarges the error of a trained 'eps' network a hundredfold; clipping in both directions reverses that.
     Raises:
         OptionError: The sampler is stochastic, or an argument is wrong.
     Source: Song et al. 2021, arXiv:2010.02502, section 4.3, for any order.
@@ -106,7 +106,7 @@ def reconstruct(
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
-    """Return what is left of an image after going to noise and back, (B, C, *S); arguments as in `invert`."""
+    """Return an image after inversion to noise and sampling back, (B, C, *S); arguments as in `invert`."""
     found = invert(
         system,
         image,

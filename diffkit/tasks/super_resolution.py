@@ -34,15 +34,15 @@ def super_resolve(
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
-    """Return large images for small ones, (B * each, C, *S); the variants of an image stand together.
+    """Return large images for small ones, (B * each, C, *S); the variants of an image are consecutive.
 
-    The network is given them as the condition ``low_res``, as the backbone `unet` with ``low_res_channels``
+    The network receives them as the condition ``low_res``, as the backbone `unet` with ``low_res_channels``
     reads it. Any other system can upsample by `solve`, slower and without training.
 
     Args:
         system: The system.
         low_res: (B, c, *s) or (c, *s), in [-1, 1].
-        each: How many large images for each small one.
+        each: Number of large images for each small one.
         steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Raises:
         OptionError: The network reads no low-resolution image, or one with other channels.
@@ -76,7 +76,7 @@ def _check(system: System, low_res: Tensor, axes: int) -> None:
             f"low_res must be floating point of shape (B, c, {'*' * (axes > 1)}s), got {low_res.dtype} of shape "
             f"{tuple(low_res.shape)}"
         )
-    if system.parts.backbone is None:  # a network of the caller's own says for itself what it reads
+    if system.parts.backbone is None:  # the channels of a network of the caller's own are unknown
         return
     channels = system.parts.condition_channels
     label = system.parts.label("backbone")

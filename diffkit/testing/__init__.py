@@ -1,4 +1,4 @@
-"""The conformance kit: tells the author of a part whether it keeps the laws of its kind.
+"""The conformance kit: checks whether a part obeys the laws of its kind.
 
     from diffkit.testing import parametrize_checks
 
@@ -6,8 +6,8 @@
     def test_ddim(check): check()
 
 `check_component` returns results instead, `checks_for` lists the laws. Conditions that a network needs and that the kit
-cannot make up are handed over by ``conditions=``. `oracles` are exact denoisers to test anything against, `strategies`
-are Hypothesis strategies (they need the extra "testing"). The built-in parts go through the same door.
+cannot generate are passed as ``conditions=``. `oracles` are exact denoisers to test against, `strategies`
+are Hypothesis strategies (they need the extra "testing"). The built-in parts are checked the same way.
 """
 
 from diffkit.testing._check import Check as Check

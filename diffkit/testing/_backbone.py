@@ -31,13 +31,13 @@ _TRIED = ((2,), (1, 12), (3, 16, 16), (4, 12, 10), (2, 4, 8, 8))
 
 @frozen(eq=False)
 class Net:
-    """A built network whose weights are all random, none zero, and what it is asked with.
+    """A built network whose weights are all random, none zero, and the conditions to call it with.
 
     Attributes:
         network: The network, in evaluation mode.
         data_shape: Shape of one example.
-        out_channels: Channels asked for.
-        conditions: Keywords it is asked with, by batch size.
+        out_channels: Channels of the output.
+        conditions: Keywords to call it with, by batch size.
     """
 
     network: nn.Module
@@ -64,7 +64,7 @@ class Net:
 
 
 def _net(backbone: Backbone) -> Net:
-    """Build it for the first shape of data that it takes; a law says nothing where it does not answer."""
+    """Build it for the first shape of data that it takes; a law is skipped if the network cannot be called."""
     try:
         return _build(backbone)
     except NoAnswerError as error:
@@ -72,7 +72,7 @@ def _net(backbone: Backbone) -> Net:
 
 
 def _build(backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_channels: int | None = None) -> Net:
-    """Build it for the first shape of data that it takes, or for the one asked for."""
+    """Build it for the first shape of data that it takes, or for the given one."""
     for shape in DATA_SHAPES if data_shape is None else (data_shape,):
         channels = shape[0] if out_channels is None else out_channels
         visiting(Where(detail=f"data {shape}"))
@@ -86,7 +86,7 @@ def _build(backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_ch
 
 
 def _randomize(network: nn.Module) -> None:
-    """Move every weight off its initial value: many networks start as exactly zero, and would hide what is wrong."""
+    """Move every weight off its initial value: many networks start as exactly zero, which would hide faults."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -97,15 +97,15 @@ def _randomize(network: nn.Module) -> None:
 def conditions_are_known(backbone: Backbone) -> None:
     """It answers x and time, with labels y, an image low_res, what null_conditions() names, or what the kit is given.
 
-    Without an answer the other laws say nothing.
-    Usually: a condition that the kit cannot make up, or an error inside the network.
+    Without an answer the other laws are skipped.
+    Usually: a condition that the kit cannot generate, or an error inside the network.
     """
     _build(backbone)
 
 
 @check("backbone")
 def channels_as_asked(backbone: Backbone) -> None:
-    """For every shape of data it takes, it returns the channels asked for, and the sizes and batch of the data.
+    """For every shape of data it takes, it returns the channels required, and the sizes and batch of the data.
 
     Usually: a channel count of 3 or 6 written down, or sides that are rounded by down- and upsampling.
     """
@@ -128,7 +128,7 @@ def channels_as_asked(backbone: Backbone) -> None:
 
 @check("backbone")
 def refuses_by_name(backbone: Backbone) -> None:
-    """A shape of data that problems() does not speak of can be built, and one it refuses raises OptionError.
+    """A shape of data without problems() can be built, and one it refuses raises OptionError.
 
     Usually: a shape error from deep inside the network where an OptionError belongs.
     """
@@ -220,8 +220,8 @@ def every_weight_is_trained(backbone: Backbone) -> None:
     net = _net(backbone)
     x, time, conditions = net.inputs()
     x.requires_grad_()
-    for asked in (conditions, {}) if net.conditions.optional else (conditions,):
-        _pull(net, x, time, asked)
+    for chosen in (conditions, {}) if net.conditions.optional else (conditions,):
+        _pull(net, x, time, chosen)
     for name, tensor in [("x", x), *net.network.named_parameters()]:
         if tensor.requires_grad:
             require(tensor.grad is not None, f"a gradient for {name}", "none", net.where)
@@ -305,7 +305,7 @@ def labels_are_used(backbone: Backbone) -> None:
 
 @check("backbone")
 def conditions_are_used(backbone: Backbone) -> None:
-    """Its answer depends on every condition that it takes beside labels, each example's on its own.
+    """Its answer depends on every condition that it takes besides labels, each example's on its own.
 
     Usually: an embedding that is added nowhere, or the first example's condition used for all.
     """

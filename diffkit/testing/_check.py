@@ -1,4 +1,4 @@
-"""What a check is, what it finds, and how a finding reads."""
+"""Checks, their results, and how a result is printed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _GIVEN: ContextVar[Given | None] = ContextVar("conditions of the caller", defaul
 
 
 def given_conditions() -> Given | None:
-    """Return what the caller gave networks to be asked with, if anything."""
+    """Return the caller's conditions for networks, if any."""
     return _GIVEN.get()
 
 
@@ -61,13 +61,13 @@ _HERE = [Where()]
 
 
 def visiting(where: Where) -> Where:
-    """Note where a check is, so that an exception that it did not foresee can be placed; returns it."""
+    """Record where a check is, to locate unexpected exceptions; returns ``where``."""
     _HERE[0] = where
     return where
 
 
 def current() -> Where:
-    """Return where a check is."""
+    """Return the recorded place."""
     return _HERE[0]
 
 
@@ -101,7 +101,7 @@ class StoppedError(LawError):
 
 
 class NotApplicableError(Exception):
-    """A law that says nothing about this part, with the reason."""
+    """A law that does not apply to this part, with the reason."""
 
 
 @frozen
@@ -112,7 +112,7 @@ class CheckResult:
         check: Name of the check.
         kind: Kind of the part.
         part: The part, as it prints itself.
-        status: "passed", "failed", "expected" (failed, and the caller said so) or "skipped" (says nothing of it).
+        status: "passed", "failed", "expected" (failed, as the caller declared) or "skipped" (not applicable).
         law: What must hold.
         where, expected, found, cause: Of a failure; see `LawError`.
         reason: Of "expected" and "skipped".
@@ -137,11 +137,11 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """False if the check failed and nobody expected it to."""
+        """False if the check failed and the failure was not declared."""
         return self.status != "failed"
 
     def __str__(self) -> str:
-        """Print like a review: what law, where, expected, found, what usually causes it."""
+        """Print like a review: law, where, expected, found, usual cause."""
         if self.status != "failed":
             return f"{self.kind} {self.part}: {self.check} {self.status}" + (f" ({self.reason})" if self.reason else "")
         lines = {
@@ -180,7 +180,7 @@ class Check:
 
         Args:
             part: An instance.
-            conditions: What a backbone is asked with; see `check_component`.
+            conditions: Conditions to call a backbone with; see `check_component`.
         """
         token = _GIVEN.set(conditions)
         try:
@@ -208,7 +208,7 @@ class Check:
         Args:
             part: An instance.
             expected_failure: Why it is known to fail; passing is then a failure.
-            conditions: What a backbone is asked with; see `check_component`.
+            conditions: Conditions to call a backbone with; see `check_component`.
         """
         begun = time.perf_counter()
         found: dict[str, Any] = {"status": "passed"}
@@ -298,7 +298,7 @@ def _stopped(part: Any, error: BaseException) -> StoppedError:
     line, kind = f"{at.filename.rpartition('/')[2]}, line {at.lineno}", type(error).__name__
     found = f"{kind}: {_text_of(error)}"
     whose = f"{at.name}() of the part" if mine else f"{at.name}(), which was given what the part returned"
-    cause = f"an error in {whose}; other laws that stop there are skipped, and may have more to say once it is mended"
+    cause = f"an error in {whose}; other laws that stop there are skipped, and may fail too once it is corrected"
     where = evolve(_HERE[0], detail=", ".join(filter(None, (_HERE[0].detail, line))))
     return StoppedError(found, where, cause, f"{kind if mine else found} at {line}")
 

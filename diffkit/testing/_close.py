@@ -72,7 +72,7 @@ def require_same(found: Any, wanted: Any, what: str, where: Where = _NOWHERE, ca
 
 
 def leaves(tree: Any) -> list[Any]:
-    """What a nest of tuples, lists and mappings holds, in order."""
+    """The leaves of nested tuples, lists and mappings, in order."""
     if isinstance(tree, Mapping):
         return [leaf for key in sorted(tree) for leaf in leaves(tree[key])]
     if isinstance(tree, tuple | list):

@@ -1,4 +1,4 @@
-"""What a network is asked with beside x and time: what the caller gave, or what can be told from the network itself."""
+"""Conditions to call a network with besides x and time: the caller's, or those found from the network itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[[int], Any]
 _MANY = 4  # conditions of which every selection is tried
 
 _UNKNOWN = (
-    "a condition that the kit cannot make up (return what means none of it from null_conditions(), or hand the kit "
+    "a condition that the kit cannot generate (return what means none of it from null_conditions(), or pass the kit "
     "conditions={name: tensor}), or an error inside the network"
 )
 _UNFIT = (
@@ -31,7 +31,7 @@ _UNFIT = (
 
 
 class NoAnswerError(LawError):
-    """A network answers to none of the conditions that it was asked with."""
+    """A network cannot be called with any of the conditions that were tried."""
 
 
 def refuse_misfits(kind: str, conditions: Any) -> None:
@@ -39,7 +39,7 @@ def refuse_misfits(kind: str, conditions: Any) -> None:
     if conditions is None:
         return
     if kind != "backbone":
-        raise OptionError(f"conditions are what a backbone is asked with; a {kind} takes none")
+        raise OptionError(f"conditions are for calls of a backbone; a {kind} takes none")
     if callable(conditions):
         return
     if not isinstance(conditions, Mapping):
@@ -53,7 +53,7 @@ def refuse_misfits(kind: str, conditions: Any) -> None:
 
 @frozen(eq=False)
 class Conditions:
-    """What a network is asked with.
+    """Conditions to call a network with.
 
     Attributes:
         makers: How each condition is made, by name.
@@ -85,9 +85,9 @@ class Conditions:
 
 
 def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]) -> Conditions:
-    """Return what a network is asked with: what the caller gave, or what its signature and recipe tell.
+    """Return the conditions to call a network with: the caller's, or those of its signature and recipe.
 
-    Labels y and a smaller image low_res are made up, and floating-point conditions of null_conditions() are noise of
+    Labels y and a smaller image low_res are generated, and floating-point conditions of null_conditions() are noise of
     that shape. As many as the network takes are used, also those that it can do without.
 
     Args:
@@ -126,7 +126,7 @@ def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]
 
 
 def _selections(network: nn.Module, makers: Mapping[str, Make], declared: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Names to try, most first; a network that takes any keyword is first asked with what its recipe declares."""
+    """Names to try, most first; a network that takes any keyword is first called with what its recipe declares."""
     parameters = inspect.signature(network.forward).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = [name for name in makers if name in parameters or (anything and name in declared)]
@@ -138,16 +138,16 @@ def _selections(network: nn.Module, makers: Mapping[str, Make], declared: tuple[
 
 
 def _without_idle(network: nn.Module, shape: tuple[int, ...], found: Conditions, keep: Iterable[str]) -> Conditions:
-    """Leave out what the network takes and has no use for: it changes nothing, and no weight waits for it.
+    """Leave out conditions without use: they change no output, and no weight is trained through them.
 
-    So is a signature that many networks share told from a condition that was forgotten.
+    This distinguishes a signature shared by many networks from a condition that the network forgets.
     """
     for name in set(found.makers) - set(keep):
         rest = Conditions({n: make for n, make in found.makers.items() if n != name})
         if not _answers(network, shape, rest(2)) or not _all_trained(network, shape, rest(2)):
             continue
-        told = [rest(2), found(2), *({**found(2), name: other} for other in found.others(name, 2, 1))]
-        answers = [_ask(network, shape, conditions) for conditions in told if _answers(network, shape, conditions)]
+        tried = [rest(2), found(2), *({**found(2), name: other} for other in found.others(name, 2, 1))]
+        answers = [_ask(network, shape, conditions) for conditions in tried if _answers(network, shape, conditions)]
         if all(torch.equal(answer, answers[0]) for answer in answers):
             found = rest
     return found

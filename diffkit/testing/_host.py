@@ -1,4 +1,4 @@
-"""Catching what a GPU would have to stop for: values read by the host, and graphs that break or multiply."""
+"""Find host synchronization and graph breaks: values read by the host, and graphs that break or multiply."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def on_fake_tensors(strict: bool = True) -> Iterator[Any]:
     except AssertionError as error:
         if "fake" not in str(error).lower():
             raise
-        text = "a tensor made outside of the call, on import or kept from before"
+        text = "a tensor made outside of the call, on import or left from before"
         raise LawError("tensors made from the arguments only", text, cause="a cached tensor") from error
 
 
@@ -63,7 +63,7 @@ def count_graphs(function: Callable[..., Any], calls: Iterator[tuple[Any, ...]])
             for arguments in calls:
                 compiled(*arguments)
     except dynamo.exc.TorchDynamoException as error:
-        function(*arguments)  # an exception of the part's own is that, and no matter of graphs
+        function(*arguments)  # the part's own exception, unrelated to graphs
         first_line = str(error).strip().partition("\n")[0]
         raise LawError("one whole graph", f"{type(error).__name__}: {first_line}", cause=_READS) from error
     finally:

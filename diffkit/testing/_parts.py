@@ -1,4 +1,4 @@
-"""What every part owes, whatever its kind: options that can be written down, and nothing else inside."""
+"""Laws of every part, whatever its kind: it holds options that can be saved, and nothing else."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Path(NoiseSchedule):
 
     @property
     def label(self) -> str:
-        """How a finding calls it."""
+        """Its name in results."""
         return self.kind + (" (no signal at T)" if math.isinf(self.last) else "")
 
     def table(self, num_steps: int) -> ProcessTable:
@@ -88,7 +88,7 @@ class LevelsOnly(NoiseSchedule):
 
     @property
     def label(self) -> str:
-        """How a finding calls it."""
+        """Its name in results."""
         return f"{self.path.label} (levels of the table only)"
 
     def table(self, num_steps: int) -> ProcessTable:
@@ -113,7 +113,7 @@ def segment(path: Path) -> Path:
 
 @frozen
 class ContinuousLevels(TimestepSampler):
-    """Normal log_snr, as continuous training draws it; for asking parts what they make of it."""
+    """Normal log_snr, as continuous training draws it; to evaluate parts at."""
 
     domain: ClassVar[str] = "log_snr"
 
@@ -145,6 +145,6 @@ _compose_once = functools.lru_cache(maxsize=256)(_compose)
 
 
 def target_of(at: Coefs, scalings: Scalings) -> tuple[Any, Any]:
-    """Return p, q of what a network should answer, ``p x_start + q eps``; worked out here, not asked of the core."""
+    """Return p, q of what a network should answer, ``p x_start + q eps``; computed here, independently of the core."""
     c_skip, c_out, _ = scalings
     return (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out

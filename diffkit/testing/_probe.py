@@ -1,4 +1,4 @@
-"""Walking a sampler's steps under an exact denoiser, and reading off what it does to a normal distribution."""
+"""Run a sampler's steps under an exact denoiser, and find their effect on a normal distribution."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ORACLES = (NORMAL, MIXTURE)
 
 @frozen(eq=False)
 class Walk:
-    """A sampler ready to walk one table.
+    """A sampler prepared for one table.
 
     Attributes:
         sampler: The sampler.
@@ -51,7 +51,7 @@ class Walk:
 
     @property
     def table(self) -> ProcessTable:
-        """The table it walks."""
+        """Its table."""
         return self.parts.table
 
     @property
@@ -81,7 +81,7 @@ class Walk:
             return self.program.step(denoise, x, state, row, noise, self.is_last(i))
 
     def is_last(self, i: int) -> bool:
-        """What the step is told by ``last``."""
+        """The argument ``last`` of the step."""
         return self.program.is_last(i)
 
     def run(self, denoise: Denoise, x: Tensor, noises: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
@@ -94,7 +94,7 @@ class Walk:
             yield x
 
     def with_variance(self, oracle: Any) -> Denoise:
-        """Return an oracle as a denoiser that also says the posterior's log-variance."""
+        """Return an oracle as a denoiser that also returns the posterior's log-variance."""
         var = self.parts.var
 
         def denoise(x: Tensor, level: Level) -> Prediction:
@@ -143,7 +143,7 @@ def accepted(sampler: Sampler, paths: Sequence[Path] = WHOLE) -> list[Path]:
 def walks(sampler: Sampler, counts: Sequence[int] = (1, 2, 3, 20)) -> Iterator[Walk]:
     """A sampler on every path it accepts, also those without signal at T, at several numbers of steps.
 
-    One that asks between levels also meets schedules that have none there: it is given the nearest level, or the one
+    One that evaluates between levels also runs on schedules without such levels: it gets the nearest level, or the one
     that the step starts from.
     """
     for path in [*accepted(sampler), *accepted(sampler, WITHOUT_SIGNAL)]:
@@ -177,9 +177,9 @@ class Spread:
 def propagate(walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None = None) -> list[Spread]:
     """Return exactly what the steps make of normal data, given that they are affine in x and noise.
 
-    One row of the batch starts at the mean. For each element, one starts a standard deviation beside it, and one for
-    each step meets unit noise there; what each row ends beside the first is that source's share. A last row meets all
-    of them twice.
+    One row of the batch starts at the mean. For each element, one row starts a standard deviation away from it, and
+    one for each step receives unit noise there; the final difference of each row from the first is that source's share.
+    A last row receives all of them twice.
 
     Args:
         walk: A sampler on a table.
@@ -187,7 +187,7 @@ def propagate(walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None 
         start: Distribution at the first level.
         steps: How many steps; all by default.
     Raises:
-        LawError: The steps are not affine, so that this says nothing.
+        LawError: The steps are not affine, so that the result would be meaningless.
     """
     steps = walk.program.num_steps if steps is None else steps
     moves = torch.eye(start.mean.numel(), dtype=start.mean.dtype).view(-1, *start.mean.shape)

@@ -1,4 +1,4 @@
-"""The public door: all checks of a kind on a part, as results, as a report, or as pytest parameters."""
+"""The public functions: all checks of a kind on a part, as results, as a report, or as pytest parameters."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_component(
         kind: Kind of the part.
         factory: An instance; or a class or function that makes one.
         expected_failures: Check -> why the part is known to fail it. Passing it is then a failure.
-        conditions: What a backbone is asked with beside x and time, where the kit cannot tell: name -> tensor with a
+        conditions: Conditions to call a backbone with, if the kit cannot find them: name -> tensor with a
             row for each example (three that differ are best; fewer begin again), or a function of n, or of n and the
             shape of one example, that returns such a mapping.
     Raises:
@@ -74,7 +74,7 @@ def parametrize_checks(
         kind: Kind of the parts.
         instances: Instances, or classes or functions that make one.
         expected_failures: Check -> why; marked as a strict expected failure of every instance.
-        conditions: What every instance of a backbone is asked with; see `check_component`.
+        conditions: Conditions to call every instance of a backbone with; see `check_component`.
     Raises:
         MissingExtraError: pytest is not installed.
         OptionError: No such kind, no check of a name in expected_failures, or conditions of another form.
@@ -110,7 +110,7 @@ class BoundCheck:
     seen: dict[str, str] = field(factory=dict, repr=False)
 
     def __call__(self) -> None:
-        """Return None, raise `AssertionError` that reads like a review, or skip the test where nothing is said."""
+        """Return None, raise `AssertionError` that reads like a review, or skip the test if the law does not apply."""
         __tracebackhide__ = True
         import pytest
 

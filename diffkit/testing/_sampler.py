@@ -1,4 +1,4 @@
-"""Laws of samplers: what one run of exact steps must do."""
+"""Laws of samplers, on runs with exact denoisers."""
 
 from __future__ import annotations
 
@@ -177,28 +177,28 @@ def any_shape_of_data(sampler: Sampler) -> None:
 
 @check("sampler")
 def never_asks_at_level_0(sampler: Sampler) -> None:
-    """The network is only asked where there is noise: never at sigma = 0.
+    """The network is evaluated only where there is noise: never at sigma = 0.
 
     Usually: a second evaluation at level s on the last step; declare uses_last and leave it out there.
     """
     for found in walks(sampler):
-        asked: list[float] = []
+        sigmas: list[float] = []
 
-        def denoise(x: Tensor, level: Level, walk: Walk = found, asked: list[float] = asked) -> Prediction:
-            asked.append(float(level.sigma.min()))
+        def denoise(x: Tensor, level: Level, walk: Walk = found, sigmas: list[float] = sigmas) -> Prediction:
+            sigmas.append(float(level.sigma.min()))
             return walk.with_variance(NORMAL)(x, level)
 
         x = _start(found)
         for i, _ in enumerate(found.run(denoise, x, _noises(found, x))):
             where = attrs.evolve(found.where, level=found.levels[i])
-            require(min(asked, default=1.0) > 0, "sigma > 0", "an evaluation at sigma = 0", where)
+            require(min(sigmas, default=1.0) > 0, "sigma > 0", "an evaluation at sigma = 0", where)
 
 
 @check("sampler")
 def last_only_if_declared(sampler: Sampler) -> None:
     """A sampler that does not declare uses_last gives the same whether `last` is True or False.
 
-    Usually: an `if last:` in a sampler without uses_last = True, which is then never told.
+    Usually: an `if last:` in a sampler without uses_last = True, which then never receives it.
     """
     if sampler.uses_last:
         raise NotApplicableError("it declares uses_last")
@@ -207,8 +207,8 @@ def last_only_if_declared(sampler: Sampler) -> None:
         noise = _noises(found, x)[0] if sampler.stochastic else None
         denoise, row = found.with_variance(NORMAL), found.row(0)
         with torch.no_grad():
-            told = [found.program.step(denoise, x, state, row, noise, last)[0] for last in (False, True)]
-        require_same(told[1], told[0], "the same step with last=True", found.where)
+            results = [found.program.step(denoise, x, state, row, noise, last)[0] for last in (False, True)]
+        require_same(results[1], results[0], "the same step with last=True", found.where)
 
 
 @check("sampler")

@@ -147,7 +147,7 @@ def time_tells_levels_apart(schedule: NoiseSchedule) -> None:
 
 @check("schedule")
 def same_call_same_table(schedule: NoiseSchedule) -> None:
-    """The same call gives the same table to the bit, whatever was asked in between.
+    """The same call gives the same table to the bit, whatever was called in between.
 
     Usually: something cached or counted on the class or in the module.
     """

@@ -119,7 +119,7 @@ def inside_the_bounds(var: VarianceParameterization) -> None:
 def follows_the_table_in_use(var: VarianceParameterization) -> None:
     """It depends on the noise levels of the table in use only, not on where they came from.
 
-    Usually: beta taken from the training table through index, or levels told by their time.
+    Usually: beta taken from the training table through index, or levels identified by their time.
     """
     _of_the_table(var)
     root = VP.table(1000)
@@ -180,13 +180,13 @@ def _broadcast(found: Tensor, shape: tuple[int, ...], where: Where) -> Tensor:
 
 @check("var")
 def network_is_asked(var: VarianceParameterization) -> None:
-    """What the network is asked for is used: a change of any variance channel, anywhere, changes the log-variance.
+    """Every variance channel of the network is used: a change of any, anywhere, changes the log-variance.
 
     Usually: extra_outputs that is declared but not read, the first channel's variance taken for all, a detach, or a
     clamp inside [-1, 1].
     """
     if not var.extra_outputs:
-        raise NotApplicableError("it asks the network for nothing")
+        raise NotApplicableError("it has no variance channels")
     table, levels = VP.table(20), 18
     for shape in ((1,), (5, 2, 3)):
         where = Where("vp", 20, detail=f"data {shape}")

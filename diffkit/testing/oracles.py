@@ -129,7 +129,7 @@ class DiracOracle:
         return self.x_start_value.to(x).expand_as(x)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return +inf at the point and -inf elsewhere, (B,); ask `at` a noisy level for a density."""
+        """Return +inf at the point and -inf elsewhere, (B,); use `at` a noisy level for a density."""
         hit = (x == self.x_start_value.to(x)).flatten(1).all(1)
         return torch.where(hit, math.inf, -math.inf)
 
@@ -220,7 +220,7 @@ class MixtureOracle:
 def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., Tensor]:
     """Return an oracle as the network of a system: ``model(x, time)``, whatever the system's network predicts.
 
-    The level is told from the time, so times must differ between levels. Variance channels, if any, are 0.
+    The level is found from the time, so times must differ between levels. Variance channels, if any, are 0.
 
     Args:
         oracle: The oracle.

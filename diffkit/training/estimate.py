@@ -185,9 +185,15 @@ class _Trial:
     """Runs updates on copies of a system, with few examples first where whole batches may take long."""
 
     def __init__(
-        self, system: Trainable, spec: Mapping[str, Any], data: Any, config: TrainConfig, engine: Engine, speaks: bool
+        self,
+        system: Trainable,
+        spec: Mapping[str, Any],
+        data: Any,
+        config: TrainConfig,
+        engine: Engine,
+        logs_for_job: bool,
     ):
-        self.system, self.data, self.config, self.engine, self.speaks = system, data, config, engine, speaks
+        self.system, self.data, self.config, self.engine, self.logs_for_job = system, data, config, engine, logs_for_job
         self.classes = Classes.of(system.parts)
 
     def go(self) -> _Tried:
@@ -251,7 +257,7 @@ class _Trial:
         )
 
     def _say(self, text: str) -> None:
-        if self.speaks:
+        if self.logs_for_job:
             log(text)
 
 

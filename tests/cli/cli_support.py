@@ -22,7 +22,7 @@ Refused = Callable[..., str]
 
 @contextmanager
 def seen_dtypes() -> Iterator[set[torch.dtype | None]]:
-    """Yield the types that modules were told to compute in meanwhile, None where nothing was said."""
+    """Yield the dtypes of autocast in modules meanwhile, None without autocast."""
     found: set[torch.dtype | None] = set()
 
     def look(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Options that errors of the command line name exist, for the command that says so."""
+"""Options that errors of the command line name exist in the command that prints them."""
 
 from __future__ import annotations
 

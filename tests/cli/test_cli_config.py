@@ -93,7 +93,7 @@ def test_one_number_stands_for_a_list_of_it(command: Command, file: Callable[[st
     assert (read["backbone"]["channel_mult"], read["backbone"]["attention_resolutions"]) == ([1], [8])
 
 
-def test_a_list_is_asked_for_as_a_file_spells_it(refused: Refused, file: Callable[[str], Path]):
+def test_a_list_is_required_as_a_file_spells_it(refused: Refused, file: Callable[[str], Path]):
     path = file('out = "run"\n[data]\nname = "digits"\n[backbone]\nname = "unet"\nattention_resolutions = "8,4"\n')
     assert refused("train", "--config", path) == (
         f"{path}: backbone.attention_resolutions must be a list of integers or 'none', got '8,4'"

@@ -82,11 +82,11 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     assert messages[3].startswith("error: --batch-size is 5, but the data has 4 examples")
     assert not (tmp_path / "run").exists()
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
-    assert refused("data").startswith("diffkit data needs to know what to do: ")
+    assert refused("data").startswith("diffkit data needs a command: ")
     assert refused("data", "chekc", photos) == (
         "no command 'data chekc'; did you mean 'data check'? (diffkit data: data check, data import)"
     )
-    assert refused("data", "--out", "x").startswith("diffkit data needs to know what to do: ")
+    assert refused("data", "--out", "x").startswith("diffkit data needs a command: ")
 
 
 def test_import_into_pngs_that_can_be_trained_on(command: Command, tmp_path: Path):
@@ -98,7 +98,7 @@ def test_import_into_pngs_that_can_be_trained_on(command: Command, tmp_path: Pat
     assert command("data", "check", out, "--labels", "prefix", "--size", "8").code == 0
 
 
-def test_import_says_when_classes_are_counted_in_another_order(command: Command, tmp_path: Path):
+def test_import_reports_when_classes_are_counted_in_another_order(command: Command, tmp_path: Path):
     path = tmp_path / "d.npz"
     np.savez(path, np.zeros((2, 4, 4), np.uint8), np.array([0, 1]), classes=np.array(["owl", "cat"]))
     found = command("data", "import", "--data", path, "--data.labels", "true", "--to", tmp_path / "out")
@@ -148,7 +148,7 @@ def test_refusals_of_import(refused: Refused, photos: Path, tmp_path: Path):
     assert refused(*words, "--to", tmp_path / "a.npz", "--prefix", "a").startswith("--prefix is for PNGs")
 
 
-def test_check_says_what_to_do_instead(refused: Refused, tmp_path: Path):
+def test_check_gives_advice_instead(refused: Refused, tmp_path: Path):
     (tmp_path / "a.tar").touch()
     assert "is a file; name a folder or .zip of images" in refused("data", "check", tmp_path / "a.tar")
     (tmp_path / "a.npz").touch()
@@ -159,7 +159,7 @@ def test_check_says_what_to_do_instead(refused: Refused, tmp_path: Path):
     assert refused("data", "check", "digits").endswith("or make one: diffkit data import --data digits --to FOLDER")
 
 
-def test_check_of_a_file_says_where_values_lie(command: Command, refused: Refused, tmp_path: Path):
+def test_check_of_a_file_reports_where_values_lie(command: Command, refused: Refused, tmp_path: Path):
     values = np.linspace(0, 1, 6 * 16, dtype=np.float32).reshape(6, 4, 4, 1)
     np.savez(tmp_path / "a.npz", values, np.arange(6) % 3)
     np.save(tmp_path / "b.npy", (values * 255).astype(np.uint8))

@@ -36,7 +36,7 @@ def test_no_such_device(command: Command, name: str, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     found = command(name, *LINES[name], "--device", "foo")
     assert (found.code, found.out) == (2, "")
-    assert found.err.startswith("error: --device foo is the name of no device; there is cpu")
+    assert found.err.startswith("error: --device foo is not the name of a device; there is cpu")
     assert not list(tmp_path.iterdir())
 
 

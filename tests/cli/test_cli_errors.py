@@ -1,4 +1,4 @@
-"""Every refusal of a command line: one line that says what would work."""
+"""Every refusal of a command line: one line that names what would work."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_which_mean(refused: Refused, tmp_path: Path):
         assert refused("average", "RUN", "--out", tmp_path / "o", *more).startswith("give either --rate, ")
 
 
-def test_what_a_mean_would_need_is_said_in_flags(command: Command, refused: Refused, tmp_path: Path):
+def test_what_a_mean_would_need_is_reported_in_flags(command: Command, refused: Refused, tmp_path: Path):
     small = ["--data", "digits", "--steps", "1", "--batch-size", "2", "--num-steps", "4", "--backbone.hidden", "8"]
     found = command("train", *small, "--backbone", "mlp", "--schedule", "cosine", "--out", tmp_path / "run")
     assert found.code == 0, found.err

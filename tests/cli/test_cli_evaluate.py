@@ -60,7 +60,7 @@ def test_files_against_stored_statistics(command: Command, samples: Path, tmp_pa
     assert f"{found['fid']:.4g}" in direct.out
 
 
-def test_a_folder_is_never_resized_unasked(command: Command, refused: Refused, tmp_path: Path):
+def test_a_folder_is_resized_only_on_request(command: Command, refused: Refused, tmp_path: Path):
     image = pytest.importorskip("PIL.Image")
     folder = tmp_path / "pngs"
     folder.mkdir()
@@ -75,7 +75,7 @@ def test_a_folder_is_never_resized_unasked(command: Command, refused: Refused, t
     assert "7 from" in command("evaluate", folder, *words, "--size", "8").out
 
 
-def test_the_overview_of_drawn_samples_is_no_sample(command: Command, digits: Path, tmp_path: Path):
+def test_the_overview_of_drawn_samples_is_not_a_sample(command: Command, digits: Path, tmp_path: Path):
     pytest.importorskip("PIL.Image")
     out = tmp_path / "drawn"
     assert command("sample", digits, "-n", "6", "--steps", "2", "--out", out).code == 0
@@ -116,7 +116,7 @@ def test_nothing_is_drawn_that_cannot_be_measured(
 
 def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path):
     own = ["--extractor", "digits"]
-    assert refused("evaluate", samples, *own) == "say what to compare with: either --data or --reference"
+    assert refused("evaluate", samples, *own) == "name the data to compare with: either --data or --reference"
     assert refused("evaluate", "--data", "digits", *own) == (
         "name the samples to measure, or --save-reference FILE to make a reference only"
     )

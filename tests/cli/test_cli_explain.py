@@ -1,4 +1,4 @@
-"""What an explanation says, against what the parts do."""
+"""The content of an explanation, against the behaviour of the parts."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_refusals(refused: Refused, command: Command, saved: Path, tmp_path: Pat
     assert refused("explain", "--plot", tmp_path) == f"--plot {tmp_path} is a folder; name a file"
     assert refused("explain", "--steps", "3000").startswith("--steps must be <= 1000")
     assert command("explain", "--plot", tmp_path / "e.xyz").err.startswith("error: cannot write ")
-    with pytest.raises(diffkit.DiffkitError, match="a system is given, so 'var' cannot be chosen any more"):
+    with pytest.raises(diffkit.DiffkitError, match="a system is given, so 'var' cannot be changed"):
         explain(saved, var="learned")
 
 

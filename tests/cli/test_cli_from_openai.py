@@ -78,7 +78,7 @@ def test_every_flag_has_a_line(title: str):
     assert own <= {"timestep_respacing", "class_cond"}  # which matter to a script although they describe the process
 
 
-def test_a_line_without_an_option_says_what_to_do():
+def test_a_line_without_an_option_gives_advice():
     for section in sections().values():
         for flag, here, note in rows(section):
             assert here or note, flag

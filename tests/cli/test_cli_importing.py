@@ -86,7 +86,7 @@ def test_a_file_must_be_named(refused: Refused):
     assert "--import needs a Python file" in refused("list", "--import")
 
 
-def test_a_file_that_is_no_text(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_is_not_text(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "parts_of_a_test.py").write_bytes(b"x = '\xff'")
     text = refused("list", "--import", tmp_path / "parts_of_a_test.py")
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_text(refused: Refused, tmp_path: Path, monkeypatch: p
     assert refused("list", "--import", tmp_path / "folder.py").endswith("is not a Python file")
 
 
-def test_what_a_file_prints_is_no_result(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_file_prints_is_not_a_result(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "parts_of_a_test.py").write_text("print('hello')")
     found = command("--import", tmp_path / "parts_of_a_test.py", "--version")

@@ -12,7 +12,7 @@ from diffkit.presets import names
 from diffkit.registry import KINDS, refresh, registry
 
 
-def test_every_part_has_a_line_that_says_what_it_is(command: Command):
+def test_every_part_has_a_line_that_reports_what_it_is(command: Command):
     lines = command("list").out.splitlines()
     for kind in KINDS:
         assert kind in lines
@@ -59,7 +59,7 @@ def test_plugins_are_listed_unimported_and_shadowed_ones_marked(command: Command
 
 
 @pytest.mark.usefixtures("plugin")
-def test_a_plugin_that_cannot_be_loaded_says_so_when_named(refused: Refused):
+def test_a_plugin_that_cannot_be_loaded_reports_it_when_named(refused: Refused):
     assert refused("explain", "--schedule", "sine", "--help").startswith("cannot load schedule 'sine' of diffkit-waves")
 
 

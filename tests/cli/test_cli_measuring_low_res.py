@@ -48,7 +48,7 @@ def test_what_needs_the_size(refused: Refused, run: Path, images: Path):
     assert "of what size was not saved with it" in refused("nll", run, "--data", images).splitlines()[-1]
 
 
-def test_its_samples_are_drawn_elsewhere(command: Command, refused: Refused, run: Path):
+def test_its_samples_are_drawn_by_another_command(command: Command, refused: Refused, run: Path):
     pytest.importorskip("jinja2")
     pytest.importorskip("sklearn")
     assert "evaluate that folder" in refused("evaluate", run, "--data", "digits", "--extractor", "digits")

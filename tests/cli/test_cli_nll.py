@@ -51,7 +51,7 @@ def test_fewer_examples_than_the_default_are_all_scored(command: Command, make_s
     assert "bits/dim over 7 examples" in found.out
 
 
-def test_what_it_takes_is_said_before_and_the_advice_runs(
+def test_what_it_takes_is_reported_before_and_the_advice_runs(
     command: Command, make_system: Callable, images: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from diffkit.cli.commands import nll
@@ -95,7 +95,7 @@ def test_exact_likelihood(command: Command, saved: Path, images: Path, tmp_path:
 
 
 @pytest.mark.parametrize("how", [[], ["--ode", "--tolerance", "1e-1"]], ids=["bound", "ode"])
-def test_clipping_is_as_composed_or_as_told(
+def test_clipping_is_as_composed_or_as_given(
     command: Command, saved: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: list[str]
 ):
     """By default as composed, and in the flow not at all."""
@@ -240,7 +240,7 @@ def test_classes_are_those_of_the_run_by_name(command: Command, refused: Refused
     assert_allclose(scored("other", ["owl", "dog"], [1, 0, 0, 1, 0, 1]), right, rtol=1e-6)
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.arange(6) % 2, classes=np.array(["dog", "zed"]))
     assert refused("nll", saved, *words, "--out", tmp_path / "no.npz") == (
-        "the run has classes cat, dog, owl; the data has dog, zed, and zed cannot be told by name; give data of the "
+        "the run has classes cat, dog, owl; the data has dog, zed, and zed cannot be matched by name; give data of the "
         "same classes"
     )
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.array([0, 1, 2, 3, 0, 1]))

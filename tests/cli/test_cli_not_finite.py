@@ -60,7 +60,7 @@ def test_weights_that_are_not_finite(command: Command, make_system: Callable, tm
     assert "time_embed.0.weight has 1 values that are not finite; take the weights of an earlier" in found.err
 
 
-def test_a_disk_that_is_full_is_no_fault_of_diffkit(
+def test_a_full_disk_is_not_a_fault_of_diffkit(
     refused: Refused, make_system: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*given: object, **more: object) -> None:

@@ -47,7 +47,7 @@ BROKEN = {"missing": lambda: None, "closed": closed, "full": lambda: Full(FULL),
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_run_goes_on_where_nothing_can_be_printed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_resumes_where_nothing_can_be_printed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdout", BROKEN[kind]())
     monkeypatch.setattr(sys, "stderr", BROKEN[kind]())
     assert run([*TRAIN, str(tmp_path / "run")]) == 0

@@ -1,4 +1,4 @@
-"""What is there already is never replaced unasked, and that is said before any work."""
+"""Existing files are never replaced without --overwrite, which is refused before any work."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_command_that_writes_is_here():
 def test_a_file_stays(refused: Refused, tmp_path: Path, name: str, words: tuple[str, ...], flag: str, to: str):
     (tmp_path / to).write_text("mine")
     text = refused(*name.split(), *words, flag, tmp_path / to)
-    assert text == f"{flag} {tmp_path / to} is there already; name another file, or pass --overwrite"
+    assert text == f"{flag} {tmp_path / to} exists already; name another file, or pass --overwrite"
     assert (tmp_path / to).read_text() == "mine"
 
 
@@ -108,12 +108,12 @@ def test_an_overview_of_another_folder_stays(refused: Refused, saved: Path, tmp_
     Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
     words = [saved, "--steps", "2"] if name == "sample" else [saved, tmp_path / "a.png"]
     assert refused(name, *words, "--out", tmp_path / "out") == (
-        f"{tmp_path / 'out_grid.png'} is there already, beside --out; name another folder, or pass --overwrite"
+        f"{tmp_path / 'out_grid.png'} exists already, next to --out; name another folder, or pass --overwrite"
     )
     assert (tmp_path / "out_grid.png").read_text() == "mine" and not (tmp_path / "out").exists()
 
 
-def test_the_overview_of_this_folder_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_overview_of_this_folder_is_next_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert overview(Path()) == tmp_path / "here_grid.png" and overview(Path("a/b")) == Path("a/b_grid.png")

@@ -40,7 +40,9 @@ def test_files_of_a_class_conditional_system(command: Command, saved: Path, tmp_
 
 
 @pytest.mark.parametrize(("steps", "said"), [("leading4", True), ("trailing4", False)])
-def test_a_start_below_the_last_level_is_said(command: Command, saved: Path, tmp_path: Path, steps: str, said: bool):
+def test_a_start_below_the_last_level_is_reported(
+    command: Command, saved: Path, tmp_path: Path, steps: str, said: bool
+):
     found = command("sample", saved, "-n", 1, "--steps", steps, "--out", tmp_path / "out", "--format", "npz")
     assert found.code == 0
     assert ("note: sampling starts at level" in found.err) == said

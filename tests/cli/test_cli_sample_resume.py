@@ -1,4 +1,4 @@
-"""A sampling that stops anywhere goes on, and its files are those of one that never stopped, whoever makes them."""
+"""Sampling that stops anywhere resumes, and its files are those of an uninterrupted one, with any processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def arguments(saved: Path, out: Path, *more: str) -> list[str]:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file there is, hidden ones and folders included, and the grid beside them."""
+    """Every file there is, hidden ones and folders included, and the grid next to them."""
     files = [path for path in out.rglob("*") if path.is_file()]
     beside = [path for path in out.parent.glob(f"*{out.name}_grid*") if path.is_file()]
     return {path.relative_to(out.parent).as_posix(): path.read_bytes() for path in files + beside}
@@ -145,9 +145,9 @@ def test_another_sampling_is_refused(command: Command, refused: Refused, saved: 
     before = content(out)
     steered = ["--guidance", "cfg", "--guidance.scale", "2"]
     said = refused(*arguments(saved, out), "--seed", "1", "--classes", "owl", *steered)
-    assert said.startswith(f"--out {out} holds samples that were asked for in another way:\n  other --classes, or ")
+    assert said.startswith(f"--out {out} holds samples drawn with other options:\n  other --classes, or ")
     assert "\n  --seed 0, now 1" in said and "\n  --guidance none, now ClassifierFree(" in said
-    assert said.endswith("ask for the same to go on, name another folder, or pass --overwrite")
+    assert said.endswith("pass the same options to resume, name another folder, or pass --overwrite")
     other = diffkit.load(saved)
     next(other.backbone.parameters()).data.add_(1)
     assert "\n  another system, or the same with other weights\n" in refused(
@@ -162,8 +162,8 @@ def test_another_number_needs_another_folder(n: str, command: Command, refused: 
     assert command(*arguments(saved, out)).code == 0
     words = [*without(arguments(saved, out), ["-n"]), "-n", n]
     assert refused(*words) == (
-        f"--out {out} holds samples that were asked for in another way:\n  -n 7, now {n}\n"
-        "ask for -n 7 (the last batch would be another), name another folder, or pass --overwrite"
+        f"--out {out} holds samples drawn with other options:\n  -n 7, now {n}\n"
+        "pass -n 7 (the last batch would be another), name another folder, or pass --overwrite"
     )
 
 

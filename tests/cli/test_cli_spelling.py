@@ -75,7 +75,7 @@ def test_anything_else_stays(options, said: str):
     assert in_flags(said, options) == said
 
 
-def test_the_command_line_says_so(refused: Refused, saved: Path, tmp_path: Path):
+def test_the_command_line_reports_it(refused: Refused, saved: Path, tmp_path: Path):
     out = ["--out", tmp_path / "o"]
     assert refused("explain", "--num-steps", "0") == "--num-steps must be >= 1, got 0"
     assert refused("sample", saved, "-n", "0") == "-n must be >= 1, got 0"

@@ -29,7 +29,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mask(tmp_path: Path) -> Path:
-    """The left half is kept."""
+    """The left half is known."""
     Image.fromarray(np.repeat(np.array([[255] * 3 + [0] * 3], np.uint8), 8, 0)).save(tmp_path / "mask.png")
     return tmp_path / "mask.png"
 
@@ -106,7 +106,7 @@ def test_upscale(command: Command, saved: Path, tmp_path: Path):
     assert_written(out, ["small.png"], wanted.detach())
 
 
-def test_invert_says_how_well(command: Command, saved: Path, pictures: Path, tmp_path: Path):
+def test_invert_reports_how_well(command: Command, saved: Path, pictures: Path, tmp_path: Path):
     out = tmp_path / "out"
     found = command("invert", saved, pictures, "--classes", "dog", "--steps", "5", "--out", out)
     assert found.code == 0, found.err
@@ -190,7 +190,7 @@ def test_only_pictures(refused: Refused, make_system: Callable, pictures: Path, 
     assert message.endswith(f"makes {kind}, no 8-bit pictures; call diffkit.tasks in Python")
 
 
-def test_a_system_that_enlarges_is_sent_elsewhere(
+def test_a_system_that_enlarges_is_refused_with_advice(
     refused: Refused, make_system: Callable, pictures: Path, tmp_path: Path
 ):
     small = {"channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "groups": 8, "attention_resolutions": ()}
@@ -199,7 +199,7 @@ def test_a_system_that_enlarges_is_sent_elsewhere(
     assert message.endswith("enlarges small pictures, and does nothing else; use diffkit sample --low-res")
 
 
-def test_resizing_is_said(command: Command, saved: Path, pictures: Path, tmp_path: Path):
+def test_resizing_is_reported(command: Command, saved: Path, pictures: Path, tmp_path: Path):
     words = ["edit", saved, pictures, "--steps", "2", "--classes", "cat"]
     assert "resized" not in command(*words, "--out", tmp_path / "a").err
     Image.fromarray(np.zeros((9, 6), np.uint8)).save(pictures / "c.png")

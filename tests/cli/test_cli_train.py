@@ -69,12 +69,12 @@ def test_options_of_data_go_by_their_flags(command_line: list[str], refused: Ref
         ("L", ["--data.channels", "1"], False),
     ],
 )
-def test_grey_pictures_read_in_colour_are_said(mode, more, said, command: Command, tmp_path: Path):
+def test_grey_pictures_read_in_colour_are_reported(mode, more, said, command: Command, tmp_path: Path):
     pictures(tmp_path / "some", mode)
     words = ["train", "--data", tmp_path / "some", "--data.size", "4", "--out", tmp_path / "run", "--steps", "1", *TINY]
     found = command(*words, *more)
     assert found.code == 0, found.err
-    note = "; all 4 pictures looked at are grey: --data.channels 1 reads them so"
+    note = "; all 4 pictures checked are grey: --data.channels 1 reads them so"
     assert (note in found.out.splitlines()[1]) == said
 
 
@@ -108,13 +108,13 @@ def test_more_steps_for_a_picture_than_there_are_levels(command: Command, refuse
     assert command("train", "--config", tmp_path / "run/config.toml", "--out", tmp_path / "again").code == 0
 
 
-def test_classes_that_nothing_is_learned_of_are_said(command: Command, images: Path, tmp_path: Path):
+def test_classes_that_nothing_is_learned_of_are_reported(command: Command, images: Path, tmp_path: Path):
     words = ["train", "--data", images, "--data.labels", "true", "--out", tmp_path / "run", "--steps", "1", *TINY]
     found = command(*words, "--backbone.num-classes", "7")
     assert "note: the network has 7 classes, the data 2; the other 5 are never trained" in found.out.splitlines()
 
 
-def test_what_is_said_wins_over_the_data(command: Command, images: Path, tmp_path: Path):
+def test_options_override_the_data(command: Command, images: Path, tmp_path: Path):
     out = tmp_path / "run"
     words = ["--data", images, "--out", out, "--steps", "1", *TINY, "--backbone.num-classes", "none"]
     assert command("train", *words).code == 0
@@ -154,7 +154,9 @@ def test_refusals(refused: Refused, images: Path, tmp_path: Path):
     assert "--batch-size is 10, but the data has 9 examples" in refused("train", *words[:-4], "--batch-size", "10")
     assert refused("train", *words, "--lr", "-1") == "--lr must be >= 0, got -1.0"
     assert "compose with --data-shape 3,4,6" in refused("train", *words, "--data-shape", "1,4,6")
-    assert refused("train", *words, "--device", "nowhere") == "--device nowhere is the name of no device; there is cpu"
+    assert (
+        refused("train", *words, "--device", "nowhere") == "--device nowhere is not the name of a device; there is cpu"
+    )
     assert refused("train", *words[:3], images, *words[4:]) == f"--out {images} is a file; name a folder"
 
 
@@ -220,7 +222,7 @@ def test_paths_are_whole_so_that_a_run_is_repeated_from_anywhere(tmp_path: Path,
     assert (name, options["archive"]) == ("cifar10", tmp_path / "a.tar.gz")
 
 
-def test_a_run_that_goes_on_holds_its_last_options(command: Command, images: Path, tmp_path: Path):
+def test_a_run_that_resumes_holds_its_last_options(command: Command, images: Path, tmp_path: Path):
     words = ["train", "--data", images, "--out", tmp_path / "a", *TINY, "--steps"]
     assert command(*words, "1").code == 0
     assert command(*words, "2").code == 0

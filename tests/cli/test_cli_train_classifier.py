@@ -1,4 +1,4 @@
-"""Training a classifier of noisy data from the command line, and steering samples with it."""
+"""Training a classifier of noisy data from the command line, and guiding samples with it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_refusals(refused: Refused, saved: Path, images: Path, tmp_path: Path):
     assert "add --data.labels true" in refused(*words, "--num-classes", "2")
     assert "the data has 2 classes, but the classifier has 1" in refused(*labelled, "--num-classes", "1")
     assert refused(*labelled, "--system", tmp_path, "--schedule", "cosine", "--num-steps", "9") == (
-        "--system says already what --num-steps, --schedule would; leave one of them out"
+        "--system sets --num-steps, --schedule already; leave one of them out"
     )
     assert "is not there; a saved system is a folder" in refused(*labelled, "--system", tmp_path)
     assert refused(*labelled, "--system", saved) == (
@@ -178,6 +178,6 @@ def test_classes_of_the_system_and_of_held_out_data(command: Command, refused: R
         "system's classes, so give it data of them"
     )
     assert refused(*words, "--data", *right, "--val", other[0], "--val.labels", "true") == (
-        "the data has classes box, disc; val has disc, zed, and zed cannot be told by name; give data of the same "
+        "the data has classes box, disc; val has disc, zed, and zed cannot be matched by name; give data of the same "
         "classes"
     )

@@ -50,7 +50,7 @@ def with_classes(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_a_file_of_ours_says_itself_what_it_is(ending: str, command: Command, with_classes: Path, tmp_path: Path):
+def test_an_exported_file_carries_its_spec(ending: str, command: Command, with_classes: Path, tmp_path: Path):
     file, again = tmp_path / f"a{ending}", tmp_path / "again"
     assert command("export", with_classes, "--to", file).code == 0
     found = command("import", file, "--to", again)
@@ -72,7 +72,7 @@ def test_others_read_a_file_of_ours_as_the_published_ones(ending: str, command: 
     network.load_state_dict(state)
 
 
-def test_options_win_over_what_a_file_of_ours_says(command: Command, refused: Refused, with_classes: Path, tmp_path):
+def test_options_override_the_spec_of_a_file(command: Command, refused: Refused, with_classes: Path, tmp_path):
     command("export", with_classes, "--to", tmp_path / "a.pt")
     more = ["--sampler", "ancestral", "--dropout", "0.5", "--num-heads", "2"]
     assert command("import", tmp_path / "a.pt", "--to", tmp_path / "b", *more).code == 0
@@ -85,7 +85,7 @@ def test_options_win_over_what_a_file_of_ours_says(command: Command, refused: Re
     assert "num-classes is 2 and one label for no class in the file, 3 given" in text
 
 
-def test_what_a_file_says_of_itself_may_be_damaged(refused: Refused, with_classes: Path, tmp_path: Path):
+def test_what_a_file_reports_of_itself_may_be_damaged(refused: Refused, with_classes: Path, tmp_path: Path):
     from safetensors.torch import save_file
 
     weights.export(diffkit.load(with_classes), tmp_path / "a.pt")
@@ -99,7 +99,7 @@ def test_what_a_file_says_of_itself_may_be_damaged(refused: Refused, with_classe
         assert said in refused("import", tmp_path / "b.safetensors", "--to", tmp_path / "b")
 
 
-def test_a_label_that_means_no_class_is_asked_for(refused: Refused, with_classes: Path, tmp_path: Path):
+def test_a_label_that_means_no_class_is_required(refused: Refused, with_classes: Path, tmp_path: Path):
     weights.export(diffkit.load(with_classes).backbone, tmp_path / "foreign.pt")
     line = "  --null-class    if the last of its 3 labels means no class"
     text = refused("import", tmp_path / "foreign.pt", "--to", tmp_path / "b", *UNSEEN)
@@ -154,14 +154,14 @@ def test_what_is_missing_is_listed_and_nothing_is_written(refused: Refused, unet
     assert not (tmp_path / "system").exists()
 
 
-def test_a_preset_that_does_not_fit_is_told_by_its_options(refused: Refused, unet: Path, tmp_path: Path):
+def test_a_preset_that_does_not_fit_is_recognized_by_its_options(refused: Refused, unet: Path, tmp_path: Path):
     text = refused("import", unet, "--to", tmp_path / "system", "--preset", "iddpm/cifar10-uncond")
     assert text.startswith(
         f"{unet} does not fit preset 'iddpm/cifar10-uncond':\n  channels is 8 in the file, 128 given"
     )
 
 
-def test_a_preset_says_everything(command: Command, tmp_path: Path):
+def test_a_preset_gives_all_options(command: Command, tmp_path: Path):
     torch.save(diffkit.preset("dit/s8-256").build().state_dict(), tmp_path / "dit.pt")
     found = command("import", tmp_path / "dit.pt", "--to", tmp_path / "system", "--preset", "dit/s8-256")
     assert found.code == 0, found.err

@@ -83,7 +83,7 @@ def test_the_next_item_stands_in(capsys):
         from_dataset(Sometimes(), on_error="ignore")
 
 
-def test_a_run_goes_on_the_same_whoever_reads(tmp_path):
+def test_a_run_resumes_the_same_with_any_reader(tmp_path):
     """A run that stopped at an item goes on once such items are skipped; workers see the same examples."""
     data = from_dataset(Sometimes(), on_error="skip", classes=3)
     whole = train(data, tmp_path / "whole")
@@ -131,7 +131,7 @@ def test_unchecked_pictures(tmp_path, packed, capsys):
     assert torch.equal(sent.batch([at]).images, found.images[:1])
 
 
-def test_a_run_that_began_with_a_file_goes_on_without_it(tmp_path):
+def test_a_run_that_began_with_a_file_resumes_without_it(tmp_path):
     """As the error says: with check=False and on_error="skip"."""
     source, options = pictures(tmp_path / "p", False), dict(size=8, channels=1)
     whole = (tmp_path / "p/a_10.png").read_bytes()

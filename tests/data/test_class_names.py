@@ -57,8 +57,8 @@ def test_a_class_of_another_name():
     with pytest.raises(DataError) as error:
         counted_as(some("disc", "zed"), ("box", "disc"))
     assert str(error.value) == (
-        "the run has classes box, disc; the data has disc, zed, and zed cannot be told by name; give data of the same "
-        "classes"
+        "the run has classes box, disc; the data has disc, zed, and zed cannot be matched by name; give data "
+        "of the same classes"
     )
     many = [f"class {i}" for i in range(12)]
     with pytest.raises(DataError, match=r"class 9 and 2 more; the data has disc, zed, and disc, zed cannot"):

@@ -115,7 +115,7 @@ def test_a_damaged_cache_is_built_again(folder, reads, damage, capsys):
     assert ("is damaged; it is built again" in capsys.readouterr().err) == (damage != "gone")
 
 
-def test_what_is_no_cache_is_left_alone(folder):
+def test_a_file_that_is_not_a_cache_is_left_alone(folder):
     np.save(folder.parent / "cache.npy", np.zeros(3))
     with pytest.raises(
         DataError, match=r"cache\.npy' or .* is there, but is not a cache of diffkit; remove both, or name"

@@ -83,7 +83,7 @@ def dataset(**changes) -> Dataset:
 
 @pytest.fixture
 def library(monkeypatch) -> list:
-    """The module, and what it was asked for."""
+    """The module, and the arguments it received."""
     asked: list = []
     module = types.ModuleType("datasets")
 
@@ -167,7 +167,7 @@ def test_columns_that_are_not_there_or_not_plain():
             load("hf", dataset=dataset(labels=dict.fromkeys(range(3), none)), size=8, labels=True)
 
 
-def test_what_the_library_is_asked_for(library, tmp_path):
+def test_arguments_passed_to_the_library(library, tmp_path):
     def ask(name, **options):
         del library[:]
         assert len(load("hf", dataset=str(name), size=8, **options)) == 3

@@ -55,7 +55,7 @@ def test_eight_bits_become_values_from_minus_one_to_one():
 @pytest.mark.parametrize("size", [(8, 8), (6, 9), (9, 6), (30, 40), (200, 150)])
 @pytest.mark.parametrize("source", [(100, 150), (150, 100), (120, 60), (101, 97)])
 def test_any_size_is_covered_and_nothing_is_stretched(size, source, tmp_path):
-    """A slope of 45 degrees stays one, whatever the shape asked for."""
+    """A slope of 45 degrees stays one, whatever the output shape."""
     height, width = source
     slope = (np.arange(height)[:, None] + np.arange(width)).astype(np.uint8)
     found = read_image(save(tmp_path / "a.png", slope), Form(size, 1))
@@ -110,7 +110,7 @@ def test_transparency_is_put_onto_the_background(background, tmp_path):
 
 
 def test_palettes_are_converted_before_resizing(tmp_path):
-    """The published code resizes palette numbers, which makes up colours that are nowhere near."""
+    """improved-diffusion resizes palette numbers, which makes unrelated colours."""
     palette = Image.fromarray(np.tile([0, 200], (16, 8)).astype(np.uint8), "P")
     palette.putpalette([255, 0, 0] + [0] * 597 + [0, 0, 255] + [0] * (768 - 603))
     found = read_image(save(tmp_path / "a.png", palette), Form((8, 8), 3))

@@ -70,7 +70,7 @@ def test_dataset_json_in_the_folder_itself(folder):
 
 
 def test_tables_as_people_write_them(folder, tmp_path):
-    """Spaces after commas, Windows line ends, quoted names with a line break, columns that nobody asked for."""
+    """Spaces after commas, Windows line ends, quoted names with a line break, unused columns."""
     odd = folder / "line\nbreak, and comma.png"
     (folder / "b.png").rename(odd)
     text = 'note,file, label\r\nx,a.png, cat\r\ny,"line\nbreak, and comma.png",dog\r\n'
@@ -127,13 +127,13 @@ def test_tables_that_cannot_be_used(folder, tmp_path, name, text, message):
         read_table(path, folder)
 
 
-def test_tables_that_are_no_text(folder, tmp_path):
+def test_tables_that_are_not_text(folder, tmp_path):
     (tmp_path / "t.csv").write_bytes(b"file,label\n\xff\xfe,1\n")
     with pytest.raises(DataError, match="cannot be read: 'utf-8' codec"):
         read_table(tmp_path / "t.csv", folder)
 
 
-def test_numbers_that_are_no_classes(folder, tmp_path):
+def test_numbers_that_are_not_classes(folder, tmp_path):
     path = table(tmp_path / "t.csv", zip(FILES, (5, 6, 7, 1_000_042), strict=True))
     with pytest.raises(DataError, match="go up to 1000042; number classes from 0, or name them"):
         load(folder, path)
@@ -222,7 +222,7 @@ def test_two_files_that_differ_in_their_spelling_only(folder, tmp_path):
         (lambda name: f"train/{name}", "names differ in their folders: 'a.png' is 'train/a.png' in the table"),
     ],
 )
-def test_what_differs_in_every_name_is_said(folder, tmp_path, change, words):
+def test_what_differs_in_every_name_is_reported(folder, tmp_path, change, words):
     path = table(tmp_path / "t.csv", [(change(name), "x") for name in FILES])
     with pytest.raises(DataError, match=re.escape(words)):
         load(folder, path)

@@ -43,7 +43,7 @@ def test_a_process_that_dies_is_one_clear_error():
 
 
 @pytest.mark.parametrize(("rank", "lines"), [(None, 1), ("0", 1), ("1", 0)])
-def test_one_process_of_a_job_says_what_is_skipped(rank, lines, tmp_path, monkeypatch, capsys):
+def test_one_process_of_a_job_reports_what_is_skipped(rank, lines, tmp_path, monkeypatch, capsys):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     if rank is not None:

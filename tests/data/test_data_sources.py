@@ -1,4 +1,4 @@
-"""Arrays, files, named data, and everything that is said about data that cannot be used."""
+"""Arrays, files, named data, and every error about data that cannot be used."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_data_of_a_users_own_class():
     assert as_data(data) is data
 
 
-def test_a_users_own_data_that_is_not_as_it_says():
+def test_a_users_own_data_that_contradicts_its_attributes():
     class Ragged(Custom):
         def __getitem__(self, index):
             return np.zeros((1, 2, 2 + index)), {"y": 0} if index < 2 else {}

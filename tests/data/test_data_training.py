@@ -43,7 +43,7 @@ def run(photos: Path, out: Path, steps: int, workers: int = 0, **options) -> lis
     return [line["loss"] for line in read_metrics(out)]
 
 
-def test_a_run_goes_on_to_the_bit_however_the_images_are_read(photos, tmp_path):
+def test_a_run_resumes_to_the_bit_however_the_images_are_read(photos, tmp_path):
     cache = tmp_path / "c.npy"
     whole = run(photos, tmp_path / "whole", 8)
     assert run(photos, tmp_path / "parts", 3, check=False) == whole[:3]

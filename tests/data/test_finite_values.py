@@ -54,7 +54,7 @@ class Items(list):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_example_that_nobody_looked_at_ends_the_run_by_name(tmp_path, workers):
+def test_an_unchecked_example_ends_the_run_by_name(tmp_path, workers):
     data = from_dataset(Items(values()))
     with pytest.raises(DataError, match="example 57 holds NaN or infinity; correct or remove such examples"):
         diffkit.train(system(), data, out=tmp_path / "r", steps=40, batch_size=8, workers=workers, progress=False)

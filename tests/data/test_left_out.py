@@ -1,4 +1,4 @@
-"""What stands beside images and is none: hidden folders, links out of the folder, files that only end as images do."""
+"""Files next to images that are not images: hidden folders, links out of the folder, files that end like images."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_hidden_folders_hold_no_examples(tmp_path, packed):
     assert data.classes == ("cat", "dog") and [data.pictures.name(i) for i in range(len(data))] == list(GOOD)
     report = check_images(path, labels="folders")
     assert set(report.images) == set(GOOD) and report.classes == {"cat": 2, "dog": 2}
-    assert {"a hidden folder", "a folder that a system keeps for itself"} <= set(report.ignored.values())
+    assert {"a hidden folder", "a folder of the operating system"} <= set(report.ignored.values())
     if not packed:
         assert len(read(path)) == 4
 

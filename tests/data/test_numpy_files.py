@@ -67,14 +67,14 @@ def test_odd_arrays_are_one_line(tmp_path, name):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_one_hot_labels_are_told_how_to_be_numbers():
+def test_one_hot_labels_are_advised_how_to_be_numbers():
     labels = np.eye(3, dtype=np.int64)[[2, 0, 1]]
     with pytest.raises(DataError, match=r"give class numbers by labels\.argmax\(1\)"):
         from_array(IMAGES, labels=labels, layout="channels_last")
     assert from_array(IMAGES, labels=labels.argmax(1), layout="channels_last").labels.tolist() == [2, 0, 1]
 
 
-def test_large_labels_are_told_how_to_count_from_0():
+def test_large_labels_are_advised_how_to_count_from_0():
     labels = np.array([7, 2 * 10**9, 7])
     with pytest.raises(DataError, match=r"as by numpy\.unique\(labels, return_inverse=True\)\[1\]"):
         from_array(IMAGES, labels=labels, layout="channels_last")

@@ -1,4 +1,4 @@
-"""Every odd file that folders of images hold: its right pixels, or one line that says what is wrong with it."""
+"""Every odd file that folders of images hold: its right pixels, or one line that names its fault."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 LEFT_OUT: dict[str, tuple[Callable[[Path], object], str]] = {
     "notes.txt": (content(b"words"), "no image by its name"),
     "no-ending": (saved(image(), format="PNG"), "no image by its name"),
-    "._photo.png": (content(b"\0\5\x16\7"), "what macOS keeps beside a file"),
+    "._photo.png": (content(b"\0\5\x16\7"), "metadata of macOS about a file"),
     "gone.png": (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
     "itself.png": (lambda path: path.symlink_to(path.name), "a link to (itself|nothing)"),
     "loop": (lambda path: path.symlink_to(path.parent, target_is_directory=True), "a link to a folder that holds this"),
@@ -237,7 +237,7 @@ def test_right_pixels(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_one_line_that_says_what_is_wrong(name, tmp_path):
+def test_one_line_that_names_the_fault(name, tmp_path):
     make, reason = WRONG[name]
     make(tmp_path / name)
     with pytest.raises(DataError, match=reason) as caught:
@@ -307,7 +307,7 @@ def test_all_of_them_in_one_folder(tmp_path, processes, capsys):
 
 
 def test_sixteen_bits_with_a_transparent_grey(tmp_path):
-    """Pillow keeps the grey that stands for "transparent" beside the image; it goes through the scaling, too."""
+    """Pillow stores the grey of "transparent" separately from the image; it goes through the scaling, too."""
     deep = with_colour(DEEP, 1234)
     image(deep).save(tmp_path / "a.png")
     plain = (tmp_path / "a.png").read_bytes()
@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
         diffkit.data.loading.load(tmp_path / "a", size=8)
 
 
-def test_the_report_says_what_will_be_done_to_the_images(tmp_path):
+def test_the_report_reports_what_will_be_done_to_the_images(tmp_path):
     image(DEEP).save(tmp_path / "x_deep.png")
     alpha(COLOUR).save(tmp_path / "x_alpha.png")
     animated()(tmp_path / "y_moving.gif")

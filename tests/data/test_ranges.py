@@ -46,7 +46,7 @@ def test_values_of_about_unit_size():
     assert range_of(from_array(np.linspace(-1, 1, 36).reshape(4, 1, 3, 3))).remark is None
 
 
-def test_data_on_bins_says_its_range_itself():
+def test_data_on_bins_has_a_known_range():
     assert range_of(from_array(np.zeros((4, 1, 3, 3), np.uint8))) is None
 
 
@@ -60,7 +60,7 @@ def test_data_on_bins_says_its_range_itself():
         (0, 9000, "compose with bins=None", None),
     ],
 )
-def test_images_as_floating_point_are_told_to_be_scaled(tmp_path, low, high, advice, mend):
+def test_images_as_floating_point_are_advised_to_be_scaled(tmp_path, low, high, advice, mend):
     """For a system on bins, and not to give up its bins."""
     x = np.linspace(low, high, 40 * 16).reshape(40, 1, 4, 4)
     backbone, more = ("mlp", {"hidden": 8, "depth": 1}), dict(steps=1, batch_size=4, progress=False)

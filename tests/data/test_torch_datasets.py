@@ -1,4 +1,4 @@
-"""Map-style datasets of torch, and arrays with labels, as data; what is none of these is told so."""
+"""Map-style datasets of torch, and arrays with labels, as data; other objects are refused."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("dataset", "options", "text"), REFUSED)
-def test_what_is_no_data(dataset, options, text):
+def test_objects_that_are_not_data(dataset, options, text):
     with pytest.raises(DataError, match=re.escape(text)):
         from_dataset(dataset, **options)
 
@@ -180,12 +180,12 @@ def test_what_is_no_data(dataset, options, text):
         ((X, Y), "make it data with diffkit.data.from_dataset((X, y))"),
     ],
 )
-def test_what_is_near_to_data_is_told_how_to_be_it(data, text):
+def test_what_is_near_to_data_is_recognized_how_to_be_it(data, text):
     with pytest.raises(DataError, match=re.escape(text)):
         as_data(data)
 
 
-def test_a_run_on_it_goes_on(tmp_path):
+def test_a_run_on_it_resumes(tmp_path):
     def run(out, steps, workers=0):
         data = from_dataset(Made(lambda i: (X[i].roll(int(torch.randint(4, ())), -1), int(Y[i]))), classes=3)
         torch.manual_seed(0)

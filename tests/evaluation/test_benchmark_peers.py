@@ -1,4 +1,4 @@
-"""Peers of the benchmarks: found where they are, left out where not, and asked for without another torch."""
+"""Peers of the benchmarks: found where they are, left out where not, and installed without another torch."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_without_a_checkout_everything_is_left_out(own, monkeypatch):
         assert published.bound(BETAS, lambda x, t: x) is None and published.unet(nn.Identity(), None, 4) is None
 
 
-def test_a_folder_that_is_no_checkout_is_refused(own, tmp_path, monkeypatch):
+def test_a_folder_that_is_not_a_checkout_is_refused(own, tmp_path, monkeypatch):
     monkeypatch.setenv("IMPROVED_DIFFUSION", str(tmp_path))
     with pytest.raises(ValueError, match=r"IMPROVED_DIFFUSION is '.*', which has no improved_diffusion/gaussian_diffu"):
         own("published").checkout()
@@ -209,7 +209,7 @@ def test_a_package_is_loaded_without_what_it_does_not_need(peers):
     assert {name: sys.modules.get(name) for name in peers.UNUSED} == before  # no stand-in is left behind
 
 
-def test_the_output_says_which_loss(peers):
+def test_the_output_reports_which_loss(peers):
     x = torch.zeros(2, 3, 4, 4)
     assert peers.denoising_diffusion_loss(x + 2, 3)(x, torch.tensor([0, 1]), x) == 2
     assert peers.denoising_diffusion_loss(torch.zeros(2, 6, 4, 4), 3)(x, torch.tensor([0, 1]), x) == 6
@@ -235,7 +235,7 @@ def test_results_name_every_peer(own, published, monkeypatch):
     assert peers.versions()["azula"] is None
 
 
-def test_a_package_that_cannot_be_imported_is_no_package_left_out(own, monkeypatch):
+def test_a_package_that_cannot_be_imported_is_not_a_package_left_out(own, monkeypatch):
     peers = own("peers")
     monkeypatch.setattr(peers.metadata, "version", lambda name: "1.5")
     monkeypatch.setattr(peers, "INSTALLED", {"azula": ("math", "not_there_at_all")})

@@ -1,4 +1,4 @@
-"""Samples against a reference, stored statistics, extractors by name, and what is said beside the numbers."""
+"""Samples against a reference, stored statistics, extractors by name, and the remarks on the numbers."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_equal_sets_are_at_distance_zero(stand_in):
     assert shifted["fid"] > 100 * abs(found["fid"])
 
 
-def test_settings_stand_beside_the_numbers(files, stand_in, tmp_path):
+def test_settings_are_printed_with_the_numbers(files, stand_in, tmp_path):
     found = evaluate(*files, extractor=stand_in, count=50, metrics=["kid", "fid"], seed=3)
     text = str(found)
     assert "FD (stand_in)" in text and "KD (stand_in)" in text and "+-" in text
@@ -185,7 +185,7 @@ def test_statistics_of_another_extractor_are_refused(files, stand_in, tmp_path):
 
 
 def test_published_statistics(files, tmp_path):
-    """mu and sigma with nothing beside them, as the published reference batches have them."""
+    """mu and sigma only, as the published reference batches have them."""
 
     class Published(StandInExtractor):
         name = "inception"

@@ -107,7 +107,7 @@ def test_no_held_out_crop_overlaps_a_training_crop():
 
 
 @pytest.mark.slow
-def test_one_command_writes_the_table_and_goes_on_where_it_was(tmp_path):
+def test_one_command_writes_the_table_and_resumes_where_it_was(tmp_path):
     command = [sys.executable, "-m", "benchmarks.paper", "--size", "tiny", "--seeds", "1", "--workers", "1"]
     command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

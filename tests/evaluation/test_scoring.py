@@ -137,7 +137,7 @@ def stopping(system, monkeypatch, limit=10**9):
     return seen
 
 
-def test_a_stopped_job_goes_on(system, data, tmp_path, monkeypatch):
+def test_a_stopped_job_resumes(system, data, tmp_path, monkeypatch):
     options = dict(labels=True, seed=3, batch_size=2)
     alone = score_data(system, data, **options)
     keep = tmp_path / "parts"
@@ -184,7 +184,7 @@ def test_nothing_is_taken_for_the_result_of_something_else(system, data, tmp_pat
     assert seen[0] == 18
 
 
-def test_the_flow_goes_on_too(system, data, tmp_path):
+def test_the_flow_resumes_too(system, data, tmp_path):
     pytest.importorskip("torchdiffeq")
     options = dict(index=np.arange(3), labels=True, batch_size=2, rtol=1e-2, atol=1e-2, keep=tmp_path / "parts")
     first, again = ode_data(system, data, **options), ode_data(system, data, **options)
@@ -205,6 +205,6 @@ def test_forgetting_removes_results_only(tmp_path):
     assert not folder.exists()
 
 
-def test_what_cannot_be_written_down_is_not_kept(system, data, tmp_path):
+def test_options_that_json_cannot_hold_are_not_cached(system, data, tmp_path):
     with pytest.raises(OptionError, match="keep works for options that can be written as JSON"):
         score_data(system, data, labels=True, keep=tmp_path / "parts", x_transform=torch.clone)

@@ -1,4 +1,4 @@
-"""Sizes against counts made elsewhere, against real tensors, and against themselves."""
+"""Sizes against independent counts, against real tensors, and against themselves."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_what_saves_memory_saves_memory(name):
     assert 0.5 * plain.activation_bytes < half.activation_bytes < 0.95 * plain.activation_bytes
 
 
-def test_recomputation_is_reported_beside_whatever_the_recipe_says():
+def test_recomputation_is_reported_for_any_recipe():
     recomputing = attrs.evolve(RECIPES["dit"], checkpoint=True)
     assert size_report(recomputing, SHAPE, 6, batch_size=64) == small_report("dit")
 
@@ -179,7 +179,7 @@ def test_memory_is_shared_by_state_and_batch():
     assert report.training_batch < report.recomputed_batch < report.sampling_batch
 
 
-def test_what_cannot_fit_is_said():
+def test_what_cannot_fit_is_reported():
     report = size_report(RECIPES["dit"], SHAPE, 6, memory_gb=1e-4)
     assert (report.training_batch, report.sampling_batch) == (0, 0)
     assert "training batch of any size does not fit" in str(report)

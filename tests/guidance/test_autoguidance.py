@@ -69,7 +69,7 @@ def test_a_system_of_another_kind_is_refused(make, text):
         system_of().sample(3, guidance=Autoguidance(make(), 2.0), y=Y)
 
 
-def test_a_network_elsewhere_is_refused_before_work():
+def test_a_network_on_another_device_is_refused_before_work():
     system = system_of()
     with pytest.raises(OptionError, match="Autoguidance has a network on meta, the system is on cpu; move one of them"):
         system.sample(3, guidance=Autoguidance(Weak(3, 2).to("meta"), 2.0), y=Y)

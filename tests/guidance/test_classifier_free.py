@@ -132,7 +132,7 @@ def test_steps_outside_of_the_interval_cost_one_evaluation(sampler):
 
 
 class Always(Guidance):
-    """A guidance that says it is never idle."""
+    """A guidance that declares itself active at every level."""
 
     def __init__(self, guidance):
         self.guidance = guidance

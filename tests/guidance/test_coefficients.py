@@ -32,7 +32,7 @@ def system_of(var="learned_range", **more):
 
 
 def model_of(system):
-    """A network with as many channels as the system asks for."""
+    """A network with as many channels as the system needs."""
     return lambda x, time, **given: torch.cat([0.7 * x] * (1 + system.parts.var.extra_outputs), 1)
 
 
@@ -59,7 +59,7 @@ def test_no_column_of_guidance_is_taken_for_anothers(var):
 
 @frozen(eq=False)
 class Adding(Guidance):
-    """Adds its own column to x_start, before clipping and after; both are told apart by who reads them."""
+    """Adds its own column to x_start, before clipping and after; both are distinguished by their owner."""
 
     amount: float
 

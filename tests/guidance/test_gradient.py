@@ -55,7 +55,7 @@ def test_an_exact_classifier_makes_the_exact_conditional_denoiser(mean):
         torch.testing.assert_close(got[i : i + 1].double(), wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_samples_go_to_the_class_that_was_asked_for():
+def test_samples_go_to_the_given_class():
     system = exact_system()
     y = torch.tensor([0, 1]).repeat(8)
     guidance = ClassifierGuidance(exact_classifier(system), 1.0, label="target")
@@ -173,7 +173,7 @@ def test_a_network_without_classes_is_not_given_the_label():
 
 
 class Midway(diffkit.protocols.Sampler):
-    """A sampler that asks between levels."""
+    """A sampler that evaluates between levels."""
 
     def plan(self, steps):
         return {}

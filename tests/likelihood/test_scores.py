@@ -109,7 +109,7 @@ def test_a_batch_is_read_when_its_turn_comes(system, x):
     assert score(system, reading, steps=3).total.shape == (3,) and read == [0, 1, 2]
 
 
-def test_progress_is_told_in_pairs_of_example_and_level(system, x):
+def test_progress_counts_pairs_of_example_and_level(system, x):
     told = []
     score(system, x, steps=3, rows_per_call=4, progress=told.append)
     assert told == [4, 4, 4, 3]

@@ -72,7 +72,7 @@ def test_counts_agree_with_the_golden_ones(counted):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_composes_and_says_what_the_flags_said(name):
+def test_composes_and_prints_the_flags(name):
     system = diffkit.preset(name).compose(device="meta")
     flags, options = PUBLISHED[name]["flags"], system.recipe
     assert system.parts.var.extra_outputs == 1
@@ -136,7 +136,7 @@ def test_overrides_reach_single_options():
     }
 
 
-def test_classifier_builds_and_is_no_system():
+def test_classifier_builds_and_is_not_a_system():
     preset = diffkit.preset("adm/classifier64")
     network = preset.build(device="meta", num_classes=7, num_res_blocks=1)
     assert network(torch.empty(2, 3, 64, 64, device="meta"), torch.empty(2, device="meta")).shape == (2, 7)

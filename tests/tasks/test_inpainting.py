@@ -137,7 +137,7 @@ def test_the_papers_jumps_keep_the_marginal(sampler):
 
 @pytest.mark.parametrize("sampler", sorted(OWN_ROUTE))
 def test_samplers_with_levels_of_their_own_are_refused(sampler):
-    with pytest.raises(OptionError, match="walks the levels in its own way"):
+    with pytest.raises(OptionError, match="orders the levels in its own way"):
         inpaint(system_for((2,), num_steps=20), torch.zeros(2), KNOWN, sampler=sampler, model=halving, jump=2)
 
 
@@ -226,7 +226,7 @@ BAD = [
     (dict(seed=[1, 2]), "seed must be one number, or one for each of 3 examples, got 2"),
     (dict(seed=-1), "seed must be >= 0, got -1"),
     (dict(sampler="dddim"), "no sampler named 'dddim'"),
-    (dict(sampler="restart", jump=1), "sampler 'restart' walks the levels in its own way, and inpainting in another"),
+    (dict(sampler="restart", jump=1), "sampler 'restart' orders the levels in its own way, and inpainting in another"),
 ]
 
 

@@ -36,7 +36,7 @@ def exact(request):
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
-def test_every_deterministic_sampler_inverts_and_says_how_well(exact, sampler):
+def test_every_deterministic_sampler_inverts_and_reports_how_well(exact, sampler):
     system, model, x = exact
     found = invert(system, x, steps=50, sampler=sampler, model=model, progress=False)
     rms = (found.reconstruction - x).square().mean().sqrt()
@@ -149,7 +149,7 @@ def test_a_code_knows_its_walk():
 
 
 BAD_EXACT = [
-    (lambda s: exact_encode(s, torch.zeros(1, 2), steps=1), "an exactly invertible walk needs at least 2 steps, got 1"),
+    (lambda s: exact_encode(s, torch.zeros(1, 2), steps=1), "exact inversion needs at least 2 steps, got 1"),
     (lambda s: exact_encode(s, torch.zeros(1, 2), gamma=0), "gamma must be > 0 and <= 1, got 0"),
     (lambda s: exact_decode(s, torch.zeros(4, 2)), "the code must have shape (4, 1, 2), got (4, 2)"),
 ]
@@ -189,7 +189,7 @@ def test_the_great_circle():
 
 BAD_WEIGHTS = [
     (dict(weights=1), "weights must be >= 2, got 1"),
-    (dict(weights=[]), "weights must name at least one place"),
+    (dict(weights=[]), "weights must have at least one position"),
     (dict(weights=[1.5]), "each weight must be >= 0 and <= 1, got 1.5"),
     (dict(first=torch.zeros(2, 1, 2)), "first and second must be one image each, got 3 in all"),
     (dict(second=torch.zeros(3)), "second must have shape (1, 2) or (n, 1, 2), got (3,)"),

@@ -49,7 +49,7 @@ def test_a_failure_reads_like_a_review():
     assert lines[5].startswith("  usually:  alpha or sigma of the wrong end of the step")
 
 
-def test_the_order_that_was_measured_is_told():
+def test_the_order_that_was_measured_is_reported():
     assert found("order_as_declared", Linear()).note == "order 1 declared; 1.00 on vp, 1.00 on ve, 1.00 on linear"
     assert found("order_as_declared", OrderTwoInName()).found.startswith("order 1.00 (errors ")
 
@@ -81,7 +81,7 @@ def test_every_check_is_documented_and_callable():
         encode(Linear(1.0))
 
 
-def test_an_expected_failure_is_told_apart_and_is_strict():
+def test_an_expected_failure_is_recognized_apart_and_is_strict():
     known = {"no_hidden_state": "history is kept in the module", "picklable": "no such check"}
     with pytest.raises(OptionError, match="no check 'picklable' of kind 'sampler'"):
         check_component("sampler", HiddenHistory(), expected_failures=known)
@@ -166,7 +166,7 @@ def test_conditions_that_no_kit_can_guess_are_given(conditions):
     assert caught.found == "[False, False, False]" and "context of example 1 changed" in str(caught.where)
 
 
-def test_a_condition_that_is_missing_is_said_once():
+def test_a_condition_that_is_missing_is_reported_once():
     results = results_of(Recipe(0, Context))
     failed = [result for result in results.values() if not result.ok]
     assert [result.check for result in failed] == ["conditions_are_known"]
@@ -183,7 +183,7 @@ def test_a_condition_that_is_missing_is_said_once():
         (lambda n: {"context": 1 / 0}, "ZeroDivisionError: division by zero"),
     ],
 )
-def test_given_conditions_that_do_not_fit_are_said_once(conditions, text):
+def test_given_conditions_that_do_not_fit_are_reported_once(conditions, text):
     failed = [result for result in results_of(Recipe(0, Context), conditions).values() if not result.ok]
     assert [result.check for result in failed] == ["conditions_are_known"]
     assert text in failed[0].found and failed[0].cause.startswith("conditions that are not what the network takes")
@@ -204,7 +204,7 @@ def test_a_single_check_takes_conditions_and_forgets_them():
 @pytest.mark.parametrize(
     ("kind", "conditions", "text"),
     [
-        ("sampler", {"y": torch.zeros(3)}, "conditions are what a backbone is asked with; a sampler takes none"),
+        ("sampler", {"y": torch.zeros(3)}, "conditions are for calls of a backbone; a sampler takes none"),
         ("backbone", torch.zeros(3), "a mapping of names to tensors, or a function of n that returns one, got Tensor"),
         ("backbone", {"y": 3}, "condition 'y' must be a tensor with a row for each example, got 3"),
         ("backbone", {"y": torch.zeros(0)}, "condition 'y' must be a tensor with a row for each example"),

@@ -75,7 +75,7 @@ FAILING = {
     "sampler": FailingSampler(),
     "backbone": FailingBackbone(),
 }
-CAUSE = "of the part; other laws that stop there are skipped, and may have more to say once it is mended"
+CAUSE = "of the part; other laws that stop there are skipped, and may fail too once it is corrected"
 FEW = {"schedule": 1, "mean": 1, "var": 1, "loss": 1, "timesteps": 1, "sampler": 1, "backbone": 2}
 """Failures of each; the network's is that, and that no OptionError is raised for a shape of data."""
 

@@ -61,7 +61,7 @@ def test_a_damaged_description_of_a_run_is_written_again(
         assert "config.json" in (said := capsys.readouterr().err) and said.endswith("; it is written again\n")
 
 
-def test_a_sealed_checkpoint_of_something_else_says_what_helps(tmp_path: Path):
+def test_a_sealed_checkpoint_of_something_else_gives_advice(tmp_path: Path):
     """Nothing is damaged, but its optimizer is another's; going on without it, as advised, works."""
     from safetensors.torch import load, save
 

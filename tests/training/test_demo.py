@@ -1,4 +1,4 @@
-"""The demo writes what it says, goes on where it was stopped, and at full length is as good as it claims."""
+"""The demo writes its files, resumes where it was stopped, and at full length is as good as documented."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_short_demo(tmp_path, monkeypatch, capfd):
     text = str(report)
     for name in ("samples.png", "loss.png", "report.json", "run"):
         assert str(tmp_path / name) in text
-    assert "samples read as the class asked for" in text and "bits/dim on held-out digits" in text
+    assert "samples read as the intended class" in text and "bits/dim on held-out digits" in text
     again = demo.run(tmp_path, steps=12, progress=False)
     assert (again.recognised, again.bits_per_dim) == (report.recognised, report.bits_per_dim)
     with pytest.raises(OptionError, match="seed=0, now seed=1"):

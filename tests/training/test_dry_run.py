@@ -24,7 +24,7 @@ def figures(**more: object) -> DryRun:
     return DryRun(**(known | more))
 
 
-def test_what_it_says():
+def test_its_text():
     assert str(figures()).splitlines() == [
         "parameters  1,500,000",
         "device      cpu, 1 threads",
@@ -137,7 +137,7 @@ def test_it_refuses_what_training_would(tmp_path: Path):
         dry_run(system(), images(), out=tmp_path / "file", config=config())
 
 
-def test_data_that_is_no_image():
+def test_data_that_is_not_an_image():
     found = dry_run(point_system(), points(), steps=3, batch_size=7)
     assert found.examples == 40 and found.batch_size == 7
 

@@ -1,4 +1,4 @@
-"""Mirrored examples: at the rate asked for, by (seed, step, position), with everything that belongs to them."""
+"""Mirrored examples: at the given rate, by (seed, step, position), with everything that belongs to them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_an_example_is_mirrored_or_as_it_was(shape):
     assert (turned ^ same).all() and turned.any() and same.any()
 
 
-def test_the_rate_is_the_one_asked_for():
+def test_the_rate_is_the_one_given():
     x = torch.tensor([0.0, 1.0]).expand(20_000, 1, 1, 2)
     share = mirrored(x, {}, 0.25, 0, 0)[0][..., 0].mean()
     assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 20_000)
@@ -55,6 +55,6 @@ def test_runs_with_flips_resume_to_the_bit_whatever_reads_and_cuts_the_batches(t
     assert lines(tmp_path / "plain") != lines(tmp_path / "whole")
 
 
-def test_what_is_no_image_is_not_mirrored(tmp_path):
+def test_data_other_than_images_is_not_mirrored(tmp_path):
     with pytest.raises(DataError, match=r"flip=0.5 mirrors images, but the data has shape \(2,\); leave flip at 0"):
         train(tmp_path / "run", data=points(), system=point_system(), flip=0.5, label_dropout=0.0)

@@ -119,7 +119,7 @@ def test_network_and_data_must_agree(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_goes_on_with_the_same_size_only(tmp_path: Path):
+def test_a_run_resumes_with_the_same_size_only(tmp_path: Path):
     plain = images(8, 1, 8, 8)
     options = dict(out=tmp_path, batch_size=2, progress=False)
     diffkit.train(system(), LowRes(plain, 4), steps=1, **options)

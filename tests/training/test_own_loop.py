@@ -32,7 +32,7 @@ def test_the_loop_runs_and_learns(tmp_path, monkeypatch):
 
 
 def test_a_sampler_that_learns_is_passed_on():
-    """As the page says; the same as a training does it, whose losses are without the weights."""
+    """As in the documentation; the same as a run, whose losses are without the weights."""
     composed = system(timesteps=("loss_second_moment", {"history": 2}), num_steps=5)
     state = composed.parts.timesteps.init(composed.table)
     x, y = torch.zeros(40, 1, 4, 4), torch.zeros(40, dtype=torch.int64)

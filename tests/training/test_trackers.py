@@ -1,4 +1,4 @@
-"""What follows a training hears all of it once, and cannot end it."""
+"""Trackers receive everything of a run once, and cannot end it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffkit.training import Tracker, read_metrics
 
 
 class Recorder(Tracker):
-    """Remembers what it hears, or fails where it is told to."""
+    """Records its calls, or fails at a chosen one."""
 
     def __init__(self, fails: str = ""):
         self.heard: list[tuple[Any, ...]] = []
@@ -46,14 +46,14 @@ class Recorder(Tracker):
 PREVIEWS = dict(preview_every=3, preview=2, preview_steps=2)
 
 
-def test_everything_is_told_in_order(tmp_path: Path):
+def test_trackers_receive_everything_in_order(tmp_path: Path):
     one = Recorder()
     train(tmp_path, steps=5, log_every=2, track=[one], **PREVIEWS)
     lines = [("metrics", 2), ("preview", 3), ("metrics", 4), ("metrics", 5)]
     assert one.heard == [("begin", tmp_path, 0), *lines, ("end",)]
 
 
-def test_a_run_that_goes_on_says_from_where(tmp_path: Path):
+def test_a_run_that_resumes_reports_from_where(tmp_path: Path):
     train(tmp_path, steps=4)
     one = Recorder()
     train(tmp_path, steps=6, track=[one])
@@ -75,7 +75,7 @@ def test_one_that_cannot_begin_stops_all(tmp_path: Path):
     assert not read_metrics(tmp_path)
 
 
-def test_an_end_is_told_of_a_training_that_fails(tmp_path: Path):
+def test_trackers_are_ended_when_a_run_fails(tmp_path: Path):
     one = Recorder()
     with pytest.raises(Exception, match="not finite"):
         train(tmp_path, lr=1e18, grad_clip=None, steps=40, max_skips=0, track=[one])
@@ -153,14 +153,14 @@ def test_tensorboard_has_the_lines_of_the_metrics(board: list[tuple[Any, ...]], 
     assert ("previews", 3) in board and any(call[0].startswith("quartiles/loss_q") for call in board)
 
 
-def test_tensorboard_hides_what_a_run_that_goes_on_does_again(board: list[tuple[Any, ...]], tmp_path: Path):
+def test_tensorboard_hides_what_a_run_that_resumes_does_again(board: list[tuple[Any, ...]], tmp_path: Path):
     train(tmp_path, steps=2, track=["tensorboard"])
     train(tmp_path, steps=3, track=["tensorboard"])
     assert [call for call in board if call[0] == "open"] == [("open", "tensorboard", None), ("open", "tensorboard", 3)]
     assert [call[2] for call in board if call[0] == "loss"] == [1, 2, 3]
 
 
-def test_one_that_comes_later_is_told_what_went_before(board: list[tuple[Any, ...]], tmp_path: Path):
+def test_a_tracker_added_later_receives_the_history(board: list[tuple[Any, ...]], tmp_path: Path):
     train(tmp_path, steps=3, **PREVIEWS)
     train(tmp_path, steps=4, track=["tensorboard"], **PREVIEWS)
     order = [call[-1] for call in board if call[0] in ("loss", "previews")]
@@ -224,7 +224,7 @@ def test_wandb_has_every_step_once_whatever_happens(wandb: SimpleNamespace, tmp_
     assert first["config"]["train"]["steps"] == 4 and first["id"] == json.loads((out / "wandb.json").read_text())["id"]
 
 
-def test_wandb_that_cannot_begin_says_what_helps(wandb: SimpleNamespace, tmp_path: Path):
+def test_wandb_that_cannot_begin_gives_advice(wandb: SimpleNamespace, tmp_path: Path):
     def init(**options: Any) -> None:
         raise RuntimeError("no API key")
 

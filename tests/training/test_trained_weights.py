@@ -48,7 +48,7 @@ def test_some_short_weights_are_refused_and_named(tmp_path):
 
 def test_short_weights_that_stay_as_they_are_do_not_matter(tmp_path):
     class Grown(nn.Module):
-        """A network in bfloat16, frozen, and what is trained beside it in float32."""
+        """A network in bfloat16, frozen, with trained parameters in float32."""
 
         def __init__(self):
             super().__init__()

@@ -28,7 +28,7 @@ def test_it_trains_what_torchs_own_engine_trains(tmp_path):
 
 
 class StandIn:
-    """What the engine asks of an Accelerator, with faults to order."""
+    """The members of an Accelerator that the engine uses, with chosen faults."""
 
     num_processes, process_index, gradient_accumulation_steps = 1, 0, 1
     device, mixed_precision, wrapper = torch.device("cpu"), "no", None
@@ -76,9 +76,9 @@ def test_one_process_needs_nothing_wrapped(tmp_path, accelerate):
         ("wrapper", nn.Sequential, "it wrapped the network in Sequential, not MLPNetwork"),
     ],
 )
-def test_what_was_not_asked_for_is_refused_before_the_first_update(tmp_path, accelerate, name, value, text):
+def test_a_mismatch_is_refused_before_the_first_update(tmp_path, accelerate, name, value, text):
     setattr(accelerate, name, staticmethod(value) if name == "wrapper" else value)
-    with pytest.raises(OptionError, match=f"accelerate does not do what was asked for:\n  {text}\n"):
+    with pytest.raises(OptionError, match=f"accelerate set up something other than requested:\n  {text}\n"):
         train(tmp_path, engine="accelerate", **OPTIONS)
     assert not (tmp_path / "checkpoints").exists()
 

@@ -1,4 +1,4 @@
-"""A network that its recipe no longer describes: what training says about its result is true, and its code runs."""
+"""A network that its recipe no longer describes: what training prints about its result is true, and its code runs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def adapted(change):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_is_said_at_the_end_is_true(tmp_path, change, capsys):
+def test_the_last_message_is_true(tmp_path, change, capsys):
     trained = train(tmp_path / "run", system=adapted(change), steps=2, progress=True)
     said = capsys.readouterr().err.splitlines()[-1]
     code = re.search(r"diffkit\.load\(.*?\)", said)[0]
@@ -96,7 +96,7 @@ def test_what_is_said_at_the_end_is_true(tmp_path, change, capsys):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_saving_it_says_the_same(tmp_path, change):
+def test_saving_it_reports_the_same(tmp_path, change):
     trained = adapted(change)
     trained.save(tmp_path)
     with pytest.raises(SpecError, match="has a network of its own"):
@@ -106,7 +106,7 @@ def test_saving_it_says_the_same(tmp_path, change):
         assert one.equal(other)
 
 
-def test_such_a_run_goes_on_also_with_a_loaded_network(tmp_path):
+def test_such_a_run_resumes_also_with_a_loaded_network(tmp_path):
     train(tmp_path / "run", system=adapted(wrapped), steps=2, save_every=100)
     train(tmp_path / "run", system=adapted(wrapped), steps=4, save_every=100)
     train(tmp_path / "whole", system=adapted(wrapped), steps=4, save_every=100)

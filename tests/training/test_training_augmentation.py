@@ -61,7 +61,7 @@ def test_workers_draw_what_one_process_does(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_goes_on_later_draws_what_it_would_have(workers):
+def test_a_resumed_run_draws_the_same(workers):
     assert torch.equal(read(start=1, workers=workers), read()[1:])
 
 

@@ -141,7 +141,7 @@ def test_a_width_or_rate_that_was_tracked_is_itself(run):
             torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_a_run_goes_on_to_the_bit(tmp_path):
+def test_a_run_resumes_to_the_bit(tmp_path):
     train(tmp_path / "whole", ema_power=WIDTHS)
     train(tmp_path / "parts", ema_power=WIDTHS, steps=5)
     train(tmp_path / "parts", ema_power=WIDTHS)
@@ -167,7 +167,7 @@ def test_what_a_run_does_not_hold_is_named(run, asked, text):
         averaged(run, **asked)
 
 
-def test_a_run_without_power_means_says_how_to_get_them(tmp_path):
+def test_a_run_without_power_means_reports_how_to_get_them(tmp_path):
     train(tmp_path)
     with pytest.raises(OptionError, match=r"train with ema_power=\(0.05, 0.1\)"):
         averaged(tmp_path, width=0.1)

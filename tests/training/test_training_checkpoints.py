@@ -80,7 +80,7 @@ def damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "random", "pickle", "missing"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer.safetensors", "manifest.json"])
-def test_a_damaged_newest_falls_back_and_says_so(run, made, how, name, capsys):
+def test_a_damaged_newest_falls_back_and_reports_it(run, made, how, name, capsys):
     damage(run / "checkpoints" / "step_00000012" / name, how)
     train(run, steps=12)
     text = capsys.readouterr().err
@@ -187,7 +187,7 @@ class Stop(BaseException):
 
 
 class Faults:
-    """Counts what a save asks of the file system, and fails at one of the calls."""
+    """Counts the file system calls of a save, and fails at one of them."""
 
     def __init__(self, monkeypatch, at: int | None, error: BaseException | None):
         self.at, self.error, self.calls, self.dead = at, error, 0, False

@@ -1,4 +1,4 @@
-"""Classifiers of noisy data: what they minimize, how they are trained and kept, and what they refuse."""
+"""Classifiers of noisy data: what they minimize, how they are trained and saved, and what they refuse."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_continuous_levels():
         noisy(noised=False, **continuous)
 
 
-def test_it_learns_and_says_so_by_quartile(tmp_path):
+def test_it_learns_as_the_quartiles_show(tmp_path):
     data = np.zeros((60, 1, 4, 4), np.uint8)
     labels = np.arange(60) % 3
     data[np.arange(60), 0, labels] = 16  # a bright row says the class
@@ -134,7 +134,7 @@ def test_it_learns_and_says_so_by_quartile(tmp_path):
     assert not {name for name in last if name.startswith("acc5")}
 
 
-def test_a_stopped_run_goes_on_to_the_bit(tmp_path):
+def test_a_stopped_run_resumes_to_the_bit(tmp_path):
     fit(tmp_path / "whole", steps=8, precision="bf16", microbatch=3)
     fit(tmp_path / "parts", steps=4, precision="bf16", microbatch=3)
     fit(tmp_path / "parts", steps=8, seed=1, precision="bf16", microbatch=3)
@@ -251,7 +251,7 @@ def test_other_refusals(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_steers_a_system_without_classes_to_the_class(tmp_path):
+def test_it_guides_a_system_without_classes_to_the_class(tmp_path):
     """As a perceptron that was trained on clean digits only sees it."""
     torch.manual_seed(0)
     backbone = ("mlp", {"hidden": 256, "depth": 3})

@@ -159,7 +159,7 @@ def test_a_lock_that_is_a_folder_is_refused(tmp_path):
         train(tmp_path, steps=1)
 
 
-def test_who_holds_the_lock_is_said_on_one_line(tmp_path):
+def test_who_holds_the_lock_is_reported_on_one_line(tmp_path):
     with lock.RunLock(tmp_path) as held:
         held.path.write_text("\x1b[31mred\nand more")
         with pytest.raises(OptionError) as caught:
@@ -168,7 +168,7 @@ def test_who_holds_the_lock_is_said_on_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_said_to_have_none(tmp_path, monkeypatch, capsys, number):
+def test_a_file_system_without_locks_is_reported_to_have_none(tmp_path, monkeypatch, capsys, number):
     def unsupported(handle):
         raise OSError(number, "no locks")
 
@@ -260,7 +260,7 @@ def test_what_trains_is_part_of_a_run(made, copy, tmp_path):
     assert content(tmp_path / "frozen") == content(tmp_path / "whole")
 
 
-def test_a_run_of_an_earlier_version_goes_on_where_its_moments_fit(copy):
+def test_a_run_of_an_earlier_version_resumes_where_its_moments_fit(copy):
     names = [name for name, _ in frozen().backbone.named_parameters()]
     found = json.loads((copy / "config.json").read_text())
     del found["frozen"]

@@ -112,7 +112,7 @@ def test_the_scale_is_part_of_the_run(tmp_path):
 
 
 def test_an_update_is_skipped_without_asking_the_device():
-    """The path of a GPU, on a CPU: the fused optimizer is told, and nothing is read."""
+    """The path of a GPU, on a CPU: the fused optimizer gets the flag, and nothing is read."""
     engine = SingleProcess(CPU)
     engine.reads_free = False
     made = run(trainer(engine=engine), 3)
@@ -162,7 +162,7 @@ def test_a_compiled_network_trains_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_that_compiling_takes_long_is_said(asked, tmp_path, monkeypatch, capsys):
+def test_that_compiling_takes_long_is_reported(asked, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda network: None)
     train(tmp_path, steps=1, compile=asked, progress=True)
     assert ("compiling: the first update takes minutes\n" in capsys.readouterr().err) == asked

@@ -124,7 +124,7 @@ def test_all_levels_are_visited_alike():
     assert (counts[1:] - 500).abs().max() < 5 * math.sqrt(500)
 
 
-def test_labels_are_dropped_at_the_rate_asked_for():
+def test_labels_are_dropped_at_the_given_rate():
     y = torch.arange(20_000) % 3
     kept = {"y": y, "other": y}
     dropped = drop_conditions(kept, {"y": 3}, 0.25, 0, 11, len(y))

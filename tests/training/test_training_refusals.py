@@ -1,4 +1,4 @@
-"""What cannot work is said in one error before any work is done, and leaves no folder behind."""
+"""All that cannot work is reported in one error before any work is done, and leaves no folder behind."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_data_that_does_not_fit_the_system(tmp_path):
             data=continuous)  # fmt: skip
 
 
-def test_what_cannot_be_written_is_said_before_the_first_save(tmp_path):
+def test_what_cannot_be_written_is_reported_before_the_first_save(tmp_path):
     data = images()
     data.source = np.int64(7)
     refused(tmp_path, DataError, "description has source=np.int64(7), which JSON cannot hold", data=data)
@@ -275,7 +275,7 @@ def test_a_run_of_something_else_is_not_continued(tmp_path):
     assert after == before
 
 
-def test_what_may_change_when_a_run_goes_on(tmp_path):
+def test_what_may_change_when_a_run_resumes(tmp_path):
     train(tmp_path, steps=3)
     train(tmp_path, steps=4, microbatch=2, log_every=2, save_every=3, keep=1, max_skips=3)
     assert checkpoints(tmp_path) == [4]
@@ -302,7 +302,7 @@ def test_what_the_learning_rate_depends_on_is_fixed():
     assert differences(rsqrt, config(lr_schedule="rsqrt")) == ["rsqrt_steps=5, now rsqrt_steps=None"]
 
 
-def test_a_run_of_a_version_without_schedules_goes_on(tmp_path):
+def test_a_run_of_a_version_without_schedules_resumes(tmp_path):
     train(tmp_path, steps=2, anneal=True, anneal_steps=4)
     path = tmp_path / "config.json"
     kept = json.loads(path.read_text())
@@ -350,7 +350,7 @@ def test_a_configuration_that_cannot_be_read(tmp_path, capsys):
         train(tmp_path)
 
 
-def test_silent_unless_asked(tmp_path, capfd):
+def test_silent_by_default(tmp_path, capfd):
     train(tmp_path / "a", steps=2)
     assert capfd.readouterr() == ("", "")
     train(tmp_path / "b", steps=2, progress=True)

@@ -14,7 +14,7 @@ from diffkit.training import TrainConfig, read_metrics
 from diffkit.training.checkpoint import newest_first
 
 SPEED = ("images_per_s",)
-"""What a line of metrics says about the machine and not about training."""
+"""Metrics that depend on the machine."""
 
 
 def system(seed: int = 0, **more: Any) -> diffkit.System:

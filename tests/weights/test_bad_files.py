@@ -71,7 +71,7 @@ def test_code_in_a_pickle_is_not_run(payload, how, tmp_path):
     assert proof.exists()
 
 
-def test_a_whole_pickled_module_says_what_to_save_instead(tmp_path):
+def test_a_whole_pickled_module_reports_what_to_save_instead(tmp_path):
     torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
     assert "torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pt")
     assert "save its plain state_dict again" in refused(tmp_path / "module.pt")
@@ -195,7 +195,7 @@ def test_the_ending_of_the_name_does_not_matter(tmp_path):
     assert weights.identify(one).options == weights.identify(other).options
 
 
-def test_a_folder_of_something_else_is_no_classifier(tmp_path):
+def test_a_folder_of_something_else_is_not_a_classifier(tmp_path):
     with pytest.raises(CheckpointError, match="is not there"):
         weights.load_classifier(tmp_path)
     system = diffkit.compose(backbone="mlp", data_shape=(2,), bins=None)

@@ -155,7 +155,7 @@ def test_what_this_library_and_torch_write_themselves(tmp_path):
         assert len(weights.load_matching(fresh(2), tmp_path / "x.pt").taken) == len(network.state_dict())
 
 
-def test_a_running_mean_is_preferred_and_that_is_said(tmp_path):
+def test_a_running_mean_is_preferred_and_that_is_reported(tmp_path):
     torch.save(k_diffusion(fresh(1).backbone.state_dict()), tmp_path / "x.pt")
     report = weights.load_matching(fresh(2), tmp_path / "x.pt")
     count = len(report.taken)
@@ -168,7 +168,7 @@ def test_a_running_mean_is_preferred_and_that_is_said(tmp_path):
         assert torch.equal(system.backbone.first.bias, fresh(1).backbone.first.bias + 1)
 
 
-def test_sets_that_fit_as_well_are_asked_for(tmp_path):
+def test_sets_that_fit_as_well_are_required(tmp_path):
     state = fresh(1).backbone.state_dict()
     for held, names in (
         ({"old": state, "new": state}, "'old' or 'new'"),

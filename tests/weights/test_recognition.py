@@ -140,7 +140,7 @@ def test_number_of_axes_is_seen(axes):
     assert infer_options(shapes_of(built(UNet(**SMALL, channel_mult=(1, 2)), shape, 1))).axes == axes
 
 
-def test_grid_of_a_transformer_is_told_by_its_positions(tmp_path):
+def test_grid_of_a_transformer_is_recognized_by_its_positions(tmp_path):
     """4 x 16 patches are as many as 8 x 8; only the values of the positions differ."""
     for rows, columns in ((8, 32), (16, 16), (32, 8)):
         network = DiT(depth=1, hidden=32, heads=2).build((4, rows, columns), 8)
@@ -151,7 +151,7 @@ def test_grid_of_a_transformer_is_told_by_its_positions(tmp_path):
     assert "data_shape" not in weights.identify(tmp_path / "dit.pt").options
 
 
-def test_identify_says_what_a_file_is(tmp_path):
+def test_identify_describes_a_file(tmp_path):
     found = weights.identify(written(tmp_path, "adm_updown_newattn"))
     assert (found.family, found.num_parameters, found.dtypes) == ("unet", 829_638, ("float32",))
     text = str(found)

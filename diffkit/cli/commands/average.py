@@ -1,7 +1,7 @@
 """Save a training run's system with another mean of its weights, by decay rate or, made afterwards, of any width.
 
 --rate takes one of the rates that the run was trained with; --width makes a mean over any share of the training from
-the power-function means (--ema-power) in the checkpoints that the run keeps.
+the power-function means (--ema-power) in the stored checkpoints of the run.
 """
 
 from __future__ import annotations
@@ -55,6 +55,6 @@ def run(given: ParsedOptions) -> None:
     note(f"system: {options.out}/")
     from diffkit.training.posthoc_ema import averaged
 
-    with as_cli_flags(options_of(TrainConfig)):  # what is missing is an option of the training
+    with as_cli_flags(options_of(TrainConfig)):  # the missing option is one of training
         system = averaged(options.run, rate=options.rate, width=options.width, step=options.step, progress=True)
     system.save(options.out)

@@ -1,6 +1,6 @@
-"""Check whether installed parts keep the laws of their kind: diffkit's conformance kit on any part, by its name.
+"""Check whether installed parts obey the laws of their kind: diffkit's conformance kit on any part, by its name.
 
-A part is named by itself, with its default options (diffkit check ddim), or as elsewhere (diffkit check --sampler ddim
+A part is named by itself, with its default options (diffkit check ddim), or by its option (diffkit check --sampler ddim
 --sampler.eta 0.5). Exit code 1 if a law is broken.
 """
 
@@ -44,7 +44,7 @@ def takes() -> CommandSpec:
 
 
 def run(given: ParsedOptions) -> None:
-    """Print a table for each part, and what is wrong with it; leave with exit code 1 if anything is."""
+    """Print a table for each part, with its faults; exit with code 1 if there are any."""
     options = given.make(Options)
     failed = 0
     for kind, name, values in _parts(options, given):
@@ -56,7 +56,7 @@ def run(given: ParsedOptions) -> None:
 
 
 def _parts(options: Options, given: ParsedOptions) -> list[tuple[str, str, dict[str, Any]]]:
-    """Kind, name and options of every part that was asked for."""
+    """Kind, name and options of every requested part."""
     kinds = () if options.name is None else _kinds_of(options.name, options.kind)
     named: list[tuple[str, str, dict[str, Any]]] = [(kind, str(options.name), {}) for kind in kinds]
     found = named + [(kind, name, dict(values)) for kind, (name, values) in given.parts.items()]

@@ -1,7 +1,7 @@
-"""Read every image of a folder or .zip once, and list what training would leave out or stop at, and what else it holds.
+"""Read every image of a folder or .zip once, and list files that training would skip or stop at, and other content.
 
 Sizes, kinds and classes are counted. Exit code 1 if an image cannot be read or the labels do not fit.
-Of a .npz or .npy file it says what is in it, and where continuous values lie.
+Of a .npz or .npy file it prints the content, and the range of continuous values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Options:
         processes: Processes that read; 0 reads in this one.
         layout: Of a .npz or .npy file, "channels_last" or "channels_first"; by default the shape decides.
         out: A .json file for everything that was found, file by file.
-        overwrite: Replace that file if it is there.
+        overwrite: Replace that file if it exists.
     """
 
     source: Path = field(metadata=POSITIONAL)
@@ -49,7 +49,7 @@ def takes() -> CommandSpec:
 
 
 def run(given: ParsedOptions) -> None:
-    """Print what was found; leave with exit code 1 if something cannot be used."""
+    """Print the findings; exit with code 1 if something cannot be used."""
     from diffkit.data.inspection import check_images
     from diffkit.runtime.files import write_atomically
 
@@ -73,7 +73,7 @@ def run(given: ParsedOptions) -> None:
 
 
 def _check_arrays(options: Options, given: ParsedOptions) -> None:
-    """Say what a NumPy file holds, as training reads it."""
+    """Print the content of a NumPy file, as training reads it."""
     from diffkit.cli.shared.data import described
     from diffkit.cli.shared.sampling import has_labels
     from diffkit.data.loading import source_for
@@ -89,7 +89,7 @@ def _check_arrays(options: Options, given: ParsedOptions) -> None:
 
 
 def _check_source(source: Path) -> None:
-    """Refuse what is not a folder or .zip of images, and say what to do with it instead."""
+    """Refuse anything but a folder or .zip of images, with advice."""
     from diffkit.data.loading import NAMED
 
     if source.is_dir() or (source.suffix == ".zip" and source.is_file()):

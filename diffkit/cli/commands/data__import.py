@@ -28,8 +28,8 @@ class Options:
 
     Attributes:
         to: A new folder for PNGs, or a .npz file.
-        prefix: What the names of the PNGs start with where there are no classes, such as bedroom.
-        overwrite: Replace the .npz file if it is there; a folder has to be new or empty.
+        prefix: Start of the names of the PNGs if there are no classes, such as bedroom.
+        overwrite: Replace the .npz file if it exists; a folder must be new or empty.
     """
 
     to: Path = field()
@@ -65,7 +65,7 @@ def run(given: ParsedOptions) -> None:
 
 
 def _check_folder(path: Path) -> None:
-    """Refuse a folder that holds something: none of it could be told from what is to be written."""
+    """Refuse a folder that is not empty: its files could not be distinguished from those to be written."""
     check_folder("--to", path)
     if path.is_dir() and any(path.iterdir()):
         raise OptionError(f"--to {path} is not empty; name a folder that is new or empty, or a .npz file")
@@ -90,7 +90,7 @@ def _exporter(given: ParsedOptions) -> Exporter:
 
 
 def _say_order(exporter: Exporter, names: list[str]) -> None:
-    """Say how classes are counted in the folder, if that is not as the data counts them."""
+    """Print the order of classes in the folder, if it differs from that of the data."""
     from diffkit.data.exporting import file_prefixes
 
     if names and names != file_prefixes(exporter.data.classes):

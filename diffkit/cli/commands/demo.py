@@ -1,6 +1,6 @@
 """Train on handwritten digits, draw some of each class, and measure them: about three minutes on two CPU cores.
 
-The digits come with scikit-learn. A second call with the same folder goes on where the first was stopped.
+The digits come with scikit-learn. A second call with the same folder resumes where the first was stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Options:
     Attributes:
         out: Folder for the samples, the loss curve, the figures and the trained system.
         steps: Updates of the weights; the digits are good at the default.
-        seed: Decides everything that is random.
+        seed: Seed of everything random.
     """
 
     out: Path = field(default=Path("demo"))
@@ -38,7 +38,7 @@ def takes() -> CommandSpec:
 
 
 def run(given: ParsedOptions) -> None:
-    """Run the demo and print what it found."""
+    """Run the demo and print its results."""
     from diffkit import demo
 
     options = given.make(Options)

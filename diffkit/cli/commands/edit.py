@@ -1,4 +1,4 @@
-"""Draw variations of pictures: each is noised up to some level, and sampling goes on from there.
+"""Draw variations of pictures: each is noised up to some level, and sampled from there.
 
 Pictures are a file or a folder, resized and cropped as for training. The overview, OUT_grid.png, has a row for each:
 the picture, then its variations.
@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import Drawing, steered
+from diffkit.cli.shared.drawing import Drawing, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
 
@@ -24,7 +24,7 @@ class Options:
     Attributes:
         run: A saved system or training run (a folder).
         pictures: A picture, or a folder of them.
-        strength: How much is made anew, above 0 (nothing) up to 1 (everything); 0.5 by default.
+        strength: Share of the levels to noise to, above 0 (nothing changes) up to 1 (everything does); 0.5 by default.
         level: The level itself, in place of the strength.
     """
 
@@ -55,7 +55,7 @@ def run(given: ParsedOptions) -> None:
     drawing.check()
     if options.strength is not None and options.level is not None:
         raise OptionError("--strength and --level say the same in two ways; leave one of them out")
-    how = steered(given)
+    how = sampling_options(given)
     saved = tasks.load(options.run, drawing.device, given.parts.get("guidance"))
     pictures = tasks.read_pictures(options.pictures, saved.system.data_shape)
     found = image_to_image(

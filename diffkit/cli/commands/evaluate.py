@@ -1,9 +1,9 @@
 """Measure samples against data: FID, KID, precision and recall, inception score, by any feature network.
 
-Samples are a folder of images, the .npz of diffkit sample or of the published scripts, or a saved system, from which
+Samples are a folder of images, the .npz of diffkit sample or of improved-diffusion, or a saved system, from which
 they are drawn first. They are compared with --data, or with stored statistics (--reference), which --save-reference
-writes; without samples it does nothing else. Every number is printed with the settings that decide it.
-The network of published figures is --extractor inception: its weights are fetched when it is first used. Offline, put
+writes; without samples it does nothing else. Every number is printed with the settings that it depends on.
+The network of published figures is --extractor inception: its weights are fetched at first use. Offline, put
 the file that the error names in its place, or give its path as --weights.
 """
 
@@ -18,7 +18,7 @@ from attrs import field, frozen
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
-from diffkit.cli.shared.paths import beside, check_file
+from diffkit.cli.shared.paths import check_file, in_run_folder
 from diffkit.errors import OptionError
 from diffkit.options import choice, integer
 from diffkit.runtime.output import note, show
@@ -44,20 +44,20 @@ class Options:
         extractor: Feature network: inception, digits, an installed one by name, or package.module:attribute,
             searched for in this folder too.
         weights: File of the weights of inception, where they cannot be fetched.
-        metrics: Some of fid, sfid, kid, inception_score, precision_recall; by default all that can be had.
+        metrics: Some of fid, sfid, kid, inception_score, precision_recall; by default all that are available.
         num: How many samples: the first ones of files, or as many as are drawn from a system.
         size: Height and width to resize sample images to; by default they have to be of one size, and stay as they are.
         on_error: At sample images that cannot be read: "stop", naming them all, or "skip" them.
         layout: Of a .npz or .npy file of samples, "channels_last" or "channels_first"; by default the shape decides.
         steps: How many levels sampling visits, where samples are drawn.
-        seed: Decides what is drawn, and the subsets of KID.
-        batch_size: How many images are drawn or looked at at a time.
+        seed: Seed of the samples, and of the subsets of KID.
+        batch_size: How many images are drawn or measured at a time.
         neighbours: Of precision and recall.
         kid_subsets: How many random subsets KID is the mean of.
         kid_subset_size: Examples of each, at most those there are.
         split_size: Examples of each split of the inception score.
         out: Write numbers and settings into this .json file; by default evaluation.json in the folder of the system.
-        overwrite: Replace files that are there; evaluation.json in the folder of the system always is.
+        overwrite: Replace existing files; evaluation.json in the folder of the system is always replaced.
         device: Such as cpu or cuda; a GPU if there is one.
     """
 
@@ -101,10 +101,10 @@ def takes() -> CommandSpec:
 
 
 def run(given: ParsedOptions) -> None:
-    """Measure, and print and write what was found."""
+    """Measure, and print and write the results."""
     options = given.make(Options)
     system = options.samples is not None and (options.samples / SPEC).is_file()
-    out = beside(options.samples, RESULT) if system and options.samples and options.out is None else options.out
+    out = in_run_folder(options.samples, RESULT) if system and options.samples and options.out is None else options.out
     _check(options, given, out, system)
     from diffkit.cli.shared.device import device
     from diffkit.evaluation import extractor_for
@@ -137,7 +137,7 @@ def _samples(
     stored: Reference | None,
     real: Data | None,
 ) -> Data:
-    """The samples, read or drawn, once it is sure that they can be measured."""
+    """The samples, read or drawn, after checking that they can be measured."""
     from diffkit.cli.shared.device import device
     from diffkit.cli.shared.saved import load
     from diffkit.data.matching import counted_as
@@ -181,7 +181,7 @@ def _check_count(options: Options, count: int, stored: Reference | None) -> None
 
 
 def _search_here(extractor: str) -> None:
-    """Let a module beside the user be found by name, which an installed command does not do by itself."""
+    """Make modules in the working directory importable, which an installed command does not do by itself."""
     here = str(Path.cwd())
     if ":" in extractor and here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
@@ -192,7 +192,7 @@ def _outputs(options: Options, out: Path | None) -> list[Path]:
 
 
 def _was_stopped(options: Options, out: Path | None) -> bool:
-    """Whether this command was stopped before, while it wrote; what it wrote may be written anew."""
+    """Whether this command was stopped before, while it wrote; its files may be overwritten."""
     outputs = _outputs(options, out)
     if not any(path.exists() for path in outputs):
         return False
@@ -262,14 +262,14 @@ def _drawn(options: Options, given: ParsedOptions, saved: Saved) -> Data:
 
 
 def _check(options: Options, given: ParsedOptions, out: Path | None, system: bool) -> None:
-    """Refuse what can be seen before anything is loaded."""
+    """Check the options before anything is loaded."""
     from diffkit.evaluation.compare import check_names
     from diffkit.options import check_integer
 
     check_names(options.metrics or None)
     named = ("data" in given.parts) + (options.reference is not None)
     if named != 1:
-        raise OptionError("say what to compare with: either --data or --reference")
+        raise OptionError("name the data to compare with: either --data or --reference")
     if options.save_reference is not None and options.reference is not None:
         raise OptionError("--save-reference writes the statistics of --data, not of --reference")
     if options.samples is None and options.save_reference is None:

@@ -1,4 +1,4 @@
-"""Explain what a composition means: its equations, levels, loss weights and sampling grid, as text and as a plot.
+"""Explain a composition: its equations, levels, loss weights and sampling grid, as text and as a plot.
 
 Choose parts and their options as for diffkit train, or name a saved system with --spec.
 """
@@ -30,7 +30,7 @@ class Options:
         spec: Explain this saved system (a folder) in place of a composition.
         steps: Which levels sampling visits.
         plot: Draw it into this file too, such as explain.png.
-        overwrite: Replace that file if it is there.
+        overwrite: Replace that file if it exists.
         network: Build the network, without memory for its weights, and count its parameters.
     """
 

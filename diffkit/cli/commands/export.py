@@ -1,7 +1,7 @@
-"""Write the weights of a saved system or training run with the names that the published code gives them.
+"""Write the weights of a saved system or training run with the names of the public checkpoints.
 
-For backbones unet and dit, and for classifiers. A training run gives its averaged weights. The file also says what the
-system is composed of, which other programs pass over, so that diffkit import makes the same system of it again.
+For backbones unet and dit, and for classifiers. A training run gives its averaged weights. The file also carries the
+spec of the system, which other programs ignore, so that diffkit import restores the same system.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Options:
     Attributes:
         run: A saved system, training run or imported classifier (a folder).
         to: File to write: .pt, .pth or .safetensors.
-        overwrite: Replace that file if it is there.
+        overwrite: Replace that file if it exists.
     """
 
     run: Path = field(metadata=POSITIONAL)
@@ -52,7 +52,7 @@ def run(given: ParsedOptions) -> None:
 
 
 def _network(folder: Path) -> tuple[nn.Module, Mapping[str, Any] | None]:
-    """What is exported, and what the file says of it unless that is the system's own to say."""
+    """The network to export, and the spec to store; None to store the system's own."""
     import diffkit
     from diffkit.runtime.run_layout import SPEC
     from diffkit.system.loading import read_spec

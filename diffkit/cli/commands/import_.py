@@ -1,8 +1,8 @@
 """Turn a public checkpoint into a saved system: improved-diffusion, guided-diffusion, its classifiers, DiT.
 
-Shapes say what network it is; a preset says the rest, or options do. Without either, what is missing is listed with the
-published values. A file of diffkit export says it all itself. Without --to the file is only described. Nothing in it is
-run.
+Most options of the network follow from shapes; a preset or options give the others. Without either, the missing ones
+are listed with the published values. A file of diffkit export carries all of them. Without --to the file is only
+described. Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Options:
 
     Attributes:
         file: A file of weights, PyTorch's or safetensors.
-        to: Folder for the saved system; made if it is not there.
+        to: Folder for the saved system; created if needed.
         preset: Published configuration it belongs to, such as iddpm/cifar10-uncond; diffkit list presets shows all.
         entry: Which set of weights, if the file holds several; "ema" if it has one.
         overwrite: Write into a folder that holds something already.
@@ -40,7 +40,7 @@ class Options:
 
 @frozen
 class Unseen:
-    """What shapes do not show; each wins over the preset.
+    """Options that shapes do not show; each overrides the preset.
 
     Attributes:
         data_shape: Shape of one example, channels first.
@@ -89,26 +89,26 @@ def run(given: ParsedOptions) -> None:
     """Save the system, and describe the file."""
     from diffkit.weights import identify, import_classifier, load_checkpoint
 
-    options, said = given.make(Options), _said(given)
+    options, chosen = given.make(Options), _load_options(given)
     if options.to is not None:
         check_new_folder("--to", options.to, overwrite=options.overwrite)
     found = identify(options.file, entry=options.entry)
     if options.to is not None:
         if found.family == "classifier":
-            import_classifier(options.file, options.to, preset=options.preset, entry=options.entry, **said)
+            import_classifier(options.file, options.to, preset=options.preset, entry=options.entry, **chosen)
         else:
-            system = load_checkpoint(options.file, preset=options.preset, entry=options.entry, **said)
+            system = load_checkpoint(options.file, preset=options.preset, entry=options.entry, **chosen)
             system.save(options.to)
     show(found)
-    if options.to is not None and found.complete and options.preset is None and said:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in said)
-        note(f"what was asked for wins over what the file says of itself: {flags}")
+    if options.to is not None and found.complete and options.preset is None and chosen:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
+        note(f"the options given override those in the file: {flags}")
     if options.to is not None:
         note(f"saved in {options.to}")
 
 
-def _said(given: ParsedOptions) -> dict[str, Any]:
+def _load_options(given: ParsedOptions) -> dict[str, Any]:
     """Keywords for loading: only what was set, parts as (name, options)."""
     names = [attribute.name for attribute in attrs.fields(Unseen)]
-    said = {name: given.values[name] for name in names if name in given.values}
-    return said | {kind: (name, dict(options)) for kind, (name, options) in given.parts.items()}
+    chosen = {name: given.values[name] for name in names if name in given.values}
+    return chosen | {kind: (name, dict(options)) for kind, (name, options) in given.parts.items()}

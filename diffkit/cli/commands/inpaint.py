@@ -1,7 +1,7 @@
-"""Make the missing part of pictures: what the mask shows white is kept, what it shows black is made.
+"""Make the missing part of pictures: where the mask is white the picture is kept, where it is black it is generated.
 
 Pictures are a file or a folder, resized and cropped as for training; the mask is one picture of just the size the
-system makes. The overview, OUT_grid.png, has a row for each: the picture, the mask, then what was made.
+system makes. The overview, OUT_grid.png, has a row for each: the picture, the mask, then the results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import Drawing, steered
+from diffkit.cli.shared.drawing import Drawing, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
 
@@ -28,8 +28,8 @@ class Options:
     Attributes:
         run: A saved system or training run (a folder).
         pictures: A picture, or a folder of them.
-        mask: A picture in black (made) and white (kept), for all pictures.
-        resample: How often each stretch is walked (RePaint); 1 only replaces what is known.
+        mask: A picture in black (to generate) and white (known), for all pictures.
+        resample: How often each stretch is sampled (RePaint); 1 only replaces the known part.
         jump: Length of a stretch, in levels.
     """
 
@@ -59,7 +59,7 @@ def run(given: ParsedOptions) -> None:
 
     options, drawing = given.make(Options), given.make(Drawing)
     drawing.check()
-    how = steered(given)
+    how = sampling_options(given)
     saved = tasks.load(options.run, drawing.device, given.parts.get("guidance"))
     pictures = tasks.read_pictures(options.pictures, saved.system.data_shape)
     known = _read_mask(options.mask, saved.system.data_shape)

@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import MOST, STEPS, steered
+from diffkit.cli.shared.drawing import MOST, STEPS, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
 
@@ -25,7 +25,7 @@ class Options:
         classes: Name or index of the class of both; "none", which means no class, by default.
         steps: Which levels are visited.
         batch_size: How many are made at a time.
-        out: Folder for the results; made if it is not there.
+        out: Folder for the results; created if needed.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Write into a folder that holds something already.
     """
@@ -60,7 +60,7 @@ def run(given: ParsedOptions) -> None:
     tasks.check_out(options.out, options.overwrite)
     if len(options.classes) > 1:
         raise OptionError(f"--classes must name one class, which both ends are of, got {','.join(options.classes)}")
-    how = steered(given)
+    how = sampling_options(given)
     check_deterministic(how["sampler"])
     saved = tasks.load(options.run, options.device, given.parts.get("guidance"))
     first, second = (tasks.read_one(path, saved.system.data_shape) for path in (options.first, options.second))

@@ -1,7 +1,7 @@
-"""Find the noise that a deterministic sampler makes pictures from, go back, and say how well they come back.
+"""Find the noise from which a deterministic sampler makes pictures, sample from it, and print the round-trip error.
 
 Pictures are a file or a folder, resized and cropped as for training. The overview, OUT_grid.png, has a row for each:
-the picture, and what came back. latents.npz holds the noise: latents float32 (N, C, H, W), errors (N,), names (N,).
+the picture, and its reconstruction. latents.npz holds the noise: latents float32 (N, C, H, W), errors (N,), names (N,).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, steps_help
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import STEPS, steered
+from diffkit.cli.shared.drawing import STEPS, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note, show
 
@@ -27,7 +27,7 @@ class Options:
         pictures: A picture, or a folder of them.
         classes: Name or index of a class, for all pictures or one for each; "none", which means no class, by default.
         steps: Which levels are visited.
-        out: Folder for the results; made if it is not there.
+        out: Folder for the results; created if needed.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Write into a folder that holds something already.
     """
@@ -56,7 +56,7 @@ def run(given: ParsedOptions) -> None:
 
     options = given.make(Options)
     tasks.check_out(options.out, options.overwrite)
-    how = steered(given)
+    how = sampling_options(given)
     check_deterministic(how["sampler"])
     saved = tasks.load(options.run, options.device, given.parts.get("guidance"))
     pictures = tasks.read_pictures(options.pictures, saved.system.data_shape)
@@ -75,7 +75,7 @@ def run(given: ParsedOptions) -> None:
 
 
 def check_deterministic(sampler: object) -> None:
-    """Refuse a sampler that adds noise, which cannot be walked backwards."""
+    """Refuse a sampler that adds noise, which cannot be inverted."""
     from diffkit.registry.resolve import resolve
 
     part, name = resolve("sampler", sampler)

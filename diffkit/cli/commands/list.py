@@ -32,7 +32,7 @@ class Options:
     Attributes:
         kind: One kind only: schedule, mean, var, loss, timesteps, sampler or backbone; or presets, the published
             configurations.
-        check: Load every plugin, each in a process of its own, and say how long it took or what went wrong; status 1
+        check: Load every plugin, each in a process of its own, and print the time it took or its error; status 1
             if any fails.
         timeout: Seconds that one plugin may take with --check.
     """

@@ -1,6 +1,6 @@
 """Write a package with a part of your own: its entry point, a working example to put your formula in, and its tests.
 
-The tests are diffkit's conformance checks: they pass at once, and go on telling whether your part keeps its laws.
+The tests are diffkit's conformance checks: they pass at once, and then test your part.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def takes() -> CommandSpec:
 
 
 def run(given: ParsedOptions) -> None:
-    """Write the package, and say what to do next."""
+    """Write the package, and print the next steps."""
     options = given.make(Options)
     kind = registry(options.kind).kind
     distribution = _checked(options.name)

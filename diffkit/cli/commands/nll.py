@@ -4,8 +4,8 @@ The .npz of --out has, over the N examples, total, total_error, prior and index 
 order, which levels (T,) names, visits, terms, x_start_mse and eps_mse (T,), the latter three means over the examples
 with their standard errors in terms_error and so on. The mean of total is the sum of terms plus the mean of prior; the
 first of terms is the decoder's negative log-likelihood. The files of --published have level T first.
-Processes share the work under torchrun: torchrun --nproc-per-node 8 -m -- diffkit nll ...; any number of them finds the
-same figures. A stopped command, given again, goes on where it was; what it has found lies beside --out until then.
+Processes share the work under torchrun: torchrun --nproc-per-node 8 -m -- diffkit nll ...; any number of them gives the
+same figures. A stopped command resumes when it is called again; its results so far are stored next to --out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.device import Precision
-from diffkit.cli.shared.paths import beside, check_file, check_new_folder
+from diffkit.cli.shared.paths import check_file, check_new_folder, in_run_folder
 from diffkit.errors import OptionError
 from diffkit.options import integer
 from diffkit.runtime.output import log, note, show
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 DEFAULT = 100
 """Examples that are scored by default."""
 LONG, FEWER = 60.0, 10
-"""Seconds from which on a shorter way is pointed to, and how many levels of each example it visits."""
+"""Seconds from which a faster estimate is suggested, and the number of levels per example that it visits."""
 
 
 @frozen
@@ -58,16 +58,16 @@ class Options:
         clip: Clip estimates of clean data to [-1, 1]; as composed by default, and not for the flow ODE.
         ode: Solve the flow ODE instead: exact likelihood, for data on bins under uniform dequantization.
         probes: Of the flow ODE's divergence; 0 computes it exactly, with a backward pass for each dimension.
-        dequantize: What the flow ODE takes data on bins for; by default uniform, or none where data is continuous.
+        dequantize: How the flow ODE treats data on bins; by default uniform, or none where data is continuous.
         tolerance: Of the flow ODE, relative and absolute.
         out: Write every number into this .npz file; by default nll.npz, or ode.npz, in the folder of the system.
-        published: Write the three files of the published script into this folder.
+        published: Write the three files of improved-diffusion's script into this folder.
         plot: Draw the terms into this file too, such as terms.png.
-        overwrite: Replace files that are there; nll.npz and ode.npz in the folder of the system always are.
-        seed: Decides which examples are drawn, levels and noise.
-        batch_size: How many examples are on the device at a time. Results are kept for that many at a time, or more.
-        rows_per_call: How many pairs of an example and a level the network is given at a time; 16 on a CPU, else 256.
-        precision: What the network, and nothing else, computes in.
+        overwrite: Replace existing files; nll.npz and ode.npz in the folder of the system are always replaced.
+        seed: Seed of the choice of examples, levels and noise.
+        batch_size: How many examples are on the device at a time. Results are stored for that many at a time, or more.
+        rows_per_call: How many pairs of an example and a level go into one network call; 16 on a CPU, else 256.
+        precision: Precision of the network, and of nothing else.
         compile: Compile the network; the first batch takes minutes.
         device: Such as cpu or cuda; a GPU if there is one.
     """
@@ -111,7 +111,7 @@ def run(given: ParsedOptions) -> None:
 
     options = given.make(Options)
     _check(options, given)
-    read_spec(options.run / SPEC)  # a run that is not there is found before images are read
+    read_spec(options.run / SPEC)  # a missing run is found before images are read
     options = attrs.evolve(options, out=_out(options))
     data = opened(given)
     index = chosen(len(data), options.num, options.seed)
@@ -170,9 +170,9 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
 
 
 def _say_what_it_takes(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, processes: int) -> None:
-    """Say how often the network is evaluated, on a CPU for how long about, and what would take less.
+    """Print the number of network evaluations, on a CPU also their estimated time, and a faster way.
 
-    The time of what a stopped command has left is not known: then ``processes`` is 0.
+    The remaining time of a stopped command is unknown: then ``processes`` is 0.
     """
     from diffkit.likelihood.stratified_levels import Strata
 
@@ -250,7 +250,7 @@ def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
 
 @contextmanager
 def _keeping(out: Path | None, among: Ranks) -> Iterator[Path | None]:
-    """Yield where results of batches are kept, which is beside the file; they are removed once all is written."""
+    """Yield the folder for results of batches, next to the file; it is removed once all is written."""
     from diffkit.evaluation import _result_cache
 
     folder = None if out is None else _parts(out)
@@ -269,7 +269,7 @@ def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
     """Indices of the examples to score, ascending.
 
     Raises:
-        OptionError: There are not so many, or num is another word than "all".
+        OptionError: There are fewer, or num is a word other than "all".
     """
     from diffkit.evaluation import scoring
 
@@ -282,7 +282,7 @@ def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
 
 
 def _check(options: Options, given: ParsedOptions) -> None:
-    """Refuse what can be seen before anything is loaded."""
+    """Check the options before anything is loaded."""
     from diffkit.options import check_integer, check_number
 
     check_integer("--probes", options.probes, ge=0)
@@ -312,7 +312,7 @@ def _check(options: Options, given: ParsedOptions) -> None:
 
 
 def _out(options: Options) -> Path | None:
-    return beside(options.run, "ode.npz" if options.ode else "nll.npz") if options.out is None else options.out
+    return in_run_folder(options.run, "ode.npz" if options.ode else "nll.npz") if options.out is None else options.out
 
 
 def _outputs(options: Options) -> list[Path]:
@@ -320,7 +320,7 @@ def _outputs(options: Options) -> list[Path]:
 
 
 def _was_stopped(options: Options) -> bool:
-    """Whether this command was stopped before, once it had begun; what it wrote may be written anew."""
+    """Whether this command was stopped before, once it had begun; its files may be overwritten."""
     outputs = _outputs(options)
     if not any(path.exists() for path in outputs):
         return False

@@ -1,6 +1,6 @@
-"""Write a run as one HTML page: samples, curves, likelihood, metrics, what it is made of and how to repeat it.
+"""Write a run as one HTML page: samples, curves, likelihood, metrics, its composition and how to repeat it.
 
-The page fetches nothing and needs no server. It has what diffkit nll and diffkit evaluate found, if they were run.
+The page fetches nothing and needs no server. It includes the results of diffkit nll and evaluate, if there are any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Options:
     Attributes:
         run: A training run or saved system (a folder).
         out: The page; by default report.html in that folder.
-        overwrite: Replace that file if it is there; report.html in the folder of the run always is.
+        overwrite: Replace that file if it exists; report.html in the folder of the run is always replaced.
         n: How many samples are drawn for it, at most 1000; 0 draws none.
         steps: How many levels drawing them visits, or "10,15,20", "ddim50", ...; 50, or all if there are fewer.
         seed: Of the samples.
@@ -56,7 +56,7 @@ def run(given: ParsedOptions) -> None:
     options = given.make(Options)
     check_integer("n", options.n, ge=0, le=MOST)
     out = options.run / "report.html" if options.out is None else options.out
-    if options.run.is_dir() or options.out is not None:  # else the run is not there, which loading says better
+    if options.run.is_dir() or options.out is not None:  # else the run is missing, which loading reports
         check_file("--out", out, (".html", ".htm"), overwrite=options.overwrite or options.out is None)
     note(f"writing {out}")
     report.write(

@@ -1,4 +1,4 @@
-"""Show training runs side by side: how far they are, how they do, what they are made of, and where they differ.
+"""Show training runs side by side: progress, metrics, composition, and differences.
 
 A folder that holds runs stands for all of them.
 """
@@ -41,7 +41,7 @@ class Options:
 
 @frozen
 class Run:
-    """What the files of one run say.
+    """The description of a run in its files.
 
     Attributes:
         path: Its folder.
@@ -49,7 +49,7 @@ class Run:
         data: What is known of its data.
         parts: Kind -> name; empty before the first checkpoint.
         options: "kind.option" -> value.
-        settings: What it was composed with beside the parts.
+        settings: Settings of its composition besides the parts.
         metrics: The last line; empty before the first.
         checkpoints: Steps of those that are there, ascending.
     """
@@ -118,7 +118,7 @@ def run(given: ParsedOptions) -> None:
 
 
 def _readable(folders: Sequence[Path]) -> list[Run]:
-    """Read runs; of each that cannot be read one line says why, unless that leaves none.
+    """Read runs; print one line for each that cannot be read, unless none can.
 
     Raises:
         OptionError: There is none that can be read.
@@ -137,7 +137,7 @@ def _readable(folders: Sequence[Path]) -> list[Run]:
 
 
 def read(folder: Path) -> Run:
-    """Return what the files of a run say.
+    """Return the description of a run in its files.
 
     Raises:
         OptionError: The folder is not a run, or its files cannot be read.
@@ -189,7 +189,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _about_parts(runs: Sequence[Run], different: Mapping[str, Sequence[Any]]) -> Iterator[str]:
-    """What all runs are made of, and a table of what they differ in."""
+    """The parts of all runs, and a table of their differences."""
     same = {kind: name for kind, name in runs[0].parts.items() if kind not in different}
     if same:
         yield ""

@@ -1,7 +1,7 @@
-"""Draw samples from a saved system: PNG files, a grid beside their folder, and the .npz that the published code writes.
+"""Draw samples from a saved system: PNG files, a grid next to their folder, and the .npz of improved-diffusion.
 
-Samples are written as they are made, so any number of them takes the same memory. Stopped or killed, the same command
-goes on, and the files are the same as if it had never stopped. Processes share the work under torchrun, with the same
+Samples are written as they are made, so any number of them takes the same memory. After an interruption the same
+command resumes, and the files are the same as without it. Processes share the work under torchrun, with the same
 files again: torchrun --nproc-per-node 8 -m -- diffkit sample RUN -n 50000
 
 A system trained with --low-res enlarges the pictures of --low-res, in their order.
@@ -49,23 +49,23 @@ class Options:
     Attributes:
         run: A saved system or training run (a folder).
         n: How many samples.
-        out: Folder for the samples; made if it is not there. What the same command left there is gone on with.
-        format: What to write: png (a file each), grid (up to 256 in OUT_grid.png, beside the folder), npz (arr_0 uint8
+        out: Folder for the samples; created if needed. An interrupted run of the same command is resumed.
+        format: What to write: png (a file each), grid (up to 256 in OUT_grid.png, next to the folder), npz (arr_0 uint8
             (N, H, W, C), arr_1 labels).
         classes: Names or indices of classes; all classes by default. "none" means no class.
-        class_order: Take the classes in turn, as many samples of each, or at random, as the seed says.
+        class_order: Take the classes in turn, as many samples of each, or at random by the seed.
         low_res: Pictures to enlarge, for a system trained to: one, a folder, or a .npz or .npy file, whose labels
             (arr_1) are the classes unless others are chosen.
-        each: Samples for each of these pictures; they stand together.
+        each: Samples for each of these pictures; they are consecutive.
         steps: Which levels are visited.
         clip: Clip estimates of clean data to [-1, 1]; as composed by default.
         seed: Sample i depends on the seed and i only, whatever the batch size.
         batch_size: How many are made at a time; those of one batch appear together.
-        precision: What the network, and nothing else, computes in.
+        precision: Precision of the network, and of nothing else.
         compile: Compile a step, with the network and all guidance in it; cuda_graph replays that on a GPU without
             Python, as small batches need. The first step takes minutes.
         device: Such as cpu or cuda; a GPU if there is one.
-        overwrite: Begin anew: samples that are in the folder are removed.
+        overwrite: Start again: samples in the folder are removed.
     """
 
     run: Path = field(metadata=POSITIONAL)
@@ -126,18 +126,18 @@ def run(given: ParsedOptions) -> None:
 
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
-    """Return what is to be sampled, with the sampler and guidance among ``parts``, if there are any."""
-    from diffkit.cli.shared.guidance import steering
-    from diffkit.cli.shared.sampling import Sampling, check_asked, check_fit, pictures
+    """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
+    from diffkit.cli.shared.guidance import load_guidance
+    from diffkit.cli.shared.sampling import Sampling, check_fit, check_low_res, pictures
     from diffkit.data.matching import counted_as
 
-    check_asked(saved, options.low_res)
+    check_low_res(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
     if small is not None:
         check_fit(saved, small)
     count = _count(options, small)
-    guidance, saved = steering(parts.get("guidance"), saved)
-    steered = {
+    guidance, saved = load_guidance(parts.get("guidance"), saved)
+    sampling_options = {
         "steps": options.steps,
         "sampler": parts.get("sampler"),
         "guidance": guidance,
@@ -147,11 +147,11 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     if small is not None and saved.num_classes is not None and not options.classes:
         small = counted_as(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
-    return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, steered)
+    return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, sampling_options)
 
 
 def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ranks) -> None:
-    """Make the batches that are not done: every process its share, the first one all the rest."""
+    """Make the remaining batches: every process its share, then the first one any that are left."""
     from diffkit.cli.shared.torch_errors import say_compiling
 
     locks: list[RunLock] = []
@@ -169,7 +169,7 @@ def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ran
         say_compiling("the first step")
     if mine:
         _draw(sampling, folder, mine, among)
-    among.gather(None)  # nobody is behind any more
+    among.gather(None)  # a barrier
     for line in among.rank_zero(folder.finish):
         if among.rank == 0:
             note(line)
@@ -199,7 +199,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
     if len(set(loaded)) > 1:
         raise OptionError(f"{options.run} changed while the processes read it; sample from a run that is not training")
     names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
-    steered = {kind: sampling.options[kind] for kind in ("steps", "sampler", "clip")}
+    sampling_options = {kind: sampling.options[kind] for kind in ("steps", "sampler", "clip")}
     facts = {
         "system": loaded[0],
         "n": sampling.count,
@@ -207,7 +207,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
         "classes": None if sampling.labels is None else label_digest(sampling.labels),
         "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
         "each": options.each,
-        **steered,
+        **sampling_options,
         "guidance": described(sampling.options["guidance"]),
         "seed": options.seed,
         "batch_size": options.batch_size,
@@ -256,7 +256,7 @@ def _labels_of(small: Data, count: int, each: int, saved: Saved) -> NDArray[np.i
 
 
 def _check(options: Options) -> None:
-    """Refuse what can be seen before anything is loaded."""
+    """Check the options before anything is loaded."""
     from diffkit.options import check_integer
 
     check_integer("each", options.each, ge=1)
@@ -291,14 +291,14 @@ def _load(options: Options) -> Saved:
 
 
 def _check_compile(options: Options, saved: Saved) -> None:
-    """Refuse a CUDA graph elsewhere."""
+    """Refuse a CUDA graph on other devices."""
     place = saved.system.device.type
     if options.compile == "cuda_graph" and place != "cuda":
         raise OptionError(f"--compile cuda_graph needs a GPU, the system is on {place}; use --compile step")
 
 
 def _check_shape(options: Options, saved: Saved) -> None:
-    """Refuse pictures of what has no pixels."""
+    """Refuse picture formats for data without pixels."""
     shape, bins = saved.system.data_shape, saved.bins
     if not set(options.format) & {"png", "grid"}:
         return

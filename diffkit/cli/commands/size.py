@@ -1,4 +1,4 @@
-"""Say how large a network is before it is built: parameters, operations, memory, and the batch that fits.
+"""Print the size of a network before it is built: parameters, operations, memory, and the batch that fits.
 
 Nothing is allocated. Choose the network as for diffkit train; memory is an estimate for one GPU.
 """
@@ -19,9 +19,9 @@ class Options:
 
     Attributes:
         batch_size: Examples per step and GPU.
-        memory_gb: Memory of the GPU in GB; also says what batch fits.
+        memory_gb: Memory of the GPU in GB; also prints the batch that fits.
         precision: "fp32" or "bf16".
-        ema: How many running means of the weights training keeps.
+        ema: Number of running means of the weights.
     """
 
     batch_size: int = 1

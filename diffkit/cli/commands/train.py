@@ -1,7 +1,7 @@
-"""Train a system on your data, or go on training it: the same command again continues the run in --out.
+"""Train a system on your data, or resume its run: the same command again continues the run in --out.
 
-The shape of the data, its number of values and its classes decide what the system is composed for, unless you say
-otherwise. A finished or interrupted run is a saved system: diffkit sample, nll and explain --spec take its folder.
+The shape of the data, its number of values and its classes decide the settings of the system, unless options give
+others. A finished or interrupted run is a saved system: diffkit sample, nll and explain --spec take its folder.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Options:
     Attributes:
         out: Folder of the run: checkpoints, metrics and the system as diffkit.load reads it.
         init: Begin with the weights of a file (of diffkit export, or a published one), or of the folder of a run or a
-            saved system, where name and shape fit. A run that has begun goes on with its own.
+            saved system, where name and shape fit. A run that has begun keeps its own.
         init_entry: Which set of weights, if the file of --init holds several, such as model and ema.
         low_res: Train for super-resolution: give the network each image shrunk to this size (one number, or height and
             width) as well, for it to enlarge; needs a backbone with low_res_channels, such as unet.
         device: Such as cpu or cuda; a GPU if there is one.
-        track: Programs that follow the training: tensorboard, wandb.
-        dry_run: Try a few updates on a copy, say what the training would take (memory, time, size), and stop. Nothing
+        track: Experiment trackers: tensorboard, wandb.
+        dry_run: Try a few updates on a copy, print what the run would take (memory, time, size), and stop. Nothing
             is written.
     """
 
@@ -79,7 +79,7 @@ def run(given: ParsedOptions) -> None:
         raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
     from diffkit.runtime.distributed import launched
 
-    say, tell = (note, show) if launched().rank == 0 else (silent, silent)
+    say, tell = (note, show) if launched().rank == 0 else (print_nothing, print_nothing)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = opened(given, low_res=options.low_res)
     composition = composed(given, data, config)
@@ -107,7 +107,7 @@ def run(given: ParsedOptions) -> None:
 
 
 def _weights_in(path: Path) -> Path:
-    """The file of weights that is meant, whole."""
+    """The file of weights at a path, complete."""
     from diffkit.runtime.run_layout import weights_file
 
     found = weights_file(path).resolve()
@@ -134,7 +134,7 @@ def _has_begun(out: Path) -> bool:
 
 
 def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) -> None:
-    """Refuse before images are read what needs none: trackers that are not there, processes, another run's folder."""
+    """Check before images are read: missing trackers, processes, the folder of another run."""
     from diffkit.runtime.distributed import launched
     from diffkit.training.engines import check_processes
     from diffkit.training.run_folder import check_options
@@ -147,14 +147,14 @@ def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) 
 
 
 def way_to_classes(given: ParsedOptions) -> str | None:
-    """Return what gives data classes, if it was asked for without; None if it has some, as far as options tell."""
+    """Return the option that gives data classes, if they are off; None if the data has some, as far as options show."""
     source, chosen = given.parts["data"][0], attrs.asdict(source_of(given), recurse=False)  # type: ignore[arg-type]
     labels = chosen.get("labels")
     if labels == "none":
         return "add --data.labels folders, or prefix"
     if labels is False and Path(source).suffix != ".npy":
         return "add --data.labels true"
-    return None if labels else "take data that has some"
+    return None if labels else "use data that has some"
 
 
 def _refuse_early(given: ParsedOptions) -> None:
@@ -188,7 +188,7 @@ def _refuse_preview(config: TrainConfig, num_steps: int) -> None:
 
 
 def _unused_classes(system: System, data: Data) -> str:
-    """Say that the network knows more classes than there are to learn from, or nothing."""
+    """Return a note if the network has more classes than the data, else an empty text."""
     known, there = system.parts.classes, len(data.classes or ())
     if not there or not known or known <= there:
         return ""
@@ -196,7 +196,7 @@ def _unused_classes(system: System, data: Data) -> str:
 
 
 def composed(given: ParsedOptions, data: Data, config: TrainConfig) -> dict[str, Any]:
-    """Return keywords for `diffkit.compose`: what was given, and what the data says where nothing was."""
+    """Return keywords for `diffkit.compose`: the options given, and those of the data for others."""
     found = keywords(given, data_shape=tuple(data.shape), bins=data.bins)
     name, chosen = found["backbone"]
     known = {option.path[-1] for option in part_options("backbone", name)}
@@ -208,8 +208,8 @@ def composed(given: ParsedOptions, data: Data, config: TrainConfig) -> dict[str,
     return {name: value for name, value in found.items() if name not in SOURCES}
 
 
-def silent(text: object) -> None:
-    """Say nothing: one process speaks for all."""
+def print_nothing(text: object) -> None:
+    """Print nothing, as only the first process prints."""
 
 
 def _named(names: Any) -> str:

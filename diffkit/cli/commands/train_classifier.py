@@ -1,10 +1,10 @@
-"""Train a classifier of noisy data, for classifier guidance, or go on training it with the same command.
+"""Train a classifier of noisy data, for classifier guidance, or resume its run with the same command.
 
 diffkit train-classifier --data photos/ --data.size 64 --data.labels folders --system runs/a --out runs/c --steps 20000
 
 diffkit sample runs/a --guidance classifier --guidance.classifier runs/c --guidance.scale 1
 
-The noise levels are those of the system whose samples it is to steer: name its folder, or its schedule and number of
+The noise levels are those of the system whose samples it guides: name its folder, or its schedule and number of
 steps. Metrics are the loss and the accuracy, by quartile of the levels.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from diffkit.system.module import System
 
 PUBLISHED: Mapping[str, Any] = {"lr": 3e-4, "weight_decay": 0.05, "ema": ()}
-"""How the published classifiers were trained, where that is not how systems are."""
+"""Training options of the published classifiers that differ from those of systems."""
 
 HEAD = 64
 """Channels of an attention head in the published classifiers."""
@@ -40,7 +40,7 @@ WITHOUT: Mapping[str, str] = {
     **dict.fromkeys(("preview_every", "preview", "preview_steps"), "a classifier draws no samples"),
     "label_dropout": "a classifier learns from every label",
 }
-"""Options of a training that no classifier has a use for."""
+"""Options of training that do not apply to classifiers."""
 
 
 @frozen
@@ -49,10 +49,10 @@ class Options:
 
     Attributes:
         out: Folder of the run: checkpoints, metrics and the classifier as diffkit sample reads it.
-        system: Saved system or training run that is to be steered: the noise levels are its own.
+        system: Saved system or training run to guide: its noise levels are used.
         device: Such as cpu or cuda; a GPU if there is one.
-        track: Programs that follow the training: tensorboard, wandb.
-        dry_run: Try a few updates on a copy, say what the training would take (memory, time, size), and stop. Nothing
+        track: Experiment trackers: tensorboard, wandb.
+        dry_run: Try a few updates on a copy, print what the run would take (memory, time, size), and stop. Nothing
             is written.
     """
 
@@ -65,10 +65,10 @@ class Options:
 
 @frozen
 class Noise:
-    """What the classifier is to know, and at which noise levels.
+    """Classes and noise levels of the classifier.
 
     Attributes:
-        num_classes: How many classes it tells apart.
+        num_classes: Number of classes.
         noised: Train on noisy data; false trains on clean data only.
         data_shape: Shape of one example, channels first.
         bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit, none is continuous data.
@@ -112,14 +112,14 @@ def run(given: ParsedOptions) -> None:
     options, config, recipe = given.make(Options), given.make(TrainConfig, **PUBLISHED), _network(given)
     check_run_folder("--out", options.out)
     _check_levels(options, given)
-    from diffkit.cli.commands.train import refuse_before_reading, silent, way_to_classes
+    from diffkit.cli.commands.train import print_nothing, refuse_before_reading, way_to_classes
     from diffkit.cli.shared.recipe import Recipe
     from diffkit.runtime.distributed import launched
 
     refuse_before_reading(config, options.out, options.track)
     if way := way_to_classes(given):
         raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
-    say, tell = (note, show) if launched().rank == 0 else (silent, silent)
+    say, tell = (note, show) if launched().rank == 0 else (print_nothing, print_nothing)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = opened(given)
 
@@ -156,43 +156,43 @@ def _check_levels(options: Options, given: ParsedOptions) -> None:
     named = [name for name in OF_SYSTEM if name in given.values] + (["schedule"] if "schedule" in given.chosen else [])
     if named:
         flags = ", ".join("--" + name.replace("_", "-") for name in named)
-        raise OptionError(f"--system says already what {flags} would; leave one of them out")
+        raise OptionError(f"--system sets {flags} already; leave one of them out")
 
 
 def _levels(options: Options, given: ParsedOptions, data: Data) -> System:
-    """A system without a network, at the levels that the classifier is to know."""
+    """A system without a network, at the noise levels of the classifier."""
     import diffkit
 
     slots: dict[str, Any] = {kind: (name, dict(more)) for kind, (name, more) in given.parts.items()}
     del slots["data"]
     slots.pop("val", None)
-    told = {name: given.values[name] for name in OF_SYSTEM if name in given.values}
-    found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | told
+    chosen = {name: given.values[name] for name in OF_SYSTEM if name in given.values}
+    found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | chosen
     if options.system is not None:
-        steered = _without_network(options.system)
+        guided = _without_network(options.system)
         _check_classes(options.system, data)
-        slots["schedule"] = steered.parts.schedule
-        found = {name: getattr(steered.settings, name) for name in OF_SYSTEM}
-        if tuple(data.shape) != steered.data_shape:
+        slots["schedule"] = guided.parts.schedule
+        found = {name: getattr(guided.settings, name) for name in OF_SYSTEM}
+        if tuple(data.shape) != guided.data_shape:
             raise DataError(
-                f"the data has shape {tuple(data.shape)}, --system {options.system} makes {steered.data_shape}; "
+                f"the data has shape {tuple(data.shape)}, --system {options.system} makes {guided.data_shape}; "
                 "a classifier reads what the system makes"
             )
-    # x_start is there whatever the schedule, and a classifier has no use for it
+    # x_start works with any schedule, and a classifier does not use it
     return diffkit.compose(**slots, **found, mean="x_start", backbone=None)
 
 
 def _check_classes(folder: Path, data: Data) -> None:
-    """Refuse data whose classes the system counts otherwise: in sampling, both are told the same number."""
+    """Refuse data whose classes differ from the system's: in sampling, both receive the same number."""
     from diffkit.cli.shared.saved import class_names
     from diffkit.data.matching import differing, named
 
-    steered = class_names(folder)
-    if steered is None or not data.classes or not (named(steered) and named(data.classes)):
+    guided = class_names(folder)
+    if guided is None or not data.classes or not (named(guided) and named(data.classes)):
         return
-    if data.classes != steered:
-        differ = differing(data.classes, steered, whose=f"--system {folder}")
-        raise DataError(f"{differ}; a classifier is told the numbers of the system's classes, so give it data of them")
+    if data.classes != guided:
+        differ = differing(data.classes, guided, whose=f"--system {folder}")
+        raise DataError(f"{differ}; a classifier receives the numbers of the system's classes, so give it data of them")
 
 
 def _without_network(folder: Path) -> System:
@@ -208,7 +208,7 @@ def _count(noise: Noise, data: Data) -> int:
     if noise.num_classes is not None:
         return noise.num_classes
     if not data.classes:
-        raise OptionError("a classifier learns from labels, but the data has none; take data that has some")
+        raise OptionError("a classifier learns from labels, but the data has none; use data that has some")
     return len(data.classes)
 
 

@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import Drawing, steered
+from diffkit.cli.shared.drawing import Drawing, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
 
@@ -63,7 +63,7 @@ def run(given: ParsedOptions) -> None:
     options, drawing = given.make(Options), given.make(Drawing)
     drawing.check()
     method = _method(options)
-    how = steered(given)
+    how = sampling_options(given)
     saved = tasks.load(options.run, drawing.device, given.parts.get("guidance"))
     pictures = _small(options, saved.system.data_shape)
     found = solve(
@@ -92,7 +92,7 @@ def _method(options: Options) -> Measured:
 
 
 def _small(options: Options, shape: tuple[int, ...]) -> Pictures:
-    """The pictures, which are not resized: what they are the averages of would be another picture."""
+    """The pictures, which are not resized: that would change the averages that they are."""
     from diffkit.cli.shared import tasks
 
     if any(side % options.factor for side in shape[1:]):

@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parent.parent / "commands"
 
 
 class Command(Protocol):
-    """What the module of a command offers."""
+    """The members of a command's module."""
 
     def takes(self) -> CommandSpec:
         """Return its options."""
@@ -30,7 +30,7 @@ class Command(Protocol):
 
 
 def names() -> tuple[str, ...]:
-    """Every command as it is typed, sorted; imports none."""
+    """Names of all commands, sorted; imports none."""
     return tuple(sorted(_typed(m.name) for m in pkgutil.iter_modules([str(_FOLDER)]) if not m.name.startswith("_")))
 
 
@@ -55,7 +55,7 @@ def docstring(name: str) -> str:
 
 
 def one_line(name: str) -> str:
-    """What a command does, one line; read from its file."""
+    """Description of a command in one line; read from its file."""
     return summary(docstring(name))
 
 
@@ -64,7 +64,7 @@ def load(name: str) -> Command:
     known = names()
     if name not in known and _typed(name) not in known:
         if within := _within(name):
-            raise OptionError(f"diffkit {name} needs to know what to do: {' or '.join(within)}")
+            raise OptionError(f"diffkit {name} needs a command: {' or '.join(within)}")
         raise OptionError(f"no command {name!r}{did_you_mean(name, known)} (commands: {', '.join(known)})")
     return cast("Command", importlib.import_module(f"diffkit.cli.commands.{_module(name)}"))
 

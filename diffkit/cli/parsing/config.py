@@ -35,7 +35,7 @@ def check(
         config: A table; parts are names or tables within it.
         options: Every option there is.
         place: Put before the faults, such as the name of the file.
-        label: What a fault calls the option of a key.
+        label: Name of a key's option in the faults.
     Raises:
         OptionError: One or more faults: unknown keys, wrong types, values out of range.
     """
@@ -61,7 +61,7 @@ def written(
     Args:
         values: Name -> value.
         parts: Kind -> (name, options).
-        later: What is found out only when the command runs: name -> how; written as comments.
+        later: Options that are known only when the command runs: name -> how; written as comments.
     """
     lines = [f"{name} = {toml(value)}" for name, value in values.items()]
     lines += [f"# {name}: {text}" for name, text in later.items()]
@@ -112,7 +112,7 @@ def _validate(field: Any, value: Any) -> None:
     except (ValueError, TypeError) as error:
         raise OptionError(str(error.args[0]) if error.args else str(error)) from error
     except AttributeError:
-        return  # a validator that looks at other options: it is asked again when the part is made
+        return  # a validator that reads other options: it runs again when the part is made
 
 
 def _slot_hook(kind: str, options: Sequence[Option], converter: Converter) -> Any:
@@ -170,12 +170,12 @@ def _faults(
 def _unknown(keys: Sequence[str], known: Sequence[str], label: Callable[[str], str]) -> str:
     """One line for all unknown keys of a table; where they are many, the table is for something else."""
     if len(keys) == 1:
-        said = f"{label(keys[0])} is not an option{did_you_mean(keys[0], known)}"
+        fault = f"{label(keys[0])} is not an option{did_you_mean(keys[0], known)}"
     else:
         near = [repr(each) for key in keys if (each := nearest(key, known))] if len(keys) <= _FEW else []
-        said = f"{', '.join(map(label, keys))} are not options"
-        said += f"; did you mean {' and '.join(near)}?" if near else ""
-    return f"{said} (known: {', '.join(known)})"
+        fault = f"{', '.join(map(label, keys))} are not options"
+        fault += f"; did you mean {' and '.join(near)}?" if near else ""
+    return f"{fault} (known: {', '.join(known)})"
 
 
 def _placed(key: str, text: str, label: str) -> str:

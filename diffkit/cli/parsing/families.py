@@ -1,4 +1,4 @@
-"""What can fill a slot: a part of some kind, a source of data, a guidance. Each goes by a name and has options."""
+"""Families of objects that fill a slot: parts of a kind, data sources, guidance. Each has a name and options."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Family:
     """The things that can fill one slot.
 
     Attributes:
-        heading: What the option that chooses one is listed under.
-        help: What the slot is.
+        heading: Heading of the option that chooses one.
+        help: Description of the slot.
         listed: Names that help shows; called late, since it may look at files.
         factory: Class or function of a name; raises for one that is not there.
         check: Raises unless the name is there; may be cheaper than `factory`.
@@ -67,7 +67,7 @@ def _source(name: str) -> Factory:
 
 def _check_source(name: str) -> None:
     if name not in data.NAMED and not Path(name).is_dir() and not _is_file_of_data(Path(name)):
-        source_for(name)  # says what is wrong with it
+        source_for(name)  # raises if it is wrong
 
 
 def _is_file_of_data(path: Path) -> bool:
@@ -88,7 +88,7 @@ _OTHERS = {
     "val": attrs.evolve(_DATA, help="Held-out data to validate on, as for --data."),
     "guidance": Family(
         heading="Parts",
-        help="What steers the samples besides the network.",
+        help="Guidance of the samples.",
         listed=lambda: tuple(guidance.NAMES),
         factory=factory,
         check=factory,

@@ -34,7 +34,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def run(files: Sequence[Path]) -> None:
-    """Run each file once, as a module that is named as the file is; modules beside it can be imported.
+    """Run each file once, as a module that is named as the file is; modules next to it can be imported.
 
     Raises:
         OptionError: A file is not there, its name is not a module's or another module's, or it fails.
@@ -62,5 +62,5 @@ def _import(file: Path, path: Path) -> None:
             importlib.import_module(path.stem)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever somebody's file raises; sys.exit() too
+    except BaseException as error:  # the file may raise any error; sys.exit() too
         raise OptionError(f"{FLAG} {file} failed: {failure(error)}") from error

@@ -21,7 +21,7 @@ class Layer:
     """Options from one place.
 
     Attributes:
-        place: What messages call it.
+        place: Its name in messages.
         table: As a TOML file has them: parts are names, or tables with a name.
     """
 
@@ -53,7 +53,7 @@ def layers(tokens: Sequence[str], takes: CommandSpec) -> tuple[Layer, ...]:
 def _from_preset(name: str, takes: CommandSpec) -> Layer:
     chosen = preset(name)
     if takes.classifier and not chosen.classifier:
-        raise OptionError(f"preset {name!r} is a system and no classifier; diffkit list presets shows those that are")
+        raise OptionError(f"preset {name!r} is a system, not a classifier; diffkit list presets shows those that are")
     if chosen.classifier and not takes.classifier:
         raise OptionError(f"preset {name!r} is a classifier, which guides sampling; diffkit train-classifier takes it")
     return Layer(

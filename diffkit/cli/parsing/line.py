@@ -23,7 +23,7 @@ from diffkit.errors import OptionError, nearest
 from diffkit.runtime.output import printable
 
 UnknownOption = Callable[[str], str | None]
-"""Given an unknown option such as "--schedule.ss", says what is wrong with it, or None for the usual text."""
+"""Given an unknown option such as "--schedule.ss", returns its fault, or None for the usual text."""
 
 _HELP = ("--help", "-h")
 _UNSET = object()
@@ -56,7 +56,7 @@ def parse(name: str, tokens: Sequence[str], options: Sequence[Option], unknown: 
         name: The command.
         tokens: The words after it.
         options: Every option it has.
-        unknown: Asked about options it has not.
+        unknown: Called with unknown options, for the error text.
     Raises:
         OptionError: An unknown option, a missing or superfluous word, or a value of the wrong type.
     """
@@ -74,7 +74,7 @@ def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str
 
     Args:
         name: The command.
-        text: What it does.
+        text: Its description.
         options: Every option it has.
         defaults: Words for a default that depends on something, by option key.
         for_help: Show switches as such; to parse them they are options with a value.
@@ -95,7 +95,7 @@ def build(name: str, text: str, options: Sequence[Option], defaults: Mapping[str
     arguments = [
         _argument(o, groups[o.group], defaults.get(o.key), for_help and is_flag(o.kind))
         for o in options
-        if is_flag(o.kind) or metavar(o.kind)  # what no text can stand for is left to files
+        if is_flag(o.kind) or metavar(o.kind)  # options that have no text form are for files only
     ]
 
     def command(*values: Any, **named: Any) -> None:
@@ -159,7 +159,7 @@ def _converter(option: Option) -> Callable[[Any, Any], Any]:
 
 
 def _after_switch(tokens: Sequence[str], options: Sequence[Option]) -> str | None:
-    """Say that a switch takes no other word than true or false, if one follows; None if that is not what is wrong."""
+    """Return an error text if a switch is followed by a word other than true or false; else None."""
     if any(option.positional for option in options):
         return None  # the word may be one that goes by its position
     switches = {option.flag for option in options if is_flag(option.kind)}

@@ -27,12 +27,12 @@ class Option:
         path: Its name as in Python; an option of a part has two, such as ("schedule", "s").
         kind: Type of its value.
         default: NOTHING if it is required; for help only, where `UNKNOWN_DEFAULT` shows none.
-        help: What it means.
-        group: Heading it is listed under.
-        group_help: What the group is, one line.
+        help: Its description.
+        group: Heading in the help.
+        group_help: Description of the group in one line.
         positional: Given by position, not by name.
         short: A one-letter name such as "-n".
-        metavar: What help calls its value, if not by its type.
+        metavar: Name of its value in the help, if not its type.
         chooses: It chooses what fills a slot, which has options of its own.
         field: The attrs field with converter and validator, if there is one.
     """
@@ -91,7 +91,7 @@ def short(letter: str) -> dict[Any, Any]:
 
 
 def helped(text: str) -> dict[Any, Any]:
-    """Metadata of a field whose help several classes share, in place of what a docstring says."""
+    """Metadata of a field whose help several classes share, instead of a docstring's entry."""
     return {_METADATA: {"help": text}}
 
 
@@ -158,7 +158,7 @@ def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
         return annotation
     try:
         return typing.cast("Any", eval(annotation, dict(names)))
-    except Exception:  # whatever a third party's annotation does, its option is then taken as it is written
+    except Exception:  # a third party's annotation may raise any error; the option's text is then used as it is
         return Any
 
 
@@ -222,9 +222,9 @@ _FORMS = (
 
 
 def steps_help(default: str = "") -> dict[Any, Any]:
-    """Metadata of the field, whose help says all that `diffkit.spacing` knows.
+    """Metadata of the field, whose help lists all forms of a spacing.
 
     Args:
-        default: What is visited unless it is given, where that is not said beside the help.
+        default: The default, if the help does not show it otherwise.
     """
     return helped(_FORMS + (f"; {default} by default." if default else "."))

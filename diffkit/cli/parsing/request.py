@@ -1,6 +1,6 @@
-"""From a command line to what a command is given, in two passes.
+"""From a command line to the options of a command, in two passes.
 
-First the names of parts are read, on the line and in what lies beneath it, and only those parts are imported. Then the
+First the names of parts are read, on the line and in its layers, and only those parts are imported. Then the
 options of the command and of those parts are put together, and the line is parsed for real.
 """
 
@@ -45,13 +45,13 @@ _PRESET = Option(
 
 @frozen
 class Request:
-    """A command line, looked at once.
+    """A command line after the first pass.
 
     Attributes:
         name: The command.
-        takes: What it takes.
+        takes: Its options.
         tokens: The words after its name.
-        layers: What lies beneath it: a preset, and over it a file.
+        layers: The layers beneath it: a preset, and over it a file.
         parts: Kind -> name of the part, chosen or default.
         chosen: Kinds whose part was named.
         options: Every option, those of these parts included.
@@ -89,7 +89,7 @@ def look(name: str, takes: CommandSpec, tokens: Sequence[str]) -> Request:
 
 
 def resolve(request: Request) -> tuple[ParsedOptions, bool]:
-    """Second pass: return what the command is given, and whether to print it only.
+    """Second pass: return the parsed options, and whether to print them only.
 
     Raises:
         OptionError: An unknown option, or values that are wrong; all of them at once where the values are.
@@ -110,7 +110,7 @@ def resolve(request: Request) -> tuple[ParsedOptions, bool]:
 
 
 def as_toml(request: Request, given: ParsedOptions) -> str:
-    """Return what a command was given, every default included, as a configuration file."""
+    """Return the options of a command, every default included, as a configuration file."""
     from diffkit.cli.parsing import config
 
     resolved = {o.key: _printed(request, given, o) for o in request.options if not _is_special(o)}
@@ -122,7 +122,7 @@ def as_toml(request: Request, given: ParsedOptions) -> str:
 
 
 def _printed(request: Request, given: ParsedOptions, option: Option) -> Any:
-    """The value an option has, or NOTHING if it has none or the command finds it out."""
+    """The value an option has, or NOTHING if it has none or the command computes it."""
     kind, _, name = option.key.partition(".")
     chosen = given.parts[kind][1] if name else given.values
     default = NOTHING if option.key in request.takes.defaults or option.default is None else option.default
@@ -134,11 +134,11 @@ def _check_layer(takes: CommandSpec, layer: Layer) -> dict[str, Any]:
     from diffkit.cli.parsing import config
 
     options = _all_options(takes, _filled(takes, layer.names(takes.slots)))
-    table = {key: value for key, value in layer.table.items() if not _says_nothing(takes, key, value)}
+    table = {key: value for key, value in layer.table.items() if not _is_default(takes, key, value)}
     return config.check(table, [o for o in options if not _is_special(o)], layer.place)
 
 
-def _says_nothing(takes: CommandSpec, key: str, value: Any) -> bool:
+def _is_default(takes: CommandSpec, key: str, value: Any) -> bool:
     """True for an option that the command does not take, at its default: files of earlier versions list those, too."""
     if key not in takes.without:
         return False
@@ -173,7 +173,7 @@ def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _without_replaced(below: Mapping[str, Any], above: Mapping[str, Any], takes: CommandSpec) -> dict[str, Any]:
-    """The lower layer's options, but those of a part in whose place the upper one names another.
+    """The lower layer's options, without those of a part that the upper one replaces.
 
     Size and labels of data stay where the other data has such options; a file that belongs to it does not.
     """
@@ -202,7 +202,7 @@ def _given(request: Request, merged: Mapping[str, Any]) -> ParsedOptions:
 
 
 def _explain_unknown(request: Request, flag: str) -> str | None:
-    """Say more where the option looks like one of a part, or is one of another command or library."""
+    """Return a better error text if the option looks like one of a part, of another command or of another library."""
     name = flag.removeprefix("--").replace("-", "_")
     reason = request.takes.without.get(name)
     if reason is not None:

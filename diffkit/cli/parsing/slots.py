@@ -69,7 +69,7 @@ def lasting_options(kind: str, one: str, other: str) -> set[str]:
 
 
 def unknown_option(kind: str, name: str, word: str) -> str:
-    """Say that a part has no such option, and which built-in of its kind has."""
+    """Return the error text for an unknown option, with the built-in part that has it."""
     own = [option.path[-1] for option in part_options(kind, name)]
     text = f"{kind} {name!r} has no option {word!r}{did_you_mean(word, own)} (options: {', '.join(own) or 'none'})"
     others = [n for n in family(kind).listed() if n != canonical(name)] if kind in KINDS else []

@@ -1,6 +1,6 @@
 """Errors of the library in the words of the command line: ``num_steps=10`` is ``--num-steps 10`` there.
 
-The library says "num_steps must be >= 1" and "use var='learned_range'", as one writes it in Python. Four forms are
+The library's errors are "num_steps must be >= 1" and "use var='learned_range'", as in Python. Four forms are
 known: a name, or that of a part's option ("backbone.depth"), with a value, a name that holds "_", a plain name before
 "must", and one that begins a line of a list. Anything else is left as it is, and so is what is part of a path, in
 quotes, or how Python shows an object.
@@ -32,10 +32,10 @@ _NONE = re.compile(_BEFORE + "None" + _AFTER)
 
 @contextmanager
 def as_cli_flags(options: Sequence[Option]) -> Iterator[None]:
-    """Let errors of the block speak of these options as they are typed.
+    """Rewrite errors of the block so that these options appear as flags.
 
     Raises:
-        DiffkitError: In place of one that spoke otherwise, which is its cause.
+        DiffkitError: Instead of one in Python's spelling, which is its cause.
     """
     try:
         yield
@@ -47,13 +47,13 @@ def as_cli_flags(options: Sequence[Option]) -> Iterator[None]:
 
 
 def in_flags(text: str, options: Sequence[Option]) -> str:
-    """Return a message in which options go by their flags."""
+    """Return a message in which options are written as flags."""
     named = {option.path: option for option in options if not option.positional}
     return "\n".join(_line(line, named) for line in text.split("\n"))
 
 
 def _line(line: str, named: dict[tuple[str, ...], Option]) -> str:
-    """One line; the part that it begins with, if any, is whose options it speaks of."""
+    """One line; if it begins with a part, its options are those of the part."""
     part = _PART.match(line)
     kind = part[1] if part else ""
     return "".join(p if _OBJECT.fullmatch(p) else _words(p, kind, named) for p in _OBJECT.split(line))
@@ -74,7 +74,7 @@ def _words(text: str, kind: str, named: dict[tuple[str, ...], Option]) -> str:
 
 
 def _find(name: str, kind: str, named: dict[tuple[str, ...], Option]) -> Option | None:
-    """The option of that name: of the part that is spoken of, of the command, or of the only part that has it."""
+    """The option of that name: of the part in the message, of the command, or of the only part that has it."""
     own = named.get((kind, name)) or named.get(tuple(name.split(".")))
     of_parts = [option for path, option in named.items() if path[1:] == (name,)]
     return own or (of_parts[0] if len(of_parts) == 1 else None)

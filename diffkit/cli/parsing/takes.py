@@ -1,4 +1,4 @@
-"""What a command takes, and what it was given."""
+"""The options of a command: their specification, and their parsed values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @frozen
 class CommandSpec:
-    """What a command takes.
+    """The options that a command takes.
 
     Attributes:
         options: attrs classes whose fields are its options, under a heading each.
@@ -38,7 +38,7 @@ class CommandSpec:
 
 @frozen
 class ParsedOptions:
-    """What a command was given.
+    """The parsed options of a command.
 
     Attributes:
         values: Every option that was set, by its name; options of parts are not among them.
@@ -51,6 +51,6 @@ class ParsedOptions:
     chosen: frozenset[str] = frozenset()
 
     def make(self, cls: type[T], **more: Any) -> T:
-        """Return an instance of an option class made of what was given; ``more`` fills what was not."""
+        """Return an instance of an option class from the parsed options; ``more`` fills the others."""
         names = {f.alias or f.name for f in attrs.fields(cls) if f.init}  # type: ignore[arg-type]
         return cls(**more | {name: value for name, value in self.values.items() if name in names})

@@ -27,7 +27,7 @@ def from_text(text: str, kind: Any) -> Any:
         text: The word.
         kind: Type of the option.
     Raises:
-        OptionError: The text is none of that type; it reads "must be ..., got ...".
+        OptionError: The text is not of that type; it reads "must be ..., got ...".
     """
     if text.lower() == "none" and _none_is_none(kind):
         return None
@@ -45,7 +45,7 @@ def accept(value: Any, kind: Any) -> Any:
     """Return a value of a type, from TOML or Python; a list becomes a tuple, and so does one item where a list may be.
 
     Raises:
-        OptionError: It is none of that type; the text reads "must be ..., got ...", as TOML spells values.
+        OptionError: It is not of that type; the text reads "must be ..., got ...", as TOML spells values.
     """
     if value is None or (value == "none" and _none_is_none(kind) and str not in _candidates(kind)):
         if _allows_none(kind):
@@ -77,13 +77,13 @@ def _check_file_or_folder(value: Any, kind: Any) -> None:
     try:
         mode = Path(value).stat().st_mode
     except (OSError, ValueError):
-        return  # it is not there, or whoever opens it says why not
+        return  # it is missing; opening it will report that
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OptionError(f"must be a file or folder, got {str(value)!r}, which is a pipe or device")
 
 
 def wanted(kind: Any, *, in_file: bool = False) -> str:
-    """What a value must be, in words: on a command line, or in a file."""
+    """Description of the allowed values: on a command line, or in a file."""
     words = dict.fromkeys(_word(candidate, in_file) for candidate in _candidates(kind))
     if _none_is_none(kind) and kind is not Any:
         words["'none'" if in_file else "none"] = None
@@ -91,7 +91,7 @@ def wanted(kind: Any, *, in_file: bool = False) -> str:
 
 
 def metavar(kind: Any) -> str:
-    """What help calls the value; a text is the last form that a word of a command line is tried as."""
+    """Name of the value in the help; a word of a command line is read as a text only if nothing else fits."""
     candidates = [candidate for candidate in _candidates(kind) if typing.get_origin(candidate) is not Mapping]
     words = list(dict.fromkeys(map(_metavar, candidates)))
     return "|".join(words[: words.index("TEXT") + 1] if "TEXT" in words else words)

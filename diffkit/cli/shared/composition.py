@@ -1,4 +1,4 @@
-"""The keywords of `diffkit.compose` as options; a test holds them to its signature."""
+"""The keywords of `diffkit.compose` as options; a test compares them with its signature."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PARTS: Mapping[str, str | None] = {
     "backbone": "unet",
 }
 SOURCES = ("data", "val")
-"""Slots of a command that trains which no system is composed of."""
+"""Slots of a training command that are not parts of the system."""
 
 
 @frozen
 class Composition:
-    """What `diffkit.compose` is told beside the parts.
+    """The arguments of `diffkit.compose` besides the parts.
 
     Attributes:
         data_shape: Shape of one example, channels first.
@@ -46,7 +46,7 @@ class Composition:
 
 
 def keywords(given: ParsedOptions, **from_data: Any) -> dict[str, Any]:
-    """Return keywords for `diffkit.compose`: what was given, and ``from_data`` where nothing was."""
+    """Return keywords for `diffkit.compose`: the options given, and ``from_data`` for others."""
     names = [field.name for field in attrs.fields(Composition)]
     chosen = {name: given.values[name] for name in names if name in given.values}
     return {kind: (name, dict(options)) for kind, (name, options) in given.parts.items()} | from_data | chosen

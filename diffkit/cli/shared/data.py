@@ -1,4 +1,4 @@
-"""Data that a command line names: opened, with errors that speak of its own options, and said in one line."""
+"""Data of a command line: opened, with errors that name its flags, and described in one line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from diffkit.data.sources import Source
 
 LOOKED_AT = 64
-"""Pictures that are looked at for colour."""
+"""Number of pictures that are checked for colour."""
 
 
 def opened(given: ParsedOptions, kind: str = "data", low_res: tuple[int, ...] | None = None) -> Data:
-    """Return the data that was chosen, with small images beside if they were asked for.
+    """Return the data that was chosen, with small images if ``low_res`` is given.
 
     Args:
-        given: What the command was given.
+        given: The options of the command.
         kind: "data" or "val".
         low_res: Size of the small images.
     """
@@ -42,19 +42,19 @@ def source_of(given: ParsedOptions, kind: str = "data") -> Source:
 
 
 def described(data: Data) -> str:
-    """Return what data is, one line."""
+    """Return a description of data in one line."""
     from diffkit.data.ranges import range_of
 
     found = range_of(data)
     values = f"{data.bins} values" if found is None else f"continuous values in {found}"
     classes = f", {len(data.classes)} classes" if data.classes else ""
     small = data.describe().get("low_res")
-    beside = "" if small is None else f", low_res {'x'.join(map(str, small))}"
-    return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}{beside}"
+    small_size = "" if small is None else f", low_res {'x'.join(map(str, small))}"
+    return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}{small_size}"
 
 
 def grey(given: ParsedOptions, data: Data) -> str:
-    """Return a hint where pictures are read in colour unasked, and have none; else an empty string."""
+    """Return a hint if pictures are read in colour by default, but are grey; else an empty string."""
     source, options = given.parts["data"]
     known = {option.path[-1] for option in part_options("data", source)}
     if "channels" not in known or "channels" in options or data.shape[0] != 3:
@@ -63,4 +63,4 @@ def grey(given: ParsedOptions, data: Data) -> str:
     images = data.batch(range(count)).images
     if not (images == images[:, :1]).all():
         return ""
-    return f"; all {count} pictures looked at are grey: --data.channels 1 reads them so"
+    return f"; all {count} pictures checked are grey: --data.channels 1 reads them so"

@@ -1,4 +1,4 @@
-"""Where commands compute."""
+"""The device of a command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_device(name: str | None) -> None:
     try:
         found = torch.device(name)
     except RuntimeError as error:
-        raise OptionError(f"--device {name} is the name of no device; there is {', '.join(here)}") from error
+        raise OptionError(f"--device {name} is not the name of a device; there is {', '.join(here)}") from error
     if found.type != "cpu" and str(found) not in here:
         raise OptionError(f"--device {name} is not here{_why_not(found.type)}; there is {', '.join(here)}")
 
@@ -84,7 +84,7 @@ def device_of_rank(name: str | None) -> torch.device:
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which networks compute in a precision; say so where that is slower than to do without."""
+    """Return a context in which networks compute in a precision; warn if that is slower than float32."""
     from diffkit.runtime.distributed import launched
     from diffkit.training.precision import computing_in, emulated
 

@@ -22,15 +22,15 @@ MOST = 10_000
 
 @frozen
 class Drawing:
-    """How variants are drawn.
+    """Options for drawing variants.
 
     Attributes:
         n: How many of each picture.
         classes: Name or index of a class, for all pictures or one for each; "none", which means no class, by default.
         steps: Which levels are visited.
-        seed: Decides everything that is random.
+        seed: Seed of everything random.
         batch_size: How many are made at a time.
-        out: Folder for the results; made if it is not there.
+        out: Folder for the results; created if needed.
         device: Such as cpu or cuda; a GPU if there is one.
         overwrite: Write into a folder that holds something already.
     """
@@ -45,7 +45,7 @@ class Drawing:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Refuse what can be seen before anything is loaded."""
+        """Check the options before anything is loaded."""
         from diffkit.cli.shared.tasks import check_out
         from diffkit.options import check_integer
 
@@ -58,7 +58,7 @@ STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
 """Words for the default of `diffkit.tasks.invert`."""
 
 
-def steered(given: ParsedOptions) -> dict[str, Any]:
+def sampling_options(given: ParsedOptions) -> dict[str, Any]:
     """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
     from diffkit.cli.shared.guidance import refuse_folders
     from diffkit.guidance import guidance_for
@@ -66,5 +66,5 @@ def steered(given: ParsedOptions) -> dict[str, Any]:
     slot = given.parts.get("guidance")
     refuse_folders(slot)
     if slot is not None and canonical(slot[0]) == "cfg" and not given.values.get("classes"):
-        raise OptionError("--guidance cfg does nothing where no class is asked for; name one with --classes")
+        raise OptionError("--guidance cfg has no effect without a class; name one with --classes")
     return {"sampler": given.parts.get("sampler"), "guidance": guidance_for(slot)}

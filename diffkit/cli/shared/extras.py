@@ -1,4 +1,4 @@
-"""What a command line needs beside the library, found before any work: every missing extra, and one pip command."""
+"""Extras that a command line needs, checked before any work: every missing one, and one pip command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "inception": ("torchmetrics", "torch_fidelity"),
     "report": ("jinja2", "PIL"),
 }
-"""Extra -> modules that it brings, as pyproject.toml says; a test compares them."""
+"""Extra -> modules that it brings, as in pyproject.toml; a test compares them."""
 
 _SOURCES: Mapping[str, tuple[str, str]] = {
     "Digits": ("demo", "the digits data"),
@@ -82,7 +82,7 @@ def _of_data(given: ParsedOptions) -> Iterator[tuple[str, str]]:
             continue
         try:
             source = source_of(given, kind)
-        except DiffkitError:  # which the command says when it opens it
+        except DiffkitError:  # the command reports it when it opens the data
             continue
         if wanted := _SOURCES.get(type(source).__name__):
             yield wanted

@@ -29,11 +29,11 @@ class ByClassifier:
     """Towards a class, by the gradient of a classifier of noisy data.
 
     Attributes:
-        classifier: Folder of the classifier: a run of diffkit train-classifier, or what diffkit import made of a
-            published file.
+        classifier: Folder of the classifier: a run of diffkit train-classifier, or the result of diffkit import
+            of a published file.
         scale: Strength; 1 is Bayes' rule, published models use up to 10.
         at: Where the gradient is taken: of the noisy data, or of the mean of the step.
-        shift: "score" is for every sampler, "mean" what published code does in ancestral sampling.
+        shift: "score" is for every sampler, "mean" is guided-diffusion's, for ancestral sampling.
         clip: Clip the estimate of clean data once more after shift "score".
     """
 
@@ -64,7 +64,7 @@ BY_FOLDER: Mapping[str, type[Any]] = {"autoguidance": ByWorse, "classifier": ByC
 
 
 def factory(name: str) -> Callable[..., Any]:
-    """Return what says which options a guidance has on a command line.
+    """Return the class with a guidance's options on a command line.
 
     Raises:
         OptionError: There is no such guidance.
@@ -74,8 +74,8 @@ def factory(name: str) -> Callable[..., Any]:
     return BY_FOLDER.get(canonical(name)) or guidance_class(name)
 
 
-def steering(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
-    """Return the guidance that was chosen, and the system with the classes that can be asked for.
+def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
+    """Return the guidance that was chosen, and the system with the classes that can be chosen.
 
     Those of a system without classes are the classifier's.
 
@@ -94,7 +94,7 @@ def steering(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
 
 
 def check_null(slot: Slot, saved: Saved) -> None:
-    """Raise `OptionError` for classifier-free guidance of a network that has no word for "no class"."""
+    """Raise `OptionError` for classifier-free guidance of a network without a label for "no class"."""
     if slot is None or canonical(slot[0]) != "cfg" or slot[1].get("null") is not None:
         return
     if saved.system.parts.null_conditions is None:
@@ -115,8 +115,8 @@ def described(guidance: Guidance | None) -> str | None:
     """Return words that stand for a guidance, its networks' weights included."""
     if guidance is None or not guidance.networks:
         return None if guidance is None else repr(guidance)
-    told = {field.name: getattr(guidance, field.name) for field in attrs.fields(type(guidance))}  # type: ignore[arg-type]  # every guidance is an attrs class
-    options = ", ".join(f"{name}={_weights(v) if v in guidance.networks else repr(v)}" for name, v in told.items())
+    values = {field.name: getattr(guidance, field.name) for field in attrs.fields(type(guidance))}  # type: ignore[arg-type]  # every guidance is an attrs class
+    options = ", ".join(f"{name}={_weights(v) if v in guidance.networks else repr(v)}" for name, v in values.items())
     return f"{type(guidance).__name__}({options})"
 
 
@@ -155,7 +155,7 @@ def _by_classifier(options: ByClassifier, saved: Saved) -> tuple[Guidance, Saved
 
 
 def _class_problem(folder: Path, saved: Saved) -> str | None:
-    """Say how the classes of a run that is to steer differ from the system's, where both have names."""
+    """Return how the classes of the guiding run differ from the system's, if both have names."""
     from diffkit.cli.shared.saved import class_names
     from diffkit.data.matching import differing, named
 
@@ -172,8 +172,8 @@ def _check_fit(spec: Mapping[str, Any], saved: Saved, of_classes: str | None) ->
     if shape != system.data_shape:
         problems.append(f"it reads data of shape {shape}, the system makes {system.data_shape}")
     if saved.num_classes is not None and saved.num_classes > count:
-        problems.append(f"it tells {count} classes apart, the system has {saved.num_classes}")
-    if "parts" in spec:  # one that was imported does not say
+        problems.append(f"it has {count} classes, the system {saved.num_classes}")
+    if "parts" in spec:  # an imported one has no parts
         problems += _noise_problems(spec, system)
     if problems:
         raise OptionError(f"--guidance.classifier does not fit this system: {'; '.join(problems)}")

@@ -1,7 +1,7 @@
 """Checks of where results are to go, before any work is done.
 
-What a user names and is there already is never replaced unasked. Only the files that a command names itself, in the
-folder of a run, are renewed; and `diffkit train`, `sample` and `demo` go on with what they began.
+A file or folder that the user names is never replaced without --overwrite. Only files that a command names itself, in
+the folder of a run, are replaced; and `diffkit train`, `sample` and `demo` resume their own work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, 
         flag: The option that named it.
         path: The file.
         suffixes: How its name must end, if that matters.
-        overwrite: One that is there may be replaced.
+        overwrite: An existing one may be replaced.
     """
     if path is None:
         return
@@ -34,7 +34,7 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, 
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{flag} {path} is in a folder that cannot be written to")
     if path.exists() and not overwrite:
-        raise OptionError(f"{flag} {path} is there already; name another file, or pass --overwrite")
+        raise OptionError(f"{flag} {path} exists already; name another file, or pass --overwrite")
 
 
 _WRITTEN = ("out", "to", "plot", "save_reference", "published")
@@ -43,7 +43,7 @@ _READ_BY_FLAG = ("reference", "weights", "low_res", "mask")
 
 
 def check_not_its_own_input(given: ParsedOptions) -> None:
-    """Raise `OptionError` if --overwrite would let a command write over what it reads."""
+    """Raise `OptionError` if --overwrite would let a command overwrite its own input."""
     if not given.values.get("overwrite"):
         return
     read = {name.upper(): given.values.get(name) for name in _READ}
@@ -53,7 +53,7 @@ def check_not_its_own_input(given: ParsedOptions) -> None:
         out = given.values.get(name)
         for word, path in read.items():
             if isinstance(out, Path) and isinstance(path, Path) and _same(out, path):
-                raise OptionError(f"{spelled((name,))} {out} is what {word} reads; write somewhere else")
+                raise OptionError(f"{spelled((name,))} {out} is what {word} reads; name another one")
 
 
 def _read_as_data(source: str) -> Path | None:
@@ -88,7 +88,7 @@ def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
 
 
 def check_run_folder(flag: str, path: Path) -> None:
-    """Raise `OptionError` as `check_folder`, or if the folder holds something but no run that could be gone on with."""
+    """Raise `OptionError` as `check_folder`, or if the folder is not empty and holds no run to resume."""
     from diffkit.runtime.run_layout import is_run
     from diffkit.training.run_folder import foreign
 
@@ -100,7 +100,7 @@ def check_run_folder(flag: str, path: Path) -> None:
 
 
 def overview(out: Path) -> Path:
-    """Where all results of a folder are shown in one picture: beside it, or it would pass for one of them."""
+    """Path of the overview of a folder's results: next to it, so that it is not taken for a result."""
     whole = out if out.name not in ("", "..") else out.resolve()
     if not whole.name:
         raise OptionError(f"--out {out} has no folder around it, where the overview goes; name another folder")
@@ -112,11 +112,11 @@ def check_overview(out: Path, *, overwrite: bool) -> None:
     path = overview(out)
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"the overview {path}, beside --out, cannot be written; name another folder")
+        raise OptionError(f"the overview {path}, next to --out, cannot be written; name another folder")
     if path.exists() and not overwrite:
-        raise OptionError(f"{path} is there already, beside --out; name another folder, or pass --overwrite")
+        raise OptionError(f"{path} exists already, next to --out; name another folder, or pass --overwrite")
 
 
-def beside(folder: Path, name: str) -> Path | None:
-    """Where a result about a run is kept unless another place is named: in its folder; None if that is read-only."""
+def in_run_folder(folder: Path, name: str) -> Path | None:
+    """Default path of a result about a run: in its folder; None if that is read-only."""
     return folder / name if folder.is_dir() and os.access(folder, os.W_OK) else None

@@ -1,4 +1,4 @@
-"""The files of a new plugin package, and a small part of each kind that keeps its laws."""
+"""The files of a new plugin package, and a small working part of each kind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Example:
     """A part to start from.
 
     Attributes:
-        summary: What it is, one line.
-        imports: Import lines it needs beside those of every part, in order.
+        summary: Its description in one line.
+        imports: Import lines it needs besides those of every part, in order.
         body: Docstring and body of its class.
         uses: How to compose with it, in keywords.
         network: Module that a backbone's network lives in, if it is one.
@@ -178,7 +178,7 @@ from diffkit.table import Coefs
         body='''
     """$summary
 
-    ``x_start = c_skip x_t + c_out F(c_in x_t)`` says it all; the training target follows from it.
+    ``x_start = c_skip x_t + c_out F(c_in x_t)`` defines it; the training target follows from it.
 
     Source: which paper, which equation.
     """
@@ -315,7 +315,7 @@ if TYPE_CHECKING:
     order: ClassVar[int] = 1
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return the coefficients of every step, float64 (T,): all that depends on the levels is worked out here."""
+        """Return the coefficients of every step, float64 (T,): all that depends on the levels is computed here."""
         t, s = steps
         keep = s.sigma / t.sigma
         return {"x": keep, "x_start": s.alpha - keep * t.alpha}
@@ -375,7 +375,7 @@ WAVES = 16
 
 
 class Network(nn.Module):
-    """One hidden layer, told the time by sines and cosines of it."""
+    """One hidden layer, conditioned on the time by its sines and cosines."""
 
     def __init__(self, values: int, hidden: int, out_shape: tuple[int, ...]):
         super().__init__()
@@ -385,11 +385,11 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Return (B, out_channels, *S) for x (B, C, *S) and time (B,)."""
-        # In float32 whatever the weights are: bfloat16 does not tell all of a thousand times apart.
+        # In float32 whatever the weights are: bfloat16 cannot distinguish a thousand times.
         frequency = 10_000 ** -(torch.arange(WAVES, device=x.device) / WAVES)
         angle = time.float()[:, None] * frequency
-        told = torch.cat([x.flatten(1), angle.cos().to(x.dtype), angle.sin().to(x.dtype)], 1)
-        out: Tensor = self.layers(told)
+        inputs = torch.cat([x.flatten(1), angle.cos().to(x.dtype), angle.sin().to(x.dtype)], 1)
+        out: Tensor = self.layers(inputs)
         return out.view(x.shape[0], *self.out_shape)
 ''',
     ),

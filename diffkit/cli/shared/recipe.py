@@ -1,4 +1,4 @@
-"""RUN/config.toml: everything that a training was asked for and found out, so that it can be repeated exactly."""
+"""RUN/config.toml: all options of a run, given and found, so that it can be repeated exactly."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Recipe(Tracker):
-    """Writes the file when a training begins, or goes on with other options; it follows nothing.
+    """Writes the file when a run begins, or resumes with other options; ignores metrics.
 
     Args:
-        content: What is in it.
+        content: The file's content.
     """
 
     def __init__(self, content: str):
@@ -68,9 +68,9 @@ def recipe(
         init: File of the weights that it begins with, or None.
         init_entry: Which set of weights in that file, or None.
     """
-    told = {field.name: composition.get(field.name, field.default) for field in attrs.fields(Composition)}
+    settings = {field.name: composition.get(field.name, field.default) for field in attrs.fields(Composition)}
     begun = {"init": None if init is None else str(init), "init_entry": init_entry}
-    values = {**begun, "low_res": low_res, **attrs.asdict(config), **told}
+    values = {**begun, "low_res": low_res, **attrs.asdict(config), **settings}
     spec = system.spec()["parts"]
     parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
     return written("train", system.device, values, (TrainConfig, Composition), parts, sources_in(chosen))
@@ -101,14 +101,17 @@ def written(
     """
     data = {kind: _source(*source) for kind, source in sources.items()}
     return _heading(command, device) + _config.written(
-        _said(values, [option for cls in classes for option in options_of(cls)]),
-        {kind: (name, _said(chosen, part_options(kind, name))) for kind, (name, chosen) in {**data, **parts}.items()},
+        _without_none(values, [option for cls in classes for option in options_of(cls)]),
+        {
+            kind: (name, _without_none(chosen, part_options(kind, name)))
+            for kind, (name, chosen) in {**data, **parts}.items()
+        },
         {},
     )
 
 
-def _said(values: Mapping[str, Any], options: Sequence[Option]) -> dict[str, Any]:
-    """Values but those that are None by default anyway: TOML has no word for it, and a text could be "none"."""
+def _without_none(values: Mapping[str, Any], options: Sequence[Option]) -> dict[str, Any]:
+    """Values without those that are None by default: TOML has no null, and a text could be "none"."""
     otherwise = {option.path[-1] for option in options if option.default is not None}
     return {name: value for name, value in values.items() if value is not None or name in otherwise}
 
@@ -131,6 +134,6 @@ def _heading(command: str, device: torch.device) -> str:
 
     versions = f"diffkit {__version__}, torch {torch.__version__}, numpy {np.__version__}"
     return (
-        f"# diffkit {command} --config THIS_FILE --out ANOTHER_FOLDER repeats this training.\n"
+        f"# diffkit {command} --config THIS_FILE --out ANOTHER_FOLDER repeats this run.\n"
         f"# It was begun with {versions}, Python {platform.python_version()}, on {device.type}.\n"
     )

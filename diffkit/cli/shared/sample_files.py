@@ -1,9 +1,9 @@
-"""The folder that samples are written to, so that a sampling can stop anywhere and go on later.
+"""The folder that samples are written to, so that sampling can stop anywhere and be resumed.
 
-OUT/sampling.json               what is being sampled; only the same may go on
+OUT/sampling.json               the sampling options; only the same can be resumed
 OUT/000000.png, ...             each sample, there as soon as its batch is made
-OUT/.batches/000000.npy         pixels of a batch, kept until a file of many samples is made of them
-OUT/samples_NxHxWxC.npz         all samples, and OUT_grid.png, beside the folder, the first; made at the end of .batches
+OUT/.batches/000000.npy         pixels of a batch, until a file of many samples is made of them
+OUT/samples_NxHxWxC.npz         all samples, and OUT_grid.png, next to OUT, the first; made at the end of .batches
 
 A file appears under its name when it is whole and on the disk. So what is there is done, and nothing else has to be
 remembered.
@@ -44,7 +44,7 @@ _DIGESTS = {
     "classes": "other --classes, or in another order",
     "low_res": "other pictures of --low-res",
 }
-"""What it means if the digits differ that stand for something large."""
+"""Meaning of a differing digest."""
 _OURS = re.compile(r"(.+_)?\d{6,}\.png|samples_\d+(x\d+)*\.npz")
 
 
@@ -57,9 +57,9 @@ class SampleFolder:
         formats: Some of "png", "grid", "npz".
         batches: Indices of the samples of each batch, in order.
         labels: Class of each sample, (N,) int64, or None.
-        names: What each sample's class is called; empty without classes.
+        names: Name of each sample's class; empty without classes.
         shape: Of one sample, (C, *S).
-        facts: What must be the same for the sampling to go on, plain data.
+        facts: Facts that must be the same to resume, plain data.
     """
 
     out: Path
@@ -72,13 +72,13 @@ class SampleFolder:
 
     @property
     def count(self) -> int:
-        """How many samples there are to be."""
+        """Number of samples."""
         return self.batches[-1].stop
 
     # ---- beginning -------------------------------------------------------------------------------------------------
 
     def check(self, overwrite: bool) -> None:
-        """Raise `OptionError` if the folder holds anything else than a part of this sampling."""
+        """Raise `OptionError` if the folder holds anything but a part of this sampling."""
         if overwrite or not self.out.is_dir():
             self._check_grid(overwrite)
             return
@@ -91,14 +91,14 @@ class SampleFolder:
         found = _differences(self._comparable(old), self.facts)
         if found:
             alone = len(found) == 1 and old.get("n") != self.count
-            how = f"-n {old.get('n')} (the last batch would be another)" if alone else "the same to go on"
+            how = f"-n {old.get('n')} (the last batch would be another)" if alone else "the same options to resume"
             raise OptionError(
-                "\n  ".join([f"--out {self.out} holds samples that were asked for in another way:", *found])
-                + f"\nask for {how}, name another folder, or pass --overwrite"
+                "\n  ".join([f"--out {self.out} holds samples drawn with other options:", *found])
+                + f"\npass {how}, name another folder, or pass --overwrite"
             )
 
     def _comparable(self, old: Mapping[str, Any]) -> dict[str, Any]:
-        """What was asked for before, its classes as if they were as many as now, where they are the same."""
+        """The earlier options, with as many classes as now if those are the same."""
         if self.labels is None or "classes" not in old or not isinstance(old.get("n"), int):
             return dict(old)
         same = old["n"] > self.count or old["classes"] == digest(self.labels[: old["n"]])
@@ -174,19 +174,19 @@ class SampleFolder:
         sync_folder(self.out)
 
     def finish(self) -> list[str]:
-        """Make the files of many samples, remove what was kept for them, and say what there is, a line each."""
-        said = [f"{self.out}/: {self.count} PNG files"] if "png" in self.formats else []
+        """Make the files of many samples, remove the batches, and return a line for each file."""
+        lines = [f"{self.out}/: {self.count} PNG files"] if "png" in self.formats else []
         if "grid" in self.formats:
             if self._lacks_grid():
                 self._write_grid()
-            said.append(f"{self._grid}: {self._grid_words()}")
+            lines.append(f"{self._grid}: {self._grid_words()}")
         if "npz" in self.formats:
             if self._lacks_npz():
                 self._write_npz()
-            said.append(self._npz_words())
+            lines.append(self._npz_words())
         sync_folder(self.out)
         shutil.rmtree(self.out / BATCHES, ignore_errors=True)
-        return said
+        return lines
 
     def _write_grid(self) -> None:
         first = [number for number, rows in enumerate(self.batches) if rows.start < IN_GRID]

@@ -1,4 +1,4 @@
-"""What a sampling makes: the samples of one batch as a function of their indices, whoever makes it and when."""
+"""Sampling: the samples of one batch as a function of their indices, in any process and order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sampling:
         seed: Sample i depends on the seed and i only.
         labels: Class of each, (N,) int64, or None.
         low_res: Small images to enlarge, or None.
-        each: How many samples there are for each small image; they stand together.
+        each: How many samples there are for each small image; they are consecutive.
         options: Of `System.sample`: steps, sampler, guidance.
     """
 
@@ -55,7 +55,7 @@ class Sampling:
         return [range(i, min(i + self.batch_size, self.count)) for i in range(0, self.count, self.batch_size)]
 
     def job(self, rows: range) -> SamplingJob:
-        """Return the walk of some samples, ready to begin; refuses what is wrong before any work is done."""
+        """Return the prepared sampling job of some samples; raises before any work if something is wrong."""
         return self.saved.system.prepare(len(rows), **self.options, **self._conditions(rows))
 
     def draw(self, rows: range, advance: Callable[[int], None]) -> NDArray[Any]:
@@ -74,7 +74,7 @@ class Sampling:
 
     @property
     def label(self) -> str:
-        """What the condition that holds the classes is called: a classifier's own, where the network knows none."""
+        """Name of the condition that holds the classes: a classifier's own, if the network has none."""
         from diffkit.guidance import ClassifierGuidance
 
         guidance = self.options.get("guidance")
@@ -139,7 +139,7 @@ def has_labels(path: Path) -> bool:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return "arr_1" in arrays
-    except Exception:  # NumPy raises whatever its parsers meet in a damaged file; opening it says what is wrong
+    except Exception:  # NumPy may raise any error at a damaged file; opening it reports the fault
         return False
 
 
@@ -154,7 +154,7 @@ def _one_size(folder: Path) -> tuple[int, int]:
         try:
             with open_image(file) as opened:
                 width, height = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
-        except Exception:  # Pillow raises whatever its parsers meet; reading the data will name the file
+        except Exception:  # Pillow may raise any error; reading the data will name the file
             continue
         found.setdefault((height, width), file)
     if len(found) == 1:
@@ -165,7 +165,7 @@ def _one_size(folder: Path) -> tuple[int, int]:
     raise DataError(f"the pictures of {str(folder)!r} have several sizes: {some}; enlarge those of each size alone")
 
 
-def check_asked(saved: Saved, path: Path | None) -> None:
+def check_low_res(saved: Saved, path: Path | None) -> None:
     """Raise `OptionError` unless small images are named exactly if the network reads them."""
     if path is None and saved.low_res_channels:
         raise OptionError("this system enlarges small images; name them with --low-res FOLDER or --low-res FILE.npz")

@@ -1,4 +1,4 @@
-"""A saved system, and what its classes are called."""
+"""A saved system, and the names of its classes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Saved:
     """A system with its weights.
 
     Attributes:
-        system: The system, on the device that was asked for.
-        num_classes: How many classes its network knows; None if it knows none.
+        system: The system, on the chosen device.
+        num_classes: Number of classes of its network; None without classes.
         null_class: Label that means "no class"; None if there is none.
         classes: Their names, if they were saved with it.
         low_res: Size of the small images that it was trained to enlarge, if that was saved with it.
@@ -71,7 +71,7 @@ class Saved:
         raise OptionError(f"no class {word!r}{did_you_mean(word, self.classes or ())} (classes: {', '.join(known)})")
 
     def name(self, label: int) -> str:
-        """What a class is called."""
+        """Name of a class."""
         if label in (self.null_class, -1):
             return "none"
         return self.classes[label] if self.classes and label < len(self.classes) else str(label)
@@ -92,18 +92,18 @@ def load(folder: Path, device: str | None) -> Saved:
     facts = _facts_of_data(folder)
     classes, low_res = (tuple(facts.get(name) or ()) or None for name in ("classes", "low_res"))
     count = system.parts.classes
-    count = len(classes or ()) if count is None else count  # a backbone that does not say was trained on those
+    count = len(classes or ()) if count is None else count  # a backbone without a count was trained on those
     null = (system.parts.null_conditions or {}).get("y")
     return Saved(system, count or None, null if isinstance(null, int) else None, classes, low_res)
 
 
 def class_names(folder: Path) -> tuple[str, ...] | None:
-    """Return what the classes of a run's data are called; None if that was not saved with it."""
+    """Return the names of the classes of a run's data; None if they were not saved with it."""
     return tuple(_facts_of_data(folder).get("classes") or ()) or None
 
 
 def _facts_of_data(folder: Path) -> Mapping[str, Any]:
-    """What is known of the data that a run was trained on; nothing for a system that was only saved."""
+    """Facts of the data that a run was trained on; empty for a system that was only saved."""
     from diffkit.runtime.strict_json import check_fields, read_json
 
     try:

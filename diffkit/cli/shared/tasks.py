@@ -1,4 +1,4 @@
-"""What the commands of `diffkit.tasks` share: pictures in, classes, pictures out."""
+"""Shared by the commands of `diffkit.tasks`: reading pictures, classes, writing pictures."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class Pictures:
-    """Pictures that a task is given.
+    """The input pictures of a task.
 
     Attributes:
         images: (N, C, H, W) float32 in [-1, 1].
-        names: What each is called, unlike all others.
+        names: Unique name of each.
     """
 
     images: Tensor
@@ -44,12 +44,12 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def load(folder: Path, device: str | None, guidance: Slot = None) -> Saved:
-    """Load a system of pictures with 8 bits at most, which asks for no other picture; refuse any other.
+    """Load a system of pictures with 8 bits at most, which needs no other picture; refuse any other.
 
     Args:
-        folder: Where it is.
-        device: Where it goes.
-        guidance: What is to steer it, if anything.
+        folder: Its folder.
+        device: Device to load it to.
+        guidance: Guidance, if any.
     """
     from diffkit.cli.shared.guidance import check_null
     from diffkit.cli.shared.saved import load as load_saved
@@ -66,7 +66,7 @@ def load(folder: Path, device: str | None, guidance: Slot = None) -> Saved:
 
 
 def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) -> Pictures:
-    """Return a picture, or all those of a folder, resized and cropped to ``shape`` as for training, which is said.
+    """Return a picture, or all those of a folder, resized and cropped to ``shape`` as for training, which is logged.
 
     Args:
         path: A file or folder.
@@ -111,7 +111,7 @@ def check_size(label: str, path: Path, size: tuple[int, int]) -> None:
 
 
 def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
-    """Say on standard error if pictures had another size than the system makes."""
+    """Log if pictures had another size than the system makes."""
     others = [(file.name, found) for file in files if (found := _size(file)) != size]
     if others:
         name, first = others[0]
@@ -120,7 +120,7 @@ def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture, as it is to be seen."""
+    """Height and width of a picture, upright."""
     from diffkit.data.images import opened, upright
 
     with opened(path, str(path)) as image:
@@ -153,7 +153,7 @@ def conditions_for(saved: Saved, words: tuple[str, ...], count: int, *, each: in
         words: Names or indices of classes: none, one for all, or one for each picture. None is "no class", if the
             system knows such.
         count: How many pictures.
-        each: How many variants of every picture, which stand together.
+        each: How many variants of every picture, which are consecutive.
     Raises:
         OptionError: Another number of classes, one that is not there, or none where one is needed.
     """
@@ -161,7 +161,7 @@ def conditions_for(saved: Saved, words: tuple[str, ...], count: int, *, each: in
         raise OptionError(f"--classes must name one class, or one for each of {count} pictures, got {len(words)}")
     if saved.num_classes is not None and not words and saved.null_class is None:
         known = ", ".join(saved.name(label) for label in range(saved.num_classes))
-        raise OptionError(f"this system asks for the class of every picture; name it with --classes ({known})")
+        raise OptionError(f"this system needs the class of every picture; name it with --classes ({known})")
     labels = saved.labels(words or ("none",) if saved.num_classes is not None else words, count)
     return {} if labels is None else {"y": [label for label in labels for _ in range(each)]}
 
@@ -173,7 +173,7 @@ def write(
     words: str = "a row for each picture",
     more: Mapping[str, bytes] | None = None,
 ) -> list[str]:
-    """Write results as PNG files, and beside the folder all of it in one, and say so, a line each.
+    """Write results as PNG files, and an overview next to the folder; return a line for each.
 
     Args:
         out: The folder.

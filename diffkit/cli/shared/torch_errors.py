@@ -1,4 +1,4 @@
-"""That torch's compiler is at work, and what it fails at, said as other errors are."""
+"""Messages about torch's compiler and exhausted memory, in the form of other errors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from diffkit.runtime.output import log
 
 
 def say_compiling(first: str) -> None:
-    """Say on standard error that what comes first takes long, as nothing else is to be seen meanwhile."""
+    """Log that the first step takes minutes, as nothing else is printed meanwhile."""
     log(f"compiling: {first} takes minutes")
 
 
 @contextmanager
-def compiler_said() -> Iterator[None]:
-    """Let the block say that torch's compiler failed, as it does where there is none for C++.
+def compiler_errors() -> Iterator[None]:
+    """Turn failures of torch's compiler, such as a missing C++ compiler, into `DiffkitError`.
 
     Raises:
-        DiffkitError: In place of torch's error, which is its cause.
+        DiffkitError: Instead of torch's error, which is its cause.
     """
     try:
         yield
@@ -40,15 +40,15 @@ _SAVING = ("microbatch", "rows_per_call", "batch_size", "num_steps", "n")
 
 
 _FULL = ("can't allocate memory", "Storage size calculation overflowed")
-"""What torch says of a CPU in a plain RuntimeError; of a GPU it raises an OutOfMemoryError."""
+"""Texts of torch's RuntimeError on a CPU; on a GPU it raises an OutOfMemoryError."""
 
 
 @contextmanager
-def memory_said(options: Sequence[Option]) -> Iterator[None]:
-    """Let the block say that memory ran out.
+def memory_errors(options: Sequence[Option]) -> Iterator[None]:
+    """Turn errors of exhausted memory into `DiffkitError`.
 
     Raises:
-        DiffkitError: In place of torch's or Python's error, which is its cause.
+        DiffkitError: Instead of torch's or Python's error, which is its cause.
     """
     try:
         yield

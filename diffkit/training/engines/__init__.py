@@ -1,4 +1,4 @@
-"""Engines: what training runs on; `engine_for` chooses by what this process was launched as."""
+"""Engines: devices and processes of training; `engine_for` chooses by how this process was launched."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Engine", "SingleProcess", "check_processes", "engine_for"]
 
 @contextmanager
 def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
-    """Yield the engine for what this process was launched as; the processes part at the end.
+    """Yield the engine for how this process was launched; the process group is destroyed at the end.
 
     Raises:
-        OptionError: The processes, the device and the options do not go together; before anything is sent.
+        OptionError: The processes, the device and the options do not fit; raised before any communication.
     """
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # what torch means by "the" GPU: where FSDP2 puts shares, and which seed is set
+        torch.cuda.set_device(device)  # torch's current GPU: where FSDP2 puts shares, and whose seed is set
     with ranks(timeout=config.timeout, gpu=device.type == "cuda") as among:
         _check(device, config, among)
         engine = _engine(device, config, among)
@@ -51,7 +51,7 @@ def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
 
 
 def check_processes(config: TrainConfig, size: int) -> None:
-    """Raise `OptionError` unless options go together with so many processes."""
+    """Raise `OptionError` unless options fit the number of processes."""
     if config.strategy == "fsdp" and config.engine != "torch":
         raise OptionError("engine='accelerate' makes replicas only; leave engine out for strategy='fsdp'")
     if config.strategy == "fsdp" and size == 1:

@@ -1,7 +1,7 @@
 """Several processes, brought together by Hugging Face accelerate: devices and launchers that it knows and torchrun not.
 
-Only what was asked for is taken: accelerate decides by its own configuration and environment, and where that comes to
-something else than so many replicas on this kind of device, training does not begin. Its data loaders, optimizers,
+accelerate decides by its own configuration and environment; if the result is not the requested number of replicas on
+this kind of device, training does not begin. Its data loaders, optimizers,
 precision and checkpoints are not used.
 """
 
@@ -25,7 +25,7 @@ class Accelerated(Processes):
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        OptionError: It found other processes, another device or another way to share the work than was asked for.
+        OptionError: It set up other processes, another device or another way to share the work than requested.
     """
 
     name = "accelerate"
@@ -58,7 +58,7 @@ class Accelerated(Processes):
         self.accelerator.backward(loss * self.ranks.size)
 
     def close(self) -> None:
-        """Let go of the wrapped network."""
+        """Release the wrapped network."""
         part_with(self.__dict__.pop("model", None))
         self.accelerator.free_memory()
 
@@ -77,6 +77,6 @@ class Accelerated(Processes):
 def _refuse(differences: list[str]) -> None:
     if differences:
         raise OptionError(
-            "\n  ".join(["accelerate does not do what was asked for:", *differences])
+            "\n  ".join(["accelerate set up something other than requested:", *differences])
             + "\nlook at its configuration (accelerate env), or leave engine out"
         )

@@ -1,4 +1,4 @@
-"""The one seam between the training loop and devices, precisions and processes."""
+"""The interface between the training loop and devices, precisions and processes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Files = Mapping[str, Mapping[str, Tensor]]
 
 
 class Engine(Protocol):
-    """What the training loop asks of the machinery below it.
+    """The operations that the training loop needs from devices, precisions and processes.
 
     Everything that DDP, FSDP2 or another library would do differently is a member; the loop has one code path. A batch
     of an update is cut into consecutive rows, one slice for each process; each process's slice into microbatches.
 
     Attributes:
-        name: What it does, as a run notes it.
+        name: Its name, as logged by a run.
         ranks: Which process this is, how many there are, and how they agree.
         device: Where the network is.
         replicates: Each process has all of the network and of its state.
@@ -84,12 +84,12 @@ class Engine(Protocol):
 
     @abstractmethod
     def placed(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """Return a whole tensor held as ``like`` is."""
+        """Return a whole tensor, sharded and placed as ``like`` is."""
 
     @abstractmethod
     def share(self, files: Files) -> Files:
-        """Return what this process writes of what all of them hold; see `diffkit.training.sharded_files`."""
+        """Return the files that this process writes, of those that all hold; see `diffkit.training.sharded_files`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything that exchanges with other processes, before they part."""
+        """Release everything that communicates with other processes, before the group is destroyed."""

@@ -23,7 +23,7 @@ _SYNC_BUFFERS = _FORWARD if _FORWARD in signature(DistributedDataParallel.__init
 
 
 class Processes(SingleProcess):
-    """What engines of several processes have in common: rows of a batch, and what becomes of them."""
+    """Base of the engines of several processes: the rows of each, and the exchange of results."""
 
     def backward(self, loss: Tensor) -> None:
         """Add gradients; torch's engines average over processes, and the factor makes a sum of that."""
@@ -76,14 +76,14 @@ class Replicated(Processes):
         return nullcontext() if last else self.model.no_sync()
 
     def close(self) -> None:
-        """Let go of the wrapped network."""
+        """Release the wrapped network."""
         part_with(self.__dict__.pop("model", None))
 
 
 def part_with(model: nn.Module | None) -> None:
-    """Take the connection out of a network wrapped in DDP, which an error's traceback may keep alive.
+    """Remove the connection from a network wrapped in DDP, which an error's traceback may keep alive.
 
-    What holds a connection when the processes have parted may wait for it for ever as it goes.
+    An object that holds a connection after the group is destroyed may wait for it forever in its destructor.
     """
     if isinstance(model, DistributedDataParallel):
         for held in ("reducer", "logger", "process_group"):

@@ -24,7 +24,7 @@ from diffkit.training.sharded_files import shard_name
 class Sharded(Processes):
     """FSDP2: parameters are split along their first axis and put together block by block, when they are needed.
 
-    The system's own network rests on the CPU meanwhile, and has the result at the end.
+    The system's own network is on the CPU meanwhile, and receives the result at the end.
     """
 
     name = "fsdp"
@@ -34,7 +34,7 @@ class Sharded(Processes):
     def prepare(self, network: nn.Module) -> nn.Module:
         """Return a copy of the network that holds a share of it, with the weights of rank 0."""
         _refuse_ties(network)
-        # nothing here writes into what a network returns
+        # nothing here writes into a network's output
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         sharded = copy.deepcopy(network)
         for tensor in [*sharded.parameters(), *sharded.buffers()]:
@@ -81,7 +81,7 @@ class Sharded(Processes):
         return {shard_name(name, rank, size) if name in split else name: part for name, part in mine.items() if part}
 
     def close(self) -> None:
-        """Let go of the sharded network, held in cycles by its hooks: outliving the connection it may abort at exit."""
+        """Release the sharded network, held in cycles by its hooks: outliving the connection it may abort at exit."""
         self.__dict__.pop("model", None)
         gc.collect()
 
@@ -97,7 +97,7 @@ def _refuse_ties(network: nn.Module) -> None:
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield what is put together at a time: the elements of the network's outermost lists."""
+    """Yield the modules to gather at a time: the elements of the network's outermost lists."""
     for child in network.children():
         # a list that is called like any module is a block's affair
         if isinstance(child, nn.ModuleList) and type(child).forward is nn.ModuleList.forward:

@@ -55,7 +55,7 @@ class SingleProcess(Engine):
         )
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Nothing to hold back."""
+        """Return an empty context."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -93,7 +93,7 @@ class SingleProcess(Engine):
         return files if self.ranks.rank == 0 else {}
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
 
 def gradients(network: nn.Module) -> list[Tensor]:

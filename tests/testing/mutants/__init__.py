@@ -1,4 +1,4 @@
-"""Parts with one realistic mistake each, beside twins without it, and the check that must catch it."""
+"""Parts with one realistic mistake each, with correct twins, and the check that must catch it."""
 
 from __future__ import annotations
 

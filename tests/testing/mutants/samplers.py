@@ -463,7 +463,7 @@ class RowlessState(Multistep):
 
 @frozen
 class Trapezoid(Sampler):
-    """Heun's method, told which step is the last."""
+    """Heun's method, with the flag of the last step."""
 
     order: ClassVar[int] = 2
     uses_last: ClassVar[bool] = True
@@ -500,7 +500,7 @@ class AsksAtLevel0(Trapezoid):
 
 @frozen
 class SecondSlopeAtFirstLevel(Trapezoid):
-    """The second slope asked at t, not s."""
+    """The second slope evaluated at t, not s."""
 
     def step(self, denoise, x, state, row, noise, last):
         c = row.coef

@@ -94,7 +94,7 @@ class Counts(Exploding):
 
 @frozen
 class LessNoiseAtTheEnd(Exploding):
-    """A noise share kept beside alpha_bar, and clipped too low, after level 1."""
+    """A noise share stored in addition to alpha_bar, and clipped too low, after level 1."""
 
     def table(self, num_steps):
         table = super().table(num_steps)

@@ -47,7 +47,7 @@ class UnrespacedBeta(Range):
 
 @frozen
 class ByTime(Upper):
-    """Levels told by what the network is conditioned on."""
+    """Levels identified by what the network is conditioned on."""
 
     def columns(self, table):
         step = np.diff(table.time, prepend=0.0)
