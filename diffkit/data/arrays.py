@@ -145,7 +145,9 @@ def _bins_of(array: NDArray[Any], bins: int | None) -> int | None:
         return bins
     known = {np.dtype(np.uint8): 256, np.dtype(np.uint16): 65536}.get(array.dtype)
     if known is None:
-        raise DataError(f"an array of {array.dtype} leaves the number of values unknown; pass bins, such as 256")
+        raise DataError(
+            f"an array of {array.dtype} leaves the number of values unknown; store 0..255 as uint8, or pass bins"
+        )
     return known
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from diffkit._version import __version__
 from diffkit.data.base import Data
 from diffkit.data.loading import as_data
+from diffkit.data.ranges import range_of
 from diffkit.errors import DataError, DiffkitError, OptionError, did_you_mean
 from diffkit.evaluation import metrics as measure
 from diffkit.evaluation.extractors import extractor_for
@@ -182,7 +183,16 @@ def evaluate(
         "options": {name: value for name, value in options.items() if _matters(name, chosen)},
         "versions": _versions(),
     }
-    return Evaluation(tuple(values), settings, tuple(_remarks(found.data, against, chosen)))
+    remarks = [*_remarks_on_values(samples=data, reference=real), *_remarks(found.data, against, chosen)]
+    return Evaluation(tuple(values), settings, tuple(remarks))
+
+
+def _remarks_on_values(**sets: Data | None) -> Iterator[str]:
+    """Say of images that are not in [-1, 1] how to scale them: extractors take them for dark, or for too bright."""
+    for name, data in sets.items():
+        values = range_of(data) if data is not None and len(data.shape) == 3 else None
+        if values is not None and values.remark:
+            yield f"{name}: values lie in {values}, extractors expect [-1, 1]: {values.remedy}"
 
 
 def _data(what: Any, reading: Mapping[str, Any]) -> Data:

@@ -55,7 +55,7 @@ def inpaint(
 
     Args:
         system: The system; it needs no training for this.
-        image: (C, *S) for all, or (n, C, *S), in [-1, 1]; the values of its unknown part have no effect, and may be NaN.
+        image: (C, *S) for all, or (n, C, *S), in [-1, 1]; values of its unknown part have no effect, and may be NaN.
         known: The mask: 1 or True where the image is known; (*S), (C, *S), (n, 1, *S) or (n, C, *S).
         n: How many examples; as many as there are images by default.
         resample: How often each stretch is sampled; 1 only replaces. 10 is the paper's.

@@ -155,7 +155,7 @@ def test_a_users_own_data_that_contradicts_its_attributes():
         (np.zeros((0, 1, 2, 2), np.uint8), {}, "images must have shape (N, C, ...) with nothing empty, got (0, 1, 2"),
         (np.zeros(3, np.uint8), {}, "images must have shape (N, C, ...) with nothing empty, got (3,)"),
         (np.array([["a"]]), {}, "images must be numbers, got an array of <U1"),
-        (np.zeros((2, 1), np.int64), {}, "leaves the number of values unknown; pass bins, such as 256"),
+        (np.zeros((2, 1), np.int64), {}, "leaves the number of values unknown; store 0..255 as uint8, or pass bins"),
         (np.full((2, 1), 17, np.uint8), {"bins": 17}, "with 17 bins must lie in 0..16, got values in 17..17"),
         (np.full((2, 1), -1, np.int32), {"bins": 17}, "with 17 bins must lie in 0..16, got values in -1..-1"),
         (np.full((2, 1), 2.0), {"bins": 17}, "with bins must lie in [-1, 1], got values in [2, 2]"),

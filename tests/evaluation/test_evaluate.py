@@ -149,6 +149,17 @@ def test_wrong_words(files, stand_in):
         evaluate(*files, extractor=stand_in, kid_subsets=10**9)
 
 
+@pytest.mark.parametrize(("scale", "remedy"), [(1, "scale them by 2 * x - 1"), (255, "x / 127.5 - 1")])
+def test_images_in_another_range_are_remarked_on(tmp_path, stand_in, scale, remedy):
+    values = np.random.default_rng(0).random((24, 8, 8, 3), dtype=np.float32)
+    np.savez(tmp_path / "right.npz", 2 * values - 1)
+    np.savez(tmp_path / "wrong.npz", scale * values)
+    for pair, remarked in ((("wrong", "right"), 1), (("right", "right"), 0), (("wrong", "wrong"), 2)):
+        files = [tmp_path / f"{name}.npz" for name in pair]
+        found = evaluate(files[0], reference=files[1], extractor=stand_in, metrics=["fid"])
+        assert str(found).count(remedy) == remarked
+
+
 # ---- reference statistics --------------------------------------------------------------------------------------------
 
 
