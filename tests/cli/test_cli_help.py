@@ -63,7 +63,7 @@ def test_help_imports_the_named_part_in_place_of_the_default():
     names = parts_among(found["modules"])
     assert {"schedules.cosine", "backbones.mlp"} <= names
     assert not {"schedules.linear", "backbones.unet"} & names
-    assert "--schedule.s" in found["out"] and "Offset that keeps the first variances" in found["out"]
+    assert "--schedule.s" in found["out"] and "Offset that prevents the first" in found["out"]
     assert "--schedule.start" not in found["out"] and "--backbone.hidden" in found["out"]
 
 
