@@ -65,7 +65,7 @@ def test_dataset_json_in_the_folder_itself(folder):
     table(path, zip(FILES, range(4), strict=True))
     data = load(folder, str(path))
     assert data.labels.tolist() == [0, 1, 2, 3] and ("dataset.json", "no image by its name") in data.skipped
-    with pytest.raises(DataError, match=r"'dataset\.json' are not there; there is one in the folder: pass '.*photos"):
+    with pytest.raises(DataError, match=r"'dataset\.json' do not exist; there is one in the folder: pass '.*photos"):
         load(folder, "dataset.json")
 
 
@@ -92,7 +92,7 @@ def test_missing_and_unknown_files_are_named_together(folder, tmp_path):
 
 def test_labels_are_checked_before_any_image_is_read(folder, tmp_path):
     (folder / "a.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match="are not there"):
+    with pytest.raises(DataError, match="do not exist"):
         load(folder, str(tmp_path / "none.csv"))
 
 

@@ -73,7 +73,7 @@ def test_labels_from_the_table_in_the_archive(tmp_path, monkeypatch):
     assert data.labels.tolist() == [2, 0, 1, 2] and data.classes == ("0", "1", "2")
     Path("dataset.json").write_text(json.dumps({"labels": [[name, i] for i, name in enumerate(NAMES)]}))
     assert load(path, size=8, labels="dataset.json").labels.tolist() == [0, 1, 2, 3]  # a file that is there wins
-    with pytest.raises(DataError, match=r"the labels 'other\.json' are not there"):
+    with pytest.raises(DataError, match=r"the labels 'other\.json' do not exist"):
         load(path, size=8, labels="other.json")
     Path("dataset.json").write_text(json.dumps({"labels": rows[:3]}))
     with pytest.raises(DataError, match=r"do not fit '.*a\.zip':\n  1 images have no label: 'grüße 猫\.png'"):

@@ -358,4 +358,4 @@ def test_the_report_reports_what_will_be_done_to_the_images(tmp_path):
     ):
         assert line in text, text
     assert check_images(tmp_path).classes is None
-    assert "t.csv' are not there" in str(check_images(tmp_path, labels="t.csv").fault)
+    assert "t.csv' do not exist" in str(check_images(tmp_path, labels="t.csv").fault)

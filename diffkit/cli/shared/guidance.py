@@ -172,7 +172,7 @@ def _check_fit(spec: Mapping[str, Any], saved: Saved, of_classes: str | None) ->
     if shape != system.data_shape:
         problems.append(f"it reads data of shape {shape}, the system makes {system.data_shape}")
     if saved.num_classes is not None and saved.num_classes > count:
-        problems.append(f"it has {count} classes, the system {saved.num_classes}")
+        problems.append(f"it has {count} classes, the system has {saved.num_classes}")
     if "parts" in spec:  # an imported one has no parts
         problems += _noise_problems(spec, system)
     if problems:
