@@ -204,7 +204,9 @@ def test_data_of_other_classes_than_the_systems(refused: Refused, saved: Path, t
         "network_of_classes:flat",
     ]
     text = refused("evaluate", saved, *words)
-    assert text.startswith("the run has classes cat, dog, owl; the data has cat, zed, and zed cannot be told by name")
+    assert text.startswith(
+        "the run has classes cat, dog, owl; the data has cat, zed, and zed cannot be matched by name"
+    )
 
 
 def test_what_has_no_effect_on_a_reference_is_refused(refused: Refused, tmp_path: Path):

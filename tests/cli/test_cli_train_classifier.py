@@ -115,7 +115,7 @@ def test_presets_are_those_of_classifiers(command: Command, refused: Refused, im
     assert found.code == 0, found.err
     for line in ("steps = 300000", "lr = 0.0006", "weight_decay = 0.2", "num_res_blocks = 4", "num_classes = 1000"):
         assert line in found.out.splitlines()
-    assert "is a system and no classifier" in refused("train-classifier", *words, "--preset", "adm/imagenet64")
+    assert "is a system, not a classifier" in refused("train-classifier", *words, "--preset", "adm/imagenet64")
     assert "diffkit train-classifier takes it" in refused("train", *words, "--preset", "adm/classifier64")
 
 
@@ -174,7 +174,7 @@ def test_classes_of_the_system_and_of_held_out_data(command: Command, refused: R
     assert command("train", "--data", *right, "--out", system, *SYSTEM).code == 0
     words = ["train-classifier", *TINY, "--steps", "1", "--out", tmp_path / "out"]
     assert refused(*words, "--data", *other, "--system", system) == (
-        f"--system {system} has classes box, disc; the data has disc, zed; a classifier is told the numbers of the "
+        f"--system {system} has classes box, disc; the data has disc, zed; a classifier receives the numbers of the "
         "system's classes, so give it data of them"
     )
     assert refused(*words, "--data", *right, "--val", other[0], "--val.labels", "true") == (
