@@ -11,7 +11,7 @@ from diffkit.errors import OptionError
 
 
 def checked_labels(name: str, y: Any, logits: Tensor) -> Tensor:
-    """Labels as torch takes them for indices; refuse what are none of the classifier, where looking is free."""
+    """Labels in the dtype of torch's indices; on a CPU, labels that the classifier does not have are refused."""
     if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise OptionError(f"condition {name!r} must be class numbers, one for each example, got {y!r}")
     readable = type(y) is type(logits) is Tensor and y.is_cpu and not torch.compiler.is_compiling()
@@ -19,7 +19,7 @@ def checked_labels(name: str, y: Any, logits: Tensor) -> Tensor:
         low, high, count = int(y.min()), int(y.max()), logits.shape[1]
         if low < 0 or high >= count:
             raise OptionError(
-                f"condition {name!r} has label {low if low < 0 else high}, but the classifier tells {count} classes "
-                f"apart, 0..{count - 1}"
+                f"condition {name!r} has label {low if low < 0 else high}, but the classifier has {count} classes, "
+                f"0..{count - 1}"
             )
     return y.long()

@@ -106,7 +106,7 @@ def test_clipping_is_as_composed_or_as_given(
         seen.clear()
         found = command(*words, *told.split(), "--out", tmp_path / f"nll{told}.npz")
         assert found.code == 0, found.err
-        assert set(seen) == {wanted}
+        assert seen[0] == wanted  # the trial of the flow's gradient, which follows, is never clipped
 
 
 def test_what_a_stopped_command_found_is_used(command: Command, saved: Path, images: Path, monkeypatch):

@@ -133,5 +133,5 @@ def test_nothing_is_written_over_what_is_read(refused: Refused, saved: Path, tmp
         ),
         (["invert", saved, data, "--out", saved], f"--out {saved} is what RUN reads"),
     ):
-        assert refused(*words, "--overwrite") == f"{text}; write somewhere else"
+        assert refused(*words, "--overwrite") == f"{text}; name another one"
     assert data.read_bytes() == before

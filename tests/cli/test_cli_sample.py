@@ -240,7 +240,7 @@ def test_guidance(command: Command, refused: Refused, saved: Path, make_system: 
     assert 'no label for "no class"' in refused("sample", told, *guided, "--out", tmp_path / "b")
     steered = ["--guidance", "cfg", "--guidance.scale", "2", "--out", tmp_path / "b"]
     assert 'no label for "no class"' in refused("edit", told, picture, "--classes", "1", *steered)
-    assert "does nothing where no class is asked for" in refused("edit", saved, picture, *steered)
+    assert "has no effect without a class" in refused("edit", saved, picture, *steered)
     assert "--guidance.null" not in command("sample", "--guidance", "cfg", "--help").out  # a mapping: files only
     (tmp_path / "s.toml").write_text('[guidance]\nname = "cfg"\nscale = 4\nnull = { y = 3 }\n')
     found = command("sample", saved, "--config", tmp_path / "s.toml", *words, "--out", tmp_path / "b")

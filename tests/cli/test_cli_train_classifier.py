@@ -62,7 +62,7 @@ def test_from_data_to_guided_samples(command: Command, refused: Refused, images:
     steer = ["--guidance", "classifier", "--guidance.classifier", out, "--guidance.scale", "2"]
     found = command("sample", system, "-n", "4", "--out", tmp_path / "s", *steer)
     assert found.code == 0, found.err
-    assert "no system" in refused("sample", out, "--out", tmp_path / "n")
+    assert "is not a system" in refused("sample", out, "--out", tmp_path / "n")
 
 
 def test_what_a_run_wrote_down_repeats_it(command: Command, images: Path, tmp_path: Path):
