@@ -241,7 +241,7 @@ def test_other_refusals(tmp_path):
         with pytest.raises(OptionError, match="condition 'y' must be class numbers, one for each example, got"):
             noisy().loss_terms(None, x, level, eps, y=labels)
     for labels in (y + 9, y - 9):
-        with pytest.raises(OptionError, match="but the classifier tells 3 classes apart"):
+        with pytest.raises(OptionError, match="but the classifier has 3 classes"):
             noisy().loss_terms(None, x, level, eps, y=labels)
     with pytest.raises(OptionError, match=r"learns from the condition 'y' alone, got \['text', 'y'\]"):
         noisy().loss_terms(None, x, level, eps, y=y, text=y)
