@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -92,6 +92,8 @@ def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
         if not callable(method):
             yield f"{name}: expected {expected}, found {type(method).__name__}"
             continue
+        if inspect.isfunction(found) and not _is_class(part) and _accepts(found, len(signature.parameters)):
+            continue
         bound = not _is_class(part) or isinstance(found, staticmethod | classmethod)
         arguments = [None] * (len(signature.parameters) - (1 if bound else 0))
         try:
@@ -102,6 +104,16 @@ def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
             own.bind(*arguments)
         except TypeError:
             yield f"{name}: expected {expected}, found {name}{own}"
+
+
+@lru_cache(maxsize=1024)
+def _accepts(function: FunctionType, count: int) -> bool:
+    """Whether a function can be called with so many arguments by position; cached, as every call checks its sampler."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
