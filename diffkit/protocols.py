@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from diffkit.table import F64, Coefs, ProcessTable, Steps
 
+NO_CLASS = -1
+"""The label of an example without a class; it becomes the network's null label, which the network must have."""
+
 State = Any
 """The tuple of tensors that a sampler or timestep sampler passes from call to call; owned by the caller."""
 

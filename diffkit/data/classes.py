@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.data.labels import MOST_CLASSES, NO_CLASS
+from diffkit.data.labels import MOST_CLASSES
 from diffkit.errors import DataError
+from diffkit.protocols import NO_CLASS
 
 
 def class_numbers(labels: Any, count: int) -> NDArray[np.int64]:

@@ -13,11 +13,12 @@ from attrs import asdict, frozen
 
 from diffkit.data.folder import list_images
 from diffkit.data.images import SIXTEEN, eight_bit, flattened, opened, transparent, upright
-from diffkit.data.labels import NO_CLASS, labels_of
+from diffkit.data.labels import labels_of
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order
 from diffkit.data.zipped import content_of, list_members, table_in
 from diffkit.errors import DataError
+from diffkit.protocols import NO_CLASS
 from diffkit.runtime.images import need_pillow
 from diffkit.runtime.progress import progress as show_progress
 

@@ -18,10 +18,9 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit.errors import DataError
+from diffkit.protocols import NO_CLASS
 from diffkit.runtime.strict_json import parse_json
 
-NO_CLASS = -1
-"""The label of an example without a class; a network needs a label of its own for it."""
 MOST_CLASSES = 100_000
 """Largest number of classes; larger labels are catalogue numbers, and would need as many rows in a network."""
 _FRACTION = re.compile(r"\.0+$")

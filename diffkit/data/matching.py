@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diffkit.data.base import Batch, Data, Image, Indices
-from diffkit.data.labels import NO_CLASS
 from diffkit.errors import DataError
+from diffkit.protocols import NO_CLASS
 
 _SHOWN = 10
 

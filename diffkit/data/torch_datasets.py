@@ -16,10 +16,11 @@ from diffkit.data.axes import check_channels, example_moved_first
 from diffkit.data.base import Data, MapData, Stacked, description
 from diffkit.data.classes import checked_names
 from diffkit.data.finite import not_finite
-from diffkit.data.labels import MOST_CLASSES, NO_CLASS
+from diffkit.data.labels import MOST_CLASSES
 from diffkit.data.skipping import Skipping
 from diffkit.errors import DataError
 from diffkit.options import check_integer
+from diffkit.protocols import NO_CLASS
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 
 IMAGES = ("image", "img", "x", "images", "pixel_values")

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import OptionError
+from diffkit.protocols import NO_CLASS
 
-NO_CLASS = -1
-"""The label of an example without a class; it becomes the network's null label."""
 _LARGEST = 2**63 - 1
 """Largest integer that a tensor can hold."""
 _MOST = 2**18

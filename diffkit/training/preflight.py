@@ -16,9 +16,8 @@ from diffkit.data.ranges import bins_advice
 from diffkit.errors import DataError, OptionError
 from diffkit.options import option_names
 from diffkit.parts.decoders import decoder_for
-from diffkit.protocols import Composition
+from diffkit.protocols import NO_CLASS, Composition
 from diffkit.runtime.files import not_plain, unwrap_module
-from diffkit.system.null_conditions import NO_CLASS
 from diffkit.system.saving import fits_json
 from diffkit.system.signatures import missing_problems, name_problems
 from diffkit.training.config import TrainConfig
