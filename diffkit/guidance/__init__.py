@@ -112,7 +112,7 @@ def _made(name: str, options: Mapping[str, Any]) -> Guidance:
     try:
         return factory(**options)
     except OptionError as error:
-        raise OptionError(f"guidance {name!r}: {error}") from error
+        raise error.in_part("guidance", name) from error
     except TypeError as error:
         raise OptionError(f"guidance {name!r} cannot be made with these options: {error}") from error
 

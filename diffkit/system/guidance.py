@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from diffkit.errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, Message, OptionError, joined
 from diffkit.protocols import Composition, Conditions, Guidance
 from diffkit.registry.contracts import problems_of
 
@@ -86,13 +86,15 @@ def with_guidance(parts: Composition, guidance: GuidanceSlot) -> Composition:
     for one in listed:
         if isinstance(one, type) or not isinstance(one, Guidance):
             raise OptionError(
-                f"guidance must be a guidance, such as diffkit.guidance.ClassifierFree(2.0), or a list, got {one!r}"
+                "must be a guidance, such as diffkit.guidance.ClassifierFree(2.0), or a list",
+                option="guidance",
+                value=one,
             )
     names = [type(one).__name__ for one in listed]
     found = ((name, problems_of(f"guidance {name}", one, parts)) for name, one in zip(names, listed, strict=True))
-    problems = [f"{name}: {problem}" for name, several in found for problem in several]
+    problems = [Message(f"{name}: ", each) for name, several in found for each in several]
     if problems:
-        raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
+        raise CompositionError(joined("\n  ", ["guidance does not fit this system:", *problems]))
     for one in listed:  # `bind` needs the guidance nearer to the network
         parts = attrs.evolve(parts, guidance=(*parts.guidance, one.bind(parts)))
     return parts

@@ -60,7 +60,7 @@ def solve(
             or holds a tensor with all examples while ``batch_size`` splits them.
     """
     if not isinstance(method, Measured):
-        raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
+        raise OptionError("must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance", option="method", value=method)
     measurement = _measurements(system, as_tensor("measurement", measurement), method, n, batch_size)
     before = () if guidance is None else tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
     return system.sample(
