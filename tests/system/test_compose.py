@@ -20,9 +20,9 @@ from diffkit import errors
 from diffkit.parts.samplers.ddim import DDIM
 from diffkit.parts.schedules.cosine import Cosine
 from diffkit.protocols import Loss
-from diffkit.registry import KINDS, registry
+from diffkit.registry import SLOTS, registry
 
-SLOTS = [kind for kind in KINDS if kind != "backbone"]
+SLOTS = [kind for kind in SLOTS if kind != "backbone"]
 DEFAULT = dict(
     schedule="cosine", mean="eps", var="fixed_large", loss="simple", timesteps="uniform", sampler="ancestral"
 )
