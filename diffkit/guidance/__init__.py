@@ -36,19 +36,9 @@ if TYPE_CHECKING:
     from diffkit.guidance.threshold import StaticThreshold as StaticThreshold
     from diffkit.protocols import Guidance
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "autoguidance": ("Autoguidance",),
-    "dps": ("DPS",),
-    "diffpir": ("DiffPIR",),
-    "mmps": ("MMPS",),
-    "pigdm": ("PiGDM",),
-    "classifier": ("Classifier",),
-    "classifier_free": ("ClassifierFree",),
-    "gradient": ("ClassifierGuidance", "GradientGuidance"),
-    "threshold": ("DynamicThreshold", "StaticThreshold"),
-    "noisy_classifier": ("NoisyClassifier",),
-}
-__all__ = [*(name for names in _NAMES.values() for name in names), "NAMES", "guidance_class", "guidance_for"]
+
+__all__, __getattr__, __dir__ = on_first_use(__name__)
+__all__ += ["NAMES", "guidance_class", "guidance_for"]
 
 NAMES: dict[str, str] = {
     "autoguidance": "Autoguidance",
@@ -115,6 +105,3 @@ def _made(name: str, options: Mapping[str, Any]) -> Guidance:
         raise OptionError(f"guidance {name!r}: {error}") from error
     except TypeError as error:
         raise OptionError(f"guidance {name!r} cannot be made with these options: {error}") from error
-
-
-__getattr__, __dir__ = on_first_use(__name__, _NAMES)

@@ -9,7 +9,6 @@ import sys
 import pytest
 from guidance_support import system_of
 
-import diffkit.guidance
 from diffkit.errors import OptionError
 from diffkit.guidance import NAMES, ClassifierFree, DynamicThreshold, guidance_class, guidance_for
 
@@ -31,14 +30,9 @@ def test_several():
     assert system_of().sample(2, steps=1, guidance=guidance_for([]), y=[0, 1], progress=False).shape == (2, 3, 4, 4)
 
 
-def test_every_name_has_a_class_and_every_public_name_is_there():
+def test_every_name_has_a_class():
     for name in NAMES:
         assert guidance_class(name).__name__ == NAMES[name]
-    for name in diffkit.guidance.__all__:
-        assert getattr(diffkit.guidance, name) is not None
-    assert dir(diffkit.guidance) == sorted(diffkit.guidance.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
-        _ = diffkit.guidance.nonsense
 
 
 BAD = [
