@@ -36,6 +36,8 @@ def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
     raise OptionError(f"{name} must be {allowed}, got {value!r}")
 
 
+_PYTHON_ONLY = "diffkit.python_only"
+
 _LARGEST = 1e18
 """Squares of larger numbers, and of numbers below 1 / this, are outside the range of float32, the dtype of steps."""
 
@@ -157,6 +159,21 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
 
 
+def python_object(check: Callable[[Any, attrs.Attribute[Any], Any], object]) -> Any:
+    """Field holding an object, such as a network or a function, that no file and no command line can hold.
+
+    Args:
+        check: Validator, ``check(instance, attribute, value)``.
+    """
+    return attrs.field(validator=check, metadata={_PYTHON_ONLY: True})
+
+
+def python_objects(factory: Callable[..., object]) -> tuple[str, ...]:
+    """Names of a part's options that hold objects; a part with any is made in Python only."""
+    known = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
+    return tuple(f.alias or f.name for f in known if f.metadata.get(_PYTHON_ONLY))
+
+
 def _float_if_number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
@@ -211,3 +228,9 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
         if own and own is not object.__init__:
             return None
     return ()
+
+
+def required_options(factory: Callable[..., object]) -> tuple[str, ...]:
+    """Names of a part's options without a default, as far as they are known."""
+    known = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
+    return tuple(f.alias or f.name for f in known if f.init and f.default is attrs.NOTHING)

@@ -453,12 +453,14 @@ class Evaluate(Protocol):
         """Return the estimate at x, (B, C, *S), for any batch; ``model`` replaces the system's network."""
 
 
-@runtime_checkable
-class Guidance(Protocol):
+class Guidance(Part, Protocol):
     """Guidance of sampling; a frozen attrs class, the argument ``guidance`` of ``system.sample``.
 
-    Inherit from it for the defaults; override `guide`, `correct` or both.
+    Inherit from it for the defaults; override `guide`, `correct` or both. `neutral` is one of its options and the value
+    at which it changes nothing, such as ("scale", 1.0); None if there is none.
     """
+
+    neutral: ClassVar[tuple[str, float] | None] = None
 
     @property
     def own_conditions(self) -> frozenset[str]:
@@ -484,10 +486,6 @@ class Guidance(Protocol):
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """Networks it holds; they are in eval mode while the system samples."""
-        return ()
-
-    def problems(self, parts: Composition) -> Iterable[str]:
-        """Return one sentence for each reason why it cannot work in a composition, with what would work."""
         return ()
 
     def bind(self, parts: Composition) -> Guidance:

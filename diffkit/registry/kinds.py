@@ -72,6 +72,13 @@ KINDS: dict[str, Kind] = {
         _slot("timesteps", "Which levels training visits.", "TimestepSampler", "timesteps"),
         _slot("sampler", "How samples are drawn.", "Sampler", "samplers"),
         _slot("backbone", "The network.", "Backbone", "backbones"),
+        Kind(
+            "guidance",
+            "Guidance of the samples.",
+            "diffkit.protocols:Guidance",
+            "diffkit.parts.guidance",
+            objects=True,
+        ),
     )
 }
 """Every kind by its name, in the order of listings."""

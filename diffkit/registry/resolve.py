@@ -27,6 +27,20 @@ def resolve(kind: str, slot: Slot) -> tuple[Any, str]:
         return _resolved(kind, slot)
 
 
+def resolve_several(kind: str, slots: Slot) -> tuple[tuple[Any, str], ...]:
+    """Return the parts, and their names in messages, of a slot, a list of slots, or None.
+
+    A tuple or list of a name and a mapping of options is one slot.
+
+    Raises:
+        UnknownComponentError, OptionError, PluginLoadError, ProtocolError: As `resolve`.
+    """
+    if slots is None:
+        return ()
+    one = not isinstance(slots, tuple | list) or (len(slots) == 2 and isinstance(slots[1], Mapping))
+    return tuple(resolve(kind, slot) for slot in ([slots] if one else slots) if slot is not None)
+
+
 def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
     name, options = _name_and_options(kind, slot)
     if name is not None:

@@ -22,7 +22,6 @@ from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition, Decoder, Model, State
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
-from diffkit.runtime.double_backward import ordinary
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.images import check_finite
@@ -48,7 +47,7 @@ from diffkit.system.saving import save, spec_of
 from diffkit.system.seeding import NoiseFn, Seed, checked_seed
 from diffkit.system.settings import Settings
 from diffkit.table import ProcessTable, respace
-from diffkit.tensors import device_of, has_values
+from diffkit.tensors import device_of, has_values, ordinary
 
 _MOST_VALUES = 2**40
 """Largest number of values of all samples of a call: 4 TiB of float32."""

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from diffkit.errors import OptionError, ProtocolError
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
-from diffkit.runtime.double_backward import ordinary
 from diffkit.system.coefficients import CoefficientTable, NamedColumns, level_coefficients, node_coefficients
 from diffkit.system.numerics import computing
 from diffkit.system.seeding import NoiseFn
 from diffkit.table import F64, Coefs, ProcessTable, Steps
+from diffkit.tensors import ordinary
 
 Denoisers = Denoise | Sequence[Denoise]
 """One denoiser for all steps, or one for each."""

@@ -15,7 +15,7 @@ from diffkit.cli.parsing import commands as _commands
 from diffkit.cli.parsing.request import look, resolve
 from diffkit.cli.parsing.takes import ParsedOptions
 from diffkit.cli.templates import kinds
-from diffkit.registry import KINDS, refresh
+from diffkit.registry import SLOTS, refresh
 
 
 def new(**values):
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOTS)
 def test_every_kind_is_written_and_the_example_of_its_readme_runs(folder, monkeypatch, kind, capsys):
     new(name=f"diffkit-made-{kind}", kind=kind)
     made = folder / f"diffkit-made-{kind}"
@@ -58,7 +58,7 @@ def test_every_kind_is_written_and_the_example_of_its_readme_runs(folder, monkey
         sys.modules.pop(package)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOTS)
 def test_the_commands_of_its_readme_can_be_typed(folder, kind):
     new(name="diffkit-made", kind=kind)
     commands = re.findall(r"`diffkit ([^`]+)`", (folder / "diffkit-made" / "README.md").read_text())
@@ -70,7 +70,7 @@ def test_the_commands_of_its_readme_can_be_typed(folder, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOTS)
 def test_every_kind_conforms_at_once(folder, monkeypatch, kind):
     from diffkit.testing import check_component
 
@@ -104,4 +104,4 @@ def test_refusals_write_nothing(folder, values, text):
 
 
 def test_there_is_a_template_of_every_kind():
-    assert set(kinds()) == set(KINDS)
+    assert set(kinds()) == set(SLOTS)

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from diffkit import data, guidance
+from diffkit import data
 from diffkit.cli.shared.guidance import factory
 from diffkit.data.loading import source_for
 from diffkit.registry import KINDS, registry
@@ -42,10 +42,10 @@ class Family:
 
 def family(kind: str) -> Family:
     """Return what can fill the slot of that name."""
-    if kind in KINDS:
-        found = registry(kind)
-        return Family("Parts", KINDS[kind].about, found.built_in_names, found.get, found.get)
-    return _OTHERS[kind]
+    if kind in _OTHERS:
+        return _OTHERS[kind]
+    found = registry(kind)
+    return Family("Parts", KINDS[kind].about, found.built_in_names, found.get, found.get)
 
 
 def _source(name: str) -> Factory:
@@ -78,8 +78,8 @@ _OTHERS = {
     "val": attrs.evolve(_DATA, help="Held-out data to validate on, as for --data."),
     "guidance": Family(
         heading="Parts",
-        help="Guidance of the samples.",
-        listed=lambda: tuple(guidance.NAMES),
+        help=KINDS["guidance"].about,
+        listed=registry("guidance").built_in_names,
         factory=factory,
         check=factory,
     ),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def checked_labels(name: str, y: Any, logits: Tensor) -> Tensor:
     """Labels in the dtype of torch's indices; on a CPU, labels that the classifier does not have are refused."""
+    import torch
+    from torch import Tensor
+
     if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise OptionError(f"condition {name!r} must be class numbers, one for each example, got {y!r}")
     readable = type(y) is type(logits) is Tensor and y.is_cpu and not torch.compiler.is_compiling()

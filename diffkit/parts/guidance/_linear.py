@@ -7,18 +7,20 @@ synchronization.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
-import torch
-from attrs import field, frozen
-from torch import Tensor
+from attrs import frozen
 
 from diffkit.errors import OptionError
-from diffkit.guidance._pullback import Pullback, value_and_pullback
+from diffkit.options import python_object
+from diffkit.parts.guidance._pullback import Pullback, value_and_pullback
 from diffkit.protocols import Conditions, Estimate, Evaluate, Guidance, Level
 
-Operator = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Operator = Callable[["Tensor"], "Tensor"]
 """x_start (B, C, *S) -> measurement (B, *M), each row on its own."""
 
 MEASUREMENT = "measurement"
@@ -41,7 +43,7 @@ class Measured(Guidance):
         sampler: The default sampler for it.
     """
 
-    operator: Operator = field(validator=check_operator)
+    operator: Operator = python_object(check_operator)
     linear: ClassVar[bool] = True
     sampler: ClassVar[str] = "ddim"
 
@@ -58,7 +60,7 @@ class Measured(Guidance):
 
 def adjoint_of(operator: Operator, like: Tensor) -> Operator:
     """Return the adjoint A^T of a linear operator, (B, *M) -> (B, C, *S)."""
-    return value_and_pullback(operator, torch.zeros_like(like))[1]
+    return value_and_pullback(operator, like.new_zeros(like.shape))[1]
 
 
 def estimate_and_pullback(
@@ -99,6 +101,8 @@ def safe_reach(level: Level) -> Tensor:
     variance-preserving path. Setting more levels to 0 would cost more than the rounding: a sampler of
     order 2 weights the difference of two estimates.
     """
+    import torch
+
     far = reach(level)
     scale = (level.alpha**2 + level.sigma**2).sqrt()
     rounding = far * torch.finfo(level.alpha.dtype).eps * (level.c_skip.abs() + level.c_out.abs() / scale)
@@ -123,6 +127,8 @@ def conjugate_gradients(apply: Operator, right: Tensor, iterations: int) -> Tens
     Exact after as many iterations as ``apply`` has different eigenvalues; a row that has converged stays as it is.
     Source: Hestenes & Stiefel 1952, Methods of conjugate gradients for solving linear systems.
     """
+    import torch
+
     v, left = torch.zeros_like(right), right
     direction, size = left, dot(left, left)
     enough = size * torch.finfo(right.dtype).eps ** 2

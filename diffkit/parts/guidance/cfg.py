@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import numpy as np
-import torch
 from attrs import field, frozen
 from numpy.typing import NDArray
-from torch import Tensor
 
 from diffkit.errors import OptionError
-from diffkit.guidance._together import evaluate_together
-from diffkit.guidance._weight import extrapolate, interval, outside
 from diffkit.options import flag, number
+from diffkit.parts.guidance._together import evaluate_together, joint_problem
+from diffkit.parts.guidance._weight import extrapolate, interval, outside
 from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level
-from diffkit.system.guidance import joint_problem
-from diffkit.system.null_conditions import none_of
+from diffkit.registry import registry
 from diffkit.table import Coefs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _check_null(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -27,7 +27,17 @@ def _check_null(instance: object, attribute: attrs.Attribute[Any], value: object
         raise OptionError(f"null must be a mapping such as {{'y': 10}}, got {value!r}")
 
 
-@frozen(eq=False)
+def _comparable(null: Any) -> Any:
+    """Null conditions as a value that can be compared and hashed; tensors by identity."""
+    if isinstance(null, Mapping):
+        return tuple((name, _comparable(entry)) for name, entry in sorted(null.items()))
+    if isinstance(null, list | tuple):
+        return tuple(map(_comparable, null))
+    return null if _is_plain(null) else id(null)
+
+
+@registry("guidance").register("cfg")
+@frozen
 class ClassifierFree(Guidance):
     """``x_start = without + scale (with - without)``: estimates with the condition and with the null condition.
 
@@ -51,12 +61,14 @@ class ClassifierFree(Guidance):
         parameterization.
     """
 
+    neutral: ClassVar[tuple[str, float]] = ("scale", 1.0)
+
     scale: float = number()
     interval: tuple[float, float] | None = interval()
     rescale: float = number(0.0, ge=0, le=1)
-    null: Mapping[str, Any] | None = field(default=None, validator=_check_null)
+    null: Mapping[str, Any] | None = field(default=None, validator=_check_null, eq=_comparable)
     joint: bool = flag(True)
-    _place: int = field(default=0, init=False, repr=False)
+    _place: int = field(default=0, init=False, repr=False, eq=False)
 
     @property
     def own_conditions(self) -> frozenset[str]:
@@ -69,6 +81,8 @@ class ClassifierFree(Guidance):
         Raises:
             OptionError: One has another form than the condition, or cannot be evaluated with it in one call.
         """
+        from diffkit.parts.guidance._null_rows import none_of
+
         null = self.null or {}
         found = {name: none_of(name, value, conditions.get(name), n) for name, value in null.items()}
         for name, value in found.items() if self.joint else ():
@@ -125,6 +139,8 @@ class ClassifierFree(Guidance):
 
     def _without(self, conditions: Conditions, x: Tensor) -> Conditions:
         assert self.null is not None, "composition refuses guidance without a null condition"
+        from diffkit.parts.guidance._null_rows import none_of
+
         found = dict(conditions)
         for name, null in self.null.items():
             found[name] = conditions.get(self._own(name))
@@ -133,6 +149,8 @@ class ClassifierFree(Guidance):
         return {name: value for name, value in found.items() if value is not None}
 
     def _rescaled(self, guided: Tensor, with_it: Tensor) -> Tensor:
+        import torch
+
         after, before = _spread(guided), _spread(with_it)
         factor = torch.where(after > 0, before / after.where(after > 0, 1), 1)
         return guided * torch.lerp(torch.ones_like(factor), factor, self.rescale)

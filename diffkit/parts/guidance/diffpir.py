@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
-from diffkit.guidance._linear import (
+from attrs import frozen
+
+from diffkit.options import integer, number
+from diffkit.parts.guidance._linear import (
     Measured,
     adjoint_of,
     conjugate_gradients,
     like_rows,
     residual,
 )
-from diffkit.options import integer, number
 from diffkit.protocols import Conditions, Estimate, Evaluate, Level
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@registry("guidance").register("diffpir")
 @frozen(eq=False)
 class DiffPIR(Measured):
     """The z that minimizes ``|y - A z|^2 / noise_std^2 + |z - x_start|^2 / r^2``, ``r^2 = sigma^2 / (weight alpha^2)``.
@@ -29,10 +35,12 @@ class DiffPIR(Measured):
         noise_std: Standard deviation of the measurements' noise, >= 0.
         weight: The paper's lambda, > 0: how much the estimate counts against the measurements; it uses 1 to 25.
         data_std: s, > 0; None is the paper's, no limit.
-        iterations: Of conjugate gradients, as in `diffkit.guidance.PiGDM`.
+        iterations: Of conjugate gradients, as in `pigdm`.
     Source: Zhu et al. 2023, arXiv:2305.08995, algorithm 1; its sampler mixes fresh noise into DDIM, which ``ddim``
         with an eta between 0 and 1 does too.
     """
+
+    neutral: ClassVar[tuple[str, float]] = ("noise_std", 1e9)
 
     noise_std: float = number(0.0, ge=0)
     weight: float = number(1.0, gt=0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import OptionError
 from diffkit.protocols import Coefficients, Conditions, Estimate, Evaluate, Level
-from diffkit.system.guidance import joint_problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PLAIN = (str, bytes, bool, int, float)
+"""Types compared by value rather than by identity."""
 
 
 def evaluate_together(
@@ -28,6 +30,8 @@ def evaluate_together(
     Raises:
         OptionError: A condition cannot be joined: it is in some sets only, or differs and is not a (B, ...) tensor.
     """
+    import torch
+
     count, batch = len(conditions), x.shape[0]
     names = dict.fromkeys(name for given in conditions for name in given)
     joined = {name: _joined(name, [given.get(name) for given in conditions], batch) for name in names}
@@ -38,6 +42,8 @@ def evaluate_together(
 
 
 def _repeated(level: Level, count: int) -> Level:
+    import torch
+
     def repeat(value: Tensor) -> Tensor:
         return value if value.ndim == 0 else torch.cat([value] * count)
 
@@ -58,6 +64,8 @@ def _repeated(level: Level, count: int) -> Level:
 
 
 def _joined(name: str, values: Sequence[Any], batch: int) -> Any:
+    import torch
+
     first = values[0]
     if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
         return {key: _joined(name, [value[key] for value in values], batch) for key in first}
@@ -67,6 +75,34 @@ def _joined(name: str, values: Sequence[Any], batch: int) -> Any:
         raise OptionError(problem)
     if isinstance(first, list):
         return [entry for value in values for entry in value]
-    if isinstance(first, Tensor) and first.ndim > 0:
+    if isinstance(first, torch.Tensor) and first.ndim > 0:
         return torch.cat(list(values))
     return first
+
+
+def joint_problem(name: str, values: Sequence[Any], batch: int) -> str | None:
+    """Return why values of a condition cannot be evaluated in one call on a larger batch; None if they can.
+
+    Args:
+        name: Name of the condition.
+        values: Its value in each set.
+        batch: Number of examples in each set.
+    """
+    from torch import Tensor
+
+    first, text = values[0], f"condition {name!r} cannot be evaluated with and without in one call: "
+    if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
+        inside = (joint_problem(name, [value[key] for value in values], batch) for key in first)
+        return next(filter(None, inside), None)
+    if all(isinstance(value, tuple) and len(value) == len(first) for value in values):
+        inside = (joint_problem(name, entries, batch) for entries in zip(*values, strict=True))
+        return next(filter(None, inside), None)
+    if all(isinstance(value, list) and len(value) == batch for value in values):
+        return None
+    if all(isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch for value in values):
+        shapes = [tuple(value.shape[1:]) for value in values]
+        other = next((shape for shape in shapes if shape != shapes[0]), None)
+        return None if other is None else f"{text}its shapes are {shapes[0]} and {other}; use joint=False"
+    if all(value is first or (isinstance(value, _PLAIN) and value == first) for value in values):
+        return None
+    return f"{text}it needs one row for each of {batch} examples in both; use joint=False"

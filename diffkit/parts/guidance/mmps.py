@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
-from diffkit.guidance._linear import (
+from attrs import frozen
+
+from diffkit.options import integer, number
+from diffkit.parts.guidance._linear import (
     Measured,
     adjoint_of,
     conjugate_gradients,
@@ -13,10 +15,14 @@ from diffkit.guidance._linear import (
     residual,
     safe_reach,
 )
-from diffkit.options import integer, number
 from diffkit.protocols import Conditions, Estimate, Evaluate, Level
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@registry("guidance").register("mmps")
 @frozen(eq=False)
 class MMPS(Measured):
     """``x_start + C A^T (noise_std^2 + A C A^T)^-1 (y - A x_start)`` with ``C = sigma^2 / alpha J^T``.
@@ -32,6 +38,8 @@ class MMPS(Measured):
     Source: Rozet et al. 2024, arXiv:2405.13712 (moment matching posterior sampling).
     Deviates: conjugate gradients in place of GMRES: the covariance is symmetric up to the network's error.
     """
+
+    neutral: ClassVar[tuple[str, float]] = ("noise_std", 1e9)
 
     noise_std: float = number(gt=0)
     iterations: int = integer(3, ge=1)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, overload
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from diffkit.errors import OptionError
-from diffkit.runtime.double_backward import differentiable_twice, ordinary
 
-Pullback = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pullback = Callable[["Tensor"], "Tensor"]
 """v -> v^T J, of x's shape."""
 
-More = tuple[Tensor, ...]
+More = tuple["Tensor", ...]
 
 
 @overload
@@ -41,6 +40,10 @@ def value_and_pullback(function: Callable[[Tensor], Any], x: Tensor, more: bool 
         x: The point.
         more: The function returns ``(value, more tensors)``; those are returned last and not differentiated.
     """
+    import torch
+
+    from diffkit.tensors import differentiable_twice, ordinary
+
     if torch.compiler.is_compiling():
         found: Any = torch.func.vjp(function, x, has_aux=more)
         return (found[0], lambda v: found[1](v)[0], *found[2:])
@@ -70,11 +73,12 @@ def row_gradient(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Raises:
         OptionError: It returns something else, or follows x without a gradient.
     """
+    import torch
 
     def checked(at: Tensor) -> Tensor:
         value = log_prob(at)
-        if not isinstance(value, Tensor) or value.shape != at.shape[:1] or not value.is_floating_point():
-            found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        if not isinstance(value, torch.Tensor) or value.shape != at.shape[:1] or not value.is_floating_point():
+            found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
             raise OptionError(f"log_prob must return a number for each of {at.shape[0]} examples, got {found}")
         if not torch.compiler.is_compiling() and not value.requires_grad and _depends(log_prob, value, at):
             raise OptionError(
@@ -89,4 +93,6 @@ def row_gradient(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _depends(function: Callable[[Tensor], Tensor], value: Tensor, x: Tensor) -> bool:
     """Whether a function that autograd takes for constant has another value elsewhere."""
+    import torch
+
     return not torch.equal(function(0.9 * x.detach() + 0.1), value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
-from diffkit.guidance._linear import (
+from attrs import frozen
+
+from diffkit.options import integer, number
+from diffkit.parts.guidance._linear import (
     Measured,
     adjoint_of,
     conjugate_gradients,
@@ -14,10 +16,14 @@ from diffkit.guidance._linear import (
     residual,
     safe_reach,
 )
-from diffkit.options import integer, number
 from diffkit.protocols import Conditions, Estimate, Evaluate, Level
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@registry("guidance").register("pigdm")
 @frozen(eq=False)
 class PiGDM(Measured):
     """``x_start + sigma^2 / alpha J^T A^T (noise_std^2 + r^2 A A^T)^-1 (y - A x_start)``.
@@ -35,6 +41,8 @@ class PiGDM(Measured):
     Source: Song et al. 2023, Pseudoinverse-guided diffusion models for inverse problems (ICLR).
     Deviates: the score becomes a shift of x_start by Tweedie's formula, in place of algorithm 1's weight r^2.
     """
+
+    neutral: ClassVar[tuple[str, float]] = ("noise_std", 1e9)
 
     noise_std: float = number(0.0, ge=0)
     data_std: float = number(1.0, gt=0)

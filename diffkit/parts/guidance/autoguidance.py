@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import numpy as np
-from attrs import field, frozen
+from attrs import frozen
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from diffkit.errors import OptionError
-from diffkit.guidance._weight import extrapolate, interval, outside
-from diffkit.options import number
+from diffkit.options import number, python_object
+from diffkit.parts.guidance._networks import networks_among
+from diffkit.parts.guidance._weight import extrapolate, interval, outside
 from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level, Model
-from diffkit.system.module import System
+from diffkit.registry import registry
 from diffkit.table import Coefs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def _check_model(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -24,7 +27,8 @@ def _check_model(instance: object, attribute: attrs.Attribute[Any], value: objec
         raise OptionError(f"model must be a network or a system, got {value!r}")
 
 
-@frozen(eq=False)
+@registry("guidance").register("autoguidance")
+@frozen
 class Autoguidance(Guidance):
     """``x_start = worse + scale (network - worse)``: estimates of the network and of a worse one of its kind.
 
@@ -34,25 +38,27 @@ class Autoguidance(Guidance):
     Attributes:
         model: The worse network, or the system it was trained in.
         scale: 1 is the network as it is; about 2 is usual.
-        interval: As in `diffkit.guidance.ClassifierFree`.
+        interval: As of `cfg`.
     Source: Karras et al. 2024, arXiv:2406.02507.
     """
 
-    model: Model = field(validator=_check_model)
+    neutral: ClassVar[tuple[str, float]] = ("scale", 1.0)
+
+    model: Model = python_object(_check_model)
     scale: float = number()
     interval: tuple[float, float] | None = interval()
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """The worse network."""
-        return (self.model,) if isinstance(self.model, nn.Module) else ()
+        return networks_among(self.model)
 
     def problems(self, parts: Composition) -> Iterable[str]:
         """Return the differences in kind of the worse system."""
-        if not isinstance(self.model, System):
+        worse = _parts_of(self.model)
+        if worse is None:
             return
-        worse = self.model.parts
-        if self.model.backbone is None:
+        if self.model.backbone is None:  # type: ignore[attr-defined]  # it is a system
             yield "the worse system was composed with backbone=None; pass its network instead"
         if worse.table != parts.table:
             yield "the worse system was trained on other levels; schedule, num_steps and rescale_time must agree"
@@ -65,8 +71,8 @@ class Autoguidance(Guidance):
 
     def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with the worse system's network."""
-        network = self.model.backbone if isinstance(self.model, System) else None
-        return self if network is None else attrs.evolve(self, model=network)
+        system: Any = self.model
+        return self if _parts_of(system) is None else attrs.evolve(self, model=system.backbone)
 
     def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
         """Return which levels lie outside of the interval."""
@@ -76,3 +82,9 @@ class Autoguidance(Guidance):
         """Return the estimate moved away from the worse network's."""
         better, worse = evaluate(x, level, conditions), evaluate(x, level, conditions, self.model)
         return better.with_x_start(extrapolate(worse.x_start, better.x_start, self.scale, self.interval, level))
+
+
+def _parts_of(model: object) -> Composition | None:
+    """The parts of a system; None for a network."""
+    found = getattr(model, "parts", None)
+    return found if isinstance(found, Composition) else None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.protocols import Level
 from diffkit.table import Coefs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROUNDING = 1e-5
 """Relative rounding of levels, float32, at the ends of an interval, where the tensor comparison decides."""
@@ -43,6 +44,8 @@ def extrapolate(
     Tensor arithmetic throughout, so that one graph serves every level.
     Source: Kynkaanniemi et al. 2024, arXiv:2404.07724, with sigma / alpha for its sigma.
     """
+    import torch
+
     if within is None:
         return torch.lerp(away_from, towards, scale)
     low, high = within

@@ -1,17 +1,21 @@
-"""Thresholds that keep a strongly guided estimate within the range of data."""
+"""A threshold that follows a percentile: keeps a strongly guided estimate within the range of data."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from attrs import frozen
-from torch import Tensor
 
 from diffkit.options import number
 from diffkit.protocols import Conditions, Estimate, Evaluate, Guidance, Level
+from diffkit.registry import registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+@registry("guidance").register("dynamic_threshold")
 @frozen
 class DynamicThreshold(Guidance):
     """Clip each example's estimate of x_start to [-s, s] and divide by s / limit, where s is a percentile of its size.
@@ -25,11 +29,15 @@ class DynamicThreshold(Guidance):
         release (Lu et al. 2022, arXiv:2211.01095).
     """
 
+    neutral: ClassVar[tuple[str, float]] = ("limit", 1e9)
+
     percentile: float = number(0.995, gt=0, le=1)
     limit: float = number(1.0, gt=0)
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
         """Return the estimate within [-limit, limit]."""
+        import torch
+
         estimate = evaluate(x, level, conditions)
         x_start = estimate.x_start
         s = _percentile(x_start.flatten(1).abs(), self.percentile).clamp_min(self.limit)
@@ -37,27 +45,10 @@ class DynamicThreshold(Guidance):
         return estimate.with_x_start(torch.minimum(torch.maximum(x_start, -s), s) * (self.limit / s))
 
 
-@frozen
-class StaticThreshold(Guidance):
-    """Clip the estimate of x_start to [-limit, limit].
-
-    Like ``clip_x_start``, but for another range or at another position among several guidances.
-
-    Attributes:
-        limit: Largest magnitude, > 0.
-    Source: Saharia et al. 2022, arXiv:2205.11487, section 2.3.
-    """
-
-    limit: float = number(1.0, gt=0)
-
-    def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
-        """Return the estimate within [-limit, limit]."""
-        estimate = evaluate(x, level, conditions)
-        return estimate.with_x_start(estimate.x_start.clamp(-self.limit, self.limit))
-
-
 def _percentile(rows: Tensor, share: float) -> Tensor:
     """Percentile of each row (B, N), linear between order statistics, (B,); torch.quantile refuses large rows."""
+    import torch
+
     count = rows.shape[1]
     position = share * (count - 1)
     low = math.floor(position)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
-from torch import Tensor
 
 from diffkit.errors import OptionError
-from diffkit.guidance._linear import (
+from diffkit.options import choice, number
+from diffkit.parts.guidance._linear import (
     Measured,
     dot,
     estimate_and_pullback,
@@ -17,15 +17,18 @@ from diffkit.guidance._linear import (
     residual,
     safe_reach,
 )
-from diffkit.guidance._pullback import value_and_pullback
-from diffkit.guidance._step import X_START, mean_problems, step_columns
-from diffkit.options import choice, number
+from diffkit.parts.guidance._pullback import value_and_pullback
+from diffkit.parts.guidance._step import X_START, mean_problems, step_columns
 from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Level
+from diffkit.registry import registry
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diffkit.table import F64, ProcessTable
 
 
+@registry("guidance").register("dps")
 @frozen(eq=False)
 class DPS(Measured):
     """``x_s - step / |y - A x_start| grad |y - A x_start|^2``, the gradient by x_t through the network.
@@ -43,6 +46,8 @@ class DPS(Measured):
     Deviates: the misfit is that of the estimate before clipping; samplers other than the ancestral one receive an
         x_start moved so far that the ancestral step would land where the paper's does.
     """
+
+    neutral: ClassVar[tuple[str, float]] = ("step", 0.0)
 
     step: float = number(1.0, ge=0)
     form: str = choice("normalized", ("normalized", "likelihood"))
