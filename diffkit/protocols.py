@@ -52,7 +52,7 @@ class Coefficients(Mapping[str, "Tensor"]):
 
     def of(self, owner: str) -> Coefficients:
         """Return the coefficients of another owner."""
-        return Coefficients(self.by_owner, owner)
+        return self if owner == self.owner else Coefficients(self.by_owner, owner)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._own[name]

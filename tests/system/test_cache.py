@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import diffkit
 from diffkit.parts.samplers.ddim import DDIM
-from diffkit.system.program_cache import _MAX_PROGRAMS, _MAX_STEPS, _cache
+from diffkit.system.cache import MOST_STEPS
+from diffkit.system.prepared import PROGRAMS
 
 SHAPE = (1, 4, 4)
 
@@ -70,9 +71,9 @@ def test_sampling_and_encoding_programs_are_cached_separately():
 
 def test_the_cache_is_bounded_and_freed_with_its_system():
     system = system_of()
-    for steps in range(1, _MAX_PROGRAMS + 4):
+    for steps in range(1, PROGRAMS.most + 4):
         program_of(system, steps=steps)
-    assert len(_cache[system]) == _MAX_PROGRAMS
+    assert PROGRAMS.count(system) == PROGRAMS.most
     gone = weakref.ref(system)
     del system
     gc.collect()
@@ -81,8 +82,8 @@ def test_the_cache_is_bounded_and_freed_with_its_system():
 
 @pytest.mark.parametrize("how", [{"steps": None}, {"steps": 100, "sampler": ("restart", {"times": 120})}])
 def test_a_long_program_is_not_cached(how):
-    system = system_of(num_steps=_MAX_STEPS + 1)
-    assert program_of(system, **how).num_steps > _MAX_STEPS
+    system = system_of(num_steps=MOST_STEPS + 1)
+    assert program_of(system, **how).num_steps > MOST_STEPS
     assert program_of(system, **how) is not program_of(system, **how)
 
 
