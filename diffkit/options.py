@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from numbers import Integral, Real
 from typing import Any
 
@@ -128,8 +128,8 @@ def choice(default: str | None, among: tuple[str, ...], *, optional: bool = Fals
     return attrs.field(default=default, validator=check)
 
 
-def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
-    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples."""
+def integers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
+    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples, with ``single`` also one."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
@@ -139,7 +139,8 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: 
         for item in value:
             check_integer(f"each of {attribute.name}", item, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_tuple_of(_int_if_integer))
+    convert = _tuple_of(_int_if_integer)
+    return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
 
 
 def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
@@ -195,6 +196,14 @@ def _listed(convert: Callable[[object], object]) -> Callable[[object], object]:
         return convert((value,) if not isinstance(value, bool) and isinstance(value, Real) else value)
 
     return converted
+
+
+def missing_options(factory: Callable[..., object], given: Container[str]) -> list[str]:
+    """Return the names of options without a default that are not given."""
+    if not (isinstance(factory, type) and attrs.has(factory)):
+        return []
+    fields = [f for f in attrs.fields(factory) if f.init and f.default is attrs.NOTHING]
+    return [name for name in (f.alias or f.name for f in fields) if name not in given]
 
 
 def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:

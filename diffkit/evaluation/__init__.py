@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from diffkit.evaluation.compare import METRICS as METRICS
     from diffkit.evaluation.compare import Evaluation as Evaluation
     from diffkit.evaluation.compare import evaluate as evaluate
-    from diffkit.evaluation.extractors import EXTRACTORS as EXTRACTORS
     from diffkit.evaluation.extractors import ModuleExtractor as ModuleExtractor
     from diffkit.evaluation.extractors import extractor_for as extractor_for
     from diffkit.evaluation.features import Extractor as Extractor
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "compare": ("METRICS", "Evaluation", "evaluate"),
-    "extractors": ("EXTRACTORS", "ModuleExtractor", "extractor_for"),
+    "extractors": ("ModuleExtractor", "extractor_for"),
     "features": ("Extractor", "Features", "extract"),
     "reference": ("Reference", "load_reference"),
 }

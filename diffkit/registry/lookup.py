@@ -36,7 +36,7 @@ from diffkit.errors import (
     failure,
     naming,
 )
-from diffkit.options import option_names
+from diffkit.options import missing_options, option_names
 from diffkit.registry.aliases import alias_of
 from diffkit.registry.contracts import check_contract
 from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
@@ -207,6 +207,8 @@ class Registry(Generic[P]):
         if unknown and known is not None:
             lines = (f"{self.kind} {name!r} has no option {o!r}{did_you_mean(o, known)}" for o in unknown)
             raise OptionError(f"{'; '.join(lines)} (options: {', '.join(known) or 'none'})")
+        if missing := missing_options(factory, options):
+            raise OptionError(f"{self.kind} {name!r} needs {' and '.join(missing)}")
         try:
             return factory(**options)
         except OptionError as error:

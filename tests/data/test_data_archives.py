@@ -380,4 +380,4 @@ def test_photographs():
     assert not np.array_equal(random.images, load("photographs", pieces="random", examples=9, seed=4).images)
     with pytest.raises(OptionError, match=r"size \(428, 428\) does not fit into a photograph of \(427, 640\)"):
         load("photographs", size=428)
-    assert diffkit.data.loading.NAMED["photographs"]().size == (64,)
+    assert diffkit.data.Photographs().size == (64,)
