@@ -83,7 +83,20 @@ def test_a_source_of_a_package_is_data_by_name(packages, tmp_path, monkeypatch):
 
 
 def test_a_source_of_a_package_on_the_command_line(packages, tmp_path, capfd):
-    words = ["--data", "stripes", "--data.width", "4", "--backbone", "mlp", "--num-steps", "4", "--steps", "1"]
+    words = [
+        "--data",
+        "stripes",
+        "--data.width",
+        "4",
+        "--backbone",
+        "mlp",
+        "--num-steps",
+        "4",
+        "--steps",
+        "1",
+        "--schedule",
+        "cosine",
+    ]
     assert main(["train", *words, "--batch-size", "2", "--out", str(tmp_path / "run")]) in (0, None)
     config = (tmp_path / "run" / "config.toml").read_text()
     assert "stripes" in config and "width = 4" in config
