@@ -130,8 +130,8 @@ def choice(default: str | None, among: tuple[str, ...], *, optional: bool = Fals
     return attrs.field(default=default, validator=check)
 
 
-def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
-    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples."""
+def integers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
+    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples, with ``single`` also one."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
@@ -141,7 +141,8 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: 
         for item in value:
             check_integer(f"each of {attribute.name}", item, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_tuple_of(_int_if_integer))
+    convert = _tuple_of(_int_if_integer)
+    return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
 
 
 def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:

@@ -44,7 +44,7 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
     protocol = KINDS[kind].contract
     name = source or f"{kind} {_name_of(part)!r}"
     with naming(name):
-        faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part), *_option_faults(part)]
+        faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part), *_option_faults(kind, part)]
     if faults:
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise ProtocolError(
@@ -132,10 +132,10 @@ def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
             yield f"{name}: expected {' or '.join(map(repr, sorted(_WORDS[name])))}, found {value!r}"
 
 
-def _option_faults(part: object) -> Iterable[str]:
+def _option_faults(kind: str, part: object) -> Iterable[str]:
     if "name" in (option_names(_class_of(part)) or ()):
         yield "options: expected any name but 'name', which stands for the part itself where parts are written down"
-    if _is_class(part) and option_names(_class_of(part)) is None:
+    if not KINDS[kind].objects and _is_class(part) and option_names(_class_of(part)) is None:
         yield (
             "options: expected fields of a frozen attrs class, found a class with its own __init__, whose options no "
             "saved system could hold"

@@ -79,6 +79,15 @@ KINDS: dict[str, Kind] = {
             "diffkit.parts.guidance",
             objects=True,
         ),
+        Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
+        Kind(
+            "extractor",
+            "Feature network that samples are measured with.",
+            "diffkit.evaluation:Extractor",
+            "diffkit.evaluation.extractors",
+            objects=True,
+            group="diffkit.extractors",
+        ),
     )
 }
 """Every kind by its name, in the order of listings."""

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from diffkit.errors import DataError, MissingExtraError
 from diffkit.evaluation.features import Features
+from diffkit.registry import registry
 from diffkit.runtime.files import weights_digest
 
 _SPATIAL_CHANNELS = 7
 """Of the 17 x 17 maps of mixed_6/conv; Nash et al. 2021, arXiv:2103.03841, section 3.2 (2023 features)."""
 
 
+@registry("extractor").register("inception")
 class Inception:
     """Inception v3 of 2015-12-05, as FID, sFID, KID and the inception score are published with.
 
