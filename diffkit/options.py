@@ -36,6 +36,8 @@ def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
     raise OptionError(f"must be {allowed}", option=name, value=value)
 
 
+_PYTHON_ONLY = "diffkit.python_only"
+
 _LARGEST = 1e18
 """Squares of larger numbers, and of numbers below 1 / this, are outside the range of float32, the dtype of steps."""
 
@@ -128,8 +130,8 @@ def choice(default: str | None, among: tuple[str, ...], *, optional: bool = Fals
     return attrs.field(default=default, validator=check)
 
 
-def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
-    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples."""
+def integers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
+    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples, with ``single`` also one."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
@@ -139,7 +141,8 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: 
         for item in value:
             check_integer(f"each of {attribute.name}", item, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_tuple_of(_int_if_integer))
+    convert = _tuple_of(_int_if_integer)
+    return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
 
 
 def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
@@ -155,6 +158,21 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
 
     convert = _tuple_of(_plain_if_number)
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
+
+
+def python_object(check: Callable[[Any, attrs.Attribute[Any], Any], object]) -> Any:
+    """Field holding an object, such as a network or a function, that no file and no command line can hold.
+
+    Args:
+        check: Validator, ``check(instance, attribute, value)``.
+    """
+    return attrs.field(validator=check, metadata={_PYTHON_ONLY: True})
+
+
+def python_objects(factory: Callable[..., object]) -> tuple[str, ...]:
+    """Names of a part's options that hold objects; a part with any is made in Python only."""
+    known = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
+    return tuple(f.alias or f.name for f in known if f.metadata.get(_PYTHON_ONLY))
 
 
 def _float_if_number(value: Any) -> Any:
@@ -211,3 +229,9 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
         if own and own is not object.__init__:
             return None
     return ()
+
+
+def required_options(factory: Callable[..., object]) -> tuple[str, ...]:
+    """Names of a part's options without a default, as far as they are known."""
+    known = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
+    return tuple(f.alias or f.name for f in known if f.init and f.default is attrs.NOTHING)

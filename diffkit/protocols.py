@@ -1,4 +1,4 @@
-"""The seven contracts, and the records that parts exchange.
+"""Contracts of the parts, and the records that parts exchange.
 
 Every part is a frozen attrs class that holds options only. Built-ins inherit from these protocols; a plugin may
 inherit too (and get the defaults) or spell every member out. This module imports neither NumPy tables nor torch at
@@ -52,7 +52,7 @@ class Coefficients(Mapping[str, "Tensor"]):
 
     def of(self, owner: str) -> Coefficients:
         """Return the coefficients of another owner."""
-        return Coefficients(self.by_owner, owner)
+        return self if owner == self.owner else Coefficients(self.by_owner, owner)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._own[name]
@@ -453,12 +453,14 @@ class Evaluate(Protocol):
         """Return the estimate at x, (B, C, *S), for any batch; ``model`` replaces the system's network."""
 
 
-@runtime_checkable
-class Guidance(Protocol):
+class Guidance(Part, Protocol):
     """Guidance of sampling; a frozen attrs class, the argument ``guidance`` of ``system.sample``.
 
-    Inherit from it for the defaults; override `guide`, `correct` or both.
+    Inherit from it for the defaults; override `guide`, `correct` or both. `neutral` is one of its options and the value
+    at which it changes nothing, such as ("scale", 1.0); None if there is none.
     """
+
+    neutral: ClassVar[tuple[str, float] | None] = None
 
     @property
     def own_conditions(self) -> frozenset[str]:
@@ -484,10 +486,6 @@ class Guidance(Protocol):
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """Networks it holds; they are in eval mode while the system samples."""
-        return ()
-
-    def problems(self, parts: Composition) -> Iterable[str]:
-        """Return one sentence for each reason why it cannot work in a composition, with what would work."""
         return ()
 
     def bind(self, parts: Composition) -> Guidance:
@@ -539,14 +537,3 @@ class Decoder(Protocol):
 
     def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""
-
-
-PROTOCOLS: dict[str, type[Any]] = {
-    "schedule": NoiseSchedule,
-    "mean": MeanParameterization,
-    "var": VarianceParameterization,
-    "loss": Loss,
-    "timesteps": TimestepSampler,
-    "sampler": Sampler,
-    "backbone": Backbone,
-}

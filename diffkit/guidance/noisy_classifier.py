@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from diffkit._version import __version__
 from diffkit.errors import OptionError
-from diffkit.guidance._labels import checked_labels
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
+from diffkit.parts.guidance._labels import checked_labels
 from diffkit.protocols import Composition, Model
 from diffkit.runtime.files import unwrap_module
 from diffkit.system.module import System, check_draws

@@ -29,7 +29,6 @@ from diffkit.errors import UNSET, CompositionError, MissingExtraError, OptionErr
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.options import check_integer, check_number
 from diffkit.protocols import Level, Model, Scalings
-from diffkit.runtime.double_backward import differentiable_twice, ordinary
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.bound import BoundTerms
 from diffkit.system.denoiser import Denoiser
@@ -37,6 +36,7 @@ from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.seeding import example_seed
 from diffkit.table import Coefs
+from diffkit.tensors import differentiable_twice, ordinary
 
 DIVERGENCES = ("hutchinson", "exact")
 PROBES = ("rademacher", "gaussian")

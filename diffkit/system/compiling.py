@@ -7,9 +7,7 @@ number of steps, every spacing, every value of a numeric option and every batch 
 from __future__ import annotations
 
 import itertools
-import threading
 import types
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from diffkit.errors import OptionError
 from diffkit.protocols import Denoise, State
+from diffkit.system.cache import SystemCache
 from diffkit.system.denoiser import Denoiser
 from diffkit.system.sampling import Program, Row, StepFn
 
@@ -29,11 +28,7 @@ CUDA_GRAPH = "cuda_graph"
 _CAPTURING = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that replay CUDA graphs; see `torch._inductor.list_mode_options`."""
 
-_MAX_GRAPHS = 32
-"""Graphs cached for a system; the oldest is removed first."""
-
-_cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, StepFn]] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+GRAPHS: SystemCache[StepFn] = SystemCache(32)
 _counter = itertools.count()
 _OFF: dict[str, Any] = {"compile": False}
 
@@ -78,13 +73,7 @@ def compiled(
         tuple(sorted(denoiser.conditions)),
         (x.device, x.dtype, x.shape[1:]),
     )
-    with _lock:
-        graphs = _cache.setdefault(system, {})
-        if key not in graphs:
-            while len(graphs) >= _MAX_GRAPHS:
-                del graphs[next(iter(graphs))]
-            graphs[key] = _Compiled(step_fn, options, how)
-        return graphs[key]
+    return GRAPHS.get(system, key, lambda: _Compiled(step_fn, options, how))
 
 
 class _Compiled:

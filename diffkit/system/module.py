@@ -22,13 +22,13 @@ from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition, Decoder, Model, State
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
-from diffkit.runtime.double_backward import ordinary
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.images import check_finite
 from diffkit.runtime.output import log
 from diffkit.spacing import Spacing, levels
 from diffkit.system.bound import Bound, rows_at_a_time, variational_bound
+from diffkit.system.cache import MOST_STEPS, SystemCache
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import Compile, check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for
@@ -48,10 +48,12 @@ from diffkit.system.saving import save, spec_of
 from diffkit.system.seeding import NoiseFn, Seed, checked_seed
 from diffkit.system.settings import Settings
 from diffkit.table import ProcessTable, respace
-from diffkit.tensors import device_of, has_values
+from diffkit.tensors import device_of, has_values, ordinary
 
 _MOST_VALUES = 2**40
 """Largest number of values of all samples of a call: 4 TiB of float32."""
+
+_TABLES: SystemCache[ProcessTable] = SystemCache(8)
 
 
 class System(nn.Module):
@@ -110,7 +112,8 @@ class System(nn.Module):
         """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
         if steps is None:
             return self.table
-        return respace(self.table, levels(self.num_steps, steps, self.table))
+        visited = levels(self.num_steps, steps, self.table)
+        return _TABLES.get(self, visited, lambda: respace(self.table, visited), lambda t: t.num_steps <= MOST_STEPS)
 
     def spec(self) -> dict[str, Any]:
         """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""

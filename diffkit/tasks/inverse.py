@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.errors import OptionError
-from diffkit.guidance._linear import Measured, Operator
 from diffkit.options import check_integer
-from diffkit.protocols import Guidance, Model
-from diffkit.registry.resolve import Slot
+from diffkit.parts.guidance._linear import Measured, Operator
+from diffkit.protocols import Model
+from diffkit.registry.resolve import Slot, resolve, resolve_several
 from diffkit.spacing import Spacing
 from diffkit.system.compiling import Compile
 from diffkit.system.conditions import as_tensor
+from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.seeding import Seed
 from diffkit.tasks._operators import try_operator
@@ -27,12 +28,12 @@ _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 def solve(
     system: System,
     measurement: Tensor,
-    method: Measured,
+    method: Measured | Slot,
     *,
     n: int | None = None,
     steps: Spacing = None,
     sampler: Slot = None,
-    guidance: Guidance | Sequence[Guidance] | None = None,
+    guidance: GuidanceSlot = None,
     seed: Seed = None,
     batch_size: int | None = None,
     clip: bool | None = None,
@@ -49,7 +50,8 @@ def solve(
     Args:
         system: The system.
         measurement: (n, *M), or one, (*M), for all examples; the output of ``method.operator``, with noise.
-        method: `diffkit.guidance.MMPS`, `PiGDM`, `DiffPIR` or `DPS`, with the operator and the noise.
+        method: `diffkit.guidance.MMPS`, `PiGDM`, `DiffPIR` or `DPS`, with the operator and the noise; or its name and
+            options, ("mmps", {"operator": masked(known), "noise_std": 0.1}).
         n: How many examples; as many as there are measurements by default.
         sampler: As in `System.sample`; by default "ancestral" for DPS, as it was published, and "ddim" for the others.
         guidance: Further guidance, applied before the method, such as classifier-free.
@@ -59,10 +61,12 @@ def solve(
             checked on random data, is not linear where it has to be, has no gradient, returns another number of rows,
             or holds a tensor with all examples while ``batch_size`` splits them.
     """
+    if isinstance(method, str | tuple | list | Mapping):
+        method, _ = resolve("guidance", method)
     if not isinstance(method, Measured):
         raise OptionError("must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance", option="method", value=method)
     measurement = _measurements(system, as_tensor("measurement", measurement), method, n, batch_size)
-    before = () if guidance is None else tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
+    before = [part for part, _ in resolve_several("guidance", guidance)]
     return system.sample(
         len(measurement),
         steps=steps,

@@ -201,7 +201,7 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r'pip install "diffkit\[hf\]"'):
         load("hf", dataset="org/cats", size=8)
-    with pytest.raises(OptionError, match="data 'hf' needs size and dataset"):
+    with pytest.raises(OptionError, match="data 'hf' needs 'size' and 'dataset'"):
         load("hf")
 
 

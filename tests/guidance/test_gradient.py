@@ -196,7 +196,7 @@ BAD = [
     (lambda: GradientGuidance(None), "log_prob must be a network or a function, got None"),
     (
         lambda: system_of().sample(2, guidance=ClassifierGuidance(log_prob, label="target"), y=[0, 1]),
-        "ClassifierGuidance needs the condition 'target'; pass target=...",
+        "guidance 'classifier' needs the condition 'target'; pass target=...",
     ),
     (
         lambda: system_of().sample(2, guidance=GradientGuidance(log_prob, shift="mean"), sampler=Midway(), y=[0, 1]),

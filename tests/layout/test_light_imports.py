@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -51,8 +52,13 @@ print(sorted(roots & {'scipy', 'PIL', 'matplotlib', 'rich', 'cyclopts', 'cattrs'
     assert run(code) == "[] False"
 
 
-def test_every_public_name_is_there():
-    for name in diffkit.__all__:
-        assert getattr(diffkit, name) is not None
+@pytest.mark.parametrize(
+    "name", ["", ".data", ".evaluation", ".explain", ".guidance", ".likelihood", ".tasks", ".training"]
+)
+def test_every_public_name_is_there(name: str):
+    package = importlib.import_module(f"diffkit{name}")
+    for public in package.__all__:
+        assert getattr(package, public) is not None
+    assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = diffkit.nonsense
+        _ = package.nonsense

@@ -14,7 +14,7 @@ from networks import Tiny
 import diffkit
 from diffkit.errors import OptionError
 from diffkit.guidance import MMPS, Autoguidance, ClassifierFree, ClassifierGuidance, DynamicThreshold
-from diffkit.system import compiling
+from diffkit.system.compiling import GRAPHS
 from diffkit.tasks import average_pool, image_to_image, inpaint, invert, solve
 
 SAMPLERS = ["ancestral", "ddim", "dpmpp_2m", "dpm_solver_2", "heun", "sde_dpmpp_2m", "unipc"]
@@ -122,7 +122,7 @@ def test_graphs_belong_to_their_system(backend):
     gone = weakref.ref(one)
     del one, system
     gc.collect()
-    assert gone() is None and two in compiling._cache
+    assert gone() is None and GRAPHS.count(two) == 1
 
 
 def test_many_ways_of_asking_do_not_run_into_the_compilers_limit(backend, monkeypatch):
@@ -130,10 +130,10 @@ def test_many_ways_of_asking_do_not_run_into_the_compilers_limit(backend, monkey
     system = system_of()
     for eta in range(10):
         system.sample(2, steps=1, sampler=("ddim", {"eta": eta / 10}), compile={"backend": backend}, progress=False)
-    assert backend.graphs == 10 == len(compiling._cache[system])
-    monkeypatch.setattr(compiling, "_MAX_GRAPHS", 3)
+    assert backend.graphs == 10 == GRAPHS.count(system)
+    monkeypatch.setattr(GRAPHS, "most", 3)
     system.sample(2, steps=1, sampler="ddim", compile={"backend": backend, "dynamic": False}, progress=False)
-    assert len(compiling._cache[system]) == 3
+    assert GRAPHS.count(system) == 3
 
 
 def test_sampling_does_not_return_unused_estimates(backend, monkeypatch):

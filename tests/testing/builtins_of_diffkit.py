@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from diffkit.errors import DiffkitError
-from diffkit.registry import KINDS, registry
+from diffkit.registry import SLOTS, registry
 
 SMALL_UNET: dict[str, Any] = dict(channels=8, groups=4, num_heads=2)
 SMALL_DIT: dict[str, Any] = dict(depth=2, hidden=32, heads=2)
@@ -69,7 +69,7 @@ def cases() -> list[Any]:
 
     return [
         pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=marks(kind, i))
-        for kind in KINDS
+        for kind in SLOTS
         for name in registry(kind).built_in_names()
         for i, options in enumerate(values_of(kind, name))
     ]

@@ -6,7 +6,7 @@ import attrs
 import pytest
 from builtins_of_diffkit import cases, known_failures, values_of
 
-from diffkit.registry import KINDS, registry
+from diffkit.registry import SLOTS, registry
 from diffkit.testing import check_component, measured_orders, report
 
 
@@ -17,7 +17,7 @@ def test_built_in_part_conforms(kind, name, options):
     assert all(result.ok for result in results), report(results)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOTS)
 def test_every_option_takes_more_than_one_value(kind):
     for name in registry(kind).built_in_names():
         for option in attrs.fields(registry(kind).get(name)):

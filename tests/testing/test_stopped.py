@@ -16,7 +16,7 @@ from diffkit.parts.schedules.cosine import Cosine
 from diffkit.parts.timesteps.uniform import Uniform
 from diffkit.parts.variances.fixed_small import FixedSmall
 from diffkit.protocols import Backbone
-from diffkit.registry import KINDS
+from diffkit.registry import SLOTS
 from diffkit.testing import check_component, parametrize_checks, report
 
 
@@ -80,7 +80,7 @@ FEW = {"schedule": 1, "mean": 1, "var": 1, "loss": 1, "timesteps": 1, "sampler":
 """Failures of each; the network's is that, and that no OptionError is raised for a shape of data."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOTS)
 def test_one_exception_fails_one_law(kind):
     results = check_component(kind, FAILING[kind], expected_failures={})
     stopped = [result for result in results if result.stopped and result.status == "failed"]
