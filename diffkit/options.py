@@ -30,7 +30,10 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 
 
 def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
-    if all(_BOUNDS[key][1](value, limit) for key, limit in bounds.items()):
+    for key, limit in bounds.items():
+        if not _BOUNDS[key][1](value, limit):
+            break
+    else:
         return
     allowed = " and ".join(f"{_BOUNDS[key][0]} {limit:g}" for key, limit in bounds.items())
     raise OptionError(f"must be {allowed}", option=name, value=value)
@@ -40,11 +43,6 @@ _PYTHON_ONLY = "diffkit.python_only"
 
 _LARGEST = 1e18
 """Squares of larger numbers, and of numbers below 1 / this, are outside the range of float32, the dtype of steps."""
-
-
-def _of_usable_size(name: str, value: float) -> None:
-    if value != 0 and not 1 / _LARGEST <= abs(value) <= _LARGEST:
-        raise OptionError(f"must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}", option=name, value=value)
 
 
 def check_number(name: str, value: Any, **bounds: float) -> float:
@@ -57,7 +55,8 @@ def check_number(name: str, value: Any, **bounds: float) -> float:
         found = math.inf
     if not math.isfinite(found):
         raise OptionError("must be finite", option=name, value=value)
-    _of_usable_size(name, found)
+    if found != 0 and not 1 / _LARGEST <= abs(found) <= _LARGEST:
+        raise OptionError(f"must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}", option=name, value=value)
     _in_bounds(name, value, bounds)
     return found
 
@@ -82,7 +81,7 @@ def number(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: fl
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not (optional and value is None):
-            _of_usable_size(attribute.name, check_number(attribute.name, value, **bounds))
+            check_number(attribute.name, value, **bounds)
 
     return attrs.field(default=default, validator=check, converter=_float_if_number)
 
@@ -154,7 +153,7 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
         if not isinstance(value, tuple):
             raise OptionError("must be a list of numbers", option=attribute.name, value=value)
         for item in value:
-            _of_usable_size(f"each of {attribute.name}", check_number(f"each of {attribute.name}", item, **bounds))
+            check_number(f"each of {attribute.name}", item, **bounds)
 
     convert = _tuple_of(_plain_if_number)
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from diffkit.cli.parsing.options import POSITIONAL, module_docstring, summary
+from diffkit.cli.parsing.docstrings import module_docstring, summary
+from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.options import flag, number
 from diffkit.presets import table

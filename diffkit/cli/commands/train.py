@@ -16,7 +16,7 @@ from attrs import frozen
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
-from diffkit.cli.shared.data import described, grey, opened, source_of
+from diffkit.cli.shared.data import described, first_look, grey, opened, source_of
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import OptionError, within
 from diffkit.runtime.output import note, show
@@ -71,7 +71,6 @@ def run(parsed: ParsedOptions) -> None:
     init = None if options.init is None else _weights_in(options.init)
     if options.init_entry is not None and init is None:
         raise OptionError("--init-entry names weights in the file of --init; give --init too, or leave it out")
-    _refuse_early(parsed)
     refuse_before_reading(config, options.out, options.track)
     if config.label_dropout > 0 and (way := way_to_classes(parsed)):
         raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
@@ -79,7 +78,7 @@ def run(parsed: ParsedOptions) -> None:
 
     say, tell = (note, show) if launched().rank == 0 else (print_nothing, print_nothing)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = opened(parsed, low_res=options.low_res)
+    data, is_glance = first_look(parsed, options.low_res)
     composition = composed(parsed, data, config)
 
     import torch
@@ -91,6 +90,7 @@ def run(parsed: ParsedOptions) -> None:
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
     _refuse_preview(config, system.num_steps)
+    data = opened(parsed, low_res=options.low_res) if is_glance else data
     say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {_named(system.parts.names)}")
     if remark := _unused_classes(system, data):
         say(remark)
@@ -151,14 +151,6 @@ def way_to_classes(parsed: ParsedOptions) -> str | None:
     if labels is False and Path(source).suffix != ".npy":
         return "add --data.labels true"
     return None if labels else "use data that has some"
-
-
-def _refuse_early(parsed: ParsedOptions) -> None:
-    """Refuse parts that do not fit each other, before images are read."""
-    from diffkit.system.compose import compose
-
-    found = keywords(parsed) | {"backbone": None}
-    compose(**{name: value for name, value in found.items() if name not in SOURCES})
 
 
 def refuse_past(out: Path, steps: int) -> None:

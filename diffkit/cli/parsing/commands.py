@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from attrs import frozen
 
-from diffkit.cli.parsing.options import module_docstring, summary
+from diffkit.cli.parsing.docstrings import module_docstring, summary
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 
 _PACKAGE = "diffkit.cli.commands"

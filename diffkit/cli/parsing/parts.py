@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,15 @@ def slot_options(kinds: Mapping[str, str | None], required: Collection[str] = ()
     """The options that choose what fills each slot."""
     defaults = {kind: NOTHING if kind in required else default for kind, default in kinds.items()}
     return [
-        Option((kind,), str, default, _help(kind), "Data" if kind in _DATA else "Parts", metavar="NAME", chooses=True)
+        Option(
+            (kind,),
+            str,
+            default,
+            partial(_help, kind),
+            "Data" if kind in _DATA else "Parts",
+            metavar="NAME",
+            chooses=True,
+        )
         for kind, default in defaults.items()
     ]
 

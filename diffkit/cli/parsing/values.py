@@ -11,6 +11,7 @@ import stat
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -28,6 +29,7 @@ _PLAIN = {int: int, float: int | float, bool: bool, str: str, Path: str | Path}
 # ---- types -----------------------------------------------------------------------------------------------------------
 
 
+@cache
 def members(kind: Any) -> tuple[Any, ...]:
     """Members of a union but None, in the order in which they are tried; of another type, the type itself."""
     if typing.get_origin(kind) not in (Union, types.UnionType):
@@ -36,21 +38,25 @@ def members(kind: Any) -> tuple[Any, ...]:
     return tuple(sorted(found, key=lambda member: _ORDER.index(member) if member in _ORDER else len(_ORDER)))
 
 
+@cache
 def item_of(kind: Any) -> Any:
     """Type of the items of a homogeneous sequence type; None if it is not a sequence."""
     return typing.get_args(kind)[0] if typing.get_origin(kind) in (tuple, list, Sequence) else None
 
 
+@cache
 def is_flag(kind: Any) -> bool:
     """True if the option is a switch."""
     return members(kind) == (bool,)
 
 
+@cache
 def has_word(kind: Any) -> bool:
     """True unless only a file can hold its values."""
-    return any(typing.get_origin(member) is not Mapping for member in members(kind))
+    return kind is bool or any(typing.get_origin(member) is not Mapping for member in members(kind))
 
 
+@cache
 def metavar(kind: Any) -> str:
     """Name of the value in the help; a word is read as a text only if nothing else fits."""
     words = list(dict.fromkeys(_metavar(each) for each in members(kind) if typing.get_origin(each) is not Mapping))
@@ -78,6 +84,7 @@ def _word(kind: Any) -> str:
     return "a table" if typing.get_origin(kind) is Mapping else _WORDS.get(kind, "a value")
 
 
+@cache
 def _none_is_none(kind: Any) -> bool:
     """Whether the word stands for None: not where it is a choice by itself."""
     allowed = kind is Any or kind is None or types.NoneType in typing.get_args(kind)
