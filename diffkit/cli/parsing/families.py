@@ -12,7 +12,7 @@ from attrs import frozen
 from diffkit import data
 from diffkit.cli.shared.guidance import factory
 from diffkit.data.loading import registered_name, source_for
-from diffkit.registry import KINDS, SLOTS, registry
+from diffkit.registry import KINDS, registry
 
 Factory = Callable[..., Any]
 
