@@ -47,7 +47,7 @@ class DEIS(Sampler):
     corrected_start: bool = flag(True)
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         """The number of estimates, but at most 3: further ones do not make good what the first steps leave."""
         return min(self.estimates, 3 if self.corrected_start else 2)
 
