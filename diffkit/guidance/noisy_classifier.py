@@ -170,7 +170,7 @@ class NoisyClassifier(nn.Module):
         """
         if conditions.keys() != {"y"}:
             raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
-        check_draws(x_start, level, noise, self.num_steps)
+        check_draws(x_start, level, noise, self.parts)
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
         network = self.backbone if model is None else model

@@ -28,7 +28,7 @@ from torch import Tensor
 from diffkit.errors import CompositionError, MissingExtraError, OptionError
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.options import check_integer, check_number
-from diffkit.protocols import Level, Model, Scalings
+from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.bound import BoundTerms
 from diffkit.system.denoiser import Denoiser
@@ -254,8 +254,9 @@ class _Path:
     def at(self, rho: float) -> tuple[Coefs, Scalings, float]:
         """Coefficients, mean parameterization and time where sigma / alpha is rho."""
         log_snr = -2 * math.log(rho)
-        if self.parts.schedule.continuous:
-            total_std, time = (float(v) for v in self.parts.schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
+        schedule = self.parts.schedule
+        if isinstance(schedule, ContinuousSchedule):
+            total_std, time = (float(v) for v in schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
         elif self.ends_without_signal and rho > self.last:  # the last level is at no log_snr, but at an angle
             ends = [math.atan(self.last), math.pi / 2]
             pairs = zip((self.total_std[-1], self.time[-1]), self.end, strict=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffkit.errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean, naming
 from diffkit.options import check_flag, check_integer, option_names
 from diffkit.parts.decoders import decoder_for
-from diffkit.protocols import Composition, CountsClasses, Decoder
+from diffkit.protocols import Composition, ContinuousSchedule, CountsClasses, Decoder
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
@@ -273,7 +273,7 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     if not isinstance(table, ProcessTable):
         name = type(schedule).__name__
         raise ProtocolError(f"schedule {name}.table must return a ProcessTable, got {type(table).__name__}")
-    if settings.rescale_time and not schedule.continuous:
+    if settings.rescale_time and not isinstance(schedule, ContinuousSchedule):
         table = table.with_time(table.time * (1000 / settings.num_steps))
     if settings.train_spacing is not None:
         try:
@@ -296,7 +296,7 @@ def _refuse(parts: Composition, recipe: Any) -> None:
 
 def _core_problems(parts: Composition) -> Iterator[str]:
     learned, continuous = parts.var.extra_outputs > 0, parts.continuous_time
-    if "learned_variance" in parts.loss.needs and not learned:
+    if parts.loss.needs_learned_variance and not learned:
         yield (
             f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train; "
             "use var='learned_range' or loss='simple'"
@@ -307,12 +307,12 @@ def _core_problems(parts: Composition) -> Iterator[str]:
             f"{parts.label('loss')} has no term that trains {parts.label('var')}; "
             f"{more}use loss='hybrid' or var='fixed_large'"
         )
-    if continuous and not parts.schedule.continuous:
+    if continuous and not isinstance(parts.schedule, ContinuousSchedule):
         yield (
             f"{parts.label('timesteps')} draws continuous levels, but {parts.label('schedule')} has discrete ones; "
             "use timesteps='uniform'"
         )
-    if continuous and "transition" in parts.loss.needs:
+    if continuous and parts.loss.needs_transition:
         yield (
             f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous "
             "levels; use loss='simple' or timesteps='uniform'"

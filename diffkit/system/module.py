@@ -195,7 +195,7 @@ class System(nn.Module):
         Args:
             model: The network; None takes the system's own.
             x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
-            level: 1..T, (B,) int64 (log_snr, (B,) float64, if the timestep sampler's domain is "log_snr").
+            level: 1..T, (B,) int64; log_snr, (B,) float64, with a `ContinuousTimestepSampler`.
             noise: Standard normal, (B, C, *S).
             decoder_rows: Upper bound on the number of rows at level 1; the decoder's term is computed for that many
                 rows only. B by default, which is always correct.
@@ -206,7 +206,7 @@ class System(nn.Module):
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = x_start.shape[0] if decoder_rows is None else decoder_rows
-        check_draws(x_start, level, noise, self.num_steps)
+        check_draws(x_start, level, noise, self.parts)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
         null = self.parts.null_conditions
         conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
@@ -616,7 +616,7 @@ def _first_encoding_step(job: SamplingJob, denoiser: Denoiser, x: Tensor) -> Ten
     return at.alpha * x + at.sigma * eps
 
 
-def check_draws(x_start: Tensor, level: Tensor, noise: Tensor, num_steps: int) -> None:
+def check_draws(x_start: Tensor, level: Tensor, noise: Tensor, parts: Composition) -> None:
     """Refuse other than one level and one noise for each example, and levels that are not there.
 
     The latter where looking costs nothing: on the host, outside of tracing.
@@ -626,6 +626,12 @@ def check_draws(x_start: Tensor, level: Tensor, noise: Tensor, num_steps: int) -
         raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
     if noise.shape != x_start.shape:
         raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
+    num_steps = parts.table.num_steps
+    if level.is_floating_point() and not parts.continuous_time:
+        raise OptionError(
+            f"level must be integers in 1..{num_steps}, got {level.dtype}; a timestep sampler that draws log_snr has "
+            "to inherit from diffkit.protocols.ContinuousTimestepSampler"
+        )
     if level.is_floating_point() or not has_values(level):
         return
     try:

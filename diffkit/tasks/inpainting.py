@@ -18,7 +18,7 @@ from diffkit.system.compiling import Compile
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
-from diffkit.system.sampling import Program
+from diffkit.system.sampling import Program, route_of
 from diffkit.system.seeding import Seed
 from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import image_and_mask
@@ -80,7 +80,7 @@ def inpaint(
         compile=compile,
         **conditions,
     )
-    if job.parts.sampler.route(job.table.log_snr) is not None:
+    if route_of(job.parts.sampler, job.table) is not None:
         label = job.parts.label("sampler")
         raise OptionError(f"{label} orders the levels in its own way, and inpainting in another; use another sampler")
     moves = walk(job.table.num_steps, resample, jump)

@@ -69,7 +69,7 @@ def test_a_network_computes_where_it_was_composed(gpu, backbone):
 
 @pytest.mark.parametrize("name", registry("loss").built_in_names())
 def test_a_loss_stays_on_the_device(gpu, name):
-    learned = "learned_variance" in registry("loss").create(name).needs
+    learned = registry("loss").create(name).needs_learned_variance
     system = system_of(loss=name, var="learned_range" if learned else "fixed_large")
     system(images())["loss"].mean().backward()
 

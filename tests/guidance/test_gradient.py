@@ -172,7 +172,7 @@ def test_a_network_without_classes_is_not_given_the_label():
     assert seen == [{}] * 4
 
 
-class Midway(diffkit.protocols.Sampler):
+class Midway(diffkit.protocols.MultistageSampler):
     """A sampler that evaluates between levels."""
 
     def plan(self, steps):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffkit.protocols import Composition
+from diffkit.system.sampling import nodes_of
 
 if TYPE_CHECKING:
     from diffkit.table import F64, ProcessTable
@@ -27,5 +28,5 @@ def step_columns(table: ProcessTable) -> dict[str, F64]:
 
 def mean_problems(parts: Composition, instead: str) -> Iterable[str]:
     """Return why some evaluations of the composition's sampler start no step, and what would work instead."""
-    if parts.sampler.nodes(parts.table.steps()) is not None:
+    if nodes_of(parts.sampler, parts.table.steps()) is not None:
         yield f"it moves a step, but {parts.label('sampler')} evaluates between levels; use {instead}"
