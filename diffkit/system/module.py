@@ -43,9 +43,9 @@ from diffkit.system.guidance import (
 )
 from diffkit.system.objective import Objective, count_first
 from diffkit.system.prepared import SamplingJob, Transform
+from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
-from diffkit.system.seeding import NoiseFn, Seed, checked_seed
 from diffkit.system.settings import Settings
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, has_values

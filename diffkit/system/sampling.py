@@ -16,7 +16,7 @@ from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, 
 from diffkit.runtime.double_backward import ordinary
 from diffkit.system.coefficients import CoefficientTable, NamedColumns, level_coefficients, node_coefficients
 from diffkit.system.numerics import computing
-from diffkit.system.seeding import NoiseFn
+from diffkit.system.randomness import NoiseFn
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 Denoisers = Denoise | Sequence[Denoise]

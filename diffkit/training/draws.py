@@ -11,7 +11,7 @@ from torch import Tensor
 from diffkit.protocols import State
 from diffkit.system.conditions import mapped
 from diffkit.system.null_conditions import drop
-from diffkit.training.randomness import Purpose, key, keys, normals, uniforms
+from diffkit.system.randomness import Purpose, key, keys, normals, uniforms
 from diffkit.training.trainable import Trainable
 
 

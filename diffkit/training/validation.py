@@ -16,11 +16,11 @@ from diffkit.options import check_integer
 from diffkit.protocols import Model
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.conditions import mapped
+from diffkit.system.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine, SingleProcess
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.preflight import Classes, batch_problems, bins_of, check
-from diffkit.training.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.reading import read
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
