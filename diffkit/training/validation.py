@@ -149,5 +149,5 @@ class _Pass:
         noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
         conditions = {name: mapped(lambda t: t.to(device), value) for name, value in batch.conditions.items()}
         x, here = scaled(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
-        terms = self.system.loss_terms(self.model, x, here, noise, decoder_rows=count, **conditions)
+        terms = self.system.loss_terms(self.model, x, here, noise, **conditions)
         return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)
