@@ -16,7 +16,7 @@ from measuring import DEVICE, interleaved, ratio
 from plain import PlainDiffusion
 
 import diffkit
-from diffkit.system.seeding import example_seed
+from diffkit.system.randomness import example_seed
 
 LEVELS = 64
 

@@ -31,7 +31,7 @@ from diffkit.system.bound import BoundTerms, prior_bits, rows_at_a_time, terms_o
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob, Transform
-from diffkit.system.seeding import seeds_of
+from diffkit.system.randomness import seeds_of
 from diffkit.table import F64, ProcessTable
 
 NORMAL_95 = 1.959964

@@ -16,7 +16,7 @@ from diffkit.options import check_integer
 from diffkit.protocols import Composition, Decoder
 from diffkit.system.coefficients import CoefficientTable, level_coefficients, transition_coefficients
 from diffkit.system.denoiser import Denoiser
-from diffkit.system.seeding import seeds_of
+from diffkit.system.randomness import seeds_of
 from diffkit.table import ProcessTable
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from diffkit.errors import CompositionError, OptionError
 from diffkit.options import check_callable, check_flag, check_integer
@@ -33,6 +32,7 @@ from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import Compile, check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for
 from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.draws import random_draws, random_levels, training_loss
 from diffkit.system.guidance import (
     GuidanceSlot,
     check_guidance,
@@ -41,11 +41,11 @@ from diffkit.system.guidance import (
     row_conditions,
     with_guidance,
 )
-from diffkit.system.objective import Objective, count_first
+from diffkit.system.objective import Objective
 from diffkit.system.prepared import SamplingJob, Transform
+from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
-from diffkit.system.seeding import NoiseFn, Seed, checked_seed
 from diffkit.system.settings import Settings
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, has_values, ordinary
@@ -155,12 +155,9 @@ class System(nn.Module):
             OptionError: x_start has the wrong shape, dtype or range.
         """
         x_start = self.checked(x_start)
-        level, weight = self.draw_levels(x_start.shape[0], generator=generator, timesteps_state=timesteps_state)
-        rows = count_first(level, x_start.shape[0])
-        level, weight = level.to(x_start.device), weight.to(x_start.device)
-        noise = self._noise_like(x_start, generator)
-        terms = self.loss_terms(model, x_start, level, noise, decoder_rows=rows, **conditions)
-        return terms | {"loss": terms["loss"] * weight, "level": level, "weight": weight}
+        draws = random_draws(self.parts, x_start, generator, timesteps_state).to(x_start.device)
+        loss, terms = training_loss(self.loss_terms, model, x_start, draws, conditions)
+        return terms | {"loss": loss, "level": draws.level, "weight": draws.weight}
 
     def draw_levels(
         self, batch: int, *, generator: torch.Generator | None = None, timesteps_state: State = None
@@ -169,16 +166,7 @@ class System(nn.Module):
 
         They are on the device of its state; without a state, on that of the generator.
         """
-        sampler, batch = self.parts.timesteps, check_integer("batch", batch, ge=0, le=2**31)
-        _check_generator(generator)
-        device = generator.device if generator is not None else torch.device("cpu")
-        u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
-        if timesteps_state is None:
-            state = pytree.tree_map_only(Tensor, lambda held: held.to(device), sampler.init(self.table))
-        else:
-            state, held = timesteps_state, next(iter(pytree.tree_leaves(timesteps_state)), None)
-            u = u.to(held.device) if isinstance(held, Tensor) else u
-        return sampler.sample(state, u, self.num_steps)
+        return random_levels(self.parts, batch, generator, timesteps_state)
 
     def loss_terms(
         self,
@@ -587,10 +575,6 @@ class System(nn.Module):
             raise OptionError("this system was composed with backbone=None; pass model= to this call")
         return self.backbone
 
-    def _noise_like(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        device = generator.device if generator is not None else x.device
-        return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-
 
 def with_sampler(parts: Composition, slot: Slot) -> Composition:
     """Return a composition with another sampler, or unchanged for None.
@@ -647,14 +631,6 @@ def _check_tensors(**values: object) -> None:
         if not isinstance(value, Tensor) or not value.ndim:
             what = "a single number" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise OptionError(f"{name} must be a tensor with an entry for each example, got {what}")
-
-
-def _check_generator(generator: object) -> None:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise OptionError(
-            f"generator must be a torch.Generator, got a {type(generator).__name__}; torch.Generator().manual_seed(0) "
-            "is one"
-        )
 
 
 def _check_arguments(noise_fn: object, table: object, x_transform: object) -> None:

@@ -25,6 +25,7 @@ from diffkit.system.conditions import as_tensor, rows_of
 from diffkit.system.denoiser import Denoiser, as_float
 from diffkit.system.guidance import networks_of
 from diffkit.system.objective import Objective
+from diffkit.system.randomness import NoiseFn, Seed, noise_for
 from diffkit.system.sampling import (
     Program,
     StepFn,
@@ -35,7 +36,6 @@ from diffkit.system.sampling import (
     step_with_denoised,
     take_step,
 )
-from diffkit.system.seeding import NoiseFn, Seed, noise_for
 from diffkit.table import Coefs, ProcessTable
 
 Transform = Callable[[Tensor], Tensor]

@@ -24,7 +24,7 @@ from diffkit.protocols import (
 )
 from diffkit.system.coefficients import CoefficientTable, NamedColumns, level_coefficients, node_coefficients
 from diffkit.system.numerics import computing
-from diffkit.system.seeding import NoiseFn
+from diffkit.system.randomness import NoiseFn
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 from diffkit.tensors import ordinary
 

@@ -16,7 +16,7 @@ from diffkit.spacing import Spacing, levels
 from diffkit.system.compiling import Compile
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
-from diffkit.system.seeding import Seed
+from diffkit.system.randomness import Seed
 from diffkit.tasks._images import images_for
 
 

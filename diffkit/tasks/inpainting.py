@@ -18,8 +18,8 @@ from diffkit.system.compiling import Compile
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
+from diffkit.system.randomness import Seed
 from diffkit.system.sampling import Program, route_of
-from diffkit.system.seeding import Seed
 from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import image_and_mask
 

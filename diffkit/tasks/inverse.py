@@ -19,7 +19,7 @@ from diffkit.system.compiling import Compile
 from diffkit.system.conditions import as_tensor
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
-from diffkit.system.seeding import Seed
+from diffkit.system.randomness import Seed
 from diffkit.tasks._operators import try_operator
 
 _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)

@@ -15,7 +15,7 @@ from diffkit.system.compiling import Compile
 from diffkit.system.conditions import as_tensor
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
-from diffkit.system.seeding import Seed
+from diffkit.system.randomness import Seed
 
 
 def super_resolve(

@@ -20,8 +20,8 @@ from diffkit.protocols import NO_CLASS, Composition
 from diffkit.runtime.files import not_plain, unwrap_module
 from diffkit.system.saving import fits_json
 from diffkit.system.signatures import missing_problems, name_problems
+from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
-from diffkit.training.draws import drop_conditions
 from diffkit.training.reading import read
 from diffkit.training.trainable import Trainable
 

@@ -370,8 +370,8 @@ class Reading(Trainer):
 class Mixing(Trainer):
     """Weighs the loss on the host."""
 
-    def _loss(self, x, draws, known_level, conditions):
-        return super()._loss(x, draws._replace(weight=torch.ones(len(x))), known_level, conditions)
+    def _loss(self, x, draws, conditions):
+        return super()._loss(x, draws._replace(weight=torch.ones(len(x))), conditions)
 
 
 @pytest.mark.parametrize(("kind", "error"), [(Reading, READS), (Mixing, RuntimeError)])

@@ -11,7 +11,7 @@ from torch import nn
 
 import diffkit
 from diffkit.data.base import Batch
-from diffkit.system.objective import count_first
+from diffkit.system.draws import count_first
 from diffkit.training.config import TrainConfig
 from diffkit.training.ema import Ema
 from diffkit.training.engines import SingleProcess
@@ -94,7 +94,7 @@ def loss_of(loss, var, device=DEVICE):
     out = torch.zeros(BATCH, 3 * (1 + system.parts.var.extra_outputs), *SHAPE[1:], device=device)
     x, noise = torch.zeros(BATCH, *SHAPE, device=device), torch.zeros(BATCH, *SHAPE, device=device)
     level = torch.full((BATCH,), 7)
-    rows, level = count_first(level, BATCH), level.to(device)
+    rows, level = count_first(level), level.to(device)
     system.objective.columns.on(device)
     return lambda: system.loss_terms(lambda x, time: out, x, level, noise, decoder_rows=rows)
 

@@ -18,8 +18,8 @@ from torch import nn
 
 import diffkit
 from diffkit.data import Batch
+from diffkit.system.draws import Draws
 from diffkit.training import TrainConfig
-from diffkit.training.draws import Draws
 from diffkit.training.ema import Ema
 from diffkit.training.engines import SingleProcess
 from diffkit.training.trainer import Trainer

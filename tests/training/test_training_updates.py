@@ -17,10 +17,10 @@ from training_support import config, images, lines, point_system, points, system
 import diffkit
 from diffkit.data import from_array
 from diffkit.errors import DivergedError
+from diffkit.system.draws import seeded_draws, training_loss
 from diffkit.training import TrainConfig
 from diffkit.training.config import SCHEDULES
 from diffkit.training.data_order import DataOrder
-from diffkit.training.draws import draw
 from diffkit.training.ema import Ema
 from diffkit.training.engines import SingleProcess
 from diffkit.training.metrics import Window, quartile_sums
@@ -72,8 +72,8 @@ def test_the_gradient_is_that_of_the_weighted_mean():
         Trainer._finish = original
     (batch, drawn), composed = draws[0], made.system
     assert drawn.weight.std() > 0
-    terms = composed.loss_terms(None, batch.images.float() / 8 - 1, drawn.level, drawn.noise, **batch.conditions)
-    expected = torch.autograd.grad((terms["loss"] * drawn.weight).mean(), list(made.network.parameters()))
+    loss, _ = training_loss(composed.loss_terms, None, batch.images.float() / 8 - 1, drawn, batch.conditions)
+    expected = torch.autograd.grad(loss.mean(), list(made.network.parameters()))
     for got, want in zip(made.found, expected, strict=True):
         assert torch.allclose(got, want, rtol=1e-4, atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_the_sampler_is_fed_unweighted_losses():
     run(made, 8)
     composed, history = made.system, made.timesteps
     assert history.seen.sum() == 8 * 5
-    draws = draw(composed, history, 0, 8, 5)
+    draws = seeded_draws(composed.parts, history, 0, 8, 5, slice(None), composed.device)
     made.update(images().batch(range(5)))
     terms = composed.loss_terms(
         None,

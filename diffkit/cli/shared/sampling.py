@@ -18,7 +18,7 @@ from diffkit.errors import DataError, OptionError
 from diffkit.runtime.files import weights_digest
 from diffkit.runtime.images import check_finite, open_image, pixels
 from diffkit.system.module import System
-from diffkit.system.seeding import noise_for
+from diffkit.system.randomness import noise_for
 
 if TYPE_CHECKING:
     from diffkit.cli.shared.saved import Saved
