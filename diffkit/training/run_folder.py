@@ -23,7 +23,7 @@ from diffkit.runtime.strict_json import check_fields, read_json, shown, word
 from diffkit.runtime.temporaries import is_temporary, sweep
 from diffkit.system.saving import as_file
 from diffkit.training import checkpoint
-from diffkit.training.config import TrainConfig, differences
+from diffkit.training.config import RETIRED, TrainConfig, differences
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.logs import say
 
@@ -182,7 +182,7 @@ class _Known:
     def of(cls, found: Mapping[str, Any], path: Path) -> _Known:
         """Return the description in the content of config.json."""
         check_fields(found, str(path), CheckpointError, train=dict, data=dict, frozen=(list, type(None)))
-        train = found["train"]
+        train = {name: value for name, value in found["train"].items() if name not in RETIRED}
         if unknown := train.keys() - attrs.fields_dict(TrainConfig).keys():
             raise CheckpointError(f"{path} has an unknown option {min(unknown)!r} of training")
         try:

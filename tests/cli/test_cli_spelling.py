@@ -37,9 +37,9 @@ def options(tmp_path_factory: pytest.TempPathFactory):
         ),
         ("conv_resample=False has no", "--backbone.no-conv-resample has no"),
         ("resblock_updown=True; leave", "--backbone.resblock-updown; leave"),
-        ("engine=True: failed; leave engine out", "--engine: failed; leave --engine out"),
+        ("compile=True: failed; leave compile out", "--compile: failed; leave --compile out"),
         ("pass labels=False", "pass --data.no-labels"),
-        ("engine='accelerate' ...; leave engine out for", "--engine accelerate ...; leave --engine out for"),
+        ("strategy='fsdp' ...; leave strategy out for", "--strategy fsdp ...; leave --strategy out for"),
         ("leave flip at 0", "leave --flip at 0"),
         (
             "  backbone.groups=32, now backbone.groups=7",

@@ -105,6 +105,8 @@ def test_more_steps_for_a_picture_than_there_are_levels(command: Command, refuse
     )
     assert not (tmp_path / "run").exists()
     assert command(*words).code == 0  # 50 by default, or as many as there are
+    recipe = tmp_path / "run" / "config.toml"
+    recipe.write_text('engine = "torch"\n' + recipe.read_text())  # an option of recipes written before
     assert command("train", "--config", tmp_path / "run/config.toml", "--out", tmp_path / "again").code == 0
 
 

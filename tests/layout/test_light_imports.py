@@ -62,3 +62,7 @@ def test_every_public_name_is_there(name: str):
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = package.nonsense
+
+
+def test_submodules_are_there_too():
+    assert run("import diffkit; print(diffkit.data.loading.load('digits').shape)") == "(1, 8, 8)"

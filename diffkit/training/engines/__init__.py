@@ -35,10 +35,6 @@ def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
 
 
 def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
-    if config.engine == "accelerate":
-        from diffkit.training.engines.accelerated import Accelerated
-
-        return Accelerated(device, among)
     if config.strategy == "fsdp":
         from diffkit.training.engines.sharded import Sharded
 
@@ -52,8 +48,6 @@ def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
 
 def check_processes(config: TrainConfig, size: int) -> None:
     """Raise `OptionError` unless options fit the number of processes."""
-    if config.strategy == "fsdp" and config.engine != "torch":
-        raise OptionError("engine='accelerate' makes replicas only; leave engine out for strategy='fsdp'")
     if config.strategy == "fsdp" and size == 1:
         raise OptionError(
             "strategy='fsdp' shares the network among processes, but there is one; start several with "

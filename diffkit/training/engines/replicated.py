@@ -77,14 +77,8 @@ class Replicated(Processes):
 
     def close(self) -> None:
         """Release the wrapped network."""
-        part_with(self.__dict__.pop("model", None))
-
-
-def part_with(model: nn.Module | None) -> None:
-    """Remove the connection from a network wrapped in DDP, which an error's traceback may keep alive.
-
-    An object that holds a connection after the group is destroyed may wait for it forever in its destructor.
-    """
-    if isinstance(model, DistributedDataParallel):
+        model = self.__dict__.pop("model", None)
+        # An error's traceback may keep the model alive, and an object that holds a connection after the group is
+        # destroyed may wait for it forever in its destructor.
         for held in ("reducer", "logger", "process_group"):
-            vars(model).pop(held, None)
+            vars(model).pop(held, None) if model is not None else None
