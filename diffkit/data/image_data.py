@@ -22,7 +22,7 @@ from diffkit.data.labels import Labels
 from diffkit.data.names import printable
 from diffkit.data.parallel import in_order, logs_for_job
 from diffkit.data.skipping import Skipping, check_share
-from diffkit.errors import DataError
+from diffkit.errors import DataError, joined, problem
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import progress as show_progress
 
@@ -153,9 +153,9 @@ class PictureData(Data):
 def unreadable(bad: Mapping[int, str], count: int) -> str:
     """Return the text that names the pictures that cannot be read."""
     reasons = list(bad.values())
-    lines = [f"{len(bad)} of {count} files cannot be read; remove them, or pass on_error='skip':", *reasons[:20]]
-    last = "a run that began with them continues with check=False and on_error='skip'"
-    return "\n  ".join([*lines, *(["..."] if len(bad) > 20 else []), last])
+    first = problem(f"{len(bad)} of {count} files cannot be read; remove them", fix={"on_error": "skip"})
+    last = problem("a run that began with them continues", fix={"check": False, "on_error": "skip"})
+    return joined("\n  ", [first, *reasons[:20], *(["..."] if len(bad) > 20 else []), last])
 
 
 def _read_all(pictures: Pictures, processes: int, progress: bool) -> tuple[NDArray[Any] | None, dict[int, str]]:

@@ -123,7 +123,7 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
         names = registry("data").names()
         raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, names)}")
     if "size" not in options:
-        raise OptionError(f"data {name!r} is a folder of images; pass size=64 or size=(height, width)")
+        raise OptionError(f"data {name!r} is a folder of images, which come in many sizes", fix={"size": 64})
     return _build(Folder, "a folder", options | {"path": path})
 
 

@@ -61,7 +61,12 @@ class Classifier:
     def __attrs_post_init__(self) -> None:
         """Refuse options without effect."""
         if self.resblock_updown and not self.conv_resample:
-            raise OptionError("conv_resample=False has no effect with resblock_updown=True; leave one of them out")
+            raise OptionError(
+                "has no effect without conv_resample",
+                option="resblock_updown",
+                value=True,
+                fix=[{"resblock_updown": False}, {"conv_resample": True}],
+            )
 
     def build(self, data_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Return the network, ``forward(x, time)``: (B, C, *S), (B,) -> logits (B, num_classes).

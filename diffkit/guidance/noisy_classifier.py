@@ -74,7 +74,9 @@ class NoisyClassifier(nn.Module):
         self.num_classes = count
         self.noised = noised
         if not noised and self.parts.continuous_time:
-            raise OptionError(f"noised=False needs discrete levels, but {self.parts.label('timesteps')} draws others")
+            raise OptionError(
+                f"needs discrete levels, but {self.parts.label('timesteps')} draws others", option="noised", value=False
+            )
         where = system.device if device is None else torch.device(device)
         self.recipe = network if isinstance(network, Classifier) else None
         self.backbone: nn.Module = _built(network, system.data_shape, num_classes, where)
@@ -197,7 +199,7 @@ def _built(
     if isinstance(network, nn.Module):
         return network.to(device)
     if not isinstance(network, Classifier):
-        raise OptionError(f"network must be a diffkit.guidance.Classifier or a torch module, got {network!r}")
+        raise OptionError("must be a diffkit.guidance.Classifier or a torch module", option="network", value=network)
     with device:
         return network.build(data_shape, num_classes)
 

@@ -25,7 +25,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit.errors import CompositionError, MissingExtraError, OptionError
+from diffkit.errors import UNSET, CompositionError, MissingExtraError, OptionError
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.options import check_integer, check_number
 from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
@@ -148,9 +148,14 @@ def ode_likelihood(
         end=end,
     )
     if how.dequantize == "decoder" and how.end == "clean":
-        raise OptionError("dequantize='decoder' ends the flow at level 1; leave out end='clean'")
+        raise OptionError("ends the flow at level 1", option="dequantize", value="decoder", fix={"end": UNSET})
     if how.dequantize == "uniform" and not binned:
-        raise OptionError("dequantize='uniform' is for data on bins; this system's is continuous, take 'none'")
+        raise OptionError(
+            "is for data on bins; this system's is continuous",
+            option="dequantize",
+            value="uniform",
+            fix={"dequantize": "none"},
+        )
     draws, probes = check_integer("draws", draws, ge=1), check_integer("probes", probes, ge=1)
     seed = None if seed is None else check_integer("seed", seed, ge=0)
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)

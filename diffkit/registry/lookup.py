@@ -212,7 +212,7 @@ class Registry(Generic[P]):
         try:
             return factory(**options)
         except OptionError as error:
-            raise OptionError(f"{self.kind} {name!r}: {error}") from error
+            raise error.in_part(self.kind, name) from error
         except DiffkitError:
             raise
         except (TypeError, ValueError) as error:

@@ -364,7 +364,7 @@ class System(nn.Module):
             OptionError: The sampler is stochastic, or an argument is wrong.
         """
         if not isinstance(start, str) or start not in ("clean", "level1"):
-            raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
+            raise OptionError("must be 'clean' or 'level1'", option="start", value=start)
         x = self._placed(self.checked(x_start), model)
         self.check_unused(model, conditions, "seed")
         job = self.prepare(

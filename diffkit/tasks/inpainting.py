@@ -104,10 +104,15 @@ def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
         OptionError: There are too few levels for a single jump.
     """
     if resample > 1 and num_steps == 1:
-        raise OptionError(f"resample={resample} needs levels to go back over, and there is 1 step; use resample=1")
+        raise OptionError(
+            "needs levels to go back over, and there is 1 step", option="resample", value=resample, fix={"resample": 1}
+        )
     if resample > 1 and jump >= num_steps:
         raise OptionError(
-            f"jump={jump} does not fit {num_steps} steps; use jump={num_steps // 2} or less, or resample=1"
+            f"does not fit {num_steps} steps",
+            option="jump",
+            value=jump,
+            fix=[{"jump": num_steps // 2}, {"resample": 1}],
         )
     left = dict.fromkeys(range(0, num_steps - jump, jump), resample - 1)
     moves, level = [], num_steps

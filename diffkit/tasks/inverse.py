@@ -64,7 +64,7 @@ def solve(
     if isinstance(method, str | tuple | list | Mapping):
         method, _ = resolve("guidance", method)
     if not isinstance(method, Measured):
-        raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
+        raise OptionError("must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance", option="method", value=method)
     measurement = _measurements(system, as_tensor("measurement", measurement), method, n, batch_size)
     before = [part for part, _ in resolve_several("guidance", guidance)]
     return system.sample(

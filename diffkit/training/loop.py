@@ -382,10 +382,11 @@ class _Training(Generic[T]):
             if not _is_out_of_memory(error):
                 raise
             rows = min(self.config.microbatch or len(batch.images), len(batch.images))
-            smaller = f"microbatch={rows // 2}" if rows > 1 else "a smaller network, or strategy='fsdp' on several GPUs"
             raise OptionError(
-                f"{self.engine.device} has no memory for {rows} examples at a time, at step {self.trainer.step}; try "
-                f"{smaller}, which changes the result by rounding only; the run continues from its last checkpoint"
+                f"{self.engine.device} has no memory for {rows} examples at a time, at step {self.trainer.step}; the "
+                "run continues from its last checkpoint with "
+                + ("the same result but for rounding" if rows > 1 else "a smaller network, or on several GPUs"),
+                fix={"microbatch": rows // 2} if rows > 1 else {"strategy": "fsdp"},
             ) from error
 
     def _batches(self) -> Iterator[Batch]:

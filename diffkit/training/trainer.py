@@ -173,7 +173,8 @@ class Trainer:
         raise DivergedError(
             f"{in_a_row} updates in a row had no finite loss and gradient, so training stopped after step "
             f"{self.step - in_a_row}; in the last batch {what}, at levels {_some(level[rows])} of examples "
-            f"{_some(indices[rows.cpu()])}; try a smaller lr, grad_clip=1, or precision='fp32'"
+            f"{_some(indices[rows.cpu()])}; try a smaller lr",
+            fix=[{"grad_clip": 1}, {"precision": "fp32"}],
         )
 
     # ---- metrics ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffkit.data.base import Data, scaled
 from diffkit.data.loading import as_data
-from diffkit.errors import DataError, OptionError
+from diffkit.errors import DataError, Message, OptionError, Setting
 from diffkit.options import check_integer
 from diffkit.protocols import Model
 from diffkit.runtime.eval_mode import eval_mode
@@ -91,7 +91,7 @@ def check_held(system: Trainable, spec: Any, data: Data, config: TrainConfig) ->
     try:
         check(system, spec, data, attrs.evolve(config, batch_size=1))
     except DataError as error:
-        raise DataError(f"val must fit the system as the data does: {error}") from error
+        raise DataError(Message(Setting("val"), " must fit the system as the data does: ", error.message)) from error
 
 
 class _Pass:

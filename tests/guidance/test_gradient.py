@@ -186,8 +186,11 @@ class Midway(diffkit.protocols.MultistageSampler):
 
 
 BAD = [
-    (lambda: GradientGuidance(log_prob, at="mean"), "at='mean' needs shift='mean'; the score is that of x_t"),
-    (lambda: ClassifierGuidance(log_prob, shift="mean", clip=True), "clip=True has no effect with shift='mean'"),
+    (
+        lambda: GradientGuidance(log_prob, at="mean"),
+        "at='mean' is of the step's mean; the score is that of x_t; use shift='mean' or at='x_t'",
+    ),
+    (lambda: ClassifierGuidance(log_prob, shift="mean", clip=True), "clip=True has no effect on the mean"),
     (lambda: ClassifierGuidance(log_prob, at="x_s"), "at must be one of 'x_t', 'mean', got 'x_s'"),
     (lambda: ClassifierGuidance("resnet"), "classifier must be a network or a function, got 'resnet'"),
     (lambda: GradientGuidance(None), "log_prob must be a network or a function, got None"),

@@ -178,9 +178,9 @@ WRONG = [
     (
         dict(schedule="linear", num_steps=5),
         ValueError,
-        "use num_steps >= 21 (20 with mean='x_start' or mean='v'), or schedule='cosine', which works for any",
+        "num_steps=5 gives schedule 'linear' a variance above 1; use num_steps=21 or schedule='cosine'",
     ),
-    (dict(schedule=("linear", {"end": 0.0105}), num_steps=5), ValueError, "use num_steps >= 11, or schedule='cosine'"),
+    (dict(schedule=("linear", {"end": 0.0105}), num_steps=5), ValueError, "use num_steps=11 or schedule='cosine'"),
     (dict(data_shape="3"), ValueError, "data_shape must be (channels, *sizes), such as (3, 64, 64), got '3'"),
     (dict(data_shape=(3, 0, 4)), ValueError, "each of data_shape must be >= 1, got 0"),
     (dict(bins=1), ValueError, "bins must be >= 2, got 1; 256 is 8-bit data, None is continuous data"),

@@ -24,7 +24,7 @@ def _path_or_none(value: str | Path | None) -> Path | None:
 
 def _npy(instance: object, attribute: Attribute[Any], value: object) -> None:
     if isinstance(value, Path) and value.suffix != ".npy":
-        raise OptionError(f"cache must be a .npy file, got {str(value)!r}")
+        raise OptionError("must be a .npy file", option="cache", value=str(value))
 
 
 def way_of_labels(instance: object, attribute: Attribute[Any], value: object) -> None:
@@ -68,13 +68,13 @@ class Images(Source):
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
         if len(self.size) not in (1, 2):
-            raise OptionError(f"size must be one number or two, got {self.size!r}")
+            raise OptionError("must be one number or two", option="size", value=self.size)
         if self.channels not in (1, 3, 4):
-            raise OptionError(f"channels must be 1, 3 or 4, got {self.channels!r}")
+            raise OptionError("must be 1, 3 or 4", option="channels", value=self.channels)
         if self.bits not in (8, 16):
-            raise OptionError(f"bits must be 8 or 16, got {self.bits!r}")
+            raise OptionError("must be 8 or 16", option="bits", value=self.bits)
         if self.bits == 16 and self.channels != 1:
-            raise OptionError("bits=16 is for grey images; pass channels=1, or bits=8")
+            raise OptionError("is for grey images", option="bits", value=16, fix=[{"channels": 1}, {"bits": 8}])
 
     def form(self) -> Form:
         """Return what each image is made into."""

@@ -42,7 +42,7 @@ class Photographs(Source):
         from diffkit.data.photographs import NAMES, grid, photographs, random
 
         if len(self.size) not in (1, 2):
-            raise OptionError(f"size must be one number or two, got {self.size!r}")
+            raise OptionError("must be one number or two", option="size", value=self.size)
         size = (self.size[0], self.size[-1])
         if self.pieces == "grid":
             images, labels = grid(photographs(), size, self.stride or size)

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from diffkit.errors import OptionError
+from diffkit.errors import OptionError, joined, problem
 
 CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     32: (1, 2, 2, 2),
@@ -122,26 +122,30 @@ class Layout:
         factor = 2 ** (len(self.mults) - 1)
         if any(side % factor for side in self.sides):
             levels = _halvings(self.sides) + 1
-            yield (
-                f"sides {_by(self.sides)} cannot be halved {len(self.mults) - 1} times, as the "
-                f"{len(self.mults)} levels of channel_mult need; use sides that are multiples of {factor}, "
-                f"or at most {levels} level{'s' if levels > 1 else ''}"
+            yield problem(
+                f"sides {_by(self.sides)} cannot be halved {len(self.mults) - 1} times, as {len(self.mults)} "
+                f"levels need; take sides that are multiples of {factor}, or fewer levels",
+                fix={"channel_mult": self.mults[:levels]},
             )
 
     def _width_problems(self) -> Iterator[str]:
         if any(width < 1 or width % self.groups for width in self.widths):
             fitting = math.gcd(*self.widths)
-            yield (
-                f"groups={self.groups} does not divide every level's width ({_list(self.widths)}); "
-                f"use channels that are a multiple of {self.groups}, or groups={fitting}"
+            yield problem(
+                f"does not divide every level's width ({_list(self.widths)})",
+                option="groups",
+                value=self.groups,
+                fix={"groups": fitting},
             )
 
     def _attention_problems(self) -> Iterator[str]:
         unknown = [size for size in self.attention_resolutions or () if size not in self.sizes]
         if unknown:
-            yield (
-                f"attention_resolutions {_list(unknown)} is the size of no level; "
-                f"the levels of sides {_by(self.sides)} have sizes {_list(self.sizes)}"
+            yield problem(
+                f"names the size {_list(unknown)} of no level; the levels of sides {_by(self.sides)} have sizes "
+                f"{_list(self.sizes)}",
+                option="attention_resolutions",
+                value=self.attention_resolutions,
             )
 
     def _head_problems(self) -> Iterator[str]:
@@ -155,9 +159,11 @@ class Layout:
                 del splits["num_heads_upsample"]
         for name, split in splits.items():
             if any(width % split for width in attended):
-                yield (
-                    f"{name}={split} does not divide the width of every level with attention ({_list(attended)}); "
-                    f"use a divisor of {math.gcd(*attended)}"
+                yield problem(
+                    f"does not divide the width of every level with attention ({_list(attended)}); use a divisor of "
+                    f"{math.gcd(*attended)}",
+                    option=name,
+                    value=split,
                 )
 
 
@@ -175,7 +181,7 @@ def default_channel_mult(sides: tuple[int, ...]) -> tuple[float, ...]:
 def refuse(problems: tuple[str, ...]) -> None:
     """Raise one `OptionError` with all problems, if there are any."""
     if problems:
-        raise OptionError("\n".join(problems))
+        raise OptionError(joined("\n", problems))
 
 
 def _halvings(sides: tuple[int, ...]) -> int:

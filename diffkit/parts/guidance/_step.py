@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffkit.errors import Fix, problem
 from diffkit.protocols import Composition
 from diffkit.system.sampling import nodes_of
 
@@ -26,7 +27,7 @@ def step_columns(table: ProcessTable) -> dict[str, F64]:
     return {X_START: coef_x_start, X_T: posterior.coef_x_t, TIME: table.time[below]}
 
 
-def mean_problems(parts: Composition, instead: str) -> Iterable[str]:
+def mean_problems(parts: Composition, instead: Fix) -> Iterable[str]:
     """Return why some evaluations of the composition's sampler start no step, and what would work instead."""
     if nodes_of(parts.sampler, parts.table.steps()) is not None:
-        yield f"it moves a step, but {parts.label('sampler')} evaluates between levels; use {instead}"
+        yield problem(f"it moves a step, but {parts.label('sampler')} evaluates between levels", fix=instead)

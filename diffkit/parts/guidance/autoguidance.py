@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def _check_model(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not callable(value) or isinstance(value, type):
-        raise OptionError(f"model must be a network or a system, got {value!r}")
+        raise OptionError("must be a network or a system", option="model", value=value)
 
 
 @registry("guidance").register("autoguidance")

@@ -50,14 +50,20 @@ def check_processes(config: TrainConfig, size: int) -> None:
     """Raise `OptionError` unless options fit the number of processes."""
     if config.strategy == "fsdp" and size == 1:
         raise OptionError(
-            "strategy='fsdp' shares the network among processes, but there is one; start several with "
-            "torchrun --nproc-per-node=N, or leave strategy out"
+            "shares the network among processes, but there is one; start several with torchrun --nproc-per-node=N",
+            option="strategy",
+            value="fsdp",
+            fix={"strategy": "ddp"},
         )
     if config.batch_size < size:
-        raise OptionError(f"batch_size={config.batch_size} leaves some of the {size} processes nothing to do")
+        raise OptionError(
+            f"leaves some of the {size} processes nothing to do", option="batch_size", value=config.batch_size
+        )
     if config.strategy == "fsdp" and config.batch_size % size:
         raise OptionError(
-            f"strategy='fsdp' needs a batch_size that {size}, the number of processes, divides, got {config.batch_size}"
+            f"must be a multiple of {size}, the number of processes, for strategy 'fsdp'",
+            option="batch_size",
+            value=config.batch_size,
         )
 
 
