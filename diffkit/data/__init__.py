@@ -27,7 +27,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "torch_datasets": ("from_dataset",),
     "base": ("Batch", "Data", "MapData", "scaled"),
     "loading": ("as_data",),
-    "pictures": ("PictureData",),
+    "image_data": ("PictureData",),
     "low_res": ("LowRes",),
 }
 __all__ = [
