@@ -1,4 +1,4 @@
-"""The seven contracts, and the records that parts exchange.
+"""Contracts of the parts, and the records that parts exchange.
 
 Every part is a frozen attrs class that holds options only. Built-ins inherit from these protocols; a plugin may
 inherit too (and get the defaults) or spell every member out. This module imports neither NumPy tables nor torch at
@@ -539,14 +539,3 @@ class Decoder(Protocol):
 
     def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""
-
-
-PROTOCOLS: dict[str, type[Any]] = {
-    "schedule": NoiseSchedule,
-    "mean": MeanParameterization,
-    "var": VarianceParameterization,
-    "loss": Loss,
-    "timesteps": TimestepSampler,
-    "sampler": Sampler,
-    "backbone": Backbone,
-}

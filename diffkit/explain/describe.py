@@ -16,7 +16,7 @@ from diffkit.explain.explanation import FAINT, Explanation, PartNote
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.options import option_names
 from diffkit.protocols import Composition
-from diffkit.registry import KINDS, LOCAL, registry
+from diffkit.registry import LOCAL, SLOTS, registry
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.run_layout import SPEC
 from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
@@ -116,7 +116,7 @@ def _count_parameters(system: System, recipe: Any) -> int | None:
 
 def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: bool) -> Explanation:
     parts, table = system.parts, system.table
-    kinds = [kind for kind in KINDS if kind != "backbone"]
+    kinds = [kind for kind in SLOTS if kind != "backbone"]
     notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
     chosen = system.parts_for(sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any
+from typing import Any, Protocol
 
-from diffkit import protocols
 from diffkit.errors import ProtocolError, naming
 from diffkit.options import option_names
+from diffkit.protocols import Composition
+from diffkit.registry.kinds import KINDS
 
 _ATTRIBUTE_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     "continuous": bool,
@@ -40,7 +41,7 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
     """
     if type(part) in _FUNCTIONS:
         return
-    protocol = protocols.PROTOCOLS[kind]
+    protocol = KINDS[kind].contract
     name = source or f"{kind} {_name_of(part)!r}"
     with naming(name):
         faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part), *_option_faults(part)]
@@ -48,11 +49,11 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise ProtocolError(
             f"{name} does not honour the {protocol.__name__} contract:\n{lines}\n"
-            f"inherit from diffkit.protocols.{protocol.__name__} for the defaults"
+            f"inherit from {KINDS[kind].home} for the defaults"
         )
 
 
-def problems_of(name: str, part: Any, composition: protocols.Composition) -> list[str]:
+def problems_of(name: str, part: Any, composition: Composition) -> list[str]:
     """Return the problems of a part in a composition.
 
     Args:
@@ -76,7 +77,7 @@ def _members(protocol: type[Any]) -> dict[str, tuple[Any, inspect.Signature]]:
     """Methods of a contract and their signatures, by name."""
     found: dict[str, Any] = {}
     for base in reversed(protocol.__mro__):
-        if base.__module__ == protocols.__name__:
+        if vars(base).get("_is_protocol") and base is not Protocol:
             found |= {n: m for n, m in vars(base).items() if inspect.isfunction(m)}
     return {n: (m, inspect.signature(m)) for n, m in found.items() if not n.startswith("_") or n == "__call__"}
 

@@ -4,7 +4,7 @@ A name is looked up in this order, and nothing is imported before its name is lo
 
 1. parts registered in this process with ``registry(kind).register(name)``;
 2. built-ins: the module of that name in the kind's package (``schedule`` "cosine" is `diffkit.parts.schedules.cosine`);
-3. entry points of the group ``diffkit.<kind>``, whose value is the part's class.
+3. entry points of the kind's group (``diffkit.schedule``), whose value is the part's class.
 
 A plugin never replaces a built-in; ``distribution:name`` always reaches it. The environment variable
 DIFFKIT_PLUGINS holds an allow-list of distributions (unset: all; empty: none).
@@ -40,10 +40,10 @@ from diffkit.options import option_names
 from diffkit.registry.aliases import alias_of
 from diffkit.registry.contracts import check_contract
 from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
-from diffkit.registry.entry_points import KINDS as KINDS
 from diffkit.registry.entry_points import LOCAL as LOCAL
 from diffkit.registry.entry_points import NAME, Point, Scan, normalized, own_version
 from diffkit.registry.entry_points import canonical as canonical
+from diffkit.registry.kinds import KINDS, Kind
 
 P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,9 +89,9 @@ class Provenance:
 class Registry(Generic[P]):
     """All parts of one kind."""
 
-    def __init__(self, kind: str, package: str):
-        self.kind = kind
-        self._package = package
+    def __init__(self, kind: Kind):
+        self.kind = kind.name
+        self._package = kind.package
         self._here: dict[str, Callable[..., P]] = {}
         self._imported: dict[str, Callable[..., P]] = {}
         self._provenance: dict[object, Provenance] = {}
@@ -325,13 +325,11 @@ def _article(part: object) -> str:
 
 
 _scan = Scan()
-_registries: dict[str, Registry[Any]] = {
-    kind: Registry(kind, f"diffkit.parts.{package}") for kind, package in KINDS.items()
-}
+_registries: dict[str, Registry[Any]] = {kind.name: Registry(kind) for kind in KINDS.values()}
 
 
 def registry(kind: str) -> Registry[Any]:
-    """Return the registry of one kind: schedule, mean, var, loss, timesteps, sampler or backbone."""
+    """Return the registry of a kind, by its name in `KINDS`."""
     try:
         return _registries[kind]
     except KeyError:

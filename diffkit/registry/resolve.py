@@ -1,4 +1,4 @@
-"""Slots of `diffkit.compose`: accepted values, and how each becomes a part."""
+"""How a value that stands for a part becomes the part."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from diffkit.errors import OptionError, naming
-from diffkit.protocols import PROTOCOLS
 from diffkit.registry.contracts import check_contract
+from diffkit.registry.kinds import KINDS
 from diffkit.registry.lookup import registry
 
 Slot = Any
@@ -42,7 +42,7 @@ def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
             + (
                 "pass it as model= to each call of a system with backbone=None, or wrap it in an nn.Module"
                 if kind == "backbone"
-                else f"write a class that inherits from diffkit.protocols.{PROTOCOLS[kind].__name__}"
+                else f"write a class that inherits from {KINDS[kind].home}"
             )
         )
     check_contract(kind, slot)
@@ -54,6 +54,8 @@ def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
 
 def _refuse_weights(kind: str, name: str, part: object) -> None:
     """Raise an error for a part that holds a network or tensor: it would not be trained, moved or saved."""
+    if KINDS[kind].objects:
+        return
     found = next(_weights_in(part, "", set()), None)
     if found is not None:
         place, what = found

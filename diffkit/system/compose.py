@@ -17,7 +17,7 @@ from diffkit.errors import CompositionError, DiffkitError, OptionError, Protocol
 from diffkit.options import check_flag, check_integer, option_names
 from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition, CountsClasses, Decoder
-from diffkit.registry import KINDS
+from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.files import unwrap_module
@@ -189,7 +189,7 @@ def recompose(system: System, **changes: Any) -> System:
     known = inspect.signature(compose).parameters
     for name in changes.keys() - known.keys():
         raise OptionError(f"recompose takes what compose takes, not {name!r}{did_you_mean(name, known)}")
-    arguments = {kind: getattr(system.parts, kind) for kind in KINDS if kind != "backbone"}
+    arguments = {kind: getattr(system.parts, kind) for kind in SLOTS if kind != "backbone"}
     arguments |= attrs.asdict(system.settings, recurse=False)
     if "backbone" in changes:
         return compose(**arguments | {"time_argument": None, "null_conditions": None} | changes)
@@ -285,7 +285,7 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
 
 def _refuse(parts: Composition, recipe: Any) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
-    kinds = [kind for kind in KINDS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
+    kinds = [kind for kind in SLOTS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
         problems = [problem for k in kinds for problem in problems_of(parts.label(k), getattr(parts, k), parts)]
         problems += _core_problems(parts)

@@ -32,7 +32,7 @@ def checks_for(kind: str) -> tuple[Check, ...]:
     """Return every check of a kind: named, documented (`Check.law`, `Check.cause`), callable with a part.
 
     Args:
-        kind: schedule, mean, var, loss, timesteps, sampler or backbone.
+        kind: Kind of part, such as "sampler".
     Raises:
         OptionError: No such kind.
     """

@@ -25,7 +25,7 @@ def options(tmp_path_factory: pytest.TempPathFactory):
         ("num_steps must be >= 1, got 0", "--num-steps must be >= 1, got 0"),
         ("steps must be >= 1, got 0", "--steps must be >= 1, got 0"),
         ("each of data_shape must be >= 1", "each of --data-shape must be >= 1"),
-        ("at num_steps=10; it needs num_steps >= 21, or", "at --num-steps 10; it needs --num-steps >= 21, or"),
+        ("at num_steps=10; use num_steps >= 21, or", "at --num-steps 10; use --num-steps >= 21, or"),
         ("use var='learned_range' or loss='simple'", "use --var learned_range or --loss simple"),
         ("compose with data_shape=(3, 4, 6)", "compose with --data-shape 3,4,6"),
         ("compose with data_shape=(3,)", "compose with --data-shape 3"),

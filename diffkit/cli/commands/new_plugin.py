@@ -27,7 +27,7 @@ class Options:
 
     Attributes:
         name: Name of the distribution, such as diffkit-warp; its part is named as what follows "diffkit-".
-        kind: Kind of the part: schedule, mean, var, loss, timesteps, sampler or backbone.
+        kind: Kind of the part, such as schedule or sampler.
         to: Folder to write; it must not exist yet. By default one of the distribution's name, here.
     """
 

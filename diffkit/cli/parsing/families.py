@@ -16,16 +16,6 @@ from diffkit.registry import KINDS, registry
 
 Factory = Callable[..., Any]
 
-_KIND_HELP = {
-    "schedule": "Noise schedule.",
-    "mean": "What the network predicts.",
-    "var": "Variance of the reverse step.",
-    "loss": "What training minimizes.",
-    "timesteps": "Which levels training visits.",
-    "sampler": "How samples are drawn.",
-    "backbone": "The network.",
-}
-
 
 @frozen
 class Family:
@@ -54,7 +44,7 @@ def family(kind: str) -> Family:
     """Return what can fill the slot of that name."""
     if kind in KINDS:
         found = registry(kind)
-        return Family("Parts", _KIND_HELP.get(kind, kind), found.built_in_names, found.get, found.get)
+        return Family("Parts", KINDS[kind].about, found.built_in_names, found.get, found.get)
     return _OTHERS[kind]
 
 

@@ -6,8 +6,7 @@ from string import Template
 
 from attrs import frozen
 
-from diffkit.protocols import PROTOCOLS
-from diffkit.registry import BUILT_IN, registry
+from diffkit.registry import BUILT_IN, KINDS, registry
 
 
 @frozen
@@ -45,7 +44,7 @@ def files(kind: str, distribution: str, part: str) -> dict[str, str]:
         "package": package,
         "part": part,
         "cls": "".join(word.title() for word in part.split("_")),
-        "protocol": PROTOCOLS[kind].__name__,
+        "protocol": KINDS[kind].contract.__name__,
         "versions": _versions(),
         "summary": example.summary,
         "imports": example.imports.strip(),

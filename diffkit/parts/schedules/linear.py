@@ -37,7 +37,7 @@ class Linear(NoiseSchedule):
         if betas.max() > 1:
             raise OptionError(
                 f"schedule 'linear' has a variance above 1 at num_steps={num_steps}; {self._what_works()}, "
-                "schedule 'cosine' works at any"
+                "or schedule='cosine', which works for any"
             )
         return ProcessTable.from_betas(betas)
 
@@ -45,5 +45,5 @@ class Linear(NoiseSchedule):
         """A beta of just 1 leaves no signal at the last level, where eps does not determine x_start."""
         bound = 1000 * max(self.start, self.end)
         smallest, with_signal = math.ceil(bound), math.floor(bound) + 1
-        text = f"it needs num_steps >= {with_signal}"
-        return text if smallest == with_signal else f"{text}, or {smallest} with mean 'x_start' or 'v'"
+        text = f"use num_steps >= {with_signal}"
+        return text if smallest == with_signal else f"{text} ({smallest} with mean='x_start' or mean='v')"
