@@ -6,8 +6,8 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, ClassVar, Generic, Literal, Protocol, get_args, get_origin, get_type_hints
+from types import BuiltinFunctionType, FunctionType, MethodType, UnionType
+from typing import Any, ClassVar, Generic, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from diffkit.errors import ProtocolError, naming
 from diffkit.options import option_names
@@ -184,6 +184,11 @@ def _expected(hint: Any) -> tuple[str, Callable[[Any], bool]]:
         (hint,) = get_args(hint)
     if hint is Any:
         return "a value", lambda value: value is not None
+    if get_origin(hint) in (Union, UnionType):
+        labels, tests = zip(*map(_expected, get_args(hint)), strict=True)
+        return " or ".join(labels), lambda value: any(fits(value) for fits in tests)
+    if hint is type(None):
+        return "None", lambda value: value is None
     if get_origin(hint) is Literal:
         words = get_args(hint)
         return " or ".join(map(repr, words)), lambda value: isinstance(value, str) and value in words
