@@ -33,7 +33,7 @@ def check_operator(instance: object, attribute: attrs.Attribute[Any], value: obj
         raise OptionError(f"operator must be a function from data to measurements, got {value!r}")
 
 
-@frozen(eq=False)
+@frozen
 class Measured(Guidance):
     """Guidance towards a measurement, which is an argument of `diffkit.tasks.solve`.
 
