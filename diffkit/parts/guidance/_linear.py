@@ -33,7 +33,7 @@ def check_operator(instance: object, attribute: attrs.Attribute[Any], value: obj
         raise OptionError("must be a function from data to measurements", option="operator", value=value)
 
 
-@frozen(eq=False)
+@frozen
 class Measured(Guidance):
     """Guidance towards a measurement, which is an argument of `diffkit.tasks.solve`.
 
