@@ -16,8 +16,8 @@ def ordinary(tree: T) -> T:
     from torch import Tensor
     from torch.utils import _pytree as pytree
 
-    if isinstance(tree, Tensor):  # a walk over a tree takes as long as several operations
-        return tree.clone() if tree.is_inference() else tree
+    if isinstance(tree, Tensor) and not tree.is_inference():  # to walk a tree takes as long as several operations
+        return tree
     if isinstance(tree, dict) and not tree:
         return tree
     copied: T = pytree.tree_map_only(Tensor, lambda held: held.clone() if held.is_inference() else held, tree)
