@@ -20,6 +20,7 @@ from diffkit.registry import LOCAL, SLOTS, registry
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.run_layout import SPEC
 from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
+from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import scalings
 from diffkit.system.compose import compose
 from diffkit.system.loading import from_spec, read_spec
@@ -118,7 +119,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     parts, table = system.parts, system.table
     kinds = [kind for kind in SLOTS if kind != "backbone"]
     notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
-    chosen = system.parts_for(sampler).sampler
+    chosen = parts_for(system.parts, sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)
     posterior = table.posterior()

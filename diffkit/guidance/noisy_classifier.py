@@ -16,7 +16,8 @@ from diffkit.options import check_integer
 from diffkit.parts.guidance._labels import checked_labels
 from diffkit.protocols import Composition, Model
 from diffkit.runtime.files import unwrap_module
-from diffkit.system.module import System, check_draws
+from diffkit.system.checks import check_draws
+from diffkit.system.module import System
 from diffkit.system.saving import FORMAT, is_built_by, part_spec, write, written
 from diffkit.table import ProcessTable
 from diffkit.tensors import device_of, precision_of

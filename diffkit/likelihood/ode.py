@@ -31,6 +31,8 @@ from diffkit.options import check_integer, check_number
 from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.bound import BoundTerms
+from diffkit.system.checks import checked_data
+from diffkit.system.conditions import check_unused
 from diffkit.system.denoiser import Denoiser
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
@@ -161,12 +163,12 @@ def ode_likelihood(
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
     solve = _solver(rtol, atol, method, options)
     with torch.inference_mode(False):
-        x_start = ordinary(system.checked(x_start).to(system.device))
+        x_start = ordinary(checked_data(x_start, system.data_shape, system.decoder).to(system.device))
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
     if len(places) != len(x_start):
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
-    system.check_unused(model, conditions, "steps", "sampler", "compile")
     job = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
+    check_unused(job.model, conditions, "steps", "sampler", "compile")
     flow = _Flow(system, job.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
     # the divergence is a gradient, so that inference mode is left; probes then are ordinary tensors, too
     with eval_mode(system, *job.networks()), torch.inference_mode(False), torch.set_grad_enabled(gradient):

@@ -20,6 +20,7 @@ from diffkit.runtime.eval_mode import eval_mode, eval_mode_of, modules_of
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.system.cache import MOST_STEPS, SystemCache, has_value
+from diffkit.system.call_options import Transform
 from diffkit.system.compiling import Compile, compiled
 from diffkit.system.conditions import as_tensor, rows_of
 from diffkit.system.denoiser import Denoiser, as_float
@@ -37,8 +38,6 @@ from diffkit.system.sampling import (
     take_step,
 )
 from diffkit.table import Coefs, ProcessTable
-
-Transform = Callable[[Tensor], Tensor]
 
 PROGRAMS: SystemCache[Program] = SystemCache(8)
 """For a small network, making a program takes as long as some of its steps."""

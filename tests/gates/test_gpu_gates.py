@@ -10,6 +10,7 @@ import torch
 
 import diffkit
 from diffkit.data.base import Batch
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import sampling_program
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import SingleProcess
@@ -37,7 +38,7 @@ def no_host_reads() -> Iterator[None]:
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmpp_2m"])
 def test_a_walk_reads_nothing(sampler):
     system = system_of().eval()
-    parts = system.parts_for(sampler)
+    parts = parts_for(system.parts, sampler)
     program, x = sampling_program(parts, parts.sampler, system.table_for(4)), torch.randn(2, *SHAPE, device="cuda")
     denoiser = system.denoiser()
     program.finish(denoiser, x, lambda: torch.randn_like(x))  # uploads its table
