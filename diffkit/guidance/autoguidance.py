@@ -52,7 +52,7 @@ class Autoguidance(Guidance):
         if not isinstance(self.model, System):
             return
         worse = self.model.parts
-        if self.model.backbone is None:
+        if self.model.network is None:
             yield "the worse system was composed with backbone=None; pass its network instead"
         if worse.table != parts.table:
             yield "the worse system was trained on other levels; schedule, num_steps and rescale_time must agree"
@@ -65,7 +65,7 @@ class Autoguidance(Guidance):
 
     def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with the worse system's network."""
-        network = self.model.backbone if isinstance(self.model, System) else None
+        network = self.model.network if isinstance(self.model, System) else None
         return self if network is None else attrs.evolve(self, model=network)
 
     def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
