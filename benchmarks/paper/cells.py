@@ -127,7 +127,7 @@ def gradient_noise(bench: Bench, network: Network) -> dict[str, Any]:
     found: dict[str, Any] = {"step": checkpoint.read(half).step}
     for objective in ("hybrid", "vlb", "vlb_is"):
         system = bench.study.compose(attrs.evolve(network, objective=objective)).to(bench.device)
-        system.backbone.load_state_dict(dict(files["model"]))
+        system.network.load_state_dict(dict(files["model"]))
         state = system.parts.timesteps.init(system.table)
         if objective == "vlb_is":
             leaves, structure = pytree.tree_flatten(state)

@@ -314,7 +314,7 @@ def _arrays(path: Path, *names: str) -> dict[str, Any] | None:
 def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> Iterator[Figure]:
     """Samples of the trained system, of the stored checkpoints, and at several levels."""
     system = run.system
-    if system.backbone is None:
+    if system.network is None:
         return
     if run.enlarges:
         yield Figure("This system enlarges small images; diffkit sample --low-res draws its samples.")
@@ -333,7 +333,7 @@ def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> I
 
 
 def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator[Figure]:
-    system, network = run.system, run.system.backbone
+    system, network = run.system, run.system.network
     assert network is not None
     final = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     found = list(run.checkpoints())

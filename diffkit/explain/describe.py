@@ -60,7 +60,7 @@ def explain(
     if isinstance(what, System | str | Path):
         if composition:
             raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be changed")
-        system, recipe = (what, what.recipe) if isinstance(what, System) else _saved(Path(what))
+        system, recipe = (what, what.parts.backbone) if isinstance(what, System) else _saved(Path(what))
     else:
         keywords = dict(what or {}) | composition
         recipe = _recipe(keywords.pop("backbone", "unet"))
@@ -106,8 +106,8 @@ def _saved(folder: Path) -> tuple[System, Any]:
 
 
 def _count_parameters(system: System, recipe: Any) -> int | None:
-    if system.backbone is not None:
-        return sum(parameter.numel() for parameter in system.backbone.parameters())
+    if system.network is not None:
+        return sum(parameter.numel() for parameter in system.network.parameters())
     if recipe is None:
         return None
     with torch.device("meta"):

@@ -290,14 +290,14 @@ class _Flow:
         self.system, self.denoiser, self.how, self.gradient = system, denoiser, how, gradient
         self.path = _Path(system)
         self.probes = 1 if how.divergence == "exact" else probes
-        self.seeds, self.generators = seeds, list[torch.Generator]()
+        self.seeds, self.generators = seeds, list[torch.Generator | None]()
         self.evaluations = 0
 
     def bits(self, x_start: Tensor, draw: int, solve: Solve) -> tuple[Tensor, Tensor]:
         """Return the bits per dimension with each probe (probes, B), float64, and the latent."""
         if draw == 0 and self.seeds is not None:
             seed, places = self.seeds
-            self.generators = generators_of(seed, places, x_start.device)
+            self.generators = [*generators_of(seed, places, x_start.device)]
         if draw == 0:
             self._check_gradient(x_start)
         y, offset = self._dequantized(x_start)

@@ -131,7 +131,7 @@ def compose(
     )
     _refuse(parts, recipe)
     network = _build(recipe, parts, place, time_argument)
-    return System(parts, settings, network, None if isinstance(recipe, nn.Module) else recipe)
+    return System(parts, settings, network)
 
 
 def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
@@ -206,15 +206,15 @@ def recompose(system: System, **changes: Any) -> System:
     arguments |= attrs.asdict(system.settings, recurse=False)
     if "backbone" in changes:
         return compose(**arguments | {"time_argument": None, "null_conditions": None} | changes)
-    network, recipe = system.backbone, system.recipe
+    network, recipe = system.network, system.parts.backbone
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
         return _in_mode_of(system, compose(**arguments | {"backbone": own} | changes))
     if "data_shape" in changes:
         recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
     changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
-    if _shapes(unwrap_module(network)) != _shapes(changed.backbone):
-        _check_same(compose(**arguments | {"backbone": system.recipe, "device": "meta"}), changed, network)
+    if _shapes(unwrap_module(network)) != _shapes(changed.network):
+        _check_same(compose(**arguments | {"backbone": system.parts.backbone, "device": "meta"}), changed, network)
     if system.data_shape != changed.data_shape:
         _check_size(network, changed)
     return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
@@ -223,8 +223,8 @@ def recompose(system: System, **changes: Any) -> System:
 def _in_mode_of(system: System, changed: System) -> System:
     """A system with the training mode of another, from which it has its network."""
     changed.training = system.training
-    if isinstance(changed.backbone, NamedTime):
-        changed.backbone.training = system.training
+    if isinstance(changed.network, NamedTime):
+        changed.network.training = system.training
     return changed
 
 
@@ -233,7 +233,7 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
 
     The recipes are compared, as the network itself may have adapters or quantized layers.
     """
-    old, new = _shapes(before.backbone), _shapes(changed.backbone)
+    old, new = _shapes(before.network), _shapes(changed.network)
     other = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not other:
         return
@@ -242,11 +242,7 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
     raise CompositionError(
         f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
         f"{other[0]}); give recompose "
-        + (
-            "backbone=system.backbone, which reuses it unchanged"
-            if takes
-            else "a backbone as well, which is built anew"
-        )
+        + ("backbone=system.network, which reuses it unchanged" if takes else "a backbone as well, which is built anew")
     )
 
 

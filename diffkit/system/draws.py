@@ -47,7 +47,8 @@ class Draws(NamedTuple):
 
     def some(self, rows: slice) -> Draws:
         """Return the draws of some of the examples."""
-        return Draws(*(None if each is None else each[rows] for each in self))
+        drawn_level = None if self.drawn_level is None else self.drawn_level[rows]
+        return Draws(self.level[rows], self.weight[rows], self.noise[rows], drawn_level)
 
 
 def random_draws(

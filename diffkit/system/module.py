@@ -64,19 +64,18 @@ class System(nn.Module):
     """A diffusion system of seven parts; made by `diffkit.compose`.
 
     Attributes:
-        parts: The parts, and the training table.
+        parts: The parts, and the training table; ``parts.backbone`` is the recipe that built the network.
         settings: Everything else it was composed with.
-        recipe: The backbone part that built the network, or None for a foreign network.
-        backbone: The network, or None if every call has ``model=``.
+        network: The network, or None if every call has ``model=``; ``backbone`` is another name of it.
         decoder: Log-likelihood of data at level 1.
     """
 
-    def __init__(self, parts: Composition, settings: Settings, backbone: nn.Module | None, recipe: Any = None):
+    def __init__(self, parts: Composition, settings: Settings, network: nn.Module | None):
         super().__init__()
         self.parts = parts
         self.settings = settings
-        self.recipe = recipe
-        self.backbone = backbone
+        self.network = network
+        read_backbone(self)
         self.decoder: Decoder = decoder_for(settings.bins)
         self.objective = Objective.of(parts, self.decoder)
 
@@ -84,7 +83,7 @@ class System(nn.Module):
         """Refuse to replace a part in place: the columns computed from it would not change."""
         if name in ("parts", "settings") and name in vars(self):
             raise AttributeError(f"a system's {name} are fixed; diffkit.recompose(system, loss='huber') makes another")
-        super().__setattr__(name, value)
+        super().__setattr__("network" if name == "backbone" else name, value)
 
     # ---- properties ------------------------------------------------------------------------------------------------
 
@@ -104,13 +103,18 @@ class System(nn.Module):
         return self.settings.data_shape
 
     @property
+    def backbone(self) -> nn.Module | None:
+        """Another name of `network`."""
+        return self.network
+
+    @property
     def device(self) -> torch.device:
         """Device of the network's first parameter or buffer; the CPU if it has neither."""
-        return device_of(self.backbone) or torch.device("cpu")
+        return device_of(self.network) or torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> System:
         """Return this system with another network of the same kind in place of its own."""
-        return System(self.parts, self.settings, network, self.recipe)
+        return System(self.parts, self.settings, network)
 
     def table_for(self, steps: Spacing = None) -> ProcessTable:
         """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
@@ -121,11 +125,11 @@ class System(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""
-        return spec_of(self.parts, self.settings, self.recipe, self.backbone)
+        return spec_of(self.parts, self.settings, self.network)
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder for `diffkit.load`; the folder must not hold a training run."""
-        return save(self.spec(), self.backbone, folder)
+        return save(self.spec(), self.network, folder)
 
     def extra_repr(self) -> str:
         """Name the parts."""
@@ -418,7 +422,7 @@ class System(nn.Module):
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
         """Data on the network's device; unchanged if the network is the caller's or has no device."""
-        place = device_of(self.backbone) if model is None else None
+        place = device_of(self.network) if model is None else None
         return x if place is None else x.to(place)
 
     def _conditions(
@@ -426,7 +430,7 @@ class System(nn.Module):
     ) -> dict[str, Any]:
         """Conditions of n examples, with those that guidance adds; raises `OptionError` for any problem."""
         check_guidance(parts, conditions, self.device)
-        own, classes = own_conditions(parts.guidance), parts.classes if network is self.backbone else None
+        own, classes = own_conditions(parts.guidance), parts.classes if network is self.network else None
         found = conditions_for(network, conditions, n, device, own, parts.null_conditions, classes)
         return found | row_conditions(parts.guidance, found, n)
 
@@ -450,9 +454,20 @@ class System(nn.Module):
         if model is not None:
             check_callable("model", model, "model(x, time, **conditions)")
             return model
-        if self.backbone is None:
+        if self.network is None:
             raise OptionError("this system was composed with backbone=None; pass model= to this call")
-        return self.backbone
+        return self.network
+
+
+def read_backbone(module: nn.Module) -> None:
+    """Let a module's ``network`` be loaded from state dicts in which it has its earlier name, "backbone"."""
+    module.register_load_state_dict_pre_hook(_rename_backbone)  # type: ignore[no-untyped-call]
+
+
+def _rename_backbone(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    old = f"{prefix}backbone."
+    for name in [name for name in state if name.startswith(old)]:
+        state[f"{prefix}network.{name.removeprefix(old)}"] = state.pop(name)
 
 
 def _first_encoding_step(job: SamplingJob, denoiser: Denoiser, x: Tensor) -> Tensor:

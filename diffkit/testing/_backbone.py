@@ -350,8 +350,8 @@ def _train(backbone: Backbone, net: Net, given: Mapping[str, Any], how: str, lab
     data = Stacked(_Noise(net.data_shape, given))
     try:
         check_training(system, {}, data, config)
-        assert system.backbone is not None
-        trainer = Trainer(system, system.backbone, config, SingleProcess(torch.device("cpu")))
+        assert system.network is not None
+        trainer = Trainer(system, system.network, config, SingleProcess(torch.device("cpu")))
         for _ in range(config.steps):
             trainer.update(data.batch(range(_EXAMPLES)))
     except (DiffkitError, RuntimeError, IndexError) as error:

@@ -106,8 +106,8 @@ def train(
         def begin() -> tuple[Path, str]:
             folder = run_folder.prepare(out)
             locks.append(held.enter_context(RunLock(folder)))
-            assert system.backbone is not None
-            run_folder.check_same(folder, spec, config, found, system.backbone)
+            assert system.network is not None
+            run_folder.check_same(folder, spec, config, found, system.network)
             return folder, locks[0].path.read_text()
 
         folder, lock = engine.ranks.rank_zero(begin)
@@ -170,17 +170,17 @@ class _Training(Generic[T]):
         trackers: Trackers,
         val: Data | None,
     ):
-        assert system.backbone is not None
-        self.backbone = system.backbone
+        assert system.network is not None
+        self.network = system.network
         self.system, self.spec, self.data, self.config = system, spec, data, config
         self.engine, self.ranks, self.folder, self.locks = engine, engine.ranks, folder, locks
         self.writes = engine.ranks.rank == 0
         self.trackers = trackers if self.writes else Trackers([])
         self.progress = progress and self.writes
         self.checkpoints = folder / CHECKPOINTS
-        self.trainer = Trainer(system, self.backbone, config, engine)
+        self.trainer = Trainer(system, self.network, config, engine)
         self.previews, self.held = Previews(folder, self.trainer, data), Held(val, self.trainer)
-        self.facts = run_folder.facts(config, data, run_folder.frozen_in(self.backbone))
+        self.facts = run_folder.facts(config, data, run_folder.frozen_in(self.network))
         self.saved = 0  # the step of the newest checkpoint
 
     def go(self) -> T:
@@ -197,9 +197,9 @@ class _Training(Generic[T]):
         if self.trainer.step < self.config.steps:
             self._train()
         step, device = self.trainer.step, self.engine.device
-        self.backbone.load_state_dict(self.trainer.sampling_weights())
+        self.network.load_state_dict(self.trainer.sampling_weights())
         del self.trainer, self.previews, self.held  # shares, means and moments: the whole network may need their memory
-        self.backbone.to(device)
+        self.network.to(device)
         self._say(f"done: {step} steps; {run_folder.result(self.spec, self.folder)}")
         return self.system.eval()
 

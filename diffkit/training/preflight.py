@@ -53,14 +53,14 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
         OptionError: The system has nothing to train, or an option does not fit it.
         DataError: The data does not fit the system or the options.
     """
-    if system.backbone is None:
+    if system.network is None:
         raise OptionError("the system was composed with backbone=None, so there is nothing to train")
-    if unwrap_module(system.backbone) is not system.backbone:
+    if unwrap_module(system.network) is not system.network:
         raise OptionError(
-            f"the system's network is wrapped in {type(system.backbone).__name__}, which training does itself: leave "
+            f"the system's network is wrapped in {type(system.network).__name__}, which training does itself: leave "
             "it out, and pass compile=True to training, or start several processes by torchrun"
         )
-    _check_weights(system.backbone)
+    _check_weights(system.network)
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
         raise OptionError(
             f"are more reading processes than are of use; pass at most {most}", option="workers", value=config.workers
@@ -165,10 +165,10 @@ def _label_problems(system: Trainable, classes: Classes, data: Data, example: Ba
 
 def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
     """Compare the names of conditions with those that the network accepts."""
-    if system.backbone is None:
+    if system.network is None:
         return
-    named = name_problems(system.backbone, example.conditions, frozenset())
-    for misfit in (*named, *missing_problems(system.backbone, example.conditions)):
+    named = name_problems(system.network, example.conditions, frozenset())
+    for misfit in (*named, *missing_problems(system.network, example.conditions)):
         yield f"the data does not fit the network: {misfit}"
 
 

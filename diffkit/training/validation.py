@@ -47,7 +47,7 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
         OptionError: There is no network.
         DataError: The data does not fit.
     """
-    found, network = as_data(data), system.backbone
+    found, network = as_data(data), system.network
     if network is None:
         raise OptionError("validation needs a network, but the system was composed with backbone=None")
     check_integer("batch_size", batch_size, ge=1)

@@ -132,8 +132,8 @@ def load_checkpoint(
         system = compose(
             backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **settled.composition
         )
-    assert system.backbone is not None, "it was composed with one"
-    fill(system.backbone, weights, device)
+    assert system.network is not None, "it was composed with one"
+    fill(system.network, weights, device)
     return system.eval()
 
 
@@ -142,7 +142,7 @@ def _from_own_spec(spec: Mapping[str, Any], found: InferredOptions, options: Map
     system = from_spec(spec, device="meta")
     if not options:
         return system
-    recipe = system.recipe
+    recipe: Any = system.parts.backbone
     assert recipe is not None, "no other is written"
     own = changes(found, options, recipe, path)
     more = {name: value for name, value in options.items() if name not in own}

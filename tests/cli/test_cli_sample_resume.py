@@ -151,7 +151,7 @@ def test_another_sampling_is_refused(command: Command, refused: Refused, saved: 
     assert "\n  --seed 0, now 1" in said and "\n  --guidance none, now ClassifierFree(" in said
     assert said.endswith("pass the same options to resume, name another folder, or pass --overwrite")
     other = diffkit.load(saved)
-    next(other.backbone.parameters()).data.add_(1)
+    next(other.network.parameters()).data.add_(1)
     assert "\n  another system, or the same with other weights\n" in refused(
         "sample", other.save(tmp_path / "other"), *WORDS, "--out", out
     )

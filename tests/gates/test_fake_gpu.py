@@ -91,7 +91,7 @@ def trainer_of(
         label_dropout=0.1,
         flip=0.5,
     )
-    return kind(system.train(), system.backbone, config, SingleProcess(system.device))
+    return kind(system.train(), system.network, config, SingleProcess(system.device))
 
 
 def a_batch() -> Batch:
@@ -270,7 +270,7 @@ def test_a_bound_is_found_on_the_device(gpu, seed, where):
 
 def test_a_model_of_the_caller_finds_its_data_where_they_are(gpu):
     """The system's own network is elsewhere."""
-    model = system_of().backbone
+    model = system_of().network
     system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid", backbone=FLAT, data_shape=SHAPE)
     assert system.bits_per_dim(images(), steps=2, model=model).total.device == GPU
     assert system.encode(images(), steps=2, model=model).device == GPU

@@ -50,7 +50,7 @@ def test_a_walk_reads_nothing(sampler):
 def test_an_update_reads_nothing(precision):
     system = system_of().train()
     config = TrainConfig(steps=9, batch_size=4, precision=precision)
-    trainer = Trainer(system, system.backbone, config, SingleProcess(system.device))
+    trainer = Trainer(system, system.network, config, SingleProcess(system.device))
     images = torch.zeros(4, *SHAPE, dtype=torch.uint8).pin_memory()
     batch = Batch(torch.arange(4), images, {})
     trainer.update(batch)

@@ -43,7 +43,7 @@ def system_of(loss="simple", var="fixed_large", backbone=None, **more) -> diffki
 def trainer_of(count: int, ema=(0.9999,), device="cpu", kind: type[Trainer] = Trainer) -> Trainer:
     system = system_of(backbone=Weights(count)).to(device)
     config = TrainConfig(steps=100, batch_size=BATCH, ema=ema)
-    return kind(system, system.backbone, config, Engine(torch.device(device)))
+    return kind(system, system.network, config, Engine(torch.device(device)))
 
 
 class Engine(SingleProcess):

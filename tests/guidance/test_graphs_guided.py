@@ -59,7 +59,7 @@ GUIDANCE = {
 def guided(request):
     system, guidance = system_of(), GUIDANCE[request.param]()
     parts = parts_for(system.parts, "ancestral", guidance)
-    system.backbone.calls = _Nowhere()
+    system.network.calls = _Nowhere()
     for one in guidance:
         for network in one.networks:
             network.calls = _Nowhere()
@@ -115,7 +115,7 @@ def test_one_graph_serves_every_step_and_every_number_of_steps(guided):
 def test_the_strength_may_change_without_a_graph_each():
     """Python numbers that vary become inputs of the graph."""
     system, graphs = system_of(), []
-    system.backbone.calls = _Nowhere()
+    system.network.calls = _Nowhere()
     program = sampling_program(system.parts, system.parts.sampler, system.table)
     x, row = torch.randn(3, 3, 4, 4), program.columns.on(torch.device("cpu"))[3]
 

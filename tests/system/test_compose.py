@@ -118,7 +118,7 @@ def test_the_call_in_the_users_words():
     system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid")
     assert system.data_shape == (3, 64, 64) and system.num_steps == 1000
     with torch.no_grad():
-        out = system.backbone(torch.zeros(1, 3, 64, 64), torch.zeros(1))
+        out = system.network(torch.zeros(1, 3, 64, 64), torch.zeros(1))
     assert out.shape == (1, 6, 64, 64)
 
 
@@ -317,7 +317,7 @@ def test_asking_a_network_leaves_its_frozen_part_frozen():
 def test_a_network_stays_where_it_is(device, found):
     network = Tiny(3, 3).to("meta")
     system = diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8), device=device)
-    assert system.backbone is network and system.device.type == found
+    assert system.network is network and system.device.type == found
     rebuilt = diffkit.from_spec(diffkit.compose(backbone="mlp", data_shape=(3, 8, 8)).spec(), device=device)
     assert rebuilt.device.type == ("cpu" if device is None else found)
 

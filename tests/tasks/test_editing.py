@@ -97,7 +97,7 @@ def upsampler(low_res_channels=1):
 
 def test_large_images_for_small_ones():
     system, seen = upsampler(), []
-    system.backbone.register_forward_pre_hook(lambda m, a, given: seen.append(given["low_res"]), with_kwargs=True)
+    system.network.register_forward_pre_hook(lambda m, a, given: seen.append(given["low_res"]), with_kwargs=True)
     low_res = torch.rand(2, 1, 4, 4)
     got = super_resolve(system, low_res, each=2, steps=2, seed=0, progress=False)
     assert got.shape == (4, 1, 8, 8)

@@ -246,7 +246,7 @@ BAD = [
 def test_wrong_use(call, text):
     calls = []
     system = system_for(SHAPE, num_steps=10)
-    system.backbone = None
+    system.network = None
     with pytest.raises((OptionError, CompositionError), match=re.escape(text)):
         call(_Watched(system, calls))
     assert not calls

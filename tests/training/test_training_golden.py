@@ -77,7 +77,7 @@ def trainer_of(stored, facts, *, lr_scale=1.0) -> Trainer:
         ema=tuple(float(rate) for rate in facts["ema_rate"].split(",")),
         ema_warmup=False,
     )
-    return Trainer(system, system.backbone, config, SingleProcess(torch.device("cpu")))
+    return Trainer(system, system.network, config, SingleProcess(torch.device("cpu")))
 
 
 def step(trainer: Trainer, stored, i: int) -> None:

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def trainer(composed=None, engine=None, **options) -> Trainer:
     chosen, composed = config(**options), composed or system()
-    return Trainer(composed, composed.backbone, chosen, engine or SingleProcess(CPU))
+    return Trainer(composed, composed.network, chosen, engine or SingleProcess(CPU))
 
 
 def run(made: Trainer, steps: int) -> Trainer:

@@ -29,7 +29,7 @@ from diffkit.training.trainer import Trainer
 
 def trainer(composed=None, **options) -> Trainer:
     chosen, composed = config(**options), composed or system()
-    return Trainer(composed, composed.backbone, chosen, SingleProcess(torch.device("cpu")))
+    return Trainer(composed, composed.network, chosen, SingleProcess(torch.device("cpu")))
 
 
 def run(made: Trainer, steps: int, data=None) -> Trainer:
@@ -298,7 +298,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path):
 def test_after_ten_in_a_row_training_stops_with_a_report(tmp_path):
     composed = point_system(backbone=Exploding(until=10))
     train(tmp_path / "ten", system=composed, data=points(), label_dropout=0.0)
-    assert composed.backbone.calls == 12 and composed.backbone.weight != 1
+    assert composed.network.calls == 12 and composed.network.weight != 1
     composed = point_system(backbone=Exploding())
     with pytest.raises(DivergedError) as caught:
         train(tmp_path / "eleven", system=composed, data=points(), label_dropout=0.0, save_every=4, steps=30)
@@ -355,8 +355,8 @@ def test_returned_and_saved_are_the_first_mean(tmp_path):
 
     stored = load_file(tmp_path / "checkpoints" / "step_00000012" / "ema_0.9.safetensors")
     raw = load_file(tmp_path / "checkpoints" / "step_00000012" / "model.safetensors")
-    for name, value in loaded.backbone.state_dict().items():
-        assert torch.equal(value, stored[name]) and torch.equal(value, done.backbone.state_dict()[name])
+    for name, value in loaded.network.state_dict().items():
+        assert torch.equal(value, stored[name]) and torch.equal(value, done.network.state_dict()[name])
     assert any(not torch.equal(stored[name], raw[name]) for name in stored)
 
 
@@ -365,7 +365,7 @@ def test_without_means_the_weights_themselves_are_kept(tmp_path):
     from safetensors.torch import load_file
 
     raw = load_file(tmp_path / "checkpoints" / "step_00000012" / "model.safetensors")
-    assert all(torch.equal(value, raw[name]) for name, value in done.backbone.state_dict().items())
+    assert all(torch.equal(value, raw[name]) for name, value in done.network.state_dict().items())
 
 
 def test_a_short_run_learns(tmp_path):

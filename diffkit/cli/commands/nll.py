@@ -127,7 +127,7 @@ def run(given: ParsedOptions) -> None:
             for path in (options.out, options.published, options.plot):
                 if path is not None:
                     note(f"writing {path}")
-        if options.compile and (network := saved.system.backbone) is not None:
+        if options.compile and (network := saved.system.network) is not None:
             compile_network(network)
             if among.rank == 0:
                 say_compiling("the first batch")
