@@ -16,22 +16,19 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from diffkit.data.parallel import in_order
+from diffkit.data.images import Pictures, decode_all
 from diffkit.errors import DataError
 from diffkit.runtime.files import replacing, write_atomically
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.strict_json import check_fields, json_object
-
-if TYPE_CHECKING:
-    from diffkit.data.images import Pictures
 
 FORMAT = 1
 _BLOCK = 1 << 24
@@ -169,13 +166,7 @@ def _build(path: Path, key: str, pictures: Pictures, processes: int, skip: bool,
         with replacing(path) as temporary:
             pixels = open_memmap(temporary, mode="w+", dtype=form.dtype, shape=shape)
             _reserve(temporary)
-            with show_progress(len(pictures), "building the cache", progress) as advance:
-                for i, found in enumerate(in_order(pictures.read, range(len(pictures)), processes)):
-                    if isinstance(found, DataError):
-                        bad[i] = str(found)
-                    else:
-                        pixels[i] = found
-                    advance(1)
+            bad = decode_all(pictures, pixels, processes=processes, doing="building the cache", progress=progress)
             if bad and not skip:
                 raise _UnwantedError
             pixels.flush()

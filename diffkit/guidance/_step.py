@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffkit.protocols import Composition
-
-if TYPE_CHECKING:
-    from diffkit.table import F64, ProcessTable
+from diffkit.table import F64, ProcessTable
 
 X_START, X_T, TIME = "posterior.coef_x_start", "posterior.coef_x_t", "next.time"
 """Coefficients: of each step's posterior mean, and the time of the level it goes to (at the last, of level 1)."""

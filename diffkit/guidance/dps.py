@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from attrs import frozen
 from torch import Tensor
@@ -21,9 +21,7 @@ from diffkit.guidance._pullback import value_and_pullback
 from diffkit.guidance._step import X_START, mean_problems, step_columns
 from diffkit.options import choice, number
 from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Level
-
-if TYPE_CHECKING:
-    from diffkit.table import F64, ProcessTable
+from diffkit.table import F64, ProcessTable
 
 
 @frozen(eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from attrs import field, frozen
@@ -16,10 +16,8 @@ from diffkit.guidance._pullback import row_gradient
 from diffkit.guidance._step import TIME, X_START, X_T, mean_problems, step_columns
 from diffkit.options import choice, flag, number
 from diffkit.protocols import Composition, Conditions, Guidance, Level, Prediction
+from diffkit.table import F64, ProcessTable
 from diffkit.tensors import precision_of
-
-if TYPE_CHECKING:
-    from diffkit.table import F64, ProcessTable
 
 LogProb = Callable[[Tensor, Tensor, Conditions], Tensor]
 """``log_prob(x, time, conditions) -> (B,)``: of data at a level, nats, up to a constant."""
