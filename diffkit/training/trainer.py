@@ -17,12 +17,12 @@ from diffkit.runtime.files import load_weights
 from diffkit.system.conditions import mapped, rows_of
 from diffkit.system.objective import count_first
 from diffkit.training.buffers import Buffers
+from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
 from diffkit.training.draws import Draws, draw, drop_conditions, dropout_seed, mirrored, tensors_of, with_tensors
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
-from diffkit.training.engines.protocol import Files
-from diffkit.training.engines.single import gradients
+from diffkit.training.engines.engine import gradients
 from diffkit.training.loss_scale import LossScale
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.precision import in_precision
