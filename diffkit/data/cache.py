@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from diffkit.data.images import Pictures, decode_all
 from diffkit.errors import DataError
 from diffkit.runtime.files import replacing, write_atomically
+from diffkit.runtime.locks import lock, open_lock_file
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.strict_json import check_fields, json_object
@@ -89,30 +90,18 @@ def cached(
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock, or say that the file system has none and go on: what is built takes its place at once and whole."""
-    from filelock import FileLock
-
-    if path.is_symlink():  # some versions of filelock empty what it leads to
-        raise DataError(f"{path} is a link, through which another file would be written; remove it")
-    lock = FileLock(path)
+    handle = open_lock_file(path, DataError)
     try:
-        lock.acquire()
-    except NotImplementedError as error:
-        _warn_of_no_locks(path, error)
+        lock(handle, wait=True)
     except OSError as error:
-        if error.filename is not None:  # it is the file that cannot be opened
-            raise
-        _warn_of_no_locks(path, error)
+        log(
+            f"warning: the file system of {str(path.parent)!r} has no locks ({error}), so other processes may build "
+            "the same cache at the same time"
+        )
     try:
         yield
     finally:
-        lock.release()
-
-
-def _warn_of_no_locks(path: Path, error: Exception) -> None:
-    log(
-        f"warning: the file system of {str(path.parent)!r} has no locks ({error}), so other processes may build the "
-        "same cache at the same time"
-    )
+        os.close(handle)
 
 
 def _key(pictures: Pictures) -> str:
