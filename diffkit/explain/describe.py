@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from diffkit.errors import OptionError
 from diffkit.explain.explanation import FAINT, Explanation, PartNote
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.options import option_names
-from diffkit.protocols import Composition
+from diffkit.protocols import Composition, Decoder
 from diffkit.registry import LOCAL, SLOTS, registry
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.run_layout import SPEC
@@ -27,9 +27,6 @@ from diffkit.system.loading import from_spec, read_spec
 from diffkit.system.module import System
 from diffkit.system.objective import Objective
 from diffkit.table import F64, ProcessTable
-
-if TYPE_CHECKING:
-    from diffkit.protocols import Decoder
 
 _MANY_FAINT = 0.2
 """Share of such levels above which there is a remark; a fifth of linear's chain could be skipped with little harm

@@ -18,7 +18,7 @@ from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.conditions import mapped
 from diffkit.system.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines import Engine, SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.preflight import Classes, batch_problems, bins_of, check
 from diffkit.training.reading import read
@@ -55,7 +55,7 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     if known and found.classes is not None and len(found.classes) > known:
         raise DataError(f"the data has {len(found.classes)} classes, but the network has {known}")
     with eval_mode(network):
-        return _Pass(system, found, None, SingleProcess(system.device), seed).means(batch_size)
+        return _Pass(system, found, None, Engine(system.device), seed).means(batch_size)
 
 
 class Held:

@@ -13,7 +13,7 @@ from diffkit.errors import DiffkitError, MissingExtraError
 from diffkit.runtime.run_layout import SPEC
 
 MODULES: Mapping[str, tuple[str, ...]] = {
-    "train": ("PIL", "filelock"),
+    "train": ("PIL",),
     "demo": ("PIL", "sklearn"),
     "lsun": ("PIL", "lmdb"),
     "hf": ("PIL", "datasets"),

@@ -10,10 +10,9 @@ import torch
 from diffkit.errors import OptionError
 from diffkit.runtime.distributed import Ranks, local_rank, ranks
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines.protocol import Engine as Engine
-from diffkit.training.engines.single import SingleProcess as SingleProcess
+from diffkit.training.engines.engine import Engine as Engine
 
-__all__ = ["Engine", "SingleProcess", "check_processes", "engine_for"]
+__all__ = ["Engine", "check_processes", "engine_for"]
 
 
 @contextmanager
@@ -43,7 +42,7 @@ def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
         from diffkit.training.engines.replicated import Replicated
 
         return Replicated(device, among)
-    return SingleProcess(device)
+    return Engine(device)
 
 
 def check_processes(config: TrainConfig, size: int) -> None:

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffkit.errors import OptionError
-from diffkit.training.engines.protocol import Network
-from diffkit.training.engines.single import SingleProcess
+from diffkit.training.engines.engine import Engine, Network
 
 # the name since torch 2.12; buffers are those of rank 0 at first and its own in each process from then on
 _FORWARD = "forward_sync_buffers"
 _SYNC_BUFFERS = _FORWARD if _FORWARD in signature(DistributedDataParallel.__init__).parameters else "broadcast_buffers"
 
 
-class Processes(SingleProcess):
+class Processes(Engine):
     """Base of the engines of several processes: the rows of each, and the exchange of results."""
 
     def backward(self, loss: Tensor) -> None:
