@@ -19,7 +19,7 @@ import diffkit
 from benchmarks.paper.data import data
 from benchmarks.paper.study import Network, Study
 from diffkit.data.base import scaled
-from diffkit.evaluation.extractors import Digits
+from diffkit.evaluation.extractors.digits import Digits
 from diffkit.evaluation.metrics import Statistics, frechet_distance
 from diffkit.likelihood import score
 from diffkit.training import checkpoint

@@ -121,7 +121,7 @@ def size_report(
     if memory_gb is not None:
         check_number("memory_gb", memory_gb, gt=0)
     if precision not in ("fp32", "bf16"):
-        raise OptionError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
+        raise OptionError("must be 'fp32' or 'bf16'", option="precision", value=precision)
     plain, recomputing = _variants(recipe)
     trace = Trace(plain, tuple(data_shape), out_channels, precision)
     training, sampling, flops = trace.training(count=True), trace.sampling(), trace.flops

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from diffkit._version import __version__
 from diffkit.errors import OptionError
-from diffkit.guidance._labels import checked_labels
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
+from diffkit.parts.guidance._labels import checked_labels
 from diffkit.protocols import Composition, Model
 from diffkit.runtime.files import unwrap_module
-from diffkit.system.module import System, check_draws, read_backbone
+from diffkit.system.checks import check_draws
+from diffkit.system.module import System, read_backbone
 from diffkit.system.saving import FORMAT, is_built_by, part_spec, write, written
 from diffkit.table import ProcessTable
 from diffkit.tensors import device_of, precision_of
@@ -74,7 +75,9 @@ class NoisyClassifier(nn.Module):
         self.num_classes = count
         self.noised = noised
         if not noised and self.parts.continuous_time:
-            raise OptionError(f"noised=False needs discrete levels, but {self.parts.label('timesteps')} draws others")
+            raise OptionError(
+                f"needs discrete levels, but {self.parts.label('timesteps')} draws others", option="noised", value=False
+            )
         where = system.device if device is None else torch.device(device)
         self.recipe = network if isinstance(network, Classifier) else None
         self.network: nn.Module = _built(network, system.data_shape, num_classes, where)
@@ -172,7 +175,7 @@ class NoisyClassifier(nn.Module):
         """
         if conditions.keys() != {"y"}:
             raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
-        check_draws(x_start, level, noise, self.num_steps)
+        check_draws(x_start, level, noise, self.parts)
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
         network = self.network if model is None else model
@@ -199,7 +202,7 @@ def _built(
     if isinstance(network, nn.Module):
         return network.to(device)
     if not isinstance(network, Classifier):
-        raise OptionError(f"network must be a diffkit.guidance.Classifier or a torch module, got {network!r}")
+        raise OptionError("must be a diffkit.guidance.Classifier or a torch module", option="network", value=network)
     with device:
         return network.build(data_shape, num_classes)
 

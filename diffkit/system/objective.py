@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffkit.errors import CompositionError, ProtocolError
 from diffkit.gaussian import mixed
-from diffkit.protocols import Composition, Decoder, Level, LossInputs, Model, Transition
+from diffkit.protocols import Composition, ContinuousSchedule, Decoder, Level, LossInputs, Model, Transition
 from diffkit.system.coefficients import (
     CoefficientTable,
     level_coefficients,
@@ -126,7 +126,9 @@ class Objective:
     def _continuous(self, log_snr: Tensor, x: Tensor) -> tuple[Level, tuple[Tensor, Tensor]]:
         """Level and target coefficients at any log_snr, computed in float64 and then cast; there is no transition."""
         log_snr = log_snr.double()
-        total_std, time = self.parts.schedule.level(log_snr)
+        path = self.parts.schedule
+        assert isinstance(path, ContinuousSchedule), "composition refuses continuous levels of another schedule"
+        total_std, time = path.level(log_snr)
         at = Coefs(total_std * log_snr.sigmoid().sqrt(), total_std * (-log_snr).sigmoid().sqrt(), log_snr)
         c_skip, c_out, c_in = self.parts.mean.scalings(at, None)
         p, q = (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out

@@ -18,7 +18,7 @@ from diffkit._version import __version__
 from diffkit.errors import CheckpointError, OptionError, SpecError
 from diffkit.options import option_names
 from diffkit.protocols import Composition
-from diffkit.registry import KINDS, registry
+from diffkit.registry import SLOTS, registry
 from diffkit.runtime.files import digest, to_safetensors, unwrap_module, write_atomically, write_through
 from diffkit.runtime.publishing import new_folder
 from diffkit.runtime.run_layout import SPEC, WEIGHTS, is_run
@@ -37,7 +37,7 @@ def spec_of(parts: Composition, settings: Settings, network: nn.Module | None) -
         SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it; or
             an option is of a type that JSON does not have.
     """
-    named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in KINDS if kind != "backbone"}
+    named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in SLOTS if kind != "backbone"}
     named["backbone"] = _backbone_spec(parts, None if network is None else unwrap_module(network))
     others = written("the system", attrs.asdict(settings, recurse=False))
     if others["null_conditions"] is None:  # older specs do not have it

@@ -109,8 +109,9 @@ def _started(loader: DataLoader[Batch | Failure], workers: int) -> Iterator[Batc
         if not workers:
             raise
         raise DataError(
-            f"the data cannot be sent to reading processes: {error}; let it hold functions of a module, no lambda and "
-            "no open file, or pass workers=0"
+            f"the data cannot be sent to reading processes: {error}; let it hold functions of a module, no lambda "
+            "and no open file",
+            fix={"workers": 0},
         ) from error
 
 

@@ -78,7 +78,8 @@ def _by_width(paths: Mapping[int, Path], width: float, step: int, names: Set[str
     stored = [(Profile(own, at), path) for at, path in sorted(paths.items()) for own in _widths(path) if at <= step]
     if not stored:
         raise OptionError(
-            f"no checkpoint up to step {step} holds a power-function mean; train with ema_power=(0.05, 0.1)"
+            f"no checkpoint up to step {step} was trained with a power-function mean",
+            fix={"ema_power": (0.05, 0.1)},
         )
     factors, off = mixture([profile for profile, _ in stored], Profile(width, step))
     if off > FARTHEST:

@@ -19,11 +19,11 @@ from diffkit.system.conditions import mapped, rows_of
 from diffkit.system.draws import Draws, seeded_draws, training_loss
 from diffkit.training.augmentation import drop_conditions, dropout_seed, mirrored
 from diffkit.training.buffers import Buffers
+from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
-from diffkit.training.engines.protocol import Files
-from diffkit.training.engines.single import gradients
+from diffkit.training.engines.engine import gradients
 from diffkit.training.loss_scale import LossScale
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.precision import in_precision
@@ -173,7 +173,8 @@ class Trainer:
         raise DivergedError(
             f"{in_a_row} updates in a row had no finite loss and gradient, so training stopped after step "
             f"{self.step - in_a_row}; in the last batch {what}, at levels {_some(level[rows])} of examples "
-            f"{_some(indices[rows.cpu()])}; try a smaller lr, grad_clip=1, or precision='fp32'"
+            f"{_some(indices[rows.cpu()])}; try a smaller lr",
+            fix=[{"grad_clip": 1}, {"precision": "fp32"}],
         )
 
     # ---- metrics ---------------------------------------------------------------------------------------------------

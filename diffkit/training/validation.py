@@ -11,14 +11,14 @@ from torch import Tensor
 
 from diffkit.data.base import Data, scaled
 from diffkit.data.loading import as_data
-from diffkit.errors import DataError, OptionError
+from diffkit.errors import DataError, Message, OptionError, Setting
 from diffkit.options import check_integer
 from diffkit.protocols import Model
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.conditions import mapped
 from diffkit.system.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines import Engine, SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.preflight import Classes, batch_problems, bins_of, check
 from diffkit.training.reading import read
@@ -55,7 +55,7 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     if known and found.classes is not None and len(found.classes) > known:
         raise DataError(f"the data has {len(found.classes)} classes, but the network has {known}")
     with eval_mode(network):
-        return _Pass(system, found, None, SingleProcess(system.device), seed).means(batch_size)
+        return _Pass(system, found, None, Engine(system.device), seed).means(batch_size)
 
 
 class Held:
@@ -91,7 +91,7 @@ def check_held(system: Trainable, spec: Any, data: Data, config: TrainConfig) ->
     try:
         check(system, spec, data, attrs.evolve(config, batch_size=1))
     except DataError as error:
-        raise DataError(f"val must fit the system as the data does: {error}") from error
+        raise DataError(Message(Setting("val"), " must fit the system as the data does: ", error.message)) from error
 
 
 class _Pass:

@@ -12,7 +12,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from diffkit.errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, Message, OptionError
 from diffkit.runtime.files import check_fit, load_weights
 from diffkit.system.compose import compose, recompose
 from diffkit.system.loading import from_spec
@@ -156,7 +156,7 @@ def inferred(weights: Weights, options: Mapping[str, Any]) -> InferredOptions:
     except CheckpointError as error:
         raise CheckpointError(f"{weights.path}: {error}") from error
     except OptionError as error:
-        raise OptionError(f"{weights.path}: {error}") from error
+        raise OptionError(Message(f"{weights.path}: ", error.message)) from error
     if found.family != "dit":
         return found
     return attrs.evolve(found, data_shape=_grid_shape(found, weights.tensors["pos_embed"]))

@@ -108,7 +108,7 @@ def test_a_label_that_means_no_class_is_required(refused: Refused, with_classes:
         "import", tmp_path / "foreign.pt", "--to", tmp_path / "b", "--null-class", *UNSEEN
     )
     text = refused("import", tmp_path / "foreign.pt", "--to", tmp_path / "b", *UNSEEN, *TRAINED, "--num-classes", "2")
-    assert "--num-classes is 3 in the file, 2 given; one label more: --null-class if it means no class" in text
+    assert "--num-classes is 3 in the file, 2 given; use --null-class" in text
 
 
 def test_classifiers_of_ours_say_themselves_what_they_are(command: Command, tmp_path: Path):

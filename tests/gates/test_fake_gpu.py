@@ -29,7 +29,7 @@ from diffkit.likelihood import score
 from diffkit.registry import registry
 from diffkit.training import validation
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
@@ -69,7 +69,7 @@ def test_a_network_computes_where_it_was_composed(gpu, backbone):
 
 @pytest.mark.parametrize("name", registry("loss").built_in_names())
 def test_a_loss_stays_on_the_device(gpu, name):
-    learned = "learned_variance" in registry("loss").create(name).needs
+    learned = registry("loss").create(name).needs_learned_variance
     system = system_of(loss=name, var="learned_range" if learned else "fixed_large")
     system(images())["loss"].mean().backward()
 
@@ -91,7 +91,7 @@ def trainer_of(
         label_dropout=0.1,
         flip=0.5,
     )
-    return kind(system.train(), system.network, config, SingleProcess(system.device))
+    return kind(system.train(), system.network, config, Engine(system.device))
 
 
 def a_batch() -> Batch:

@@ -14,7 +14,7 @@ from diffkit.data.base import Batch
 from diffkit.system.draws import count_first
 from diffkit.training.config import TrainConfig
 from diffkit.training.ema import Ema
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.trainer import Trainer
 
 SHAPE, BATCH = (3, 4, 4), 4
@@ -46,7 +46,7 @@ def trainer_of(count: int, ema=(0.9999,), device="cpu", kind: type[Trainer] = Tr
     return kind(system, system.network, config, Engine(torch.device(device)))
 
 
-class Engine(SingleProcess):
+class Engine(Engine):
     """One process; on the device that stands in for a GPU, which has no fused AdamW, the step itself is left out."""
 
     def optimizer(self, network, config):

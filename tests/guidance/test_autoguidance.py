@@ -71,7 +71,8 @@ def test_a_system_of_another_kind_is_refused(make, text):
 
 def test_a_network_on_another_device_is_refused_before_work():
     system = system_of()
-    with pytest.raises(OptionError, match="Autoguidance has a network on meta, the system is on cpu; move one of them"):
+    text = "guidance 'autoguidance' has a network on meta, the system is on cpu; move one of them"
+    with pytest.raises(OptionError, match=text):
         system.sample(3, guidance=Autoguidance(Weak(3, 2).to("meta"), 2.0), y=Y)
     assert not system.network.calls
 

@@ -209,7 +209,7 @@ def test_the_null_class_is_the_networks_last_label(name, options):
 @pytest.mark.parametrize("classes", [{}, {"num_classes": 5}])
 def test_a_network_without_a_null_class_is_refused_before_work(name, options, classes):
     system = diffkit.compose(backbone=(name, options | classes), data_shape=(2, 8, 8), num_steps=20, schedule="cosine")
-    text = f"ClassifierFree: backbone '{name}' has no null class; build it with num_classes and null_class=True"
+    text = f"guidance 'cfg': backbone '{name}' has no null class; build it with num_classes and null_class=True"
     for call in (
         lambda: system.sample(2, guidance=ClassifierFree(2.0), y=[1, 2]),
         lambda: system.trajectory(2, guidance=ClassifierFree(2.0), y=[1, 2]),
@@ -249,7 +249,7 @@ def test_null_conditions_of_every_kind():
         OptionError, match=r"condition 'text' cannot be evaluated with and without in one call.*joint=F"
     ):
         without({"text": None}, joint=True, text=embedding)
-    with pytest.raises(OptionError, match=r"ClassifierFree needs the condition 'text'; pass text="):
+    with pytest.raises(OptionError, match=r"guidance 'cfg' needs the condition 'text'; pass text="):
         without({"text": None})
 
 
@@ -300,15 +300,15 @@ BAD = [
     (lambda: ClassifierFree(2.0, null=10), "null must be a mapping such as {'y': 10}, got 10"),
     (lambda: ClassifierFree(2.0, null={}), "null must be a mapping such as {'y': 10}, got {}"),
     (lambda: ClassifierFree(2.0, joint=2), "joint must be True or False, got 2"),
-    (lambda: system_of().sample(1, guidance="cfg", y=[0]), "guidance must be a guidance, such as"),
-    (lambda: system_of().sample(1, guidance=ClassifierFree, y=[0]), "guidance must be a guidance, such as"),
+    (lambda: system_of().sample(1, guidance="cfg", y=[0]), "guidance 'cfg' needs 'scale'"),
+    (lambda: system_of().sample(1, guidance=ClassifierFree, y=[0]), "guidance must be an instance, not the class"),
     (
         lambda: system_of().sample(1, guidance=ClassifierFree(2.0), y=[0]),
         "pass null, such as null={'y': 10}, or compose with null_conditions={'y': 10}",
     ),
     (
         lambda: system_of().sample(1, guidance=ClassifierFree(2.0, null=NULL)),
-        "ClassifierFree needs the condition 'y'; pass y=...",
+        "guidance 'cfg' needs the condition 'y'; pass y=...",
     ),
 ]
 

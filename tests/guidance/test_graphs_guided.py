@@ -19,6 +19,7 @@ from diffkit.guidance import (
     PiGDM,
     StaticThreshold,
 )
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import sampling_program, take_step
 from diffkit.tasks import average_pool
 
@@ -57,7 +58,7 @@ GUIDANCE = {
 @pytest.fixture(params=GUIDANCE)
 def guided(request):
     system, guidance = system_of(), GUIDANCE[request.param]()
-    parts = system.parts_for("ancestral", guidance)
+    parts = parts_for(system.parts, "ancestral", guidance)
     system.network.calls = _Nowhere()
     for one in guidance:
         for network in one.networks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import diffkit
 from diffkit.errors import CompositionError, MissingExtraError, OptionError
 from diffkit.guidance import MMPS, StaticThreshold
 from diffkit.likelihood import ode_likelihood
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule
 from diffkit.table import ProcessTable
 
 pytest.importorskip("torchdiffeq")
@@ -53,10 +52,8 @@ def test_it_is_the_true_likelihood(schedule, mean, end):
 
 
 @frozen
-class Line(NoiseSchedule):
+class Line(ContinuousSchedule):
     """Straight lines from data to noise, as in flow matching: alpha = 1 - t, sigma = t, which is the time."""
-
-    continuous: ClassVar[bool] = True
 
     def table(self, num_steps):
         t = np.arange(1, num_steps + 1) / num_steps

@@ -20,9 +20,9 @@ from diffkit import errors
 from diffkit.parts.samplers.ddim import DDIM
 from diffkit.parts.schedules.cosine import Cosine
 from diffkit.protocols import Loss
-from diffkit.registry import KINDS, registry
+from diffkit.registry import SLOTS, registry
 
-SLOTS = [kind for kind in KINDS if kind != "backbone"]
+SLOTS = [kind for kind in SLOTS if kind != "backbone"]
 DEFAULT = dict(
     schedule="cosine", mean="eps", var="fixed_large", loss="simple", timesteps="uniform", sampler="ancestral"
 )
@@ -178,9 +178,9 @@ WRONG = [
     (
         dict(schedule="linear", num_steps=5),
         ValueError,
-        "needs num_steps >= 21, or 20 with mean 'x_start' or 'v', schedule 'cosine' works at any",
+        "num_steps=5 gives schedule 'linear' a variance above 1; use num_steps=21 or schedule='cosine'",
     ),
-    (dict(schedule=("linear", {"end": 0.0105}), num_steps=5), ValueError, "needs num_steps >= 11, schedule 'cosine'"),
+    (dict(schedule=("linear", {"end": 0.0105}), num_steps=5), ValueError, "use num_steps=11 or schedule='cosine'"),
     (dict(data_shape="3"), ValueError, "data_shape must be (channels, *sizes), such as (3, 64, 64), got '3'"),
     (dict(data_shape=(3, 0, 4)), ValueError, "each of data_shape must be >= 1, got 0"),
     (dict(bins=1), ValueError, "bins must be >= 2, got 1; 256 is 8-bit data, None is continuous data"),

@@ -10,7 +10,7 @@ import diffkit
 from diffkit.data import Batch
 from diffkit.system.draws import Draws, random_draws
 from diffkit.training import TrainConfig
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_a_call_and_an_update_have_the_same_gradients(uneven):
     drawn = random_draws(system.parts, x, torch.Generator().manual_seed(1), uneven)
     assert drawn.weight.unique().numel() > 1
     again = make()
-    trainer = Trainer(again, again.network, TrainConfig(steps=1, batch_size=5), SingleProcess(CPU))
+    trainer = Trainer(again, again.network, TrainConfig(steps=1, batch_size=5), Engine(CPU))
     trainer.update(Batch(torch.arange(5), x, {}), drawn)
     assert trainer.metrics()["grad_norm"] == float(norm)
 

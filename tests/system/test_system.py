@@ -6,6 +6,7 @@ import copy
 import re
 import threading
 
+import attrs
 import pytest
 import torch
 from networks import Tiny
@@ -330,6 +331,30 @@ def test_levels_out_of_range_are_refused(system, x):
     for bad in (0, 13):
         with pytest.raises(OptionError, match=re.escape(f"level must lie in 1..12, got values in {bad}..{bad}")):
             system.loss_terms(None, x, torch.full((5,), bad), torch.randn_like(x))
+
+
+@attrs.frozen
+class DrawsLogSNR:
+    """All members of a timestep sampler, without saying that its levels are log_snr."""
+
+    def problems(self, composition):
+        return ()
+
+    def init(self, table):
+        return ()
+
+    def sample(self, state, u, num_steps):
+        return 4 * u, torch.ones(len(u))
+
+    def update(self, state, t, losses):
+        return state
+
+
+def test_log_snr_where_levels_are_integers_is_refused(x):
+    how = dict(schedule="log_linear", backbone=Tiny(3, 3), data_shape=tuple(x.shape[1:]))
+    system = diffkit.compose(timesteps=DrawsLogSNR(), **how)
+    with pytest.raises(OptionError, match=r"has to inherit from diffkit\.protocols\.ContinuousTimestepSampler"):
+        system(x)
 
 
 def test_there_is_one_level_and_one_noise_for_each_example(system, x):

@@ -169,7 +169,7 @@ def test_what_a_run_does_not_hold_is_named(run, asked, text):
 
 def test_a_run_without_power_means_reports_how_to_get_them(tmp_path):
     train(tmp_path)
-    with pytest.raises(OptionError, match=r"train with ema_power=\(0.05, 0.1\)"):
+    with pytest.raises(OptionError, match=r"use ema_power=\(0.05, 0.1\)"):
         averaged(tmp_path, width=0.1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from diffkit.data import from_array
 from diffkit.errors import DataError, OptionError, SpecError
 from diffkit.evaluation import _digits
 from diffkit.guidance import Classifier, ClassifierGuidance, NoisyClassifier
-from diffkit.protocols import TimestepSampler
+from diffkit.protocols import ContinuousTimestepSampler
 from diffkit.weights import is_classifier, load_classifier
 
 TINY = Classifier(
@@ -96,9 +95,7 @@ def test_the_network_is_given_what_guidance_gives_it():
 
 
 @frozen
-class Continuous(TimestepSampler):
-    domain: ClassVar[str] = "log_snr"
-
+class Continuous(ContinuousTimestepSampler):
     def sample(self, state, u, num_steps):
         return 10 * u - 5, torch.ones(len(u))
 

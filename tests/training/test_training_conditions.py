@@ -99,9 +99,7 @@ def test_a_class_conditional_backbone_of_a_third_party(tmp_path, backbone):
 def test_a_backbone_without_classes_of_a_third_party(tmp_path, name):
     data = from_array(np.zeros((10, *SHAPE), np.uint8), bins=17)
     train(tmp_path / "run", system=third(backbone=name), data=data, steps=2, label_dropout=0.0)
-    text = (
-        "label_dropout=0.2 drops classes, but the data has no classes; load it with labels, or leave label_dropout out"
-    )
+    text = "label_dropout=0.2 drops classes, but the data has no classes; load it with labels; leave label_dropout out"
     with pytest.raises(DataError, match=text):
         train(tmp_path / "other", system=third(backbone=name), data=data)
 

@@ -169,10 +169,10 @@ def test_who_holds_the_lock_is_reported_on_one_line(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_reported_to_have_none(tmp_path, monkeypatch, capsys, number):
-    def unsupported(handle):
+    def unsupported(handle, wait=False):
         raise OSError(number, "no locks")
 
-    monkeypatch.setattr(lock, "_acquire", unsupported)
+    monkeypatch.setattr(lock, "lock", unsupported)
     train(tmp_path, steps=1)
     said = capsys.readouterr().err
     assert "has no locks (no locks), so nothing prevents another training from writing there" in said

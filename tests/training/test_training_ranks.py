@@ -264,7 +264,7 @@ def test_previews_are_the_same_whatever_trains(tmp_path):
     [
         (
             dict(batch_size=9, strategy="fsdp"),
-            "strategy='fsdp' needs a batch_size that 2, the number of processes, divid",
+            "batch_size must be a multiple of 2, the number of processes",
         ),
         (dict(batch_size=1), "batch_size=1 leaves some of the 2 processes nothing to do"),
         (dict(steps=(3, 4)), "process 1 was called with another system or other options"),

@@ -22,14 +22,14 @@ from diffkit.training import TrainConfig
 from diffkit.training.config import SCHEDULES
 from diffkit.training.data_order import DataOrder
 from diffkit.training.ema import Ema
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.metrics import Window, quartile_sums
 from diffkit.training.trainer import Trainer
 
 
 def trainer(composed=None, **options) -> Trainer:
     chosen, composed = config(**options), composed or system()
-    return Trainer(composed, composed.network, chosen, SingleProcess(torch.device("cpu")))
+    return Trainer(composed, composed.network, chosen, Engine(torch.device("cpu")))
 
 
 def run(made: Trainer, steps: int, data=None) -> Trainer:

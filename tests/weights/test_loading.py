@@ -110,7 +110,7 @@ def test_names_that_ddp_and_compile_put_in_front_are_taken_off(prefix, tmp_path)
 
 def test_several_sets_of_weights_without_ema_must_be_chosen(tmp_path):
     path = written(tmp_path, "unet_uncond", wrapped=lambda state: {"old": state, "new": state})
-    with pytest.raises(OptionError, match="several sets of weights; choose one: entry='old' or 'new'"):
+    with pytest.raises(OptionError, match="several sets of weights; use entry='old' or entry='new'"):
         weights.identify(path)
     assert weights.identify(path, entry="new").entry == "new"
     with pytest.raises(CheckpointError, match="one set of weights, so there is no entry 'ema'; leave entry out"):

@@ -128,7 +128,7 @@ def test_public_files_are_read_in_every_form(form, tmp_path):
     stored = golden("unet_uncond")
     torch.save(FORMS[form](stored.state), tmp_path / "x.pt")
     if form == "another network beside":  # nothing says which, before a network is there
-        with pytest.raises(OptionError, match="choose one: entry='critic' or 'generator'"):
+        with pytest.raises(OptionError, match="sets of weights; use entry='critic' or entry='generator'"):
             diffkit.load_checkpoint(tmp_path / "x.pt", **FIXED, **stored.unseen)
         system = diffkit.load_checkpoint(tmp_path / "x.pt", entry="generator", **FIXED, **stored.unseen)
     else:
@@ -171,11 +171,11 @@ def test_a_running_mean_is_preferred_and_that_is_reported(tmp_path):
 def test_sets_that_fit_as_well_are_required(tmp_path):
     state = fresh(1).network.state_dict()
     for held, names in (
-        ({"old": state, "new": state}, "'old' or 'new'"),
-        ({"ema_0.99": state, "ema_0.9999": state, "model": state}, "'ema_0.99' or 'ema_0.9999'"),
+        ({"old": state, "new": state}, "entry='old' or entry='new'"),
+        ({"ema_0.99": state, "ema_0.9999": state, "model": state}, "entry='ema_0.99' or entry='ema_0.9999'"),
     ):
         torch.save(held, tmp_path / "x.pt")
-        with pytest.raises(OptionError, match=re.escape(f"several sets of weights; choose one: entry={names}")):
+        with pytest.raises(OptionError, match=re.escape(f"several sets of weights; use {names}")):
             weights.load_matching(fresh(2), tmp_path / "x.pt")
         for entry in held:  # the advice works
             assert weights.load_matching(fresh(2), tmp_path / "x.pt", entry=entry).entry == entry

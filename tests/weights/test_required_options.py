@@ -52,18 +52,18 @@ def test_all_missing_options_are_listed_at_once_with_published_values(tmp_path):
         "loss=('hybrid', {'vb_weight': 1.0, 'scale_by_steps': False})",
     ):
         assert f"(published: {published})" in text
-    assert text.endswith("a preset of these shapes gives all options: preset='adm/imagenet64'")
+    assert text.endswith("a preset of these shapes gives all options; use preset='adm/imagenet64'")
 
 
 def test_presets_that_differ_in_what_is_missing_are_all_named(tmp_path):
     text = refused(OptionError, meta_file(tmp_path, "iddpm/cifar10-uncond"))
-    assert "preset='iddpm/cifar10-uncond' or 'iddpm/cifar10-uncond-vlb'" in text
+    assert "preset='iddpm/cifar10-uncond' or preset='iddpm/cifar10-uncond-vlb'" in text
     assert "(published: loss=('hybrid', {'vb_weight': 0.001, 'scale_by_steps': True}) or loss='vlb')" in text
 
 
 def test_the_name_of_a_published_file_puts_its_preset_first(tmp_path):
     path = meta_file(tmp_path, "iddpm/cifar10-uncond").rename(tmp_path / "cifar10_uncond_vlb_50M_500K.pt")
-    assert "preset='iddpm/cifar10-uncond-vlb' or 'iddpm/cifar10-uncond'" in refused(OptionError, path)
+    assert "preset='iddpm/cifar10-uncond-vlb' or preset='iddpm/cifar10-uncond'" in refused(OptionError, path)
 
 
 @pytest.mark.parametrize("name", ["data_shape", "attention_order", "num_heads", *TRAINED])

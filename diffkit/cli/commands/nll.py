@@ -294,9 +294,9 @@ def _check(options: Options, given: ParsedOptions) -> None:
     check_file("--out", options.out, (".npz",), overwrite=overwrite)
     check_file("--plot", options.plot, overwrite=overwrite)
     if options.plot is not None:
-        from diffkit.likelihood import _plot
+        from diffkit.runtime import plots
 
-        _plot.check(options.plot)
+        plots.check(options.plot)
     if options.published is not None:
         check_new_folder("--published", options.published, overwrite=overwrite)
     bound_only = ("steps", "levels_per_example", "rows_per_call", "published", "plot")

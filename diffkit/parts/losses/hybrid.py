@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Hybrid(Loss):
     """``L_hybrid = L_simple + vb_weight T L_{k-1}``, where the bound's gradient does not reach the mean.
 
-    One term of the bound is drawn of the T it sums, hence the factor T: the paper's lambda = 0.001 is vb_weight.
+    One of the bound's T terms is sampled for each example, hence the factor T; vb_weight is the paper's lambda, 0.001.
 
     Attributes:
         vb_weight: Weight of the bound (bits per dimension), >= 0.
@@ -32,8 +32,9 @@ class Hybrid(Loss):
 
     vb_weight: float = number(1e-3, ge=0)
     scale_by_steps: bool = flag(True)
-    needs: ClassVar[frozenset[str]] = frozenset({"transition", "learned_variance"})
-    trains_variance: ClassVar[bool] = True  # type: ignore[misc]
+    needs_transition: ClassVar[bool] = True
+    needs_learned_variance: ClassVar[bool] = True
+    trains_variance: ClassVar[bool] = True
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss", "mse" and "vb" (the bound's term in bits per dimension, unweighted), each (B,)."""

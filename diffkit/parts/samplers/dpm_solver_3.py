@@ -9,7 +9,7 @@ import numpy as np
 from attrs import frozen
 
 from diffkit.parts.samplers._coefficients import (
-    CLOSEST,
+    MIN_SPACING,
     finite_or_zero,
     moments,
     noise_ratio,
@@ -17,8 +17,8 @@ from diffkit.parts.samplers._coefficients import (
     straight,
     within,
 )
-from diffkit.parts.samplers._singlestep import GIANT, inverse_position, noise_to_data
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.parts.samplers._singlestep import MAX_UNBOUNDED_STEP, inverse_position, noise_to_data
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("dpm_solver_3")
 @frozen
-class DPMSolver3(Sampler):
+class DPMSolver3(MultistageSampler):
     """Three stages at lambda_t, lambda_t + r1 h and lambda_t + r2 h; ``psi(z) = (exp(z) - 1) / z - 1``.
 
     ``x_2 = held - sigma_2 r2/r1 psi(r2 h) (eps_1 - eps_t)``
@@ -43,7 +43,6 @@ class DPMSolver3(Sampler):
     """
 
     order: ClassVar[int] = 3
-    uses_last: ClassVar[bool] = True
 
     def nodes(self, steps: Steps) -> F64:
         """Return log_snr of the second and third evaluation of each step, (n, 2)."""
@@ -54,7 +53,7 @@ class DPMSolver3(Sampler):
         first, second = steps.nodes
         (r1, over_r1), (r2, over_r2) = inverse_position(first, steps), inverse_position(second, steps)
         h = finite_or_zero(step_size(steps))
-        three = (r2 - r1 > CLOSEST) & (h < GIANT)
+        three = (r2 - r1 > MIN_SPACING) & (h < MAX_UNBOUNDED_STEP)
         share = np.divide(2 / 3 - r2, r1 - r2, out=np.zeros_like(h), where=three) * over_r1
         weight = np.where(three, (1 - share * r1) * over_r2, 0.0)
         inner = np.where(three, second.sigma * r2 * over_r1 * _psi(r2 * h) / noise_ratio(first), 0.0)
