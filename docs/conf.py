@@ -37,10 +37,10 @@ html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"top_of_page_buttons": []}
 
+smartquotes = False
 default_role = "py:obj"
 add_module_names = False
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 myst_heading_anchors = 4

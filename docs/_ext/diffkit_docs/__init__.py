@@ -20,7 +20,7 @@ from diffkit_docs.check import problems
 from diffkit_docs.commands import write_commands
 from diffkit_docs.gallery import write_gallery
 from diffkit_docs.names import public_names
-from diffkit_docs.navigation import add_tree
+from diffkit_docs.navigation import add_tree, rewrite_if_tree_changed
 from diffkit_docs.reference import homes, write_reference
 from diffkit_docs.repository import with_site_links, write_repository
 
@@ -35,6 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("missing-reference", link_to_name)
     app.connect("html-page-context", add_tree, priority=400)  # the theme's own, which uses it, has 500
     app.connect("html-page-context", add_versions)
+    app.connect("env-updated", rewrite_if_tree_changed)
     app.connect("build-finished", check_site)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 

@@ -60,7 +60,7 @@ def misfit(chosen: Mapping[str, str]) -> str:
     """Return why parts cannot be composed, whatever the other parts are; "" if they can."""
     why = ""
     for others in surroundings():
-        settings = {**others, **chosen}
+        settings: dict[str, Any] = {**others, **chosen}
         try:
             diffkit.compose(**settings, backbone=None, data_shape=(1, 8, 8))
         except DiffkitError as error:
@@ -83,8 +83,9 @@ def surroundings() -> tuple[Mapping[str, str], ...]:
 def _learned(defaults: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
     for var, loss in product(built_in("var"), built_in("loss")):
         if registry("var").create(var).extra_outputs:
+            settings: dict[str, Any] = {**defaults, "var": var, "loss": loss}
             try:
-                diffkit.compose(**{**defaults, "var": var, "loss": loss}, backbone=None, data_shape=(1, 8, 8))
+                diffkit.compose(**settings, backbone=None, data_shape=(1, 8, 8))
             except DiffkitError:
                 continue
             yield {"var": var, "loss": loss}

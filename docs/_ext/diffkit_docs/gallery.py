@@ -6,6 +6,7 @@ import importlib
 import inspect
 import multiprocessing
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +166,12 @@ def _laws(kind: str) -> tuple[Any, ...]:
 
 
 def _part_page(part: Shown, misfits: dict[str, dict[str, str]]) -> str:
-    first, *rest = part.doc.blocks or ("",)
+    equations = list(takewhile(lambda block: block.startswith("``"), part.doc.blocks))
+    rest = part.doc.blocks[len(equations) :]
     lines = [title(part.name), inline(part.line), ""]
-    lines += [".. container:: equation", "", *_indented(docstrings.block(first)), ""]
+    if equations:
+        lines += [".. container:: equation", ""]
+        lines += [line for each in equations for line in (*_indented(docstrings.block(each)), "")]
     if part.panels:
         lines += [*_figure(part), ""]
     for block in rest:

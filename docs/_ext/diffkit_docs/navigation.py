@@ -19,6 +19,14 @@ def add_tree(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
         context["toctree"] = lambda **options: tree(app.env, page, context["pathto"])
 
 
+def rewrite_if_tree_changed(app: Sphinx, env: Any) -> list[str]:
+    """Return every page if the tree is another one than at the last build, since all pages show it."""
+    titles = {page: title.astext() for page, title in sorted(env.titles.items())}
+    now = (dict(sorted(env.toctree_includes.items())), titles)
+    before, env.diffkit_tree = getattr(env, "diffkit_tree", None), now
+    return [] if before == now else sorted(env.found_docs)
+
+
 def tree(env: Any, page: str, path_to: Callable[[str], str]) -> str:
     """Return the tree as HTML, in the form that Sphinx gives it."""
     branch = _branch(env, page)

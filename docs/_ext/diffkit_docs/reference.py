@@ -54,7 +54,9 @@ def _name_page(name: Name, others: list[str]) -> str:
     lines = [title(name.name), f".. py:currentmodule:: {name.module}", ""]
     lines += [f".. auto{name.what}:: {name.path}"]
     if name.what in ("class", "exception"):
-        lines += ["   :members:", "   :member-order: bysource", "   :show-inheritance:"]
+        lines += ["   :members:", "   :member-order: bysource"]
+        if name.value.__bases__ != (object,):
+            lines += ["   :show-inheritance:"]
         if fields := field_names(name.value):
             lines += [f"   :exclude-members: {', '.join(fields)}"]
     if others:

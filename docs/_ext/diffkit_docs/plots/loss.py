@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,29 +10,24 @@ from matplotlib.axes import Axes
 
 from diffkit.errors import CompositionError
 from diffkit.explain import Explanation, explain
-from diffkit.registry import KINDS
 from diffkit_docs.figures import BLUE, GREY, Panel
 from diffkit_docs.plots._shared import default
 
 
 def panels(name: str, part: Any) -> list[Panel]:
     """Return the weight of an error of x_start and of eps, relative to where the SNR is 1."""
-    shown, usual = weights(part), weights(default("loss"))
+    shown = {name: (weights(part), BLUE, "-")}
+    if name != default("loss"):
+        shown = {default("loss"): (weights(default("loss")), GREY, "--"), **shown}
 
-    def of(power: int) -> Any:
+    def of(power: int) -> Callable[[Axes], None]:
         def draw(axes: Axes) -> None:
-            for each, color, label in ((usual, GREY, default("loss")), (shown, BLUE, name)):
-                if label == default("loss") and name == label and color == GREY:
-                    continue
-                log_snr = np.log(each.snr)
-                weight = each.weight / each.snr**power
-                middle = np.argmin(np.abs(log_snr))
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    y = np.where(weight > 0, weight, np.nan) / weight[middle]
-                axes.plot(
-                    log_snr, y, color=color, label=f"'{label}'", **({"ls": "--", "lw": 1} if color == GREY else {})
-                )
-            axes.set_yscale("log")
+            for label, (each, color, style) in shown.items():
+                weight = np.where(each.weight > 0, each.weight, np.nan) / each.snr**power
+                middle = weight[np.argmin(np.abs(np.log(each.snr)))]
+                axes.plot(np.log(each.snr), weight / middle, color=color, ls=style, label=f"'{label}'")
+            low, high = axes.get_ylim()
+            axes.set(yscale="log", ylim=(min(low, 0.5) if low > 0 else None, max(high, 2.0)))
 
         return draw
 
@@ -43,8 +39,7 @@ def panels(name: str, part: Any) -> list[Panel]:
 
 def weights(loss: Any) -> Explanation:
     """Explain a composition with this loss on the cosine schedule; with a learned variance if it needs one."""
-    settings = {"schedule": "cosine", "backbone": None, "data_shape": (1, 1), "bins": None}
-    assert "var" in KINDS
+    settings: dict[str, Any] = {"schedule": "cosine", "backbone": None, "data_shape": (1, 1), "bins": None}
     try:
         return explain(loss=loss, **settings)
     except CompositionError:
