@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.guidance._pullback import Pullback, value_and_pullback
-from diffkit.protocols import Conditions, Estimate, Evaluate, Guidance, Level
+from diffkit.protocols import ConditionalGuidance, Conditions, Estimate, Evaluate, Level
 
 Operator = Callable[[Tensor], Tensor]
 """x_start (B, C, *S) -> measurement (B, *M), each row on its own."""
@@ -32,7 +32,7 @@ def check_operator(instance: object, attribute: attrs.Attribute[Any], value: obj
 
 
 @frozen(eq=False)
-class Measured(Guidance):
+class Measured(ConditionalGuidance):
     """Guidance towards a measurement, which is an argument of `diffkit.tasks.solve`.
 
     Attributes:

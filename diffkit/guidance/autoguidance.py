@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from diffkit.errors import OptionError
 from diffkit.guidance._weight import extrapolate, interval, outside
 from diffkit.options import number
-from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level, Model
+from diffkit.protocols import (
+    BindableGuidance,
+    Composition,
+    Conditions,
+    Estimate,
+    Evaluate,
+    Guidance,
+    IntervalGuidance,
+    Level,
+    Model,
+    NetworkGuidance,
+)
 from diffkit.system.module import System
 from diffkit.table import Coefs
 
@@ -25,7 +36,7 @@ def _check_model(instance: object, attribute: attrs.Attribute[Any], value: objec
 
 
 @frozen(eq=False)
-class Autoguidance(Guidance):
+class Autoguidance(NetworkGuidance, BindableGuidance, IntervalGuidance):
     """``x_start = worse + scale (network - worse)``: estimates of the network and of a worse one of its kind.
 
     The worse one is smaller or trained for a shorter time, on the same data, levels and prediction, and is called with

@@ -16,7 +16,17 @@ from diffkit.errors import OptionError
 from diffkit.guidance._together import evaluate_together
 from diffkit.guidance._weight import extrapolate, interval, outside
 from diffkit.options import flag, number
-from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level
+from diffkit.protocols import (
+    BindableGuidance,
+    Composition,
+    ConditionalGuidance,
+    Conditions,
+    Estimate,
+    Evaluate,
+    Guidance,
+    IntervalGuidance,
+    Level,
+)
 from diffkit.system.guidance import joint_problem
 from diffkit.system.null_conditions import none_of
 from diffkit.table import Coefs
@@ -28,7 +38,7 @@ def _check_null(instance: object, attribute: attrs.Attribute[Any], value: object
 
 
 @frozen(eq=False)
-class ClassifierFree(Guidance):
+class ClassifierFree(ConditionalGuidance, BindableGuidance, IntervalGuidance):
     """``x_start = without + scale (with - without)``: estimates with the condition and with the null condition.
 
     Both are of x_start, which is the same as guiding eps or v; a learned variance is that of the estimate with the

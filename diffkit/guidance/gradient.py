@@ -15,7 +15,7 @@ from diffkit.guidance._linear import reach
 from diffkit.guidance._pullback import row_gradient
 from diffkit.guidance._step import TIME, X_START, X_T, mean_problems, step_columns
 from diffkit.options import choice, flag, number
-from diffkit.protocols import Composition, Conditions, Guidance, Level, Prediction
+from diffkit.protocols import Composition, ConditionalGuidance, Conditions, Level, NetworkGuidance, Prediction
 from diffkit.tensors import precision_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _check_callable(instance: object, attribute: attrs.Attribute[Any], value: ob
         raise OptionError(f"{attribute.name} must be a network or a function, got {value!r}")
 
 
-class _Gradient(Guidance):
+class _Gradient(ConditionalGuidance, NetworkGuidance):
     """Base of guidance by a gradient: the options, and how the gradient moves an estimate.
 
     Attributes:

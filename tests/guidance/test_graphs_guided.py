@@ -19,6 +19,7 @@ from diffkit.guidance import (
     PiGDM,
     StaticThreshold,
 )
+from diffkit.system.guidance import networks_of, own_conditions
 from diffkit.system.sampling import sampling_program, take_step
 from diffkit.tasks import average_pool
 
@@ -59,10 +60,9 @@ def guided(request):
     system, guidance = system_of(), GUIDANCE[request.param]()
     parts = system.parts_for("ancestral", guidance)
     system.backbone.calls = _Nowhere()
-    for one in guidance:
-        for network in one.networks:
-            network.calls = _Nowhere()
-    given = dict.fromkeys(guidance[-1].own_conditions, torch.rand(3, 3, 2, 2))
+    for network in networks_of(guidance):
+        network.calls = _Nowhere()
+    given = dict.fromkeys(own_conditions(guidance[-1:]), torch.rand(3, 3, 2, 2))
     return (
         system,
         system.denoiser(guidance=guidance, y=Y, **given),
