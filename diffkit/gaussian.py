@@ -68,7 +68,7 @@ def posterior_kl_bits(
         posterior_log_variance: Of q, nats, (B,1..).
     """
     d = posterior_log_variance - log_variance
-    # expm1 is exact where the variances are equal, exp where they are small; in float32 neither gives the other.
+    # expm1 is accurate for nearly equal variances, exp for a very negative d; float32 needs both.
     return mean_flat((d.expm1() - d).addcmul(d.exp(), weight * squared_error)) * (0.5 / NATS_PER_BIT)
 
 
@@ -77,8 +77,8 @@ def trained_kl_bits(
 ) -> Tensor:
     """`posterior_kl_bits` for a loss: one exponential instead of two, forward and backward in half the time.
 
-    In float32 a value is off by up to 1e-7 nats, which counts where thousands of small ones are summed, not where one
-    is drawn; the gradient is as exact as the other's.
+    In float32 a value is off by up to 1e-7 nats, which matters when thousands of small terms are summed, not for one
+    sampled term. The gradient is as accurate as that of `posterior_kl_bits`.
     """
     d = posterior_log_variance - log_variance
     ratio = d.exp()
@@ -96,8 +96,8 @@ def with_decoder_term(
 ) -> Tensor:
     """Replace the KL by the decoder's negative log-likelihood in the rows at level 1; bits per dimension, (B,).
 
-    The decoder costs several times the KL, so it is evaluated for ``decoder_rows`` rows only, those with `first` before
-    others; the number is known before the call, so that no shape depends on a value.
+    The decoder costs several times the KL, so it is evaluated for ``decoder_rows`` rows only, preferring rows at level
+    1; the caller gives their number, so that shapes stay static.
 
     Args:
         kl_bits: KL of every row, (B,).

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from attrs import field, frozen
 
@@ -51,7 +51,7 @@ class Coefficients(Mapping[str, "Tensor"]):
 
     def of(self, owner: str) -> Coefficients:
         """Return the coefficients of another owner."""
-        return Coefficients(self.by_owner, owner)
+        return self if owner == self.owner else Coefficients(self.by_owner, owner)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._own[name]
@@ -496,16 +496,14 @@ class Evaluate(Protocol):
         """Return the estimate at x, (B, C, *S), for any batch; ``model`` replaces the system's network."""
 
 
-@runtime_checkable
-class Guidance(Protocol):
+class Guidance(Part, Protocol):
     """Guidance of sampling; a frozen attrs class, the argument ``guidance`` of ``system.sample``.
 
-    Inherit from it for the defaults; override `guide`, `correct` or both.
+    Inherit from it for the defaults; override `guide`, `correct` or both. `neutral` is one of its options and the value
+    at which it changes nothing, such as ("scale", 1.0); None if there is none.
     """
 
-    def problems(self, parts: Composition) -> Iterable[str]:
-        """Return one sentence for each reason why it cannot work in a composition, with what would work."""
-        return ()
+    neutral: ClassVar[tuple[str, float] | None] = None
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return named float64 columns (T+1,) of the table in use, which its `Level.coefficients` then hold."""
@@ -596,14 +594,3 @@ class Decoder(Protocol):
 
     def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""
-
-
-PROTOCOLS: dict[str, type[Any]] = {
-    "schedule": NoiseSchedule,
-    "mean": MeanParameterization,
-    "var": VarianceParameterization,
-    "loss": Loss,
-    "timesteps": TimestepSampler,
-    "sampler": Sampler,
-    "backbone": Backbone,
-}

@@ -79,7 +79,7 @@ class Steps:
         )
 
     def noising(self) -> tuple[F64, F64]:
-        """``q(x_t | x_s) = N(grow x_s, std^2)`` of every step, the opposite direction; (1, 0) where s has no signal.
+        """``q(x_t | x_s) = N(grow x_s, std^2)`` of every step, the forward direction; (1, 0) where s has no signal.
 
         With r = snr_t / snr_s: grow = alpha_t / alpha_s, std = sigma_t sqrt(1 - r), and 0 where s is noisier.
         """
@@ -105,12 +105,12 @@ class ProcessTable:
 
     Attributes:
         alpha_bar: Squared signal share, float64 (T+1,); 1 at level 0, non-increasing, 0 allowed at T.
-        one_minus_alpha_bar: Squared noise share, stored separately so that low levels lose no digits where sigma is
-            given; from betas it is the difference, as in improved-diffusion.
+        one_minus_alpha_bar: Squared noise share, stored separately to keep its precision at low levels when the table
+            is made from sigma; `from_betas` computes 1 - alpha_bar, as improved-diffusion does.
         beta: 1 - alpha_bar[k] / alpha_bar[k-1], float64 (T+1,); 0 at level 0.
         total_std: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
         time: What the backbone is conditioned on at each level, float64 (T+1,); row 0 is never read.
-        index: Level in the table this one was respaced from, int64 (T+1,).
+        index: Level in the original table, before any respacing (the root table), int64 (T+1,).
 
     Make one with `from_betas`, `from_alpha_bar`, `from_alpha_sigma`, `from_sigmas` or `from_log_snr`.
     """
@@ -329,7 +329,7 @@ def check_levels(levels: Sequence[int], num_steps: int) -> NDArray[np.int64]:
     except ValueError:  # lists of several lengths in a list
         selected = np.zeros(())
     if selected.ndim != 1 or selected.size == 0 or selected.dtype.kind not in "iu":
-        raise OptionError(f"levels must be a non-empty list of integers, got {levels!r}")
+        raise OptionError("must be a non-empty list of integers", option="levels", value=levels)
     if selected[0] < 1 or selected.max() > num_steps:
         raise OptionError(f"levels must lie in 1..{num_steps}, got {int(selected.min())}..{int(selected.max())}")
     if np.any(np.diff(selected) <= 0):
@@ -338,7 +338,7 @@ def check_levels(levels: Sequence[int], num_steps: int) -> NDArray[np.int64]:
 
 
 def _betas_between(alpha_bar: F64, noise: F64 | None = None) -> F64:
-    """1 - ratio of neighbouring alpha_bar; from the noise shares where those have more digits."""
+    """1 - ratio of neighbouring alpha_bar; from one_minus_alpha_bar where that is more accurate."""
     ratio = alpha_bar[1:] / alpha_bar[:-1]
     beta = 1 - ratio
     if noise is not None:

@@ -6,9 +6,11 @@ class Logistic(NoiseSchedule): ...
 """
 
 from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
-from diffkit.registry.entry_points import KINDS as KINDS
 from diffkit.registry.entry_points import LOCAL as LOCAL
 from diffkit.registry.entry_points import canonical as canonical
+from diffkit.registry.kinds import KINDS as KINDS
+from diffkit.registry.kinds import SLOTS as SLOTS
+from diffkit.registry.kinds import Kind as Kind
 from diffkit.registry.lookup import Entry as Entry
 from diffkit.registry.lookup import Provenance as Provenance
 from diffkit.registry.lookup import Registry as Registry

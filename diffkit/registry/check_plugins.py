@@ -27,7 +27,8 @@ from pathlib import Path
 from attrs import frozen
 
 from diffkit.options import check_number
-from diffkit.registry.lookup import BUILT_IN, KINDS, LOCAL, Entry, faults, registry
+from diffkit.registry.kinds import KINDS
+from diffkit.registry.lookup import BUILT_IN, LOCAL, Entry, faults, registry
 from diffkit.runtime.output import show
 
 _CHILD = "from diffkit.registry.check_plugins import _load_one; _load_one()"

@@ -6,12 +6,13 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, ClassVar, Generic, Literal, Protocol, get_args, get_origin, get_type_hints
+from types import BuiltinFunctionType, FunctionType, MethodType, UnionType
+from typing import Any, ClassVar, Generic, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
-from diffkit import protocols
 from diffkit.errors import ProtocolError, naming
 from diffkit.options import option_names
+from diffkit.protocols import Composition
+from diffkit.registry.kinds import KINDS
 
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
 """What makes a part, and is none."""
@@ -23,10 +24,14 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
     A plain function is accepted as a factory; what it returns is checked when a system is composed.
     """
     if type(part) not in _FUNCTIONS:
-        check_protocol(protocols.PROTOCOLS[kind], part, source or f"{kind} {_name_of(part)!r}")
+        found = KINDS[kind]
+        name = source or f"{kind} {_name_of(part)!r}"
+        check_protocol(found.contract, part, name, home=found.home.rpartition(".")[0], plain_options=not found.objects)
 
 
-def check_protocol(protocol: type[Any], part: object, name: str) -> None:
+def check_protocol(
+    protocol: type[Any], part: object, name: str, *, home: str | None = None, plain_options: bool = True
+) -> None:
     """Raise `ProtocolError`, member by member, unless a class or instance follows a protocol.
 
     It also has to follow every further contract that its class inherits, such as `ContinuousSchedule`, and to inherit
@@ -36,23 +41,29 @@ def check_protocol(protocol: type[Any], part: object, name: str) -> None:
         protocol: A protocol in the module of its further contracts.
         part: The class or instance.
         name: Its name in messages.
+        home: Module that users import the protocol from; its own by default.
+        plain_options: Whether its options have to be known, as they are saved.
     """
     with naming(name):
         own = tuple(c for c in protocol.__mro__ if c not in (object, Protocol, Generic))
         contracts = _inherited(own, part)
-        faults = [*_method_faults(contracts, part), *_attribute_faults(contracts, part), *_option_faults(part)]
+        faults = [
+            *_method_faults(contracts, part),
+            *_attribute_faults(contracts, part),
+            *_option_faults(part, plain_options),
+        ]
         misplaced = [*_misplaced(own, contracts, part)]
     if not faults and not misplaced:
         return
     lines = "\n".join(f"  {fault}" for fault in (*faults, *misplaced))
     names = [c.__name__ for c in contracts if protocol in c.__mro__ and not _extended(c, contracts)]
-    advice = f"\ninherit from {' and '.join(f'{protocol.__module__}.{n}' for n in names)} for the defaults"
+    advice = f"\ninherit from {' and '.join(f'{home or protocol.__module__}.{n}' for n in names)} for the defaults"
     raise ProtocolError(
         f"{name} does not honour the {' and '.join(names)} contract:\n{lines}{advice if faults else ''}"
     )
 
 
-def problems_of(name: str, part: Any, composition: protocols.Composition) -> list[str]:
+def problems_of(name: str, part: Any, composition: Composition) -> list[str]:
     """Return the problems of a part in a composition.
 
     Args:
@@ -173,6 +184,11 @@ def _expected(hint: Any) -> tuple[str, Callable[[Any], bool]]:
         (hint,) = get_args(hint)
     if hint is Any:
         return "a value", lambda value: value is not None
+    if get_origin(hint) in (Union, UnionType):
+        labels, tests = zip(*map(_expected, get_args(hint)), strict=True)
+        return " or ".join(labels), lambda value: any(fits(value) for fits in tests)
+    if hint is type(None):
+        return "None", lambda value: value is None
     if get_origin(hint) is Literal:
         words = get_args(hint)
         return " or ".join(map(repr, words)), lambda value: isinstance(value, str) and value in words
@@ -199,10 +215,10 @@ def _not_inherited(own: tuple[type[Any], ...], contracts: tuple[type[Any], ...])
     return tuple(found)
 
 
-def _option_faults(part: object) -> Iterable[str]:
+def _option_faults(part: object, plain: bool) -> Iterable[str]:
     if "name" in (option_names(_class_of(part)) or ()):
         yield "options: expected any name but 'name', which stands for the part itself where parts are written down"
-    if _is_class(part) and option_names(_class_of(part)) is None:
+    if plain and _is_class(part) and option_names(_class_of(part)) is None:
         yield (
             "options: expected fields of a frozen attrs class, found a class with its own __init__, whose options no "
             "saved system could hold"

@@ -20,21 +20,8 @@ from attrs import frozen
 
 from diffkit._version import __version__
 from diffkit.errors import did_you_mean, failure
+from diffkit.registry.kinds import KINDS
 from diffkit.runtime.output import printable
-
-KINDS: dict[str, str] = {
-    "schedule": "schedules",
-    "mean": "means",
-    "var": "variances",
-    "loss": "losses",
-    "timesteps": "timesteps",
-    "sampler": "samplers",
-    "backbone": "backbones",
-}
-"""Kind -> sub-package. The kind is also the compose keyword and the suffix of the entry-point group."""
-
-EXTRACTOR_GROUP = "diffkit.extractors"
-"""Another group of entry points: feature networks, see `diffkit.evaluation.extractors`."""
 
 BUILT_IN, LOCAL = "diffkit", "local"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -176,22 +163,21 @@ def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
 def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, Point]]:
     name, version = _header(distribution, "Name"), printable(_header(distribution, "Version") or "?")
     requirement = next((printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
-    known, group, kind = [f"diffkit.{k}" for k in KINDS], "", ""
+    known, group = {kind.group: kind.name for kind in KINDS.values()}, ""
     for line in (distribution.read_text("entry_points.txt") or "").splitlines():
         line = line.strip()
         if line.startswith("[") and line.endswith("]"):
             group = line[1:-1].strip()
-            kind = group.removeprefix("diffkit.")
-            if kind != group and kind not in KINDS and group != EXTRACTOR_GROUP:
+            if group.startswith("diffkit.") and group not in known:
                 faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")
         elif group in known and line and not line.startswith(("#", ";")):
             entry, equals, value = line.partition("=")
             if equals and NAME.fullmatch(canonical(entry)):
-                yield kind, Point(canonical(entry), printable(value.strip()), name, version, requirement)
+                yield known[group], Point(canonical(entry), printable(value.strip()), name, version, requirement)
             else:
                 faults.append(
-                    f"{name} offers a {kind} as {printable(line)!r}, which is not of the form 'name = module:Class' "
-                    "with a name of lower-case words joined by '_'"
+                    f"{name} offers a {known[group]} as {printable(line)!r}, which is not of the form "
+                    "'name = module:Class' with a name of lower-case words joined by '_'"
                 )
 
 

@@ -4,7 +4,7 @@ A name is looked up in this order, and nothing is imported before its name is lo
 
 1. parts registered in this process with ``registry(kind).register(name)``;
 2. built-ins: the module of that name in the kind's package (``schedule`` "cosine" is `diffkit.parts.schedules.cosine`);
-3. entry points of the group ``diffkit.<kind>``, whose value is the part's class.
+3. entry points of the kind's group (``diffkit.schedule``), whose value is the part's class.
 
 A plugin never replaces a built-in; ``distribution:name`` always reaches it. The environment variable
 DIFFKIT_PLUGINS holds an allow-list of distributions (unset: all; empty: none).
@@ -36,14 +36,13 @@ from diffkit.errors import (
     failure,
     naming,
 )
-from diffkit.options import option_names
+from diffkit.options import option_names, required_options
 from diffkit.registry.aliases import alias_of
-from diffkit.registry.contracts import check_contract
 from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
-from diffkit.registry.entry_points import KINDS as KINDS
 from diffkit.registry.entry_points import LOCAL as LOCAL
 from diffkit.registry.entry_points import NAME, Point, Scan, normalized, own_version
 from diffkit.registry.entry_points import canonical as canonical
+from diffkit.registry.kinds import KINDS, Kind
 
 P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,9 +88,9 @@ class Provenance:
 class Registry(Generic[P]):
     """All parts of one kind."""
 
-    def __init__(self, kind: str, package: str):
-        self.kind = kind
-        self._package = package
+    def __init__(self, kind: Kind):
+        self.kind = kind.name
+        self._package = kind.package
         self._here: dict[str, Callable[..., P]] = {}
         self._imported: dict[str, Callable[..., P]] = {}
         self._provenance: dict[object, Provenance] = {}
@@ -207,10 +206,13 @@ class Registry(Generic[P]):
         if unknown and known is not None:
             lines = (f"{self.kind} {name!r} has no option {o!r}{did_you_mean(o, known)}" for o in unknown)
             raise OptionError(f"{'; '.join(lines)} (options: {', '.join(known) or 'none'})")
+        if missing := [o for o in required_options(factory) if o not in options]:
+            needed = " and ".join(map(repr, missing))
+            raise OptionError(f"{self.kind} {name!r} needs {needed} (options: {', '.join(known or missing)})")
         try:
             return factory(**options)
         except OptionError as error:
-            raise OptionError(f"{self.kind} {name!r}: {error}") from error
+            raise error.in_part(self.kind, name) from error
         except DiffkitError:
             raise
         except (TypeError, ValueError) as error:
@@ -286,6 +288,8 @@ class Registry(Generic[P]):
         try:
             if not _is_class_or_function(part):
                 raise ProtocolError(f"{source} is {_article(part)}; an entry point must name a class")
+            from diffkit.registry.contracts import check_contract  # and with it the protocols, which `--help` needs not
+
             check_contract(self.kind, part, source)
         except ProtocolError as error:
             raise ProtocolError(f"{error}{point.skew()}") from None
@@ -325,13 +329,11 @@ def _article(part: object) -> str:
 
 
 _scan = Scan()
-_registries: dict[str, Registry[Any]] = {
-    kind: Registry(kind, f"diffkit.parts.{package}") for kind, package in KINDS.items()
-}
+_registries: dict[str, Registry[Any]] = {kind.name: Registry(kind) for kind in KINDS.values()}
 
 
 def registry(kind: str) -> Registry[Any]:
-    """Return the registry of one kind: schedule, mean, var, loss, timesteps, sampler or backbone."""
+    """Return the registry of a kind, by its name in `KINDS`."""
     try:
         return _registries[kind]
     except KeyError:

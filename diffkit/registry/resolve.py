@@ -1,4 +1,4 @@
-"""Slots of `diffkit.compose`: accepted values, and how each becomes a part."""
+"""How a value that stands for a part becomes the part."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from diffkit.errors import OptionError, naming
-from diffkit.protocols import PROTOCOLS
 from diffkit.registry.contracts import check_contract
+from diffkit.registry.kinds import KINDS
 from diffkit.registry.lookup import registry
 
 Slot = Any
@@ -27,8 +27,22 @@ def resolve(kind: str, slot: Slot) -> tuple[Any, str]:
         return _resolved(kind, slot)
 
 
+def resolve_several(kind: str, slots: Slot) -> tuple[tuple[Any, str], ...]:
+    """Return the parts, and their names in messages, of a slot, a list of slots, or None.
+
+    A tuple or list of a name and a mapping of options is one slot.
+
+    Raises:
+        UnknownComponentError, OptionError, PluginLoadError, ProtocolError: As `resolve`.
+    """
+    if slots is None:
+        return ()
+    one = not isinstance(slots, tuple | list) or (len(slots) == 2 and isinstance(slots[1], Mapping))
+    return tuple(resolve(kind, slot) for slot in ([slots] if one else slots) if slot is not None)
+
+
 def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
-    name, options = _name_and_options(kind, slot)
+    name, options = name_and_options(kind, slot)
     if name is not None:
         part = registry(kind).create(name, **options)
         check_contract(kind, part)
@@ -42,7 +56,7 @@ def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
             + (
                 "pass it as model= to each call of a system with backbone=None, or wrap it in an nn.Module"
                 if kind == "backbone"
-                else f"write a class that inherits from diffkit.protocols.{PROTOCOLS[kind].__name__}"
+                else f"write a class that inherits from {KINDS[kind].home}"
             )
         )
     check_contract(kind, slot)
@@ -54,6 +68,8 @@ def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
 
 def _refuse_weights(kind: str, name: str, part: object) -> None:
     """Raise an error for a part that holds a network or tensor: it would not be trained, moved or saved."""
+    if KINDS[kind].objects:
+        return
     found = next(_weights_in(part, "", set()), None)
     if found is not None:
         place, what = found
@@ -105,7 +121,8 @@ def _names_of_slots(owner: type) -> Iterable[str]:
     return [name for name in ([found] if isinstance(found, str) else found) if not name.startswith("__")]
 
 
-def _name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:
+def name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:
+    """Return the name and options that stand for a part; the name is None if the value is a part itself."""
     if isinstance(slot, str):
         return slot, {}
     if isinstance(slot, Mapping):

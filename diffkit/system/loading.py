@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffkit._version import __version__
 from diffkit.errors import CheckpointError, SpecError, UnknownComponentError, did_you_mean
-from diffkit.registry import BUILT_IN, KINDS, LOCAL, canonical, registry
+from diffkit.registry import BUILT_IN, LOCAL, SLOTS, canonical, registry
 from diffkit.runtime.files import load_weights, read_weights
 from diffkit.runtime.run_layout import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
 from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
@@ -65,8 +65,8 @@ def from_spec(
         )
     check_fields(spec, "the spec", SpecError, parts=dict, settings=dict)
     parts, settings = spec["parts"], _settings(spec["settings"])
-    check_fields(parts, "the spec", SpecError, **dict.fromkeys(KINDS, object))
-    slots: dict[str, Any] = {kind: _slot(kind, parts[kind], accept_origin) for kind in KINDS if kind != "backbone"}
+    check_fields(parts, "the spec", SpecError, **dict.fromkeys(SLOTS, object))
+    slots: dict[str, Any] = {kind: _slot(kind, parts[kind], accept_origin) for kind in SLOTS if kind != "backbone"}
     network = _backbone_slot(parts["backbone"], backbone, accept_origin)
     return compose(**slots, **settings, backbone=network, device=device)
 
@@ -90,8 +90,8 @@ def load(
     folder = Path(folder)
     spec = read_spec(folder / SPEC)
     system = from_spec(spec, backbone=backbone, device=device, accept_origin=accept_origin)
-    if system.backbone is not None:
-        load_weights(system.backbone, read_model(folder, spec))
+    if system.network is not None:
+        load_weights(system.network, read_model(folder, spec))
     return system.eval()
 
 

@@ -23,7 +23,7 @@ from diffkit.system.coefficients import (
 from diffkit.system.denoiser import call_network
 from diffkit.system.numerics import computing
 from diffkit.table import Coefs
-from diffkit.tensors import has_values, precision_of
+from diffkit.tensors import precision_of
 
 _RESERVED = ("level", "weight")
 """Keys that `System.forward` adds to a loss's terms."""
@@ -158,17 +158,6 @@ def _checked(terms: object, batch: int, label: str) -> dict[str, Tensor]:
                 "diffkit.gaussian.mean_flat averages over everything else"
             )
     return dict(terms)
-
-
-def count_first(level: Tensor, batch: int) -> int:
-    """Upper bound on the rows at level 1: their number, rounded up to a power of two, on the host; else the batch size.
-
-    The rounding limits the number of compiled variants.
-    """
-    if level.is_floating_point() or not has_values(level):
-        return batch
-    count = int((level == 1).sum())
-    return min(batch, 1 << (count - 1).bit_length()) if count else 0
 
 
 def _check_finite(objective: Objective) -> None:

@@ -22,11 +22,11 @@ from diffkit.protocols import (
     Sampler,
     State,
 )
-from diffkit.runtime.double_backward import ordinary
 from diffkit.system.coefficients import CoefficientTable, NamedColumns, level_coefficients, node_coefficients
 from diffkit.system.numerics import computing
-from diffkit.system.seeding import NoiseFn
+from diffkit.system.randomness import NoiseFn
 from diffkit.table import F64, Coefs, ProcessTable, Steps
+from diffkit.tensors import ordinary
 
 Denoisers = Denoise | Sequence[Denoise]
 """One denoiser for all steps, or one for each."""
@@ -187,16 +187,20 @@ class Program:
         Args:
             denoise, x, noise_fn: As in `run`.
             advance: Called with 1 after each step.
-            step_fn: `take_step`, or its compiled form.
+            step_fn: The compiled form of `take_step`; None calls the sampler's step.
             grad: Record the steps for autograd, if it is enabled.
         """
-        step_fn = step_fn or take_step
-        grad = grad and torch.is_grad_enabled()
+        sampler, grad = self.sampler, grad and torch.is_grad_enabled()
+        draw = noise_fn if sampler.stochastic else None
         with torch.inference_mode(False), torch.set_grad_enabled(grad):  # guidance may differentiate
             x = ordinary(x)
-            state = self.sampler.init(x)
+            state = sampler.init(x)
             for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
-                x, state, _ = step_fn(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
+                noise, last = None if draw is None else draw(), self.is_last(i)
+                if step_fn is None:
+                    x, state = sampler.step(denoiser, x, state, row, noise, last)
+                else:
+                    x, state, _ = step_fn(self, denoiser, x, state, row, noise, last)
                 if advance is not None:
                     advance(1)
         return x

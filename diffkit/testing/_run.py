@@ -13,6 +13,7 @@ from diffkit.errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.registry import registry
 from diffkit.testing import (  # noqa: F401  each module's checks are known once it is imported
     _backbone,
+    _guidance,
     _loss,
     _mean,
     _parts,
@@ -32,7 +33,7 @@ def checks_for(kind: str) -> tuple[Check, ...]:
     """Return every check of a kind: named, documented (`Check.law`, `Check.cause`), callable with a part.
 
     Args:
-        kind: schedule, mean, var, loss, timesteps, sampler or backbone.
+        kind: Kind of part, such as "sampler".
     Raises:
         OptionError: No such kind.
     """

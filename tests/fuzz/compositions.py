@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from diffkit.registry import KINDS, registry
+from diffkit.registry import SLOTS, registry
 
 NUMBERS = (0.0, 1.0, -1.0, 0.5, 2.0, 1e-3, 1e3, 1e-6, 1e6, 1e-12, 1e9, -1e9, 1e-300, 1e300, 1 - 1e-9, 0.999)
 INTEGERS = (0, 1, 2, 3, 5, 10, 100, 1000, -1, 10**6, 2**31, 2**63, 10**20)
@@ -54,7 +54,7 @@ SPACINGS = (
 def composition(number: int) -> dict[str, Any]:
     """Return keywords of `diffkit.compose` and, under "steps", which levels sampling visits."""
     rng = random.Random(number)
-    found: dict[str, Any] = {kind: _part(rng, kind) for kind in KINDS if kind != "backbone"}
+    found: dict[str, Any] = {kind: _part(rng, kind) for kind in SLOTS if kind != "backbone"}
     found["backbone"] = ("mlp", {"hidden": rng.choice((1, 4, 8)), "depth": 1})
     found["data_shape"] = rng.choice(SHAPES)
     found["num_steps"] = rng.choice((rng.choice(STEPS), rng.randint(1, 5000)))

@@ -12,8 +12,8 @@ from registry_support import Site, schedule
 
 import diffkit
 from diffkit.errors import PluginLoadError, ProtocolError, SpecError, UnknownComponentError
-from diffkit.protocols import PROTOCOLS, MultistageSampler, RoutedSampler
-from diffkit.registry import faults, refresh, registry
+from diffkit.protocols import MultistageSampler, RoutedSampler
+from diffkit.registry import KINDS, faults, refresh, registry
 from diffkit.registry.contracts import check_contract, check_protocol
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def test_every_violated_member_of_a_protocol_is_listed(site: Site, kind: str):
     with pytest.raises(ProtocolError) as caught:
         registry(kind).get("odd")
     first, *lines, last = str(caught.value).split("\n")
-    protocol = PROTOCOLS[kind].__name__
+    protocol = KINDS[kind].contract.__name__
     assert first == f"{kind} 'odd' of acme 1.0 (acme:Part) does not honour the {protocol} contract:"
     found = [line.strip() for line in lines]
     assert [line for line in found if line in faulty] == faulty

@@ -144,7 +144,7 @@ def test_a_guidance_is_named():
             raise Ending
 
     system = diffkit.compose(backbone=None, data_shape=(2,), schedule="cosine", num_steps=10)
-    with pytest.raises(ProtocolError, match="guidance Hostile cannot be used: its own code raised Ending"):
+    with pytest.raises(ProtocolError, match="guidance 'Hostile' cannot be used: its own code raised Ending"):
         system.sample(2, model=lambda x, time, y: x, guidance=[ClassifierFree(2.0, null={"y": 1}), Hostile()], y=0)
 
 
@@ -158,7 +158,7 @@ def test_guidance_is_held_to_its_contract():
     with pytest.raises(ProtocolError) as caught:
         system.sample(2, model=lambda x, time: x, guidance=Odd(), secret=1)
     assert str(caught.value).split("\n") == [
-        "guidance Odd does not honour the Guidance contract:",
+        "guidance 'Odd' does not honour the Guidance contract:",
         "  columns: expected columns(table), found columns()",
         "  own_conditions: belongs to diffkit.protocols.ConditionalGuidance; inherit from it, or rename this member",
         "inherit from diffkit.protocols.Guidance for the defaults",

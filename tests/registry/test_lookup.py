@@ -26,7 +26,7 @@ def test_the_file_name_of_a_built_in_is_its_registered_name(kind: str):
     for name in found.built_in_names():
         part = found.get(name)
         assert found._provenance[part] == Provenance(name, "diffkit", diffkit.__version__)
-        assert part.__module__ == f"diffkit.parts.{KINDS[kind]}.{name}"
+        assert part.__module__ == f"{KINDS[kind].package}.{name}"
         assert found.get(f"diffkit:{name}") is part
 
 

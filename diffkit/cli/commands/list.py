@@ -30,8 +30,7 @@ class Options:
     """Options of ``diffkit list``.
 
     Attributes:
-        kind: One kind only: schedule, mean, var, loss, timesteps, sampler or backbone; or presets, the published
-            configurations.
+        kind: One kind only, such as schedule or sampler; or presets, the published configurations.
         check: Load every plugin, each in a process of its own, and print the time it took or its error; status 1
             if any fails.
         timeout: Seconds that one plugin may take with --check.

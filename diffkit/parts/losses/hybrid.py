@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Hybrid(Loss):
     """``L_hybrid = L_simple + vb_weight T L_{k-1}``, where the bound's gradient does not reach the mean.
 
-    One term of the bound is drawn of the T it sums, hence the factor T: the paper's lambda = 0.001 is vb_weight.
+    One of the bound's T terms is sampled for each example, hence the factor T; vb_weight is the paper's lambda, 0.001.
 
     Attributes:
         vb_weight: Weight of the bound (bits per dimension), >= 0.

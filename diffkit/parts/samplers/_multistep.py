@@ -1,8 +1,8 @@
-"""Multistep solvers: one evaluation a step, the last few estimates extended as a polynomial.
+"""Multistep solvers: one evaluation a step, the last few estimates extrapolated by a polynomial.
 
-Solvers differ in what they extend (x_start or eps) and in the variable; see `polynomial_weights`. All steps run the
-same code: in the first steps, while history is short, and where a variable is infinite, the plan has a coefficient of
-0.
+Solvers differ in what they extrapolate (x_start or eps) and in the variable; see `polynomial_weights`. All steps run
+the same code: in the first steps, while history is short, and where a variable is infinite, the plan has a coefficient
+of 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffkit.parts.samplers._coefficients import CLOSEST, noise_ratio, straight
+from diffkit.parts.samplers._coefficients import MIN_SPACING, noise_ratio, straight
 from diffkit.parts.samplers._stochastic import with_noise
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from diffkit.protocols import Denoise, StepRow
     from diffkit.table import F64, Steps
 
-_GIANT = 2.0
+_MAX_CORRECTED_STEP = 2.0
 """A first step larger than this (in lambda) is not corrected: a straight line is inaccurate over it, and float32
 rounding of eps at the end with less noise would be amplified by exp(h)."""
-_REACH = 3.0
-"""A straight line is extended over at most this many times the distance between its two estimates.
+_MAX_LINEAR_EXTRAPOLATION = 3.0
+"""Linear extrapolation reaches at most this many times the distance between its two estimates.
 
 With an exact network and 10 evenly spaced levels, whose last step is 4 times the one before, a line there has 4 times
 the error of a constant. Step sizes of practical grids rarely double.
 """
-_REACH_OF_CURVES = 1.0
-"""A parabola or more is extended over no more than the stretch it was fitted to."""
+_MAX_POLYNOMIAL_EXTRAPOLATION = 1.0
+"""Extrapolation of degree 2 or more reaches at most this many times the length of the interval it was fitted to."""
 
 
 def relative_steps(t: F64, s: F64, count: int) -> F64:
@@ -50,8 +50,8 @@ def relative_steps(t: F64, s: F64, count: int) -> F64:
             out[j + 1 :, j] = (t[: -j - 1] - t[j + 1 :]) / (s - t)[j + 1 :]
     out[~np.isfinite(out)] = np.nan
     steps_back = np.diff(out, axis=1, prepend=0.0)
-    far_enough = -out * np.where(np.arange(count) == 0, _REACH, _REACH_OF_CURVES) >= 1
-    usable = np.logical_and.accumulate((steps_back < -CLOSEST) & far_enough, axis=1)  # False where nan
+    far_enough = -out * np.where(np.arange(count) == 0, _MAX_LINEAR_EXTRAPOLATION, _MAX_POLYNOMIAL_EXTRAPOLATION) >= 1
+    usable = np.logical_and.accumulate((steps_back < -MIN_SPACING) & far_enough, axis=1)  # False where nan
     return np.where(usable, out, np.nan)
 
 
@@ -82,7 +82,7 @@ def midpoint_slope(u: F64, amount: F64) -> F64:
 
     Args:
         u: Where the estimate before lies, (n, 1).
-        amount: What holding the estimate constant adds, (n,).
+        amount: Contribution of a constant estimate, (n,).
     """
     with np.errstate(invalid="ignore"):
         slope = amount[:, None] / (2 * u)
@@ -90,9 +90,9 @@ def midpoint_slope(u: F64, amount: F64) -> F64:
 
 
 def startup_correction(change: F64, u: F64, h: F64, moments: F64, carry: F64) -> F64:
-    """Make good the first steps, which held their estimate, once the next one is known; ``change`` with that added.
+    """Return ``change`` with a correction of the first-order starting steps, applied one step later.
 
-    A step of order 1 leaves an error of h^2, which solvers of order above 2 would never be rid of. With the estimate at
+    A step of order 1 leaves an error of h^2, which would remain and limit solvers of higher order. With the estimate at
     its end, which the next step evaluates anyway, it becomes the integral of a straight line.
 
     Args:
@@ -103,7 +103,7 @@ def startup_correction(change: F64, u: F64, h: F64, moments: F64, carry: F64) ->
         carry: What a change of x_t changes in x_s, (n,).
     """
     out = change.copy()
-    held = ~np.isfinite(u[:-1, 0]) & (np.abs(h[:-1]) < _GIANT)
+    held = ~np.isfinite(u[:-1, 0]) & (np.abs(h[:-1]) < _MAX_CORRECTED_STEP)
     out[1:, 0] -= np.where(held, carry[1:] * np.where(held, moments[:-1, 1], 0.0), 0.0)
     return out
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffkit.parts.samplers._coefficients import (
-    CLOSEST,
+    MIN_SPACING,
     finite_or_zero,
     moments,
     noise_ratio,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from diffkit.protocols import Denoise, Level, StepRow
     from diffkit.table import F64, Coefs, Steps
 
-GIANT = 4.0
+MAX_UNBOUNDED_STEP = 4.0
 """From this step size on (in lambda) the weight of a difference of estimates no longer grows with the step.
 
 That of Heun's method is above 26 there, where the exact integral is below 1.
@@ -50,20 +50,21 @@ def straight_step(denoise: Denoise, x: Tensor, row: StepRow) -> Tensor:
 def inverse_position(node: Coefs, steps: Steps) -> tuple[F64, F64]:
     """Position of a node between t and s in lambda, and its inverse; both 0 where it is too close to t for a slope."""
     r = position(node, steps)
-    usable = r > CLOSEST
+    usable = r > MIN_SPACING
     return np.where(usable, r, 0.0), np.divide(1.0, r, out=np.zeros_like(r), where=usable)
 
 
 def noise_to_data(steps: Steps, node: Coefs, weight: F64) -> F64:
     """``alpha_s (rho_t - rho_s) weight / rho_node``: what weight (eps_node - eps_t) adds, per difference of x_start.
 
-    That grows with exp(h / 2); from `GIANT` on it is what weight (x_start_node - x_start_t) adds, which does not.
+    That grows with exp(h / 2); from `MAX_UNBOUNDED_STEP` on it is what weight (x_start_node - x_start_t) adds, which
+    does not.
     """
     t, s = steps
     with np.errstate(invalid="ignore"):
         out = s.alpha * (noise_ratio(t) - noise_ratio(s)) * weight / noise_ratio(node)
     bounded = straight(t, s)[1] * weight
-    return finite_or_zero(np.where(step_size(steps) < GIANT, out, bounded))
+    return finite_or_zero(np.where(step_size(steps) < MAX_UNBOUNDED_STEP, out, bounded))
 
 
 def midpoint_plan(steps: Steps, change: F64) -> dict[str, F64]:
@@ -100,12 +101,12 @@ def trapezoid_plan(steps: Steps) -> dict[str, F64]:
     """Columns of `trapezoid_step`: Euler's step, and the difference of estimates at both ends.
 
     ``alpha_s (rho_s - rho_t) (eps_s - eps_t) / 2 = alpha_s (exp(h) - 1) / 2 (x_start_s - x_start_t)``, which grows
-    without bound; from `GIANT` on the difference has the weight alpha_s m_1 of `moments` instead.
+    without bound; from `MAX_UNBOUNDED_STEP` on the difference has the weight alpha_s m_1 of `moments` instead.
     """
     x, x_start = straight(*steps)
     h = step_size(steps)
     with np.errstate(over="ignore", invalid="ignore"):
-        change = finite_or_zero(np.where(h < GIANT, np.expm1(h) / 2, moments(h, 2)[:, 1]))
+        change = finite_or_zero(np.where(h < MAX_UNBOUNDED_STEP, np.expm1(h) / 2, moments(h, 2)[:, 1]))
     return {"x": x, "x_start": x_start, "change": steps.s.alpha * change}
 
 

@@ -30,8 +30,8 @@ class DDIM(Sampler):
     Attributes:
         eta: Stochasticity in [0, 1]. 0 is deterministic, 1 has the posterior's variance.
     Source: Song et al. 2021, arXiv:2010.02502, eqs. 12 and 16.
-    Deviates: written with SNR ratios so that it holds off the variance-preserving path; in float64, where eta = 1 of
-    improved-diffusion takes the root of a rounding error below 0.
+    Deviates: written with SNR ratios, so that it is also valid on paths that are not variance-preserving. Computed in
+    float64: at eta = 1 improved-diffusion takes the square root of a negative rounding error.
     """
 
     eta: float = number(0.0, ge=0, le=1)

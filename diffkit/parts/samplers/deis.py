@@ -1,4 +1,4 @@
-"""DEIS: the noise extended as a polynomial in log rho, integrated exactly."""
+"""DEIS: eps extrapolated by a polynomial in log rho, integrated exactly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DEIS(Sampler):
     Attributes:
         estimates: How many of the last estimates are used, 1 to 4.
         corrected_start: Correct the first step once the second estimate is known, since its error would remain. False
-            is the method as usually given, of order 2 at most but for steps that start where eps hardly changes.
+            is the textbook method; its order is at most 2, unless eps is nearly constant over the first step.
     Source: Zhang & Chen 2022, arXiv:2204.13902 (AB-DEIS).
     Deviates: the paper's polynomial is in the time of one schedule, or in rho ('lms'); log rho is there on every path,
     and is what implementations have settled on. Estimates are left out as in 'dpmpp_3m'.
@@ -48,11 +48,11 @@ class DEIS(Sampler):
 
     @property
     def order(self) -> int:
-        """The number of estimates, but at most 3: further ones do not make good what the first steps leave."""
+        """The number of estimates, at most 3: more do not raise the order, as the error of the first steps remains."""
         return min(self.estimates, 3 if self.corrected_start else 2)
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return coefficients of x_t, of x_start and of the earlier estimates of eps."""
+        """Return the coefficients of DEIS in log rho (of x_t, x_start and earlier eps)."""
         t, s = steps
         u = relative_steps(t.log_snr, s.log_snr, self.estimates - 1)
         integrals = s.sigma[:, None] * moments(-step_size(steps), self.estimates)

@@ -9,7 +9,7 @@ import numpy as np
 from attrs import frozen
 
 from diffkit.parts.samplers._coefficients import (
-    CLOSEST,
+    MIN_SPACING,
     finite_or_zero,
     moments,
     noise_ratio,
@@ -17,7 +17,7 @@ from diffkit.parts.samplers._coefficients import (
     straight,
     within,
 )
-from diffkit.parts.samplers._singlestep import GIANT, inverse_position, noise_to_data
+from diffkit.parts.samplers._singlestep import MAX_UNBOUNDED_STEP, inverse_position, noise_to_data
 from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
@@ -53,7 +53,7 @@ class DPMSolver3(MultistageSampler):
         first, second = steps.nodes
         (r1, over_r1), (r2, over_r2) = inverse_position(first, steps), inverse_position(second, steps)
         h = finite_or_zero(step_size(steps))
-        three = (r2 - r1 > CLOSEST) & (h < GIANT)
+        three = (r2 - r1 > MIN_SPACING) & (h < MAX_UNBOUNDED_STEP)
         share = np.divide(2 / 3 - r2, r1 - r2, out=np.zeros_like(h), where=three) * over_r1
         weight = np.where(three, (1 - share * r1) * over_r2, 0.0)
         inner = np.where(three, second.sigma * r2 * over_r1 * _psi(r2 * h) / noise_ratio(first), 0.0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from diffkit.table import F64, Steps
 
-_GIANT = 2.0
+_MAX_UNBOUNDED_STEP = 2.0
 """From here on (in lambda) "bh1" is "bh2", which does not grow with the step."""
 _LONG = 1.0
 """A first step up of more than this (in lambda) is not corrected: round trips are 2 to 6 times better without."""
@@ -65,7 +65,7 @@ class UniPC(Sampler):
         carry, held = straight(t, s)
         u = relative_steps(t.log_snr, s.log_snr, self.estimates)
         integrals = s.alpha[:, None] * moments(h, self.estimates + 1)
-        amount = np.where(np.abs(h) < _GIANT, s.alpha * h, held) if self.variant == "bh1" else held
+        amount = np.where(np.abs(h) < _MAX_UNBOUNDED_STEP, s.alpha * h, held) if self.variant == "bh1" else held
         predictor = self._weights(u[:, :-1], integrals[:, :-1], amount)
         # The corrector's further estimate lies at u = 1, before all others in the order of `polynomial_weights`.
         corrector = self._weights(np.concatenate([np.ones_like(h)[:, None], u[:, :-1]], axis=1), integrals, amount)

@@ -62,7 +62,7 @@ class ZeroSNR(NoiseSchedule):
         root = np.sqrt(table.alpha_bar[1:])
         if num_steps < 2:
             raise OptionError(
-                f"schedule 'zero_snr' needs num_steps >= 2, got {num_steps}: one level cannot stay and go"
+                f"schedule 'zero_snr' needs num_steps >= 2, got {num_steps}: one level would be first and last"
             )
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
         total_std = table.total_std[1:]

@@ -32,7 +32,7 @@ class LossSecondMoment(TimestepSampler):
     Uniform until every level has its full history.
 
     Attributes:
-        history: Number of losses stored for each level, 1 to 10,000.
+        history: Number of losses stored for each level, 1 to 1,000.
         uniform_prob: Share of the uniform distribution, in (0, 1].
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 18; history of 10 and 0.001 as in improved-diffusion.
     Deviates: a loss that is not finite is left out, where improved-diffusion stores it; so is level 0, which

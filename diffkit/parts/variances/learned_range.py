@@ -23,7 +23,7 @@ class LearnedRange(VarianceParameterization):
 
     f is not clamped: outputs beyond [-1, 1] leave the interval, as in the published model.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
-    Deviates: written about the middle of the interval, for the same value in fewer operations. One `addcmul` would
+    Deviates: written as middle + raw half_width, the same value in fewer operations. One `addcmul` would
     suffice, but with scalar coefficients it is four times slower on a CPU than the two operations.
     """
 

@@ -1,0 +1,96 @@
+"""The kinds of part, each declared once; everything that lists kinds reads this table.
+
+A new kind is one record here and one protocol. Its built-in parts are the public modules of its package, each named as
+the part in it; those of others are found by entry point, or registered in the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Any
+
+from attrs import field, frozen
+
+
+@frozen
+class Kind:
+    """One kind of part.
+
+    Attributes:
+        name: How it is referred to: the keyword of calls, the option of commands.
+        about: What a part of this kind is, in one line.
+        protocol: "module:Class" of its contract; imported on first use, as the registry imports nothing above itself.
+        package: Dotted name of the package with its built-in parts.
+        slot: True for the keywords of `diffkit.compose`, of which a composition has one each.
+        objects: True if options may be objects such as networks and functions, not plain data only. A part with
+            such options can be made in Python only.
+        group: Group of its entry points; "diffkit.NAME" by default.
+    """
+
+    name: str
+    about: str
+    protocol: str
+    package: str
+    slot: bool = False
+    objects: bool = False
+    group: str = field()
+
+    @group.default
+    def _group(self) -> str:
+        return f"diffkit.{self.name}"
+
+    @property
+    def contract(self) -> type[Any]:
+        """The protocol that its parts follow."""
+        return _contract(self.protocol)
+
+    @property
+    def home(self) -> str:
+        """Where users import the protocol from, for messages: "diffkit.protocols.Sampler"."""
+        return self.protocol.replace(":", ".")
+
+
+@cache
+def _contract(protocol: str) -> type[Any]:
+    module, _, name = protocol.partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _slot(name: str, about: str, protocol: str, folder: str) -> Kind:
+    return Kind(name, about, f"diffkit.protocols:{protocol}", f"diffkit.parts.{folder}", slot=True)
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        _slot("schedule", "Noise schedule.", "NoiseSchedule", "schedules"),
+        _slot("mean", "What the network predicts.", "MeanParameterization", "means"),
+        _slot("var", "Variance of the reverse step.", "VarianceParameterization", "variances"),
+        _slot("loss", "What training minimizes.", "Loss", "losses"),
+        _slot("timesteps", "Which levels training visits.", "TimestepSampler", "timesteps"),
+        _slot("sampler", "How samples are drawn.", "Sampler", "samplers"),
+        _slot("backbone", "The network.", "Backbone", "backbones"),
+        Kind(
+            "guidance",
+            "Guidance of the samples.",
+            "diffkit.protocols:Guidance",
+            "diffkit.parts.guidance",
+            objects=True,
+        ),
+        Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
+        Kind(
+            "extractor",
+            "Feature network that samples are measured with.",
+            "diffkit.evaluation:Extractor",
+            "diffkit.evaluation.extractors",
+            objects=True,
+            group="diffkit.extractors",
+        ),
+    )
+}
+"""Every kind by its name, in the order of listings."""
+
+SLOTS: tuple[str, ...] = tuple(kind.name for kind in KINDS.values() if kind.slot)
+"""Names of the kinds that `diffkit.compose` has a keyword for."""
