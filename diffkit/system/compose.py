@@ -27,7 +27,7 @@ from diffkit.errors import (
 )
 from diffkit.options import check_flag, check_integer, option_names
 from diffkit.parts.decoders import decoder_for
-from diffkit.protocols import Composition, ContinuousSchedule, CountsClasses, Decoder
+from diffkit.protocols import Composition, ConditionalBackbone, ContinuousSchedule, Decoder, ResizableBackbone
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
@@ -145,10 +145,10 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
 def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[str, Any] | None, int | None]:
     """Null conditions and number of classes; None for each that is unknown."""
     owner, own, classes = f"backbone {name!r}", settings.null_conditions, None
-    if recipe is not None and not isinstance(recipe, nn.Module):
+    if isinstance(recipe, ConditionalBackbone):
         with naming(owner):
             own = recipe.null_conditions() if own is None else own
-            classes = recipe.count_classes() or 0 if isinstance(recipe, CountsClasses) else None
+            classes = recipe.count_classes()
         if isinstance(classes, bool) or not isinstance(classes, int | None) or (classes or 0) < 0:
             raise ProtocolError(f"{owner}: count_classes() must return a number of classes or None, got {classes!r}")
     return nulls_of(owner, own), classes
@@ -210,7 +210,7 @@ def recompose(system: System, **changes: Any) -> System:
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
         return _in_mode_of(system, compose(**arguments | {"backbone": own} | changes))
-    if "data_shape" in changes:
+    if "data_shape" in changes and isinstance(recipe, ResizableBackbone):
         recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
     changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
     if _shapes(unwrap_module(network)) != _shapes(changed.network):
