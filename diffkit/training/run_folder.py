@@ -317,7 +317,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     was_set = {**old["settings"], **_of_classifier(old)}
     for name, now in {**new["settings"], **_of_classifier(new)}.items():
         was = was_set.get(name)
-        if was != now:
+        if was != now and name != "sampling":  # without effect on training
             found.append(changed(name, was, now))
     return found
 
