@@ -524,16 +524,19 @@ class Guidance(Part, Protocol):
         return prediction
 
 
-class Decoder(Protocol):
+class Decoder(Part, Protocol):
     """Log-likelihood of clean data under ``N(mean, exp(log_variance))``."""
 
     @property
+    @abstractmethod
     def bins(self) -> int | None:
         """Number of values that data takes; None if it is continuous."""
 
     @property
+    @abstractmethod
     def bounded(self) -> bool:
         """True if data must lie in [-1, 1]."""
 
+    @abstractmethod
     def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""

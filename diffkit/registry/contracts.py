@@ -44,7 +44,8 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
     protocol = KINDS[kind].contract
     name = source or f"{kind} {_name_of(part)!r}"
     with naming(name):
-        faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part), *_option_faults(part)]
+        faults = [*_method_faults(protocol, part), *_property_faults(protocol, part)]
+        faults += [*_attribute_faults(protocol, part), *_option_faults(part)]
     if faults:
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise ProtocolError(
@@ -115,6 +116,14 @@ def _accepts(function: FunctionType, count: int) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _property_faults(protocol: type[Any], part: object) -> Iterable[str]:
+    options = option_names(_class_of(part)) or ()
+    for name, member in vars(protocol).items():
+        abstract = isinstance(member, property) and getattr(member.fget, "__isabstractmethod__", False)
+        if abstract and name not in options and _static(part, name) in (None, member):
+            yield f"{name}: expected a property, found nothing"
 
 
 def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:

@@ -79,6 +79,7 @@ KINDS: dict[str, Kind] = {
             "diffkit.parts.guidance",
             objects=True,
         ),
+        Kind("decoder", "Likelihood of data at the last step.", "diffkit.protocols:Decoder", "diffkit.parts.decoders"),
     )
 }
 """Every kind by its name, in the order of listings."""

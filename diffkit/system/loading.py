@@ -64,7 +64,9 @@ def from_spec(
             f"up to {FORMAT}; upgrade diffkit"
         )
     check_fields(spec, "the spec", SpecError, parts=dict, settings=dict)
-    parts, settings = spec["parts"], _settings(spec["settings"])
+    parts, settings = spec["parts"], dict(_settings(spec["settings"]))
+    if settings.get("decoder") is not None:
+        settings["decoder"] = _slot("decoder", settings["decoder"], accept_origin)
     check_fields(parts, "the spec", SpecError, **dict.fromkeys(SLOTS, object))
     slots: dict[str, Any] = {kind: _slot(kind, parts[kind], accept_origin) for kind in SLOTS if kind != "backbone"}
     network = _backbone_slot(parts["backbone"], backbone, accept_origin)

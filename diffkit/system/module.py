@@ -18,7 +18,6 @@ from torch.utils import _pytree as pytree
 
 from diffkit.errors import CompositionError, OptionError
 from diffkit.options import check_callable, check_flag, check_integer
-from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition, Decoder, Model, State
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
@@ -45,7 +44,7 @@ from diffkit.system.prepared import SamplingJob, Transform
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
 from diffkit.system.seeding import NoiseFn, Seed, checked_seed
-from diffkit.system.settings import Settings
+from diffkit.system.settings import Settings, decoder_of
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, has_values, ordinary
 
@@ -70,7 +69,7 @@ class System(nn.Module):
         self.settings = settings
         self.recipe = recipe
         self.backbone = backbone
-        self.decoder: Decoder = decoder_for(settings.bins)
+        self.decoder: Decoder = decoder_of(settings)
         self.objective = Objective.of(parts, self.decoder)
 
     def __setattr__(self, name: str, value: Any) -> None:

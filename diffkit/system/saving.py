@@ -39,9 +39,12 @@ def spec_of(parts: Composition, settings: Settings, recipe: Any, network: nn.Mod
     """
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in SLOTS if kind != "backbone"}
     named["backbone"] = _backbone_spec(parts, recipe, None if network is None else unwrap_module(network))
-    others = written("the system", attrs.asdict(settings, recurse=False))
+    others = written("the system", {n: v for n, v in attrs.asdict(settings, recurse=False).items() if n != "decoder"})
     if others["null_conditions"] is None:  # older specs do not have it
         del others["null_conditions"]
+    if settings.decoder is not None:
+        others["decoder"] = part_spec("decoder", settings.decoder)
+        del others["bins"]
     return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": others}
 
 

@@ -1,4 +1,4 @@
-"""Arguments of `diffkit.compose` other than the parts."""
+"""Arguments of `diffkit.compose` other than the parts of a composition."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from typing import Any
 
 from attrs import frozen
 
+from diffkit.errors import OptionError
+from diffkit.options import check_integer
+from diffkit.parts.decoders.binned import Binned
+from diffkit.parts.decoders.continuous import Continuous
+from diffkit.protocols import Decoder
+
 
 @frozen
 class Settings:
-    """Arguments of `diffkit.compose` other than the parts; together with the parts they rebuild the system."""
+    """Arguments of `diffkit.compose` other than the parts; together with the parts they rebuild the system.
+
+    Attributes:
+        bins: The short way to name a decoder, "binned" or "continuous"; None if there is another.
+        decoder: A decoder that ``bins`` cannot name, or None.
+    """
 
     data_shape: tuple[int, ...]
     num_steps: int
@@ -20,3 +31,35 @@ class Settings:
     bins: int | Mapping[str, Any] | None
     time_argument: str | None
     null_conditions: Mapping[str, Any] | None = None
+    decoder: Decoder | None = None
+
+
+def decoder_of(settings: Settings) -> Decoder:
+    """Return the decoder of a system."""
+    return decoder_for(settings.bins) if settings.decoder is None else settings.decoder
+
+
+def decoder_for(bins: int | Mapping[str, Any] | None) -> Decoder:
+    """Return the decoder of data with that many values, of `Binned` options, or of continuous data for None."""
+    if bins is None:
+        return Continuous()
+    if isinstance(bins, Mapping):
+        try:
+            return Binned(**bins)
+        except TypeError as error:
+            raise OptionError(f"bins as a mapping takes bins, cdf and floor: {error}") from error
+    try:
+        return Binned(check_integer("bins", bins, ge=2))
+    except OptionError as error:
+        raise OptionError(f"{error}; 256 is 8-bit data, None is continuous data") from error
+
+
+def shortest(decoder: Decoder) -> dict[str, Any]:
+    """Return a decoder as ``bins`` if that can name it, else as ``decoder``: the one form in which it is saved."""
+    if isinstance(decoder, Continuous):
+        return {"bins": None, "decoder": None}
+    if not isinstance(decoder, Binned):
+        return {"bins": None, "decoder": decoder}
+    plain = decoder == Binned(decoder.bins)
+    options = {"bins": decoder.bins, "cdf": decoder.cdf, "floor": decoder.floor}
+    return {"bins": decoder.bins if plain else options, "decoder": None}
