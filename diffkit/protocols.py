@@ -420,6 +420,20 @@ class CountsClasses(Protocol):
         """Return the number of classes of the labels ``y``, without the null class; 0 or None without classes."""
 
 
+@runtime_checkable
+class LevelSpacing(Protocol):
+    """Which levels of a table a shorter chain visits; the argument ``steps`` of a system's calls.
+
+    `uses_noise` is False if the levels depend on their number T alone.
+    """
+
+    uses_noise: ClassVar[bool] = True
+
+    @abstractmethod
+    def levels(self, table: ProcessTable) -> Sequence[int]:
+        """Return the levels, ascending, each in 1..T of the table."""
+
+
 Model = Callable[..., "Tensor"]
 """``model(x, time, **conditions) -> (B, C * (1 + extra_outputs), *S)``."""
 

@@ -20,7 +20,7 @@ from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.files import unwrap_module
-from diffkit.spacing import Spacing, levels
+from diffkit.spacing import Spacing, levels, spacing_part
 from diffkit.system.building import bounded
 from diffkit.system.coefficients import scalings
 from diffkit.system.module import System
@@ -158,9 +158,11 @@ def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _plain_spacing(spacing: Spacing) -> Spacing:
-    """A spacing that JSON can hold: Python's integers for NumPy's, a list for an array or a range."""
+    """A part, or a spacing that JSON can hold: Python's integers for NumPy's, a list for an array or a range."""
     if spacing is None or isinstance(spacing, str):
         return spacing
+    if (part := spacing_part(spacing)) is not None:
+        return part
     if isinstance(spacing, range) and len(spacing) > MOST_STEPS:
         raise OptionError(f"train_spacing {spacing!r} is more levels than a table holds, {MOST_STEPS}")
     try:

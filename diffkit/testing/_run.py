@@ -21,6 +21,7 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _sampler,
     _sampler_order,
     _schedule,
+    _spacing,
     _timesteps,
     _var,
 )

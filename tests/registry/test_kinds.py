@@ -38,6 +38,19 @@ SOURCES = {
                 estimate = evaluate(x, level, conditions)
                 return estimate.with_x_start(self.scale * estimate.x_start)
     """,
+    "spacing": """
+        from attrs import frozen
+        from diffkit.options import integer, number
+        from diffkit.protocols import LevelSpacing
+
+        @frozen
+        class Part(LevelSpacing):
+            count: int = integer(3, ge=1)
+            shift: float = number(0.0, ge=0)
+
+            def levels(self, table):
+                return sorted({max(1, table.num_steps - i - int(self.shift)) for i in range(self.count)})
+    """,
     "decoder": """
         from attrs import frozen
         from diffkit.options import number
@@ -145,6 +158,24 @@ def test_a_decoder_is_used_by_name_and_saved(kind: str, site: Site, tmp_path: Pa
         SpecError, match=r"this system uses decoder 'acme' of acme-decoder 2\.1, which is not installed"
     ):
         diffkit.load(tmp_path / "system")
+
+
+@pytest.mark.parametrize("kind", ["spacing"], indirect=True)
+def test_a_spacing_is_used_by_name_and_saved(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part, system = registry(kind).create("acme", count=4, shift=2), diffkit.compose(**SMALL)
+    wanted = system.table_for([7, 8, 9, 10])
+    pairs = ("acme", {"count": 4, "shift": 2}), {"name": "acme-spacing:acme", "count": 4, "shift": 2}
+    for slot in (*pairs, part, "acme4:shift=2"):
+        assert system.table_for(slot) == wanted
+    assert system.table_for("acme4") == system.table_for([9, 10, 11, 12]) and system.table_for("acme").num_steps == 3
+    for slot in (*pairs, part):
+        trained = diffkit.compose(train_spacing=slot, **SMALL)
+        again = diffkit.load(trained.save(tmp_path / "system"))
+        assert again.table == wanted and again.spec() == trained.spec()
+        assert again.spec()["settings"]["train_spacing"]["origin"] == "acme-spacing"
+        assert diffkit.recompose(again, sampler="ddim").table == wanted
+    explained = command(capsys, "explain", "--steps", "acme4", "--schedule", "cosine", "--num-steps", 12)
+    assert "4 of 12 levels: 9, 10, 11, 12" in explained
 
 
 def test_bins_and_decoder_are_two_ways_to_say_one_thing():
