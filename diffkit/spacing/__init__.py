@@ -70,7 +70,7 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
             raise OptionError(f"steps must be <= {num_steps}, got a number of {len(long[0])} digits")
         if is_grid(spacing):
             return grid(spacing, _needed(table, spacing))
-    if spacing is None or spacing == "":
+    if spacing is None or (isinstance(spacing, str) and not spacing):
         return tuple(range(1, num_steps + 1))
     if isinstance(spacing, int | np.integer):
         spacing = str(check_integer("steps", spacing, ge=1))
@@ -84,7 +84,8 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
             f"levels must be integers, got {spacing!r}; for values of sigma / alpha, "
             "diffkit.spacing.nearest(system.table, [...]) returns the levels"
         )
-    return tuple(int(k) for k in check_levels(spacing, num_steps))
+    listed: Any = spacing
+    return tuple(int(k) for k in check_levels(listed, num_steps))
 
 
 def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> str | None:
@@ -179,9 +180,9 @@ def _levels_of(part: LevelSpacing, shown: Any, num_steps: int, table: ProcessTab
 def _from_text(text: str) -> LevelSpacing:
     """The part of a string: name, number of levels, and options as in "karras20:rho=5"."""
     if re.fullmatch(r"\d+(\s*,\s*\d+)*", text):
-        counts = [int(count) for count in text.split(",")]
-        for count in counts:
-            check_count(count, count)
+        counts = tuple(int(number) for number in text.split(","))
+        for number in counts:
+            check_count(number, number)
         return Sections(counts)
     head, *options = text.split(":")
     name, count = _name_and_count(head)
