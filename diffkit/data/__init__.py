@@ -14,20 +14,19 @@ if TYPE_CHECKING:
     from diffkit.data.base import MapData as MapData
     from diffkit.data.base import scaled as scaled
     from diffkit.data.image_data import PictureData as PictureData
-    from diffkit.data.image_sources import Folder as Folder
-    from diffkit.data.image_sources import HuggingFace as HuggingFace
-    from diffkit.data.image_sources import Lsun as Lsun
-    from diffkit.data.image_sources import Zip as Zip
-    from diffkit.data.loading import NAMED as NAMED
     from diffkit.data.loading import as_data as as_data
     from diffkit.data.loading import load as load
     from diffkit.data.low_res import LowRes as LowRes
-    from diffkit.data.sources import Cifar10 as Cifar10
-    from diffkit.data.sources import Digits as Digits
-    from diffkit.data.sources import File as File
-    from diffkit.data.sources import Photographs as Photographs
-    from diffkit.data.sources import Points as Points
-    from diffkit.data.sources import Source as Source
+    from diffkit.data.sources._file import File as File
+    from diffkit.data.sources._folder import Folder as Folder
+    from diffkit.data.sources._source import Source as Source
+    from diffkit.data.sources._zip import Zip as Zip
+    from diffkit.data.sources.cifar10 import Cifar10 as Cifar10
+    from diffkit.data.sources.digits import Digits as Digits
+    from diffkit.data.sources.hf import HuggingFace as HuggingFace
+    from diffkit.data.sources.lsun import Lsun as Lsun
+    from diffkit.data.sources.photographs import Photographs as Photographs
+    from diffkit.data.sources.points import Points as Points
     from diffkit.data.torch_datasets import from_dataset as from_dataset
 
 __all__, __getattr__, __dir__ = on_first_use(__name__)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from diffkit.evaluation.compare import METRICS as METRICS
     from diffkit.evaluation.compare import Evaluation as Evaluation
     from diffkit.evaluation.compare import evaluate as evaluate
-    from diffkit.evaluation.extractors import EXTRACTORS as EXTRACTORS
     from diffkit.evaluation.extractors import ModuleExtractor as ModuleExtractor
     from diffkit.evaluation.extractors import extractor_for as extractor_for
     from diffkit.evaluation.features import Extractor as Extractor

@@ -81,6 +81,15 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("spacing", "Levels that are visited.", "diffkit.protocols:LevelSpacing", "diffkit.parts.spacings"),
         Kind("decoder", "Likelihood of data at the last step.", "diffkit.protocols:Decoder", "diffkit.parts.decoders"),
+        Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
+        Kind(
+            "extractor",
+            "Feature network that samples are measured with.",
+            "diffkit.evaluation:Extractor",
+            "diffkit.evaluation.extractors",
+            objects=True,
+            group="diffkit.extractors",
+        ),
     )
 }
 """Every kind by its name, in the order of listings."""

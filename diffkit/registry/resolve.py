@@ -42,7 +42,7 @@ def resolve_several(kind: str, slots: Slot) -> tuple[tuple[Any, str], ...]:
 
 
 def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
-    name, options = _name_and_options(kind, slot)
+    name, options = name_and_options(kind, slot)
     if name is not None:
         part = registry(kind).create(name, **options)
         check_contract(kind, part)
@@ -121,7 +121,8 @@ def _names_of_slots(owner: type) -> Iterable[str]:
     return [name for name in ([found] if isinstance(found, str) else found) if not name.startswith("__")]
 
 
-def _name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:
+def name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:
+    """Return the name and options that stand for a part; the name is None if the value is a part itself."""
     if isinstance(slot, str):
         return slot, {}
     if isinstance(slot, Mapping):

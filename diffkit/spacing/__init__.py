@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from diffkit.errors import OptionError, ProtocolError
+from diffkit.errors import OptionError, ProtocolError, problem
 from diffkit.options import check_integer
 from diffkit.parts.spacings import _even
 from diffkit.parts.spacings._even import check_count
@@ -77,7 +77,7 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
     if (part := spacing_part(spacing)) is not None:
         return _levels_of(part, spacing, num_steps, table)
     if isinstance(spacing, range) and len(spacing) > num_steps:  # which may be too long for any array
-        raise OptionError(f"levels must lie in 1..{num_steps}, got {spacing!r}")
+        raise OptionError(f"must lie in 1..{num_steps}", option="levels", value=spacing)
     given = np.asarray(spacing)
     if given.ndim and given.size and given.dtype.kind == "f":
         raise OptionError(
@@ -111,9 +111,12 @@ def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
         return None
     if not isinstance(spacing_part(steps), Karras) or not np.allclose(training.total_std, 1):
         return None
-    return (
-        f"steps={steps!r} is made for variance-exploding paths; on this one samples get another spread (20 steps of "
-        "'ancestral' with an exact network: 0.65 for 0.56, evenly spaced ones 0.56); use a number of steps"
+    return problem(
+        "is made for variance-exploding paths; on this one samples get another spread (20 steps of "
+        "'ancestral' with an exact network: 0.65 for 0.56, evenly spaced ones 0.56); use a number of "
+        "steps",
+        option="steps",
+        value=steps,
     )
 
 
@@ -133,7 +136,7 @@ def nearest(table: ProcessTable, sigmas: Any) -> tuple[int, ...]:
     """
     ratio = _ratios(sigmas)
     if not len(ratio):
-        raise OptionError(f"sigmas must hold a value above 0, got {sigmas!r}")
+        raise OptionError("must hold a value above 0", option="sigmas", value=sigmas)
     check_count(len(ratio), table.num_steps)
     return _even.nearest(table, -2 * np.log(ratio))
 
@@ -142,9 +145,9 @@ def _ratios(sigmas: Any) -> F64:
     try:
         found = np.asarray(sigmas, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"sigmas must be a list of numbers, got {sigmas!r}") from error
+        raise OptionError("must be a list of numbers", option="sigmas", value=sigmas) from error
     if found.ndim != 1 or np.any(np.isnan(found)) or np.any(found < 0):
-        raise OptionError(f"sigmas must be a list of numbers >= 0, got {sigmas!r}")
+        raise OptionError("must be a list of numbers >= 0", option="sigmas", value=sigmas)
     return found[found > 0]
 
 

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import nn
 
-from diffkit.errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, Message, OptionError, joined
 from diffkit.protocols import Composition, Conditions, Guidance
 from diffkit.registry import registry
 from diffkit.registry.contracts import problems_of
@@ -57,9 +57,9 @@ def with_guidance(parts: Composition, guidance: GuidanceSlot) -> Composition:
     """
     listed = resolve_several("guidance", guidance)
     found = ((name, problems_of(f"guidance {name!r}", one, parts)) for one, name in listed)
-    problems = [f"guidance {name!r}: {problem}" for name, several in found for problem in several]
+    problems = [Message(f"guidance {name!r}: ", each) for name, several in found for each in several]
     if problems:
-        raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
+        raise CompositionError(joined("\n  ", ["guidance does not fit this system:", *problems]))
     for one, _ in listed:  # `bind` needs the guidance nearer to the network
         parts = attrs.evolve(parts, guidance=(*parts.guidance, one.bind(parts)))
     return parts

@@ -30,7 +30,7 @@ def plain_nulls(value: Any) -> dict[str, Any] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping) or not value or not all(isinstance(name, str) for name in value):
-        raise OptionError(f"null_conditions must be a mapping such as {{'y': 10}}, got {value!r}")
+        raise OptionError("must be a mapping such as {'y': 10}", option="null_conditions", value=value)
     return {name: _plain(f"null_conditions[{name!r}]", entry) for name, entry in value.items()}
 
 

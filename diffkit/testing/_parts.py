@@ -148,7 +148,7 @@ def spec_round_trip(part: Any, kind: str) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             again = diffkit.load(system.save(folder))
-        other = again.recipe if kind == "backbone" else getattr(again.parts, kind)
+        other = again.parts.backbone if kind == "backbone" else getattr(again.parts, kind)
     require(other == part, repr(part), repr(other))
 
 

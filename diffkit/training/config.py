@@ -9,7 +9,7 @@ from typing import TypedDict
 import attrs
 from attrs import frozen
 
-from diffkit.errors import OptionError, did_you_mean
+from diffkit.errors import UNSET, OptionError, changed, did_you_mean
 from diffkit.options import choice, flag, integer, number, numbers
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
@@ -52,8 +52,6 @@ class TrainConfig:
         compile: Compile the network; the first update takes minutes, the others are faster.
         strategy: "ddp" gives every process of a launcher such as torchrun all of the network; "fsdp" gives each a
             share of weights, means and moments, for networks that fill a GPU. One process needs neither.
-        engine: "torch" is torch's own; "accelerate" lets Hugging Face accelerate set up devices and replicas, and
-            raises an error where its configuration would do something else.
         timeout: Seconds that processes wait for each other before they give up, > 0.
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
         label_dropout: Probability of replacing an example's class, and every other condition with a null, by "none",
@@ -95,7 +93,6 @@ class TrainConfig:
     precision: str = choice("fp32", ("fp32", "bf16", "fp16"))
     compile: bool = flag(False)
     strategy: str = choice("ddp", ("ddp", "fsdp"))
-    engine: str = choice("torch", ("torch", "accelerate"))
     timeout: float = number(1800.0, gt=0)
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
@@ -114,31 +111,40 @@ class TrainConfig:
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
         if len(self.betas) != 2:
-            raise OptionError(f"betas must be two numbers, got {self.betas!r}")
+            raise OptionError("must be two numbers", option="betas", value=self.betas)
         if len(set(self.ema)) != len(self.ema):
-            raise OptionError(f"ema must not name a rate twice, got {self.ema!r}")
+            raise OptionError("must not name a rate twice", option="ema", value=self.ema)
         if len(set(self.ema_power)) != len(self.ema_power):
-            raise OptionError(f"ema_power must not name a width twice, got {self.ema_power!r}")
+            raise OptionError("must not name a width twice", option="ema_power", value=self.ema_power)
         self._refuse_schedules()
 
     def _refuse_schedules(self) -> None:
         """Refuse contradictory options of the learning rate."""
         named = self.lr_schedule
         if self.anneal and named not in (None, "linear"):
-            raise OptionError(f"anneal=True is lr_schedule='linear', not {named!r}; leave one of them out")
+            raise OptionError(
+                f"is not {named!r}", option="anneal", value=True, fix=[{"anneal": False}, {"lr_schedule": "linear"}]
+            )
         if self.anneal_steps is not None and named in ("constant", "rsqrt"):
             raise OptionError(
-                f"anneal_steps={self.anneal_steps} is where 'linear' and 'cosine' end, but {named!r} has no "
-                "end; leave anneal_steps out"
+                f"is where 'linear' and 'cosine' end, but {named!r} has no end",
+                option="anneal_steps",
+                value=self.anneal_steps,
+                fix={"anneal_steps": UNSET},
             )
         if self.rsqrt_steps is not None and named != "rsqrt":
             raise OptionError(
-                f"rsqrt_steps={self.rsqrt_steps} is of lr_schedule='rsqrt' only; give that, or leave rsqrt_steps out"
+                "is of the schedule 'rsqrt' only",
+                option="rsqrt_steps",
+                value=self.rsqrt_steps,
+                fix=[{"lr_schedule": "rsqrt"}, {"rsqrt_steps": UNSET}],
             )
         if self.anneal_steps is not None and self.anneal_steps < self.steps:
             raise OptionError(
-                f"anneal_steps={self.anneal_steps} would leave no learning rate for the last of {self.steps} steps; "
-                f"give at least {self.steps}, or fewer steps"
+                f"would leave no learning rate for the last of {self.steps} steps",
+                option="anneal_steps",
+                value=self.anneal_steps,
+                fix=[{"anneal_steps": self.steps}, {"steps": self.anneal_steps}],
             )
 
     @property
@@ -184,7 +190,6 @@ class TrainOptions(TypedDict, total=False):
     precision: str
     compile: bool
     strategy: str
-    engine: str
     timeout: float
     seed: int
     label_dropout: float
@@ -202,21 +207,13 @@ class TrainOptions(TypedDict, total=False):
 
 
 FREE = frozenset(
-    {
-        "steps",
-        *FALL,
-        "microbatch",
-        "compile",
-        "strategy",
-        "engine",
-        "timeout",
-        "log_every",
-        "val_every",
-        "save_every",
-    }
-    | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
+    {"steps", *FALL, "microbatch", "compile", "strategy", "timeout", "log_every", "val_every", "save_every", "keep"}
+    | {"keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
 """Fields that may have other values when a run is resumed: they change updates by rounding only."""
+
+RETIRED = frozenset({"engine"})
+"""Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
 ALIASES: Mapping[str, str] = {
@@ -264,4 +261,4 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     if old.lr_decay != new.lr_decay:  # the learning rate at every step depends on it
         fixed += [*FALL, "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
-    return [f"{name}={was!r}, now {name}={now!r}" for name, was, now in pairs if was != now]
+    return [changed(name, was, now) for name, was, now in pairs if was != now]

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from diffkit._version import __version__
 from diffkit.data.base import Data, description
-from diffkit.errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, Message, OptionError, changed, joined
 from diffkit.runtime.files import digest, read_weights, write_atomically
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, PREVIEWS, RECIPE, SPEC, TENSORBOARD, WEIGHTS, is_run
 from diffkit.runtime.strict_json import check_fields, read_json, shown, word
 from diffkit.runtime.temporaries import is_temporary, sweep
 from diffkit.system.saving import as_file
 from diffkit.training import checkpoint
-from diffkit.training.config import TrainConfig, differences
+from diffkit.training.config import RETIRED, TrainConfig, differences
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.logs import say
 
@@ -148,10 +148,8 @@ def _named(names: Sequence[str]) -> str:
 def _refuse(folder: Path, found: Sequence[str], more: str = "") -> None:
     """Raise `OptionError` if there are differences."""
     if found:
-        raise OptionError(
-            "\n  ".join([f"out {str(folder)!r} holds a run that differs from this one:", *found])
-            + f"\npass the same options, or choose another folder{more}"
-        )
+        lines = joined("\n  ", [f"out {str(folder)!r} holds a run that differs from this one:", *found])
+        raise OptionError(Message(lines, f"\npass the same options, or choose another folder{more}"))
 
 
 def _way_to_train(folder: Path) -> str:
@@ -182,7 +180,7 @@ class _Known:
     def of(cls, found: Mapping[str, Any], path: Path) -> _Known:
         """Return the description in the content of config.json."""
         check_fields(found, str(path), CheckpointError, train=dict, data=dict, frozen=(list, type(None)))
-        train = found["train"]
+        train = {name: value for name, value in found["train"].items() if name not in RETIRED}
         if unknown := train.keys() - attrs.fields_dict(TrainConfig).keys():
             raise CheckpointError(f"{path} has an unknown option {min(unknown)!r} of training")
         try:
@@ -320,7 +318,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     for name, now in {**new["settings"], **_of_classifier(new)}.items():
         was = was_set.get(name)
         if was != now:
-            found.append(f"{name}={shown(was)}, now {name}={shown(now)}")
+            found.append(changed(name, was, now))
     return found
 
 
@@ -332,7 +330,7 @@ def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str
         return [f"{kind} {_label(was)}, now {_label(now)}"]
     old_options, new_options = (part.get("options") or {} for part in (was, now))
     pairs = [(f"{kind}.{name}", old_options.get(name), new_options.get(name)) for name in new_options | old_options]
-    return [f"{name}={shown(old)}, now {name}={shown(new)}" for name, old, new in pairs if old != new]
+    return [changed(name, old, new) for name, old, new in pairs if old != new]
 
 
 def _of_classifier(spec: Mapping[str, Any]) -> dict[str, Any]:

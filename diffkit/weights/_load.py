@@ -12,7 +12,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from diffkit.errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, Message, OptionError
 from diffkit.runtime.files import check_fit, load_weights
 from diffkit.system.compose import compose, recompose
 from diffkit.system.loading import from_spec
@@ -132,8 +132,8 @@ def load_checkpoint(
         system = compose(
             backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **settled.composition
         )
-    assert system.backbone is not None, "it was composed with one"
-    fill(system.backbone, weights, device)
+    assert system.network is not None, "it was composed with one"
+    fill(system.network, weights, device)
     return system.eval()
 
 
@@ -142,7 +142,7 @@ def _from_own_spec(spec: Mapping[str, Any], found: InferredOptions, options: Map
     system = from_spec(spec, device="meta")
     if not options:
         return system
-    recipe = system.recipe
+    recipe: Any = system.parts.backbone
     assert recipe is not None, "no other is written"
     own = changes(found, options, recipe, path)
     more = {name: value for name, value in options.items() if name not in own}
@@ -156,7 +156,7 @@ def inferred(weights: Weights, options: Mapping[str, Any]) -> InferredOptions:
     except CheckpointError as error:
         raise CheckpointError(f"{weights.path}: {error}") from error
     except OptionError as error:
-        raise OptionError(f"{weights.path}: {error}") from error
+        raise OptionError(Message(f"{weights.path}: ", error.message)) from error
     if found.family != "dit":
         return found
     return attrs.evolve(found, data_shape=_grid_shape(found, weights.tensors["pos_embed"]))

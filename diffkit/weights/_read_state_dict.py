@@ -85,7 +85,8 @@ def read(path: str | Path, entry: str | None = None, wanted: Shapes | None = Non
     if entry is None and not place.is_mean and (nameless := found.nameless_mean):
         raise OptionError(
             f"{path} holds its running mean {shown(nameless)} as a list, which does not say whose weights they are; "
-            f"choose the weights beside it by entry={place.name!r}, or save the mean as a state_dict"
+            "save the mean as a state_dict",
+            fix={"entry": place.name},
         )
     spec = carried(path, found.dictionaries.get(place.prefix))
     return Weights(path, under(found.tensors, place.prefix), place.name or None, () if names == ("",) else names, spec)
@@ -107,7 +108,10 @@ def _choose(path: Path, there: Sequence[Place], entry: str | None) -> Place:
             "save it again with one prefix on all names, or none"
         )
     if len(among) > 1:
-        raise OptionError(f"{path} holds several sets of weights; choose one: entry={' or '.join(among[:_SHOWN])}")
+        raise OptionError(
+            f"{path} holds several sets of weights",
+            fix=[{"entry": each.name} for each in there if each.rank == first.rank][:_SHOWN],
+        )
     return first
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from diffkit.errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, OptionError, joined
 from diffkit.presets import names as preset_names
 from diffkit.presets import preset as find_preset
 from diffkit.weights._infer_options import InferredOptions
@@ -81,7 +81,9 @@ def changes(found: InferredOptions, options: Mapping[str, Any], recipe: Any, pat
 def _refuse_differences(found: InferredOptions, known: Mapping[str, Any], path: Path, whose: str) -> None:
     wrong = list(differences(found, known))
     if wrong:
-        raise CheckpointError("\n  ".join([f"{path} does not fit {whose}:", *wrong, *hint(fitting(found, path.name))]))
+        raise CheckpointError(
+            joined("\n  ", [f"{path} does not fit {whose}:", *wrong, *hint(fitting(found, path.name))])
+        )
 
 
 def fitting(found: InferredOptions, file: str = "") -> tuple[str, ...]:

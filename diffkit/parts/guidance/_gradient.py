@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def check_function(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     """Validator of a network or function."""
     if not callable(value) or isinstance(value, type):
-        raise OptionError(f"{attribute.name} must be a network or a function, got {value!r}")
+        raise OptionError("must be a network or a function", option=attribute.name, value=value)
 
 
 class AlongGradient(Guidance):
@@ -42,13 +42,20 @@ class AlongGradient(Guidance):
     def __attrs_post_init__(self) -> None:
         """Refuse options that contradict each other."""
         if self.at == "mean" and self.shift == "score":
-            raise OptionError("at='mean' needs shift='mean'; the score is that of x_t")
+            raise OptionError(
+                "is of the step's mean; the score is that of x_t",
+                option="at",
+                value="mean",
+                fix=[{"shift": "mean"}, {"at": "x_t"}],
+            )
         if self.clip and self.shift == "mean":
-            raise OptionError("clip=True has no effect with shift='mean'; leave it out, or use shift='score'")
+            raise OptionError(
+                "has no effect on the mean", option="clip", value=True, fix=[{"clip": False}, {"shift": "score"}]
+            )
 
     def problems(self, parts: Composition) -> Iterable[str]:
         """Return why the variance that a mean shift needs is unknown."""
-        return mean_problems(parts, "shift='score'") if self.shift == "mean" else ()
+        return mean_problems(parts, {"shift": "score"}) if self.shift == "mean" else ()
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return the coefficients of the step that a mean shift needs."""
@@ -69,7 +76,12 @@ class AlongGradient(Guidance):
             return moved.clamp(-1, 1) if self.clip else moved
         known = level.coefficients
         if known is None or X_START not in known or prediction.log_variance is None:
-            raise OptionError("shift='mean' needs the step's variance, which is not known here; use shift='score'")
+            raise OptionError(
+                "needs the step's variance, which is not known here",
+                option="shift",
+                value="mean",
+                fix={"shift": "score"},
+            )
         at, time = x, level.time
         if self.at == "mean":
             at, time = known[X_START] * prediction.x_start + known[X_T] * x, known[TIME].flatten()

@@ -30,7 +30,7 @@ MEASUREMENT = "measurement"
 def check_operator(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     """Validator of an operator."""
     if not callable(value) or isinstance(value, type):
-        raise OptionError(f"operator must be a function from data to measurements, got {value!r}")
+        raise OptionError("must be a function from data to measurements", option="operator", value=value)
 
 
 @frozen

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffkit.protocols import Composition
+from diffkit.errors import Fix, problem
+from diffkit.protocols import Composition, MultistageSampler
 
 if TYPE_CHECKING:
     from diffkit.table import F64, ProcessTable
@@ -25,7 +26,8 @@ def step_columns(table: ProcessTable) -> dict[str, F64]:
     return {X_START: coef_x_start, X_T: posterior.coef_x_t, TIME: table.time[below]}
 
 
-def mean_problems(parts: Composition, instead: str) -> Iterable[str]:
+def mean_problems(parts: Composition, instead: Fix) -> Iterable[str]:
     """Return why some evaluations of the composition's sampler start no step, and what would work instead."""
-    if parts.sampler.nodes(parts.table.steps()) is not None:
-        yield f"it moves a step, but {parts.label('sampler')} evaluates between levels; use {instead}"
+    sampler = parts.sampler
+    if isinstance(sampler, MultistageSampler) and sampler.nodes(parts.table.steps()) is not None:
+        yield problem(f"it moves a step, but {parts.label('sampler')} evaluates between levels", fix=instead)

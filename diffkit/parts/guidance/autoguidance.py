@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def _check_model(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not callable(value) or isinstance(value, type):
-        raise OptionError(f"model must be a network or a system, got {value!r}")
+        raise OptionError("must be a network or a system", option="model", value=value)
 
 
 @registry("guidance").register("autoguidance")
@@ -58,7 +58,7 @@ class Autoguidance(Guidance):
         worse = _parts_of(self.model)
         if worse is None:
             return
-        if self.model.backbone is None:  # type: ignore[attr-defined]  # it is a system
+        if self.model.network is None:  # type: ignore[attr-defined]  # it is a system
             yield "the worse system was composed with backbone=None; pass its network instead"
         if worse.table != parts.table:
             yield "the worse system was trained on other levels; schedule, num_steps and rescale_time must agree"
@@ -72,7 +72,7 @@ class Autoguidance(Guidance):
     def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with the worse system's network."""
         system: Any = self.model
-        return self if _parts_of(system) is None else attrs.evolve(self, model=system.backbone)
+        return self if _parts_of(system) is None else attrs.evolve(self, model=system.network)
 
     def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
         """Return which levels lie outside of the interval."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def _check_null(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and not (isinstance(value, Mapping) and value):
-        raise OptionError(f"null must be a mapping such as {{'y': 10}}, got {value!r}")
+        raise OptionError("must be a mapping such as {'y': 10}", option="null", value=value)
 
 
 def _comparable(null: Any) -> Any:

@@ -62,7 +62,7 @@ class DPS(Measured):
 
     def problems(self, parts: Composition) -> Iterable[str]:
         """Return why the step that it moves is unknown."""
-        return mean_problems(parts, "form='likelihood'") if self.form == "normalized" else ()
+        return mean_problems(parts, {"form": "likelihood"}) if self.form == "normalized" else ()
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return the coefficients that turn a shift of x_s into one of x_start."""
@@ -79,7 +79,9 @@ class DPS(Measured):
             shift = -self.step / self.noise_std**2 * safe_reach(level) * gradient
             return estimate.with_x_start(estimate.x_start + shift)
         if level.coefficients is None or X_START not in level.coefficients:
-            raise OptionError("form='normalized' moves a step, and none starts here; use form='likelihood'")
+            raise OptionError(
+                "moves a step, and none starts here", option="form", value="normalized", fix={"form": "likelihood"}
+            )
         size = like_rows(dot(missing, missing), x).sqrt()
         shift = -2 * self.step * gradient / size.where(size > 0, 1) / level.coefficients[X_START]
         before = estimate.after_clipping

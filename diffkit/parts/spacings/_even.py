@@ -11,9 +11,9 @@ from diffkit.table import F64, ProcessTable
 def check_count(count: int, available: int, where: str = "the table") -> None:
     """Raise `OptionError` unless there are that many levels."""
     if count < 1:
-        raise OptionError(f"steps must be >= 1, got {count}")
+        raise OptionError("must be >= 1", option="steps", value=count)
     if count > available:
-        raise OptionError(f"steps must be <= {available}, the number of levels of {where}, got {count}")
+        raise OptionError(f"must be <= {available}, the number of levels of {where}", option="steps", value=count)
 
 
 def nearest(table: ProcessTable, log_snr: F64) -> tuple[int, ...]:
