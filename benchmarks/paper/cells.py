@@ -13,7 +13,6 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 import diffkit
 from benchmarks.paper.data import data
@@ -23,6 +22,7 @@ from diffkit.evaluation.extractors import Digits
 from diffkit.evaluation.metrics import Statistics, frechet_distance
 from diffkit.likelihood import score
 from diffkit.training import checkpoint
+from diffkit.training.draws import tensors_of, with_tensors
 
 VERSION = 2
 """Counts changes that make kept cells wrong."""
@@ -130,8 +130,8 @@ def gradient_noise(bench: Bench, network: Network) -> dict[str, Any]:
         system.backbone.load_state_dict(dict(files["model"]))
         state = system.parts.timesteps.init(system.table)
         if objective == "vlb_is":
-            leaves, form = pytree.tree_flatten(state)
-            state = pytree.tree_unflatten([files["trainer"][f"timesteps.{i}"] for i in range(len(leaves))], form)
+            own = [files["trainer"][f"timesteps.{i}"] for i in range(len(tensors_of(state)))]
+            state = with_tensors(state, own)
         found[objective] = _noise_scale(bench, network, system, state)
     return found
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from diffkit.protocols import State
 from diffkit.system.conditions import mapped
@@ -43,7 +42,7 @@ def draw(system: Trainable, state: State, seed: int, step: int, batch: int, rows
         batch: Examples in the batch, over all processes.
         rows: The examples that noise is drawn for.
     """
-    first = next(iter(tree_leaves(state)), None)
+    first = next(iter(tensors_of(state)), None)
     where = "cpu" if first is None else first.device
     u = uniforms(keys(key(seed, Purpose.LEVEL, step), batch, where))
     level, weight = system.parts.timesteps.sample(state, u, system.num_steps)
@@ -102,3 +101,22 @@ def dropout_seed(seed: int, step: int, start: int) -> int:
     It depends on the first example of a microbatch, ``start``, and not on the process.
     """
     return key(seed, Purpose.DROPOUT, step, start) >> 1
+
+
+def tensors_of(state: State) -> list[Tensor]:
+    """Return the tensors of a state, which is a tensor or a (nested) tuple of them, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for item in state for tensor in tensors_of(item)]
+
+
+def with_tensors(state: State, tensors: list[Tensor]) -> State:
+    """Return a state like ``state`` that holds these tensors."""
+    return _fill(state, iter(tensors))
+
+
+def _fill(state: State, tensors: Iterator[Tensor]) -> State:
+    if isinstance(state, Tensor):
+        return next(tensors)
+    items = [_fill(item, tensors) for item in state]
+    return tuple(items) if type(state) in (tuple, list) else type(state)(*items)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.utils import _pytree as pytree
 
 from diffkit.data.base import Batch, scaled
 from diffkit.errors import DivergedError, OptionError
@@ -20,7 +19,7 @@ from diffkit.system.objective import count_first
 from diffkit.training.buffers import Buffers
 from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
-from diffkit.training.draws import Draws, draw, drop_conditions, dropout_seed, mirrored
+from diffkit.training.draws import Draws, draw, drop_conditions, dropout_seed, mirrored, tensors_of, with_tensors
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
 from diffkit.training.engines.engine import gradients
@@ -61,7 +60,7 @@ class Trainer:
         self.optimizer = engine.optimizer(self.network, config)
         self.scale = LossScale(config.precision == "fp16", engine.device)
         self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup, widths=config.ema_power)
-        self.timesteps = pytree.tree_map(self._moved, system.parts.timesteps.init(system.table))
+        self.timesteps = self._on_device(system.parts.timesteps.init(system.table))
         self.step = 0
         self.window = Window()
         self.names: tuple[str, ...] = ()
@@ -206,7 +205,7 @@ class Trainer:
 
     def files(self) -> Files:
         """Return every tensor of the state, by file and name."""
-        timesteps = {f"timesteps.{i}": t for i, t in enumerate(pytree.tree_leaves(self.timesteps))}
+        timesteps = {f"timesteps.{i}": t for i, t in enumerate(tensors_of(self.timesteps))}
         window = {"window": torch.stack(self.window.rows)} if self.window.rows else {}
         return {
             "model": self.network.state_dict(),
@@ -233,8 +232,8 @@ class Trainer:
         own = {name: self._moved(value) for name, value in files["trainer"].items()}
         self.skipped, self.in_a_row = own["skipped"], own["in_a_row"]
         self.scale.restore(own)
-        leaves, form = pytree.tree_flatten(self.timesteps)
-        self.timesteps = pytree.tree_unflatten([own[f"timesteps.{i}"] for i in range(len(leaves))], form)
+        count = len(tensors_of(self.timesteps))
+        self.timesteps = with_tensors(self.timesteps, [own[f"timesteps.{i}"] for i in range(count)])
         self.window = Window(list(own["window"]) if "window" in own else [])
 
     def sampling_weights(self, keep: bool = True) -> dict[str, Tensor]:
@@ -300,6 +299,9 @@ class Trainer:
             return Draws(level, self._moved(weight), self._moved(noise))
         both = self._moved(torch.stack([level.double(), weight.double()]))
         return Draws(both[0].to(level.dtype), both[1].to(weight.dtype), self._moved(noise))
+
+    def _on_device(self, state: Any) -> Any:
+        return with_tensors(state, [self._moved(t) for t in tensors_of(state)])
 
 
 def _copy(into: Iterable[Tensor], values: list[Tensor]) -> None:

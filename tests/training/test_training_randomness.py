@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from training_support import point_system, system
 
 from diffkit.training.data_order import DataOrder
-from diffkit.training.draws import draw, drop_conditions
+from diffkit.training.draws import draw, drop_conditions, tensors_of, with_tensors
 from diffkit.training.randomness import Purpose, key, keys, normals, uniforms
 
 SIZES = st.integers(1, 40).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size)))
@@ -133,3 +133,16 @@ def test_labels_are_dropped_at_the_given_rate():
     assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 20_000)
     assert torch.equal(dropped["y"][dropped["y"] < 3], y[dropped["y"] < 3])
     assert torch.equal(drop_conditions(kept, {"y": 3}, 1.0, 0, 0, len(y))["y"], torch.full_like(y, 3))
+
+
+def test_a_state_is_taken_apart_and_put_together():
+    from diffkit.parts.timesteps.loss_second_moment import History, LossSecondMoment
+
+    state = LossSecondMoment().init(system().table)
+    doubled = with_tensors(state, [2 * t for t in tensors_of(state)])
+    assert isinstance(doubled, History)
+    nested = (torch.ones(1), (torch.zeros(2), torch.ones(3)))
+    assert [len(t) for t in tensors_of(with_tensors(nested, tensors_of(nested)))] == [1, 2, 3]
+    assert with_tensors((), []) == ()
+    single = torch.ones(2)
+    assert with_tensors(single, [single]) is single
