@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diffkit.errors import CompositionError, MissingExtraError, OptionError
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
-from diffkit.options import check_integer, check_number
+from diffkit.options import check_integer, check_number, choice
 from diffkit.protocols import Level, Model, Scalings
 from diffkit.runtime.double_backward import differentiable_twice, ordinary
 from diffkit.runtime.eval_mode import eval_mode
@@ -141,7 +141,7 @@ def ode_likelihood(
         MissingExtraError: torchdiffeq is not installed.
     """
     binned = system.decoder.bounded
-    how = _Choice.of(
+    how = _Choice(
         dequantize=("uniform" if binned else "none") if dequantize is None else dequantize,
         divergence=divergence,
         probe=probe,
@@ -186,18 +186,10 @@ _MEANING = {
 
 @frozen
 class _Choice:
-    dequantize: str
-    divergence: str
-    probe: str
-    end: str
-
-    @classmethod
-    def of(cls, **words: str) -> _Choice:
-        among = dict(dequantize=DEQUANTIZATIONS, divergence=DIVERGENCES, probe=PROBES, end=ENDS)
-        for name, word in words.items():
-            if word not in among[name]:
-                raise OptionError(f"{name} must be one of {', '.join(map(repr, among[name]))}, got {word!r}")
-        return cls(**words)
+    dequantize: str = choice("none", DEQUANTIZATIONS)
+    divergence: str = choice("hutchinson", DIVERGENCES)
+    probe: str = choice("rademacher", PROBES)
+    end: str = choice("level1", ENDS)
 
 
 _ADAPTIVE = frozenset(("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"))
