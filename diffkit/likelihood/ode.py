@@ -38,11 +38,6 @@ from diffkit.system.module import System
 from diffkit.system.seeding import example_seed
 from diffkit.table import Coefs
 
-DIVERGENCES = ("hutchinson", "exact")
-PROBES = ("rademacher", "gaussian")
-DEQUANTIZATIONS = ("none", "uniform", "decoder")
-ENDS = ("level1", "clean")
-
 
 @frozen(eq=False)
 class OdeLikelihood:
@@ -186,10 +181,10 @@ _MEANING = {
 
 @frozen
 class _Choice:
-    dequantize: str = choice("none", DEQUANTIZATIONS)
-    divergence: str = choice("hutchinson", DIVERGENCES)
-    probe: str = choice("rademacher", PROBES)
-    end: str = choice("level1", ENDS)
+    dequantize: str = choice("none", ("none", "uniform", "decoder"))
+    divergence: str = choice("hutchinson", ("hutchinson", "exact"))
+    probe: str = choice("rademacher", ("rademacher", "gaussian"))
+    end: str = choice("level1", ("level1", "clean"))
 
 
 _ADAPTIVE = frozenset(("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"))
