@@ -373,7 +373,3 @@ def _checked(spec: dict[str, Any], what: str) -> dict[str, Any]:
         if part is not None:
             check_fields(part, f"{kind} of {what}", CheckpointError, name=(str, none), options=(dict, none))
     return spec
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
