@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Attribute, field, frozen
 
 from diffkit.data.sources._source import Source
-from diffkit.errors import OptionError
+from diffkit.errors import OptionError, nearest
 from diffkit.options import choice, flag, integer, integers, number
 
 if TYPE_CHECKING:
