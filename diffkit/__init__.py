@@ -7,14 +7,14 @@ Public names are listed in `__all__` or `_PACKAGES` and imported on first use: `
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffkit._version import __version__
 from diffkit.runtime.lazy import on_first_use
 
-_PACKAGES = (*("data", "evaluation", "guidance", "likelihood", "spacing", "tasks", "testing", "training", "weights"),)
+_PACKAGES = ("data", "evaluation", "guidance", "likelihood", "spacing", "tasks", "testing", "training", "weights")
 """Public modules, imported by name: ``diffkit.data.loading.load``."""
+
 if TYPE_CHECKING:
     from diffkit.errors import AmbiguousComponentError as AmbiguousComponentError
     from diffkit.errors import CheckpointError as CheckpointError
@@ -44,12 +44,8 @@ if TYPE_CHECKING:
     from diffkit.training import train as train
     from diffkit.weights import load_checkpoint as load_checkpoint
 
-__all__, _find, _ = on_first_use(__name__)
+__all__, __getattr__, _ = on_first_use(__name__)
 __all__ += ["__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    return importlib.import_module(f"diffkit.{name}") if name in _PACKAGES else _find(name)
 
 
 def __dir__() -> list[str]:

@@ -162,10 +162,12 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
 def python_object(check: Callable[[Any, attrs.Attribute[Any], Any], object]) -> Any:
     """Field holding an object, such as a network or a function, that no file and no command line can hold.
 
+    Two parts are equal only if it is the same object.
+
     Args:
         check: Validator, ``check(instance, attribute, value)``.
     """
-    return attrs.field(validator=check, metadata={_PYTHON_ONLY: True})
+    return attrs.field(validator=check, eq=id, metadata={_PYTHON_ONLY: True})
 
 
 def python_objects(factory: Callable[..., object]) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def systems_of(trained: diffkit.System, train: Digits) -> dict[str, tuple[diffki
     scored.
     """
     found: dict[str, tuple[diffkit.System, Any]] = {"learned_range": (trained, None)}
-    mean_of = lambda x, time, y: trained.backbone(x, time, y=y)[:, :1]  # noqa: E731
+    mean_of = lambda x, time, y: trained.network(x, time, y=y)[:, :1]  # noqa: E731
     errors = tuple(errors_of(trained, train).tolist())
     for name, slot in {
         "fixed_small": None,

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import diffkit
 from benchmarks.paper.data import data
@@ -22,7 +23,6 @@ from diffkit.evaluation.extractors.digits import Digits
 from diffkit.evaluation.metrics import Statistics, frechet_distance
 from diffkit.likelihood import score
 from diffkit.training import checkpoint
-from diffkit.training.draws import tensors_of, with_tensors
 
 VERSION = 2
 """Counts changes that make kept cells wrong."""
@@ -127,11 +127,12 @@ def gradient_noise(bench: Bench, network: Network) -> dict[str, Any]:
     found: dict[str, Any] = {"step": checkpoint.read(half).step}
     for objective in ("hybrid", "vlb", "vlb_is"):
         system = bench.study.compose(attrs.evolve(network, objective=objective)).to(bench.device)
-        system.backbone.load_state_dict(dict(files["model"]))
+        system.network.load_state_dict(dict(files["model"]))
         state = system.parts.timesteps.init(system.table)
         if objective == "vlb_is":
-            own = [files["trainer"][f"timesteps.{i}"] for i in range(len(tensors_of(state)))]
-            state = with_tensors(state, own)
+            leaves, structure = pytree.tree_flatten(state)
+            own = [files["trainer"][f"timesteps.{i}"] for i in range(len(leaves))]
+            state = pytree.tree_unflatten(own, structure)
         found[objective] = _noise_scale(bench, network, system, state)
     return found
 

@@ -121,7 +121,8 @@ def from_dataset(
         label: Its column of classes; by default the only one.
         labels: Give the class as condition ``y``.
         source: What to call it.
-        options: ``on_error``, ``cache``, ``processes``, ``check`` and ``progress`` of `PictureData.opened`.
+        options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
+            `PictureData.opened`.
     Raises:
         DataError: It is streaming, or has no such columns.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,13 @@ from torch import Tensor
 from diffkit.data.base import Batch, Data, Image, Indices, description
 from diffkit.data.cache import Mapped, cached
 from diffkit.data.classes import class_counts
-from diffkit.data.images import Pictures
+from diffkit.data.images import Pictures, decode_all
 from diffkit.data.labels import Labels
 from diffkit.data.names import printable
-from diffkit.data.parallel import in_order, logs_for_job
+from diffkit.data.parallel import logs_for_job
 from diffkit.data.skipping import Skipping, check_share
 from diffkit.errors import DataError, joined, problem
 from diffkit.runtime.output import log
-from diffkit.runtime.progress import progress as show_progress
 
 IN_MEMORY = 2 * 1024**3
 """Pixels up to this many bytes are held in memory, which is over ten times as fast as decoding them every epoch."""
@@ -163,13 +162,4 @@ def _read_all(pictures: Pictures, processes: int, progress: bool) -> tuple[NDArr
     form = pictures.form
     fits = len(pictures) * math.prod(form.shape) * form.dtype.itemsize <= IN_MEMORY
     pixels = np.zeros((len(pictures), *form.shape), form.dtype) if fits else None
-    bad: dict[int, str] = {}
-    indices: Sequence[int] = range(len(pictures))
-    with show_progress(len(pictures), "reading images", progress) as advance:
-        for i, found in enumerate(in_order(pictures.read, indices, processes)):
-            if isinstance(found, DataError):
-                bad[i] = str(found)
-            elif pixels is not None:
-                pixels[i] = found
-            advance(1)
-    return pixels, bad
+    return pixels, decode_all(pictures, pixels, processes=processes, doing="reading images", progress=progress)

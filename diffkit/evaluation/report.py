@@ -5,11 +5,11 @@ The page is one HTML file that fetches nothing and runs no script.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,19 @@ import torch
 from attrs import field, frozen
 
 from diffkit._version import __version__
-from diffkit.errors import CheckpointError, DiffkitError, DivergedError, MissingExtraError
+from diffkit.errors import CheckpointError, DiffkitError, DivergedError
+from diffkit.evaluation._svg import Line, chart, scatter
+from diffkit.evaluation._templates import template
 from diffkit.explain import explain
 from diffkit.options import check_integer
 from diffkit.runtime.files import load_weights, write_atomically
+from diffkit.runtime.images import grid, pixels, png
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.runtime.strict_json import check_fields, read_json
 from diffkit.spacing import Spacing
 from diffkit.system.loading import load, read_spec
 from diffkit.system.module import System
+from diffkit.training.config import RETIRED
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -81,10 +85,10 @@ def write(
     """
     check_integer("n", n, ge=0)
     folder = Path(run)
-    template = _template()
+    page = template("report.html.j2")
     found = _Run.read(folder, device)
     spacing = min(_STEPS, found.system.num_steps) if steps is None else steps
-    page = template.render(
+    text = page.render(
         title=folder.resolve().name,
         shape="x".join(map(str, found.system.data_shape)),
         run=folder,
@@ -104,7 +108,7 @@ def write(
         data=found.config.get("data", {}),
     )
     path = folder / "report.html" if out is None else Path(out)
-    write_atomically(path, page.encode(errors="backslashreplace"))  # names of folders may hold any bytes
+    write_atomically(path, text.encode(errors="backslashreplace"))  # names of folders may hold any bytes
     return path
 
 
@@ -160,32 +164,10 @@ class _Run:
                 yield found.step, {**found.files["model"], **found.files[name]}
 
 
-def _template() -> Any:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("report", "a report") from error
-    source = resources.files("diffkit.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["plain"] = _plain
-    return environment.from_string(source)
-
-
-def _plain(value: Any) -> str:
-    """An option's value as plain text."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return "none" if value is None else str(value)
-
-
 # ---- charts ----------------------------------------------------------------------------------------------------------
 
 
 def _schedule_charts(e: Explanation) -> Iterator[Figure]:
-    from diffkit.evaluation._svg import Line, chart
-
     yield Figure(
         "How signal and noise mix at each level.",
         chart(
@@ -223,7 +205,6 @@ def _schedule_charts(e: Explanation) -> Iterator[Figure]:
 
 
 def _training_charts(folder: Path) -> Iterator[Figure]:
-    from diffkit.evaluation._svg import Line, chart
     from diffkit.training import read_metrics
 
     lines = read_metrics(folder)
@@ -263,7 +244,6 @@ def _training_charts(folder: Path) -> Iterator[Figure]:
 
 def _bound(folder: Path) -> Mapping[str, Any] | None:
     """The results of ``diffkit nll``: the bound, and its terms by level."""
-    from diffkit.evaluation._svg import Line, chart
     from diffkit.likelihood.scores import FAINT, NORMAL_95
 
     arrays = _arrays(folder / "nll.npz", "total", "prior", "levels", "visits", "terms", "terms_error")
@@ -336,7 +316,7 @@ def _arrays(path: Path, *names: str) -> dict[str, Any] | None:
 def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> Iterator[Figure]:
     """Samples of the trained system, of the stored checkpoints, and at several levels."""
     system = run.system
-    if system.backbone is None:
+    if system.network is None:
         return
     if run.enlarges:
         yield Figure("This system enlarges small images; diffkit sample --low-res draws its samples.")
@@ -355,7 +335,7 @@ def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> I
 
 
 def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator[Figure]:
-    system, network = run.system, run.system.backbone
+    system, network = run.system, run.system.network
     assert network is not None
     final = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     found = list(run.checkpoints())
@@ -372,8 +352,6 @@ def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator
 
 
 def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
-    from diffkit.evaluation._embedded_images import strip
-
     system = run.system
     if len(system.data_shape) != 3:
         return
@@ -382,15 +360,12 @@ def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
     levels = ", ".join(str(moments[i].level) for i in places)
     total_std = [float(system.table.total_std[moments[i].level]) for i in places]
     noisy = [moments[i].x / s for i, s in zip(places, total_std, strict=True)]
-    yield Figure(f"From noise to samples: data at levels {levels}.", None, strip(noisy))
+    yield Figure(f"From noise to samples: data at levels {levels}.", None, _strip(noisy))
     estimates = [moments[i].x_start for i in places]
-    yield Figure("The network's estimates of the clean data at the same levels.", None, strip(estimates))
+    yield Figure("The network's estimates of the clean data at the same levels.", None, _strip(estimates))
 
 
 def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Figure:
-    from diffkit.evaluation._embedded_images import embedded
-    from diffkit.evaluation._svg import scatter
-
     labels = run.conditions(len(x)).get("y")
     if x.ndim == 2 and x.shape[1] == 2:
         return Figure(caption, scatter("", x.double().cpu().numpy(), labels))
@@ -400,7 +375,18 @@ def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Fi
         columns = len(set(labels))
         shown = run.class_names[:columns]
         caption += f" A class to each column: {', '.join(shown)}."
-    return Figure(caption, None, embedded(x, columns or max(1, round(len(x) ** 0.5))))
+    return Figure(caption, None, _embedded(x, columns or max(1, round(len(x) ** 0.5))))
+
+
+def _strip(steps: Sequence[Tensor]) -> str:
+    """One image with a row for each example and a column for each step, each (n, C, H, W)."""
+    return _embedded(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
+
+
+def _embedded(images: Tensor, columns: int) -> str:
+    """Images (N, C, H, W) in [-1, 1] as one image, row by row, a data URI; values outside are clipped."""
+    content = png(grid(list(pixels(images, 256)), columns), optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------
@@ -427,7 +413,8 @@ def _facts(run: _Run) -> list[tuple[str, str]]:
 
 def _repeat(run: _Run) -> str:
     """Python that trains the same system again."""
-    options = ",\n    ".join(f"{name}={_python(value)}" for name, value in run.config.get("train", {}).items())
+    chosen = {name: value for name, value in run.config["train"].items() if name not in RETIRED}
+    options = ",\n    ".join(f"{name}={_python(value)}" for name, value in chosen.items())
     source = run.config.get("data", {}).get("source", "...")
     lines = ["import json", "import diffkit, diffkit.data", ""]
     lines += [f"spec = json.load(open({str(run.folder / SPEC)!r}))", "system = diffkit.from_spec(spec)"]

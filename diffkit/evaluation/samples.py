@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from diffkit.data.folder import list_images
 from diffkit.data.loading import source_for
 from diffkit.errors import DataError
 from diffkit.runtime.images import check_finite, integers, need_pillow, open_image
+from diffkit.system.call_options import JobOptions, shows_options
 from diffkit.system.module import System
 
 _SHOWN = 3
@@ -22,7 +23,16 @@ _ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
 """EXIF: the tag, and its values where height and width change places."""
 
 
-def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 64, **options: Any) -> Data:
+@shows_options(JobOptions)
+def draw(
+    system: System,
+    n: int,
+    *,
+    source: str = "samples",
+    batch_size: int = 64,
+    progress: bool = True,
+    **options: Unpack[JobOptions],
+) -> Data:
     """Return n samples of a system as data: on its bins if it has any, rounded to the nearest.
 
     Args:
@@ -30,11 +40,13 @@ def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 6
         n: How many.
         source: Name of the samples in results.
         batch_size: How many are made at a time.
-        options: As `System.sample` takes them.
+        progress: Show a bar with an ETA on standard error.
+        options: Those of `diffkit.system.call_options.JobOptions`.
+        conditions: As in `System.sample`.
     Raises:
         DivergedError: None of them is finite.
     """
-    x = system.sample(n, batch_size=min(n, batch_size), **options).cpu()
+    x = system.sample(n, batch_size=min(n, batch_size), progress=progress, **options).cpu()
     if system.device.type != "cpu":  # on a CPU it was checked while sampling
         check_finite(x)
     bins = system.decoder.bins

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffkit.errors import OptionError
+from diffkit.protocols import ConditionalBackbone
 
 _BATCH = 10_007  # a prime that divides the size of no weight
 _LOWERED = frozenset(
@@ -82,8 +83,9 @@ class Trace:
         self.data_shape = data_shape
         self.precision = precision
         self.flops = (0.0, 0.0)
-        low_res = recipe.channels_in(data_shape) - data_shape[0]
-        self._conditions = self._find_conditions(low_res)
+        read = recipe.channels_in(data_shape) if isinstance(recipe, ConditionalBackbone) else data_shape[0]
+        self._low_res = (max(read - data_shape[0], 1), *data_shape[1:])
+        self._conditions = self._find_conditions()
 
     @property
     def weight_bytes(self) -> int:
@@ -96,63 +98,41 @@ class Trace:
         Args:
             count: Fill in `flops` too; not where blocks are recomputed, since counting keeps their results in memory.
         """
-
-        def step(live: _Live, kernels: _Kernels) -> None:
-            counter = FlopCounterMode(display=False)
-            with counter if count else nullcontext(), live:
-                out = self._forward(_BATCH)
-                live.mark()
-                forward = counter.get_total_flops() + kernels.flops
-                torch.autograd.backward(out.sum())
+        live, counter = _Live(self.network), FlopCounterMode(display=False)
+        with _as_on_gpu(self.network, self.precision) as kernels, counter if count else nullcontext(), live:
+            out = self._forward(_BATCH, self._conditions)
+            live.mark()
+            forward = counter.get_total_flops() + kernels.flops
+            torch.autograd.backward(out.sum())
             both = counter.get_total_flops() + 3 * kernels.flops  # a product has two gradients of the same cost
-            self.flops = (forward / _BATCH, both / _BATCH)
-
-        timeline = self._timeline(step)
+        self.flops = (forward / _BATCH, both / _BATCH)
         self.network.zero_grad()
-        return timeline
+        return live.timeline()
 
     def sampling(self) -> Timeline:
         """Memory of a forward pass without gradients, weights not included."""
-
-        def step(live: _Live, kernels: _Kernels) -> None:
-            with torch.no_grad(), live:
-                out = self._forward(_BATCH)
-                live.mark()
-                del out
-
-        return self._timeline(step)
-
-    def _timeline(self, step: Callable[[_Live, _Kernels], None]) -> Timeline:
         live = _Live(self.network)
-        with _as_on_gpu(self.network, self.precision) as kernels:
-            step(live, kernels)
-        events = np.array(live.events, dtype=np.float64)
-        return Timeline(events[:, 0], events[:, 1], live.marked)
+        with _as_on_gpu(self.network, self.precision), torch.no_grad(), live:
+            out = self._forward(_BATCH, self._conditions)
+            live.mark()
+            del out
+        return live.timeline()
 
-    def _forward(self, batch: int) -> Tensor:
-        out: Tensor = self.network(*self._inputs(batch), **self._conditions(batch))
+    def _forward(self, batch: int, conditions: Sequence[str]) -> Tensor:
+        """Call the network on the meta device, with some of the usual conditions."""
+        forms = {"y": ((batch,), torch.long), "low_res": ((batch, *self._low_res), torch.float32)}
+        x, time = torch.empty(batch, *self.data_shape, device="meta"), torch.empty(batch, device="meta")
+        given = {name: torch.zeros(forms[name][0], dtype=forms[name][1], device="meta") for name in conditions}
+        out: Tensor = self.network(x, time, **given)
         return out
 
-    def _inputs(self, batch: int) -> tuple[Tensor, Tensor]:
-        return torch.empty(batch, *self.data_shape, device="meta"), torch.empty(batch, device="meta")
-
-    def _find_conditions(self, low_res: int) -> Callable[[int], dict[str, Tensor]]:
-        """Find which of the usual conditions the network takes: y, low_res, both or none."""
-        small = (max(low_res, 1), *self.data_shape[1:])
-
-        def labels(batch: int) -> dict[str, Tensor]:
-            return {"y": torch.zeros(batch, dtype=torch.long, device="meta")}
-
-        def image(batch: int) -> dict[str, Tensor]:
-            return {"low_res": torch.zeros(batch, *small, device="meta")}
-
-        candidates: list[Callable[[int], dict[str, Tensor]]] = [lambda batch: {}, labels, image]
-        candidates.append(lambda batch: labels(batch) | image(batch))
+    def _find_conditions(self) -> Sequence[str]:
+        """Find which of the usual conditions the network takes."""
         failures = []
-        for conditions in candidates:
+        for conditions in ((), ("y",), ("low_res",), ("y", "low_res")):
             try:
                 with torch.no_grad():
-                    self.network(*self._inputs(2), **conditions(2))
+                    self._forward(2, conditions)
             except Exception as error:  # any error means that it cannot be called this way
                 failures.append(error)
             else:
@@ -169,6 +149,11 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.marked = 0
         self._fixed, self._slope = 0, 0
         self._known = {value.untyped_storage()._cdata for value in network.state_dict().values()}
+
+    def timeline(self) -> Timeline:
+        """Return what was followed."""
+        fixed, slope = np.array(self.events, dtype=np.float64).T
+        return Timeline(fixed, slope, self.marked)
 
     def mark(self) -> None:
         """Mark the end of the forward pass."""

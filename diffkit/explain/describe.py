@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +15,18 @@ from diffkit.errors import OptionError
 from diffkit.explain.explanation import FAINT, Explanation, PartNote
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.options import option_names
-from diffkit.protocols import Composition
+from diffkit.protocols import Composition, Decoder
 from diffkit.registry import LOCAL, SLOTS, registry
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.run_layout import SPEC
 from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
+from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import scalings
 from diffkit.system.compose import compose
 from diffkit.system.loading import from_spec, read_spec
 from diffkit.system.module import System
 from diffkit.system.objective import Objective
 from diffkit.table import F64, ProcessTable
-
-if TYPE_CHECKING:
-    from diffkit.protocols import Decoder
 
 _MANY_FAINT = 0.2
 """Share of such levels above which there is a remark; a fifth of linear's chain could be skipped with little harm
@@ -59,7 +57,7 @@ def explain(
     if isinstance(what, System | str | Path):
         if composition:
             raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be changed")
-        system, recipe = (what, what.recipe) if isinstance(what, System) else _saved(Path(what))
+        system, recipe = (what, what.parts.backbone) if isinstance(what, System) else _saved(Path(what))
     else:
         keywords = dict(what or {}) | composition
         recipe = _recipe(keywords.pop("backbone", "unet"))
@@ -105,8 +103,8 @@ def _saved(folder: Path) -> tuple[System, Any]:
 
 
 def _count_parameters(system: System, recipe: Any) -> int | None:
-    if system.backbone is not None:
-        return sum(parameter.numel() for parameter in system.backbone.parameters())
+    if system.network is not None:
+        return sum(parameter.numel() for parameter in system.network.parameters())
     if recipe is None:
         return None
     with torch.device("meta"):
@@ -118,15 +116,20 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     parts, table = system.parts, system.table
     kinds = [kind for kind in SLOTS if kind != "backbone"]
     notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
-    chosen = system.parts_for(sampler).sampler
+    notes += [] if system.settings.decoder is None else [note("decoder", system.settings.decoder)]
+    chosen = parts_for(system.parts, sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)
     posterior = table.posterior()
     kl_weight = (posterior.coef_x_start**2 * np.exp(-table.posterior_log_variance))[1:]
     return Explanation(
         parts=tuple(notes),
-        settings={name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing", "bins")}
-        | {"clip_x_start": system.settings.clip_x_start},
+        settings={
+            **{name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing")},
+            "clip_x_start": system.settings.clip_x_start,
+            "bins": system.decoder.bins,
+            "sampling": system.settings.sampling,
+        },
         level=table.index[1:],
         alpha_bar=table.alpha_bar[1:],
         snr=np.exp(table.log_snr[1:]),

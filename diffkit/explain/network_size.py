@@ -1,6 +1,6 @@
 """Size of a network without allocating it: parameters, operations, memory, and the batch that fits.
 
-    recipe = diffkit.preset("iddpm/cifar10-uncond").compose(device="meta").recipe
+    recipe = diffkit.preset("iddpm/cifar10-uncond").compose(device="meta").parts.backbone
     print(size_report(recipe, (3, 32, 32), 6, batch_size=128, memory_gb=24, precision="bf16"))
 
 The network is run on torch's meta device, where tensors have shapes and no values; see `_size_trace.py`. What a trace

@@ -82,22 +82,5 @@ class Classifier:
         return ClassifierNetwork(layout, num_classes, self.pool)
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
-        return Layout(
-            data_shape=data_shape,
-            in_channels=data_shape[0],
-            channels=self.channels,
-            num_res_blocks=self.num_res_blocks,
-            channel_mult=self.channel_mult,
-            attention_resolutions=self.attention_resolutions,
-            attention_range=(8, 32),  # the published classifiers attend at 32, 16 and 8 pixels
-            num_heads=self.num_heads,
-            num_heads_upsample=self.num_heads,
-            num_head_channels=self.num_head_channels,
-            attention_order=self.attention_order,
-            scale_shift_norm=self.scale_shift_norm,
-            dropout=self.dropout,
-            resblock_updown=self.resblock_updown,
-            conv_resample=self.conv_resample,
-            groups=self.groups,
-            checkpoint=self.checkpoint,
-        )
+        # the published classifiers attend at 32, 16 and 8 pixels
+        return Layout.of(self, data_shape, data_shape[0], (8, 32))

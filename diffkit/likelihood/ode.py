@@ -27,21 +27,18 @@ from torch import Tensor
 
 from diffkit.errors import UNSET, CompositionError, MissingExtraError, OptionError
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
-from diffkit.options import check_integer, check_number
-from diffkit.protocols import Level, Model, Scalings
+from diffkit.options import check_integer, check_number, choice
+from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.bound import BoundTerms
+from diffkit.system.checks import checked_data
+from diffkit.system.conditions import check_unused
 from diffkit.system.denoiser import Denoiser
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
-from diffkit.system.seeding import example_seed
+from diffkit.system.randomness import generators_of
 from diffkit.table import Coefs
 from diffkit.tensors import differentiable_twice, ordinary
-
-DIVERGENCES = ("hutchinson", "exact")
-PROBES = ("rademacher", "gaussian")
-DEQUANTIZATIONS = ("none", "uniform", "decoder")
-ENDS = ("level1", "clean")
 
 
 @frozen(eq=False)
@@ -141,7 +138,7 @@ def ode_likelihood(
         MissingExtraError: torchdiffeq is not installed.
     """
     binned = system.decoder.bounded
-    how = _Choice.of(
+    how = _Choice(
         dequantize=("uniform" if binned else "none") if dequantize is None else dequantize,
         divergence=divergence,
         probe=probe,
@@ -161,12 +158,12 @@ def ode_likelihood(
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
     solve = _solver(rtol, atol, method, options)
     with torch.inference_mode(False):
-        x_start = ordinary(system.checked(x_start).to(system.device))
+        x_start = ordinary(checked_data(x_start, system.data_shape, system.decoder).to(system.device))
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
     if len(places) != len(x_start):
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
-    system.check_unused(model, conditions, "steps", "sampler", "compile")
     job = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
+    check_unused(job.model, conditions, "steps", "sampler", "compile")
     flow = _Flow(system, job.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
     # the divergence is a gradient, so that inference mode is left; probes then are ordinary tensors, too
     with eval_mode(system, *job.networks()), torch.inference_mode(False), torch.set_grad_enabled(gradient):
@@ -191,18 +188,10 @@ _MEANING = {
 
 @frozen
 class _Choice:
-    dequantize: str
-    divergence: str
-    probe: str
-    end: str
-
-    @classmethod
-    def of(cls, **words: str) -> _Choice:
-        among = dict(dequantize=DEQUANTIZATIONS, divergence=DIVERGENCES, probe=PROBES, end=ENDS)
-        for name, word in words.items():
-            if word not in among[name]:
-                raise OptionError(f"{name} must be one of {', '.join(map(repr, among[name]))}, got {word!r}")
-        return cls(**words)
+    dequantize: str = choice("none", ("none", "uniform", "decoder"))
+    divergence: str = choice("hutchinson", ("hutchinson", "exact"))
+    probe: str = choice("rademacher", ("rademacher", "gaussian"))
+    end: str = choice("level1", ("level1", "clean"))
 
 
 _ADAPTIVE = frozenset(("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"))
@@ -259,8 +248,9 @@ class _Path:
     def at(self, rho: float) -> tuple[Coefs, Scalings, float]:
         """Coefficients, mean parameterization and time where sigma / alpha is rho."""
         log_snr = -2 * math.log(rho)
-        if self.parts.schedule.continuous:
-            total_std, time = (float(v) for v in self.parts.schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
+        schedule = self.parts.schedule
+        if isinstance(schedule, ContinuousSchedule):
+            total_std, time = (float(v) for v in schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
         elif self.ends_without_signal and rho > self.last:  # the last level is at no log_snr, but at an angle
             ends = [math.atan(self.last), math.pi / 2]
             pairs = zip((self.total_std[-1], self.time[-1]), self.end, strict=True)
@@ -294,7 +284,7 @@ class _Flow:
         """Return the bits per dimension with each probe (probes, B), float64, and the latent."""
         if draw == 0 and self.seeds is not None:
             seed, places = self.seeds
-            self.generators = [torch.Generator(x_start.device).manual_seed(example_seed(seed, i)) for i in places]
+            self.generators = [*generators_of(seed, places, x_start.device)]
         if draw == 0:
             self._check_gradient(x_start)
         y, offset = self._dequantized(x_start)

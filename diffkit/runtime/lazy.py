@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -15,6 +16,7 @@ def on_first_use(package: str) -> tuple[list[str], Callable[[str], Any], Callabl
 
     The one list of names is the package's own block ``if TYPE_CHECKING:``, which type checkers and editors read too:
     each ``from module import name as name`` in it is exported, in the order written; other imports there are not.
+    Submodules are imported on first use, too.
 
     Args:
         package: Its ``__name__``.
@@ -22,11 +24,13 @@ def on_first_use(package: str) -> tuple[list[str], Callable[[str], Any], Callabl
     home = _reexported(package)
 
     def find(name: str) -> Any:
-        if name not in home:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(home[name]), name)
-        setattr(sys.modules[package], name, value)
-        return value
+        if name in home:
+            value = getattr(importlib.import_module(home[name]), name)
+            setattr(sys.modules[package], name, value)
+            return value
+        if find_spec(f"{package}.{name}"):
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def public() -> list[str]:
         return sorted(sys.modules[package].__all__)

@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,34 +96,6 @@ def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[s
         return json_object(path)
     except (OSError, ValueError) as cause:
         raise error(f"{path} cannot be read as JSON: {reason(cause)}{remedy}") from cause
-
-
-def read_json_lines(
-    path: Path, whole: Callable[[dict[str, Any]], bool], most: int = 2**30
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the JSON objects that stand one on a line, and the numbers, from 1, of the lines that are damaged.
-
-    A last line that was cut short is passed over: its writer was ended.
-
-    Args:
-        path: The file.
-        whole: Whether an object is what such a line holds.
-        most: Bytes that the file may have.
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is a pipe or a device, or too large.
-    """
-    found, damaged = [], []
-    for number, line in enumerate(lines := read_bytes(path, most).split(b"\n"), 1):
-        try:
-            one = parse_json(line)
-        except ValueError:
-            one = None
-        if isinstance(one, dict) and whole(one):
-            found.append(one)
-        elif number < len(lines):
-            damaged.append(number)
-    return found, damaged
 
 
 def check_fields(table: Any, what: str, error: type[DiffkitError], /, **kinds: type | tuple[type, ...]) -> None:

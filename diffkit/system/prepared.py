@@ -20,11 +20,13 @@ from diffkit.runtime.eval_mode import eval_mode, eval_mode_of, modules_of
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.system.cache import MOST_STEPS, SystemCache, has_value
+from diffkit.system.call_options import Transform
 from diffkit.system.compiling import Compile, compiled
 from diffkit.system.conditions import as_tensor, rows_of
 from diffkit.system.denoiser import Denoiser, as_float
-from diffkit.system.guidance import networks_of
+from diffkit.system.guidance import inactive_at, networks_of
 from diffkit.system.objective import Objective
+from diffkit.system.randomness import NoiseFn, Seed, noise_for
 from diffkit.system.sampling import (
     Program,
     StepFn,
@@ -35,10 +37,7 @@ from diffkit.system.sampling import (
     step_with_denoised,
     take_step,
 )
-from diffkit.system.seeding import NoiseFn, Seed, noise_for
 from diffkit.table import Coefs, ProcessTable
-
-Transform = Callable[[Tensor], Tensor]
 
 PROGRAMS: SystemCache[Program] = SystemCache(8)
 """For a small network, making a program takes as long as some of its steps."""
@@ -198,5 +197,5 @@ def _acting(program: Program, guidance: tuple[Guidance, ...]) -> list[tuple[bool
     """For each step, whether each guidance is active at one of its levels or more."""
     blocks = [block for name, block in program.columns.blocks.items() if name != "coef"]
     levels = [Coefs(block["alpha"], block["sigma"], block["log_snr"]) for block in blocks]
-    inactive_at = [np.all([one.inactive_at(at) for at in levels], axis=0) for one in guidance]
-    return [tuple(not off[i] for off in inactive_at) for i in range(program.num_steps)]
+    inactive = [np.all([inactive_at(one, at) for at in levels], axis=0) for one in guidance]
+    return [tuple(not off[i] for off in inactive) for i in range(program.num_steps)]

@@ -12,10 +12,19 @@ from attrs import field, frozen
 from torch import Tensor
 
 from diffkit.errors import OptionError, ProtocolError
-from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
+from diffkit.protocols import (
+    Composition,
+    Denoise,
+    Level,
+    MultistageSampler,
+    Prediction,
+    RoutedSampler,
+    Sampler,
+    State,
+)
 from diffkit.system.coefficients import CoefficientTable, NamedColumns, level_coefficients, node_coefficients
 from diffkit.system.numerics import computing
-from diffkit.system.seeding import NoiseFn
+from diffkit.system.randomness import NoiseFn
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 from diffkit.tensors import ordinary
 
@@ -78,7 +87,7 @@ class Row:
 
     @property
     def nodes(self) -> tuple[Level, ...]:
-        """Further levels within the step, in the order of `Sampler.nodes`."""
+        """Further levels within the step, in the order of `MultistageSampler.nodes`."""
         if self._nodes is None:
             self._nodes = tuple(self._level(f"node{i}") for i in range(self._num_nodes))
         return self._nodes
@@ -96,13 +105,25 @@ class Program:
         columns: Level t, level s and plan coefficients of every step, in the order of the steps.
         levels: Level each step goes to, in the root table.
         num_nodes: Number of further levels within each step.
+        stochastic: Whether the sampler's steps add noise.
+        uses_last: False if the argument ``last`` of the sampler's steps is False throughout.
     """
 
     sampler: Sampler
     columns: CoefficientTable
     levels: tuple[int, ...]
     num_nodes: int = 0
+    stochastic: bool = field(init=False)
+    uses_last: bool = field(init=False)
     _rows: dict[tuple[torch.device, torch.dtype], tuple[Row, ...]] = field(factory=dict, init=False, repr=False)
+
+    @stochastic.default
+    def _find_stochastic(self) -> bool:
+        return self.sampler.stochastic
+
+    @uses_last.default
+    def _find_uses_last(self) -> bool:
+        return isinstance(self.sampler, MultistageSampler) and self.sampler.uses_last
 
     @property
     def num_steps(self) -> int:
@@ -120,7 +141,7 @@ class Program:
             state: The sampler's.
             row: One of `rows`, or a row of `columns` as a tensor (n,), or such a row for each example (B, n).
             noise: Standard normal of x's shape, or None if the sampler is deterministic.
-            last: True on the step to level 0, for samplers with `uses_last`.
+            last: True on the step to level 0, if `uses_last`.
         """
         if not isinstance(row, Row):  # isinstance(row, Tensor) would be slow
             row = Row(self.columns, row, x.ndim, self.num_nodes)
@@ -186,7 +207,7 @@ class Program:
 
     def rows(self, x: Tensor, noise_fn: NoiseFn | None) -> Sequence[Row]:
         """Return each step's row of `columns` on x's device; `OptionError` for a stochastic sampler without noise."""
-        if self.sampler.stochastic and noise_fn is None:
+        if self.stochastic and noise_fn is None:
             raise OptionError("this sampler adds noise, so it needs noise_fn")
         key = (x.device, x.dtype)
         if key in self._rows and type(x) is Tensor:
@@ -204,11 +225,11 @@ class Program:
 
     def noise(self, noise_fn: NoiseFn | None) -> Tensor | None:
         """Return the noise of the next step; None if the sampler is deterministic."""
-        return noise_fn() if noise_fn is not None and self.sampler.stochastic else None
+        return noise_fn() if noise_fn is not None and self.stochastic else None
 
     def is_last(self, i: int) -> bool:
-        """Return the argument ``last`` of a step: True on the step to level 0, if the sampler has `uses_last`."""
-        return self.sampler.uses_last and self.levels[i] == 0
+        """Return the argument ``last`` of a step: True on the step to level 0, if `uses_last`."""
+        return self.uses_last and self.levels[i] == 0
 
 
 StepFn = Callable[
@@ -256,12 +277,22 @@ class _Recorder:
 @computing("the steps of the sampler")
 def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
     """Return the program from level T of a table in use down to level 0."""
-    route = sampler.route(table.log_snr)
+    route = route_of(sampler, table)
     if route is None:
         rows = np.arange(table.num_steps, 0, -1)
         return _program(parts, sampler, table, table.steps(), rows, rows - 1)
     start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
     return _program(parts, sampler, table, Steps(table.at(start), table.at(end)), start, end)
+
+
+def route_of(sampler: Sampler, table: ProcessTable) -> Sequence[tuple[int, int]] | None:
+    """Return the steps of a sampler that orders them in its own way; None for one after the other down to level 0."""
+    return sampler.route(table.log_snr) if isinstance(sampler, RoutedSampler) else None
+
+
+def nodes_of(sampler: Sampler, steps: Steps) -> F64 | None:
+    """Return log_snr of a sampler's further evaluations within steps, (n, m); None if there are none."""
+    return sampler.nodes(steps) if isinstance(sampler, MultistageSampler) else None
 
 
 def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.ndarray:
@@ -351,7 +382,7 @@ def _blocks(
         levels: `level_coefficients` of the table in use.
         steps, from_rows, to_rows: The steps, and their ends as rows of the table.
     """
-    log_snr = sampler.nodes(steps)
+    log_snr = nodes_of(sampler, steps)
     start = {name: c[from_rows] for name, c in levels.items()}
     nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, steps, log_snr, start)
     steps = Steps(steps.t, steps.s, coefs)

@@ -17,7 +17,7 @@ Source: Zhang et al. 2023, arXiv:2307.10829 (BDIA).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -26,16 +26,16 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_number
-from diffkit.protocols import Model
 from diffkit.spacing import Spacing, levels
+from diffkit.system.call_options import EstimateOptions, shows_options
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
+from diffkit.system.conditions import check_unused
 from diffkit.system.denoiser import Denoiser, as_float
-from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 from diffkit.table import F64, ProcessTable
 from diffkit.tasks._images import images_for
-from diffkit.tasks.inversion import steps_or_default
+from diffkit.tasks.inversion import STEPS, steps_or_default
 
 
 @frozen(eq=False)
@@ -55,54 +55,53 @@ class ExactCode:
     gamma: float | None = None
 
 
+@shows_options(EstimateOptions, steps=STEPS)
 @torch.no_grad()
 def exact_encode(
     system: System,
     image: Tensor,
     *,
     gamma: float = 1.0,
-    steps: Spacing = None,
-    guidance: GuidanceSlot = None,
-    clip: bool | None = None,
-    model: Model | None = None,
     progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[EstimateOptions],
 ) -> ExactCode:
     """Return the code of images, from which `exact_decode` with the same network and conditions restores them.
+
+    There must be at least two levels; 50 by default, or all if there are fewer. Image and network may be float64.
 
     Args:
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
         gamma: In (0, 1]; 1 leaves rounding errors as they are, smaller values multiply them by 1 / gamma a step.
-        steps: At least two levels; as in `diffkit.tasks.invert`.
-        guidance, clip, model, progress, conditions: As in `diffkit.tasks.invert`. The image may be float64, and so may
-            the network.
+        progress: As in `diffkit.tasks.invert`.
+        options: Those of `diffkit.system.call_options.EstimateOptions`.
+        conditions: As in `diffkit.tasks.invert`.
     """
-    x, steps = images_for(system, "image", image), steps_or_default(system, steps)
-    latent, below = _Walk.of(system, x, gamma, steps, guidance, clip, model, conditions).up(x, progress)
+    x = images_for(system, "image", image)
+    options["steps"] = steps = steps_or_default(system, options.get("steps"))
+    latent, below = _Walk.of(system, x, gamma, options).up(x, progress)
     return ExactCode(latent, below, levels(system.num_steps, steps, system.table), float(gamma))
 
 
+@shows_options(EstimateOptions, steps=STEPS)
 @torch.no_grad()
 def exact_decode(
     system: System,
     code: ExactCode | Tensor,
     *,
     gamma: float | None = None,
-    steps: Spacing = None,
-    guidance: GuidanceSlot = None,
-    clip: bool | None = None,
-    model: Model | None = None,
     progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[EstimateOptions],
 ) -> Tensor:
     """Return the images of a code, or of noise alone, (B, C, *S): the level below then comes from a step of DDIM.
 
     Args:
         system: The system.
         code: What `exact_encode` returned, or noise.
-        gamma, steps: By default those stored in the code, else 1 and 50.
-        guidance, clip, model, progress, conditions: As in `exact_encode`.
+        gamma: By default that stored in the code, else 1.
+        progress: As in `exact_encode`.
+        options: As in `exact_encode`; steps are by default those stored in the code.
+        conditions: As in `exact_encode`.
     Raises:
         OptionError: The code has another shape, levels or gamma.
     """
@@ -112,8 +111,8 @@ def exact_decode(
         if tuple(part.shape) != wanted:
             raise OptionError(f"the code must have shape {wanted}, got {tuple(part.shape)}")
     latent, below = (as_float(part.to(system.device)) for part in (given.latent, given.below))
-    gamma, steps = _settings_of(system, given, gamma, steps)
-    walk = _Walk.of(system, latent, gamma, steps, guidance, clip, model, conditions)
+    gamma, options["steps"] = _settings_of(system, given, gamma, options.get("steps"))
+    walk = _Walk.of(system, latent, gamma, options)
     return walk.down(latent, below if isinstance(code, ExactCode) else None, progress)
 
 
@@ -147,21 +146,11 @@ class _Walk:
         )
 
     @classmethod
-    def of(
-        cls,
-        system: System,
-        x: Tensor,
-        gamma: float,
-        steps: Spacing,
-        guidance: GuidanceSlot,
-        clip: bool | None,
-        model: Model | None,
-        conditions: Any,
-    ) -> _Walk:
+    def of(cls, system: System, x: Tensor, gamma: float, options: EstimateOptions) -> _Walk:
         gamma = check_number("gamma", gamma, gt=0, le=1)
-        steps = steps_or_default(system, steps)
-        system.check_unused(model, conditions, "sampler", "compile", "seed")
-        job = system.prepare(len(x), steps=steps, guidance=guidance, clip=clip, model=model, **conditions)
+        options["steps"] = steps_or_default(system, options.get("steps"))
+        job = system.prepare(len(x), **options)
+        check_unused(job.model, options, "sampler", "compile", "seed")
         if job.table.num_steps < 2:
             raise OptionError("exact inversion needs at least 2 steps, got 1")
         return cls(job, job.denoiser(), gamma)

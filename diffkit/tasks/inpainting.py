@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.protocols import Model
-from diffkit.registry.resolve import Slot
-from diffkit.spacing import Spacing
-from diffkit.system.compiling import Compile
-from diffkit.system.guidance import GuidanceSlot
+from diffkit.system.call_options import JobOptions, shows_options
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
-from diffkit.system.sampling import Program
-from diffkit.system.seeding import Seed
+from diffkit.system.sampling import Program, route_of
 from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import image_and_mask
 
@@ -27,6 +22,7 @@ Move = tuple[int, int]
 """A move from one level of the table in use to another: down by a step, or up by adding noise."""
 
 
+@shows_options(JobOptions)
 @torch.no_grad()
 def inpaint(
     system: System,
@@ -36,22 +32,16 @@ def inpaint(
     n: int | None = None,
     resample: int = 10,
     jump: int = 10,
-    steps: Spacing = None,
-    sampler: Slot = None,
-    guidance: GuidanceSlot = None,
-    seed: Seed = None,
     batch_size: int | None = None,
-    clip: bool | None = None,
-    model: Model | None = None,
-    compile: Compile = False,
     progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[JobOptions],
 ) -> Tensor:
     """Return images that agree with ``image`` where it is known, (n, C, *S).
 
     After each step the known part is replaced by the image with fresh noise of that level. The generated part
     is adapted to the known part in the next step only, so (RePaint) sampling goes ``jump`` levels back up by adding
-    noise and comes down again, ``resample`` times in all, wherever the level is a multiple of ``jump``.
+    noise and comes down again, ``resample`` times in all, wherever the level is a multiple of ``jump``. Each descent
+    after a jump is planned anew from its top. The paper has 250 steps of the ancestral sampler.
 
     Args:
         system: The system; it needs no training for this.
@@ -60,8 +50,9 @@ def inpaint(
         n: How many examples; as many as there are images by default.
         resample: How often each stretch is sampled; 1 only replaces. 10 is the paper's.
         jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
-        steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`;
-            the paper has 250 steps of the ancestral sampler. Each descent after a jump is planned anew from its top.
+        batch_size, progress: As in `System.sample`.
+        options: Those of `diffkit.system.call_options.JobOptions`.
+        conditions: As in `System.sample`.
     Raises:
         OptionError: A shape does not fit, or an option is wrong or has no effect.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and section 4.2; replacement alone: Song et al. 2021,
@@ -69,18 +60,8 @@ def inpaint(
     """
     resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
     image, mask = image_and_mask(system, image, known, n)
-    job = system.prepare(
-        len(image),
-        steps=steps,
-        sampler=sampler,
-        guidance=guidance,
-        seed=seed,
-        clip=clip,
-        model=model,
-        compile=compile,
-        **conditions,
-    )
-    if job.parts.sampler.route(job.table.log_snr) is not None:
+    job = system.prepare(len(image), **options)
+    if route_of(job.parts.sampler, job.table) is not None:
         label = job.parts.label("sampler")
         raise OptionError(f"{label} orders the levels in its own way, and inpainting in another; use another sampler")
     moves = walk(job.table.num_steps, resample, jump)

@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError
-from diffkit.protocols import Backbone
+from diffkit.protocols import Backbone, ConditionalBackbone
 from diffkit.testing._check import Given, LawError, Where, given_conditions
 from diffkit.testing._close import leaves, mapped
 
@@ -38,8 +38,8 @@ def refuse_misfits(kind: str, conditions: Any) -> None:
     """Raise `OptionError` unless conditions are of a form that the kit can hand to a network."""
     if conditions is None:
         return
-    if kind != "backbone":
-        raise OptionError(f"conditions are for calls of a backbone; a {kind} takes none")
+    if kind not in ("backbone", "guidance"):
+        raise OptionError(f"conditions are for calls of a backbone or a guidance; a {kind} takes none")
     if callable(conditions):
         return
     if not isinstance(conditions, Mapping):
@@ -84,6 +84,11 @@ class Conditions:
                     yield other
 
 
+def null_conditions_of(backbone: Backbone) -> Mapping[str, Any]:
+    """Return what a recipe says means "none" of each condition."""
+    return (backbone.null_conditions() or {}) if isinstance(backbone, ConditionalBackbone) else {}
+
+
 def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]) -> Conditions:
     """Return the conditions to call a network with: the caller's, or those of its signature and recipe.
 
@@ -108,7 +113,7 @@ def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]
         tries, declared = [tuple(makers)], tuple(makers)
     else:
         expected, cause = "an answer to x and time, or with y, low_res or what null_conditions() names", _UNKNOWN
-        null = {name: value for name, value in (backbone.null_conditions() or {}).items() if value is not None}
+        null = {name: value for name, value in null_conditions_of(backbone).items() if value is not None}
         makers = {"y": _labels, "low_res": _images(shape)} | {n: _like_null(n, value) for n, value in null.items()}
         tries, declared = list(_selections(network, makers, tuple(null))), tuple(null)
     first: Exception | None = None
@@ -203,6 +208,17 @@ def _like_null(name: str, value: Any) -> Make:
         return leaf.reshape(-1, *shape)[:1].expand(n, *shape).clone()
 
     return lambda n: mapped(lambda leaf: of(leaf, n), value if one is None else one)
+
+
+def given_rows(given: Given, shape: tuple[int, ...], n: int) -> dict[str, Any]:
+    """Return the caller's conditions of n examples.
+
+    Args:
+        given: As the caller gave them.
+        shape: Of one example.
+        n: Number of examples.
+    """
+    return {name: make(n) for name, make in _given_makers(given, shape).items()}
 
 
 def _given_makers(given: Given, shape: tuple[int, ...]) -> dict[str, Make]:

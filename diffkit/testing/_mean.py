@@ -134,9 +134,9 @@ def each_level_on_its_own(mean: MeanParameterization) -> None:
 
 @check("mean")
 def between_levels_as_declared(mean: MeanParameterization) -> None:
-    """With no level below it gives the same, or it declares between_levels = False and refuses continuous levels.
+    """With no level below it gives the same, or it declares continuous_time = False and refuses continuous levels.
 
-    Usually: coefficients made of the level below; declare between_levels = False, and say so in problems().
+    Usually: coefficients made of the level below; declare continuous_time = False, and say so in problems().
     """
     if not mean.continuous_time:
         _requires_refusal_of_continuous_levels(mean)

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffkit.data.base import Batch, Data
 from diffkit.errors import DataError
+from diffkit.system.randomness import Purpose, key, seeded
 from diffkit.training.data_order import DataOrder, Indices
 from diffkit.training.lock import RunLock
 from diffkit.training.preflight import Classes, batch_problems
-from diffkit.training.randomness import Purpose, key, seeded
 from diffkit.training.reading import Failure, read, unpacked
 from diffkit.training.signals import ignore_signals
 

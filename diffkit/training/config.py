@@ -52,8 +52,6 @@ class TrainConfig:
         compile: Compile the network; the first update takes minutes, the others are faster.
         strategy: "ddp" gives every process of a launcher such as torchrun all of the network; "fsdp" gives each a
             share of weights, means and moments, for networks that fill a GPU. One process needs neither.
-        engine: "torch" is torch's own; "accelerate" lets Hugging Face accelerate set up devices and replicas, and
-            raises an error where its configuration would do something else.
         timeout: Seconds that processes wait for each other before they give up, > 0.
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
         label_dropout: Probability of replacing an example's class, and every other condition with a null, by "none",
@@ -95,7 +93,6 @@ class TrainConfig:
     precision: str = choice("fp32", ("fp32", "bf16", "fp16"))
     compile: bool = flag(False)
     strategy: str = choice("ddp", ("ddp", "fsdp"))
-    engine: str = choice("torch", ("torch", "accelerate"))
     timeout: float = number(1800.0, gt=0)
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
@@ -193,7 +190,6 @@ class TrainOptions(TypedDict, total=False):
     precision: str
     compile: bool
     strategy: str
-    engine: str
     timeout: float
     seed: int
     label_dropout: float
@@ -211,21 +207,13 @@ class TrainOptions(TypedDict, total=False):
 
 
 FREE = frozenset(
-    {
-        "steps",
-        *FALL,
-        "microbatch",
-        "compile",
-        "strategy",
-        "engine",
-        "timeout",
-        "log_every",
-        "val_every",
-        "save_every",
-    }
-    | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
+    {"steps", *FALL, "microbatch", "compile", "strategy", "timeout", "log_every", "val_every", "save_every", "keep"}
+    | {"keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
 """Fields that may have other values when a run is resumed: they change updates by rounding only."""
+
+RETIRED = frozenset({"engine"})
+"""Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
 ALIASES: Mapping[str, str] = {

@@ -133,7 +133,7 @@ def dry_run(
     found, spec = as_data(data), system.spec()
     check(system, spec, found, config)
     done = 0 if out is None else _done(Path(out), spec, config, found, system)
-    assert system.backbone is not None
+    assert system.network is not None
     with engine_for(system.device, config) as engine:
         devices = [engine.device] if engine.device.type == "cuda" else []
         spared = _reset_memory(engine.device, system)
@@ -142,7 +142,7 @@ def dry_run(
             trainer, seconds, loss, tried = trial.go()
         files = {name: _size(tensors) for name, tensors in trainer.files().items()}
         whole = sum(files.values())
-        parameters = [*system.backbone.parameters()]
+        parameters = [*system.network.parameters()]
         return DryRun(
             parameters=sum(p.numel() for p in parameters),
             trained=sum(p.numel() for p in parameters if p.requires_grad),
@@ -166,8 +166,8 @@ def _done(folder: Path, spec: Mapping[str, Any], config: TrainConfig, data: Any,
         raise OptionError(f"out {str(folder)!r} is a file; choose a folder")
     if not folder.is_dir():
         return 0
-    assert system.backbone is not None
-    run_folder.check_same(folder, spec, config, data, system.backbone)
+    assert system.network is not None
+    run_folder.check_same(folder, spec, config, data, system.network)
     newest = next(checkpoint.newest_first(folder / CHECKPOINTS), None)
     return 0 if newest is None else step_of(newest)
 
@@ -225,8 +225,8 @@ class _Trial:
         micro = self.config.microbatch
         config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
         engine, system = self.engine, copy.deepcopy(self.system)
-        assert system.backbone is not None
-        trainer = Trainer(system, system.backbone, config, engine)
+        assert system.network is not None
+        trainer = Trainer(system, system.network, config, engine)
         trainer.network.train()
         times: list[float] = []
         loss = float("nan")
@@ -301,8 +301,8 @@ def _reset_memory(device: torch.device, system: Trainable) -> int:
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
-    assert system.backbone is not None
-    return _size(dict(system.backbone.state_dict()))
+    assert system.network is not None
+    return _size(dict(system.network.state_dict()))
 
 
 def _memory(device: torch.device, spared: int) -> int | None:

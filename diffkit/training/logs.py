@@ -92,22 +92,6 @@ def has_line(folder: Path, step: int) -> bool:
     return any(line["step"] == step for line in read_metrics(folder))
 
 
-class NoMetrics:
-    """For all processes but the first, which writes the file."""
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def sync(self) -> None:
-        """Do nothing."""
-
-    def __enter__(self) -> NoMetrics:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-
 def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics, or of another such file, in order of "step", the last one of each.
 

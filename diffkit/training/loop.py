@@ -6,7 +6,7 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -30,7 +30,7 @@ from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
-from diffkit.training.logs import MetricsFile, NoMetrics, bar, has_line, repair, say
+from diffkit.training.logs import MetricsFile, bar, has_line, repair, say
 from diffkit.training.precision import emulated
 from diffkit.training.preflight import Classes, check
 from diffkit.training.previews import Previews
@@ -106,8 +106,8 @@ def train(
         def begin() -> tuple[Path, str]:
             folder = run_folder.prepare(out)
             locks.append(held.enter_context(RunLock(folder)))
-            assert system.backbone is not None
-            run_folder.check_same(folder, spec, config, found, system.backbone)
+            assert system.network is not None
+            run_folder.check_same(folder, spec, config, found, system.network)
             return folder, locks[0].path.read_text()
 
         folder, lock = engine.ranks.rank_zero(begin)
@@ -170,17 +170,17 @@ class _Training(Generic[T]):
         trackers: Trackers,
         val: Data | None,
     ):
-        assert system.backbone is not None
-        self.backbone = system.backbone
+        assert system.network is not None
+        self.network = system.network
         self.system, self.spec, self.data, self.config = system, spec, data, config
         self.engine, self.ranks, self.folder, self.locks = engine, engine.ranks, folder, locks
         self.writes = engine.ranks.rank == 0
         self.trackers = trackers if self.writes else Trackers([])
         self.progress = progress and self.writes
         self.checkpoints = folder / CHECKPOINTS
-        self.trainer = Trainer(system, self.backbone, config, engine)
+        self.trainer = Trainer(system, self.network, config, engine)
         self.previews, self.held = Previews(folder, self.trainer, data), Held(val, self.trainer)
-        self.facts = run_folder.facts(config, data, run_folder.frozen_in(self.backbone))
+        self.facts = run_folder.facts(config, data, run_folder.frozen_in(self.network))
         self.saved = 0  # the step of the newest checkpoint
 
     def go(self) -> T:
@@ -197,9 +197,9 @@ class _Training(Generic[T]):
         if self.trainer.step < self.config.steps:
             self._train()
         step, device = self.trainer.step, self.engine.device
-        self.backbone.load_state_dict(self.trainer.sampling_weights())
+        self.network.load_state_dict(self.trainer.sampling_weights())
         del self.trainer, self.previews, self.held  # shares, means and moments: the whole network may need their memory
-        self.backbone.to(device)
+        self.network.to(device)
         self._say(f"done: {step} steps; {run_folder.result(self.spec, self.folder)}")
         return self.system.eval()
 
@@ -262,10 +262,10 @@ class _Training(Generic[T]):
         if last:
             self.ranks.rank_zero(self._prune)
 
-    def _metrics(self) -> MetricsFile | NoMetrics:
-        """The run's file of metrics; a stand-in that writes nothing in all processes but the first."""
+    def _metrics(self) -> AbstractContextManager[MetricsFile | None]:
+        """The run's file of metrics, which the first process writes."""
         with _writing(self.folder):
-            return MetricsFile(self.folder, self.trainer.step) if self.writes else NoMetrics()
+            return MetricsFile(self.folder, self.trainer.step) if self.writes else nullcontext()
 
     def _repair(self, step: int, renewed_soon: bool) -> None:
         """Write the folder's system again, unless it is that of the checkpoint just read.
@@ -328,7 +328,8 @@ class _Training(Generic[T]):
                 # one process alone saves as for any other error, so that a full disk does not hide the first error
                 ending = state == _STOPS or (state == _FAILS and self.ranks.size > 1)
                 if last or ending or trainer.step % config.save_every == 0:
-                    metrics.sync()
+                    if metrics is not None:
+                        metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which stores the window of metrics for a resumed run
                     shown.note(self._note(metrics, clock, True, held))
@@ -352,12 +353,12 @@ class _Training(Generic[T]):
         self.ranks.all_ranks(read)
 
     def _note(
-        self, metrics: MetricsFile | NoMetrics, clock: _Clock | None, learned: bool, held: Mapping[str, float | None]
+        self, metrics: MetricsFile | None, clock: _Clock | None, learned: bool, held: Mapping[str, float | None]
     ) -> str:
         """Write a line of metrics to the file and the trackers, and return a short form of it.
 
         Args:
-            metrics: The file.
+            metrics: The file, or None where another process writes it.
             clock: Measures the speed, or None.
             learned: Whether to include the means over training steps since the last such line.
             held: Metrics of held-out data, if measured.
@@ -367,7 +368,8 @@ class _Training(Generic[T]):
         if learned:
             line |= self.trainer.metrics() | (clock.lap(step) if clock else {})
         line |= held
-        metrics.write(line)
+        if metrics is not None:
+            metrics.write(line)
         self.trackers.metrics(line)
         words = [f"{name} {_number(line[name])}" for name in ("loss", "val_loss") if name in line]
         return ", ".join([*words, *([f"{line['images_per_s']:.0f} images/s"] if "images_per_s" in line else [])])

@@ -58,10 +58,10 @@ def averaged(
     if step not in paths:
         raise OptionError(f"there is no checkpoint of step {step}; there are those of {_listed(paths)}")
     system = load(folder, backbone=backbone, device=device)
-    assert system.backbone is not None
-    names = {name for name, _ in unwrap_module(system.backbone).named_parameters(remove_duplicate=False)}
+    assert system.network is not None
+    names = {name for name, _ in unwrap_module(system.network).named_parameters(remove_duplicate=False)}
     weights = _by_rate(paths, rate, step) if rate is not None else _by_width(paths, width or 0.0, step, names, progress)
-    load_weights(system.backbone, weights)
+    load_weights(system.network, weights)
     return system
 
 

@@ -16,13 +16,13 @@ from diffkit.data.finite import not_finite
 from diffkit.data.ranges import bins_advice
 from diffkit.errors import UNSET, DataError, Message, OptionError, joined, problem
 from diffkit.options import option_names
-from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import NO_CLASS, Composition
 from diffkit.runtime.files import not_plain, unwrap_module
 from diffkit.system.saving import fits_json
+from diffkit.system.settings import decoder_of
 from diffkit.system.signatures import missing_problems, name_problems
+from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
-from diffkit.training.draws import drop_conditions
 from diffkit.training.reading import read
 from diffkit.training.trainable import Trainable
 
@@ -53,14 +53,14 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
         OptionError: The system has nothing to train, or an option does not fit it.
         DataError: The data does not fit the system or the options.
     """
-    if system.backbone is None:
+    if system.network is None:
         raise OptionError("the system was composed with backbone=None, so there is nothing to train")
-    if unwrap_module(system.backbone) is not system.backbone:
+    if unwrap_module(system.network) is not system.network:
         raise OptionError(
-            f"the system's network is wrapped in {type(system.backbone).__name__}, which training does itself: leave "
+            f"the system's network is wrapped in {type(system.network).__name__}, which training does itself: leave "
             "it out, and pass compile=True to training, or start several processes by torchrun"
         )
-    _check_weights(system.backbone)
+    _check_weights(system.network)
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
         raise OptionError(
             f"are more reading processes than are of use; pass at most {most}", option="workers", value=config.workers
@@ -165,10 +165,10 @@ def _label_problems(system: Trainable, classes: Classes, data: Data, example: Ba
 
 def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
     """Compare the names of conditions with those that the network accepts."""
-    if system.backbone is None:
+    if system.network is None:
         return
-    named = name_problems(system.backbone, example.conditions, frozenset())
-    for misfit in (*named, *missing_problems(system.backbone, example.conditions)):
+    named = name_problems(system.network, example.conditions, frozenset())
+    for misfit in (*named, *missing_problems(system.network, example.conditions)):
         yield f"the data does not fit the network: {misfit}"
 
 
@@ -320,7 +320,7 @@ def _which(batch: Batch) -> str:
 
 def bins_of(system: Trainable) -> int | None:
     """Return how many values the system's data takes, or None if it is continuous."""
-    return decoder_for(system.settings.bins).bins
+    return decoder_of(system.settings).bins
 
 
 def _words(bins: int | None) -> str:

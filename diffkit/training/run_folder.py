@@ -23,7 +23,7 @@ from diffkit.runtime.strict_json import check_fields, read_json, shown, word
 from diffkit.runtime.temporaries import is_temporary, sweep
 from diffkit.system.saving import as_file
 from diffkit.training import checkpoint
-from diffkit.training.config import TrainConfig, differences
+from diffkit.training.config import RETIRED, TrainConfig, differences
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.logs import say
 
@@ -180,7 +180,7 @@ class _Known:
     def of(cls, found: Mapping[str, Any], path: Path) -> _Known:
         """Return the description in the content of config.json."""
         check_fields(found, str(path), CheckpointError, train=dict, data=dict, frozen=(list, type(None)))
-        train = found["train"]
+        train = {name: value for name, value in found["train"].items() if name not in RETIRED}
         if unknown := train.keys() - attrs.fields_dict(TrainConfig).keys():
             raise CheckpointError(f"{path} has an unknown option {min(unknown)!r} of training")
         try:
@@ -317,7 +317,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     was_set = {**old["settings"], **_of_classifier(old)}
     for name, now in {**new["settings"], **_of_classifier(new)}.items():
         was = was_set.get(name)
-        if was != now:
+        if was != now and name != "sampling":  # without effect on training
             found.append(changed(name, was, now))
     return found
 
@@ -373,7 +373,3 @@ def _checked(spec: dict[str, Any], what: str) -> dict[str, Any]:
         if part is not None:
             check_fields(part, f"{kind} of {what}", CheckpointError, name=(str, none), options=(dict, none))
     return spec
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

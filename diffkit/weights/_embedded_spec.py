@@ -23,7 +23,7 @@ KEY = "diffkit"
 
 def own_spec(target: Any) -> dict[str, Any] | None:
     """Return the spec of a system; None for a network, or a system with parts that have no registered name."""
-    if not isinstance(target, System) or target.recipe is None:
+    if not isinstance(target, System) or target.parts.backbone is None:
         return None
     try:
         return target.spec()

@@ -112,6 +112,6 @@ def network_of(target: System | nn.Module) -> nn.Module:
     """Return the network of a system, or a network itself."""
     if not isinstance(target, System):
         return unwrap_module(target)
-    if target.backbone is None:
+    if target.network is None:
         raise OptionError("this system was composed with backbone=None, so there is no network with weights")
-    return unwrap_module(target.backbone)
+    return unwrap_module(target.network)

@@ -156,8 +156,8 @@ def test_what_is_to_be_typed_in_python_runs(text: str):
     def model(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         return x * 0.5
 
-    system.backbone = torch.nn.Identity()
-    system.backbone.forward = model  # type: ignore[method-assign]
+    system.network = torch.nn.Identity()
+    system.network.forward = model  # type: ignore[method-assign]
     x, t = torch.zeros(2, 1, 4, 4), torch.tensor([0, 9])
     row = system.objective.level(t + 1, x)
     names = dict(diffkit=diffkit, registry=registry, ProcessTable=diffkit.ProcessTable, np=np, system=system)

@@ -10,7 +10,7 @@ import pytest
 from cli_support import Command
 
 from diffkit.cli.parsing import commands
-from diffkit.spacing._even_grids import EVEN_GRIDS
+from diffkit.registry import registry
 from diffkit.spacing.files import GRIDS
 
 PROBE = """
@@ -124,5 +124,6 @@ def test_commands_are_found_by_file_name():
 @pytest.mark.parametrize("name", ["sample", "edit", "interpolate", "invert", "explain"])
 def test_help_of_steps_names_every_clock_and_grids(command: Command, name: str):
     shown = command(name, "--help").out
-    assert all(f'"{name}20"' in shown for name in EVEN_GRIDS) and '"grid.json"' in shown
+    names = [name for name in registry("spacing").built_in_names() if name != "sections"]
+    assert all(f'"{name}' in shown for name in names) and '"grid.json"' in shown
     assert any(f'"{grid}"' in shown for grid in GRIDS)

@@ -105,6 +105,8 @@ def test_more_steps_for_a_picture_than_there_are_levels(command: Command, refuse
     )
     assert not (tmp_path / "run").exists()
     assert command(*words).code == 0  # 50 by default, or as many as there are
+    recipe = tmp_path / "run" / "config.toml"
+    recipe.write_text('engine = "torch"\n' + recipe.read_text())  # an option of recipes written before
     assert command("train", "--config", tmp_path / "run/config.toml", "--out", tmp_path / "again").code == 0
 
 
@@ -319,7 +321,7 @@ def test_one_of_several_sets_of_weights_to_begin_with(command: Command, refused:
     words = ["train", *TINY, "--steps", "1", "--data", images, "--lr", "0"]
     assert command(*words, "--out", tmp_path / "first").code == 0
     first = diffkit.load(tmp_path / "first")
-    state = first.backbone.state_dict()
+    state = first.network.state_dict()
     torch.save({"ema_0.9": state, "ema_0.99": state, "model": state}, tmp_path / "three.pt")
     again = [*words, "--init", tmp_path / "three.pt", "--out", tmp_path / "second"]
     assert "use --init-entry ema_0.9 or " in refused(*again)

@@ -15,7 +15,7 @@ import diffkit
 from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import Autoguidance, ClassifierFree, DynamicThreshold, StaticThreshold
 from diffkit.likelihood import score
-from diffkit.protocols import Guidance
+from diffkit.protocols import ConditionalGuidance, Guidance, IntervalGuidance
 
 NULL = {"y": 3}
 Y = torch.tensor([0, 1, 2])
@@ -88,9 +88,9 @@ def test_it_acts_before_clipping():
 def test_one_call_on_twice_the_batch_or_two():
     system = system_of()
     for joint, calls in ((True, [6]), (False, [3, 3])):
-        system.backbone.calls.clear()
+        system.network.calls.clear()
         system.denoiser(guidance=ClassifierFree(2.0, null=NULL, joint=joint), y=Y)(noisy(), level_at(system, 9))
-        assert system.backbone.calls == calls
+        assert system.network.calls == calls
 
 
 @given(low=st.floats(0.05, 2), width=st.floats(0.1, 10))
@@ -119,10 +119,10 @@ def test_steps_outside_of_the_interval_cost_one_evaluation(sampler):
     outer = Always(ClassifierFree(3.0, interval=interval, null=NULL))
     how = dict(sampler=sampler, seed=0, y=Y, progress=False)
     spared = system.sample(3, guidance=ClassifierFree(3.0, interval=interval, null=NULL), **how)
-    calls = list(system.backbone.calls)
-    system.backbone.calls.clear()
+    calls = list(system.network.calls)
+    system.network.calls.clear()
     torch.testing.assert_close(spared, system.sample(3, guidance=outer, **how), rtol=1e-4, atol=1e-4)
-    assert len(calls) == len(system.backbone.calls) and set(system.backbone.calls) == {6}
+    assert len(calls) == len(system.network.calls) and set(system.network.calls) == {6}
     ratio = system.table.sigma[1:] / system.table.alpha[1:]
     inside = int(((ratio > interval[0]) & (ratio <= interval[1])).sum())
     if sampler == "ancestral":
@@ -142,7 +142,7 @@ class Always(Guidance):
 
 
 def test_what_an_idle_guidance_keeps_to_itself_never_reaches_the_network():
-    class Keeping(Always):
+    class Keeping(Always, ConditionalGuidance, IntervalGuidance):
         own_conditions = frozenset(["secret"])
 
         def inactive_at(self, at):
@@ -199,7 +199,7 @@ def test_the_null_class_is_the_networks_last_label(name, options):
     options = {**options, "num_classes": 5, "null_class": True}
     system = diffkit.compose(backbone=(name, options), data_shape=(2, 8, 8), num_steps=20, schedule="cosine")
     seen = []
-    system.backbone.register_forward_pre_hook(lambda module, args, given: seen.append(given["y"]), with_kwargs=True)
+    system.network.register_forward_pre_hook(lambda module, args, given: seen.append(given["y"]), with_kwargs=True)
     images = system.sample(2, steps=2, guidance=ClassifierFree(2.0), seed=0, y=[1, 4], progress=False)
     assert images.isfinite().all()
     assert [y.tolist() for y in seen] == [[1, 4, 5, 5]] * 2

@@ -12,6 +12,7 @@ import diffkit
 from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import DPS, MMPS, DiffPIR, PiGDM, StaticThreshold
 from diffkit.parts.guidance._linear import adjoint_of, conjugate_gradients
+from diffkit.system.call_parts import parts_for
 from diffkit.tasks import average_pool, masked, solve
 from diffkit.testing.oracles import network_of
 
@@ -84,7 +85,7 @@ def test_dps_moves_an_ancestral_step_down_the_misfit(clip):
     measurement = Y.float().expand(2, 3)
 
     def step(guidance, x):
-        parts = system.parts_for("ancestral", guidance)
+        parts = parts_for(system.parts, "ancestral", guidance)
         program = diffkit.system.sampling.sampling_program(parts, parts.sampler, system.table)
         given = {"measurement": measurement} if guidance else {}
         denoiser = system.denoiser(model, guidance=guidance, clip=clip, **given)
@@ -245,7 +246,7 @@ BAD = [
 def test_wrong_use(call, text):
     calls = []
     system = system_for(SHAPE, num_steps=10)
-    system.backbone = None
+    system.network = None
     with pytest.raises((OptionError, CompositionError), match=re.escape(text)):
         call(_Watched(system, calls))
     assert not calls

@@ -9,7 +9,7 @@ import torch
 from training_support import content, lines, point_system, points, train
 
 from diffkit.errors import DataError
-from diffkit.training.draws import mirrored
+from diffkit.training.augmentation import mirrored
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 6), (3, 5, 5), (2, 3, 4, 5)])

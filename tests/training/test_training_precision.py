@@ -9,7 +9,7 @@ from training_support import config, content, images, lines, system, train
 
 from diffkit.errors import DivergedError, OptionError
 from diffkit.training.data_order import DataOrder
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.loss_scale import LARGEST, PATIENCE, SMALLEST, START, LossScale
 from diffkit.training.precision import emulated
 from diffkit.training.trainer import Trainer
@@ -19,11 +19,12 @@ CPU = torch.device("cpu")
 
 def trainer(composed=None, engine=None, **options) -> Trainer:
     chosen, composed = config(**options), composed or system()
-    return Trainer(composed, composed.backbone, chosen, engine or SingleProcess(CPU))
+    return Trainer(composed, composed.network, chosen, engine or Engine(CPU))
 
 
 def run(made: Trainer, steps: int) -> Trainer:
-    for batch in DataOrder(23, made.config.batch_size, made.config.seed).batches(0, steps):
+    order = DataOrder(23, made.config.batch_size, made.config.seed)
+    for batch in map(order.batch, range(steps)):
         made.update(images().batch(batch))
     return made
 
@@ -113,7 +114,7 @@ def test_the_scale_is_part_of_the_run(tmp_path):
 
 def test_an_update_is_skipped_without_asking_the_device():
     """The path of a GPU, on a CPU: the fused optimizer gets the flag, and nothing is read."""
-    engine = SingleProcess(CPU)
+    engine = Engine(CPU)
     engine.reads_free = False
     made = run(trainer(engine=engine), 3)
     before, moments = weights(made), [s["exp_avg"].clone() for s in made.optimizer.state.values()]

@@ -95,7 +95,7 @@ def test_a_transformer_is_shared_block_by_block(tmp_path):
         return diffkit.compose(schedule="cosine", backbone=("dit", dit), data_shape=(1, 4, 4), num_steps=20, bins=17)
 
     def job(rank):
-        network = composed(rank).backbone
+        network = composed(rank).network
         assert [type(block).__name__ for block in blocks(network)] == ["AdaLNZeroBlock"] * 2
         train(tmp_path / "shares", system=composed(rank), strategy="fsdp", batch_size=8, steps=4, lr=1e-3)
 

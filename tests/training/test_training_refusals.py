@@ -136,16 +136,11 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
 
     @frozen
     class Mine:
-        continuous = False
-
         def problems(self, composition):
             return ()
 
         def table(self, num_steps):
             return Cosine().table(num_steps)
-
-        def level(self, log_snr):
-            raise NotImplementedError
 
     refused(tmp_path, SpecError, "schedule 'Mine' is of a class that has no registered name",
             system=system(schedule=Mine()))  # fmt: skip

@@ -242,6 +242,7 @@ def _built(options: Options, data: Data | None, network: Extractor, where: Any) 
 
 
 def _drawn(options: Options, parsed: ParsedOptions, saved: Saved) -> Data:
+    from diffkit.cli.shared.drawing import chosen
     from diffkit.evaluation import samples
 
     count = DRAWN if options.num is None else options.num
@@ -252,9 +253,8 @@ def _drawn(options: Options, parsed: ParsedOptions, saved: Saved) -> Data:
         count,
         source=f"samples of {options.samples}",
         batch_size=options.batch_size,
-        steps=options.steps,
-        sampler=parsed.parts.get("sampler"),
         seed=options.seed,
+        **chosen(steps=options.steps, sampler=parsed.parts.get("sampler")),
         **conditions,
     )
 

@@ -49,9 +49,9 @@ def run(parsed: ParsedOptions) -> None:
     options = parsed.make(Options)
     check_file("--plot", options.plot, overwrite=options.overwrite)
     if options.plot is not None:
-        from diffkit.likelihood import _plot
+        from diffkit.runtime import plots
 
-        _plot.check(options.plot)
+        plots.check(options.plot)
         note(f"writing {options.plot}")
     explanation = _explained(parsed, options)
     show(explanation)

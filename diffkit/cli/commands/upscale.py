@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import Drawing, sampling_options
+from diffkit.cli.shared.drawing import Drawing, chosen, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
 
@@ -68,9 +68,9 @@ def run(parsed: ParsedOptions) -> None:
         saved.system,
         pictures.images.repeat_interleave(drawing.n, 0),
         method,
-        steps=drawing.steps,
         seed=drawing.seed,
         batch_size=drawing.batch_size,
+        **chosen(steps=drawing.steps),
         **how,
         **tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
     )

@@ -25,6 +25,7 @@ from diffkit.cli.parsing.values import check_path, conform, read, toml
 from diffkit.errors import Message, OptionError, Setting, Spelling, did_you_mean, joined, nearest
 from diffkit.presets import preset
 from diffkit.runtime.strict_json import parse_toml, read_bytes
+from diffkit.training.config import RETIRED
 
 _FEW = 3
 """Unknown options that are each compared with those there are."""
@@ -72,7 +73,8 @@ def _from_preset(name: str, spec: CommandSpec) -> Layer:
 def _from_file(word: str) -> Layer:
     try:
         check_path(path := read(word, Path))
-        return Layer(str(path), parse_toml(read_bytes(path)))
+        found = {key: value for key, value in parse_toml(read_bytes(path)).items() if key not in RETIRED}
+        return Layer(str(path), found)
     except OptionError as error:
         raise OptionError(f"--config {error}") from error
     except OSError as error:

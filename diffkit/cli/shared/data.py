@@ -11,8 +11,8 @@ from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.errors import within
 
 if TYPE_CHECKING:
+    from diffkit.data import Source
     from diffkit.data.base import Data
-    from diffkit.data.sources import Source
 
 LOOKED_AT = 64
 """Number of pictures that are checked for colour."""

@@ -72,7 +72,10 @@ def recipe(
     begun = {"init": None if init is None else str(init), "init_entry": init_entry}
     values = {**begun, "low_res": low_res, **attrs.asdict(config), **settings}
     spec = system.spec()["parts"]
-    parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
+    parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS if kind in spec}
+    if "decoder" in composition:
+        parts["decoder"] = composition["decoder"]
+        del values["bins"]
     return written("train", system.device, values, (TrainConfig, Composition), parts, sources_in(chosen))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import dedent
 
 from diffkit._version import __version__
+from diffkit.registry import KINDS
 
 _HERE = Path(__file__).parent
 
@@ -33,6 +34,7 @@ def package_files(kind: str, distribution: str, part: str) -> dict[str, str]:
         "my_package": distribution.replace("-", "_"),
         "my_part": part,
         "MyPart": "".join(word.title() for word in part.split("_")),
+        "my_group": KINDS[kind].group,
         "my_kind": kind,
         "my_summary": summary,
         "my_example": dedent(usage).strip().replace("my_part", part),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
+import attrs
 from attrs import frozen
 
 from diffkit.errors import OptionError, joined, problem
@@ -30,7 +32,7 @@ class Layout:
         data_shape: Shape of the data without the batch, (C, *S).
         in_channels: Channels the first convolution reads.
         attention_range: Smallest and largest size of the levels with attention if attention_resolutions is None.
-        num_heads_upsample: As num_heads, on the way up.
+        num_heads_upsample: As num_heads, on the way up; None for the same.
         others: The options of the same name, see `diffkit.parts.backbones.unet.UNet`.
     """
 
@@ -42,7 +44,7 @@ class Layout:
     attention_resolutions: tuple[int, ...] | None
     attention_range: tuple[int, int]
     num_heads: int
-    num_heads_upsample: int
+    num_heads_upsample: int | None = None
     num_head_channels: int | None
     attention_order: str
     scale_shift_norm: bool
@@ -51,6 +53,13 @@ class Layout:
     conv_resample: bool
     groups: int
     checkpoint: bool
+
+    @classmethod
+    def of(cls, recipe: Any, data_shape: tuple[int, ...], in_channels: int, attention_range: tuple[int, int]) -> Layout:
+        """Return the layout of a recipe, whose options have the names of the attributes here."""
+        names = attrs.fields_dict(cls).keys() & attrs.fields_dict(type(recipe)).keys()
+        options = {name: getattr(recipe, name) for name in names}
+        return cls(data_shape=data_shape, in_channels=in_channels, attention_range=attention_range, **options)
 
     @property
     def axes(self) -> int:
@@ -93,7 +102,7 @@ class Layout:
         """Return how many attention heads a block of that width has."""
         if self.num_head_channels is not None:
             return width // self.num_head_channels
-        return self.num_heads_upsample if up else self.num_heads
+        return (self.num_heads_upsample if up else None) or self.num_heads
 
     def problems(self) -> tuple[str, ...]:
         """Return one sentence for each problem, with what would work."""
@@ -145,8 +154,8 @@ class Layout:
         if self.num_head_channels is not None:
             splits = {"num_head_channels": self.num_head_channels}
         else:
-            splits = {"num_heads": self.num_heads, "num_heads_upsample": self.num_heads_upsample}
-            if self.num_heads == self.num_heads_upsample:
+            splits = {"num_heads": self.num_heads, "num_heads_upsample": self.heads(1, up=True)}
+            if self.num_heads == splits["num_heads_upsample"]:
                 del splits["num_heads_upsample"]
         for name, split in splits.items():
             if any(width % split for width in attended):

@@ -12,7 +12,7 @@ from diffkit.errors import Message, OptionError
 from diffkit.options import choice, flag, integer, integers, number, numbers
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import Layout, refuse
-from diffkit.protocols import Backbone
+from diffkit.protocols import ConditionalBackbone, ResizableBackbone
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @registry("backbone").register("unet")
 @frozen
-class UNet(Backbone):
+class UNet(ConditionalBackbone, ResizableBackbone):
     """U-Net with attention at coarse levels, as in improved-diffusion and guided-diffusion (ADM).
 
     Data has one, two or three spatial axes, of any size that the levels can halve; of three axes only the inner two
@@ -129,22 +129,5 @@ class UNet(Backbone):
         return UNetNetwork(layout, out_channels, num_labels, self.low_res_channels)
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
-        return Layout(
-            data_shape=data_shape,
-            in_channels=self.channels_in(data_shape),
-            channels=self.channels,
-            num_res_blocks=self.num_res_blocks,
-            channel_mult=self.channel_mult,
-            attention_resolutions=self.attention_resolutions,
-            attention_range=(8, 16),  # the published networks attend at 16 and 8 pixels
-            num_heads=self.num_heads,
-            num_heads_upsample=self.num_heads_upsample or self.num_heads,
-            num_head_channels=self.num_head_channels,
-            attention_order=self.attention_order,
-            scale_shift_norm=self.scale_shift_norm,
-            dropout=self.dropout,
-            resblock_updown=self.resblock_updown,
-            conv_resample=self.conv_resample,
-            groups=self.groups,
-            checkpoint=self.checkpoint,
-        )
+        # the published networks attend at 16 and 8 pixels
+        return Layout.of(self, data_shape, self.channels_in(data_shape), (8, 16))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffkit.errors import Fix, problem
-from diffkit.protocols import Composition
+from diffkit.protocols import Composition, MultistageSampler
 
 if TYPE_CHECKING:
     from diffkit.table import F64, ProcessTable
@@ -28,5 +28,6 @@ def step_columns(table: ProcessTable) -> dict[str, F64]:
 
 def mean_problems(parts: Composition, instead: Fix) -> Iterable[str]:
     """Return why some evaluations of the composition's sampler start no step, and what would work instead."""
-    if parts.sampler.nodes(parts.table.steps()) is not None:
+    sampler = parts.sampler
+    if isinstance(sampler, MultistageSampler) and sampler.nodes(parts.table.steps()) is not None:
         yield problem(f"it moves a step, but {parts.label('sampler')} evaluates between levels", fix=instead)

@@ -14,7 +14,18 @@ from diffkit.errors import OptionError
 from diffkit.options import number, python_object
 from diffkit.parts.guidance._networks import networks_among
 from diffkit.parts.guidance._weight import extrapolate, interval, outside
-from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level, Model
+from diffkit.protocols import (
+    BindableGuidance,
+    Composition,
+    Conditions,
+    Estimate,
+    Evaluate,
+    Guidance,
+    IntervalGuidance,
+    Level,
+    Model,
+    NetworkGuidance,
+)
 from diffkit.registry import registry
 from diffkit.table import Coefs
 
@@ -29,7 +40,7 @@ def _check_model(instance: object, attribute: attrs.Attribute[Any], value: objec
 
 @registry("guidance").register("autoguidance")
 @frozen
-class Autoguidance(Guidance):
+class Autoguidance(NetworkGuidance, BindableGuidance, IntervalGuidance):
     """``x_start = worse + scale (network - worse)``: estimates of the network and of a worse one of its kind.
 
     The worse one is smaller or trained for a shorter time, on the same data, levels and prediction, and is called with
@@ -58,7 +69,7 @@ class Autoguidance(Guidance):
         worse = _parts_of(self.model)
         if worse is None:
             return
-        if self.model.backbone is None:  # type: ignore[attr-defined]  # it is a system
+        if self.model.network is None:  # type: ignore[attr-defined]  # it is a system
             yield "the worse system was composed with backbone=None; pass its network instead"
         if worse.table != parts.table:
             yield "the worse system was trained on other levels; schedule, num_steps and rescale_time must agree"
@@ -72,7 +83,7 @@ class Autoguidance(Guidance):
     def bind(self, parts: Composition) -> Guidance:
         """Return this guidance with the worse system's network."""
         system: Any = self.model
-        return self if _parts_of(system) is None else attrs.evolve(self, model=system.backbone)
+        return self if _parts_of(system) is None else attrs.evolve(self, model=system.network)
 
     def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
         """Return which levels lie outside of the interval."""

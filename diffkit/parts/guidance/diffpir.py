@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @registry("guidance").register("diffpir")
-@frozen(eq=False)
+@frozen
 class DiffPIR(Measured):
     """The z that minimizes ``|y - A z|^2 / noise_std^2 + |z - x_start|^2 / r^2``, ``r^2 = sigma^2 / (weight alpha^2)``.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @registry("guidance").register("dps")
-@frozen(eq=False)
+@frozen
 class DPS(Measured):
     """``x_s - step / |y - A x_start| grad |y - A x_start|^2``, the gradient by x_t through the network.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @registry("guidance").register("mmps")
-@frozen(eq=False)
+@frozen
 class MMPS(Measured):
     """``x_start + C A^T (noise_std^2 + A C A^T)^-1 (y - A x_start)`` with ``C = sigma^2 / alpha J^T``.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @registry("guidance").register("pigdm")
-@frozen(eq=False)
+@frozen
 class PiGDM(Measured):
     """``x_start + sigma^2 / alpha J^T A^T (noise_std^2 + r^2 A A^T)^-1 (y - A x_start)``.
 

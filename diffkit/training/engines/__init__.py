@@ -10,10 +10,9 @@ import torch
 from diffkit.errors import OptionError
 from diffkit.runtime.distributed import Ranks, local_rank, ranks
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines.protocol import Engine as Engine
-from diffkit.training.engines.single import SingleProcess as SingleProcess
+from diffkit.training.engines.engine import Engine as Engine
 
-__all__ = ["Engine", "SingleProcess", "check_processes", "engine_for"]
+__all__ = ["Engine", "check_processes", "engine_for"]
 
 
 @contextmanager
@@ -35,10 +34,6 @@ def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
 
 
 def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
-    if config.engine == "accelerate":
-        from diffkit.training.engines.accelerated import Accelerated
-
-        return Accelerated(device, among)
     if config.strategy == "fsdp":
         from diffkit.training.engines.sharded import Sharded
 
@@ -47,15 +42,11 @@ def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
         from diffkit.training.engines.replicated import Replicated
 
         return Replicated(device, among)
-    return SingleProcess(device)
+    return Engine(device)
 
 
 def check_processes(config: TrainConfig, size: int) -> None:
     """Raise `OptionError` unless options fit the number of processes."""
-    if config.strategy == "fsdp" and config.engine != "torch":
-        raise OptionError(
-            "makes replicas only", option="engine", value="accelerate", fix=[{"engine": "torch"}, {"strategy": "ddp"}]
-        )
     if config.strategy == "fsdp" and size == 1:
         raise OptionError(
             "shares the network among processes, but there is one; start several with torchrun --nproc-per-node=N",

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffkit.errors import OptionError
-from diffkit.training.engines.protocol import Network
-from diffkit.training.engines.single import SingleProcess
+from diffkit.training.engines.engine import Engine, Network
 
 # the name since torch 2.12; buffers are those of rank 0 at first and its own in each process from then on
 _FORWARD = "forward_sync_buffers"
 _SYNC_BUFFERS = _FORWARD if _FORWARD in signature(DistributedDataParallel.__init__).parameters else "broadcast_buffers"
 
 
-class Processes(SingleProcess):
+class Processes(Engine):
     """Base of the engines of several processes: the rows of each, and the exchange of results."""
 
     def backward(self, loss: Tensor) -> None:
@@ -77,14 +76,8 @@ class Replicated(Processes):
 
     def close(self) -> None:
         """Release the wrapped network."""
-        part_with(self.__dict__.pop("model", None))
-
-
-def part_with(model: nn.Module | None) -> None:
-    """Remove the connection from a network wrapped in DDP, which an error's traceback may keep alive.
-
-    An object that holds a connection after the group is destroyed may wait for it forever in its destructor.
-    """
-    if isinstance(model, DistributedDataParallel):
+        model = self.__dict__.pop("model", None)
+        # An error's traceback may keep the model alive, and an object that holds a connection after the group is
+        # destroyed may wait for it forever in its destructor.
         for held in ("reducer", "logger", "process_group"):
-            vars(model).pop(held, None)
+            vars(model).pop(held, None) if model is not None else None
