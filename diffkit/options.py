@@ -29,14 +29,9 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 }
 
 
-def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
-    for key, limit in bounds.items():
-        if not _BOUNDS[key][1](value, limit):
-            break
-    else:
-        return
+def _out_of_bounds(name: str, value: Any, bounds: dict[str, float]) -> OptionError:
     allowed = " and ".join(f"{_BOUNDS[key][0]} {limit:g}" for key, limit in bounds.items())
-    raise OptionError(f"must be {allowed}", option=name, value=value)
+    return OptionError(f"must be {allowed}", option=name, value=value)
 
 
 _PYTHON_ONLY = "diffkit.python_only"
@@ -57,16 +52,20 @@ def check_number(name: str, value: Any, **bounds: float) -> float:
         raise OptionError("must be finite", option=name, value=value)
     if found != 0 and not 1 / _LARGEST <= abs(found) <= _LARGEST:
         raise OptionError(f"must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}", option=name, value=value)
-    _in_bounds(name, value, bounds)
+    for key, limit in bounds.items():
+        if not _BOUNDS[key][1](value, limit):
+            raise _out_of_bounds(name, value, bounds)
     return found
 
 
 def check_integer(name: str, value: object, **bounds: float) -> int:
     """Return ``value`` as an int, or raise `OptionError`; bounds are ge, gt, le, lt."""
-    number = _int_if_integer(value)
+    number = value if type(value) is int else _int_if_integer(value)
     if isinstance(number, bool) or not isinstance(number, int):
         raise OptionError("must be an integer", option=name, value=value)
-    _in_bounds(name, number, bounds)
+    for key, limit in bounds.items():
+        if not _BOUNDS[key][1](number, limit):
+            raise _out_of_bounds(name, number, bounds)
     return number
 
 
@@ -202,7 +201,7 @@ def _int_if_integer(value: Any) -> Any:
 
 def _tuple_of(convert: Callable[[Any], Any]) -> Callable[[object], object]:
     def converted(value: object) -> object:
-        return tuple(convert(item) for item in value) if isinstance(value, list | tuple) else value
+        return tuple([convert(item) for item in value]) if isinstance(value, list | tuple) else value
 
     return converted
 
@@ -221,7 +220,7 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
     if not isinstance(factory, type):
         return None
     if attrs.has(factory):
-        return tuple(f.alias or f.name for f in attrs.fields(factory) if f.init)
+        return tuple([f.alias or f.name for f in attrs.fields(factory) if f.init])
     if dataclasses.is_dataclass(factory):
         return tuple(f.name for f in dataclasses.fields(factory) if f.init)
     for base in factory.__mro__[:-1]:
@@ -235,4 +234,4 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
 def required_options(factory: Callable[..., object]) -> tuple[str, ...]:
     """Names of a part's options without a default, as far as they are known."""
     known = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
-    return tuple(f.alias or f.name for f in known if f.init and f.default is attrs.NOTHING)
+    return tuple([f.alias or f.name for f in known if f.init and f.default is attrs.NOTHING])

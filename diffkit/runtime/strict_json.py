@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,17 +174,14 @@ def _checked(found: Any, *, infinite: bool = False) -> Any:
     for _ in range(DEEPEST + 1):
         for value in level:
             _check(value, infinite)
-        level = [part for value in level for part in _parts(value)]
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, dict | list):
+                inside += value.values() if isinstance(value, dict) else value
+        level = inside
         if not level:
             return found
     raise ValueError(f"it is more than {DEEPEST} levels deep")
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
 
 
 def _check(value: Any, infinite: bool) -> None:

@@ -6,7 +6,7 @@ others. A finished or interrupted run is a saved system: diffkit sample, nll and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ def run(parsed: ParsedOptions) -> None:
 
     import diffkit
     from diffkit.cli.shared.device import device_of_rank
-    from diffkit.cli.shared.recipe import Recipe, recipe
+    from diffkit.cli.shared.recipe import Recipe
 
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
@@ -99,9 +99,25 @@ def run(parsed: ParsedOptions) -> None:
     if options.dry_run:
         tell(diffkit.training.dry_run(system, data, out=options.out, config=config, progress=True))
         return
-    written = Recipe(recipe(system, composition, config, parsed.parts, options.low_res, init, options.init_entry))
+    written = Recipe(_recipe(system, composition, config, attrs.evolve(options, init=init), parsed))
     val = opened(parsed, "val", options.low_res) if "val" in parsed.parts else None
     diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
+
+
+def _recipe(
+    system: System, composition: Mapping[str, Any], config: TrainConfig, options: Options, parsed: ParsedOptions
+) -> str:
+    """Return what is in config.toml."""
+    from diffkit.cli.shared.recipe import options_in, recipe
+
+    of_run = {name: getattr(options, name) for name in ("init", "init_entry", "low_res")}
+    settings = [field.name for field in attrs.fields(Composition) if field.name in composition]
+    composed = options_in(Composition(**{name: composition[name] for name in settings}))
+    values = {name: value for name, value in of_run.items() if value is not None} | options_in(config) | composed
+    parts = {kind: (composition[kind][0], getattr(system.parts, kind)) for kind in PARTS if kind in composition}
+    if "decoder" in parts:  # which knows the number of values
+        del values["bins"]
+    return recipe("train", system.device, values, parts, parsed.parts)
 
 
 def _weights_in(path: Path) -> Path:

@@ -58,10 +58,9 @@ class Command:
 @cache
 def table() -> dict[str, Command]:
     """Return every command by name, sorted; imports none."""
-    found = [_built_in(m.name) for m in pkgutil.iter_modules([str(_FOLDER)]) if not m.name.startswith("_")]
-    return {command.name: command for command in sorted(found, key=lambda command: command.name)}
-
-
-def _built_in(module: str) -> Command:
-    typed = module.rstrip("_").replace("__", " ").replace("_", "-")
-    return Command(typed, f"{_PACKAGE}.{module}", _FOLDER / f"{module}.py")
+    found = {}
+    for module in pkgutil.iter_modules([str(_FOLDER)]):
+        if not module.name.startswith("_"):
+            name = module.name.rstrip("_").replace("__", " ").replace("_", "-")
+            found[name] = Command(name, f"{_PACKAGE}.{module.name}", _FOLDER / f"{module.name}.py")
+    return dict(sorted(found.items()))

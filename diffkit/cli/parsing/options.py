@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Mapping
-from functools import cache, cached_property, partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, get_type_hints
 
 import attrs
 from attrs import NOTHING, frozen
@@ -38,6 +38,8 @@ class Option:
         chooses: It chooses what fills a slot, which has options of its own.
         special: It is of the parser, such as ``--config``, not of the command.
         field: The attrs field with converter and validator, if there is one.
+        key: Its place in a configuration file: ``schedule.s``.
+        flag: Its spelling on the command line: ``--schedule.s``.
     """
 
     path: tuple[str, ...]
@@ -52,16 +54,16 @@ class Option:
     chooses: bool = False
     special: bool = False
     field: Any = attrs.field(default=None, eq=False, repr=False)
+    key: str = attrs.field()
+    flag: str = attrs.field()
 
-    @cached_property
-    def key(self) -> str:
-        """Its place in a configuration file: ``schedule.s``."""
+    @key.default
+    def _key(self) -> str:
         return ".".join(self.path)
 
-    @cached_property
-    def flag(self) -> str:
-        """Its spelling on the command line: ``--schedule.s``."""
-        return self.key.upper() if self.positional else "--" + self.key.replace("_", "-")
+    @flag.default
+    def _flag(self) -> str:
+        return self.key.upper() if self.positional else spelled(self.path)
 
     @property
     def negative(self) -> str:
@@ -103,20 +105,23 @@ def options_of(factory: Callable[..., Any], prefix: tuple[str, ...] = (), group:
 
 @cache
 def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> tuple[Option, ...]:
-    owners = {name: base for base in reversed(cls.__mro__) for name in vars(base).get("__annotations__", {})}
+    try:
+        hints = get_type_hints(cls)
+    except Exception:  # an annotation that names what only a type checker imports, or a third party's of any form
+        hints = _hints_one_by_one(cls)
     found = []
     for field in attrs.fields(cls):
         if not field.init:
             continue
-        kind = _evaluated(field.type, vars(sys.modules[owners.get(field.name, cls).__module__]))
+        kind = hints.get(field.name, Any)
         default = None if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
         about = partial(_help_of_field, cls, field.name)
         about_group = partial(_what_it_is, cls, group) if prefix else _nothing
         path = (*prefix, field.alias or field.name)
-        more = field.metadata.get(_METADATA, {})
-        found.append(
-            Option(path, kind, default, **{"about": about, "group": group} | more, about_group=about_group, field=field)
-        )
+        key = ".".join(path)
+        more = {"about": about, "about_group": about_group, "field": field} | field.metadata.get(_METADATA, {})
+        flag = key.upper() if more.get("positional") else "--" + key.replace("_", "-")
+        found.append(Option(path, kind, default, group=group, key=key, flag=flag, **more))
     return tuple(found)
 
 
@@ -142,6 +147,14 @@ def _of_signature(factory: Callable[..., Any], prefix: tuple[str, ...], group: s
         kind = _evaluated(annotation, getattr(factory, "__globals__", {}))
         about = partial(section(factory.__doc__, "Args").get, name, "")
         found.append(Option((*prefix, name), kind, default, about, group, partial(summary, factory.__doc__)))
+    return found
+
+
+def _hints_one_by_one(cls: type[Any]) -> dict[str, Any]:
+    found = {}
+    for base in reversed(cls.__mro__):
+        names = vars(sys.modules[base.__module__])
+        found |= {name: _evaluated(each, names) for name, each in vars(base).get("__annotations__", {}).items()}
     return found
 
 

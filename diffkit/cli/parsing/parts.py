@@ -90,7 +90,7 @@ def part_factory(kind: str, name: str) -> Callable[..., Any]:
 def part_options(kind: str, name: str) -> list[Option]:
     """The options of what fills a slot; imports that part and no other."""
     found = options_of(part_factory(kind, name), (kind,), f"{kind} {name}")
-    return [option for option in found if kind not in _DATA or option.path[-1] != "path"]  # which is its name
+    return [option for option in found if option.path[-1] != "path"] if kind in _DATA else found  # its name
 
 
 def lasting_options(kind: str, one: str, other: str) -> set[str]:

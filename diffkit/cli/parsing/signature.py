@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ def sign(app: App, options: Sequence[Option], help_of: Callable[[Option, int], P
         options: Every option it has.
         help_of: Returns what help shows of an option besides; called with the number of its heading.
     """
-    headings = list(dict.fromkeys(option.group for option in options))
+    headings = list(dict.fromkeys([option.group for option in options]))
     arguments = [
         _argument(option, None if help_of is None else help_of(option, headings.index(option.group)))
         for option in options
@@ -90,7 +91,7 @@ def parse(
 def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
     """The words, in which ``--flag true`` is ``--flag=true``: a switch of cyclopts takes no word after it."""
     switches = {option.flag for option in options if is_flag(option.kind)}
-    bare = any(option.positional for option in options)  # any other word may be one that goes by its position
+    bare = [option for option in options if option.positional]  # any other word may be one that goes by its position
     found: list[str] = list(words[:1])
     for before, word in pairwise(words):
         flag = before.replace("_", "-")
@@ -114,7 +115,7 @@ def _argument(option: Option, for_help: Parameter | None) -> inspect.Parameter:
         negative=option.negative if switch and option.default is not False else (),
         show_default=False,
         required=False,
-        converter=None if switch else _reader(many or kind),
+        converter=None if switch else partial(_read_word, many or kind),
         n_tokens=None if switch else 1,
         accepts_keys=False,
         allow_leading_hyphen=not switch and not option.positional,
@@ -139,9 +140,9 @@ def _help(option: Option, default: str | None) -> str:
     return f"{option.about()} [default: {text}]" if text else option.about()
 
 
-def _reader(kind: Any) -> Callable[[Any, Any], Any]:
+def _read_word(kind: Any, _: Any, tokens: Any) -> Any:
     """The converter of an option; cyclopts itself would pass its type without None."""
-    return lambda _, tokens: read(tokens[0].value, kind)
+    return read(tokens[0].value, kind)
 
 
 def _unknown_flag(error: CycloptsError) -> str | None:

@@ -34,7 +34,7 @@ def members(kind: Any) -> tuple[Any, ...]:
     """Members of a union but None, in the order in which they are tried; of another type, the type itself."""
     if typing.get_origin(kind) not in (Union, types.UnionType):
         return (kind,)
-    found = (member for member in typing.get_args(kind) if member is not types.NoneType)
+    found = [member for member in typing.get_args(kind) if member is not types.NoneType]
     return tuple(sorted(found, key=lambda member: _ORDER.index(member) if member in _ORDER else len(_ORDER)))
 
 
@@ -53,7 +53,7 @@ def is_flag(kind: Any) -> bool:
 @cache
 def has_word(kind: Any) -> bool:
     """True unless only a file can hold its values."""
-    return kind is bool or any(typing.get_origin(member) is not Mapping for member in members(kind))
+    return bool([member for member in members(kind) if typing.get_origin(member) is not Mapping])
 
 
 @cache
@@ -88,7 +88,7 @@ def _word(kind: Any) -> str:
 def _none_is_none(kind: Any) -> bool:
     """Whether the word stands for None: not where it is a choice by itself."""
     allowed = kind is Any or kind is None or types.NoneType in typing.get_args(kind)
-    return allowed and not any("none" in typing.get_args(member) for member in members(kind))
+    return allowed and "none" not in [word for member in members(kind) for word in typing.get_args(member)]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -221,7 +221,8 @@ def toml(value: Any) -> str:
         return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
-    return '"' + "".join(map(_toml_character, str(value))) + '"'
+    text = str(value)
+    return f'"{text}"' if text.isprintable() and not {*_TOML} & {*text} else f'"{"".join(map(_toml_character, text))}"'
 
 
 def _toml_character(one: str) -> str:
