@@ -25,9 +25,9 @@ from diffkit.runtime.output import note, show
 from diffkit.runtime.run_layout import SPEC as SPEC_FILE
 
 if TYPE_CHECKING:
-    from diffkit.cli.shared.saved import Saved
     from diffkit.data.base import Data
     from diffkit.evaluation import Extractor, Reference
+    from diffkit.evaluation.saved import Saved
 
 RESULT = "evaluation.json"
 """File of a run's own folder that the result is written to by default."""
@@ -137,16 +137,16 @@ def _samples(
 ) -> Data:
     """The samples, read or drawn, after checking that they can be measured."""
     from diffkit.cli.shared.device import device
-    from diffkit.cli.shared.saved import load
     from diffkit.data.matching import counted_as
     from diffkit.evaluation import samples
     from diffkit.evaluation.compare import check_metrics
+    from diffkit.evaluation.saved import load
 
     assert options.samples is not None
     metrics, where = options.metrics or None, device(options.device)
     shape = None if real is None else real.shape
     if system:
-        saved = load(options.samples, options.device)
+        saved = load(options.samples, where)
         if saved.low_res_channels:
             raise OptionError(
                 "this system enlarges small images; draw samples with diffkit sample --low-res and evaluate that folder"

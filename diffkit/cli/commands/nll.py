@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from diffkit.cli.shared.saved import Saved
     from diffkit.data.base import Data
+    from diffkit.evaluation.saved import Saved
     from diffkit.runtime.distributed import Ranks
 
 DEFAULT = 100
@@ -329,9 +329,9 @@ def _was_stopped(options: Options) -> bool:
 
 def _load(options: Options) -> Saved:
     from diffkit.cli.shared.device import device_of_rank
-    from diffkit.cli.shared.saved import load
+    from diffkit.evaluation.saved import load
 
-    return load(options.run, str(device_of_rank(options.device)))
+    return load(options.run, device_of_rank(options.device))
 
 
 def _paired(data: Data, saved: Saved) -> Data:

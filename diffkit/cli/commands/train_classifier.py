@@ -183,8 +183,8 @@ def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:
 
 def _check_classes(folder: Path, data: Data) -> None:
     """Refuse data whose classes differ from the system's: in sampling, both receive the same number."""
-    from diffkit.cli.shared.saved import class_names
     from diffkit.data.matching import differing, named
+    from diffkit.evaluation.saved import class_names
 
     guided = class_names(folder)
     if guided is None or not data.classes or not (named(guided) and named(data.classes)):
