@@ -53,7 +53,7 @@ def check_number(name: str, value: Any, **bounds: float) -> float:
     if found != 0 and not 1 / _LARGEST <= abs(found) <= _LARGEST:
         raise OptionError(f"must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}", option=name, value=value)
     for key, limit in bounds.items():
-        if not _BOUNDS[key][1](value, limit):
+        if not _BOUNDS[key][1](found, limit):
             raise _out_of_bounds(name, value, bounds)
     return found
 

@@ -133,7 +133,7 @@ def _run_command(command: Command, root: App, words: Sequence[str]) -> None:
         request.sign_for_help(app)
         app.help = "\n\n".join(" ".join(each.split()) for each in plain(command.docstring).split("\n\n"))
         with results():
-            root.help_print(command.name.split())
+            app.help_print([])
         return
     with as_cli_flags(request.options):
         parsed, print_only = resolve(request, app)

@@ -75,11 +75,11 @@ class Options:
     classes: tuple[str, ...] = ()
     class_order: Literal["turn", "random"] = "turn"
     low_res: Path | None = None
-    each: int = 1
+    each: int = integer(1, ge=1)
     steps: Steps = field(default=None, metadata=steps_help("all levels"))
     clip: bool | None = None
     seed: int = integer(0, ge=0)
-    batch_size: int = 64
+    batch_size: int = integer(64, ge=1)
     precision: Precision = "fp32"
     compile: Literal["step", "cuda_graph"] | None = None
     device: str | None = None
@@ -258,8 +258,6 @@ def _check(options: Options) -> None:
     """Check the options before anything is loaded."""
     from diffkit.options import check_integer
 
-    check_integer("each", options.each, ge=1)
-    check_integer("batch_size", options.batch_size, ge=1)
     if options.n is not None:
         check_integer("n", options.n, ge=1)
         _check_count(options.n)

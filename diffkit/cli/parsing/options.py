@@ -145,13 +145,17 @@ def _of_signature(factory: Callable[..., Any], prefix: tuple[str, ...], group: s
         default = NOTHING if parameter.default is parameter.empty else parameter.default
         annotation = None if parameter.annotation is parameter.empty else parameter.annotation
         kind = _evaluated(annotation, getattr(factory, "__globals__", {}))
-        about = partial(section(factory.__doc__, "Args").get, name, "")
+        about = partial(_help_of_argument, factory, name)
         found.append(Option((*prefix, name), kind, default, about, group, partial(summary, factory.__doc__)))
     return found
 
 
+def _help_of_argument(factory: Callable[..., Any], name: str) -> str:
+    return section(factory.__doc__, "Args").get(name, "")
+
+
 def _hints_one_by_one(cls: type[Any]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         names = vars(sys.modules[base.__module__])
         found |= {name: _evaluated(each, names) for name, each in vars(base).get("__annotations__", {}).items()}

@@ -121,7 +121,8 @@ def _argument(option: Option, for_help: Parameter | None) -> inspect.Parameter:
         allow_leading_hyphen=not switch and not option.positional,
     )
     name = option.key.replace(".", "__")
-    annotation = Annotated[many or (bool if switch else kind), Parameter.combine(parameter, for_help)]
+    hint: Any = many or (bool if switch else kind)
+    annotation = Annotated[hint, Parameter.combine(parameter, for_help)]
     if many:
         return inspect.Parameter(name, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
     place = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY

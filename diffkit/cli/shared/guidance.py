@@ -83,10 +83,12 @@ def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
     Raises:
         OptionError, CheckpointError, SpecError: An option is wrong, or what a folder holds does not fit the system.
     """
-    name = None if slot is None else canonical(slot[0])
     check_null(slot, saved)
-    if slot is None or name not in BY_FOLDER:
-        return None if slot is None else resolve("guidance", slot)[0], saved
+    if slot is None:
+        return None, saved
+    name = canonical(slot[0])
+    if name not in BY_FOLDER:
+        return resolve("guidance", slot)[0], saved
     from diffkit.evaluation.saved_guidance import by_classifier, by_worse_system
 
     options = attrs.asdict(BY_FOLDER[name](**slot[1]))
