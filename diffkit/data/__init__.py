@@ -1,4 +1,4 @@
-"""Data to train on: `load` it from a name, a folder, a file or an array, or bring any class that honours `MapData`."""
+"""Data to train on: `load` it from a name, a folder, a file or an array, or bring a class with `MapData`'s members."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from diffkit.data.image_sources import Folder, HuggingFace, Lsun, Zip
 from diffkit.data.loading import NAMED, load
-from diffkit.data.sources import Cifar10, Digits, File, Photographs, Points, Source
+from diffkit.data.sources import Cifar10, Digits, NumpyFile, Photographs, Points, Source
 from diffkit.runtime.lazy import on_first_use
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffkit.data.base import Batch as Batch
     from diffkit.data.base import Data as Data
     from diffkit.data.base import MapData as MapData
-    from diffkit.data.base import scaled as scaled
+    from diffkit.data.base import scale_images as scale_images
     from diffkit.data.image_data import PictureData as PictureData
     from diffkit.data.loading import as_data as as_data
     from diffkit.data.low_res import LowRes as LowRes
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 _NAMES: dict[str, tuple[str, ...]] = {
     "arrays": ("ArrayData", "from_array"),
     "torch_datasets": ("from_dataset",),
-    "base": ("Batch", "Data", "MapData", "scaled"),
+    "base": ("Batch", "Data", "MapData", "scale_images"),
     "loading": ("as_data",),
-    "pictures": ("PictureData",),
+    "image_data": ("PictureData",),
     "low_res": ("LowRes",),
 }
 __all__ = [
     "NAMED",
     "Cifar10",
     "Digits",
-    "File",
     "Folder",
     "HuggingFace",
     "Lsun",
+    "NumpyFile",
     "Photographs",
     "Points",
     "Source",

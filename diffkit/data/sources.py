@@ -1,4 +1,4 @@
-"""Sources of data, as frozen options for Python, the command line and TOML files; opening one reads the data."""
+"""Data sources: digits, points, photographs, CIFAR-10 and NumPy files, as frozen options; opening one reads data."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from diffkit.data.base import Data
 
 HELD_OUT = 6
-"""One digit of this many is held out: 299 of 1,797."""
+"""Every sixth digit is held out: 299 of 1,797."""
 
 
 class Source(Protocol):
-    """Options that name some data."""
+    """Protocol of a data source: options that identify data, for Python, the command line and TOML files."""
 
     @abstractmethod
     def open(self) -> Data:
-        """Read the data.
+        """Read the data of the source.
 
         Raises:
-            DataError: It is missing or cannot be used.
-            MissingExtraError: A package that reads it is not installed.
+            DataError: The data is missing or cannot be used.
+            MissingExtraError: A package that it needs is not installed.
         """
 
 
 @frozen(kw_only=True)
 class Digits(Source):
-    """The 1,797 handwritten digits of scikit-learn: 1x8x8, 17 grey levels, 10 classes.
+    """Data source: the 1,797 handwritten digits of scikit-learn, 1x8x8, 17 grey levels, 10 classes.
 
     Attributes:
         split: "all", "train" (1,498 of them) or "held_out" (the other 299: every sixth).
@@ -45,7 +45,7 @@ class Digits(Source):
     labels: bool = flag(True)
 
     def open(self) -> Data:
-        """Read them; needs scikit-learn."""
+        """Read the digits; needs scikit-learn."""
         try:
             from sklearn.datasets import load_digits  # type: ignore[import-untyped]
         except ImportError as error:
@@ -67,11 +67,11 @@ class Digits(Source):
 
 @frozen(kw_only=True)
 class Points(Source):
-    """Points in the plane, of unit variance: continuous data of shape (2,), for the mlp.
+    """Data source: points in the plane, of unit variance, continuous data of shape (2,) for the mlp.
 
     Attributes:
         kind: "moons" (2 classes), "gaussians" (8 on a circle) or "rings" (2).
-        examples: How many, >= 1.
+        examples: Number of points, >= 1.
         seed: Seed of the points.
         labels: Give the class as condition ``y``.
     """
@@ -82,28 +82,28 @@ class Points(Source):
     labels: bool = flag(False)
 
     def open(self) -> Data:
-        """Make them."""
+        """Draw the points."""
         import numpy as np
 
         from diffkit.data.arrays import from_array
-        from diffkit.data.points import KINDS, standardized
+        from diffkit.data.points import KINDS, standardize_points
 
         points, labels = KINDS[self.kind](self.examples, np.random.default_rng(self.seed))
         return from_array(
-            standardized(points), labels=labels if self.labels else None, source=f"points {self.kind} {self.seed}"
+            standardize_points(points), labels=labels if self.labels else None, source=f"points {self.kind} {self.seed}"
         )
 
 
 @frozen(kw_only=True)
 class Photographs(Source):
-    """Pieces of the two colour photographs of scikit-learn, a temple and a flower, 427x640 each; 2 classes.
+    """Data source: pieces of the two colour photographs of scikit-learn, a temple and a flower, 427x640; 2 classes.
 
     Attributes:
         size: Height and width of a piece; one number for a square.
         pieces: "grid" (side by side, every ``stride`` pixels) or "random" (anywhere).
-        stride: Pixels from a piece of the grid to the next; ``size`` by default, which leaves no overlap.
-        examples: How many random pieces.
-        seed: Which random pieces.
+        stride: Pixels from a piece of the grid to the next; by default ``size``, without overlap.
+        examples: Number of random pieces.
+        seed: Seed of random pieces.
         labels: Give the photograph as condition ``y``.
     """
 
@@ -115,17 +115,17 @@ class Photographs(Source):
     labels: bool = flag(False)
 
     def open(self) -> Data:
-        """Cut them; needs scikit-learn and Pillow."""
+        """Cut the photographs into pieces; needs scikit-learn and Pillow."""
         from diffkit.data.arrays import from_array
-        from diffkit.data.photographs import NAMES, grid, photographs, random
+        from diffkit.data.photographs import NAMES, grid_pieces, load_photographs, random_pieces
 
         if len(self.size) not in (1, 2):
             raise OptionError(f"size must be one number or two, got {self.size!r}")
         size = (self.size[0], self.size[-1])
         if self.pieces == "grid":
-            images, labels = grid(photographs(), size, self.stride or size)
+            images, labels = grid_pieces(load_photographs(), size, self.stride or size)
         else:
-            images, labels = random(photographs(), size, self.examples, self.seed)
+            images, labels = random_pieces(load_photographs(), size, self.examples, self.seed)
         return from_array(
             images,
             labels=labels if self.labels else None,
@@ -136,14 +136,14 @@ class Photographs(Source):
 
 @frozen(kw_only=True)
 class Cifar10(Source):
-    """CIFAR-10 from its archive: 60,000 colour images of 32x32, 10 classes.
+    """Data source: CIFAR-10 from its archive, 60,000 colour images of 32x32, 10 classes.
 
     Attributes:
         archive: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, or the folder it was unpacked to.
         split: "train" (50,000) or "test" (10,000).
         labels: Give the class as condition ``y``.
-        names: "archive" (airplane, automobile, ...) or "published" (plane, car, ..., counted in sorted order, as
-            improved-diffusion's script and so its networks have them).
+        names: "archive" (airplane, automobile, ...) or "published" (plane, car, ..., numbered in sorted order, as in
+            improved-diffusion's script and networks).
     Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """
 
@@ -153,12 +153,12 @@ class Cifar10(Source):
     names: str = choice("archive", ("archive", "published"))
 
     def open(self) -> Data:
-        """Read it; nothing in it is executed."""
+        """Read the archive of CIFAR-10; nothing in it is executed."""
         from diffkit.data.arrays import from_array
-        from diffkit.data.cifar10 import classes, read
+        from diffkit.data.cifar10 import number_classes, read_cifar10
 
-        images, labels = read(self.archive, self.split)
-        labels, names = classes(labels, self.names == "published")
+        images, labels = read_cifar10(self.archive, self.split)
+        labels, names = number_classes(labels, self.names == "published")
         return from_array(
             images,
             labels=labels if self.labels else None,
@@ -168,15 +168,15 @@ class Cifar10(Source):
 
 
 @frozen(kw_only=True)
-class File(Source):
-    """A NumPy file: .npz with arr_0 (images) and arr_1 (labels, if there are any), or .npy with images.
+class NumpyFile(Source):
+    """Data source: a NumPy file, .npz with arr_0 (images) and maybe arr_1 (labels), or .npy with images.
 
-    A .npz may also hold classes, their names, and bins, as diffkit data import writes them.
+    A .npz may also have the arrays classes, their names, and bins, as ``diffkit data import`` writes them.
 
     Attributes:
-        path: The file; a .npy is mapped, not read into memory.
+        path: The file; a .npy is memory-mapped.
         labels: Give the labels of a .npz as condition ``y``.
-        bins: How many values the examples take; by default 256 for uint8.
+        bins: Number of values that data takes; by default 256 for uint8.
         layout: "channels_last", as improved-diffusion writes its samples, or "channels_first"; by default the shape
             decides, and ambiguous shapes are refused.
     """
@@ -187,7 +187,7 @@ class File(Source):
     layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
 
     def open(self) -> Data:
-        """Read it; never unpickles."""
-        from diffkit.data.numpy_files import open_file
+        """Open the NumPy file, without unpickling."""
+        from diffkit.data.numpy_files import open_numpy_file
 
-        return open_file(self.path, labels=self.labels, bins=self.bins, layout=self.layout)
+        return open_numpy_file(self.path, labels=self.labels, bins=self.bins, layout=self.layout)

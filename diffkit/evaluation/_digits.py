@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffkit.data.base import scaled
+from diffkit.data.base import scale_images
 from diffkit.data.sources import Digits
 
 RECIPE = 1
@@ -39,12 +39,12 @@ class DigitsNetwork(nn.Module):
 
 
 @cache
-def trained() -> DigitsNetwork:
+def trained_digits_network() -> DigitsNetwork:
     """Return the network, trained on the digits that are not held out: once per process, always the same way.
 
     Float64 and whole batches, so that machines differ in the last digits only.
     """
-    x, y = examples("train")
+    x, y = digit_examples("train")
     network = DigitsNetwork()
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
     with torch.enable_grad():
@@ -59,11 +59,11 @@ def trained() -> DigitsNetwork:
     return network.requires_grad_(False).eval()
 
 
-def examples(split: str) -> tuple[Tensor, Tensor]:
+def digit_examples(split: str) -> tuple[Tensor, Tensor]:
     """Return a split of the digits, (N, 1, 8, 8) float64 in [-1, 1], with labels."""
     data = Digits(split=split).open()
     batch = data.batch(np.arange(len(data)))
-    return scaled(batch.images, data.bins).double(), batch.conditions["y"]
+    return scale_images(batch.images, data.bins).double(), batch.conditions["y"]
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

@@ -15,14 +15,14 @@ from diffkit.runtime.images import grid, pixels, png
 SHADES = 256
 
 
-def embedded(images: Tensor, columns: int) -> str:
+def embed_images(images: Tensor, columns: int) -> str:
     """Return images (N, C, H, W) in [-1, 1] as one image, row by row, a data URI; values outside are clipped."""
     return "data:image/png;base64," + base64.b64encode(png(_grid(images, columns), optimize=True)).decode()
 
 
-def strip(steps: Sequence[Tensor]) -> str:
+def embed_strip(steps: Sequence[Tensor]) -> str:
     """Return one image with a row for each example and a column for each step, each (n, C, H, W)."""
-    return embedded(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
+    return embed_images(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
 
 
 def _grid(images: Tensor, columns: int) -> NDArray[np.uint8]:

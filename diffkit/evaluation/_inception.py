@@ -32,7 +32,7 @@ class Inception:
     name = "inception"
 
     def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu"):
-        self._network, self._sha256, self._version = _load(weights)
+        self._network, self._sha256, self._version = _load_inception(weights)
         self._network.to(device)
         self._spatial: list[Tensor] = []
         self._network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, out: self._spatial.append(out))
@@ -62,14 +62,14 @@ class Inception:
         return Features(pool, maps[:, :_SPATIAL_CHANNELS].flatten(1), logits)
 
 
-def _load(weights: str | Path | None) -> tuple[Any, str, str]:
+def _load_inception(weights: str | Path | None) -> tuple[Any, str, str]:
     """Return the network, the digest of its weights and the version of the library."""
     try:
         import torch_fidelity  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from torch_fidelity import feature_extractor_inceptionv3 as library  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
         raise MissingExtraError("inception", f"the Inception network (importing torch-fidelity: {error})") from error
-    state = _state(library.URL_INCEPTION_V3, weights)
+    state = _load_state(library.URL_INCEPTION_V3, weights)
     with tempfile.TemporaryDirectory() as folder:  # torch-fidelity unpickles its argument; this file is our own
         path = Path(folder) / "weights.pth"
         torch.save(state, path)
@@ -79,7 +79,7 @@ def _load(weights: str | Path | None) -> tuple[Any, str, str]:
     return network, weights_digest(state, shapes=True), str(torch_fidelity.__version__)
 
 
-def _state(url: str, weights: str | Path | None) -> dict[str, Tensor]:
+def _load_state(url: str, weights: str | Path | None) -> dict[str, Tensor]:
     name = url.rpartition("/")[2]
     try:
         if weights is None:

@@ -51,7 +51,7 @@ class ResultCache:
         except TypeError as error:
             raise OptionError(f"keep works for options that can be written as JSON: {error}; leave it out") from error
 
-    def result(self, batch: Batch, compute: Callable[[], Arrays]) -> tuple[Arrays, bool]:
+    def get_or_compute(self, batch: Batch, compute: Callable[[], Arrays]) -> tuple[Arrays, bool]:
         """Return the result of a batch, and whether it was cached already."""
         if self.folder is None:
             return compute(), False
@@ -72,12 +72,12 @@ class ResultCache:
         return digest.hexdigest()
 
 
-def count(folder: Path) -> int:
+def count_results(folder: Path) -> int:
     """Number of results in a folder."""
     return sum(1 for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else 0
 
 
-def forget(folder: Path) -> None:
+def remove_results(folder: Path) -> None:
     """Remove the results, and their folder if nothing else is in it."""
     if not folder.is_dir():
         return

@@ -23,7 +23,7 @@ COLORS = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6")
 
 
 @frozen(eq=False)
-class Line:
+class ChartLine:
     """One line of a chart.
 
     Attributes:
@@ -49,7 +49,7 @@ class _Axis:
     end: float
     log: bool
 
-    def at(self, values: F64) -> F64:
+    def to_pixels(self, values: F64) -> F64:
         """Positions of values in pixels; NaN for values that cannot be drawn."""
         with np.errstate(all="ignore"):
             v = np.log10(values) if self.log else values
@@ -82,10 +82,10 @@ def _even_ticks(low: float, high: float) -> list[float]:
 
 
 def chart(
-    title: str, xlabel: str, ylabel: str, lines: Sequence[Line], *, log_x: bool = False, log_y: bool = False
+    title: str, xlabel: str, ylabel: str, lines: Sequence[ChartLine], *, log_x: bool = False, log_y: bool = False
 ) -> Markup:
     """Return a line chart, or the note "nothing to draw"."""
-    lines = [Line(_array(n.x), _array(n.y), n.label, _array(n.low), _array(n.high)) for n in lines]
+    lines = [ChartLine(_array(n.x), _array(n.y), n.label, _array(n.low), _array(n.high)) for n in lines]
     x = _axis([line.x for line in lines], _LEFT, WIDTH - _RIGHT, log_x)
     bands = [v for line in lines for v in (line.low, line.high) if v is not None]
     y = _axis([line.y for line in lines] + bands, HEIGHT - _BOTTOM, _TOP, log_y)
@@ -133,7 +133,7 @@ def _axis(columns: Sequence[F64], start: float, end: float, log: bool) -> _Axis 
 
 def _grid(x: _Axis, y: _Axis, xlabel: str, ylabel: str) -> Markup:
     parts = []
-    for value, place in zip(x.ticks(), x.at(np.array(x.ticks(), dtype=np.float64)), strict=True):
+    for value, place in zip(x.ticks(), x.to_pixels(np.array(x.ticks(), dtype=np.float64)), strict=True):
         parts.append(
             Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(place, y.end, y.start)
         )
@@ -142,7 +142,7 @@ def _grid(x: _Axis, y: _Axis, xlabel: str, ylabel: str) -> Markup:
                 place, y.start + 15, _number(value)
             )
         )
-    for value, place in zip(y.ticks(), y.at(np.array(y.ticks(), dtype=np.float64)), strict=True):
+    for value, place in zip(y.ticks(), y.to_pixels(np.array(y.ticks(), dtype=np.float64)), strict=True):
         parts.append(
             Markup('<line class="grid" y1="{0:.1f}" y2="{0:.1f}" x1="{1}" x2="{2}"/>').format(place, x.start, x.end)
         )
@@ -165,9 +165,9 @@ def _grid(x: _Axis, y: _Axis, xlabel: str, ylabel: str) -> Markup:
     return Markup("").join(parts)
 
 
-def _path(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
-    keep = _thinned(x.at(line.x))
-    px, py = x.at(line.x[keep]), y.at(line.y[keep])
+def _path(line: ChartLine, x: _Axis, y: _Axis, color: str) -> Markup:
+    keep = _points_to_draw(x.to_pixels(line.x))
+    px, py = x.to_pixels(line.x[keep]), y.to_pixels(line.y[keep])
     words, drawing, count = [], False, 0
     for a, b in zip(px, py, strict=True):
         if math.isnan(a) or math.isnan(b):
@@ -185,11 +185,11 @@ def _path(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
     return Markup('<path class="line" style="stroke:var({})" d="{}"/>').format(color, " ".join(words)) + dots
 
 
-def _band(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
+def _band(line: ChartLine, x: _Axis, y: _Axis, color: str) -> Markup:
     if line.low is None or line.high is None:
         return Markup("")
-    keep = _thinned(x.at(line.x))
-    px, low, high = x.at(line.x[keep]), y.at(line.low[keep]), y.at(line.high[keep])
+    keep = _points_to_draw(x.to_pixels(line.x))
+    px, low, high = x.to_pixels(line.x[keep]), y.to_pixels(line.low[keep]), y.to_pixels(line.high[keep])
     low = np.where(np.isnan(low), y.start, low)  # an interval that reaches 0 has no lower end on a log scale
     good = ~(np.isnan(px) | np.isnan(high))
     if good.sum() < 2:
@@ -199,7 +199,7 @@ def _band(line: Line, x: _Axis, y: _Axis, color: str) -> Markup:
     return Markup('<path class="band" style="fill:var({})" d="M{}Z"/>').format(color, "L".join(there + back))
 
 
-def _thinned(px: F64) -> Any:
+def _points_to_draw(px: F64) -> Any:
     """Which points to draw: all of a few, of many the first at each of evenly spaced pixels, and the last."""
     if len(px) <= _POINTS:
         return np.arange(len(px))

@@ -22,7 +22,7 @@ from diffkit.evaluation import metrics as measure
 from diffkit.evaluation.extractors import extractor_for
 from diffkit.evaluation.features import Extractor, Features, extract
 from diffkit.evaluation.reference import Reference, is_reference, load_reference
-from diffkit.evaluation.samples import read
+from diffkit.evaluation.samples import read_samples
 from diffkit.options import check_integer
 from diffkit.runtime.files import write_atomically
 
@@ -34,7 +34,7 @@ MOST_SUBSETS = 100_000
 
 
 @frozen
-class Value:
+class MetricValue:
     """One number.
 
     Attributes:
@@ -62,7 +62,7 @@ class Evaluation:
         remarks: Remarks on the comparison with other numbers.
     """
 
-    values: tuple[Value, ...]
+    values: tuple[MetricValue, ...]
     settings: Mapping[str, Any] = field(repr=False)
     remarks: tuple[str, ...] = field(repr=False)
 
@@ -75,7 +75,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         width = max(len(value.label) for value in self.values)
-        lines = [f"{v.label:<{width}}  {_number(v.value):>10}{_error(v)}  {v.note}" for v in self.values]
+        lines = [f"{v.label:<{width}}  {_number(v.value):>10}{_error_text(v)}  {v.note}" for v in self.values]
         samples, reference = self.settings["samples"], self.settings["reference"]
         lines += [
             "",
@@ -159,10 +159,10 @@ def evaluate(
         check_integer(name, value, ge={"seed": 0, "kid_subset_size": 2}.get(name, 1))
     check_integer("kid_subsets", kid_subsets, ge=1, le=MOST_SUBSETS)
     reading = dict(size=size, on_error=on_error, layout=layout)
-    data, stored = _data(samples, reading), _stored(reference, network)
-    real = None if stored is not None else _data(reference, reading)
+    data, stored = _load_images(samples, reading), _stored_reference(reference, network)
+    real = None if stored is not None else _load_images(reference, reading)
     check_metrics(metrics, network, data.shape, stored, device, None if real is None else real.shape)
-    against = stored or _built(real, network, batch_size, device, progress)
+    against = stored or _build_reference(real, network, batch_size, device, progress)
     found = extract(
         network,
         data,
@@ -172,7 +172,7 @@ def evaluate(
         progress=progress,
         what="samples",
     )
-    chosen = _possible(metrics, found.features, against)
+    chosen = _available_metrics(metrics, found.features, against)
     size = min(kid_subset_size, len(found.features), len(against.features) if against.features is not None else 0)
     options |= {"kid_subset_size": size}
     values = [value for name in chosen for value in _measure(name, network.name, found.features, against, options)]
@@ -180,14 +180,14 @@ def evaluate(
         "samples": dict(found.data),
         "reference": dict(against.meta.get("data", {})),
         "extractor": dict(network.identity),
-        "options": {name: value for name, value in options.items() if _matters(name, chosen)},
+        "options": {name: value for name, value in options.items() if _is_used(name, chosen)},
         "versions": _versions(),
     }
-    remarks = [*_remarks_on_values(samples=data, reference=real), *_remarks(found.data, against, chosen)]
+    remarks = [*_value_range_remarks(samples=data, reference=real), *_remarks(found.data, against, chosen)]
     return Evaluation(tuple(values), settings, tuple(remarks))
 
 
-def _remarks_on_values(**sets: Data | None) -> Iterator[str]:
+def _value_range_remarks(**sets: Data | None) -> Iterator[str]:
     """Say of images that are not in [-1, 1] how to scale them: extractors take them for dark, or for too bright."""
     for name, data in sets.items():
         values = range_of(data) if data is not None and len(data.shape) == 3 else None
@@ -195,13 +195,13 @@ def _remarks_on_values(**sets: Data | None) -> Iterator[str]:
             yield f"{name}: values lie in {values}, extractors expect [-1, 1]: {values.remedy}"
 
 
-def _data(what: Any, reading: Mapping[str, Any]) -> Data:
-    """Data of any kind; the images of a folder unchanged, or by the options of `read`."""
+def _load_images(what: Any, reading: Mapping[str, Any]) -> Data:
+    """Data of any kind; the images of a folder unchanged, or by the options of `read_samples`."""
     path = Path(what) if isinstance(what, str | Path) else None
-    return read(path, **reading) if path is not None and path.exists() else as_data(what)
+    return read_samples(path, **reading) if path is not None and path.exists() else as_data(what)
 
 
-def check_names(metrics: Sequence[str] | None) -> None:
+def check_metric_names(metrics: Sequence[str] | None) -> None:
     """Raise `OptionError` unless every name is one of `METRICS`; None means all."""
     for name in metrics or ():
         if name not in METRICS:
@@ -232,11 +232,11 @@ def check_metrics(
         DataError: The extractor cannot read data of this shape, or has other features for the second shape.
         MissingExtraError: A package that a metric needs is not installed.
     """
-    check_names(metrics)
+    check_metric_names(metrics)
     if real is not None and tuple(real) != tuple(shape):
-        _check_alike(extractor, shape, real, device)
-    seen = _blank(extractor, shape, device)
-    chosen = _possible(metrics, seen, reference)
+        _check_same_features(extractor, shape, real, device)
+    seen = _blank_image_features(extractor, shape, device)
+    chosen = _available_metrics(metrics, seen, reference)
     if reference is not None and len(reference.pool.mean) != seen.pool.shape[1]:
         raise DataError(
             f"the reference is of {len(reference.pool.mean)} features, of samples of shape {tuple(shape)} extractor "
@@ -246,7 +246,7 @@ def check_metrics(
         measure.need_torchmetrics()
 
 
-def _blank(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:
+def _blank_image_features(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:
     """The features of two blank images."""
     try:
         with torch.no_grad():
@@ -258,12 +258,14 @@ def _blank(extractor: Extractor, shape: Sequence[int], device: str | torch.devic
         raise DataError(f"extractor {extractor.name!r} cannot read images of shape {tuple(shape)}: {reason}") from error
 
 
-def _check_alike(extractor: Extractor, shape: Sequence[int], real: Sequence[int], device: str | torch.device) -> None:
+def _check_same_features(
+    extractor: Extractor, shape: Sequence[int], real: Sequence[int], device: str | torch.device
+) -> None:
     """Raise `DataError` unless an extractor has features of one kind for samples and data of two shapes."""
     differ = f"samples have shape {tuple(shape)}, the data {tuple(real)}"
     wanted = "make them alike: read the data in the size and channels of the samples, or the samples in another size"
     try:
-        seen = [_blank(extractor, each, device).pool.shape[1:] for each in (shape, real)]
+        seen = [_blank_image_features(extractor, each, device).pool.shape[1:] for each in (shape, real)]
     except DataError as error:
         raise DataError(f"{differ}, and {error}; {wanted}") from error
     if seen[0] != seen[1]:
@@ -271,7 +273,7 @@ def _check_alike(extractor: Extractor, shape: Sequence[int], real: Sequence[int]
         raise DataError(f"{differ}, of which extractor {extractor.name!r} has {counts} features; {wanted}")
 
 
-def _stored(what: Any, network: Extractor) -> Reference | None:
+def _stored_reference(what: Any, network: Extractor) -> Reference | None:
     """Stored statistics of this network, or None if there is data to compute them from."""
     if isinstance(what, str | Path) and is_reference(Path(what)):
         what = load_reference(what)
@@ -281,12 +283,12 @@ def _stored(what: Any, network: Extractor) -> Reference | None:
     return what
 
 
-def _built(data: Data | None, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
+def _build_reference(data: Data | None, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
     assert data is not None
     return Reference.build(data, network, keep=len(data), batch_size=batch_size, device=device, progress=progress)
 
 
-def _possible(metrics: Sequence[str] | None, features: Features, reference: Reference | None) -> list[str]:
+def _available_metrics(metrics: Sequence[str] | None, features: Features, reference: Reference | None) -> list[str]:
     """The requested metrics, or all that are available; raises if a requested one is not."""
     spatial = features.spatial is not None and (reference is None or reference.spatial is not None)
     some = reference is None or reference.features is not None
@@ -304,25 +306,27 @@ def _possible(metrics: Sequence[str] | None, features: Features, reference: Refe
     return list(dict.fromkeys(metrics))
 
 
-def _measure(name: str, extractor: str, fake: Features, real: Reference, options: Mapping[str, int]) -> list[Value]:
+def _measure(
+    name: str, extractor: str, fake: Features, real: Reference, options: Mapping[str, int]
+) -> list[MetricValue]:
     own = extractor != "inception"
 
     def label(published: str, other: str) -> str:
         return f"{other} ({extractor})" if own else published
 
     if name == "fid":
-        value = measure.frechet_distance(real.pool, measure.Statistics.of(fake.pool))
-        return [Value("fid", label("FID", "FD"), value, None, "smaller is better")]
+        value = measure.frechet_distance(real.pool, measure.FeatureStatistics.of(fake.pool))
+        return [MetricValue("fid", label("FID", "FD"), value, None, "smaller is better")]
     if name == "sfid":
         assert fake.spatial is not None and real.spatial is not None
-        value = measure.frechet_distance(real.spatial, measure.Statistics.of(fake.spatial))
-        return [Value("sfid", label("sFID", "sFD"), value, None, "smaller is better")]
+        value = measure.frechet_distance(real.spatial, measure.FeatureStatistics.of(fake.spatial))
+        return [MetricValue("sfid", label("sFID", "sFD"), value, None, "smaller is better")]
     if name == "inception_score":
         assert fake.logits is not None
         value, spread = measure.inception_score(fake.logits, split_size=options["split_size"])
         split = len(fake.logits) > options["split_size"]
         note = "larger is better; +- over splits" if split else "larger is better"
-        return [Value(name, label("IS", "IS"), value, spread if split else None, note)]
+        return [MetricValue(name, label("IS", "IS"), value, spread if split else None, note)]
     assert real.features is not None
     if name == "kid":
         value, error = measure.kernel_distance(
@@ -332,16 +336,18 @@ def _measure(name: str, extractor: str, fake: Features, real: Reference, options
             subset_size=options["kid_subset_size"],
             seed=options["seed"],
         )
-        return [Value("kid", label("KID", "KD"), value, error, "smaller is better; +- standard error over subsets")]
+        return [
+            MetricValue("kid", label("KID", "KD"), value, error, "smaller is better; +- standard error over subsets")
+        ]
     both = measure.precision_recall(real.features, fake.pool, neighbours=options["neighbours"])
     words = (("precision", "share of samples among the data"), ("recall", "share of the data among samples"))
     return [
-        Value(word, label(word.capitalize(), word.capitalize()), value, None, f"larger is better; {meaning}")
+        MetricValue(word, label(word.capitalize(), word.capitalize()), value, None, f"larger is better; {meaning}")
         for (word, meaning), value in zip(words, both, strict=True)
     ]
 
 
-def _matters(option: str, chosen: Sequence[str]) -> bool:
+def _is_used(option: str, chosen: Sequence[str]) -> bool:
     owner = {"neighbours": "precision_recall", "split_size": "inception_score"}
     return owner.get(option, "kid") in chosen
 
@@ -378,5 +384,5 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
 
 
-def _error(value: Value) -> str:
+def _error_text(value: MetricValue) -> str:
     return f" +- {value.error:.2g}" if value.error is not None else ""

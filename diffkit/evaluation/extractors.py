@@ -25,7 +25,7 @@ from diffkit.registry.entry_points import EXTRACTOR_GROUP, is_allowed
 from diffkit.runtime.files import weights_digest
 
 
-class Digits:
+class DigitsExtractor:
     """Features of 8 x 8 grey images, by a classifier of scikit-learn's digits; for the demo and for tests.
 
     Numbers are meaningful only in comparison with each other: the Frechet distance of held-out digits from the rest is
@@ -38,7 +38,11 @@ class Digits:
         from diffkit.evaluation import _digits
 
         self._shape, self._recipe = _digits.SHAPE, _digits.RECIPE
-        self._network = _digits.trained() if torch.device(device).type == "cpu" else _copied(_digits.trained(), device)
+        self._network = (
+            _digits.trained_digits_network()
+            if torch.device(device).type == "cpu"
+            else _copy_to(_digits.trained_digits_network(), device)
+        )
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -113,7 +117,7 @@ class ModuleExtractor:
         return found if isinstance(found, Features) else Features(found.flatten(1))
 
 
-EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {"digits": Digits, "inception": Inception}
+EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {"digits": DigitsExtractor, "inception": Inception}
 """The built-in names."""
 
 
@@ -139,19 +143,19 @@ def extractor_for(
         raise OptionError(f"weights are for extractor 'inception', not {what!r}")
     if what in EXTRACTORS:
         return EXTRACTORS[what](device=device, **({} if weights is None else {"weights": weights}))
-    return _made(what, _find(what), device)
+    return _create_extractor(what, _find_by_name(what), device)
 
 
-def _find(name: str) -> Any:
-    found = [entry for entry in _offered() if entry.name == name]
+def _find_by_name(name: str) -> Any:
+    found = [entry for entry in _installed_extractors() if entry.name == name]
     if len({entry.value for entry in found}) > 1:
         owners = " and ".join(sorted(entry.dist.name for entry in found if entry.dist))
         raise OptionError(f"extractor {name!r} is offered by {owners}; name it as package.module:attribute")
     if found:
-        return _loaded(found[0])
+        return _load_entry_point(found[0])
     module, colon, attribute = name.partition(":")
     if not colon:
-        known = [*EXTRACTORS, *(entry.name for entry in _offered())]
+        known = [*EXTRACTORS, *(entry.name for entry in _installed_extractors())]
         raise OptionError(
             f"no extractor named {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}; "
             "or package.module:attribute)"
@@ -164,19 +168,19 @@ def _find(name: str) -> Any:
         raise OptionError(f"extractor {name!r} cannot be imported: {failure(error)}") from error
 
 
-def _offered() -> list[EntryPoint]:
+def _installed_extractors() -> list[EntryPoint]:
     """Extractors of installed distributions, without those that DIFFKIT_PLUGINS leaves out."""
     return [entry for entry in entry_points(group=EXTRACTOR_GROUP) if entry.dist is None or is_allowed(entry.dist.name)]
 
 
-def _loaded(entry: EntryPoint) -> Any:
+def _load_entry_point(entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except (Exception, SystemExit) as error:  # a package of others may fail in any way
         raise OptionError(f"extractor {entry.name!r} ({entry.value}) cannot be loaded: {failure(error)}") from error
 
 
-def _made(name: str, found: Any, device: str | torch.device) -> Extractor:
+def _create_extractor(name: str, found: Any, device: str | torch.device) -> Extractor:
     if isinstance(found, type) or (callable(found) and not isinstance(found, nn.Module | Extractor)):
         try:
             found = found()
@@ -191,7 +195,7 @@ def _made(name: str, found: Any, device: str | torch.device) -> Extractor:
     return found
 
 
-def _copied(network: nn.Module, device: str | torch.device) -> nn.Module:
+def _copy_to(network: nn.Module, device: str | torch.device) -> nn.Module:
     from copy import deepcopy
 
     return deepcopy(network).to(device)

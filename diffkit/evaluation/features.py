@@ -12,8 +12,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit.data.base import Data, scaled
-from diffkit.data.finite import not_finite
+from diffkit.data.base import Data, scale_images
+from diffkit.data.finite import find_not_finite
 from diffkit.errors import DataError
 from diffkit.options import check_integer
 from diffkit.runtime.progress import progress as show_progress
@@ -60,7 +60,7 @@ class Extractor(Protocol):
 
 
 @frozen(eq=False)
-class Extracted:
+class ExtractedFeatures:
     """Features of a data set, and facts of the data.
 
     Attributes:
@@ -82,7 +82,7 @@ def extract(
     device: str | torch.device = "cpu",
     progress: bool = False,
     what: str = "data",
-) -> Extracted:
+) -> ExtractedFeatures:
     """Return the features of the first ``count`` examples of data (all by default), read batch by batch.
 
     Args:
@@ -106,27 +106,27 @@ def extract(
         for start in range(0, total, batch_size):
             index = np.arange(start, min(start + batch_size, total), dtype=np.int64)
             batch = data.batch(index)
-            for fault in not_finite(batch):
+            for fault in find_not_finite(batch):
                 raise DataError(f"the {what}: {fault}")
             images = batch.images
             digest.update(np.ascontiguousarray(images.numpy()).tobytes())
-            found.append(extractor(scaled(images, data.bins).to(device)))
+            found.append(extractor(scale_images(images, data.bins).to(device)))
             advance(len(index))
-    facts = {**_facts(data), "count": total, "sha256": digest.hexdigest()}
-    return Extracted(Features(*map(_joined, zip(*map(_parts, found), strict=True))), facts)
+    facts = {**_data_facts(data), "count": total, "sha256": digest.hexdigest()}
+    return ExtractedFeatures(Features(*map(_concatenate, zip(*map(_feature_tensors, found), strict=True))), facts)
 
 
-def _facts(data: Data) -> dict[str, Any]:
+def _data_facts(data: Data) -> dict[str, Any]:
     source = data.describe().get("source", type(data).__name__)
     return {"source": source, "shape": list(data.shape), "bins": data.bins}
 
 
-def _parts(features: Features) -> tuple[Tensor | None, ...]:
+def _feature_tensors(features: Features) -> tuple[Tensor | None, ...]:
     return tuple(
         None if part is None else part.float().cpu() for part in (features.pool, features.spatial, features.logits)
     )
 
 
-def _joined(parts: tuple[Tensor | None, ...]) -> Any:
+def _concatenate(parts: tuple[Tensor | None, ...]) -> Any:
     whole = [part for part in parts if part is not None]
     return torch.cat(whole) if len(whole) == len(parts) else None

@@ -18,7 +18,7 @@ from diffkit.options import check_integer
 
 
 @frozen(eq=False)
-class Statistics:
+class FeatureStatistics:
     """Mean and covariance of features, float64.
 
     Attributes:
@@ -32,7 +32,7 @@ class Statistics:
     count: int
 
     @classmethod
-    def of(cls, features: Tensor) -> Statistics:
+    def of(cls, features: Tensor) -> FeatureStatistics:
         """Return the statistics of features (N, D)."""
         if len(features) < 2:
             raise DataError(f"statistics need at least 2 examples, got {len(features)}")
@@ -42,7 +42,7 @@ class Statistics:
         return cls(mean, centred.T @ centred / (len(x) - 1), len(x))
 
 
-class _Given(nn.Module):
+class _PassThrough(nn.Module):
     """Stands in for the feature network of a metric that is called with features."""
 
     def __init__(self, size: int):
@@ -53,7 +53,7 @@ class _Given(nn.Module):
         return features
 
 
-def frechet_distance(real: Statistics, fake: Statistics) -> float:
+def frechet_distance(real: FeatureStatistics, fake: FeatureStatistics) -> float:
     """``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``: FID, if the features are Inception's.
 
     Source: Heusel et al. 2017, arXiv:1706.08500, section 3; by torchmetrics, which takes the square root's trace from
@@ -61,7 +61,7 @@ def frechet_distance(real: Statistics, fake: Statistics) -> float:
     """
     if real.mean.shape != fake.mean.shape:
         raise DataError(f"features of {len(real.mean)} and {len(fake.mean)} dimensions cannot be compared")
-    metric = _metric("fid", "FrechetInceptionDistance", feature=_Given(len(real.mean)))
+    metric = _create_metric("fid", "FrechetInceptionDistance", feature=_PassThrough(len(real.mean)))
     metric = metric.set_dtype(torch.float64)
     metric.orig_dtype = torch.float64
     # The metric adds up features and their products; the statistics of a file give such sums for any count.
@@ -91,8 +91,8 @@ def kernel_distance(
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore", UserWarning)  # the warning that it stores all features, as intended here
         torch.manual_seed(seed)
-        metric = _metric(
-            "kid", "KernelInceptionDistance", feature=_Given(real.shape[1]), subsets=subsets, subset_size=size
+        metric = _create_metric(
+            "kid", "KernelInceptionDistance", feature=_PassThrough(real.shape[1]), subsets=subsets, subset_size=size
         )
         metric.update(real.double(), real=True)
         metric.update(fake.double(), real=False)
@@ -139,19 +139,19 @@ def precision_recall(real: Tensor, fake: Tensor, *, neighbours: int = 3, rows: i
     if min(len(real), len(fake)) <= neighbours:
         raise DataError(f"{neighbours} neighbours need more than {neighbours} examples of each")
     real, fake = real.double(), fake.double()
-    return _inside(fake, real, neighbours, rows), _inside(real, fake, neighbours, rows)
+    return _share_inside(fake, real, neighbours, rows), _share_inside(real, fake, neighbours, rows)
 
 
-def _inside(points: Tensor, centres: Tensor, neighbours: int, rows: int) -> float:
+def _share_inside(points: Tensor, centres: Tensor, neighbours: int, rows: int) -> float:
     """Share of points in any ball around the centres."""
     reach = torch.cat(
-        [_squared(part, centres).kthvalue(neighbours + 1, 1).values for part in torch.split(centres, rows)]
+        [_squared_distances(part, centres).kthvalue(neighbours + 1, 1).values for part in torch.split(centres, rows)]
     )
-    found = torch.cat([(_squared(part, centres) <= reach).any(1) for part in torch.split(points, rows)])
+    found = torch.cat([(_squared_distances(part, centres) <= reach).any(1) for part in torch.split(points, rows)])
     return float(found.double().mean())
 
 
-def _squared(a: Tensor, b: Tensor) -> Tensor:
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared distances, (A, D), (B, D) -> (A, B)."""
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
 
@@ -164,6 +164,6 @@ def need_torchmetrics() -> None:
         raise MissingExtraError("metrics", "this metric") from error
 
 
-def _metric(module: str, name: str, **options: Any) -> Any:
+def _create_metric(module: str, name: str, **options: Any) -> Any:
     need_torchmetrics()
     return getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)(**options)

@@ -21,8 +21,8 @@ from torch import Tensor
 from diffkit._version import __version__
 from diffkit.data.base import Data
 from diffkit.errors import DataError
-from diffkit.evaluation.features import Extracted, Extractor, extract
-from diffkit.evaluation.metrics import Statistics
+from diffkit.evaluation.features import ExtractedFeatures, Extractor, extract
+from diffkit.evaluation.metrics import FeatureStatistics
 from diffkit.options import check_integer
 from diffkit.runtime.publishing import save_npz
 from diffkit.runtime.strict_json import check_fields, parse_json
@@ -44,13 +44,13 @@ class Reference:
         meta: Where they come from: "extractor" (its identity), "data", "kept"; empty for a file of another program.
     """
 
-    pool: Statistics
-    spatial: Statistics | None
+    pool: FeatureStatistics
+    spatial: FeatureStatistics | None
     features: Tensor | None = field(repr=False)
     meta: Mapping[str, Any]
 
     @classmethod
-    def of(cls, found: Extracted, extractor: Extractor, *, keep: int = KEEP) -> Reference:
+    def of(cls, found: ExtractedFeatures, extractor: Extractor, *, keep: int = KEEP) -> Reference:
         """Return the statistics of features, storing ``keep`` of them, evenly spread over the data."""
         features, count = found.features, len(found.features)
         stored = min(check_integer("keep", keep, ge=0), count)
@@ -63,8 +63,8 @@ class Reference:
             "data": dict(found.data),
             "kept": stored,
         }
-        spatial = None if features.spatial is None else Statistics.of(features.spatial)
-        return cls(Statistics.of(features.pool), spatial, features.pool[rows] if stored else None, meta)
+        spatial = None if features.spatial is None else FeatureStatistics.of(features.spatial)
+        return cls(FeatureStatistics.of(features.pool), spatial, features.pool[rows] if stored else None, meta)
 
     @classmethod
     def build(
@@ -143,8 +143,8 @@ def load_reference(path: str | Path) -> Reference:
         check_fields(
             meta, "meta", DataError, format=(int, type(None)), data=(dict, type(None)), extractor=(dict, type(None))
         )
-        pool = _statistics(arrays["mu"], arrays["sigma"], meta)
-        spatial = _statistics(arrays["mu_s"], arrays["sigma_s"], meta) if "mu_s" in arrays else None
+        pool = _check_statistics(arrays["mu"], arrays["sigma"], meta)
+        spatial = _check_statistics(arrays["mu_s"], arrays["sigma_s"], meta) if "mu_s" in arrays else None
     except FileNotFoundError as error:
         raise DataError(f"{str(path)!r} is not there") from error
     except KeyError as error:
@@ -159,7 +159,7 @@ def load_reference(path: str | Path) -> Reference:
     return Reference(pool, spatial, features, meta)
 
 
-def _statistics(mean: Any, covariance: Any, meta: Mapping[str, Any]) -> Statistics:
+def _check_statistics(mean: Any, covariance: Any, meta: Mapping[str, Any]) -> FeatureStatistics:
     mean, covariance = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit")
@@ -167,4 +167,4 @@ def _statistics(mean: Any, covariance: Any, meta: Mapping[str, Any]) -> Statisti
         raise ValueError("a value is not finite")
     # A published batch does not record its count; the distance does not depend on it.
     count = int(meta.get("data", {}).get("count", 2))
-    return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), count)
+    return FeatureStatistics(torch.from_numpy(mean), torch.from_numpy(covariance), count)

@@ -13,7 +13,7 @@ from diffkit.data.base import Data
 from diffkit.data.folder import list_images
 from diffkit.data.loading import source_for
 from diffkit.errors import DataError
-from diffkit.runtime.images import check_finite, integers, need_pillow, open_image
+from diffkit.runtime.images import check_finite, need_pillow, open_image, to_integers
 from diffkit.system.module import System
 
 _SHOWN = 3
@@ -22,7 +22,7 @@ _ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
 """EXIF: the tag, and its values where height and width change places."""
 
 
-def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 64, **options: Any) -> Data:
+def draw_samples(system: System, n: int, *, source: str = "samples", batch_size: int = 64, **options: Any) -> Data:
     """Return n samples of a system as data: on its bins if it has any, rounded to the nearest.
 
     Args:
@@ -40,10 +40,10 @@ def draw(system: System, n: int, *, source: str = "samples", batch_size: int = 6
     bins = system.decoder.bins
     if bins is None:
         return from_array(x.float(), source=source)
-    return from_array(integers(x, bins - 1).astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)
+    return from_array(to_integers(x, bins - 1).astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)
 
 
-def read(
+def read_samples(
     path: Path,
     *,
     size: int | tuple[int, ...] | None = None,
@@ -67,7 +67,7 @@ def read(
     if not path.is_dir():
         options = {"labels": labels or None, "layout": layout}
         return source_for(path, **{name: value for name, value in options.items() if value is not None}).open()
-    found = _kinds(path)
+    found = _image_kinds(path)
     if size is None and len({kind[:2] for kind in found}) > 1:
         some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
         raise DataError(
@@ -84,12 +84,12 @@ def read(
 _Kind = tuple[int, int, int]
 
 
-def _kinds(folder: Path) -> Mapping[_Kind, Path]:
+def _image_kinds(folder: Path) -> Mapping[_Kind, Path]:
     """Height, width and colours of the images of a folder, each with its first file; reads headers only."""
     need_pillow("reading image files")
     found: dict[_Kind, Path] = {}
     for path in list_images(folder).files:
-        kind = _kind(path)
+        kind = _image_kind(path)
         if kind is not None:
             found.setdefault(kind, path)
     if not found:
@@ -97,7 +97,7 @@ def _kinds(folder: Path) -> Mapping[_Kind, Path]:
     return found
 
 
-def _kind(path: Path) -> _Kind | None:
+def _image_kind(path: Path) -> _Kind | None:
     try:
         with open_image(path) as opened:
             width, height = opened.size

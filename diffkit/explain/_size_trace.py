@@ -34,7 +34,7 @@ _RAISED = frozenset({"group_norm", "layer_norm", "softmax"})
 
 
 @frozen(eq=False)
-class Timeline:
+class MemoryTimeline:
     """Bytes alive after each allocation of a step, as ``fixed + slope B`` for a batch of B.
 
     Attributes:
@@ -50,7 +50,7 @@ class Timeline:
         """Return the largest of them."""
         return int(np.max(self.fixed + self.slope * batch))
 
-    def marked(self, batch: int) -> int:
+    def at_end_of_forward(self, batch: int) -> int:
         """Return the bytes alive at the end of the forward pass."""
         return int(self.fixed[self.mark] + self.slope[self.mark] * batch)
 
@@ -90,14 +90,14 @@ class Trace:
         """Bytes of all weights and buffers."""
         return sum(value.untyped_storage().nbytes() for value in self.network.state_dict().values())
 
-    def training(self, *, count: bool = False) -> Timeline:
+    def training(self, *, count: bool = False) -> MemoryTimeline:
         """Memory of a forward and backward pass, gradients included, weights not.
 
         Args:
             count: Fill in `flops` too; not where blocks are recomputed, since counting keeps their results in memory.
         """
 
-        def step(live: _Live, kernels: _Kernels) -> None:
+        def step(live: _MemoryTracker, kernels: _GpuKernels) -> None:
             counter = FlopCounterMode(display=False)
             with counter if count else nullcontext(), live:
                 out = self._forward(_BATCH)
@@ -111,10 +111,10 @@ class Trace:
         self.network.zero_grad()
         return timeline
 
-    def sampling(self) -> Timeline:
+    def sampling(self) -> MemoryTimeline:
         """Memory of a forward pass without gradients, weights not included."""
 
-        def step(live: _Live, kernels: _Kernels) -> None:
+        def step(live: _MemoryTracker, kernels: _GpuKernels) -> None:
             with torch.no_grad(), live:
                 out = self._forward(_BATCH)
                 live.mark()
@@ -122,12 +122,12 @@ class Trace:
 
         return self._timeline(step)
 
-    def _timeline(self, step: Callable[[_Live, _Kernels], None]) -> Timeline:
-        live = _Live(self.network)
-        with _as_on_gpu(self.network, self.precision) as kernels:
+    def _timeline(self, step: Callable[[_MemoryTracker, _GpuKernels], None]) -> MemoryTimeline:
+        live = _MemoryTracker(self.network)
+        with _imitate_gpu(self.network, self.precision) as kernels:
             step(live, kernels)
         events = np.array(live.events, dtype=np.float64)
-        return Timeline(events[:, 0], events[:, 1], live.marked)
+        return MemoryTimeline(events[:, 0], events[:, 1], live.at_end_of_forward)
 
     def _forward(self, batch: int) -> Tensor:
         out: Tensor = self.network(*self._inputs(batch), **self._conditions(batch))
@@ -160,20 +160,20 @@ class Trace:
         raise OptionError(f"the network cannot be run on the meta device: {failures[0]}") from failures[0]
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every block of memory that an operation makes until nothing refers to it."""
 
     def __init__(self, network: nn.Module):
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[tuple[int, int]] = [(0, 0)]
-        self.marked = 0
+        self.at_end_of_forward = 0
         self._fixed, self._slope = 0, 0
         self._known = {value.untyped_storage()._cdata for value in network.state_dict().values()}
 
     def mark(self) -> None:
         """Mark the end of the forward pass."""
         self.events.append((self._fixed, self._slope))
-        self.marked = len(self.events) - 1
+        self.at_end_of_forward = len(self.events) - 1
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -205,9 +205,9 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _as_on_gpu(network: nn.Module, precision: str) -> Iterator[_Kernels]:
-    """Let a network's modules run under `_Kernels`: also when the backward pass, which ends such modes, recomputes."""
-    mode, depth = _Kernels(precision), 0
+def _imitate_gpu(network: nn.Module, precision: str) -> Iterator[_GpuKernels]:
+    """Run a network's modules under `_GpuKernels`, also when the backward pass, which ends such modes, recomputes."""
+    mode, depth = _GpuKernels(precision), 0
 
     def enter(module: nn.Module, args: Any) -> None:
         nonlocal depth
@@ -231,7 +231,7 @@ def _as_on_gpu(network: nn.Module, precision: str) -> Iterator[_Kernels]:
             handle.remove()
 
 
-class _Kernels(TorchFunctionMode):
+class _GpuKernels(TorchFunctionMode):
     """Imitates a GPU: attention is one kernel, and bf16 is cast to and from where torch.autocast would.
 
     Attributes:

@@ -59,10 +59,10 @@ def explain(
     if isinstance(what, System | str | Path):
         if composition:
             raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be changed")
-        system, recipe = (what, what.recipe) if isinstance(what, System) else _saved(Path(what))
+        system, recipe = (what, what.recipe) if isinstance(what, System) else _load_without_network(Path(what))
     else:
         keywords = dict(what or {}) | composition
-        recipe = _recipe(keywords.pop("backbone", "unet"))
+        recipe = _resolve_recipe(keywords.pop("backbone", "unet"))
         system = compose(**keywords, backbone=None)
     return _explain(system, recipe, steps, sampler, network)
 
@@ -90,11 +90,11 @@ def loss_weights(parts: Composition, decoder: Decoder) -> F64:
     return np.asarray((gradient / (2 * error * c_out)).squeeze(1).numpy())
 
 
-def _recipe(slot: Any) -> Any:
+def _resolve_recipe(slot: Any) -> Any:
     return None if slot is None or isinstance(slot, torch.nn.Module) else resolve("backbone", slot)[0]
 
 
-def _saved(folder: Path) -> tuple[System, Any]:
+def _load_without_network(folder: Path) -> tuple[System, Any]:
     """A saved system without its network, and the network's recipe."""
     spec = read_spec(folder / SPEC)
     parts = dict(spec.get("parts", {}))
@@ -117,7 +117,9 @@ def _count_parameters(system: System, recipe: Any) -> int | None:
 def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: bool) -> Explanation:
     parts, table = system.parts, system.table
     kinds = [kind for kind in SLOTS if kind != "backbone"]
-    notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
+    notes = [describe_part(kind, getattr(parts, kind)) for kind in kinds] + (
+        [describe_part("backbone", recipe)] if recipe else []
+    )
     chosen = system.parts_for(sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)
@@ -137,14 +139,14 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         gain=np.abs(scalings(parts.mean, table).c_out[1:]),
         weight=weight,
         bound_weight=table.num_steps * kl_weight / (2 * NATS_PER_BIT),
-        sampler=note("sampler", chosen),
+        sampler=describe_part("sampler", chosen),
         grid=grid,
         remarks=tuple(_remarks(system, recipe, grid, steps)),
         num_parameters=_count_parameters(system, recipe) if network else None,
     )
 
 
-def note(kind: str, part: Any) -> PartNote:
+def describe_part(kind: str, part: Any) -> PartNote:
     """Describe one part from its options and its class's docstring."""
     known = registry(kind).provenance(part)
     body, source = _read_docstring(type(part).__doc__ or "")
@@ -164,12 +166,12 @@ def _read_docstring(docstring: str) -> tuple[str, str]:
     starts = [i for i, line in enumerate(lines) if _SECTIONS.match(line)] + [len(lines)]
     source = next((i for i in starts[:-1] if lines[i].startswith("Source:")), None)
     if source is None:
-        return _joined(lines[: starts[0]]), ""
+        return _join_lines(lines[: starts[0]]), ""
     following = lines[source : starts[starts.index(source) + 1]]
-    return _joined(lines[: starts[0]]), " ".join(map(str.strip, following)).removeprefix("Source: ")
+    return _join_lines(lines[: starts[0]]), " ".join(map(str.strip, following)).removeprefix("Source: ")
 
 
-def _joined(lines: Iterable[str]) -> str:
+def _join_lines(lines: Iterable[str]) -> str:
     """Lines of a paragraph that were broken for width, joined again."""
     out = [""]
     for line in lines:

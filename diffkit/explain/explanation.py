@@ -89,9 +89,9 @@ class Explanation:
             MissingExtraError: matplotlib is not installed.
             OptionError: The file cannot be written.
         """
-        from diffkit.explain.plot import draw
+        from diffkit.explain.plot import draw_explanation
 
-        return draw(self, Path(path))
+        return draw_explanation(self, Path(path))
 
     def rows(self) -> list[int]:
         """Indices of a few levels to show, ascending."""

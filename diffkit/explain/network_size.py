@@ -122,7 +122,7 @@ def size_report(
         check_number("memory_gb", memory_gb, gt=0)
     if precision not in ("fp32", "bf16"):
         raise OptionError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
-    plain, recomputing = _variants(recipe)
+    plain, recomputing = _checkpoint_variants(recipe)
     trace = Trace(plain, tuple(data_shape), out_channels, precision)
     training, sampling, flops = trace.training(count=True), trace.sampling(), trace.flops
     again = Trace(recomputing, tuple(data_shape), out_channels, precision).training() if recomputing else None
@@ -138,7 +138,7 @@ def size_report(
         gradient_bytes=_STATE_BYTES * parameters,
         optimizer_bytes=_STATE_BYTES * parameters * _MOMENTS,
         ema_bytes=_STATE_BYTES * parameters * ema,
-        activation_bytes=training.marked(batch_size),
+        activation_bytes=training.at_end_of_forward(batch_size),
         training_bytes=held + training.peak(batch_size),
         recomputed_bytes=None if again is None else held + again.peak(batch_size),
         sampling_bytes=trace.weight_bytes + sampling.peak(batch_size),
@@ -155,7 +155,7 @@ def size_report(
     )
 
 
-def _variants(recipe: Any) -> tuple[Any, Any]:
+def _checkpoint_variants(recipe: Any) -> tuple[Any, Any]:
     """The recipe without recomputation, and with it if it has that option."""
     options = {field.name for field in attrs.fields(type(recipe))} if attrs.has(type(recipe)) else set()
     if "checkpoint" not in options:

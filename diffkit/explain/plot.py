@@ -20,7 +20,7 @@ _DOTS = 100
 _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9772b", "#8a8a8a"
 
 
-def draw(e: Explanation, path: Path) -> Path:
+def draw_explanation(e: Explanation, path: Path) -> Path:
     """Write the picture; see `Explanation.plot`."""
     try:
         from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE = "#2a6fbb", "#d9772b"
 
 
-def draw(scores: Scores, path: Path) -> Path:
+def draw_scores(scores: Scores, path: Path) -> Path:
     """Write the picture; see `Scores.plot`."""
     figure = _figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(str(scores).split(" (")[0], fontsize=11)
@@ -35,7 +35,7 @@ def draw(scores: Scores, path: Path) -> Path:
     return path
 
 
-def check(path: Path) -> None:
+def check_plot_path(path: Path) -> None:
     """Refuse a picture that cannot be written, before there is anything to draw.
 
     Raises:

@@ -141,7 +141,7 @@ def ode_likelihood(
         MissingExtraError: torchdiffeq is not installed.
     """
     binned = system.decoder.bounded
-    how = _Choice.of(
+    how = _FlowOptions.of(
         dequantize=("uniform" if binned else "none") if dequantize is None else dequantize,
         divergence=divergence,
         probe=probe,
@@ -154,7 +154,7 @@ def ode_likelihood(
     draws, probes = check_integer("draws", draws, ge=1), check_integer("probes", probes, ge=1)
     seed = None if seed is None else check_integer("seed", seed, ge=0)
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
-    solve = _solver(rtol, atol, method, options)
+    solve = _create_solver(rtol, atol, method, options)
     with torch.inference_mode(False):
         x_start = ordinary(system.checked(x_start).to(system.device))
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
@@ -169,8 +169,8 @@ def ode_likelihood(
     bits = torch.stack([bits for bits, _ in found])  # (draws, probes, B)
     return OdeLikelihood(
         bits=bits.mean((0, 1)),
-        probe_error=_error(bits.mean(0), how.divergence == "exact"),
-        draw_error=_error(bits.mean(1), how.dequantize == "none"),
+        probe_error=_std_error(bits.mean(0), how.divergence == "exact"),
+        draw_error=_std_error(bits.mean(1), how.dequantize == "none"),
         latent=found[-1][1],
         meaning=_MEANING[how.dequantize],
         evaluations=flow.evaluations,
@@ -185,18 +185,18 @@ _MEANING = {
 
 
 @frozen
-class _Choice:
+class _FlowOptions:
     dequantize: str
     divergence: str
     probe: str
     end: str
 
     @classmethod
-    def of(cls, **words: str) -> _Choice:
-        among = dict(dequantize=DEQUANTIZATIONS, divergence=DIVERGENCES, probe=PROBES, end=ENDS)
+    def of(cls, **words: str) -> _FlowOptions:
+        choices = dict(dequantize=DEQUANTIZATIONS, divergence=DIVERGENCES, probe=PROBES, end=ENDS)
         for name, word in words.items():
-            if word not in among[name]:
-                raise OptionError(f"{name} must be one of {', '.join(map(repr, among[name]))}, got {word!r}")
+            if word not in choices[name]:
+                raise OptionError(f"{name} must be one of {', '.join(map(repr, choices[name]))}, got {word!r}")
         return cls(**words)
 
 
@@ -207,7 +207,7 @@ _FIRST_STEP = 0.05
 Solve = Callable[[Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], tuple[Tensor, ...], Tensor], Any]
 
 
-def _solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | None) -> Solve:
+def _create_solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | None) -> Solve:
     try:
         import torchdiffeq  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
@@ -225,7 +225,7 @@ def _solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | 
     return solve
 
 
-def _error(values: Tensor, exact: bool) -> Tensor:
+def _std_error(values: Tensor, exact: bool) -> Tensor:
     """Standard error of the mean over the first dimension, (n, B) -> (B,)."""
     values = values.detach()
     if exact:
@@ -233,7 +233,7 @@ def _error(values: Tensor, exact: bool) -> Tensor:
     return values.std(0) / len(values) ** 0.5 if len(values) > 1 else torch.full_like(values[0], math.nan)
 
 
-class _Path:
+class _FlowPath:
     """Coefficients and times between levels, at any rho."""
 
     def __init__(self, system: System):
@@ -274,13 +274,13 @@ class _Flow:
         self,
         system: System,
         denoiser: Denoiser,
-        how: _Choice,
+        how: _FlowOptions,
         probes: int,
         gradient: bool,
         seeds: tuple[int, list[int]] | None,
     ):
         self.system, self.denoiser, self.how, self.gradient = system, denoiser, how, gradient
-        self.path = _Path(system)
+        self.path = _FlowPath(system)
         self.probes = 1 if how.divergence == "exact" else probes
         self.seeds, self.generators = seeds, list[torch.Generator | None]()
         self.evaluations = 0
@@ -292,7 +292,7 @@ class _Flow:
             self.generators = [torch.Generator(x_start.device).manual_seed(example_seed(seed, i)) for i in places]
         if draw == 0:
             self._check_gradient(x_start)
-        y, offset = self._dequantized(x_start)
+        y, offset = self._dequantize(x_start)
         density, latent = self._density(y.double(), x_start.dtype, solve)
         return offset.double() - density / (x_start[0].numel() * NATS_PER_BIT), latent
 
@@ -313,7 +313,7 @@ class _Flow:
                 "are not quantized, and which calls neither detach() nor no_grad"
             )
 
-    def _dequantized(self, x_start: Tensor) -> tuple[Tensor, Tensor]:
+    def _dequantize(self, x_start: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the flow starts, and the bits per dimension to add to its density for the likelihood, (B,)."""
         zero = x_start.new_zeros(len(x_start))
         if self.how.dequantize == "none":
@@ -351,12 +351,12 @@ class _Flow:
         cosine = float(table.alpha[-1]) / float(table.total_std[-1])
         if path.ends_without_signal:
             cosine = 1 / math.hypot(1.0, path.last)
-            state = self._to_the_end((state[0] * cosine, state[1]), dtype, vectors, solve)
+            state = self._integrate_to_last_level((state[0] * cosine, state[1]), dtype, vectors, solve)
         latent = state[0] if path.ends_without_signal else state[0] * cosine
         squared = (latent.square() + math.log(2 * math.pi)).flatten(1).sum(1)
         return y[0].numel() * math.log(cosine) - 0.5 * squared + state[1], latent.to(dtype)
 
-    def _to_the_end(
+    def _integrate_to_last_level(
         self, state: tuple[Tensor, ...], dtype: torch.dtype, vectors: list[Tensor], solve: Solve
     ) -> tuple[Tensor, ...]:
         """Go on from the last level with signal to the one without, in the angle; the state is z = x / total_std."""

@@ -139,9 +139,9 @@ class Scores:
             MissingExtraError: matplotlib is not installed.
             OptionError: The file cannot be written.
         """
-        from diffkit.likelihood._plot import draw
+        from diffkit.likelihood._plot import draw_scores
 
-        return draw(self, Path(path))
+        return draw_scores(self, Path(path))
 
 
 def score(
@@ -196,10 +196,10 @@ def score(
     )
     table = system.table_for(steps)
     strata = Strata.of(table.num_steps, levels_per_example)
-    walk = _Walk(system, table, system.parts_for(None, guidance), strata, seed, rows_per_call)
+    walk = _LevelScorer(system, table, system.parts_for(None, guidance), strata, seed, rows_per_call)
     batches: Iterable[Chunk] = [(data, conditions)] if isinstance(data, Tensor) else data
     total = len(data) if isinstance(data, Tensor) else size
-    found, parts, seen = Moments.empty(table.num_steps), list[F64](), list[int]()
+    found, parts, seen = LevelMoments.empty(table.num_steps), list[F64](), list[int]()
     with show_progress((total or 0) * len(strata.first), "bits/dim", progress is True and total is not None) as bar:
         advance = progress if callable(progress) else bar
         for x_start, given in batches:
@@ -209,28 +209,30 @@ def score(
             index = [int(i) if indices is None else int(indices[i]) for i in places]
             system.check_unused(model, given, "sampler", "compile")
             values, prior, level = walk(x_start, prepare(len(x_start), **given), index, advance)
-            found = found.merged(Moments.of(values, level, table.num_steps))
+            found = found.merge(LevelMoments.of(values, level, table.num_steps))
             parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))
             seen.extend(index)
     if not seen:
         raise DataError("there is no data to score")
     levels = table.index[1:].copy()
-    return _scores(np.concatenate(parts, axis=1), np.array(seen, dtype=np.int64), found, levels, len(strata.first))
+    return _create_scores(
+        np.concatenate(parts, axis=1), np.array(seen, dtype=np.int64), found, levels, len(strata.first)
+    )
 
 
-def merged(scores: Sequence[Scores]) -> Scores:
+def merge_scores(scores: Sequence[Scores]) -> Scores:
     """Return the scores of several parts of the data as one, in ascending order of index."""
-    found = Moments.empty(len(scores[0].levels))
+    found = LevelMoments.empty(len(scores[0].levels))
     for part in scores:
-        found = found.merged(Moments.from_scores(part))
+        found = found.merge(LevelMoments.from_scores(part))
     index = np.concatenate([part.index for part in scores])
     each = np.concatenate([np.stack([part.total, part.total_error, part.prior]) for part in scores], axis=1)
     order = np.argsort(index, kind="stable")
-    return _scores(each[:, order], index[order], found, scores[0].levels, scores[0].levels_per_example)
+    return _create_scores(each[:, order], index[order], found, scores[0].levels, scores[0].levels_per_example)
 
 
 @frozen(eq=False)
-class Moments:
+class LevelMoments:
     """Mean and scatter of the three quantities at each level, added up batch by batch without cancellation.
 
     Attributes:
@@ -245,12 +247,12 @@ class Moments:
     scatter: F64
 
     @classmethod
-    def empty(cls, steps: int) -> Moments:
+    def empty(cls, steps: int) -> LevelMoments:
         """Return moments of no data."""
         return cls(np.zeros(steps, dtype=np.int64), np.zeros((3, steps)), np.zeros((3, steps)))
 
     @classmethod
-    def of(cls, values: F64, level: NDArray[np.int64], steps: int) -> Moments:
+    def of(cls, values: F64, level: NDArray[np.int64], steps: int) -> LevelMoments:
         """Of one batch: values (3, B, K) at levels (B, K) in 1..steps."""
         place = level.ravel() - 1
         count = np.bincount(place, minlength=steps)
@@ -262,19 +264,19 @@ class Moments:
         return cls(count, mean, np.asarray(scatter, dtype=np.float64))
 
     @classmethod
-    def from_scores(cls, scores: Scores) -> Moments:
+    def from_scores(cls, scores: Scores) -> LevelMoments:
         """Return the moments of scores."""
         mean = np.stack([getattr(scores, name) for name in QUANTITIES])
         scatter = np.nan_to_num(scores.deviations**2) * np.maximum(scores.visits - 1, 0)
         return cls(scores.visits, np.nan_to_num(mean), scatter)
 
-    def merged(self, other: Moments) -> Moments:
+    def merge(self, other: LevelMoments) -> LevelMoments:
         """Of both."""
         count = self.count + other.count
         share = other.count / np.maximum(count, 1)
         gap = other.mean - self.mean
         mean = self.mean + gap * share
-        return Moments(count, mean, self.scatter + other.scatter + gap**2 * (self.count * share))
+        return LevelMoments(count, mean, self.scatter + other.scatter + gap**2 * (self.count * share))
 
     def deviations(self) -> F64:
         """Standard deviations, (3, T); NaN below two visits."""
@@ -282,7 +284,7 @@ class Moments:
         return np.asarray(np.where(self.count > 1, spread, np.nan))
 
 
-class _Walk:
+class _LevelScorer:
     """Visits levels of a batch of examples, a fixed number of (example, level) pairs to a call of the network."""
 
     def __init__(
@@ -316,8 +318,8 @@ class _Walk:
         return self.strata.draw(np.random.default_rng(entropy))
 
 
-def _scores(
-    each: F64, index: NDArray[np.int64], found: Moments, levels: NDArray[np.int64], levels_per_example: int
+def _create_scores(
+    each: F64, index: NDArray[np.int64], found: LevelMoments, levels: NDArray[np.int64], levels_per_example: int
 ) -> Scores:
     total, total_error, prior = each
     terms, x_start_mse, eps_mse = np.where(found.count > 0, found.mean, np.nan)

@@ -39,7 +39,7 @@ class Strata:
         lowest = min(2, num_steps)
         if not lowest <= count <= num_steps:
             raise OptionError(f"levels_per_example must be in {lowest}..{num_steps}, or None for all, got {count!r}")
-        first = np.array([1, *_cuts(num_steps, count - 1)], dtype=np.int64)
+        first = np.array([1, *_strata_starts(num_steps, count - 1)], dtype=np.int64)
         return cls(first, np.diff(first, append=num_steps + 1))
 
     @property
@@ -72,7 +72,7 @@ class Strata:
         return np.asarray(np.sqrt((left + right) / 4 @ size**2))
 
 
-def _cuts(num_steps: int, count: int) -> list[int]:
+def _strata_starts(num_steps: int, count: int) -> list[int]:
     """Lowest levels of ``count`` strata of 2..num_steps, ascending."""
     if count <= 0:
         return []

@@ -1,4 +1,4 @@
-"""Second derivatives through a network."""
+"""Second derivatives through a network: what autograd needs for them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ T = TypeVar("T")
 
 
 def ordinary(tree: T) -> T:
-    """Return a tree whose tensors autograd can record: inference tensors are copied.
+    """Return a tree of tensors for derivatives: inference tensors, which autograd cannot record, are copied.
 
-    Call it under ``torch.inference_mode(False)``, as otherwise the copies are inference tensors too.
+    Call it under ``torch.inference_mode(False)``; otherwise the copies are inference tensors too.
     """
     from torch import Tensor
     from torch.utils import _pytree as pytree
 
-    copied: T = pytree.tree_map_only(Tensor, lambda held: held.clone() if held.is_inference() else held, tree)
+    copied: T = pytree.tree_map_only(Tensor, lambda value: value.clone() if value.is_inference() else value, tree)
     return copied
 
 
 def differentiable_twice(enabled: bool = True) -> AbstractContextManager[object]:
     """Return a context in which a network can be differentiated twice, and in forward mode.
 
-    Torch's fused attention kernels have a first derivative in reverse mode only; in this context attention uses plain
-    products.
+    Torch's fused attention kernels only have a first derivative in reverse mode; in this context attention is computed
+    by matrix products.
 
     Args:
         enabled: False for a context that changes nothing.

@@ -11,7 +11,7 @@ from typing import Any
 def on_first_use(
     package: str, names: Mapping[str, tuple[str, ...]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return a package's ``__getattr__`` and ``__dir__`` (PEP 562).
+    """Return a package's ``__getattr__`` and ``__dir__`` for lazy imports of its public names (PEP 562).
 
     Args:
         package: Its ``__name__``.

@@ -22,7 +22,7 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
     Raises:
         OptionError: The shape or the number of images is another.
     """
-    image, count = _shaped(system, name, image, n)
+    image, count = _check_image_shape(system, name, image, n)
     return system.checked(image).expand(count, *system.data_shape)
 
 
@@ -37,12 +37,12 @@ def image_and_mask(system: System, image: Tensor, known: Tensor, n: int | None) 
     Raises:
         OptionError: As of `images_for` and `mask_for`.
     """
-    image, count = _shaped(system, "image", image, n)
+    image, count = _check_image_shape(system, "image", image, n)
     mask = mask_for(system, known, count)
     return system.checked(torch.where(mask, image, 0)), mask
 
 
-def _shaped(system: System, name: str, image: Tensor, n: int | None) -> tuple[Tensor, int]:
+def _check_image_shape(system: System, name: str, image: Tensor, n: int | None) -> tuple[Tensor, int]:
     """One image, (1, C, *S), or one for each example, (n, C, *S), where the system is; and n."""
     shape = system.data_shape
     image = as_tensor(name, image)

@@ -25,7 +25,7 @@ _WRONG_SLOPE = 0.1
 """Relative error allowed between a gradient and finite differences, which include curvature."""
 
 
-def try_operator(
+def check_operator(
     method: Measured, data_shape: tuple[int, ...], device: torch.device, counts: Sequence[int], batch_size: int | None
 ) -> Tensor:
     """Return measurements of random data, one row for each, or raise an error that names the operator's fault.
@@ -39,7 +39,7 @@ def try_operator(
     Raises:
         OptionError: The operator cannot be used by this method, or not with this batch size.
     """
-    trial = _Trial(method)
+    trial = _OperatorCheck(method)
 
     def run(rows: int, any_batch: bool) -> Tensor:
         made_up = torch.rand(2, rows, *data_shape, generator=torch.Generator().manual_seed(0))
@@ -71,19 +71,19 @@ class _BatchError(OptionError):
 
 
 @frozen
-class _Trial:
+class _OperatorCheck:
     """Runs the checks on an operator."""
 
     method: Measured
 
     def run(self, x: Tensor, other: Tensor, any_batch: bool) -> Tensor:
         """Return A x, or raise `OptionError`; with ``any_batch`` also for fewer rows."""
-        value = self._measured(x)
-        if _far(value, self._measured(x), _SAME):
+        value = self._measure(x)
+        if _differs(value, self._measure(x), _SAME):
             raise OptionError("the operator measures the same data differently at each call; leave randomness out")
         if any_batch:
             for rows in range(1, len(x)):
-                if self._measured(x[:rows].clone()).shape[1:] != value.shape[1:]:
+                if self._measure(x[:rows].clone()).shape[1:] != value.shape[1:]:
                     raise _BatchError(f"the operator returns rows of another shape for {rows} examples")
         self._check_rows(x, other, value)
         if self.method.linear:
@@ -91,10 +91,10 @@ class _Trial:
         self._check_gradient(x, other, value)
         return value
 
-    def _measured(self, x: Tensor) -> Tensor:
+    def _measure(self, x: Tensor) -> Tensor:
         """Return A x, with the checks that need one call."""
         before = x.clone()
-        with _of_the_operator(x):
+        with _operator_errors(x):
             value = self.method.operator(x)
         _check_value(value, x)
         if not torch.equal(x, before):
@@ -104,17 +104,17 @@ class _Trial:
     def _check_rows(self, x: Tensor, other: Tensor, value: Tensor) -> None:
         """Refuse rows that depend on other rows."""
         changed = torch.cat([other[:1], x[1:]])
-        if _far(self._measured(changed)[1:], value[1:]):
+        if _differs(self._measure(changed)[1:], value[1:]):
             raise OptionError("the operator's rows depend on other rows; each row must be measured on its own")
 
     def _check_linear(self, x: Tensor, other: Tensor, value: Tensor) -> None:
         """Refuse operators that are not linear."""
         instead = "use DPS, which takes any"
-        if self._measured(torch.zeros_like(x)).any():
+        if self._measure(torch.zeros_like(x)).any():
             raise OptionError(f"the operator is not linear: it does not map 0 to 0; {instead}")
         a, b = 0.7, -1.3  # any two numbers; the sum reaches beyond the range of data, where operators may clamp
         for size in (1.0, _LARGE):
-            if _far(self._measured(size * (a * x + b * other)), size * (a * value + b * self._measured(other))):
+            if _differs(self._measure(size * (a * x + b * other)), size * (a * value + b * self._measure(other))):
                 raise OptionError(f"the operator is not linear: A(a x + b y) is not a A(x) + b A(y); {instead}")
 
     def _check_gradient(self, x: Tensor, other: Tensor, value: Tensor) -> None:
@@ -122,14 +122,14 @@ class _Trial:
         follow = "write it in torch's own functions, without detach(), no_grad, .numpy() or .item()"
         with_gradient = x.clone().requires_grad_()
         direction = torch.ones_like(value) + value.sign() * 0.5
-        with _of_the_operator(with_gradient, f"where a gradient is taken; {follow}"):
+        with _operator_errors(with_gradient, f"where a gradient is taken; {follow}"):
             if not self.method.operator(with_gradient).requires_grad:
                 raise OptionError(f"the operator has no gradient; {follow}")
             pulled = value_and_pullback(self.method.operator, x)[1](direction)
         if not bool(pulled.isfinite().all()):
             raise OptionError("the operator's gradient is not finite for data in [-1, 1]")
         gradient = dot(pulled, other).flatten()
-        if not gradient.any() and _far(self._measured(other), value):
+        if not gradient.any() and _differs(self._measure(other), value):
             raise OptionError(f"the operator has a gradient of 0 but depends on data, as with rounding; {follow}")
         slopes = [self._slope(x, other, direction, step) for step in (1e-2, 2e-2)]
         size = slopes[0].abs().max()
@@ -140,12 +140,12 @@ class _Trial:
 
     def _slope(self, x: Tensor, other: Tensor, direction: Tensor, step: float) -> Tensor:
         """Slope of ``direction . A x`` towards ``other``, by differences, (B,)."""
-        rise = self._measured(x + step * other) - self._measured(x - step * other)
+        rise = self._measure(x + step * other) - self._measure(x - step * other)
         return dot(direction, rise).flatten() / (2 * step)
 
 
 @contextmanager
-def _of_the_operator(x: Tensor, where: str = "") -> Iterator[None]:
+def _operator_errors(x: Tensor, where: str = "") -> Iterator[None]:
     """Name the operator in the errors that it raises."""
     try:
         yield
@@ -178,7 +178,7 @@ def _check_value(value: object, x: Tensor) -> None:
         raise OptionError("the operator returns values that are not finite for data in [-1, 1]")
 
 
-def _far(found: Tensor, wanted: Tensor, share: float = _FAR) -> bool:
+def _differs(found: Tensor, wanted: Tensor, share: float = _FAR) -> bool:
     """Whether two results differ by more than a share of their largest value."""
     if not wanted.numel():
         return False

@@ -79,7 +79,7 @@ def exact_encode(
             the network.
     """
     x, steps = images_for(system, "image", image), steps_or_default(system, steps)
-    latent, below = _Walk.of(system, x, gamma, steps, guidance, clip, model, conditions).up(x, progress)
+    latent, below = _BdiaSampler.of(system, x, gamma, steps, guidance, clip, model, conditions).encode(x, progress)
     return ExactCode(latent, below, levels(system.num_steps, steps, system.table), float(gamma))
 
 
@@ -112,38 +112,38 @@ def exact_decode(
         if tuple(part.shape) != wanted:
             raise OptionError(f"the code must have shape {wanted}, got {tuple(part.shape)}")
     latent, below = (as_float(part.to(system.device)) for part in (given.latent, given.below))
-    gamma, steps = _settings_of(system, given, gamma, steps)
-    walk = _Walk.of(system, latent, gamma, steps, guidance, clip, model, conditions)
-    return walk.down(latent, below if isinstance(code, ExactCode) else None, progress)
+    gamma, steps = _resolve_settings(system, given, gamma, steps)
+    walk = _BdiaSampler.of(system, latent, gamma, steps, guidance, clip, model, conditions)
+    return walk.decode(latent, below if isinstance(code, ExactCode) else None, progress)
 
 
-def _settings_of(system: System, code: ExactCode, gamma: float | None, steps: Spacing) -> tuple[float, Spacing]:
+def _resolve_settings(system: System, code: ExactCode, gamma: float | None, steps: Spacing) -> tuple[float, Spacing]:
     """Gamma and steps of a code, or the arguments where the code has none; refuse other arguments than the code's."""
     if gamma is not None and code.gamma is not None and gamma != code.gamma:
         raise OptionError(f"gamma={gamma!r}, but the code was made with {code.gamma!r}; leave gamma out")
     own, given = code.levels, None if steps is None else levels(system.num_steps, steps, system.table)
     if own is not None and given is not None and own != given:
         raise OptionError(
-            f"steps={steps!r} visits {_spelled(given)}, but the code was made on {_spelled(own)} and cannot be "
+            f"steps={steps!r} visits {_levels_text(given)}, but the code was made on {_levels_text(own)} and cannot be "
             "decoded on other levels; leave steps out"
         )
     found = code.gamma if gamma is None else gamma
     return 1.0 if found is None else found, own or given
 
 
-def _spelled(found: Sequence[int]) -> str:
+def _levels_text(found: Sequence[int]) -> str:
     some = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
     return f"{len(found)} levels ({some})"
 
 
-class _Walk:
+class _BdiaSampler:
     """BDIA on one table with one denoiser."""
 
     def __init__(self, job: SamplingJob, denoiser: Denoiser, gamma: float):
         self.job, self.denoiser, self.gamma = job, denoiser, gamma
         self.last = job.table.num_steps
         self.columns = CoefficientTable(
-            {"level": level_coefficients(job.parts, job.table), "ddim": _steps_of(job.table)}
+            {"level": level_coefficients(job.parts, job.table), "ddim": _ddim_coefficients(job.table)}
         )
 
     @classmethod
@@ -157,7 +157,7 @@ class _Walk:
         clip: bool | None,
         model: Model | None,
         conditions: Any,
-    ) -> _Walk:
+    ) -> _BdiaSampler:
         gamma = check_number("gamma", gamma, gt=0, le=1)
         steps = steps_or_default(system, steps)
         system.check_unused(model, conditions, "sampler", "compile", "seed")
@@ -166,25 +166,25 @@ class _Walk:
             raise OptionError("exact inversion needs at least 2 steps, got 1")
         return cls(job, job.denoiser(), gamma)
 
-    def up(self, x: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
         matrix = self.columns.on(x.device, x.dtype)
         with self.job.running("encoding", self.last, progress) as advance:
             below, here = x, self._first(matrix[1], x)
             advance(1)
             for k in range(1, self.last):
-                down, up = self._both(matrix[k], here)
+                down, up = self._ddim_steps(matrix[k], here)
                 below, here = here, up + (below - down) / self.gamma
                 advance(1)
         return here, below
 
-    def down(self, here: Tensor, below: Tensor | None, progress: bool) -> Tensor:
+    def decode(self, here: Tensor, below: Tensor | None, progress: bool) -> Tensor:
         matrix = self.columns.on(here.device, here.dtype)
         with self.job.running("decoding", self.last, progress) as advance:
-            below = self._both(matrix[self.last], here)[0] if below is None else below
+            below = self._ddim_steps(matrix[self.last], here)[0] if below is None else below
             advance(1)
             for k in range(self.last - 1, 0, -1):
                 above, here = here, below
-                down, up = self._both(matrix[k], here)
+                down, up = self._ddim_steps(matrix[k], here)
                 below = down + self.gamma * (above - up)
                 advance(1)
         return below
@@ -195,7 +195,7 @@ class _Walk:
         eps = (x - at.alpha * self.denoiser(x, at).x_start) / at.sigma
         return at.alpha * x + at.sigma * eps
 
-    def _both(self, row: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _ddim_steps(self, row: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """DDIM's steps down and up from a level."""
         x_start = self.denoiser(x, self.columns.level(row, x.ndim)).x_start
         c = self.columns.read(row, x.ndim, "ddim")
@@ -203,7 +203,7 @@ class _Walk:
         return down, (c["x_up"] * x).addcmul(c["x_start_up"], x_start)
 
 
-def _steps_of(table: ProcessTable) -> dict[str, F64]:
+def _ddim_coefficients(table: ProcessTable) -> dict[str, F64]:
     """DDIM's coefficients from each level one down and one up, (T+1,); row 0 and the way up from T are never read."""
     alpha, sigma = table.alpha, table.sigma
 

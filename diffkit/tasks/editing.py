@@ -57,7 +57,7 @@ def image_to_image(
         share = check_number("strength", strength, gt=0, le=1)
         level = max(round(share * system.num_steps), 1)
     top = check_integer("level", level, ge=1, le=system.num_steps)
-    kept = _well_below(top, levels(system.num_steps, steps, system.table))
+    kept = _levels_below(top, levels(system.num_steps, steps, system.table))
     image = images_for(system, "image", image, n)
     job = system.prepare(
         len(image),
@@ -80,7 +80,7 @@ def image_to_image(
     return torch.cat(out)
 
 
-def _well_below(top: int, found: Sequence[int]) -> list[int]:
+def _levels_below(top: int, found: Sequence[int]) -> list[int]:
     """Ascending levels below ``top``, without the last if it is too near to ``top``."""
     kept = [k for k in found if k < top]
     if len(kept) > 1 and 2 * (top - kept[-1]) < kept[-1] - kept[-2]:

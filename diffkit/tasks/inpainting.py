@@ -83,8 +83,8 @@ def inpaint(
     if job.parts.sampler.route(job.table.log_snr) is not None:
         label = job.parts.label("sampler")
         raise OptionError(f"{label} orders the levels in its own way, and inpainting in another; use another sampler")
-    moves = walk(job.table.num_steps, resample, jump)
-    runs = runs_of(moves)
+    moves = repaint_moves(job.table.num_steps, resample, jump)
+    runs = find_descents(moves)
     program, first_step = job.restarting_program(runs), _first_steps(runs)
     batches = job.batches(batch_size)
     total = len(batches) * sum(goes_to < comes_from for comes_from, goes_to in moves)
@@ -92,12 +92,12 @@ def inpaint(
     with job.running(f"inpainting {job.n}", total, progress) as advance:
         for rows in batches:
             part = slice(rows.start, rows.stop)
-            painting = _Painting(job, program, rows, image[part], mask[part])
+            painting = _InpaintingBatch(job, program, rows, image[part], mask[part])
             out.append(painting.follow(moves, first_step, advance))
     return torch.cat(out)
 
 
-def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
+def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:
     """Return RePaint's moves over levels num_steps..0.
 
     Raises:
@@ -121,7 +121,7 @@ def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
     return moves
 
 
-def runs_of(moves: list[Move]) -> dict[int, int]:
+def find_descents(moves: list[Move]) -> dict[int, int]:
     """Return the descents among moves: each level where one starts -> the lowest level that one from there reaches."""
     runs: dict[int, int] = {}
     top = moves[0][0]
@@ -139,7 +139,7 @@ def _first_steps(runs: Mapping[int, int]) -> dict[int, int]:
     return dict(zip(runs, itertools.accumulate(lengths, initial=0), strict=False))
 
 
-class _Painting:
+class _InpaintingBatch:
     """One batch while it is sampled."""
 
     def __init__(self, job: SamplingJob, program: Program, rows: range, image: Tensor, mask: Tensor):
@@ -163,12 +163,12 @@ class _Painting:
             noise = program.noise(self.noise_fn)
             denoiser = self.denoisers[i] if isinstance(self.denoisers, list) else self.denoisers
             x, state, _ = self.step_fn(program, denoiser, x, state, steps[i], noise, program.is_last(i))
-            x = torch.where(self.mask, self._known(goes_to), x)
+            x = torch.where(self.mask, self._noisy_known_part(goes_to), x)
             i += 1
             advance(1)
         return x
 
-    def _known(self, level: int) -> Tensor:
+    def _noisy_known_part(self, level: int) -> Tensor:
         """The known image noised to a level."""
         if not level:
             return self.image

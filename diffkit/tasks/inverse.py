@@ -19,7 +19,7 @@ from diffkit.system.compiling import Compile
 from diffkit.system.conditions import as_tensor
 from diffkit.system.module import System
 from diffkit.system.seeding import Seed
-from diffkit.tasks._operators import try_operator
+from diffkit.tasks._operators import check_operator
 
 _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
@@ -61,7 +61,7 @@ def solve(
     """
     if not isinstance(method, Measured):
         raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
-    measurement = _measurements(system, as_tensor("measurement", measurement), method, n, batch_size)
+    measurement = _check_measurements(system, as_tensor("measurement", measurement), method, n, batch_size)
     before = () if guidance is None else tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
     return system.sample(
         len(measurement),
@@ -107,7 +107,7 @@ def average_pool(factor: int) -> Operator:
     return operator
 
 
-def _measurements(
+def _check_measurements(
     system: System, measurement: Tensor, method: Measured, n: int | None, batch_size: int | None
 ) -> Tensor:
     """Measurements of each example, (n, *M); raises if they or the operator are wrong."""
@@ -121,7 +121,7 @@ def _measurements(
     given = None if n is None else check_integer("n", n, ge=1)
     size = None if batch_size is None else check_integer("batch_size", batch_size, ge=1)
     counts = [given] if given is not None else [*measurement.shape[:1], 1]
-    shape = tuple(try_operator(method, system.data_shape, system.device, counts, size).shape[1:])
+    shape = tuple(check_operator(method, system.data_shape, system.device, counts, size).shape[1:])
     if measurement.ndim == len(shape):
         measurement = measurement[None]
     count = len(measurement) if given is None else given

@@ -52,7 +52,7 @@ def super_resolve(
     low_res = as_tensor("low_res", low_res)
     if low_res.ndim == axes:
         low_res = low_res[None]
-    _check(system, low_res, axes)
+    _check_low_res(system, low_res, axes)
     low_res = low_res.to(system.device).repeat_interleave(each, dim=0)
     return system.sample(
         len(low_res),
@@ -70,7 +70,7 @@ def super_resolve(
     )
 
 
-def _check(system: System, low_res: Tensor, axes: int) -> None:
+def _check_low_res(system: System, low_res: Tensor, axes: int) -> None:
     if low_res.ndim != axes + 1 or not low_res.is_floating_point():
         raise OptionError(
             f"low_res must be floating point of shape (B, c, {'*' * (axes > 1)}s), got {low_res.dtype} of shape "

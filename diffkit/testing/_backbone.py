@@ -11,7 +11,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 import diffkit
-from diffkit.data.base import MapData, Stacked
+from diffkit.data.base import BatchedData, MapData
 from diffkit.errors import CompositionError, DiffkitError, OptionError
 from diffkit.protocols import Backbone, CountsClasses
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
@@ -22,7 +22,7 @@ from diffkit.testing._parts import DATA_SHAPES
 from diffkit.testing._paths import VP, compose
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import SingleProcess
-from diffkit.training.preflight import check as check_training
+from diffkit.training.preflight import check_training as check_training
 from diffkit.training.trainer import Trainer
 
 _TRIED = ((2,), (1, 12), (3, 16, 16), (4, 12, 10), (2, 4, 8, 8))
@@ -347,7 +347,7 @@ def _train(backbone: Backbone, net: Net, given: Mapping[str, Any], how: str, lab
     except CompositionError as error:
         raise NotApplicableError(f"it does not train with the usual parts: {error}") from error
     config = TrainConfig(steps=2, batch_size=_EXAMPLES, label_dropout=label_dropout, max_skips=0)
-    data = Stacked(_Noise(net.data_shape, given))
+    data = BatchedData(_Noise(net.data_shape, given))
     try:
         check_training(system, {}, data, config)
         assert system.backbone is not None

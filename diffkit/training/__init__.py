@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from diffkit.training.ema import Ema as Ema
     from diffkit.training.estimate import DryRun as DryRun
     from diffkit.training.estimate import dry_run as dry_run
-    from diffkit.training.logs import read_metrics as read_metrics
     from diffkit.training.loop import train as train
+    from diffkit.training.metrics_file import read_metrics as read_metrics
     from diffkit.training.posthoc_ema import averaged as averaged
     from diffkit.training.trackers import Tracker as Tracker
     from diffkit.training.validation import validate as validate
@@ -23,7 +23,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "posthoc_ema": ("averaged",),
     "config": ("TrainConfig",),
     "trackers": ("Tracker",),
-    "logs": ("read_metrics",),
+    "metrics_file": ("read_metrics",),
     "loop": ("train",),
     "validation": ("validate",),
 }

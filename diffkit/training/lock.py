@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 from diffkit.errors import OptionError
-from diffkit.training.logs import say
+from diffkit.runtime.output import log
 
 NAME = ".lock"
-_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-"""Error numbers that mean that another process holds the lock; others mean that the file system has no locks."""
+_HELD_ELSEWHERE = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+"""Error numbers of a lock that another process holds; any other means that the file system has no locks."""
 
 
 class RunLock:
-    """Held from construction to `release`, or to the end of the process; also a context manager.
+    """A lock on a run's folder, from construction to `release` or to the end of the process; also a context manager.
 
     Where the file system has no locks, a warning is logged and the work goes on without one.
 
@@ -32,18 +32,18 @@ class RunLock:
 
     def __init__(self, folder: Path, work: str = "training"):
         self.path = folder / NAME
-        self.handle = _opened(self.path)
+        self.handle = _open_lock_file(self.path)
         try:
             _acquire(self.handle)
         except OSError as error:
-            if error.errno in _HELD:
-                holder = _holder(self.handle)
+            if error.errno in _HELD_ELSEWHERE:
+                holder = _read_holder(self.handle)
                 os.close(self.handle)
                 raise OptionError(
                     f"out {str(folder)!r} is being written by another {work}{f' ({holder})' if holder else ''}; "
                     "wait for it, or choose another folder"
                 ) from error
-            say(
+            log(
                 f"warning: the file system of {str(folder)!r} has no locks ({error.strerror}), so nothing prevents "
                 f"another {work} from writing there at the same time"
             )
@@ -56,8 +56,8 @@ class RunLock:
         with contextlib.suppress(OSError):
             os.close(self.handle)
 
-    def forget(self) -> None:
-        """In a child process: close its copy of the handle, if it has one, which would outlive the parent's lock."""
+    def close_inherited(self) -> None:
+        """In a child process: close its copy of the lock file's handle, which would hold the lock after the parent."""
         with contextlib.suppress(OSError):
             if os.path.sameopenfile(self.handle, probe := os.open(self.path, os.O_RDONLY)):
                 self.release()
@@ -70,27 +70,27 @@ class RunLock:
         self.release()
 
 
-def _opened(path: Path) -> int:
-    """Open the file, creating it if needed; never through a link."""
+def _open_lock_file(path: Path) -> int:
+    """Open the lock file, creating it if needed; never through a link."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
     except OSError as error:
         if path.is_symlink():
-            raise OptionError(_foreign(path)) from error
+            raise OptionError(_not_regular_text(path)) from error
         raise OptionError(f"{path} cannot be written: {error.strerror}; choose another folder") from error
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(handle)
-        raise OptionError(_foreign(path))
+        raise OptionError(_not_regular_text(path))
     return handle
 
 
-def _foreign(path: Path) -> str:
+def _not_regular_text(path: Path) -> str:
     return f"{path} is a link or not an ordinary file, so that another file would be overwritten; remove it"
 
 
-def _holder(handle: int) -> str:
-    """Text that the holder of the lock wrote, on one line."""
+def _read_holder(handle: int) -> str:
+    """Text that the holder of the lock wrote into the file, on one line."""
     text = os.read(handle, 200).decode(errors="replace")
     return "".join(c if c.isprintable() else " " for c in text).strip()
 

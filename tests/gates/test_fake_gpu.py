@@ -146,13 +146,13 @@ def test_metrics_are_all_that_is_read(gpu):
         trainer.metrics()
     with gpu.reading():
         assert trainer.metrics()["loss"] == 1
-        trainer.refuse_divergence()
+        trainer.raise_if_diverged()
 
 
 def test_a_preview_is_drawn_on_the_device(gpu):
     trainer = trainer_of(system_of(MLP), "bf16")
     with trainer.averaged():
-        trainer.system.sample(2, steps=3, seed=1, model=trainer.sampled, progress=False, y=[1, 2])
+        trainer.system.sample(2, steps=3, seed=1, model=trainer.eval_model, progress=False, y=[1, 2])
 
 
 def test_a_classifier_learns_on_the_device(gpu):

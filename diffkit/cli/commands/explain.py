@@ -53,7 +53,7 @@ def run(given: ParsedOptions) -> None:
     if options.plot is not None:
         from diffkit.likelihood import _plot
 
-        _plot.check(options.plot)
+        _plot.check_plot_path(options.plot)
         note(f"writing {options.plot}")
     explanation = _explained(given, options)
     show(explanation)

@@ -101,10 +101,10 @@ def run(given: ParsedOptions) -> None:
     options = given.make(Options)
     _check(options)
     from diffkit.cli.shared.device import computing_in
-    from diffkit.runtime.distributed import ranks
+    from diffkit.runtime.distributed import join_ranks
     from diffkit.spacing import SEEN, remark_on_karras, remark_on_start
 
-    with ranks() as among:
+    with join_ranks() as among:
         saved = _load(options)
         _check_shape(options, saved)
         _check_compile(options, saved)
@@ -129,7 +129,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
     from diffkit.cli.shared.guidance import load_guidance
     from diffkit.cli.shared.sampling import Sampling, check_fit, check_low_res, pictures
-    from diffkit.data.matching import counted_as
+    from diffkit.data.matching import match_classes
 
     check_low_res(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
@@ -145,7 +145,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
         "compile": options.compile == "step" or options.compile or False,
     }
     if small is not None and saved.num_classes is not None and not options.classes:
-        small = counted_as(small, saved.classes, what="--low-res")
+        small = match_classes(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
     return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, sampling_options)
 

@@ -52,7 +52,7 @@ def _source(name: str) -> Factory:
     """Which options a source of data has; it is looked at only when it is opened."""
     if name in data.NAMED:
         return data.NAMED[name]
-    return {".npz": data.File, ".npy": data.File, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
+    return {".npz": data.NumpyFile, ".npy": data.NumpyFile, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
 
 
 def _check_source(name: str) -> None:

@@ -1,8 +1,7 @@
-"""Several processes, brought together by Hugging Face accelerate: devices and launchers that it knows and torchrun not.
+"""Engine of several processes by Hugging Face accelerate, for devices and launchers that torchrun does not support.
 
-accelerate decides by its own configuration and environment; if the result is not the requested number of replicas on
-this kind of device, training does not begin. Its data loaders, optimizers,
-precision and checkpoints are not used.
+accelerate reads its own configuration and environment; if that does not give the requested number of replicas on this
+kind of device, an error is raised. Its data loaders, optimizers, precision and checkpoints are not used.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from torch.nn.parallel import DistributedDataParallel
 from diffkit.errors import MissingExtraError, OptionError
 from diffkit.runtime.distributed import Ranks
 from diffkit.training.engines.protocol import Network
-from diffkit.training.engines.replicated import Processes, part_with
+from diffkit.training.engines.replicated import MultiProcess, disconnect_ddp
 
 
-class Accelerated(Processes):
-    """Replicas that accelerate wraps.
+class Accelerated(MultiProcess):
+    """Engine of replicas that accelerate wraps.
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        OptionError: It set up other processes, another device or another way to share the work than requested.
+        OptionError: It set up other processes, another device or another kind of parallelism than requested.
     """
 
     name = "accelerate"
@@ -37,29 +36,29 @@ class Accelerated(Processes):
             raise MissingExtraError("accelerate", "engine='accelerate'") from error
         super().__init__(device, ranks)
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-        _refuse(self._differences())
+        _raise_if_different(self._differences())
 
     def wrap(self, network: nn.Module) -> Network:
-        """Return the network as accelerate wraps it, which must be DDP where there are several processes."""
+        """Return the network as accelerate wraps it, which must be in DDP if there are several processes."""
         self.model = self.accelerator.prepare_model(network)
-        wanted = DistributedDataParallel if self.ranks.size > 1 else type(network)
-        if type(self.model) is not wanted:
-            _refuse([f"it wrapped the network in {type(self.model).__name__}, not {wanted.__name__}"])
+        expected = DistributedDataParallel if self.ranks.size > 1 else type(network)
+        if type(self.model) is not expected:
+            _raise_if_different([f"it wrapped the network in {type(self.model).__name__}, not {expected.__name__}"])
         model: Network = self.model
         return model
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Hold gradients back until the last microbatch."""
-        held: AbstractContextManager[Any] = nullcontext() if last else self.accelerator.no_sync(self.model)
-        return held
+        """Return a context that defers the exchange of gradients until the last microbatch."""
+        context: AbstractContextManager[Any] = nullcontext() if last else self.accelerator.no_sync(self.model)
+        return context
 
     def backward(self, loss: Tensor) -> None:
-        """Add gradients; DDP averages over processes, and the factor makes a sum of that."""
+        """Add gradients; DDP averages them over processes, and the factor turns the average into a sum."""
         self.accelerator.backward(loss * self.ranks.size)
 
     def close(self) -> None:
         """Release the wrapped network."""
-        part_with(self.__dict__.pop("model", None))
+        disconnect_ddp(self.__dict__.pop("model", None))
         self.accelerator.free_memory()
 
     def _differences(self) -> list[str]:
@@ -71,10 +70,10 @@ class Accelerated(Processes):
             ("mixed_precision", found.mixed_precision, "no"),
             ("gradient_accumulation_steps", found.gradient_accumulation_steps, 1),
         ]
-        return [f"{name}: {got!r}, not {wanted!r}" for name, got, wanted in pairs if got != wanted]
+        return [f"{name}: {got!r}, not {expected!r}" for name, got, expected in pairs if got != expected]
 
 
-def _refuse(differences: list[str]) -> None:
+def _raise_if_different(differences: list[str]) -> None:
     if differences:
         raise OptionError(
             "\n  ".join(["accelerate set up something other than requested:", *differences])

@@ -1,4 +1,4 @@
-"""The interface between the training loop and devices, precisions and processes."""
+"""Protocol of an engine: the interface between the training loop and devices and processes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Files = Mapping[str, Mapping[str, Tensor]]
 
 
 class Engine(Protocol):
-    """The operations that the training loop needs from devices, precisions and processes.
+    """Protocol of an engine: the operations that the training loop needs from devices and processes.
 
-    Everything that DDP, FSDP2 or another library would do differently is a member; the loop has one code path. A batch
-    of an update is cut into consecutive rows, one slice for each process; each process's slice into microbatches.
+    Everything that differs between DDP, FSDP2 and other libraries is a member, so the loop has one code path. The batch
+    of an update is cut into consecutive slices, one for each process, and each process's slice into microbatches.
 
     Attributes:
-        name: Its name, as logged by a run.
-        ranks: Which process this is, how many there are, and how they agree.
+        name: Its name, which checkpoints record.
+        ranks: The processes that train together.
         device: Where the network is.
-        replicates: Each process has all of the network and of its state.
-        reads_free: Reading a tensor's value does not make the host wait for the device.
+        replicates: Whether each process has all of the weights and of the optimizer's state.
+        reads_free: Whether the value of a tensor can be read without the host waiting for a device, as on a CPU.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Engine(Protocol):
     reads_free: bool
 
     @abstractmethod
-    def rows(self, size: int) -> slice:
-        """Return which of ``size`` examples this process works on."""
+    def local_slice(self, size: int) -> slice:
+        """Return this process's slice of a batch of ``size`` examples."""
 
     @abstractmethod
     def seed(self, seed: int) -> None:
@@ -48,11 +48,11 @@ class Engine(Protocol):
 
     @abstractmethod
     def prepare(self, network: nn.Module) -> nn.Module:
-        """Return the module whose parameters are trained: the network, or what holds this process's share of it."""
+        """Return the module whose parameters are trained: the network, or one with this process's shards of it."""
 
     @abstractmethod
     def wrap(self, network: nn.Module) -> Network:
-        """Return what to call in place of the prepared network, so that its gradients are exchanged."""
+        """Return the callable to use instead of the prepared network, so that gradients are exchanged."""
 
     @abstractmethod
     def optimizer(self, network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -60,11 +60,11 @@ class Engine(Protocol):
 
     @abstractmethod
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Return a context for one microbatch; gradients are exchanged in the last one only."""
+        """Return a context for one microbatch, in which gradients are exchanged only if it is the last."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of this process's share of a loss; those of all processes are summed, not averaged."""
+        """Add the gradients of this process's part of a loss; those of all processes are summed, not averaged."""
 
     @abstractmethod
     def gradient_norm(self, network: nn.Module) -> Tensor:
@@ -72,24 +72,24 @@ class Engine(Protocol):
 
     @abstractmethod
     def apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Take an optimizer step if ``finite`` (0-d bool) and forget the gradients, with no host read on a GPU."""
+        """Take an optimizer step if ``finite`` (0-d bool), and drop the gradients, without a host read on a GPU."""
 
     @abstractmethod
     def gather(self, tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-        """Return tensors of the rows of all processes, (size,), from those of this one's `rows`."""
+        """Return tensors of the whole batch, (size,), from those of this process's `local_slice`."""
 
     @abstractmethod
-    def whole(self, tensor: Tensor) -> Tensor:
-        """Return all of a parameter of the prepared network, or of what is held like it."""
+    def gather_full(self, tensor: Tensor) -> Tensor:
+        """Return a parameter of the prepared network, or a tensor sharded like one, put together from its shards."""
 
     @abstractmethod
-    def placed(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """Return a whole tensor, sharded and placed as ``like`` is."""
+    def shard_like(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """Return a full tensor, sharded as ``like`` is and on its device."""
 
     @abstractmethod
     def share(self, files: Files) -> Files:
-        """Return the files that this process writes, of those that all hold; see `diffkit.training.sharded_files`."""
+        """Return the checkpoint files that this process writes; see `diffkit.training.sharded_files`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release everything that communicates with other processes, before the group is destroyed."""
+        """Release everything that communicates with other processes, before the process group is destroyed."""

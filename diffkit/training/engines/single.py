@@ -1,4 +1,4 @@
-"""One process on one device."""
+"""Engine of one process on one device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffkit.training.engines.protocol import Engine, Files, Network
 
 
 class SingleProcess(Engine):
-    """One process on one device; also what is common to all engines."""
+    """Engine of one process on one device, and the base class of the other engines."""
 
     name = "single"
     replicates = True
@@ -25,13 +25,13 @@ class SingleProcess(Engine):
         self.device, self.ranks = device, ranks or Ranks()
         self.reads_free = device.type == "cpu"
 
-    def rows(self, size: int) -> slice:
-        """Return a slice as long as that of any other process, or one longer."""
-        rank, of = self.ranks.rank, self.ranks.size
-        return slice(size * rank // of, size * (rank + 1) // of)
+    def local_slice(self, size: int) -> slice:
+        """Return this process's slice of a batch; the lengths of two slices differ by at most one."""
+        rank, processes = self.ranks.rank, self.ranks.size
+        return slice(size * rank // processes, size * (rank + 1) // processes)
 
     def seed(self, seed: int) -> None:
-        """Seed the generators of the CPU and of the device; torch.manual_seed takes 20 times as long."""
+        """Seed torch's generators of the CPU and the device; torch.manual_seed takes 20 times as long."""
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -45,7 +45,7 @@ class SingleProcess(Engine):
         return network
 
     def optimizer(self, network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-        """Return AdamW; fused, which takes a third of the time on a CPU too."""
+        """Return the optimizer, fused AdamW, which takes a third of the time, on a CPU too."""
         return torch.optim.AdamW(
             [p for p in network.parameters() if p.requires_grad],
             lr=config.lr,
@@ -67,9 +67,9 @@ class SingleProcess(Engine):
         return get_total_norm(gradients(network))
 
     def apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Take an optimizer step if ``finite``, and forget the gradients."""
+        """Take an optimizer step if ``finite``, and drop the gradients."""
         if not self.reads_free:
-            # torch's own gradient scaler tells the fused kernel to do nothing in this way
+            # the attribute by which torch's GradScaler makes the fused kernel do nothing
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             optimizer.step()
         elif finite:
@@ -80,16 +80,16 @@ class SingleProcess(Engine):
         """Return the tensors."""
         return dict(tensors)
 
-    def whole(self, tensor: Tensor) -> Tensor:
+    def gather_full(self, tensor: Tensor) -> Tensor:
         """Return the tensor."""
         return tensor
 
-    def placed(self, tensor: Tensor, like: Tensor) -> Tensor:
+    def shard_like(self, tensor: Tensor, like: Tensor) -> Tensor:
         """Return the tensor."""
         return tensor
 
     def share(self, files: Files) -> Files:
-        """Return all files if this is the process that writes."""
+        """Return all files in rank 0, and none in other processes."""
         return files if self.ranks.rank == 0 else {}
 
     def close(self) -> None:
@@ -97,5 +97,5 @@ class SingleProcess(Engine):
 
 
 def gradients(network: nn.Module) -> list[Tensor]:
-    """Return the gradients that are there."""
+    """Return the gradients of a network's parameters that have one."""
     return [p.grad for p in network.parameters() if p.grad is not None]
