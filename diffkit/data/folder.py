@@ -85,9 +85,9 @@ def list_images(root: Path) -> FolderListing:
         entries = _entries(root)
     except OSError as error:
         raise DataError(f"{str(root)!r} cannot be listed: {error.strerror}") from error
-    walk = _FolderWalk(root)
-    walk.list_entries(entries)
-    return FolderListing(tuple(walk.files), tuple(walk.ignored))
+    lister = _FolderWalk(root)
+    lister.list_entries(entries)
+    return FolderListing(tuple(lister.files), tuple(lister.ignored))
 
 
 def open_folder(

@@ -18,7 +18,7 @@ _HIDDEN, _FEATURES, _STEPS, _RATE = 64, 32, 150, 0.01
 
 
 class DigitsNetwork(nn.Module):
-    """Perceptron 64 - 64 - 32 - 10; its features are the 32, standardized over the data it was trained on."""
+    """Classifier of digits, a perceptron 64 - 64 - 32 - 10; its features are the 32, standardized over its data."""
 
     mean: Tensor
     std: Tensor
@@ -40,9 +40,9 @@ class DigitsNetwork(nn.Module):
 
 @cache
 def trained_digits_network() -> DigitsNetwork:
-    """Return the network, trained on the digits that are not held out: once per process, always the same way.
+    """Return the classifier of digits, trained on those that are not held out; once per process.
 
-    Float64 and whole batches, so that machines differ in the last digits only.
+    It is trained in float64 on whole batches, so that machines differ in the last digits only.
     """
     x, y = digit_examples("train")
     network = DigitsNetwork()

@@ -16,12 +16,12 @@ SHADES = 256
 
 
 def embed_images(images: Tensor, columns: int) -> str:
-    """Return images (N, C, H, W) in [-1, 1] as one image, row by row, a data URI; values outside are clipped."""
+    """Return a grid of images (N, C, H, W) in [-1, 1] as a data URI for an HTML page; other values are clipped."""
     return "data:image/png;base64," + base64.b64encode(png(_grid(images, columns), optimize=True)).decode()
 
 
 def embed_strip(steps: Sequence[Tensor]) -> str:
-    """Return one image with a row for each example and a column for each step, each (n, C, H, W)."""
+    """Return a data URI of one image with a row for each example and a column for each step, each (n, C, H, W)."""
     return embed_images(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
 
 

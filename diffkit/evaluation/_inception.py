@@ -1,4 +1,4 @@
-"""The Inception network of published FIDs, by torch-fidelity; its weights are fetched at first use."""
+"""The Inception network of published FIDs, by torch-fidelity; its weights are downloaded at first use."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from diffkit.evaluation.features import Features
 from diffkit.runtime.files import weights_digest
 
 _SPATIAL_CHANNELS = 7
-"""Of the 17 x 17 maps of mixed_6/conv; Nash et al. 2021, arXiv:2103.03841, section 3.2 (2023 features)."""
+"""Channels of the 17 x 17 maps of mixed_6/conv; Nash et al. 2021, arXiv:2103.03841, section 3.2 (2023 features)."""
 
 
 class Inception:
-    """Inception v3 of 2015-12-05, as FID, sFID, KID and the inception score are published with.
+    """Extractor by Inception v3 of 2015-12-05, with which FID, sFID, KID and the inception score are published.
 
     Args:
-        weights: File of its weights, ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases;
-            fetched, and cached by torch.hub, by default.
-        device: Device that it runs on.
+        weights: File of its weights, ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases; by
+            default downloaded, and cached by torch.hub.
+        device: Device of the network.
     Source: Heusel et al. 2017, arXiv:1706.08500; network and resizing as in TensorFlow, by torch-fidelity.
     """
 
@@ -39,7 +39,7 @@ class Inception:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Weights, library and resizing."""
+        """Identity of Inception's features: weights, library and resizing."""
         return {
             "extractor": self.name,
             "weights_sha256": self._sha256,
@@ -48,7 +48,7 @@ class Inception:
         }
 
     def __call__(self, images: Tensor) -> Features:
-        """Return pool (B, 2048), spatial (B, 2023), logits (B, 1008); grey images count as RGB of equal channels."""
+        """Return Inception's pool (B, 2048), spatial (B, 2023) and logits (B, 1008); grey images are taken as RGB."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise DataError(
                 f"inception reads images of 1 or 3 channels, got shape {tuple(images.shape[1:])}; pass an extractor of "
@@ -63,7 +63,7 @@ class Inception:
 
 
 def _load_inception(weights: str | Path | None) -> tuple[Any, str, str]:
-    """Return the network, the digest of its weights and the version of the library."""
+    """Return the Inception network, the digest of its weights and the version of the library."""
     try:
         import torch_fidelity  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from torch_fidelity import feature_extractor_inceptionv3 as library  # type: ignore[import-not-found,import-untyped,unused-ignore]

@@ -1,4 +1,4 @@
-"""Line charts and scatter plots as SVG without dependencies, for a page in one file.
+"""Line charts and scatter plots as SVG without dependencies, for a report in one HTML file.
 
 Colours are CSS variables of the page, so that charts follow its light or dark scheme.
 """
@@ -24,12 +24,12 @@ COLORS = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6")
 
 @frozen(eq=False)
 class ChartLine:
-    """One line of a chart.
+    """One line of an SVG chart.
 
     Attributes:
-        x, y: Points; where one is not finite, or not positive on a log scale, the line has a gap.
-        label: For the legend; "" for none.
-        low, high: Ends of a band around it, or None.
+        x, y: Points; at values that are not finite, or not positive on a log scale, the line has a gap.
+        label: Text in the legend; "" for none.
+        low, high: Ends of a band around the line, or None.
     """
 
     x: Any
@@ -41,7 +41,7 @@ class ChartLine:
 
 @frozen(eq=False)
 class _Axis:
-    """From values to pixels along one direction."""
+    """An axis of an SVG chart: maps values to pixels along one direction."""
 
     low: float
     high: float
@@ -50,7 +50,7 @@ class _Axis:
     log: bool
 
     def to_pixels(self, values: F64) -> F64:
-        """Positions of values in pixels; NaN for values that cannot be drawn."""
+        """Return positions of values in pixels; NaN for values that cannot be drawn."""
         with np.errstate(all="ignore"):
             v = np.log10(values) if self.log else values
         v = np.where(np.isfinite(v), v, np.nan)
@@ -63,7 +63,7 @@ class _Axis:
         return _even_ticks(self.low, self.high)
 
     def _log_ticks(self) -> list[float]:
-        """Powers of ten; their multiples where few powers are in range, even steps where none is."""
+        """Return powers of ten as ticks; their multiples if few powers are in range, even steps if none is."""
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         inside = [k for k in decades if self.low <= k <= self.high]
         if len(inside) > 2:
@@ -74,7 +74,7 @@ class _Axis:
 
 
 def _even_ticks(low: float, high: float) -> list[float]:
-    """Round values in even steps, about six of them."""
+    """Return about six round values in even steps as ticks."""
     rough = (high - low) / 6
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough * (1 - 1e-9))
@@ -84,7 +84,7 @@ def _even_ticks(low: float, high: float) -> list[float]:
 def chart(
     title: str, xlabel: str, ylabel: str, lines: Sequence[ChartLine], *, log_x: bool = False, log_y: bool = False
 ) -> Markup:
-    """Return a line chart, or the note "nothing to draw"."""
+    """Return a line chart as SVG, with the text "nothing to draw" if there are no points."""
     lines = [ChartLine(_array(n.x), _array(n.y), n.label, _array(n.low), _array(n.high)) for n in lines]
     x = _axis([line.x for line in lines], _LEFT, WIDTH - _RIGHT, log_x)
     bands = [v for line in lines for v in (line.low, line.high) if v is not None]
@@ -100,7 +100,7 @@ def chart(
 
 
 def scatter(title: str, points: F64, classes: Sequence[int] | None = None) -> Markup:
-    """Return points in the plane, (N, 2), coloured by class, with equal units on both axes."""
+    """Return a scatter plot of points, (N, 2), as SVG, coloured by class, with equal units on both axes."""
     points = np.asarray(points, dtype=np.float64)
     centre, reach = (points.min(0) + points.max(0)) / 2, max(float(np.ptp(points, axis=0).max()) / 2 * 1.05, 1e-9)
     side = min(WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - 10)
@@ -200,7 +200,7 @@ def _band(line: ChartLine, x: _Axis, y: _Axis, color: str) -> Markup:
 
 
 def _points_to_draw(px: F64) -> Any:
-    """Which points to draw: all of a few, of many the first at each of evenly spaced pixels, and the last."""
+    """Return which points of a line to draw: of many, the first at each of evenly spaced pixels, and the last."""
     if len(px) <= _POINTS:
         return np.arange(len(px))
     place = np.nan_to_num((px - _LEFT) / (WIDTH - _LEFT - _RIGHT) * _POINTS).round()

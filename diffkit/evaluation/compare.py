@@ -30,19 +30,19 @@ METRICS = ("fid", "sfid", "kid", "inception_score", "precision_recall")
 """Names of the metrics. With an extractor other than inception, "fid" is the same distance of its features."""
 
 MOST_SUBSETS = 100_000
-"""Of KID: the mean over a thousandth of them is as good as anyone needs."""
+"""Largest number of KID's subsets; a mean over 100 is usual."""
 
 
 @frozen
 class MetricValue:
-    """One number.
+    """The value of one metric of samples.
 
     Attributes:
-        name: Such as "fid".
+        name: Name of the metric, such as "fid".
         label: Name in printed results: "FID", or "FD (digits)" with another extractor.
         value: The number.
-        error: Its uncertainty, if known; `note` describes which.
-        note: Meaning of its error, and whether smaller or larger is better.
+        error: Its uncertainty, if known; `note` says of which kind.
+        note: Meaning of the error, and whether smaller or larger is better.
     """
 
     name: str
@@ -54,12 +54,12 @@ class MetricValue:
 
 @frozen(eq=False)
 class Evaluation:
-    """Metrics of some samples.
+    """Result of `evaluate`: metrics of samples.
 
     Attributes:
-        values: The numbers.
+        values: The metrics.
         settings: Everything they depend on: extractor, both data sets, options, versions.
-        remarks: Remarks on the comparison with other numbers.
+        remarks: Remarks on comparing them with other numbers.
     """
 
     values: tuple[MetricValue, ...]
@@ -67,7 +67,7 @@ class Evaluation:
     remarks: tuple[str, ...] = field(repr=False)
 
     def __getitem__(self, name: str) -> float:
-        """Return a number by name."""
+        """Return the value of a metric by name."""
         for value in self.values:
             if value.name == name:
                 return value.value
@@ -89,7 +89,7 @@ class Evaluation:
         return "\n".join([*lines, *(f"note: {remark}" for remark in self.remarks)])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return metrics and settings as plain JSON data."""
         rows = [
             dict(name=v.name, label=v.label, value=_finite(v.value), error=_finite(v.error), note=v.note)
             for v in self.values
@@ -97,14 +97,14 @@ class Evaluation:
         return {"values": rows, "settings": dict(self.settings), "remarks": list(self.remarks)}
 
     def save(self, path: str | Path) -> Path:
-        """Write numbers and settings as JSON."""
+        """Write metrics and settings as JSON."""
         path = Path(path)
         write_atomically(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
         return path
 
 
 def _finite(value: float | None) -> float | None:
-    """A number for JSON, in which values that are not finite become null."""
+    """Return a number for JSON, in which values that are not finite become null."""
     return None if value is None or not math.isfinite(value) else value
 
 
@@ -137,17 +137,17 @@ def evaluate(
         extractor: A name, a network or an extractor; see `diffkit.evaluation.extractors`.
         metrics: Some of `METRICS`; by default all that extractor and reference allow.
         count: How many samples, the first ones; all by default.
-        weights: File of the inception network's weights, if they cannot be fetched.
-        batch_size, device: Of the feature network.
-        neighbours: Of precision and recall.
-        kid_subsets, kid_subset_size: Of KID; a subset is at most as large as the smaller set.
-        split_size: Of the inception score.
+        weights: File of the inception network's weights, if they cannot be downloaded.
+        batch_size, device: Batch size and device of the feature network.
+        neighbours: Number of neighbours for precision and recall.
+        kid_subsets, kid_subset_size: Number and size of KID's subsets; a subset is at most as large as the smaller set.
+        split_size: Examples in a split for the inception score.
         seed: Seed of KID's subsets.
-        size: Height and width to resize the images of folders to; one number for a square. By default they must
-            all be of one size, and are not resized.
+        size: Height and width to resize the images of folders to; one number for a square. By default images are not
+            resized, and must all be of one size.
         on_error: At images of folders that cannot be read: "stop", naming them all, or "skip" them.
-        layout: Of .npz and .npy files, "channels_last" or "channels_first"; by default the shape decides.
-        progress: Show a bar.
+        layout: Layout of .npz and .npy files, "channels_last" or "channels_first"; by default the shape decides.
+        progress: Show a progress bar.
     Raises:
         OptionError: An option is wrong, or a metric is not available with this extractor and reference.
         DataError: The data cannot be read, or does not fit the extractor or the statistics.
@@ -188,7 +188,7 @@ def evaluate(
 
 
 def _value_range_remarks(**sets: Data | None) -> Iterator[str]:
-    """Say of images that are not in [-1, 1] how to scale them: extractors take them for dark, or for too bright."""
+    """Yield remarks on images whose values are not in the range [-1, 1] that extractors expect."""
     for name, data in sets.items():
         values = range_of(data) if data is not None and len(data.shape) == 3 else None
         if values is not None and values.remark:
@@ -196,13 +196,13 @@ def _value_range_remarks(**sets: Data | None) -> Iterator[str]:
 
 
 def _load_images(what: Any, reading: Mapping[str, Any]) -> Data:
-    """Data of any kind; the images of a folder unchanged, or by the options of `read_samples`."""
+    """Return data of any kind; images of a folder are read with the options of `read_samples`."""
     path = Path(what) if isinstance(what, str | Path) else None
     return read_samples(path, **reading) if path is not None and path.exists() else as_data(what)
 
 
 def check_metric_names(metrics: Sequence[str] | None) -> None:
-    """Raise `OptionError` unless every name is one of `METRICS`; None means all."""
+    """Raise `OptionError` unless every name of a metric is one of `METRICS`; None means all."""
     for name in metrics or ():
         if name not in METRICS:
             raise OptionError(f"no metric named {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})")
@@ -218,17 +218,17 @@ def check_metrics(
     device: str | torch.device = "cpu",
     real: Sequence[int] | None = None,
 ) -> None:
-    """Check, before long work, which metrics are available, by running the extractor on two blank images.
+    """Raise unless metrics are available; found before long work, by running the extractor on two blank images.
 
     Args:
-        metrics: Names; None means all that are available.
+        metrics: Names of metrics; None means all that are available.
         extractor: The extractor.
-        shape: Of one example, (C, *S).
+        shape: Shape of one sample, (C, *S).
         reference: Stored statistics; None for data whose statistics are computed later.
-        device: Where the extractor runs.
+        device: Device of the extractor.
         real: Shape of an example of that data, if it differs from that of the samples.
     Raises:
-        OptionError: A name is wrong, or extractor or reference lack what a metric needs.
+        OptionError: A name is wrong, or a metric needs something that the extractor or the reference lacks.
         DataError: The extractor cannot read data of this shape, or has other features for the second shape.
         MissingExtraError: A package that a metric needs is not installed.
     """
@@ -239,15 +239,15 @@ def check_metrics(
     chosen = _available_metrics(metrics, seen, reference)
     if reference is not None and len(reference.pool.mean) != seen.pool.shape[1]:
         raise DataError(
-            f"the reference is of {len(reference.pool.mean)} features, of samples of shape {tuple(shape)} extractor "
-            f"{extractor.name!r} has {seen.pool.shape[1]}; give samples of the shape that the reference was made of"
+            f"the reference has {len(reference.pool.mean)} features, but extractor {extractor.name!r} has "
+            f"{seen.pool.shape[1]} of samples of shape {tuple(shape)}; give samples of the reference's shape"
         )
     if {"fid", "sfid", "kid"} & set(chosen):
         measure.need_torchmetrics()
 
 
 def _blank_image_features(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:
-    """The features of two blank images."""
+    """Return an extractor's features of two blank images."""
     try:
         with torch.no_grad():
             return extractor(torch.zeros(2, *shape, device=device))
@@ -261,20 +261,20 @@ def _blank_image_features(extractor: Extractor, shape: Sequence[int], device: st
 def _check_same_features(
     extractor: Extractor, shape: Sequence[int], real: Sequence[int], device: str | torch.device
 ) -> None:
-    """Raise `DataError` unless an extractor has features of one kind for samples and data of two shapes."""
+    """Raise `DataError` unless an extractor has as many features for samples as for data of another shape."""
     differ = f"samples have shape {tuple(shape)}, the data {tuple(real)}"
-    wanted = "make them alike: read the data in the size and channels of the samples, or the samples in another size"
+    expected = "make them alike: read the data in the size and channels of the samples, or the samples in another size"
     try:
         seen = [_blank_image_features(extractor, each, device).pool.shape[1:] for each in (shape, real)]
     except DataError as error:
-        raise DataError(f"{differ}, and {error}; {wanted}") from error
+        raise DataError(f"{differ}, and {error}; {expected}") from error
     if seen[0] != seen[1]:
         counts = " and ".join(str(each.numel()) for each in seen)
-        raise DataError(f"{differ}, of which extractor {extractor.name!r} has {counts} features; {wanted}")
+        raise DataError(f"{differ}, of which extractor {extractor.name!r} has {counts} features; {expected}")
 
 
 def _stored_reference(what: Any, network: Extractor) -> Reference | None:
-    """Stored statistics of this network, or None if there is data to compute them from."""
+    """Return stored reference statistics, checked for this extractor; None if the reference is data."""
     if isinstance(what, str | Path) and is_reference(Path(what)):
         what = load_reference(what)
     if not isinstance(what, Reference):
@@ -289,7 +289,7 @@ def _build_reference(data: Data | None, network: Extractor, batch_size: int, dev
 
 
 def _available_metrics(metrics: Sequence[str] | None, features: Features, reference: Reference | None) -> list[str]:
-    """The requested metrics, or all that are available; raises if a requested one is not."""
+    """Return the requested metrics, by default all that are available; raise if a requested one is not."""
     spatial = features.spatial is not None and (reference is None or reference.spatial is not None)
     some = reference is None or reference.features is not None
     lacking = {

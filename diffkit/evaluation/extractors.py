@@ -1,7 +1,7 @@
-"""Feature networks by name, and any module as a feature network.
+"""Extractors, the feature networks of metrics: by name, or any module as one.
 
 Names are the built-in ``digits`` and ``inception``, entry points of the group ``diffkit.extractors``, and
-``package.module:attribute``. An entry point or attribute is an extractor, or makes one without arguments.
+``package.module:attribute``. An entry point or attribute is an extractor, or returns one if called without arguments.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from diffkit.runtime.files import weights_digest
 
 
 class DigitsExtractor:
-    """Features of 8 x 8 grey images, by a classifier of scikit-learn's digits; for the demo and for tests.
+    """Extractor for 8 x 8 grey images, by a classifier of scikit-learn's digits; for the demo and for tests.
 
-    Numbers are meaningful only in comparison with each other: the Frechet distance of held-out digits from the rest is
-    0.36, that of uniform noise is 93.
+    For comparison: the Frechet distance of held-out digits from the others is 0.36, that of uniform noise is 93.
     """
 
     name = "digits"
@@ -46,11 +45,11 @@ class DigitsExtractor:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The version of its training recipe."""
+        """Identity of its features: the version of its training recipe."""
         return {"extractor": self.name, "recipe": self._recipe, "resize": "none"}
 
     def __call__(self, images: Tensor) -> Features:
-        """Return pool (B, 32) and logits (B, 10)."""
+        """Return features of images of digits: pool (B, 32) and logits (B, 10)."""
         if tuple(images.shape[1:]) != self._shape:
             raise DataError(f"the digits extractor reads images of shape {self._shape}, got {tuple(images.shape[1:])}")
         pool, logits = self._network(images.double())
@@ -58,16 +57,16 @@ class DigitsExtractor:
 
 
 class ModuleExtractor:
-    """Any network as an extractor.
+    """Extractor by any network.
 
     Args:
         module: Images (B, C, H, W) to features: a tensor, flattened from its second dimension on, or `Features`.
         name: Name in results; its class by default.
-        size: Images are resized to this height and width first (bicubic, antialiased); None leaves them.
-        mean, std: Of each channel, in units of [0, 1], to normalize with, as ImageNet networks need. If both are
-            None, images are in [-1, 1].
-        channels: 3 repeats a single channel; None leaves images as they are.
-        device: Device to move it to; by default it stays where it is.
+        size: Height and width to resize images to (bicubic, antialiased); None does not resize.
+        mean, std: Mean and standard deviation of each channel, in units of [0, 1], to normalize images by, as ImageNet
+            networks need. If both are None, images are in [-1, 1].
+        channels: 3 repeats a single channel; None does not change images.
+        device: Device to move the network to; by default it is not moved.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class ModuleExtractor:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Class, digest of the weights, and preprocessing of images."""
+        """Identity of its features: class, digest of the weights, and preprocessing of images."""
         kind = type(self.module)
         return {
             "extractor": self.name,
@@ -118,16 +117,16 @@ class ModuleExtractor:
 
 
 EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {"digits": DigitsExtractor, "inception": Inception}
-"""The built-in names."""
+"""Built-in extractors by name."""
 
 
 def extractor_for(
     what: str | nn.Module | Extractor, *, device: str | torch.device = "cpu", weights: str | Path | None = None
 ) -> Extractor:
-    """Return the extractor of a name, a module, or an extractor itself.
+    """Return the extractor for a name or a network.
 
     Args:
-        what: A name (see the top of this module), a network, or an extractor, which is returned as it is.
+        what: A name (see the top of this module), a network, or an extractor, which is returned.
         device: Device of a named extractor.
         weights: File of its weights; for "inception".
     Raises:
@@ -169,7 +168,7 @@ def _find_by_name(name: str) -> Any:
 
 
 def _installed_extractors() -> list[EntryPoint]:
-    """Extractors of installed distributions, without those that DIFFKIT_PLUGINS leaves out."""
+    """Return extractors of installed distributions, without those that DIFFKIT_PLUGINS excludes."""
     return [entry for entry in entry_points(group=EXTRACTOR_GROUP) if entry.dist is None or is_allowed(entry.dist.name)]
 
 

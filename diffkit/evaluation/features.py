@@ -1,4 +1,4 @@
-"""Features of images: the extractor protocol, and the features of a data set with a digest of the data."""
+"""Features of images: the protocol of an extractor, and the features of a data set with a digest of the data."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Features:
     """An extractor's features of N images.
 
     Attributes:
-        pool: One vector each, (N, D) float32.
-        spatial: A second vector each, with positions, (N, E) float32; None if the extractor has none.
-        logits: Of the classes its network was trained for, (N, K) float32; None if there are none.
+        pool: One vector per image, (N, D) float32.
+        spatial: A second vector per image, with positions, (N, E) float32; None if the extractor has none.
+        logits: Logits of the classes that its network was trained for, (N, K) float32; None if there are none.
     """
 
     pool: Tensor
@@ -40,22 +40,22 @@ class Features:
 
 @runtime_checkable
 class Extractor(Protocol):
-    """A feature network."""
+    """Protocol of an extractor: a feature network for metrics."""
 
     @property
     def name(self) -> str:
-        """Its name in results."""
+        """Name of the extractor in results."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Plain data that identifies its features: weights, resizing, versions."""
+        """Plain data that identifies the features: weights, resizing, versions."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Features:
         """Return the features of images (B, C, *S), float32, in [-1, 1] if the data is on bins.
 
         Raises:
-            DataError: It cannot read images of this kind.
+            DataError: The extractor cannot read images of this kind.
         """
 
 
@@ -64,8 +64,8 @@ class ExtractedFeatures:
     """Features of a data set, and facts of the data.
 
     Attributes:
-        features: Of every example, on the CPU.
-        data: Plain facts: source, count, shape, bins and the SHA-256 over all examples.
+        features: Features of every example, on the CPU.
+        data: Facts of the data: source, count, shape, bins and the SHA-256 over all examples.
     """
 
     features: Features
@@ -88,19 +88,19 @@ def extract(
     Args:
         extractor: The feature network.
         data: The data.
-        count: How many examples.
-        batch_size, device: Of the network.
-        progress: Show a bar.
+        count: Number of examples.
+        batch_size, device: Batch size and device of the network.
+        progress: Show a progress bar.
         what: Name of the data in the bar and in errors, such as "samples".
     Raises:
-        DataError: There are fewer than ``count``, or fewer than two, or the extractor cannot read them.
+        DataError: There are fewer than ``count`` or two examples, or the extractor cannot read them.
     """
     batch_size = check_integer("batch_size", batch_size, ge=1)
     total = len(data) if count is None else check_integer("count", count, ge=1)
     if total > len(data):
         raise DataError(f"count={total} is more than the {len(data)} examples in the {what}")
     if total < 2:
-        raise DataError(f"the {what}: {total} example, which has no spread to compare; give two or more")
+        raise DataError(f"the {what}: {total} example has no spread to compare; give two or more")
     digest, found = hashlib.sha256(), list[Features]()
     with show_progress(total, f"features of the {what}", progress) as advance:
         for start in range(0, total, batch_size):

@@ -1,6 +1,6 @@
-"""A report of a run as one page: composition, training, samples, likelihood of data, and code to repeat it.
+"""A report of a run: composition, training, samples, likelihood of data, and code to train it again.
 
-The page is one HTML file that fetches nothing and runs no script.
+It is one HTML file without scripts and without references to other files.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _STEPS = 50
 
 @frozen(eq=False)
 class ReportFigure:
-    """A picture or chart.
+    """An image or chart of a report.
 
     Attributes:
-        caption: Its content and settings.
-        svg: A chart, or None.
-        src: An image as a data URI, or None.
+        caption: Text about its content and settings.
+        svg: The chart, or None.
+        src: The image as a data URI, or None.
     """
 
     caption: str
@@ -65,16 +65,16 @@ def write_report(
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> Path:
-    """Write the page of a run or saved system, by default report.html in its folder, and return its path.
+    """Write the report of a run or saved system, by default report.html in its folder, and return its path.
 
     Args:
         run: The folder.
         out: The file.
-        n: How many samples are drawn; 0 draws none.
-        steps: Levels that drawing them visits; 50, or all if there are fewer, by default.
-        seed: Of the samples.
-        device: Where they are drawn.
-        progress: Show a bar.
+        n: Number of samples to draw; 0 draws none.
+        steps: Levels that sampling visits; by default 50, or all if there are fewer.
+        seed: Seed of the samples.
+        device: Device for sampling.
+        progress: Show a progress bar.
     Raises:
         CheckpointError, SpecError: As `diffkit.load`.
         MissingExtraError: Jinja2 or Pillow is not installed.
@@ -110,7 +110,7 @@ def write_report(
 
 @frozen(eq=False)
 class _ReportedRun:
-    """The content of a run's folder."""
+    """The content of a run's folder, for its report."""
 
     folder: Path
     system: System
@@ -136,16 +136,16 @@ class _ReportedRun:
 
     @property
     def enlarges(self) -> bool:
-        """Whether its network reads small images besides the noisy ones."""
+        """Whether its network reads low-resolution images besides the noisy ones."""
         return self.system.parts.condition_channels > 0
 
     def conditions(self, n: int) -> dict[str, Any]:
-        """A class for each of n samples, in turn; nothing without classes."""
+        """Return a class for each of n samples, in turn; empty without classes."""
         count = self.system.parts.classes or len(self.class_names)
         return {} if not count else {"y": [i % count for i in range(n)]}
 
     def checkpoints(self) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        """Yield step and weights for sampling of each stored checkpoint, oldest first; damaged ones are skipped."""
+        """Yield step and sampling weights of each intact checkpoint for the report, oldest first."""
         from diffkit.training import checkpoint
         from diffkit.training.ema import ema_label
 
@@ -172,7 +172,7 @@ def _template() -> Any:
 
 
 def _option_text(value: Any) -> str:
-    """An option's value as plain text."""
+    """Return the value of an option as text for the report."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
@@ -262,7 +262,7 @@ def _training_charts(folder: Path) -> Iterator[ReportFigure]:
 
 
 def _bound_results(folder: Path) -> Mapping[str, Any] | None:
-    """The results of ``diffkit nll``: the bound, and its terms by level."""
+    """Return the results of ``diffkit nll`` for the report: the bound, and its terms by level."""
     from diffkit.evaluation._svg import ChartLine, chart
     from diffkit.likelihood.scores import FAINT, NORMAL_95
 
@@ -307,20 +307,20 @@ def _bound_results(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _ode_results(folder: Path) -> Mapping[str, Any] | None:
-    """The results of ``diffkit nll --ode``."""
+    """Return the results of ``diffkit nll --ode`` for the report."""
     arrays = _read_npz(folder / "ode.npz", "bits", "meaning")
     return None if arrays is None else {**_mean_with_error(arrays["bits"]), "meaning": str(arrays["meaning"])}
 
 
 def _mean_with_error(bits: Any) -> dict[str, Any]:
-    """Mean over examples with its standard error, None for a single one."""
+    """Return the mean over examples with its standard error, which is None for a single one."""
     count = len(bits)
     error = float(bits.std(ddof=1)) / count**0.5 if count > 1 else None
     return {"bits": float(bits.mean()), "error": error, "count": count}
 
 
 def _read_npz(path: Path, *names: str) -> dict[str, Any] | None:
-    """Arrays of a file of ``diffkit nll``; None if there is no file."""
+    """Return arrays of a file of ``diffkit nll`` for the report; None if there is no file."""
     if not path.is_file():
         return None
     try:
@@ -328,7 +328,7 @@ def _read_npz(path: Path, *names: str) -> dict[str, Any] | None:
             return {name: loaded[name] for name in names}
     except Exception as error:  # NumPy may raise any error at a damaged file
         raise CheckpointError(
-            f"{path} is not what diffkit nll writes: {error}; remove it, or run that again"
+            f"{path} is not a file of diffkit nll: {error}; remove it, or run diffkit nll again"
         ) from error
 
 
@@ -336,7 +336,7 @@ def _read_npz(path: Path, *names: str) -> dict[str, Any] | None:
 
 
 def _sample_figures(run: _ReportedRun, n: int, steps: Spacing, seed: int, progress: bool) -> Iterator[ReportFigure]:
-    """Samples of the trained system, of the stored checkpoints, and at several levels."""
+    """Yield figures of samples for the report: of the trained system, of stored checkpoints, and at several levels."""
     system = run.system
     if system.backbone is None:
         return
@@ -409,7 +409,7 @@ def _draw_samples(run: _ReportedRun, x: Tensor, caption: str, columns: int | Non
 
 
 def _environment_facts(run: _ReportedRun) -> list[tuple[str, str]]:
-    """Machine and versions of the run, and of this page."""
+    """Return facts of the machine and versions of the run, and of the report."""
     trained = run.config.get("diffkit")
     manifests = sorted((run.folder / CHECKPOINTS).glob(f"{STEPS}/{MANIFEST}"))
     made = (_read_json_if_exists(manifests[-1]) if manifests else None) or {}
@@ -428,7 +428,7 @@ def _environment_facts(run: _ReportedRun) -> list[tuple[str, str]]:
 
 
 def _training_code(run: _ReportedRun) -> str:
-    """Python that trains the same system again."""
+    """Return Python code that trains the same system again, for the report."""
     options = ",\n    ".join(f"{name}={_python(value)}" for name, value in run.config.get("train", {}).items())
     source = run.config.get("data", {}).get("source", "...")
     lines = ["import json", "import diffkit, diffkit.data", ""]
@@ -446,7 +446,7 @@ def _python(value: Any) -> str:
 
 
 def _evaluation_results(path: Path) -> dict[str, Any] | None:
-    """The results of ``diffkit evaluate``; None if there are none."""
+    """Return the results of ``diffkit evaluate`` for the report; None if there are none."""
     found, none, error = _read_json_if_exists(path), type(None), CheckpointError
     if found is None:
         return None

@@ -19,20 +19,20 @@ from diffkit.system.module import System
 _SHOWN = 3
 _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "F"))
 _ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
-"""EXIF: the tag, and its values where height and width change places."""
+"""EXIF's tag of the orientation, and its values for which height and width are swapped."""
 
 
 def draw_samples(system: System, n: int, *, source: str = "samples", batch_size: int = 64, **options: Any) -> Data:
-    """Return n samples of a system as data: on its bins if it has any, rounded to the nearest.
+    """Draw n samples of a system and return them as data, rounded to the nearest of its bins if it has any.
 
     Args:
         system: The system.
-        n: How many.
+        n: Number of samples.
         source: Name of the samples in results.
-        batch_size: How many are made at a time.
-        options: As `System.sample` takes them.
+        batch_size: Number of samples that are drawn at a time.
+        options: Options of `System.sample`.
     Raises:
-        DivergedError: None of them is finite.
+        DivergedError: No sample is finite.
     """
     x = system.sample(n, batch_size=min(n, batch_size), **options).cpu()
     if system.device.type != "cpu":  # on a CPU it was checked while sampling
@@ -51,18 +51,18 @@ def read_samples(
     on_error: str = "stop",
     layout: str | None = None,
 ) -> Data:
-    """Return the images of a folder or file. Those of a folder must all have one size, unless a size is given.
+    """Read the samples in a folder or file; images of a folder must have one size, unless a size is given.
 
-    Resizing changes every metric, so it is done only if a size is given.
+    Resizing changes every metric, so images are resized only if a size is given.
 
     Args:
         path: A folder of images, or a .npz or .npy file.
         size: Height and width to resize the images of a folder to; one number for a square.
         labels: Read the labels of a file.
         on_error: At images of a folder that cannot be read: "stop", naming them all, or "skip" them.
-        layout: Of a file, "channels_last" or "channels_first"; by default the shape decides.
+        layout: Layout of a file, "channels_last" or "channels_first"; by default the shape decides.
     Raises:
-        DataError: There is nothing to read, or the images of a folder are of several sizes.
+        DataError: There are no images, or the images of a folder have several sizes.
     """
     if not path.is_dir():
         options = {"labels": labels or None, "layout": layout}
@@ -85,7 +85,7 @@ _Kind = tuple[int, int, int]
 
 
 def _image_kinds(folder: Path) -> Mapping[_Kind, Path]:
-    """Height, width and colours of the images of a folder, each with its first file; reads headers only."""
+    """Return height, width and channels of the images of a folder, each with its first file; reads headers only."""
     need_pillow("reading image files")
     found: dict[_Kind, Path] = {}
     for path in list_images(folder).files:

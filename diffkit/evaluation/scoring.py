@@ -1,6 +1,6 @@
-"""Bits per dimension of a data set: read batch by batch, over all processes of a launcher, resumable.
+"""Score a data set in bits per dimension: batch by batch, shared between processes, resumable.
 
-Results do not depend on which process takes a part, so any number of processes gives the same figures, bit for bit.
+A result does not depend on the process that computes it, so any number of processes gives the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from diffkit.system.module import System
 
 
 def choose_examples(size: int, num: int | None, seed: int) -> NDArray[np.int64]:
-    """Return the indices of ``num`` examples out of ``size`` (all if None), ascending; a function of the seed.
+    """Choose the examples to score: return the indices of ``num`` out of ``size`` (all if None), ascending, by seed.
 
     Raises:
-        OptionError: There are fewer.
+        OptionError: There are fewer examples.
     """
     if num is None:
         return np.arange(size, dtype=np.int64)
@@ -46,12 +46,12 @@ def choose_examples(size: int, num: int | None, seed: int) -> NDArray[np.int64]:
 
 
 def check_data_fits(system: System, data: Data, *, classes: int | None) -> None:
-    """Raise `DataError` unless data fits the system.
+    """Raise `DataError` unless the data to score fits the system.
 
     Args:
         system: The system.
         data: The data.
-        classes: How many classes its network needs; None if it has none.
+        classes: Number of classes of its network; None if it has none.
     """
     if tuple(data.shape) != system.data_shape:
         raise DataError(f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}")
@@ -83,16 +83,16 @@ def score_data(
     Args:
         system: The system.
         data: The data.
-        index: Which examples; all by default. Levels and noise of each are a function of the seed and its index in the
-            data, whatever the batches and processes.
+        index: Indices of the examples; all by default. Levels and noise of an example are a function of the seed and
+            its index in the data, and do not depend on batches and processes.
         labels: Pass the data's labels, the condition y, to the network; other conditions are always passed.
-        batch_size: Examples that are on the device at a time. Data is read, shared and stored in parts of that many, or
-            of a multiple, so that there are 256 parts at most.
-        ranks: The processes to share the work with, a part at a time; each returns the whole result, the same for any
-            number of them.
+        batch_size: Examples on the device at a time. Data is read, shared and stored in parts of that many examples, or
+            of a multiple, so that there are at most 256 parts.
+        ranks: The processes that share the work, a part at a time; each returns the whole result, the same for any
+            number of processes.
         seed: As in `score`.
         keep: Folder for the result of each part, from which a stopped call is resumed; none by default.
-        progress: Show a bar, in the first process.
+        progress: Show a progress bar, in rank 0.
         options: The other options of `diffkit.likelihood.score`.
     Raises:
         OptionError: An option is wrong.
@@ -121,13 +121,13 @@ def ode_data(
     progress: bool = False,
     **options: Any,
 ) -> OdeLikelihood:
-    """Return the likelihood of examples by the flow ODE.
+    """Return the likelihood of a data set by the flow ODE.
 
-    The solver's steps are those of a batch, so its size decides the last digits; the number of processes does not.
+    The solver's steps are shared by a batch, so the batch size changes the last digits; the processes do not.
 
     Args:
         system, data, index, labels, batch_size, ranks, keep, progress: As in `score_data`.
-        options: Those of `diffkit.likelihood.ode_likelihood`.
+        options: Options of `diffkit.likelihood.ode_likelihood`.
     Raises:
         OptionError: An option is wrong.
         DataError: There is no data, or it does not fit the system.
@@ -150,14 +150,14 @@ def ode_data(
 
 
 PARTS = 256
-"""Largest number of results to store and send between processes; each has the terms of all levels."""
+"""Largest number of parts, whose results are stored and sent between processes; each has the terms of all levels."""
 _EACH = ("bits", "probe_error", "draw_error", "latent")
 Advance = Callable[[int], None]
 
 
 @frozen(eq=False)
 class _ScoringWork:
-    """Examples of a data set in parts of one or several batches, which the processes take in turn."""
+    """Scores the examples of a data set in parts of one or several batches, which the processes take in turn."""
 
     system: System
     data: Data
@@ -175,7 +175,7 @@ class _ScoringWork:
         options: Mapping[str, Any],
         shown: bool,
     ) -> list[Arrays]:
-        """Return the result of every part, in order, in every process."""
+        """Return the results of all parts, in order, in every process."""
         every, ranks = self._parts(), self.ranks
         mine = range(ranks.rank, len(every), ranks.size)
         stored = ResultCache.of(keep, self._job(label, options) if keep is not None else {})
@@ -196,7 +196,7 @@ class _ScoringWork:
         return [done[number] for number in sorted(done)]
 
     def chunks(self, part: Batch) -> Iterator[Chunk]:
-        """Yield clean data on the system's device, and conditions, of one batch after the other."""
+        """Yield the batches of a part: clean data on the system's device, and conditions."""
         given = {name: c for name, c in part.conditions.items() if self.labels or name != "y"}
         for start in range(0, len(part.images), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -212,7 +212,7 @@ class _ScoringWork:
         return [index[start : start + size] for start in range(0, len(index), size)]
 
     def _job(self, label: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything besides the part that its result depends on."""
+        """Return everything besides the part that its result depends on, for the result cache."""
         return {
             "diffkit": __version__,
             "what": label,
@@ -227,7 +227,7 @@ class _ScoringWork:
 
 
 def _autocast(device: torch.device) -> str | None:
-    """The dtype of an enclosing autocast context, if there is one."""
+    """Return the dtype of an enclosing autocast context, if there is one."""
     return str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None
 
 

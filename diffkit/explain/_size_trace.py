@@ -1,8 +1,8 @@
 """Trace a network on the meta device: the memory that a step allocates, and its number of operations.
 
-Every block of memory is followed from the operation that makes it until nothing refers to it. The batch is a large
-prime number, so that blocks that grow with it can be told from others, and one run gives the peak at any batch.
-Attention counts as a fused kernel, which keeps its inputs and outputs but not the scores.
+Every block of memory is tracked from the operation that allocates it until nothing refers to it. The batch size is a
+large prime, so that blocks that grow with the batch can be recognized, and one run gives the peak at any batch size.
+Attention is counted as a fused kernel, which saves its inputs and outputs but not the scores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RAISED = frozenset({"group_norm", "layer_norm", "softmax"})
 
 @frozen(eq=False)
 class MemoryTimeline:
-    """Bytes alive after each allocation of a step, as ``fixed + slope B`` for a batch of B.
+    """Memory over a step: bytes alive after each allocation, ``fixed + slope B`` for a batch of B.
 
     Attributes:
         fixed, slope: (events,), float64.
@@ -47,7 +47,7 @@ class MemoryTimeline:
     mark: int
 
     def peak(self, batch: int) -> int:
-        """Return the largest of them."""
+        """Return the peak of the bytes alive."""
         return int(np.max(self.fixed + self.slope * batch))
 
     def at_end_of_forward(self, batch: int) -> int:
@@ -55,7 +55,7 @@ class MemoryTimeline:
         return int(self.fixed[self.mark] + self.slope[self.mark] * batch)
 
     def largest_batch(self, budget: float) -> int:
-        """Return the largest batch whose peak is within a budget, 0 if there is none."""
+        """Return the largest batch whose peak memory is within a budget, 0 if there is none."""
         if np.any(self.fixed > budget):
             return 0
         growing = self.slope > 0
@@ -91,10 +91,10 @@ class Trace:
         return sum(value.untyped_storage().nbytes() for value in self.network.state_dict().values())
 
     def training(self, *, count: bool = False) -> MemoryTimeline:
-        """Memory of a forward and backward pass, gradients included, weights not.
+        """Return the memory of a forward and backward pass, with gradients, without weights.
 
         Args:
-            count: Fill in `flops` too; not where blocks are recomputed, since counting keeps their results in memory.
+            count: Compute `flops` too; not for blocks that are recomputed, as counting keeps their results in memory.
         """
 
         def step(live: _MemoryTracker, kernels: _GpuKernels) -> None:
@@ -112,7 +112,7 @@ class Trace:
         return timeline
 
     def sampling(self) -> MemoryTimeline:
-        """Memory of a forward pass without gradients, weights not included."""
+        """Return the memory of a forward pass without gradients, without weights."""
 
         def step(live: _MemoryTracker, kernels: _GpuKernels) -> None:
             with torch.no_grad(), live:
@@ -161,7 +161,7 @@ class Trace:
 
 
 class _MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every block of memory that an operation makes until nothing refers to it."""
+    """Tracks every block of memory from the operation that allocates it until nothing refers to it."""
 
     def __init__(self, network: nn.Module):
         super().__init__()  # type: ignore[no-untyped-call]
@@ -222,7 +222,7 @@ def _imitate_gpu(network: nn.Module, precision: str) -> Iterator[_GpuKernels]:
             mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     handles = [module.register_forward_pre_hook(enter) for module in network.modules()]
-    # Recomputation stops in the middle of a block, by an exception, once it has all that it needs.
+    # Recomputation ends in the middle of a block, by an exception, once it has all it needs.
     handles += [module.register_forward_hook(leave, always_call=True) for module in network.modules()]
     try:
         yield mode
@@ -232,7 +232,7 @@ def _imitate_gpu(network: nn.Module, precision: str) -> Iterator[_GpuKernels]:
 
 
 class _GpuKernels(TorchFunctionMode):
-    """Imitates a GPU: attention is one kernel, and bf16 is cast to and from where torch.autocast would.
+    """Imitates a GPU on the meta device: attention is one kernel, and bf16 is cast as torch.autocast would.
 
     Attributes:
         flops: Operations of attention in forward passes.
@@ -263,11 +263,11 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Saves what a fused kernel saves: queries, keys, values, result, and one number for each query."""
+    """Attention that saves what a fused kernel saves: queries, keys, values, result, and one number for each query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return a tensor of the result's shape, laid out token by token as kernels do, so that heads join freely."""
+        """Return a tensor of attention's shape, laid out token by token, so that joining heads needs no copy."""
         batch, heads, tokens, _ = query.shape
         out = query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from diffkit.protocols import Decoder
 
 _MANY_FAINT = 0.2
-"""Share of such levels above which there is a remark; a fifth of linear's chain could be skipped with little harm
-(Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.2)."""
+"""Share of levels of almost pure noise above which there is a remark; a fifth of the linear schedule's levels could be
+skipped with little harm (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.2)."""
 _SECTIONS = re.compile(r"(Attributes|Args|Source|Deviates|Returns|Raises):")
 
 
@@ -68,10 +68,10 @@ def explain(
 
 
 def loss_weights(parts: Composition, decoder: Decoder) -> F64:
-    """Weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
+    """Return the weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
 
-    Measured, not derived, so that it holds for any loss: the gradient where the estimate of x_start is off by a
-    little, divided by the gradient of a plain squared error.
+    It is measured, so that it is right for any loss: the gradient at a small error of the estimate of x_start, divided
+    by the gradient of a plain squared error.
 
     Args:
         parts: The composition.
@@ -95,7 +95,7 @@ def _resolve_recipe(slot: Any) -> Any:
 
 
 def _load_without_network(folder: Path) -> tuple[System, Any]:
-    """A saved system without its network, and the network's recipe."""
+    """Load a saved system without its network, and return it with the network's recipe."""
     spec = read_spec(folder / SPEC)
     parts = dict(spec.get("parts", {}))
     slot = parts.pop("backbone", None)
@@ -147,7 +147,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
 
 
 def describe_part(kind: str, part: Any) -> PartNote:
-    """Describe one part from its options and its class's docstring."""
+    """Describe one part for an explanation, by its options and its class's docstring."""
     known = registry(kind).provenance(part)
     body, source = _read_docstring(type(part).__doc__ or "")
     return PartNote(
@@ -161,7 +161,7 @@ def describe_part(kind: str, part: Any) -> PartNote:
 
 
 def _read_docstring(docstring: str) -> tuple[str, str]:
-    """The text before the first section, a sentence or formula to a line, and the "Source:" section."""
+    """Return a docstring's text before the first section, one sentence or formula per line, and its "Source:"."""
     lines = inspect.cleandoc(docstring).splitlines()
     starts = [i for i, line in enumerate(lines) if _SECTIONS.match(line)] + [len(lines)]
     source = next((i for i in starts[:-1] if lines[i].startswith("Source:")), None)
@@ -172,7 +172,7 @@ def _read_docstring(docstring: str) -> tuple[str, str]:
 
 
 def _join_lines(lines: Iterable[str]) -> str:
-    """Lines of a paragraph that were broken for width, joined again."""
+    """Return text with the lines of each sentence joined."""
     out = [""]
     for line in lines:
         if line and out[-1] and not out[-1].endswith((".", "``")):

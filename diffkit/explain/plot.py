@@ -1,4 +1,4 @@
-"""An explanation as a picture of four panels."""
+"""Plot of an explanation, in four panels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DOTS = 100
-"""More visited levels than these are drawn as a line."""
+"""Largest number of visited levels that are drawn as dots; more are drawn as a line."""
 _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9772b", "#8a8a8a"
 
 
 def draw_explanation(e: Explanation, path: Path) -> Path:
-    """Write the picture; see `Explanation.plot`."""
+    """Write the plot of an explanation; see `Explanation.plot`."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -49,7 +49,7 @@ def _panel(axes: Axes, title: str, ylabel: str) -> None:
 
 
 def _curve(axes: Axes, x: Any, y: Any, **style: Any) -> None:
-    """A line, with a dot where a single level would leave none."""
+    """Draw a line, with dots if there are few levels, as one alone makes no line."""
     axes.plot(x, y, marker="o" if len(x) < 25 else None, markersize=3, **style)
 
 

@@ -1,4 +1,4 @@
-"""The bound's terms over levels as a picture of two panels."""
+"""Plot of the bound's terms over levels, in two panels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLUE, _ORANGE = "#2a6fbb", "#d9772b"
 
 
 def draw_scores(scores: Scores, path: Path) -> Path:
-    """Write the picture; see `Scores.plot`."""
+    """Write the plot of the bound's terms; see `Scores.plot`."""
     figure = _figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(str(scores).split(" (")[0], fontsize=11)
     terms, share = figure.subplots(1, 2)
@@ -36,11 +36,11 @@ def draw_scores(scores: Scores, path: Path) -> Path:
 
 
 def check_plot_path(path: Path) -> None:
-    """Refuse a picture that cannot be written, before there is anything to draw.
+    """Raise if a plot of scores could not be written to a path, before the work for it begins.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        OptionError: It knows no such kind of file.
+        OptionError: matplotlib cannot write files with this suffix.
     """
     kinds = _figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in kinds:

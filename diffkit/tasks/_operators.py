@@ -1,4 +1,4 @@
-"""Check that an operator can be used to solve inverse problems, on random data before any work."""
+"""Check an operator of an inverse problem on random data, before any work."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from diffkit.guidance._linear import Measured, dot
 from diffkit.guidance._pullback import value_and_pullback
 
 _ROWS = 3
-"""Number of examples of the check; further batches have one and two of them."""
+"""Number of examples in the check; batches of one and two of them are checked too."""
 _FAR = 2e-3
-"""Share of the largest value by which a linear operator may miss: float32 and TF32 round by up to a quarter of it."""
+"""Allowed error of a linear operator, relative to the largest value; float32 and TF32 round by a quarter of it."""
 _SAME = 1e-5
-"""The same share for two calls with the same data: sums may be taken in another order on a GPU."""
+"""Allowed relative difference of two calls with the same data: a GPU may add up in another order."""
 _LARGE = 1e3
-"""How far beyond data in [-1, 1] an operator must be linear, too: other data is larger, and so are early estimates."""
+"""Factor on data in [-1, 1] up to which an operator must be linear, as other data and early estimates are larger."""
 _WRONG_SLOPE = 0.1
 """Relative error allowed between a gradient and finite differences, which include curvature."""
 
@@ -28,22 +28,22 @@ _WRONG_SLOPE = 0.1
 def check_operator(
     method: Measured, data_shape: tuple[int, ...], device: torch.device, counts: Sequence[int], batch_size: int | None
 ) -> Tensor:
-    """Return measurements of random data, one row for each, or raise an error that names the operator's fault.
+    """Check an operator: return its measurements of random data, one row for each, or raise an error with its fault.
 
     Args:
         method: The method with the operator.
         data_shape: Shape of one example.
         device: Device of the system.
         counts: Number of examples to draw; several numbers if it is not known yet.
-        batch_size: How many of them at a time; None means all.
+        batch_size: Number of examples at a time; None for all.
     Raises:
         OptionError: The operator cannot be used by this method, or not with this batch size.
     """
     trial = _OperatorCheck(method)
 
     def run(rows: int, any_batch: bool) -> Tensor:
-        made_up = torch.rand(2, rows, *data_shape, generator=torch.Generator().manual_seed(0))
-        x, other = (1.8 * made_up - 0.9).to(device)  # inside the range of data
+        uniform = torch.rand(2, rows, *data_shape, generator=torch.Generator().manual_seed(0))
+        x, other = (1.8 * uniform - 0.9).to(device)  # inside the range of data
         return trial.run(x, other, any_batch)
 
     with torch.inference_mode(False), torch.enable_grad():
@@ -67,17 +67,17 @@ def check_operator(
 
 
 class _BatchError(OptionError):
-    """The operator fails on a batch of this size, or returns another number of rows."""
+    """Raised if the operator fails on a batch of this size, or returns another number of rows."""
 
 
 @frozen
 class _OperatorCheck:
-    """Runs the checks on an operator."""
+    """The checks of an operator."""
 
     method: Measured
 
     def run(self, x: Tensor, other: Tensor, any_batch: bool) -> Tensor:
-        """Return A x, or raise `OptionError`; with ``any_batch`` also for fewer rows."""
+        """Check the operator A and return A x; with ``any_batch`` fewer rows are checked too."""
         value = self._measure(x)
         if _differs(value, self._measure(x), _SAME):
             raise OptionError("the operator measures the same data differently at each call; leave randomness out")
@@ -92,7 +92,7 @@ class _OperatorCheck:
         return value
 
     def _measure(self, x: Tensor) -> Tensor:
-        """Return A x, with the checks that need one call."""
+        """Return A x, after the checks of the operator that need one call."""
         before = x.clone()
         with _operator_errors(x):
             value = self.method.operator(x)
@@ -102,13 +102,13 @@ class _OperatorCheck:
         return value.detach()
 
     def _check_rows(self, x: Tensor, other: Tensor, value: Tensor) -> None:
-        """Refuse rows that depend on other rows."""
+        """Raise if rows of the operator's output depend on other rows of its input."""
         changed = torch.cat([other[:1], x[1:]])
         if _differs(self._measure(changed)[1:], value[1:]):
             raise OptionError("the operator's rows depend on other rows; each row must be measured on its own")
 
     def _check_linear(self, x: Tensor, other: Tensor, value: Tensor) -> None:
-        """Refuse operators that are not linear."""
+        """Raise if the operator is not linear."""
         instead = "use DPS, which takes any"
         if self._measure(torch.zeros_like(x)).any():
             raise OptionError(f"the operator is not linear: it does not map 0 to 0; {instead}")
@@ -118,7 +118,7 @@ class _OperatorCheck:
                 raise OptionError(f"the operator is not linear: A(a x + b y) is not a A(x) + b A(y); {instead}")
 
     def _check_gradient(self, x: Tensor, other: Tensor, value: Tensor) -> None:
-        """Refuse operators that autograd cannot differentiate, and gradients that disagree with differences."""
+        """Raise if autograd cannot differentiate the operator, or its gradient differs from finite differences."""
         follow = "write it in torch's own functions, without detach(), no_grad, .numpy() or .item()"
         with_gradient = x.clone().requires_grad_()
         direction = torch.ones_like(value) + value.sign() * 0.5
@@ -133,20 +133,20 @@ class _OperatorCheck:
             raise OptionError(f"the operator has a gradient of 0 but depends on data, as with rounding; {follow}")
         slopes = [self._slope(x, other, direction, step) for step in (1e-2, 2e-2)]
         size = slopes[0].abs().max()
-        # where differences disagree with each other, as over the jumps of a rounded value, nothing is concluded
+        # finite differences that disagree with each other, as over the jumps of a rounded value, are not used
         clear = bool((slopes[0] - slopes[1]).abs().max() < _WRONG_SLOPE / 2 * size)
         if clear and bool((gradient - slopes[0]).abs().max() > _WRONG_SLOPE * size):
             raise OptionError(f"the operator's gradient is wrong: part of it treats data as a constant; {follow}")
 
     def _slope(self, x: Tensor, other: Tensor, direction: Tensor, step: float) -> Tensor:
-        """Slope of ``direction . A x`` towards ``other``, by differences, (B,)."""
+        """Return the slope of ``direction . A x`` towards ``other``, by finite differences, (B,)."""
         rise = self._measure(x + step * other) - self._measure(x - step * other)
         return dot(direction, rise).flatten() / (2 * step)
 
 
 @contextmanager
 def _operator_errors(x: Tensor, where: str = "") -> Iterator[None]:
-    """Name the operator in the errors that it raises."""
+    """Within the context, errors of the operator become errors that name it."""
     try:
         yield
     except DiffkitError:
@@ -158,7 +158,7 @@ def _operator_errors(x: Tensor, where: str = "") -> Iterator[None]:
 
 
 def _check_value(value: object, x: Tensor) -> None:
-    """Check the value that one call of an operator returns."""
+    """Raise unless the value that an operator returns is a tensor of measurements."""
     if not isinstance(value, Tensor):
         raise OptionError(f"the operator must return a tensor, got {type(value).__name__}")
     if value.ndim == 0 or len(value) != len(x):
@@ -178,9 +178,9 @@ def _check_value(value: object, x: Tensor) -> None:
         raise OptionError("the operator returns values that are not finite for data in [-1, 1]")
 
 
-def _differs(found: Tensor, wanted: Tensor, share: float = _FAR) -> bool:
-    """Whether two results differ by more than a share of their largest value."""
-    if not wanted.numel():
+def _differs(found: Tensor, expected: Tensor, share: float = _FAR) -> bool:
+    """Return whether two results differ by more than a share of their largest value."""
+    if not expected.numel():
         return False
-    size = torch.maximum(found.abs().max(), wanted.abs().max())
-    return bool((found - wanted).abs().max() > share * size)
+    size = torch.maximum(found.abs().max(), expected.abs().max())
+    return bool((found - expected).abs().max() > share * size)

@@ -4,13 +4,12 @@ DDIM from level k has a step down, d_k(x), and one up, u_k(x), with one estimate
 
     x_{k-1} = d_k(x_k) + gamma (x_{k+1} - u_k(x_k))
 
-corrects the step down by the error that the step up from here has at the level above, and can be solved for
-x_{k+1}:
+corrects the step down by the error of the step up at the level above, and can be solved for x_{k+1}:
 
     x_{k+1} = u_k(x_k) + (x_{k-1} - d_k(x_k)) / gamma
 
-Two neighbouring levels therefore hold all information: an encoded image is decoded up to rounding, with any network
-and any number of steps.
+Two neighbouring levels therefore determine all others: an encoded image is decoded exactly up to rounding, with any
+network and any number of steps.
 Source: Zhang et al. 2023, arXiv:2307.10829 (BDIA).
 """
 
@@ -40,13 +39,13 @@ from diffkit.tasks.inversion import steps_or_default
 
 @frozen(eq=False)
 class ExactCode:
-    """Two neighbouring levels, from which all levels below can be recomputed.
+    """The exact code of images by BDIA: data at the two highest levels, from which all lower ones can be computed.
 
     Attributes:
         latent: Data at level T, (B, C, *S).
-        below: Data one level down, (B, C, *S).
+        below: Data at the level below, (B, C, *S).
         levels: The levels of the encoding, ascending, which decoding must use too; None if unknown.
-        gamma: That of the encoding; None if unknown.
+        gamma: The gamma of the encoding; None if unknown.
     """
 
     latent: Tensor
@@ -68,12 +67,12 @@ def exact_encode(
     progress: bool = True,
     **conditions: Any,
 ) -> ExactCode:
-    """Return the code of images, from which `exact_decode` with the same network and conditions restores them.
+    """Encode images exactly by BDIA: return the code from which `exact_decode` with the same network restores them.
 
     Args:
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
-        gamma: In (0, 1]; 1 leaves rounding errors as they are, smaller values multiply them by 1 / gamma a step.
+        gamma: In (0, 1]; 1 does not enlarge rounding errors, smaller values multiply them by 1 / gamma in each step.
         steps: At least two levels; as in `diffkit.tasks.invert`.
         guidance, clip, model, progress, conditions: As in `diffkit.tasks.invert`. The image may be float64, and so may
             the network.
@@ -96,29 +95,29 @@ def exact_decode(
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
-    """Return the images of a code, or of noise alone, (B, C, *S): the level below then comes from a step of DDIM.
+    """Decode images from an exact code, (B, C, *S), or from noise, with a step of DDIM to the level below.
 
     Args:
         system: The system.
-        code: What `exact_encode` returned, or noise.
+        code: The result of `exact_encode`, or noise.
         gamma, steps: By default those stored in the code, else 1 and 50.
         guidance, clip, model, progress, conditions: As in `exact_encode`.
     Raises:
         OptionError: The code has another shape, levels or gamma.
     """
     given = code if isinstance(code, ExactCode) else ExactCode(code, code)
-    wanted = (len(given.latent), *system.data_shape)
+    expected = (len(given.latent), *system.data_shape)
     for part in (given.latent, given.below):
-        if tuple(part.shape) != wanted:
-            raise OptionError(f"the code must have shape {wanted}, got {tuple(part.shape)}")
+        if tuple(part.shape) != expected:
+            raise OptionError(f"the code must have shape {expected}, got {tuple(part.shape)}")
     latent, below = (as_float(part.to(system.device)) for part in (given.latent, given.below))
     gamma, steps = _resolve_settings(system, given, gamma, steps)
-    walk = _BdiaSampler.of(system, latent, gamma, steps, guidance, clip, model, conditions)
-    return walk.decode(latent, below if isinstance(code, ExactCode) else None, progress)
+    sampler = _BdiaSampler.of(system, latent, gamma, steps, guidance, clip, model, conditions)
+    return sampler.decode(latent, below if isinstance(code, ExactCode) else None, progress)
 
 
 def _resolve_settings(system: System, code: ExactCode, gamma: float | None, steps: Spacing) -> tuple[float, Spacing]:
-    """Gamma and steps of a code, or the arguments where the code has none; refuse other arguments than the code's."""
+    """Return gamma and steps of a code, or the arguments if it has none; raise if they differ."""
     if gamma is not None and code.gamma is not None and gamma != code.gamma:
         raise OptionError(f"gamma={gamma!r}, but the code was made with {code.gamma!r}; leave gamma out")
     own, given = code.levels, None if steps is None else levels(system.num_steps, steps, system.table)
@@ -137,7 +136,7 @@ def _levels_text(found: Sequence[int]) -> str:
 
 
 class _BdiaSampler:
-    """BDIA on one table with one denoiser."""
+    """BDIA, the exactly invertible sampler, on one table with one denoiser."""
 
     def __init__(self, job: SamplingJob, denoiser: Denoiser, gamma: float):
         self.job, self.denoiser, self.gamma = job, denoiser, gamma
@@ -190,13 +189,13 @@ class _BdiaSampler:
         return below
 
     def _first(self, row: Tensor, x: Tensor) -> Tensor:
-        """From level 0 to 1 with the noise estimated at level 1; any estimate can be inverted."""
+        """Return data at level 1 from level 0, with the noise estimated at level 1; any estimate can be inverted."""
         at = self.columns.level(row, x.ndim)
         eps = (x - at.alpha * self.denoiser(x, at).x_start) / at.sigma
         return at.alpha * x + at.sigma * eps
 
     def _ddim_steps(self, row: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """DDIM's steps down and up from a level."""
+        """Return DDIM's steps down and up from a level."""
         x_start = self.denoiser(x, self.columns.level(row, x.ndim)).x_start
         c = self.columns.read(row, x.ndim, "ddim")
         down = (c["x_down"] * x).addcmul(c["x_start_down"], x_start)
@@ -204,7 +203,7 @@ class _BdiaSampler:
 
 
 def _ddim_coefficients(table: ProcessTable) -> dict[str, F64]:
-    """DDIM's coefficients from each level one down and one up, (T+1,); row 0 and the way up from T are never read."""
+    """Return DDIM's coefficients from each level one down and one up, (T+1,); row 0 and the last step up are unused."""
     alpha, sigma = table.alpha, table.sigma
 
     def to(shift: Callable[[F64], F64]) -> tuple[F64, F64]:

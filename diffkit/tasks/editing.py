@@ -38,16 +38,16 @@ def image_to_image(
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
-    """Return variations of an image, (n, C, *S): ``x_k = alpha x + sigma noise``, and sampling from level k.
+    """Return variations of an image, (n, C, *S), by sampling from level k, from ``x_k = alpha x + sigma noise``.
 
     Args:
         system: The system.
         image: (C, *S) for all, or (n, C, *S), in [-1, 1].
         strength: k as a share of T, from above 0 (the image unchanged) to 1 (pure noise); give this or ``level``.
         level: k itself, 1..T of the training table.
-        n: How many examples; as many as there are images by default.
-        steps: As in `System.sample`: k is visited, and those of these levels below k. A level that is nearer to k than
-            half of the step below it is left out, as the step between them would change almost nothing.
+        n: Number of examples; by default as many as there are images.
+        steps: As in `System.sample`; k and those of these levels that are below k are visited. A level is left out if
+            the step from k to it is less than half of the step below it, as such a step would change almost nothing.
         sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
     """
@@ -57,11 +57,11 @@ def image_to_image(
         share = check_number("strength", strength, gt=0, le=1)
         level = max(round(share * system.num_steps), 1)
     top = check_integer("level", level, ge=1, le=system.num_steps)
-    kept = _levels_below(top, levels(system.num_steps, steps, system.table))
+    lower_levels = _levels_below(top, levels(system.num_steps, steps, system.table))
     image = images_for(system, "image", image, n)
     job = system.prepare(
         len(image),
-        steps=[*kept, top],
+        steps=[*lower_levels, top],
         sampler=sampler,
         guidance=guidance,
         seed=seed,
@@ -81,8 +81,8 @@ def image_to_image(
 
 
 def _levels_below(top: int, found: Sequence[int]) -> list[int]:
-    """Ascending levels below ``top``, without the last if it is too near to ``top``."""
-    kept = [k for k in found if k < top]
-    if len(kept) > 1 and 2 * (top - kept[-1]) < kept[-1] - kept[-2]:
-        kept.pop()
-    return kept
+    """Return the levels below ``top``, ascending, without the last if it is too near to ``top``."""
+    lower_levels = [k for k in found if k < top]
+    if len(lower_levels) > 1 and 2 * (top - lower_levels[-1]) < lower_levels[-1] - lower_levels[-2]:
+        lower_levels.pop()
+    return lower_levels

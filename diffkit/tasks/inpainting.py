@@ -47,21 +47,21 @@ def inpaint(
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
-    """Return images that agree with ``image`` where it is known, (n, C, *S).
+    """Inpaint an image: return images that agree with its known part, (n, C, *S).
 
-    After each step the known part is replaced by the image with fresh noise of that level. The generated part
-    is adapted to the known part in the next step only, so (RePaint) sampling goes ``jump`` levels back up by adding
-    noise and comes down again, ``resample`` times in all, wherever the level is a multiple of ``jump``.
+    After each step the known part is replaced by the image with fresh noise of that level. The generated part adapts to
+    it only in the next step. So (RePaint) at each multiple of ``jump`` sampling goes ``jump`` levels back up by adding
+    noise and comes down again, until each stretch was sampled ``resample`` times.
 
     Args:
         system: The system; it needs no training for this.
         image: (C, *S) for all, or (n, C, *S), in [-1, 1]; values of its unknown part have no effect, and may be NaN.
         known: The mask: 1 or True where the image is known; (*S), (C, *S), (n, 1, *S) or (n, C, *S).
-        n: How many examples; as many as there are images by default.
-        resample: How often each stretch is sampled; 1 only replaces. 10 is the paper's.
+        n: Number of examples; by default as many as there are images.
+        resample: Number of times that each stretch is sampled; 1 does not go back. 10 is the paper's.
         jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
         steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`;
-            the paper has 250 steps of the ancestral sampler. Each descent after a jump is planned anew from its top.
+            the paper has 250 steps of the ancestral sampler. The sampler plans each descent after a jump anew.
     Raises:
         OptionError: A shape does not fit, or an option is wrong or has no effect.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and section 4.2; replacement alone: Song et al. 2021,
@@ -82,7 +82,7 @@ def inpaint(
     )
     if job.parts.sampler.route(job.table.log_snr) is not None:
         label = job.parts.label("sampler")
-        raise OptionError(f"{label} orders the levels in its own way, and inpainting in another; use another sampler")
+        raise OptionError(f"{label} has an order of levels of its own, which inpainting changes; use another sampler")
     moves = repaint_moves(job.table.num_steps, resample, jump)
     runs = find_descents(moves)
     program, first_step = job.restarting_program(runs), _first_steps(runs)
@@ -98,7 +98,7 @@ def inpaint(
 
 
 def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:
-    """Return RePaint's moves over levels num_steps..0.
+    """Return RePaint's moves for inpainting, over levels num_steps..0.
 
     Raises:
         OptionError: There are too few levels for a single jump.
@@ -122,7 +122,7 @@ def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:
 
 
 def find_descents(moves: list[Move]) -> dict[int, int]:
-    """Return the descents among moves: each level where one starts -> the lowest level that one from there reaches."""
+    """Return the descents among RePaint's moves: for each level where one starts, the lowest level that it reaches."""
     runs: dict[int, int] = {}
     top = moves[0][0]
     for comes_from, goes_to in moves:
@@ -134,13 +134,13 @@ def find_descents(moves: list[Move]) -> dict[int, int]:
 
 
 def _first_steps(runs: Mapping[int, int]) -> dict[int, int]:
-    """Index of the first step of each run among the steps of all runs."""
+    """Return the index of the first step of each descent among the steps of all descents."""
     lengths = [top - bottom for top, bottom in runs.items()]
     return dict(zip(runs, itertools.accumulate(lengths, initial=0), strict=False))
 
 
 class _InpaintingBatch:
-    """One batch while it is sampled."""
+    """One batch of inpainting while it is sampled."""
 
     def __init__(self, job: SamplingJob, program: Program, rows: range, image: Tensor, mask: Tensor):
         self.table, self.program = job.table, program
@@ -150,7 +150,7 @@ class _InpaintingBatch:
         self.step_fn = job.step_fn(program, job.denoiser(rows), self.x)
 
     def follow(self, moves: list[Move], first_step: Mapping[int, int], advance: Callable[[int], None]) -> Tensor:
-        """Make the moves down to level 0; ``first_step`` gives the program index of each descent's first step."""
+        """Make RePaint's moves down to level 0; ``first_step`` has the program index of each descent's first step."""
         program = self.program
         x: Tensor = self.x
         steps = program.rows(x, self.noise_fn)
@@ -169,7 +169,7 @@ class _InpaintingBatch:
         return x
 
     def _noisy_known_part(self, level: int) -> Tensor:
-        """The known image noised to a level."""
+        """Return the known image with noise of a level."""
         if not level:
             return self.image
         alpha, sigma = float(self.table.alpha[level]), float(self.table.sigma[level])

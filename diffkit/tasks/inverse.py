@@ -41,7 +41,7 @@ def solve(
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
-    """Return draws of data given ``measurement = A x_start + noise``, (n, C, *S).
+    """Solve an inverse problem: return draws of data given ``measurement = A x_start + noise``, (n, C, *S).
 
     Methods: `MMPS` is exact for normal data of any covariance; `PiGDM` costs one backward pass a step, `DiffPIR`
     none; `DPS` takes operators that are not linear, and needs many ancestral steps.
@@ -50,14 +50,14 @@ def solve(
         system: The system.
         measurement: (n, *M), or one, (*M), for all examples; the output of ``method.operator``, with noise.
         method: `diffkit.guidance.MMPS`, `PiGDM`, `DiffPIR` or `DPS`, with the operator and the noise.
-        n: How many examples; as many as there are measurements by default.
+        n: Number of examples; by default as many as there are measurements.
         sampler: As in `System.sample`; by default "ancestral" for DPS, as it was published, and "ddim" for the others.
         guidance: Further guidance, applied before the method, such as classifier-free.
         steps, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
     Raises:
-        OptionError: The measurement does not have the shape of the operator's output; or the operator, which is first
-            checked on random data, is not linear where it has to be, has no gradient, returns another number of rows,
-            or holds a tensor with all examples while ``batch_size`` splits them.
+        OptionError: The measurement does not have the shape of the operator's output; or the operator, which is checked
+            on random data first, is not linear although the method needs it, has no gradient, returns another number
+            of rows, or has a tensor with all examples although ``batch_size`` splits them.
     """
     if not isinstance(method, Measured):
         raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
@@ -80,7 +80,7 @@ def solve(
 
 
 def masked(known: Tensor) -> Operator:
-    """Return the operator of inpainting: known values unchanged, the others 0.
+    """Return the operator of inpainting as an inverse problem: known values are unchanged, the others 0.
 
     Args:
         known: 1 or True where a value is measured; broadcasts against (B, C, *S).
@@ -91,7 +91,7 @@ def masked(known: Tensor) -> Operator:
 
 
 def average_pool(factor: int) -> Operator:
-    """Return the operator of super-resolution: the mean over blocks of ``factor`` pixels to each side.
+    """Return the operator of super-resolution as an inverse problem: means over blocks of ``factor`` pixels a side.
 
     Args:
         factor: >= 2; divides every side.
@@ -110,7 +110,7 @@ def average_pool(factor: int) -> Operator:
 def _check_measurements(
     system: System, measurement: Tensor, method: Measured, n: int | None, batch_size: int | None
 ) -> Tensor:
-    """Measurements of each example, (n, *M); raises if they or the operator are wrong."""
+    """Return the measurement of each example, (n, *M), after checking them and the operator."""
     if measurement.is_complex():
         raise OptionError(
             f"measurement must be real, got {measurement.dtype}; pass torch.view_as_real of it, and let the operator "
@@ -127,7 +127,7 @@ def _check_measurements(
     count = len(measurement) if given is None else given
     if measurement.shape[1:] != shape or len(measurement) not in (1, count):
         raise OptionError(
-            f"measurement must have shape {shape}, as the operator gives, or {(count, *shape)}, "
+            f"measurement must have shape {shape}, as the operator's output, or {(count, *shape)}, "
             f"got {tuple(measurement.shape)}"
         )
     return measurement.to(system.device).expand(count, *shape)

@@ -17,8 +17,8 @@ from diffkit.system.module import System
 from diffkit.tasks._images import images_for
 
 SAMPLER = "heun"
-"""Of the built-in samplers the one whose steps up and down differ least: 6e-5 to 4e-4 RMS at 50 + 50 steps on bimodal
-data, where DDIM has 2e-2 to 5e-2."""
+"""The built-in sampler with the smallest round-trip error: 6e-5 to 4e-4 RMS at 50 + 50 steps on bimodal data, where
+DDIM has 2e-2 to 5e-2."""
 
 
 STEPS = 50
@@ -32,11 +32,11 @@ def steps_or_default(system: System, steps: Spacing) -> Spacing:
 
 @frozen(eq=False)
 class Inversion:
-    """Noise, and the image that the same sampler makes from it.
+    """Result of an inversion: noise, and the image that the same sampler makes from it.
 
     Attributes:
         latent: Data at level T, (B, C, *S).
-        reconstruction: The sample from it, (B, C, *S).
+        reconstruction: The sample from the latent, (B, C, *S).
         error: Root mean squared difference from the image, of each example, (B,).
     """
 
@@ -63,7 +63,7 @@ def invert(
     progress: bool = True,
     **conditions: Any,
 ) -> Inversion:
-    """Find the noise from which a deterministic sampler makes an image, and go back to measure the error.
+    """Invert an image: find the noise from which a deterministic sampler makes it, and measure the round-trip error.
 
     Args:
         system: The system.
@@ -71,8 +71,8 @@ def invert(
         steps: As in `System.sample`, but 50 levels by default, or all if there are fewer.
         sampler, guidance, model, compile, progress, conditions: As in `System.sample`; the sampler must be
             deterministic.
-        clip: Clip estimates of x_start; as composed by default. Where there is hardly any signal, dividing by alpha
-            enlarges the error of a trained 'eps' network a hundredfold; clipping in both directions reverses that.
+        clip: Clip estimates of x_start; as composed by default. At levels with hardly any signal, dividing by alpha
+            enlarges the error of an 'eps' network a hundredfold; clipping in both directions limits it.
     Raises:
         OptionError: The sampler is stochastic, or an argument is wrong.
     Source: Song et al. 2021, arXiv:2010.02502, section 4.3, for any order.

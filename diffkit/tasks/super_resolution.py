@@ -34,10 +34,10 @@ def super_resolve(
     progress: bool = True,
     **conditions: Any,
 ) -> Tensor:
-    """Return large images for small ones, (B * each, C, *S); the variants of an image are consecutive.
+    """Return large images for low-resolution ones, (B * each, C, *S); the variants of an image are consecutive.
 
-    The network receives them as the condition ``low_res``, as the backbone `unet` with ``low_res_channels``
-    reads it. Any other system can upsample by `solve`, slower and without training.
+    The network receives them as the condition ``low_res``, which the backbone `unet` with ``low_res_channels`` reads.
+    Any other system can upsample by `solve`, without training, but slower.
 
     Args:
         system: The system.

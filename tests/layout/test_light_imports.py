@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,9 @@ def test_every_public_name_is_there():
         assert getattr(diffkit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = diffkit.nonsense
+
+
+@pytest.mark.parametrize("package", ["data", "evaluation", "explain", "guidance", "likelihood", "tasks", "training"])
+def test_every_public_name_of_a_package_is_there(package):
+    module = importlib.import_module(f"diffkit.{package}")
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []

@@ -210,7 +210,7 @@ def test_moments_are_those_of_numpy():
     level = np.stack([rng.permutation(6)[:4] + 1 for _ in range(60)])
     found = LevelMoments.empty(7)
     for rows in (slice(0, 1), slice(1, 40), slice(40, 60)):
-        found = found.merged(LevelMoments.of(values[:, rows], level[rows], 7))
+        found = found.merge(LevelMoments.of(values[:, rows], level[rows], 7))
     for k in range(1, 7):
         picked = values[:, level == k]
         assert found.count[k - 1] == picked.shape[1]
