@@ -69,4 +69,4 @@ def size_of(name: str, batch: int) -> SizeReport:
     system = system_of(name, device="meta")
     channels = system.data_shape[0]
     out = channels * (1 + system.parts.var.extra_outputs)
-    return size_report(system.recipe, system.data_shape, out, batch_size=batch, precision="bf16")
+    return size_report(system.parts.backbone, system.data_shape, out, batch_size=batch, precision="bf16")

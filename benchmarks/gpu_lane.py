@@ -140,15 +140,15 @@ def peers_updates(name: str, batch: int) -> dict[str, Callable[[], None]]:
         x = as_data(a_batch(system, batch))
         for label, compiled in (("diffusers bf16", False), ("diffusers bf16 compiled", True)):
             if GPU or not compiled:
-                network = diffusers_unet(system.recipe, shape[1], 2 * shape[0])
+                network = diffusers_unet(system.parts.backbone, shape[1], 2 * shape[0])
                 found[label] = diffusers_update(first_channels(network, shape[0]), x, compiled=compiled)
     return found
 
 
 def published_network(system: diffkit.System) -> torch.nn.Module:
     """azula's copy of the published network with the system's weights, or ours where there is none."""
-    peer = azulas(system.backbone, system.recipe, system.data_shape[1], recompute=False) if GPU else None
-    return (peer or system.backbone).to(DEVICE)
+    peer = azulas(system.network, system.parts.backbone, system.data_shape[1], recompute=False) if GPU else None
+    return (peer or system.network).to(DEVICE)
 
 
 def first_channels(network: torch.nn.Module, channels: int) -> torch.nn.Module:

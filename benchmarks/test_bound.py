@@ -16,7 +16,7 @@ from measuring import DEVICE, interleaved, ratio
 from plain import PlainDiffusion
 
 import diffkit
-from diffkit.system.seeding import example_seed
+from diffkit.system.randomness import example_seed
 
 LEVELS = 64
 
@@ -53,7 +53,7 @@ def test_bound_of_one_image(channels, size, record, request):
     plain = PlainDiffusion(system.table.beta[1:])
 
     def network(x, time):
-        return system.backbone(x, time)
+        return system.network(x, time)
 
     def ours(rows):
         return lambda: system.bits_per_dim(x, seed=0, rows_per_call=rows)

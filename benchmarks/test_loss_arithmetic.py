@@ -14,7 +14,7 @@ from plain import PlainDiffusion
 from published import PublishedLoss, checkout
 
 import diffkit
-from diffkit.system.objective import count_first
+from diffkit.system.draws import count_first
 
 
 @pytest.mark.parametrize(("batch", "side"), [(16, 32), (64, 32), (32, 64)])
@@ -31,7 +31,7 @@ def test_loss_arithmetic(batch, side, record):
     def ours(system, leaf):
         def run():
             level, _ = system.draw_levels(batch, generator=generator)
-            rows = count_first(level, batch)
+            rows = count_first(level)
             system.loss_terms(lambda x, t: leaf, x_start, level, noise, decoder_rows=rows)["loss"].mean().backward()
             leaf.grad = None
 

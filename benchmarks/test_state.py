@@ -38,7 +38,7 @@ def system_with_gradients(name: str) -> diffkit.System:
 def test_running_means(name, full, record):
     if name not in networks(full):
         pytest.skip("add --full for the larger network")
-    network = system_of(name).backbone
+    network = system_of(name).network
     means, theirs = Ema(network, [0.9999], warmup=False), [p.detach().clone() for p in network.parameters()]
     averaged = AveragedModel(copy.deepcopy(network), multi_avg_fn=get_ema_multi_avg_fn(0.9999))
 
@@ -83,7 +83,7 @@ def test_checkpoints(name, full, record, tmp_path):
     """Both write the same tensors; ours are flushed to the disk and verified when read."""
     if name not in networks(full):
         pytest.skip("add --full for the larger network")
-    weights = system_of(name).backbone.state_dict()
+    weights = system_of(name).network.state_dict()
     files = {"model": weights, "ema": {key: value.clone() for key, value in weights.items()}}
     path = checkpoint.write(tmp_path, 1, files, {})
     torch.save(files, tmp_path / "plain.pt")

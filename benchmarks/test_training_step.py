@@ -30,9 +30,10 @@ def the_updates(case: Case, full: bool):
     if not case.name.startswith("dit"):
         system = system_of(case.name)
         if not system.parts.classes:
-            peer = azulas(system.backbone, system.recipe, system.data_shape[1], recompute=False) or system.backbone
+            network, recipe, size = system.network, system.parts.backbone, system.data_shape[1]
+            peer = azulas(network, recipe, size, recompute=False) or network
             found["plain"] = plain_update(system, peer.to(DEVICE), case.batch)
-            if theirs := published.unet(system.backbone, system.recipe, system.data_shape[1]):
+            if theirs := published.unet(network, recipe, size):
                 found["improved-diffusion"] = plain_update(system, theirs.to(DEVICE), case.batch, published=True)
     return found
 

@@ -12,7 +12,7 @@ from published import PublishedLoss
 import diffkit
 from diffkit.data.base import Batch
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.trainer import Trainer
 
 
@@ -27,7 +27,7 @@ def our_update(system: diffkit.System, batch: int, precision: str, compile: bool
     """
     config = TrainConfig(steps=10**9, batch_size=batch, precision=precision, compile=compile)
     data, system = a_batch(system, batch), system.train()
-    trainer = Trainer(system, system.backbone, config, SingleProcess(system.device))
+    trainer = Trainer(system, system.network, config, Engine(system.device))
 
     def run() -> None:
         trainer.update(data)

@@ -7,41 +7,13 @@ Public names are listed in `__all__` or `_PACKAGES` and imported on first use: `
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffkit._version import __version__
 from diffkit.runtime.lazy import on_first_use
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "system.compose": ("compose", "recompose"),
-    "system.module": ("System",),
-    "system.loading": ("from_spec", "load"),
-    "weights": ("load_checkpoint",),
-    "presets": ("preset",),
-    "training": ("train",),
-    "table": ("ProcessTable", "respace"),
-    "registry": ("Registry", "describe", "refresh"),
-    "errors": (
-        "DiffkitError",
-        "UnknownComponentError",
-        "AmbiguousComponentError",
-        "DuplicateComponentError",
-        "PluginLoadError",
-        "ProtocolError",
-        "OptionError",
-        "CompositionError",
-        "SpecError",
-        "CheckpointError",
-        "DataError",
-        "DivergedError",
-        "ProcessLostError",
-        "MissingExtraError",
-    ),
-}
-_PACKAGES = (*("data", "evaluation", "guidance", "likelihood", "spacing", "tasks", "testing", "training", "weights"),)
+_PACKAGES = ("data", "evaluation", "guidance", "likelihood", "spacing", "tasks", "testing", "training", "weights")
 """Public modules, imported by name: ``diffkit.data.loading.load``."""
-__all__ = ["__version__", *(name for names in _NAMES.values() for name in names)]
 
 if TYPE_CHECKING:
     from diffkit.errors import AmbiguousComponentError as AmbiguousComponentError
@@ -72,12 +44,8 @@ if TYPE_CHECKING:
     from diffkit.training import train as train
     from diffkit.weights import load_checkpoint as load_checkpoint
 
-
-_find, _ = on_first_use(__name__, _NAMES)
-
-
-def __getattr__(name: str) -> Any:
-    return importlib.import_module(f"diffkit.{name}") if name in _PACKAGES else _find(name)
+__all__, __getattr__, _ = on_first_use(__name__)
+__all__ += ["__version__"]
 
 
 def __dir__() -> list[str]:

@@ -33,8 +33,10 @@ def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
     if all(_BOUNDS[key][1](value, limit) for key, limit in bounds.items()):
         return
     allowed = " and ".join(f"{_BOUNDS[key][0]} {limit:g}" for key, limit in bounds.items())
-    raise OptionError(f"{name} must be {allowed}, got {value!r}")
+    raise OptionError(f"must be {allowed}", option=name, value=value)
 
+
+_PYTHON_ONLY = "diffkit.python_only"
 
 _LARGEST = 1e18
 """Squares of larger numbers, and of numbers below 1 / this, are outside the range of float32, the dtype of steps."""
@@ -42,19 +44,19 @@ _LARGEST = 1e18
 
 def _of_usable_size(name: str, value: float) -> None:
     if value != 0 and not 1 / _LARGEST <= abs(value) <= _LARGEST:
-        raise OptionError(f"{name} must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}, got {value!r}")
+        raise OptionError(f"must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}", option=name, value=value)
 
 
 def check_number(name: str, value: Any, **bounds: float) -> float:
     """Return ``value`` as a float, or raise `OptionError`; bounds are ge, gt, le, lt."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise OptionError(f"{name} must be a number, got {value!r}")
+        raise OptionError("must be a number", option=name, value=value)
     try:
         found = float(value)
     except OverflowError:  # an integer of hundreds of digits
         found = math.inf
     if not math.isfinite(found):
-        raise OptionError(f"{name} must be finite, got {value!r}")
+        raise OptionError("must be finite", option=name, value=value)
     _of_usable_size(name, found)
     _in_bounds(name, value, bounds)
     return found
@@ -64,7 +66,7 @@ def check_integer(name: str, value: object, **bounds: float) -> int:
     """Return ``value`` as an int, or raise `OptionError`; bounds are ge, gt, le, lt."""
     number = _int_if_integer(value)
     if isinstance(number, bool) or not isinstance(number, int):
-        raise OptionError(f"{name} must be an integer, got {value!r}")
+        raise OptionError("must be an integer", option=name, value=value)
     _in_bounds(name, number, bounds)
     return number
 
@@ -99,7 +101,7 @@ def check_flag(name: str, value: object) -> bool:
     """Return ``value`` as a bool, or raise `OptionError` unless it is True or False; NumPy's are accepted."""
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return bool(value)
-    raise OptionError(f"{name} must be True or False, got {value!r}")
+    raise OptionError("must be True or False", option=name, value=value)
 
 
 def check_callable(name: str, value: object, call: str) -> None:
@@ -113,7 +115,7 @@ def flag(default: bool) -> Any:
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, bool):
-            raise OptionError(f"{attribute.name} must be True or False, got {value!r}")
+            raise OptionError("must be True or False", option=attribute.name, value=value)
 
     return attrs.field(default=default, validator=check)
 
@@ -123,23 +125,24 @@ def choice(default: str | None, among: tuple[str, ...], *, optional: bool = Fals
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value not in among and not (optional and value is None):
-            raise OptionError(f"{attribute.name} must be one of {', '.join(map(repr, among))}, got {value!r}")
+            raise OptionError(f"must be one of {', '.join(map(repr, among))}", option=attribute.name, value=value)
 
     return attrs.field(default=default, validator=check)
 
 
-def integers(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
-    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples."""
+def integers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
+    """Field holding a tuple of ints; a list is accepted, as JSON and TOML have no tuples, with ``single`` also one."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
             return
         if not isinstance(value, tuple):
-            raise OptionError(f"{attribute.name} must be a list of integers, got {value!r}")
+            raise OptionError("must be a list of integers", option=attribute.name, value=value)
         for item in value:
             check_integer(f"each of {attribute.name}", item, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_tuple_of(_int_if_integer))
+    convert = _tuple_of(_int_if_integer)
+    return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
 
 
 def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
@@ -149,12 +152,29 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
         if optional and value is None:
             return
         if not isinstance(value, tuple):
-            raise OptionError(f"{attribute.name} must be a list of numbers, got {value!r}")
+            raise OptionError("must be a list of numbers", option=attribute.name, value=value)
         for item in value:
             _of_usable_size(f"each of {attribute.name}", check_number(f"each of {attribute.name}", item, **bounds))
 
     convert = _tuple_of(_plain_if_number)
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
+
+
+def python_object(check: Callable[[Any, attrs.Attribute[Any], Any], object]) -> Any:
+    """Field holding an object, such as a network or a function, that no file and no command line can hold.
+
+    Two parts are equal only if it is the same object.
+
+    Args:
+        check: Validator, ``check(instance, attribute, value)``.
+    """
+    return attrs.field(validator=check, eq=id, metadata={_PYTHON_ONLY: True})
+
+
+def python_objects(factory: Callable[..., object]) -> tuple[str, ...]:
+    """Names of a part's options that hold objects; a part with any is made in Python only."""
+    known = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
+    return tuple(f.alias or f.name for f in known if f.metadata.get(_PYTHON_ONLY))
 
 
 def _float_if_number(value: Any) -> Any:
@@ -211,3 +231,9 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
         if own and own is not object.__init__:
             return None
     return ()
+
+
+def required_options(factory: Callable[..., object]) -> tuple[str, ...]:
+    """Names of a part's options without a default, as far as they are known."""
+    known = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
+    return tuple(f.alias or f.name for f in known if f.init and f.default is attrs.NOTHING)

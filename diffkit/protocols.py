@@ -1,8 +1,9 @@
-"""Contracts of the parts, and the records that parts exchange.
+"""The contracts of each kind of part, and the records that parts exchange.
 
 Every part is a frozen attrs class that holds options only. Built-ins inherit from these protocols; a plugin may
-inherit too (and get the defaults) or spell every member out. This module imports neither NumPy tables nor torch at
-run time, so a part's options can be read without them.
+inherit too (and get the defaults) or spell every member out. What only some parts of a kind can do is a class of its
+own, which a part inherits from to say that it can: `ContinuousSchedule`, `RoutedSampler`. This module imports neither
+NumPy tables nor torch at run time, so a part's options can be read without them.
 
 Shapes: data is (B, C, *S) with any number of spatial axes; "(B,1..)" is (B, 1, ..., 1), ready to broadcast against
 data. Levels are integers 0..T, 0 is clean. s is always the less noisy end of a step, t the noisier.
@@ -14,9 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from attrs import frozen
-
-from diffkit.errors import ProtocolError
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +51,7 @@ class Coefficients(Mapping[str, "Tensor"]):
 
     def of(self, owner: str) -> Coefficients:
         """Return the coefficients of another owner."""
-        return Coefficients(self.by_owner, owner)
+        return self if owner == self.owner else Coefficients(self.by_owner, owner)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._own[name]
@@ -134,7 +133,7 @@ class StepRow(Protocol):
 
     @property
     def nodes(self) -> tuple[Level, ...]:
-        """Further levels within the step, in the order of `Sampler.nodes`."""
+        """Further levels within the step, in the order of `MultistageSampler.nodes`."""
 
 
 class LossInputs(NamedTuple):
@@ -175,7 +174,8 @@ class Composition:
 
     `backbone` is the network's recipe, None for a foreign network or without a network; `guidance` is that of the
     current call. `null_conditions` are the values that mean "none", by name, or None if there are none; `classes` is
-    the number of classes of the labels ``y``, 0 without classes, None if unknown.
+    the number of classes of the labels ``y``, 0 without classes, None if unknown. `continuous_time` is True if training
+    draws values of log_snr in place of levels 1..T.
     """
 
     table: ProcessTable
@@ -191,6 +191,11 @@ class Composition:
     guidance: tuple[Guidance, ...] = ()
     null_conditions: Mapping[str, Any] | None = None
     classes: int | None = None
+    continuous_time: bool = field(init=False)
+
+    @continuous_time.default
+    def _draws_log_snr(self) -> bool:
+        return isinstance(self.timesteps, ContinuousTimestepSampler)
 
     def label(self, kind: str) -> str:
         """Name of the part of that kind in messages: ``var 'fixed_large'``."""
@@ -206,16 +211,6 @@ class Composition:
         """Number of channels that the network reads in addition to the data's; 0 for a foreign network."""
         return 0 if self.backbone is None else self.backbone.channels_in(self.data_shape) - self.data_shape[0]
 
-    @property
-    def continuous_time(self) -> bool:
-        """True if training draws values of log_snr in place of levels 1..T."""
-        return self.timesteps.domain != "discrete"
-
-    @property
-    def known_in_continuous_time(self) -> bool:
-        """True if schedule and mean are defined at every log_snr, between levels too."""
-        return self.schedule.continuous and self.mean.continuous_time
-
 
 class Part(Protocol):
     """Base of all kinds of part."""
@@ -228,8 +223,6 @@ class Part(Protocol):
 class NoiseSchedule(Part, Protocol):
     """Signal and noise scale at every level."""
 
-    continuous: ClassVar[bool] = False
-
     @abstractmethod
     def table(self, num_steps: int) -> ProcessTable:
         """Return the float64 table with levels 0..num_steps.
@@ -238,9 +231,13 @@ class NoiseSchedule(Part, Protocol):
             OptionError: The schedule does not exist at so few steps; the text names the smallest that works.
         """
 
+
+class ContinuousSchedule(NoiseSchedule):
+    """A schedule that is defined at every log_snr, between the levels of its table too."""
+
+    @abstractmethod
     def level(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (total_std, time) at any log_snr, each of its shape and dtype; called on continuous schedules only."""
-        raise ProtocolError("this schedule has discrete levels only")
+        """Return (total_std, time) at any log_snr, each of its shape and dtype."""
 
 
 class MeanParameterization(Part, Protocol):
@@ -281,14 +278,22 @@ class VarianceParameterization(Part, Protocol):
 
 
 class Loss(Part, Protocol):
-    """What training minimizes.
+    """What training minimizes."""
 
-    `trains_variance` is True if one of its terms trains a learned variance; a loss for which it is False cannot be
-    composed with one. `needs` names what it requires: "transition" (steps between levels), "learned_variance".
-    """
+    @property
+    def needs_transition(self) -> bool:
+        """True if it reads the steps between levels, which continuous levels do not have."""
+        return False
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    trains_variance: bool = False
+    @property
+    def needs_learned_variance(self) -> bool:
+        """True if it cannot be composed with a fixed variance."""
+        return False
+
+    @property
+    def trains_variance(self) -> bool:
+        """True if one of its terms trains a learned variance; otherwise it cannot be composed with one."""
+        return False
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
         """Return named float64 columns (T+1,) of the training table; row 0 is never read."""
@@ -301,8 +306,6 @@ class Loss(Part, Protocol):
 
 class TimestepSampler(Part, Protocol):
     """Draws the levels of a training batch and their weights."""
-
-    domain: ClassVar[str] = "discrete"
 
     def init(self, table: ProcessTable) -> State:
         """Return the state at the start of training."""
@@ -317,8 +320,7 @@ class TimestepSampler(Part, Protocol):
             u: Uniforms in [0, 1), (B,), float64.
             num_steps: T of the training table.
         Returns:
-            Levels 1..T, (B,) int64 (or log_snr, (B,) float64, if domain is "log_snr"), and weights, (B,) float32,
-            such that ``p(t) w(t) T = 1``.
+            Levels 1..T, (B,) int64, and weights, (B,) float32, such that ``p(t) w(t) T = 1``.
         """
 
     def update(self, state: State, t: Tensor, losses: Tensor) -> State:
@@ -326,37 +328,34 @@ class TimestepSampler(Part, Protocol):
         return state
 
 
+class ContinuousTimestepSampler(TimestepSampler):
+    """Draws values of log_snr in place of levels; needs a `ContinuousSchedule`."""
+
+    @abstractmethod
+    def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Turn uniforms into values of log_snr; arguments as of `TimestepSampler.sample`.
+
+        Returns:
+            log_snr, (B,) float64, and weights, (B,) float32, which are 1 on average.
+        """
+
+
 class Sampler(Part, Protocol):
     """One step from noise towards data: a plan of coefficients and a pure step."""
 
-    order: ClassVar[int] = 1
-    stochastic: bool = False
-    uses_last: ClassVar[bool] = False
+    @property
+    def order(self) -> int:
+        """Order of accuracy in the step size; the kit measures it."""
+        return 1
+
+    @property
+    def stochastic(self) -> bool:
+        """True if the steps add noise."""
+        return False
 
     @abstractmethod
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return named float64 columns (n,), finite; row i is the i-th step, from T-i to T-i-1 without a `route`."""
-
-    def nodes(self, steps: Steps) -> F64 | None:
-        """Return log_snr of further evaluations within each step, (n, m) float64, or None if there are none.
-
-        On a continuous schedule the network is evaluated exactly there. On a discrete one, or with a mean that is
-        defined at levels only, it is evaluated at the nearest level of the training table strictly between the step's
-        ends, or, for a node on the far side of t, beyond t (at t itself if there is none). A node may be at t itself,
-        also where its log_snr is infinite. `plan` then receives the nodes that are used.
-        """
-        return None
-
-    def route(self, log_snr: F64) -> Sequence[tuple[int, int]] | None:
-        """Return the steps as pairs of levels (from, to), or None for one after the other from T down to 0.
-
-        A step may start at a noisier level than the one before went to; the sampler then adds the noise between them.
-        The first starts at T, the last goes to 0.
-
-        Args:
-            log_snr: Of levels 0..T of the table in use, (T+1,).
-        """
-        return None
+        """Return named float64 columns (n,), finite; row i is the i-th step, from T-i to T-i-1 unless routed."""
 
     def init(self, x: Tensor) -> State:
         """Return the state before the first step, a tuple of tensors or one tensor."""
@@ -374,7 +373,42 @@ class Sampler(Part, Protocol):
             state: As returned by `init` or the step before.
             row: Levels t and s and this step's plan coefficients, 0-d or (B,1..).
             noise: Standard normal, of x's shape; None if the sampler is deterministic.
-            last: True on the step to level 0; only meaningful if `uses_last`.
+            last: True on the step to level 0 of a `MultistageSampler`; False otherwise.
+        """
+
+
+class MultistageSampler(Sampler):
+    """A sampler that evaluates the network more than once in a step: at nodes within it, at its end, or both.
+
+    It has the argument ``last``, as the network is not defined at level 0; with ``uses_last = False`` it does without,
+    and the last step needs no compiled graph of its own.
+    """
+
+    uses_last: ClassVar[bool] = True
+
+    def nodes(self, steps: Steps) -> F64 | None:
+        """Return log_snr of further evaluations within each step, (n, m) float64, or None if there are none.
+
+        On a continuous schedule the network is evaluated exactly there. On a discrete one, or with a mean that is
+        defined at levels only, it is evaluated at the nearest level of the training table strictly between the step's
+        ends, or, for a node on the far side of t, beyond t (at t itself if there is none). A node may be at t itself,
+        also where its log_snr is infinite. `plan` then receives the nodes that are used.
+        """
+        return None
+
+
+class RoutedSampler(Sampler):
+    """A sampler that orders its steps in its own way, such as one that goes back up."""
+
+    @abstractmethod
+    def route(self, log_snr: F64) -> Sequence[tuple[int, int]] | None:
+        """Return the steps as pairs of levels (from, to), or None for one after the other from T down to 0.
+
+        A step may start at a noisier level than the one before went to; the sampler then adds the noise between them.
+        The first starts at T, the last goes to 0.
+
+        Args:
+            log_snr: Of levels 0..T of the table in use, (T+1,).
         """
 
 
@@ -453,12 +487,14 @@ class Evaluate(Protocol):
         """Return the estimate at x, (B, C, *S), for any batch; ``model`` replaces the system's network."""
 
 
-@runtime_checkable
-class Guidance(Protocol):
+class Guidance(Part, Protocol):
     """Guidance of sampling; a frozen attrs class, the argument ``guidance`` of ``system.sample``.
 
-    Inherit from it for the defaults; override `guide`, `correct` or both.
+    Inherit from it for the defaults; override `guide`, `correct` or both. `neutral` is one of its options and the value
+    at which it changes nothing, such as ("scale", 1.0); None if there is none.
     """
+
+    neutral: ClassVar[tuple[str, float] | None] = None
 
     @property
     def own_conditions(self) -> frozenset[str]:
@@ -484,10 +520,6 @@ class Guidance(Protocol):
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """Networks it holds; they are in eval mode while the system samples."""
-        return ()
-
-    def problems(self, parts: Composition) -> Iterable[str]:
-        """Return one sentence for each reason why it cannot work in a composition, with what would work."""
         return ()
 
     def bind(self, parts: Composition) -> Guidance:

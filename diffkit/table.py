@@ -329,7 +329,7 @@ def check_levels(levels: Sequence[int], num_steps: int) -> NDArray[np.int64]:
     except ValueError:  # lists of several lengths in a list
         selected = np.zeros(())
     if selected.ndim != 1 or selected.size == 0 or selected.dtype.kind not in "iu":
-        raise OptionError(f"levels must be a non-empty list of integers, got {levels!r}")
+        raise OptionError("must be a non-empty list of integers", option="levels", value=levels)
     if selected[0] < 1 or selected.max() > num_steps:
         raise OptionError(f"levels must lie in 1..{num_steps}, got {int(selected.min())}..{int(selected.max())}")
     if np.any(np.diff(selected) <= 0):

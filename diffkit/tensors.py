@@ -1,14 +1,18 @@
-"""Properties of tensors and networks that are read without computing anything."""
+"""Properties of tensors and networks that are read without computing anything, and what autograd may do with them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
+from torch.utils import _pytree as pytree
+
+T = TypeVar("T")
 
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """The dtypes that torch computes in; shorter ones only store weights."""
@@ -36,6 +40,33 @@ def precision_of(model: Any) -> torch.dtype | None:
         if tensor.dtype in _PRECISIONS:
             return tensor.dtype
     return None
+
+
+def ordinary(tree: T) -> T:
+    """Return a tree whose tensors autograd can record: inference tensors are copied.
+
+    Call it under ``torch.inference_mode(False)``, as otherwise the copies are inference tensors too.
+    """
+    if isinstance(tree, Tensor):  # a walk over a tree takes as long as several operations
+        return tree.clone() if tree.is_inference() else tree
+    if isinstance(tree, dict) and not tree:
+        return tree
+    copied: T = pytree.tree_map_only(Tensor, lambda held: held.clone() if held.is_inference() else held, tree)
+    return copied
+
+
+def differentiable_twice(enabled: bool = True) -> AbstractContextManager[object]:
+    """Return a context in which a network can be differentiated twice, and in forward mode.
+
+    Torch's fused attention kernels have a first derivative in reverse mode only; in this context attention uses plain
+    products.
+
+    Args:
+        enabled: False for a context that changes nothing.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH) if enabled else nullcontext()
 
 
 def _tensors_of(model: Any) -> Iterator[Tensor]:

@@ -80,7 +80,7 @@ def _samplers(trained: diffkit.System, score: Any, names: Iterable[str]) -> Iter
     for name in names:
         sampler = SAMPLERS[name]
         for steps in STEPS:
-            asked = Asked(trained.backbone)
+            asked = Asked(trained.network)
             images = trained.sample(DRAWN, steps=steps, sampler=sampler, seed=0, y=labels, progress=False, model=asked)
             yield {"sampler": name, "steps": steps, "evaluations": asked.count} | score(images, labels)
         print("sampler", name, flush=True)

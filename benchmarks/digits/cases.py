@@ -55,7 +55,7 @@ def systems_of(trained: diffkit.System, train: Digits) -> dict[str, tuple[diffki
     scored.
     """
     found: dict[str, tuple[diffkit.System, Any]] = {"learned_range": (trained, None)}
-    mean_of = lambda x, time, y: trained.backbone(x, time, y=y)[:, :1]  # noqa: E731
+    mean_of = lambda x, time, y: trained.network(x, time, y=y)[:, :1]  # noqa: E731
     errors = tuple(errors_of(trained, train).tolist())
     for name, slot in {
         "fixed_small": None,
@@ -92,7 +92,8 @@ def quality_of(train: Digits) -> Callable[[Tensor, Tensor], dict[str, float]]:
     def score(images: Tensor, labels: Tensor) -> dict[str, float]:
         read = float(machine.score(grey(images).flatten(1).numpy(), labels.numpy()))
         rounded = grey(images) / 8 - 1
-        return {"recognised": read, "distance": frechet_distance(real, FeatureStatistics.of(features(network, rounded)))}
+        drawn = FeatureStatistics.of(features(network, rounded))
+        return {"recognised": read, "distance": frechet_distance(real, drawn)}
 
     return score
 

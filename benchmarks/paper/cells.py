@@ -13,16 +13,16 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import diffkit
 from benchmarks.paper.data import data
 from benchmarks.paper.study import Network, Study
 from diffkit.data.base import scale_images
-from diffkit.evaluation.extractors import DigitsExtractor
+from diffkit.evaluation.extractors.digits import DigitsExtractor
 from diffkit.evaluation.metrics import FeatureStatistics, frechet_distance
 from diffkit.likelihood import score
 from diffkit.training import checkpoint
-from diffkit.training.draws import tensors_of, with_tensors
 
 VERSION = 2
 """Counts changes that make kept cells wrong."""
@@ -127,11 +127,12 @@ def gradient_noise(bench: Bench, network: Network) -> dict[str, Any]:
     found: dict[str, Any] = {"step": checkpoint.read(half).step}
     for objective in ("hybrid", "vlb", "vlb_is"):
         system = bench.study.compose(attrs.evolve(network, objective=objective)).to(bench.device)
-        system.backbone.load_state_dict(dict(files["model"]))
+        system.network.load_state_dict(dict(files["model"]))
         state = system.parts.timesteps.init(system.table)
         if objective == "vlb_is":
-            own = [files["trainer"][f"timesteps.{i}"] for i in range(len(tensors_of(state)))]
-            state = with_tensors(state, own)
+            leaves, structure = pytree.tree_flatten(state)
+            own = [files["trainer"][f"timesteps.{i}"] for i in range(len(leaves))]
+            state = pytree.tree_unflatten(own, structure)
         found[objective] = _noise_scale(bench, network, system, state)
     return found
 
@@ -198,9 +199,8 @@ def _digits(extractor: DigitsExtractor) -> FeatureStatistics:
 def floor() -> float:
     """Distance of the held-out digits from all of them: what good samples would have, at fewer examples."""
     extractor, held = DigitsExtractor(), data("digits", "held_out")
-    return frechet_distance(
-        _digits(extractor), FeatureStatistics.of(extractor(scale_images(held.batch(np.arange(len(held))).images, held.bins)).pool)
-    )
+    features = extractor(scale_images(held.batch(np.arange(len(held))).images, held.bins))
+    return frechet_distance(_digits(extractor), FeatureStatistics.of(features.pool))
 
 
 Cell = Callable[[Bench, Network], dict[str, Any]]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import diffkit
 from diffkit.gaussian import decode
-from diffkit.protocols import Level, NoiseSchedule, Prediction
+from diffkit.protocols import ContinuousSchedule, Level, Prediction
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
 from diffkit.testing import MixtureOracle
@@ -25,10 +25,8 @@ MEANS = ("eps", "x_start", "v")
 
 
 @frozen
-class Straight(NoiseSchedule):
+class Straight(ContinuousSchedule):
     """The path of rectified flow: ``alpha = 1 - u``, ``sigma = u``, u = k/T; known at any log_snr."""
-
-    continuous = True
 
     def table(self, num_steps: int) -> ProcessTable:
         """Return the table; level T has no signal."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.errors import DataError, OptionError
+from diffkit.errors import DataError, Message, OptionError, problem
 
 ChannelAxis = Literal["first", "last", "missing", "unknown"]
 LAYOUTS = ("channels_first", "channels_last")
@@ -75,7 +75,7 @@ def check_channels(shape: Sequence[int], layout: str | None, *, integers: bool, 
         OptionError: There is no such layout.
     """
     if layout is not None and layout not in LAYOUTS:
-        raise OptionError(f"layout must be 'channels_first' or 'channels_last', got {layout!r}")
+        raise OptionError("must be 'channels_first' or 'channels_last'", option="layout", value=layout)
     place = find_channels(shape, integers=integers)
     if layout is None and place in ("last", "missing"):
         raise DataError(f"{what} shape {tuple(shape)}, {_layout_advice(shape, place)}")
@@ -91,11 +91,12 @@ def file_layout(shape: Sequence[int], *, integers: bool) -> str:
     if len(shape) == 2 and min(shape) <= _FEW < max(shape):
         raise DataError(
             f"examples have shape {shape}, which may be grey images of {shape[0]}x{shape[1]} or signals of "
-            f"{shape[0]} channels; pass layout='channels_last' for images, layout='channels_first' for signals"
+            f"{shape[0]} channels",
+            fix=_LAYOUTS,
         )
     place = find_channels(shape, integers=integers)
     if place == "missing" and len(shape) > 2:
-        raise DataError(f"examples have shape {shape}, {_layout_advice(shape, place)}")
+        raise DataError(Message(f"examples have shape {shape}, ", _layout_advice(shape, place)))
     return "channels_first" if place == "first" else "channels_last"
 
 
@@ -113,25 +114,23 @@ def move_example_channels_first(x: Tensor, layout: str | None) -> Tensor:
     return x[None] if x.ndim == 2 else x.movedim(-1, 0)
 
 
+_LAYOUTS = ({"layout": "channels_last"}, {"layout": "channels_first"})
+
+
 def _layout_advice(shape: Sequence[int], place: ChannelAxis) -> str:
     """Return a text why the first axis does not seem to be that of the channels, and which layouts to choose from."""
     n, rest = shape[0], "x".join(map(str, shape[1:]))
     if place == "last" and len(shape) == 2:
-        return (
-            f"which looks like signals with channels last; move their channels first, or pass "
-            f"layout='channels_first' if there are {n} channels of length {rest}"
+        return problem(
+            f"which looks like signals with channels last; move their channels first, if there are not {n} channels of "
+            f"length {rest}",
+            fix={"layout": "channels_first"},
         )
     if place == "last":
-        return (
-            f"which looks like channels last; pass layout='channels_last', or layout='channels_first' if there are "
-            f"{n} channels of {rest}"
-        )
+        return problem(f"which looks like channels last, or is {n} channels of {rest}", fix=_LAYOUTS)
     if len(shape) == 2:
-        return (
-            f"which looks like images without an axis for channels; pass layout='channels_last' for grey images "
-            f"of {n}x{rest}, or layout='channels_first' for {n} channels of length {rest}"
-        )
-    return (
-        f"where no axis is certainly that of the channels; pass layout='channels_first' for {n} channels of {rest}, "
-        f"layout='channels_last' for {shape[-1]} channels, or give volumes an axis for one channel"
+        return problem(f"which looks like grey images of {n}x{rest}, or is {n} channels of length {rest}", fix=_LAYOUTS)
+    return problem(
+        f"where no axis is certainly that of the channels, {n} or {shape[-1]}; volumes need an axis for one channel",
+        fix=_LAYOUTS,
     )

@@ -17,22 +17,20 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from diffkit.data.parallel import map_in_order
+from diffkit.data.images import Pictures, decode_all
 from diffkit.errors import DataError
 from diffkit.runtime.files import replacing, write_atomically
+from diffkit.runtime.locks import lock, open_lock_file
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.strict_json import check_fields, json_object
-
-if TYPE_CHECKING:
-    from diffkit.data.images import Pictures
 
 FORMAT = 1
 _BLOCK = 1 << 24
@@ -93,30 +91,18 @@ def cached_pixels(
 @contextmanager
 def _hold_lock(path: Path) -> Iterator[None]:
     """Hold the lock of a cache; without file locks, log a warning and go on, as a cache is replaced atomically."""
-    from filelock import FileLock
-
-    if path.is_symlink():  # some versions of filelock truncate its target
-        raise DataError(f"{path} is a link, through which another file would be written; remove it")
-    lock = FileLock(path)
+    handle = open_lock_file(path, DataError)
     try:
-        lock.acquire()
-    except NotImplementedError as error:
-        _warn_of_no_locks(path, error)
+        lock(handle, wait=True)
     except OSError as error:
-        if error.filename is not None:  # the lock file cannot be opened
-            raise
-        _warn_of_no_locks(path, error)
+        log(
+            f"warning: the file system of {str(path.parent)!r} has no locks ({error}), so other processes may build "
+            "the same cache at the same time"
+        )
     try:
         yield
     finally:
-        lock.release()
-
-
-def _warn_of_no_locks(path: Path, error: Exception) -> None:
-    log(
-        f"warning: the file system of {str(path.parent)!r} has no locks ({error}), so other processes may build the "
-        "same cache at the same time"
-    )
+        os.close(handle)
 
 
 def _cache_key(pictures: Pictures) -> str:
@@ -172,13 +158,7 @@ def _build_cache(
         with replacing(path) as temporary:
             pixels = open_memmap(temporary, mode="w+", dtype=form.dtype, shape=shape)
             _reserve_disk_space(temporary)
-            with show_progress(len(pictures), "building the cache", progress) as advance:
-                for i, found in enumerate(map_in_order(pictures.read, range(len(pictures)), processes)):
-                    if isinstance(found, DataError):
-                        bad[i] = str(found)
-                    else:
-                        pixels[i] = found
-                    advance(1)
+            bad = decode_all(pictures, pixels, processes=processes, doing="building the cache", progress=progress)
             if bad and not skip:
                 raise _DiscardCacheError
             pixels.flush()

@@ -110,7 +110,7 @@ class Exporter:
                 elif self.on_error == "skip":
                     self.skipped.append(str(found))
                 else:
-                    raise DataError(f"{found}; remove it, or skip such examples with on_error='skip'") from found
+                    raise DataError(f"{found}; remove it, or skip such examples", fix={"on_error": "skip"}) from found
 
     def _read(self) -> Iterator[tuple[NDArray[Any], int | None] | DataError]:
         data = self.data

@@ -90,18 +90,7 @@ def list_images(root: Path) -> FolderListing:
     return FolderListing(tuple(lister.files), tuple(lister.ignored))
 
 
-def open_folder(
-    root: Path,
-    *,
-    form: Form,
-    labels: str | None = None,
-    on_error: str = "stop",
-    cache: Path | None = None,
-    processes: int = 0,
-    check: bool = True,
-    max_skipped: float | None = None,
-    progress: bool = False,
-) -> PictureData:
+def open_folder(root: Path, *, form: Form, labels: str | None = None, **options: Any) -> PictureData:
     """Return the images of a folder as data, after reading every file once, unless ``check`` is False.
 
     Args:
@@ -109,13 +98,8 @@ def open_folder(
         form: Size, channels and bits of every example.
         labels: "folders", where the class is the folder right below the root; "prefix", where it is the file's name up
             to the first underscore, as in improved-diffusion; a .csv or .json table of labels; None for no classes.
-        on_error: "stop" at files that cannot be read, naming them all; or "skip" them with a line for each. With
-            ``check=False`` a skipped file is replaced by the next one that can be read.
-        cache: A .npy file that stores the decoded pixels for later runs.
-        processes: Number of processes that read files; 0 reads in this process.
-        check: False reads no file beforehand, so that a damaged file is found only when it is used.
-        max_skipped: The largest share of the files that may be skipped; by default a half, at least ten.
-        progress: Show a progress bar.
+        options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
+            `PictureData.from_pictures`.
     Raises:
         DataError: There is no image, one cannot be read, or a label is missing.
     """
@@ -126,18 +110,8 @@ def open_folder(
     listing.check_any(root)
     files = FolderPictures(root, listing.files, form)
     found = None if labels is None else read_labels([files.name(i) for i in range(len(files))], labels, root)
-    return PictureData.from_pictures(
-        files,
-        source=str(root),
-        labels=found,
-        ignored=[(printable(path.relative_to(root)), reason) for path, reason in listing.ignored],
-        on_error=on_error,
-        cache=cache,
-        processes=processes,
-        check=check,
-        max_skipped=max_skipped,
-        progress=progress,
-    )
+    ignored = [(printable(path.relative_to(root)), reason) for path, reason in listing.ignored]
+    return PictureData.from_pictures(files, source=str(root), labels=found, ignored=ignored, **options)
 
 
 def no_image_error(where: Path, others: int) -> DataError:

@@ -121,14 +121,15 @@ def from_hugging_face(
         label: Its column of classes; by default the only one.
         labels: Give the class as condition ``y``.
         source: Name of the dataset in messages.
-        options: ``on_error``, ``cache``, ``processes``, ``check`` and ``progress`` of `PictureData.opened`.
+        options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
+            `PictureData.from_pictures`.
     Raises:
         DataError: The dataset is streaming, or has no such columns.
     """
     from diffkit.data.image_data import PictureData
 
     if isinstance(dataset, Mapping):
-        raise DataError(f"the dataset has parts ({', '.join(map(str, dataset))}); pass one of them, or split=...")
+        raise DataError(f"the dataset has parts ({', '.join(map(str, dataset))})", fix={"split": ...})
     if not hasattr(type(dataset), "__len__") or not hasattr(type(dataset), "__getitem__"):
         raise DataError(
             f"{type(dataset).__name__} is not a map-style dataset; load it without streaming, which no run could "
@@ -165,7 +166,7 @@ def _read_labels(dataset: Any, column: str, features: Mapping[str, Any]) -> Labe
     names = getattr(features[column], "names", None)
     values = [None if value is None or (isinstance(value, int) and value < 0) else value for value in values]
     if all(value is None for value in values):
-        raise DataError(f"none of {len(values)} rows has a class in column {column!r}; pass labels=False")
+        raise DataError(f"none of {len(values)} rows has a class in column {column!r}", fix={"labels": False})
     if names is not None:
         return Labels(
             tuple(None if value is None else names[value] for value in values), tuple(check_class_names(names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,13 @@ from torch import Tensor
 from diffkit.data.base import Batch, Data, Image, Indices, description
 from diffkit.data.cache import MemoryMappedArray, cached_pixels
 from diffkit.data.classes import class_counts
-from diffkit.data.images import Pictures
+from diffkit.data.images import Pictures, decode_all
 from diffkit.data.labels import Labels
 from diffkit.data.names import printable
-from diffkit.data.parallel import logs_for_job, map_in_order
+from diffkit.data.parallel import logs_for_job
 from diffkit.data.skipping import Skipping, check_skipped_share
-from diffkit.errors import DataError
+from diffkit.errors import DataError, joined, problem
 from diffkit.runtime.output import log
-from diffkit.runtime.progress import progress as show_progress
 
 IN_MEMORY = 2 * 1024**3
 """Pixels up to this many bytes are held in memory, which is over ten times as fast as decoding them every epoch."""
@@ -155,9 +154,9 @@ class PictureData(Data):
 def unreadable_text(bad: Mapping[int, str], count: int) -> str:
     """Return the text of an error that names the images that cannot be read."""
     reasons = list(bad.values())
-    lines = [f"{len(bad)} of {count} files cannot be read; remove them, or pass on_error='skip':", *reasons[:20]]
-    last = "a run that began with these files can be resumed with check=False and on_error='skip'"
-    return "\n  ".join([*lines, *(["..."] if len(bad) > 20 else []), last])
+    first = problem(f"{len(bad)} of {count} files cannot be read; remove them", fix={"on_error": "skip"})
+    last = problem("a run that began with these files can be resumed", fix={"check": False, "on_error": "skip"})
+    return joined("\n  ", [first, *reasons[:20], *(["..."] if len(bad) > 20 else []), last])
 
 
 def _decode_all(pictures: Pictures, processes: int, progress: bool) -> tuple[NDArray[Any] | None, dict[int, str]]:
@@ -165,13 +164,4 @@ def _decode_all(pictures: Pictures, processes: int, progress: bool) -> tuple[NDA
     form = pictures.form
     fits = len(pictures) * math.prod(form.shape) * form.dtype.itemsize <= IN_MEMORY
     pixels = np.zeros((len(pictures), *form.shape), form.dtype) if fits else None
-    bad: dict[int, str] = {}
-    indices: Sequence[int] = range(len(pictures))
-    with show_progress(len(pictures), "reading images", progress) as advance:
-        for i, found in enumerate(map_in_order(pictures.read, indices, processes)):
-            if isinstance(found, DataError):
-                bad[i] = str(found)
-            elif pixels is not None:
-                pixels[i] = found
-            advance(1)
-    return pixels, bad
+    return pixels, decode_all(pictures, pixels, processes=processes, doing="reading images", progress=progress)

@@ -18,8 +18,10 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit.data.names import printable
+from diffkit.data.parallel import map_in_order
 from diffkit.errors import DataError
 from diffkit.runtime.images import FORMATS, need_pillow, open_image
+from diffkit.runtime.progress import progress as show_progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -222,3 +224,26 @@ class Pictures(Protocol):
     @abstractmethod
     def stamps(self) -> list[Any]:
         """Return plain values that change whenever an image does."""
+
+
+def decode_all(
+    pictures: Pictures, into: NDArray[Any] | None, *, processes: int, doing: str, progress: bool
+) -> dict[int, str]:
+    """Decode every picture into an array, if there is one; return why the unreadable are so.
+
+    Args:
+        pictures: The images.
+        into: Their pixels, (len(pictures), C, H, W), or None.
+        processes: Processes that decode; 0 decodes in this one.
+        doing: A few words for the work.
+        progress: Show a progress bar.
+    """
+    bad: dict[int, str] = {}
+    with show_progress(len(pictures), doing, progress) as advance:
+        for i, found in enumerate(map_in_order(pictures.read, range(len(pictures)), processes)):
+            if isinstance(found, DataError):
+                bad[i] = str(found)
+            elif into is not None:
+                into[i] = found
+            advance(1)
+    return bad

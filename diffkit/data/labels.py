@@ -51,9 +51,9 @@ class Labels:
         names = [self.names[i] for i in chosen]
         classes = tuple(sorted({name for name in names if name is not None})) if self.classes is None else self.classes
         if not classes or all(name is None for name in names):
-            raise DataError("no image has a class; pass labels='none', or check the labels")
+            raise DataError("no image has a class", fix={"labels": "none"})
         if len(classes) == 1:
-            raise DataError(f"all images are of one class, {classes[0]!r}; pass labels='none', or check the labels")
+            raise DataError(f"all images are of one class, {classes[0]!r}", fix={"labels": "none"})
         number: dict[str | None, int] = {None: NO_CLASS, **{name: i for i, name in enumerate(classes)}}
         return np.array([number[name] for name in names], np.int64), classes
 
@@ -96,8 +96,10 @@ def _classes_by_folder(names: Sequence[str], where: Path) -> tuple[str, ...]:
     loose = [name for name in names if "/" not in name]
     if loose:
         raise DataError(
-            f"labels='folders', but {len(loose)} images are in no folder below {str(where)!r} (first: "
-            f"{loose[0]!r}); move them, or pass labels='prefix' or None"
+            f"needs every image in a folder; {len(loose)} are in none below {str(where)!r} (first: {loose[0]!r})",
+            option="labels",
+            value="folders",
+            fix={"labels": "prefix"},
         )
     found = tuple(name.partition("/")[0] for name in names)
     below = where / found[0]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from diffkit.data.image_sources import Folder, HuggingFace, Lsun, Zip
-from diffkit.data.sources import Cifar10, Digits, NumpyFile, Photographs, Points, Source
+from diffkit.data.sources._file import NumpyFile
+from diffkit.data.sources._folder import Folder
+from diffkit.data.sources._source import Source
+from diffkit.data.sources._zip import Zip
 from diffkit.errors import DataError, OptionError, did_you_mean
+from diffkit.options import option_names, required_options
+from diffkit.registry import registry
+from diffkit.registry.resolve import resolve
 
 if TYPE_CHECKING:
     from diffkit.data.arrays import from_array as from_array
@@ -45,25 +49,13 @@ def as_data(data: Any) -> Data:
         ) from error
 
 
-NAMED: Mapping[str, type[Source]] = {
-    "digits": Digits,
-    "points": Points,
-    "photographs": Photographs,
-    "cifar10": Cifar10,
-    "lsun": Lsun,
-    "hf": HuggingFace,
-}
-"""Data sources by name; a folder or a file is given by its path."""
-
-
 def load(source: Any, **options: Any) -> Data:
     """Load data to train on, by a name, a path or an array.
 
     Args:
-        source: A name ("digits", "points", "photographs", "cifar10", "lsun", "hf"), a folder or .zip of images, a
-            .npz or .npy file, or an array or tensor (N, C, *S).
-        options: Those of `Digits`, `Points`, `Photographs`, `Cifar10`, `Lsun`, `HuggingFace`, `Folder`, `Zip` or
-            `NumpyFile`, or of `from_array`.
+        source: A registered name ("digits", "points", "photographs", "cifar10", "lsun", "hf", or a plugin's), a folder
+            or .zip of images, a .npz or .npy file, an array or tensor (N, C, *S), or a `Source`.
+        options: Those of the source, such as `Digits`, `Folder` or `NumpyFile`; for an array those of `from_array`.
     Raises:
         DataError: There is no such data, or it cannot be used.
         OptionError: An option is wrong, or the source has no such option.
@@ -71,6 +63,10 @@ def load(source: Any, **options: Any) -> Data:
     """
     if isinstance(source, str | os.PathLike):
         return source_for(source, **options).open()
+    if _is_slot(source):
+        _check_names(options, (), "data that has its options already")
+        part: Source = resolve("data", source)[0]
+        return part.open()
     import numpy as np
     from torch import Tensor
 
@@ -78,19 +74,45 @@ def load(source: Any, **options: Any) -> Data:
 
     if not isinstance(source, Tensor | np.ndarray):
         raise OptionError(f"{type(source).__name__} is not an array, tensor, path or name")
-    _check_option_names(options, ("labels", "classes", "bins", "layout", "source"), "an array")
+    _check_names(options, ("labels", "classes", "bins", "layout", "source"), "an array")
     return from_array(source, **options)
 
 
-def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
-    """Return the data source of a name or path, with options, without opening it.
+def _is_slot(source: Any) -> bool:
+    """Whether a value is a `Source`, a (name, options) pair or a mapping with a name."""
+    pair = isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[0], str)
+    return (
+        pair or Source in type(source).__mro__ or (isinstance(source, Mapping) and isinstance(source.get("name"), str))
+    )
 
-    A folder with the name of a source is written "./digits", or as a `pathlib.Path`.
+
+def registered_name(source: object) -> str | None:
+    """Return the registered name of a data source that a text stands for; None for a path, which needs no registration.
+
+    Raises:
+        DataError: It is a plugin's name and a path.
     """
+    if not isinstance(source, str) or not re.fullmatch(r"([\w.-]+:)?[a-z][a-z0-9_]*", source):
+        return None
+    if source in registry("data").built_in_names():
+        return source
+    known = {text for entry in registry("data").entries() for text in (entry.name, entry.qualified)}
+    if source not in known:
+        return None
+    if Path(source).exists():
+        raise DataError(f"data {source!r} is both a path here and a registered name; write './{source}' for the path")
+    return source
+
+
+def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
+    """Return the data source that a name or path and its options stand for; nothing is read yet.
+
+    A folder with the name of a source is "./digits", or a `pathlib.Path`.
+    """
+    if registered := registered_name(source):
+        found: Source = registry("data").create(registered, **options)
+        return found
     name = os.fspath(source)
-    kind = NAMED.get(name) if isinstance(source, str) else None
-    if kind is not None:
-        return _create_source(kind, f"{name!r}", options)
     path = Path(name)
     if path.suffix in (".npz", ".npy"):
         return _create_source(NumpyFile, "a NumPy file", options | {"path": path})
@@ -98,25 +120,22 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
         return _create_source(Zip, "a zip archive", options | {"path": path})
     if not path.is_dir():
         what = "is a file, but not a .npz, .npy or .zip" if path.exists() else "is not a folder or file"
-        raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, NAMED)}")
+        names = registry("data").names()
+        raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, names)}")
     if "size" not in options:
-        raise OptionError(f"data {name!r} is a folder of images; pass size=64 or size=(height, width)")
+        raise OptionError(f"data {name!r} is a folder of images, which come in many sizes", fix={"size": 64})
     return _create_source(Folder, "a folder", options | {"path": path})
 
 
 def _create_source(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:
-    fields = attrs.fields(kind)
-    _check_option_names(options, [field.name for field in fields], label)
-    missing = [field.name for field in fields if field.default is attrs.NOTHING and field.name not in options]
-    if missing:
+    _check_names(options, option_names(kind) or (), label)
+    if missing := [name for name in required_options(kind) if name not in options]:
         raise OptionError(f"data {label} needs {' and '.join(missing)}")
-    if isinstance(options.get("size"), int):
-        options = {**options, "size": (options["size"],)}
     source: Source = kind(**options)
     return source
 
 
-def _check_option_names(options: Mapping[str, Any], names: Any, label: str) -> None:
+def _check_names(options: Mapping[str, Any], names: Any, label: str) -> None:
     for name in options:
         if name not in names:
             raise OptionError(f"{label} has no option {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")

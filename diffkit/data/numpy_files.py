@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from diffkit.data.arrays import ArrayData, from_array
 from diffkit.data.axes import file_layout
 from diffkit.data.classes import check_class_names
-from diffkit.errors import DataError
+from diffkit.errors import DataError, Message
 
 _READ = ("arr_0", "arr_1", "classes", "bins")
 _MOST_BINS = 2**53
@@ -41,7 +41,7 @@ def open_numpy_file(
     if "arr_0" not in arrays:
         raise DataError(f"{str(path)!r} has no array arr_0 (it has: {', '.join(arrays) or 'none'})")
     if labels and "arr_1" not in arrays:
-        raise DataError(f"{str(path)!r} has no labels, arr_1; pass labels=False")
+        raise DataError(f"{str(path)!r} has no labels, arr_1", fix={"labels": False})
     try:
         images = arrays["arr_0"]
         return from_array(
@@ -53,7 +53,7 @@ def open_numpy_file(
             source=str(path),
         )
     except DataError as error:
-        raise DataError(f"{str(path)!r}: {error}") from error
+        raise DataError(Message(f"{str(path)!r}: ", error.message)) from error
 
 
 def _read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:

@@ -31,7 +31,7 @@ def map_in_order(function: Callable[[Any], T], items: Sequence[Any], processes: 
         OptionError: There are more processes than are useful.
     """
     if processes > (most := max(_MANY, 4 * (os.cpu_count() or 1))):
-        raise OptionError(f"processes={processes} is more than are useful; pass at most {most}")
+        raise OptionError(f"is more than are useful; pass at most {most}", option="processes", value=processes)
     if processes == 0:
         yield from (_call_or_error(function, item) for item in items)
         return
@@ -43,8 +43,9 @@ def map_in_order(function: Callable[[Any], T], items: Sequence[Any], processes: 
                 yield from results
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that reads images died, for lack of memory or in a damaged image; processes=0 reads in this "
-                "one. A script that uses processes needs its work under if __name__ == '__main__':"
+                "a process that reads images died, for lack of memory or in a damaged image; a script that uses "
+                "processes needs its work under if __name__ == '__main__':",
+                fix={"processes": 0},
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

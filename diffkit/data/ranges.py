@@ -8,7 +8,7 @@ from attrs import frozen
 
 from diffkit.data.base import Data, scale_images
 from diffkit.data.finite import find_not_finite
-from diffkit.errors import DataError
+from diffkit.errors import DataError, problem
 
 _LOOKED_AT = 64
 _LARGE, _SMALL = 4.0, 0.05
@@ -89,12 +89,9 @@ def check_unit_range(low: float, high: float, what: str) -> None:
 def bins_advice(data: Data, bins: int | None) -> str:
     """Return advice on data that has other bins than a system, from the range of its values."""
     found = range_of(data) if bins is not None else None
-    if found is None or found.high > 255:
-        return f"compose with bins={data.bins}"
-    if -1 - _CLOSE <= found.low < 0 and found.high <= 1 + _CLOSE:
-        return f"load images with bins={bins}, or compose with bins=None for continuous data"
-    if found.low >= 0 and found.high <= 1:
-        return f"its values lie in {found}: scale images by 2 * x - 1 and load them with bins={bins}"
-    if found.low >= 0:
-        return f"its values lie in {found}: give images as uint8"
-    return "compose with bins=None"
+    if found is not None and found.low >= 0 and found.high <= 1:
+        return f"; its values lie in {found}: scale images by 2 * x - 1 and load them with bins={bins}"
+    if found is not None and found.low >= 0 and found.high <= 255:
+        return f"; its values lie in {found}: give images as uint8"
+    images = found is not None and -1 - _CLOSE <= found.low < 0 and found.high <= 1 + _CLOSE
+    return problem(f"; load images with bins={bins}" if images else "", fix={"bins": data.bins})

@@ -30,7 +30,7 @@ class Skipping:
 
     def __init__(self, count: int, on_error: str, max_skipped: float | None = None):
         if on_error not in ("stop", "skip"):
-            raise OptionError(f"on_error must be 'stop' or 'skip', got {on_error!r}")
+            raise OptionError("must be 'stop' or 'skip'", option="on_error", value=on_error)
         self.count, self.skips = count, on_error == "skip"
         self.most = most_skipped(count, max_skipped)
         self.bad: dict[int, str] = {}
@@ -48,7 +48,7 @@ class Skipping:
             except DataError as error:
                 if not self.skips:
                     raise DataError(
-                        f"{error}; correct it, or pass on_error='skip', with which a run can be resumed too"
+                        f"{error}; correct it, or skip it, which also resumes a run", fix={"on_error": "skip"}
                     ) from error
                 self._record_skipped(at, str(error))
         raise DataError(f"none of {self.count} examples can be read; the first: {self.bad[0]}")

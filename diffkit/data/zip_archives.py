@@ -70,7 +70,8 @@ def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: An
         path: The archive.
         form: Size, channels and bits of every example.
         labels: As for a folder; a table may also be in the archive, as dataset.json is.
-        options: ``on_error``, ``cache``, ``processes``, ``check`` and ``progress`` of `PictureData.opened`.
+        options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
+            `PictureData.from_pictures`.
     Raises:
         DataError: The file is not an archive, has no image, an image cannot be read, or a label is missing.
     """

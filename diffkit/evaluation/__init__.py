@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from diffkit.evaluation.compare import METRICS as METRICS
     from diffkit.evaluation.compare import Evaluation as Evaluation
     from diffkit.evaluation.compare import evaluate as evaluate
-    from diffkit.evaluation.extractors import EXTRACTORS as EXTRACTORS
     from diffkit.evaluation.extractors import ModuleExtractor as ModuleExtractor
     from diffkit.evaluation.extractors import extractor_for as extractor_for
     from diffkit.evaluation.features import Extractor as Extractor
@@ -23,12 +22,4 @@ if TYPE_CHECKING:
     from diffkit.evaluation.reference import Reference as Reference
     from diffkit.evaluation.reference import load_reference as load_reference
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "compare": ("METRICS", "Evaluation", "evaluate"),
-    "extractors": ("EXTRACTORS", "ModuleExtractor", "extractor_for"),
-    "features": ("Extractor", "Features", "extract"),
-    "reference": ("Reference", "load_reference"),
-}
-__all__ = [name for names in _NAMES.values() for name in names]
-
-__getattr__, __dir__ = on_first_use(__name__, _NAMES)
+__all__, __getattr__, __dir__ = on_first_use(__name__)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.data.base import scale_images
-from diffkit.data.sources import Digits
+from diffkit.data.sources.digits import Digits
 
 RECIPE = 1
 """Version of the features; increase it with every change below that affects them."""

@@ -1,4 +1,4 @@
-"""Line charts and scatter plots as SVG without dependencies, for a report in one HTML file.
+"""Line charts and scatter plots as SVG, for a report in one HTML file; ``chart.svg.j2`` is the template.
 
 Colours are CSS variables of the page, so that charts follow its light or dark scheme.
 """
@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
-from markupsafe import Markup
 
+from diffkit.evaluation._templates import template
 from diffkit.table import F64
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 WIDTH, HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 30, 40
 _POINTS = 600
 """Largest number of points of a line; longer lines are thinned, as pixels cannot show more."""
+_FEW = 30
+"""A line of fewer points than these has a dot at each."""
 COLORS = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6")
 
 
@@ -56,11 +61,11 @@ class _Axis:
         v = np.where(np.isfinite(v), v, np.nan)
         return np.asarray(self.start + (v - self.low) / (self.high - self.low) * (self.end - self.start))
 
-    def ticks(self) -> list[float]:
-        """Values of the grid lines."""
-        if self.log:
-            return self._log_ticks()
-        return _even_ticks(self.low, self.high)
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Positions of the grid lines in pixels, and their labels."""
+        values = self._log_ticks() if self.log else _even_ticks(self.low, self.high)
+        return list(zip(self.to_pixels(np.array(values, dtype=np.float64)), map(_number, values), strict=True))
 
     def _log_ticks(self) -> list[float]:
         """Return powers of ten as ticks; their multiples if few powers are in range, even steps if none is."""
@@ -90,29 +95,36 @@ def chart(
     bands = [v for line in lines for v in (line.low, line.high) if v is not None]
     y = _axis([line.y for line in lines] + bands, HEIGHT - _BOTTOM, _TOP, log_y)
     if x is None or y is None:
-        return _frame(title, Markup('<text class="label" x="240" y="135" text-anchor="middle">nothing to draw</text>'))
-    parts = [_grid(x, y, xlabel, ylabel)]
-    for number, line in enumerate(lines):
-        color = COLORS[number % len(COLORS)]
-        parts += [_band(line, x, y, color), _path(line, x, y, color)]
-    parts.append(_legend([(line.label, COLORS[i % len(COLORS)]) for i, line in enumerate(lines) if line.label]))
-    return _frame(title, Markup("").join(parts))
+        return _drawn(title)
+    shapes = [(n.label, COLORS[i % len(COLORS)], _band(n, x, y), *_path(n, x, y)) for i, n in enumerate(lines)]
+    named = [(label, color) for label, color, *_ in shapes if label]
+    lefts = _LEFT + np.cumsum([0.0] + [26 + 6.3 * len(label) for label, _ in named])
+    return _drawn(
+        title,
+        axes=(x, y),
+        xlabel=xlabel,
+        ylabel=ylabel,
+        lines=[dict(zip(("label", "color", "band", "path", "dots"), shape, strict=True)) for shape in shapes],
+        legend=[(left, *entry) for left, entry in zip(lefts, named, strict=False)],
+    )
 
 
 def scatter(title: str, points: F64, classes: Sequence[int] | None = None) -> Markup:
-    """Return a scatter plot of points, (N, 2), as SVG, coloured by class, with equal units on both axes."""
+    """Return points in the plane, (N, 2), coloured by class, with equal units on both axes."""
     points = np.asarray(points, dtype=np.float64)
     centre, reach = (points.min(0) + points.max(0)) / 2, max(float(np.ptp(points, axis=0).max()) / 2 * 1.05, 1e-9)
     side = min(WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - 10)
     place = (points - centre) / reach * (side / 2)
-    left, top = WIDTH / 2, _TOP + side / 2
-    dots = [
-        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="1.8" style="fill:var({})"/>').format(
-            left + px, top - py, COLORS[(classes[i] if classes is not None else 0) % len(COLORS)]
-        )
-        for i, (px, py) in enumerate(place)
-    ]
-    return _frame(title, Markup("").join(dots))
+    colors = [COLORS[(classes[i] if classes is not None else 0) % len(COLORS)] for i in range(len(points))]
+    dots = [(WIDTH / 2 + x, _TOP + side / 2 - y, color) for (x, y), color in zip(place, colors, strict=True)]
+    return _drawn(title, dots=dots)
+
+
+def _drawn(title: str, **content: Any) -> Markup:
+    from markupsafe import Markup  # which Jinja2 brings
+
+    nothing: dict[str, Any] = {"axes": None, "lines": (), "legend": (), "dots": ()}
+    return Markup(template("chart.svg.j2").render(title=title, width=WIDTH, height=HEIGHT, **(nothing | content)))
 
 
 def _array(values: Any) -> Any:
@@ -131,72 +143,33 @@ def _axis(columns: Sequence[F64], start: float, end: float, log: bool) -> _Axis 
     return _Axis(low - room, high + room, start, end, log)
 
 
-def _grid(x: _Axis, y: _Axis, xlabel: str, ylabel: str) -> Markup:
-    parts = []
-    for value, place in zip(x.ticks(), x.to_pixels(np.array(x.ticks(), dtype=np.float64)), strict=True):
-        parts.append(
-            Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(place, y.end, y.start)
-        )
-        parts.append(
-            Markup('<text class="label" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-                place, y.start + 15, _number(value)
-            )
-        )
-    for value, place in zip(y.ticks(), y.to_pixels(np.array(y.ticks(), dtype=np.float64)), strict=True):
-        parts.append(
-            Markup('<line class="grid" y1="{0:.1f}" y2="{0:.1f}" x1="{1}" x2="{2}"/>').format(place, x.start, x.end)
-        )
-        parts.append(
-            Markup('<text class="label" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-                x.start - 5, place + 4, _number(value)
-            )
-        )
-    middle = (y.start + y.end) / 2
-    parts.append(
-        Markup('<text class="label" x="{:.0f}" y="{}" text-anchor="middle">{}</text>').format(
-            (x.start + x.end) / 2, HEIGHT - 6, xlabel
-        )
-    )
-    parts.append(
-        Markup(
-            '<text class="label" text-anchor="middle" transform="translate(12 {:.0f}) rotate(-90)">{}</text>'
-        ).format(middle, ylabel)
-    )
-    return Markup("").join(parts)
-
-
-def _path(line: ChartLine, x: _Axis, y: _Axis, color: str) -> Markup:
+def _path(line: ChartLine, x: _Axis, y: _Axis) -> tuple[str, list[tuple[float, float]]]:
+    """A line as path data, and its points if they are few."""
     keep = _points_to_draw(x.to_pixels(line.x))
-    px, py = x.to_pixels(line.x[keep]), y.to_pixels(line.y[keep])
-    words, drawing, count = [], False, 0
-    for a, b in zip(px, py, strict=True):
-        if math.isnan(a) or math.isnan(b):
-            drawing = False
-            continue
-        words.append(f"{'L' if drawing else 'M'}{a:.1f} {b:.1f}")
-        drawing, count = True, count + 1
-    dots = Markup("")
-    if count < 30:
-        dots = Markup("").join(
-            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.2" style="fill:var({})"/>').format(a, b, color)
-            for a, b in zip(px, py, strict=True)
-            if not (math.isnan(a) or math.isnan(b))
-        )
-    return Markup('<path class="line" style="stroke:var({})" d="{}"/>').format(color, " ".join(words)) + dots
+    places = list(zip(x.to_pixels(line.x[keep]), y.to_pixels(line.y[keep]), strict=True))
+    words, drawing = [], False
+    for a, b in places:
+        there = not (math.isnan(a) or math.isnan(b))
+        if there:
+            words.append(f"{'L' if drawing else 'M'}{a:.1f} {b:.1f}")
+        drawing = there
+    dots = [(a, b) for a, b in places if not (math.isnan(a) or math.isnan(b))]
+    return " ".join(words), dots if len(dots) < _FEW else []
 
 
-def _band(line: ChartLine, x: _Axis, y: _Axis, color: str) -> Markup:
+def _band(line: ChartLine, x: _Axis, y: _Axis) -> str:
+    """A band as path data; "" if there is none."""
     if line.low is None or line.high is None:
-        return Markup("")
+        return ""
     keep = _points_to_draw(x.to_pixels(line.x))
     px, low, high = x.to_pixels(line.x[keep]), y.to_pixels(line.low[keep]), y.to_pixels(line.high[keep])
     low = np.where(np.isnan(low), y.start, low)  # an interval that reaches 0 has no lower end on a log scale
     good = ~(np.isnan(px) | np.isnan(high))
     if good.sum() < 2:
-        return Markup("")
+        return ""
     there = [f"{a:.1f} {b:.1f}" for a, b in zip(px[good], high[good], strict=True)]
     back = [f"{a:.1f} {b:.1f}" for a, b in zip(px[good][::-1], low[good][::-1], strict=True)]
-    return Markup('<path class="band" style="fill:var({})" d="M{}Z"/>').format(color, "L".join(there + back))
+    return f"M{'L'.join(there + back)}Z"
 
 
 def _points_to_draw(px: F64) -> Any:
@@ -205,21 +178,6 @@ def _points_to_draw(px: F64) -> Any:
         return np.arange(len(px))
     place = np.nan_to_num((px - _LEFT) / (WIDTH - _LEFT - _RIGHT) * _POINTS).round()
     return np.unique([*np.unique(place, return_index=True)[1], len(px) - 1])
-
-
-def _legend(entries: Sequence[tuple[str, str]]) -> Markup:
-    parts, left = [], float(_LEFT)
-    for label, color in entries:
-        parts.append(Markup('<rect x="{:.0f}" y="19" width="10" height="4" style="fill:var({})"/>').format(left, color))
-        parts.append(Markup('<text class="label" x="{:.0f}" y="25">{}</text>').format(left + 14, label))
-        left += 26 + 6.3 * len(label)
-    return Markup("").join(parts)
-
-
-def _frame(title: str, body: Markup) -> Markup:
-    return Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><text class="title" x="{}" y="12">{}</text>{}</svg>'
-    ).format(WIDTH, HEIGHT, title, 4, title, body)
 
 
 def _number(value: float) -> str:

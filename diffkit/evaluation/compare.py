@@ -207,7 +207,7 @@ def check_metric_names(metrics: Sequence[str] | None) -> None:
         if name not in METRICS:
             raise OptionError(f"no metric named {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})")
     if metrics is not None and not metrics:
-        raise OptionError(f"metrics must be some of {', '.join(METRICS)}, got none")
+        raise OptionError(f"must be some of {', '.join(METRICS)}", option="metrics", value=())
 
 
 def check_metrics(

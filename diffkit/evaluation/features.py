@@ -98,7 +98,7 @@ def extract(
     batch_size = check_integer("batch_size", batch_size, ge=1)
     total = len(data) if count is None else check_integer("count", count, ge=1)
     if total > len(data):
-        raise DataError(f"count={total} is more than the {len(data)} examples in the {what}")
+        raise DataError(f"is more than the {len(data)} examples in the {what}", option="count", value=total)
     if total < 2:
         raise DataError(f"the {what}: {total} example has no spread to compare; give two or more")
     digest, found = hashlib.sha256(), list[Features]()

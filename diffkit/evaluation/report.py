@@ -9,7 +9,6 @@ import contextlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,9 @@ import torch
 from attrs import field, frozen
 
 from diffkit._version import __version__
-from diffkit.errors import CheckpointError, DiffkitError, DivergedError, MissingExtraError
+from diffkit.errors import CheckpointError, DiffkitError, DivergedError
+from diffkit.evaluation._svg import ChartLine, chart, scatter
+from diffkit.evaluation._templates import template
 from diffkit.explain import explain
 from diffkit.options import check_integer
 from diffkit.runtime.files import load_weights, write_atomically
@@ -27,6 +28,7 @@ from diffkit.runtime.strict_json import check_fields, read_json
 from diffkit.spacing import Spacing
 from diffkit.system.loading import load, read_spec
 from diffkit.system.module import System
+from diffkit.training.config import RETIRED
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -81,10 +83,10 @@ def write_report(
     """
     check_integer("n", n, ge=0)
     folder = Path(run)
-    template = _template()
+    page = template("report.html.j2")
     found = _ReportedRun.read(folder, device)
     spacing = min(_STEPS, found.system.num_steps) if steps is None else steps
-    page = template.render(
+    text = page.render(
         title=folder.resolve().name,
         shape="x".join(map(str, found.system.data_shape)),
         run=folder,
@@ -104,7 +106,7 @@ def write_report(
         data=found.config.get("data", {}),
     )
     path = folder / "report.html" if out is None else Path(out)
-    write_atomically(path, page.encode(errors="backslashreplace"))  # names of folders may hold any bytes
+    write_atomically(path, text.encode(errors="backslashreplace"))  # names of folders may hold any bytes
     return path
 
 
@@ -160,32 +162,10 @@ class _ReportedRun:
                 yield found.step, {**found.files["model"], **found.files[name]}
 
 
-def _template() -> Any:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("report", "a report") from error
-    source = resources.files("diffkit.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["plain"] = _option_text
-    return environment.from_string(source)
-
-
-def _option_text(value: Any) -> str:
-    """Return the value of an option as text for the report."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_option_text, value))
-    return "none" if value is None else str(value)
-
-
 # ---- charts ----------------------------------------------------------------------------------------------------------
 
 
 def _schedule_charts(e: Explanation) -> Iterator[ReportFigure]:
-    from diffkit.evaluation._svg import ChartLine, chart
-
     yield ReportFigure(
         "How signal and noise mix at each level.",
         chart(
@@ -223,7 +203,6 @@ def _schedule_charts(e: Explanation) -> Iterator[ReportFigure]:
 
 
 def _training_charts(folder: Path) -> Iterator[ReportFigure]:
-    from diffkit.evaluation._svg import ChartLine, chart
     from diffkit.training import read_metrics
 
     lines = read_metrics(folder)
@@ -263,7 +242,6 @@ def _training_charts(folder: Path) -> Iterator[ReportFigure]:
 
 def _bound_results(folder: Path) -> Mapping[str, Any] | None:
     """Return the results of ``diffkit nll`` for the report: the bound, and its terms by level."""
-    from diffkit.evaluation._svg import ChartLine, chart
     from diffkit.likelihood.scores import FAINT, NORMAL_95
 
     arrays = _read_npz(folder / "nll.npz", "total", "prior", "levels", "visits", "terms", "terms_error")
@@ -338,7 +316,7 @@ def _read_npz(path: Path, *names: str) -> dict[str, Any] | None:
 def _sample_figures(run: _ReportedRun, n: int, steps: Spacing, seed: int, progress: bool) -> Iterator[ReportFigure]:
     """Yield figures of samples for the report: of the trained system, of stored checkpoints, and at several levels."""
     system = run.system
-    if system.backbone is None:
+    if system.network is None:
         return
     if run.enlarges:
         yield ReportFigure("This system enlarges small images; diffkit sample --low-res draws its samples.")
@@ -357,7 +335,7 @@ def _sample_figures(run: _ReportedRun, n: int, steps: Spacing, seed: int, progre
 
 
 def _checkpoint_figures(run: _ReportedRun, count: int, steps: Spacing, seed: int) -> Iterator[ReportFigure]:
-    system, network = run.system, run.system.backbone
+    system, network = run.system, run.system.network
     assert network is not None
     final = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     found = list(run.checkpoints())
@@ -391,7 +369,6 @@ def _trajectory_figures(run: _ReportedRun, steps: Spacing, seed: int) -> Iterato
 
 def _draw_samples(run: _ReportedRun, x: Tensor, caption: str, columns: int | None = None) -> ReportFigure:
     from diffkit.evaluation._embedded_images import embed_images
-    from diffkit.evaluation._svg import scatter
 
     labels = run.conditions(len(x)).get("y")
     if x.ndim == 2 and x.shape[1] == 2:
@@ -429,7 +406,8 @@ def _environment_facts(run: _ReportedRun) -> list[tuple[str, str]]:
 
 def _training_code(run: _ReportedRun) -> str:
     """Return Python code that trains the same system again, for the report."""
-    options = ",\n    ".join(f"{name}={_python(value)}" for name, value in run.config.get("train", {}).items())
+    chosen = {name: value for name, value in run.config["train"].items() if name not in RETIRED}
+    options = ",\n    ".join(f"{name}={_python(value)}" for name, value in chosen.items())
     source = run.config.get("data", {}).get("source", "...")
     lines = ["import json", "import diffkit, diffkit.data", ""]
     lines += [f"spec = json.load(open({str(run.folder / SPEC)!r}))", "system = diffkit.from_spec(spec)"]

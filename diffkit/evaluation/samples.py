@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from diffkit.data.folder import list_images
 from diffkit.data.loading import source_for
 from diffkit.errors import DataError
 from diffkit.runtime.images import check_finite, need_pillow, open_image, to_integers
+from diffkit.system.call_options import JobOptions, shows_options
 from diffkit.system.module import System
 
 _SHOWN = 3
@@ -22,7 +23,16 @@ _ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
 """EXIF's tag of the orientation, and its values for which height and width are swapped."""
 
 
-def draw_samples(system: System, n: int, *, source: str = "samples", batch_size: int = 64, **options: Any) -> Data:
+@shows_options(JobOptions)
+def draw_samples(
+    system: System,
+    n: int,
+    *,
+    source: str = "samples",
+    batch_size: int = 64,
+    progress: bool = True,
+    **options: Unpack[JobOptions],
+) -> Data:
     """Draw n samples of a system and return them as data, rounded to the nearest of its bins if it has any.
 
     Args:
@@ -30,11 +40,13 @@ def draw_samples(system: System, n: int, *, source: str = "samples", batch_size:
         n: Number of samples.
         source: Name of the samples in results.
         batch_size: Number of samples that are drawn at a time.
-        options: Options of `System.sample`.
+        progress: Show a bar with an ETA on standard error.
+        options: Those of `diffkit.system.call_options.JobOptions`.
+        conditions: As in `System.sample`.
     Raises:
         DivergedError: No sample is finite.
     """
-    x = system.sample(n, batch_size=min(n, batch_size), **options).cpu()
+    x = system.sample(n, batch_size=min(n, batch_size), progress=progress, **options).cpu()
     if system.device.type != "cpu":  # on a CPU it was checked while sampling
         check_finite(x)
     bins = system.decoder.bins

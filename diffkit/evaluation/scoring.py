@@ -41,7 +41,7 @@ def choose_examples(size: int, num: int | None, seed: int) -> NDArray[np.int64]:
         return np.arange(size, dtype=np.int64)
     check_integer("num", num, ge=1)
     if num > size:
-        raise OptionError(f"num must be <= {size}, the examples in the data, got {num}")
+        raise OptionError(f"must be <= {size}, the examples in the data", option="num", value=num)
     return np.sort(np.random.default_rng(seed).permutation(size)[:num])
 
 

@@ -17,10 +17,4 @@ if TYPE_CHECKING:
     from diffkit.explain.explanation import Explanation as Explanation
     from diffkit.explain.explanation import PartNote as PartNote
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "describe": ("explain",),
-    "explanation": ("Explanation", "PartNote"),
-}
-__all__ = [name for names in _NAMES.values() for name in names]
-
-__getattr__, __dir__ = on_first_use(__name__, _NAMES)
+__all__, __getattr__, __dir__ = on_first_use(__name__)

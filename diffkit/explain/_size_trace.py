@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -82,8 +82,8 @@ class Trace:
         self.data_shape = data_shape
         self.precision = precision
         self.flops = (0.0, 0.0)
-        low_res = recipe.channels_in(data_shape) - data_shape[0]
-        self._conditions = self._find_conditions(low_res)
+        self._low_res = (max(recipe.channels_in(data_shape) - data_shape[0], 1), *data_shape[1:])
+        self._conditions = self._find_conditions()
 
     @property
     def weight_bytes(self) -> int:
@@ -96,63 +96,41 @@ class Trace:
         Args:
             count: Compute `flops` too; not for blocks that are recomputed, as counting keeps their results in memory.
         """
-
-        def step(live: _MemoryTracker, kernels: _GpuKernels) -> None:
-            counter = FlopCounterMode(display=False)
-            with counter if count else nullcontext(), live:
-                out = self._forward(_BATCH)
-                live.mark()
-                forward = counter.get_total_flops() + kernels.flops
-                torch.autograd.backward(out.sum())
+        live, counter = _MemoryTracker(self.network), FlopCounterMode(display=False)
+        with _imitate_gpu(self.network, self.precision) as kernels, counter if count else nullcontext(), live:
+            out = self._forward(_BATCH, self._conditions)
+            live.mark()
+            forward = counter.get_total_flops() + kernels.flops
+            torch.autograd.backward(out.sum())
             both = counter.get_total_flops() + 3 * kernels.flops  # a product has two gradients of the same cost
-            self.flops = (forward / _BATCH, both / _BATCH)
-
-        timeline = self._timeline(step)
+        self.flops = (forward / _BATCH, both / _BATCH)
         self.network.zero_grad()
-        return timeline
+        return live.timeline()
 
     def sampling(self) -> MemoryTimeline:
         """Return the memory of a forward pass without gradients, without weights."""
-
-        def step(live: _MemoryTracker, kernels: _GpuKernels) -> None:
-            with torch.no_grad(), live:
-                out = self._forward(_BATCH)
-                live.mark()
-                del out
-
-        return self._timeline(step)
-
-    def _timeline(self, step: Callable[[_MemoryTracker, _GpuKernels], None]) -> MemoryTimeline:
         live = _MemoryTracker(self.network)
-        with _imitate_gpu(self.network, self.precision) as kernels:
-            step(live, kernels)
-        events = np.array(live.events, dtype=np.float64)
-        return MemoryTimeline(events[:, 0], events[:, 1], live.at_end_of_forward)
+        with _imitate_gpu(self.network, self.precision), torch.no_grad(), live:
+            out = self._forward(_BATCH, self._conditions)
+            live.mark()
+            del out
+        return live.timeline()
 
-    def _forward(self, batch: int) -> Tensor:
-        out: Tensor = self.network(*self._inputs(batch), **self._conditions(batch))
+    def _forward(self, batch: int, conditions: Sequence[str]) -> Tensor:
+        """Call the network on the meta device, with some of the usual conditions."""
+        forms = {"y": ((batch,), torch.long), "low_res": ((batch, *self._low_res), torch.float32)}
+        x, time = torch.empty(batch, *self.data_shape, device="meta"), torch.empty(batch, device="meta")
+        given = {name: torch.zeros(forms[name][0], dtype=forms[name][1], device="meta") for name in conditions}
+        out: Tensor = self.network(x, time, **given)
         return out
 
-    def _inputs(self, batch: int) -> tuple[Tensor, Tensor]:
-        return torch.empty(batch, *self.data_shape, device="meta"), torch.empty(batch, device="meta")
-
-    def _find_conditions(self, low_res: int) -> Callable[[int], dict[str, Tensor]]:
-        """Find which of the usual conditions the network takes: y, low_res, both or none."""
-        small = (max(low_res, 1), *self.data_shape[1:])
-
-        def labels(batch: int) -> dict[str, Tensor]:
-            return {"y": torch.zeros(batch, dtype=torch.long, device="meta")}
-
-        def image(batch: int) -> dict[str, Tensor]:
-            return {"low_res": torch.zeros(batch, *small, device="meta")}
-
-        candidates: list[Callable[[int], dict[str, Tensor]]] = [lambda batch: {}, labels, image]
-        candidates.append(lambda batch: labels(batch) | image(batch))
+    def _find_conditions(self) -> Sequence[str]:
+        """Find which of the usual conditions the network takes."""
         failures = []
-        for conditions in candidates:
+        for conditions in ((), ("y",), ("low_res",), ("y", "low_res")):
             try:
                 with torch.no_grad():
-                    self.network(*self._inputs(2), **conditions(2))
+                    self._forward(2, conditions)
             except Exception as error:  # any error means that it cannot be called this way
                 failures.append(error)
             else:
@@ -169,6 +147,11 @@ class _MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.at_end_of_forward = 0
         self._fixed, self._slope = 0, 0
         self._known = {value.untyped_storage()._cdata for value in network.state_dict().values()}
+
+    def timeline(self) -> MemoryTimeline:
+        """Return what was followed."""
+        fixed, slope = np.array(self.events, dtype=np.float64).T
+        return MemoryTimeline(fixed, slope, self.marked)
 
     def mark(self) -> None:
         """Mark the end of the forward pass."""

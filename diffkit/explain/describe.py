@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +15,18 @@ from diffkit.errors import OptionError
 from diffkit.explain.explanation import FAINT, Explanation, PartNote
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.options import option_names
-from diffkit.protocols import Composition
+from diffkit.protocols import Composition, Decoder
 from diffkit.registry import LOCAL, SLOTS, registry
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.run_layout import SPEC
 from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
+from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import scalings
 from diffkit.system.compose import compose
 from diffkit.system.loading import from_spec, read_spec
 from diffkit.system.module import System
 from diffkit.system.objective import Objective
 from diffkit.table import F64, ProcessTable
-
-if TYPE_CHECKING:
-    from diffkit.protocols import Decoder
 
 _MANY_FAINT = 0.2
 """Share of levels of almost pure noise above which there is a remark; a fifth of the linear schedule's levels could be
@@ -59,7 +57,7 @@ def explain(
     if isinstance(what, System | str | Path):
         if composition:
             raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be changed")
-        system, recipe = (what, what.recipe) if isinstance(what, System) else _load_without_network(Path(what))
+        system, recipe = (what, what.parts.backbone) if isinstance(what, System) else _load_without_network(Path(what))
     else:
         keywords = dict(what or {}) | composition
         recipe = _resolve_recipe(keywords.pop("backbone", "unet"))
@@ -105,8 +103,8 @@ def _load_without_network(folder: Path) -> tuple[System, Any]:
 
 
 def _count_parameters(system: System, recipe: Any) -> int | None:
-    if system.backbone is not None:
-        return sum(parameter.numel() for parameter in system.backbone.parameters())
+    if system.network is not None:
+        return sum(parameter.numel() for parameter in system.network.parameters())
     if recipe is None:
         return None
     with torch.device("meta"):
@@ -120,7 +118,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     notes = [describe_part(kind, getattr(parts, kind)) for kind in kinds] + (
         [describe_part("backbone", recipe)] if recipe else []
     )
-    chosen = system.parts_for(sampler).sampler
+    chosen = parts_for(system.parts, sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)
     posterior = table.posterior()

@@ -1,6 +1,6 @@
 """Size of a network without allocating it: parameters, operations, memory, and the batch that fits.
 
-    recipe = diffkit.preset("iddpm/cifar10-uncond").compose(device="meta").recipe
+    recipe = diffkit.preset("iddpm/cifar10-uncond").compose(device="meta").parts.backbone
     print(size_report(recipe, (3, 32, 32), 6, batch_size=128, memory_gb=24, precision="bf16"))
 
 The network is run on torch's meta device, where tensors have shapes and no values; see `_size_trace.py`. A reserve
@@ -121,7 +121,7 @@ def size_report(
     if memory_gb is not None:
         check_number("memory_gb", memory_gb, gt=0)
     if precision not in ("fp32", "bf16"):
-        raise OptionError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
+        raise OptionError("must be 'fp32' or 'bf16'", option="precision", value=precision)
     plain, recomputing = _checkpoint_variants(recipe)
     trace = Trace(plain, tuple(data_shape), out_channels, precision)
     training, sampling, flops = trace.training(count=True), trace.sampling(), trace.flops

@@ -7,45 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffkit.errors import MissingExtraError, OptionError
 from diffkit.explain.explanation import FAINT, Explanation
-from diffkit.runtime.publishing import save_figure
-from diffkit.runtime.strict_json import reason
+from diffkit.runtime.plots import BLUE, GREY, ORANGE, figure, panel, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DOTS = 100
 """Largest number of visited levels that are drawn as dots; more are drawn as a line."""
-_BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9772b", "#8a8a8a"
 
 
 def draw_explanation(e: Explanation, path: Path) -> Path:
     """Write the plot of an explanation; see `Explanation.plot`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plot", "a plot") from error
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    figure.suptitle(" · ".join(f"{part.kind} {part.name}" for part in e.parts if part.kind != "sampler"), fontsize=11)
-    (levels, weights), (variance, grid) = figure.subplots(2, 2)
+    drawn = figure(
+        " · ".join(f"{part.kind} {part.name}" for part in e.parts if part.kind != "sampler"), figsize=(11, 7.5)
+    )
+    (levels, weights), (variance, grid) = drawn.subplots(2, 2)
     _levels(levels, e)
     _weights(weights, e)
     _variance(variance, e)
     _grid(grid, e)
-    try:
-        save_figure(figure, path)
-    except (OSError, ValueError) as error:
-        raise OptionError(f"cannot write {path}: {reason(error)}") from error
-    return path
-
-
-def _panel(axes: Axes, title: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel("level")
-    axes.set_ylabel(ylabel)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    return save(drawn, path)
 
 
 def _curve(axes: Axes, x: Any, y: Any, **style: Any) -> None:
@@ -54,19 +36,19 @@ def _curve(axes: Axes, x: Any, y: Any, **style: Any) -> None:
 
 
 def _levels(axes: Axes, e: Explanation) -> None:
-    _panel(axes, "How signal and noise mix", "share of the variance")
-    _curve(axes, e.level, e.alpha_bar, color=_BLUE, label="alpha_bar (signal)")
-    _curve(axes, e.level, 1 - e.alpha_bar, color=_ORANGE, label="1 - alpha_bar (noise)")
+    panel(axes, "How signal and noise mix", "share of the variance")
+    _curve(axes, e.level, e.alpha_bar, color=BLUE, label="alpha_bar (signal)")
+    _curve(axes, e.level, 1 - e.alpha_bar, color=ORANGE, label="1 - alpha_bar (noise)")
     faint = e.level[e.alpha_bar < FAINT]
     if faint.size:
-        axes.axvspan(faint[0], faint[-1], color=_GREY, alpha=0.15, label=f"alpha_bar < {FAINT:g}")
+        axes.axvspan(faint[0], faint[-1], color=GREY, alpha=0.15, label=f"alpha_bar < {FAINT:g}")
     axes.legend(frameon=False, fontsize=8)
 
 
 def _weights(axes: Axes, e: Explanation) -> None:
-    _panel(axes, "Weight of a squared error of x_start", "relative to where the SNR is 1")
+    panel(axes, "Weight of a squared error of x_start", "relative to where the SNR is 1")
     middle = int(np.argmin(np.abs(np.log(np.maximum(e.snr, 1e-300)))))
-    for column, color, label in ((e.weight, _BLUE, "in the loss"), (e.bound_weight, _ORANGE, "in the bound")):
+    for column, color, label in ((e.weight, BLUE, "in the loss"), (e.bound_weight, ORANGE, "in the bound")):
         positive = np.where(column > 0, column, np.nan)
         _curve(axes, e.level, positive / positive[middle], color=color, label=label)
     axes.set_yscale("log")
@@ -74,11 +56,11 @@ def _weights(axes: Axes, e: Explanation) -> None:
 
 
 def _variance(axes: Axes, e: Explanation) -> None:
-    _panel(axes, "Standard deviation of the reverse step", "in units of the data")
+    panel(axes, "Standard deviation of the reverse step", "in units of the data")
     low = np.where(e.posterior_std > 0, e.posterior_std, np.nan)
-    _curve(axes, e.level, e.upper_std, color=_ORANGE, label="from beta")
-    _curve(axes, e.level, low, color=_BLUE, label="from beta-tilde (posterior)")
-    axes.fill_between(e.level, low, e.upper_std, color=_GREY, alpha=0.2)
+    _curve(axes, e.level, e.upper_std, color=ORANGE, label="from beta")
+    _curve(axes, e.level, low, color=BLUE, label="from beta-tilde (posterior)")
+    axes.fill_between(e.level, low, e.upper_std, color=GREY, alpha=0.2)
     axes.set_yscale("log")
     if e.level[-1] > 10:
         axes.set_xscale("log")
@@ -86,11 +68,11 @@ def _variance(axes: Axes, e: Explanation) -> None:
 
 
 def _grid(axes: Axes, e: Explanation) -> None:
-    _panel(axes, f"Levels that sampling visits: {len(e.grid)} of {len(e.level)} ({e.sampler.name})", "log10 of the SNR")
+    panel(axes, f"Levels that sampling visits: {len(e.grid)} of {len(e.level)} ({e.sampler.name})", "log10 of the SNR")
     snr = np.log10(np.where(e.snr > 0, e.snr, np.nan))
-    axes.plot(e.level, snr, color=_GREY, linewidth=1)
+    axes.plot(e.level, snr, color=GREY, linewidth=1)
     visited = np.isin(e.level, e.grid)
     if visited.sum() <= _DOTS:
-        axes.plot(e.level[visited], snr[visited], "o", color=_BLUE, markersize=5)
+        axes.plot(e.level[visited], snr[visited], "o", color=BLUE, markersize=5)
     else:
-        axes.plot(e.level[visited], snr[visited], color=_BLUE, linewidth=2)
+        axes.plot(e.level[visited], snr[visited], color=BLUE, linewidth=2)

@@ -61,7 +61,12 @@ class Classifier:
     def __attrs_post_init__(self) -> None:
         """Refuse options without effect."""
         if self.resblock_updown and not self.conv_resample:
-            raise OptionError("conv_resample=False has no effect with resblock_updown=True; leave one of them out")
+            raise OptionError(
+                "has no effect without conv_resample",
+                option="resblock_updown",
+                value=True,
+                fix=[{"resblock_updown": False}, {"conv_resample": True}],
+            )
 
     def build(self, data_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Return the network, ``forward(x, time)``: (B, C, *S), (B,) -> logits (B, num_classes).
@@ -77,22 +82,5 @@ class Classifier:
         return ClassifierNetwork(layout, num_classes, self.pool)
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
-        return Layout(
-            data_shape=data_shape,
-            in_channels=data_shape[0],
-            channels=self.channels,
-            num_res_blocks=self.num_res_blocks,
-            channel_mult=self.channel_mult,
-            attention_resolutions=self.attention_resolutions,
-            attention_range=(8, 32),  # the published classifiers attend at 32, 16 and 8 pixels
-            num_heads=self.num_heads,
-            num_heads_upsample=self.num_heads,
-            num_head_channels=self.num_head_channels,
-            attention_order=self.attention_order,
-            scale_shift_norm=self.scale_shift_norm,
-            dropout=self.dropout,
-            resblock_updown=self.resblock_updown,
-            conv_resample=self.conv_resample,
-            groups=self.groups,
-            checkpoint=self.checkpoint,
-        )
+        # the published classifiers attend at 32, 16 and 8 pixels
+        return Layout.of(self, data_shape, data_shape[0], (8, 32))

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from diffkit._version import __version__
 from diffkit.errors import OptionError
-from diffkit.guidance._labels import checked_labels
 from diffkit.guidance.classifier import Classifier
 from diffkit.options import check_integer
+from diffkit.parts.guidance._labels import checked_labels
 from diffkit.protocols import Composition, Model
 from diffkit.runtime.files import unwrap_module
-from diffkit.system.module import System, check_draws
+from diffkit.system.checks import check_draws
+from diffkit.system.module import System, read_backbone
 from diffkit.system.saving import FORMAT, is_built_by, part_spec, write, written
 from diffkit.table import ProcessTable
 from diffkit.tensors import device_of, precision_of
@@ -38,7 +39,7 @@ class NoisyClassifier(nn.Module):
     Attributes:
         parts: Those of the system whose samples it guides; its schedule, table and timestep sampler are used.
         settings: The settings of that system; the data must fit them.
-        backbone: The network, ``forward(x, time)``: (B, C, *S), (B,) -> logits (B, num_classes).
+        network: The network, ``forward(x, time)``: (B, C, *S), (B,) -> logits (B, num_classes).
         recipe: The part that the network was built from, or None for a network of your own.
         num_classes: Number of classes.
         noised: False to train on clean data only, given as level 1.
@@ -74,10 +75,13 @@ class NoisyClassifier(nn.Module):
         self.num_classes = count
         self.noised = noised
         if not noised and self.parts.continuous_time:
-            raise OptionError(f"noised=False needs discrete levels, but {self.parts.label('timesteps')} draws others")
+            raise OptionError(
+                f"needs discrete levels, but {self.parts.label('timesteps')} draws others", option="noised", value=False
+            )
         where = system.device if device is None else torch.device(device)
         self.recipe = network if isinstance(network, Classifier) else None
-        self.backbone: nn.Module = _built(network, system.data_shape, num_classes, where)
+        self.network: nn.Module = _built(network, system.data_shape, num_classes, where)
+        read_backbone(self)
 
     # ---- what it is ------------------------------------------------------------------------------------------------
 
@@ -99,7 +103,7 @@ class NoisyClassifier(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the network's first parameter or buffer is; the CPU if there is none."""
-        return device_of(self.backbone) or torch.device("cpu")
+        return device_of(self.network) or torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> NoisyClassifier:
         """Return this classifier with another network of the same kind in place of its own."""
@@ -107,7 +111,8 @@ class NoisyClassifier(nn.Module):
         nn.Module.__init__(found)
         found.parts, found.settings, found.objective = self.parts, self.settings, self.objective
         found.num_classes, found.noised, found.recipe = self.num_classes, self.noised, self.recipe
-        found.backbone = network
+        found.network = network
+        read_backbone(found)
         return found
 
     def spec(self) -> dict[str, Any]:
@@ -118,7 +123,7 @@ class NoisyClassifier(nn.Module):
         """
         settings = attrs.asdict(self.settings, recurse=False)
         kept = ("num_steps", "train_spacing", "rescale_time", "bins")
-        network, recipe = unwrap_module(self.backbone), self.recipe
+        network, recipe = unwrap_module(self.network), self.recipe
         own: dict[str, Any] = {"class": type(network).__name__}
         if recipe is not None and is_built_by(lambda: recipe.build(self.data_shape, self.num_classes), network):
             own = written("the network", attrs.asdict(recipe))
@@ -134,13 +139,13 @@ class NoisyClassifier(nn.Module):
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder, which `diffkit.weights.load_classifier` reads."""
-        return write(self.spec(), unwrap_module(self.backbone).state_dict(), folder)
+        return write(self.spec(), unwrap_module(self.network).state_dict(), folder)
 
     # ---- training and use ------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Return logits (B, num_classes) of data (B, C, *S) at times (B,)."""
-        logits: Tensor = self.backbone(x, time)
+        logits: Tensor = self.network(x, time)
         return logits
 
     def loss_terms(
@@ -170,10 +175,10 @@ class NoisyClassifier(nn.Module):
         """
         if conditions.keys() != {"y"}:
             raise OptionError(f"a classifier learns from the condition 'y' alone, got {sorted(conditions)}")
-        check_draws(x_start, level, noise, self.num_steps)
+        check_draws(x_start, level, noise, self.parts)
         at = self.objective.level(level if self.noised else torch.ones_like(level), x_start)
         x_t = (at.alpha * x_start).addcmul(at.sigma, noise) if self.noised else x_start
-        network = self.backbone if model is None else model
+        network = self.network if model is None else model
         precision = precision_of(network)
         given = x_t if precision is None else x_t.to(precision)
         logits = network(given, at.time.expand(x_t.shape[0])).to(x_t.dtype)
@@ -197,7 +202,7 @@ def _built(
     if isinstance(network, nn.Module):
         return network.to(device)
     if not isinstance(network, Classifier):
-        raise OptionError(f"network must be a diffkit.guidance.Classifier or a torch module, got {network!r}")
+        raise OptionError("must be a diffkit.guidance.Classifier or a torch module", option="network", value=network)
     with device:
         return network.build(data_shape, num_classes)
 

@@ -12,10 +12,4 @@ if TYPE_CHECKING:
     from diffkit.likelihood.scores import Scores as Scores
     from diffkit.likelihood.scores import score as score
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "ode": ("OdeLikelihood", "ode_likelihood"),
-    "scores": ("Scores", "score"),
-}
-__all__ = ["OdeLikelihood", "Scores", "ode_likelihood", "score"]
-
-__getattr__, __dir__ = on_first_use(__name__, _NAMES)
+__all__, __getattr__, __dir__ = on_first_use(__name__)

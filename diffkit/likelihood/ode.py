@@ -25,18 +25,20 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit.errors import CompositionError, MissingExtraError, OptionError
+from diffkit.errors import UNSET, CompositionError, MissingExtraError, OptionError
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
 from diffkit.options import check_integer, check_number
-from diffkit.protocols import Level, Model, Scalings
-from diffkit.runtime.double_backward import differentiable_twice, ordinary
+from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.bound import BoundTerms
+from diffkit.system.checks import checked_data
+from diffkit.system.conditions import check_unused
 from diffkit.system.denoiser import Denoiser
 from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
-from diffkit.system.seeding import example_seed
+from diffkit.system.randomness import generators_of
 from diffkit.table import Coefs
+from diffkit.tensors import differentiable_twice, ordinary
 
 DIVERGENCES = ("hutchinson", "exact")
 PROBES = ("rademacher", "gaussian")
@@ -148,20 +150,25 @@ def ode_likelihood(
         end=end,
     )
     if how.dequantize == "decoder" and how.end == "clean":
-        raise OptionError("dequantize='decoder' ends the flow at level 1; leave out end='clean'")
+        raise OptionError("ends the flow at level 1", option="dequantize", value="decoder", fix={"end": UNSET})
     if how.dequantize == "uniform" and not binned:
-        raise OptionError("dequantize='uniform' is for data on bins; this system's is continuous, take 'none'")
+        raise OptionError(
+            "is for data on bins; this system's is continuous",
+            option="dequantize",
+            value="uniform",
+            fix={"dequantize": "none"},
+        )
     draws, probes = check_integer("draws", draws, ge=1), check_integer("probes", probes, ge=1)
     seed = None if seed is None else check_integer("seed", seed, ge=0)
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
     solve = _create_solver(rtol, atol, method, options)
     with torch.inference_mode(False):
-        x_start = ordinary(system.checked(x_start).to(system.device))
+        x_start = ordinary(checked_data(x_start, system.data_shape, system.decoder).to(system.device))
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
     if len(places) != len(x_start):
         raise OptionError(f"indices must have one entry for each of {len(x_start)} examples, got {len(places)}")
-    system.check_unused(model, conditions, "steps", "sampler", "compile")
     job = system.prepare(len(x_start), guidance=guidance, seed=seed, clip=clip, model=model, **conditions)
+    check_unused(job.model, conditions, "steps", "sampler", "compile")
     flow = _Flow(system, job.denoiser(), how, probes, gradient, None if seed is None else (seed, places))
     # the divergence is a gradient, so that inference mode is left; probes then are ordinary tensors, too
     with eval_mode(system, *job.networks()), torch.inference_mode(False), torch.set_grad_enabled(gradient):
@@ -254,8 +261,9 @@ class _FlowPath:
     def at(self, rho: float) -> tuple[Coefs, Scalings, float]:
         """Return coefficients, mean parameterization and time of the flow at sigma / alpha = rho."""
         log_snr = -2 * math.log(rho)
-        if self.parts.schedule.continuous:
-            total_std, time = (float(v) for v in self.parts.schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
+        schedule = self.parts.schedule
+        if isinstance(schedule, ContinuousSchedule):
+            total_std, time = (float(v) for v in schedule.level(torch.tensor(log_snr, dtype=torch.float64)))
         elif self.ends_without_signal and rho > self.last:  # the last level is at no log_snr, but at an angle
             ends = [math.atan(self.last), math.pi / 2]
             pairs = zip((self.total_std[-1], self.time[-1]), self.end, strict=True)
@@ -289,7 +297,7 @@ class _Flow:
         """Return the bits per dimension by the flow with each probe, (probes, B) float64, and the latent."""
         if draw == 0 and self.seeds is not None:
             seed, places = self.seeds
-            self.generators = [torch.Generator(x_start.device).manual_seed(example_seed(seed, i)) for i in places]
+            self.generators = [*generators_of(seed, places, x_start.device)]
         if draw == 0:
             self._check_gradient(x_start)
         y, offset = self._dequantize(x_start)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,16 +21,18 @@ from torch import Tensor
 from diffkit.errors import DataError, OptionError
 from diffkit.likelihood.stratified_levels import Strata
 from diffkit.options import check_integer
-from diffkit.protocols import Composition, Model
+from diffkit.protocols import Composition
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.publishing import save_npz
-from diffkit.spacing import Spacing
 from diffkit.system.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
-from diffkit.system.guidance import GuidanceSlot
+from diffkit.system.call_options import EstimateOptions, conditions_in, options_in, shows_options
+from diffkit.system.checks import checked_data
+from diffkit.system.conditions import check_unused
+from diffkit.system.guidance import with_guidance
 from diffkit.system.module import System
-from diffkit.system.prepared import SamplingJob, Transform
-from diffkit.system.seeding import seeds_of
+from diffkit.system.prepared import SamplingJob
+from diffkit.system.randomness import seeds_of
 from diffkit.table import F64, ProcessTable
 
 NORMAL_95 = 1.959964
@@ -144,22 +145,18 @@ class Scores:
         return draw_scores(self, Path(path))
 
 
+@shows_options(EstimateOptions)
 def score(
     system: System,
     data: Tensor | Iterable[Chunk],
     *,
-    steps: Spacing = None,
-    guidance: GuidanceSlot = None,
     levels_per_example: int | None = None,
     seed: int | None = 0,
     indices: Sequence[int] | None = None,
     rows_per_call: int | None = None,
-    clip: bool | None = None,
-    x_transform: Transform | None = None,
-    model: Model | None = None,
     size: int | None = None,
     progress: bool | Callable[[int], None] = False,
-    **conditions: Any,
+    **options: Unpack[EstimateOptions],
 ) -> Scores:
     """Return the variational bound on the negative log-likelihood of data, in bits per dimension.
 
@@ -169,16 +166,14 @@ def score(
     Args:
         system: Any system with discrete levels or a continuous schedule.
         data: Clean data (N, C, *S), or batches of it with their conditions, read one at a time.
-        steps: Levels of the chain that is scored, as in `System.sample`.
         levels_per_example: Number of levels that each example visits; all by default. Fewer give an unbiased estimate:
             level 1, and a uniform one of each of the strata that the other levels are cut into.
         seed: Levels and noise of example i are a function of (seed, i); None draws new ones.
         indices: Index of each example, in the order they come; 0, 1, 2, ... by default.
         rows_per_call: Number of (example, level) pairs per network call; 16 on a CPU, 256 on a GPU.
-        guidance, clip, x_transform, model: As in `System.bits_per_dim`.
         size: Number of examples, for the progress bar, if data has no length.
         progress: Show a bar on standard error; or a function that is called with the number of (example, level) pairs
-            just finished.
+        options: Those of `diffkit.system.call_options.EstimateOptions`.
         conditions: Keywords for the network, if data is one tensor.
     Raises:
         OptionError: An argument is wrong, or data does not fit the system.
@@ -186,18 +181,11 @@ def score(
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
     """
     seed = None if seed is None else check_integer("seed", seed, ge=0)
-    prepare = partial(
-        system.prepare,
-        steps=steps,
-        guidance=guidance,
-        seed=seed,
-        clip=clip,
-        x_transform=x_transform,
-        model=model,
-    )
-    table = system.table_for(steps)
+    conditions, options = conditions_in(options, EstimateOptions), options_in(options, EstimateOptions)
+    table = system.table_for(options.get("steps"))
     strata = Strata.of(table.num_steps, levels_per_example)
-    scorer = _LevelScorer(system, table, system.parts_for(None, guidance), strata, seed, rows_per_call)
+    guided = with_guidance(system.parts, options.get("guidance"))
+    scorer = _LevelScorer(system, table, guided, strata, seed, rows_per_call)
     batches: Iterable[Chunk] = [(data, conditions)] if isinstance(data, Tensor) else data
     total = len(data) if isinstance(data, Tensor) else size
     found, parts, seen = LevelMoments.empty(table.num_steps), list[F64](), list[int]()
@@ -208,8 +196,9 @@ def score(
             if indices is not None and places.stop > len(indices):
                 raise OptionError(f"indices must have one entry for each example, got {len(indices)}")
             index = [int(i) if indices is None else int(indices[i]) for i in places]
-            system.check_unused(model, given, "sampler", "compile")
-            values, prior, level = scorer(x_start, prepare(len(x_start), **given), index, advance)
+            job = system.prepare(len(x_start), seed=seed, **options, **given)
+            check_unused(job.model, given, "sampler", "compile")
+            values, prior, level = scorer(x_start, job, index, advance)
             found = found.merge(LevelMoments.of(values, level, table.num_steps))
             parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))
             seen.extend(index)
@@ -306,11 +295,11 @@ class _LevelScorer:
         self, x_start: Tensor, job: SamplingJob, index: Sequence[int], advance: Callable[[int], None]
     ) -> tuple[F64, F64, NDArray[np.int64]]:
         """Return the bound's three quantities (3, B, K), the prior's bits (B,), and the levels visited (B, K)."""
-        x_start = self.system.checked(x_start).to(self.system.device)
+        x_start = checked_data(x_start, self.system.data_shape, self.system.decoder).to(self.system.device)
         level = np.stack([self._levels(i) for i in index])
         seeds = None if self.seed is None else seeds_of(self.seed, index)
         with eval_mode(self.system, *job.networks()):
-            found = terms_of_pairs(self.terms, job, x_start, level, seeds, self.rows, advance)
+            found = terms_of_pairs(self.terms, job.denoiser, x_start, level, seeds, self.rows, advance)
         prior = prior_bits(self.table, x_start)
         return found.double().cpu().numpy(), prior.double().cpu().numpy(), level
 

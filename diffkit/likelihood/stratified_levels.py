@@ -38,7 +38,9 @@ class Strata:
             count = num_steps
         lowest = min(2, num_steps)
         if not lowest <= count <= num_steps:
-            raise OptionError(f"levels_per_example must be in {lowest}..{num_steps}, or None for all, got {count!r}")
+            raise OptionError(
+                f"must be in {lowest}..{num_steps}, or None for all", option="levels_per_example", value=count
+            )
         first = np.array([1, *_strata_starts(num_steps, count - 1)], dtype=np.int64)
         return cls(first, np.diff(first, append=num_steps + 1))
 

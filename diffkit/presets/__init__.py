@@ -101,7 +101,7 @@ class Preset:
         import torch
 
         if not self.classifier:
-            network = self.compose(device=device, **overrides).backbone
+            network = self.compose(device=device, **overrides).network
             assert network is not None, "every preset names a backbone"
             return network
         from diffkit.guidance.classifier import Classifier

@@ -84,6 +84,15 @@ ALIASES: dict[str, dict[str, str]] = {
         "diffkit-diffusers:diffusers_unet2d": "diffusers_unet2d unet2d unet2d_model",
         "diffkit-diffusers:diffusers_dit": "diffusers_dit dit_transformer_2d dit_transformer_2d_model",
     },
+    "guidance": {
+        "cfg": "classifier_free classifier_free_guidance",
+        "classifier": "classifier_guidance",
+        "dynamic_threshold": "dynamic_thresholding",
+        "gradient": "cond_fn",
+        "dps": "diffusion_posterior_sampling",
+        "mmps": "moment_matching",
+        "pigdm": "pseudoinverse_guidance",
+    },
 }
 """Kind -> our name, or "distribution:name" for a part of our plugins -> other names of it."""
 

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, Protocol
+from types import BuiltinFunctionType, FunctionType, MethodType, UnionType
+from typing import Any, ClassVar, Generic, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from diffkit.errors import ProtocolError, naming
 from diffkit.options import option_names
 from diffkit.protocols import Composition
 from diffkit.registry.kinds import KINDS
 
-_ATTRIBUTE_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
-    "continuous": bool,
-    "between_levels": bool,
-    "extra_outputs": int,
-    "needs": (frozenset, set),
-    "trains_variance": bool,
-    "domain": str,
-    "order": int,
-    "stochastic": bool,
-    "uses_last": bool,
-}
-
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
 """What makes a part, and is none."""
-
-_WORDS: dict[str, set[str]] = {
-    "domain": {"discrete", "log_snr"},
-    "needs": {"transition", "learned_variance"},
-}
 
 
 def check_contract(kind: str, part: object, source: str | None = None) -> None:
@@ -39,18 +23,44 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
 
     A plain function is accepted as a factory; what it returns is checked when a system is composed.
     """
-    if type(part) in _FUNCTIONS:
-        return
-    protocol = KINDS[kind].contract
-    name = source or f"{kind} {_name_of(part)!r}"
+    if type(part) not in _FUNCTIONS:
+        found = KINDS[kind]
+        name = source or f"{kind} {_name_of(part)!r}"
+        check_protocol(found.contract, part, name, home=found.home.rpartition(".")[0], plain_options=not found.objects)
+
+
+def check_protocol(
+    protocol: type[Any], part: object, name: str, *, home: str | None = None, plain_options: bool = True
+) -> None:
+    """Raise `ProtocolError`, member by member, unless a class or instance follows a protocol.
+
+    It also has to follow every further contract that its class inherits, such as `ContinuousSchedule`, and to inherit
+    the one that a member of it belongs to.
+
+    Args:
+        protocol: A protocol in the module of its further contracts.
+        part: The class or instance.
+        name: Its name in messages.
+        home: Module that users import the protocol from; its own by default.
+        plain_options: Whether its options have to be known, as they are saved.
+    """
     with naming(name):
-        faults = [*_method_faults(protocol, part), *_attribute_faults(protocol, part), *_option_faults(part)]
-    if faults:
-        lines = "\n".join(f"  {fault}" for fault in faults)
-        raise ProtocolError(
-            f"{name} does not honour the {protocol.__name__} contract:\n{lines}\n"
-            f"inherit from {KINDS[kind].home} for the defaults"
-        )
+        own = tuple(c for c in protocol.__mro__ if c not in (object, Protocol, Generic))
+        contracts = _inherited(own, part)
+        faults = [
+            *_method_faults(contracts, part),
+            *_attribute_faults(contracts, part),
+            *_option_faults(part, plain_options),
+        ]
+        misplaced = [*_misplaced(own, contracts, part)]
+    if not faults and not misplaced:
+        return
+    lines = "\n".join(f"  {fault}" for fault in (*faults, *misplaced))
+    names = [c.__name__ for c in contracts if protocol in c.__mro__ and not _extended(c, contracts)]
+    advice = f"\ninherit from {' and '.join(f'{home or protocol.__module__}.{n}' for n in names)} for the defaults"
+    raise ProtocolError(
+        f"{name} does not honour the {' and '.join(names)} contract:\n{lines}{advice if faults else ''}"
+    )
 
 
 def problems_of(name: str, part: Any, composition: Composition) -> list[str]:
@@ -73,17 +83,56 @@ def problems_of(name: str, part: Any, composition: Composition) -> list[str]:
 
 
 @cache
-def _members(protocol: type[Any]) -> dict[str, tuple[Any, inspect.Signature]]:
-    """Methods of a contract and their signatures, by name."""
+def _extensions(own: tuple[type[Any], ...]) -> tuple[type[Any], ...]:
+    """The contracts that extend a protocol, in its own module.
+
+    Args:
+        own: The protocol, then those that it extends itself.
+    """
+    protocol = own[0]
+    classes = [c for c in vars(sys.modules[protocol.__module__]).values() if isinstance(c, type)]
+    return tuple(c for c in classes if c.__module__ == protocol.__module__ and protocol in c.__mro__[1:])
+
+
+def _inherited(own: tuple[type[Any], ...], part: object) -> tuple[type[Any], ...]:
+    """The contracts that a part has to follow, in the order in which Python looks them up."""
+    known = {id(contract) for contract in (*own, *_extensions(own))}  # a metaclass may compare classes in its own way
+    found = tuple(base for base in _bases(_class_of(part)) if id(base) in known)
+    return found if own[0] in found else own
+
+
+def _extended(contract: type[Any], contracts: tuple[type[Any], ...]) -> bool:
+    return any(contract in other.__mro__[1:] for other in contracts)
+
+
+@cache
+def _methods(contracts: tuple[type[Any], ...]) -> dict[str, tuple[Any, inspect.Signature]]:
+    """Methods of contracts and their signatures, by name."""
     found: dict[str, Any] = {}
-    for base in reversed(protocol.__mro__):
-        if vars(base).get("_is_protocol") and base is not Protocol:
-            found |= {n: m for n, m in vars(base).items() if inspect.isfunction(m)}
+    for base in reversed(contracts):
+        found |= {n: m for n, m in vars(base).items() if inspect.isfunction(m)}
     return {n: (m, inspect.signature(m)) for n, m in found.items() if not n.startswith("_") or n == "__call__"}
 
 
-def _method_faults(protocol: type[Any], part: object) -> Iterable[str]:
-    for name, (member, signature) in _members(protocol).items():  # type: ignore[arg-type]
+@cache
+def _attributes(contracts: tuple[type[Any], ...]) -> dict[str, Any]:
+    """Types of the class attributes and properties of contracts, by name."""
+    found: dict[str, Any] = {}
+    for base in reversed(contracts):
+        found |= {name: get_type_hints(base)[name] for name in inspect.get_annotations(base)}
+        found |= {name: _returned(member) for name, member in vars(base).items() if isinstance(member, property)}
+    return {name: hint for name, hint in found.items() if not name.startswith("_")}
+
+
+def _returned(member: property) -> Any:
+    try:
+        return get_type_hints(member.fget).get("return", Any)
+    except NameError:  # a type that is imported for type checkers only
+        return Any
+
+
+def _method_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
+    for name, (member, signature) in _methods(contracts).items():
         expected = f"{name}({', '.join(list(signature.parameters)[1:])})"
         found = _static(part, name)
         if found is None or (found is member and getattr(member, "__isabstractmethod__", False)):
@@ -117,25 +166,59 @@ def _accepts(function: FunctionType, count: int) -> bool:
     return True
 
 
-def _attribute_faults(protocol: type[Any], part: object) -> Iterable[str]:
-    names = {n for n in _declared(protocol) if n in _ATTRIBUTE_TYPES}
-    for name in sorted(names):
+def _attribute_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
+    for name, hint in sorted(_attributes(contracts).items()):
         value = _static(part, name)
         if _is_class(part) and (isinstance(value, property) or inspect.isdatadescriptor(value)):
             continue
         value = getattr(part, name, None)
-        kinds = _ATTRIBUTE_TYPES[name]
-        if not isinstance(value, kinds) or (kinds is int and isinstance(value, bool)):
-            label = kinds.__name__ if isinstance(kinds, type) else kinds[0].__name__
+        label, fits = _expected(hint)
+        if not fits(value):
             yield f"{name}: expected {label}, found {'nothing' if value is None else repr(value)}"
-        elif name in _WORDS and not set([value] if isinstance(value, str) else value) <= _WORDS[name]:
-            yield f"{name}: expected {' or '.join(map(repr, sorted(_WORDS[name])))}, found {value!r}"
 
 
-def _option_faults(part: object) -> Iterable[str]:
+@cache
+def _expected(hint: Any) -> tuple[str, Callable[[Any], bool]]:
+    """What an annotation allows, in words and as a test of a value."""
+    if get_origin(hint) is ClassVar:
+        (hint,) = get_args(hint)
+    if hint is Any:
+        return "a value", lambda value: value is not None
+    if get_origin(hint) in (Union, UnionType):
+        labels, tests = zip(*map(_expected, get_args(hint)), strict=True)
+        return " or ".join(labels), lambda value: any(fits(value) for fits in tests)
+    if hint is type(None):
+        return "None", lambda value: value is None
+    if get_origin(hint) is Literal:
+        words = get_args(hint)
+        return " or ".join(map(repr, words)), lambda value: isinstance(value, str) and value in words
+    kind: type[Any] = get_origin(hint) or hint
+    return kind.__name__, lambda value: isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _misplaced(own: tuple[type[Any], ...], contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
+    """Report members of further contracts that the part does not inherit, without which nothing reads them."""
+    for name, contract in _not_inherited(own, contracts):
+        if _static(part, name) is not None:
+            owner = contract.__name__
+            yield f"{name}: expected in a {owner} only; inherit from {contract.__module__}.{owner}, or rename it"
+
+
+@cache
+def _not_inherited(own: tuple[type[Any], ...], contracts: tuple[type[Any], ...]) -> tuple[tuple[str, type[Any]], ...]:
+    """Members that further contracts of a protocol add, each with its contract."""
+    found = []
+    for contract in _extensions(own):
+        if contract not in contracts:
+            added = {*_methods((contract,)), *_attributes((contract,))} - {*_methods(own), *_attributes(own)}
+            found += [(name, contract) for name in sorted(added)]
+    return tuple(found)
+
+
+def _option_faults(part: object, plain: bool) -> Iterable[str]:
     if "name" in (option_names(_class_of(part)) or ()):
         yield "options: expected any name but 'name', which stands for the part itself where parts are written down"
-    if _is_class(part) and option_names(_class_of(part)) is None:
+    if plain and _is_class(part) and option_names(_class_of(part)) is None:
         yield (
             "options: expected fields of a frozen attrs class, found a class with its own __init__, whose options no "
             "saved system could hold"
@@ -167,8 +250,3 @@ def _class_of(part: object) -> Any:
 def _name_of(part: object) -> str:
     found: str = _name(_class_of(part))
     return found
-
-
-def _declared(protocol: type[Any]) -> tuple[str, ...]:
-    """Names of the class attributes that a protocol declares."""
-    return tuple(inspect.get_annotations(protocol))

@@ -23,9 +23,6 @@ from diffkit.errors import did_you_mean, failure
 from diffkit.registry.kinds import KINDS
 from diffkit.runtime.output import printable
 
-EXTRACTOR_GROUP = "diffkit.extractors"
-"""Another group of entry points: feature networks, see `diffkit.evaluation.extractors`."""
-
 BUILT_IN, LOCAL = "diffkit", "local"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VALUE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.\w+)*)\s*:\s*(?P<attribute>[A-Za-z_]\w*(\.\w+)*)\s*(\[.*\])?")
@@ -171,7 +168,7 @@ def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterat
         line = line.strip()
         if line.startswith("[") and line.endswith("]"):
             group = line[1:-1].strip()
-            if group.startswith("diffkit.") and group not in {*known, EXTRACTOR_GROUP}:
+            if group.startswith("diffkit.") and group not in known:
                 faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")
         elif group in known and line and not line.startswith(("#", ";")):
             entry, equals, value = line.partition("=")

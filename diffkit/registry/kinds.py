@@ -72,6 +72,22 @@ KINDS: dict[str, Kind] = {
         _slot("timesteps", "Which levels training visits.", "TimestepSampler", "timesteps"),
         _slot("sampler", "How samples are drawn.", "Sampler", "samplers"),
         _slot("backbone", "The network.", "Backbone", "backbones"),
+        Kind(
+            "guidance",
+            "Guidance of the samples.",
+            "diffkit.protocols:Guidance",
+            "diffkit.parts.guidance",
+            objects=True,
+        ),
+        Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
+        Kind(
+            "extractor",
+            "Feature network that samples are measured with.",
+            "diffkit.evaluation:Extractor",
+            "diffkit.evaluation.extractors",
+            objects=True,
+            group="diffkit.extractors",
+        ),
     )
 }
 """Every kind by its name, in the order of listings."""

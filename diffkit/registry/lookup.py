@@ -36,9 +36,8 @@ from diffkit.errors import (
     failure,
     naming,
 )
-from diffkit.options import option_names
+from diffkit.options import option_names, required_options
 from diffkit.registry.aliases import alias_of
-from diffkit.registry.contracts import check_contract
 from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
 from diffkit.registry.entry_points import LOCAL as LOCAL
 from diffkit.registry.entry_points import NAME, Point, Scan, normalized, own_version
@@ -207,10 +206,13 @@ class Registry(Generic[P]):
         if unknown and known is not None:
             lines = (f"{self.kind} {name!r} has no option {o!r}{did_you_mean(o, known)}" for o in unknown)
             raise OptionError(f"{'; '.join(lines)} (options: {', '.join(known) or 'none'})")
+        if missing := [o for o in required_options(factory) if o not in options]:
+            needed = " and ".join(map(repr, missing))
+            raise OptionError(f"{self.kind} {name!r} needs {needed} (options: {', '.join(known or missing)})")
         try:
             return factory(**options)
         except OptionError as error:
-            raise OptionError(f"{self.kind} {name!r}: {error}") from error
+            raise error.in_part(self.kind, name) from error
         except DiffkitError:
             raise
         except (TypeError, ValueError) as error:
@@ -286,6 +288,8 @@ class Registry(Generic[P]):
         try:
             if not _is_class_or_function(part):
                 raise ProtocolError(f"{source} is {_article(part)}; an entry point must name a class")
+            from diffkit.registry.contracts import check_contract  # and with it the protocols, which `--help` needs not
+
             check_contract(self.kind, part, source)
         except ProtocolError as error:
             raise ProtocolError(f"{error}{point.skew()}") from None

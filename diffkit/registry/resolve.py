@@ -27,8 +27,22 @@ def resolve(kind: str, slot: Slot) -> tuple[Any, str]:
         return _resolved(kind, slot)
 
 
+def resolve_several(kind: str, slots: Slot) -> tuple[tuple[Any, str], ...]:
+    """Return the parts, and their names in messages, of a slot, a list of slots, or None.
+
+    A tuple or list of a name and a mapping of options is one slot.
+
+    Raises:
+        UnknownComponentError, OptionError, PluginLoadError, ProtocolError: As `resolve`.
+    """
+    if slots is None:
+        return ()
+    one = not isinstance(slots, tuple | list) or (len(slots) == 2 and isinstance(slots[1], Mapping))
+    return tuple(resolve(kind, slot) for slot in ([slots] if one else slots) if slot is not None)
+
+
 def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
-    name, options = _name_and_options(kind, slot)
+    name, options = name_and_options(kind, slot)
     if name is not None:
         part = registry(kind).create(name, **options)
         check_contract(kind, part)
@@ -107,7 +121,8 @@ def _names_of_slots(owner: type) -> Iterable[str]:
     return [name for name in ([found] if isinstance(found, str) else found) if not name.startswith("__")]
 
 
-def _name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:
+def name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:
+    """Return the name and options that stand for a part; the name is None if the value is a part itself."""
     if isinstance(slot, str):
         return slot, {}
     if isinstance(slot, Mapping):

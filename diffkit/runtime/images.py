@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -74,6 +75,8 @@ def check_finite(samples: Tensor, first: int = 0) -> None:
     Raises:
         DivergedError: No sample is finite.
     """
+    if math.isfinite(float(samples.sum())):  # so is every term; faster than a look at each
+        return
     bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().add(first).tolist()
     if bad and len(bad) == len(samples):
         raise DivergedError(

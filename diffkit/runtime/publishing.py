@@ -6,21 +6,17 @@ A command does not replace existing files. So that it can run again after it was
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from diffkit.runtime.files import replacing, sync_folder, write_atomically
 from diffkit.runtime.temporaries import replacement, sweep
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -97,10 +93,3 @@ def save_npz(path: Path, **arrays: Any) -> None:
     """Write arrays into an .npz file, atomically."""
     with replacing(path) as temporary, temporary.open("r+b") as file:
         np.savez(file, **arrays)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a matplotlib figure in the format of the suffix, atomically."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120, format=path.suffix[1:].lower() or "png")
-    write_atomically(path, buffer.getvalue())

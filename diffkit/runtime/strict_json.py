@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,34 +98,6 @@ def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[s
         return json_object(path)
     except (OSError, ValueError) as cause:
         raise error(f"{path} cannot be read as JSON: {reason(cause)}{remedy}") from cause
-
-
-def read_json_lines(
-    path: Path, whole: Callable[[dict[str, Any]], bool], most: int = 2**30
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the objects of a file of JSON lines, and the numbers, from 1, of damaged lines.
-
-    A last line that was cut short, as its writer was stopped, is skipped.
-
-    Args:
-        path: The file.
-        whole: Returns whether an object is a valid line.
-        most: Largest size of the file in bytes.
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is a pipe or a device, or too large.
-    """
-    found, damaged = [], []
-    for number, line in enumerate(lines := read_bytes(path, most).split(b"\n"), 1):
-        try:
-            one = parse_json(line)
-        except ValueError:
-            one = None
-        if isinstance(one, dict) and whole(one):
-            found.append(one)
-        elif number < len(lines):
-            damaged.append(number)
-    return found, damaged
 
 
 def check_fields(table: Any, what: str, error: type[DiffkitError], /, **kinds: type | tuple[type, ...]) -> None:

@@ -9,7 +9,6 @@ may remove one without a lock, even in a folder that several machines share.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -21,10 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from diffkit.runtime.locks import lock
+
 _NAME = re.compile(r"\.(.+)\.[0-9a-f]{8,32}\.tmp")
 _DAY = 24 * 3600.0
 """Seconds after the last change before a temporary file is removed if the file system has no locks."""
-_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def is_temporary(path: Path) -> bool:
@@ -76,7 +76,8 @@ def _create_temporary(path: Path, folder: bool) -> tuple[Path, int | None]:
             return temporary, None
         with contextlib.suppress(FileNotFoundError):  # another process may remove it before it is locked
             handle = os.open(temporary, (os.O_RDONLY if folder else os.O_RDWR) | os.O_NOFOLLOW)
-            _lock(handle, wait=True)
+            with contextlib.suppress(OSError):  # a file system without locks
+                lock(handle, wait=True)
             if _is_same_file(temporary, handle):
                 return temporary, handle
             os.close(handle)
@@ -98,23 +99,18 @@ def _remove_abandoned(path: Path) -> None:
         return
     handle = os.open(path, (os.O_RDONLY if stat.S_ISDIR(found.st_mode) else os.O_RDWR) | os.O_NOFOLLOW)
     try:
-        held = _lock(handle, wait=False)
-        if held is False or (held is None and time.time() - found.st_mtime > _DAY):
+        if _is_abandoned(handle):
             _remove(path)
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, *, wait: bool) -> bool | None:
-    """Lock an open file and return False; True if another process holds the lock; None if there are no locks."""
-    assert sys.platform != "win32"
-    import fcntl
-
+def _is_abandoned(handle: int) -> bool:
+    """Lock an open file and return True; False if another process holds the lock."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        return True if error.errno in _HELD else None
-    return False
+        return lock(handle)
+    except OSError:  # a file system without locks
+        return time.time() - os.fstat(handle).st_mtime > _DAY
 
 
 def _remove(path: Path) -> None:

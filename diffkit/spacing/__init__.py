@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from diffkit.errors import OptionError
+from diffkit.errors import OptionError, problem
 from diffkit.options import check_integer, check_number
 from diffkit.spacing import _even_grids
 from diffkit.spacing._even_grids import EVEN_GRIDS, karras
@@ -66,7 +66,7 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
     if isinstance(spacing, int | np.integer):
         return _sections(num_steps, [check_integer("steps", spacing)])
     if isinstance(spacing, range) and len(spacing) > num_steps:  # which may be too long for any array
-        raise OptionError(f"levels must lie in 1..{num_steps}, got {spacing!r}")
+        raise OptionError(f"must lie in 1..{num_steps}", option="levels", value=spacing)
     given = np.asarray(spacing)
     if given.ndim and given.size and given.dtype.kind == "f":
         raise OptionError(
@@ -97,9 +97,12 @@ def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
     """Return a remark if a spacing for variance-exploding paths is used on a variance-preserving one; else None."""
     if not isinstance(steps, str) or not steps.startswith("karras") or not np.allclose(training.total_std, 1):
         return None
-    return (
-        f"steps={steps!r} is made for variance-exploding paths; on this one samples get another spread (20 steps of "
-        "'ancestral' with an exact network: 0.65 for 0.56, evenly spaced ones 0.56); use a number of steps"
+    return problem(
+        "is made for variance-exploding paths; on this one samples get another spread (20 steps of "
+        "'ancestral' with an exact network: 0.65 for 0.56, evenly spaced ones 0.56); use a number of "
+        "steps",
+        option="steps",
+        value=steps,
     )
 
 
@@ -119,7 +122,7 @@ def nearest(table: ProcessTable, sigmas: Any) -> tuple[int, ...]:
     """
     ratio = _ratios(sigmas)
     if not len(ratio):
-        raise OptionError(f"sigmas must hold a value above 0, got {sigmas!r}")
+        raise OptionError("must hold a value above 0", option="sigmas", value=sigmas)
     _check_count(len(ratio), table.num_steps)
     return _even_grids.nearest(table, -2 * np.log(ratio))
 
@@ -128,9 +131,9 @@ def _ratios(sigmas: Any) -> F64:
     try:
         found = np.asarray(sigmas, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"sigmas must be a list of numbers, got {sigmas!r}") from error
+        raise OptionError("must be a list of numbers", option="sigmas", value=sigmas) from error
     if found.ndim != 1 or np.any(np.isnan(found)) or np.any(found < 0):
-        raise OptionError(f"sigmas must be a list of numbers >= 0, got {sigmas!r}")
+        raise OptionError("must be a list of numbers >= 0", option="sigmas", value=sigmas)
     return found[found > 0]
 
 
@@ -177,9 +180,9 @@ def _needed(table: ProcessTable | None, text: str) -> ProcessTable:
 
 def _check_count(count: int, available: int, where: str = "the table") -> None:
     if count < 1:
-        raise OptionError(f"steps must be >= 1, got {count}")
+        raise OptionError("must be >= 1", option="steps", value=count)
     if count > available:
-        raise OptionError(f"steps must be <= {available}, the number of levels of {where}, got {count}")
+        raise OptionError(f"must be <= {available}, the number of levels of {where}", option="steps", value=count)
 
 
 def _sections(num_steps: int, counts: Sequence[int]) -> tuple[int, ...]:

@@ -119,4 +119,4 @@ def _errors(x_start_mse: Any, table: ProcessTable) -> F64:
 
 def _check_variance(variance: str) -> None:
     if variance not in VARIANCES:
-        raise OptionError(f"variance must be one of {', '.join(map(repr, VARIANCES))}, got {variance!r}")
+        raise OptionError(f"must be one of {', '.join(map(repr, VARIANCES))}", option="variance", value=variance)

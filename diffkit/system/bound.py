@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,11 +15,11 @@ from diffkit.options import check_integer
 from diffkit.protocols import Composition, Decoder
 from diffkit.system.coefficients import CoefficientTable, level_coefficients, transition_coefficients
 from diffkit.system.denoiser import Denoiser
-from diffkit.system.seeding import seeds_of
+from diffkit.system.randomness import Seed, seeds_of
 from diffkit.table import ProcessTable
 
-if TYPE_CHECKING:
-    from diffkit.system.prepared import SamplingJob
+DenoiserOf = Callable[[Tensor], Denoiser]
+"""The denoiser of the examples with these indices, which may repeat."""
 
 
 @frozen(eq=False)
@@ -118,17 +117,30 @@ def rows_at_a_time(rows_per_call: int | None, device: torch.device) -> int:
     return check_integer("rows_per_call", rows_per_call, ge=1)
 
 
-def variational_bound(job: SamplingJob, x_start: Tensor, rows_per_call: int, show: Callable[[int], None]) -> Bound:
+def variational_bound(
+    terms: BoundTerms,
+    table: ProcessTable,
+    denoiser_of: DenoiserOf,
+    x_start: Tensor,
+    seed: Seed,
+    rows_per_call: int,
+    show: Callable[[int], None],
+) -> Bound:
     """Evaluate every level of every example.
 
     The noise of example i at its k-th level is a function of (seed, i, k), or of its own seed and k, independent of
     rows_per_call.
+
+    Args:
+        terms: Terms on the table in use.
+        table: The table in use.
+        seed: As `checked_seed` returns.
+        denoiser_of, x_start, rows_per_call, show: As in `terms_of_pairs`.
     """
-    batch, table = len(x_start), job.table
-    terms = BoundTerms.of(job.parts, table, job.objective.decoder)
+    batch = len(x_start)
     level = np.tile(np.arange(1, table.num_steps + 1), (batch, 1))
-    seeds = None if job.seed is None else seeds_of(job.seed, range(batch))
-    bits, x_start_mse, eps_mse = terms_of_pairs(terms, job, x_start, level, seeds, rows_per_call, show)
+    seeds = None if seed is None else seeds_of(seed, range(batch))
+    bits, x_start_mse, eps_mse = terms_of_pairs(terms, denoiser_of, x_start, level, seeds, rows_per_call, show)
     prior = prior_bits(table, x_start)
     levels = torch.from_numpy(table.index[1:].copy())
     return Bound(bits.sum(1) + prior, prior, bits, x_start_mse, eps_mse, levels)
@@ -136,7 +148,7 @@ def variational_bound(job: SamplingJob, x_start: Tensor, rows_per_call: int, sho
 
 def terms_of_pairs(
     terms: BoundTerms,
-    job: SamplingJob,
+    denoiser_of: DenoiserOf,
     x_start: Tensor,
     level: NDArray[np.int64],
     seeds: Sequence[int] | None,
@@ -147,7 +159,7 @@ def terms_of_pairs(
 
     Args:
         terms: Terms on the table in use.
-        job: The prepared job: network, conditions and guidance.
+        denoiser_of: Returns the network and its processing for some of the examples; `SamplingJob.denoiser`.
         x_start: Data, (B, C, *S).
         level: Levels 1..T of the table in use, (B, K).
         seeds: Seed of the noise of each example, drawn level after level; None is unseeded.
@@ -164,7 +176,7 @@ def terms_of_pairs(
         example = torch.arange(pairs.start, pairs.stop, device=device) // count
         drawn = torch.stack([noise(pair) for pair in pairs])
         first = int((flat[rows] == 1).sum())
-        found[:, rows] = torch.stack(terms(job.denoiser(example), x_start[example], at[rows], drawn, first))
+        found[:, rows] = torch.stack(terms(denoiser_of(example), x_start[example], at[rows], drawn, first))
         show(len(pairs))
     return found.view(3, *level.shape)
 

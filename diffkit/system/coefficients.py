@@ -10,7 +10,15 @@ from attrs import field, frozen
 from torch import Tensor
 
 from diffkit.errors import OptionError, ProtocolError
-from diffkit.protocols import Coefficients, Composition, Level, MeanParameterization, Scalings, Transition
+from diffkit.protocols import (
+    Coefficients,
+    Composition,
+    ContinuousSchedule,
+    Level,
+    MeanParameterization,
+    Scalings,
+    Transition,
+)
 from diffkit.table import F64, Coefs, ProcessTable, Steps
 
 LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
@@ -171,12 +179,13 @@ def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
     rows = training_rows(table, parts.table)
     if rows is not None:
         return scalings(parts.mean, parts.table, rows)
-    if not parts.known_in_continuous_time:
+    path = continuous_path(parts)
+    if path is None:
         raise OptionError(
             f"the table of {table.num_steps} steps has levels that are not in the training table, where the network "
             "is not defined; make it by System.table_for(steps)"
         )
-    _check_on_path(parts, table)
+    _check_on_path(parts, path, table)
     with np.errstate(all="ignore"):
         found = parts.mean.scalings(table.at(slice(1, None)), None)
     return Scalings(*(np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
@@ -196,11 +205,16 @@ def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray | N
     return rows if all(np.array_equal(of_training[rows], own) for of_training, own in pairs) else None
 
 
-def _check_on_path(parts: Composition, table: ProcessTable) -> None:
+def continuous_path(parts: Composition) -> ContinuousSchedule | None:
+    """Return the schedule, if it and the mean parameterization are defined at every log_snr; None otherwise."""
+    return parts.schedule if isinstance(parts.schedule, ContinuousSchedule) and parts.mean.continuous_time else None
+
+
+def _check_on_path(parts: Composition, path: ContinuousSchedule, table: ProcessTable) -> None:
     """Raise `OptionError` if total_std or time differs from a continuous schedule's at the table's log_snr."""
     log_snr = table.log_snr[1:]
     known = np.isfinite(log_snr)
-    exact = parts.schedule.level(torch.from_numpy(log_snr[known]))
+    exact = path.level(torch.from_numpy(log_snr[known]))
     for name, value in zip(("total_std", "time"), exact, strict=True):
         if not np.allclose(getattr(table, name)[1:][known], value.numpy(), rtol=_SAME_PATH, atol=_SAME_PATH):
             raise OptionError(
@@ -238,19 +252,27 @@ def node_coefficients(
     Returns:
         For each of the m nodes, its block of columns (n,) and its alpha, sigma and log_snr.
     """
-    node = _continuous_node if parts.known_in_continuous_time else _nearest_level
-    found = [node(parts, steps, column, start) | {BARE: np.zeros(len(column))} for column in log_snr.T]
+    path = continuous_path(parts)
+    found = []
+    for column in log_snr.T:
+        if path is None:
+            node = _nearest_level(parts, steps, column, start)
+        else:
+            node = _continuous_node(parts.mean, path, steps, column, start)
+        found.append(node | {BARE: np.zeros(len(column))})
     return found, tuple(Coefs(c["alpha"], c["sigma"], c["log_snr"]) for c in found)
 
 
-def _continuous_node(parts: Composition, steps: Steps, log_snr: F64, start: Mapping[str, F64]) -> dict[str, F64]:
+def _continuous_node(
+    mean: MeanParameterization, path: ContinuousSchedule, steps: Steps, log_snr: F64, start: Mapping[str, F64]
+) -> dict[str, F64]:
     """Columns at exactly these log_snr; at the step's start, which may have no signal, those of the start."""
     at_start = log_snr == steps.t.log_snr
     log_snr = np.where(at_start, 0.0, log_snr)
-    total_std, time = (c.numpy() for c in parts.schedule.level(torch.from_numpy(log_snr)))
+    total_std, time = (c.numpy() for c in path.level(torch.from_numpy(log_snr)))
     share = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
     at = Coefs(total_std * np.sqrt(share[0]), total_std * np.sqrt(share[1]), log_snr)
-    found = zip(LEVEL, (*at, *parts.mean.scalings(at, None), time), strict=True)
+    found = zip(LEVEL, (*at, *mean.scalings(at, None), time), strict=True)
     return {name: np.where(at_start, start[name], column) for name, column in found}
 
 

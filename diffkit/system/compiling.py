@@ -7,9 +7,7 @@ number of steps, every spacing, every value of a numeric option and every batch 
 from __future__ import annotations
 
 import itertools
-import threading
 import types
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from diffkit.errors import OptionError
 from diffkit.protocols import Denoise, State
+from diffkit.system.cache import SystemCache
 from diffkit.system.denoiser import Denoiser
 from diffkit.system.sampling import Program, Row, StepFn
 
@@ -29,23 +28,24 @@ CUDA_GRAPH = "cuda_graph"
 _CAPTURING = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that replay CUDA graphs; see `torch._inductor.list_mode_options`."""
 
-_MAX_GRAPHS = 32
-"""Graphs cached for a system; the oldest is removed first."""
-
-_cache: weakref.WeakKeyDictionary[nn.Module, dict[Any, StepFn]] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+GRAPHS: SystemCache[StepFn] = SystemCache(32)
 _counter = itertools.count()
+_OFF: dict[str, Any] = {"compile": False}
 
 
 def check_compile(value: object, device: torch.device) -> Compile:
     """Return the argument ``compile``, or raise `OptionError`."""
     if not isinstance(value, bool | str | Mapping):
-        raise OptionError(f"compile must be True, False, 'cuda_graph' or arguments of torch.compile, got {value!r}")
+        raise OptionError(
+            "must be True, False, 'cuda_graph' or arguments of torch.compile", option="compile", value=value
+        )
     if value == CUDA_GRAPH and device.type != "cuda":
-        raise OptionError(f"compile='cuda_graph' needs a GPU, the system is on {device}; use compile=True")
+        raise OptionError(
+            f"needs a GPU, the system is on {device}", option="compile", value="cuda_graph", fix={"compile": True}
+        )
     if isinstance(value, bool) or value == CUDA_GRAPH or isinstance(value, Mapping):
         return value
-    raise OptionError(f"compile must be True, False, 'cuda_graph' or arguments of torch.compile, got {value!r}")
+    raise OptionError("must be True, False, 'cuda_graph' or arguments of torch.compile", option="compile", value=value)
 
 
 def compiled(
@@ -73,13 +73,7 @@ def compiled(
         tuple(sorted(denoiser.conditions)),
         (x.device, x.dtype, x.shape[1:]),
     )
-    with _lock:
-        graphs = _cache.setdefault(system, {})
-        if key not in graphs:
-            while len(graphs) >= _MAX_GRAPHS:
-                del graphs[next(iter(graphs))]
-            graphs[key] = _Compiled(step_fn, options, how)
-        return graphs[key]
+    return GRAPHS.get(system, key, lambda: _Compiled(step_fn, options, how))
 
 
 class _Compiled:
@@ -115,11 +109,11 @@ class _Compiled:
             if not is_of_the_compiler(error):
                 raise
             if isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
-                text = f"torch's compiler failed ({_beginning(error)}); leave compile out"
+                text, fixes = f"torch's compiler failed ({_beginning(error)})", [_OFF]
             else:
-                text = f"this step cannot be captured as one graph ({_beginning(error)}); leave compile out, or pass "
-                text += "compile={'fullgraph': False}"
-            raise OptionError(f"compile={self._how!r}: {text}") from error
+                text = f"cannot capture this step as one graph ({_beginning(error)})"
+                fixes = [_OFF, {"compile": {"fullgraph": False}}]
+            raise OptionError(text, option="compile", value=self._how, fix=fixes) from error
         # a CUDA graph overwrites the results of the step before
         return pytree.tree_map_only(Tensor, Tensor.clone, out) if self._static else out
 

@@ -13,10 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffkit.errors import CompositionError, DiffkitError, OptionError, ProtocolError, did_you_mean, naming
+from diffkit.errors import (
+    CompositionError,
+    DiffkitError,
+    Message,
+    OptionError,
+    ProtocolError,
+    Setting,
+    did_you_mean,
+    joined,
+    naming,
+    problem,
+)
 from diffkit.options import check_flag, check_integer, option_names
 from diffkit.parts.decoders import decoder_for
-from diffkit.protocols import Composition, CountsClasses, Decoder
+from diffkit.protocols import Composition, ContinuousSchedule, CountsClasses, Decoder
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
@@ -120,7 +131,7 @@ def compose(
     )
     _refuse(parts, recipe)
     network = _build(recipe, parts, place, time_argument)
-    return System(parts, settings, network, None if isinstance(recipe, nn.Module) else recipe)
+    return System(parts, settings, network)
 
 
 def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
@@ -145,7 +156,7 @@ def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[
 
 def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(data_shape, tuple | list) or not data_shape:
-        raise OptionError(f"data_shape must be (channels, *sizes), such as (3, 64, 64), got {data_shape!r}")
+        raise OptionError("must be (channels, *sizes), such as (3, 64, 64)", option="data_shape", value=data_shape)
     shape = tuple(check_integer("each of data_shape", size, ge=1) for size in data_shape)
     if math.prod(shape) > MOST_VALUES:
         raise OptionError(f"data_shape {shape!r} is {math.prod(shape)} values; an example has at most {MOST_VALUES}")
@@ -161,7 +172,9 @@ def _plain_spacing(spacing: Spacing) -> Spacing:
     try:
         found: int | list[int] = np.asarray(spacing).tolist()
     except ValueError as error:  # a list of lists of several lengths
-        raise OptionError(f"train_spacing must be a number of levels or a list of levels, got {spacing!r}") from error
+        raise OptionError(
+            "must be a number of levels or a list of levels", option="train_spacing", value=spacing
+        ) from error
     return found
 
 
@@ -193,15 +206,15 @@ def recompose(system: System, **changes: Any) -> System:
     arguments |= attrs.asdict(system.settings, recurse=False)
     if "backbone" in changes:
         return compose(**arguments | {"time_argument": None, "null_conditions": None} | changes)
-    network, recipe = system.backbone, system.recipe
+    network, recipe = system.network, system.parts.backbone
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
         return _in_mode_of(system, compose(**arguments | {"backbone": own} | changes))
     if "data_shape" in changes:
         recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
     changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
-    if _shapes(unwrap_module(network)) != _shapes(changed.backbone):
-        _check_same(compose(**arguments | {"backbone": system.recipe, "device": "meta"}), changed, network)
+    if _shapes(unwrap_module(network)) != _shapes(changed.network):
+        _check_same(compose(**arguments | {"backbone": system.parts.backbone, "device": "meta"}), changed, network)
     if system.data_shape != changed.data_shape:
         _check_size(network, changed)
     return _in_mode_of(system, changed.with_network(network.to(_device(changes.get("device")))))
@@ -210,8 +223,8 @@ def recompose(system: System, **changes: Any) -> System:
 def _in_mode_of(system: System, changed: System) -> System:
     """A system with the training mode of another, from which it has its network."""
     changed.training = system.training
-    if isinstance(changed.backbone, NamedTime):
-        changed.backbone.training = system.training
+    if isinstance(changed.network, NamedTime):
+        changed.network.training = system.training
     return changed
 
 
@@ -220,7 +233,7 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
 
     The recipes are compared, as the network itself may have adapters or quantized layers.
     """
-    old, new = _shapes(before.backbone), _shapes(changed.backbone)
+    old, new = _shapes(before.network), _shapes(changed.network)
     other = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not other:
         return
@@ -229,11 +242,7 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
     raise CompositionError(
         f"the network does not fit these parts: {len(other)} of its weights would have another shape (first: "
         f"{other[0]}); give recompose "
-        + (
-            "backbone=system.backbone, which reuses it unchanged"
-            if takes
-            else "a backbone as well, which is built anew"
-        )
+        + ("backbone=system.network, which reuses it unchanged" if takes else "a backbone as well, which is built anew")
     )
 
 
@@ -273,13 +282,13 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     if not isinstance(table, ProcessTable):
         name = type(schedule).__name__
         raise ProtocolError(f"schedule {name}.table must return a ProcessTable, got {type(table).__name__}")
-    if settings.rescale_time and not schedule.continuous:
+    if settings.rescale_time and not isinstance(schedule, ContinuousSchedule):
         table = table.with_time(table.time * (1000 / settings.num_steps))
     if settings.train_spacing is not None:
         try:
             table = respace(table, levels(settings.num_steps, settings.train_spacing, table))
         except OptionError as error:
-            raise OptionError(f"train_spacing: {error}") from error
+            raise OptionError(Message(Setting("train_spacing"), f": {error}")) from error
     return table
 
 
@@ -287,35 +296,35 @@ def _refuse(parts: Composition, recipe: Any) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
     kinds = [kind for kind in SLOTS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
-        problems = [problem for k in kinds for problem in problems_of(parts.label(k), getattr(parts, k), parts)]
+        problems = [each for k in kinds for each in problems_of(parts.label(k), getattr(parts, k), parts)]
         problems += _core_problems(parts)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise CompositionError("\n  ".join([f"{count} composing this system:", *dict.fromkeys(problems)]))
+        raise CompositionError(joined("\n  ", [f"{count} composing this system:", *dict.fromkeys(problems)]))
 
 
 def _core_problems(parts: Composition) -> Iterator[str]:
     learned, continuous = parts.var.extra_outputs > 0, parts.continuous_time
-    if "learned_variance" in parts.loss.needs and not learned:
-        yield (
-            f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train; "
-            "use var='learned_range' or loss='simple'"
+    if parts.loss.needs_learned_variance and not learned:
+        yield problem(
+            f"{parts.label('loss')} trains the variance, but {parts.label('var')} has none to train",
+            fix=[{"var": "learned_range"}, {"loss": "simple"}],
         )
     if learned and not parts.loss.trains_variance:
-        more = "give it vb_weight=0.001, or " if "vb_weight" in (option_names(type(parts.loss)) or ()) else ""
-        yield (
-            f"{parts.label('loss')} has no term that trains {parts.label('var')}; "
-            f"{more}use loss='hybrid' or var='fixed_large'"
+        weighted = "vb_weight" in (option_names(type(parts.loss)) or ())
+        yield problem(
+            f"{parts.label('loss')} has no term that trains {parts.label('var')}",
+            fix=[*([{"vb_weight": 0.001}] if weighted else []), {"loss": "hybrid"}, {"var": "fixed_large"}],
         )
-    if continuous and not parts.schedule.continuous:
-        yield (
-            f"{parts.label('timesteps')} draws continuous levels, but {parts.label('schedule')} has discrete ones; "
-            "use timesteps='uniform'"
+    if continuous and not isinstance(parts.schedule, ContinuousSchedule):
+        yield problem(
+            f"{parts.label('timesteps')} draws continuous levels, but {parts.label('schedule')} has discrete ones",
+            fix={"timesteps": "uniform"},
         )
-    if continuous and "transition" in parts.loss.needs:
-        yield (
-            f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous "
-            "levels; use loss='simple' or timesteps='uniform'"
+    if continuous and parts.loss.needs_transition:
+        yield problem(
+            f"{parts.label('loss')} needs steps between levels, but {parts.label('timesteps')} draws continuous levels",
+            fix=[{"loss": "simple"}, {"timesteps": "uniform"}],
         )
     yield from _mean_problems(parts)
 
@@ -330,9 +339,9 @@ def _mean_problems(parts: Composition) -> Iterator[str]:
         level = int(parts.table.index[bad[-1]])
         no_signal = parts.table.alpha_bar[bad[-1]] == 0
         where = "where alpha_bar = 0 " if no_signal else ""
-        fix = "use mean='v' or mean='x_start'"
-        yield (
-            f"{parts.label('mean')} cannot recover x_start {where}(level {level} of {parts.label('schedule')}); {fix}"
+        yield problem(
+            f"{parts.label('mean')} cannot recover x_start {where}(level {level} of {parts.label('schedule')})",
+            fix=[{"mean": "v"}, {"mean": "x_start"}],
         )
 
 
@@ -353,7 +362,7 @@ def _build(recipe: Any, parts: Composition, device: torch.device | None, time_ar
         with bounded(device), device or torch.device("cpu"):
             built: nn.Module = recipe.build(parts.data_shape, channels)
     except OptionError as error:
-        raise OptionError(f"{parts.label('backbone')}: {error}") from error
+        raise OptionError(Message(f"{parts.label('backbone')}: ", error.message.of("backbone"))) from error
     except (RuntimeError, MemoryError, TypeError) as error:  # torch cannot allocate, or represent, that size
         if isinstance(error, TypeError) and "Overflow" not in str(error):
             raise

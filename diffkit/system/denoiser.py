@@ -122,6 +122,8 @@ class Denoiser:
     guidance: tuple[Guidance, ...] = ()
     acting: tuple[bool, ...] = field()
     _hidden: frozenset[str] = field(init=False, repr=False)
+    _guided: bool = field(init=False, repr=False)
+    _own: Conditions = field(init=False, repr=False)
     _precision: torch.dtype | None = field(init=False, repr=False)
 
     @acting.default
@@ -132,17 +134,30 @@ class Denoiser:
     def _find_hidden(self) -> frozenset[str]:
         return own_conditions(self.guidance)
 
+    @_guided.default
+    def _find_guided(self) -> bool:
+        return any(self.acting)
+
+    @_own.default
+    def _find_own(self) -> Conditions:
+        return _without(self.conditions, self._hidden)
+
     @_precision.default
     def _find_precision(self) -> torch.dtype | None:
         return precision_of(self.model)
 
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Return the processed estimate of x_start, and the log-variance of the reverse step."""
-        x_start, raw, shift = self._evaluate(x, level, self.conditions, self.model, len(self.guidance))
+        if self._guided:
+            x_start, raw, shift = self._evaluate(x, level, self.conditions, self.model, len(self.guidance))
+        else:
+            arguments = (self.model, x, level, self.var, self.scales_input, self._own, self._precision)
+            out, raw = call_network(*arguments)
+            x_start, shift = decode(out, x, level), None
         if self.transform is not None:
             x_start = self.transform(x_start)
         if self.clip:
-            fresh = self.transform is None and not any(self.acting)  # otherwise the tensor may belong to a caller
+            fresh = self.transform is None and not self._guided  # otherwise the tensor may belong to a caller
             x_start = x_start.clamp_(-1, 1) if fresh else x_start.clamp(-1, 1)
         if shift is not None:
             x_start = x_start + shift
@@ -158,8 +173,7 @@ class Denoiser:
         while depth and not self.acting[depth - 1]:
             depth -= 1
         if not depth:
-            if self._hidden:
-                conditions = {name: value for name, value in conditions.items() if name not in self._hidden}
+            conditions = _without(conditions, self._hidden)
             precision = self._precision if network is self.model else precision_of(network)
             out, raw = call_network(network, x, level, self.var, self.scales_input, conditions, precision)
             return Estimate(decode(out, x, level), raw)
@@ -168,6 +182,11 @@ class Denoiser:
             return self._evaluate(x, level, conditions, network if model is None else model, depth - 1)
 
         return self.guidance[depth - 1].guide(evaluate, x, _as_read_by(level, depth - 1), conditions)
+
+
+def _without(conditions: Conditions, hidden: frozenset[str]) -> Conditions:
+    """The conditions that the network receives."""
+    return {name: value for name, value in conditions.items() if name not in hidden} if hidden else conditions
 
 
 def _as_read_by(level: Level, place: int) -> Level:

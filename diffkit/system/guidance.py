@@ -7,41 +7,13 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from diffkit.errors import CompositionError, OptionError
+from diffkit.errors import CompositionError, Message, OptionError, joined
 from diffkit.protocols import Composition, Conditions, Guidance
+from diffkit.registry import registry
 from diffkit.registry.contracts import problems_of
-
-
-def joint_problem(name: str, values: Sequence[Any], batch: int) -> str | None:
-    """Return why values of a condition cannot be evaluated in one call on a larger batch; None if they can.
-
-    Args:
-        name: Name of the condition.
-        values: Its value in each set.
-        batch: Number of examples in each set.
-    """
-    first, text = values[0], f"condition {name!r} cannot be evaluated with and without in one call: "
-    if all(isinstance(value, Mapping) and value.keys() == first.keys() for value in values):
-        inside = (joint_problem(name, [value[key] for value in values], batch) for key in first)
-        return next(filter(None, inside), None)
-    if all(isinstance(value, tuple) and len(value) == len(first) for value in values):
-        inside = (joint_problem(name, entries, batch) for entries in zip(*values, strict=True))
-        return next(filter(None, inside), None)
-    if all(isinstance(value, list) and len(value) == batch for value in values):
-        return None
-    if all(isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch for value in values):
-        shapes = [tuple(value.shape[1:]) for value in values]
-        other = next((shape for shape in shapes if shape != shapes[0]), None)
-        return None if other is None else f"{text}its shapes are {shapes[0]} and {other}; use joint=False"
-    if all(value is first or (isinstance(value, _PLAIN) and value == first) for value in values):
-        return None
-    return f"{text}it needs one row for each of {batch} examples in both; use joint=False"
-
-
-_PLAIN = (str, bytes, bool, int, float)
-"""Types compared by value rather than by identity."""
+from diffkit.registry.resolve import Slot, resolve_several
 
 
 def own_conditions(guidance: Iterable[Guidance]) -> frozenset[str]:
@@ -69,31 +41,26 @@ def row_conditions(guidance: Iterable[Guidance], conditions: Conditions, n: int)
     return found
 
 
-GuidanceSlot = Guidance | Sequence[Guidance] | None
-"""Guidance of a call: none, one, or several in the order they act, nearest to the network first."""
+GuidanceSlot = Slot | Sequence[Slot] | None
+"""Guidance of a call: none, one, or several in the order they act, nearest to the network first.
+
+Each is a name, a pair ("cfg", {"scale": 2.0}), a mapping {"name": "cfg", "scale": 2.0} or an instance.
+"""
 
 
 def with_guidance(parts: Composition, guidance: GuidanceSlot) -> Composition:
     """Return a composition with the guidance of a call.
 
     Raises:
-        OptionError: It is not a guidance.
+        UnknownComponentError, OptionError, ProtocolError: It is not a guidance, or one of its options is wrong.
         CompositionError: It cannot work with the parts; every problem is listed.
     """
-    if guidance is None:
-        return parts
-    listed = tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
-    for one in listed:
-        if isinstance(one, type) or not isinstance(one, Guidance):
-            raise OptionError(
-                f"guidance must be a guidance, such as diffkit.guidance.ClassifierFree(2.0), or a list, got {one!r}"
-            )
-    names = [type(one).__name__ for one in listed]
-    found = ((name, problems_of(f"guidance {name}", one, parts)) for name, one in zip(names, listed, strict=True))
-    problems = [f"{name}: {problem}" for name, several in found for problem in several]
+    listed = resolve_several("guidance", guidance)
+    found = ((name, problems_of(f"guidance {name!r}", one, parts)) for one, name in listed)
+    problems = [Message(f"guidance {name!r}: ", each) for name, several in found for each in several]
     if problems:
-        raise CompositionError("\n  ".join(["guidance does not fit this system:", *problems]))
-    for one in listed:  # `bind` needs the guidance nearer to the network
+        raise CompositionError(joined("\n  ", ["guidance does not fit this system:", *problems]))
+    for one, _ in listed:  # `bind` needs the guidance nearer to the network
         parts = attrs.evolve(parts, guidance=(*parts.guidance, one.bind(parts)))
     return parts
 
@@ -101,9 +68,14 @@ def with_guidance(parts: Composition, guidance: GuidanceSlot) -> Composition:
 def check_guidance(parts: Composition, conditions: Mapping[str, Any], device: torch.device) -> None:
     """Raise `OptionError` if guidance lacks a required condition, or has a network on another device."""
     for guidance in parts.guidance:
-        name = type(guidance).__name__
+        name = _label(guidance)
         for missing in sorted(guidance.required_conditions - set(conditions)):
             raise OptionError(f"{name} needs the condition {missing!r}; pass {missing}=...")
         for place in {parameter.device for network in guidance.networks for parameter in network.parameters()}:
             if place != device:
                 raise OptionError(f"{name} has a network on {place}, the system is on {device}; move one of them")
+
+
+def _label(guidance: Guidance) -> str:
+    known = registry("guidance").provenance(guidance)
+    return f"guidance {(known.name if known else type(guidance).__name__)!r}"

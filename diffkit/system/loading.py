@@ -90,8 +90,8 @@ def load(
     folder = Path(folder)
     spec = read_spec(folder / SPEC)
     system = from_spec(spec, backbone=backbone, device=device, accept_origin=accept_origin)
-    if system.backbone is not None:
-        load_weights(system.backbone, read_model(folder, spec))
+    if system.network is not None:
+        load_weights(system.network, read_model(folder, spec))
     return system.eval()
 
 

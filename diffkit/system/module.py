@@ -6,33 +6,40 @@ any other, and its state_dict is the network's. Tables are not buffers: ``.half(
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import attrs
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from diffkit.errors import CompositionError, OptionError
-from diffkit.options import check_callable, check_flag, check_integer
+from diffkit.errors import OptionError
+from diffkit.options import check_callable, check_flag
 from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition, Decoder, Model, State
-from diffkit.registry.contracts import problems_of
-from diffkit.registry.resolve import Slot, resolve
-from diffkit.runtime.double_backward import ordinary
+from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
-from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.images import check_finite
 from diffkit.runtime.output import log
 from diffkit.spacing import Spacing, levels
-from diffkit.system.bound import Bound, rows_at_a_time, variational_bound
+from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
+from diffkit.system.cache import MOST_STEPS, SystemCache
+from diffkit.system.call_options import (
+    EncodeOptions,
+    EstimateOptions,
+    JobOptions,
+    SampleOptions,
+    Transform,
+    conditions_in,
+    shows_options,
+)
+from diffkit.system.call_parts import parts_for
+from diffkit.system.checks import check_arguments, check_draws, check_tensors, checked_count, checked_data
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
-from diffkit.system.compiling import Compile, check_compile
+from diffkit.system.compiling import check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for
 from diffkit.system.denoiser import Denoiser, as_float
+from diffkit.system.draws import random_draws, random_levels, training_loss
 from diffkit.system.guidance import (
     GuidanceSlot,
     check_guidance,
@@ -41,36 +48,34 @@ from diffkit.system.guidance import (
     row_conditions,
     with_guidance,
 )
-from diffkit.system.objective import Objective, count_first
-from diffkit.system.prepared import SamplingJob, Transform
+from diffkit.system.objective import Objective
+from diffkit.system.prepared import SamplingJob
+from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
-from diffkit.system.seeding import NoiseFn, Seed, checked_seed
 from diffkit.system.settings import Settings
 from diffkit.table import ProcessTable, respace
-from diffkit.tensors import device_of, has_values
+from diffkit.tensors import device_of, ordinary
 
-_MOST_VALUES = 2**40
-"""Largest number of values of all samples of a call: 4 TiB of float32."""
+_TABLES: SystemCache[ProcessTable] = SystemCache(8)
 
 
 class System(nn.Module):
     """A diffusion system of seven parts; made by `diffkit.compose`.
 
     Attributes:
-        parts: The parts, and the training table.
+        parts: The parts, and the training table; ``parts.backbone`` is the recipe that built the network.
         settings: Everything else it was composed with.
-        recipe: The backbone part that built the network, or None for a foreign network.
-        backbone: The network, or None if every call has ``model=``.
+        network: The network, or None if every call has ``model=``; ``backbone`` is another name of it.
         decoder: Log-likelihood of data at level 1.
     """
 
-    def __init__(self, parts: Composition, settings: Settings, backbone: nn.Module | None, recipe: Any = None):
+    def __init__(self, parts: Composition, settings: Settings, network: nn.Module | None):
         super().__init__()
         self.parts = parts
         self.settings = settings
-        self.recipe = recipe
-        self.backbone = backbone
+        self.network = network
+        read_backbone(self)
         self.decoder: Decoder = decoder_for(settings.bins)
         self.objective = Objective.of(parts, self.decoder)
 
@@ -78,7 +83,7 @@ class System(nn.Module):
         """Refuse to replace a part in place: the columns computed from it would not change."""
         if name in ("parts", "settings") and name in vars(self):
             raise AttributeError(f"a system's {name} are fixed; diffkit.recompose(system, loss='huber') makes another")
-        super().__setattr__(name, value)
+        super().__setattr__("network" if name == "backbone" else name, value)
 
     # ---- properties ------------------------------------------------------------------------------------------------
 
@@ -98,27 +103,33 @@ class System(nn.Module):
         return self.settings.data_shape
 
     @property
+    def backbone(self) -> nn.Module | None:
+        """Another name of `network`."""
+        return self.network
+
+    @property
     def device(self) -> torch.device:
         """Device of the network's first parameter or buffer; the CPU if it has neither."""
-        return device_of(self.backbone) or torch.device("cpu")
+        return device_of(self.network) or torch.device("cpu")
 
     def with_network(self, network: nn.Module) -> System:
         """Return this system with another network of the same kind in place of its own."""
-        return System(self.parts, self.settings, network, self.recipe)
+        return System(self.parts, self.settings, network)
 
     def table_for(self, steps: Spacing = None) -> ProcessTable:
         """Return the training table respaced to some of its levels; see `diffkit.spacing`."""
         if steps is None:
             return self.table
-        return respace(self.table, levels(self.num_steps, steps, self.table))
+        visited = levels(self.num_steps, steps, self.table)
+        return _TABLES.get(self, visited, lambda: respace(self.table, visited), lambda t: t.num_steps <= MOST_STEPS)
 
     def spec(self) -> dict[str, Any]:
         """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""
-        return spec_of(self.parts, self.settings, self.recipe, self.backbone)
+        return spec_of(self.parts, self.settings, self.network)
 
     def save(self, folder: str | Path) -> Path:
         """Write spec and weights into a folder for `diffkit.load`; the folder must not hold a training run."""
-        return save(self.spec(), self.backbone, folder)
+        return save(self.spec(), self.network, folder)
 
     def extra_repr(self) -> str:
         """Name the parts."""
@@ -151,13 +162,10 @@ class System(nn.Module):
         Raises:
             OptionError: x_start has the wrong shape, dtype or range.
         """
-        x_start = self.checked(x_start)
-        level, weight = self.draw_levels(x_start.shape[0], generator=generator, timesteps_state=timesteps_state)
-        rows = count_first(level, x_start.shape[0])
-        level, weight = level.to(x_start.device), weight.to(x_start.device)
-        noise = self._noise_like(x_start, generator)
-        terms = self.loss_terms(model, x_start, level, noise, decoder_rows=rows, **conditions)
-        return terms | {"loss": terms["loss"] * weight, "level": level, "weight": weight}
+        x_start = checked_data(x_start, self.data_shape, self.decoder)
+        draws = random_draws(self.parts, x_start, generator, timesteps_state).to(x_start.device)
+        loss, terms = training_loss(self.loss_terms, model, x_start, draws, conditions)
+        return terms | {"loss": loss, "level": draws.level, "weight": draws.weight}
 
     def draw_levels(
         self, batch: int, *, generator: torch.Generator | None = None, timesteps_state: State = None
@@ -166,16 +174,7 @@ class System(nn.Module):
 
         They are on the device of its state; without a state, on that of the generator.
         """
-        sampler, batch = self.parts.timesteps, check_integer("batch", batch, ge=0, le=2**31)
-        _check_generator(generator)
-        device = generator.device if generator is not None else torch.device("cpu")
-        u = torch.rand(batch, dtype=torch.float64, generator=generator, device=device)
-        if timesteps_state is None:
-            state = pytree.tree_map_only(Tensor, lambda held: held.to(device), sampler.init(self.table))
-        else:
-            state, held = timesteps_state, next(iter(pytree.tree_leaves(timesteps_state)), None)
-            u = u.to(held.device) if isinstance(held, Tensor) else u
-        return sampler.sample(state, u, self.num_steps)
+        return random_levels(self.parts, batch, generator, timesteps_state)
 
     def loss_terms(
         self,
@@ -192,7 +191,7 @@ class System(nn.Module):
         Args:
             model: The network; None takes the system's own.
             x_start: Clean data, (B, C, *S), float32 or float64; anything shorter is computed in float32.
-            level: 1..T, (B,) int64 (log_snr, (B,) float64, if the timestep sampler's domain is "log_snr").
+            level: 1..T, (B,) int64; log_snr, (B,) float64, with a `ContinuousTimestepSampler`.
             noise: Standard normal, (B, C, *S).
             decoder_rows: Upper bound on the number of rows at level 1; the decoder's term is computed for that many
                 rows only. B by default, which is always correct.
@@ -203,7 +202,7 @@ class System(nn.Module):
             "loss" and metrics, each (B,), not weighted by the timestep sampler.
         """
         rows = x_start.shape[0] if decoder_rows is None else decoder_rows
-        check_draws(x_start, level, noise, self.num_steps)
+        check_draws(x_start, level, noise, self.parts)
         x_start, noise, network = as_float(x_start), as_float(noise), self._model(model)
         null = self.parts.null_conditions
         conditions = conditions_for(network, conditions, x_start.shape[0], x_start.device, frozenset(), null)
@@ -211,41 +210,13 @@ class System(nn.Module):
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
-    def sample(
-        self,
-        n: int,
-        *,
-        steps: Spacing = None,
-        sampler: Slot = None,
-        guidance: GuidanceSlot = None,
-        seed: Seed = None,
-        batch_size: int | None = None,
-        start: Tensor | None = None,
-        clip: bool | None = None,
-        x_transform: Transform | None = None,
-        model: Model | None = None,
-        compile: Compile = False,
-        progress: bool = True,
-        **conditions: Any,
-    ) -> Tensor:
+    @shows_options(SampleOptions)
+    def sample(self, n: int, **options: Unpack[SampleOptions]) -> Tensor:
         """Return n samples, (n, C, *S), float32; float64 if ``start`` is.
 
         Args:
             n: Number of samples.
-            steps: Every level by default; a count, a spacing string or a list of levels (see `diffkit.spacing`).
-            sampler: Name, (name, options) or instance; the composed one by default.
-            guidance: Guidance, such as ``diffkit.guidance.ClassifierFree(2.0)``; of several, the first is nearest to
-                the network.
-            seed: Makes sample i a function of (seed, i), independent of the batch size; a list has one seed for each
-                sample. Unseeded by default.
-            batch_size: Number of samples made at a time; all at once by default.
-            start: Data at level T to start from, (n, C, *S); noise by default.
-            clip: Clip the estimate of x_start to [-1, 1]; as composed by default.
-            x_transform: Applied to the estimate of x_start before clipping.
-            model: Called in place of the system's own network.
-            compile: True runs each step, network and guidance included, as one compiled graph, which is cached for
-                later calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
-            progress: Show a bar with an ETA on standard error.
+            options: Those of `diffkit.system.call_options.SampleOptions`.
             conditions: Keywords for the network. A tensor, array or list of length n has one entry for each sample,
                 also inside a mapping; a number, or one of length 1, is used for all samples. A list of other things
                 than numbers, such as texts or tensors of several lengths, stays a list. None and y=-1 are replaced by
@@ -254,21 +225,11 @@ class System(nn.Module):
             OptionError, CompositionError: An argument is wrong; raised before any computation.
             DivergedError: No sample is finite. Checked on the CPU only; if some are finite, a warning is logged.
         """
-        job = self.prepare(
-            n,
-            steps=steps,
-            sampler=sampler,
-            guidance=guidance,
-            seed=seed,
-            clip=clip,
-            x_transform=x_transform,
-            model=model,
-            compile=compile,
-            **conditions,
-        )
-        start = job.checked_start(start)
-        program, batches, out = job.program(), job.batches(batch_size), []
-        with job.running(f"sampling {n}", len(batches) * program.num_steps, progress) as advance:
+        job = self._prepared(n, options, conditions_in(options, SampleOptions))
+        start = job.checked_start(options.get("start"))
+        program, batches, out = job.program(), job.batches(options.get("batch_size")), []
+        total, show = len(batches) * program.num_steps, options.get("progress", True)
+        with job.running(f"sampling {n}", total, show) as advance:
             for rows in batches:
                 noise_fn = job.noise(rows)
                 x = job.begin(rows, noise_fn, start)
@@ -278,34 +239,19 @@ class System(nn.Module):
             check_finite(samples)
         return samples
 
+    @shows_options(JobOptions)
     def trajectory(
-        self,
-        n: int,
-        *,
-        steps: Spacing = None,
-        sampler: Slot = None,
-        guidance: GuidanceSlot = None,
-        seed: Seed = None,
-        start: Tensor | None = None,
-        clip: bool | None = None,
-        x_transform: Transform | None = None,
-        model: Model | None = None,
-        compile: Compile = False,
-        **conditions: Any,
+        self, n: int, *, start: Tensor | None = None, **options: Unpack[JobOptions]
     ) -> Iterator[TrajectoryPoint]:
-        """Yield a `TrajectoryPoint` after every step of sampling n examples; arguments as in `sample`."""
-        job = self.prepare(
-            n,
-            steps=steps,
-            sampler=sampler,
-            guidance=guidance,
-            seed=seed,
-            clip=clip,
-            x_transform=x_transform,
-            model=model,
-            compile=compile,
-            **conditions,
-        )
+        """Yield a `TrajectoryPoint` after every step of sampling n examples.
+
+        Args:
+            n: Number of examples.
+            start: As in `sample`.
+            options: Those of `diffkit.system.call_options.JobOptions`.
+            conditions: As in `sample`.
+        """
+        job = self.prepare(n, **options)
         return job.points(job.checked_start(start))
 
     def sample_from(
@@ -337,56 +283,38 @@ class System(nn.Module):
         Raises:
             OptionError: The network is not defined at the table's levels.
         """
-        _check_tensors(x=x)
-        _check_arguments(noise_fn, table, x_transform)
-        parts, network = self.parts_for(sampler, guidance), self._model(model)
+        check_tensors(x=x)
+        check_arguments(noise_fn, table, x_transform)
+        parts, network = parts_for(self.parts, sampler, guidance), self._model(model)
         conditions = self._conditions(parts, network, conditions, x.shape[0], x.device)
         program = sampling_program(parts, parts.sampler, self.table if table is None else table)
         denoiser = self._denoiser(parts, network, clip, x_transform, conditions)
         with eval_mode(self, *networks_of(parts.guidance)):
             return program.finish(denoiser, as_float(x), noise_fn, grad=grad)
 
+    @shows_options(EncodeOptions, sampler="ddim")
     @torch.no_grad()
     def encode(
-        self,
-        x_start: Tensor,
-        *,
-        steps: Spacing = None,
-        sampler: Slot = "ddim",
-        guidance: GuidanceSlot = None,
-        start: str = "clean",
-        clip: bool | None = None,
-        x_transform: Transform | None = None,
-        model: Model | None = None,
-        compile: Compile = False,
-        progress: bool = False,
-        **conditions: Any,
+        self, x_start: Tensor, *, start: str = "clean", progress: bool = False, **options: Unpack[EncodeOptions]
     ) -> Tensor:
         """Run a deterministic sampler backwards: return the noise at level T from which it samples x_start, (B, C, *S).
 
         Args:
             x_start: Clean data, (B, C, *S).
-            steps, sampler, guidance, clip, x_transform, model, compile, progress, conditions: As in `sample`.
             start: "clean" steps from level 0 to 1 with the noise estimated at level 1, and ends at level T. "level1"
                 treats x_start as data at level 1 and ends one step past T, without signal, as improved-diffusion does.
+            progress: Show a bar with an ETA on standard error.
+            options: Those of `diffkit.system.call_options.EncodeOptions`.
+            conditions: As in `sample`.
         Raises:
             OptionError: The sampler is stochastic, or an argument is wrong.
         """
         if not isinstance(start, str) or start not in ("clean", "level1"):
-            raise OptionError(f"start must be 'clean' or 'level1', got {start!r}")
-        x = self._placed(self.checked(x_start), model)
-        self.check_unused(model, conditions, "seed")
-        job = self.prepare(
-            x.shape[0],
-            steps=steps,
-            sampler=sampler,
-            guidance=guidance,
-            clip=clip,
-            x_transform=x_transform,
-            model=model,
-            compile=compile,
-            **conditions,
-        )
+            raise OptionError("must be 'clean' or 'level1'", option="start", value=start)
+        x = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
+        check_unused(self._model(options.get("model")), options, "seed")
+        options.setdefault("sampler", "ddim")
+        job = self.prepare(x.shape[0], **options)
         if job.parts.sampler.stochastic:
             raise OptionError("encode needs a deterministic sampler, such as 'ddim' with eta=0")
         program = job.encoding_program(past_end=start == "level1")
@@ -395,40 +323,16 @@ class System(nn.Module):
                 x = _first_encoding_step(job, job.denoiser(), x)
             return job.finish(program, range(x.shape[0]), x, None, advance)
 
-    def prepare(
-        self,
-        n: int,
-        *,
-        steps: Spacing = None,
-        sampler: Slot = None,
-        guidance: GuidanceSlot = None,
-        seed: Seed = None,
-        clip: bool | None = None,
-        x_transform: Transform | None = None,
-        model: Model | None = None,
-        compile: Compile = False,
-        **conditions: Any,
-    ) -> SamplingJob:
-        """Resolve and validate the arguments of `sample` without computing anything. For tasks."""
-        n, parts = _checked_count(n, self.data_shape), self.parts_for(sampler, guidance)
-        network = self._model(model)
-        _check_arguments(None, None, x_transform)
-        with torch.inference_mode(False):
-            conditions = ordinary(self._conditions(parts, network, conditions, n, self.device))
-        return SamplingJob(
-            self,
-            self.objective,
-            self.device,
-            n,
-            self.table_for(steps),
-            parts,
-            checked_seed(seed, n),
-            network,
-            self._clips(clip),
-            x_transform,
-            conditions,
-            check_compile(compile, self.device),
-        )
+    @shows_options(JobOptions)
+    def prepare(self, n: int, **options: Unpack[JobOptions]) -> SamplingJob:
+        """Resolve and validate the arguments of `sample` without computing anything. For tasks.
+
+        Args:
+            n: Number of examples.
+            options: Those of `diffkit.system.call_options.JobOptions`.
+            conditions: As in `sample`.
+        """
+        return self._prepared(n, options, conditions_in(options, JobOptions))
 
     def denoiser(
         self,
@@ -447,108 +351,78 @@ class System(nn.Module):
             model, guidance, clip, x_transform: As in `sample`.
             conditions: Passed unchanged to the network, so a tensor or list has an entry for each row of x.
         """
-        parts, network = self.parts_for(None, guidance), self._model(model)
+        parts, network = with_guidance(self.parts, guidance), self._model(model)
         check_guidance(parts, conditions, self.device)
         check_names(network, conditions, own_conditions(parts.guidance))
         return self._denoiser(parts, network, clip, x_transform, conditions)
 
-    def parts_for(self, sampler: Slot = None, guidance: GuidanceSlot = None) -> Composition:
-        """Return the composition with another sampler and with guidance.
-
-        Raises:
-            CompositionError: They do not fit this system; every problem is listed.
-        """
-        return with_guidance(with_sampler(self.parts, sampler), guidance)
-
     # ---- scoring ---------------------------------------------------------------------------------------------------
 
+    @shows_options(EstimateOptions)
     @torch.no_grad()
     def bits_per_dim(
         self,
         x_start: Tensor,
         *,
-        steps: Spacing = None,
-        guidance: GuidanceSlot = None,
         seed: Seed = None,
         rows_per_call: int | None = None,
-        clip: bool | None = None,
-        x_transform: Transform | None = None,
-        model: Model | None = None,
         progress: bool = False,
-        **conditions: Any,
+        **options: Unpack[EstimateOptions],
     ) -> Bound:
         """Return the variational bound on the negative log-likelihood of each example, in bits per dimension.
 
+        With guidance it is that of the guided reverse process, each of whose steps is a normal distribution too.
+
         Args:
             x_start: Clean data, (B, C, *S), in [-1, 1] unless the system was composed with bins=None.
-            steps: As in `sample`.
-            guidance: As in `sample`: the bound is then that of the guided reverse process, each of whose steps is a
-                normal distribution too.
             seed: Makes the noise of example i a function of (seed, i) and the level; a list has one seed for each
                 example.
             rows_per_call: Number of (example, level) pairs in one call of the network; 16 on a CPU, 256 on a GPU.
-            clip, x_transform, model, progress, conditions: As in `sample`.
+            progress: Show a bar with an ETA on standard error.
+            options: Those of `diffkit.system.call_options.EstimateOptions`.
+            conditions: As in `sample`.
         Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
         """
-        x_start = self._placed(self.checked(x_start), model)
-        self.check_unused(model, conditions, "sampler", "compile")
-        job = self.prepare(
-            x_start.shape[0],
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            clip=clip,
-            x_transform=x_transform,
-            model=model,
-            **conditions,
-        )
+        x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
+        check_unused(self._model(options.get("model")), options, "sampler", "compile")
+        job = self.prepare(x_start.shape[0], seed=seed, **options)
         rows = rows_at_a_time(rows_per_call, x_start.device)
         total = x_start.shape[0] * job.table.num_steps
         with torch.inference_mode(False), torch.no_grad(), job.running("bits/dim", total, progress) as advance:
-            bound = variational_bound(job, ordinary(x_start), rows, advance)
+            terms, x_start = BoundTerms.of(job.parts, job.table, self.decoder), ordinary(x_start)
+            bound = variational_bound(terms, job.table, job.denoiser, x_start, job.seed, rows, advance)
         if x_start.device.type == "cpu" and (bad := int((~bound.total.isfinite()).sum())):
             log(f"warning: the bits/dim of {bad} of {bound.total.shape[0]} examples are not finite")
         return bound
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def checked(self, x_start: Tensor) -> Tensor:
-        """Return clean data of this system, (B, C, *S), as float32 or float64, ready for arithmetic.
-
-        Raises:
-            OptionError: It is not a tensor, has another shape, is not floating point, has NaN or an infinity, or lies
-                outside of [-1, 1] for data with bins.
-        """
-        if not isinstance(x_start, Tensor):
-            raise OptionError(
-                f"x_start must be a tensor (B, {_joined(self.data_shape)}), got {type(x_start).__name__}; "
-                "a data set is scored by score_data of diffkit.evaluation.scoring"
-            )
-        if x_start.ndim != len(self.data_shape) + 1 or x_start.shape[1:] != self.data_shape:
-            raise OptionError(f"x_start must have shape (B, {_joined(self.data_shape)}), got {tuple(x_start.shape)}")
-        if not x_start.is_floating_point():
-            raise OptionError(
-                f"x_start must be floating point in [-1, 1], got {x_start.dtype}; for 8-bit images: x / 127.5 - 1"
-            )
-        # On a GPU the check would synchronize at every step; data are checked where they are read.
-        if has_values(x_start):
-            low, high = (float(v) for v in x_start.detach().aminmax())
-            if not (math.isfinite(low) and math.isfinite(high)):
-                raise OptionError(f"x_start is not finite: {examples_hold(rows_not_finite(x_start.detach()))}")
-            if self.decoder.bounded and not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
-                raise OptionError(
-                    f"x_start must lie in [-1, 1], got values in [{low:g}, {high:g}]; scale it, or compose with "
-                    "bins=None for unbounded data"
-                )
-        return as_float(x_start)
-
-    def check_unused(self, model: Model | None, conditions: Mapping[str, Any], *names: str) -> None:
-        """Raise `OptionError` if a condition has one of these names: options of `prepare` that this call ignores."""
-        check_unused(self._model(model), conditions, *names)
+    def _prepared(self, n: int, options: Mapping[str, Any], conditions: Mapping[str, Any]) -> SamplingJob:
+        """The job of a call: its options, some of `JobOptions`, and its conditions."""
+        n = checked_count(n, self.data_shape)
+        parts = parts_for(self.parts, options.get("sampler"), options.get("guidance"))
+        network, x_transform = self._model(options.get("model")), options.get("x_transform")
+        check_arguments(None, None, x_transform)
+        with torch.inference_mode(False):
+            conditions = ordinary(self._conditions(parts, network, conditions, n, self.device))
+        return SamplingJob(
+            self,
+            self.objective,
+            self.device,
+            n,
+            self.table_for(options.get("steps")),
+            parts,
+            checked_seed(options.get("seed"), n),
+            network,
+            self._clips(options.get("clip")),
+            x_transform,
+            conditions,
+            check_compile(options.get("compile", False), self.device),
+        )
 
     def _placed(self, x: Tensor, model: Model | None) -> Tensor:
         """Data on the network's device; unchanged if the network is the caller's or has no device."""
-        place = device_of(self.backbone) if model is None else None
+        place = device_of(self.network) if model is None else None
         return x if place is None else x.to(place)
 
     def _conditions(
@@ -556,7 +430,7 @@ class System(nn.Module):
     ) -> dict[str, Any]:
         """Conditions of n examples, with those that guidance adds; raises `OptionError` for any problem."""
         check_guidance(parts, conditions, self.device)
-        own, classes = own_conditions(parts.guidance), parts.classes if network is self.backbone else None
+        own, classes = own_conditions(parts.guidance), parts.classes if network is self.network else None
         found = conditions_for(network, conditions, n, device, own, parts.null_conditions, classes)
         return found | row_conditions(parts.guidance, found, n)
 
@@ -580,29 +454,20 @@ class System(nn.Module):
         if model is not None:
             check_callable("model", model, "model(x, time, **conditions)")
             return model
-        if self.backbone is None:
+        if self.network is None:
             raise OptionError("this system was composed with backbone=None; pass model= to this call")
-        return self.backbone
-
-    def _noise_like(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        device = generator.device if generator is not None else x.device
-        return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+        return self.network
 
 
-def with_sampler(parts: Composition, slot: Slot) -> Composition:
-    """Return a composition with another sampler, or unchanged for None.
+def read_backbone(module: nn.Module) -> None:
+    """Let a module's ``network`` be loaded from state dicts in which it has its earlier name, "backbone"."""
+    module.register_load_state_dict_pre_hook(_rename_backbone)  # type: ignore[no-untyped-call]
 
-    Raises:
-        CompositionError: It cannot work with the other parts.
-    """
-    if slot is None:
-        return parts
-    sampler, name = resolve("sampler", slot)
-    changed = attrs.evolve(parts, sampler=sampler, names={**parts.names, "sampler": name})
-    problems = problems_of(changed.label("sampler"), sampler, changed)
-    if problems:
-        raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
-    return changed
+
+def _rename_backbone(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    old = f"{prefix}backbone."
+    for name in [name for name in state if name.startswith(old)]:
+        state[f"{prefix}network.{name.removeprefix(old)}"] = state.pop(name)
 
 
 def _first_encoding_step(job: SamplingJob, denoiser: Denoiser, x: Tensor) -> Tensor:
@@ -611,59 +476,3 @@ def _first_encoding_step(job: SamplingJob, denoiser: Denoiser, x: Tensor) -> Ten
     at = columns.level(columns.on(x.device, x.dtype)[1], x.ndim)
     eps = (x - at.alpha * denoiser(x, at).x_start) / at.sigma
     return at.alpha * x + at.sigma * eps
-
-
-def check_draws(x_start: Tensor, level: Tensor, noise: Tensor, num_steps: int) -> None:
-    """Refuse other than one level and one noise for each example, and levels that are not there.
-
-    The latter where looking costs nothing: on the host, outside of tracing.
-    """
-    _check_tensors(x_start=x_start, level=level, noise=noise)
-    if level.shape != x_start.shape[:1]:
-        raise OptionError(f"level must have shape {tuple(x_start.shape[:1])}, got {tuple(level.shape)}")
-    if noise.shape != x_start.shape:
-        raise OptionError(f"noise must have shape {tuple(x_start.shape)}, as x_start, got {tuple(noise.shape)}")
-    if level.is_floating_point() or not has_values(level):
-        return
-    try:
-        low, high = (int(k) for k in level.aminmax())
-    except RuntimeError:  # levels that vmap maps over have no value to look at
-        return
-    if low < 1 or high > num_steps:
-        raise OptionError(f"level must lie in 1..{num_steps}, got values in {low}..{high}")
-
-
-def _check_tensors(**values: object) -> None:
-    for name, value in values.items():
-        if not isinstance(value, Tensor) or not value.ndim:
-            what = "a single number" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise OptionError(f"{name} must be a tensor with an entry for each example, got {what}")
-
-
-def _check_generator(generator: object) -> None:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise OptionError(
-            f"generator must be a torch.Generator, got a {type(generator).__name__}; torch.Generator().manual_seed(0) "
-            "is one"
-        )
-
-
-def _check_arguments(noise_fn: object, table: object, x_transform: object) -> None:
-    if noise_fn is not None:
-        check_callable("noise_fn", noise_fn, "noise_fn()")
-    if x_transform is not None:
-        check_callable("x_transform", x_transform, "x_transform(x_start)")
-    if table is not None and not isinstance(table, ProcessTable):
-        raise OptionError(f"table must be a ProcessTable, such as System.table_for(20), got a {type(table).__name__}")
-
-
-def _checked_count(n: object, data_shape: tuple[int, ...]) -> int:
-    """The number of examples; raises `OptionError` if their values would exceed any memory."""
-    found = check_integer("n", n, ge=1)
-    if found * math.prod(data_shape) > _MOST_VALUES:
-        raise OptionError(f"n {found} is more than memory holds; make at most some millions at a time")
-    return found
-
-
-def _joined(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, shape))

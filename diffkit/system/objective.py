@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffkit.errors import CompositionError, ProtocolError
 from diffkit.gaussian import mixed
-from diffkit.protocols import Composition, Decoder, Level, LossInputs, Model, Transition
+from diffkit.protocols import Composition, ContinuousSchedule, Decoder, Level, LossInputs, Model, Transition
 from diffkit.system.coefficients import (
     CoefficientTable,
     level_coefficients,
@@ -23,7 +23,7 @@ from diffkit.system.coefficients import (
 from diffkit.system.denoiser import call_network
 from diffkit.system.numerics import computing
 from diffkit.table import Coefs
-from diffkit.tensors import has_values, precision_of
+from diffkit.tensors import precision_of
 
 _RESERVED = ("level", "weight")
 """Keys that `System.forward` adds to a loss's terms."""
@@ -126,7 +126,9 @@ class Objective:
     def _continuous(self, log_snr: Tensor, x: Tensor) -> tuple[Level, tuple[Tensor, Tensor]]:
         """Level and target coefficients at any log_snr, computed in float64 and then cast; there is no transition."""
         log_snr = log_snr.double()
-        total_std, time = self.parts.schedule.level(log_snr)
+        path = self.parts.schedule
+        assert isinstance(path, ContinuousSchedule), "composition refuses continuous levels of another schedule"
+        total_std, time = path.level(log_snr)
         at = Coefs(total_std * log_snr.sigmoid().sqrt(), total_std * (-log_snr).sigmoid().sqrt(), log_snr)
         c_skip, c_out, c_in = self.parts.mean.scalings(at, None)
         p, q = (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out
@@ -156,17 +158,6 @@ def _checked(terms: object, batch: int, label: str) -> dict[str, Tensor]:
                 "diffkit.gaussian.mean_flat averages over everything else"
             )
     return dict(terms)
-
-
-def count_first(level: Tensor, batch: int) -> int:
-    """Upper bound on the rows at level 1: their number, rounded up to a power of two, on the host; else the batch size.
-
-    The rounding limits the number of compiled variants.
-    """
-    if level.is_floating_point() or not has_values(level):
-        return batch
-    count = int((level == 1).sum())
-    return min(batch, 1 << (count - 1).bit_length()) if count else 0
 
 
 def _check_finite(objective: Objective) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,12 +19,14 @@ from diffkit.protocols import Composition, Guidance, Model
 from diffkit.runtime.eval_mode import eval_mode, eval_mode_of, modules_of
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.progress import progress as show_progress
+from diffkit.system.cache import MOST_STEPS, SystemCache, has_value
+from diffkit.system.call_options import Transform
 from diffkit.system.compiling import Compile, compiled
 from diffkit.system.conditions import as_tensor, rows_of
 from diffkit.system.denoiser import Denoiser, as_float
 from diffkit.system.guidance import networks_of
 from diffkit.system.objective import Objective
-from diffkit.system.program_cache import cached_program
+from diffkit.system.randomness import NoiseFn, Seed, noise_for
 from diffkit.system.sampling import (
     Program,
     StepFn,
@@ -35,10 +37,10 @@ from diffkit.system.sampling import (
     step_with_denoised,
     take_step,
 )
-from diffkit.system.seeding import NoiseFn, Seed, noise_for
 from diffkit.table import Coefs, ProcessTable
 
-Transform = Callable[[Tensor], Tensor]
+PROGRAMS: SystemCache[Program] = SystemCache(8)
+"""For a small network, making a program takes as long as some of its steps."""
 
 
 @frozen(eq=False)
@@ -75,18 +77,27 @@ class SamplingJob:
 
     def program(self) -> Program:
         """Return the sampling program, from level T down to level 0."""
-        make = partial(sampling_program, self.parts, self.parts.sampler, self.table)
-        return cached_program(self.system, "down", self.parts, self.table, make)
+        return self._cached("down", partial(sampling_program, self.parts, self.parts.sampler, self.table))
 
     def restarting_program(self, runs: Mapping[int, int]) -> Program:
         """Return the program of several runs down the levels; see `diffkit.system.sampling.restarting_program`."""
         make = partial(restarting_program, self.parts, self.parts.sampler, self.table, runs)
-        return cached_program(self.system, ("restarting", *runs.items()), self.parts, self.table, make)
+        return self._cached(("restarting", *runs.items()), make)
 
     def encoding_program(self, *, past_end: bool = False) -> Program:
         """Return the encoding program, from level 1 up to level T, or one step beyond."""
         make = partial(encoding_program, self.parts, self.parts.sampler, self.table, past_end=past_end)
-        return cached_program(self.system, ("up", past_end), self.parts, self.table, make)
+        return self._cached(("up", past_end), make)
+
+    def _cached(self, kind: Hashable, make: Callable[[], Program]) -> Program:
+        """What ``make()`` returns, or returned for the same sampler and an equal table before.
+
+        Not cached: long programs, programs with guidance, whose columns depend on more, and programs for fake tensors.
+        """
+        if self.parts.guidance or type(torch.empty(0)) is not Tensor or not has_value(self.parts.sampler):
+            return make()
+        key = (kind, self.parts.sampler, self.table)
+        return PROGRAMS.get(self.system, key, make, lambda program: program.num_steps <= MOST_STEPS)
 
     def batches(self, batch_size: int | None = None) -> list[range]:
         """Return the examples' indices, ``batch_size`` at a time; all at once by default."""
@@ -103,6 +114,8 @@ class SamplingJob:
     def denoisers(self, program: Program, rows: range) -> Denoiser | list[Denoiser]:
         """Return a denoiser for each step of a program, without the guidance that is inactive in that step."""
         whole = self.denoiser(rows)
+        if not whole.guidance:
+            return whole
         acting = _acting(program, whole.guidance)
         if all(all(each) for each in acting):
             return whole
@@ -123,7 +136,7 @@ class SamplingJob:
         self, program: Program, rows: range, x: Tensor, noise_fn: NoiseFn | None, advance: Callable[[int], None]
     ) -> Tensor:
         """Run a program from x to its end for some of the examples; see `Program.finish`."""
-        step_fn = self.step_fn(program, self.denoiser(rows), x)
+        step_fn = self.step_fn(program, self.denoiser(rows), x) if self.compile else None
         return program.finish(self.denoisers(program, rows), x, noise_fn, advance, step_fn)
 
     def noise(self, rows: range) -> NoiseFn:

@@ -12,12 +12,21 @@ from attrs import field, frozen
 from torch import Tensor
 
 from diffkit.errors import OptionError, ProtocolError
-from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
-from diffkit.runtime.double_backward import ordinary
+from diffkit.protocols import (
+    Composition,
+    Denoise,
+    Level,
+    MultistageSampler,
+    Prediction,
+    RoutedSampler,
+    Sampler,
+    State,
+)
 from diffkit.system.coefficients import CoefficientTable, NamedColumns, level_coefficients, node_coefficients
 from diffkit.system.numerics import computing
-from diffkit.system.seeding import NoiseFn
+from diffkit.system.randomness import NoiseFn
 from diffkit.table import F64, Coefs, ProcessTable, Steps
+from diffkit.tensors import ordinary
 
 Denoisers = Denoise | Sequence[Denoise]
 """One denoiser for all steps, or one for each."""
@@ -78,7 +87,7 @@ class Row:
 
     @property
     def nodes(self) -> tuple[Level, ...]:
-        """Further levels within the step, in the order of `Sampler.nodes`."""
+        """Further levels within the step, in the order of `MultistageSampler.nodes`."""
         if self._nodes is None:
             self._nodes = tuple(self._level(f"node{i}") for i in range(self._num_nodes))
         return self._nodes
@@ -96,13 +105,19 @@ class Program:
         columns: Level t, level s and plan coefficients of every step, in the order of the steps.
         levels: Level each step goes to, in the root table.
         num_nodes: Number of further levels within each step.
+        uses_last: False if the argument ``last`` of the sampler's steps is False throughout.
     """
 
     sampler: Sampler
     columns: CoefficientTable
     levels: tuple[int, ...]
     num_nodes: int = 0
+    uses_last: bool = field(init=False)
     _rows: dict[tuple[torch.device, torch.dtype], tuple[Row, ...]] = field(factory=dict, init=False, repr=False)
+
+    @uses_last.default
+    def _find_uses_last(self) -> bool:
+        return isinstance(self.sampler, MultistageSampler) and self.sampler.uses_last
 
     @property
     def num_steps(self) -> int:
@@ -120,7 +135,7 @@ class Program:
             state: The sampler's.
             row: One of `rows`, or a row of `columns` as a tensor (n,), or such a row for each example (B, n).
             noise: Standard normal of x's shape, or None if the sampler is deterministic.
-            last: True on the step to level 0, for samplers with `uses_last`.
+            last: True on the step to level 0, if `uses_last`.
         """
         if not isinstance(row, Row):  # isinstance(row, Tensor) would be slow
             row = Row(self.columns, row, x.ndim, self.num_nodes)
@@ -166,16 +181,20 @@ class Program:
         Args:
             denoise, x, noise_fn: As in `run`.
             advance: Called with 1 after each step.
-            step_fn: `take_step`, or its compiled form.
+            step_fn: The compiled form of `take_step`; None calls the sampler's step.
             grad: Record the steps for autograd, if it is enabled.
         """
-        step_fn = step_fn or take_step
-        grad = grad and torch.is_grad_enabled()
+        sampler, grad = self.sampler, grad and torch.is_grad_enabled()
+        draw = noise_fn if sampler.stochastic else None
         with torch.inference_mode(False), torch.set_grad_enabled(grad):  # guidance may differentiate
             x = ordinary(x)
-            state = self.sampler.init(x)
+            state = sampler.init(x)
             for i, (row, denoiser) in enumerate(self._each(denoise, x, noise_fn)):
-                x, state, _ = step_fn(self, denoiser, x, state, row, self.noise(noise_fn), self.is_last(i))
+                noise, last = None if draw is None else draw(), self.is_last(i)
+                if step_fn is None:
+                    x, state = sampler.step(denoiser, x, state, row, noise, last)
+                else:
+                    x, state, _ = step_fn(self, denoiser, x, state, row, noise, last)
                 if advance is not None:
                     advance(1)
         return x
@@ -203,8 +222,8 @@ class Program:
         return noise_fn() if noise_fn is not None and self.sampler.stochastic else None
 
     def is_last(self, i: int) -> bool:
-        """Return the argument ``last`` of a step: True on the step to level 0, if the sampler has `uses_last`."""
-        return self.sampler.uses_last and self.levels[i] == 0
+        """Return the argument ``last`` of a step: True on the step to level 0, if `uses_last`."""
+        return self.uses_last and self.levels[i] == 0
 
 
 StepFn = Callable[
@@ -252,12 +271,22 @@ class _Recorder:
 @computing("the steps of the sampler")
 def sampling_program(parts: Composition, sampler: Sampler, table: ProcessTable) -> Program:
     """Return the program from level T of a table in use down to level 0."""
-    route = sampler.route(table.log_snr)
+    route = route_of(sampler, table)
     if route is None:
         rows = np.arange(table.num_steps, 0, -1)
         return _program(parts, sampler, table, table.steps(), rows, rows - 1)
     start, end = _check_route(parts.label("sampler"), route, table.num_steps).T
     return _program(parts, sampler, table, Steps(table.at(start), table.at(end)), start, end)
+
+
+def route_of(sampler: Sampler, table: ProcessTable) -> Sequence[tuple[int, int]] | None:
+    """Return the steps of a sampler that orders them in its own way; None for one after the other down to level 0."""
+    return sampler.route(table.log_snr) if isinstance(sampler, RoutedSampler) else None
+
+
+def nodes_of(sampler: Sampler, steps: Steps) -> F64 | None:
+    """Return log_snr of a sampler's further evaluations within steps, (n, m); None if there are none."""
+    return sampler.nodes(steps) if isinstance(sampler, MultistageSampler) else None
 
 
 def _check_route(label: str, route: Sequence[tuple[int, int]], top: int) -> np.ndarray:
@@ -347,7 +376,7 @@ def _blocks(
         levels: `level_coefficients` of the table in use.
         steps, from_rows, to_rows: The steps, and their ends as rows of the table.
     """
-    log_snr = sampler.nodes(steps)
+    log_snr = nodes_of(sampler, steps)
     start = {name: c[from_rows] for name, c in levels.items()}
     nodes, coefs = ([], ()) if log_snr is None else node_coefficients(parts, steps, log_snr, start)
     steps = Steps(steps.t, steps.s, coefs)

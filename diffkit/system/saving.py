@@ -28,17 +28,17 @@ from diffkit.system.settings import Settings
 FORMAT = 1
 
 
-def spec_of(parts: Composition, settings: Settings, recipe: Any, network: nn.Module | None) -> dict[str, Any]:
+def spec_of(parts: Composition, settings: Settings, network: nn.Module | None) -> dict[str, Any]:
     """Return a system as plain JSON data: format, parts with options and provenance, settings.
 
     Args:
-        parts, settings, recipe, network: Those of the system; the recipe is None for a foreign network.
+        parts, settings, network: Those of the system.
     Raises:
         SpecError: A part was given as an instance of a class that was never registered, so no name can rebuild it; or
             an option is of a type that JSON does not have.
     """
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in SLOTS if kind != "backbone"}
-    named["backbone"] = _backbone_spec(parts, recipe, None if network is None else unwrap_module(network))
+    named["backbone"] = _backbone_spec(parts, None if network is None else unwrap_module(network))
     others = written("the system", attrs.asdict(settings, recurse=False))
     if others["null_conditions"] is None:  # older specs do not have it
         del others["null_conditions"]
@@ -140,8 +140,9 @@ def part_spec(kind: str, part: Any) -> dict[str, Any]:
     return {"name": known.name, "options": options, "origin": known.origin, "version": known.version}
 
 
-def _backbone_spec(parts: Composition, recipe: Any, network: nn.Module | None) -> dict[str, Any] | None:
+def _backbone_spec(parts: Composition, network: nn.Module | None) -> dict[str, Any] | None:
     """Spec of the part that builds the network; or the network's class, if no part builds the network in this form."""
+    recipe = parts.backbone
     if recipe is None:
         return None if network is None else {"name": None, "class": parts.names["backbone"]}
     found = part_spec("backbone", recipe)

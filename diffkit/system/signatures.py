@@ -15,15 +15,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError, did_you_mean
-
-OPTIONS = frozenset(
-    [
-        *("batch_size", "clip", "compile", "decoder_rows", "generator", "grad", "guidance", "level", "model", "noise"),
-        *("noise_fn", "progress", "rows_per_call", "sampler", "seed", "start", "steps", "table", "timesteps_state"),
-        "x_transform",
-    ]
-)
-"""Options of a system's calls."""
+from diffkit.system.call_options import OPTIONS
 
 _TYPO_TARGETS = OPTIONS - {"grad", "level", "model", "noise", "table"}
 """Options for which typos are detected; the others resemble likely names of conditions, such as mode."""

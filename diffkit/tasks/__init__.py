@@ -32,15 +32,4 @@ if TYPE_CHECKING:
     from diffkit.tasks.inversion import reconstruct as reconstruct
     from diffkit.tasks.super_resolution import super_resolve as super_resolve
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "bdia": ("ExactCode", "exact_decode", "exact_encode"),
-    "inversion": ("Inversion", "invert", "reconstruct"),
-    "inverse": ("average_pool", "masked", "solve"),
-    "editing": ("image_to_image",),
-    "inpainting": ("inpaint",),
-    "interpolation": ("interpolate",),
-    "super_resolution": ("super_resolve",),
-}
-__all__ = [name for names in _NAMES.values() for name in names]
-
-__getattr__, __dir__ = on_first_use(__name__, _NAMES)
+__all__, __getattr__, __dir__ = on_first_use(__name__)

@@ -10,8 +10,8 @@ from attrs import frozen
 from torch import Tensor
 
 from diffkit.errors import DiffkitError, OptionError
-from diffkit.guidance._linear import Measured, dot
-from diffkit.guidance._pullback import value_and_pullback
+from diffkit.parts.guidance._linear import Measured, dot
+from diffkit.parts.guidance._pullback import value_and_pullback
 
 _ROWS = 3
 """Number of examples in the check; batches of one and two of them are checked too."""

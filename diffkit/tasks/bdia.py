@@ -16,7 +16,7 @@ Source: Zhang et al. 2023, arXiv:2307.10829 (BDIA).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -25,16 +25,16 @@ from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_number
-from diffkit.protocols import Model
 from diffkit.spacing import Spacing, levels
+from diffkit.system.call_options import EstimateOptions, shows_options
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
+from diffkit.system.conditions import check_unused
 from diffkit.system.denoiser import Denoiser, as_float
-from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
 from diffkit.table import F64, ProcessTable
 from diffkit.tasks._images import images_for
-from diffkit.tasks.inversion import steps_or_default
+from diffkit.tasks.inversion import STEPS, steps_or_default
 
 
 @frozen(eq=False)
@@ -54,54 +54,53 @@ class ExactCode:
     gamma: float | None = None
 
 
+@shows_options(EstimateOptions, steps=STEPS)
 @torch.no_grad()
 def exact_encode(
     system: System,
     image: Tensor,
     *,
     gamma: float = 1.0,
-    steps: Spacing = None,
-    guidance: GuidanceSlot = None,
-    clip: bool | None = None,
-    model: Model | None = None,
     progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[EstimateOptions],
 ) -> ExactCode:
     """Encode images exactly by BDIA: return the code from which `exact_decode` with the same network restores them.
+
+    There must be at least two levels; 50 by default, or all if there are fewer. Image and network may be float64.
 
     Args:
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
         gamma: In (0, 1]; 1 does not enlarge rounding errors, smaller values multiply them by 1 / gamma in each step.
-        steps: At least two levels; as in `diffkit.tasks.invert`.
-        guidance, clip, model, progress, conditions: As in `diffkit.tasks.invert`. The image may be float64, and so may
-            the network.
+        progress: As in `diffkit.tasks.invert`.
+        options: Those of `diffkit.system.call_options.EstimateOptions`.
+        conditions: As in `diffkit.tasks.invert`.
     """
-    x, steps = images_for(system, "image", image), steps_or_default(system, steps)
-    latent, below = _BdiaSampler.of(system, x, gamma, steps, guidance, clip, model, conditions).encode(x, progress)
+    x = images_for(system, "image", image)
+    options["steps"] = steps = steps_or_default(system, options.get("steps"))
+    latent, below = _BdiaSampler.of(system, x, gamma, options).encode(x, progress)
     return ExactCode(latent, below, levels(system.num_steps, steps, system.table), float(gamma))
 
 
+@shows_options(EstimateOptions, steps=STEPS)
 @torch.no_grad()
 def exact_decode(
     system: System,
     code: ExactCode | Tensor,
     *,
     gamma: float | None = None,
-    steps: Spacing = None,
-    guidance: GuidanceSlot = None,
-    clip: bool | None = None,
-    model: Model | None = None,
     progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[EstimateOptions],
 ) -> Tensor:
     """Decode images from an exact code, (B, C, *S), or from noise, with a step of DDIM to the level below.
 
     Args:
         system: The system.
         code: The result of `exact_encode`, or noise.
-        gamma, steps: By default those stored in the code, else 1 and 50.
-        guidance, clip, model, progress, conditions: As in `exact_encode`.
+        gamma: By default that stored in the code, else 1.
+        progress: As in `exact_encode`.
+        options: As in `exact_encode`; steps are by default those stored in the code.
+        conditions: As in `exact_encode`.
     Raises:
         OptionError: The code has another shape, levels or gamma.
     """
@@ -111,8 +110,8 @@ def exact_decode(
         if tuple(part.shape) != expected:
             raise OptionError(f"the code must have shape {expected}, got {tuple(part.shape)}")
     latent, below = (as_float(part.to(system.device)) for part in (given.latent, given.below))
-    gamma, steps = _resolve_settings(system, given, gamma, steps)
-    sampler = _BdiaSampler.of(system, latent, gamma, steps, guidance, clip, model, conditions)
+    gamma, options["steps"] = _resolve_settings(system, given, gamma, options.get("steps"))
+    sampler = _BdiaSampler.of(system, latent, gamma, options)
     return sampler.decode(latent, below if isinstance(code, ExactCode) else None, progress)
 
 
@@ -146,21 +145,11 @@ class _BdiaSampler:
         )
 
     @classmethod
-    def of(
-        cls,
-        system: System,
-        x: Tensor,
-        gamma: float,
-        steps: Spacing,
-        guidance: GuidanceSlot,
-        clip: bool | None,
-        model: Model | None,
-        conditions: Any,
-    ) -> _BdiaSampler:
+    def of(cls, system: System, x: Tensor, gamma: float, options: EstimateOptions) -> _BdiaSampler:
         gamma = check_number("gamma", gamma, gt=0, le=1)
-        steps = steps_or_default(system, steps)
-        system.check_unused(model, conditions, "sampler", "compile", "seed")
-        job = system.prepare(len(x), steps=steps, guidance=guidance, clip=clip, model=model, **conditions)
+        options["steps"] = steps_or_default(system, options.get("steps"))
+        job = system.prepare(len(x), **options)
+        check_unused(job.model, options, "sampler", "compile", "seed")
         if job.table.num_steps < 2:
             raise OptionError("exact inversion needs at least 2 steps, got 1")
         return cls(job, job.denoiser(), gamma)

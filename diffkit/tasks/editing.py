@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer, check_number
-from diffkit.protocols import Model
-from diffkit.registry.resolve import Slot
-from diffkit.spacing import Spacing, levels
-from diffkit.system.compiling import Compile
-from diffkit.system.guidance import GuidanceSlot
+from diffkit.spacing import levels
+from diffkit.system.call_options import JobOptions, shows_options
 from diffkit.system.module import System
-from diffkit.system.seeding import Seed
 from diffkit.tasks._images import images_for
 
 
+@shows_options(JobOptions)
 def image_to_image(
     system: System,
     image: Tensor,
@@ -27,18 +24,14 @@ def image_to_image(
     strength: float | None = None,
     level: int | None = None,
     n: int | None = None,
-    steps: Spacing = None,
-    sampler: Slot = None,
-    guidance: GuidanceSlot = None,
-    seed: Seed = None,
     batch_size: int | None = None,
-    clip: bool | None = None,
-    model: Model | None = None,
-    compile: Compile = False,
     progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[JobOptions],
 ) -> Tensor:
     """Return variations of an image, (n, C, *S), by sampling from level k, from ``x_k = alpha x + sigma noise``.
+
+    Level k is visited, and those of ``steps`` below it. A level that is nearer to k than half of the step below it is
+    left out, as the step between them would change almost nothing.
 
     Args:
         system: The system.
@@ -46,9 +39,9 @@ def image_to_image(
         strength: k as a share of T, from above 0 (the image unchanged) to 1 (pure noise); give this or ``level``.
         level: k itself, 1..T of the training table.
         n: Number of examples; by default as many as there are images.
-        steps: As in `System.sample`; k and those of these levels that are below k are visited. A level is left out if
-            the step from k to it is less than half of the step below it, as such a step would change almost nothing.
-        sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
+        batch_size, progress: As in `System.sample`.
+        options: Those of `diffkit.system.call_options.JobOptions`.
+        conditions: As in `System.sample`.
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
     """
     if (strength is None) == (level is None):
@@ -57,19 +50,10 @@ def image_to_image(
         share = check_number("strength", strength, gt=0, le=1)
         level = max(round(share * system.num_steps), 1)
     top = check_integer("level", level, ge=1, le=system.num_steps)
-    lower_levels = _levels_below(top, levels(system.num_steps, steps, system.table))
+    lower_levels = _levels_below(top, levels(system.num_steps, options.get("steps"), system.table))
     image = images_for(system, "image", image, n)
-    job = system.prepare(
-        len(image),
-        steps=[*lower_levels, top],
-        sampler=sampler,
-        guidance=guidance,
-        seed=seed,
-        clip=clip,
-        model=model,
-        compile=compile,
-        **conditions,
-    )
+    options["steps"] = [*lower_levels, top]
+    job = system.prepare(len(image), **options)
     program, batches, out = job.program(), job.batches(batch_size), []
     alpha, sigma = float(job.table.alpha[-1]), float(job.table.sigma[-1])
     with job.running(f"image to image {job.n}", len(batches) * program.num_steps, progress) as advance:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.protocols import Model
-from diffkit.registry.resolve import Slot
-from diffkit.spacing import Spacing
-from diffkit.system.compiling import Compile
-from diffkit.system.guidance import GuidanceSlot
+from diffkit.system.call_options import JobOptions, shows_options
 from diffkit.system.module import System
 from diffkit.system.prepared import SamplingJob
-from diffkit.system.sampling import Program
-from diffkit.system.seeding import Seed
+from diffkit.system.sampling import Program, route_of
 from diffkit.table import ProcessTable, Steps
 from diffkit.tasks._images import image_and_mask
 
@@ -27,6 +22,7 @@ Move = tuple[int, int]
 """A move from one level of the table in use to another: down by a step, or up by adding noise."""
 
 
+@shows_options(JobOptions)
 @torch.no_grad()
 def inpaint(
     system: System,
@@ -36,22 +32,16 @@ def inpaint(
     n: int | None = None,
     resample: int = 10,
     jump: int = 10,
-    steps: Spacing = None,
-    sampler: Slot = None,
-    guidance: GuidanceSlot = None,
-    seed: Seed = None,
     batch_size: int | None = None,
-    clip: bool | None = None,
-    model: Model | None = None,
-    compile: Compile = False,
     progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[JobOptions],
 ) -> Tensor:
     """Inpaint an image: return images that agree with its known part, (n, C, *S).
 
     After each step the known part is replaced by the image with fresh noise of that level. The generated part adapts to
     it only in the next step. So (RePaint) at each multiple of ``jump`` sampling goes ``jump`` levels back up by adding
-    noise and comes down again, until each stretch was sampled ``resample`` times.
+    noise and comes down again, until each stretch was sampled ``resample`` times. The sampler plans each descent after
+    a jump anew. The paper has 250 steps of the ancestral sampler.
 
     Args:
         system: The system; it needs no training for this.
@@ -60,8 +50,9 @@ def inpaint(
         n: Number of examples; by default as many as there are images.
         resample: Number of times that each stretch is sampled; 1 does not go back. 10 is the paper's.
         jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
-        steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`;
-            the paper has 250 steps of the ancestral sampler. The sampler plans each descent after a jump anew.
+        batch_size, progress: As in `System.sample`.
+        options: Those of `diffkit.system.call_options.JobOptions`.
+        conditions: As in `System.sample`.
     Raises:
         OptionError: A shape does not fit, or an option is wrong or has no effect.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and section 4.2; replacement alone: Song et al. 2021,
@@ -69,18 +60,8 @@ def inpaint(
     """
     resample, jump = check_integer("resample", resample, ge=1), check_integer("jump", jump, ge=1)
     image, mask = image_and_mask(system, image, known, n)
-    job = system.prepare(
-        len(image),
-        steps=steps,
-        sampler=sampler,
-        guidance=guidance,
-        seed=seed,
-        clip=clip,
-        model=model,
-        compile=compile,
-        **conditions,
-    )
-    if job.parts.sampler.route(job.table.log_snr) is not None:
+    job = system.prepare(len(image), **options)
+    if route_of(job.parts.sampler, job.table) is not None:
         label = job.parts.label("sampler")
         raise OptionError(f"{label} has an order of levels of its own, which inpainting changes; use another sampler")
     moves = repaint_moves(job.table.num_steps, resample, jump)
@@ -104,10 +85,15 @@ def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:
         OptionError: There are too few levels for a single jump.
     """
     if resample > 1 and num_steps == 1:
-        raise OptionError(f"resample={resample} needs levels to go back over, and there is 1 step; use resample=1")
+        raise OptionError(
+            "needs levels to go back over, and there is 1 step", option="resample", value=resample, fix={"resample": 1}
+        )
     if resample > 1 and jump >= num_steps:
         raise OptionError(
-            f"jump={jump} does not fit {num_steps} steps; use jump={num_steps // 2} or less, or resample=1"
+            f"does not fit {num_steps} steps",
+            option="jump",
+            value=jump,
+            fix=[{"jump": num_steps // 2}, {"resample": 1}],
         )
     left = dict.fromkeys(range(0, num_steps - jump, jump), resample - 1)
     moves, level = [], num_steps

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer, check_number
-from diffkit.protocols import Model
-from diffkit.registry.resolve import Slot
-from diffkit.spacing import Spacing
-from diffkit.system.compiling import Compile
-from diffkit.system.guidance import GuidanceSlot
+from diffkit.system.call_options import EncodeOptions, shows_options
 from diffkit.system.module import System
 from diffkit.tasks._images import images_for
-from diffkit.tasks.inversion import SAMPLER, steps_or_default
+from diffkit.tasks.inversion import SAMPLER, STEPS, with_defaults
 
 
+@shows_options(EncodeOptions, sampler=SAMPLER, steps=STEPS)
 @torch.no_grad()
 def interpolate(
     system: System,
@@ -27,15 +24,9 @@ def interpolate(
     second: Tensor,
     weights: int | Sequence[float] = 7,
     *,
-    steps: Spacing = None,
-    sampler: Slot = SAMPLER,
-    guidance: GuidanceSlot = None,
     batch_size: int | None = None,
-    clip: bool | None = None,
-    model: Model | None = None,
-    compile: Compile = False,
     progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[EncodeOptions],
 ) -> Tensor:
     """Interpolate two images, (K, C, *S): both are inverted, and sampling starts between their noises.
 
@@ -43,9 +34,8 @@ def interpolate(
         system: The system.
         first, second: (C, *S), in [-1, 1].
         weights: Number of images, evenly from the first (0) to the second (1), both included; or positions in [0, 1].
-        steps, sampler, guidance, model, compile, progress: As in `invert`.
-        clip: As in `invert`.
-        batch_size: As in `System.sample`.
+        batch_size, progress: As in `System.sample`.
+        options: As in `invert`.
         conditions: As in `System.sample`, one value for all images.
     Source: Song et al. 2021, arXiv:2010.02502, section 5.3.
     """
@@ -53,19 +43,10 @@ def interpolate(
     ends = torch.cat([images_for(system, "first", first), images_for(system, "second", second)])
     if len(ends) != 2:
         raise OptionError(f"first and second must be one image each, got {len(ends)} in all")
-    how: dict[str, Any] = dict(
-        steps=steps_or_default(system, steps),
-        sampler=sampler,
-        guidance=guidance,
-        clip=clip,
-        model=model,
-        compile=compile,
-        progress=progress,
-        **conditions,
-    )
-    start, end = system.encode(ends, **how)
+    options = with_defaults(system, options)
+    start, end = system.encode(ends, progress=progress, **options)
     between = torch.stack([slerp(start, end, weight) for weight in where])
-    return system.sample(len(between), start=between, batch_size=batch_size, **how)
+    return system.sample(len(between), start=between, batch_size=batch_size, progress=progress, **options)
 
 
 def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.errors import OptionError
-from diffkit.guidance._linear import Measured, Operator
 from diffkit.options import check_integer
-from diffkit.protocols import Guidance, Model
-from diffkit.registry.resolve import Slot
-from diffkit.spacing import Spacing
-from diffkit.system.compiling import Compile
+from diffkit.parts.guidance._linear import Measured, Operator
+from diffkit.registry.resolve import Slot, resolve, resolve_several
+from diffkit.system.call_options import SampleOptions, shows_options
 from diffkit.system.conditions import as_tensor
 from diffkit.system.module import System
-from diffkit.system.seeding import Seed
 from diffkit.tasks._operators import check_operator
 
 _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
+@shows_options(SampleOptions)
 def solve(
     system: System,
     measurement: Tensor,
-    method: Measured,
+    method: Measured | Slot,
     *,
     n: int | None = None,
-    steps: Spacing = None,
-    sampler: Slot = None,
-    guidance: Guidance | Sequence[Guidance] | None = None,
-    seed: Seed = None,
-    batch_size: int | None = None,
-    clip: bool | None = None,
-    model: Model | None = None,
-    compile: Compile = False,
-    progress: bool = True,
-    **conditions: Any,
+    **options: Unpack[SampleOptions],
 ) -> Tensor:
     """Solve an inverse problem: return draws of data given ``measurement = A x_start + noise``, (n, C, *S).
+
+    The default sampler is "ancestral" for DPS, as it was published, and "ddim" for the others. Further guidance, such
+    as classifier-free, is applied before the method.
 
     Methods: `MMPS` is exact for normal data of any covariance; `PiGDM` costs one backward pass a step, `DiffPIR`
     none; `DPS` takes operators that are not linear, and needs many ancestral steps.
@@ -49,34 +41,27 @@ def solve(
     Args:
         system: The system.
         measurement: (n, *M), or one, (*M), for all examples; the output of ``method.operator``, with noise.
-        method: `diffkit.guidance.MMPS`, `PiGDM`, `DiffPIR` or `DPS`, with the operator and the noise.
-        n: Number of examples; by default as many as there are measurements.
-        sampler: As in `System.sample`; by default "ancestral" for DPS, as it was published, and "ddim" for the others.
-        guidance: Further guidance, applied before the method, such as classifier-free.
-        steps, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
+        method: `diffkit.guidance.MMPS`, `PiGDM`, `DiffPIR` or `DPS`, with the operator and the noise; or its name and
+            options, ("mmps", {"operator": masked(known), "noise_std": 0.1}).
+        n: How many examples; as many as there are measurements by default.
+        options: Those of `diffkit.system.call_options.SampleOptions`.
+        conditions: As in `System.sample`.
     Raises:
         OptionError: The measurement does not have the shape of the operator's output; or the operator, which is checked
             on random data first, is not linear although the method needs it, has no gradient, returns another number
             of rows, or has a tensor with all examples although ``batch_size`` splits them.
     """
+    if isinstance(method, str | tuple | list | Mapping):
+        method, _ = resolve("guidance", method)
     if not isinstance(method, Measured):
-        raise OptionError(f"method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got {method!r}")
+        raise OptionError("must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance", option="method", value=method)
+    batch_size = options.get("batch_size")
     measurement = _check_measurements(system, as_tensor("measurement", measurement), method, n, batch_size)
-    before = () if guidance is None else tuple(guidance) if isinstance(guidance, tuple | list) else (guidance,)
-    return system.sample(
-        len(measurement),
-        steps=steps,
-        sampler=method.sampler if sampler is None else sampler,
-        guidance=[*before, method],
-        seed=seed,
-        batch_size=batch_size,
-        clip=clip,
-        model=model,
-        compile=compile,
-        progress=progress,
-        measurement=measurement,
-        **conditions,
-    )
+    given = {"measurement": measurement}
+    before = [part for part, _ in resolve_several("guidance", options.get("guidance"))]
+    sampler = method.sampler if options.get("sampler") is None else options.get("sampler")
+    options |= {"sampler": sampler, "guidance": [*before, method]}
+    return system.sample(len(measurement), **options, **given)
 
 
 def masked(known: Tensor) -> Operator:

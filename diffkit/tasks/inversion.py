@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit.protocols import Model
-from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
-from diffkit.system.compiling import Compile
-from diffkit.system.guidance import GuidanceSlot
+from diffkit.system.call_options import EncodeOptions, shows_options
 from diffkit.system.module import System
 from diffkit.tasks._images import images_for
 
@@ -28,6 +25,11 @@ STEPS = 50
 def steps_or_default(system: System, steps: Spacing) -> Spacing:
     """Return ``steps``; for None, 50 levels, or all if there are fewer."""
     return min(STEPS, system.num_steps) if steps is None else steps
+
+
+def with_defaults(system: System, options: EncodeOptions) -> EncodeOptions:
+    """Return the options of an inversion with its default sampler and number of steps."""
+    return {"sampler": SAMPLER, **options, "steps": steps_or_default(system, options.get("steps"))}
 
 
 @frozen(eq=False)
@@ -49,74 +51,33 @@ class Inversion:
         return f"inversion of {len(self.error)}: {mean:.2e} RMS round-trip error (worst {worst:.2e})"
 
 
+@shows_options(EncodeOptions, sampler=SAMPLER, steps=STEPS)
 @torch.no_grad()
-def invert(
-    system: System,
-    image: Tensor,
-    *,
-    steps: Spacing = None,
-    sampler: Slot = SAMPLER,
-    guidance: GuidanceSlot = None,
-    clip: bool | None = None,
-    model: Model | None = None,
-    compile: Compile = False,
-    progress: bool = True,
-    **conditions: Any,
-) -> Inversion:
+def invert(system: System, image: Tensor, *, progress: bool = True, **options: Unpack[EncodeOptions]) -> Inversion:
     """Invert an image: find the noise from which a deterministic sampler makes it, and measure the round-trip error.
+
+    The sampler must be deterministic. Where there is hardly any signal, dividing by alpha enlarges the error of a
+    trained 'eps' network a hundredfold; ``clip`` in both directions reverses that.
 
     Args:
         system: The system.
         image: (C, *S) or (B, C, *S), in [-1, 1].
-        steps: As in `System.sample`, but 50 levels by default, or all if there are fewer.
-        sampler, guidance, model, compile, progress, conditions: As in `System.sample`; the sampler must be
-            deterministic.
-        clip: Clip estimates of x_start; as composed by default. At levels with hardly any signal, dividing by alpha
-            enlarges the error of an 'eps' network a hundredfold; clipping in both directions limits it.
+        progress: Show a bar with an ETA on standard error.
+        options: Those of `diffkit.system.call_options.EncodeOptions`; steps are 50 by default, or all if there are
+            fewer.
+        conditions: As in `System.sample`.
     Raises:
         OptionError: The sampler is stochastic, or an argument is wrong.
     Source: Song et al. 2021, arXiv:2010.02502, section 4.3, for any order.
     """
     image = images_for(system, "image", image)
-    how: dict[str, Any] = dict(
-        steps=steps_or_default(system, steps),
-        sampler=sampler,
-        guidance=guidance,
-        clip=clip,
-        model=model,
-        compile=compile,
-        progress=progress,
-        **conditions,
-    )
-    latent = system.encode(image, **how)
-    back = system.sample(len(image), start=latent, **how)
+    options = with_defaults(system, options)
+    latent = system.encode(image, progress=progress, **options)
+    back = system.sample(len(image), start=latent, progress=progress, **options)
     return Inversion(latent, back, (back - image).square().flatten(1).mean(1).sqrt())
 
 
-def reconstruct(
-    system: System,
-    image: Tensor,
-    *,
-    steps: Spacing = None,
-    sampler: Slot = SAMPLER,
-    guidance: GuidanceSlot = None,
-    clip: bool | None = None,
-    model: Model | None = None,
-    compile: Compile = False,
-    progress: bool = True,
-    **conditions: Any,
-) -> Tensor:
+@shows_options(EncodeOptions, sampler=SAMPLER, steps=STEPS)
+def reconstruct(system: System, image: Tensor, *, progress: bool = True, **options: Unpack[EncodeOptions]) -> Tensor:
     """Return an image after inversion to noise and sampling back, (B, C, *S); arguments as in `invert`."""
-    found = invert(
-        system,
-        image,
-        steps=steps,
-        sampler=sampler,
-        guidance=guidance,
-        clip=clip,
-        model=model,
-        compile=compile,
-        progress=progress,
-        **conditions,
-    )
-    return found.reconstruction
+    return invert(system, image, progress=progress, **options).reconstruction

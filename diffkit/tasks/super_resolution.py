@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.protocols import Model
-from diffkit.registry.resolve import Slot
-from diffkit.spacing import Spacing
-from diffkit.system.compiling import Compile
+from diffkit.system.call_options import SampleOptions, shows_options
 from diffkit.system.conditions import as_tensor
-from diffkit.system.guidance import GuidanceSlot
 from diffkit.system.module import System
-from diffkit.system.seeding import Seed
 
 
-def super_resolve(
-    system: System,
-    low_res: Tensor,
-    *,
-    each: int = 1,
-    steps: Spacing = None,
-    sampler: Slot = None,
-    guidance: GuidanceSlot = None,
-    seed: Seed = None,
-    batch_size: int | None = None,
-    clip: bool | None = None,
-    model: Model | None = None,
-    compile: Compile = False,
-    progress: bool = True,
-    **conditions: Any,
-) -> Tensor:
+@shows_options(SampleOptions)
+def super_resolve(system: System, low_res: Tensor, *, each: int = 1, **options: Unpack[SampleOptions]) -> Tensor:
     """Return large images for low-resolution ones, (B * each, C, *S); the variants of an image are consecutive.
 
     The network receives them as the condition ``low_res``, which the backbone `unet` with ``low_res_channels`` reads.
@@ -43,7 +24,8 @@ def super_resolve(
         system: The system.
         low_res: (B, c, *s) or (c, *s), in [-1, 1].
         each: Number of large images for each small one.
-        steps, sampler, guidance, seed, batch_size, clip, model, compile, progress, conditions: As in `System.sample`.
+        options: Those of `diffkit.system.call_options.SampleOptions`.
+        conditions: As in `System.sample`.
     Raises:
         OptionError: The network reads no low-resolution image, or one with other channels.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, section 5 (conditioning by concatenation).
@@ -54,20 +36,8 @@ def super_resolve(
         low_res = low_res[None]
     _check_low_res(system, low_res, axes)
     low_res = low_res.to(system.device).repeat_interleave(each, dim=0)
-    return system.sample(
-        len(low_res),
-        steps=steps,
-        sampler=sampler,
-        guidance=guidance,
-        seed=seed,
-        batch_size=batch_size,
-        clip=clip,
-        model=model,
-        compile=compile,
-        progress=progress,
-        low_res=low_res,
-        **conditions,
-    )
+    given: dict[str, Any] = {"low_res": low_res}
+    return system.sample(len(low_res), **options, **given)
 
 
 def _check_low_res(system: System, low_res: Tensor, axes: int) -> None:

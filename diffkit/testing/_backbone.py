@@ -21,7 +21,7 @@ from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._parts import DATA_SHAPES
 from diffkit.testing._paths import VP, compose_on_path
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.preflight import check_training as check_training
 from diffkit.training.trainer import Trainer
 
@@ -354,8 +354,8 @@ def _train(
     data = BatchedData(_Noise(net.data_shape, given))
     try:
         check_training(system, {}, data, config)
-        assert system.backbone is not None
-        trainer = Trainer(system, system.backbone, config, SingleProcess(torch.device("cpu")))
+        assert system.network is not None
+        trainer = Trainer(system, system.network, config, Engine(torch.device("cpu")))
         for _ in range(config.steps):
             trainer.update(data.batch(range(_EXAMPLES)))
     except (DiffkitError, RuntimeError, IndexError) as error:

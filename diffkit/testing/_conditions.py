@@ -38,8 +38,8 @@ def check_conditions(kind: str, conditions: Any) -> None:
     """Raise `OptionError` unless conditions have a form that the kit can pass to a network."""
     if conditions is None:
         return
-    if kind != "backbone":
-        raise OptionError(f"conditions are for calls of a backbone; a {kind} takes none")
+    if kind not in ("backbone", "guidance"):
+        raise OptionError(f"conditions are for calls of a backbone or a guidance; a {kind} takes none")
     if callable(conditions):
         return
     if not isinstance(conditions, Mapping):
@@ -213,6 +213,17 @@ def _maker_like_null(name: str, value: Any) -> Make:
         return leaf.reshape(-1, *shape)[:1].expand(n, *shape).clone()
 
     return lambda n: map_tree(lambda leaf: of(leaf, n), value if one is None else one)
+
+
+def given_rows(given: Given, shape: tuple[int, ...], n: int) -> dict[str, Any]:
+    """Return the caller's conditions of n examples.
+
+    Args:
+        given: As the caller gave them.
+        shape: Of one example.
+        n: Number of examples.
+    """
+    return {name: make(n) for name, make in _given_makers(given, shape).items()}
 
 
 def _given_makers(given: Given, shape: tuple[int, ...]) -> dict[str, Make]:

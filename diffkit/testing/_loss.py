@@ -131,7 +131,7 @@ def _few_cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> 
         for path, num_steps in ((VE, 20), (VP, 1), (VP, 2), (VP, 3)):
             if _system(loss, path, num_steps, bins=bins, **parts) is not None:
                 yield _case_on(loss, path, num_steps, bins, parts)
-    if continuous and "transition" not in loss.needs:
+    if continuous and not loss.needs_transition:
         yield from _continuous_cases(loss, bins)
 
 
@@ -265,7 +265,7 @@ def _small_cases(loss: Loss) -> Iterator[LossCase]:
             if system is not None:
                 label = f"mean {parts['mean']!r}, var {parts['var']!r}, data {_MANY_CHANNELS}"
                 yield _case(system, record_where(Where(path.label, 20, detail=label)), level)
-    if "transition" not in loss.needs:
+    if not loss.needs_transition:
         yield from _continuous_cases(loss, None, _MANY_CHANNELS)
 
 
@@ -331,7 +331,7 @@ def trains_what_it_declares(loss: Loss) -> None:
         silent = (gradients[1].flatten(1).abs().max(1).values == 0).nonzero().flatten().tolist()
         at = _level_of(case, silent[0]) if silent else case.where
         require(not silent, "a gradient into the variance channels", "0", at)
-        if "learned_variance" in loss.needs:
+        if loss.needs_learned_variance:
             other = torch.autograd.grad(case.terms(mean, raw.detach() + 0.3)["loss"].sum(), mean)[0]
             size = gradients[0].abs().max()
             require_close(

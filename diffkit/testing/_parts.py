@@ -9,7 +9,7 @@ import json
 import pickle
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from diffkit.errors import DiffkitError, ProtocolError
-from diffkit.registry import registry
+from diffkit.options import python_objects
+from diffkit.registry import KINDS, registry
 from diffkit.registry.contracts import check_contract
 from diffkit.testing._check import LawError, NotApplicableError, Where, check
 from diffkit.testing._close import require
@@ -73,6 +74,7 @@ def repr_round_trip(part: Any, kind: str) -> None:
 
     Usually: repr=False on an option, or a __repr__ of its own.
     """
+    _needs_plain_options(part)
     names = vars(sys.modules[type(part).__module__]) | {type(part).__name__: type(part)}
     try:
         other = eval(repr(part).rpartition("<locals>.")[2], dict(names))
@@ -88,8 +90,10 @@ def plain_options(part: Any, kind: str) -> None:
     Usually: a table, cache or history kept on the part; compute it in columns or carry it as state.
     """
     attributes = {**vars(part)} if hasattr(part, "__dict__") else {}
-    for name, value in (attributes | _options(part)).items():
-        for item in _flatten(value):
+    objects = python_objects(type(part)) if KINDS[kind].objects else ()
+    options = {n: tuple(v.values()) if isinstance(v, Mapping) else v for n, v in _options(part).items()}
+    for name, value in (attributes | options).items():
+        for item in () if name in objects else _flatten(value):
             plain = isinstance(item, _PLAIN) or (attrs.has(type(item)) and not _is_mutable(type(item)))
             require(plain, "plain values", f"{name} holds {type(item).__name__}")
     for name, value in _class_attributes(type(part)):
@@ -102,6 +106,7 @@ def copies(part: Any, kind: str) -> None:
 
     Usually: a lambda or another thing that cannot be pickled among the options.
     """
+    _needs_plain_options(part)
     for how, again in (("pickle", _pickle_and_load), ("copy.deepcopy", copy.deepcopy), ("copy.copy", copy.copy)):
         try:
             other = again(part)
@@ -116,6 +121,7 @@ def json_round_trip(part: Any, kind: str) -> None:
 
     Usually: an option without a converter from list to tuple, or of a type that JSON does not know.
     """
+    _needs_plain_options(part)
     try:
         text = json.dumps(_options(part))
         other = type(part)(**json.loads(text))
@@ -126,22 +132,23 @@ def json_round_trip(part: Any, kind: str) -> None:
 
 @check()
 def spec_round_trip(part: Any, kind: str) -> None:
-    """A system with the part can be saved, and is rebuilt from what was saved.
+    """Whatever holds the part, such as a system, can be saved, and is rebuilt from what was saved.
 
     Usually: a converter that changes an option when it is given a second time.
     """
     import diffkit
 
+    _needs_plain_options(part)
     known = registry(kind).provenance(part)
     if known is None:
         raise NotApplicableError("its class has no registered name")
-    system = _system_with(kind, part)
-    if system is None:  # nothing built in goes with it; a spec would ask the registry just this
+    system = _system_with(kind, part) if KINDS[kind].slot else None
+    if system is None:  # what is saved asks the registry just this
         other = registry(kind).create(f"{known.origin}:{known.name}", **json.loads(json.dumps(_options(part))))
     else:
         with tempfile.TemporaryDirectory() as folder:
             again = diffkit.load(system.save(folder))
-        other = again.recipe if kind == "backbone" else getattr(again.parts, kind)
+        other = again.parts.backbone if kind == "backbone" else getattr(again.parts, kind)
     require(other == part, repr(part), repr(other))
 
 
@@ -160,6 +167,11 @@ def refuses_nonsense(part: Any, kind: str) -> None:
             except (TypeError, ValueError):
                 continue
             raise LawError("an OptionError", f"{name}={nonsense!r} was taken", Where(detail=f"option {name}"))
+
+
+def _needs_plain_options(part: Any) -> None:
+    if objects := python_objects(type(part)):
+        raise NotApplicableError(f"its option {objects[0]!r} holds an object of Python")
 
 
 def _system_with(kind: str, part: Any) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from diffkit.protocols import NoiseSchedule, Scalings, State, TimestepSampler
+from diffkit.protocols import ContinuousSchedule, ContinuousTimestepSampler, NoiseSchedule, Scalings, State
 from diffkit.table import F64, Coefs, ProcessTable
 
 _RHO = 7.0  # of the VE path's spacing, Karras et al. 2022, arXiv:2206.00364, eq. 5
@@ -19,7 +19,7 @@ _TIME = 1000.0  # time at full noise, so that it is of the size networks are use
 
 
 @frozen
-class NoisePath(NoiseSchedule):
+class NoisePath(ContinuousSchedule):
     """Noise path of the checks, with levels evenly spaced in a clock: an angle, sigma^(1/7), or the share of noise.
 
     Attributes:
@@ -28,14 +28,12 @@ class NoisePath(NoiseSchedule):
         first: log_snr at level 1; None for the T-th part of the way.
         uneven: Every second gap between levels is twice as wide. Neighbouring gaps then differ however many levels
             there are, without which a method that mistakes one for the other still converges.
-        continuous: It is known at any log_snr.
     """
 
     kind: str
     last: float = -9.0
     first: float | None = None
     uneven: bool = False
-    continuous: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
@@ -112,10 +110,8 @@ def middle_segment(path: NoisePath) -> NoisePath:
 
 
 @frozen
-class ContinuousLevels(TimestepSampler):
+class ContinuousLevels(ContinuousTimestepSampler):
     """Timestep sampler of the checks: normal log_snr, as in continuous training."""
-
-    domain: ClassVar[str] = "log_snr"
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
         """Return log_snr (B,) float64 and weights of one."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import ProtocolError
-from diffkit.protocols import Level, Prediction, Sampler
+from diffkit.protocols import Level, MultistageSampler, Prediction, Sampler
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, recorded_where
 from diffkit.testing._close import map_tree, require, require_close, require_same, tree_leaves
 from diffkit.testing._host import count_graphs, on_fake_tensors
@@ -190,7 +190,7 @@ def any_shape_of_data(sampler: Sampler) -> None:
 def never_asks_at_level_0(sampler: Sampler) -> None:
     """A sampler evaluates the network only where there is noise, never at sigma = 0.
 
-    Usually: a second evaluation at level s on the last step; declare uses_last and leave it out there.
+    Usually: a second evaluation at level s on the last step; inherit from MultistageSampler and leave it out if `last`.
     """
     for found in prepared_samplers(sampler):
         sigmas: list[float] = []
@@ -209,12 +209,12 @@ def never_asks_at_level_0(sampler: Sampler) -> None:
 
 @check("sampler")
 def last_only_if_declared(sampler: Sampler) -> None:
-    """A sampler that does not declare uses_last gives the same whether `last` is True or False.
+    """A sampler that is not a MultistageSampler, or sets uses_last = False, gives the same for `last` True or False.
 
-    Usually: an `if last:` in a sampler without uses_last = True, which then never receives it.
+    Usually: an `if last:` in a sampler that never receives it; inherit from MultistageSampler.
     """
-    if sampler.uses_last:
-        raise NotApplicableError("it declares uses_last")
+    if _uses_last(sampler):
+        raise NotApplicableError("it uses `last`")
     for found in prepared_samplers(sampler, (3,)):
         x, state = _start(found), sampler.init(_start(found))
         noise = _noises(found, x)[0] if sampler.stochastic else None
@@ -222,6 +222,10 @@ def last_only_if_declared(sampler: Sampler) -> None:
         with torch.no_grad():
             results = [found.program.step(denoise, x, state, row, noise, last)[0] for last in (False, True)]
         require_same(results[1], results[0], "the same step with last=True", found.where)
+
+
+def _uses_last(sampler: Sampler) -> bool:
+    return isinstance(sampler, MultistageSampler) and sampler.uses_last
 
 
 @check("sampler")
@@ -284,7 +288,7 @@ def rows_are_independent(sampler: Sampler) -> None:
     numbers.
     """
     for found in prepared_samplers(sampler, (6,)):
-        if sampler.uses_last and found.program.num_steps < 2:
+        if _uses_last(sampler) and found.program.num_steps < 2:
             continue
         denoise = found.with_variance(NORMAL)
         x = _start(found, batch=3)
@@ -380,7 +384,7 @@ def reads_no_value(sampler: Sampler) -> None:
 
 @check("sampler")
 def one_graph_for_all_steps(sampler: Sampler) -> None:
-    """One compiled graph serves every sampling step (and one more the last, if uses_last is declared).
+    """One compiled graph serves every sampling step (and one more the last, if the sampler uses `last`).
 
     Usually: a Python number that changes from step to step, or a state that changes its form.
     """
@@ -398,5 +402,5 @@ def one_graph_for_all_steps(sampler: Sampler) -> None:
         return found.program.step(_plain, x, state, row, noise, last)
 
     graphs = count_graphs(step, calls())
-    allowed = 2 if sampler.uses_last else 1
+    allowed = 2 if _uses_last(sampler) else 1
     require(graphs <= allowed, f"{allowed} graph(s) for {steps} steps", f"{graphs}", found.where)

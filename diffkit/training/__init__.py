@@ -17,16 +17,4 @@ if TYPE_CHECKING:
     from diffkit.training.trackers import Tracker as Tracker
     from diffkit.training.validation import validate as validate
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "estimate": ("DryRun", "dry_run"),
-    "ema": ("Ema",),
-    "posthoc_ema": ("averaged",),
-    "config": ("TrainConfig",),
-    "trackers": ("Tracker",),
-    "metrics_file": ("read_metrics",),
-    "loop": ("train",),
-    "validation": ("validate",),
-}
-__all__ = ["DryRun", "Ema", "Tracker", "TrainConfig", "averaged", "dry_run", "read_metrics", "train", "validate"]
-
-__getattr__, __dir__ = on_first_use(__name__, _NAMES)
+__all__, __getattr__, __dir__ = on_first_use(__name__)

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffkit.data.base import Batch, Data
 from diffkit.errors import DataError
+from diffkit.system.randomness import Purpose, key, seeded
 from diffkit.training.data_order import DataOrder, Indices
 from diffkit.training.lock import RunLock
 from diffkit.training.preflight import AcceptedLabels, batch_problems
-from diffkit.training.randomness import Purpose, key, seeded
 from diffkit.training.reading_errors import WorkerFailure, raise_worker_failures, read_examples
 from diffkit.training.signals import ignore_signals
 
@@ -109,8 +109,9 @@ def _start_workers(loader: DataLoader[Batch | WorkerFailure], workers: int) -> I
         if not workers:
             raise
         raise DataError(
-            f"the data cannot be sent to worker processes: {error}; let it hold functions of a module, no lambda and "
-            "no open file, or pass workers=0"
+            f"the data cannot be sent to worker processes: {error}; let it hold functions of a module, no lambda "
+            "and no open file",
+            fix={"workers": 0},
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import attrs
 from attrs import frozen
 
-from diffkit.errors import OptionError, did_you_mean
+from diffkit.errors import UNSET, OptionError, did_you_mean
 from diffkit.options import choice, flag, integer, number, numbers
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
@@ -52,8 +52,6 @@ class TrainConfig:
         compile: Compile the network; the first update takes minutes, the others are faster.
         strategy: "ddp" gives every process of a launcher such as torchrun all of the network; "fsdp" gives each a
             share of weights, means and moments, for networks that fill a GPU. One process needs neither.
-        engine: "torch" is torch's own; "accelerate" lets Hugging Face accelerate set up devices and replicas, and
-            raises an error where its configuration would do something else.
         timeout: Seconds that processes wait for each other before they give up, > 0.
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
         label_dropout: Probability of replacing all conditions of an example that have a null condition, such as its
@@ -95,7 +93,6 @@ class TrainConfig:
     precision: str = choice("fp32", ("fp32", "bf16", "fp16"))
     compile: bool = flag(False)
     strategy: str = choice("ddp", ("ddp", "fsdp"))
-    engine: str = choice("torch", ("torch", "accelerate"))
     timeout: float = number(1800.0, gt=0)
     seed: int = integer(0, ge=0, lt=2**63)
     label_dropout: float = number(0.0, ge=0, le=1)
@@ -114,31 +111,40 @@ class TrainConfig:
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
         if len(self.betas) != 2:
-            raise OptionError(f"betas must be two numbers, got {self.betas!r}")
+            raise OptionError("must be two numbers", option="betas", value=self.betas)
         if len(set(self.ema)) != len(self.ema):
-            raise OptionError(f"ema must not name a rate twice, got {self.ema!r}")
+            raise OptionError("must not name a rate twice", option="ema", value=self.ema)
         if len(set(self.ema_power)) != len(self.ema_power):
-            raise OptionError(f"ema_power must not name a width twice, got {self.ema_power!r}")
+            raise OptionError("must not name a width twice", option="ema_power", value=self.ema_power)
         self._check_lr_schedule()
 
     def _check_lr_schedule(self) -> None:
         """Raise if options of the learning rate contradict each other."""
         named = self.lr_schedule
         if self.anneal and named not in (None, "linear"):
-            raise OptionError(f"anneal=True is lr_schedule='linear', not {named!r}; leave one of them out")
+            raise OptionError(
+                f"is not {named!r}", option="anneal", value=True, fix=[{"anneal": False}, {"lr_schedule": "linear"}]
+            )
         if self.anneal_steps is not None and named in ("constant", "rsqrt"):
             raise OptionError(
-                f"anneal_steps={self.anneal_steps} is the end of 'linear' or 'cosine', but {named!r} has no "
-                "end; leave anneal_steps out"
+                f"is the end of 'linear' or 'cosine', but {named!r} has no end",
+                option="anneal_steps",
+                value=self.anneal_steps,
+                fix={"anneal_steps": UNSET},
             )
         if self.rsqrt_steps is not None and named != "rsqrt":
             raise OptionError(
-                f"rsqrt_steps={self.rsqrt_steps} needs lr_schedule='rsqrt'; give that, or leave rsqrt_steps out"
+                "is of the schedule 'rsqrt' only",
+                option="rsqrt_steps",
+                value=self.rsqrt_steps,
+                fix=[{"lr_schedule": "rsqrt"}, {"rsqrt_steps": UNSET}],
             )
         if self.anneal_steps is not None and self.anneal_steps < self.steps:
             raise OptionError(
-                f"anneal_steps={self.anneal_steps} would leave no learning rate for the last of {self.steps} steps; "
-                f"give at least {self.steps}, or fewer steps"
+                f"would leave no learning rate for the last of {self.steps} steps",
+                option="anneal_steps",
+                value=self.anneal_steps,
+                fix=[{"anneal_steps": self.steps}, {"steps": self.anneal_steps}],
             )
 
     @property
@@ -184,7 +190,6 @@ class TrainOptions(TypedDict, total=False):
     precision: str
     compile: bool
     strategy: str
-    engine: str
     timeout: float
     seed: int
     label_dropout: float
@@ -202,24 +207,16 @@ class TrainOptions(TypedDict, total=False):
 
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {
-        "steps",
-        *LR_DECAY_FIELDS,
-        "microbatch",
-        "compile",
-        "strategy",
-        "engine",
-        "timeout",
-        "log_every",
-        "val_every",
-        "save_every",
-    }
+    {"steps", *LR_DECAY_FIELDS, "microbatch", "compile", "strategy", "timeout", "log_every", "val_every", "save_every"}
     | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
 """Fields that a resumed run may change: they change updates by rounding only.
 
 Those that decide the decay of the learning rate, and the steps, may change only while the decay stays the same.
 """
+
+RETIRED = frozenset({"engine"})
+"""Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
 ALIASES: Mapping[str, str] = {

@@ -8,7 +8,7 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from diffkit.training.randomness import Purpose, key, keys
+from diffkit.system.randomness import Purpose, key, keys
 
 Indices = NDArray[np.int64]
 

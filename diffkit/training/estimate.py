@@ -130,7 +130,7 @@ def dry_run(
     found, spec = as_data(data), system.spec()
     check_training(system, spec, found, config)
     done = 0 if out is None else _completed_updates(Path(out), spec, config, found, system)
-    assert system.backbone is not None
+    assert system.network is not None
     with engine_for(system.device, config) as engine:
         devices = [engine.device] if engine.device.type == "cuda" else []
         original = _reset_peak_memory(engine.device, system)
@@ -139,7 +139,7 @@ def dry_run(
             trainer, seconds, loss, tried = trial.run()
         files = {name: _tensor_bytes(tensors) for name, tensors in trainer.files().items()}
         whole = sum(files.values())
-        parameters = [*system.backbone.parameters()]
+        parameters = [*system.network.parameters()]
         return DryRun(
             parameters=sum(p.numel() for p in parameters),
             trained=sum(p.numel() for p in parameters if p.requires_grad),
@@ -163,8 +163,8 @@ def _completed_updates(folder: Path, spec: Mapping[str, Any], config: TrainConfi
         raise OptionError(f"out {str(folder)!r} is a file; choose a folder")
     if not folder.is_dir():
         return 0
-    assert system.backbone is not None
-    run_folder.check_same_run(folder, spec, config, data, system.backbone)
+    assert system.network is not None
+    run_folder.check_same_run(folder, spec, config, data, system.network)
     newest = next(checkpoint.newest_first(folder / CHECKPOINTS), None)
     return 0 if newest is None else step_of(newest)
 
@@ -222,8 +222,8 @@ class _TrialUpdates:
         micro = self.config.microbatch
         config = attrs.evolve(self.config, batch_size=size, microbatch=None if micro is None else min(micro, size))
         engine, system = self.engine, copy.deepcopy(self.system)
-        assert system.backbone is not None
-        trainer = Trainer(system, system.backbone, config, engine)
+        assert system.network is not None
+        trainer = Trainer(system, system.network, config, engine)
         trainer.network.train()
         times: list[float] = []
         loss = float("nan")
@@ -298,8 +298,8 @@ def _reset_peak_memory(device: torch.device, system: Trainable) -> int:
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
-    assert system.backbone is not None
-    return _tensor_bytes(dict(system.backbone.state_dict()))
+    assert system.network is not None
+    return _tensor_bytes(dict(system.network.state_dict()))
 
 
 def _peak_memory(device: torch.device, original: int) -> int | None:

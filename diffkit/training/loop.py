@@ -6,7 +6,7 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -31,7 +31,7 @@ from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
-from diffkit.training.metrics_file import MetricsFile, NoMetrics, has_metrics_line, repair_metrics
+from diffkit.training.metrics_file import MetricsFile, has_metrics_line, repair_metrics
 from diffkit.training.precision import emulation_warning
 from diffkit.training.preflight import AcceptedLabels, check_training
 from diffkit.training.previews import Previews
@@ -108,8 +108,8 @@ def train(
         def begin() -> tuple[Path, str]:
             folder = run_folder.prepare_folder(out)
             locks.append(stack.enter_context(RunLock(folder)))
-            assert system.backbone is not None
-            run_folder.check_same_run(folder, spec, config, found, system.backbone)
+            assert system.network is not None
+            run_folder.check_same_run(folder, spec, config, found, system.network)
             return folder, locks[0].path.read_text()
 
         folder, lock = engine.ranks.rank_zero(begin)
@@ -159,17 +159,17 @@ class _Training(Generic[T]):
         trackers: Trackers,
         val: Data | None,
     ):
-        assert system.backbone is not None
-        self.backbone = system.backbone
+        assert system.network is not None
+        self.network = system.network
         self.system, self.spec, self.data, self.config = system, spec, data, config
         self.engine, self.ranks, self.folder, self.locks = engine, engine.ranks, folder, locks
         self.is_rank_zero = engine.ranks.rank == 0
         self.trackers = trackers if self.is_rank_zero else Trackers([])
         self.progress = progress and self.is_rank_zero
         self.checkpoints = folder / CHECKPOINTS
-        self.trainer = Trainer(system, self.backbone, config, engine)
+        self.trainer = Trainer(system, self.network, config, engine)
         self.previews, self.held_out = Previews(folder, self.trainer, data), HeldOutData(val, self.trainer)
-        self.config_content = run_folder.config_content(config, data, run_folder.frozen_parameters(self.backbone))
+        self.config_content = run_folder.config_content(config, data, run_folder.frozen_parameters(self.network))
         self.saved = 0  # the step of the newest checkpoint
 
     def run(self) -> T:
@@ -186,10 +186,10 @@ class _Training(Generic[T]):
         if self.trainer.step < self.config.steps:
             self._train()
         step, device = self.trainer.step, self.engine.device
-        self.backbone.load_state_dict(self.trainer.sampling_weights())
+        self.network.load_state_dict(self.trainer.sampling_weights())
         # shards, means and moments: the network may need their memory
         del self.trainer, self.previews, self.held_out
-        self.backbone.to(device)
+        self.network.to(device)
         self._log(f"done: {step} steps; {run_folder.result_text(self.spec, self.folder)}")
         return self.system.eval()
 
@@ -255,10 +255,10 @@ class _Training(Generic[T]):
         if last:
             self.ranks.rank_zero(self._prune)
 
-    def _metrics(self) -> MetricsFile | NoMetrics:
-        """Open the run's file of metrics in rank 0; the other processes get a stand-in that writes nothing."""
+    def _metrics(self) -> AbstractContextManager[MetricsFile | None]:
+        """Open the run's metrics file in rank 0; None in the other processes."""
         with _checkpoint_errors(self.folder):
-            return MetricsFile(self.folder, self.trainer.step) if self.is_rank_zero else NoMetrics()
+            return MetricsFile(self.folder, self.trainer.step) if self.is_rank_zero else nullcontext()
 
     def _repair_system(self, step: int, rewritten_soon: bool) -> None:
         """Rewrite the saved system in the folder unless it has the weights of the checkpoint just read.
@@ -321,7 +321,8 @@ class _Training(Generic[T]):
                 # a single process saves in _save_on_error instead, so a failed save cannot hide the read error
                 ending = state == _STOPS or (state == _FAILS and self.ranks.size > 1)
                 if last or ending or trainer.step % config.save_every == 0:
-                    metrics.sync()
+                    if metrics is not None:
+                        metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which stores the window of metrics for a resumed run
                     progress_bar.note(self._log_metrics(metrics, speed, True, val_metrics))
@@ -346,7 +347,7 @@ class _Training(Generic[T]):
 
     def _log_metrics(
         self,
-        metrics: MetricsFile | NoMetrics,
+        metrics: MetricsFile | None,
         speed: _SpeedMeter | None,
         train_metrics: bool,
         val_metrics: Mapping[str, float | None],
@@ -354,7 +355,7 @@ class _Training(Generic[T]):
         """Write a line of metrics to the file and the trackers, and return a short form of it.
 
         Args:
-            metrics: The file.
+            metrics: The file, or None where another process writes it.
             speed: Measures the speed, or None.
             train_metrics: Whether to include the means over the updates since the last line that had them.
             val_metrics: Metrics of held-out data; empty if not measured.
@@ -364,7 +365,8 @@ class _Training(Generic[T]):
         if train_metrics:
             line |= self.trainer.metrics() | (speed.lap(step) if speed else {})
         line |= val_metrics
-        metrics.write(line)
+        if metrics is not None:
+            metrics.write(line)
         self.trackers.metrics(line)
         words = [f"{name} {_metric_text(line[name])}" for name in ("loss", "val_loss") if name in line]
         return ", ".join([*words, *([f"{line['images_per_s']:.0f} images/s"] if "images_per_s" in line else [])])
@@ -377,10 +379,11 @@ class _Training(Generic[T]):
             if not _is_out_of_memory(error):
                 raise
             rows = min(self.config.microbatch or len(batch.images), len(batch.images))
-            smaller = f"microbatch={rows // 2}" if rows > 1 else "a smaller network, or strategy='fsdp' on several GPUs"
             raise OptionError(
-                f"{self.engine.device} has no memory for {rows} examples at a time, at step {self.trainer.step}; try "
-                f"{smaller}, which changes the result by rounding only; the run continues from its last checkpoint"
+                f"{self.engine.device} has no memory for {rows} examples at a time, at step {self.trainer.step}; the "
+                "run continues from its last checkpoint with "
+                + ("the same result but for rounding" if rows > 1 else "a smaller network, or on several GPUs"),
+                fix={"microbatch": rows // 2} if rows > 1 else {"strategy": "fsdp"},
             ) from error
 
     def _load_batches(self) -> Iterator[Batch]:

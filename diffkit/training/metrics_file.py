@@ -90,22 +90,6 @@ def has_metrics_line(folder: Path, step: int) -> bool:
     return any(line["step"] == step for line in read_metrics(folder))
 
 
-class NoMetrics:
-    """Stands in for `MetricsFile` in all processes but the first, and writes nothing."""
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def sync(self) -> None:
-        """Do nothing."""
-
-    def __enter__(self) -> NoMetrics:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-
 def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics, or of another such file, in order of "step"; of each step the last line.
 

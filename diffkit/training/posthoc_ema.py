@@ -59,14 +59,14 @@ def averaged(
     if step not in paths:
         raise OptionError(f"there is no checkpoint of step {step}; there are those of {_numbers_text(paths)}")
     system = load(folder, backbone=backbone, device=device)
-    assert system.backbone is not None
-    names = {name for name, _ in unwrap_module(system.backbone).named_parameters(remove_duplicate=False)}
+    assert system.network is not None
+    names = {name for name, _ in unwrap_module(system.network).named_parameters(remove_duplicate=False)}
     weights = (
         _mean_by_rate(paths, rate, step)
         if rate is not None
         else _mean_by_width(paths, width or 0.0, step, names, progress)
     )
-    load_weights(system.backbone, weights)
+    load_weights(system.network, weights)
     return system
 
 
@@ -87,7 +87,8 @@ def _mean_by_width(
     ]
     if not stored:
         raise OptionError(
-            f"no checkpoint up to step {step} holds a power-function mean; train with ema_power=(0.05, 0.1)"
+            f"no checkpoint up to step {step} was trained with a power-function mean",
+            fix={"ema_power": (0.05, 0.1)},
         )
     factors, error = nearest_mixture([profile for profile, _ in stored], Profile(width, step))
     if error > LARGEST_PROFILE_ERROR:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit.training.engines.protocol import Network
+from diffkit.training.engines.engine import Network
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,15 +14,15 @@ from torch import Tensor, nn
 from diffkit.data.base import Batch, Data
 from diffkit.data.finite import find_not_finite
 from diffkit.data.ranges import bins_advice
-from diffkit.errors import DataError, OptionError
+from diffkit.errors import UNSET, DataError, Message, OptionError, joined, problem
 from diffkit.options import option_names
 from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import NO_CLASS, Composition
 from diffkit.runtime.files import not_plain, unwrap_module
 from diffkit.system.saving import fits_json
 from diffkit.system.signatures import missing_problems, name_problems
+from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
-from diffkit.training.draws import drop_conditions
 from diffkit.training.reading_errors import read_examples
 from diffkit.training.trainable import Trainable
 
@@ -52,19 +53,21 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
         OptionError: The system has nothing to train, or an option does not fit it.
         DataError: The data does not fit the system or the options.
     """
-    if system.backbone is None:
+    if system.network is None:
         raise OptionError("the system was composed with backbone=None, so there is nothing to train")
-    if unwrap_module(system.backbone) is not system.backbone:
+    if unwrap_module(system.network) is not system.network:
         raise OptionError(
-            f"the system's network is wrapped in {type(system.backbone).__name__}, which training does itself; leave "
+            f"the system's network is wrapped in {type(system.network).__name__}, which training does itself; leave "
             "it out, and pass compile=True to training, or start several processes by torchrun"
         )
-    _check_weights(system.backbone)
+    _check_weights(system.network)
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
-        raise OptionError(f"workers={config.workers} is more worker processes than are useful; pass at most {most}")
+        raise OptionError(
+            f"is more worker processes than are useful; pass at most {most}", option="workers", value=config.workers
+        )
     classes, is_classifier = AcceptedLabels.of(system.parts), "classifier" in spec
     if is_classifier and config.preview_every is not None:
-        raise OptionError("a classifier draws no samples, so there is nothing to preview; leave preview_every out")
+        raise OptionError("a classifier draws no samples, so there is nothing to preview", fix={"preview_every": UNSET})
     problems = list(_data_problems(system, data, config))
     if not problems:
         some = read_examples(data, range(min(len(data), 8)))
@@ -76,7 +79,7 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
         problems = problems or [*_unlabelled_problems(system, classes, data)]
         problems = problems or [*batch_problems(some, data, classes), *_description_problems(data)]
     if problems:
-        raise DataError("\n  ".join(["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
+        raise DataError(joined("\n  ", ["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
 
 
 def _check_weights(network: nn.Module) -> None:
@@ -103,24 +106,31 @@ def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterat
     if len(data) < 1:
         yield "the data is empty"
     elif config.batch_size > len(data):
-        yield (
-            f"batch_size is {config.batch_size}, but the data has {len(data)} examples; "
-            f"use a batch_size of at most {len(data)}"
+        yield problem(
+            f"is more than the {len(data)} examples of the data",
+            option="batch_size",
+            value=config.batch_size,
+            fix={"batch_size": len(data)},
         )
     if tuple(data.shape) != system.data_shape:
-        yield (
-            f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}; "
-            f"compose with data_shape={tuple(data.shape)}"
+        yield problem(
+            f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}",
+            fix={"data_shape": tuple(data.shape)},
         )
     if data.bins != bins_of(system):
-        yield (
-            f"the data has {_bins_text(data.bins)}, the system was composed for {_bins_text(bins_of(system))}; "
-            f"{bins_advice(data, bins_of(system))}"
-        )
+        text = f"the data has {_bins_text(data.bins)}, the system was composed for {_bins_text(bins_of(system))}"
+        yield Message(text, bins_advice(data, bins_of(system)))
     if config.preview_every is not None and len(data.shape) != 3:
-        yield f"previews are of images, but the data has shape {tuple(data.shape)}; leave preview_every out"
+        yield problem(
+            f"previews are of images, but the data has shape {tuple(data.shape)}", fix={"preview_every": UNSET}
+        )
     if config.flip > 0 and len(data.shape) < 3:
-        yield f"flip={config.flip:g} mirrors images, but the data has shape {tuple(data.shape)}; leave flip at 0"
+        yield problem(
+            f"mirrors images, but the data has shape {tuple(data.shape)}",
+            option="flip",
+            value=config.flip,
+            fix={"flip": UNSET},
+        )
 
 
 def _description_problems(data: Data) -> Iterator[str]:
@@ -136,28 +146,30 @@ def _label_problems(system: Trainable, classes: AcceptedLabels, data: Data, exam
     labelled = "y" in example.conditions
     names = data.classes
     if classes.count == 0 and labelled:
-        count = "..." if names is None else len(names)
-        how = f"num_classes={count} in the backbone's options" if _has_option(system, "num_classes") else "one that has"
-        yield f"the data has classes, but the network has none; compose with {how}, or load the data without labels"
+        yield problem(
+            "the data has classes, but the network has none; load the data without labels"
+            + ("" if _has_option(system, "num_classes") else ", or compose with one that has"),
+            fix={"num_classes": ... if names is None else len(names)} if _has_option(system, "num_classes") else (),
+        )
     if classes.count and not labelled:
-        yield (
-            f"the network has {classes.count} classes, but the data has no labels; load it with labels, or compose "
-            "without num_classes"
+        yield problem(
+            f"the network has {classes.count} classes, but the data has no labels; load it with labels",
+            fix={"num_classes": UNSET},
         )
     if classes.count and labelled and names is not None and len(names) > classes.count:
-        yield (
-            f"the data has {len(names)} classes, but the network has {classes.count}; compose with "
-            f"num_classes={len(names)}"
+        yield problem(
+            f"the data has {len(names)} classes, but the network has {classes.count}",
+            fix={"num_classes": len(names)},
         )
 
 
 def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
     """Yield which conditions of the data the network does not accept, and which it requires that the data lacks."""
-    if system.backbone is None:
+    if system.network is None:
         return
-    named = name_problems(system.backbone, example.conditions, frozenset())
-    for problem in (*named, *missing_problems(system.backbone, example.conditions)):
-        yield f"the data does not fit the network: {problem}"
+    named = name_problems(system.network, example.conditions, frozenset())
+    for misfit in (*named, *missing_problems(system.network, example.conditions)):
+        yield f"the data does not fit the network: {misfit}"
 
 
 def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -> Iterator[str]:
@@ -165,45 +177,40 @@ def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -
     if config.label_dropout <= 0:
         return
     null = system.parts.null_conditions or {}
-    begin = f"label_dropout={config.label_dropout:g}"
+    dropping = partial(problem, option="label_dropout", value=config.label_dropout)
     if not example.conditions or (null and not null.keys() & example.conditions.keys()):
-        yield (
-            f"{begin} drops classes, but the data has no {', '.join(null) if null else 'classes'}; load it with "
-            "labels, or leave label_dropout out"
+        yield dropping(
+            f"drops classes, but the data has no {', '.join(null) if null else 'classes'}; load it with labels",
+            fix={"label_dropout": UNSET},
         )
     elif not null:
-        yield f"{begin} needs a network with a label for no class; compose with {_null_label_advice(system)}"
+        yield dropping("needs a network with a label for no class", fix=_null_label_advice(system))
     left_out = [name for name in example.conditions if name in null and null[name] is None]
     if left_out:
-        yield (
-            f"{begin} cannot leave {left_out[0]!r} out for some examples of a batch; compose with null_conditions that "
-            "give a value for it"
+        yield dropping(
+            f"cannot leave {left_out[0]!r} out for one example alone; compose with null_conditions that give a value "
+            "for it"
         )
         return
     try:
         drop_conditions(example.conditions, null, config.label_dropout, 0, 0, len(example.images))
     except OptionError as error:
-        yield f"{begin} cannot drop conditions: {error}"
+        yield dropping(f"cannot drop conditions: {error}")
 
 
 def _unlabelled_problems(system: Trainable, classes: AcceptedLabels, data: Data) -> Iterator[str]:
     """Yield a problem if the data has examples without a class, but the network has no label for them."""
     count = data.describe().get("without_class")
     if count and classes.null is None:
-        yield f"{count} examples have no class, but {_no_null_label_text(system)}"
+        yield problem(
+            f"{count} examples have no class, but the network has no label for no class; give every example one",
+            fix=_null_label_advice(system),
+        )
 
 
-def _no_null_label_text(system: Trainable) -> str:
-    return (
-        f"the network has no label for no class; compose with {_null_label_advice(system)}, or give every example one"
-    )
-
-
-def _null_label_advice(system: Trainable) -> str:
-    """Return advice on how to compose a network with a label for "no class"."""
-    if _has_option(system, "null_class"):
-        return "null_class=True in the backbone's options"
-    return "null_conditions={'y': ...}, the network's label for it"
+def _null_label_advice(system: Trainable) -> Mapping[str, Any]:
+    """Return the options of `compose` that give a network a label for "no class", as the fix of a message."""
+    return {"null_class": True} if _has_option(system, "null_class") else {"null_conditions": {"y": ...}}
 
 
 def _has_option(system: Trainable, name: str) -> bool:
@@ -216,12 +223,19 @@ def _classifier_problems(classes: AcceptedLabels, data: Data, config: TrainConfi
     if "y" not in example.conditions:
         yield "a classifier learns from labels, but the data has none; load it with labels"
     elif names is not None and len(names) > count:
-        yield (f"the data has {len(names)} classes, but the classifier has {count}; give it num_classes={len(names)}")
+        yield problem(
+            f"the data has {len(names)} classes, but the classifier has {count}", fix={"num_classes": len(names)}
+        )
     others = ", ".join(sorted(example.conditions.keys() - {"y"}))
     if others:
         yield f"the data gives {others}, which a classifier does not read; load the data without"
     if config.label_dropout > 0:
-        yield f"label_dropout={config.label_dropout:g} would hide what a classifier learns; leave it out"
+        yield problem(
+            "would hide what a classifier learns",
+            option="label_dropout",
+            value=config.label_dropout,
+            fix={"label_dropout": UNSET},
+        )
 
 
 def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
@@ -234,14 +248,16 @@ def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
     if found == expected:
         return
     if not expected:
-        yield (
-            f"the data gives low_res of {found} channels, but the network reads none; compose with "
-            f"low_res_channels={found} in the options of the backbone 'unet', or load the data without"
+        yield problem(
+            f"the data gives low_res of {found} channels, but the network reads none; load the data "
+            "without, or use the backbone 'unet'",
+            fix={"low_res_channels": found},
         )
     elif not found:
-        yield (
+        yield problem(
             f"the network reads low_res of {expected} channels, but the data gives none; wrap it in "
-            "diffkit.data.LowRes(data, size), which --low-res does, or compose without low_res_channels"
+            "diffkit.data.LowRes(data, size), which --low-res does",
+            fix={"low_res_channels": UNSET},
         )
     else:
         yield f"the network reads low_res of {expected} channels, the data gives {found}; compose with that many"
@@ -261,10 +277,7 @@ def batch_problems(batch: Batch, data: Data, classes: AcceptedLabels) -> Iterato
     elif not images.is_floating_point():
         low, high = (int(v) for v in images.aminmax())
         if bins is None:
-            yield (
-                f"{_examples_text(batch)} are integers, but the data has bins=None, which is continuous; give floating "
-                "point"
-            )
+            yield f"{_examples_text(batch)} are integers, but the data is continuous; give floating point"
         elif low < 0 or high >= bins:
             yield (
                 f"{_examples_text(batch)} have values in {low}..{high}; with {bins} bins they must lie in 0..{bins - 1}"

@@ -90,5 +90,6 @@ def worker_died_error(error: BaseException) -> DataError | None:
     if not reported and not isinstance(error, ConnectionError | EOFError):  # errors of the pipe for its batches
         return None
     return DataError(
-        "a process that reads data was killed, perhaps for want of memory; workers=0 reads in the training process"
+        "a process that reads data was killed, perhaps for want of memory; read in the training process",
+        fix={"workers": 0},
     )

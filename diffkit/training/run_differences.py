@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from torch import nn
 
-from diffkit.errors import CheckpointError
+from diffkit.errors import CheckpointError, changed
 from diffkit.runtime.run_layout import CHECKPOINTS, SPEC
 from diffkit.runtime.strict_json import check_fields, read_json, shown, word
 from diffkit.training.checkpoint import intact_manifests
@@ -23,7 +23,7 @@ def config_differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     if old.lr_decay != new.lr_decay:  # the learning rate at every step depends on it
         fixed += [*LR_DECAY_FIELDS, "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
-    return [f"{name}={was!r}, now {name}={now!r}" for name, was, now in pairs if was != now]
+    return [changed(name, was, now) for name, was, now in pairs if was != now]
 
 
 def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -86,7 +86,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     for name, now in {**new["settings"], **_classifier_settings(new)}.items():
         was = was_set.get(name)
         if was != now:
-            found.append(f"{name}={shown(was)}, now {name}={shown(now)}")
+            found.append(changed(name, was, now))
     return found
 
 
@@ -98,7 +98,7 @@ def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str
         return [f"{kind} {_part_text(was)}, now {_part_text(now)}"]
     old_options, new_options = (part.get("options") or {} for part in (was, now))
     pairs = [(f"{kind}.{name}", old_options.get(name), new_options.get(name)) for name in new_options | old_options]
-    return [f"{name}={shown(old)}, now {name}={shown(new)}" for name, old, new in pairs if old != new]
+    return [changed(name, old, new) for name, old, new in pairs if old != new]
 
 
 def _classifier_settings(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffkit._version import __version__
 from diffkit.data.base import Data, description
-from diffkit.errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, Message, OptionError, joined
 from diffkit.runtime.files import digest, read_weights, write_atomically
 from diffkit.runtime.output import log
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, PREVIEWS, RECIPE, SPEC, TENSORBOARD, WEIGHTS, is_run
@@ -23,7 +23,7 @@ from diffkit.runtime.strict_json import check_fields, read_json, shown
 from diffkit.runtime.temporaries import is_temporary, sweep
 from diffkit.system.saving import as_file
 from diffkit.training import checkpoint
-from diffkit.training.config import TrainConfig
+from diffkit.training.config import RETIRED, TrainConfig
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.run_differences import (
     config_differences,
@@ -133,10 +133,8 @@ def check_same_run(folder: Path, spec: Mapping[str, Any], config: TrainConfig, d
 def _raise_differences(folder: Path, found: Sequence[str], more: str = "") -> None:
     """Raise `OptionError` with the differences, if there are any."""
     if found:
-        raise OptionError(
-            "\n  ".join([f"out {str(folder)!r} holds a run that differs from this one:", *found])
-            + f"\npass the same options, or choose another folder{more}"
-        )
+        lines = joined("\n  ", [f"out {str(folder)!r} holds a run that differs from this one:", *found])
+        raise OptionError(Message(lines, f"\npass the same options, or choose another folder{more}"))
 
 
 def _init_advice(folder: Path) -> str:
@@ -167,7 +165,9 @@ class _RunDescription:
     def of(cls, found: Mapping[str, Any], path: Path) -> _RunDescription:
         """Return the description in the content of config.json."""
         check_fields(found, str(path), CheckpointError, train=dict, data=dict, frozen=(list, type(None)))
-        train: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["train"].items()}
+        train: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in found["train"].items() if k not in RETIRED
+        }
         if unknown := train.keys() - attrs.fields_dict(TrainConfig).keys():
             raise CheckpointError(f"{path} has an unknown option {min(unknown)!r} of training")
         try:

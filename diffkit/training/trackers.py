@@ -157,7 +157,7 @@ class Trackers:
 
     def __init__(self, chosen: Sequence[str | Tracker]):
         if isinstance(chosen, str):
-            raise OptionError(f"track must be a list, got {chosen!r}; write [{chosen!r}]")
+            raise OptionError("must be a list", option="track", value=chosen, fix={"track": [chosen]})
         self.all = [_create_tracker(one) for one in chosen]
 
     def begin(self, folder: Path, step: int) -> None:

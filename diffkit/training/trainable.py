@@ -25,7 +25,7 @@ class Trainable(Protocol):
     settings: Settings
 
     @property
-    def backbone(self) -> nn.Module | None:
+    def network(self) -> nn.Module | None:
         """Return the network, whose parameters are trained, or None if there is none."""
 
     @property

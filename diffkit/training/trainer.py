@@ -9,20 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils import _pytree as pytree
 
 from diffkit.data.base import Batch, scale_images
 from diffkit.errors import DivergedError, OptionError
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import load_weights
 from diffkit.system.conditions import mapped, rows_of
-from diffkit.system.objective import count_first
+from diffkit.system.draws import Draws, seeded_draws, training_loss
+from diffkit.training.augmentation import drop_conditions, dropout_seed, mirrored
 from diffkit.training.buffers import Buffers
+from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
-from diffkit.training.draws import Draws, draw, drop_conditions, dropout_seed, mirrored, tensors_of, with_tensors
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
-from diffkit.training.engines.protocol import Files
-from diffkit.training.engines.single import gradients
+from diffkit.training.engines.engine import gradients
 from diffkit.training.loss_scale import LossScale
 from diffkit.training.metrics import MetricsWindow, quartile_sums
 from diffkit.training.precision import in_precision
@@ -62,7 +63,7 @@ class Trainer:
         self.optimizer = engine.optimizer(self.network, config)
         self.scale = LossScale(config.precision == "fp16", engine.device)
         self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup, widths=config.ema_power)
-        self.timesteps = self._on_device(system.parts.timesteps.init(system.table))
+        self.timesteps = pytree.tree_map(self._moved, system.parts.timesteps.init(system.table))
         self.step = 0
         self.window = MetricsWindow()
         self.names: tuple[str, ...] = ()
@@ -78,7 +79,7 @@ class Trainer:
 
         Args:
             batch: This process's slice of the batch, as the data returns it.
-            draws: Levels, weights and noise; by default those of the seed for this step.
+            draws: Levels and weights of the whole batch, noise of these rows; by default those of the seed and step.
         Raises:
             DivergedError: The loss or gradient was not finite for too many updates in a row.
         """
@@ -86,18 +87,20 @@ class Trainer:
         self.buffers.snapshot()
         rows = self.engine.local_slice(size)
         x, conditions = self._inputs(batch, rows.start)
-        draws = draw(self.system, self.timesteps, config.seed, self.step, size, rows) if draws is None else draws
-        on_host = draws.level[rows]
-        here = self._drawn(draws)
-        mine = Draws(here.level[rows], here.weight[rows], here.noise)
+        if draws is None:
+            draws = seeded_draws(
+                self.system.parts, self.timesteps, config.seed, self.step, size, rows, self.system.device
+            )
+        draws = draws.to(self.engine.device)
+        mine = draws.some(rows)._replace(noise=draws.noise)
         pieces = []
         for part in _microbatch_slices(len(x), config.microbatch):
             self.engine.seed(dropout_seed(config.seed, self.step, rows.start + part.start))
             picked = rows_of(conditions, range(part.start, part.stop))
             with self.engine.accumulating(last=part.stop == len(x)):
-                pieces.append(self._loss(x[part], Draws(*(d[part] for d in mine)), on_host[part], picked))
+                pieces.append(self._loss(x[part], mine.some(part), picked))
         terms = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-        self._finish(batch, here, terms)
+        self._finish(batch, draws, terms)
 
     def _inputs(self, batch: Batch, start: int) -> tuple[Tensor, dict[str, Any]]:
         """Return images and conditions for the network; the first example is number ``start`` of the whole batch."""
@@ -108,13 +111,10 @@ class Trainer:
             conditions = drop_conditions(conditions, self.null, config.label_dropout, seed, step, len(x), start)
         return mirrored(x, conditions, config.flip, seed, step, start) if config.flip > 0 else (x, conditions)
 
-    def _loss(self, x: Tensor, draws: Draws, known_level: Tensor, conditions: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _loss(self, x: Tensor, draws: Draws, conditions: Mapping[str, Any]) -> dict[str, Tensor]:
         """Add the gradients of some rows' share of the batch's mean loss; return their terms without gradients."""
-        terms = self.system.loss_terms(
-            self.train_model, x, draws.level, draws.noise, decoder_rows=count_first(known_level, len(x)), **conditions
-        )
-        share = (terms["loss"] * draws.weight).sum() / self.config.batch_size
-        self.engine.backward(self.scale.scale_loss(share))
+        loss, terms = training_loss(self.system.loss_terms, self.train_model, x, draws, conditions)
+        self.engine.backward(self.scale.scale_loss(loss.sum() / self.config.batch_size))
         return {name: value.detach() for name, value in terms.items()}
 
     def _finish(self, batch: Batch, draws: Draws, mine: Terms) -> None:
@@ -175,7 +175,8 @@ class Trainer:
         raise DivergedError(
             f"{skips} updates in a row had no finite loss and gradient, so training stopped after step "
             f"{self.step - skips}; in the last batch {what}, at levels {_numbers_text(level[rows])} of examples "
-            f"{_numbers_text(indices[rows.cpu()])}; try a smaller lr, grad_clip=1, or precision='fp32'"
+            f"{_numbers_text(indices[rows.cpu()])}; try a smaller lr",
+            fix=[{"grad_clip": 1}, {"precision": "fp32"}],
         )
 
     # ---- metrics ---------------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class Trainer:
 
     def files(self) -> Files:
         """Return every tensor of the training state, by checkpoint file and name."""
-        timesteps = {f"timesteps.{i}": t for i, t in enumerate(tensors_of(self.timesteps))}
+        timesteps = {f"timesteps.{i}": t for i, t in enumerate(pytree.tree_leaves(self.timesteps))}
         window = {"window": torch.stack(self.window.rows)} if self.window.rows else {}
         return {
             "model": self.network.state_dict(),
@@ -234,8 +235,8 @@ class Trainer:
         own = {name: self._moved(value) for name, value in files["trainer"].items()}
         self.skipped, self.consecutive_skips = own["skipped"], own["in_a_row"]
         self.scale.restore(own)
-        count = len(tensors_of(self.timesteps))
-        self.timesteps = with_tensors(self.timesteps, [own[f"timesteps.{i}"] for i in range(count)])
+        leaves, structure = pytree.tree_flatten(self.timesteps)
+        self.timesteps = pytree.tree_unflatten([own[f"timesteps.{i}"] for i in range(len(leaves))], structure)
         self.window = MetricsWindow(list(own["window"]) if "window" in own else [])
 
     def sampling_weights(self, keep: bool = True) -> dict[str, Tensor]:
@@ -293,17 +294,6 @@ class Trainer:
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.engine.device, non_blocking=True)
-
-    def _drawn(self, draws: Draws) -> Draws:
-        """Draws on the device; levels and weights go there together, in float64, which holds both exactly."""
-        level, weight, noise = draws
-        if level.device == self.engine.device:
-            return Draws(level, self._moved(weight), self._moved(noise))
-        both = self._moved(torch.stack([level.double(), weight.double()]))
-        return Draws(both[0].to(level.dtype), both[1].to(weight.dtype), self._moved(noise))
-
-    def _on_device(self, state: Any) -> Any:
-        return with_tensors(state, [self._moved(t) for t in tensors_of(state)])
 
 
 def _copy_tensors(into: Iterable[Tensor], values: list[Tensor]) -> None:

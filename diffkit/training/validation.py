@@ -11,16 +11,16 @@ from torch import Tensor
 
 from diffkit.data.base import Data, scale_images
 from diffkit.data.loading import as_data
-from diffkit.errors import DataError, OptionError
+from diffkit.errors import DataError, Message, OptionError, Setting
 from diffkit.options import check_integer
 from diffkit.protocols import Model
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.conditions import mapped
+from diffkit.system.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines import Engine, SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.metrics import MetricsWindow, quartile_sums
 from diffkit.training.preflight import AcceptedLabels, batch_problems, bins_of, check_training
-from diffkit.training.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.reading_errors import read_examples
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
@@ -47,7 +47,7 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
         OptionError: There is no network.
         DataError: The data does not fit.
     """
-    found, network = as_data(data), system.backbone
+    found, network = as_data(data), system.network
     if network is None:
         raise OptionError("validation needs a network, but the system was composed with backbone=None")
     check_integer("batch_size", batch_size, ge=1)
@@ -55,7 +55,7 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     if known and found.classes is not None and len(found.classes) > known:
         raise DataError(f"the data has {len(found.classes)} classes, but the network has {known}")
     with eval_mode(network):
-        return _ValidationPass(system, found, None, SingleProcess(system.device), seed).means(batch_size)
+        return _ValidationPass(system, found, None, Engine(system.device), seed).means(batch_size)
 
 
 class HeldOutData:
@@ -91,7 +91,7 @@ def check_held_out(system: Trainable, spec: Any, data: Data, config: TrainConfig
     try:
         check_training(system, spec, data, attrs.evolve(config, batch_size=1))
     except DataError as error:
-        raise DataError(f"val must fit the system as the data does: {error}") from error
+        raise DataError(Message(Setting("val"), " must fit the system as the data does: ", error.message)) from error
 
 
 class _ValidationPass:
@@ -152,5 +152,5 @@ class _ValidationPass:
         noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
         conditions = {name: mapped(lambda t: t.to(device), value) for name, value in batch.conditions.items()}
         x, here = scale_images(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
-        terms = self.system.loss_terms(self.model, x, here, noise, decoder_rows=count, **conditions)
+        terms = self.system.loss_terms(self.model, x, here, noise, **conditions)
         return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)

@@ -23,7 +23,7 @@ KEY = "diffkit"
 
 def spec_to_embed(target: Any) -> dict[str, Any] | None:
     """Return the spec to embed in a file: that of a system; None for a network, or parts without registered names."""
-    if not isinstance(target, System) or target.recipe is None:
+    if not isinstance(target, System) or target.parts.backbone is None:
         return None
     try:
         return target.spec()

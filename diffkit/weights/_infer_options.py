@@ -139,8 +139,8 @@ def _find_level_plan(shapes: Shapes, is_unet: bool, num_res_blocks: int | None) 
     if not plans:
         raise ValueError("the input blocks make no levels of equal depth")
     if len(plans) > 1:
-        depths = " or ".join(str(plan.depth) for plan in plans)
-        raise OptionError(f"the shapes fit more than one number of blocks per level; give num_res_blocks={depths}")
+        depths = [{"num_res_blocks": plan.depth} for plan in plans]
+        raise OptionError("the shapes fit more than one number of blocks per level", fix=depths)
     return plans[0]
 
 

@@ -12,7 +12,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from diffkit.errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, Message, OptionError
 from diffkit.runtime.files import check_fit, load_weights
 from diffkit.system.compose import compose, recompose
 from diffkit.system.loading import from_spec
@@ -135,8 +135,8 @@ def load_checkpoint(
             device="meta",
             **resolved.composition,
         )
-    assert system.backbone is not None, "it was composed with one"
-    load_into_meta_network(system.backbone, weights, device)
+    assert system.network is not None, "it was composed with one"
+    load_into_meta_network(system.network, weights, device)
     return system.eval()
 
 
@@ -147,7 +147,7 @@ def _system_from_embedded_spec(
     system = from_spec(spec, device="meta")
     if not options:
         return system
-    recipe = system.recipe
+    recipe: Any = system.parts.backbone
     assert recipe is not None, "only systems with a recipe are exported with a spec"
     own = changed_options(found, options, recipe, path)
     more = {name: value for name, value in options.items() if name not in own}
@@ -161,7 +161,7 @@ def infer_file_options(weights: FileWeights, options: Mapping[str, Any]) -> Infe
     except CheckpointError as error:
         raise CheckpointError(f"{weights.path}: {error}") from error
     except OptionError as error:
-        raise OptionError(f"{weights.path}: {error}") from error
+        raise OptionError(Message(f"{weights.path}: ", error.message)) from error
     if found.family != "dit":
         return found
     return attrs.evolve(found, data_shape=_shape_from_grid(found, weights.tensors["pos_embed"]))

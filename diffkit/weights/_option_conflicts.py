@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from diffkit.errors import Message, Setting, problem
 from diffkit.parts.backbones.dit import SIZES
 from diffkit.registry.resolve import resolve
 from diffkit.weights._infer_options import InferredOptions
@@ -18,10 +19,10 @@ def option_conflicts(found: InferredOptions, known: Mapping[str, Any]) -> Iterat
         size = published_size(found)
         if size != known["size"]:
             here = repr(size) if size else f"depth={fixed['depth']}, hidden={fixed['hidden']}"
-            yield f"size is {here} in the file, {known['size']!r} given"
+            yield Message(Setting("size"), f" is {here} in the file, {known['size']!r} given")
     for name, value in fixed.items():
         if name in known and known[name] != value:
-            yield f"{name} is {value_text(value)} in the file, {value_text(known[name])} given"
+            yield Message(Setting(name), f" is {value_text(value)} in the file, {value_text(known[name])} given")
     yield from _class_differences(found, known)
     yield from _shape_differences(found, known)
 
@@ -29,7 +30,7 @@ def option_conflicts(found: InferredOptions, known: Mapping[str, Any]) -> Iterat
 def _class_differences(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
     if found.family == "classifier":
         if known.get("num_classes", found.channels_out) != found.channels_out:
-            yield f"num_classes is {found.channels_out} in the file, {known['num_classes']} given"
+            yield Message(Setting("num_classes"), f" is {found.channels_out} in the file, {known['num_classes']} given")
         return
     if "num_classes" not in known:
         return
@@ -38,8 +39,9 @@ def _class_differences(found: InferredOptions, known: Mapping[str, Any]) -> Iter
     if rows != found.label_rows:
         here = found.label_rows - null if found.label_rows else None
         also = " and one label for no class" if null and here else ""
-        one_more = "; one label more: null_class=True if it means no class" if found.label_rows == rows + 1 > 1 else ""
-        yield f"num_classes is {here}{also} in the file, {known['num_classes']} given{one_more}"
+        one_more = {"null_class": True} if found.label_rows == rows + 1 > 1 else ()
+        text = Message(Setting("num_classes"), f" is {here}{also} in the file, {known['num_classes']} given")
+        yield problem(text, fix=one_more)
 
 
 def _shape_differences(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
@@ -47,7 +49,10 @@ def _shape_differences(found: InferredOptions, known: Mapping[str, Any]) -> Iter
     if shape is None:
         return
     if len(shape) != found.axes + 1:
-        yield f"data_shape must have {found.axes + 1} sizes for the file's {found.axes} spatial axes, got {shape}"
+        yield Message(
+            Setting("data_shape"),
+            f" must have {found.axes + 1} sizes for the file's {found.axes} spatial axes, got {shape}",
+        )
         return
     yield from _channel_differences(found, known, shape[0])
     yield from _size_differences(found, known, tuple(shape))
@@ -56,9 +61,9 @@ def _shape_differences(found: InferredOptions, known: Mapping[str, Any]) -> Iter
 def _channel_differences(found: InferredOptions, known: Mapping[str, Any], channels: int) -> Iterator[str]:
     low_res, extra = found.channels_in - channels, found.channels_out - channels
     if found.family != "unet" and low_res:
-        yield f"data_shape has {found.channels_in} channels in the file, {channels} given"
+        yield Message(Setting("data_shape"), f" has {found.channels_in} channels in the file, {channels} given")
     elif found.family == "unet" and "low_res_channels" in known and known["low_res_channels"] != low_res:
-        yield f"low_res_channels is {low_res} in the file, {known['low_res_channels']} given"
+        yield Message(Setting("low_res_channels"), f" is {low_res} in the file, {known['low_res_channels']} given")
     elif low_res < 0 or (found.family != "classifier" and extra not in (0, channels)):
         yield (
             f"data_shape has {channels} channels, but the file's network reads {found.channels_in} and returns "
@@ -68,12 +73,15 @@ def _channel_differences(found: InferredOptions, known: Mapping[str, Any], chann
         part, name = resolve("var", known["var"])
         if part.extra_outputs != extra // channels:
             kind = "a learned" if extra else "no learned"
-            yield f"var is {name!r}, but the file has {kind} variance: it returns {found.channels_out} channels"
+            yield Message(
+                Setting("var"),
+                f" is {name!r}, but the file has {kind} variance: it returns {found.channels_out} channels",
+            )
 
 
 def _size_differences(found: InferredOptions, known: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[str]:
     if found.data_shape is not None and shape[1:] != found.data_shape[1:]:
-        yield f"data_shape is {found.data_shape} in the file, {shape} given"
+        yield Message(Setting("data_shape"), f" is {found.data_shape} in the file, {shape} given")
         return
     if found.family == "dit":
         patches = math.prod(side // found.options["patch"] for side in shape[1:])

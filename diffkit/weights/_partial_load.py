@@ -112,6 +112,6 @@ def target_network(target: System | nn.Module) -> nn.Module:
     """Return the network to load weights into or export: that of a system, or a network itself, unwrapped."""
     if not isinstance(target, System):
         return unwrap_module(target)
-    if target.backbone is None:
+    if target.network is None:
         raise OptionError("this system was composed with backbone=None, so there is no network with weights")
-    return unwrap_module(target.backbone)
+    return unwrap_module(target.network)

@@ -91,8 +91,8 @@ def read_weights_file(path: str | Path, entry: str | None = None, expected: Shap
     place, names = _choose_weight_set(path, there, entry), tuple(each.name for each in there)
     if entry is None and not place.is_running_mean and (nameless := found.nameless_mean):
         raise OptionError(
-            f"{path} holds its running mean {shown(nameless)} as a list without names; "
-            f"choose the trained weights by entry={place.name!r}, or save the mean as a state_dict"
+            f"{path} holds its running mean {shown(nameless)} as a list without names; save the mean as a state_dict",
+            fix={"entry": place.name},
         )
     spec = read_embedded_spec(path, found.dictionaries.get(place.prefix))
     return FileWeights(
@@ -122,7 +122,10 @@ def _choose_weight_set(path: Path, there: Sequence[WeightSet], entry: str | None
             "save it again with one prefix on all names, or none"
         )
     if len(among) > 1:
-        raise OptionError(f"{path} holds several sets of weights; choose one: entry={' or '.join(among[:_SHOWN])}")
+        raise OptionError(
+            f"{path} holds several sets of weights",
+            fix=[{"entry": each.name} for each in there if each.rank == first.rank][:_SHOWN],
+        )
     return first
 
 

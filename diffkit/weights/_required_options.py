@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from diffkit.errors import Message, Setting, joined, problem
 from diffkit.guidance.classifier import Classifier
 from diffkit.presets import names as preset_names
 from diffkit.presets import preset as find_preset
@@ -76,16 +77,17 @@ def missing_options_text(
     unclear = ["null_class"] if found.family == "unet" and found.label_rows and not null_known else []
     width = max(map(len, lacking + unclear))
     lines = [f"{title} is {TITLES[found.family]}; its shapes do not show everything, so give also:"]
-    lines += [f"{name:{width}}  {_MEANING[name]}{_published_values(name, found, fits)}" for name in lacking]
-    lines += [f"{name:{width}}  if the last of its {found.label_rows} labels means no class" for name in unclear]
-    return "\n  ".join([*lines, *preset_hint(fits)])
+    about = {name: f"{_MEANING[name]}{_published_values(name, found, fits)}" for name in lacking}
+    about |= dict.fromkeys(unclear, f"if the last of its {found.label_rows} labels means no class")
+    lines += [Message(Setting(name), f"{'':{width - len(name)}}  {text}") for name, text in about.items()]
+    return joined("\n  ", [*lines, *preset_hint(fits)])
 
 
 def preset_hint(fits: tuple[str, ...]) -> list[str]:
     """Return a line of an error that names the presets of a file's shapes."""
     if not fits:
         return ["no preset has these shapes"]
-    return [f"a preset of these shapes gives all options: preset={' or '.join(map(repr, fits))}"]
+    return [problem("a preset of these shapes gives all options", fix=[{"preset": name} for name in fits])]
 
 
 def _published_values(name: str, found: InferredOptions, fits: tuple[str, ...]) -> str:

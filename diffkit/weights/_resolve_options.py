@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from diffkit.errors import CheckpointError, OptionError
+from diffkit.errors import CheckpointError, OptionError, joined
 from diffkit.presets import names as preset_names
 from diffkit.presets import preset as find_preset
 from diffkit.weights._infer_options import InferredOptions
@@ -82,7 +82,7 @@ def _check_conflicts(found: InferredOptions, known: Mapping[str, Any], path: Pat
     wrong = list(option_conflicts(found, known))
     if wrong:
         raise CheckpointError(
-            "\n  ".join([f"{path} does not fit {whose}:", *wrong, *preset_hint(fitting_presets(found, path.name))])
+            joined("\n  ", [f"{path} does not fit {whose}:", *wrong, *preset_hint(fitting_presets(found, path.name))])
         )
 
 

@@ -52,7 +52,7 @@ def test_what_cannot_be_read_is_named_and_the_exit_code_is_1(command: Command, p
 
 def test_labels_that_do_not_fit_are_exit_code_1(command: Command, photos: Path, capsys):
     assert code_of(command, "data", "check", photos, "--labels", "folders") == 1
-    assert "labels: labels='folders', but 4 images are in no folder" in capsys.readouterr().out
+    assert "labels: labels='folders' needs every image in a folder; 4 are in none" in capsys.readouterr().out
 
 
 def test_more_than_twenty_names_are_in_the_file(command: Command, photos: Path, tmp_path: Path, capsys):
@@ -79,7 +79,7 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     assert [each.code for each in found] == [2] * 5 and len(set(messages)) == 5
     assert all(message.startswith("error: ") for message in messages), messages
     assert messages[0] == f"error: {tmp_path / 'nowhere'} is not there; name a folder or .zip of images"
-    assert messages[3].startswith("error: --batch-size is 5, but the data has 4 examples")
+    assert messages[3].startswith("error: --batch-size 5 is more than the 4 examples")
     assert not (tmp_path / "run").exists()
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
     assert refused("data").startswith("diffkit data needs a command: ")

@@ -233,7 +233,7 @@ def test_what_a_mean_would_need_is_reported_in_flags(command: Command, refused: 
     found = command("train", *small, "--backbone", "mlp", "--schedule", "cosine", "--out", tmp_path / "run")
     assert found.code == 0, found.err
     text = refused("average", tmp_path / "run", "--width", "0.1", "--out", tmp_path / "o")
-    assert text.endswith("train with --ema-power 0.05,0.1")
+    assert text.endswith("use --ema-power 0.05,0.1")
 
 
 @pytest.mark.parametrize("name", ["train", "train-classifier"])

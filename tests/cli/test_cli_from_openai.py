@@ -16,7 +16,7 @@ from diffkit.cli.parsing import commands
 from diffkit.cli.parsing.options import options_of
 from diffkit.cli.parsing.request import look, resolve
 from diffkit.cli.parsing.slots import part_options
-from diffkit.registry import KINDS, registry
+from diffkit.registry import SLOTS, registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-openai.md"
 
@@ -124,13 +124,12 @@ def known() -> set[str]:
         options = [option for cls in takes.options.values() for option in options_of(cls)]
         found |= {option.flag for option in options} | {option.negative for option in options}
         found |= {f"--{kind}" for kind in takes.slots}
-    for kind in KINDS:
+    for kind in SLOTS:
         for name in registry(kind).built_in_names():
             found |= {option.flag for option in part_options(kind, name)}
     from diffkit.data import Folder, NumpyFile
-    from diffkit.data.loading import NAMED
 
-    sources = [*NAMED.values(), NumpyFile, Folder]
+    sources = [*map(registry("data").get, registry("data").built_in_names()), NumpyFile, Folder]
     names = {field.name.replace("_", "-") for cls in sources for field in attrs.fields(cls)}
     found |= {f"--{slot}.{name}" for slot in ("data", "val") for name in names}
     return found | {f"--guidance{name}" for name in ("", ".scale", ".classifier", ".shift")}
@@ -157,8 +156,8 @@ def test_what_is_to_be_typed_in_python_runs(text: str):
     def model(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         return x * 0.5
 
-    system.backbone = torch.nn.Identity()
-    system.backbone.forward = model  # type: ignore[method-assign]
+    system.network = torch.nn.Identity()
+    system.network.forward = model  # type: ignore[method-assign]
     x, t = torch.zeros(2, 1, 4, 4), torch.tensor([0, 9])
     row = system.objective.level(t + 1, x)
     names = dict(diffkit=diffkit, registry=registry, ProcessTable=diffkit.ProcessTable, np=np, system=system)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import tomllib
 
 import pytest
 
@@ -13,8 +14,8 @@ from diffkit.cli.commands.new_plugin import run
 from diffkit.cli.parsing import commands as _commands
 from diffkit.cli.parsing.request import look, resolve
 from diffkit.cli.parsing.takes import ParsedOptions
-from diffkit.cli.shared import plugin_files
-from diffkit.registry import KINDS
+from diffkit.cli.templates import kinds
+from diffkit.registry import KINDS, SLOTS, refresh
 
 
 def new(**values):
@@ -28,17 +29,34 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_written_and_imports(folder, monkeypatch, kind, capsys):
+def test_every_kind_is_written_and_the_example_of_its_readme_runs(folder, monkeypatch, kind, capsys):
     new(name=f"diffkit-made-{kind}", kind=kind)
     made = folder / f"diffkit-made-{kind}"
     package = f"diffkit_made_{kind}"
     assert f"put your formula into {made.name}" in capsys.readouterr().out
-    assert f'made_{kind} = "{package}:Made{kind.title()}"' in (made / "pyproject.toml").read_text()
-    assert not [path for path in made.rglob("*") if path.is_file() and "$" in path.read_text()]
+    texts = {path: path.read_text() for path in made.rglob("*") if path.is_file()}
+    assert not [path for path, text in texts.items() if re.search(r"(?i)\bmy[_-]|MyPart", f"{path}{text}")]
+    project = tomllib.loads(texts[made / "pyproject.toml"])["project"]
+    assert project["dependencies"][0] == "diffkit>=0.1,<0.2"
+    (points,) = project["entry-points"].values()
+    assert points == {f"made_{kind}": f"{package}:Made{kind.title()}"}
+
+    info = made / "src" / f"{package}-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {made.name}\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text(f"[{KINDS[kind].group}]\nmade_{kind} = {package}:Made{kind.title()}\n")
     monkeypatch.syspath_prepend(str(made / "src"))
-    part = getattr(importlib.import_module(package), f"Made{kind.title()}")
-    assert part().problems is not None
-    sys.modules.pop(package)
+    monkeypatch.setenv("DIFFKIT_PLUGINS", made.name)
+    refresh()
+    try:
+        scope: dict[str, object] = {}
+        exec(re.search(r"```python\n(.*?)```", texts[made / "README.md"], re.S)[1], scope)
+        if kind in SLOTS:
+            assert scope["system"].spec()["parts"][kind]["name"] == f"made_{kind}"
+    finally:
+        monkeypatch.undo()
+        refresh()
+        sys.modules.pop(package)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,5 +104,5 @@ def test_refusals_write_nothing(folder, values, text):
     assert [path.name for path in folder.rglob("*")] == ["taken"]
 
 
-def test_there_is_an_example_of_every_kind():
-    assert set(plugin_files.EXAMPLES) == set(KINDS)
+def test_there_is_a_template_of_every_kind():
+    assert set(kinds()) == set(KINDS)

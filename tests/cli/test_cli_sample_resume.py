@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from cli_support import Command, Refused
 
 import diffkit
 from diffkit.__main__ import main
+from diffkit.system.randomness import NOISE
 
 WORDS = ["-n", "7", "--steps", "3", "--batch-size", "2", "--format", "png,grid,npz", "--sampler", "ancestral"]
 KILLED = -signal.SIGKILL
@@ -149,11 +151,25 @@ def test_another_sampling_is_refused(command: Command, refused: Refused, saved: 
     assert "\n  --seed 0, now 1" in said and "\n  --guidance none, now ClassifierFree(" in said
     assert said.endswith("pass the same options to resume, name another folder, or pass --overwrite")
     other = diffkit.load(saved)
-    next(other.backbone.parameters()).data.add_(1)
+    next(other.network.parameters()).data.add_(1)
     assert "\n  another system, or the same with other weights\n" in refused(
         "sample", other.save(tmp_path / "other"), *WORDS, "--out", out
     )
     assert content(out) == before
+
+
+def test_a_folder_records_its_noise(command: Command, refused: Refused, saved: Path, whole: dict[str, bytes], tmp_path):
+    """Folders begun before the noise had a name hold that of generators."""
+    out = tmp_path / "out"
+    assert command(*arguments(saved, out)).code == 0
+    facts = json.loads((out / "sampling.json").read_text())
+    assert facts.pop("noise") == NOISE == "generators"
+    (out / "sampling.json").write_text(json.dumps(facts))
+    (out / "dog_000004.png").unlink()
+    assert command(*arguments(saved, out)).code == 0
+    assert (out / "dog_000004.png").read_bytes() == whole["out/dog_000004.png"]
+    (out / "sampling.json").write_text(json.dumps(facts | {"noise": "counters"}))
+    assert "\n  noise that another version of diffkit drew\n" in refused(*arguments(saved, out))
 
 
 @pytest.mark.parametrize("n", ["6", "8"])

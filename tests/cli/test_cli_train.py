@@ -56,7 +56,7 @@ def test_options_of_data_go_by_their_flags(command_line: list[str], refused: Ref
     words = [*command_line, "--out", tmp_path / "run", "--data", tmp_path / "grey", "--data.size", "4"]
     assert refused(*words, "--data.channels", "2") == "--data.channels must be 1, 3 or 4, got 2"
     assert refused(*words, "--data.bits", "16") == (
-        "--data.bits 16 is for grey images; pass --data.channels 1, or --data.bits 8"
+        "--data.bits 16 is for grey images; use --data.channels 1 or --data.bits 8"
     )
 
 
@@ -105,6 +105,8 @@ def test_more_steps_for_a_picture_than_there_are_levels(command: Command, refuse
     )
     assert not (tmp_path / "run").exists()
     assert command(*words).code == 0  # 50 by default, or as many as there are
+    recipe = tmp_path / "run" / "config.toml"
+    recipe.write_text('engine = "torch"\n' + recipe.read_text())  # an option of recipes written before
     assert command("train", "--config", tmp_path / "run/config.toml", "--out", tmp_path / "again").code == 0
 
 
@@ -151,9 +153,9 @@ def test_validation(command: Command, refused: Refused, images: Path, tmp_path: 
 def test_refusals(refused: Refused, images: Path, tmp_path: Path):
     out = tmp_path / "run"
     words = ["--data", images, "--out", out, "--steps", "1", *TINY]
-    assert "--batch-size is 10, but the data has 9 examples" in refused("train", *words[:-4], "--batch-size", "10")
+    assert "--batch-size 10 is more than the 9 examples" in refused("train", *words[:-4], "--batch-size", "10")
     assert refused("train", *words, "--lr", "-1") == "--lr must be >= 0, got -1.0"
-    assert "compose with --data-shape 3,4,6" in refused("train", *words, "--data-shape", "1,4,6")
+    assert "use --data-shape 3,4,6" in refused("train", *words, "--data-shape", "1,4,6")
     assert (
         refused("train", *words, "--device", "nowhere") == "--device nowhere is not the name of a device; there is cpu"
     )
@@ -174,10 +176,8 @@ def test_training_for_super_resolution(command: Command, refused: Refused, image
     assert found.code == 0, found.err
     assert "data: 9 examples of 3x4x6, 256 values, low_res 2x3" in found.out
     assert diffkit.load(out).spec()["parts"]["backbone"]["options"]["low_res_channels"] == 3
-    assert "compose with low_res_channels=3 in the options of the backbone 'unet'" in refused(
-        *words, "--out", tmp_path / "b", *TINY
-    )
-    assert "the network reads --low-res of 3 channels, but the data gives none" in refused(
+    assert "use the backbone 'unet'; use low_res_channels=3" in refused(*words, "--out", tmp_path / "b", *TINY)
+    assert "the network reads low_res of 3 channels, but the data gives none" in refused(
         *words[:3], "--steps", "1", "--out", tmp_path / "b", *UPSAMPLER, "--backbone.low-res-channels", "3"
     )
     assert "--low-res (8, 8) must not be larger than the data, (4, 6)" in refused(
@@ -321,10 +321,10 @@ def test_one_of_several_sets_of_weights_to_begin_with(command: Command, refused:
     words = ["train", *TINY, "--steps", "1", "--data", images, "--lr", "0"]
     assert command(*words, "--out", tmp_path / "first").code == 0
     first = diffkit.load(tmp_path / "first")
-    state = first.backbone.state_dict()
+    state = first.network.state_dict()
     torch.save({"ema_0.9": state, "ema_0.99": state, "model": state}, tmp_path / "three.pt")
     again = [*words, "--init", tmp_path / "three.pt", "--out", tmp_path / "second"]
-    assert "choose one: --init-entry ema_0.9 or " in refused(*again)
+    assert "use --init-entry ema_0.9 or " in refused(*again)
     assert "from 'ema_0.9'" in command(*again, "--init-entry", "ema_0.9").out
     repeated = command("train", "--config", tmp_path / "second" / "config.toml", "--out", tmp_path / "third")
     assert "from 'ema_0.9'" in repeated.out

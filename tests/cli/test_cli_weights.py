@@ -26,7 +26,7 @@ def unet(tmp_path: Path) -> Path:
         var="learned_range",
         loss="hybrid",
     )
-    return weights.export(system.backbone, tmp_path / "unet.pt")  # the network alone, as from elsewhere
+    return weights.export(system.network, tmp_path / "unet.pt")  # the network alone, as from elsewhere
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_an_exported_file_carries_its_spec(ending: str, command: Command, with_c
 def test_others_read_a_file_of_ours_as_the_published_ones(ending: str, command: Command, with_classes: Path, tmp_path):
     from safetensors.torch import load_file
 
-    file, network = tmp_path / f"a{ending}", diffkit.load(with_classes).backbone
+    file, network = tmp_path / f"a{ending}", diffkit.load(with_classes).network
     assert command("export", with_classes, "--to", file).code == 0
     state = load_file(file) if ending == ".safetensors" else torch.load(file, weights_only=True)
     assert state.keys() == network.state_dict().keys()
@@ -100,7 +100,7 @@ def test_what_a_file_reports_of_itself_may_be_damaged(refused: Refused, with_cla
 
 
 def test_a_label_that_means_no_class_is_required(refused: Refused, with_classes: Path, tmp_path: Path):
-    weights.export(diffkit.load(with_classes).backbone, tmp_path / "foreign.pt")
+    weights.export(diffkit.load(with_classes).network, tmp_path / "foreign.pt")
     line = "  --null-class    if the last of its 3 labels means no class"
     text = refused("import", tmp_path / "foreign.pt", "--to", tmp_path / "b", *UNSEEN)
     assert line in text.splitlines()
@@ -108,7 +108,7 @@ def test_a_label_that_means_no_class_is_required(refused: Refused, with_classes:
         "import", tmp_path / "foreign.pt", "--to", tmp_path / "b", "--null-class", *UNSEEN
     )
     text = refused("import", tmp_path / "foreign.pt", "--to", tmp_path / "b", *UNSEEN, *TRAINED, "--num-classes", "2")
-    assert "--num-classes is 3 in the file, 2 given; one label more: --null-class if it means no class" in text
+    assert "--num-classes is 3 in the file, 2 given; use --null-class" in text
 
 
 def test_classifiers_of_ours_say_themselves_what_they_are(command: Command, tmp_path: Path):

@@ -64,7 +64,7 @@ def train(data, out, steps=20, **more):
 def test_the_item_is_named_where_it_stops_a_run(tmp_path, workers, kind, words):
     data = from_dataset(Sometimes((34,), kind), classes=3)
     with pytest.raises(
-        DataError, match=f"^item 34 cannot be read: {words}; correct it, or pass on_error='skip'"
+        DataError, match=f"^item 34 cannot be read: {words}; correct it, or skip it, .*; use on_error='skip'"
     ) as caught:
         train(data, tmp_path / "r", workers=workers)
     assert "\n" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_unchecked_pictures(tmp_path, packed, capsys):
     stop = load(source, check=False, **options)
     skip = load(source, check=False, on_error="skip", **options)
     at = next(i for i in range(24) if stop.pictures.name(i) == "a_10.png")
-    with pytest.raises(DataError, match=r"a_10\.png: OSError.*; correct it, or pass on_error='skip'"):
+    with pytest.raises(DataError, match=r"a_10\.png: OSError.*; correct it, or skip it, .*; use on_error='skip'"):
         stop.batch([at])
     found = skip.batch([at, at + 1])
     assert torch.equal(found.images[0], found.images[1]) and "a_10.png" in capsys.readouterr().err
@@ -162,7 +162,7 @@ class Dies(Dataset):
 
 
 def test_a_worker_that_dies(tmp_path):
-    with pytest.raises(DataError, match=r"a process that reads data was killed, .*; workers=0 reads"):
+    with pytest.raises(DataError, match=r"a process that reads data was killed, .*; use workers=0"):
         train(from_dataset(Dies(), classes=3), tmp_path / "r", workers=1)
 
 
@@ -172,7 +172,7 @@ def test_data_that_cannot_be_sent_to_workers(tmp_path):
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
     try:
-        with pytest.raises(DataError, match=r"the data cannot be sent to worker processes: .*pass workers=0"):
+        with pytest.raises(DataError, match=r"the data cannot be sent to worker processes: .*use workers=0"):
             train(data, tmp_path / "r", workers=1)
     finally:
         multiprocessing.set_start_method(before, force=True)

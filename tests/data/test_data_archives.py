@@ -173,7 +173,7 @@ def test_archives_that_are_none(tmp_path, monkeypatch):
     monkeypatch.setattr("diffkit.data.cifar10._LARGEST", 100)
     with pytest.raises(DataError, match=r"data_batch_1 has .* bytes, no CIFAR-10 file has more than 100"):
         load("cifar10", archive=packed(tmp_path / "d.tar.gz", members("python")))
-    with pytest.raises(OptionError, match="data 'cifar10' needs archive"):
+    with pytest.raises(OptionError, match="data 'cifar10' needs 'archive'"):
         load("cifar10")
 
 
@@ -380,4 +380,4 @@ def test_photographs():
     assert not np.array_equal(random.images, load("photographs", pieces="random", examples=9, seed=4).images)
     with pytest.raises(OptionError, match=r"size \(428, 428\) does not fit into a photograph of \(427, 640\)"):
         load("photographs", size=428)
-    assert diffkit.data.loading.NAMED["photographs"]().size == (64,)
+    assert diffkit.data.Photographs().size == (64,)

@@ -159,7 +159,7 @@ def test_sixteen_bits_are_kept(tmp_path):
         assert data.bins == 65536 and images.dtype == torch.int32
         assert np.array_equal(images[0, 0], ramp) and np.array_equal(images[1, 0], ramp // 257 * np.int32(257))
     assert np.load(tmp_path / "c.npy").dtype == np.uint16
-    with pytest.raises(OptionError, match="bits=16 is for grey images; pass channels=1, or bits=8"):
+    with pytest.raises(OptionError, match="bits=16 is for grey images; use channels=1 or bits=8"):
         diffkit.data.loading.load(root, size=8, bits=16)
     with pytest.raises(OptionError, match="bits must be 8 or 16, got 12"):
         diffkit.data.loading.load(root, size=8, bits=12)

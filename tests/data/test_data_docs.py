@@ -14,9 +14,9 @@ from PIL import Image
 from test_data_archives import COLOURS, encoded, members, packed
 
 from diffkit.__main__ import main
-from diffkit.data import Folder, NumpyFile
-from diffkit.data.image_sources import ImageSource, Zip
-from diffkit.data.loading import NAMED
+from diffkit.data import Folder, NumpyFile, Zip
+from diffkit.data.sources._images import ImageSource
+from diffkit.registry import registry
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -53,7 +53,12 @@ def options(words: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("row", "kind"),
-    [("a folder", Folder), ("`FILE.npz`", NumpyFile), ("`FILE.zip`", Zip), *((f"`{n}`", k) for n, k in NAMED.items())],
+    [
+        ("a folder", Folder),
+        ("`FILE.npz`", NumpyFile),
+        ("`FILE.zip`", Zip),
+        *((f"`{n}`", registry("data").get(n)) for n in registry("data").built_in_names()),
+    ],
 )
 def test_the_table_of_sources_is_complete(row, kind):
     cells = next(line for line in TEXT.splitlines() if line.startswith(f"| {row} |")).split(" | ")

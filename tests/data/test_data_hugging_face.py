@@ -146,7 +146,7 @@ def test_streaming_is_refused():
         DataError, match="IterableDataset is not a map-style dataset; load it without streaming, which no"
     ):
         load("hf", dataset=IterableDataset(), size=8)
-    with pytest.raises(DataError, match=r"the dataset has parts \(train, test\); pass one of them, or split="):
+    with pytest.raises(DataError, match=r"the dataset has parts \(train, test\); use split="):
         load("hf", dataset={"train": dataset(), "test": dataset()}, size=8)
 
 
@@ -163,7 +163,7 @@ def test_columns_that_are_not_there_or_not_plain():
     for none in (-1, None):
         some = load("hf", dataset=dataset(labels={1: none}), size=8, labels=True)
         assert some.labels[1] == -1 and some.describe()["without_class"] == 1
-        with pytest.raises(DataError, match="none of 3 rows has a class in column 'label'; pass labels=False"):
+        with pytest.raises(DataError, match="none of 3 rows has a class in column 'label'; use labels=False"):
             load("hf", dataset=dataset(labels=dict.fromkeys(range(3), none)), size=8, labels=True)
 
 
@@ -201,7 +201,7 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r'pip install "diffkit\[hf\]"'):
         load("hf", dataset="org/cats", size=8)
-    with pytest.raises(OptionError, match="data 'hf' needs size and dataset"):
+    with pytest.raises(OptionError, match="data 'hf' needs 'size' and 'dataset'"):
         load("hf")
 
 

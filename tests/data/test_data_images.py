@@ -159,7 +159,7 @@ def test_unreadable_files_are_all_named_before_training(tmp_path):
     with pytest.raises(DataError) as caught:
         diffkit.data.loading.load(odd_folder(tmp_path), size=8)
     text = str(caught.value)
-    assert text.startswith("4 of 11 files cannot be read; remove them, or pass on_error='skip':")
+    assert text.startswith("4 of 11 files cannot be read; remove them; use on_error='skip'")
     for name in ("cut.png", "flipped.png", "empty.jpg", "page.png"):
         assert str(tmp_path / name) in text
 
@@ -196,7 +196,9 @@ def test_labels_from_folders(tmp_path):
     image, conditions = data[3]
     assert image.shape == (1, 4, 6) and conditions == {"y": 2}
     save(tmp_path / "loose.png", noise())
-    with pytest.raises(DataError, match=r"labels='folders', but 1 images are in no folder below .*loose\.png"):
+    with pytest.raises(
+        DataError, match=r"labels='folders' needs every image in a folder; 1 are in none below .*loose\.png"
+    ):
         diffkit.data.loading.load(tmp_path, size=8, labels="folders")
 
 

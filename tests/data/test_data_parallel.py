@@ -38,7 +38,7 @@ def test_nothing_to_do():
 
 
 def test_a_process_that_dies_is_one_clear_error():
-    with pytest.raises(DataError, match=r"a process that reads images died, .*; processes=0 reads in this one"):
+    with pytest.raises(DataError, match=r"a process that reads images died, .*; use processes=0"):
         list(map_in_order(dying, [3], 1))
 
 

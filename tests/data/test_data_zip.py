@@ -85,7 +85,7 @@ def test_labels_from_folders_and_names(tmp_path):
     path = zipped(tmp_path / "a.zip", content)
     assert load(path, size=8, labels="folders").classes == ("a", "b")
     assert load(path, size=8, labels="prefix").labels.tolist() == [0, 1, 0, 1]
-    with pytest.raises(DataError, match="labels='folders', but 1 images are in no folder"):
+    with pytest.raises(DataError, match="labels='folders' needs every image in a folder; 1 are in none"):
         load(zipped(tmp_path / "b.zip", files()), size=8, labels="folders")
 
 

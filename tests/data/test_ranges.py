@@ -55,9 +55,9 @@ def test_data_on_bins_has_a_known_range():
     [
         (0, 1, r"scale images by 2 \* x - 1 and load them with bins=256", lambda x: from_array(2 * x - 1, bins=256)),
         (0, 255, "give images as uint8", lambda x: from_array(x.astype(np.uint8))),
-        (-1, 1, "load images with bins=256, or compose with bins=None", lambda x: from_array(x, bins=256)),
-        (-3, 3, "compose with bins=None", None),
-        (0, 9000, "compose with bins=None", None),
+        (-1, 1, "load images with bins=256; use bins=None", lambda x: from_array(x, bins=256)),
+        (-3, 3, "use bins=None", None),
+        (0, 9000, "use bins=None", None),
     ],
 )
 def test_images_as_floating_point_are_advised_to_be_scaled(tmp_path, low, high, advice, mend):
@@ -67,7 +67,7 @@ def test_images_as_floating_point_are_advised_to_be_scaled(tmp_path, low, high, 
     system = diffkit.compose(backbone=backbone, data_shape=(1, 4, 4))
     with pytest.raises(DataError, match=advice) as caught:
         diffkit.train(system, from_array(x), out=tmp_path / "a", **more)
-    assert mend is None or "compose with bins=None" not in str(caught.value) or low == -1
+    assert mend is None or "use bins=None" not in str(caught.value) or low == -1
     if mend is None:
         system = diffkit.compose(backbone=backbone, data_shape=(1, 4, 4), bins=None)
     diffkit.train(system, from_array(x) if mend is None else mend(x), out=tmp_path / "b", **more)

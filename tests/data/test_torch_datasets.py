@@ -154,9 +154,9 @@ REFUSED = [
     (
         Made(lambda i: X[i, 0]),
         {},
-        "item 0 has shape (4, 6), which looks like images without an axis for channels; pass",
+        "item 0 has shape (4, 6), which looks like grey images of 4x6",
     ),
-    (Made(lambda i: torch.zeros(8, 6, 3)), {}, "item 0 has shape (8, 6, 3), which looks like channels last; pass l"),
+    (Made(lambda i: torch.zeros(8, 6, 3)), {}, "item 0 has shape (8, 6, 3), which looks like channels last"),
     (Made(lambda i: X[i]), {"shape": (1, 6, 4)}, "example 0 has shape (1, 4, 6), but the data has shape (1, 6, 4)"),
     (Made(lambda i: torch.zeros(1, 2 + i)), {}, "example 1 has shape (1, 3), but the data has shape (1, 2)"),
     ((X, Y), {"shape": (1, 6, 4)}, "examples have shape (1, 4, 6), not shape=(1, 6, 4)"),

@@ -127,7 +127,7 @@ def test_flow_ode_of_a_data_set(system, data):
 
 def stopping(system, monkeypatch, limit=10**9):
     """Make the system's own network count calls of it; the weights and the spec stay as they are."""
-    seen, forward = [0], type(system.backbone).forward
+    seen, forward = [0], type(system.network).forward
 
     def counting(self, x, time, **given):
         seen[0] += len(x)
@@ -135,7 +135,7 @@ def stopping(system, monkeypatch, limit=10**9):
             raise KeyboardInterrupt
         return forward(self, x, time, **given)
 
-    monkeypatch.setattr(type(system.backbone), "forward", counting)
+    monkeypatch.setattr(type(system.network), "forward", counting)
     return seen
 
 
@@ -177,8 +177,8 @@ def test_nothing_is_taken_for_the_result_of_something_else(system, data, tmp_pat
         images[1, 0, 0, 0] ^= 1
         data = load(images, labels=[int(y) for y in data.batch(range(11)).conditions["y"]])
     elif change == "compilation":
-        monkeypatch.setattr(system.backbone, "_compiled_call_impl", None)  # to be as it was afterwards
-        system.backbone.compile(backend="eager")
+        monkeypatch.setattr(system.network, "_compiled_call_impl", None)  # to be as it was afterwards
+        system.network.compile(backend="eager")
     elif change == "damage":
         part.write_bytes(part.read_bytes()[:100])
     with torch.autocast("cpu", torch.bfloat16, enabled=change == "precision"):

@@ -55,7 +55,7 @@ QUICK = [pytest.param(name, marks=pytest.mark.slow) if name == "adm" else name f
 @cache
 def report_of(name):
     system = diffkit.preset(name).compose(device="meta")
-    return size_report(system.recipe, system.data_shape, 2 * system.data_shape[0], batch_size=128, memory_gb=24)
+    return size_report(system.parts.backbone, system.data_shape, 2 * system.data_shape[0], batch_size=128, memory_gb=24)
 
 
 @cache

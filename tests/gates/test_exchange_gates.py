@@ -101,7 +101,7 @@ def _sent_in_shares(world: int, engine: type[Sharded]) -> tuple[int, int, int]:
     batch = Batch(torch.arange(PER_PROCESS), torch.zeros(PER_PROCESS, *SHAPE, dtype=torch.uint8), {})
     with one_of(world) as ranks:
         config = TrainConfig(steps=9, batch_size=PER_PROCESS * world, strategy="fsdp")
-        trainer = Trainer(system, system.backbone, config, engine(torch.device("cpu"), ranks))
+        trainer = Trainer(system, system.network, config, engine(torch.device("cpu"), ranks))
         for _ in range(2):
             trainer.update(batch)
         with Operations() as counter:

@@ -29,7 +29,7 @@ from diffkit.likelihood import score
 from diffkit.registry import registry
 from diffkit.training import validation
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
@@ -69,7 +69,7 @@ def test_a_network_computes_where_it_was_composed(gpu, backbone):
 
 @pytest.mark.parametrize("name", registry("loss").built_in_names())
 def test_a_loss_stays_on_the_device(gpu, name):
-    learned = "learned_variance" in registry("loss").create(name).needs
+    learned = registry("loss").create(name).needs_learned_variance
     system = system_of(loss=name, var="learned_range" if learned else "fixed_large")
     system(images())["loss"].mean().backward()
 
@@ -91,7 +91,7 @@ def trainer_of(
         label_dropout=0.1,
         flip=0.5,
     )
-    return kind(system.train(), system.backbone, config, SingleProcess(system.device))
+    return kind(system.train(), system.network, config, Engine(system.device))
 
 
 def a_batch() -> Batch:
@@ -270,7 +270,7 @@ def test_a_bound_is_found_on_the_device(gpu, seed, where):
 
 def test_a_model_of_the_caller_finds_its_data_where_they_are(gpu):
     """The system's own network is elsewhere."""
-    model = system_of().backbone
+    model = system_of().network
     system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid", backbone=FLAT, data_shape=SHAPE)
     assert system.bits_per_dim(images(), steps=2, model=model).total.device == GPU
     assert system.encode(images(), steps=2, model=model).device == GPU
@@ -370,8 +370,8 @@ class Reading(Trainer):
 class Mixing(Trainer):
     """Weighs the loss on the host."""
 
-    def _loss(self, x, draws, known_level, conditions):
-        return super()._loss(x, draws._replace(weight=torch.ones(len(x))), known_level, conditions)
+    def _loss(self, x, draws, conditions):
+        return super()._loss(x, draws._replace(weight=torch.ones(len(x))), conditions)
 
 
 @pytest.mark.parametrize(("kind", "error"), [(Reading, READS), (Mixing, RuntimeError)])

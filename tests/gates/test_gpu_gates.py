@@ -10,9 +10,10 @@ import torch
 
 import diffkit
 from diffkit.data.base import Batch
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import sampling_program
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
@@ -37,7 +38,7 @@ def no_host_reads() -> Iterator[None]:
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpmpp_2m"])
 def test_a_walk_reads_nothing(sampler):
     system = system_of().eval()
-    parts = system.parts_for(sampler)
+    parts = parts_for(system.parts, sampler)
     program, x = sampling_program(parts, parts.sampler, system.table_for(4)), torch.randn(2, *SHAPE, device="cuda")
     denoiser = system.denoiser()
     program.finish(denoiser, x, lambda: torch.randn_like(x))  # uploads its table
@@ -49,7 +50,7 @@ def test_a_walk_reads_nothing(sampler):
 def test_an_update_reads_nothing(precision):
     system = system_of().train()
     config = TrainConfig(steps=9, batch_size=4, precision=precision)
-    trainer = Trainer(system, system.backbone, config, SingleProcess(system.device))
+    trainer = Trainer(system, system.network, config, Engine(system.device))
     images = torch.zeros(4, *SHAPE, dtype=torch.uint8).pin_memory()
     batch = Batch(torch.arange(4), images, {})
     trainer.update(batch)

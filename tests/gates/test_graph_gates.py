@@ -80,7 +80,7 @@ def test_steps_and_batches_share_one_graph(sampler):
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "heun"])
 def test_a_broken_graph_is_refused_unless_asked_for(sampler):
-    with pytest.raises(diffkit.OptionError, match="cannot be captured as one graph"):
+    with pytest.raises(diffkit.OptionError, match="cannot capture this step as one graph"):
         graphs(sampler, Reading)
     assert graphs(sampler, Reading, fullgraph=False) > 1
 

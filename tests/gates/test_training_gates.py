@@ -11,10 +11,10 @@ from torch import nn
 
 import diffkit
 from diffkit.data.base import Batch
-from diffkit.system.objective import count_first
+from diffkit.system.draws import count_first
 from diffkit.training.config import TrainConfig
 from diffkit.training.ema import Ema
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.trainer import Trainer
 
 SHAPE, BATCH = (3, 4, 4), 4
@@ -43,10 +43,10 @@ def system_of(loss="simple", var="fixed_large", backbone=None, **more) -> diffki
 def trainer_of(count: int, ema=(0.9999,), device="cpu", kind: type[Trainer] = Trainer) -> Trainer:
     system = system_of(backbone=Weights(count)).to(device)
     config = TrainConfig(steps=100, batch_size=BATCH, ema=ema)
-    return kind(system, system.backbone, config, Engine(torch.device(device)))
+    return kind(system, system.network, config, Engine(torch.device(device)))
 
 
-class Engine(SingleProcess):
+class Engine(Engine):
     """One process; on the device that stands in for a GPU, which has no fused AdamW, the step itself is left out."""
 
     def optimizer(self, network, config):
@@ -94,7 +94,7 @@ def loss_of(loss, var, device=DEVICE):
     out = torch.zeros(BATCH, 3 * (1 + system.parts.var.extra_outputs), *SHAPE[1:], device=device)
     x, noise = torch.zeros(BATCH, *SHAPE, device=device), torch.zeros(BATCH, *SHAPE, device=device)
     level = torch.full((BATCH,), 7)
-    rows, level = count_first(level, BATCH), level.to(device)
+    rows, level = count_first(level), level.to(device)
     system.objective.columns.on(device)
     return lambda: system.loss_terms(lambda x, time: out, x, level, noise, decoder_rows=rows)
 

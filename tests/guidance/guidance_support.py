@@ -7,6 +7,7 @@ from torch import nn
 
 import diffkit
 from diffkit.protocols import Estimate, Guidance, Level
+from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 
 
@@ -49,7 +50,7 @@ def system_of(
 
 def level_at(system: diffkit.System, k: int | torch.Tensor, *guidance: Guidance, ndim: int = 4) -> Level:
     """A level of the training table: 0-d for one k, a row for each example for a tensor of them."""
-    parts = system.parts_for(None, list(guidance)) if guidance else system.parts
+    parts = parts_for(system.parts, None, list(guidance)) if guidance else system.parts
     columns = CoefficientTable({"level": level_coefficients(parts, system.table)})
     return columns.level(columns.on(torch.device("cpu"))[k], ndim)
 

@@ -46,7 +46,7 @@ def test_a_system_stands_for_its_network():
     system, worse = system_of(), system_of()
     by_system, by_network = (
         system.sample(3, steps=3, guidance=Autoguidance(m, 2.0), seed=0, y=Y, progress=False)
-        for m in (worse, worse.backbone)
+        for m in (worse, worse.network)
     )
     assert torch.equal(by_system, by_network)
 
@@ -71,9 +71,10 @@ def test_a_system_of_another_kind_is_refused(make, text):
 
 def test_a_network_on_another_device_is_refused_before_work():
     system = system_of()
-    with pytest.raises(OptionError, match="Autoguidance has a network on meta, the system is on cpu; move one of them"):
+    text = "guidance 'autoguidance' has a network on meta, the system is on cpu; move one of them"
+    with pytest.raises(OptionError, match=text):
         system.sample(3, guidance=Autoguidance(Weak(3, 2).to("meta"), 2.0), y=Y)
-    assert not system.backbone.calls
+    assert not system.network.calls
 
 
 def test_only_networks_are_taken():

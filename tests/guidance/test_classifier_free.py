@@ -88,9 +88,9 @@ def test_it_acts_before_clipping():
 def test_one_call_on_twice_the_batch_or_two():
     system = system_of()
     for joint, calls in ((True, [6]), (False, [3, 3])):
-        system.backbone.calls.clear()
+        system.network.calls.clear()
         system.denoiser(guidance=ClassifierFree(2.0, null=NULL, joint=joint), y=Y)(noisy(), level_at(system, 9))
-        assert system.backbone.calls == calls
+        assert system.network.calls == calls
 
 
 @given(low=st.floats(0.05, 2), width=st.floats(0.1, 10))
@@ -119,10 +119,10 @@ def test_steps_outside_of_the_interval_cost_one_evaluation(sampler):
     outer = Always(ClassifierFree(3.0, interval=interval, null=NULL))
     how = dict(sampler=sampler, seed=0, y=Y, progress=False)
     spared = system.sample(3, guidance=ClassifierFree(3.0, interval=interval, null=NULL), **how)
-    calls = list(system.backbone.calls)
-    system.backbone.calls.clear()
+    calls = list(system.network.calls)
+    system.network.calls.clear()
     torch.testing.assert_close(spared, system.sample(3, guidance=outer, **how), rtol=1e-4, atol=1e-4)
-    assert len(calls) == len(system.backbone.calls) and set(system.backbone.calls) == {6}
+    assert len(calls) == len(system.network.calls) and set(system.network.calls) == {6}
     ratio = system.table.sigma[1:] / system.table.alpha[1:]
     inside = int(((ratio > interval[0]) & (ratio <= interval[1])).sum())
     if sampler == "ancestral":
@@ -199,7 +199,7 @@ def test_the_null_class_is_the_networks_last_label(name, options):
     options = {**options, "num_classes": 5, "null_class": True}
     system = diffkit.compose(backbone=(name, options), data_shape=(2, 8, 8), num_steps=20, schedule="cosine")
     seen = []
-    system.backbone.register_forward_pre_hook(lambda module, args, given: seen.append(given["y"]), with_kwargs=True)
+    system.network.register_forward_pre_hook(lambda module, args, given: seen.append(given["y"]), with_kwargs=True)
     images = system.sample(2, steps=2, guidance=ClassifierFree(2.0), seed=0, y=[1, 4], progress=False)
     assert images.isfinite().all()
     assert [y.tolist() for y in seen] == [[1, 4, 5, 5]] * 2
@@ -209,7 +209,7 @@ def test_the_null_class_is_the_networks_last_label(name, options):
 @pytest.mark.parametrize("classes", [{}, {"num_classes": 5}])
 def test_a_network_without_a_null_class_is_refused_before_work(name, options, classes):
     system = diffkit.compose(backbone=(name, options | classes), data_shape=(2, 8, 8), num_steps=20, schedule="cosine")
-    text = f"ClassifierFree: backbone '{name}' has no null class; build it with num_classes and null_class=True"
+    text = f"guidance 'cfg': backbone '{name}' has no null class; build it with num_classes and null_class=True"
     for call in (
         lambda: system.sample(2, guidance=ClassifierFree(2.0), y=[1, 2]),
         lambda: system.trajectory(2, guidance=ClassifierFree(2.0), y=[1, 2]),
@@ -249,7 +249,7 @@ def test_null_conditions_of_every_kind():
         OptionError, match=r"condition 'text' cannot be evaluated with and without in one call.*joint=F"
     ):
         without({"text": None}, joint=True, text=embedding)
-    with pytest.raises(OptionError, match=r"ClassifierFree needs the condition 'text'; pass text="):
+    with pytest.raises(OptionError, match=r"guidance 'cfg' needs the condition 'text'; pass text="):
         without({"text": None})
 
 
@@ -300,15 +300,15 @@ BAD = [
     (lambda: ClassifierFree(2.0, null=10), "null must be a mapping such as {'y': 10}, got 10"),
     (lambda: ClassifierFree(2.0, null={}), "null must be a mapping such as {'y': 10}, got {}"),
     (lambda: ClassifierFree(2.0, joint=2), "joint must be True or False, got 2"),
-    (lambda: system_of().sample(1, guidance="cfg", y=[0]), "guidance must be a guidance, such as"),
-    (lambda: system_of().sample(1, guidance=ClassifierFree, y=[0]), "guidance must be a guidance, such as"),
+    (lambda: system_of().sample(1, guidance="cfg", y=[0]), "guidance 'cfg' needs 'scale'"),
+    (lambda: system_of().sample(1, guidance=ClassifierFree, y=[0]), "guidance must be an instance, not the class"),
     (
         lambda: system_of().sample(1, guidance=ClassifierFree(2.0), y=[0]),
         "pass null, such as null={'y': 10}, or compose with null_conditions={'y': 10}",
     ),
     (
         lambda: system_of().sample(1, guidance=ClassifierFree(2.0, null=NULL)),
-        "ClassifierFree needs the condition 'y'; pass y=...",
+        "guidance 'cfg' needs the condition 'y'; pass y=...",
     ),
 ]
 

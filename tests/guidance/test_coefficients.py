@@ -10,7 +10,7 @@ from attrs import frozen
 import diffkit
 from diffkit.errors import ProtocolError
 from diffkit.guidance import ClassifierFree
-from diffkit.guidance._together import evaluate_together
+from diffkit.parts.guidance._together import evaluate_together
 from diffkit.protocols import Guidance
 from diffkit.registry import registry
 from diffkit.system.coefficients import LEVEL, level_coefficients

@@ -14,6 +14,7 @@ from guidance_support import level_at, system_of
 import diffkit
 from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import Classifier, ClassifierGuidance, GradientGuidance
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import sampling_program
 from diffkit.testing.oracles import MixtureOracle, network_of
 
@@ -84,7 +85,7 @@ def test_the_mean_of_an_ancestral_step_moves_by_variance_times_gradient(at, var,
     x, row = torch.randn(3, channels, 4, 4), system.num_steps - k
 
     def mean(*guided):
-        parts = system.parts_for("ancestral", list(guided))
+        parts = parts_for(system.parts, "ancestral", list(guided))
         program = sampling_program(parts, parts.sampler, system.table)
         denoiser = system.denoiser(guidance=list(guided), y=y)
         matrix = program.columns.on(x.device)[row]
@@ -172,7 +173,7 @@ def test_a_network_without_classes_is_not_given_the_label():
     assert seen == [{}] * 4
 
 
-class Midway(diffkit.protocols.Sampler):
+class Midway(diffkit.protocols.MultistageSampler):
     """A sampler that evaluates between levels."""
 
     def plan(self, steps):
@@ -186,14 +187,17 @@ class Midway(diffkit.protocols.Sampler):
 
 
 BAD = [
-    (lambda: GradientGuidance(log_prob, at="mean"), "at='mean' needs shift='mean'; the score is that of x_t"),
-    (lambda: ClassifierGuidance(log_prob, shift="mean", clip=True), "clip=True has no effect with shift='mean'"),
+    (
+        lambda: GradientGuidance(log_prob, at="mean"),
+        "at='mean' is of the step's mean; the score is that of x_t; use shift='mean' or at='x_t'",
+    ),
+    (lambda: ClassifierGuidance(log_prob, shift="mean", clip=True), "clip=True has no effect on the mean"),
     (lambda: ClassifierGuidance(log_prob, at="x_s"), "at must be one of 'x_t', 'mean', got 'x_s'"),
     (lambda: ClassifierGuidance("resnet"), "classifier must be a network or a function, got 'resnet'"),
     (lambda: GradientGuidance(None), "log_prob must be a network or a function, got None"),
     (
         lambda: system_of().sample(2, guidance=ClassifierGuidance(log_prob, label="target"), y=[0, 1]),
-        "ClassifierGuidance needs the condition 'target'; pass target=...",
+        "guidance 'classifier' needs the condition 'target'; pass target=...",
     ),
     (
         lambda: system_of().sample(2, guidance=GradientGuidance(log_prob, shift="mean"), sampler=Midway(), y=[0, 1]),

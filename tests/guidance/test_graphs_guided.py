@@ -19,6 +19,7 @@ from diffkit.guidance import (
     PiGDM,
     StaticThreshold,
 )
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import sampling_program, take_step
 from diffkit.tasks import average_pool
 
@@ -57,8 +58,8 @@ GUIDANCE = {
 @pytest.fixture(params=GUIDANCE)
 def guided(request):
     system, guidance = system_of(), GUIDANCE[request.param]()
-    parts = system.parts_for("ancestral", guidance)
-    system.backbone.calls = _Nowhere()
+    parts = parts_for(system.parts, "ancestral", guidance)
+    system.network.calls = _Nowhere()
     for one in guidance:
         for network in one.networks:
             network.calls = _Nowhere()
@@ -114,7 +115,7 @@ def test_one_graph_serves_every_step_and_every_number_of_steps(guided):
 def test_the_strength_may_change_without_a_graph_each():
     """Python numbers that vary become inputs of the graph."""
     system, graphs = system_of(), []
-    system.backbone.calls = _Nowhere()
+    system.network.calls = _Nowhere()
     program = sampling_program(system.parts, system.parts.sampler, system.table)
     x, row = torch.randn(3, 3, 4, 4), program.columns.on(torch.device("cpu"))[3]
 

@@ -1,62 +1,62 @@
-"""Guidance from configuration files: names and options."""
+"""Guidance by name: what a call takes, and what it refuses."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
+import torch
 from guidance_support import system_of
 
-import diffkit.guidance
-from diffkit.errors import OptionError
-from diffkit.guidance import NAMES, ClassifierFree, DynamicThreshold, guidance_class, guidance_for
+from diffkit.errors import DiffkitError
+from diffkit.guidance import ClassifierFree
+from diffkit.registry import registry
+
+Y = torch.tensor([0, 1])
+CFG = ("cfg", {"scale": 2})
+
+
+@pytest.fixture(scope="module")
+def system():
+    return system_of(null_conditions={"y": 3})
+
+
+def draw(system, guidance):
+    return system.sample(2, steps=2, seed=0, guidance=guidance, y=Y, progress=False)
 
 
 @pytest.mark.parametrize(
     "slot",
-    [("cfg", {"scale": 2}), ["cfg", {"scale": 2}], {"name": "cfg", "scale": 2}, ClassifierFree(2.0)],
-    ids=["pair", "list", "mapping", "instance"],
+    [CFG, list(CFG), {"name": "cfg", "scale": 2}, [ClassifierFree(2.0)], [CFG]],
+    ids=["pair", "list", "mapping", "instances", "pairs"],
 )
-def test_every_way_to_say_it(slot):
-    made = guidance_for(slot)
-    assert isinstance(made, ClassifierFree) and made.scale == 2.0
+def test_every_way_to_say_it(system, slot):
+    assert torch.equal(draw(system, slot), draw(system, ClassifierFree(2.0)))
 
 
-def test_several():
-    made = guidance_for([("cfg", {"scale": 2}), "dynamic-threshold", None])
-    assert [type(one) for one in made] == [ClassifierFree, DynamicThreshold]
-    assert guidance_for(None) is None and guidance_for([]) == []
-    assert system_of().sample(2, steps=1, guidance=guidance_for([]), y=[0, 1], progress=False).shape == (2, 3, 4, 4)
-
-
-def test_every_name_has_a_class_and_every_public_name_is_there():
-    for name in NAMES:
-        assert guidance_class(name).__name__ == NAMES[name]
-    for name in diffkit.guidance.__all__:
-        assert getattr(diffkit.guidance, name) is not None
-    assert dir(diffkit.guidance) == sorted(diffkit.guidance.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
-        _ = diffkit.guidance.nonsense
+def test_several(system):
+    found = system.parts_for(None, [("cfg", {"scale": 2}), "dynamic-threshold", None]).guidance
+    assert [registry("guidance").provenance(one).name for one in found] == ["cfg", "dynamic_threshold"]
+    assert torch.equal(draw(system, []), draw(system, None))
 
 
 BAD = [
-    ("cgf", "no guidance named 'cgf'; did you mean 'cfg'? (known: autoguidance, cfg, classifier, dynamic_threshold"),
-    ("cfg", "guidance 'cfg' cannot be made with these options"),
+    ("cgf", "no guidance named 'cgf'; did you mean 'cfg'? (known: autoguidance, cfg, classifier, diffpir"),
+    ("cfg", "guidance 'cfg' needs 'scale' (options: scale, interval"),
     (("cfg", {"scal": 2}), "guidance 'cfg' has no option 'scal'; did you mean 'scale'? (options: scale, interval"),
     (("cfg", {"scale": "x"}), "guidance 'cfg': scale must be a number, got 'x'"),
     ({"scale": 2}, "guidance as a mapping needs a 'name', got {'scale': 2}"),
+    (ClassifierFree, "guidance must be an instance, not the class ClassifierFree; write ClassifierFree()"),
+    (2.0, "guidance must be a name, a (name, options) pair, a mapping or an instance, got 2.0"),
 ]
 
 
 @pytest.mark.parametrize(("slot", "text"), BAD, ids=[t[:30] for _, t in BAD])
-def test_wrong_names_and_options(slot, text):
-    with pytest.raises(OptionError, match=re.escape(text)):
-        guidance_for(slot)
+def test_wrong_names_and_options(system, slot, text):
+    with pytest.raises(DiffkitError, match=re.escape(text)):
+        draw(system, slot)
 
 
-def test_looking_at_the_names_does_not_import_torch():
-    code = "import sys, diffkit.guidance as g; print(sorted(g.NAMES)[0], 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["autoguidance", "False"]
+def test_what_is_no_guidance_is_refused_member_by_member(system):
+    with pytest.raises(DiffkitError, match="does not honour the Guidance contract"):
+        draw(system, torch.nn.Identity())

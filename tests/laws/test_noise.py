@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffkit
-from diffkit.system.seeding import example_seed, noise_for
+from diffkit.system.randomness import example_seed, noise_for
 
 CPU = torch.device("cpu")
 seeds = st.integers(0, 2**40)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import diffkit
 from diffkit.errors import CompositionError, MissingExtraError, OptionError
 from diffkit.guidance import MMPS, StaticThreshold
 from diffkit.likelihood import ode_likelihood
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule
 from diffkit.table import ProcessTable
 
 pytest.importorskip("torchdiffeq")
@@ -29,7 +28,7 @@ def flow(shape=(1, 2, 3), std=SPREAD, *, mean="eps", bins=None, **more):
     parts = dict(schedule="cosine", num_steps=1000) | more
     system = diffkit.compose(backbone=None, mean=mean, data_shape=shape, bins=bins, **parts)
     raw = "ideal" if parts.get("var") == "learned_range" else None
-    system.backbone = Ideal(system.table, MEAN, std, mean, raw)
+    system.network = Ideal(system.table, MEAN, std, mean, raw)
     x = MEAN + std * torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     return system, x.float()
 
@@ -53,10 +52,8 @@ def test_it_is_the_true_likelihood(schedule, mean, end):
 
 
 @frozen
-class Line(NoiseSchedule):
+class Line(ContinuousSchedule):
     """Straight lines from data to noise, as in flow matching: alpha = 1 - t, sigma = t, which is the time."""
-
-    continuous: ClassVar[bool] = True
 
     def table(self, num_steps):
         t = np.arange(1, num_steps + 1) / num_steps
@@ -139,7 +136,7 @@ class Mixed(torch.nn.Module):
 @pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
 def test_probes_scatter_around_the_exact_divergence_as_they_say(probe):
     system, x = flow()
-    system.backbone = Mixed(system.backbone)
+    system.network = Mixed(system.network)
     loose = dict(rtol=1e-3, atol=1e-3)
     exact = ode_likelihood(system, x, divergence="exact", **loose).bits
     found = ode_likelihood(system, x, probes=60, probe=probe, **loose)
@@ -153,7 +150,7 @@ def test_probes_scatter_around_the_exact_divergence_as_they_say(probe):
 
 def test_the_noise_goes_by_index():
     system, x = flow()
-    system.backbone = Mixed(system.backbone)
+    system.network = Mixed(system.network)
     loose = dict(rtol=1e-3, atol=1e-3)
     three, one = ode_likelihood(system, x, **loose), ode_likelihood(system, x[2:], indices=[2], **loose)
     torch.testing.assert_close(one.bits, three.bits[2:], rtol=1e-2, atol=1e-2)
@@ -167,14 +164,14 @@ def test_the_gradient_is_the_score():
     found = ode_likelihood(system, x, divergence="exact", gradient=True, rtol=1e-4, atol=1e-4)
     (gradient,) = torch.autograd.grad(found.bits.sum() * x[0].numel() * math.log(2), x, retain_graph=True)
     torch.testing.assert_close(gradient, (x.detach() - MEAN) / STD**2, rtol=5e-3, atol=5e-3)
-    (of_weights,) = torch.autograd.grad(found.bits.sum(), system.backbone.gain)
+    (of_weights,) = torch.autograd.grad(found.bits.sum(), system.network.gain)
     assert of_weights.isfinite() and str(found)
 
 
 def test_the_gradient_reaches_the_weights_alone():
     system, x = flow((1, 2, 2), torch.tensor(STD))
     found = ode_likelihood(system, x, gradient=True, rtol=1e-2, atol=1e-2)
-    assert torch.autograd.grad(found.bits.mean(), system.backbone.gain)[0].isfinite()
+    assert torch.autograd.grad(found.bits.mean(), system.network.gain)[0].isfinite()
 
 
 def test_the_gradient_passes_through_attention():
@@ -270,11 +267,11 @@ def test_refusals():
             ode_likelihood(system, x, **wrong)
     previous = diffkit.compose(backbone=None, mean="x_prev", data_shape=(1, 2, 3), num_steps=30, bins=None)
     with pytest.raises(CompositionError, match="mean 'x_prev' is not defined between levels"):
-        ode_likelihood(previous, x, model=system.backbone)
+        ode_likelihood(previous, x, model=system.network)
     empty = diffkit.compose(backbone=None, schedule="cosine", mean="v", data_shape=(1, 2, 3), num_steps=1, bins=None)
     empty = diffkit.recompose(empty, schedule="zero_snr", num_steps=20, train_spacing=[20])
     with pytest.raises(CompositionError, match="one level, without signal"):
-        ode_likelihood(empty, x, model=system.backbone)
+        ode_likelihood(empty, x, model=system.network)
 
 
 def test_the_extra_is_named(monkeypatch):

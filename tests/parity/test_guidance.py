@@ -7,6 +7,7 @@ import torch
 from reference import PROCESSES, assert_close, compose, golden, model_of
 
 from diffkit.guidance import GradientGuidance
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import sampling_program
 
 TAGS = ["EPSILON__LEARNED_RANGE", "START_X__FIXED_LARGE", "EPSILON__FIXED_SMALL"]
@@ -35,7 +36,7 @@ def one_step(case, sampler, shift, noise=None):
     """One step at a different level for every row, and the estimate of x_start it was taken with."""
     system, model, stored, _ = case
     x, t, y = (torch.from_numpy(stored[name]) for name in ("x", "t", "y"))
-    parts = system.parts_for(sampler, GradientGuidance(log_prob, shift=shift))
+    parts = parts_for(system.parts, sampler, GradientGuidance(log_prob, shift=shift))
     program = sampling_program(parts, parts.sampler, system.table)
     row = program.columns.on(x.device)[system.num_steps - 1 - t]
     denoiser = system.denoiser(model, guidance=GradientGuidance(log_prob, shift=shift), clip=True, y=y)

@@ -9,6 +9,7 @@ import torch
 from reference import LOOPS, MEANS, PROCESSES, VARS, assert_close, compose, golden, mean_is_clipped, model_of
 
 from diffkit.system.bound import BoundTerms, prior_bits
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import encoding_program, sampling_program
 
 STEPS = {
@@ -45,7 +46,7 @@ def test_one_step(process, name, mean, var, suffix):
 def one_step(system, stored, sampler, name, model, clip, **conditions):
     """One step at a different level for every row."""
     x, t, noise = (torch.from_numpy(stored[n]) for n in ("x", "t", "noise"))
-    chosen = system.parts_for(sampler).sampler
+    chosen = parts_for(system.parts, sampler).sampler
     if name == "ddim_reverse":
         program, rows = encoding_program(system.parts, chosen, system.table, past_end=True), t
     else:

@@ -39,7 +39,7 @@ def test_sigmoid():
     assert make("sigmoid", clip_min=0.0).table(10).alpha_bar[-1] == 0
     other = make("sigmoid", start=0.0, tau=0.3).table(500)
     np.testing.assert_allclose(other.alpha_bar[:-1], gamma(np.arange(500) / 500, 0.0, 3.0, 0.3), rtol=1e-9)
-    with pytest.raises(OptionError, match=r"start must be below end, got 3\.0 and 3\.0"):
+    with pytest.raises(OptionError, match=r"start must be below end, 3\.0, got 3\.0"):
         make("sigmoid", start=3.0)
 
 

@@ -74,7 +74,7 @@ def test_counts_agree_with_the_golden_ones(counted):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_composes_and_prints_the_flags(name):
     system = diffkit.preset(name).compose(device="meta")
-    flags, options = PUBLISHED[name]["flags"], system.recipe
+    flags, options = PUBLISHED[name]["flags"], system.parts.backbone
     assert system.parts.var.extra_outputs == 1
     assert system.settings.rescale_time == ("uncond" in name and name.startswith("iddpm"))
     assert system.num_steps == (4000 if name.startswith("iddpm") and "lsun" not in name else 1000)
@@ -125,7 +125,8 @@ def test_files_are_named_once():
 def test_overrides_reach_single_options():
     preset = diffkit.preset("adm/imagenet64")
     system = preset.compose(device="meta", backbone={"num_classes": 10, "checkpoint": True}, sampler="ddim")
-    assert (system.recipe.num_classes, system.recipe.checkpoint, system.recipe.channels) == (10, True, 192)
+    recipe = system.parts.backbone
+    assert (recipe.num_classes, recipe.checkpoint, recipe.channels) == (10, True, 192)
     assert system.parts.names["sampler"] == "ddim"
     assert preset.composition["backbone"]["num_classes"] == 1000
     assert preset.keywords(loss={"name": "vlb"})["loss"] == {"name": "vlb"}

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import stat
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import pytest
 from registry_support import Site, schedule
 
 import diffkit
 from diffkit.errors import PluginLoadError, ProtocolError, SpecError, UnknownComponentError
+from diffkit.protocols import MultistageSampler, RoutedSampler
 from diffkit.registry import KINDS, faults, refresh, registry
+from diffkit.registry.contracts import check_contract, check_protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 schedules = registry("schedule")
 
@@ -199,19 +206,20 @@ def part(body: str, base: str = "NoiseSchedule", lines: str = "") -> str:
 
 CONTRACTS = {
     "schedule": (
-        "@frozen\nclass Part:\n    continuous = 1\n    def table(self): ...",
+        "@frozen\nclass Part:\n    def table(self): ...\n    def level(self, log_snr): ...",
         [
             "problems: expected problems(composition), found nothing",
             "table: expected table(num_steps), found table(self)",
-            "level: expected level(log_snr), found nothing",
-            "continuous: expected bool, found 1",
+            "level: expected in a ContinuousSchedule only; inherit from diffkit.protocols.ContinuousSchedule, or "
+            "rename it",
         ],
     ),
     "mean": (
-        "@frozen\nclass Part:\n    problems = 3\n    def scalings(self, at): ...",
+        "@frozen\nclass Part:\n    problems = 3\n    continuous_time = 1\n    def scalings(self, at): ...",
         [
             "problems: expected problems(composition), found int",
             "scalings: expected scalings(at, prev), found scalings(self, at)",
+            "continuous_time: expected bool, found 1",
         ],
     ),
     "var": (
@@ -222,19 +230,17 @@ CONTRACTS = {
         ],
     ),
     "loss": (
-        "@frozen\nclass Part:\n    needs = {'transitions'}\n    def problems(self, composition): ...\n"
+        "@frozen\nclass Part:\n    needs_transition = {'transition'}\n    def problems(self, composition): ...\n"
         "    def columns(self, table): ...",
         [
             "__call__: expected __call__(at), found nothing",
-            "needs: expected 'learned_variance' or 'transition', found {'transitions'}",
+            "needs_learned_variance: expected bool, found nothing",
+            "needs_transition: expected bool, found {'transition'}",
         ],
     ),
     "timesteps": (
-        "@frozen\nclass Part(TimestepSampler):\n    domain = 'sigma'\n    def sample(self, state, u): ...",
-        [
-            "sample: expected sample(state, u, num_steps), found sample(self, state, u)",
-            "domain: expected 'discrete' or 'log_snr', found 'sigma'",
-        ],
+        "@frozen\nclass Part(TimestepSampler):\n    def sample(self, state, u): ...",
+        ["sample: expected sample(state, u, num_steps), found sample(self, state, u)"],
     ),
     "sampler": (
         "@frozen\nclass Part:\n    def problems(self, composition): ...\n    def plan(self, table, *, order): ...\n"
@@ -245,7 +251,6 @@ CONTRACTS = {
             "step: expected step(denoise, x, state, row, noise, last), found step(self, x, t)",
             "order: expected int, found nothing",
             "stochastic: expected bool, found nothing",
-            "uses_last: expected bool, found nothing",
         ],
     ),
     "backbone": (
@@ -276,10 +281,43 @@ def test_every_violated_member_of_a_protocol_is_listed(site: Site, kind: str):
     found = [line.strip() for line in lines]
     assert [line for line in found if line in faulty] == faulty
     # Members with a default may be added to a contract; they too are told.
-    assert all(line.endswith(", found nothing") for line in found if line not in faulty)
+    assert all(line.endswith(", found nothing") for line in found if line not in faulty), found
     assert last == f"inherit from diffkit.protocols.{protocol} for the defaults"
     assert isinstance(caught.value, TypeError)
     assert not next(e for e in registry(kind).entries() if e.name == "odd").loaded
+
+
+def test_every_contract_that_a_class_inherits_is_checked():
+    class Odd(RoutedSampler, MultistageSampler):
+        uses_last = "yes"
+        order = True
+
+        def plan(self): ...
+
+    with pytest.raises(ProtocolError) as caught:
+        check_contract("sampler", Odd)
+    assert str(caught.value).split("\n") == [
+        "sampler 'Odd' does not honour the RoutedSampler and MultistageSampler contract:",
+        "  plan: expected plan(steps), found plan(self)",
+        "  step: expected step(denoise, x, state, row, noise, last), found nothing",
+        "  route: expected route(log_snr), found nothing",
+        "  order: expected int, found True",
+        "  uses_last: expected bool, found 'yes'",
+        "inherit from diffkit.protocols.RoutedSampler and diffkit.protocols.MultistageSampler for the defaults",
+    ]
+
+
+class Paired(Protocol):
+    scope: ClassVar[Literal["row", "batch"]] = "row"
+
+    @property
+    def tensor(self) -> Tensor: ...
+
+
+def test_a_word_of_a_contract_is_one_of_those_its_annotation_names():
+    with pytest.raises(ProtocolError, match="scope: expected 'row' or 'batch', found 'rows'"):
+        check_protocol(Paired, SimpleNamespace(scope="rows", tensor=3), "coupling 'odd'")
+    check_protocol(Paired, SimpleNamespace(scope="batch", tensor=3), "coupling 'even'")
 
 
 def test_the_error_of_a_plugin_contains_its_required_version(site: Site):
@@ -322,15 +360,11 @@ def test_what_a_function_returns_is_checked_when_composing(site: Site):
 
 def test_an_instance_of_a_class_with_its_own_init_composes_but_cannot_be_saved(site: Site):
     class Ramp:
-        continuous = False
-
         def __init__(self, end: float = 0.3):
             self.end = end
 
         def table(self, num_steps):
             return diffkit.ProcessTable.from_betas([self.end] * num_steps)
-
-        def level(self, log_snr): ...
 
         def problems(self, composition):
             return ()

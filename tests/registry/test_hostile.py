@@ -140,7 +140,7 @@ def test_a_guidance_is_named():
             raise Ending
 
     system = diffkit.compose(backbone=None, data_shape=(2,), schedule="cosine", num_steps=10)
-    with pytest.raises(ProtocolError, match="guidance Hostile cannot be used: its own code raised Ending"):
+    with pytest.raises(ProtocolError, match="guidance 'Hostile' cannot be used: its own code raised Ending"):
         system.sample(2, model=lambda x, time, y: x, guidance=[ClassifierFree(2.0, null={"y": 1}), Hostile()], y=0)
 
 

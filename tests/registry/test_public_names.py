@@ -6,7 +6,6 @@ import pytest
 
 import diffkit
 from diffkit import errors
-from diffkit.registry import registry
 
 ERRORS = [n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, Exception)]
 
@@ -15,8 +14,3 @@ ERRORS = [n for n, v in vars(errors).items() if isinstance(v, type) and issubcla
 def test_every_error_can_be_imported_from_diffkit(name: str):
     assert getattr(diffkit, name) is getattr(errors, name)
     assert name in diffkit.__all__
-
-
-def test_a_discrete_schedule_has_no_level():
-    with pytest.raises(diffkit.ProtocolError, match="this schedule has discrete levels only"):
-        registry("schedule").create("cosine").level(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -74,7 +75,10 @@ def test_what_was_left_of_a_file_goes_when_it_is_written_again(tmp_path):
 
 
 def test_without_locks_only_what_is_old_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(temporaries, "_lock", lambda handle, wait: None)
+    def unsupported(handle, wait=False):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(temporaries, "lock", unsupported)
     new, old = tmp_path / ".a.0123456789abcdef.tmp", tmp_path / ".b.0123456789abcdef.tmp"
     new.touch()
     old.touch()

@@ -31,7 +31,7 @@ def backend():
 
 
 def network_of(backbone, side=8) -> nn.Module:
-    network = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(3, side, side)).backbone
+    network = diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(3, side, side)).network
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.05)
     return network

@@ -14,7 +14,8 @@ from networks import Tiny
 import diffkit
 from diffkit.errors import OptionError
 from diffkit.guidance import MMPS, Autoguidance, ClassifierFree, ClassifierGuidance, DynamicThreshold
-from diffkit.system import compiling
+from diffkit.protocols import MultistageSampler
+from diffkit.system.compiling import GRAPHS
 from diffkit.tasks import average_pool, image_to_image, inpaint, invert, solve
 
 SAMPLERS = ["ancestral", "ddim", "dpmpp_2m", "dpm_solver_2", "heun", "sde_dpmpp_2m", "unipc"]
@@ -36,7 +37,8 @@ def system_of(channels: int = 3, var: str = "learned_range", **more) -> diffkit.
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_steps_and_batches_share_a_graph(backend, sampler):
     """Two for samplers that do not evaluate the network at level 0: their last step is another one."""
-    system, wanted = system_of(), 1 + diffkit.registry.registry("sampler").create(sampler).uses_last
+    system, part = system_of(), diffkit.registry.registry("sampler").create(sampler)
+    wanted = 2 if isinstance(part, MultistageSampler) else 1
     for n, steps, batch_size in ((4, 3, None), (4, 7, None), (6, 5, None), (8, 4, 5), (2, None, None)):
         how = dict(steps=steps, sampler=sampler, seed=1, batch_size=batch_size, y=list(range(n)), progress=False)
         plain = system.sample(n, **how)
@@ -122,7 +124,7 @@ def test_graphs_belong_to_their_system(backend):
     gone = weakref.ref(one)
     del one, system
     gc.collect()
-    assert gone() is None and two in compiling._cache
+    assert gone() is None and GRAPHS.count(two) == 1
 
 
 def test_many_ways_of_asking_do_not_run_into_the_compilers_limit(backend, monkeypatch):
@@ -130,10 +132,10 @@ def test_many_ways_of_asking_do_not_run_into_the_compilers_limit(backend, monkey
     system = system_of()
     for eta in range(10):
         system.sample(2, steps=1, sampler=("ddim", {"eta": eta / 10}), compile={"backend": backend}, progress=False)
-    assert backend.graphs == 10 == len(compiling._cache[system])
-    monkeypatch.setattr(compiling, "_MAX_GRAPHS", 3)
+    assert backend.graphs == 10 == GRAPHS.count(system)
+    monkeypatch.setattr(GRAPHS, "most", 3)
     system.sample(2, steps=1, sampler="ddim", compile={"backend": backend, "dynamic": False}, progress=False)
-    assert len(compiling._cache[system]) == 3
+    assert GRAPHS.count(system) == 3
 
 
 def test_sampling_does_not_return_unused_estimates(backend, monkeypatch):
@@ -160,14 +162,16 @@ def test_a_compiler_that_fails_is_named(backend):
 
     system = system_of(var="fixed_small")
     with pytest.raises(
-        OptionError, match=r"torch's compiler failed \((.|\n)*no working compiler.*\); leave compile out$"
+        OptionError, match=r"torch's compiler failed \((.|\n)*no working compiler.*\); use compile=False$"
     ):
         system.sample(2, steps=2, compile={"backend": failing}, progress=False)
 
 
 def test_a_network_that_cannot_be_captured_is_named_with_a_way_out(backend):
     system = system_of(var="fixed_small")
-    with pytest.raises(OptionError, match=r"this step cannot be captured as one graph .*leave compile out, or pass"):
+    with pytest.raises(
+        OptionError, match=r"cannot capture this step as one graph .*use compile=False or compile=.*fullgraph"
+    ):
         system.sample(2, steps=2, model=Breaking(3, 3).eval(), compile={"backend": backend}, progress=False)
     how = {"backend": backend, "fullgraph": False}
     assert system.sample(2, steps=2, model=Breaking(3, 3).eval(), compile=how, progress=False).isfinite().all()

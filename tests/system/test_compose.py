@@ -118,7 +118,7 @@ def test_the_call_in_the_users_words():
     system = diffkit.compose(schedule="cosine", var="learned_range", loss="hybrid")
     assert system.data_shape == (3, 64, 64) and system.num_steps == 1000
     with torch.no_grad():
-        out = system.backbone(torch.zeros(1, 3, 64, 64), torch.zeros(1))
+        out = system.network(torch.zeros(1, 3, 64, 64), torch.zeros(1))
     assert out.shape == (1, 6, 64, 64)
 
 
@@ -178,9 +178,9 @@ WRONG = [
     (
         dict(schedule="linear", num_steps=5),
         ValueError,
-        "use num_steps >= 21 (20 with mean='x_start' or mean='v'), or schedule='cosine', which works for any",
+        "num_steps=5 gives schedule 'linear' a variance above 1; use num_steps=21 or schedule='cosine'",
     ),
-    (dict(schedule=("linear", {"end": 0.0105}), num_steps=5), ValueError, "use num_steps >= 11, or schedule='cosine'"),
+    (dict(schedule=("linear", {"end": 0.0105}), num_steps=5), ValueError, "use num_steps=11 or schedule='cosine'"),
     (dict(data_shape="3"), ValueError, "data_shape must be (channels, *sizes), such as (3, 64, 64), got '3'"),
     (dict(data_shape=(3, 0, 4)), ValueError, "each of data_shape must be >= 1, got 0"),
     (dict(bins=1), ValueError, "bins must be >= 2, got 1; 256 is 8-bit data, None is continuous data"),
@@ -317,7 +317,7 @@ def test_asking_a_network_leaves_its_frozen_part_frozen():
 def test_a_network_stays_where_it_is(device, found):
     network = Tiny(3, 3).to("meta")
     system = diffkit.compose(schedule="cosine", backbone=network, data_shape=(3, 8, 8), device=device)
-    assert system.backbone is network and system.device.type == found
+    assert system.network is network and system.device.type == found
     rebuilt = diffkit.from_spec(diffkit.compose(backbone="mlp", data_shape=(3, 8, 8)).spec(), device=device)
     assert rebuilt.device.type == ("cpu" if device is None else found)
 

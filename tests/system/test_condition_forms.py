@@ -45,13 +45,13 @@ def draw(system, n=4, **more):
 def test_one_row_is_for_all():
     system, prompt = system_of(), torch.randn(1, 5, 2)
     whole = draw(system, text=["a photo"], context={"text": prompt, "more": (prompt, prompt)})
-    for text, context in system.backbone.seen:
+    for text, context in system.network.seen:
         assert text == ["a photo"] * 4
         assert all(torch.equal(e, prompt.expand(4, 5, 2)) for e in (context["text"], *context["more"]))
-    system.backbone.seen.clear()
+    system.network.seen.clear()
     cut = draw(system, batch_size=3, text="a photo", context={"text": prompt.numpy(), "more": [prompt] * 2})
     torch.testing.assert_close(cut, whole)
-    assert [len(context["more"][1]) for _, context in system.backbone.seen] == [3, 3, 1, 1]
+    assert [len(context["more"][1]) for _, context in system.network.seen] == [3, 3, 1, 1]
 
 
 def test_one_row_is_for_all_in_training_and_scoring():
@@ -59,8 +59,8 @@ def test_one_row_is_for_all_in_training_and_scoring():
     system(x, text=prompt)
     system.bits_per_dim(x, steps=2, rows_per_call=2, text=prompt)
     system.encode(x, steps=2, text=prompt)
-    assert all(text.shape[1:] == (5, 2) for text, _ in system.backbone.seen)
-    assert {text.shape[0] for text, _ in system.backbone.seen} == {2, 3}
+    assert all(text.shape[1:] == (5, 2) for text, _ in system.network.seen)
+    assert {text.shape[0] for text, _ in system.network.seen} == {2, 3}
 
 
 @pytest.mark.parametrize("kind", [list, tuple])
@@ -68,24 +68,24 @@ def test_one_row_is_for_all_in_training_and_scoring():
 def test_a_list_with_a_tensor_of_its_own_length_for_each_example(kind, form):
     system = system_of()
     draw(system, 2, batch_size=1, text=kind(form(points) for points in POINTS))
-    seen = [text[0]["points"] if isinstance(text[0], dict) else text[0] for text, _ in system.backbone.seen]
-    assert all(len(text) == 1 for text, _ in system.backbone.seen)
+    seen = [text[0]["points"] if isinstance(text[0], dict) else text[0] for text, _ in system.network.seen]
+    assert all(len(text) == 1 for text, _ in system.network.seen)
     assert [tuple(points.shape) for points in seen] == [(5, 2)] * 2 + [(7, 2)] * 2
 
 
 def test_as_many_rows_in_some_as_there_are_examples():
     system, sets = system_of(), [torch.zeros(2, 2), torch.ones(2, 2), torch.ones(5, 2)]
     draw(system, 3, batch_size=2, text=sets)
-    assert [[len(points) for points in text] for text, _ in system.backbone.seen] == [[2, 2]] * 2 + [[5]] * 2
+    assert [[len(points) for points in text] for text, _ in system.network.seen] == [[2, 2]] * 2 + [[5]] * 2
 
 
 def test_a_list_of_tensors_that_may_mean_two_things_is_refused_with_code_that_runs():
     system, two = system_of(), [torch.zeros(2, 5), torch.ones(2, 5)]
     with pytest.raises(OptionError, match=r"condition 'text' is a list of 2 with 2 rows each.*padded, with a mask"):
         draw(system, 2, text=two)
-    assert not system.backbone.seen
+    assert not system.network.seen
     draw(system, 2, batch_size=1, text=tuple(two), context=torch.stack(two))
-    side_by_side, stacked = system.backbone.seen[0]
+    side_by_side, stacked = system.network.seen[0]
     assert [tuple(each.shape) for each in side_by_side] == [(1, 5)] * 2 and torch.equal(stacked, two[0][None])
 
 
@@ -100,19 +100,19 @@ def test_a_list_with_a_wrong_number_of_tensors_is_an_error_with_padding_advice()
 def test_mappings_of_each_example_are_cut_with_it():
     system = system_of()
     draw(system, 2, batch_size=1, text=[{"caption": "a"}, {"caption": "b"}])
-    assert [text for text, _ in system.backbone.seen] == [[{"caption": "a"}]] * 2 + [[{"caption": "b"}]] * 2
+    assert [text for text, _ in system.network.seen] == [[{"caption": "a"}]] * 2 + [[{"caption": "b"}]] * 2
     with pytest.raises(OptionError, match="condition 'text' must have one value for each of 3 examples, got 2"):
         draw(system, 3, text=[{"caption": "a"}, {"caption": "b"}])
-    system.backbone.seen.clear()
+    system.network.seen.clear()
     draw(system, 3, batch_size=2, text=[{"caption": "a"}], context=[torch.zeros(5, 2)])
-    assert [len(text) for text, _ in system.backbone.seen] == [2, 2, 1, 1]
-    assert [len(points) for _, points in system.backbone.seen] == [2, 2, 1, 1]
+    assert [len(text) for text, _ in system.network.seen] == [2, 2, 1, 1]
+    assert [len(points) for _, points in system.network.seen] == [2, 2, 1, 1]
 
 
 def test_conditions_inside_of_others_are_given_in_the_precision_of_the_network():
     system, e = system_of(Seeing().to(torch.bfloat16)), torch.randn(4, 5)
     draw(system, context={"text": e, "more": [e, e]})
-    context = system.backbone.seen[0][1]
+    context = system.network.seen[0][1]
     assert {t.dtype for t in (context["text"], *context["more"])} == {torch.bfloat16}
 
 

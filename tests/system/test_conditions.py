@@ -85,7 +85,7 @@ def test_one_label_is_for_all(three):
     system, x = system_of(), torch.zeros(4, *SHAPE)
     assert torch.equal(draw(system, y=three), draw(system, y=[3] * 4))
     system(x, y=three)
-    assert system.backbone.seen[-1][0].tolist() == [3] * 4
+    assert system.network.seen[-1][0].tolist() == [3] * 4
 
 
 @pytest.mark.parametrize(
@@ -94,16 +94,16 @@ def test_one_label_is_for_all(three):
 def test_texts_reach_the_network_as_a_list(texts):
     system = system_of()
     draw(system, 3, text=texts)
-    assert all(text == ["a", "b", "c"] for _, text, _ in system.backbone.seen)
-    system.backbone.seen.clear()
+    assert all(text == ["a", "b", "c"] for _, text, _ in system.network.seen)
+    system.network.seen.clear()
     draw(system, 3, text=texts, batch_size=2)
-    assert [text for _, text, _ in system.backbone.seen] == [["a", "b"]] * 2 + [["c"]] * 2
+    assert [text for _, text, _ in system.network.seen] == [["a", "b"]] * 2 + [["c"]] * 2
 
 
 def test_a_text_is_for_all():
     system = system_of()
     draw(system, 3, text="a", batch_size=2)
-    assert {text for _, text, _ in system.backbone.seen} == {"a"}
+    assert {text for _, text, _ in system.network.seen} == {"a"}
 
 
 def test_arrays_take_the_place_of_tensors():
@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_refused(call, text):
     system = system_of()
     with pytest.raises(OptionError, match=re.escape(text)):
         call(system)
-    assert not system.backbone.seen
+    assert not system.network.seen
 
 
 @pytest.mark.parametrize("seed", [torch.tensor(3), np.int64(3), np.array(3)], ids=repr)
@@ -153,12 +153,12 @@ def test_a_seed_may_be_a_tensor(seed):
 def test_conditions_inside_of_conditions_are_cut_into_rows():
     system, e = system_of(), torch.randn(4, 5)
     draw(system, batch_size=3, context={"text": e, "more": [e, e + 1], "scale": 2.0})
-    first, last = (system.backbone.seen[i][2] for i in (0, -1))
+    first, last = (system.network.seen[i][2] for i in (0, -1))
     assert torch.equal(first["text"], e[:3]) and torch.equal(last["text"], e[3:])
     assert torch.equal(first["more"][1], e[:3] + 1) and last["scale"] == 2.0
-    system.backbone.seen.clear()
+    system.network.seen.clear()
     system.bits_per_dim(torch.zeros(4, *SHAPE), steps=2, rows_per_call=3, context={"text": e})
-    assert torch.equal(system.backbone.seen[1][2]["text"], e[[1, 2, 2]])
+    assert torch.equal(system.network.seen[1][2]["text"], e[[1, 2, 2]])
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_a_keyword_that_is_no_condition_is_refused(call, text, end):
     system = system_of()
     with pytest.raises(OptionError, match=re.escape(text) + ".*" + re.escape(end)):
         call(system)
-    assert not system.backbone.seen
+    assert not system.network.seen
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_options_of_other_libraries_are_answered_with_ours(name, ours):
     if name != "generator":
         system = system_of(Open())
         draw(system, **{name: 3})  # a network that takes anything may mean it
-        assert list(system.backbone.seen[0]) == [name]
+        assert list(system.network.seen[0]) == [name]
 
 
 def test_a_generator_is_no_seed():
@@ -228,10 +228,10 @@ def test_a_network_that_takes_anything_is_not_given_slips_of_options():
     ]:
         with pytest.raises(OptionError, match=re.escape(text)):
             draw(system, **slip)
-    assert not system.backbone.seen
+    assert not system.network.seen
     system.denoiser(mode="far enough from 'model'", steps="named by the network")
     draw(system, style=3, mode="fast")
-    assert list(system.backbone.seen[0]) == ["style", "mode"]
+    assert list(system.network.seen[0]) == ["style", "mode"]
 
 
 def test_a_network_with_a_time_argument_of_its_own_names_its_conditions():

@@ -63,7 +63,7 @@ def test_the_last_thread_to_finish_switches_dropout_back():
         ended.set()
         return found
 
-    system.backbone.meanwhile = meanwhile
+    system.network.meanwhile = meanwhile
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.submit(begin_first), pool.submit(draw, system, 10)
         assert torch.equal(first.result(), short) and torch.equal(second.result(), long)
@@ -88,7 +88,7 @@ def test_a_failure_puts_everything_back():
     def fail():
         raise RuntimeError("of the network")
 
-    system.backbone.meanwhile = fail
+    system.network.meanwhile = fail
     for call in (lambda: draw(system), lambda: next(system.trajectory(2, steps=4))):
         with pytest.raises(RuntimeError, match="of the network"):
             call()

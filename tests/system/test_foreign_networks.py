@@ -126,7 +126,7 @@ def test_scripted_dropout_is_off_while_sampling():
     system = compose(torch.jit.script(Plain()))
     assert system.training
     draws = [system.sample(2, steps=2, y=1, seed=0, progress=False) for _ in range(2)]
-    assert torch.equal(*draws) and system.backbone.training
+    assert torch.equal(*draws) and system.network.training
 
 
 def test_advice_for_a_scripted_network_with_time_first_works():

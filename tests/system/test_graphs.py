@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import diffkit
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import sampling_program
 
 VIEWS = {"view", "unbind", "select", "slice", "split_with_sizes", "expand", "narrow", "detach", "alias", "_unsafe_view"}
@@ -65,7 +66,7 @@ def test_a_whole_step_with_one_level_for_all_rows_reads_one_row():
 def test_sampling_runs_on_fake_tensors(sampler, var):
     """Reading a value or branching on a tensor raises in this mode."""
     system = make(var)
-    chosen = system.parts_for(sampler).sampler
+    chosen = parts_for(system.parts, sampler).sampler
     program = sampling_program(system.parts, chosen, system.table_for(4))
     program.columns.on(torch.device("cpu"))
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -115,7 +116,7 @@ def graphs():
 def test_one_graph_serves_every_step_and_every_number_of_steps(graphs, sampler, var):
     found, backend = graphs
     system = make(var)
-    chosen = system.parts_for(sampler).sampler
+    chosen = parts_for(system.parts, sampler).sampler
     denoiser = system.denoiser(null_model(system))
 
     def take(program, x, row, noise):

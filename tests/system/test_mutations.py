@@ -137,7 +137,7 @@ def test_files_of_weights(how, seeds, tmp_path, attempt):
     weights.export(system, tmp_path / "x.pt")
     whole = (tmp_path / ("x.pt" if how == "pt" else "x.safetensors")).read_bytes()
     if how == "old pt":
-        held = {"model": system.backbone.state_dict(), "step": 3}
+        held = {"model": system.network.state_dict(), "step": 3}
         torch.save(held, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
         whole = (tmp_path / "old.pt").read_bytes()
     size = int.from_bytes(whole[:8], "little")

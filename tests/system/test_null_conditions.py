@@ -66,12 +66,12 @@ def test_a_null_condition_of_another_length(rows):
     each = ClassifierFree(3.0, null={"tokens": short.expand(3, 5, 8)}, joint=False)
     got = system.sample(3, tokens=TOKENS, guidance=ClassifierFree(3.0, null={"tokens": short}, joint=False), **CALL)
     torch.testing.assert_close(got, system.sample(3, tokens=TOKENS, guidance=each, **CALL))
-    system.backbone.seen.clear()
+    system.network.seen.clear()
     with pytest.raises(
         OptionError, match=r"condition 'tokens' cannot be .* shapes are \(7, 8\) and \(5, 8\); use joint="
     ):
         system.sample(3, tokens=TOKENS, guidance=ClassifierFree(3.0, null={"tokens": short}), **CALL)
-    assert not system.backbone.seen
+    assert not system.network.seen
 
 
 def test_null_conditions_inside_of_mappings_and_lists():
@@ -184,7 +184,7 @@ def test_a_null_label_that_the_network_does_not_have_is_refused_before_work(labe
 
 @pytest.mark.parametrize("said", [5, [1], {1: 2}])
 def test_a_backbone_whose_null_conditions_are_none_is_named(said):
-    class Odd(type(diffkit.compose(backbone="mlp", data_shape=(2,)).recipe)):
+    class Odd(type(diffkit.compose(backbone="mlp", data_shape=(2,)).parts.backbone)):
         def null_conditions(self):
             return said
 

@@ -37,7 +37,7 @@ def test_one_part_changes_and_the_rest_stays():
     system = make()
     changed = diffkit.recompose(system, loss=("huber", {"delta": 0.25}))
     assert changed.parts.loss == Huber(0.25) and changed.parts.names["loss"] == "huber"
-    assert changed.backbone is system.backbone and changed.recipe == system.recipe
+    assert changed.network is system.network and changed.parts.backbone == system.parts.backbone
     assert changed.settings == system.settings
     assert system.parts.names["loss"] == "simple"
     wanted = make(loss=("huber", {"delta": 0.25}))
@@ -58,7 +58,7 @@ def test_a_network_of_your_own_stays(time_argument):
     assert next(changed.parameters()) is next(system.parameters()) and changed.table.num_steps == 40
     assert changed.sample(2, steps=3, progress=False).shape == (2, *SHAPE)
     other = diffkit.recompose(system, backbone=("mlp", {"hidden": 8}))
-    assert other.recipe is not None and other.settings.time_argument is None
+    assert other.parts.backbone is not None and other.settings.time_argument is None
 
 
 def test_the_mode_stays():
@@ -69,7 +69,7 @@ def test_the_mode_stays():
 
 
 def test_without_a_network():
-    assert diffkit.recompose(make(backbone=None), mean="x_start").backbone is None
+    assert diffkit.recompose(make(backbone=None), mean="x_start").network is None
 
 
 def test_a_network_that_does_not_fit_is_named():
@@ -113,12 +113,12 @@ UNETS = {
 def _answers(system, batch=2):
     x = torch.linspace(-1, 1, batch * int(np.prod(system.data_shape))).view(batch, *system.data_shape)
     given = {}
-    if getattr(system.recipe, "num_classes", None):
+    if getattr(system.parts.backbone, "num_classes", None):
         given["y"] = torch.arange(batch) % 2
-    if getattr(system.recipe, "low_res_channels", 0):
+    if getattr(system.parts.backbone, "low_res_channels", 0):
         given["low_res"] = x[:, :, ..., ::2, ::2]
     with torch.no_grad():
-        return system.backbone(x, torch.linspace(5.0, 800.0, batch), **given)
+        return system.network(x, torch.linspace(5.0, 800.0, batch), **given)
 
 
 @pytest.mark.parametrize(("options", "shape", "other"), UNETS.values(), ids=UNETS)
@@ -132,7 +132,7 @@ def test_a_unet_takes_data_of_another_size_with_its_weights(options, shape, othe
     for known in (system, diffkit.load(tmp_path / "first")):
         known.eval()
         changed = diffkit.recompose(known, data_shape=other)
-        assert changed.backbone is known.backbone and changed.data_shape == other
+        assert changed.network is known.network and changed.data_shape == other
         given = {"y": 1} if "num_classes" in options else {}
         given |= {"low_res": torch.zeros(1, *shape)} if "low_res_channels" in options else {}
         assert changed.sample(1, steps=2, progress=False, **given).shape == (1, *other)
@@ -202,23 +202,23 @@ def test_a_network_that_needs_other_conditions_than_classes_takes_another_size(a
 
 def test_a_network_that_takes_the_size_though_its_recipe_builds_another_stays_by_the_advice():
     system = make(backbone=Sized())
-    with pytest.raises(CompositionError, match=r"give recompose backbone=system.backbone, which reuses it unchanged"):
+    with pytest.raises(CompositionError, match=r"give recompose backbone=system.network, which reuses it unchanged"):
         diffkit.recompose(system, data_shape=(3, 4, 4))
-    changed = diffkit.recompose(system, data_shape=(3, 4, 4), backbone=system.backbone)
-    assert changed.backbone is system.backbone
+    changed = diffkit.recompose(system, data_shape=(3, 4, 4), backbone=system.network)
+    assert changed.network is system.network
     assert changed.sample(2, steps=2, progress=False).shape == (2, 3, 4, 4)
 
 
 def test_a_network_with_classes_may_be_given_as_a_network():
     system = make(backbone=("unet", SMALL | {"num_classes": 2}), data_shape=(3, 16, 16), train_spacing=None)
-    changed = diffkit.recompose(system, data_shape=(3, 32, 32), backbone=system.backbone)
+    changed = diffkit.recompose(system, data_shape=(3, 32, 32), backbone=system.network)
     assert changed.sample(1, steps=2, y=1, progress=False).shape == (1, 3, 32, 32)
 
 
 def test_adapters_and_quantized_layers_stay():
     """They are in no recipe, but the change does not concern the network."""
     system = make()
-    system.backbone.first = nn.Sequential(system.backbone.first, nn.Linear(8, 8))
+    system.network.first = nn.Sequential(system.network.first, nn.Linear(8, 8))
     changed = diffkit.recompose(system, sampler="heun", loss="simple")
-    assert changed.backbone is system.backbone
+    assert changed.network is system.network
     assert changed.sample(2, steps=2, progress=False).shape == (2, *SHAPE)

@@ -6,6 +6,7 @@ import copy
 import re
 import threading
 
+import attrs
 import pytest
 import torch
 from networks import Tiny
@@ -53,17 +54,17 @@ def test_sampling_switches_dropout_off_and_back(system):
     system.train()
     seen = []
     system.sample(
-        1, steps=1, model=lambda x, time: (seen.append(system.training), system.backbone(x, time))[1], progress=False
+        1, steps=1, model=lambda x, time: (seen.append(system.training), system.network(x, time))[1], progress=False
     )
-    assert seen == [False] and system.training and system.backbone.training
+    assert seen == [False] and system.training and system.network.training
     seen.clear()
 
     def watching(x, time):
         seen.append(system.training)
-        return system.backbone(x, time)
+        return system.network(x, time)
 
     system.sample_from(watching, torch.zeros(1, *system.data_shape), None, system.table_for(2), sampler="ddim")
-    assert seen == [False, False] and system.training and system.backbone.training
+    assert seen == [False, False] and system.training and system.network.training
 
 
 def test_a_trajectory_does_not_leak_no_grad(system):
@@ -215,7 +216,21 @@ def test_tables_do_not_follow_the_weights(system):
 
 
 def test_state_dict_is_the_networks(system):
-    assert set(system.state_dict()) == {f"backbone.{k}" for k in system.backbone.state_dict()}
+    assert set(system.state_dict()) == {f"network.{k}" for k in system.network.state_dict()}
+
+
+def test_backbone_is_another_name_of_the_network(system):
+    """To read and to set; state dicts of before hold the network's weights by it, whatever holds the system."""
+    assert system.backbone is system.network
+    wanted = {name: value + 1 for name, value in system.network.state_dict().items()}
+    system.load_state_dict({f"backbone.{name}": value for name, value in wanted.items()})
+    assert all(torch.equal(value, wanted[name]) for name, value in system.network.state_dict().items())
+    holder = torch.nn.ModuleDict({"system": system})
+    holder.load_state_dict({f"system.backbone.{name}": value - 1 for name, value in wanted.items()})
+    assert all(torch.equal(value, wanted[name] - 1) for name, value in system.network.state_dict().items())
+    system.backbone = torch.nn.Identity()
+    assert system.network is system.backbone and isinstance(system.network, torch.nn.Identity)
+    assert [name for name, _ in system.named_children()] == ["network"]
 
 
 def test_bound_does_not_depend_on_how_it_is_cut(system, x):
@@ -316,6 +331,30 @@ def test_levels_out_of_range_are_refused(system, x):
     for bad in (0, 13):
         with pytest.raises(OptionError, match=re.escape(f"level must lie in 1..12, got values in {bad}..{bad}")):
             system.loss_terms(None, x, torch.full((5,), bad), torch.randn_like(x))
+
+
+@attrs.frozen
+class DrawsLogSNR:
+    """All members of a timestep sampler, without saying that its levels are log_snr."""
+
+    def problems(self, composition):
+        return ()
+
+    def init(self, table):
+        return ()
+
+    def sample(self, state, u, num_steps):
+        return 4 * u, torch.ones(len(u))
+
+    def update(self, state, t, losses):
+        return state
+
+
+def test_log_snr_where_levels_are_integers_is_refused(x):
+    how = dict(schedule="log_linear", backbone=Tiny(3, 3), data_shape=tuple(x.shape[1:]))
+    system = diffkit.compose(timesteps=DrawsLogSNR(), **how)
+    with pytest.raises(OptionError, match=r"has to inherit from diffkit\.protocols\.ContinuousTimestepSampler"):
+        system(x)
 
 
 def test_there_is_one_level_and_one_noise_for_each_example(system, x):

@@ -62,8 +62,8 @@ def test_a_system_can_be_copied_moved_and_pickled(tmp_path):
     other = copy.deepcopy(system)
     assert other.spec()["parts"]["loss"] == system.spec()["parts"]["loss"]
     assert torch.equal(other.sample(1, seed=0, progress=False), system.to("cpu").sample(1, seed=0, progress=False))
-    other.backbone.shift.data += 1
-    assert not torch.equal(other.backbone.shift, system.backbone.shift)
+    other.network.shift.data += 1
+    assert not torch.equal(other.network.shift, system.network.shift)
 
 
 # ---- a wrapped network -----------------------------------------------------------------------------------------------
@@ -78,10 +78,10 @@ WRAPPERS = {
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=list(WRAPPERS))
 def test_a_wrapped_network_is_saved_under_its_own_names(wrap, tmp_path):
     system = make()
-    wanted = {name: value.clone() for name, value in system.backbone.state_dict().items()}
-    system.backbone = wrap(system.backbone)
+    wanted = {name: value.clone() for name, value in system.network.state_dict().items()}
+    system.network = wrap(system.network)
     found = diffkit.load(system.save(tmp_path / "saved"), backbone=Tiny(3, 6))
-    assert all(torch.equal(value, wanted[name]) for name, value in found.backbone.state_dict().items())
+    assert all(torch.equal(value, wanted[name]) for name, value in found.network.state_dict().items())
     again = diffkit.load(tmp_path / "saved", backbone=wrap(Tiny(3, 6)))
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), system.parameters(), strict=True))
     assert again.spec()["parts"]["backbone"] == {"name": None, "class": "Tiny"}
@@ -89,7 +89,7 @@ def test_a_wrapped_network_is_saved_under_its_own_names(wrap, tmp_path):
 
 def test_training_wraps_networks_itself(tmp_path):
     system = make()
-    system.backbone = torch.compile(system.backbone, backend="eager")
+    system.network = torch.compile(system.network, backend="eager")
     with pytest.raises(OptionError, match=r"network is wrapped in OptimizedModule.*leave it out.*compile=True"):
         diffkit.train(system, torch.zeros(8, 3, 8, 8), out=tmp_path / "run", steps=1)
     assert not (tmp_path / "run").exists()

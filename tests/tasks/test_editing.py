@@ -26,7 +26,7 @@ def test_it_follows_the_flow_from_the_noised_image(how, level):
     image = torch.randn(2, 1, 3) * 0.5
     got = image_to_image(system, image, **how, sampler="ddim", seed=5, model=network_of(oracle, system), progress=False)
     alpha, sigma = float(system.table.alpha[level]), float(system.table.sigma[level])
-    noise = diffkit.system.seeding.noise_for(5, range(2), (1, 3), torch.device("cpu"))()
+    noise = diffkit.system.randomness.noise_for(5, range(2), (1, 3), torch.device("cpu"))()
     wanted = oracle.flow((alpha * image + sigma * noise).double(), (alpha, sigma), (1.0, 0.0))
     torch.testing.assert_close(got.double(), wanted, rtol=0, atol=3e-3)
 
@@ -97,7 +97,7 @@ def upsampler(low_res_channels=1):
 
 def test_large_images_for_small_ones():
     system, seen = upsampler(), []
-    system.backbone.register_forward_pre_hook(lambda m, a, given: seen.append(given["low_res"]), with_kwargs=True)
+    system.network.register_forward_pre_hook(lambda m, a, given: seen.append(given["low_res"]), with_kwargs=True)
     low_res = torch.rand(2, 1, 4, 4)
     got = super_resolve(system, low_res, each=2, steps=2, seed=0, progress=False)
     assert got.shape == (4, 1, 8, 8)
@@ -129,14 +129,6 @@ BAD_SMALL = [
 def test_wrong_low_res(channels, low_res, text):
     with pytest.raises(OptionError, match=re.escape(text)):
         super_resolve(upsampler(channels), low_res)
-
-
-def test_every_public_name_is_there():
-    for name in diffkit.tasks.__all__:
-        assert getattr(diffkit.tasks, name) is not None
-    assert dir(diffkit.tasks) == sorted(diffkit.tasks.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
-        _ = diffkit.tasks.nonsense
 
 
 def test_progress_is_shown(capsys):

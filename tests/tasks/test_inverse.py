@@ -11,7 +11,8 @@ from gaussian_support import affine_law, posterior, some_gaussian, system_for
 import diffkit
 from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import DPS, MMPS, DiffPIR, PiGDM, StaticThreshold
-from diffkit.guidance._linear import adjoint_of, conjugate_gradients
+from diffkit.parts.guidance._linear import adjoint_of, conjugate_gradients
+from diffkit.system.call_parts import parts_for
 from diffkit.tasks import average_pool, masked, solve
 from diffkit.testing.oracles import network_of
 
@@ -84,7 +85,7 @@ def test_dps_moves_an_ancestral_step_down_the_misfit(clip):
     measurement = Y.float().expand(2, 3)
 
     def step(guidance, x):
-        parts = system.parts_for("ancestral", guidance)
+        parts = parts_for(system.parts, "ancestral", guidance)
         program = diffkit.system.sampling.sampling_program(parts, parts.sampler, system.table)
         given = {"measurement": measurement} if guidance else {}
         denoiser = system.denoiser(model, guidance=guidance, clip=clip, **given)
@@ -221,7 +222,7 @@ BAD = [
         "measurement must have shape (3,), as the operator gives",
     ),
     (lambda s: solve(s, torch.zeros(2, 3), MMPS(operator, 0.1), n=3), "or (3, 3), got (2, 3)"),
-    (lambda s: solve(s, torch.zeros(3), "mmps"), "method must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance, got"),
+    (lambda s: solve(s, torch.zeros(3), "static_threshold"), "method must be MMPS, PiGDM, DiffPIR or DPS of"),
     (
         lambda s: solve(s, torch.zeros(3), PiGDM(lambda x: operator(x) + 1)),
         "the operator is not linear: it does not map",
@@ -236,7 +237,7 @@ BAD = [
     ),
     (
         lambda s: s.sample(2, guidance=MMPS(operator, 0.1)),
-        "MMPS needs the condition 'measurement'; pass measurement=...",
+        "guidance 'mmps' needs the condition 'measurement'; pass measurement=...",
     ),
 ]
 
@@ -245,7 +246,7 @@ BAD = [
 def test_wrong_use(call, text):
     calls = []
     system = system_for(SHAPE, num_steps=10)
-    system.backbone = None
+    system.network = None
     with pytest.raises((OptionError, CompositionError), match=re.escape(text)):
         call(_Watched(system, calls))
     assert not calls

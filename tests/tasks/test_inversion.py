@@ -158,7 +158,7 @@ BAD_EXACT = [
 @pytest.mark.parametrize(("call", "text"), BAD_EXACT, ids=[text[:30] for _, text in BAD_EXACT])
 def test_wrong_use_of_exact_inversion(call, text):
     system = system_for((1, 2))
-    system.backbone = torch.nn.Identity()
+    system.network = torch.nn.Identity()
     with pytest.raises(OptionError, match=re.escape(text)):
         call(system)
 

@@ -6,17 +6,49 @@ one to diffkit needs no change here, unless it is large by default or its option
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import attrs
 import pytest
+import torch
 
 from diffkit.errors import DiffkitError
 from diffkit.registry import KINDS, registry
 
 SMALL_UNET: dict[str, Any] = dict(channels=8, groups=4, num_heads=2)
 SMALL_DIT: dict[str, Any] = dict(depth=2, hidden=32, heads=2)
+
+
+def half(x: torch.Tensor) -> torch.Tensor:
+    """An operator: every second value."""
+    return x.flatten(1)[:, ::2]
+
+
+def conditions(n: int, data_shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """What guidance needs: what `half` measures of some data, and a class."""
+    x = torch.linspace(-1, 1, n * math.prod(data_shape), dtype=torch.float64).view(n, *data_shape)
+    return {"measurement": half(x), "target": torch.arange(n) % 4}
+
+
+def logits(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    """A classifier of four classes."""
+    rows = x.flatten(1)
+    return torch.stack([rows.sum(1), rows.square().sum(1), rows[:, 0], -rows[:, 0]], 1)
+
+
+def log_prob(x: torch.Tensor, time: torch.Tensor, conditions: Any) -> torch.Tensor:
+    """A log-likelihood of noisy data."""
+    return -x.flatten(1).square().sum(1)
+
+
+def worse(x: torch.Tensor, time: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """A worse network, with channels for a variance."""
+    return torch.cat([0.3 * x] * 2, 1)
+
+
+MEASURED: dict[str, Any] = {"operator": lambda x: 2 * half(x), "noise_std": 0.5}
 
 OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("schedule", "linear"): [{}, {"start": 1e-3, "end": 0.01}, {"start": 1e-4, "end": 0.5}],
@@ -55,17 +87,39 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         SMALL_DIT
         | dict(size="B", hidden=48, heads=3, patch=1, num_classes=2, null_class=True, checkpoint=True, depth=1),
     ],
+    ("guidance", "autoguidance"): [
+        {"model": worse, "scale": 2.0},
+        {"model": lambda x, time, y: worse(2 * x, time, y), "scale": 0.5, "interval": (0.3, 2.0)},
+    ],
+    ("guidance", "cfg"): [
+        {"scale": 2.0},
+        {"scale": 3.0, "interval": (0.3, 2.0), "rescale": 0.7, "null": {"y": 4}, "joint": False},
+    ],
+    ("guidance", "classifier"): [
+        {"classifier": logits},
+        {"classifier": lambda x, time: 2 * logits(x, time), "scale": 0.5, "clip": True},
+        {"classifier": logits, "label": "target", "at": "mean", "shift": "mean"},
+    ],
+    ("guidance", "gradient"): [
+        {"log_prob": log_prob},
+        {"log_prob": lambda x, time, conditions: log_prob(x / 2, time, conditions), "scale": 0.5, "clip": True},
+        {"log_prob": log_prob, "own": ("target",), "at": "mean", "shift": "mean"},
+    ],
+    ("guidance", "diffpir"): [{"operator": half}, MEASURED | {"weight": 2.0, "data_std": 0.5, "iterations": 2}],
+    ("guidance", "dps"): [{"operator": half}, MEASURED | {"step": 0.5, "form": "likelihood"}],
+    ("guidance", "mmps"): [{"operator": half, "noise_std": 0.1}, MEASURED | {"iterations": 2}],
+    ("guidance", "pigdm"): [{"operator": half}, MEASURED | {"data_std": 0.5, "iterations": 2}],
 }
 
 
 def cases() -> list[Any]:
     """Kind, name and options of each built-in part and each of its option values.
 
-    The third and further are slow, and a sampler's second: each of its checks walks many levels.
+    The third and further are slow, and the second of a sampler or guidance: their checks take long.
     """
 
     def marks(kind: str, i: int) -> list[Any]:
-        return [pytest.mark.slow] if i > (0 if kind == "sampler" else 1) else []
+        return [pytest.mark.slow] if i > (0 if kind in ("sampler", "guidance") else 1) else []
 
     return [
         pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=marks(kind, i))
@@ -81,6 +135,12 @@ def values_of(kind: str, name: str) -> list[dict[str, Any]]:
         return OPTIONS[kind, name]
     changed = _changed(registry(kind).get(name))
     return [{}, changed] if changed else [{}]
+
+
+def conditions_for(part: Any) -> Any:
+    """Conditions that the kit cannot find by itself: those of a guidance for itself."""
+    names = set(getattr(part, "own_conditions", ()))
+    return (lambda n, shape: {k: v for k, v in conditions(n, shape).items() if k in names}) if names else None
 
 
 def known_failures(options: dict[str, Any]) -> dict[str, str]:

@@ -15,8 +15,7 @@ from diffkit.parts.samplers.ddim import DDIM
 from diffkit.parts.schedules.cosine import Cosine
 from diffkit.parts.timesteps.uniform import Uniform
 from diffkit.parts.variances.fixed_small import FixedSmall
-from diffkit.protocols import Backbone
-from diffkit.registry import KINDS
+from diffkit.protocols import Backbone, Guidance
 from diffkit.testing import check_component, parametrize_checks, report
 
 
@@ -66,6 +65,12 @@ class FailingBackbone(Backbone):
         raise ValueError("no network today")
 
 
+@frozen
+class FailingGuidance(Guidance):
+    def guide(self, evaluate, x, level, conditions):
+        raise ValueError("no guidance today")
+
+
 FAILING = {
     "schedule": FailingCosine(),
     "mean": FailingEps(),
@@ -74,13 +79,14 @@ FAILING = {
     "timesteps": FailingTimesteps(),
     "sampler": FailingSampler(),
     "backbone": FailingBackbone(),
+    "guidance": FailingGuidance(),
 }
 CAUSE = "of the part; other laws that stop there are skipped, and may fail too once it is corrected"
-FEW = {"schedule": 1, "mean": 1, "var": 1, "loss": 1, "timesteps": 1, "sampler": 1, "backbone": 2}
+FEW = {"schedule": 1, "mean": 1, "var": 1, "loss": 1, "timesteps": 1, "sampler": 1, "backbone": 2, "guidance": 1}
 """Failures of each; the network's is that, and that no OptionError is raised for a shape of data."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAILING)
 def test_one_exception_fails_one_law(kind):
     results = check_component(kind, FAILING[kind], expected_failures={})
     stopped = [result for result in results if result.stopped and result.status == "failed"]

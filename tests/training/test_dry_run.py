@@ -130,7 +130,7 @@ def test_a_run_that_is_there_is_only_read(tmp_path: Path):
 
 
 def test_it_refuses_what_training_would(tmp_path: Path):
-    with pytest.raises(DataError, match="batch_size is 50, but the data has 23 examples"):
+    with pytest.raises(DataError, match="batch_size=50 is more than the 23 examples"):
         dry_run(system(), images(), config=config(batch_size=50))
     (tmp_path / "file").touch()
     with pytest.raises(OptionError, match="is a file; choose a folder"):

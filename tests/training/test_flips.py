@@ -9,7 +9,7 @@ import torch
 from training_support import content, lines, point_system, points, train
 
 from diffkit.errors import DataError
-from diffkit.training.draws import mirrored
+from diffkit.training.augmentation import mirrored
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 6), (3, 5, 5), (2, 3, 4, 5)])
@@ -56,5 +56,5 @@ def test_runs_with_flips_resume_to_the_bit_whatever_reads_and_cuts_the_batches(t
 
 
 def test_data_other_than_images_is_not_mirrored(tmp_path):
-    with pytest.raises(DataError, match=r"flip=0.5 mirrors images, but the data has shape \(2,\); leave flip at 0"):
+    with pytest.raises(DataError, match=r"flip=0.5 mirrors images, but the data has shape \(2,\); leave flip out"):
         train(tmp_path / "run", data=points(), system=point_system(), flip=0.5, label_dropout=0.0)

@@ -26,8 +26,8 @@ def test_the_loop_runs_and_learns(tmp_path, monkeypatch):
     assert names["step"] == 2 * (1797 // 64)
     assert names["images"].shape == (4, 1, 8, 8)
     assert names["loss"].item() < 0.9  # that of a network that says nothing is 1
-    saved = diffkit.load("systems/own").backbone.state_dict()
-    for name, value in names["ema"].state("ema_0.999", names["system"].backbone).items():
+    saved = diffkit.load("systems/own").network.state_dict()
+    for name, value in names["ema"].state("ema_0.999", names["system"].network).items():
         assert torch.equal(saved[name], value), name
 
 

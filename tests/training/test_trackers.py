@@ -86,7 +86,7 @@ def test_trackers_are_ended_when_a_run_fails(tmp_path: Path):
     ("chosen", "said"),
     [
         (["wandbb"], "no tracker named 'wandbb'; did you mean 'wandb'? (known: tensorboard, wandb)"),
-        ("wandb", "track must be a list, got 'wandb'; write ['wandb']"),
+        ("wandb", "track must be a list, got 'wandb'; use track=['wandb']"),
         ([3], "int is not a tracker; see diffkit.training.Tracker"),
     ],
 )

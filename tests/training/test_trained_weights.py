@@ -41,7 +41,7 @@ def _tried(short) -> None:
 
 def test_some_short_weights_are_refused_and_named(tmp_path):
     mixed = point_system()
-    mixed.backbone.layers.bfloat16()
+    mixed.network.layers.bfloat16()
     with pytest.raises(OptionError, match=r"8 of the 18 parameters to train .* 'layers.0.norm.weight' in bfloat16"):
         train(tmp_path, system=mixed, data=points(), label_dropout=0.0)
 
@@ -68,7 +68,7 @@ def test_short_weights_that_stay_as_they_are_do_not_matter(tmp_path):
 def test_quantized_layers_are_refused_and_the_advice_works(tmp_path):
     plain = point_system()
     packed = plain.with_network(
-        torch.ao.quantization.quantize_dynamic(copy.deepcopy(plain.backbone), {nn.Linear}, dtype=torch.qint8)
+        torch.ao.quantization.quantize_dynamic(copy.deepcopy(plain.network), {nn.Linear}, dtype=torch.qint8)
     )
     options = dict(data=points(), label_dropout=0.0, steps=2)
     with pytest.raises(OptionError, match=r"the network cannot be trained: '.*_packed_params.*' in its state is"):

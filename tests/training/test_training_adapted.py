@@ -77,7 +77,7 @@ CHANGES = [wrapped, replaced, parametrized, same_names]
 
 def adapted(change):
     found = system()
-    return found.with_network(change(found.backbone))
+    return found.with_network(change(found.network))
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -85,11 +85,11 @@ def test_the_last_message_is_true(tmp_path, change, capsys):
     trained = train(tmp_path / "run", system=adapted(change), steps=2, progress=True)
     said = capsys.readouterr().err.splitlines()[-1]
     code = re.search(r"diffkit\.load\(.*?\)", said)[0]
-    assert f"; network must be of the class {type(trained.backbone).__name__}, as trained here" in said
-    network = adapted(change).backbone
+    assert f"; network must be of the class {type(trained.network).__name__}, as trained here" in said
+    network = adapted(change).network
     loaded = eval(code, {"diffkit": diffkit, "network": network})
     x, level = torch.randn(2, 1, 4, 4), torch.tensor([3, 4])
-    one, other = (s.backbone(x, level.float(), y=torch.tensor([0, 1])) for s in (trained, loaded))
+    one, other = (s.network(x, level.float(), y=torch.tensor([0, 1])) for s in (trained, loaded))
     assert one.equal(other)
     with pytest.raises(SpecError, match=r"has a network of its own \(.*\); pass backbone= such a network"):
         diffkit.load(tmp_path / "run")
@@ -101,7 +101,7 @@ def test_saving_it_reports_the_same(tmp_path, change):
     trained.save(tmp_path)
     with pytest.raises(SpecError, match="has a network of its own"):
         diffkit.load(tmp_path)
-    loaded = diffkit.load(tmp_path, backbone=adapted(change).backbone)
+    loaded = diffkit.load(tmp_path, backbone=adapted(change).network)
     for one, other in zip(trained.parameters(), loaded.parameters(), strict=True):
         assert one.equal(other)
 
@@ -117,8 +117,8 @@ def test_such_a_run_resumes_also_with_a_loaded_network(tmp_path):
 def test_what_only_looks_different_is_the_same(tmp_path):
     found = system()
     assert found.spec()["parts"]["backbone"]["name"] == "mlp"
-    assert found.with_network(nn.DataParallel(found.backbone)).spec()["parts"]["backbone"]["name"] == "mlp"
-    found.backbone.requires_grad_(False)
+    assert found.with_network(nn.DataParallel(found.network)).spec()["parts"]["backbone"]["name"] == "mlp"
+    found.network.requires_grad_(False)
     assert found.spec()["parts"]["backbone"]["name"] == "mlp"
     before = torch.get_rng_state()
     found.spec()
@@ -127,7 +127,7 @@ def test_what_only_looks_different_is_the_same(tmp_path):
     def unbuildable():
         raise RuntimeError("reads values")
 
-    assert is_built_by(unbuildable, found.backbone)
+    assert is_built_by(unbuildable, found.network)
 
 
 def test_a_classifier_with_other_layers(tmp_path, capsys):
@@ -137,10 +137,10 @@ def test_a_classifier_with_other_layers(tmp_path, capsys):
     recipe_of = dict(num_classes=3)
     noisy = NoisyClassifier(system(backbone=None), recipe, **recipe_of)
     assert "class" not in noisy.spec()["classifier"]
-    noisy.backbone = replaced(noisy.backbone)
+    noisy.network = replaced(noisy.network)
     train(tmp_path, system=noisy, data=images(), steps=1, label_dropout=0, ema=(), progress=True)
     code = re.search(r"diffkit\.weights\.load_classifier\(.*?\)", capsys.readouterr().err.splitlines()[-1])[0]
-    again = replaced(NoisyClassifier(system(backbone=None), recipe, **recipe_of).backbone)
+    again = replaced(NoisyClassifier(system(backbone=None), recipe, **recipe_of).network)
     loaded = eval(code, {"diffkit": diffkit, "network": again})
-    for one, other in zip(noisy.backbone.parameters(), loaded.parameters(), strict=True):
+    for one, other in zip(noisy.network.parameters(), loaded.parameters(), strict=True):
         assert one.equal(other)

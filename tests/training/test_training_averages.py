@@ -92,7 +92,7 @@ def test_what_never_moved_stays_as_it_is(width, tmp_path):
     system = diffkit.compose(schedule="cosine", backbone=network, data_shape=(1, 8, 8), bins=None, num_steps=20)
     options = dict(steps=20, save_every=20, label_dropout=0.0)
     train(tmp_path, system=system, data=torch.zeros(16, 1, 8, 8), lr=0.0, ema_power=WIDTHS, **options)
-    found = averaged(tmp_path, width=width, backbone=Own()).backbone.state_dict()
+    found = averaged(tmp_path, width=width, backbone=Own()).network.state_dict()
     for name, value in started.items():
         torch.testing.assert_close(found[name], value, rtol=1e-7, atol=0)
 
@@ -109,7 +109,7 @@ def test_a_weight_with_two_names_is_averaged(tmp_path):
 
     system = diffkit.compose(schedule="cosine", backbone=Tied(), data_shape=(1, 8, 8), bins=None, num_steps=20)
     train(tmp_path, system=system, data=torch.zeros(16, 1, 8, 8), lr=0.1, ema_power=WIDTHS, steps=20, label_dropout=0.0)
-    found = averaged(tmp_path, width=0.1, backbone=Tied()).backbone.state_dict()
+    found = averaged(tmp_path, width=0.1, backbone=Tied()).network.state_dict()
     newest = read(next(newest_first(tmp_path / "checkpoints"))).files
     assert not torch.allclose(newest["power_0.1"]["first.weight"], newest["model"]["first.weight"])
     torch.testing.assert_close(found["second.weight"], newest["power_0.1"]["first.weight"])
@@ -126,7 +126,7 @@ def test_any_width_is_made_of_what_a_run_keeps(run, tmp_path):
     direct = tmp_path / "direct"
     train(direct, steps=60, save_every=60, ema_power=(0.08,), lr=1e-3)
     wanted = read(next(newest_first(direct / "checkpoints"))).files["power_0.08"]
-    found = averaged(run, width=0.08).backbone.state_dict()
+    found = averaged(run, width=0.08).network.state_dict()
     newest = read(next(newest_first(run / "checkpoints"))).files
     for name, value in wanted.items():
         moved = (newest["power_0.1"][name] - newest["power_0.05"][name]).norm()
@@ -136,7 +136,7 @@ def test_any_width_is_made_of_what_a_run_keeps(run, tmp_path):
 def test_a_width_or_rate_that_was_tracked_is_itself(run):
     newest = read(next(newest_first(run / "checkpoints"))).files
     for asked, label in ((dict(width=0.1), "power_0.1"), (dict(rate=0.99), "ema_0.99")):
-        found = averaged(run, **asked).backbone.state_dict()
+        found = averaged(run, **asked).network.state_dict()
         for name, value in newest[label].items():
             torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
@@ -169,7 +169,7 @@ def test_what_a_run_does_not_hold_is_named(run, asked, text):
 
 def test_a_run_without_power_means_reports_how_to_get_them(tmp_path):
     train(tmp_path)
-    with pytest.raises(OptionError, match=r"train with ema_power=\(0.05, 0.1\)"):
+    with pytest.raises(OptionError, match=r"use ema_power=\(0.05, 0.1\)"):
         averaged(tmp_path, width=0.1)
 
 

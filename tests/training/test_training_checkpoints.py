@@ -261,7 +261,7 @@ def test_a_save_may_fail_at_every_call(error, tmp_path, monkeypatch):
 
 def test_the_runs_system_can_be_loaded_whenever_its_saving_stops(run, tmp_path, monkeypatch):
     system = diffkit.load(run)
-    spec, weights = system.spec(), {k: v + 1 for k, v in system.backbone.state_dict().items()}
+    spec, weights = system.spec(), {k: v + 1 for k, v in system.network.state_dict().items()}
     counted = Path(shutil.copytree(run, tmp_path / "counted"))
     with monkeypatch.context() as patched:
         faults = Faults(patched, None, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from diffkit.data import from_array
 from diffkit.errors import DataError, OptionError, SpecError
 from diffkit.evaluation import _digits
 from diffkit.guidance import Classifier, ClassifierGuidance, NoisyClassifier
-from diffkit.protocols import TimestepSampler
+from diffkit.protocols import ContinuousTimestepSampler
 from diffkit.weights import is_classifier, load_classifier
 
 TINY = Classifier(
@@ -70,8 +69,8 @@ def test_the_loss_is_the_cross_entropy_at_the_level(noised):
     alpha, sigma, _ = (torch.from_numpy(c)[:, None, None, None] for c in table.at(at))
     x_t = (alpha * x + sigma * eps).float() if noised else x
     time = torch.from_numpy(table.time[at]).float()
-    torch.testing.assert_close(classifier.backbone.given, (x_t, time))
-    likely = classifier.backbone(x_t, time).softmax(1)
+    torch.testing.assert_close(classifier.network.given, (x_t, time))
+    likely = classifier.network(x_t, time).softmax(1)
     torch.testing.assert_close(found["loss"], -likely[torch.arange(5), y].log())
     rank = (likely > likely[torch.arange(5), y][:, None]).sum(1)
     assert torch.equal(found["acc1"], (rank < 1).float()) and torch.equal(found["acc5"], (rank < 5).float())
@@ -89,16 +88,14 @@ def test_the_network_is_given_what_guidance_gives_it():
         guidance = ClassifierGuidance(classifier, label="class")
         moments = system.trajectory(5, steps=[k], guidance=guidance, start=eps, **{"class": y})
         next(iter(moments))
-        _, time = classifier.backbone.given
+        _, time = classifier.network.given
         classifier.loss_terms(None, torch.zeros_like(x), torch.full((5,), k), eps, y=y)
-        assert torch.equal(time, classifier.backbone.given[1])
-    assert dict(classifier.named_parameters()).keys() == {"backbone.body.weight", "backbone.body.bias"}
+        assert torch.equal(time, classifier.network.given[1])
+    assert dict(classifier.named_parameters()).keys() == {"network.body.weight", "network.body.bias"}
 
 
 @frozen
-class Continuous(TimestepSampler):
-    domain: ClassVar[str] = "log_snr"
-
+class Continuous(ContinuousTimestepSampler):
     def sample(self, state, u, num_steps):
         return 10 * u - 5, torch.ones(len(u))
 
@@ -118,7 +115,7 @@ def test_continuous_levels():
     log_snr = torch.tensor([-3.0, 0.0, 1.0, 2.0, 5.0], dtype=torch.float64)
     classifier.loss_terms(None, x, log_snr, eps, y=y)
     share = log_snr.sigmoid()[:, None, None, None]
-    torch.testing.assert_close(classifier.backbone.given[0], (share.sqrt() * x + (1 - share).sqrt() * eps).float())
+    torch.testing.assert_close(classifier.network.given[0], (share.sqrt() * x + (1 - share).sqrt() * eps).float())
     with pytest.raises(OptionError, match="noised=False needs discrete levels, but timesteps 'Continuous'"):
         noisy(noised=False, **continuous)
 

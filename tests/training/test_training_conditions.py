@@ -87,7 +87,7 @@ def third(**options):
 def test_a_class_conditional_backbone_of_a_third_party(tmp_path, backbone):
     """It trains, drops classes, samples with guidance, saves and loads."""
     made = train(tmp_path / "run", system=third(backbone=backbone), steps=4, label_dropout=0.5)
-    seen = torch.cat([y for y in made.backbone.seen if y is not None])
+    seen = torch.cat([y for y in made.network.seen if y is not None])
     assert set(seen.tolist()) == {0, 1, 2, 3}
     want = made.sample(3, y=[0, 1, 2], guidance=ClassifierFree(2.0), **DRAW)
     again = diffkit.load(tmp_path / "run")
@@ -99,9 +99,7 @@ def test_a_class_conditional_backbone_of_a_third_party(tmp_path, backbone):
 def test_a_backbone_without_classes_of_a_third_party(tmp_path, name):
     data = from_array(np.zeros((10, *SHAPE), np.uint8), bins=17)
     train(tmp_path / "run", system=third(backbone=name), data=data, steps=2, label_dropout=0.0)
-    text = (
-        "label_dropout=0.2 drops classes, but the data has no classes; load it with labels, or leave label_dropout out"
-    )
+    text = "label_dropout=0.2 drops classes, but the data has no classes; load it with labels; leave label_dropout out"
     with pytest.raises(DataError, match=text):
         train(tmp_path / "other", system=third(backbone=name), data=data)
 
@@ -176,8 +174,8 @@ EMBEDDED = {"tokens": torch.zeros(5, 8), "mask": 1}
 def test_a_network_of_embeddings_with_a_mask(tmp_path):
     """It trains, drops both together, samples with guidance, saves and loads."""
     made = train(tmp_path / "run", system=texts(EMBEDDED), data=Captioned("tokens", "mask"), label_dropout=0.5)
-    tokens = torch.cat([seen[1] for seen in made.backbone.seen])
-    masks = torch.cat([seen[2] for seen in made.backbone.seen])
+    tokens = torch.cat([seen[1] for seen in made.network.seen])
+    masks = torch.cat([seen[2] for seen in made.network.seen])
     dropped = (tokens == 0).flatten(1).all(1)
     assert 0.25 < dropped.double().mean() < 0.75
     assert masks[dropped].all() and not masks[~dropped].all(1).all()
@@ -200,9 +198,9 @@ def test_dropped_conditions_do_not_depend_on_microbatches_or_interruptions(tmp_p
     train(tmp_path / "twice", system=texts(null), anneal_steps=12, **options)
     assert content(tmp_path / "twice").keys() == content(tmp_path / "whole").keys()
     pieces = train(tmp_path / "pieces", system=texts(null), microbatch=2, **options)
-    for name, weight in whole.backbone.state_dict().items():
-        torch.testing.assert_close(pieces.backbone.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
-    flat = [[str(part) for seen in each.backbone.seen for part in rows(seen)] for each in (whole, pieces)]
+    for name, weight in whole.network.state_dict().items():
+        torch.testing.assert_close(pieces.network.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+    flat = [[str(part) for seen in each.network.seen for part in rows(seen)] for each in (whole, pieces)]
     assert flat[0] == flat[1]
     assert validate(whole, Captioned(*names))["loss"] > 0
 
@@ -273,7 +271,7 @@ class Partly:
 
 def test_an_example_without_a_class_is_given_the_null_label(tmp_path):
     made = train(tmp_path / "run", system=third(kinds=3), data=Partly(), steps=4, label_dropout=0.0)
-    seen = torch.cat(made.backbone.seen)
+    seen = torch.cat(made.network.seen)
     assert set(seen.tolist()) == {0, 1, 2, 3} and 5 <= (seen == 3).sum() <= 15
     built_in = train(tmp_path / "other", data=Partly(), steps=2)
     assert validate(built_in, Partly())["loss"] > 0

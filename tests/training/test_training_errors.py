@@ -87,9 +87,7 @@ def test_an_end_that_comes_out_of_the_data(tmp_path, error, workers):
 
 def test_a_worker_that_is_killed(tmp_path):
     options = OPTIONS | dict(label_dropout=0, batch_size=4)
-    with pytest.raises(
-        DataError, match=r"a process that reads data was killed, .*; workers=0 reads in the training process"
-    ):
+    with pytest.raises(DataError, match=r"a process that reads data was killed, .*; use workers=0"):
         train(tmp_path, system=plain(), data=Examples(kills=True), workers=1, **options)
     assert checkpoints(tmp_path)[0] > 0
 

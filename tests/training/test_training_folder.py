@@ -86,8 +86,8 @@ def test_a_finished_run_has_the_result_of_its_last_step(tmp_path, monkeypatch, c
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
     assert [path.name for path in newest_first(tmp_path / "run" / "checkpoints")] == ["step_00000004"]
     loaded = diffkit.load(tmp_path / "run")
-    for name, value in loaded.backbone.state_dict().items():
-        assert value.equal(again.backbone.state_dict()[name])
+    for name, value in loaded.network.state_dict().items():
+        assert value.equal(again.network.state_dict()[name])
     train(tmp_path / "run", ema=ema, keep=1, **SHORT)
     assert capsys.readouterr().err == ""
 
@@ -169,10 +169,10 @@ def test_who_holds_the_lock_is_reported_on_one_line(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_reported_to_have_none(tmp_path, monkeypatch, capsys, number):
-    def unsupported(handle):
+    def unsupported(handle, wait=False):
         raise OSError(number, "no locks")
 
-    monkeypatch.setattr(lock, "_acquire", unsupported)
+    monkeypatch.setattr(lock, "lock", unsupported)
     train(tmp_path, steps=1)
     said = capsys.readouterr().err
     assert "has no locks (no locks), so nothing prevents another training from writing there" in said
@@ -237,13 +237,13 @@ def frozen(*names: str):
     from training_support import system
 
     found = system()
-    for name, parameter in found.backbone.named_parameters():
+    for name, parameter in found.network.named_parameters():
         parameter.requires_grad_(name not in names)
     return found
 
 
 def test_what_trains_is_part_of_a_run(made, copy, tmp_path):
-    names = [name for name, _ in frozen().backbone.named_parameters()]
+    names = [name for name, _ in frozen().network.named_parameters()]
     assert json.loads((made / "config.json").read_text())["frozen"] == []
     more = SHORT | dict(steps=6)
     with pytest.raises(OptionError, match=rf"parameter {names[0]} trained, now frozen") as caught:
@@ -251,7 +251,7 @@ def test_what_trains_is_part_of_a_run(made, copy, tmp_path):
     code = str(caught.value).rpartition("or in Python ")[2]
     target = frozen(names[0])
     eval(code, {"diffkit": diffkit, "system": target})  # the advice is code that runs
-    assert target.backbone.get_parameter(names[1]).equal(diffkit.load(copy).backbone.get_parameter(names[1]))
+    assert target.network.get_parameter(names[1]).equal(diffkit.load(copy).network.get_parameter(names[1]))
     train(tmp_path / "frozen", system=frozen(*names[:2]), **SHORT)
     with pytest.raises(OptionError, match=rf"2 parameters \(the first is {names[0]}\) frozen, now trained"):
         train(tmp_path / "frozen", **more)
@@ -261,7 +261,7 @@ def test_what_trains_is_part_of_a_run(made, copy, tmp_path):
 
 
 def test_a_run_of_an_earlier_version_resumes_where_its_moments_fit(copy):
-    names = [name for name, _ in frozen().backbone.named_parameters()]
+    names = [name for name, _ in frozen().network.named_parameters()]
     found = json.loads((copy / "config.json").read_text())
     del found["frozen"]
     run.write_config(copy, found)

@@ -18,10 +18,10 @@ from torch import nn
 
 import diffkit
 from diffkit.data import Batch
+from diffkit.system.draws import Draws
 from diffkit.training import TrainConfig
-from diffkit.training.draws import Draws
 from diffkit.training.ema import Ema
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -77,7 +77,7 @@ def trainer_of(stored, facts, *, lr_scale=1.0) -> Trainer:
         ema=tuple(float(rate) for rate in facts["ema_rate"].split(",")),
         ema_warmup=False,
     )
-    return Trainer(system, system.backbone, config, SingleProcess(torch.device("cpu")))
+    return Trainer(system, system.network, config, Engine(torch.device("cpu")))
 
 
 def step(trainer: Trainer, stored, i: int) -> None:

@@ -95,7 +95,7 @@ def test_a_transformer_is_shared_block_by_block(tmp_path):
         return diffkit.compose(schedule="cosine", backbone=("dit", dit), data_shape=(1, 4, 4), num_steps=20, bins=17)
 
     def job(rank):
-        network = composed(rank).backbone
+        network = composed(rank).network
         assert [type(block).__name__ for block in sharding_blocks(network)] == ["AdaLNZeroBlock"] * 2
         train(tmp_path / "shares", system=composed(rank), strategy="fsdp", batch_size=8, steps=4, lr=1e-3)
 
@@ -264,7 +264,7 @@ def test_previews_are_the_same_whatever_trains(tmp_path):
     [
         (
             dict(batch_size=9, strategy="fsdp"),
-            "strategy='fsdp' needs a batch_size that 2, the number of processes, divid",
+            "batch_size must be a multiple of 2, the number of processes",
         ),
         (dict(batch_size=1), "batch_size=1 leaves some of the 2 processes nothing to do"),
         (dict(steps=(3, 4)), "process 1 was called with another system or other options"),

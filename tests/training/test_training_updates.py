@@ -17,19 +17,19 @@ from training_support import config, images, lines, point_system, points, system
 import diffkit
 from diffkit.data import from_array
 from diffkit.errors import DivergedError
+from diffkit.system.draws import seeded_draws, training_loss
 from diffkit.training import TrainConfig
 from diffkit.training.config import SCHEDULES
 from diffkit.training.data_order import DataOrder
-from diffkit.training.draws import draw
 from diffkit.training.ema import Ema
-from diffkit.training.engines import SingleProcess
+from diffkit.training.engines import Engine
 from diffkit.training.metrics import MetricsWindow, quartile_sums
 from diffkit.training.trainer import Trainer
 
 
 def trainer(composed=None, **options) -> Trainer:
     chosen, composed = config(**options), composed or system()
-    return Trainer(composed, composed.backbone, chosen, SingleProcess(torch.device("cpu")))
+    return Trainer(composed, composed.network, chosen, Engine(torch.device("cpu")))
 
 
 def run(made: Trainer, steps: int, data=None) -> Trainer:
@@ -72,8 +72,8 @@ def test_the_gradient_is_that_of_the_weighted_mean():
         Trainer._finish = original
     (batch, drawn), composed = draws[0], made.system
     assert drawn.weight.std() > 0
-    terms = composed.loss_terms(None, batch.images.float() / 8 - 1, drawn.level, drawn.noise, **batch.conditions)
-    expected = torch.autograd.grad((terms["loss"] * drawn.weight).mean(), list(made.network.parameters()))
+    loss, _ = training_loss(composed.loss_terms, None, batch.images.float() / 8 - 1, drawn, batch.conditions)
+    expected = torch.autograd.grad(loss.mean(), list(made.network.parameters()))
     for got, want in zip(made.found, expected, strict=True):
         assert torch.allclose(got, want, rtol=1e-4, atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_the_sampler_is_fed_unweighted_losses():
     run(made, 8)
     composed, history = made.system, made.timesteps
     assert history.seen.sum() == 8 * 5
-    draws = draw(composed, history, 0, 8, 5)
+    draws = seeded_draws(composed.parts, history, 0, 8, 5, slice(None), composed.device)
     made.update(images().batch(range(5)))
     terms = composed.loss_terms(
         None,
@@ -298,7 +298,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path):
 def test_after_ten_in_a_row_training_stops_with_a_report(tmp_path):
     composed = point_system(backbone=Exploding(until=10))
     train(tmp_path / "ten", system=composed, data=points(), label_dropout=0.0)
-    assert composed.backbone.calls == 12 and composed.backbone.weight != 1
+    assert composed.network.calls == 12 and composed.network.weight != 1
     composed = point_system(backbone=Exploding())
     with pytest.raises(DivergedError) as caught:
         train(tmp_path / "eleven", system=composed, data=points(), label_dropout=0.0, save_every=4, steps=30)
@@ -355,8 +355,8 @@ def test_returned_and_saved_are_the_first_mean(tmp_path):
 
     stored = load_file(tmp_path / "checkpoints" / "step_00000012" / "ema_0.9.safetensors")
     raw = load_file(tmp_path / "checkpoints" / "step_00000012" / "model.safetensors")
-    for name, value in loaded.backbone.state_dict().items():
-        assert torch.equal(value, stored[name]) and torch.equal(value, done.backbone.state_dict()[name])
+    for name, value in loaded.network.state_dict().items():
+        assert torch.equal(value, stored[name]) and torch.equal(value, done.network.state_dict()[name])
     assert any(not torch.equal(stored[name], raw[name]) for name in stored)
 
 
@@ -365,7 +365,7 @@ def test_without_means_the_weights_themselves_are_kept(tmp_path):
     from safetensors.torch import load_file
 
     raw = load_file(tmp_path / "checkpoints" / "step_00000012" / "model.safetensors")
-    assert all(torch.equal(value, raw[name]) for name, value in done.backbone.state_dict().items())
+    assert all(torch.equal(value, raw[name]) for name, value in done.network.state_dict().items())
 
 
 def test_a_short_run_learns(tmp_path):

@@ -34,11 +34,11 @@ def test_every_example_once_at_levels_that_are_spread_evenly():
     classifier, data = noisy(recipe=Even()), images(40)
     classifier.train()
     found = validate(classifier, data, batch_size=7)
-    assert classifier.backbone.training
+    assert classifier.network.training
     assert found.keys() == {f"{name}{q}" for name in ("loss", "acc1") for q in ("", "_q0", "_q1", "_q2", "_q3")}
     for name in ("loss", "loss_q0", "loss_q3"):
         assert found[name] == pytest.approx(torch.tensor(3.0).log().item(), rel=1e-6)
-    times = torch.tensor(classifier.backbone.times)
+    times = torch.tensor(classifier.network.times)
     assert len(times) == 40 and (times.unique(return_counts=True)[1] <= 3).all() and len(times.unique()) == 20
 
 
@@ -104,7 +104,7 @@ def test_the_last_line_is_what_the_saved_system_does(tmp_path):
     assert list(found) == [4, 8, 12]
     assert found[12] == pytest.approx(validate(diffkit.load(tmp_path), images(9)), rel=1e-6)
     live = diffkit.load(tmp_path)
-    load_weights(live.backbone, checkpoint.read(next(newest_first(tmp_path / "checkpoints"))).files["model"])
+    load_weights(live.network, checkpoint.read(next(newest_first(tmp_path / "checkpoints"))).files["model"])
     assert found[12]["loss"] != pytest.approx(validate(live, images(9))["loss"], rel=1e-3)
 
 

@@ -27,7 +27,7 @@ def trained(name):
 def test_unets_give_the_references_numbers(name, ending, tmp_path):
     stored, path = golden(name), written(tmp_path, name, ending)
     system = diffkit.load_checkpoint(path, **stored.unseen, **trained(name))
-    stored.check(system.backbone)
+    stored.check(system.network)
     assert not system.training
     assert system.data_shape == stored.unseen["data_shape"] or name == "unet_superres"
     assert all(not value.is_meta for value in system.state_dict().values())
@@ -36,8 +36,8 @@ def test_unets_give_the_references_numbers(name, ending, tmp_path):
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_transformers_give_the_references_numbers(ending, tmp_path):
     system = diffkit.load_checkpoint(written(tmp_path, "dit_small", ending), **DIT)
-    golden("dit_small").check(system.backbone)
-    assert system.recipe == DiT(depth=2, hidden=64, heads=DIT["heads"], num_classes=10, null_class=True)
+    golden("dit_small").check(system.network)
+    assert system.parts.backbone == DiT(depth=2, hidden=64, heads=DIT["heads"], num_classes=10, null_class=True)
     assert system.parts.names["var"] == "learned_range"
 
 
@@ -78,9 +78,9 @@ def test_a_system_that_came_from_a_file_is_saved_like_any_other(tmp_path):
     path = written(tmp_path, "adm_updown_newattn")
     system = diffkit.load_checkpoint(path, **stored.unseen, **trained("adm_updown_newattn"))
     again = diffkit.load(system.save(tmp_path / "folder"))
-    stored.check(again.backbone)
+    stored.check(again.network)
     assert again.spec() == system.spec()
-    assert again.recipe.attention_order == "new"
+    assert again.parts.backbone.attention_order == "new"
 
 
 def test_training_files_of_dit_are_read(tmp_path):
@@ -91,9 +91,9 @@ def test_training_files_of_dit_are_read(tmp_path):
     args = argparse.Namespace(model="DiT-S/2", image_size=256)
     torch.save({"model": model, "ema": ema, "opt": opt, "args": args}, tmp_path / "0050000.pt")
     system = diffkit.load_checkpoint(tmp_path / "0050000.pt", **DIT)
-    golden("dit_small").check(system.backbone)
+    golden("dit_small").check(system.network)
     raw = diffkit.load_checkpoint(tmp_path / "0050000.pt", entry="model", **DIT)
-    assert torch.equal(raw.backbone.final_layer.linear.bias, system.backbone.final_layer.linear.bias + 1)
+    assert torch.equal(raw.network.final_layer.linear.bias, system.network.final_layer.linear.bias + 1)
     with pytest.raises(CheckpointError, match="has no entry 'opt' \\(entries: 'model', 'ema'\\)"):
         diffkit.load_checkpoint(tmp_path / "0050000.pt", entry="opt", **DIT)
 
@@ -105,12 +105,12 @@ def test_names_that_ddp_and_compile_put_in_front_are_taken_off(prefix, tmp_path)
 
     path = written(tmp_path, "unet_uncond", wrapped=wrapped)
     stored = golden("unet_uncond")
-    stored.check(diffkit.load_checkpoint(path, **stored.unseen, **trained("unet_uncond")).backbone)
+    stored.check(diffkit.load_checkpoint(path, **stored.unseen, **trained("unet_uncond")).network)
 
 
 def test_several_sets_of_weights_without_ema_must_be_chosen(tmp_path):
     path = written(tmp_path, "unet_uncond", wrapped=lambda state: {"old": state, "new": state})
-    with pytest.raises(OptionError, match="several sets of weights; choose one: entry='old' or 'new'"):
+    with pytest.raises(OptionError, match="several sets of weights; use entry='old' or entry='new'"):
         weights.identify(path)
     assert weights.identify(path, entry="new").entry == "new"
     with pytest.raises(CheckpointError, match="one set of weights, so there is no entry 'ema'; leave entry out"):
@@ -120,14 +120,14 @@ def test_several_sets_of_weights_without_ema_must_be_chosen(tmp_path):
 def test_files_of_torch_before_1_6_are_read(tmp_path):
     stored = golden("unet_uncond")
     torch.save(stored.state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    stored.check(diffkit.load_checkpoint(tmp_path / "old.pt", **stored.unseen, **trained("unet_uncond")).backbone)
+    stored.check(diffkit.load_checkpoint(tmp_path / "old.pt", **stored.unseen, **trained("unet_uncond")).network)
 
 
 def test_half_precision_files_become_float32(tmp_path):
     path = written(tmp_path, "unet_uncond", wrapped=lambda state: {k: v.half() for k, v in state.items()})
     stored = golden("unet_uncond")  # its weights are exact in float16
     system = diffkit.load_checkpoint(path, **stored.unseen, **trained("unet_uncond"))
-    stored.check(system.backbone)
+    stored.check(system.network)
     assert {value.dtype for value in system.state_dict().values()} == {torch.float32}
 
 
@@ -137,7 +137,7 @@ def test_the_wrong_attention_order_is_silent_in_the_shapes_only(tmp_path):
     wrong = stored.unseen | {"attention_order": "legacy"}
     system = diffkit.load_checkpoint(path, **wrong, **trained("adm_updown_newattn"))
     with pytest.raises(AssertionError):
-        stored.check(system.backbone)
+        stored.check(system.network)
 
 
 def test_weights_can_be_changed_and_the_file_stays(tmp_path):
@@ -156,9 +156,9 @@ def test_a_preset_answers_everything_and_options_win(tmp_path):
     network = preset.build()
     torch.save(network.state_dict(), tmp_path / "dit.pt")
     system = diffkit.load_checkpoint(tmp_path / "dit.pt", preset="dit/s8-256", checkpoint=True, sampler="ddim")
-    assert equal(system.backbone.state_dict(), network.state_dict())
-    assert system.recipe.size == "S"
-    assert system.recipe.checkpoint
+    assert equal(system.network.state_dict(), network.state_dict())
+    assert system.parts.backbone.size == "S"
+    assert system.parts.backbone.checkpoint
     assert system.settings == preset.compose(device="meta").settings
     assert system.parts.names["sampler"] == "ddim"
 

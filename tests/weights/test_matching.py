@@ -29,15 +29,15 @@ def test_everything_is_taken_if_everything_matches(tmp_path):
     assert not report.left
     assert not report.unused
     assert not report.reshaped
-    assert all(torch.equal(system.backbone.state_dict()[name], value) for name, value in state.items())
+    assert all(torch.equal(system.network.state_dict()[name], value) for name, value in state.items())
 
 
 def test_other_classes_keep_their_fresh_embedding(tmp_path):
     system = network(num_classes=3)
-    before = {name: value.clone() for name, value in system.backbone.state_dict().items()}
+    before = {name: value.clone() for name, value in system.network.state_dict().items()}
     report = weights.load_matching(system, written(tmp_path, "unet_cond_sigma"))
     assert report.reshaped == {"label_emb.weight": ((10, 128), (3, 128))}
-    after, state = system.backbone.state_dict(), golden("unet_cond_sigma").state
+    after, state = system.network.state_dict(), golden("unet_cond_sigma").state
     assert torch.equal(after["label_emb.weight"], before["label_emb.weight"])
     assert all(torch.equal(after[name], state[name]) for name in report.taken)
     assert set(report.taken) == set(state) - {"label_emb.weight"}
@@ -53,7 +53,7 @@ def test_what_only_one_of_both_has_is_named(tmp_path):
     assert "label_emb.weight" in report.unused
     assert all(name == "label_emb.weight" or ".1." in name for name in report.unused)
     more = network(channel_mult=(1, 1, 1), attention_resolutions=(8, 4))
-    report = weights.load_matching(more.backbone, written(tmp_path, "unet_cond_sigma"))
+    report = weights.load_matching(more.network, written(tmp_path, "unet_cond_sigma"))
     assert any(name.startswith("output_blocks.5") for name in report.left)
     assert "left: output_blocks.5.0.in_layers.0.weight is not in the file" in str(report)
 
@@ -61,9 +61,9 @@ def test_what_only_one_of_both_has_is_named(tmp_path):
 def test_taken_names_freeze_what_was_loaded(tmp_path):
     system = network(num_classes=3)
     report = weights.load_matching(system, written(tmp_path, "unet_cond_sigma"))
-    for name, parameter in system.backbone.named_parameters():
+    for name, parameter in system.network.named_parameters():
         parameter.requires_grad_(name not in report.taken)
-    assert [name for name, p in system.backbone.named_parameters() if p.requires_grad] == ["label_emb.weight"]
+    assert [name for name, p in system.network.named_parameters() if p.requires_grad] == ["label_emb.weight"]
 
 
 def test_nothing_in_common_is_an_error(tmp_path):

@@ -54,7 +54,7 @@ FORMS: dict[str, Callable[[State], Any]] = {
     "DDP": before("module."),
     "compiled": before("_orig_mod."),
     "compiled DDP": before("module._orig_mod."),
-    "of a system": before("backbone."),
+    "of a system": before("network."),
     "AveragedModel": lambda state: {"n_averaged": torch.tensor(3), **before("module.")(state)},
     "averaged system": lambda state: {"n_averaged": torch.tensor(3), **before("module.backbone.")(state)},
     "Lightning": lambda state: {"state_dict": before("model.")(state), "epoch": 1, "callbacks": {}},
@@ -105,7 +105,7 @@ def flat(prefix: str, held: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_every_form_is_read(form, ending, tmp_path):
     trained, system = fresh(1), fresh(2)
-    held = FORMS[form](trained.backbone.state_dict())
+    held = FORMS[form](trained.network.state_dict())
     if ending == ".safetensors":
         from safetensors.torch import save_file
 
@@ -114,8 +114,8 @@ def test_every_form_is_read(form, ending, tmp_path):
         torch.save(held, tmp_path / "x.pt")
     report = weights.load_matching(system, tmp_path / f"x{ending}")
     assert not report.left and not report.reshaped
-    state = system.backbone.state_dict()
-    assert all(torch.equal(state[name], tensor) for name, tensor in trained.backbone.state_dict().items())
+    state = system.network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in trained.network.state_dict().items())
 
 
 QUICK = ("AveragedModel", "CompVis", "k-diffusion", "another network beside")
@@ -128,12 +128,12 @@ def test_public_files_are_read_in_every_form(form, tmp_path):
     stored = golden("unet_uncond")
     torch.save(FORMS[form](stored.state), tmp_path / "x.pt")
     if form == "another network beside":  # nothing says which, before a network is there
-        with pytest.raises(OptionError, match="choose one: entry='critic' or 'generator'"):
+        with pytest.raises(OptionError, match="sets of weights; use entry='critic' or entry='generator'"):
             diffkit.load_checkpoint(tmp_path / "x.pt", **FIXED, **stored.unseen)
         system = diffkit.load_checkpoint(tmp_path / "x.pt", entry="generator", **FIXED, **stored.unseen)
     else:
         system = diffkit.load_checkpoint(tmp_path / "x.pt", **FIXED, **stored.unseen)
-    stored.check(system.backbone)
+    stored.check(system.network)
 
 
 def test_what_this_library_and_torch_write_themselves(tmp_path):
@@ -141,8 +141,8 @@ def test_what_this_library_and_torch_write_themselves(tmp_path):
     from torch.optim.swa_utils import AveragedModel
 
     trained = fresh(1)
-    assert trained.backbone is not None
-    network = trained.backbone
+    assert trained.network is not None
+    network = trained.network
     held = {
         "system": trained.state_dict(),
         "averaged": AveragedModel(network).state_dict(),
@@ -156,7 +156,7 @@ def test_what_this_library_and_torch_write_themselves(tmp_path):
 
 
 def test_a_running_mean_is_preferred_and_that_is_reported(tmp_path):
-    torch.save(k_diffusion(fresh(1).backbone.state_dict()), tmp_path / "x.pt")
+    torch.save(k_diffusion(fresh(1).network.state_dict()), tmp_path / "x.pt")
     report = weights.load_matching(fresh(2), tmp_path / "x.pt")
     count = len(report.taken)
     assert str(report) == (
@@ -165,17 +165,17 @@ def test_a_running_mean_is_preferred_and_that_is_reported(tmp_path):
     for entry in ("model.inner_model", "model"):
         chosen = weights.load_matching(system := fresh(2), tmp_path / "x.pt", entry=entry)
         assert chosen.entry == "model.inner_model"
-        assert torch.equal(system.backbone.first.bias, fresh(1).backbone.first.bias + 1)
+        assert torch.equal(system.network.first.bias, fresh(1).network.first.bias + 1)
 
 
 def test_sets_that_fit_as_well_are_required(tmp_path):
-    state = fresh(1).backbone.state_dict()
+    state = fresh(1).network.state_dict()
     for held, names in (
-        ({"old": state, "new": state}, "'old' or 'new'"),
-        ({"ema_0.99": state, "ema_0.9999": state, "model": state}, "'ema_0.99' or 'ema_0.9999'"),
+        ({"old": state, "new": state}, "entry='old' or entry='new'"),
+        ({"ema_0.99": state, "ema_0.9999": state, "model": state}, "entry='ema_0.99' or entry='ema_0.9999'"),
     ):
         torch.save(held, tmp_path / "x.pt")
-        with pytest.raises(OptionError, match=re.escape(f"several sets of weights; choose one: entry={names}")):
+        with pytest.raises(OptionError, match=re.escape(f"several sets of weights; use {names}")):
             weights.load_matching(fresh(2), tmp_path / "x.pt")
         for entry in held:  # the advice works
             assert weights.load_matching(fresh(2), tmp_path / "x.pt", entry=entry).entry == entry
@@ -190,7 +190,7 @@ def test_where_nothing_fits_both_names_are_shown(tmp_path):
     )
     with pytest.raises(CheckpointError) as caught:
         weights.load_matching(system, tmp_path / "x.pt")
-    name = next(iter(system.backbone.state_dict()))
+    name = next(iter(system.network.state_dict()))
     assert str(caught.value).startswith(text.partition("the network")[0]) and repr(name) in str(caught.value)
     torch.save({"model.first.weight": torch.zeros(3, 4)}, tmp_path / "x.pt")
     with pytest.raises(
@@ -213,30 +213,30 @@ class Wrapped(nn.Module):
 
 def test_a_wrapped_network_takes_the_weights_of_a_plain_one(tmp_path):
     trained, system = fresh(1), fresh(2)
-    torch.save(trained.backbone.state_dict(), tmp_path / "x.pt")
-    report = weights.load_matching(system.with_network(Wrapped(system.backbone)), tmp_path / "x.pt")
+    torch.save(trained.network.state_dict(), tmp_path / "x.pt")
+    report = weights.load_matching(system.with_network(Wrapped(system.network)), tmp_path / "x.pt")
     assert report.left == ("down.weight", "down.bias")
-    assert torch.equal(system.backbone.first.weight, trained.backbone.first.weight)
+    assert torch.equal(system.network.first.weight, trained.network.first.weight)
 
 
 def test_the_folder_of_a_saved_system_or_a_run_is_taken(tmp_path):
     trained, wrapped = fresh(1), fresh(1)
     trained.save(tmp_path / "saved")
     assert not weights.load_matching(fresh(2), tmp_path / "saved").left
-    wrapped = wrapped.with_network(Wrapped(wrapped.backbone))
+    wrapped = wrapped.with_network(Wrapped(wrapped.network))
     data = diffkit.data.from_array(torch.randn(8, 2).numpy())
     options = dict(steps=1, batch_size=4, progress=False)
     diffkit.train(wrapped, data, out=tmp_path / "run", **options)
     report = weights.load_matching(system := fresh(2), tmp_path / "run")
     assert not report.left and report.entry == "base"
-    assert torch.equal(system.backbone.first.weight, wrapped.backbone.base.first.weight)
+    assert torch.equal(system.network.first.weight, wrapped.network.base.first.weight)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"cannot read .*model\.safetensors: No such file"):
         weights.load_matching(fresh(2), tmp_path / "empty")
 
 
 def test_parametrized_weights_say_what_removes_them(tmp_path):
-    network = fresh(1).backbone
+    network = fresh(1).network
     torch.nn.utils.parametrizations.weight_norm(network.first)
     torch.save(network.state_dict(), tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"it holds 'first\.parametrizations\.weight\.original0'") as caught:
@@ -255,14 +255,14 @@ def test_parametrized_weights_say_what_removes_them(tmp_path):
 def test_a_mean_saved_as_a_list_is_not_ignored(tmp_path, mean):
     """torch_ema keeps no names; the weights beside such a mean are not what samples were made with."""
     path, made = tmp_path / "run.pt", fresh(1)
-    state = made.backbone.state_dict()
+    state = made.network.state_dict()
     listed = [tensor + 1 for tensor in state.values()]
     torch.save({"model": state, "ema": {**mean, "shadow_params": listed} if mean else listed}, path)
     with pytest.raises(OptionError, match=r"as a list.*entry='model'"):
         weights.load_matching(fresh(), path)
     other = fresh()
     weights.load_matching(other, path, entry="model")
-    assert all(torch.equal(tensor, state[name]) for name, tensor in other.backbone.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in other.network.state_dict().items())
 
 
 def test_names_under_several_prefixes_are_refused(tmp_path):
@@ -272,7 +272,7 @@ def test_names_under_several_prefixes_are_refused(tmp_path):
         data_shape=(3, 8, 8),
         schedule="cosine",
     )
-    names = list(made.backbone.state_dict().items())
+    names = list(made.network.state_dict().items())
     torch.save(dict(names[:3]) | {f"module.{name}": tensor for name, tensor in names[3:]}, path)
     with pytest.raises(CheckpointError, match=r"several prefixes, '' and 'module\.'; save it again"):
         weights.load_checkpoint(path)

@@ -127,7 +127,10 @@ def test_a_classifier_of_equal_blocks_asks_how_many_there_are():
         channels=16, groups=4, num_head_channels=8, num_res_blocks=1, channel_mult=(1, 1, 1), attention_resolutions=()
     )
     shapes = shapes_of(built(recipe, (3, 16, 16), 7))
-    with pytest.raises(OptionError, match="more than one number of blocks per level; give num_res_blocks=1 or 2 or 5"):
+    with pytest.raises(
+        OptionError,
+        match="more than one number of blocks per level; use num_res_blocks=1 or num_res_blocks=2 or num_res_blocks=5",
+    ):
         infer_options(shapes)
     assert infer_options(shapes, 1).options["channel_mult"] == (1, 1, 1)
     assert infer_options(shapes, 2).options["channel_mult"] == (1, 1)

@@ -52,18 +52,18 @@ def test_all_missing_options_are_listed_at_once_with_published_values(tmp_path):
         "loss=('hybrid', {'vb_weight': 1.0, 'scale_by_steps': False})",
     ):
         assert f"(published: {published})" in text
-    assert text.endswith("a preset of these shapes gives all options: preset='adm/imagenet64'")
+    assert text.endswith("a preset of these shapes gives all options; use preset='adm/imagenet64'")
 
 
 def test_presets_that_differ_in_what_is_missing_are_all_named(tmp_path):
     text = refused(OptionError, meta_file(tmp_path, "iddpm/cifar10-uncond"))
-    assert "preset='iddpm/cifar10-uncond' or 'iddpm/cifar10-uncond-vlb'" in text
+    assert "preset='iddpm/cifar10-uncond' or preset='iddpm/cifar10-uncond-vlb'" in text
     assert "(published: loss=('hybrid', {'vb_weight': 0.001, 'scale_by_steps': True}) or loss='vlb')" in text
 
 
 def test_the_name_of_a_published_file_puts_its_preset_first(tmp_path):
     path = meta_file(tmp_path, "iddpm/cifar10-uncond").rename(tmp_path / "cifar10_uncond_vlb_50M_500K.pt")
-    assert "preset='iddpm/cifar10-uncond-vlb' or 'iddpm/cifar10-uncond'" in refused(OptionError, path)
+    assert "preset='iddpm/cifar10-uncond-vlb' or preset='iddpm/cifar10-uncond'" in refused(OptionError, path)
 
 
 @pytest.mark.parametrize("name", ["data_shape", "attention_order", "num_heads", *TRAINED])
@@ -78,7 +78,7 @@ def test_the_order_of_attention_is_never_guessed_unless_there_is_one_head(tmp_pa
     order_left_out = {key: value for key, value in (COND | TRAINED).items() if key != "attention_order"}
     assert "attention_order" in refused(OptionError, unet, **order_left_out)
     one = order_left_out | {"num_heads": 1, "num_heads_upsample": 1}
-    assert diffkit.load_checkpoint(unet, **one).recipe.num_heads == 1
+    assert diffkit.load_checkpoint(unet, **one).parts.backbone.num_heads == 1
     assert "attention_order" in refused(OptionError, unet, **one | {"num_heads_upsample": 2})
     assert "attention_order" in refused(OptionError, unet, **one | {"num_head_channels": 8})
 
@@ -107,10 +107,10 @@ def test_widths_that_32_groups_do_not_divide_must_name_theirs(tmp_path):
     network = diffkit.compose(
         backbone=("unet", {"channels": 8, "groups": 4, "channel_mult": (1,), "num_res_blocks": 1}), data_shape=(3, 8, 8)
     )
-    path = weights.export(network.backbone, tmp_path / "x.pt")
+    path = weights.export(network.network, tmp_path / "x.pt")
     options = FIXED | {"data_shape": (3, 8, 8), "num_heads": 4, "attention_order": "legacy"}
     assert refused(OptionError, path, **options).splitlines()[1].split()[0] == "groups"
-    assert diffkit.load_checkpoint(path, **options, groups=4).recipe.groups == 4
+    assert diffkit.load_checkpoint(path, **options, groups=4).parts.backbone.groups == 4
 
 
 # --- contradicted
@@ -182,14 +182,14 @@ def test_what_fits_is_suggested_instead(tmp_path):
 
 def test_classes_with_a_label_for_none(tmp_path, unet):
     system = diffkit.load_checkpoint(unet, **COND, **TRAINED, num_classes=9, null_class=True)
-    assert (system.recipe.num_classes, system.recipe.null_class) == (9, True)
+    assert (system.parts.backbone.num_classes, system.parts.backbone.null_class) == (9, True)
 
 
 def test_a_preset_for_another_size_of_image_attends_on_the_same_levels(tmp_path):
     path = meta_file(tmp_path, "iddpm/cifar10-uncond")
     system = diffkit.load_checkpoint(path, preset="iddpm/cifar10-uncond", data_shape=[3, 64, 64], dropout=0.0)
-    assert system.recipe.attention_resolutions == (32, 16)
-    assert system.recipe.dropout == 0
+    assert system.parts.backbone.attention_resolutions == (32, 16)
+    assert system.parts.backbone.dropout == 0
 
 
 def test_heads_that_are_given_win_over_the_presets_channels_per_head(tmp_path):

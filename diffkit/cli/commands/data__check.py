@@ -14,7 +14,7 @@ from attrs import field, frozen
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
-from diffkit.data.image_sources import check_labels_option
+from diffkit.data.sources._images import check_labels_option
 from diffkit.errors import DataError, OptionError
 from diffkit.options import choice, integer, integers
 from diffkit.runtime.output import note, show
@@ -90,14 +90,14 @@ def _check_arrays(options: Options, given: ParsedOptions) -> None:
 
 def _check_source(source: Path) -> None:
     """Refuse anything but a folder or .zip of images, with advice."""
-    from diffkit.data.loading import NAMED
+    from diffkit.data.loading import registered_name
 
     if source.is_dir() or (source.suffix == ".zip" and source.is_file()):
         return
     wanted = "name a folder or .zip of images"
     if source.exists():
         raise DataError(f"{source} is a file; {wanted} (other files are checked when they are read)")
-    if str(source) in NAMED:
+    if registered_name(str(source)):
         raise DataError(
             f"{source} is data with a name of its own, which is checked when it is read; {wanted}, "
             f"or make one: diffkit data import --data {source} --to FOLDER"

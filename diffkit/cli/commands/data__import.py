@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import field, frozen
 
-from diffkit.cli.parsing.slots import part_options
-from diffkit.cli.parsing.spelling import as_cli_flags
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file, check_folder
-from diffkit.errors import OptionError
+from diffkit.errors import OptionError, within
 from diffkit.runtime.output import log, note
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ def _exporter(given: ParsedOptions) -> Exporter:
     from diffkit.data.loading import source_for
 
     name, chosen = given.parts["data"]
-    with as_cli_flags(part_options("data", name)):
+    with within("data"):
         source: Any = source_for(name, **chosen)
     known = [each.name for each in attrs.fields(type(source))]
     if "check" in known and "check" not in chosen and "cache" not in chosen:

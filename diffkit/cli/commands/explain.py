@@ -51,9 +51,9 @@ def run(given: ParsedOptions) -> None:
     options = given.make(Options)
     check_file("--plot", options.plot, overwrite=options.overwrite)
     if options.plot is not None:
-        from diffkit.likelihood import _plot
+        from diffkit.runtime import plots
 
-        _plot.check_plot_path(options.plot)
+        plots.check_plot_path(options.plot)
         note(f"writing {options.plot}")
     explanation = _explained(given, options)
     show(explanation)

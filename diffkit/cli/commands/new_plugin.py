@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.plugin_files import files
+from diffkit.cli.templates import package_files
 from diffkit.errors import OptionError
 from diffkit.registry import BUILT_IN, LOCAL, registry
 from diffkit.runtime.output import note
@@ -55,7 +55,7 @@ def run(given: ParsedOptions) -> None:
     from diffkit.runtime.publishing import new_folder  # which needs torch
 
     with new_folder(folder) as work:
-        for path, text in files(kind, distribution, part).items():
+        for path, text in package_files(kind, distribution, part).items():
             (work / path).parent.mkdir(parents=True, exist_ok=True)
             (work / path).write_text(text, encoding="utf-8")
     package = distribution.replace("-", "_")

@@ -127,7 +127,7 @@ def run(given: ParsedOptions) -> None:
             for path in (options.out, options.published, options.plot):
                 if path is not None:
                     note(f"writing {path}")
-        if options.compile and (network := saved.system.backbone) is not None:
+        if options.compile and (network := saved.system.network) is not None:
             compile_network(network)
             if among.rank == 0:
                 say_compiling("the first batch")
@@ -296,9 +296,9 @@ def _check(options: Options, given: ParsedOptions) -> None:
     check_file("--out", options.out, (".npz",), overwrite=overwrite)
     check_file("--plot", options.plot, overwrite=overwrite)
     if options.plot is not None:
-        from diffkit.likelihood import _plot
+        from diffkit.runtime import plots
 
-        _plot.check_plot_path(options.plot)
+        plots.check_plot_path(options.plot)
     if options.published is not None:
         check_new_folder("--published", options.published, overwrite=overwrite)
     bound_only = ("steps", "levels_per_example", "rows_per_call", "published", "plot")

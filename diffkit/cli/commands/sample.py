@@ -193,6 +193,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
     from diffkit.cli.shared.sample_files import SampleFolder
     from diffkit.cli.shared.sample_files import digest as label_digest
     from diffkit.cli.shared.sampling import digest, fingerprint
+    from diffkit.system.randomness import NOISE
 
     saved = sampling.saved
     loaded = among.gather(digest(saved.system))
@@ -210,6 +211,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
         **sampling_options,
         "guidance": described(sampling.options["guidance"]),
         "seed": options.seed,
+        "noise": NOISE,
         "batch_size": options.batch_size,
         "device": saved.system.device.type,
         **({"precision": options.precision} if options.precision != "fp32" else {}),

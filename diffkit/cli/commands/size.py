@@ -42,10 +42,10 @@ def run(given: ParsedOptions) -> None:
 
     options = given.make(Options)
     system = compose(**keywords(given), device="meta")
-    if system.recipe is None:
+    if system.parts.backbone is None:
         raise OptionError("there is no network to size; choose one with --backbone")
     report = size_report(
-        system.recipe,
+        system.parts.backbone,
         system.data_shape,
         system.parts.out_channels,
         batch_size=options.batch_size,

@@ -18,7 +18,7 @@ from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
 from diffkit.cli.shared.data import described, grey, opened, source_of
 from diffkit.cli.shared.paths import check_run_folder
-from diffkit.errors import OptionError
+from diffkit.errors import OptionError, within
 from diffkit.runtime.output import note, show
 from diffkit.training.config import TrainConfig
 
@@ -120,10 +120,8 @@ def _begin_with(system: System, init: Path, entry: str | None) -> Loaded:
     """Take weights over, or say in this command's words which of several sets to choose."""
     from diffkit.weights import load_matching
 
-    try:
+    with within(entry="init_entry"):
         return load_matching(system, init, entry=entry)
-    except OptionError as error:
-        raise OptionError(str(error).replace(" entry=", " init_entry=")) from error
 
 
 def _has_begun(out: Path) -> bool:

@@ -20,7 +20,7 @@ from diffkit.runtime.output import note
 
 if TYPE_CHECKING:
     from diffkit.cli.shared.tasks import Pictures
-    from diffkit.guidance._linear import Measured
+    from diffkit.parts.guidance._linear import Measured
 
 
 @frozen

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from diffkit import data, guidance
+from diffkit import data
 from diffkit.cli.shared.guidance import factory
-from diffkit.data.loading import source_for
+from diffkit.data.loading import registered_name, source_for
 from diffkit.registry import KINDS, registry
 
 Factory = Callable[..., Any]
@@ -42,21 +42,24 @@ class Family:
 
 def family(kind: str) -> Family:
     """Return what can fill the slot of that name."""
-    if kind in KINDS:
-        found = registry(kind)
-        return Family("Parts", KINDS[kind].about, found.built_in_names, found.get, found.get)
-    return _OTHERS[kind]
+    if kind in _OTHERS:
+        return _OTHERS[kind]
+    found = registry(kind)
+    return Family("Parts", KINDS[kind].about, found.built_in_names, found.get, found.get)
 
 
 def _source(name: str) -> Factory:
     """Which options a source of data has; it is looked at only when it is opened."""
-    if name in data.NAMED:
-        return data.NAMED[name]
+    if registered := registered_name(name):
+        found: Factory = registry("data").get(registered)
+        return found
     return {".npz": data.NumpyFile, ".npy": data.NumpyFile, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
 
 
 def _check_source(name: str) -> None:
-    if name not in data.NAMED and not Path(name).is_dir() and not _is_file_of_data(Path(name)):
+    if registered := registered_name(name):
+        registry("data").get(registered)
+    elif not Path(name).is_dir() and not _is_file_of_data(Path(name)):
         source_for(name)  # raises if it is wrong
 
 
@@ -67,7 +70,7 @@ def _is_file_of_data(path: Path) -> bool:
 _DATA = Family(
     heading="Data",
     help="A folder or .zip of images, a .npz or .npy file, or a name.",
-    listed=lambda: tuple(data.NAMED),
+    listed=registry("data").names,
     factory=_source,
     check=_check_source,
     hidden=frozenset({"path"}),
@@ -78,8 +81,8 @@ _OTHERS = {
     "val": attrs.evolve(_DATA, help="Held-out data to validate on, as for --data."),
     "guidance": Family(
         heading="Parts",
-        help="Guidance of the samples.",
-        listed=lambda: tuple(guidance.NAMES),
+        help=KINDS["guidance"].about,
+        listed=registry("guidance").built_in_names,
         factory=factory,
         check=factory,
     ),

@@ -14,6 +14,7 @@ from diffkit.cli.parsing.values import from_text
 from diffkit.errors import OptionError
 from diffkit.presets import preset
 from diffkit.runtime.strict_json import parse_toml, read_bytes
+from diffkit.training.config import RETIRED
 
 
 @frozen
@@ -70,7 +71,7 @@ def _path(word: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return parse_toml(read_bytes(path))
+        return {key: value for key, value in parse_toml(read_bytes(path)).items() if key not in RETIRED}
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diffkit.cli.parsing.slots import part_options
-from diffkit.cli.parsing.spelling import as_cli_flags
 from diffkit.cli.parsing.takes import ParsedOptions
+from diffkit.errors import within
 
 if TYPE_CHECKING:
+    from diffkit.data import Source
     from diffkit.data.base import Data
-    from diffkit.data.sources import Source
 
 LOOKED_AT = 64
 """Number of pictures that are checked for colour."""
@@ -27,7 +27,7 @@ def opened(given: ParsedOptions, kind: str = "data", low_res: tuple[int, ...] | 
     from diffkit.data import LowRes
 
     source = source_of(given, kind)
-    with as_cli_flags(part_options(kind, given.parts[kind][0])):
+    with within(kind):
         data = source.open()
     return data if low_res is None else LowRes(data, low_res)
 
@@ -37,7 +37,7 @@ def source_of(given: ParsedOptions, kind: str = "data") -> Source:
     from diffkit.data.loading import source_for
 
     source, options = given.parts[kind]
-    with as_cli_flags(part_options(kind, source)):
+    with within(kind):
         return source_for(source, **options)
 
 

@@ -61,10 +61,9 @@ STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
 def sampling_options(given: ParsedOptions) -> dict[str, Any]:
     """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
     from diffkit.cli.shared.guidance import refuse_folders
-    from diffkit.guidance import guidance_for
 
     slot = given.parts.get("guidance")
     refuse_folders(slot)
     if slot is not None and canonical(slot[0]) == "cfg" and not given.values.get("classes"):
         raise OptionError("--guidance cfg has no effect without a class; name one with --classes")
-    return {"sampler": given.parts.get("sampler"), "guidance": guidance_for(slot)}
+    return {"sampler": given.parts.get("sampler"), "guidance": slot}

@@ -13,12 +13,11 @@ from diffkit.errors import DiffkitError, MissingExtraError
 from diffkit.runtime.run_layout import SPEC
 
 MODULES: Mapping[str, tuple[str, ...]] = {
-    "train": ("PIL", "filelock"),
+    "train": ("PIL",),
     "demo": ("PIL", "sklearn"),
     "lsun": ("PIL", "lmdb"),
     "hf": ("PIL", "datasets"),
     "plot": ("matplotlib",),
-    "accelerate": ("accelerate",),
     "tensorboard": ("tensorboard", "PIL"),
     "wandb": ("wandb",),
     "ode": ("torchdiffeq",),
@@ -92,8 +91,6 @@ def _of_training(given: ParsedOptions) -> Iterator[tuple[str, str]]:
     for tracker in given.values.get("track", ()):
         if tracker in _TRACKERS:
             yield tracker, _TRACKERS[tracker]
-    if given.values.get("engine") == "accelerate":
-        yield "accelerate", "engine='accelerate'"
     if given.values.get("preview_every") is not None:
         yield "train", "drawing previews"
 

@@ -11,7 +11,9 @@ import attrs
 from attrs import frozen
 
 from diffkit.errors import OptionError, SpecError
-from diffkit.registry import canonical
+from diffkit.options import python_objects
+from diffkit.registry import canonical, registry
+from diffkit.registry.resolve import resolve
 from diffkit.runtime.strict_json import check_fields, shown, word
 
 if TYPE_CHECKING:
@@ -67,11 +69,15 @@ def factory(name: str) -> Callable[..., Any]:
     """Return the class with a guidance's options on a command line.
 
     Raises:
-        OptionError: There is no such guidance.
+        UnknownComponentError, OptionError: There is no such guidance, or it can be made in Python only.
     """
-    from diffkit.guidance import guidance_class
-
-    return BY_FOLDER.get(canonical(name)) or guidance_class(name)
+    found = BY_FOLDER.get(canonical(name)) or registry("guidance").get(name)
+    if objects := python_objects(found):
+        raise OptionError(
+            f"guidance {name!r} is for Python only: its option {objects[0]!r} is a network or a function, which no "
+            "command line can hold"
+        )
+    return found
 
 
 def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
@@ -82,12 +88,10 @@ def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
     Raises:
         OptionError, CheckpointError, SpecError: An option is wrong, or what a folder holds does not fit the system.
     """
-    from diffkit.guidance import guidance_for
-
     name = None if slot is None else canonical(slot[0])
     check_null(slot, saved)
     if slot is None or name not in BY_FOLDER:
-        return guidance_for(slot), saved  # type: ignore[return-value]  # a slot holds one
+        return None if slot is None else resolve("guidance", slot)[0], saved
     if name == "autoguidance":
         return _by_worse(ByWorse(**slot[1]), saved), saved
     return _by_classifier(ByClassifier(**slot[1]), saved)

@@ -57,9 +57,9 @@ def check_not_its_own_input(given: ParsedOptions) -> None:
 
 
 def _read_as_data(source: str) -> Path | None:
-    from diffkit.data.loading import NAMED
+    from diffkit.data.loading import registered_name
 
-    return None if source in NAMED else Path(source)
+    return None if registered_name(source) else Path(source)
 
 
 def _same(one: Path, other: Path) -> bool:

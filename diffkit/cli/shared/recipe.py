@@ -118,12 +118,12 @@ def _without_none(values: Mapping[str, Any], options: Sequence[Option]) -> dict[
 
 def _source(name: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Name or whole path of the data, and all its options, paths whole as well."""
-    from diffkit.data.loading import NAMED, source_for
+    from diffkit.data.loading import registered_name, source_for
 
     source: Any = source_for(name, **options)
     found = {key: value for key, value in attrs.asdict(source).items() if key != "path"}
     whole = {key: value.resolve() if isinstance(value, Path) else value for key, value in found.items()}
-    return (name if name in NAMED else str(Path(name).resolve())), whole
+    return (name if registered_name(name) else str(Path(name).resolve())), whole
 
 
 def _heading(command: str, device: torch.device) -> str:

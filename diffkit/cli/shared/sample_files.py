@@ -43,6 +43,7 @@ _DIGESTS = {
     "system": "another system, or the same with other weights",
     "classes": "other --classes, or in another order",
     "low_res": "other pictures of --low-res",
+    "noise": "noise that another version of diffkit drew",
 }
 """Meaning of a differing digest."""
 _OURS = re.compile(r"(.+_)?\d{6,}\.png|samples_\d+(x\d+)*\.npz")
@@ -99,8 +100,9 @@ class SampleFolder:
 
     def _comparable(self, old: Mapping[str, Any]) -> dict[str, Any]:
         """The earlier options, with as many classes as now if those are the same."""
+        old = {"noise": "generators", **old}  # folders begun before the noise had a name
         if self.labels is None or "classes" not in old or not isinstance(old.get("n"), int):
-            return dict(old)
+            return old
         same = old["n"] > self.count or old["classes"] == digest(self.labels[: old["n"]])
         return {**old, **({"classes": self.facts.get("classes")} if same and old["n"] != self.count else {})}
 

@@ -18,7 +18,7 @@ from diffkit.errors import DataError, OptionError
 from diffkit.runtime.files import weights_digest
 from diffkit.runtime.images import check_finite, open_image, pixels
 from diffkit.system.module import System
-from diffkit.system.seeding import noise_for
+from diffkit.system.randomness import noise_for
 
 if TYPE_CHECKING:
     from diffkit.cli.shared.saved import Saved
@@ -202,9 +202,9 @@ def check_fit(saved: Saved, data: Data) -> None:
 
 def digest(system: System) -> str:
     """Return 16 digits that stand for a system: its parts, options and weights."""
-    assert system.backbone is not None
+    assert system.network is not None
     spec = json.dumps(system.spec(), sort_keys=True).encode()
-    return weights_digest(system.backbone.state_dict(), spec)[:16]
+    return weights_digest(system.network.state_dict(), spec)[:16]
 
 
 def fingerprint(data: Data) -> str:

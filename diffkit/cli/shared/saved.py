@@ -87,7 +87,7 @@ def load(folder: Path, device: str | None) -> Saved:
     from diffkit.cli.shared.device import device as find_device
 
     system = diffkit.load(folder, device=find_device(device))
-    if system.backbone is None:
+    if system.network is None:
         raise OptionError(f"{folder} is a system without a network; train one, or use it in Python, with model=")
     facts = _facts_of_data(folder)
     classes, low_res = (tuple(facts.get(name) or ()) or None for name in ("classes", "low_res"))

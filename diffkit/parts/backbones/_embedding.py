@@ -72,7 +72,7 @@ def add_labels(emb: Tensor, table: nn.Module | None, num_labels: int, y: Tensor 
     if y is None:
         raise OptionError(f"y is missing, but the network has {num_labels} labels; pass y, (B,) integers")
     if not isinstance(y, Tensor):
-        raise OptionError(f"y must be a tensor of integers of shape ({x.shape[0]},), got {y!r}")
+        raise OptionError(f"must be a tensor of integers of shape ({x.shape[0]},)", option="y", value=y)
     if y.shape != x.shape[:1] or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         found = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
         raise OptionError(f"y must be integers of shape ({x.shape[0]},), got {found}")

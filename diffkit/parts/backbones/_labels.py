@@ -12,7 +12,12 @@ def label_count(num_classes: int | None, null_class: bool) -> int:
         OptionError: ``null_class`` is True, but there are no classes.
     """
     if null_class and not num_classes:
-        raise OptionError("null_class=True has no effect without classes; set num_classes")
+        raise OptionError(
+            "has no effect without classes",
+            option="null_class",
+            value=True,
+            fix=[{"null_class": False}, {"num_classes": ...}],
+        )
     return (num_classes or 0) + null_class
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
+import attrs
 from attrs import frozen
 
-from diffkit.errors import OptionError
+from diffkit.errors import OptionError, joined, problem
 
 CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     32: (1, 2, 2, 2),
@@ -30,7 +32,7 @@ class Layout:
         data_shape: Shape of the data without the batch, (C, *S).
         in_channels: Channels the first convolution reads.
         attention_range: Smallest and largest size of the levels with attention if attention_resolutions is None.
-        num_heads_upsample: As num_heads, on the way up.
+        num_heads_upsample: As num_heads, on the way up; None for the same.
         others: The options of the same name, see `diffkit.parts.backbones.unet.UNet`.
     """
 
@@ -42,7 +44,7 @@ class Layout:
     attention_resolutions: tuple[int, ...] | None
     attention_range: tuple[int, int]
     num_heads: int
-    num_heads_upsample: int
+    num_heads_upsample: int | None = None
     num_head_channels: int | None
     attention_order: str
     scale_shift_norm: bool
@@ -51,6 +53,13 @@ class Layout:
     conv_resample: bool
     groups: int
     checkpoint: bool
+
+    @classmethod
+    def of(cls, recipe: Any, data_shape: tuple[int, ...], in_channels: int, attention_range: tuple[int, int]) -> Layout:
+        """Return the layout of a recipe, whose options have the names of the attributes here."""
+        names = attrs.fields_dict(cls).keys() & attrs.fields_dict(type(recipe)).keys()
+        options = {name: getattr(recipe, name) for name in names}
+        return cls(data_shape=data_shape, in_channels=in_channels, attention_range=attention_range, **options)
 
     @property
     def axes(self) -> int:
@@ -93,7 +102,7 @@ class Layout:
         """Return how many attention heads a block of that width has."""
         if self.num_head_channels is not None:
             return width // self.num_head_channels
-        return self.num_heads_upsample if up else self.num_heads
+        return (self.num_heads_upsample if up else None) or self.num_heads
 
     def problems(self) -> tuple[str, ...]:
         """Return one sentence for each problem, with what would work."""
@@ -113,26 +122,30 @@ class Layout:
         factor = 2 ** (len(self.mults) - 1)
         if any(side % factor for side in self.sides):
             levels = _halvings(self.sides) + 1
-            yield (
-                f"sides {_by(self.sides)} cannot be halved {len(self.mults) - 1} times, as the "
-                f"{len(self.mults)} levels of channel_mult need; use sides that are multiples of {factor}, "
-                f"or at most {levels} level{'s' if levels > 1 else ''}"
+            yield problem(
+                f"sides {_by(self.sides)} cannot be halved {len(self.mults) - 1} times, as {len(self.mults)} "
+                f"levels need; take sides that are multiples of {factor}, or fewer levels",
+                fix={"channel_mult": self.mults[:levels]},
             )
 
     def _width_problems(self) -> Iterator[str]:
         if any(width < 1 or width % self.groups for width in self.widths):
             fitting = math.gcd(*self.widths)
-            yield (
-                f"groups={self.groups} does not divide every level's width ({_list(self.widths)}); "
-                f"use channels that are a multiple of {self.groups}, or groups={fitting}"
+            yield problem(
+                f"does not divide every level's width ({_list(self.widths)})",
+                option="groups",
+                value=self.groups,
+                fix={"groups": fitting},
             )
 
     def _attention_problems(self) -> Iterator[str]:
         unknown = [size for size in self.attention_resolutions or () if size not in self.sizes]
         if unknown:
-            yield (
-                f"attention_resolutions {_list(unknown)} is the size of no level; "
-                f"the levels of sides {_by(self.sides)} have sizes {_list(self.sizes)}"
+            yield problem(
+                f"names the size {_list(unknown)} of no level; the levels of sides {_by(self.sides)} have sizes "
+                f"{_list(self.sizes)}",
+                option="attention_resolutions",
+                value=self.attention_resolutions,
             )
 
     def _head_problems(self) -> Iterator[str]:
@@ -141,14 +154,16 @@ class Layout:
         if self.num_head_channels is not None:
             splits = {"num_head_channels": self.num_head_channels}
         else:
-            splits = {"num_heads": self.num_heads, "num_heads_upsample": self.num_heads_upsample}
-            if self.num_heads == self.num_heads_upsample:
+            splits = {"num_heads": self.num_heads, "num_heads_upsample": self.heads(1, up=True)}
+            if self.num_heads == splits["num_heads_upsample"]:
                 del splits["num_heads_upsample"]
         for name, split in splits.items():
             if any(width % split for width in attended):
-                yield (
-                    f"{name}={split} does not divide the width of every level with attention ({_list(attended)}); "
-                    f"use a divisor of {math.gcd(*attended)}"
+                yield problem(
+                    f"does not divide the width of every level with attention ({_list(attended)}); use a divisor of "
+                    f"{math.gcd(*attended)}",
+                    option=name,
+                    value=split,
                 )
 
 
@@ -166,7 +181,7 @@ def default_channel_mult(sides: tuple[int, ...]) -> tuple[float, ...]:
 def refuse(problems: tuple[str, ...]) -> None:
     """Raise one `OptionError` with all problems, if there are any."""
     if problems:
-        raise OptionError("\n".join(problems))
+        raise OptionError(joined("\n", problems))
 
 
 def _halvings(sides: tuple[int, ...]) -> int:

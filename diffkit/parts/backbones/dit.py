@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from diffkit.errors import Message, problem
 from diffkit.options import choice, flag, integer, number
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import refuse
@@ -66,7 +67,7 @@ class DiT(Backbone):
     def problems(self, composition: Composition) -> Iterable[str]:
         """Return one sentence for each problem with the shape of the data."""
         label = composition.label("backbone")
-        return [f"{label}: {problem}" for problem in self._problems(composition.data_shape)]
+        return [Message(f"{label}: ", each) for each in self._problems(composition.data_shape)]
 
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the null class."""
@@ -105,8 +106,15 @@ class DiT(Backbone):
             yield f"data_shape {data_shape} has {axes} spatial axes, but dit needs 2; backbone 'mlp' takes any shape"
         elif any(side % self.patch for side in sides):
             fits = [patch for patch in (8, 4, 2, 1) if not any(side % patch for side in sides)]
-            yield f"patch={self.patch} does not divide the sides {sides[0]}x{sides[1]}; use patch={fits[0]}"
+            yield problem(
+                f"does not divide the sides {sides[0]}x{sides[1]}",
+                option="patch",
+                value=self.patch,
+                fix={"patch": fits[0]},
+            )
         if hidden % 4:
-            yield f"hidden={hidden} has no sine and cosine positions for two axes; use a multiple of 4"
+            yield problem(
+                "has no sine and cosine positions for two axes; use a multiple of 4", option="hidden", value=hidden
+            )
         if hidden % heads:
-            yield f"heads={heads} does not divide hidden={hidden}; use a divisor of it"
+            yield problem(f"does not divide the width {hidden}; use a divisor of it", option="heads", value=heads)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
-from diffkit.errors import OptionError
+from diffkit.errors import Message, OptionError
 from diffkit.options import choice, flag, integer, integers, number, numbers
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import Layout, refuse
@@ -79,9 +79,19 @@ class UNet(Backbone):
         """Raise `OptionError` for options without effect."""
         label_count(self.num_classes, self.null_class)
         if self.num_head_channels is not None and self.num_heads_upsample is not None:
-            raise OptionError("num_heads_upsample has no effect with num_head_channels; leave one of them out")
+            raise OptionError(
+                "has no effect with num_head_channels",
+                option="num_heads_upsample",
+                value=self.num_heads_upsample,
+                fix=[{"num_heads_upsample": None}, {"num_head_channels": None}],
+            )
         if self.resblock_updown and not self.conv_resample:
-            raise OptionError("conv_resample=False has no effect with resblock_updown=True; leave one of them out")
+            raise OptionError(
+                "has no effect without conv_resample",
+                option="resblock_updown",
+                value=True,
+                fix=[{"resblock_updown": False}, {"conv_resample": True}],
+            )
 
     def channels_in(self, data_shape: tuple[int, ...]) -> int:
         """Return the channels of the data plus those of low_res."""
@@ -90,7 +100,7 @@ class UNet(Backbone):
     def problems(self, composition: Composition) -> Iterable[str]:
         """Return one sentence for each problem with the shape of the data."""
         label = composition.label("backbone")
-        return [f"{label}: {problem}" for problem in self._layout(composition.data_shape).problems()]
+        return [Message(f"{label}: ", each) for each in self._layout(composition.data_shape).problems()]
 
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the null class."""
@@ -119,22 +129,5 @@ class UNet(Backbone):
         return UNetNetwork(layout, out_channels, num_labels, self.low_res_channels)
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
-        return Layout(
-            data_shape=data_shape,
-            in_channels=self.channels_in(data_shape),
-            channels=self.channels,
-            num_res_blocks=self.num_res_blocks,
-            channel_mult=self.channel_mult,
-            attention_resolutions=self.attention_resolutions,
-            attention_range=(8, 16),  # the published networks attend at 16 and 8 pixels
-            num_heads=self.num_heads,
-            num_heads_upsample=self.num_heads_upsample or self.num_heads,
-            num_head_channels=self.num_head_channels,
-            attention_order=self.attention_order,
-            scale_shift_norm=self.scale_shift_norm,
-            dropout=self.dropout,
-            resblock_updown=self.resblock_updown,
-            conv_resample=self.conv_resample,
-            groups=self.groups,
-            checkpoint=self.checkpoint,
-        )
+        # the published networks attend at 16 and 8 pixels
+        return Layout.of(self, data_shape, self.channels_in(data_shape), (8, 16))

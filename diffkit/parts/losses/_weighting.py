@@ -26,11 +26,6 @@ def bound_option() -> Any:
     return number(0.0, ge=0)
 
 
-def needs_of(vb_weight: float) -> frozenset[str]:
-    """The `needs` of a loss with that weight of the bound."""
-    return frozenset({"transition", "learned_variance"}) if vb_weight else frozenset()
-
-
 def weighted(at: LossInputs, error: Tensor, vb_weight: float) -> Mapping[str, Tensor]:
     """Return "loss", "mse" (of the network's output, not weighted) and, with the bound, "vb"; each (B,).
 
@@ -53,20 +48,21 @@ def weighted_square(at: LossInputs, weight: Tensor, vb_weight: float) -> Mapping
     return weighted(at, scale * mean_flat(squared_error(at.out, at.target)), vb_weight)
 
 
-class WeightedSquare(Loss):
-    """A squared error of x_start with a weight at any log_snr: base of losses that add a weight and options."""
+class WithBound(Loss):
+    """Base of losses with the option ``vb_weight``: with it, they need steps, and train a learned variance."""
 
     vb_weight: float
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Steps and a learned variance, with the bound."""
-        return needs_of(self.vb_weight)
-
-    @property
-    def trains_variance(self) -> bool:  # type: ignore[override]
+    def trains_variance(self) -> bool:
         """True with the bound."""
         return self.vb_weight > 0
+
+    needs_transition = needs_learned_variance = trains_variance
+
+
+class WeightedSquare(WithBound):
+    """A squared error of x_start with a weight at any log_snr: base of losses that add a weight and options."""
 
     @abstractmethod
     def weight(self, log_snr: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from attrs import frozen
 
 from diffkit.gaussian import mean_flat
 from diffkit.options import choice, number
-from diffkit.parts.losses._weighting import bound_option, needs_of, weighted
-from diffkit.protocols import Loss, LossInputs
+from diffkit.parts.losses._weighting import WithBound, bound_option, weighted
+from diffkit.protocols import LossInputs
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @registry("loss").register("huber")
 @frozen
-class Huber(Loss):
+class Huber(WithBound):
     """``2 delta^2 (sqrt(1 + (e / delta)^2) - 1)``, e the error of eps, of x_start or of the network's output.
 
     Elementwise, then averaged; ``e^2`` for errors much smaller than delta.
@@ -37,16 +37,6 @@ class Huber(Loss):
     delta: float = number(1.0, gt=0)
     error: str = choice("eps", ("eps", "x_start", "output"))
     vb_weight: float = bound_option()
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Steps and a learned variance, with the bound."""
-        return needs_of(self.vb_weight)
-
-    @property
-    def trains_variance(self) -> bool:  # type: ignore[override]
-        """True with the bound."""
-        return self.vb_weight > 0
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss", "mse" (of the network's output, not weighted) and, with the bound, "vb", each (B,)."""

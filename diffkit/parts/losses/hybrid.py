@@ -32,8 +32,9 @@ class Hybrid(Loss):
 
     vb_weight: float = number(1e-3, ge=0)
     scale_by_steps: bool = flag(True)
-    needs: ClassVar[frozenset[str]] = frozenset({"transition", "learned_variance"})
-    trains_variance: ClassVar[bool] = True  # type: ignore[misc]
+    needs_transition: ClassVar[bool] = True
+    needs_learned_variance: ClassVar[bool] = True
+    trains_variance: ClassVar[bool] = True
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss", "mse" and "vb" (the bound's term in bits per dimension, unweighted), each (B,)."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
+from diffkit.errors import problem
 from diffkit.options import choice, number
 from diffkit.parts.losses._weighting import WeightedSquare, bound_option, weighted_square
 from diffkit.protocols import Composition, LossInputs
@@ -58,10 +59,10 @@ class Sigmoid(WeightedSquare):
     def problems(self, composition: Composition) -> Iterable[str]:
         """Report continuous levels, which have no neighbours."""
         if self.measure == "log_snr" and composition.continuous_time:
-            yield (
+            yield problem(
                 f"{composition.label('loss')} counts levels by the log_snr they cover, but "
-                f"{composition.label('timesteps')} draws continuous ones; give it measure='level', or use "
-                "timesteps='uniform'"
+                f"{composition.label('timesteps')} draws continuous ones",
+                fix=[{"measure": "level"}, {"timesteps": "uniform"}],
             )
 
 

@@ -29,8 +29,8 @@ class VLB(Loss):
     """
 
     scale_by_steps: bool = flag(True)
-    needs: ClassVar[frozenset[str]] = frozenset({"transition"})
-    trains_variance: ClassVar[bool] = True  # type: ignore[misc]
+    needs_transition: ClassVar[bool] = True
+    trains_variance: ClassVar[bool] = True
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
         """Return "loss", "vb" (the term in bits per dimension) and "mse", each (B,)."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
+from diffkit.errors import problem
 from diffkit.protocols import Composition, MeanParameterization, Scalings
 from diffkit.registry import registry
 from diffkit.table import Coefs, Steps
@@ -36,7 +37,8 @@ class XPrev(MeanParameterization):
     def problems(self, composition: Composition) -> Iterable[str]:
         """Report continuous levels, which have no level below to predict."""
         if composition.continuous_time:
-            yield (
+            yield problem(
                 f"{composition.label('mean')} needs discrete levels, but {composition.label('timesteps')} draws "
-                "continuous ones; use mean='eps' or timesteps='uniform'"
+                "continuous ones",
+                fix=[{"mean": "eps"}, {"timesteps": "uniform"}],
             )

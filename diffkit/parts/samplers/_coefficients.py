@@ -11,12 +11,9 @@ So every plan here is that step, plus multiples of differences of estimates, whi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from diffkit.table import F64, Coefs, Steps
+from diffkit.table import F64, Coefs, Steps
 
 MIN_SPACING = 1e-3
 """An estimate closer than this to another one (in steps) is left out: the division would amplify float32 rounding."""

@@ -31,7 +31,7 @@ class Ancestral(Sampler):
     """
 
     order: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True  # type: ignore[misc]
+    stochastic: ClassVar[bool] = True
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the posterior's coefficients, and the addend to the log of the deviation: 0, or `NONE` at the end."""

@@ -38,7 +38,7 @@ class DDIM(Sampler):
     order: ClassVar[int] = 1
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """True if any noise is added."""
         return self.eta > 0
 

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from diffkit.parts.samplers._coefficients import within
 from diffkit.parts.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("dpm2")
 @frozen
-class DPM2(Sampler):
+class DPM2(MultistageSampler):
     """``x_s / alpha_s = x_t / alpha_t + (rho_s - rho_t) eps_u``, ``rho_u = sqrt(rho_t rho_s)``, x_u by an Euler step.
 
     Two evaluations a step, one on the last. The same numbers as 'dpm_solver_2' with r = 0.5; without its noise, this is
@@ -31,7 +31,6 @@ class DPM2(Sampler):
     """
 
     order: ClassVar[int] = 2
-    uses_last: ClassVar[bool] = True
 
     def nodes(self, steps: Steps) -> F64:
         """Return log_snr of the middle of each step, (n, 1)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -11,7 +11,7 @@ from diffkit.options import number
 from diffkit.parts.samplers._coefficients import within
 from diffkit.parts.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
 from diffkit.parts.samplers._stochastic import fresh_std, noise_column, variance_option, with_noise, without_noise
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("dpm2_ancestral")
 @frozen
-class DPM2Ancestral(Sampler):
+class DPM2Ancestral(MultistageSampler):
     """'dpm2' from sigma_t to ``sqrt(sigma_s^2 - std^2)``, then ``std noise``.
 
     ``std = eta sigma_s sqrt(1 - snr_t / snr_s)``
@@ -38,15 +38,14 @@ class DPM2Ancestral(Sampler):
 
     eta: float = number(1.0, ge=0, le=1)
     variance: str = variance_option()
-    uses_last: ClassVar[bool] = True
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         """2, in mean and variance if there is noise; 1 if that noise is not the solver's own."""
         return 1 if self.stochastic and self.variance == "learned" else 2
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """True if any noise is added."""
         return self.eta > 0
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from diffkit.options import number
 from diffkit.parts.samplers._coefficients import within
 from diffkit.parts.samplers._singlestep import midpoint_plan_in_noise, midpoint_step
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("dpm_solver_2")
 @frozen
-class DPMSolver2(Sampler):
+class DPMSolver2(MultistageSampler):
     """``x_s = alpha_s/alpha_t x_t - sigma_s (exp(h) - 1) (eps_t + (eps_u - eps_t) / 2r)``, u at lambda_t + r h.
 
     ``h = lambda_s - lambda_t``; x_u is reached by holding eps_t. Two evaluations a step, one on the last.
@@ -36,7 +36,6 @@ class DPMSolver2(Sampler):
 
     r: float = number(0.5, gt=0, lt=1)
     order: ClassVar[int] = 2
-    uses_last: ClassVar[bool] = True
 
     def nodes(self, steps: Steps) -> F64:
         """Return log_snr of the second evaluation of each step, (n, 1)."""

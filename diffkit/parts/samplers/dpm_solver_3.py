@@ -18,7 +18,7 @@ from diffkit.parts.samplers._coefficients import (
     within,
 )
 from diffkit.parts.samplers._singlestep import MAX_UNBOUNDED_STEP, inverse_position, noise_to_data
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("dpm_solver_3")
 @frozen
-class DPMSolver3(Sampler):
+class DPMSolver3(MultistageSampler):
     """Three stages at lambda_t, lambda_t + r1 h and lambda_t + r2 h; ``psi(z) = (exp(z) - 1) / z - 1``.
 
     ``x_2 = held - sigma_2 r2/r1 psi(r2 h) (eps_1 - eps_t)``
@@ -43,7 +43,6 @@ class DPMSolver3(Sampler):
     """
 
     order: ClassVar[int] = 3
-    uses_last: ClassVar[bool] = True
 
     def nodes(self, steps: Steps) -> F64:
         """Return log_snr of the second and third evaluation of each step, (n, 2)."""

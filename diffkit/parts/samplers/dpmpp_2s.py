@@ -10,7 +10,7 @@ from attrs import frozen
 from diffkit.options import number
 from diffkit.parts.samplers._coefficients import straight, within
 from diffkit.parts.samplers._singlestep import inverse_position, midpoint_plan, midpoint_step
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("dpmpp_2s")
 @frozen
-class DPMSolverPP2S(Sampler):
+class DPMSolverPP2S(MultistageSampler):
     """``x_s = sigma_s/sigma_t x_t + alpha_s (1 - exp(-h)) (x_start_t + (x_start_u - x_start_t) / 2r)``.
 
     u at lambda_t + r h, ``h = lambda_s - lambda_t``; x_u is reached by holding x_start_t. Two evaluations a step,
@@ -35,7 +35,6 @@ class DPMSolverPP2S(Sampler):
 
     r: float = number(0.5, gt=0, lt=1)
     order: ClassVar[int] = 2
-    uses_last: ClassVar[bool] = True
 
     def nodes(self, steps: Steps) -> F64:
         """Return log_snr of the second evaluation of each step, (n, 1)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -11,7 +11,7 @@ from diffkit.options import number
 from diffkit.parts.samplers._coefficients import straight, within
 from diffkit.parts.samplers._singlestep import inverse_position, midpoint_plan, midpoint_step
 from diffkit.parts.samplers._stochastic import fresh_std, noise_column, variance_option, with_noise, without_noise
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.table import Steps
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("dpmpp_2s_ancestral")
 @frozen
-class DPMSolverPP2SAncestral(Sampler):
+class DPMSolverPP2SAncestral(MultistageSampler):
     """'dpmpp_2s' from sigma_t to ``sqrt(sigma_s^2 - std^2)``, then ``std noise``.
 
     ``std = eta sigma_s sqrt(1 - snr_t / snr_s)``
@@ -42,15 +42,14 @@ class DPMSolverPP2SAncestral(Sampler):
     eta: float = number(1.0, ge=0, le=1)
     r: float = number(0.5, gt=0, lt=1)
     variance: str = variance_option()
-    uses_last: ClassVar[bool] = True
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         """2, in mean and variance if there is noise; 1 if that noise is not the solver's own."""
         return 1 if self.stochastic and self.variance == "learned" else 2
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """True if any noise is added."""
         return self.eta > 0
 

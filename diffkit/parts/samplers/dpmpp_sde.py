@@ -13,7 +13,7 @@ from diffkit.parts.samplers._coefficients import straight, within
 from diffkit.parts.samplers._multistep import start_history
 from diffkit.parts.samplers._singlestep import inverse_position
 from diffkit.parts.samplers._stochastic import fresh_std, without_noise
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, RoutedSampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.table import Coefs, Steps
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("dpmpp_sde")
 @frozen
-class DPMSolverPPSDE(Sampler):
+class DPMSolverPPSDE(RoutedSampler, MultistageSampler):
     """``x_s = carry x_t + held (x_start_t + (x_start_u - x_start_t) / 2r) + std noise``, u at lambda_t + r h.
 
     ``std = eta sigma_s sqrt(1 - snr_t / snr_s)``, ``carry = sqrt(sigma_s^2 - std^2) / sigma_t``,
@@ -52,7 +52,8 @@ class DPMSolverPPSDE(Sampler):
     r: float = number(0.5, gt=0, lt=1)
     s_noise: float = number(1.0, gt=0)
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = True  # type: ignore[misc]
+    stochastic: ClassVar[bool] = True
+    uses_last: ClassVar[bool] = False
 
     def route(self, log_snr: F64) -> Sequence[tuple[int, int]]:
         """Return every step twice except the last, which holds its estimate."""

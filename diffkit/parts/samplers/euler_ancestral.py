@@ -39,7 +39,7 @@ class EulerAncestral(Sampler):
     order: ClassVar[int] = 1
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """True if any noise is added."""
         return self.eta > 0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrs import frozen
 
 from diffkit.parts.samplers._singlestep import trapezoid_plan, trapezoid_step
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("heun")
 @frozen
-class Heun(Sampler):
+class Heun(MultistageSampler):
     """``x_s / alpha_s = x_t / alpha_t + (rho_s - rho_t) (eps_t + eps_s) / 2``, eps_s from an Euler step.
 
     In x_start: ``x_s = euler + alpha_s (exp(h) - 1) / 2 (x_start(euler) - x_start(x_t))``, ``h = lambda_s - lambda_t``.
@@ -32,7 +32,6 @@ class Heun(Sampler):
     """
 
     order: ClassVar[int] = 2
-    uses_last: ClassVar[bool] = True
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return the coefficients of the Euler step, and of the difference of estimates."""

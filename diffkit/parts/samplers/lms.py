@@ -49,7 +49,7 @@ class LMS(Sampler):
     corrected_start: bool = flag(True)
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         """The number of estimates, at most 3: more do not raise the order, as the error of the first steps remains."""
         return min(self.estimates, 3 if self.corrected_start else 2)
 

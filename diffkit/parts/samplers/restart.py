@@ -10,7 +10,7 @@ from attrs import frozen
 
 from diffkit.options import integer, number
 from diffkit.parts.samplers._singlestep import trapezoid_plan, trapezoid_step
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, RoutedSampler, State, StepRow
 from diffkit.registry import registry
 from diffkit.table import Coefs, Steps
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @registry("sampler").register("restart")
 @frozen
-class Restart(Sampler):
+class Restart(RoutedSampler, MultistageSampler):
     """Down to rho_min, then `times` times: noise up to rho_max and down again; then on to level 0. Steps are Heun's.
 
     Noise erases the error of the steps before, to which a fully stochastic sampler would add at every step.
@@ -40,10 +40,9 @@ class Restart(Sampler):
     rho_min: float = number(0.06, gt=0)
     rho_max: float = number(0.3, gt=0)
     order: ClassVar[int] = 2
-    uses_last: ClassVar[bool] = True
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """True if any noise is added."""
         return self.times > 0
 

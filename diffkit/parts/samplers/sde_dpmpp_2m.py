@@ -41,12 +41,12 @@ class SDEDPMSolverPP2M(Sampler):
     variance: str = variance_option()
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         """2, in mean and variance if there is noise; 1 if that noise is not the solver's own."""
         return 1 if self.stochastic and self.variance == "learned" else 2
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """True if any noise is added."""
         return self.eta > 0
 

@@ -59,14 +59,14 @@ class SDEDPMSolverPP3M(Sampler):
     variance: str = variance_option()
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         """3; 2, in mean and variance, if there is noise; 1 if that noise is not the solver's own."""
         if not self.stochastic:
             return 3
         return 1 if self.variance == "learned" else 2
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         """True if any noise is added."""
         return self.eta > 0
 

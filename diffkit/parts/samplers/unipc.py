@@ -54,7 +54,7 @@ class UniPC(Sampler):
     variant: str = choice("bh2", ("bh1", "bh2"))
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         """One more than the estimates, as corrected, but at most 3: the first steps leave an error of that order."""
         return min(self.estimates + 1, 3)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import frozen
 
 from diffkit.options import number
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @registry("schedule").register("laplace")
 @frozen
-class Laplace(NoiseSchedule):
+class Laplace(ContinuousSchedule):
     """``log_snr = mean - width sgn(1/2 - u) log(1 - 2 |u - 1/2|)``, u = (k - 1/2) / T; time is 1000 u.
 
     Continuous: defined at any log_snr. Level 1 has log_snr ``mean + width log T``, so there is noise even there.
@@ -31,7 +31,6 @@ class Laplace(NoiseSchedule):
 
     mean: float = number(0.0)
     width: float = number(0.5, gt=0)
-    continuous: ClassVar[bool] = True
 
     def table(self, num_steps: int) -> ProcessTable:
         """Return the table; any num_steps works."""

@@ -32,18 +32,15 @@ class Linear(NoiseSchedule):
     end: float = number(0.02, gt=0, lt=1)
 
     def table(self, num_steps: int) -> ProcessTable:
-        """Return the table; `OptionError` names the smallest num_steps where every beta is at most 1."""
+        """Return the table; `OptionError` names the smallest num_steps where every beta is below 1."""
         betas = np.linspace(1000 / num_steps * self.start, 1000 / num_steps * self.end, num_steps)
         if betas.max() > 1:
+            # a beta of just 1 leaves no signal at the last level, where eps does not determine x_start
+            with_signal = math.floor(1000 * max(self.start, self.end)) + 1
             raise OptionError(
-                f"schedule 'linear' has a variance above 1 at num_steps={num_steps}; {self._what_works()}, "
-                "or schedule='cosine', which works for any"
+                "gives schedule 'linear' a variance above 1",
+                option="num_steps",
+                value=num_steps,
+                fix=[{"num_steps": with_signal}, {"schedule": "cosine"}],
             )
         return ProcessTable.from_betas(betas)
-
-    def _what_works(self) -> str:
-        """A beta of just 1 leaves no signal at the last level, where eps does not determine x_start."""
-        bound = 1000 * max(self.start, self.end)
-        smallest, with_signal = math.ceil(bound), math.floor(bound) + 1
-        text = f"use num_steps >= {with_signal}"
-        return text if smallest == with_signal else f"{text} ({smallest} with mean='x_start' or mean='v')"

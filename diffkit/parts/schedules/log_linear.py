@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import frozen
 
 from diffkit.errors import OptionError
 from diffkit.options import choice, number
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @registry("schedule").register("log_linear")
 @frozen
-class LogLinear(NoiseSchedule):
+class LogLinear(ContinuousSchedule):
     """``log_snr = log_snr_max + u (log_snr_min - log_snr_max)``, u = (k - 1) / (T - 1); time is 1000 u.
 
     Continuous: defined at any log_snr. On the variance-exploding path sigma grows by the same factor from level to
@@ -36,7 +36,6 @@ class LogLinear(NoiseSchedule):
     log_snr_max: float = number(13.3)
     log_snr_min: float = number(-5.0)
     path: str = choice("vp", ("vp", "ve"))
-    continuous: ClassVar[bool] = True
 
     def __attrs_post_init__(self) -> None:
         if self.log_snr_min >= self.log_snr_max:

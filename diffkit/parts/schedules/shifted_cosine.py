@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import frozen
 
 from diffkit.errors import OptionError
 from diffkit.options import number
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @registry("schedule").register("shifted_cosine")
 @frozen
-class ShiftedCosine(NoiseSchedule):
+class ShiftedCosine(ContinuousSchedule):
     """``log_snr = -2 log tan(a + u (b - a)) + 2 log(base / size)``, u = k/T; time is 1000 u. Continuous.
 
     Neighbouring pixels are similar, so the same noise hides less of a larger image. a and b are the angles of
@@ -38,7 +38,6 @@ class ShiftedCosine(NoiseSchedule):
     base: float = number(64.0, gt=0)
     log_snr_max: float = number(15.0)
     log_snr_min: float = number(-15.0)
-    continuous: ClassVar[bool] = True
 
     def __attrs_post_init__(self) -> None:
         if self.log_snr_min >= self.log_snr_max:

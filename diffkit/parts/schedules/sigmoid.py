@@ -33,7 +33,7 @@ class Sigmoid(NoiseSchedule):
 
     def __attrs_post_init__(self) -> None:
         if self.start >= self.end:
-            raise OptionError(f"start must be below end, got {self.start!r} and {self.end!r}")
+            raise OptionError(f"must be below end, {self.end!r}", option="start", value=self.start)
 
     def table(self, num_steps: int) -> ProcessTable:
         """Return the table; any num_steps works."""

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import frozen
 
 from diffkit.errors import OptionError
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule, NoiseSchedule
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
 
@@ -66,7 +66,7 @@ class ZeroSNR(NoiseSchedule):
             )
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
         total_std = table.total_std[1:]
-        time = None if inner.continuous else table.time[1:]
+        time = None if isinstance(inner, ContinuousSchedule) else table.time[1:]
         return ProcessTable.from_alpha_sigma(total_std * root, total_std * np.sqrt((1 - root) * (1 + root)), time)
 
     def _inner(self) -> NoiseSchedule:

@@ -10,10 +10,9 @@ import torch
 from diffkit.errors import OptionError
 from diffkit.runtime.distributed import Ranks, join_ranks, local_rank
 from diffkit.training.config import TrainConfig
-from diffkit.training.engines.protocol import Engine as Engine
-from diffkit.training.engines.single import SingleProcess as SingleProcess
+from diffkit.training.engines.engine import Engine as Engine
 
-__all__ = ["Engine", "SingleProcess", "check_processes", "engine_for"]
+__all__ = ["Engine", "check_processes", "engine_for"]
 
 
 @contextmanager
@@ -35,10 +34,6 @@ def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
 
 
 def _create_engine(device: torch.device, config: TrainConfig, group: Ranks) -> Engine:
-    if config.engine == "accelerate":
-        from diffkit.training.engines.accelerated import Accelerated
-
-        return Accelerated(device, group)
     if config.strategy == "fsdp":
         from diffkit.training.engines.sharded import Sharded
 
@@ -47,23 +42,27 @@ def _create_engine(device: torch.device, config: TrainConfig, group: Ranks) -> E
         from diffkit.training.engines.replicated import Replicated
 
         return Replicated(device, group)
-    return SingleProcess(device)
+    return Engine(device)
 
 
 def check_processes(config: TrainConfig, size: int) -> None:
     """Raise `OptionError` unless the options of training fit the number of processes."""
-    if config.strategy == "fsdp" and config.engine != "torch":
-        raise OptionError("engine='accelerate' makes replicas only; leave engine out for strategy='fsdp'")
     if config.strategy == "fsdp" and size == 1:
         raise OptionError(
-            "strategy='fsdp' shares the network among processes, but there is one; start several with "
-            "torchrun --nproc-per-node=N, or leave strategy out"
+            "shares the network among processes, but there is one; start several with torchrun --nproc-per-node=N",
+            option="strategy",
+            value="fsdp",
+            fix={"strategy": "ddp"},
         )
     if config.batch_size < size:
-        raise OptionError(f"batch_size={config.batch_size} leaves some of the {size} processes nothing to do")
+        raise OptionError(
+            f"leaves some of the {size} processes nothing to do", option="batch_size", value=config.batch_size
+        )
     if config.strategy == "fsdp" and config.batch_size % size:
         raise OptionError(
-            f"strategy='fsdp' needs a batch_size that {size}, the number of processes, divides, got {config.batch_size}"
+            f"must be a multiple of {size}, the number of processes, for strategy 'fsdp'",
+            option="batch_size",
+            value=config.batch_size,
         )
 
 

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffkit.errors import OptionError
-from diffkit.training.engines.protocol import Network
-from diffkit.training.engines.single import SingleProcess
+from diffkit.training.engines.engine import Engine, Network
 
 # the option's name since torch 2.12; at first buffers are those of rank 0, and then each process updates its own
 _FORWARD = "forward_sync_buffers"
 _SYNC_BUFFERS = _FORWARD if _FORWARD in signature(DistributedDataParallel.__init__).parameters else "broadcast_buffers"
 
 
-class MultiProcess(SingleProcess):
+class MultiProcess(Engine):
     """Base class of the engines of several processes: how they exchange gradients and results."""
 
     def backward(self, loss: Tensor) -> None:
@@ -77,14 +76,8 @@ class Replicated(MultiProcess):
 
     def close(self) -> None:
         """Release the wrapped network."""
-        disconnect_ddp(self.__dict__.pop("model", None))
-
-
-def disconnect_ddp(model: nn.Module | None) -> None:
-    """Remove the connection to other processes from a network wrapped in DDP, which a traceback may keep alive.
-
-    After the process group is destroyed, the destructor of an object with a connection may wait forever.
-    """
-    if isinstance(model, DistributedDataParallel):
+        model = self.__dict__.pop("model", None)
+        # An error's traceback may keep the model alive, and an object that holds a connection after the group is
+        # destroyed may wait for it forever in its destructor.
         for name in ("reducer", "logger", "process_group"):
-            vars(model).pop(name, None)
+            vars(model).pop(name, None) if model is not None else None

@@ -16,7 +16,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from diffkit.errors import OptionError
-from diffkit.training.engines.protocol import Files, Network
+from diffkit.training.checkpoint import Files
+from diffkit.training.engines.engine import Network
 from diffkit.training.engines.replicated import MultiProcess
 from diffkit.training.sharded_files import shard_name
 

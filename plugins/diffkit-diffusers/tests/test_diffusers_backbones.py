@@ -57,17 +57,17 @@ def test_the_unet_answers_as_in_diffusers(options: dict[str, Any], var: str):
     system = diffkit.compose(backbone=backbone, var=var, loss=loss, data_shape=(3, 8, 12), rescale_time=False)
     channels = 6 if var == "learned_range" else 3
     theirs = UNet2DModel(sample_size=(8, 12), out_channels=channels, **SMALL_UNET | options)
-    theirs.load_state_dict(system.backbone.model.state_dict())
+    theirs.load_state_dict(system.network.model.state_dict())
     labelled = "num_class_embeds" in options or "class_embed_type" in options
     conditions = {"y": torch.tensor([1, 4])} if labelled else {}
     labels = {"class_labels": conditions["y"]} if labelled else {}
     x, time = torch.randn(2, 3, 8, 12), torch.tensor([7, 999])
     with torch.no_grad():
-        found = system.backbone(x, time.float(), **conditions)
+        found = system.network(x, time.float(), **conditions)
         torch.testing.assert_close(found, theirs(x, time, **labels).sample)
     terms = system(torch.rand(2, 3, 8, 12), **conditions)
     terms["loss"].mean().backward()
-    assert diffkit.from_spec(system.spec()).recipe == backbone
+    assert diffkit.from_spec(system.spec()).parts.backbone == backbone
 
 
 def test_the_transformer_answers_as_in_diffusers():
@@ -76,14 +76,14 @@ def test_the_transformer_answers_as_in_diffusers():
         backbone=backbone, var="learned_range", loss="hybrid", data_shape=(4, 8, 8), bins=None, rescale_time=False
     )
     theirs = DiTTransformer2DModel(sample_size=8, out_channels=8, **SMALL_DIT)
-    system.backbone.model.load_state_dict(theirs.state_dict())
+    system.network.model.load_state_dict(theirs.state_dict())
     x, time, y = torch.randn(2, 4, 8, 8), torch.tensor([7, 999]), torch.tensor([0, 3])
     with torch.no_grad():
-        found = system.eval().backbone(x, time.float(), y=y)
+        found = system.eval().network(x, time.float(), y=y)
         torch.testing.assert_close(found, theirs.eval()(x, time, class_labels=y).sample)
     assert backbone.null_conditions() == {"y": 3}
     assert system.sample(2, steps=3, y=1, progress=False).shape == (2, 4, 8, 8)
-    assert diffkit.from_spec(system.spec()).recipe == backbone
+    assert diffkit.from_spec(system.spec()).parts.backbone == backbone
 
 
 def test_a_saved_system_samples_alike(tmp_path: Any):

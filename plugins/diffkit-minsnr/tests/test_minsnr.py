@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from attrs import frozen
 from diffkit_minsnr import MinSNR
 
 import diffkit
-from diffkit.protocols import NoiseSchedule, State, TimestepSampler
+from diffkit.protocols import ContinuousSchedule, ContinuousTimestepSampler, NoiseSchedule, State
 from diffkit.system.coefficients import scalings
 from diffkit.testing import Check, parametrize_checks
 
@@ -85,10 +84,8 @@ def test_a_level_without_signal_weighs_nothing():
 
 
 @frozen
-class Anywhere(NoiseSchedule):
+class Anywhere(ContinuousSchedule):
     """A variance-preserving path whose levels are any log_snr."""
-
-    continuous: ClassVar[bool] = True
 
     def table(self, num_steps: int) -> diffkit.ProcessTable:
         log_snr = np.linspace(5, -5, num_steps)
@@ -99,10 +96,8 @@ class Anywhere(NoiseSchedule):
 
 
 @frozen
-class Even(TimestepSampler):
+class Even(ContinuousTimestepSampler):
     """Levels with an even log_snr."""
-
-    domain: ClassVar[str] = "log_snr"
 
     def sample(self, state: State, u: torch.Tensor, num_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         return 10 * u - 5, torch.ones_like(u, dtype=torch.float32)

@@ -93,7 +93,7 @@ def test_options(options):
         ({"pool": "max"}, "pool must be one of 'adaptive', 'attention', 'spatial', 'spatial_v2', got 'max'"),
         (
             {"conv_resample": False},
-            "conv_resample=False has no effect with resblock_updown=True; leave one of them out",
+            "resblock_updown=True has no effect without conv_resample; use resblock_updown=False or conv_resample=True",
         ),
     ],
 )

@@ -136,7 +136,7 @@ def test_what_does_not_fit():
     )
     assert _problem(Tiny(patch=8), (3, 12, 8)) == "patch=8 does not divide the sides 12x8; use patch=4"
     assert _problem(DiT(hidden=30, heads=2), (3, 8, 8)).startswith("hidden=30 has no sine and cosine positions")
-    assert _problem(DiT(heads=7), (3, 8, 8)) == "heads=7 does not divide hidden=384; use a divisor of it"
+    assert _problem(DiT(heads=7), (3, 8, 8)) == "heads=7 does not divide the width 384; use a divisor of it"
     assert len(_problem(DiT(patch=3, hidden=30, heads=7), (3, 8, 8)).splitlines()) == 3
 
 
@@ -156,7 +156,10 @@ def test_problems_are_those_of_the_data_shape():
         ({"mlp_ratio": 0}, "mlp_ratio must be > 0, got 0.0"),
         ({"num_classes": -1}, "num_classes must be >= 0, got -1"),
         ({"checkpoint": 1}, "checkpoint must be True or False, got 1"),
-        ({"null_class": True}, "null_class=True has no effect without classes; set num_classes"),
+        (
+            {"null_class": True},
+            "null_class=True has no effect without classes; use null_class=False or num_classes=...",
+        ),
     ],
 )
 def test_option_errors(options, text):

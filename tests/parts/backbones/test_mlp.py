@@ -75,7 +75,10 @@ def test_learns_a_curve():
         ({"hidden": 0}, "hidden must be >= 1, got 0"),
         ({"depth": 0}, "depth must be >= 1 and <= 10000, got 0"),
         ({"num_classes": -1}, "num_classes must be >= 0, got -1"),
-        ({"null_class": True}, "null_class=True has no effect without classes; set num_classes"),
+        (
+            {"null_class": True},
+            "null_class=True has no effect without classes; use null_class=False or num_classes=...",
+        ),
     ],
 )
 def test_option_errors(options, text):

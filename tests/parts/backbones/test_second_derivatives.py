@@ -7,7 +7,7 @@ import torch
 
 from diffkit.parts.backbones.dit import DiT
 from diffkit.parts.backbones.unet import UNet
-from diffkit.runtime.double_backward import differentiable_twice
+from diffkit.tensors import differentiable_twice
 
 UNET = UNet(channels=8, groups=8, num_res_blocks=1, channel_mult=(1,), attention_resolutions=(4,), num_heads=2)
 RECIPES = {"unet": UNET, "dit": DiT(patch=2, hidden=16, depth=1, heads=2)}

@@ -327,10 +327,10 @@ def test_axes():
 
 def test_sides():
     assert _problem(UNet(channel_mult=(1, 2, 2, 2)), (3, 28, 28)) == (
-        "sides 28x28 cannot be halved 3 times, as the 4 levels of channel_mult need; "
-        "use sides that are multiples of 8, or at most 3 levels"
+        "sides 28x28 cannot be halved 3 times, as 4 levels need; take sides that are multiples of 8, or fewer levels; "
+        "use channel_mult=(1, 2, 2)"
     )
-    assert _problem(UNet(channel_mult=(1, 2)), (3, 9)).endswith("use sides that are multiples of 2, or at most 1 level")
+    assert _problem(UNet(channel_mult=(1, 2)), (3, 9)).endswith("use channel_mult=(1,)")
     assert _problem(UNet(channel_mult=()), (3, 8, 8)) == "channel_mult must name at least one level, got ()"
 
 
@@ -340,14 +340,14 @@ def test_outer_axis_of_three_may_have_any_size():
 
 def test_groups():
     assert _problem(UNet(channels=48, channel_mult=(1, 2)), (3, 8, 8)) == (
-        "groups=32 does not divide every level's width (48, 96); use channels that are a multiple of 32, or groups=48"
+        "groups=32 does not divide every level's width (48, 96); use groups=48"
     )
     assert "(64, 38)" in _problem(UNet(channels=64, channel_mult=(1, 0.6)), (3, 8, 8))
 
 
 def test_attention_resolutions():
     assert _problem(UNet(attention_resolutions=(16, 5)), (3, 32, 32)) == (
-        "attention_resolutions 5 is the size of no level; the levels of sides 32x32 have sizes 32, 16, 8, 4"
+        "attention_resolutions=(16, 5) names the size 5 of no level; the levels of sides 32x32 have sizes 32, 16, 8, 4"
     )
     assert UNet(attention_resolutions=())._layout((3, 8, 8)).attention == (False, False)
 
@@ -374,9 +374,15 @@ def test_problems_are_those_of_the_data_shape():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"null_class": True}, "null_class=True has no effect without classes; set num_classes"),
-        ({"num_head_channels": 4, "num_heads_upsample": 2}, "num_heads_upsample has no effect with num_head_channels"),
-        ({"conv_resample": False, "resblock_updown": True}, "conv_resample=False has no effect with resblock_updown"),
+        (
+            {"null_class": True},
+            "null_class=True has no effect without classes; use null_class=False or num_classes=...",
+        ),
+        (
+            {"num_head_channels": 4, "num_heads_upsample": 2},
+            "num_heads_upsample=2 has no effect with num_head_channels",
+        ),
+        ({"conv_resample": False, "resblock_updown": True}, "resblock_updown=True has no effect without conv_resample"),
         ({"channels": 0}, "channels must be >= 1, got 0"),
         ({"channels": 1.5}, "channels must be an integer, got 1.5"),
         ({"num_res_blocks": 0}, "num_res_blocks must be >= 1 and <= 1000, got 0"),

@@ -17,7 +17,7 @@ import torch
 from attrs import frozen
 from solver_support import MIXTURE, part, program_between, sampling_program, system_on
 
-from diffkit.protocols import NoiseSchedule, Prediction
+from diffkit.protocols import ContinuousSchedule, NoiseSchedule, Prediction
 from diffkit.system.sampling import encoding_program
 from diffkit.table import ProcessTable, Steps
 
@@ -59,11 +59,10 @@ def scheduler(monkeypatch):
 
 
 @frozen
-class Grid(NoiseSchedule):
+class Grid(ContinuousSchedule):
     """A variance-preserving path given by sigma / alpha at each level, known in between as well."""
 
     rho: tuple[float, ...]
-    continuous = True
 
     def table(self, num_steps):
         rho = np.array(self.rho)

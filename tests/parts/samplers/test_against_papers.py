@@ -13,7 +13,7 @@ import torch
 from attrs import frozen
 from solver_support import MIXTURE, part, sampling_program, system_on
 
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule
 from diffkit.table import ProcessTable
 
 RHO = np.geomspace(20.0, 0.02, 12)
@@ -21,10 +21,8 @@ RHO = np.geomspace(20.0, 0.02, 12)
 
 
 @frozen
-class Exploding(NoiseSchedule):
+class Exploding(ContinuousSchedule):
     """``x = x_start + rho eps``, known at every level."""
-
-    continuous = True
 
     def table(self, num_steps):
         return ProcessTable.from_alpha_sigma(np.ones(num_steps), RHO[::-1], np.arange(num_steps))
@@ -34,10 +32,8 @@ class Exploding(NoiseSchedule):
 
 
 @frozen
-class Preserving(NoiseSchedule):
+class Preserving(ContinuousSchedule):
     """``x = alpha x_start + sigma eps``, alpha^2 + sigma^2 = 1, at the same ratios."""
-
-    continuous = True
 
     def table(self, num_steps):
         alpha, sigma = scales(RHO[::-1])
@@ -253,11 +249,10 @@ def test_noise_of_the_two_stages_correlates_as_along_a_brownian_path():
 
 
 @frozen
-class Known(NoiseSchedule):
+class Known(ContinuousSchedule):
     """A variance-exploding table, known at every level."""
 
     known: ProcessTable
-    continuous = True
 
     def table(self, num_steps):
         return self.known

@@ -10,12 +10,12 @@ from solver_support import LINEAR, VP, points, sampling_program, system_on
 
 import diffkit
 from diffkit.errors import ProtocolError
-from diffkit.protocols import Sampler
+from diffkit.protocols import MultistageSampler, RoutedSampler
 from diffkit.testing.oracles import DiracOracle
 
 
 @frozen
-class Back(Sampler):
+class Back(RoutedSampler):
     """Deterministic: down, back up without noise (of data at one point, the line is kept), down again."""
 
     pairs: tuple[tuple[int, int], ...]
@@ -55,7 +55,7 @@ def test_a_route_that_leads_nowhere_is_refused(pairs):
 
 
 @frozen
-class Asks(Sampler):
+class Asks(MultistageSampler):
     """Holds the estimate it gets at a node."""
 
     shift: float

@@ -14,7 +14,7 @@ from diffkit.parts.losses.simple import Simple
 from diffkit.parts.losses.vlb import VLB
 from diffkit.parts.timesteps.loss_second_moment import History, LossSecondMoment
 from diffkit.parts.timesteps.uniform import Uniform
-from diffkit.protocols import Loss, TimestepSampler
+from diffkit.protocols import ContinuousTimestepSampler, Loss, TimestepSampler
 from mutants import Mutant
 
 
@@ -70,7 +70,7 @@ class RandomInside(Loss):
 
 @frozen
 class BranchOnFirst(Loss):
-    needs: ClassVar[frozenset[str]] = frozenset({"transition"})
+    needs_transition: ClassVar[bool] = True
 
     def __call__(self, at):
         mse = mean_flat((at.out - at.target).square())
@@ -81,7 +81,8 @@ class BranchOnFirst(Loss):
 class MeanNotDetached(Loss):
     """IDDPM's hybrid without the stop-gradient."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"transition", "learned_variance"})
+    needs_transition: ClassVar[bool] = True
+    needs_learned_variance: ClassVar[bool] = True
     trains_variance: ClassVar[bool] = True
 
     def __call__(self, at):
@@ -91,7 +92,8 @@ class MeanNotDetached(Loss):
 
 @frozen
 class VarianceDetached(Loss):
-    needs: ClassVar[frozenset[str]] = frozenset({"transition", "learned_variance"})
+    needs_transition: ClassVar[bool] = True
+    needs_learned_variance: ClassVar[bool] = True
     trains_variance: ClassVar[bool] = True
 
     def __call__(self, at):
@@ -104,7 +106,7 @@ class VarianceDetached(Loss):
 class BoundTakenForCount(Loss):
     """The first decoder_rows rows taken for the rows at level 1."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"transition"})
+    needs_transition: ClassVar[bool] = True
 
     def __call__(self, at):
         squared, transition = (at.out - at.target).square(), at.transition
@@ -118,7 +120,7 @@ class BoundTakenForCount(Loss):
 class InfiniteWeight(Loss):
     """A weight 1 / (1 - snr / max snr): infinite at the cleanest level."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"transition"})
+    needs_transition: ClassVar[bool] = True
 
     def columns(self, table):
         import numpy as np
@@ -348,9 +350,7 @@ class PythonCounter(Uniform):
 
 
 @frozen
-class LogNormal(TimestepSampler):
-    domain: ClassVar[str] = "log_snr"
-
+class LogNormal(ContinuousTimestepSampler):
     def sample(self, state, u, num_steps):
         return 2.4 - 2.4 * torch.special.ndtri(self.inside(u)), torch.ones(len(u))
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from diffkit.protocols import Prediction, Sampler
+from diffkit.protocols import MultistageSampler, Prediction, Sampler
 from mutants import Mutant
 
 
 @frozen
-class TwoStage(Sampler):
+class TwoStage(MultistageSampler):
     """Order 2 from two evaluations: Euler half way, then the slope found there (a Rosenbrock-type pair).
 
     ``x_s = alpha_s (x / alpha_t + (rho_s - rho_t) eps_t + (rho_s - rho_t) (r_s - r_t) / (r_mid - r_t) / 2 change)``
@@ -462,11 +462,10 @@ class RowlessState(Multistep):
 
 
 @frozen
-class Trapezoid(Sampler):
+class Trapezoid(MultistageSampler):
     """Heun's method, with the flag of the last step."""
 
     order: ClassVar[int] = 2
-    uses_last: ClassVar[bool] = True
 
     def plan(self, steps):
         t, s = steps.t, steps.s

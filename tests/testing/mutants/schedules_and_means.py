@@ -14,18 +14,17 @@ from diffkit.options import number
 from diffkit.parts.means.eps import Eps
 from diffkit.parts.means.v import V
 from diffkit.parts.means.x_prev import XPrev
-from diffkit.protocols import MeanParameterization, NoiseSchedule, Scalings
+from diffkit.protocols import ContinuousSchedule, MeanParameterization, NoiseSchedule, Scalings
 from diffkit.table import ProcessTable, Steps
 from mutants import Mutant
 
 
 @frozen
-class Exploding(NoiseSchedule):
+class Exploding(ContinuousSchedule):
     """Karras et al.'s spacing of sigma, known at any log_snr."""
 
     low: float = number(0.002, gt=0)
     high: float = number(80.0, gt=0)
-    continuous: ClassVar[bool] = True
 
     def table(self, num_steps):
         ends = self.low ** (1 / 7), self.high ** (1 / 7)

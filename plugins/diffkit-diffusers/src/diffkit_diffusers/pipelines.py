@@ -49,8 +49,8 @@ def open_pipeline(folder: str | Path, **slots: Any) -> diffkit.System:
     sides = config["sample_size"]
     data_shape = (config["in_channels"], *((sides, sides) if isinstance(sides, int) else sides))
     system = reading.compose(**{"backbone": _recipe(config), "data_shape": data_shape} | slots)
-    if isinstance(system.backbone, LabelledNetwork):
-        system.backbone.model.load_state_dict(model.state_dict())
+    if isinstance(system.network, LabelledNetwork):
+        system.network.model.load_state_dict(model.state_dict())
     return system.eval()
 
 
@@ -79,9 +79,9 @@ def write_pipeline(system: diffkit.System, folder: str | Path, *, sampler: Slot 
         if sampler is None
         else DiffkitScheduler.from_system(system, sampler=sampler)
     )
-    assert isinstance(system.backbone, LabelledNetwork)
+    assert isinstance(system.network, LabelledNetwork)
     folder = Path(folder)
-    DDPMPipeline(unet=system.backbone.model, scheduler=scheduler).save_pretrained(folder)
+    DDPMPipeline(unet=system.network.model, scheduler=scheduler).save_pretrained(folder)
     return folder
 
 
@@ -99,7 +99,7 @@ def _recipe(config: dict[str, Any]) -> DiffusersUNet2D:
 
 
 def _network_problems(system: diffkit.System) -> list[str]:
-    if isinstance(system.recipe, DiffusersUNet2D):
+    if isinstance(system.parts.backbone, DiffusersUNet2D):
         return []
     return [f"backbone {system.parts.names['backbone']!r} is no UNet2DModel; compose with backbone='diffusers_unet2d'"]
 

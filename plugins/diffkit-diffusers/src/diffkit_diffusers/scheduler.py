@@ -18,6 +18,7 @@ import diffkit
 from diffkit import OptionError
 from diffkit.protocols import Level, Prediction, State
 from diffkit.registry.resolve import Slot
+from diffkit.system.call_parts import parts_for
 from diffkit.system.sampling import Program, sampling_program
 
 SPACINGS = ("even", "leading", "trailing", "linspace")
@@ -128,7 +129,7 @@ class DiffkitScheduler(SchedulerMixin, ConfigMixin):
             sampler: Name, (name, options) or instance; the composed one by default.
             timestep_spacing: See the class.
         """
-        parts = system.parts_for(sampler)
+        parts = parts_for(system.parts, sampler)
         slots = {kind: getattr(parts, kind) for kind in ("schedule", "mean", "var", "loss", "timesteps", "sampler")}
         settings = attrs.asdict(system.settings, recurse=False) | {"time_argument": None}
         alone = diffkit.compose(**slots, **settings, backbone=None)

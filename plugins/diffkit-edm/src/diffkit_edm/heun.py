@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import frozen
 
-from diffkit.protocols import Denoise, Sampler, State, StepRow
+from diffkit.protocols import Denoise, MultistageSampler, State, StepRow
 from diffkit_edm._second_order import second_order_plan, second_order_step
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class EDMHeun(Sampler):
+class EDMHeun(MultistageSampler):
     """Heun's method on the probability flow; the last step, to clean data, is an Euler step with one evaluation.
 
     T steps cost 2T - 1 evaluations. As published, no step is too long for it: where steps span many e-folds of
@@ -27,7 +27,6 @@ class EDMHeun(Sampler):
     """
 
     order: ClassVar[int] = 2
-    uses_last: ClassVar[bool] = True
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
         """Return coefficients of x_t and x_start, and of the correction."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import frozen
 
 from diffkit import OptionError
 from diffkit.options import number
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule
 from diffkit.table import ProcessTable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class EDMKarras(NoiseSchedule):
+class EDMKarras(ContinuousSchedule):
     """``x_t = x_start + sigma eps``, ``sigma_i = (a + i/(T-1) (b - a))^rho`` with a, b the rho-th roots of the ends.
 
     The network is conditioned on ``ln(sigma) / 4``. A table of one level holds sigma_max.
@@ -32,7 +32,6 @@ class EDMKarras(NoiseSchedule):
     sigma_min: float = number(0.002, gt=0)
     sigma_max: float = number(80.0, gt=0)
     rho: float = number(7.0, gt=0)
-    continuous: ClassVar[bool] = True
 
     def __attrs_post_init__(self) -> None:
         """Refuse levels that fall."""

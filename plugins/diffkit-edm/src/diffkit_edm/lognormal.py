@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from diffkit.options import number
-from diffkit.protocols import State, TimestepSampler
+from diffkit.protocols import ContinuousTimestepSampler, State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ _SMALLEST = 2.0**-54
 
 
 @frozen
-class EDMLogNormal(TimestepSampler):
+class EDMLogNormal(ContinuousTimestepSampler):
     """``ln(sigma / alpha) ~ N(mean, std^2)``: most effort where noise is neither negligible nor all there is.
 
     Attributes:
@@ -28,7 +28,6 @@ class EDMLogNormal(TimestepSampler):
 
     mean: float = number(-1.2, ge=-20, le=20)
     std: float = number(1.2, gt=0, le=5)
-    domain: ClassVar[str] = "log_snr"
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
         """Return log_snr (B,) float64 and weights of one (B,) float32."""

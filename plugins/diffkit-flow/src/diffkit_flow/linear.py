@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import frozen
 
 from diffkit.options import number
-from diffkit.protocols import NoiseSchedule
+from diffkit.protocols import ContinuousSchedule
 from diffkit.table import ProcessTable
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class FlowLinear(NoiseSchedule):
+class FlowLinear(ContinuousSchedule):
     """``x_u = (1 - u) x_start + u eps``, u from 0 (data) to 1 (noise) in even steps.
 
     Attributes:
@@ -26,7 +26,6 @@ class FlowLinear(NoiseSchedule):
     """
 
     time_scale: float = number(1000.0, gt=0)
-    continuous: ClassVar[bool] = True
 
     def table(self, num_steps: int) -> ProcessTable:
         """Return the table, without signal at its last level; any num_steps works."""

@@ -1,0 +1,1 @@
+"""Guidance, one registered name per file."""

@@ -1,0 +1,150 @@
+"""The options of a call of a system, declared once.
+
+A call takes them as ``**options: Unpack[SampleOptions]``, next to the conditions of the network: every keyword that is
+not one of its options.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from textwrap import dedent, indent
+from typing import Any, TypedDict, TypeVar, cast
+
+from torch import Tensor
+
+from diffkit.protocols import Model
+from diffkit.registry.resolve import Slot
+from diffkit.spacing import Spacing
+from diffkit.system.compiling import Compile
+from diffkit.system.guidance import GuidanceSlot
+from diffkit.system.seeding import Seed
+
+Transform = Callable[[Tensor], Tensor]
+F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K")
+
+
+class Conditions(TypedDict, total=False):
+    """Conditions of the built-in networks. Others are passed alike; a type checker wants them as ``**conditions``.
+
+    Attributes:
+        y: Labels.
+    """
+
+    y: Any
+
+
+class EstimateOptions(Conditions, total=False):
+    """At which levels clean data is estimated, and how.
+
+    Attributes:
+        steps: Levels: a count, a spacing string or a list of levels (see `diffkit.spacing`); None is every level.
+        guidance: Guidance, such as ``diffkit.guidance.ClassifierFree(2.0)``; of several, the first is nearest to the
+            network. None is no guidance.
+        clip: Clip the estimate of x_start to [-1, 1]; None is as composed.
+        x_transform: Applied to the estimate of x_start before clipping.
+        model: Called in place of the system's own network.
+    """
+
+    steps: Spacing
+    guidance: GuidanceSlot
+    clip: bool | None
+    x_transform: Transform | None
+    model: Model | None
+
+
+class EncodeOptions(EstimateOptions, total=False):
+    """Options of a sampler's steps without noise.
+
+    Attributes:
+        sampler: Name, (name, options) or instance; None is the composed one.
+        compile: True runs each step, network and guidance included, as one compiled graph, which is cached for later
+            calls; "cuda_graph" replays it as a CUDA graph; a mapping holds arguments of `torch.compile`.
+    """
+
+    sampler: Slot
+    compile: Compile
+
+
+class JobOptions(EncodeOptions, total=False):
+    """Options of a sampling job; see `System.prepare`.
+
+    Attributes:
+        seed: Makes sample i a function of (seed, i), independent of the batch size; a list has one seed for each
+            sample. Unseeded by default.
+    """
+
+    seed: Seed
+
+
+class SampleOptions(JobOptions, total=False):
+    """Options of `System.sample`.
+
+    Attributes:
+        batch_size: Number of samples made at a time; all at once by default.
+        start: Data at level T to start from, (n, C, *S); noise by default.
+        progress: Show a bar with an ETA on standard error.
+    """
+
+    batch_size: int | None
+    start: Tensor | None
+    progress: bool
+
+
+_OPTIONS: dict[type, frozenset[str]] = {
+    kind: frozenset(kind.__annotations__) - frozenset(Conditions.__annotations__)
+    for kind in (EstimateOptions, EncodeOptions, JobOptions, SampleOptions)
+}
+_SINGLE = ("decoder_rows", "generator", "grad", "level", "noise", "noise_fn", "rows_per_call", "table")
+OPTIONS = _OPTIONS[SampleOptions] | {*_SINGLE, "timesteps_state"}
+"""Options of all calls of a system: none of them is a condition."""
+
+
+def conditions_in(keywords: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Return the keywords of a call that are not options of a record."""
+    return {name: value for name, value in keywords.items() if name not in _OPTIONS[kind]}
+
+
+def options_in(keywords: Mapping[str, Any], kind: type[K]) -> K:
+    """Return the keywords of a call that are options of a record."""
+    return cast(K, {name: value for name, value in keywords.items() if name in _OPTIONS[kind]})
+
+
+_DEFAULTS = {"compile": False, "progress": True}
+
+
+def shows_options(kind: type, **defaults: Any) -> Callable[[F], F]:
+    """Write the options of a record into a function's signature and docstring, where ``help()`` reads them.
+
+    In the docstring they replace the line that begins with ``options:``.
+
+    Args:
+        kind: The record that the function unpacks.
+        defaults: Defaults of this function that differ from the record's.
+    """
+    defaults = _DEFAULTS | defaults
+
+    def shown(function: F) -> F:
+        own = inspect.signature(function)
+        *parameters, rest = own.parameters.values()
+        for name, annotation in kind.__annotations__.items():
+            if name in _OPTIONS[kind]:
+                option = rest.replace(name=name, kind=rest.KEYWORD_ONLY, annotation=annotation.__forward_arg__)
+                parameters.append(option.replace(default=defaults.get(name)))
+        parameters.append(rest.replace(name="conditions", annotation="Any"))
+        function.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        line = re.search(r"^( *)options: .*\n", function.__doc__ or "", re.MULTILINE)
+        if line is not None and function.__doc__ is not None:
+            function.__doc__ = function.__doc__.replace(line[0], indent(_described(kind), line[1]))
+        return function
+
+    return shown
+
+
+def _described(kind: type) -> str:
+    """The entries of the docstrings of a record and of those that it extends."""
+    records = (record for record, names in _OPTIONS.items() if names <= _OPTIONS[kind])
+    listed = (inspect.cleandoc(record.__doc__ or "").partition("Attributes:\n")[2] for record in records)
+    return "".join(f"{dedent(entries)}\n" for entries in listed)

@@ -1,0 +1,36 @@
+"""The composition of a call: the system's, with another sampler and with guidance."""
+
+from __future__ import annotations
+
+import attrs
+
+from diffkit.errors import CompositionError
+from diffkit.protocols import Composition
+from diffkit.registry.contracts import problems_of
+from diffkit.registry.resolve import Slot, resolve
+from diffkit.system.guidance import GuidanceSlot, with_guidance
+
+
+def parts_for(parts: Composition, sampler: Slot = None, guidance: GuidanceSlot = None) -> Composition:
+    """Return a composition with another sampler and with guidance.
+
+    Raises:
+        CompositionError: They do not fit it; every problem is listed.
+    """
+    return with_guidance(with_sampler(parts, sampler), guidance)
+
+
+def with_sampler(parts: Composition, slot: Slot) -> Composition:
+    """Return a composition with another sampler, or unchanged for None.
+
+    Raises:
+        CompositionError: It cannot work with the other parts.
+    """
+    if slot is None:
+        return parts
+    sampler, name = resolve("sampler", slot)
+    changed = attrs.evolve(parts, sampler=sampler, names={**parts.names, "sampler": name})
+    problems = problems_of(changed.label("sampler"), sampler, changed)
+    if problems:
+        raise CompositionError("\n  ".join([f"sampler {name!r} does not fit this system:", *problems]))
+    return changed

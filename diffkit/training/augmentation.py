@@ -1,0 +1,65 @@
+"""Random changes of a training batch, by seed, step and example: dropped conditions, mirrored images, dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit.system.conditions import mapped
+from diffkit.system.null_conditions import drop
+from diffkit.system.randomness import Purpose, key, keys, uniforms
+
+
+def drop_conditions(
+    conditions: Mapping[str, Any],
+    null: Mapping[str, Any],
+    probability: float,
+    seed: int,
+    step: int,
+    count: int,
+    start: int = 0,
+) -> dict[str, Any]:
+    """Return conditions, all of an example replaced by the null conditions together with some probability.
+
+    Args:
+        conditions: Of some examples.
+        null: The null value of each condition; conditions without one stay as they are.
+        probability: Of dropping an example's conditions.
+        seed: Of the run.
+        step: Completed updates.
+        count: How many examples.
+        start: Which example of the batch the first of them is.
+    """
+
+    def chosen(device: torch.device) -> Tensor:
+        return uniforms(keys(key(seed, Purpose.LABEL, step), count, device, start)) < probability
+
+    return drop(conditions, null, count, chosen)
+
+
+def mirrored(
+    images: Tensor, conditions: Mapping[str, Any], probability: float, seed: int, step: int, start: int = 0
+) -> tuple[Tensor, dict[str, Any]]:
+    """Return images (B, C, *S) with each mirrored along the last axis with some probability.
+
+    Conditions with as many axes as the images are images of the same things, so they are mirrored along. The first of
+    them is example ``start`` of the batch.
+    """
+    chosen = uniforms(keys(key(seed, Purpose.FLIP, step), len(images), images.device, start)) < probability
+    chosen = chosen.reshape(-1, *[1] * (images.ndim - 1))
+
+    def turned(x: Tensor) -> Tensor:
+        return torch.where(chosen, x.flip(-1), x) if x.ndim == images.ndim else x
+
+    return turned(images), {name: mapped(turned, value) for name, value in conditions.items()}
+
+
+def dropout_seed(seed: int, step: int, start: int) -> int:
+    """Return the seed of torch's own generators, which dropout inside the network draws from.
+
+    It depends on the first example of a microbatch, ``start``, and not on the process.
+    """
+    return key(seed, Purpose.DROPOUT, step, start) >> 1
