@@ -4,6 +4,7 @@
 #   make check   formatting, lint, types and tests: all that a commit needs
 #   make slow    the tests that take longer
 #   make soak    those that take longest: a kill at every write, thousands of compositions
+#   make docs    the site, in docs/_build/html; VERSION=0.2.0 names its version
 # PYTHON=python3.12 takes another Python; pip's own settings (PIP_INDEX_URL, ...) apply.
 
 PYTHON ?= python3
@@ -12,10 +13,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo test check slow soak clean
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: help demo test check slow soak docs clean
 
 help:
-	@sed -n '2,6s/^# *//p' Makefile
+	@sed -n '2,7s/^# *//p' Makefile
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/diffkit demo
@@ -35,6 +38,10 @@ slow: $(VENV)/dev.stamp
 soak: $(VENV)/dev.stamp
 	$(PYTEST) -m soak
 
+# Figures are cached in docs/_build/cache; warnings are errors, and so are dead links.
+docs: $(VENV)/docs.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -j 2 -b html -d docs/_build/doctrees -D release=$(VERSION) docs docs/_build/html
+
 clean:
 	rm -rf $(VENV)
 
@@ -51,3 +58,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints-cpu.txt | $(BIN)/python
 $(VENV)/dev.stamp: pyproject.toml constraints-cpu.txt | $(BIN)/python
 	$(PIP) install --quiet -c constraints-cpu.txt -e ".[dev]"
 	@touch $(VENV)/demo.stamp $@
+
+$(VENV)/docs.stamp: pyproject.toml constraints-cpu.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints-cpu.txt -e ".[docs]"
+	@touch $@

@@ -49,7 +49,7 @@ def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2
 
 
 def decode(out: Tensor, x_t: Tensor, level: Level) -> Tensor:
-    """Estimate of clean data from the backbone's mean channels: ``c_skip x_t + c_out out``, (B, C, *S)."""
+    """Estimate of clean data from the network's mean channels: ``c_skip x_t + c_out out``, (B, C, *S)."""
     return (level.c_skip * x_t).addcmul_(level.c_out, out)
 
 
@@ -62,7 +62,7 @@ def posterior_kl_bits(
     caller has computed already.
 
     Args:
-        squared_error: Of x_start, or of the backbone's output, (B, C, *S).
+        squared_error: Of x_start, or of the network's output, (B, C, *S).
         weight: Turns it into (difference of means)^2 / posterior variance, (B,1..).
         log_variance: Of p, nats, broadcastable.
         posterior_log_variance: Of q, nats, (B,1..).
@@ -124,7 +124,7 @@ def vlb_bits(at: LossInputs, *, squared_error: Tensor, out: Tensor) -> Tensor:
     Args:
         at: Arguments of the loss; its transition and log_variance must not be None.
         squared_error: ``(out - target)^2``, (B, C, *S); detach it so that the gradient does not reach the mean.
-        out: The backbone's mean channels, likewise.
+        out: The network's mean channels, likewise.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
     """
     transition = required(at.transition, "transition")

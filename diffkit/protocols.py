@@ -72,7 +72,7 @@ class Level(NamedTuple):
     Attributes:
         alpha, sigma, log_snr: Signal scale, noise scale, natural log of their squared ratio; 0-d or (B,1..).
         c_skip, c_out, c_in: The mean parameterization there; 0-d or (B,1..).
-        time: What the backbone is conditioned on, 0-d or (B,).
+        time: What the network is conditioned on, 0-d or (B,).
         coefficients: Values of the owner's `columns` there (the variance part's or a guidance's), by name; None where
             no step of the table starts (continuous levels, nodes).
     """
@@ -141,7 +141,7 @@ class LossInputs(NamedTuple):
 
     Attributes:
         x_start, noise, x_t: Clean data, standard normal noise, ``alpha x_start + sigma noise``; (B, C, *S).
-        out: The backbone's mean channels, (B, C, *S).
+        out: The network's mean channels, (B, C, *S).
         target: What `out` should be, (B, C, *S).
         log_variance: Of p(x_{k-1} | x_k), nats, broadcastable to data; None where levels are continuous.
         level, transition: The level of each row; transition is None where levels are continuous.

@@ -109,7 +109,7 @@ class ProcessTable:
             is made from sigma; `from_betas` computes 1 - alpha_bar, as improved-diffusion does.
         beta: 1 - alpha_bar[k] / alpha_bar[k-1], float64 (T+1,); 0 at level 0.
         total_std: sqrt(alpha^2 + sigma^2), float64 (T+1,); ones on a variance-preserving path.
-        time: What the backbone is conditioned on at each level, float64 (T+1,); row 0 is never read.
+        time: What the network is conditioned on at each level, float64 (T+1,); row 0 is never read.
         index: Level in the original table, before any respacing (the root table), int64 (T+1,).
 
     Make one with `from_betas`, `from_alpha_bar`, `from_alpha_sigma`, `from_sigmas` or `from_log_snr`.

@@ -48,7 +48,7 @@ def ordinary(tree: T) -> T:
     Call it under ``torch.inference_mode(False)``, as otherwise the copies are inference tensors too.
     """
     if isinstance(tree, Tensor):  # a walk over a tree takes as long as several operations
-        return tree.clone() if tree.is_inference() else tree
+        return tree.clone() if tree.is_inference() else tree  # type: ignore[return-value]  # mypy does not narrow T
     if isinstance(tree, dict) and not tree:
         return tree
     copied: T = pytree.tree_map_only(Tensor, lambda held: held.clone() if held.is_inference() else held, tree)

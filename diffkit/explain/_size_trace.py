@@ -151,7 +151,7 @@ class _MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def timeline(self) -> MemoryTimeline:
         """Return what was followed."""
         fixed, slope = np.array(self.events, dtype=np.float64).T
-        return MemoryTimeline(fixed, slope, self.marked)
+        return MemoryTimeline(fixed, slope, self.at_end_of_forward)
 
     def mark(self) -> None:
         """Mark the end of the forward pass."""

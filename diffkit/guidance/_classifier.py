@@ -64,7 +64,7 @@ class ClassifierNetwork(nn.Module):
 
         Args:
             x: Noisy data, (B, C, *S), in the dtype of the weights.
-            time: (B,) or (), any real dtype; as the backbone receives it.
+            time: (B,) or (), any real dtype; as the network receives it.
         Returns:
             (B, num_classes).
         """

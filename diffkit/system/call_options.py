@@ -19,7 +19,7 @@ from diffkit.registry.resolve import Slot
 from diffkit.spacing import Spacing
 from diffkit.system.compiling import Compile
 from diffkit.system.guidance import GuidanceSlot
-from diffkit.system.seeding import Seed
+from diffkit.system.randomness import Seed
 
 Transform = Callable[[Tensor], Tensor]
 F = TypeVar("F", bound=Callable[..., Any])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import diffkit
 from diffkit.errors import CompositionError
 from diffkit.protocols import Composition, Guidance, Level, Prediction
+from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.guidance import own_conditions
 from diffkit.system.module import System
@@ -88,7 +89,7 @@ class Setting:
 
     def parts(self, part: Guidance | None) -> Composition:
         """Return the composition with a guidance."""
-        return self.system.parts_for(None, part)
+        return parts_for(self.system.parts, None, part)
 
     def level(self, part: Guidance | None, x: Tensor, levels: Tensor) -> Level:
         """Return the level of each row, with the coefficients of a guidance."""
@@ -134,7 +135,7 @@ def _neutral(part: Guidance) -> Guidance:
     name, value = part.neutral
     names = [field.alias or field.name for field in attrs.fields(type(part))]  # type: ignore[arg-type]  # an attrs class
     require(name in names, "neutral to name one of its options", f"{name!r}, which is not one")
-    return attrs.evolve(part, **{name: value})  # type: ignore[type-var]  # likewise
+    return attrs.evolve(part, **{name: value})  # type: ignore[misc]  # likewise
 
 
 @check("guidance")

@@ -29,7 +29,7 @@ class ClassifierGuidance(AlongGradient):
     the use of its gradient.
 
     Attributes:
-        classifier: ``classifier(x, time) -> logits (B, N)``, given x_t, not scaled by c_in, and the backbone's time.
+        classifier: ``classifier(x, time) -> logits (B, N)``, given x_t, not scaled by c_in, and the network's time.
         scale: Strength; 1 is Bayes' rule, published models use up to 10.
         at, shift, clip: As in `gradient`.
         label: Condition that holds the class of each example, (B,) integers. "y" is passed to the network too; any

@@ -1,0 +1,48 @@
+"""Settings of the site; `make docs` builds it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+import diffkit
+
+project = "diffkit"
+author = "The diffkit authors"
+copyright = author
+release = version = diffkit.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "diffkit_docs"]
+exclude_patterns = ["_build", "_ext"]
+templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_theme = "furo"
+html_title = "diffkit"
+html_css_files = ["site.css"]
+html_js_files = ["versions.js"]
+html_extra_path = ["versions.json"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/versions.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"top_of_page_buttons": []}
+
+smartquotes = False
+default_role = "py:obj"
+add_module_names = False
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence", "deflist"]
+suppress_warnings = ["myst.header"]
