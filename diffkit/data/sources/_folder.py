@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Folder(ImageSource):
-    """A folder of images, of any size and kind, resized and cropped to one size.
+    """Data source: a folder of images, of any size and kind, resized and cropped to one size.
 
     Attributes:
         path: The folder; folders in it are searched too.
@@ -27,7 +27,7 @@ class Folder(ImageSource):
     labels: str = field(default="none", validator=check_labels_option)
 
     def open(self) -> Data:
-        """Read every file once; needs Pillow."""
+        """Read every image of the folder once; needs Pillow."""
         from diffkit.data.folder import open_folder
 
         labels = None if self.labels == "none" else self.labels

@@ -39,20 +39,20 @@ def check_labels_option(instance: object, attribute: Attribute[Any], value: obje
 
 @frozen(kw_only=True)
 class ImageSource(Source):
-    """Options of every source of encoded images.
+    """Options of every data source of encoded images.
 
     Attributes:
         size: Height and width; one number for a square.
         channels: 1 grey, 3 RGB, 4 RGBA.
         bits: 8, or 16 to keep all grey levels of 16-bit images, with 1 channel.
         background: Grey value, 0..255, under transparent pixels.
-        on_error: At images that cannot be read: "stop", naming them all, or "skip" them; without ``check`` the next
-            image that can be read stands in for one that is skipped.
+        on_error: At images that cannot be read: "stop", naming them all, or "skip" them; without ``check`` a skipped
+            image is replaced by the next one that can be read.
         max_skipped: The largest share of the images that may be skipped; by default a half, at least ten.
-        cache: A .npy file for the decoded pixels, created if needed, and again if the images or options change.
-        processes: Processes that read the images before training; 0 reads in this one.
-        check: Read every image once before anything else; without, one that cannot be read ends training when it is
-            used, and nothing is held in memory.
+        cache: A .npy file for the decoded pixels; built if needed, and again if the images or options change.
+        processes: Number of processes that read the images before training; 0 reads in this process.
+        check: Read every image once before training. Otherwise an image that cannot be read ends training when it is
+            used, and pixels are not kept in memory.
     """
 
     size: tuple[int, ...] = integers(single=True, ge=1)
@@ -77,7 +77,7 @@ class ImageSource(Source):
             raise OptionError("is for grey images", option="bits", value=16, fix=[{"channels": 1}, {"bits": 8}])
 
     def form(self) -> Form:
-        """Return what each image is made into."""
+        """Return the form that each image is converted to."""
         from diffkit.data.images import Form
 
         return Form((self.size[0], self.size[-1]), self.channels, self.bits, self.background)

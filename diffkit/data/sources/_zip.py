@@ -26,7 +26,7 @@ class Zip(ImageSource):
     labels: str = field(default="none", validator=check_labels_option)
 
     def open(self) -> Data:
-        """Read every image once; needs Pillow."""
+        """Read every image of the zip archive once; needs Pillow."""
         from diffkit.data.zip_archives import open_zip
 
         labels = None if self.labels == "none" else self.labels

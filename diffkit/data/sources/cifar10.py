@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @registry("data").register("cifar10")
 @frozen(kw_only=True)
 class Cifar10(Source):
-    """CIFAR-10 from its archive: 60,000 colour images of 32x32, 10 classes.
+    """Data source: CIFAR-10 from its archive, 60,000 colour images of 32x32, 10 classes.
 
     Attributes:
         archive: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, or the folder it was unpacked to.
         split: "train" (50,000) or "test" (10,000).
         labels: Give the class as condition ``y``.
-        names: "archive" (airplane, automobile, ...) or "published" (plane, car, ..., counted in sorted order, as
-            improved-diffusion's script and so its networks have them).
+        names: "archive" (airplane, automobile, ...) or "published" (plane, car, ..., numbered in sorted order, as in
+            improved-diffusion's script and networks).
     Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """
 

@@ -21,9 +21,9 @@ class HuggingFace(ImageSource):
 
     Attributes:
         dataset: Its name on the Hub, or a .parquet file or folder; in Python also a dataset that is loaded already.
-        subset: Name of a part of it that has options of its own.
-        split: Which part, such as "train" or "train[:1000]".
-        revision: A commit or tag of the Hub, so that it stays the same.
+        subset: Name of a configuration of the dataset, if it has several.
+        split: Split of the dataset, such as "train" or "train[:1000]".
+        revision: A commit or tag on the Hub, so that the data stays the same.
         image: Column of the images; the only one by default.
         label: Column of the classes; the only one by default.
         labels: Give the class as condition y.
@@ -38,7 +38,7 @@ class HuggingFace(ImageSource):
     labels: bool = flag(False)
 
     def open(self) -> Data:
-        """Load it and read every image once; needs the package datasets."""
+        """Load the dataset and read every image once; needs the package datasets."""
         from diffkit.data.hugging_face import from_hugging_face, load_hugging_face
 
         found, source = self.dataset, "dataset"

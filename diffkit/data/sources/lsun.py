@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @registry("data").register("lsun")
 @frozen(kw_only=True)
 class Lsun(ImageSource):
-    """A category of LSUN: an LMDB database of images, resized and cropped to one size.
+    """Data source: a category of LSUN, an LMDB database of images, resized and cropped to one size.
 
     Attributes:
         database: Its folder, such as bedroom_train_lmdb.
@@ -27,7 +27,7 @@ class Lsun(ImageSource):
     database: Path = field(converter=Path)
 
     def open(self) -> Data:
-        """Read every image once; needs the package lmdb."""
+        """Read every image of the LSUN database once; needs the package lmdb."""
         from diffkit.data.image_data import PictureData
         from diffkit.data.lsun import LsunPictures
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @registry("data").register("photographs")
 @frozen(kw_only=True)
 class Photographs(Source):
-    """Pieces of the two colour photographs of scikit-learn, a temple and a flower, 427x640 each; 2 classes.
+    """Data source: pieces of the two colour photographs of scikit-learn, a temple and a flower, 427x640; 2 classes.
 
     Attributes:
         size: Height and width of a piece; one number for a square.
         pieces: "grid" (side by side, every ``stride`` pixels) or "random" (anywhere).
-        stride: Pixels from a piece of the grid to the next; ``size`` by default, which leaves no overlap.
-        examples: How many random pieces.
-        seed: Which random pieces.
+        stride: Pixels from a piece of the grid to the next; by default ``size``, without overlap.
+        examples: Number of random pieces.
+        seed: Seed of random pieces.
         labels: Give the photograph as condition ``y``.
     """
 

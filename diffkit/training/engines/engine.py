@@ -83,7 +83,7 @@ class Engine:
     def apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         """Take an optimizer step if ``finite`` (0-d bool), and drop the gradients, without a host read on a GPU."""
         if not self.reads_free:
-            # torch's own gradient scaler tells the fused kernel to do nothing in this way
+            # the attribute by which torch's GradScaler makes the fused kernel do nothing
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             optimizer.step()
         elif finite:
@@ -111,5 +111,5 @@ class Engine:
 
 
 def gradients(network: nn.Module) -> list[Tensor]:
-    """Return the gradients that are there."""
+    """Return the gradients of a network's parameters that have one."""
     return [p.grad for p in network.parameters() if p.grad is not None]
