@@ -126,7 +126,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     return Explanation(
         parts=tuple(notes),
         settings={name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing", "bins")}
-        | {"clip_x_start": system.settings.clip_x_start},
+        | {"clip_x_start": system.settings.clip_x_start, "sampling": system.settings.sampling},
         level=table.index[1:],
         alpha_bar=table.alpha_bar[1:],
         snr=np.exp(table.log_snr[1:]),

@@ -3,6 +3,7 @@
 A spacing is None (all), a count, a list of levels, or one of these strings:
 
 =============== ==================================================================================
+"all"           every level, as None
 "250"           250 levels from first to last, evenly, as improved-diffusion rounds them
 "10,15,20"      T in three equal sections, that many levels from each
 "ddim50"        every k-th level from level 1 for the smallest k that gives exactly 50
@@ -138,7 +139,7 @@ def _ratios(sigmas: Any) -> F64:
 
 
 def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[int, ...]:
-    if text == "":
+    if text in ("", "all"):
         return levels(num_steps, None)
     if re.fullmatch(r"\d+(\s*,\s*\d+)*", text):
         return _sections(num_steps, [int(count) for count in text.split(",")])

@@ -30,6 +30,7 @@ _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "clip_x_start": (bool,),
     "bins": (int, dict, _NONE),
     "time_argument": (str, _NONE),
+    "sampling": (dict, _NONE),
 }
 
 

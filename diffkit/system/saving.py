@@ -40,8 +40,9 @@ def spec_of(parts: Composition, settings: Settings, network: nn.Module | None) -
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in SLOTS if kind != "backbone"}
     named["backbone"] = _backbone_spec(parts, None if network is None else unwrap_module(network))
     others = written("the system", attrs.asdict(settings, recurse=False))
-    if others["null_conditions"] is None:  # older specs do not have it
-        del others["null_conditions"]
+    for name in ("null_conditions", "sampling"):  # older specs do not have them
+        if others[name] is None:
+            del others[name]
     return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": others}
 
 

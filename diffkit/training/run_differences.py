@@ -85,7 +85,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     was_set = {**old["settings"], **_classifier_settings(old)}
     for name, now in {**new["settings"], **_classifier_settings(new)}.items():
         was = was_set.get(name)
-        if was != now:
+        if was != now and name != "sampling":  # without effect on training
             found.append(changed(name, was, now))
     return found
 

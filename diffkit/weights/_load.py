@@ -13,6 +13,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError, Message, OptionError
+from diffkit.presets import preset as find_preset
 from diffkit.runtime.files import check_fit, load_weights
 from diffkit.system.compose import compose, recompose
 from diffkit.system.loading import from_spec
@@ -108,7 +109,7 @@ def load_checkpoint(
 
     Args:
         path: A file of improved-diffusion, guided-diffusion or DiT; PyTorch's or safetensors.
-        preset: Name of a published configuration, see `diffkit.preset`.
+        preset: Name of a published configuration, see `diffkit.preset`; the system samples by default as published.
         entry: Name of the set of weights, if the file has several; by default "ema" if there is one.
         device: Device of the network.
         options: Options of the network (those of `unet` and `dit`) and keywords of `diffkit.compose`; they
@@ -129,11 +130,13 @@ def load_checkpoint(
         system = _system_from_embedded_spec(weights.spec, found, options, weights.path)
     else:
         resolved = resolve_options(found, preset, options, weights.path)
+        published = None if preset is None else find_preset(preset).sampling_with(options)
+        composition = {"sampling": published, **resolved.composition}
         system = compose(
             backbone=(found.family, resolved.recipe),
             data_shape=resolved.data_shape,
             device="meta",
-            **resolved.composition,
+            **composition,
         )
     assert system.network is not None, "it was composed with one"
     load_into_meta_network(system.network, weights, device)

@@ -9,8 +9,8 @@ import attrs
 import diffkit
 from diffkit.cli.shared.composition import PARTS, Composition
 
-NOT_OPTIONS = {"time_argument", "null_conditions", "device"}
-"""The first two are for networks of one's own; the last belongs to each command."""
+NOT_OPTIONS = {"time_argument", "null_conditions", "sampling", "device"}
+"""The first two are for networks of one's own, the third is saved in Python, the last belongs to each command."""
 
 
 def test_composition_options_are_those_of_compose():

@@ -42,7 +42,7 @@ def test_a_failure_reads_like_a_review():
     assert result.where.path == "vp" and result.where.num_steps == 1 and result.where.level == 1
     lines = str(result).splitlines()
     assert lines[0] == "sampler CurrentAlpha(eta=0.0) fails 'keeps_the_marginals'"
-    assert lines[1].startswith("  law:      If the denoiser knows the one data point there is, every step keeps")
+    assert lines[1].startswith("  law:      With the exact denoiser of a single data point, every step keeps")
     assert lines[2] == "  where:    vp path, T = 1, level 1, step from level 1 to 0"
     assert lines[3].startswith("  expected: mean 0.7 ")
     assert lines[4].startswith("  found:    0.007")

@@ -244,6 +244,7 @@ def _built(options: Options, data: Data | None, network: Extractor, where: Any) 
 
 
 def _drawn(options: Options, given: ParsedOptions, saved: Saved) -> Data:
+    from diffkit.cli.shared.drawing import chosen
     from diffkit.evaluation import samples
 
     count = DRAWN if options.num is None else options.num
@@ -254,9 +255,8 @@ def _drawn(options: Options, given: ParsedOptions, saved: Saved) -> Data:
         count,
         source=f"samples of {options.samples}",
         batch_size=options.batch_size,
-        steps=options.steps,
-        sampler=given.parts.get("sampler"),
         seed=options.seed,
+        **chosen(steps=options.steps, sampler=given.parts.get("sampler")),
         **conditions,
     )
 

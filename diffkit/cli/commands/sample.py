@@ -127,6 +127,7 @@ def run(given: ParsedOptions) -> None:
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
     """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
+    from diffkit.cli.shared.drawing import chosen
     from diffkit.cli.shared.guidance import load_guidance
     from diffkit.cli.shared.sampling import Sampling, check_fit, check_low_res, pictures
     from diffkit.data.matching import match_classes
@@ -138,11 +139,9 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     count = _count(options, small)
     guidance, saved = load_guidance(parts.get("guidance"), saved)
     sampling_options = {
-        "steps": options.steps,
         "sampler": parts.get("sampler"),
-        "guidance": guidance,
-        "clip": options.clip,
         "compile": options.compile == "step" or options.compile or False,
+        **chosen(steps=options.steps, guidance=guidance, clip=options.clip),
     }
     if small is not None and saved.num_classes is not None and not options.classes:
         small = match_classes(small, saved.classes, what="--low-res")
@@ -200,7 +199,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
     if len(set(loaded)) > 1:
         raise OptionError(f"{options.run} changed while the processes read it; sample from a run that is not training")
     names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
-    sampling_options = {kind: sampling.options[kind] for kind in ("steps", "sampler", "clip")}
+    sampling_options = {kind: sampling.options.get(kind) for kind in ("steps", "sampler", "clip")}
     facts = {
         "system": loaded[0],
         "n": sampling.count,
@@ -209,7 +208,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
         "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
         "each": options.each,
         **sampling_options,
-        "guidance": described(sampling.options["guidance"]),
+        "guidance": described(sampling.options.get("guidance")),
         "seed": options.seed,
         "noise": NOISE,
         "batch_size": options.batch_size,

@@ -146,7 +146,7 @@ def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) 
 
 def way_to_classes(given: ParsedOptions) -> str | None:
     """Return the option that gives data classes, if they are off; None if the data has some, as far as options show."""
-    source, chosen = given.parts["data"][0], attrs.asdict(source_of(given), recurse=False)
+    source, chosen = given.parts["data"][0], attrs.asdict(source_of(given), recurse=False)  # type: ignore[arg-type]  # an attrs class
     labels = chosen.get("labels")
     if labels == "none":
         return "add --data.labels folders, or prefix"

@@ -58,6 +58,11 @@ STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
 """Words for the default of `diffkit.tasks.invert`."""
 
 
+def chosen(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the others have the system's defaults."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def sampling_options(given: ParsedOptions) -> dict[str, Any]:
     """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
     from diffkit.cli.shared.guidance import refuse_folders
@@ -66,4 +71,4 @@ def sampling_options(given: ParsedOptions) -> dict[str, Any]:
     refuse_folders(slot)
     if slot is not None and canonical(slot[0]) == "cfg" and not given.values.get("classes"):
         raise OptionError("--guidance cfg has no effect without a class; name one with --classes")
-    return {"sampler": given.parts.get("sampler"), "guidance": slot}
+    return {"sampler": given.parts.get("sampler"), **chosen(guidance=slot)}
