@@ -140,7 +140,7 @@ def test_a_run_that_began_with_a_file_resumes_without_it(tmp_path):
     diffkit.train(system(), load(source, **options), out=tmp_path / "r", steps=2, **more)
     (tmp_path / "p/a_10.png").write_bytes(whole)
     with pytest.raises(
-        DataError, match="a run that began with these files can be resumed with check=False and on_error='skip'"
+        DataError, match="a run that began with these files can be resumed; use check=False and on_error='skip'"
     ):
         load(source, **options)
     with pytest.raises(OptionError, match="holds a run that differs from this one"):

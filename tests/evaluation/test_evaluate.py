@@ -57,7 +57,7 @@ def test_features_do_not_depend_on_the_batches(stand_in):
     assert dict(whole.data) == dict(cut.data) and whole.data["count"] == 11 and len(whole.data["sha256"]) == 64
     fewer = extract(stand_in, data, count=5)
     assert len(fewer.features) == 5 and fewer.data["sha256"] != whole.data["sha256"]
-    for count, text in ((12, "count=12 is more than the 11 examples in the data"), (1, "the data: 1 example,")):
+    for count, text in ((12, "count=12 is more than the 11 examples in the data"), (1, "the data: 1 example has")):
         with pytest.raises(DataError, match=text):
             extract(stand_in, data, count=count)
 
@@ -450,7 +450,7 @@ def test_advice_about_samples_is_taken(tmp_path, stand_in):
     for layout in ("channels_first", "channels_last"):
         found = evaluate(tmp_path / "s.npy", tmp_path / "s.npy", extractor=Flat(), metrics=["fid"], layout=layout)
         assert abs(found["fid"]) < 1e-3
-    with pytest.raises(DataError, match="the samples: 1 example, which has no spread to compare"):
+    with pytest.raises(DataError, match="the samples: 1 example has no spread to compare"):
         evaluate(one, real, extractor=stand_in, metrics=["fid"])
     with pytest.raises(DataError, match="the reference: 1 example, which has no spread"):
         evaluate(real, one, extractor=stand_in, metrics=["fid"])

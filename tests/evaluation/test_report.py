@@ -192,7 +192,7 @@ def test_damaged_results(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     (folder / "nll.npz").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match=r"nll\.npz is not what diffkit nll writes"):
+    with pytest.raises(CheckpointError, match=r"nll\.npz is not a file of diffkit nll"):
         report.write_report(folder, n=0)
     (folder / "nll.npz").unlink()
     (folder / "evaluation.json").write_text("{")

@@ -34,7 +34,7 @@ def test_a_walk_goes_down_by_steps_and_up_by_jumps(num_steps, resample, jump):
         if num_steps == 1:  # no jump fits
             assert str(refused.value).endswith("; use resample=1")
             return
-        advice = f"jump={jump} does not fit {num_steps} steps; use jump={num_steps // 2} or less, or resample=1"
+        advice = f"jump={jump} does not fit {num_steps} steps; use jump={num_steps // 2} or resample=1"
         assert str(refused.value) == advice
         repaint_moves(num_steps, resample, num_steps // 2)
         return
@@ -137,7 +137,7 @@ def test_the_papers_jumps_keep_the_marginal(sampler):
 
 @pytest.mark.parametrize("sampler", sorted(OWN_ROUTE))
 def test_samplers_with_levels_of_their_own_are_refused(sampler):
-    with pytest.raises(OptionError, match="orders the levels in its own way"):
+    with pytest.raises(OptionError, match="has an order of levels of its own"):
         inpaint(system_for((2,), num_steps=20), torch.zeros(2), KNOWN, sampler=sampler, model=halving, jump=2)
 
 
@@ -222,11 +222,11 @@ BAD = [
     (dict(image=torch.zeros(2, 3, 4, dtype=torch.uint8)), "image must be floating point in [-1, 1], got torch.uint8"),
     (dict(resample=0), "resample must be >= 1, got 0"),
     (dict(jump=0), "jump must be >= 1, got 0"),
-    (dict(jump=10), "jump=10 does not fit 10 steps; use jump=5 or less, or resample=1"),
+    (dict(jump=10), "jump=10 does not fit 10 steps; use jump=5 or resample=1"),
     (dict(seed=[1, 2]), "seed must be one number, or one for each of 3 examples, got 2"),
     (dict(seed=-1), "seed must be >= 0, got -1"),
     (dict(sampler="dddim"), "no sampler named 'dddim'"),
-    (dict(sampler="restart", jump=1), "sampler 'restart' orders the levels in its own way, and inpainting in another"),
+    (dict(sampler="restart", jump=1), "sampler 'restart' has an order of levels of its own, which inpainting changes"),
 ]
 
 

@@ -204,7 +204,11 @@ def test_a_single_check_takes_conditions_and_forgets_them():
 @pytest.mark.parametrize(
     ("kind", "conditions", "text"),
     [
-        ("sampler", {"y": torch.zeros(3)}, "conditions are for calls of a backbone; a sampler takes none"),
+        (
+            "sampler",
+            {"y": torch.zeros(3)},
+            "conditions are for calls of a backbone or a guidance; a sampler takes none",
+        ),
         ("backbone", torch.zeros(3), "a mapping of names to tensors, or a function of n that returns one, got Tensor"),
         ("backbone", {"y": 3}, "condition 'y' must be a tensor with a row for each example, got 3"),
         ("backbone", {"y": torch.zeros(0)}, "condition 'y' must be a tensor with a row for each example"),
