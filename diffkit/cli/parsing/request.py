@@ -27,7 +27,8 @@ from diffkit.cli.parsing.slots import (
 from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError
 from diffkit.registry import canonical
-from diffkit.training.config import ALIASES, TrainConfig
+from diffkit.registry.aliases import TRAINING_ALIASES
+from diffkit.training.config import TrainConfig
 
 _CONFIG = (
     Option(("config",), Path, None, "Take options from a TOML file; the command line wins.", "Options"),
@@ -207,8 +208,8 @@ def _explain_unknown(request: Request, flag: str) -> str | None:
     reason = request.takes.without.get(name)
     if reason is not None:
         return f"no option {flag!r}: {reason}"
-    if TrainConfig in request.takes.options.values() and name in ALIASES:
-        return f"no option {flag!r}; that is {spelled((ALIASES[name],))} here"
+    if TrainConfig in request.takes.options.values() and name in TRAINING_ALIASES:
+        return f"no option {flag!r}; that is {spelled((TRAINING_ALIASES[name],))} here"
     kind, dot, option = flag.removeprefix("--").partition(".")
     if not dot or kind not in request.takes.slots:
         return None
