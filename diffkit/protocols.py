@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -463,6 +463,20 @@ class ResizableBackbone(Backbone):
         """
 
 
+@runtime_checkable
+class LevelSpacing(Protocol):
+    """Which levels of a table a shorter chain visits; the argument ``steps`` of a system's calls.
+
+    `uses_noise` is False if the levels depend on their number T alone.
+    """
+
+    uses_noise: ClassVar[bool] = True
+
+    @abstractmethod
+    def levels(self, table: ProcessTable) -> Sequence[int]:
+        """Return the levels, ascending, each in 1..T of the table."""
+
+
 Model = Callable[..., "Tensor"]
 """``model(x, time, **conditions) -> (B, C * (1 + extra_outputs), *S)``."""
 
@@ -581,16 +595,19 @@ class IntervalGuidance(Guidance):
         """
 
 
-class Decoder(Protocol):
+class Decoder(Part, Protocol):
     """Log-likelihood of clean data under ``N(mean, exp(log_variance))``."""
 
     @property
+    @abstractmethod
     def bins(self) -> int | None:
         """Number of values that data takes; None if it is continuous."""
 
     @property
+    @abstractmethod
     def bounded(self) -> bool:
         """True if data must lie in [-1, 1]."""
 
+    @abstractmethod
     def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""

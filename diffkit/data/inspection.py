@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from attrs import asdict, frozen
 
@@ -152,7 +152,7 @@ def check_images(
     """
     need_pillow("reading image files")
     names, ignored = _list_source(source)
-    inspect = partial(inspect_member if _is_zip(source) else inspect_file, source)
+    inspect = partial(inspect_image, source)
     images: dict[str, ImageProperties] = {}
     unreadable: dict[str, str] = {}
     readable: list[int] = []
@@ -169,26 +169,14 @@ def check_images(
     return InspectionReport(printable(source), images, unreadable, dict(ignored), *counts, size)
 
 
-def inspect_file(root: Path, name: str) -> ImageProperties:
-    """Return the properties of an image file of a folder, after decoding all of it.
+def inspect_image(source: Path, name: str) -> ImageProperties:
+    """Return the properties of an image of a folder or zip archive, after decoding all of it.
 
     Raises:
         DataError: It cannot be read.
     """
-    return _inspect_image(root / name, printable(name))
-
-
-def inspect_member(archive: Path, name: str) -> ImageProperties:
-    """Return the properties of an image of a zip archive, after decoding all of it.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    return _inspect_image(io.BytesIO(read_member(archive, name)), printable(name))
-
-
-def _inspect_image(file: Path | BinaryIO, name: str) -> ImageProperties:
-    with open_image_file(file, name) as found:
+    file = io.BytesIO(read_member(source, name)) if _is_zip(source) else source / name
+    with open_image_file(file, printable(name)) as found:
         image = rotate_upright(found)
         remove_transparency(grey_to_8_bit(image, 255), 255).convert("RGB")
         return ImageProperties(

@@ -5,6 +5,7 @@ It is one HTML file without scripts and without references to other files.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import platform
@@ -23,6 +24,7 @@ from diffkit.evaluation._templates import template
 from diffkit.explain import explain
 from diffkit.options import check_integer
 from diffkit.runtime.files import load_weights, write_atomically
+from diffkit.runtime.images import grid, pixels, png
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.runtime.strict_json import check_fields, read_json
 from diffkit.spacing import Spacing
@@ -352,8 +354,6 @@ def _checkpoint_figures(run: _ReportedRun, count: int, steps: Spacing, seed: int
 
 
 def _trajectory_figures(run: _ReportedRun, steps: Spacing, seed: int) -> Iterator[ReportFigure]:
-    from diffkit.evaluation._embedded_images import embed_strip
-
     system = run.system
     if len(system.data_shape) != 3:
         return
@@ -362,14 +362,12 @@ def _trajectory_figures(run: _ReportedRun, steps: Spacing, seed: int) -> Iterato
     levels = ", ".join(str(moments[i].level) for i in places)
     total_std = [float(system.table.total_std[moments[i].level]) for i in places]
     noisy = [moments[i].x / s for i, s in zip(places, total_std, strict=True)]
-    yield ReportFigure(f"From noise to samples: data at levels {levels}.", None, embed_strip(noisy))
+    yield ReportFigure(f"From noise to samples: data at levels {levels}.", None, _embed_strip(noisy))
     estimates = [moments[i].x_start for i in places]
-    yield ReportFigure("The network's estimates of the clean data at the same levels.", None, embed_strip(estimates))
+    yield ReportFigure("The network's estimates of the clean data at the same levels.", None, _embed_strip(estimates))
 
 
 def _draw_samples(run: _ReportedRun, x: Tensor, caption: str, columns: int | None = None) -> ReportFigure:
-    from diffkit.evaluation._embedded_images import embed_images
-
     labels = run.conditions(len(x)).get("y")
     if x.ndim == 2 and x.shape[1] == 2:
         return ReportFigure(caption, scatter("", x.double().cpu().numpy(), labels))
@@ -379,7 +377,18 @@ def _draw_samples(run: _ReportedRun, x: Tensor, caption: str, columns: int | Non
         columns = len(set(labels))
         shown = run.class_names[:columns]
         caption += f" A class to each column: {', '.join(shown)}."
-    return ReportFigure(caption, None, embed_images(x, columns or max(1, round(len(x) ** 0.5))))
+    return ReportFigure(caption, None, _embed_images(x, columns or max(1, round(len(x) ** 0.5))))
+
+
+def _embed_strip(steps: Sequence[Tensor]) -> str:
+    """One image with a row for each example and a column for each step, each (n, C, H, W)."""
+    return _embed_images(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
+
+
+def _embed_images(images: Tensor, columns: int) -> str:
+    """Images (N, C, H, W) in [-1, 1] as one image, row by row, a data URI; values outside are clipped."""
+    content = png(grid(list(pixels(images, 256)), columns), optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ def check_protocol(
         contracts = _inherited(own, part)
         faults = [
             *_method_faults(contracts, part),
+            *_property_faults(contracts, part),
             *_attribute_faults(contracts, part),
             *_option_faults(part, plain_options),
         ]
@@ -164,6 +165,14 @@ def _accepts(function: FunctionType, count: int) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _property_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
+    options = option_names(_class_of(part)) or ()
+    for name, member in ((n, m) for contract in contracts for n, m in vars(contract).items()):
+        abstract = isinstance(member, property) and getattr(member.fget, "__isabstractmethod__", False)
+        if abstract and name not in options and _static(part, name) in (None, member):
+            yield f"{name}: expected a property, found nothing"
 
 
 def _attribute_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:

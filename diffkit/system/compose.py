@@ -26,7 +26,6 @@ from diffkit.errors import (
     problem,
 )
 from diffkit.options import check_flag, check_integer, option_names
-from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition, ConditionalBackbone, ContinuousSchedule, Decoder, ResizableBackbone
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
@@ -39,13 +38,17 @@ from diffkit.system.module import System
 from diffkit.system.null_conditions import nulls_of, plain_nulls
 from diffkit.system.numerics import computing
 from diffkit.system.sampling_defaults import check_sampling, plain_sampling
-from diffkit.system.settings import MOST_STEPS, Settings, plain_spacing
+from diffkit.system.settings import MOST_STEPS, Settings, decoder_for, plain_spacing, shortest
 from diffkit.system.signatures import NamedTime, check_takes_time
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import precision_of
 
 MOST_VALUES = 2**31
 """Largest number of values of an example: 8 GiB of float32."""
+
+
+class _Default(int):
+    """A default, which can be told from the same number given by the caller."""
 
 
 def compose(
@@ -62,7 +65,8 @@ def compose(
     train_spacing: Spacing = None,
     rescale_time: bool = True,
     clip_x_start: bool | None = None,
-    bins: int | Mapping[str, Any] | None = 256,
+    bins: int | Mapping[str, Any] | None = _Default(256),
+    decoder: Slot = None,
     time_argument: str | None = None,
     null_conditions: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
@@ -90,7 +94,8 @@ def compose(
         clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring, never in training. True for
             binned data, False for continuous data.
         bins: Number of equally spaced values in [-1, 1] that data takes: 256 is 8-bit. A mapping sets all options of
-            `diffkit.parts.decoders.Binned`. None is continuous data, unbounded.
+            the decoder "binned". None is continuous data, unbounded.
+        decoder: Likelihood of data at the last step, in place of ``bins``.
         time_argument: Name of a foreign network's time argument; second positional by default.
         null_conditions: Null value of each condition of the network, such as ``{"y": 10}``: a number, which fills a
             tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which leaves the
@@ -111,17 +116,17 @@ def compose(
     num_steps, place = check_integer("num_steps", num_steps, ge=1), _device(device)
     if num_steps > MOST_STEPS:
         raise OptionError(f"num_steps {num_steps} is more than a table holds; use at most {MOST_STEPS}")
-    decoder = decoder_for(bins)
+    likelihood, data_decoder = _decoder(bins, decoder)
     settings = Settings(
         data_shape=_shape(data_shape),
         num_steps=num_steps,
         train_spacing=plain_spacing("train_spacing", train_spacing),
         rescale_time=check_flag("rescale_time", rescale_time),
-        clip_x_start=decoder.bounded if clip_x_start is None else check_flag("clip_x_start", clip_x_start),
-        bins=_plain_bins(bins, decoder),
+        clip_x_start=data_decoder.bounded if clip_x_start is None else check_flag("clip_x_start", clip_x_start),
         time_argument=time_argument,
         null_conditions=plain_nulls(null_conditions),
         sampling=plain_sampling(sampling),
+        **likelihood,
     )
     nulls, classes = _conditions_of(recipe, settings, network_name)
     parts = Composition(
@@ -133,7 +138,7 @@ def compose(
         null_conditions=nulls,
         classes=classes,
     )
-    _refuse(parts, recipe)
+    _refuse(parts, recipe, data_decoder)
     check_sampling(settings.sampling, parts)
     network = _build(recipe, parts, place, time_argument)
     return System(parts, settings, network)
@@ -168,11 +173,16 @@ def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _plain_bins(bins: int | Mapping[str, Any] | None, decoder: Decoder) -> int | dict[str, Any] | None:
-    """The given options of the decoder, as values that JSON can hold."""
-    if isinstance(bins, Mapping):
-        return {name: getattr(decoder, name) for name in bins}
-    return None if bins is None else int(bins)
+def _decoder(bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str, Any], Decoder]:
+    """The settings ``bins`` and ``decoder``, and the decoder they stand for."""
+    if slot is None:
+        decoder = decoder_for(bins)
+        plain = {name: getattr(decoder, name) for name in bins} if isinstance(bins, Mapping) else decoder.bins
+        return {"bins": plain, "decoder": None}, decoder
+    if not isinstance(bins, _Default):
+        raise OptionError(f"bins {bins!r} and decoder {slot!r} both name the decoder; give one of them")
+    decoder, _ = resolve("decoder", slot)
+    return shortest(decoder), decoder
 
 
 def recompose(system: System, **changes: Any) -> System:
@@ -194,6 +204,10 @@ def recompose(system: System, **changes: Any) -> System:
         raise OptionError(f"recompose takes what compose takes, not {name!r}{did_you_mean(name, known)}")
     arguments = {kind: getattr(system.parts, kind) for kind in SLOTS if kind != "backbone"}
     arguments |= attrs.asdict(system.settings, recurse=False)
+    changed_decoder = bool({"bins", "decoder"} & changes.keys())
+    for name, unused in (("bins", system.settings.decoder is not None), ("decoder", system.settings.decoder is None)):
+        if changed_decoder or unused:
+            del arguments[name]
     if "backbone" in changes:
         return compose(**arguments | {"time_argument": None, "null_conditions": None} | changes)
     network, recipe = system.network, system.parts.backbone
@@ -282,11 +296,12 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     return table
 
 
-def _refuse(parts: Composition, recipe: Any) -> None:
+def _refuse(parts: Composition, recipe: Any, decoder: Decoder) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
     kinds = [kind for kind in SLOTS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
         problems = [each for k in kinds for each in problems_of(parts.label(k), getattr(parts, k), parts)]
+        problems += problems_of(f"decoder {type(decoder).__name__!r}", decoder, parts)
         problems += _core_problems(parts)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.options import check_callable, check_flag
-from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition, Decoder, Model, State
 from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
@@ -54,7 +53,7 @@ from diffkit.system.prepared import SamplingJob
 from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
-from diffkit.system.settings import Settings
+from diffkit.system.settings import Settings, decoder_of
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, ordinary
 
@@ -77,7 +76,7 @@ class System(nn.Module):
         self.settings = settings
         self.network = network
         read_backbone(self)
-        self.decoder: Decoder = decoder_for(settings.bins)
+        self.decoder: Decoder = decoder_of(settings)
         self.objective = Objective.of(parts, self.decoder)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+import attrs
 
 from diffkit.errors import DiffkitError, OptionError, did_you_mean
 from diffkit.options import check_flag
-from diffkit.protocols import Composition
+from diffkit.protocols import Composition, LevelSpacing
+from diffkit.registry import registry
 from diffkit.spacing import levels
 from diffkit.system.guidance import with_guidance
 from diffkit.system.settings import plain_spacing
@@ -32,7 +35,7 @@ def plain_sampling(sampling: Mapping[str, Any] | None) -> dict[str, Any] | None:
             raise OptionError(f"sampling has no option {name!r}{fix} (known: {', '.join(NAMES)})")
     found = dict(sampling)
     if "steps" in found:
-        found["steps"] = plain_spacing("steps of sampling", found["steps"])
+        found["steps"] = _plain_steps(found["steps"])
     if found.get("guidance") is not None:
         found["guidance"] = _plain_guidance(found["guidance"])
     if found.get("clip") is not None:
@@ -49,6 +52,17 @@ def check_sampling(sampling: Mapping[str, Any] | None, parts: Composition) -> No
         with_guidance(parts, sampling.get("guidance"))
     except DiffkitError as error:
         raise OptionError(f"sampling={dict(sampling)!r}: {error}") from error
+
+
+def _plain_steps(slot: Any) -> Any:
+    """A part as its name and options."""
+    found = plain_spacing("steps of sampling", slot)
+    if not isinstance(found, LevelSpacing):
+        return found
+    known = registry("spacing").provenance(found)
+    if known is None:
+        raise OptionError(f"steps of sampling must have a name, which a saved system can hold, got {slot!r}")
+    return {"name": known.name, **attrs.asdict(cast("Any", found), recurse=False)}
 
 
 def _plain_guidance(slot: Any) -> Any:

@@ -134,7 +134,9 @@ def _neutral(part: Guidance) -> Guidance:
     name, value = part.neutral
     names = [field.alias or field.name for field in attrs.fields(type(part))]  # type: ignore[arg-type]  # an attrs class
     require(name in names, "neutral to name one of its options", f"{name!r}, which is not one")
-    return attrs.evolve(part, **{name: value})  # type: ignore[misc]  # likewise
+    options: Any = part
+    evolved: Guidance = attrs.evolve(options, **{name: value})
+    return evolved
 
 
 @check("guidance")

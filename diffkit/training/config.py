@@ -11,6 +11,7 @@ from attrs import frozen
 
 from diffkit.errors import UNSET, OptionError, did_you_mean
 from diffkit.options import choice, flag, integer, number, numbers
+from diffkit.registry.aliases import TRAINING_ALIASES
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
 RSQRT_STEPS = 70_000
@@ -219,37 +220,6 @@ RETIRED = frozenset({"engine"})
 """Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
-ALIASES: Mapping[str, str] = {
-    "adam_weight_decay": "weight_decay",
-    "checkpointing_steps": "save_every",
-    "ema_decay": "ema",
-    "ema_max_decay": "ema",
-    "ema_rate": "ema",
-    "fp16": "precision",
-    "gradient_accumulation_steps": "microbatch",
-    "gradient_clip_val": "grad_clip",
-    "learning_rate": "lr",
-    "log_interval": "log_every",
-    "lr_anneal_steps": "anneal",
-    "lr_scheduler": "lr_schedule",
-    "lr_warmup_steps": "warmup",
-    "max_grad_norm": "grad_clip",
-    "max_steps": "steps",
-    "max_train_steps": "steps",
-    "mixed_precision": "precision",
-    "num_train_steps": "steps",
-    "num_warmup_steps": "warmup",
-    "num_workers": "workers",
-    "eval_interval": "val_every",
-    "eval_steps": "val_every",
-    "save_interval": "save_every",
-    "train_batch_size": "batch_size",
-    "use_fp16": "precision",
-    "warmup_steps": "warmup",
-}
-"""Names of training options in other libraries, and their names here."""
-
-
 def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainConfig:
     """Return the options of training: those of ``config``, overridden by keywords of `diffkit.train`.
 
@@ -270,6 +240,6 @@ def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> Tr
 def unknown_option_text(name: str, known: Iterable[str]) -> str:
     """Return "train has no option ..." for an unknown name, with a suggestion."""
     known = list(known)
-    own = ALIASES.get(name)
+    own = TRAINING_ALIASES.get(name)
     near = did_you_mean(name, known) if own is None else f"; that is {own!r} here"
     return f"train has no option {name!r}{near} (known: {', '.join(known)})"

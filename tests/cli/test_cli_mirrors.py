@@ -26,6 +26,6 @@ def test_options_have_no_name_twice():
     from diffkit.cli.parsing import commands
     from diffkit.cli.parsing.request import look
 
-    for name in commands.names():
-        flags = [option.flag for option in look(name, commands.load(name).takes(), []).options]
+    for name in commands.table():
+        flags = [option.flag for option in look(name, commands.table()[name].load().SPEC, []).options]
         assert len(flags) == len(set(flags)), name

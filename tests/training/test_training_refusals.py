@@ -14,9 +14,10 @@ import diffkit
 from diffkit.data import from_array
 from diffkit.errors import CheckpointError, DataError, OptionError, SpecError
 from diffkit.parts.losses.hybrid import Hybrid
+from diffkit.registry.aliases import TRAINING_ALIASES
 from diffkit.training import TrainConfig
 from diffkit.training.checkpoint import _manifest_bytes
-from diffkit.training.config import ALIASES, TrainOptions
+from diffkit.training.config import TrainOptions
 from diffkit.training.lock import RunLock
 from diffkit.training.run_differences import config_differences
 
@@ -201,7 +202,7 @@ def test_names_of_other_libraries_stand_for_options():
     import attrs
 
     names = {field.name for field in attrs.fields(TrainConfig)}
-    assert set(ALIASES.values()) <= names and not names & ALIASES.keys()
+    assert set(TRAINING_ALIASES.values()) <= names and not names & TRAINING_ALIASES.keys()
 
 
 def test_steps_must_be_given(tmp_path):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.device import Precision
 from diffkit.cli.shared.paths import check_folder
 from diffkit.errors import OptionError
@@ -86,19 +86,17 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec(
-        {"Options": Options},
-        {"sampler": None, "guidance": None},
-        config=True,
-        defaults={"sampler": "as it was composed", "n": f"{DEFAULT}, or one for each picture of --low-res"},
-    )
+SPEC = CommandSpec(
+    {"Options": Options},
+    {"sampler": None, "guidance": None},
+    config=True,
+    defaults={"sampler": "as it was composed", "n": f"{DEFAULT}, or one for each picture of --low-res"},
+)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Draw the samples and write them."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     _check(options)
     from diffkit.cli.shared.device import computing_in
     from diffkit.runtime.distributed import join_ranks
@@ -108,7 +106,7 @@ def run(given: ParsedOptions) -> None:
         saved = _load(options)
         _check_shape(options, saved)
         _check_compile(options, saved)
-        sampling = planned(saved, options, given.parts)
+        sampling = planned(saved, options, parsed.parts)
         table = sampling.job(sampling.batches[0]).table
         folder = _folder(sampling, options, among)
         among.rank_zero(lambda: folder.check(options.overwrite))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Attribute, field, frozen
 
 from diffkit.data.sources._source import Source
-from diffkit.errors import OptionError, did_you_mean
+from diffkit.errors import OptionError, nearest
 from diffkit.options import choice, flag, integer, integers, number
 
 if TYPE_CHECKING:
@@ -31,9 +31,12 @@ def check_labels_option(instance: object, attribute: Attribute[Any], value: obje
     """Raise `OptionError` unless a value is a known source of classes."""
     if value in _LABEL_SOURCES or (isinstance(value, str) and Path(value).suffix.lower() in _TABLES):
         return
+    near = nearest(str(value), _LABEL_SOURCES)
     raise OptionError(
-        f"labels must be 'none', 'folders', 'prefix' or a .csv or .json file, got {value!r}"
-        f"{did_you_mean(str(value), _LABEL_SOURCES)}"
+        "must be 'none', 'folders', 'prefix' or a .csv or .json file",
+        option="labels",
+        value=value,
+        fix=() if near is None else {"labels": near},
     )
 
 
