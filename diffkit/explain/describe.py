@@ -124,8 +124,12 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     kl_weight = (posterior.coef_x_start**2 * np.exp(-table.posterior_log_variance))[1:]
     return Explanation(
         parts=tuple(notes),
-        settings={name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing")}
-        | {"clip_x_start": system.settings.clip_x_start, "bins": system.decoder.bins},
+        settings={
+            **{name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing")},
+            "clip_x_start": system.settings.clip_x_start,
+            "bins": system.decoder.bins,
+            "sampling": system.settings.sampling,
+        },
         level=table.index[1:],
         alpha_bar=table.alpha_bar[1:],
         snr=np.exp(table.log_snr[1:]),

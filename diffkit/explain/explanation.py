@@ -163,6 +163,9 @@ def _sampling(e: Explanation) -> Iterator[str]:
     total = len(e.level)
     count = "every level" if len(e.grid) == total else f"{len(e.grid)} of {total} levels"
     yield from _wrapped(f"{e.sampler.name}{_options(e.sampler)}: {count}: {_abbreviated(e.grid)}")
+    if e.settings.get("sampling"):
+        own = ", ".join(f"{name}={value!r}" for name, value in e.settings["sampling"].items())
+        yield from _wrapped(f"unless a call says otherwise: {own}")
 
 
 def _abbreviated(levels: Sequence[int]) -> str:

@@ -209,8 +209,8 @@ def _misplaced(own: tuple[type[Any], ...], contracts: tuple[type[Any], ...], par
     """Report members of further contracts that the part does not inherit, without which nothing reads them."""
     for name, contract in _not_inherited(own, contracts):
         if _static(part, name) is not None:
-            owner = contract.__name__
-            yield f"{name}: expected in a {owner} only; inherit from {contract.__module__}.{owner}, or rename it"
+            owner = f"{contract.__module__}.{contract.__name__}"
+            yield f"{name}: belongs to {owner}; inherit from it, or rename this member"
 
 
 @cache

@@ -4,6 +4,7 @@ A spacing is None (all), a count, a list of levels, a part of `diffkit.parts.spa
 ("karras", {"count": 20, "rho": 5}), a mapping or an instance), or one of these strings:
 
 =============== ==================================================================================
+"all"           every level, as None
 "250"           250 levels from first to last, evenly, as improved-diffusion rounds them
 "10,15,20"      T in three equal sections, that many levels from each
 "ddim50"        every k-th level from level 1 for the smallest k that gives exactly 50
@@ -70,7 +71,7 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
             raise OptionError(f"steps must be <= {num_steps}, got a number of {len(long[0])} digits")
         if is_grid(spacing):
             return grid(spacing, _needed(table, spacing))
-    if spacing is None or (isinstance(spacing, str) and not spacing):
+    if spacing is None or (isinstance(spacing, str) and spacing in ("", "all")):
         return tuple(range(1, num_steps + 1))
     if isinstance(spacing, int | np.integer):
         spacing = str(check_integer("steps", spacing, ge=1))

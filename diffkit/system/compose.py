@@ -26,24 +26,23 @@ from diffkit.errors import (
     problem,
 )
 from diffkit.options import check_flag, check_integer, option_names
-from diffkit.protocols import Composition, ContinuousSchedule, CountsClasses, Decoder
+from diffkit.protocols import Composition, ConditionalBackbone, ContinuousSchedule, Decoder, ResizableBackbone
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.files import unwrap_module
-from diffkit.spacing import Spacing, levels, spacing_part
+from diffkit.spacing import Spacing, levels
 from diffkit.system.building import bounded
 from diffkit.system.coefficients import scalings
 from diffkit.system.module import System
 from diffkit.system.null_conditions import nulls_of, plain_nulls
 from diffkit.system.numerics import computing
-from diffkit.system.settings import Settings, decoder_for, shortest
+from diffkit.system.sampling_defaults import check_sampling, plain_sampling
+from diffkit.system.settings import MOST_STEPS, Settings, decoder_for, plain_spacing, shortest
 from diffkit.system.signatures import NamedTime, check_takes_time
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import precision_of
 
-MOST_STEPS = 10**6
-"""Largest number of levels of a table; its columns of float64 then take some 200 MB."""
 MOST_VALUES = 2**31
 """Largest number of values of an example: 8 GiB of float32."""
 
@@ -70,6 +69,7 @@ def compose(
     decoder: Slot = None,
     time_argument: str | None = None,
     null_conditions: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
 ) -> System:
     """Build a whole diffusion system from its parts.
@@ -101,6 +101,9 @@ def compose(
             tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which leaves the
             condition out. Used by classifier-free guidance, label_dropout and examples without a class. By default
             those of the backbone.
+        sampling: Options that sampling has where a call does not give them, such as ``{"steps": 250, "guidance":
+            ("cfg", {"scale": 1.5})}``: steps, guidance by name and clip. They are saved with the system. None given to
+            a call is none of them: ``steps=None`` visits every level. Scores do not use them.
         device: Device of the network. By default a foreign network is not moved, and a backbone is built on the CPU.
     Raises:
         UnknownComponentError: No part of that name; the nearest is suggested.
@@ -117,11 +120,12 @@ def compose(
     settings = Settings(
         data_shape=_shape(data_shape),
         num_steps=num_steps,
-        train_spacing=_plain_spacing(train_spacing),
+        train_spacing=plain_spacing("train_spacing", train_spacing),
         rescale_time=check_flag("rescale_time", rescale_time),
         clip_x_start=data_decoder.bounded if clip_x_start is None else check_flag("clip_x_start", clip_x_start),
         time_argument=time_argument,
         null_conditions=plain_nulls(null_conditions),
+        sampling=plain_sampling(sampling),
         **likelihood,
     )
     nulls, classes = _conditions_of(recipe, settings, network_name)
@@ -135,6 +139,7 @@ def compose(
         classes=classes,
     )
     _refuse(parts, recipe, data_decoder)
+    check_sampling(settings.sampling, parts)
     network = _build(recipe, parts, place, time_argument)
     return System(parts, settings, network)
 
@@ -150,10 +155,10 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
 def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[str, Any] | None, int | None]:
     """Null conditions and number of classes; None for each that is unknown."""
     owner, own, classes = f"backbone {name!r}", settings.null_conditions, None
-    if recipe is not None and not isinstance(recipe, nn.Module):
+    if isinstance(recipe, ConditionalBackbone):
         with naming(owner):
             own = recipe.null_conditions() if own is None else own
-            classes = recipe.count_classes() or 0 if isinstance(recipe, CountsClasses) else None
+            classes = recipe.count_classes()
         if isinstance(classes, bool) or not isinstance(classes, int | None) or (classes or 0) < 0:
             raise ProtocolError(f"{owner}: count_classes() must return a number of classes or None, got {classes!r}")
     return nulls_of(owner, own), classes
@@ -166,23 +171,6 @@ def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
     if math.prod(shape) > MOST_VALUES:
         raise OptionError(f"data_shape {shape!r} is {math.prod(shape)} values; an example has at most {MOST_VALUES}")
     return shape
-
-
-def _plain_spacing(spacing: Spacing) -> Spacing:
-    """A part, or a spacing that JSON can hold: Python's integers for NumPy's, a list for an array or a range."""
-    if spacing is None or isinstance(spacing, str):
-        return spacing
-    if (part := spacing_part(spacing)) is not None:
-        return part
-    if isinstance(spacing, range) and len(spacing) > MOST_STEPS:
-        raise OptionError(f"train_spacing {spacing!r} is more levels than a table holds, {MOST_STEPS}")
-    try:
-        found: int | list[int] = np.asarray(spacing).tolist()
-    except ValueError as error:  # a list of lists of several lengths
-        raise OptionError(
-            "must be a number of levels or a list of levels", option="train_spacing", value=spacing
-        ) from error
-    return found
 
 
 def _decoder(bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str, Any], Decoder]:
@@ -226,7 +214,7 @@ def recompose(system: System, **changes: Any) -> System:
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
         return _in_mode_of(system, compose(**arguments | {"backbone": own} | changes))
-    if "data_shape" in changes:
+    if "data_shape" in changes and isinstance(recipe, ResizableBackbone):
         recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
     changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
     if _shapes(unwrap_module(network)) != _shapes(changed.network):

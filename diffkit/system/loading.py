@@ -31,6 +31,7 @@ _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "bins": (int, dict, _NONE),
     "decoder": (dict,),
     "time_argument": (str, _NONE),
+    "sampling": (dict, _NONE),
 }
 
 

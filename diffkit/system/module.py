@@ -24,6 +24,7 @@ from diffkit.spacing import Spacing, levels
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
 from diffkit.system.cache import MOST_STEPS, SystemCache
 from diffkit.system.call_options import (
+    SCORED,
     EncodeOptions,
     EstimateOptions,
     JobOptions,
@@ -275,7 +276,7 @@ class System(nn.Module):
             noise_fn: Called once a step for standard normal noise of x's shape; None only for a deterministic sampler.
             table: The training table by default; one that `table_for` made of some of its levels; or, on a continuous
                 schedule, any table of that schedule, ``parts.schedule.table(40)``, finer ones included.
-            sampler, guidance, clip, x_transform, conditions: As in `sample`.
+            sampler, guidance, clip, x_transform, conditions: As in `sample`, without the system's defaults.
             grad: Compute gradients for x, the conditions and the network through every step. The stored activations of
                 all steps take memory; ``torch.utils.checkpoint`` around ``model`` needs less, and the network is in
                 eval mode when it recomputes them, too.
@@ -357,7 +358,7 @@ class System(nn.Module):
 
     # ---- scoring ---------------------------------------------------------------------------------------------------
 
-    @shows_options(EstimateOptions)
+    @shows_options(EstimateOptions, **SCORED)
     @torch.no_grad()
     def bits_per_dim(
         self,
@@ -370,7 +371,8 @@ class System(nn.Module):
     ) -> Bound:
         """Return the variational bound on the negative log-likelihood of each example, in bits per dimension.
 
-        With guidance it is that of the guided reverse process, each of whose steps is a normal distribution too.
+        With guidance it is that of the guided reverse process, each of whose steps is a normal distribution too. The
+        system's defaults of sampling are not used: it is of every level, without guidance, unless the call says so.
 
         Args:
             x_start: Clean data, (B, C, *S), in [-1, 1] unless the system was composed with bins=None.
@@ -384,7 +386,7 @@ class System(nn.Module):
         """
         x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
         check_unused(self._model(options.get("model")), options, "sampler", "compile")
-        job = self.prepare(x_start.shape[0], seed=seed, **options)
+        job = self.prepare(x_start.shape[0], seed=seed, **(SCORED | options))
         rows = rows_at_a_time(rows_per_call, x_start.device)
         total = x_start.shape[0] * job.table.num_steps
         with torch.inference_mode(False), torch.no_grad(), job.running("bits/dim", total, progress) as advance:
@@ -397,7 +399,8 @@ class System(nn.Module):
     # ---- inside ----------------------------------------------------------------------------------------------------
 
     def _prepared(self, n: int, options: Mapping[str, Any], conditions: Mapping[str, Any]) -> SamplingJob:
-        """The job of a call: its options, some of `JobOptions`, and its conditions."""
+        """The job of a call: its options, some of `JobOptions`, before the system's defaults, and its conditions."""
+        options = {**(self.settings.sampling or {}), **options}
         n = checked_count(n, self.data_shape)
         parts = parts_for(self.parts, options.get("sampler"), options.get("guidance"))
         network, x_transform = self._model(options.get("model")), options.get("x_transform")

@@ -57,8 +57,9 @@ def settings_spec(settings: Settings) -> dict[str, Any]:
         found["decoder"] = part_spec("decoder", values.pop("decoder"))
     if isinstance(settings.train_spacing, LevelSpacing):
         found["train_spacing"] = part_spec("spacing", values.pop("train_spacing"))
-    if settings.null_conditions is None:  # older specs do not have it
-        del values["null_conditions"]
+    for name in ("null_conditions", "sampling"):  # older specs do not have them
+        if values[name] is None:
+            del values[name]
     return written("the system", values) | found
 
 

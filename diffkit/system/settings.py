@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from attrs import frozen
 
 from diffkit.errors import OptionError
@@ -12,6 +13,10 @@ from diffkit.options import check_integer
 from diffkit.parts.decoders.binned import Binned
 from diffkit.parts.decoders.continuous import Continuous
 from diffkit.protocols import Decoder
+from diffkit.spacing import Spacing, spacing_part
+
+MOST_STEPS = 10**6
+"""Largest number of levels of a table; its columns of float64 then take some 200 MB."""
 
 
 @frozen
@@ -31,7 +36,30 @@ class Settings:
     bins: int | Mapping[str, Any] | None
     time_argument: str | None
     null_conditions: Mapping[str, Any] | None = None
+    sampling: Mapping[str, Any] | None = None
     decoder: Decoder | None = None
+
+
+def plain_spacing(name: str, spacing: Spacing) -> Spacing:
+    """Return a part, or a spacing as JSON can hold it: Python's integers for NumPy's, a list for an array or a range.
+
+    Args:
+        name: Name of the argument in messages.
+        spacing: The spacing.
+    Raises:
+        OptionError: It is no number and no list of numbers.
+    """
+    if spacing is None or isinstance(spacing, str):
+        return spacing
+    if (part := spacing_part(spacing)) is not None:
+        return part
+    if isinstance(spacing, range) and len(spacing) > MOST_STEPS:
+        raise OptionError(f"{name} {spacing!r} is more levels than a table holds, {MOST_STEPS}")
+    try:
+        found: int | list[int] = np.asarray(spacing).tolist()
+    except ValueError as error:  # a list of lists of several lengths
+        raise OptionError("must be a number of levels or a list of levels", option=name, value=spacing) from error
+    return found
 
 
 def decoder_of(settings: Settings) -> Decoder:

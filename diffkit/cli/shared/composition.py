@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from diffkit.cli.parsing.takes import ParsedOptions
+from diffkit.cli.parsing.spec import ParsedOptions
 
 PARTS: Mapping[str, str | None] = {
     "schedule": "linear",
@@ -46,10 +46,10 @@ class Composition:
     bins: int | Mapping[str, Any] | None = 256
 
 
-def keywords(given: ParsedOptions, **from_data: Any) -> dict[str, Any]:
-    """Return keywords for `diffkit.compose`: the options given, and ``from_data`` for others."""
+def keywords(parsed: ParsedOptions, **from_data: Any) -> dict[str, Any]:
+    """Return keywords for `diffkit.compose`: the options parsed, and ``from_data`` for others."""
     names = [field.name for field in attrs.fields(Composition)]
-    chosen = {name: given.values[name] for name in names if name in given.values}
-    if "decoder" in given.parts:  # which knows the number of values
+    chosen = {name: parsed.values[name] for name in names if name in parsed.values}
+    if "decoder" in parsed.parts:  # which knows the number of values
         from_data.pop("bins", None)
-    return {kind: (name, dict(options)) for kind, (name, options) in given.parts.items()} | from_data | chosen
+    return {kind: (name, dict(options)) for kind, (name, options) in parsed.parts.items()} | from_data | chosen

@@ -11,7 +11,7 @@ import attrs
 
 from diffkit.cli.parsing import config as _config
 from diffkit.cli.parsing.options import Option, options_of
-from diffkit.cli.parsing.slots import part_options
+from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.shared.composition import PARTS, SOURCES, Composition
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.run_layout import RECIPE

@@ -17,27 +17,28 @@ _HERE = Path(__file__).parent
 
 
 @cache
-def digest() -> str:
-    """Return a digest of all code that the gallery is computed by, and of the libraries that it uses."""
+def digest(kind: str = "") -> str:
+    """Return a digest of all code that the gallery of a kind is computed by, and of the libraries that it uses."""
     found = hashlib.sha256()
     files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in _WITHOUT]
-    for path in sorted([*files, *_HERE.glob("plots/*.py"), *(_HERE / f"{name}.py" for name in ("figures", "facts"))]):
+    own = [_HERE / "figures.py", _HERE / "facts.py", *_HERE.glob("plots/_*.py"), *_HERE.glob(f"plots/{kind}.py")]
+    for path in sorted([*files, *own]):
         found.update(path.read_bytes())
     for library in ("torch", "numpy", "matplotlib"):
         found.update(version(library).encode())
     return found.hexdigest()
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, kind: str = "") -> dict[str, Any]:
     """Return what a file holds if it was computed by the present code; else nothing."""
     try:
         held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return held["value"] if held.get("digest") == digest() else {}
+    return held["value"] if held.get("digest") == digest(kind) else {}
 
 
-def write(path: Path, value: dict[str, Any]) -> None:
+def write(path: Path, value: dict[str, Any], kind: str = "") -> None:
     """Keep a value."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"digest": digest(), "value": value}), encoding="utf-8")
+    path.write_text(json.dumps({"digest": digest(kind), "value": value}), encoding="utf-8")

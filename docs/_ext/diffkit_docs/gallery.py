@@ -73,13 +73,13 @@ def write_gallery(folder: Path, kept: Path) -> None:
 
 def _parts(folder: Path, kept: Path) -> dict[str, list[Shown]]:
     names = [(kind, name) for kind in KINDS for name in facts.built_in(kind)]
-    missing = [each for each in names if not cache.read(kept / each[0] / f"{each[1]}.json")]
+    missing = [each for each in names if not cache.read(kept / each[0] / f"{each[1]}.json", each[0])]
     jobs = [(folder, kept, kind, name) for kind, name in missing]
     with multiprocessing.get_context("fork").Pool(_PROCESSES) as pool:
         pool.starmap(_compute, jobs, chunksize=1)
     found: dict[str, list[Shown]] = {}
     for kind, name in names:
-        held = cache.read(kept / kind / f"{name}.json")
+        held = cache.read(kept / kind / f"{name}.json", kind)
         part = Shown(kind, name, registry(kind).get(name), tuple(held["panels"]), held["found"])
         found.setdefault(kind, []).append(part)
     return found
@@ -95,7 +95,8 @@ def _compute(folder: Path, kept: Path, kind: str, name: str) -> None:
     if kind == "sampler":
         plot = importlib.import_module("diffkit_docs.plots.sampler")
         found = {"orders": facts.orders(part), "calls": round(plot.calls_per_step(part), 2)}
-    cache.write(kept / kind / f"{name}.json", {"panels": [panel.title for panel in panels], "found": found})
+    held = {"panels": [panel.title for panel in panels], "found": found}
+    cache.write(kept / kind / f"{name}.json", held, kind)
 
 
 def made(kind: str, name: str) -> Any:

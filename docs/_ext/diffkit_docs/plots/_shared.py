@@ -40,14 +40,23 @@ def mixture(means: list[float], weights: list[float], std: float) -> MixtureOrac
     return MixtureOracle(weights=weights, means=torch.tensor(means)[:, None, None], std=std)
 
 
+@cache
+def _rows(of: diffkit.System) -> dict[str, Tensor]:
+    columns = level_coefficients(of.parts, of.table)
+    return {name: torch.from_numpy(columns[name][1:].copy()) for name in LEVEL}
+
+
+def level_of(of: diffkit.System, time: Tensor) -> dict[str, Tensor]:
+    """Return alpha, sigma, c_in and so on of a batch that is all at one level, from the network's time."""
+    k = (time[0].double() - _rows(of)["time"]).abs().argmin()
+    return {name: row[k] for name, row in _rows(of).items()}
+
+
 def network(oracle: Any, of: diffkit.System) -> Callable[..., Tensor]:
     """An exact denoiser as a network, for batches at one level: `diffkit.testing.network_of` in fewer operations."""
-    columns = level_coefficients(of.parts, of.table)
-    rows = {name: torch.from_numpy(columns[name][1:].copy()) for name in LEVEL}
 
     def model(x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
-        k = (time[0].double() - rows["time"]).abs().argmin()
-        at = {name: row[k] for name, row in rows.items()}
+        at = level_of(of, time)
         x_t = x.double() / at["c_in"]
         out = (oracle.x_start(x_t, at["alpha"], at["sigma"]) - at["c_skip"] * x_t) / at["c_out"]
         return out.to(x.dtype)

@@ -24,7 +24,8 @@ def panels(name: str, part: Any) -> list[Panel]:
     if (later := _after_losses(part, start, table.num_steps)) is not None:
         states["after losses that fall with the level"] = later
     drawn = {label: _draw(part, state, table.num_steps) for label, state in states.items()}
-    low, high = (1, table.num_steps) if part.domain == "discrete" else (-12.0, 12.0)
+    by_level = float(next(iter(drawn.values()))[0].min()) >= 1
+    low, high = (1, table.num_steps) if by_level else (-12.0, 12.0)
     edges = np.linspace(low, high, _BINS + 1)
     middle = (edges[1:] + edges[:-1]) / 2
     colors = (GREY, BLUE) if len(drawn) > 1 else (BLUE,)
@@ -44,7 +45,7 @@ def panels(name: str, part: Any) -> list[Panel]:
         axes.axhline(1, color=ORANGE, lw=1, ls=":")
         axes.set_ylim(0, None)
 
-    x = "level" if part.domain == "discrete" else "log-SNR"
+    x = "level" if by_level else "log-SNR"
     return [
         Panel("Density of the drawn levels", x, "relative to uniform", density),
         Panel("Weight of a draw", x, "weight", weight),
@@ -59,11 +60,11 @@ def _draw(part: Any, state: Any, num_steps: int) -> tuple[Any, Any]:
 
 def _after_losses(part: Any, state: Any, num_steps: int) -> Any:
     """The state after many losses that are 1 / sqrt(level); None if no loss changes it."""
-    if part.domain != "discrete":
-        return None
     first = state
     for i in range(_UPDATES):
         u = torch.from_numpy(np.random.default_rng(i).random(256))
         level, _ = part.sample(state, u, num_steps)
+        if level.is_floating_point():
+            return None
         state = part.update(state, level, level.float() ** -0.5)
     return None if state is first else state
