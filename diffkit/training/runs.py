@@ -13,7 +13,7 @@ from diffkit.errors import OptionError
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, SPEC, is_run, step_of
 from diffkit.runtime.strict_json import check_fields, read_json, word
 from diffkit.training.checkpoint import newest_first
-from diffkit.training.logs import read_metrics
+from diffkit.training.metrics_file import read_metrics
 
 _QUARTILE = re.compile(r".*_q\d")
 _NO_TERMS = {"step", "samples", "grad_norm", "param_norm", "lr", "skipped", "images_per_s", "loss_scale"}
