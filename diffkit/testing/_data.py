@@ -11,7 +11,7 @@ import torch
 
 from diffkit.data import Data, Source
 from diffkit.testing._check import LawError, NotApplicableError, Where, check
-from diffkit.testing._close import leaves, require, require_same
+from diffkit.testing._close import require, require_same, tree_leaves
 
 _SOME = 16
 """Number of examples that are read, evenly spread."""
@@ -35,7 +35,7 @@ def _items(data: Data) -> list[tuple[torch.Tensor, Mapping[str, Any], Where]]:
 
 @check("data")
 def opens(part: Source) -> None:
-    """It opens data with at least one example, and with a shape, bins and classes of the right types.
+    """A source opens data with at least one example, and a shape, bins and classes of the right types.
 
     Usually: a file that is not there, or a shape that is a list.
     """
@@ -50,7 +50,7 @@ def opens(part: Source) -> None:
 
 @check("data")
 def examples_as_declared(part: Source) -> None:
-    """Each example has the declared shape; it is integers 0..bins-1 or floats in [-1, 1], or finite without bins.
+    """Each example has the declared shape, and integers 0..bins-1 or floats in [-1, 1]; without bins, finite floats.
 
     Usually: channels last, bytes scaled to [0, 255] as floats, or a wrong number of bins.
     """
@@ -88,7 +88,7 @@ def batch_equals_items(part: Source) -> None:
 
 @check("data")
 def same_when_opened_again(part: Source) -> None:
-    """Opened twice, it is the same data in the same order, and describes itself alike.
+    """A source that is opened twice gives the same data in the same order, with the same description.
 
     Usually: a draw without a seed, or files in the order of the disk; a resumed run would train on other data.
     """
@@ -127,7 +127,7 @@ def conditions_alike(part: Source) -> None:
     for _, conditions, where in others:
         require(conditions.keys() == first.keys(), f"conditions {sorted(first)}", sorted(conditions), where)
         for name in first:
-            shapes = [[np.shape(leaf) for leaf in leaves(each[name])] for each in (first, conditions)]
+            shapes = [[np.shape(leaf) for leaf in tree_leaves(each[name])] for each in (first, conditions)]
             require(shapes[0] == shapes[1], f"{name!r} of shape {shapes[0]}", shapes[1], where)
 
 

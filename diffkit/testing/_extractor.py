@@ -12,7 +12,7 @@ from torch import Tensor
 from diffkit.errors import DataError
 from diffkit.evaluation import Extractor, extractor_for
 from diffkit.evaluation.features import Features
-from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, record_where
 from diffkit.testing._close import require, require_close, require_same
 
 _SHAPES = ((3, 32, 32), (1, 8, 8), (1, 32, 32), (3, 64, 64), (2,))
@@ -24,7 +24,7 @@ def _used(part: Any) -> tuple[Extractor, Tensor, Where]:
     extractor = extractor_for(part)
     for shape in _SHAPES:
         images = torch.linspace(-1, 1, 3 * torch.Size(shape).numel()).view(3, *shape).flip(0) ** 3
-        where = visiting(Where(detail=f"images of shape {shape}"))
+        where = record_where(Where(detail=f"images of shape {shape}"))
         try:
             _features(extractor, images)
         except (DataError, RuntimeError):  # modules refuse shapes by torch's own errors
@@ -43,7 +43,7 @@ def _features(extractor: Extractor, images: Tensor) -> dict[str, Tensor]:
 
 @check("extractor")
 def a_row_for_each_image(part: Any) -> None:
-    """It returns finite features, a row (N, D) for each of N images.
+    """An extractor returns finite features, (N, D) for N images.
 
     Usually: a mean over the batch, or maps that are not flattened.
     """
@@ -70,7 +70,7 @@ def each_image_on_its_own(part: Any) -> None:
 
 @check("extractor")
 def same_images_same_features(part: Any) -> None:
-    """The same images have the same features again, and are not changed.
+    """The same images give the same features again, and are not changed.
 
     Usually: dropout in train mode, a random projection drawn at each call, or an operation in place.
     """
@@ -83,7 +83,7 @@ def same_images_same_features(part: Any) -> None:
 
 @check("extractor")
 def identity_is_plain(part: Any) -> None:
-    """It has a name, and an identity that JSON can hold, the same at each reading.
+    """An extractor has a name, and an identity that JSON can hold, the same at each reading.
 
     Usually: a tensor, a device or a path object in the identity.
     """
@@ -99,7 +99,7 @@ def identity_is_plain(part: Any) -> None:
 
 @check("extractor")
 def identity_follows_the_weights(part: Any) -> None:
-    """With other weights it has another identity, so that stored statistics of one are not compared with the other's.
+    """Other weights give another identity, so that stored statistics are compared with those of the same network only.
 
     Usually: a name or version alone; put a digest of the weights into the identity.
     """

@@ -29,10 +29,12 @@ def _docstring(module: str, name: str, hops: int) -> str:
     for each in tree.body:
         if isinstance(each, ast.ClassDef | ast.FunctionDef) and each.name == name:
             return ast.get_docstring(each) or ""
-        found = [n.name for n in each.names if name in (n.asname, n.name)] if isinstance(each, ast.ImportFrom) else []
-        if found and hops:
+        if isinstance(each, ast.ImportFrom) and hops:
             package = module if file.stem == "__init__" else module.rpartition(".")[0]
-            return _docstring(resolve_name("." * each.level + (each.module or ""), package), found[0], hops - 1)
+            origin = resolve_name("." * each.level + (each.module or ""), package)
+            for alias in each.names:
+                if name == (alias.asname or alias.name):
+                    return _docstring(origin, alias.name, hops - 1)
     return ""
 
 
