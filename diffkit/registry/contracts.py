@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Union, get_args, g
 from diffkit.errors import ProtocolError, naming
 from diffkit.options import option_names
 from diffkit.protocols import Composition
-from diffkit.registry.kinds import KINDS
+from diffkit.registry.kinds import OFFERED
 
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
 """What makes a part, and is none."""
@@ -24,7 +24,7 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
     A plain function is accepted as a factory; what it returns is checked when a system is composed.
     """
     if type(part) not in _FUNCTIONS:
-        found = KINDS[kind]
+        found = OFFERED[kind]
         name = source or f"{kind} {_name_of(part)!r}"
         check_protocol(found.contract, part, name, home=found.home.rpartition(".")[0], plain_options=not found.objects)
 
@@ -59,9 +59,8 @@ def check_protocol(
     lines = "\n".join(f"  {fault}" for fault in (*faults, *misplaced))
     names = [c.__name__ for c in contracts if protocol in c.__mro__ and not _extended(c, contracts)]
     advice = f"\ninherit from {' and '.join(f'{home or protocol.__module__}.{n}' for n in names)} for the defaults"
-    raise ProtocolError(
-        f"{name} does not honour the {' and '.join(names)} contract:\n{lines}{advice if faults else ''}"
-    )
+    advice = "" if not faults or inspect.ismodule(part) else advice
+    raise ProtocolError(f"{name} does not honour the {' and '.join(names)} contract:\n{lines}{advice}")
 
 
 def problems_of(name: str, part: Any, composition: Composition) -> list[str]:

@@ -20,12 +20,13 @@ from attrs import frozen
 
 from diffkit._version import __version__
 from diffkit.errors import did_you_mean, failure
-from diffkit.registry.kinds import KINDS
+from diffkit.registry.kinds import OFFERED
 from diffkit.runtime.output import printable
 
 BUILT_IN, LOCAL = "diffkit", "local"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VALUE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.\w+)*)\s*:\s*(?P<attribute>[A-Za-z_]\w*(\.\w+)*)\s*(\[.*\])?")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _OURS = re.compile(r"diffkit(?![\w.-])", re.IGNORECASE)
 
@@ -40,13 +41,16 @@ class Point:
     version: str
     requirement: str
 
-    def load(self) -> Any:
-        """Import the module, and return what the value names in it."""
+    def load(self, module: bool = False) -> Any:
+        """Import the module, and return what the value names in it, or the module if that is what it names."""
+        if module:
+            if not _MODULE.fullmatch(self.value):
+                raise SyntaxError(f"the entry point's value {self.value!r} is not the name of a module")
+            return importlib.import_module(self.value)
         match = _VALUE.fullmatch(self.value)
         if match is None:
             raise SyntaxError(f"the entry point's value {self.value!r} is not of the form 'module:Class'")
-        module = importlib.import_module(match["module"])
-        return reduce(getattr, match["attribute"].split("."), module)
+        return reduce(getattr, match["attribute"].split("."), importlib.import_module(match["module"]))
 
     def imported(self) -> object | None:
         """The object of the value, if its module is imported already."""
@@ -101,7 +105,7 @@ class Scan:
 
     def faults(self) -> tuple[str, ...]:
         """Return one sentence for each piece of metadata that was skipped."""
-        self._of(next(iter(KINDS)))
+        self._of(next(iter(OFFERED)))
         return self._faults
 
     def _of(self, kind: str) -> tuple[Point, ...]:
@@ -114,7 +118,7 @@ class Scan:
 
 
 def _read_points(faults: list[str]) -> dict[str, tuple[Point, ...]]:
-    found: dict[str, set[Point]] = {kind: set() for kind in KINDS}
+    found: dict[str, set[Point]] = {kind: set() for kind in OFFERED}
     for distribution in _our_distributions(faults):
         try:
             for kind, point in _points_of(distribution, faults):
@@ -165,7 +169,7 @@ def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
 def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, Point]]:
     name, version = _header(distribution, "Name"), printable(_header(distribution, "Version") or "?")
     requirement = next((printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
-    known = {kind.group: kind.name for kind in KINDS.values()}
+    known = {kind.group: kind.name for kind in OFFERED.values()}
     entries = [(entry.group.strip(), entry) for entry in distribution.entry_points]
     for group in dict.fromkeys(group for group, _ in entries if group.startswith("diffkit.") and group not in known):
         faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")

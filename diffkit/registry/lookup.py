@@ -42,7 +42,7 @@ from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
 from diffkit.registry.entry_points import LOCAL as LOCAL
 from diffkit.registry.entry_points import NAME, Point, Scan, normalized, own_version
 from diffkit.registry.entry_points import canonical as canonical
-from diffkit.registry.kinds import KINDS, Kind
+from diffkit.registry.kinds import KINDS, OFFERED, Kind
 
 P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,6 +90,7 @@ class Registry(Generic[P]):
 
     def __init__(self, kind: Kind):
         self.kind = kind.name
+        self._record = kind
         self._package = kind.package
         self._here: dict[str, Callable[..., P]] = {}
         self._imported: dict[str, Callable[..., P]] = {}
@@ -256,7 +257,9 @@ class Registry(Generic[P]):
     def _built_in(self, name: str) -> Callable[..., P]:
         key = f"{BUILT_IN}:{name}"
         if key not in self._imported:
-            importlib.import_module(f"{self._package}.{name}")
+            module = importlib.import_module(f"{self._package}.{name}")
+            if self._record.module:
+                self._imported[key] = cast("Callable[..., P]", module)
         return self._imported[key]
 
     def _plugin(self, points: list[Point], name: str) -> Callable[..., P]:
@@ -282,17 +285,18 @@ class Registry(Generic[P]):
             return self._imported[key]
         source = f"{self.kind} {point.name!r} of {point.distribution} {point.version} ({point.value})"
         try:
-            part = point.load()
+            part = point.load(self._record.module)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may even call sys.exit() on import
             raise PluginLoadError(f"cannot load {source}: {point.describe(error)}") from error
         try:
-            if not _is_class_or_function(part):
+            if not self._record.module and not _is_class_or_function(part):
                 raise ProtocolError(f"{source} is {_article(part)}; an entry point must name a class")
-            from diffkit.registry.contracts import check_contract  # and with it the protocols, which `--help` needs not
+            if self._record.recipe:
+                from diffkit.registry.contracts import check_contract  # needs the protocols, which `--help` does not
 
-            check_contract(self.kind, part, source)
+                check_contract(self.kind, part, source)
         except ProtocolError as error:
             raise ProtocolError(f"{error}{point.skew()}") from None
         self._imported[key] = part
@@ -331,15 +335,15 @@ def _article(part: object) -> str:
 
 
 _scan = Scan()
-_registries: dict[str, Registry[Any]] = {kind.name: Registry(kind) for kind in KINDS.values()}
+_registries: dict[str, Registry[Any]] = {kind.name: Registry(kind) for kind in OFFERED.values()}
 
 
 def registry(kind: str) -> Registry[Any]:
-    """Return the registry of a kind, by its name in `KINDS`."""
+    """Return the registry of a kind of part, or of commands, by its name in `OFFERED`."""
     try:
         return _registries[kind]
     except KeyError:
-        raise OptionError(f"no kind {kind!r}{did_you_mean(kind, KINDS)} (kinds: {', '.join(KINDS)})") from None
+        raise OptionError(f"no kind {kind!r}{did_you_mean(kind, OFFERED)} (kinds: {', '.join(OFFERED)})") from None
 
 
 def refresh() -> None:

@@ -236,12 +236,13 @@ def _expect_failure(found: dict[str, Any], reason: str) -> dict[str, Any]:
     }
 
 
+_RECIPES = tuple(kind.name for kind in KINDS.values() if kind.recipe)
 _OF_ALL: dict[str, list[Check]] = {kind: [] for kind in KINDS}
 _OF_ONE: dict[str, list[Check]] = {kind: [] for kind in KINDS}
 
 
 def check(kind: str | None = None) -> Callable[[F], F]:
-    """Return a decorator that makes a function a conformance check of one kind, or of every kind (then an argument).
+    """Return a decorator that makes a function a check of one kind, or of every kind of recipe (then an argument).
 
     Its name is the check's, the first line of its docstring the law, and what follows "Usually:" what causes a failure.
     """
@@ -250,7 +251,7 @@ def check(kind: str | None = None) -> Callable[[F], F]:
         text = inspect.cleandoc(function.__doc__ or "")
         law, _, rest = text.partition("\n")
         cause = " ".join(rest.partition("Usually:")[2].split())
-        for each in KINDS if kind is None else (kind,):
+        for each in _RECIPES if kind is None else (kind,):
             run = functools.partial(function, kind=each) if kind is None else function
             made = Check(function.__name__, each, law.rstrip("."), cause.rstrip("."), run)
             (_OF_ALL if kind is None else _OF_ONE)[each].append(made)
@@ -265,11 +266,12 @@ def checks_of(kind: str) -> tuple[Check, ...]:
 
 
 def part_text(part: Any) -> str:
-    """Return a part's repr, or the name of its class if the repr fails."""
+    """Return a part's repr, or the name of its class if the repr fails or takes several lines."""
     try:
-        return repr(part)
+        text = repr(part)
     except Exception:  # a repr is the part's own code
         return f"<{type(part).__name__}, which cannot be printed>"
+    return text if "\n" not in text else type(part).__name__
 
 
 def skip_repeated_stop(result: CheckResult, seen: dict[str, str]) -> CheckResult:

@@ -62,6 +62,21 @@ def same_table_same_levels(part: LevelSpacing) -> None:
 
 
 @check("spacing")
+def count_as_given(part: LevelSpacing) -> None:
+    """A spacing with an option `count` returns that many levels of a table that has fifty times as many.
+
+    Usually: both ends counted, or one of them left out.
+    """
+    count = getattr(part, "count", None)
+    if not isinstance(count, int):
+        raise NotApplicableError("it has no option 'count'")
+    for path in WHOLE:
+        found = _levels(part, path.table(50 * count))
+        where = Where(path.label, 50 * count)
+        require(found is None or len(found) == count, f"{count} levels", found if found is None else len(found), where)
+
+
+@check("spacing")
 def noise_as_declared(part: LevelSpacing) -> None:
     """With uses_noise = False the levels depend on T alone.
 

@@ -69,7 +69,7 @@ class _Fails(DDIM):
 def test_every_check_is_documented_and_callable():
     for kind in KINDS:
         names = [check.name for check in checks_for(kind)]
-        assert len(names) == len(set(names)) >= (14 if kind in SLOTS else 9)
+        assert len(names) == len(set(names)) >= (14 if kind in SLOTS else 9 if KINDS[kind].recipe else 5)
         for check in checks_for(kind):
             assert check.kind == kind and check.law and check.cause
     order = next(check for check in checks_for("sampler") if check.name == "order_as_declared")

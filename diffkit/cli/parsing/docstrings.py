@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 from functools import cache
-from pathlib import Path
 
 _ENTRY = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")
-
-
-def module_docstring(path: Path) -> str:
-    """Docstring of a Python file, or an empty string."""
-    try:
-        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    except (OSError, SyntaxError, ValueError):
-        return ""
 
 
 def summary(docstring: str | None) -> str:
