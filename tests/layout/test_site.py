@@ -9,13 +9,14 @@ from pathlib import Path
 
 import attrs
 import pytest
+from matplotlib.figure import Figure
 
 from diffkit.registry import BUILT_IN, KINDS, registry
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "docs" / "_ext"))
 
-from diffkit_docs import check, commands, docstrings, names, options, reference, repository  # noqa: E402
+from diffkit_docs import check, commands, docstrings, gallery, names, options, plots, reference, repository  # noqa: E402
 
 PARTS = [(kind, e.name) for kind in KINDS for e in registry(kind).entries() if e.origin == BUILT_IN]
 
@@ -65,6 +66,17 @@ def test_a_docstring_in_pieces():
     assert docstrings.inline(doc.summary) == "Return ``a * b``, of :py:obj:`System.sample <System.sample>`."
     assert docstrings.inline("(B, C, *S) of x_") == r"(B, C, \*S) of x\_"
     assert docstrings.block(doc.blocks[-1]).startswith(".. code-block:: python")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if find_spec(f"diffkit_docs.plots.{kind}")])
+def test_a_part_of_each_kind_is_drawn(kind: str):
+    name = next(name for of, name in PARTS if of == kind)
+    panels = plots.panels_of(kind, name, gallery.made(kind, name))
+    assert all(panel.title and (kind == "data" or panel.y) for panel in panels)
+    for panel in panels[-1:]:  # the first of a sampler takes seconds
+        axes = Figure().add_subplot()
+        panel.draw(axes)
+        assert axes.has_data()
 
 
 def test_help_texts_are_read_in_full():

@@ -73,8 +73,7 @@ def write_gallery(folder: Path, kept: Path) -> None:
 
 def _parts(folder: Path, kept: Path) -> dict[str, list[Shown]]:
     names = [(kind, name) for kind in KINDS for name in facts.built_in(kind)]
-    missing = [each for each in names if not cache.read(kept / each[0] / f"{each[1]}.json", each[0])]
-    jobs = [(folder, kept, kind, name) for kind, name in missing]
+    jobs = [(folder, kept, kind, name) for kind, name in names if not _is_kept(folder, kept, kind, name)]
     with multiprocessing.get_context("fork").Pool(_PROCESSES) as pool:
         pool.starmap(_compute, jobs, chunksize=1)
     found: dict[str, list[Shown]] = {}
@@ -83,6 +82,13 @@ def _parts(folder: Path, kept: Path) -> dict[str, list[Shown]]:
         part = Shown(kind, name, registry(kind).get(name), tuple(held["panels"]), held["found"])
         found.setdefault(kind, []).append(part)
     return found
+
+
+def _is_kept(folder: Path, kept: Path, kind: str, name: str) -> bool:
+    held = cache.read(kept / kind / f"{name}.json", kind)
+    return bool(held) and all(
+        (folder / kind / f"{name}.{i}.dark.svg").exists() for i in range(1, len(held["panels"]) + 1)
+    )
 
 
 def _compute(folder: Path, kept: Path, kind: str, name: str) -> None:

@@ -34,15 +34,15 @@ class Option:
 
 
 def options_of(cls: type) -> tuple[Option, ...]:
-    """Return the options of an attrs class."""
-    doc = parse(cls.__doc__)
+    """Return the options of an attrs class; those it inherits are explained where they are defined."""
+    docs = [parse(base.__doc__) for base in cls.__mro__]
     return tuple(
         Option(
             field.alias or field.name,
             _type(field.type),
             _default(field.default),
             _allowed(field.validator),
-            doc.entry(field.alias or field.name),
+            next(filter(None, (doc.entry(field.alias or field.name) for doc in docs)), ""),
         )
         for field in attrs.fields(cls)
         if field.init
