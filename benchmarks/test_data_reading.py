@@ -52,7 +52,7 @@ def reader(data: Data) -> Callable[[], None]:
     order = DataOrder(len(data), BATCH, 0)
 
     def read() -> None:
-        for indices in order.batches(0, STEPS):
+        for indices in map(order.batch, range(STEPS)):
             scaled(data.batch(indices).images, data.bins)
 
     return read

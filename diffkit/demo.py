@@ -170,7 +170,7 @@ def gaussian_bits(real: Batch, held_out: Batch) -> float:
 
     Its deviations are no smaller than half a bin, as a pixel constant in training would give infinity.
     """
-    from diffkit.parts.decoders import Binned
+    from diffkit.parts.decoders.binned import Binned
 
     x, y = _in_range(real), _in_range(held_out)
     log_variance = x.var(0).clamp(min=(1 / 16) ** 2).log()

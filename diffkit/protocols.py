@@ -209,7 +209,9 @@ class Composition:
     @property
     def condition_channels(self) -> int:
         """Number of channels that the network reads in addition to the data's; 0 for a foreign network."""
-        return 0 if self.backbone is None else self.backbone.channels_in(self.data_shape) - self.data_shape[0]
+        if not isinstance(self.backbone, ConditionalBackbone):
+            return 0
+        return self.backbone.channels_in(self.data_shape) - self.data_shape[0]
 
 
 class Part(Protocol):
@@ -415,6 +417,18 @@ class RoutedSampler(Sampler):
 class Backbone(Part, Protocol):
     """The recipe of a network: options in, `torch.nn.Module` out."""
 
+    @abstractmethod
+    def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
+        """Return a network ``forward(x, time, **conditions)``: (B, C, *S), (B,) -> (B, out_channels, *S).
+
+        Raises:
+            OptionError: The options do not fit the data's shape.
+        """
+
+
+class ConditionalBackbone(Backbone):
+    """The recipe of a network that takes conditions, known before it is built."""
+
     def channels_in(self, data_shape: tuple[int, ...]) -> int:
         """Return the number of channels that the network reads: those of the data plus those of its conditions."""
         return data_shape[0]
@@ -426,8 +440,20 @@ class Backbone(Part, Protocol):
         """
         return None
 
+    def count_classes(self) -> int | None:
+        """Return the number of classes of the labels ``y``, without the null class; 0 without classes.
+
+        Labels are then checked before any work; None if the number is not known.
+        """
+        return None
+
+
+class ResizableBackbone(Backbone):
+    """A recipe that depends on the shape of the data, and can be rewritten for another one."""
+
+    @abstractmethod
     def resized(self, data_shape: tuple[int, ...], other: tuple[int, ...]) -> Backbone:
-        """Return the recipe that builds the same network for data of another shape; by default this recipe.
+        """Return the recipe that builds the same network for data of another shape.
 
         `diffkit.recompose` calls it to reuse a network for data of another size.
 
@@ -435,23 +461,20 @@ class Backbone(Part, Protocol):
             data_shape: Shape of one example for which this recipe builds the network, (C, *S).
             other: The new shape.
         """
-        return self
-
-    @abstractmethod
-    def build(self, data_shape: tuple[int, ...], out_channels: int) -> nn.Module:
-        """Return a network ``forward(x, time, **conditions)``: (B, C, *S), (B,) -> (B, out_channels, *S).
-
-        Raises:
-            OptionError: The options do not fit the data's shape.
-        """
 
 
 @runtime_checkable
-class CountsClasses(Protocol):
-    """A backbone with a known number of classes, so that labels are checked before any work."""
+class LevelSpacing(Protocol):
+    """Which levels of a table a shorter chain visits; the argument ``steps`` of a system's calls.
 
-    def count_classes(self) -> int | None:
-        """Return the number of classes of the labels ``y``, without the null class; 0 or None without classes."""
+    `uses_noise` is False if the levels depend on their number T alone.
+    """
+
+    uses_noise: ClassVar[bool] = True
+
+    @abstractmethod
+    def levels(self, table: ProcessTable) -> Sequence[int]:
+        """Return the levels, ascending, each in 1..T of the table."""
 
 
 Model = Callable[..., "Tensor"]
@@ -496,6 +519,29 @@ class Guidance(Part, Protocol):
 
     neutral: ClassVar[tuple[str, float] | None] = None
 
+    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
+        """Return named float64 columns (T+1,) of the table in use, which its `Level.coefficients` then hold."""
+        return {}
+
+    def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
+        """Return the guided estimate before clipping.
+
+        Args:
+            evaluate: The network and the guidance before this one.
+            x: Noisy data, (B, C, *S).
+            level: The level of x.
+            conditions: All of the caller's conditions, those of a `ConditionalGuidance` included.
+        """
+        return evaluate(x, level, conditions)
+
+    def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
+        """Return the prediction changed after clipping; arguments as in `guide`."""
+        return prediction
+
+
+class ConditionalGuidance(Guidance):
+    """Guidance that reads conditions."""
+
     @property
     def own_conditions(self) -> frozenset[str]:
         """Names of conditions for this guidance only; they are not passed to the network."""
@@ -517,57 +563,51 @@ class Guidance(Part, Protocol):
         """
         return {}
 
-    @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        """Networks it holds; they are in eval mode while the system samples."""
-        return ()
 
+class NetworkGuidance(Guidance):
+    """Guidance by networks of its own."""
+
+    @property
+    @abstractmethod
+    def networks(self) -> tuple[nn.Module, ...]:
+        """These networks; they are in eval mode while the system samples."""
+
+
+class BindableGuidance(Guidance):
+    """Guidance that takes values from the composition, such as the network's null conditions."""
+
+    @abstractmethod
     def bind(self, parts: Composition) -> Guidance:
-        """Return this guidance with the values it needs from the composition filled in.
+        """Return this guidance with these values filled in.
 
         The composition holds the guidance that is nearer to the network.
         """
-        return self
 
-    def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return named float64 columns (T+1,) of the table in use, which its `Level.coefficients` then hold."""
-        return {}
 
+class IntervalGuidance(Guidance):
+    """Guidance that acts at some of the levels only; the others cost no evaluation of it."""
+
+    @abstractmethod
     def inactive_at(self, at: Coefs) -> NDArray[np.bool_]:
-        """Return True at each level where the guidance certainly changes nothing, of the shape of at's arrays.
+        """Return True at each level where it certainly changes nothing, of the shape of at's arrays.
 
-        A step with only such levels is computed without it, which saves its evaluations.
+        A step with only such levels is computed without it.
         """
-        import numpy as np
-
-        return np.zeros(np.shape(at.alpha), dtype=bool)
-
-    def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
-        """Return the guided estimate before clipping.
-
-        Args:
-            evaluate: The network and the guidance before this one.
-            x: Noisy data, (B, C, *S).
-            level: The level of x.
-            conditions: All of the caller's conditions, `own_conditions` included.
-        """
-        return evaluate(x, level, conditions)
-
-    def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
-        """Return the prediction changed after clipping; arguments as in `guide`."""
-        return prediction
 
 
-class Decoder(Protocol):
+class Decoder(Part, Protocol):
     """Log-likelihood of clean data under ``N(mean, exp(log_variance))``."""
 
     @property
+    @abstractmethod
     def bins(self) -> int | None:
         """Number of values that data takes; None if it is continuous."""
 
     @property
+    @abstractmethod
     def bounded(self) -> bool:
         """True if data must lie in [-1, 1]."""
 
+    @abstractmethod
     def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""

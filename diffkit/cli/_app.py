@@ -6,18 +6,23 @@ import errno
 import os
 import traceback
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 
-from cyclopts import App, Group
+from cyclopts import App, CycloptsError, Group
 
 from diffkit._version import __version__
-from diffkit.cli.parsing import commands, importing
+from diffkit.cli.parsing import importing
+from diffkit.cli.parsing.commands import Command, table
+from diffkit.cli.parsing.options import plain
 from diffkit.cli.parsing.request import as_toml, look, resolve
+from diffkit.cli.parsing.signature import plain_text
+from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.parsing.spelling import as_cli_flags
-from diffkit.cli.parsing.takes import ParsedOptions
 from diffkit.cli.shared.extras import check_extras
 from diffkit.cli.shared.paths import check_not_its_own_input
 from diffkit.cli.shared.torch_errors import compiler_errors, memory_errors
-from diffkit.errors import DiffkitError
+from diffkit.errors import DiffkitError, OptionError
 from diffkit.runtime.output import log, printable, results, safe_output, show
 
 DONE, FAILED, REFUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
@@ -26,6 +31,7 @@ Ctrl-C; the reader of the results went away.
 """
 
 _HELP = ("-h", "--help")
+_VERSION = "--version"
 _EPILOGUE = (
     "diffkit COMMAND --help lists the options of a command, and those of the parts that are named before it. "
     "--import FILE.py runs a file that registers parts of yours first. "
@@ -52,7 +58,7 @@ def _run(argv: Sequence[str]) -> int:
     except DiffkitError as error:
         if debug:
             log(traceback.format_exc())
-        if _says_first(str(error)):
+        if _logs_first(str(error)):
             log(f"error: {_on_one_line(str(error), words)}")
         return REFUSED
     except KeyboardInterrupt:
@@ -66,7 +72,7 @@ def _run(argv: Sequence[str]) -> int:
     except OSError as error:  # a full disk, a name that is too long, a folder that vanished
         if debug:
             log(traceback.format_exc())
-        log(f"error: {_on_one_line(_said(error), words)}")
+        log(f"error: {_on_one_line(_reason(error), words)}")
         return REFUSED
     return DONE
 
@@ -91,13 +97,13 @@ def _delivered(lost: Exception | None) -> int:
     return REFUSED
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     where = "" if error.filename is None else f": {error.filename}"
     hint = "; what was written stays, and the same command goes on where it can" if error.errno == errno.ENOSPC else ""
     return f"{error.strerror or error}{where}{hint}"
 
 
-def _says_first(text: str) -> bool:
+def _logs_first(text: str) -> bool:
     """False in a process whose error another one of the same job has said already."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
@@ -107,58 +113,89 @@ def _says_first(text: str) -> bool:
 
 
 def _dispatch(words: Sequence[str]) -> None:
-    if not words or words[0] in _HELP:
-        with results():
-            _overview().help_print([])
-    elif words[0] == "--version":
+    root = _root()
+    chain, *_ = root.parse_commands(words)
+    name = " ".join(word for word in chain if word not in (*_HELP, _VERSION))
+    if name in table():
+        _run_command(table()[name], root, words[len(name.split()) :])
+    elif _VERSION in words[:1]:
         show(__version__)
+    elif set(words[-1:]) & set(_HELP) or not words:
+        _print_overview(root, words)
     else:
-        _run_command(*commands.split(words))
+        _refuse_command(root, words, name)
 
 
-def _run_command(name: str, words: Sequence[str]) -> None:
-    command = commands.load(name)
-    request = look(name, command.takes(), words)
+def _run_command(command: Command, root: App, words: Sequence[str]) -> None:
+    module, app = command.load(), reduce(getitem, command.name.split(), root)
+    request = look(command.name, module.SPEC, words)
     if set(words) & set(_HELP):
+        request.sign(app)
+        app.help = "\n\n".join(" ".join(each.split()) for each in plain(command.docstring).split("\n\n"))
         with results():
-            request.app().help_print([])
+            root.help_print(command.name.split())
         return
-    given, print_only = resolve(request)
-    if print_only:
-        show(as_toml(request, given).removesuffix("\n"))
-        return
-    check_not_its_own_input(given)
-    _check_device(given)
-    check_extras(name, given)
-    with as_cli_flags(request.options), memory_errors(request.options), compiler_errors():
-        command.run(given)
+    with as_cli_flags(request.options):
+        parsed, print_only = resolve(request, app)
+        if print_only:
+            show(as_toml(request, parsed).removesuffix("\n"))
+            return
+        check_not_its_own_input(parsed)
+        _check_device(parsed)
+        check_extras(command.name, parsed)
+        with memory_errors(request.options), compiler_errors():
+            module.run(parsed)
 
 
-def _check_device(given: ParsedOptions) -> None:
+def _check_device(parsed: ParsedOptions) -> None:
     """Refuse a device that is not here before the command reads or writes anything."""
-    if given.values.get("device") is not None:
+    if parsed.values.get("device") is not None:
         from diffkit.cli.shared.device import check_device  # which needs torch
 
-        check_device(given.values["device"])
+        check_device(parsed.values["device"])
 
 
-def _overview() -> App:
-    """The page of ``diffkit --help``: commands with what they do, read from their files."""
-    app = App(
+def _refuse_command(root: App, words: Sequence[str], name: str) -> None:
+    """Raise `OptionError` for a word that is no command."""
+    try:
+        root.parse_args(words, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        raise OptionError(plain_text(error)) from error
+    among = [each for each in table() if each.startswith(f"{name} ")]
+    raise OptionError(f"diffkit {name} needs a command: {' or '.join(among)}")
+
+
+def _root() -> App:
+    """The application with every command, none of which is imported."""
+    root = App(
         name="diffkit",
         help="Diffusion models from small named parts: compose, train, sample and score.",
         usage="Usage: diffkit COMMAND [OPTIONS]",
         help_format="plaintext",
         help_epilogue=_EPILOGUE,
-        version_flags=("--version",),
+        version_flags=(_VERSION,),
         version=__version__,
     )
     options = Group("Options", sort_key=1)
-    for flag in ("--help", "--version"):
-        app[flag].group = options
-    for name in commands.names():
-        app.command(App(name=name, help=commands.one_line(name)))
-    return app
+    for flag in ("--help", _VERSION):
+        root[flag].group = options
+    for name in table():
+        *group, last = name.split()
+        app = root
+        for word in group:
+            if word not in app:
+                app.command(App(name=word, help=", ".join(each for each in table() if each.startswith(f"{word} "))))
+            app = app[word]
+        app.command(App(name=last, version_flags=(), help_epilogue=""))
+    return root
+
+
+def _print_overview(root: App, words: Sequence[str]) -> None:
+    """Print the page of ``diffkit --help``: commands with what they do, read from their files."""
+    for name, command in table().items():
+        reduce(getitem, name.split(), root).help = command.one_line
+    with results():
+        root.help_print([word for word in words if word not in _HELP])
 
 
 __all__ = ["BROKEN_PIPE", "DONE", "FAILED", "INTERRUPTED", "REFUSED", "run"]

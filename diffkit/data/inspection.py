@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from attrs import asdict, frozen
 
@@ -145,7 +145,7 @@ def check_images(
     """
     need_pillow("reading image files")
     names, ignored = _listed_images(source)
-    look = partial(inspect_member if _is_zip(source) else inspect, source)
+    look = partial(inspect, source)
     images: dict[str, Seen] = {}
     unreadable: dict[str, str] = {}
     kept: list[int] = []
@@ -162,26 +162,14 @@ def check_images(
     return Report(printable(source), images, unreadable, dict(ignored), *counts, size)
 
 
-def inspect(root: Path, name: str) -> Seen:
-    """Return the properties of an image file of a folder, after decoding it whole.
+def inspect(source: Path, name: str) -> Seen:
+    """Return the properties of an image of a folder or zip archive, after decoding it whole.
 
     Raises:
         DataError: It cannot be read.
     """
-    return _seen(root / name, printable(name))
-
-
-def inspect_member(archive: Path, name: str) -> Seen:
-    """Return the properties of an image of a zip archive, after decoding it whole.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    return _seen(io.BytesIO(content_of(archive, name)), printable(name))
-
-
-def _seen(file: Path | BinaryIO, name: str) -> Seen:
-    with opened(file, name) as found:
+    file = io.BytesIO(content_of(source, name)) if _is_zip(source) else source / name
+    with opened(file, printable(name)) as found:
         image = upright(found)
         flattened(eight_bit(image, 255), 255).convert("RGB")
         return Seen(

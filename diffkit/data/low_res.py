@@ -86,5 +86,5 @@ def small_size(shape: tuple[int, ...], size: int | tuple[int, ...]) -> tuple[int
     if len(found) != axes or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in found):
         raise OptionError(f"must be one size >= 1, or {axes}, for data of shape {shape}", option="low_res", value=size)
     if any(small > large for small, large in zip(found, shape[1:], strict=True)):
-        raise OptionError(f"low_res {found} must not be larger than the data, {shape[1:]}")
+        raise OptionError(f"must not be larger than the data, {shape[1:]}", option="low_res", value=found)
     return found

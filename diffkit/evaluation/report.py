@@ -5,6 +5,7 @@ The page is one HTML file that fetches nothing and runs no script.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import platform
@@ -23,6 +24,7 @@ from diffkit.evaluation._templates import template
 from diffkit.explain import explain
 from diffkit.options import check_integer
 from diffkit.runtime.files import load_weights, write_atomically
+from diffkit.runtime.images import grid, pixels, png
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, MANIFEST, SPEC, STEPS
 from diffkit.runtime.strict_json import check_fields, read_json
 from diffkit.spacing import Spacing
@@ -350,8 +352,6 @@ def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator
 
 
 def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
-    from diffkit.evaluation._embedded_images import strip
-
     system = run.system
     if len(system.data_shape) != 3:
         return
@@ -360,14 +360,12 @@ def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
     levels = ", ".join(str(moments[i].level) for i in places)
     total_std = [float(system.table.total_std[moments[i].level]) for i in places]
     noisy = [moments[i].x / s for i, s in zip(places, total_std, strict=True)]
-    yield Figure(f"From noise to samples: data at levels {levels}.", None, strip(noisy))
+    yield Figure(f"From noise to samples: data at levels {levels}.", None, _strip(noisy))
     estimates = [moments[i].x_start for i in places]
-    yield Figure("The network's estimates of the clean data at the same levels.", None, strip(estimates))
+    yield Figure("The network's estimates of the clean data at the same levels.", None, _strip(estimates))
 
 
 def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Figure:
-    from diffkit.evaluation._embedded_images import embedded
-
     labels = run.conditions(len(x)).get("y")
     if x.ndim == 2 and x.shape[1] == 2:
         return Figure(caption, scatter("", x.double().cpu().numpy(), labels))
@@ -377,7 +375,18 @@ def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Fi
         columns = len(set(labels))
         shown = run.class_names[:columns]
         caption += f" A class to each column: {', '.join(shown)}."
-    return Figure(caption, None, embedded(x, columns or max(1, round(len(x) ** 0.5))))
+    return Figure(caption, None, _embedded(x, columns or max(1, round(len(x) ** 0.5))))
+
+
+def _strip(steps: Sequence[Tensor]) -> str:
+    """One image with a row for each example and a column for each step, each (n, C, H, W)."""
+    return _embedded(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
+
+
+def _embedded(images: Tensor, columns: int) -> str:
+    """Images (N, C, H, W) in [-1, 1] as one image, row by row, a data URI; values outside are clipped."""
+    content = png(grid(list(pixels(images, 256)), columns), optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------

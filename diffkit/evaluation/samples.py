@@ -83,8 +83,8 @@ def read(
     if size is None and len({kind[:2] for kind in found}) > 1:
         some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
         raise DataError(
-            f"the images of {str(path)!r} have several sizes: {some}; metrics depend on how they are resized, so pass "
-            f"a size, such as size={next(iter(found))[0]}"
+            f"the images of {str(path)!r} have several sizes: {some}; metrics depend on how they are resized",
+            fix={"size": next(iter(found))[0]},
         )
     height, width, _ = next(iter(found))
     channels = 3 if any(kind[2] == 3 for kind in found) else 1

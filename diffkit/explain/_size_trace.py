@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffkit.errors import OptionError
+from diffkit.protocols import ConditionalBackbone
 
 _BATCH = 10_007  # a prime that divides the size of no weight
 _LOWERED = frozenset(
@@ -82,7 +83,8 @@ class Trace:
         self.data_shape = data_shape
         self.precision = precision
         self.flops = (0.0, 0.0)
-        self._low_res = (max(recipe.channels_in(data_shape) - data_shape[0], 1), *data_shape[1:])
+        read = recipe.channels_in(data_shape) if isinstance(recipe, ConditionalBackbone) else data_shape[0]
+        self._low_res = (max(read - data_shape[0], 1), *data_shape[1:])
         self._conditions = self._find_conditions()
 
     @property

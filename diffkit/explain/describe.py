@@ -116,6 +116,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     parts, table = system.parts, system.table
     kinds = [kind for kind in SLOTS if kind != "backbone"]
     notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
+    notes += [] if system.settings.decoder is None else [note("decoder", system.settings.decoder)]
     chosen = parts_for(system.parts, sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)
@@ -123,8 +124,12 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     kl_weight = (posterior.coef_x_start**2 * np.exp(-table.posterior_log_variance))[1:]
     return Explanation(
         parts=tuple(notes),
-        settings={name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing", "bins")}
-        | {"clip_x_start": system.settings.clip_x_start},
+        settings={
+            **{name: getattr(system.settings, name) for name in ("data_shape", "num_steps", "train_spacing")},
+            "clip_x_start": system.settings.clip_x_start,
+            "bins": system.decoder.bins,
+            "sampling": system.settings.sampling,
+        },
         level=table.index[1:],
         alpha_bar=table.alpha_bar[1:],
         snr=np.exp(table.log_snr[1:]),

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from attrs import field, frozen
 
-from diffkit.parts.decoders import decoder_for
 from diffkit.table import F64
 
 FAINT = 0.01
@@ -112,7 +111,7 @@ def as_text(e: Explanation) -> str:
 
 def _head(e: Explanation) -> Iterator[str]:
     s = e.settings
-    bins = decoder_for(s["bins"]).bins
+    bins = s["bins"]
     values = "continuous values" if bins is None else f"{bins} values in [-1, 1]"
     steps = f"T = {s['num_steps']}" + (f", trained on {len(e.level)} of them" if s["train_spacing"] is not None else "")
     clip = "x_start clipped to [-1, 1] when sampling" if s["clip_x_start"] else "x_start not clipped"
@@ -164,6 +163,9 @@ def _sampling(e: Explanation) -> Iterator[str]:
     total = len(e.level)
     count = "every level" if len(e.grid) == total else f"{len(e.grid)} of {total} levels"
     yield from _wrapped(f"{e.sampler.name}{_options(e.sampler)}: {count}: {_abbreviated(e.grid)}")
+    if e.settings.get("sampling"):
+        own = ", ".join(f"{name}={value!r}" for name, value in e.settings["sampling"].items())
+        yield from _wrapped(f"unless a call says otherwise: {own}")
 
 
 def _abbreviated(levels: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ from diffkit.protocols import Composition, Model
 from diffkit.runtime.files import unwrap_module
 from diffkit.system.checks import check_draws
 from diffkit.system.module import System, read_backbone
-from diffkit.system.saving import FORMAT, is_built_by, part_spec, write, written
+from diffkit.system.saving import FORMAT, is_built_by, part_spec, settings_spec, write, written
 from diffkit.table import ProcessTable
 from diffkit.tensors import device_of, precision_of
 
@@ -121,7 +121,7 @@ class NoisyClassifier(nn.Module):
         Raises:
             SpecError: The schedule or timestep sampler has no registered name.
         """
-        settings = attrs.asdict(self.settings, recurse=False)
+        settings = settings_spec(self.settings)
         kept = ("num_steps", "train_spacing", "rescale_time", "bins")
         network, recipe = unwrap_module(self.network), self.recipe
         own: dict[str, Any] = {"class": type(network).__name__}
@@ -134,7 +134,7 @@ class NoisyClassifier(nn.Module):
             "data_shape": list(self.data_shape),
             "num_classes": self.num_classes,
             "parts": {kind: part_spec(kind, getattr(self.parts, kind)) for kind in ("schedule", "timesteps")},
-            "settings": written("the system", {name: settings[name] for name in kept}) | {"noised": self.noised},
+            "settings": {name: settings[name] for name in kept if name in settings} | {"noised": self.noised},
         }
 
     def save(self, folder: str | Path) -> Path:

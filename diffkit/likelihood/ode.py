@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diffkit.errors import UNSET, CompositionError, MissingExtraError, OptionError
 from diffkit.gaussian import NATS_PER_BIT, mean_flat
-from diffkit.options import check_integer, check_number
+from diffkit.options import check_integer, check_number, choice
 from diffkit.protocols import ContinuousSchedule, Level, Model, Scalings
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.bound import BoundTerms
@@ -39,11 +39,6 @@ from diffkit.system.module import System
 from diffkit.system.randomness import generators_of
 from diffkit.table import Coefs
 from diffkit.tensors import differentiable_twice, ordinary
-
-DIVERGENCES = ("hutchinson", "exact")
-PROBES = ("rademacher", "gaussian")
-DEQUANTIZATIONS = ("none", "uniform", "decoder")
-ENDS = ("level1", "clean")
 
 
 @frozen(eq=False)
@@ -143,7 +138,7 @@ def ode_likelihood(
         MissingExtraError: torchdiffeq is not installed.
     """
     binned = system.decoder.bounded
-    how = _Choice.of(
+    how = _Choice(
         dequantize=("uniform" if binned else "none") if dequantize is None else dequantize,
         divergence=divergence,
         probe=probe,
@@ -193,18 +188,10 @@ _MEANING = {
 
 @frozen
 class _Choice:
-    dequantize: str
-    divergence: str
-    probe: str
-    end: str
-
-    @classmethod
-    def of(cls, **words: str) -> _Choice:
-        among = dict(dequantize=DEQUANTIZATIONS, divergence=DIVERGENCES, probe=PROBES, end=ENDS)
-        for name, word in words.items():
-            if word not in among[name]:
-                raise OptionError(f"{name} must be one of {', '.join(map(repr, among[name]))}, got {word!r}")
-        return cls(**words)
+    dequantize: str = choice("none", ("none", "uniform", "decoder"))
+    divergence: str = choice("hutchinson", ("hutchinson", "exact"))
+    probe: str = choice("rademacher", ("rademacher", "gaussian"))
+    end: str = choice("level1", ("level1", "clean"))
 
 
 _ADAPTIVE = frozenset(("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"))

@@ -26,7 +26,7 @@ from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.progress import progress as show_progress
 from diffkit.runtime.publishing import save_npz
 from diffkit.system.bound import BoundTerms, prior_bits, rows_at_a_time, terms_of_pairs
-from diffkit.system.call_options import EstimateOptions, conditions_in, options_in, shows_options
+from diffkit.system.call_options import SCORED, EstimateOptions, conditions_in, options_in, shows_options
 from diffkit.system.checks import checked_data
 from diffkit.system.conditions import check_unused
 from diffkit.system.guidance import with_guidance
@@ -145,7 +145,7 @@ class Scores:
         return draw(self, Path(path))
 
 
-@shows_options(EstimateOptions)
+@shows_options(EstimateOptions, **SCORED)
 def score(
     system: System,
     data: Tensor | Iterable[Chunk],
@@ -181,7 +181,7 @@ def score(
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7.
     """
     seed = None if seed is None else check_integer("seed", seed, ge=0)
-    conditions, options = conditions_in(options, EstimateOptions), options_in(options, EstimateOptions)
+    conditions, options = conditions_in(options, EstimateOptions), SCORED | options_in(options, EstimateOptions)
     table = system.table_for(options.get("steps"))
     strata = Strata.of(table.num_steps, levels_per_example)
     walk = _Walk(system, table, with_guidance(system.parts, options.get("guidance")), strata, seed, rows_per_call)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from diffkit.system.module import System
 
+_LEVELS = frozenset(("num_steps", "train_spacing", "schedule"))
 FAMILIES = ("iddpm", "adm", "dit")
 """Stems of the files, in the order they are listed."""
 
@@ -41,7 +42,7 @@ class Preset:
         classifier: True for a classifier of noisy data, which guides sampling and is not a system.
         composition: Keywords of `diffkit.compose`; for a classifier its options, data_shape and num_classes.
         training: Keywords of `diffkit.train`, as far as they were published.
-        sampling: Keywords of `System.sample` it was published with.
+        sampling: Keywords of `System.sample` it was published with; `compose` makes them the system's defaults.
         num_parameters: Trained values of its network.
         file: Name of the published file of weights; None if none was published.
         url: Where the file was published.
@@ -80,6 +81,8 @@ class Preset:
     def compose(self, **overrides: Any) -> System:
         """Return the system with a fresh network; ``overrides`` as in `keywords`.
 
+        It samples by default as published (`sampling`), unless the overrides change its levels.
+
         Raises:
             OptionError: It is a classifier; or as `diffkit.compose`.
         """
@@ -89,7 +92,11 @@ class Preset:
             )
         from diffkit.system.compose import compose
 
-        return compose(**self.keywords(**overrides))
+        return compose(**{"sampling": self.sampling_with(overrides), **self.keywords(**overrides)})
+
+    def sampling_with(self, overrides: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the published options of sampling, or None if the overrides change the levels they are for."""
+        return None if overrides.keys() & _LEVELS else self.sampling
 
     def build(self, *, device: str | torch.device = "cpu", **overrides: Any) -> nn.Module:
         """Return the fresh network alone, of a system or a classifier; "meta" as device takes no memory.

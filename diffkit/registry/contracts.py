@@ -49,6 +49,7 @@ def check_protocol(
         contracts = _inherited(own, part)
         faults = [
             *_method_faults(contracts, part),
+            *_property_faults(contracts, part),
             *_attribute_faults(contracts, part),
             *_option_faults(part, plain_options),
         ]
@@ -166,6 +167,14 @@ def _accepts(function: FunctionType, count: int) -> bool:
     return True
 
 
+def _property_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
+    options = option_names(_class_of(part)) or ()
+    for name, member in ((n, m) for contract in contracts for n, m in vars(contract).items()):
+        abstract = isinstance(member, property) and getattr(member.fget, "__isabstractmethod__", False)
+        if abstract and name not in options and _static(part, name) in (None, member):
+            yield f"{name}: expected a property, found nothing"
+
+
 def _attribute_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
     for name, hint in sorted(_attributes(contracts).items()):
         value = _static(part, name)
@@ -200,8 +209,8 @@ def _misplaced(own: tuple[type[Any], ...], contracts: tuple[type[Any], ...], par
     """Report members of further contracts that the part does not inherit, without which nothing reads them."""
     for name, contract in _not_inherited(own, contracts):
         if _static(part, name) is not None:
-            owner = contract.__name__
-            yield f"{name}: expected in a {owner} only; inherit from {contract.__module__}.{owner}, or rename it"
+            owner = f"{contract.__module__}.{contract.__name__}"
+            yield f"{name}: belongs to {owner}; inherit from it, or rename this member"
 
 
 @cache

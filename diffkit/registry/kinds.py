@@ -79,6 +79,8 @@ KINDS: dict[str, Kind] = {
             "diffkit.parts.guidance",
             objects=True,
         ),
+        Kind("spacing", "Levels that are visited.", "diffkit.protocols:LevelSpacing", "diffkit.parts.spacings"),
+        Kind("decoder", "Likelihood of data at the last step.", "diffkit.protocols:Decoder", "diffkit.parts.decoders"),
         Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
         Kind(
             "extractor",

@@ -1,8 +1,10 @@
 """Levels of a shorter chain: ``levels(T, spacing, table)``.
 
-A spacing is None (all), a count, a list of levels, or one of these strings:
+A spacing is None (all), a count, a list of levels, a part of `diffkit.parts.spacings` or of a plugin (a pair such as
+("karras", {"count": 20, "rho": 5}), a mapping or an instance), or one of these strings:
 
 =============== ==================================================================================
+"all"           every level, as None
 "250"           250 levels from first to last, evenly, as improved-diffusion rounds them
 "10,15,20"      T in three equal sections, that many levels from each
 "ddim50"        every k-th level from level 1 for the smallest k that gives exactly 50
@@ -14,6 +16,7 @@ A spacing is None (all), a count, a list of levels, or one of these strings:
 "logsnr20"      evenly in log-SNR
 "karras20"      evenly in (sigma / alpha)^(1/7); "karras20:rho=5" in its fifth root, rho >= 1
 "ays_sd15"      a grid that comes with diffkit (`grids`); "ays_sd15:20" stretched to 20 levels
+"mine20"        the part "mine" of a plugin with count=20; options follow as in "mine20:width=2"
 "grid.json"     a grid from a file, see `diffkit.spacing.files`; "grid.json:20" stretched to 20 levels
 =============== ==================================================================================
 
@@ -27,19 +30,24 @@ is used, so a spacing always has the given number of levels.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from diffkit.errors import OptionError, problem
-from diffkit.options import check_integer, check_number
-from diffkit.spacing import _even_grids
-from diffkit.spacing._even_grids import EVEN_GRIDS, karras
+from diffkit.errors import OptionError, ProtocolError, problem
+from diffkit.options import check_integer
+from diffkit.parts.spacings import _even
+from diffkit.parts.spacings._even import check_count
+from diffkit.parts.spacings.karras import Karras
+from diffkit.parts.spacings.sections import Sections
+from diffkit.protocols import LevelSpacing
+from diffkit.registry import registry
+from diffkit.registry.resolve import Slot, resolve
 from diffkit.spacing.files import GRIDS, grid, is_grid
 from diffkit.table import F64, ProcessTable, check_levels
 
-Spacing = int | str | Sequence[int] | None
+Spacing = int | str | Sequence[int] | Slot | None
 SEEN = 0.05
 """Signal scale at the first level above which a remark is logged: it shifts the brightness of a white image by a
 twentieth of the noise's standard deviation in every pixel. The published ddim20 on a cosine schedule leaves 0.076.
@@ -57,14 +65,18 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
     Raises:
         OptionError: More levels than there are, fewer than one, a string of unknown form, or a file that is not a grid.
     """
-    if spacing is None:
-        return tuple(range(1, num_steps + 1))
     if isinstance(spacing, str):
+        spacing = spacing.strip()
         if long := re.search(r"\d{19,}", spacing):
             raise OptionError(f"steps must be <= {num_steps}, got a number of {len(long[0])} digits")
-        return _from_text(num_steps, spacing.strip(), table)
+        if is_grid(spacing):
+            return grid(spacing, _needed(table, spacing))
+    if spacing is None or (isinstance(spacing, str) and spacing in ("", "all")):
+        return tuple(range(1, num_steps + 1))
     if isinstance(spacing, int | np.integer):
-        return _sections(num_steps, [check_integer("steps", spacing)])
+        spacing = str(check_integer("steps", spacing, ge=1))
+    if (part := spacing_part(spacing)) is not None:
+        return _levels_of(part, spacing, num_steps, table)
     if isinstance(spacing, range) and len(spacing) > num_steps:  # which may be too long for any array
         raise OptionError(f"must lie in 1..{num_steps}", option="levels", value=spacing)
     given = np.asarray(spacing)
@@ -73,7 +85,8 @@ def levels(num_steps: int, spacing: Spacing, table: ProcessTable | None = None) 
             f"levels must be integers, got {spacing!r}; for values of sigma / alpha, "
             "diffkit.spacing.nearest(system.table, [...]) returns the levels"
         )
-    return tuple(int(k) for k in check_levels(spacing, num_steps))
+    listed: Any = spacing
+    return tuple(int(k) for k in check_levels(listed, num_steps))
 
 
 def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> str | None:
@@ -95,7 +108,9 @@ def remark_on_start(training: ProcessTable, first: int, above: float = 0.0) -> s
 
 def remark_on_karras(training: ProcessTable, steps: Spacing) -> str | None:
     """Return a remark if a spacing for variance-exploding paths is used on a variance-preserving one; else None."""
-    if not isinstance(steps, str) or not steps.startswith("karras") or not np.allclose(training.total_std, 1):
+    if isinstance(steps, str) and not steps.startswith("karras"):  # which may be a file
+        return None
+    if not isinstance(spacing_part(steps), Karras) or not np.allclose(training.total_std, 1):
         return None
     return problem(
         "is made for variance-exploding paths; on this one samples get another spread (20 steps of "
@@ -123,8 +138,8 @@ def nearest(table: ProcessTable, sigmas: Any) -> tuple[int, ...]:
     ratio = _ratios(sigmas)
     if not len(ratio):
         raise OptionError("must hold a value above 0", option="sigmas", value=sigmas)
-    _check_count(len(ratio), table.num_steps)
-    return _even_grids.nearest(table, -2 * np.log(ratio))
+    check_count(len(ratio), table.num_steps)
+    return _even.nearest(table, -2 * np.log(ratio))
 
 
 def _ratios(sigmas: Any) -> F64:
@@ -137,39 +152,15 @@ def _ratios(sigmas: Any) -> F64:
     return found[found > 0]
 
 
-def _from_text(num_steps: int, text: str, table: ProcessTable | None) -> tuple[int, ...]:
-    if text == "":
-        return levels(num_steps, None)
-    if re.fullmatch(r"\d+(\s*,\s*\d+)*", text):
-        return _sections(num_steps, [int(count) for count in text.split(",")])
-    if is_grid(text):
-        return grid(text, _needed(table, text))
-    named = re.fullmatch(r"([a-z]+)(\d+)(?::rho=(.+))?", text)
-    if named and named[3] and named[1] != "karras":
-        raise OptionError(f"spacing {text!r} has no rho; only 'karras{named[2]}:rho={named[3]}' has")
-    if named and (named[1] in _NAMED or named[1] in EVEN_GRIDS):
-        count = int(named[2])
-        _check_count(count, num_steps)
-        if count == 1 < num_steps and named[1] in _FROM_LEVEL_1:
-            raise OptionError(f"spacing {text!r} is level 1 alone, where no chain can start; use 1 or 'trailing1'")
-        if named[3]:
-            return karras(_rho(named[3], text))(_needed(table, text), count)
-        if named[1] in EVEN_GRIDS:
-            return EVEN_GRIDS[named[1]](_needed(table, text), count)
-        return _NAMED[named[1]](num_steps, count)
-    forms = "'250', '10,15,20', " + ", ".join(f"'{name}50'" for name in (*_NAMED, *EVEN_GRIDS))
-    raise OptionError(
-        f"spacing {text!r} has no known form; use a number, a list of levels, one of {forms}, a file that ends in "
-        f".json, or one of {', '.join(map(repr, GRIDS))}"
-    )
-
-
-def _rho(text: str, spacing: str) -> float:
-    """The exponent of a spacing; below 1 most levels would be almost pure noise."""
-    try:
-        return check_number(f"rho of spacing {spacing!r}", float(text), ge=1)
-    except ValueError as error:
-        raise OptionError(f"rho of spacing {spacing!r} must be a number >= 1, got {text!r}") from error
+def spacing_part(spacing: Any) -> LevelSpacing | None:
+    """Return the part that a pair, a mapping, an instance or a string such as "ddim50" stands for; None for levels."""
+    if isinstance(spacing, str):
+        return _from_text(spacing)
+    pair = isinstance(spacing, tuple | list) and len(spacing) == 2 and isinstance(spacing[1], Mapping)
+    if not (pair or isinstance(spacing, Mapping) or callable(getattr(type(spacing), "levels", None))):
+        return None
+    part: LevelSpacing = resolve("spacing", spacing)[0]
+    return part
 
 
 def _needed(table: ProcessTable | None, text: str) -> ProcessTable:
@@ -178,63 +169,64 @@ def _needed(table: ProcessTable | None, text: str) -> ProcessTable:
     return table
 
 
-def _check_count(count: int, available: int, where: str = "the table") -> None:
-    if count < 1:
-        raise OptionError("must be >= 1", option="steps", value=count)
-    if count > available:
-        raise OptionError(f"must be <= {available}, the number of levels of {where}", option="steps", value=count)
+def _levels_of(part: LevelSpacing, shown: Any, num_steps: int, table: ProcessTable | None) -> tuple[int, ...]:
+    """The levels of a part, checked."""
+    if table is None and part.uses_noise:
+        raise OptionError(f"spacing {shown!r} depends on noise levels, so it needs the table")
+    # without a table, one of that many levels will do
+    found = part.levels(ProcessTable.from_betas(np.full(num_steps, 1 / (num_steps + 1))) if table is None else table)
+    try:
+        return tuple(int(k) for k in check_levels(found, num_steps))
+    except OptionError as error:
+        raise ProtocolError(f"spacing {shown!r} returned other levels than it may: {error}") from error
 
 
-def _sections(num_steps: int, counts: Sequence[int]) -> tuple[int, ...]:
-    """Equal sections (the first ones a level longer where T does not divide), each with its count."""
-    if counts == [1]:
-        return (num_steps,)
-    size, extra = divmod(num_steps, len(counts))
-    selected: list[int] = []
-    start = 1
-    for i, count in enumerate(counts):
-        length = size + (1 if i < extra else 0)
-        _check_count(count, length, "the table" if len(counts) == 1 else f"section {i + 1} of {num_steps} levels")
-        stride = (length - 1) / (count - 1) if count > 1 else 1.0
-        # Summed, not multiplied, and rounded half to even: improved-diffusion's positions differ from i * stride in the
-        # last digit, which moves a level for 310 of the counts up to 1000.
-        position = 0.0
-        for _ in range(count):
-            selected.append(start + round(position))
-            position += stride
-        start += length
-    return tuple(selected)
+def _from_text(text: str) -> LevelSpacing:
+    """The part of a string: name, number of levels, and options as in "karras20:rho=5"."""
+    if re.fullmatch(r"\d+(\s*,\s*\d+)*", text):
+        counts = tuple(int(number) for number in text.split(","))
+        for number in counts:
+            check_count(number, number)
+        return Sections(counts)
+    head, *options = text.split(":")
+    name, count = _name_and_count(head)
+    if name is None or not all(re.fullmatch(r"[a-z_]+=.+", option) for option in options):
+        raise OptionError(_unknown(text))
+    given: dict[str, Any] = {key: _number(value) for key, _, value in (option.partition("=") for option in options)}
+    if count is not None:
+        check_count(count, max(count, 1))
+        given["count"] = count
+    try:
+        part: LevelSpacing = registry("spacing").create(name, **given)
+    except OptionError as error:
+        raise OptionError(f"spacing {text!r}{str(error).removeprefix(f'spacing {name!r}')}") from error
+    return part
 
 
-def _ddim(num_steps: int, count: int) -> tuple[int, ...]:
-    for stride in range(1, num_steps + 1):
-        selected = range(1, num_steps + 1, stride)
-        if len(selected) == count:
-            return tuple(selected)
-    raise OptionError(
-        f"no whole stride gives exactly {count} of {num_steps} levels; use 'leading{count}' or 'trailing{count}'"
+def _name_and_count(head: str) -> tuple[str | None, int | None]:
+    """A registered name and the number behind it; (None, None) if there is no part of that name."""
+    known = registry("spacing")
+    bare = re.fullmatch(r"([a-z][a-z0-9_]*?)(\d+)?", head)
+    if bare is None:
+        return None, None
+    names = (bare[1],) if bare[1] in known.built_in_names() else known.names()
+    if head in names:
+        return head, None
+    return (bare[1], int(bare[2])) if bare[2] and bare[1] in names else (None, None)
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _unknown(text: str) -> str:
+    forms = ", ".join(f"'{name}50'" for name in registry("spacing").names() if name != "sections")
+    return (
+        f"spacing {text!r} has no known form; use a number, a list of levels, one of '250', '10,15,20', {forms}, a "
+        f"file that ends in .json, or one of {', '.join(map(repr, GRIDS))}"
     )
-
-
-def _leading(num_steps: int, count: int) -> tuple[int, ...]:
-    stride = num_steps // count
-    return tuple(1 + stride * i for i in range(count))
-
-
-def _trailing(num_steps: int, count: int) -> tuple[int, ...]:
-    return tuple(num_steps - (num_steps * i) // count for i in reversed(range(count)))
-
-
-def _linspace(num_steps: int, count: int) -> tuple[int, ...]:
-    if count == 1:
-        return (num_steps,)
-    return tuple(int(k) for k in np.round(np.linspace(1, num_steps, count)))
-
-
-_FROM_LEVEL_1 = ("ddim", "leading")
-_NAMED: dict[str, Callable[[int, int], tuple[int, ...]]] = {
-    "ddim": _ddim,
-    "leading": _leading,
-    "trailing": _trailing,
-    "linspace": _linspace,
-}

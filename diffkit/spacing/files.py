@@ -22,8 +22,8 @@ import numpy as np
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer, check_number
+from diffkit.parts.spacings._even import nearest
 from diffkit.runtime.strict_json import json_object, reason
-from diffkit.spacing._even_grids import nearest
 from diffkit.table import F64, ProcessTable, check_levels
 
 _FOLDER = Path(__file__).parent / "grids"

@@ -1,7 +1,8 @@
 """The options of a call of a system, declared once.
 
 A call takes them as ``**options: Unpack[SampleOptions]``, next to the conditions of the network: every keyword that is
-not one of its options.
+not one of its options. Where a system has a default for an option (`Settings.sampling`), None differs from leaving the
+option out.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ class EstimateOptions(Conditions, total=False):
     """At which levels clean data is estimated, and how.
 
     Attributes:
-        steps: Levels: a count, a spacing string or a list of levels (see `diffkit.spacing`); None is every level.
+        steps: Levels: a count, a spacing string or a list of levels (see `diffkit.spacing`); None or "all" is every
+            level. By default the system's, else every level.
         guidance: Guidance, such as ``diffkit.guidance.ClassifierFree(2.0)``; of several, the first is nearest to the
-            network. None is no guidance.
-        clip: Clip the estimate of x_start to [-1, 1]; None is as composed.
+            network. None is no guidance. By default the system's, else none.
+        clip: Clip the estimate of x_start to [-1, 1]; None is as composed. By default the system's for sampling.
         x_transform: Applied to the estimate of x_start before clipping.
         model: Called in place of the system's own network.
     """
@@ -112,7 +114,16 @@ def options_in(keywords: Mapping[str, Any], kind: type[K]) -> K:
     return cast(K, {name: value for name, value in keywords.items() if name in _OPTIONS[kind]})
 
 
-_DEFAULTS = {"compile": False, "progress": True}
+class _OfSystem:
+    """Shown as the default of an option for which a system may have one."""
+
+    def __repr__(self) -> str:
+        return "<the system's>"
+
+
+_DEFAULTS = dict.fromkeys(("steps", "guidance", "clip"), _OfSystem()) | {"compile": False, "progress": True}
+SCORED: EstimateOptions = {"steps": None, "guidance": None, "clip": None}
+"""Options of scores where a call does not give them: every level, and no default of sampling."""
 
 
 def shows_options(kind: type, **defaults: Any) -> Callable[[F], F]:

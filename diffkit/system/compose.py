@@ -26,8 +26,7 @@ from diffkit.errors import (
     problem,
 )
 from diffkit.options import check_flag, check_integer, option_names
-from diffkit.parts.decoders import decoder_for
-from diffkit.protocols import Composition, ContinuousSchedule, CountsClasses, Decoder
+from diffkit.protocols import Composition, ConditionalBackbone, ContinuousSchedule, Decoder, ResizableBackbone
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
@@ -38,15 +37,18 @@ from diffkit.system.coefficients import scalings
 from diffkit.system.module import System
 from diffkit.system.null_conditions import nulls_of, plain_nulls
 from diffkit.system.numerics import computing
-from diffkit.system.settings import Settings
+from diffkit.system.sampling_defaults import check_sampling, plain_sampling
+from diffkit.system.settings import MOST_STEPS, Settings, decoder_for, plain_spacing, shortest
 from diffkit.system.signatures import NamedTime, check_takes_time
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import precision_of
 
-MOST_STEPS = 10**6
-"""Largest number of levels of a table; its columns of float64 then take some 200 MB."""
 MOST_VALUES = 2**31
 """Largest number of values of an example: 8 GiB of float32."""
+
+
+class _Default(int):
+    """A default, which can be told from the same number given by the caller."""
 
 
 def compose(
@@ -63,9 +65,11 @@ def compose(
     train_spacing: Spacing = None,
     rescale_time: bool = True,
     clip_x_start: bool | None = None,
-    bins: int | Mapping[str, Any] | None = 256,
+    bins: int | Mapping[str, Any] | None = _Default(256),
+    decoder: Slot = None,
     time_argument: str | None = None,
     null_conditions: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
 ) -> System:
     """Build a whole diffusion system from its parts.
@@ -90,12 +94,16 @@ def compose(
         clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring, never in training. True for
             binned data, False for continuous data.
         bins: Number of equally spaced values in [-1, 1] that data takes: 256 is 8-bit. A mapping sets all options of
-            `diffkit.parts.decoders.Binned`. None is continuous data, unbounded.
+            the decoder "binned". None is continuous data, unbounded.
+        decoder: Likelihood of data at the last step, in place of ``bins``.
         time_argument: Name of a foreign network's time argument; second positional by default.
         null_conditions: Null value of each condition of the network, such as ``{"y": 10}``: a number, which fills a
             tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which leaves the
             condition out. Used by classifier-free guidance, label_dropout and examples without a class. By default
             those of the backbone.
+        sampling: Options that sampling has where a call does not give them, such as ``{"steps": 250, "guidance":
+            ("cfg", {"scale": 1.5})}``: steps, guidance by name and clip. They are saved with the system. None given to
+            a call is none of them: ``steps=None`` visits every level. Scores do not use them.
         device: Device of the network. By default a foreign network is not moved, and a backbone is built on the CPU.
     Raises:
         UnknownComponentError: No part of that name; the nearest is suggested.
@@ -108,16 +116,17 @@ def compose(
     num_steps, place = check_integer("num_steps", num_steps, ge=1), _device(device)
     if num_steps > MOST_STEPS:
         raise OptionError(f"num_steps {num_steps} is more than a table holds; use at most {MOST_STEPS}")
-    decoder = decoder_for(bins)
+    likelihood, data_decoder = _decoder(bins, decoder)
     settings = Settings(
         data_shape=_shape(data_shape),
         num_steps=num_steps,
-        train_spacing=_plain_spacing(train_spacing),
+        train_spacing=plain_spacing("train_spacing", train_spacing),
         rescale_time=check_flag("rescale_time", rescale_time),
-        clip_x_start=decoder.bounded if clip_x_start is None else check_flag("clip_x_start", clip_x_start),
-        bins=_plain_bins(bins, decoder),
+        clip_x_start=data_decoder.bounded if clip_x_start is None else check_flag("clip_x_start", clip_x_start),
         time_argument=time_argument,
         null_conditions=plain_nulls(null_conditions),
+        sampling=plain_sampling(sampling),
+        **likelihood,
     )
     nulls, classes = _conditions_of(recipe, settings, network_name)
     parts = Composition(
@@ -129,7 +138,8 @@ def compose(
         null_conditions=nulls,
         classes=classes,
     )
-    _refuse(parts, recipe)
+    _refuse(parts, recipe, data_decoder)
+    check_sampling(settings.sampling, parts)
     network = _build(recipe, parts, place, time_argument)
     return System(parts, settings, network)
 
@@ -145,10 +155,10 @@ def _resolve_backbone(slot: Slot | nn.Module | None) -> tuple[Any, str]:
 def _conditions_of(recipe: Any, settings: Settings, name: str) -> tuple[Mapping[str, Any] | None, int | None]:
     """Null conditions and number of classes; None for each that is unknown."""
     owner, own, classes = f"backbone {name!r}", settings.null_conditions, None
-    if recipe is not None and not isinstance(recipe, nn.Module):
+    if isinstance(recipe, ConditionalBackbone):
         with naming(owner):
             own = recipe.null_conditions() if own is None else own
-            classes = recipe.count_classes() or 0 if isinstance(recipe, CountsClasses) else None
+            classes = recipe.count_classes()
         if isinstance(classes, bool) or not isinstance(classes, int | None) or (classes or 0) < 0:
             raise ProtocolError(f"{owner}: count_classes() must return a number of classes or None, got {classes!r}")
     return nulls_of(owner, own), classes
@@ -163,26 +173,16 @@ def _shape(data_shape: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _plain_spacing(spacing: Spacing) -> Spacing:
-    """A spacing that JSON can hold: Python's integers for NumPy's, a list for an array or a range."""
-    if spacing is None or isinstance(spacing, str):
-        return spacing
-    if isinstance(spacing, range) and len(spacing) > MOST_STEPS:
-        raise OptionError(f"train_spacing {spacing!r} is more levels than a table holds, {MOST_STEPS}")
-    try:
-        found: int | list[int] = np.asarray(spacing).tolist()
-    except ValueError as error:  # a list of lists of several lengths
-        raise OptionError(
-            "must be a number of levels or a list of levels", option="train_spacing", value=spacing
-        ) from error
-    return found
-
-
-def _plain_bins(bins: int | Mapping[str, Any] | None, decoder: Decoder) -> int | dict[str, Any] | None:
-    """The given options of the decoder, as values that JSON can hold."""
-    if isinstance(bins, Mapping):
-        return {name: getattr(decoder, name) for name in bins}
-    return None if bins is None else int(bins)
+def _decoder(bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str, Any], Decoder]:
+    """The settings ``bins`` and ``decoder``, and the decoder they stand for."""
+    if slot is None:
+        decoder = decoder_for(bins)
+        plain = {name: getattr(decoder, name) for name in bins} if isinstance(bins, Mapping) else decoder.bins
+        return {"bins": plain, "decoder": None}, decoder
+    if not isinstance(bins, _Default):
+        raise OptionError(f"bins {bins!r} and decoder {slot!r} both name the decoder; give one of them")
+    decoder, _ = resolve("decoder", slot)
+    return shortest(decoder), decoder
 
 
 def recompose(system: System, **changes: Any) -> System:
@@ -204,13 +204,17 @@ def recompose(system: System, **changes: Any) -> System:
         raise OptionError(f"recompose takes what compose takes, not {name!r}{did_you_mean(name, known)}")
     arguments = {kind: getattr(system.parts, kind) for kind in SLOTS if kind != "backbone"}
     arguments |= attrs.asdict(system.settings, recurse=False)
+    changed_decoder = bool({"bins", "decoder"} & changes.keys())
+    for name, unused in (("bins", system.settings.decoder is not None), ("decoder", system.settings.decoder is None)):
+        if changed_decoder or unused:
+            del arguments[name]
     if "backbone" in changes:
         return compose(**arguments | {"time_argument": None, "null_conditions": None} | changes)
     network, recipe = system.network, system.parts.backbone
     if recipe is None or network is None:
         own = network.network if isinstance(network, NamedTime) else network
         return _in_mode_of(system, compose(**arguments | {"backbone": own} | changes))
-    if "data_shape" in changes:
+    if "data_shape" in changes and isinstance(recipe, ResizableBackbone):
         recipe = recipe.resized(system.data_shape, _shape(changes["data_shape"]))
     changed = compose(**arguments | changes | {"backbone": recipe, "device": "meta"})
     if _shapes(unwrap_module(network)) != _shapes(changed.network):
@@ -292,11 +296,12 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     return table
 
 
-def _refuse(parts: Composition, recipe: Any) -> None:
+def _refuse(parts: Composition, recipe: Any, decoder: Decoder) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
     kinds = [kind for kind in SLOTS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
         problems = [each for k in kinds for each in problems_of(parts.label(k), getattr(parts, k), parts)]
+        problems += problems_of(f"decoder {type(decoder).__name__!r}", decoder, parts)
         problems += _core_problems(parts)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

@@ -25,11 +25,13 @@ _NONE = type(None)
 _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "data_shape": (list, tuple),
     "num_steps": (int,),
-    "train_spacing": (int, str, list, tuple, _NONE),
+    "train_spacing": (int, str, list, tuple, dict, _NONE),
     "rescale_time": (bool,),
     "clip_x_start": (bool,),
     "bins": (int, dict, _NONE),
+    "decoder": (dict,),
     "time_argument": (str, _NONE),
+    "sampling": (dict, _NONE),
 }
 
 
@@ -64,7 +66,10 @@ def from_spec(
             f"up to {FORMAT}; upgrade diffkit"
         )
     check_fields(spec, "the spec", SpecError, parts=dict, settings=dict)
-    parts, settings = spec["parts"], _settings(spec["settings"])
+    parts, settings = spec["parts"], dict(_settings(spec["settings"]))
+    for name, kind in (("decoder", "decoder"), ("train_spacing", "spacing")):
+        if isinstance(settings.get(name), Mapping):
+            settings[name] = _slot(kind, settings[name], accept_origin)
     check_fields(parts, "the spec", SpecError, **dict.fromkeys(SLOTS, object))
     slots: dict[str, Any] = {kind: _slot(kind, parts[kind], accept_origin) for kind in SLOTS if kind != "backbone"}
     network = _backbone_slot(parts["backbone"], backbone, accept_origin)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from diffkit.errors import OptionError
 from diffkit.options import check_callable, check_flag
-from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import Composition, Decoder, Model, State
 from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
@@ -25,6 +24,7 @@ from diffkit.spacing import Spacing, levels
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
 from diffkit.system.cache import MOST_STEPS, SystemCache
 from diffkit.system.call_options import (
+    SCORED,
     EncodeOptions,
     EstimateOptions,
     JobOptions,
@@ -53,7 +53,7 @@ from diffkit.system.prepared import SamplingJob
 from diffkit.system.randomness import NoiseFn, Seed, checked_seed
 from diffkit.system.sampling import TrajectoryPoint, sampling_program
 from diffkit.system.saving import save, spec_of
-from diffkit.system.settings import Settings
+from diffkit.system.settings import Settings, decoder_of
 from diffkit.table import ProcessTable, respace
 from diffkit.tensors import device_of, ordinary
 
@@ -76,7 +76,7 @@ class System(nn.Module):
         self.settings = settings
         self.network = network
         read_backbone(self)
-        self.decoder: Decoder = decoder_for(settings.bins)
+        self.decoder: Decoder = decoder_of(settings)
         self.objective = Objective.of(parts, self.decoder)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -276,7 +276,7 @@ class System(nn.Module):
             noise_fn: Called once a step for standard normal noise of x's shape; None only for a deterministic sampler.
             table: The training table by default; one that `table_for` made of some of its levels; or, on a continuous
                 schedule, any table of that schedule, ``parts.schedule.table(40)``, finer ones included.
-            sampler, guidance, clip, x_transform, conditions: As in `sample`.
+            sampler, guidance, clip, x_transform, conditions: As in `sample`, without the system's defaults.
             grad: Compute gradients for x, the conditions and the network through every step. The stored activations of
                 all steps take memory; ``torch.utils.checkpoint`` around ``model`` needs less, and the network is in
                 eval mode when it recomputes them, too.
@@ -358,7 +358,7 @@ class System(nn.Module):
 
     # ---- scoring ---------------------------------------------------------------------------------------------------
 
-    @shows_options(EstimateOptions)
+    @shows_options(EstimateOptions, **SCORED)
     @torch.no_grad()
     def bits_per_dim(
         self,
@@ -371,7 +371,8 @@ class System(nn.Module):
     ) -> Bound:
         """Return the variational bound on the negative log-likelihood of each example, in bits per dimension.
 
-        With guidance it is that of the guided reverse process, each of whose steps is a normal distribution too.
+        With guidance it is that of the guided reverse process, each of whose steps is a normal distribution too. The
+        system's defaults of sampling are not used: it is of every level, without guidance, unless the call says so.
 
         Args:
             x_start: Clean data, (B, C, *S), in [-1, 1] unless the system was composed with bins=None.
@@ -385,7 +386,7 @@ class System(nn.Module):
         """
         x_start = self._placed(checked_data(x_start, self.data_shape, self.decoder), options.get("model"))
         check_unused(self._model(options.get("model")), options, "sampler", "compile")
-        job = self.prepare(x_start.shape[0], seed=seed, **options)
+        job = self.prepare(x_start.shape[0], seed=seed, **(SCORED | options))
         rows = rows_at_a_time(rows_per_call, x_start.device)
         total = x_start.shape[0] * job.table.num_steps
         with torch.inference_mode(False), torch.no_grad(), job.running("bits/dim", total, progress) as advance:
@@ -398,7 +399,8 @@ class System(nn.Module):
     # ---- inside ----------------------------------------------------------------------------------------------------
 
     def _prepared(self, n: int, options: Mapping[str, Any], conditions: Mapping[str, Any]) -> SamplingJob:
-        """The job of a call: its options, some of `JobOptions`, and its conditions."""
+        """The job of a call: its options, some of `JobOptions`, before the system's defaults, and its conditions."""
+        options = {**(self.settings.sampling or {}), **options}
         n = checked_count(n, self.data_shape)
         parts = parts_for(self.parts, options.get("sampler"), options.get("guidance"))
         network, x_transform = self._model(options.get("model")), options.get("x_transform")

@@ -24,7 +24,7 @@ from diffkit.system.call_options import Transform
 from diffkit.system.compiling import Compile, compiled
 from diffkit.system.conditions import as_tensor, rows_of
 from diffkit.system.denoiser import Denoiser, as_float
-from diffkit.system.guidance import networks_of
+from diffkit.system.guidance import inactive_at, networks_of
 from diffkit.system.objective import Objective
 from diffkit.system.randomness import NoiseFn, Seed, noise_for
 from diffkit.system.sampling import (
@@ -197,5 +197,5 @@ def _acting(program: Program, guidance: tuple[Guidance, ...]) -> list[tuple[bool
     """For each step, whether each guidance is active at one of its levels or more."""
     blocks = [block for name, block in program.columns.blocks.items() if name != "coef"]
     levels = [Coefs(block["alpha"], block["sigma"], block["log_snr"]) for block in blocks]
-    inactive_at = [np.all([one.inactive_at(at) for at in levels], axis=0) for one in guidance]
-    return [tuple(not off[i] for off in inactive_at) for i in range(program.num_steps)]
+    inactive = [np.all([inactive_at(one, at) for at in levels], axis=0) for one in guidance]
+    return [tuple(not off[i] for off in inactive) for i in range(program.num_steps)]

@@ -105,6 +105,7 @@ class Program:
         columns: Level t, level s and plan coefficients of every step, in the order of the steps.
         levels: Level each step goes to, in the root table.
         num_nodes: Number of further levels within each step.
+        stochastic: Whether the sampler's steps add noise.
         uses_last: False if the argument ``last`` of the sampler's steps is False throughout.
     """
 
@@ -112,8 +113,13 @@ class Program:
     columns: CoefficientTable
     levels: tuple[int, ...]
     num_nodes: int = 0
+    stochastic: bool = field(init=False)
     uses_last: bool = field(init=False)
     _rows: dict[tuple[torch.device, torch.dtype], tuple[Row, ...]] = field(factory=dict, init=False, repr=False)
+
+    @stochastic.default
+    def _find_stochastic(self) -> bool:
+        return self.sampler.stochastic
 
     @uses_last.default
     def _find_uses_last(self) -> bool:
@@ -201,7 +207,7 @@ class Program:
 
     def rows(self, x: Tensor, noise_fn: NoiseFn | None) -> Sequence[Row]:
         """Return each step's row of `columns` on x's device; `OptionError` for a stochastic sampler without noise."""
-        if self.sampler.stochastic and noise_fn is None:
+        if self.stochastic and noise_fn is None:
             raise OptionError("this sampler adds noise, so it needs noise_fn")
         key = (x.device, x.dtype)
         if key in self._rows and type(x) is Tensor:
@@ -219,7 +225,7 @@ class Program:
 
     def noise(self, noise_fn: NoiseFn | None) -> Tensor | None:
         """Return the noise of the next step; None if the sampler is deterministic."""
-        return noise_fn() if noise_fn is not None and self.sampler.stochastic else None
+        return noise_fn() if noise_fn is not None and self.stochastic else None
 
     def is_last(self, i: int) -> bool:
         """Return the argument ``last`` of a step: True on the step to level 0, if `uses_last`."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diffkit._version import __version__
 from diffkit.errors import CheckpointError, OptionError, SpecError
 from diffkit.options import option_names
-from diffkit.protocols import Composition
+from diffkit.protocols import Composition, LevelSpacing
 from diffkit.registry import SLOTS, registry
 from diffkit.runtime.files import digest, to_safetensors, unwrap_module, write_atomically, write_through
 from diffkit.runtime.publishing import new_folder
@@ -39,10 +39,28 @@ def spec_of(parts: Composition, settings: Settings, network: nn.Module | None) -
     """
     named: dict[str, Any] = {kind: part_spec(kind, getattr(parts, kind)) for kind in SLOTS if kind != "backbone"}
     named["backbone"] = _backbone_spec(parts, None if network is None else unwrap_module(network))
-    others = written("the system", attrs.asdict(settings, recurse=False))
-    if others["null_conditions"] is None:  # older specs do not have it
-        del others["null_conditions"]
-    return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": others}
+    return {"format": FORMAT, "diffkit": __version__, "parts": named, "settings": settings_spec(settings)}
+
+
+def settings_spec(settings: Settings) -> dict[str, Any]:
+    """Return settings as plain JSON data.
+
+    Raises:
+        SpecError: As `spec_of`.
+    """
+    values = attrs.asdict(settings, recurse=False)
+    found: dict[str, Any] = {}
+    if settings.decoder is None:
+        del values["decoder"]
+    else:
+        del values["bins"]
+        found["decoder"] = part_spec("decoder", values.pop("decoder"))
+    if isinstance(settings.train_spacing, LevelSpacing):
+        found["train_spacing"] = part_spec("spacing", values.pop("train_spacing"))
+    for name in ("null_conditions", "sampling"):  # older specs do not have them
+        if values[name] is None:
+            del values[name]
+    return written("the system", values) | found
 
 
 def save(spec: Mapping[str, Any], network: nn.Module | None, folder: str | Path) -> Path:

@@ -50,7 +50,8 @@ def image_to_image(
         share = check_number("strength", strength, gt=0, le=1)
         level = max(round(share * system.num_steps), 1)
     top = check_integer("level", level, ge=1, le=system.num_steps)
-    kept = _well_below(top, levels(system.num_steps, options.get("steps"), system.table))
+    steps = (system.settings.sampling or {}).get("steps") if "steps" not in options else options["steps"]
+    kept = _well_below(top, levels(system.num_steps, steps, system.table))
     image = images_for(system, "image", image, n)
     options["steps"] = [*kept, top]
     job = system.prepare(len(image), **options)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import diffkit
 from diffkit.data.base import MapData, Stacked
 from diffkit.errors import CompositionError, DiffkitError, OptionError
-from diffkit.protocols import Backbone, CountsClasses
+from diffkit.protocols import Backbone, ConditionalBackbone
 from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
 from diffkit.testing._close import mapped, require, require_close, require_same
-from diffkit.testing._conditions import Conditions, NoAnswerError, conditions_of
+from diffkit.testing._conditions import Conditions, NoAnswerError, conditions_of, null_conditions_of
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._parts import DATA_SHAPES
 from diffkit.testing._paths import VP, compose
@@ -122,7 +122,7 @@ def channels_as_asked(backbone: Backbone) -> None:
                 out = net(*net.inputs(batch))
                 wanted = (batch, channels, *shape[1:])
                 require(tuple(out.shape) == wanted, f"shape {wanted}", tuple(out.shape), net.where)
-    read = backbone.channels_in(taken.data_shape)
+    read = backbone.channels_in(taken.data_shape) if isinstance(backbone, ConditionalBackbone) else taken.data_shape[0]
     require(read >= taken.data_shape[0], f"channels_in >= {taken.data_shape[0]}", read, taken.where)
 
 
@@ -325,10 +325,10 @@ def trains_with_and_without_conditions(backbone: Backbone) -> None:
     net = _net(backbone)
     given = net.conditions(_EXAMPLES)
     _train(backbone, net, given, "with conditions", 0.0)
-    if isinstance(backbone, CountsClasses) and (count := backbone.count_classes()) and "y" in given:
+    if isinstance(backbone, ConditionalBackbone) and (count := backbone.count_classes()) and "y" in given:
         last = torch.full((_EXAMPLES,), count - 1)
         _train(backbone, net, given | {"y": last}, f"with label {count - 1}, the last of count_classes()", 0.0)
-    if given.keys() & (backbone.null_conditions() or {}).keys():
+    if given.keys() & null_conditions_of(backbone).keys():
         _train(backbone, net, given, "with null conditions in place of all", 1.0)
     if net.conditions.optional:
         _train(backbone, net, {}, "without conditions", 0.0)

@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError
-from diffkit.protocols import Backbone
+from diffkit.protocols import Backbone, ConditionalBackbone
 from diffkit.testing._check import Given, LawError, Where, given_conditions
 from diffkit.testing._close import leaves, mapped
 
@@ -84,6 +84,11 @@ class Conditions:
                     yield other
 
 
+def null_conditions_of(backbone: Backbone) -> Mapping[str, Any]:
+    """Return what a recipe says means "none" of each condition."""
+    return (backbone.null_conditions() or {}) if isinstance(backbone, ConditionalBackbone) else {}
+
+
 def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]) -> Conditions:
     """Return the conditions to call a network with: the caller's, or those of its signature and recipe.
 
@@ -108,7 +113,7 @@ def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]
         tries, declared = [tuple(makers)], tuple(makers)
     else:
         expected, cause = "an answer to x and time, or with y, low_res or what null_conditions() names", _UNKNOWN
-        null = {name: value for name, value in (backbone.null_conditions() or {}).items() if value is not None}
+        null = {name: value for name, value in null_conditions_of(backbone).items() if value is not None}
         makers = {"y": _labels, "low_res": _images(shape)} | {n: _like_null(n, value) for n, value in null.items()}
         tries, declared = list(_selections(network, makers, tuple(null))), tuple(null)
     first: Exception | None = None

@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from diffkit.errors import CompositionError
 from diffkit.protocols import Composition, Guidance, Level, Prediction
 from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
-from diffkit.system.guidance import own_conditions
+from diffkit.system.guidance import inactive_at, own_conditions
 from diffkit.system.module import System
 from diffkit.testing._check import NotApplicableError, Where, check, given_conditions, visiting
 from diffkit.testing._close import require, require_close, require_same
@@ -135,7 +134,9 @@ def _neutral(part: Guidance) -> Guidance:
     name, value = part.neutral
     names = [field.alias or field.name for field in attrs.fields(type(part))]  # type: ignore[arg-type]  # an attrs class
     require(name in names, "neutral to name one of its options", f"{name!r}, which is not one")
-    return attrs.evolve(part, **{name: value})  # type: ignore[misc]  # likewise
+    options: Any = part
+    evolved: Guidance = attrs.evolve(options, **{name: value})
+    return evolved
 
 
 @check("guidance")
@@ -213,7 +214,7 @@ def inactive_where_it_says(part: Guidance) -> None:
     Usually: an interval whose ends are compared in other units than where it acts.
     """
     setting = _setting(part)
-    idle = np.asarray(setting.parts(part).guidance[0].inactive_at(setting.system.table.at()))
+    idle = inactive_at(setting.parts(part).guidance[0], setting.system.table.at())
     levels = [level for level in range(1, _STEPS + 1) if idle[level]]
     if not levels:
         raise NotApplicableError("it acts at every level")

@@ -13,6 +13,7 @@ from diffkit.errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.registry import registry
 from diffkit.testing import (  # noqa: F401  each module's checks are known once it is imported
     _backbone,
+    _decoder,
     _guidance,
     _loss,
     _mean,
@@ -20,6 +21,7 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _sampler,
     _sampler_order,
     _schedule,
+    _spacing,
     _timesteps,
     _var,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
@@ -49,7 +47,3 @@ class DataOrder:
             parts.append(self.epoch(number)[offset : offset + end - at])
             at += len(parts[-1])
         return np.concatenate(parts)
-
-    def batches(self, start: int, stop: int) -> Iterator[Indices]:
-        """Yield the batches of updates ``start`` to ``stop - 1``."""
-        return map(self.batch, range(start, stop))

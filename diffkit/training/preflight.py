@@ -16,10 +16,10 @@ from diffkit.data.finite import not_finite
 from diffkit.data.ranges import bins_advice
 from diffkit.errors import UNSET, DataError, Message, OptionError, joined, problem
 from diffkit.options import option_names
-from diffkit.parts.decoders import decoder_for
 from diffkit.protocols import NO_CLASS, Composition
 from diffkit.runtime.files import not_plain, unwrap_module
 from diffkit.system.saving import fits_json
+from diffkit.system.settings import decoder_of
 from diffkit.system.signatures import missing_problems, name_problems
 from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
@@ -320,7 +320,7 @@ def _which(batch: Batch) -> str:
 
 def bins_of(system: Trainable) -> int | None:
     """Return how many values the system's data takes, or None if it is continuous."""
-    return decoder_for(system.settings.bins).bins
+    return decoder_of(system.settings).bins
 
 
 def _words(bins: int | None) -> str:

@@ -317,7 +317,7 @@ def _spec_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     was_set = {**old["settings"], **_of_classifier(old)}
     for name, now in {**new["settings"], **_of_classifier(new)}.items():
         was = was_set.get(name)
-        if was != now:
+        if was != now and name != "sampling":  # without effect on training
             found.append(changed(name, was, now))
     return found
 
@@ -373,7 +373,3 @@ def _checked(spec: dict[str, Any], what: str) -> dict[str, Any]:
         if part is not None:
             check_fields(part, f"{kind} of {what}", CheckpointError, name=(str, none), options=(dict, none))
     return spec
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -17,10 +17,10 @@ RECIPES: Mapping[str, type[Any]] = {"unet": UNet, "classifier": Classifier, "dit
 TITLES: Mapping[str, str] = {"unet": "a U-Net", "classifier": "a classifier", "dit": "a DiT"}
 COMPOSITION: tuple[str, ...] = (
     *("schedule", "mean", "var", "loss", "timesteps", "sampler"),
-    *("num_steps", "train_spacing", "rescale_time", "clip_x_start", "bins"),
+    *("num_steps", "train_spacing", "rescale_time", "clip_x_start", "bins", "sampling"),
 )
 """Keywords of `diffkit.compose` that loading a file takes, besides data_shape."""
-_NONE_MEANS_SOMETHING = ("bins", "num_classes")
+_NONE_MEANS_SOMETHING = ("bins", "num_classes", "sampling")
 
 
 def recipe_options(family: str) -> tuple[str, ...]:

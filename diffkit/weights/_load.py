@@ -13,6 +13,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError, Message, OptionError
+from diffkit.presets import preset as find_preset
 from diffkit.runtime.files import check_fit, load_weights
 from diffkit.system.compose import compose, recompose
 from diffkit.system.loading import from_spec
@@ -108,7 +109,7 @@ def load_checkpoint(
 
     Args:
         path: A file of improved-diffusion, guided-diffusion or DiT; PyTorch's or safetensors.
-        preset: Name of a published configuration, see `diffkit.preset`.
+        preset: Name of a published configuration, see `diffkit.preset`; the system samples by default as published.
         entry: Which set of weights, if the file holds several; "ema" if it has one.
         device: Where the network is built.
         options: Options of the network (those of the backbones `unet` and `dit`) and keywords of `diffkit.compose`,
@@ -129,8 +130,10 @@ def load_checkpoint(
         system = _from_own_spec(weights.spec, found, options, weights.path)
     else:
         settled = resolve_options(found, preset, options, weights.path)
+        published = None if preset is None else find_preset(preset).sampling_with(options)
+        composition = {"sampling": published, **settled.composition}
         system = compose(
-            backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **settled.composition
+            backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **composition
         )
     assert system.network is not None, "it was composed with one"
     fill(system.network, weights, device)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import diffkit.cli
-from diffkit.cli.parsing.commands import load, names
+from diffkit.cli.parsing.commands import table
 from diffkit.cli.parsing.request import look
 
 FOLDER = Path(diffkit.cli.__file__).parent
@@ -24,14 +24,14 @@ _WORD = re.compile(r"(?<![\w-])(--[a-z][\w.-]*)|\bdiffkit ([a-z-]+(?: check| imp
 @cache
 def flags(name: str) -> frozenset[str]:
     """Every option of a command, with those of any data it can read."""
-    takes = load(name).takes()
-    slots = [kind for kind in ("data", "val") if kind in takes.slots]
+    spec = table()[name].load().SPEC
+    slots = [kind for kind in ("data", "val") if kind in spec.slots]
     lines: list[list[str]] = [[]] + [[f"--{kind}", source] for kind in slots for source in SOURCES]
-    if "guidance" in takes.slots:
+    if "guidance" in spec.slots:
         lines += [["--guidance", each] for each in GUIDANCE]
-    options = [option for words in lines for option in look(name, takes, words).options]
+    options = [option for words in lines for option in look(name, spec, words).options]
     found = {f for option in options for f in (option.flag, option.negative, option.short) if f}
-    return frozenset(found | {f"--{slot}" for slot in takes.slots} | EVERYWHERE)
+    return frozenset(found | {f"--{slot}" for slot in spec.slots} | EVERYWHERE)
 
 
 def said(path: Path) -> Iterator[str]:
@@ -49,7 +49,7 @@ def said(path: Path) -> Iterator[str]:
 def commands_of(path: Path) -> list[str]:
     """The commands that may say what a file of the command line says."""
     name = path.stem.rstrip("_").replace("__", " ").replace("_", "-")
-    return [name] if name in names() else list(names())
+    return [name] if name in table() else list(table())
 
 
 def named(text: str) -> Iterator[tuple[str, str]]:
@@ -59,7 +59,7 @@ def named(text: str) -> Iterator[tuple[str, str]]:
         if flag:
             yield command, flag.rstrip(".")
         else:
-            command = other if other in names() else ""
+            command = other if other in table() else ""
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.stem)

@@ -96,10 +96,10 @@ def test_one_number_stands_for_a_list_of_it(command: Command, file: Callable[[st
 def test_a_list_is_required_as_a_file_spells_it(refused: Refused, file: Callable[[str], Path]):
     path = file('out = "run"\n[data]\nname = "digits"\n[backbone]\nname = "unet"\nattention_resolutions = "8,4"\n')
     assert refused("train", "--config", path) == (
-        f"{path}: backbone.attention_resolutions must be a list of integers or 'none', got '8,4'"
+        f"{path}: backbone.attention_resolutions must be a list of integers or none, got '8,4'"
     )
     assert refused("train", "--config", file("low_res = [true]")) == (
-        f"{path}: low_res must be a list of integers or 'none', got [true]"
+        f"{path}: low_res must be a list of integers or none, got [true]"
     )
 
 

@@ -26,8 +26,8 @@ LINES = {
 
 
 def test_every_command_with_a_device_is_here():
-    takes = {name: commands.load(name).takes().options.values() for name in commands.names()}
-    having = {n for n, classes in takes.items() if any(f.name == "device" for c in classes for f in c.__attrs_attrs__)}
+    spec = {name: commands.table()[name].load().SPEC.options.values() for name in commands.table()}
+    having = {n for n, classes in spec.items() if any(f.name == "device" for c in classes for f in c.__attrs_attrs__)}
     assert having == {*LINES}
 
 

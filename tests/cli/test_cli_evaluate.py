@@ -71,7 +71,7 @@ def test_a_folder_is_resized_only_on_request(command: Command, refused: Refused,
     assert "6 from" in command("evaluate", folder, *words).out
     image.fromarray(np.zeros((9, 8), np.uint8)).save(folder / "odd.png")
     text = refused("evaluate", folder, *words)
-    assert "have several sizes: 8x8 (0.png), 9x8 (odd.png)" in text and text.endswith("such as --size 8")
+    assert "have several sizes: 8x8 (0.png), 9x8 (odd.png)" in text and text.endswith("use --size 8")
     assert "7 from" in command("evaluate", folder, *words, "--size", "8").out
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import diffkit
-from diffkit.cli.parsing import commands
+from diffkit.cli.parsing.commands import table
 from diffkit.cli.parsing.options import options_of
+from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.request import look, resolve
-from diffkit.cli.parsing.slots import part_options
 from diffkit.registry import SLOTS, registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-openai.md"
@@ -112,18 +112,18 @@ def test_every_option_is_there_and_takes_the_value(
     (tmp_path / "pictures").mkdir()
     (tmp_path / "base.npz").touch()
     line = words.split()
-    given, _ = resolve(look(command, commands.load(command).takes(), [*without_named(NEEDED[command], line), *line]))
-    assert given.values or given.parts
+    parsed, _ = resolve(look(command, table()[command].load().SPEC, [*without_named(NEEDED[command], line), *line]))
+    assert parsed.values or parsed.parts
 
 
 def known() -> set[str]:
     """Every option of any command, of any part."""
     found = {"-n", "--config", "--print-config", "--preset", "--help"}
-    for name in commands.names():
-        takes = commands.load(name).takes()
-        options = [option for cls in takes.options.values() for option in options_of(cls)]
+    for name in table():
+        spec = table()[name].load().SPEC
+        options = [option for cls in spec.options.values() for option in options_of(cls)]
         found |= {option.flag for option in options} | {option.negative for option in options}
-        found |= {f"--{kind}" for kind in takes.slots}
+        found |= {f"--{kind}" for kind in spec.slots}
     for kind in SLOTS:
         for name in registry(kind).built_in_names():
             found |= {option.flag for option in part_options(kind, name)}

@@ -10,7 +10,7 @@ import pytest
 from cli_support import Command
 
 from diffkit.cli.parsing import commands
-from diffkit.spacing._even_grids import EVEN_GRIDS
+from diffkit.registry import registry
 from diffkit.spacing.files import GRIDS
 
 PROBE = """
@@ -75,7 +75,7 @@ def test_help_is_fast():
 def test_overview_lists_every_command(command: Command):
     found = command("--help")
     assert found.code == 0
-    for name in commands.names():
+    for name in commands.table():
         assert name in found.out
     assert command() == found
     assert "Exit codes: 0" in " ".join(found.out.split())
@@ -87,17 +87,17 @@ def test_version(command: Command):
     assert command("--version").out.strip() == diffkit.__version__
 
 
-@pytest.mark.parametrize("name", commands.names())
+@pytest.mark.parametrize("name", commands.table())
 def test_every_option_of_every_command_is_explained(name: str):
     from diffkit.cli.parsing.request import look
 
-    assert commands.one_line(name)
-    for option in look(name, commands.load(name).takes(), []).options:
+    assert commands.table()[name].one_line
+    for option in look(name, commands.table()[name].load().SPEC, []).options:
         assert option.help, f"{name}: {option.flag} has no help"
 
 
 def test_every_option_of_every_part_is_explained():
-    from diffkit.cli.parsing.slots import part_options
+    from diffkit.cli.parsing.parts import part_options
     from diffkit.cli.shared.guidance import BY_FOLDER
     from diffkit.options import python_objects
     from diffkit.registry import KINDS, registry
@@ -118,11 +118,12 @@ def test_help_shows_defaults_and_what_is_required(command: Command):
 
 
 def test_commands_are_found_by_file_name():
-    assert {"demo", "explain", "list", "nll", "sample", "train"} <= set(commands.names())
+    assert {"demo", "explain", "list", "nll", "sample", "train"} <= set(commands.table())
 
 
 @pytest.mark.parametrize("name", ["sample", "edit", "interpolate", "invert", "explain"])
 def test_help_of_steps_names_every_clock_and_grids(command: Command, name: str):
     shown = command(name, "--help").out
-    assert all(f'"{name}20"' in shown for name in EVEN_GRIDS) and '"grid.json"' in shown
+    names = [name for name in registry("spacing").built_in_names() if name != "sections"]
+    assert all(f'"{name}' in shown for name in names) and '"grid.json"' in shown
     assert any(f'"{grid}"' in shown for grid in GRIDS)

@@ -89,7 +89,7 @@ def test_published_configurations_are_listed(command: Command):
 
 def test_check_names_what_does_not_load(tmp_path, monkeypatch, capsys):
     from diffkit.cli.commands.list import run
-    from diffkit.cli.parsing.takes import ParsedOptions
+    from diffkit.cli.parsing.spec import ParsedOptions
     from diffkit.registry import refresh
 
     folder = tmp_path / "slow_plugin-1.0.dist-info"

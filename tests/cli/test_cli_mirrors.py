@@ -9,8 +9,8 @@ import attrs
 import diffkit
 from diffkit.cli.shared.composition import PARTS, Composition
 
-NOT_OPTIONS = {"time_argument", "null_conditions", "device"}
-"""The first two are for networks of one's own; the last belongs to each command."""
+NOT_OPTIONS = {"time_argument", "null_conditions", "sampling", "device"}
+"""The first two are for networks of one's own, the third is saved in Python, the last belongs to each command."""
 
 
 def test_composition_options_are_those_of_compose():
@@ -26,6 +26,6 @@ def test_options_have_no_name_twice():
     from diffkit.cli.parsing import commands
     from diffkit.cli.parsing.request import look
 
-    for name in commands.names():
-        flags = [option.flag for option in look(name, commands.load(name).takes(), []).options]
+    for name in commands.table():
+        flags = [option.flag for option in look(name, commands.table()[name].load().SPEC, []).options]
         assert len(flags) == len(set(flags)), name

@@ -13,7 +13,7 @@ from diffkit import DiffkitError
 from diffkit.cli.commands.new_plugin import run
 from diffkit.cli.parsing import commands as _commands
 from diffkit.cli.parsing.request import look, resolve
-from diffkit.cli.parsing.takes import ParsedOptions
+from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.templates import kinds
 from diffkit.registry import KINDS, SLOTS, refresh
 
@@ -65,9 +65,9 @@ def test_the_commands_of_its_readme_can_be_typed(folder, kind):
     commands = re.findall(r"`diffkit ([^`]+)`", (folder / "diffkit-made" / "README.md").read_text())
     assert [line.split()[0] for line in commands] == ["check"]
     for line in commands:
-        name, words = _commands.split(line.split())
-        given, _ = resolve(look(name, _commands.load(name).takes(), words))
-        assert given.values["name"] == "made"
+        name, *words = line.split()
+        parsed, _ = resolve(look(name, _commands.table()[name].load().SPEC, words))
+        assert parsed.values["name"] == "made"
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
         "--dequantize must be 'uniform' or 'decoder' or 'none', got 'all'"
     )
     assert refused("nll", saved, "--data", images, "--levels-per-example", "90", "--data.labels", "true") == (
-        "--levels-per-example must be in 2..12, or none for all, got 90"
+        "--levels-per-example must be in 2..12, or None for all, got 90"
     )
     assert refused("nll", saved, "--data", images) == (
         "the system has 3 classes, but the data has no labels; load it with --data.labels ..."

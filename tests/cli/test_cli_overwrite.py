@@ -10,7 +10,7 @@ from cli_support import Command, Refused
 from PIL import Image
 
 import diffkit
-from diffkit.cli.parsing import commands
+from diffkit.cli.parsing.commands import table
 from diffkit.cli.shared.paths import overview
 
 FILES = {
@@ -51,8 +51,8 @@ def lines(table: dict) -> list[tuple[str, tuple[str, ...], str, str]]:
 
 def test_every_command_that_writes_is_here():
     writing = set()
-    for name in commands.names():
-        fields = {field.name for cls in commands.load(name).takes().options.values() for field in cls.__attrs_attrs__}
+    for name in table():
+        fields = {field.name for cls in table()[name].load().SPEC.options.values() for field in cls.__attrs_attrs__}
         if fields & WRITTEN:
             writing.add(name)
             assert "overwrite" in fields or name in OTHERWISE, name

@@ -53,6 +53,17 @@ def test_karras_levels_on_a_preserving_path_are_remarked_on(command: Command, sa
     assert found.code == 0 and "note: steps='karras4' is made for variance-exploding paths" in found.err
 
 
+def test_options_that_are_left_out_are_the_systems(command: Command, saved: Path, tmp_path: Path):
+    system = diffkit.recompose(diffkit.load(saved), sampling={"steps": 3})
+    system.save(tmp_path / "run")
+    for words, steps in (((), 3), (("--steps", "all"), 12)):
+        found = command("sample", tmp_path / "run", "-n", 1, "--out", tmp_path / f"{steps}", "--format", "npz", *words)
+        assert found.code == 0, found.err
+        with np.load(next((tmp_path / f"{steps}").glob("*.npz"))) as arrays:
+            expected = system.sample(1, steps=steps, seed=0, y=[0], progress=False)
+            assert np.array_equal(arrays["arr_0"][..., 0], pixels(expected, 256)[:, 0])
+
+
 @pytest.mark.parametrize(("n", "classes"), [("1", "owl,cat"), ("5", "none"), ("5", "owl")])
 def test_samples_of_one_class_are_all_in_one(n: str, classes: str, command: Command, saved: Path, tmp_path: Path):
     out = tmp_path / "samples"

@@ -180,7 +180,7 @@ def test_training_for_super_resolution(command: Command, refused: Refused, image
     assert "the network reads low_res of 3 channels, but the data gives none" in refused(
         *words[:3], "--steps", "1", "--out", tmp_path / "b", *UPSAMPLER, "--backbone.low-res-channels", "3"
     )
-    assert "--low-res (8, 8) must not be larger than the data, (4, 6)" in refused(
+    assert "--low-res must not be larger than the data, (4, 6), got (8, 8)" in refused(
         *words[:3], "--steps", "1", "--low-res", "8", "--out", tmp_path / "b", *UPSAMPLER
     )
     assert not (tmp_path / "b").exists()

@@ -84,8 +84,8 @@ def test_commands_run(command: Command, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_every_extra_is_in_the_table():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    table = README.partition("| extra | for |")[2].partition("\n\n")[0]
-    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    rows = README.partition("| extra | for |")[2].partition("\n\n")[0]
+    named = {name for row in rows.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert named == set(project["optional-dependencies"]) - {"bench", "dev", "docs"}  # which users have no need of
 
 
@@ -99,13 +99,13 @@ def test_every_part_of_the_table_is_there():
 
 
 def test_options_in_place_of_published_flags_exist():
-    from diffkit.cli.parsing.commands import load
+    from diffkit.cli.parsing.commands import table
     from diffkit.cli.parsing.request import look
 
-    table = README.partition("| its flag | here |")[2].partition("\n\n")[0]
+    rows = README.partition("| its flag | here |")[2].partition("\n\n")[0]
     words = ["--loss", "hybrid", "--sampler", "ddim", "--data", "."]
-    known = {o.flag for name in ("train", "sample") for o in look(name, load(name).takes(), words).options}
-    for row in table.splitlines()[2:]:
+    known = {o.flag for name in ("train", "sample") for o in look(name, table()[name].load().SPEC, words).options}
+    for row in rows.splitlines()[2:]:
         here = row.split("|")[2]
         for flag in re.findall(r"--[\w.-]+", here):
             assert flag.replace("--no-", "--") in known, flag

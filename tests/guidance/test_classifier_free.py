@@ -15,7 +15,7 @@ import diffkit
 from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import Autoguidance, ClassifierFree, DynamicThreshold, StaticThreshold
 from diffkit.likelihood import score
-from diffkit.protocols import Guidance
+from diffkit.protocols import ConditionalGuidance, Guidance, IntervalGuidance
 
 NULL = {"y": 3}
 Y = torch.tensor([0, 1, 2])
@@ -142,7 +142,7 @@ class Always(Guidance):
 
 
 def test_what_an_idle_guidance_keeps_to_itself_never_reaches_the_network():
-    class Keeping(Always):
+    class Keeping(Always, ConditionalGuidance, IntervalGuidance):
         own_conditions = frozenset(["secret"])
 
         def inactive_at(self, at):

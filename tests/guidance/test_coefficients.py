@@ -11,7 +11,7 @@ import diffkit
 from diffkit.errors import ProtocolError
 from diffkit.guidance import ClassifierFree
 from diffkit.parts.guidance._together import evaluate_together
-from diffkit.protocols import Guidance
+from diffkit.protocols import Guidance, IntervalGuidance
 from diffkit.registry import registry
 from diffkit.system.coefficients import LEVEL, level_coefficients
 
@@ -91,7 +91,7 @@ def test_where_one_guidance_is_idle_the_next_still_reads_its_own():
     model = model_of(system)
 
     @frozen(eq=False)
-    class Asleep(Adding):
+    class Asleep(Adding, IntervalGuidance):
         def inactive_at(self, at):
             return np.ones(np.shape(at.alpha), dtype=bool)
 

@@ -20,6 +20,7 @@ from diffkit.guidance import (
     StaticThreshold,
 )
 from diffkit.system.call_parts import parts_for
+from diffkit.system.guidance import networks_of, own_conditions
 from diffkit.system.sampling import sampling_program, take_step
 from diffkit.tasks import average_pool
 
@@ -60,10 +61,9 @@ def guided(request):
     system, guidance = system_of(), GUIDANCE[request.param]()
     parts = parts_for(system.parts, "ancestral", guidance)
     system.network.calls = _Nowhere()
-    for one in guidance:
-        for network in one.networks:
-            network.calls = _Nowhere()
-    given = dict.fromkeys(guidance[-1].own_conditions, torch.rand(3, 3, 2, 2))
+    for network in networks_of(guidance):
+        network.calls = _Nowhere()
+    given = dict.fromkeys(own_conditions(guidance[-1:]), torch.rand(3, 3, 2, 2))
     return (
         system,
         system.denoiser(guidance=guidance, y=Y, **given),

@@ -11,6 +11,7 @@ from guidance_support import system_of
 from diffkit.errors import DiffkitError
 from diffkit.guidance import ClassifierFree
 from diffkit.registry import registry
+from diffkit.system.call_parts import parts_for
 
 Y = torch.tensor([0, 1])
 CFG = ("cfg", {"scale": 2})
@@ -35,7 +36,7 @@ def test_every_way_to_say_it(system, slot):
 
 
 def test_several(system):
-    found = system.parts_for(None, [("cfg", {"scale": 2}), "dynamic-threshold", None]).guidance
+    found = parts_for(system.parts, None, [("cfg", {"scale": 2}), "dynamic-threshold", None]).guidance
     assert [registry("guidance").provenance(one).name for one in found] == ["cfg", "dynamic_threshold"]
     assert torch.equal(draw(system, []), draw(system, None))
 

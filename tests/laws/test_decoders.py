@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import diffkit
 from diffkit.explain import explain
 from diffkit.likelihood import ode_likelihood
-from diffkit.parts.decoders import Binned, Continuous, decoder_for
+from diffkit.parts.decoders.binned import Binned
+from diffkit.parts.decoders.continuous import Continuous
+from diffkit.system.settings import decoder_for
 
 means = st.floats(-1.5, 1.5)
 log_variances = st.floats(-14, 3)

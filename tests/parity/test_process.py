@@ -10,7 +10,7 @@ import torch
 from reference import MEANS, PROCESSES, VARS, assert_close, compose, fixed_model, golden, mean_is_clipped
 
 from diffkit.gaussian import mean_flat, normal_kl
-from diffkit.parts.decoders import Binned
+from diffkit.parts.decoders.binned import Binned
 from diffkit.system.bound import BoundTerms, prior_bits
 
 

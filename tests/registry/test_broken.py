@@ -210,8 +210,7 @@ CONTRACTS = {
         [
             "problems: expected problems(composition), found nothing",
             "table: expected table(num_steps), found table(self)",
-            "level: expected in a ContinuousSchedule only; inherit from diffkit.protocols.ContinuousSchedule, or "
-            "rename it",
+            "level: belongs to diffkit.protocols.ContinuousSchedule; inherit from it, or rename this member",
         ],
     ),
     "mean": (

@@ -10,7 +10,7 @@ import diffkit
 from diffkit.errors import DiffkitError, ProtocolError
 from diffkit.guidance import ClassifierFree
 from diffkit.parts.samplers.ddim import DDIM
-from diffkit.protocols import Backbone, Guidance
+from diffkit.protocols import ConditionalBackbone, Guidance
 from diffkit.registry import registry
 from diffkit.registry.contracts import check_contract
 
@@ -122,14 +122,18 @@ def test_a_backbone_is_named(method):
     def fail(self, *_):
         raise Ending("not today")
 
-    made = frozen(type("Hostile", (Backbone,), {method: fail, "build": lambda self, *_: torch.nn.Identity()}))
+    made = frozen(
+        type("Hostile", (ConditionalBackbone,), {method: fail, "build": lambda self, *_: torch.nn.Identity()})
+    )
     with pytest.raises(ProtocolError, match="backbone 'Hostile' cannot be used: its own code raised Ending: not today"):
         diffkit.compose(backbone=made(), data_shape=(2,))
 
 
 @pytest.mark.parametrize("count", [-1, 2.5, "3", True])
 def test_a_count_of_classes_that_is_none_is_refused(count):
-    made = frozen(type("Odd", (Backbone,), {"count_classes": lambda self: count, "build": lambda self, *_: None}))
+    made = frozen(
+        type("Odd", (ConditionalBackbone,), {"count_classes": lambda self: count, "build": lambda self, *_: None})
+    )
     with pytest.raises(ProtocolError, match=r"backbone 'Odd': count_classes\(\) must return a number of classes"):
         diffkit.compose(backbone=made(), data_shape=(2,))
 
@@ -142,6 +146,23 @@ def test_a_guidance_is_named():
     system = diffkit.compose(backbone=None, data_shape=(2,), schedule="cosine", num_steps=10)
     with pytest.raises(ProtocolError, match="guidance 'Hostile' cannot be used: its own code raised Ending"):
         system.sample(2, model=lambda x, time, y: x, guidance=[ClassifierFree(2.0, null={"y": 1}), Hostile()], y=0)
+
+
+def test_guidance_is_held_to_its_contract():
+    class Odd(Guidance):
+        own_conditions = frozenset(["secret"])
+
+        def columns(self): ...
+
+    system = diffkit.compose(backbone=None, data_shape=(2,), schedule="cosine", num_steps=10)
+    with pytest.raises(ProtocolError) as caught:
+        system.sample(2, model=lambda x, time: x, guidance=Odd(), secret=1)
+    assert str(caught.value).split("\n") == [
+        "guidance 'Odd' does not honour the Guidance contract:",
+        "  columns: expected columns(table), found columns()",
+        "  own_conditions: belongs to diffkit.protocols.ConditionalGuidance; inherit from it, or rename this member",
+        "inherit from diffkit.protocols.Guidance for the defaults",
+    ]
 
 
 def test_the_user_can_still_stop():

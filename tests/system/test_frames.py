@@ -38,5 +38,6 @@ def test_the_bound_reaches_the_network_in_six_frames():
     assert frames_of(lambda system, model: system.bits_per_dim(torch.zeros(2, *SHAPE), model=model)) <= 6
 
 
-def test_the_loss_reaches_the_network_in_four_frames():
-    assert frames_of(lambda system, model: system(torch.zeros(2, *SHAPE), model=model)) <= 4
+def test_the_loss_reaches_the_network_in_five_frames():
+    """Four of them are the system's, one is the function that training shares."""
+    assert frames_of(lambda system, model: system(torch.zeros(2, *SHAPE), model=model)) <= 5

@@ -87,6 +87,12 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         SMALL_DIT
         | dict(size="B", hidden=48, heads=3, patch=1, num_classes=2, null_class=True, checkpoint=True, depth=1),
     ],
+    # a floor is a share of each value's probability that is there to be added
+    ("decoder", "binned"): [{"floor": 0.0}, {"bins": 17, "cdf": "exact"}],
+    **{("spacing", name): [{"count": 4}, {"count": 7}] for name in ("ddim", "leading", "linspace", "trailing")},
+    **{("spacing", name): [{"count": 4}, {"count": 7}] for name in ("logsnr", "quad", "time")},
+    ("spacing", "karras"): [{"count": 4}, {"count": 7, "rho": 3.0}],
+    ("spacing", "sections"): [{"counts": (4,)}, {"counts": (1, 1, 2)}],
     ("guidance", "autoguidance"): [
         {"model": worse, "scale": 2.0},
         {"model": lambda x, time, y: worse(2 * x, time, y), "scale": 0.5, "interval": (0.3, 2.0)},

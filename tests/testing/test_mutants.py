@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import pytest
-from mutants import backbones, guidance, losses_and_timesteps, options, samplers, schedules_and_means, variances
+from mutants import (
+    backbones,
+    decoders,
+    guidance,
+    losses_and_timesteps,
+    options,
+    samplers,
+    schedules_and_means,
+    spacings,
+    variances,
+)
 
 from diffkit.registry import KINDS
 from diffkit.testing import checks_for, report
 
-_FILES = (backbones, guidance, losses_and_timesteps, options, samplers, schedules_and_means, variances)
+_FILES = (
+    backbones,
+    decoders,
+    guidance,
+    losses_and_timesteps,
+    options,
+    samplers,
+    schedules_and_means,
+    spacings,
+    variances,
+)
 MUTANTS = [mutant for file in _FILES for mutant in file.MUTANTS]
 OF_ALL = set.intersection(*({check.name for check in checks_for(kind)} for kind in KINDS))
 """Checks of options, which the networks here are, so that each need no class of its own."""

@@ -16,7 +16,7 @@ from diffkit.data import from_array
 from diffkit.errors import DataError, OptionError
 from diffkit.guidance import ClassifierFree
 from diffkit.options import integer
-from diffkit.protocols import Backbone
+from diffkit.protocols import ConditionalBackbone
 from diffkit.registry import registry
 from diffkit.training import validate
 
@@ -42,7 +42,7 @@ class Labelled(nn.Module):
 
 
 @frozen
-class ThirdParty(Backbone):
+class ThirdParty(ConditionalBackbone):
     """A class-conditional network whose options have names of their own; label ``kinds`` is for none.
 
     Attributes:

@@ -23,7 +23,8 @@ def trainer(composed=None, engine=None, **options) -> Trainer:
 
 
 def run(made: Trainer, steps: int) -> Trainer:
-    for batch in DataOrder(23, made.config.batch_size, made.config.seed).batches(0, steps):
+    order = DataOrder(23, made.config.batch_size, made.config.seed)
+    for batch in map(order.batch, range(steps)):
         made.update(images().batch(batch))
     return made
 

@@ -34,7 +34,8 @@ def trainer(composed=None, **options) -> Trainer:
 
 def run(made: Trainer, steps: int, data=None) -> Trainer:
     data = images() if data is None else data
-    for batch in DataOrder(len(data), made.config.batch_size, made.config.seed).batches(0, steps):
+    order = DataOrder(len(data), made.config.batch_size, made.config.seed)
+    for batch in map(order.batch, range(steps)):
         made.update(data.batch(batch))
     return made
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, options_of
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.parsing.spelling import as_cli_flags
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_new_folder
 from diffkit.errors import OptionError
 from diffkit.options import integer, number
@@ -41,14 +41,12 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options})
+SPEC = CommandSpec({"Options": Options})
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Write the system."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     check_new_folder("--out", options.out, overwrite=options.overwrite)
     if (options.rate is None) == (options.width is None):
         raise OptionError("give either --rate, one of those that the run was trained with, or --width")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError, UnknownComponentError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
 from diffkit.runtime.output import show
@@ -38,16 +38,14 @@ class Options:
     only: tuple[str, ...] = ()
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options}, slots=dict.fromkeys(KINDS))
+SPEC = CommandSpec({"Options": Options}, slots=dict.fromkeys(KINDS))
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Print a table for each part, with its faults; exit with code 1 if there are any."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     failed = 0
-    for kind, name, values in _parts(options, given):
+    for kind, name, values in _parts(options, parsed):
         results = _results(kind, registry(kind).create(name, **values), options.only)
         _print(kind, name, results)
         failed += sum(not result.ok for result in results)
@@ -55,11 +53,11 @@ def run(given: ParsedOptions) -> None:
         raise SystemExit(1)
 
 
-def _parts(options: Options, given: ParsedOptions) -> list[tuple[str, str, dict[str, Any]]]:
+def _parts(options: Options, parsed: ParsedOptions) -> list[tuple[str, str, dict[str, Any]]]:
     """Kind, name and options of every requested part."""
     kinds = () if options.name is None else _kinds_of(options.name, options.kind)
     named: list[tuple[str, str, dict[str, Any]]] = [(kind, str(options.name), {}) for kind in kinds]
-    found = named + [(kind, name, dict(values)) for kind, (name, values) in given.parts.items()]
+    found = named + [(kind, name, dict(values)) for kind, (name, values) in parsed.parts.items()]
     if not found:
         raise OptionError("which part? write its name, as diffkit list shows it, or --sampler NAME and the like")
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
 from diffkit.data.sources._images import way_of_labels
 from diffkit.errors import DataError, OptionError
@@ -43,20 +43,18 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options})
+SPEC = CommandSpec({"Options": Options})
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Print the findings; exit with code 1 if something cannot be used."""
     from diffkit.data.inspection import check_images
     from diffkit.runtime.files import write_atomically
 
-    options = given.make(Options)
+    options = parsed.make(Options)
     check_file("--out", options.out, (".json",), overwrite=options.overwrite)
     if options.source.suffix in (".npz", ".npy") and options.source.is_file():
-        _check_arrays(options, given)
+        _check_arrays(options, parsed)
         return
     _check_source(options.source)
     if options.layout is not None:
@@ -72,14 +70,14 @@ def run(given: ParsedOptions) -> None:
         raise SystemExit(1)
 
 
-def _check_arrays(options: Options, given: ParsedOptions) -> None:
+def _check_arrays(options: Options, parsed: ParsedOptions) -> None:
     """Print the content of a NumPy file, as training reads it."""
     from diffkit.cli.shared.data import described
     from diffkit.cli.shared.sampling import has_labels
     from diffkit.data.loading import source_for
     from diffkit.data.ranges import range_of
 
-    of_images = [f"--{name}" for name in ("labels", "size", "out") if name in given.values]
+    of_images = [f"--{name}" for name in ("labels", "size", "out") if name in parsed.values]
     if of_images:
         raise OptionError(f"{', '.join(of_images)} is for images; leave it out for {options.source}")
     data = source_for(options.source, labels=has_labels(options.source), layout=options.layout).open()

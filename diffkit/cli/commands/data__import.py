@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import field, frozen
 
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file, check_folder
 from diffkit.errors import OptionError, within
 from diffkit.runtime.output import log, note
@@ -35,14 +35,12 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options}, {"data": None}, required=frozenset({"data"}))
+SPEC = CommandSpec({"Options": Options}, {"data": None}, required=frozenset({"data"}))
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Read the data once, and write it."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     npz = options.to.suffix == ".npz"
     if npz:
         check_file("--to", options.to, overwrite=options.overwrite)
@@ -50,7 +48,7 @@ def run(given: ParsedOptions) -> None:
         _check_folder(options.to)
     if options.prefix is not None and (npz or not options.prefix or set(options.prefix) & set("/\\_")):
         raise OptionError("--prefix is for PNGs, and holds no '/' or '_'")
-    exporter = _exporter(given)
+    exporter = _exporter(parsed)
     note(f"writing {len(exporter.data)} examples to {options.to}{'' if npz else '/'}")
     if npz:
         exporter.to_npz(options.to)
@@ -69,11 +67,11 @@ def _check_folder(path: Path) -> None:
         raise OptionError(f"--to {path} is not empty; name a folder that is new or empty, or a .npz file")
 
 
-def _exporter(given: ParsedOptions) -> Exporter:
+def _exporter(parsed: ParsedOptions) -> Exporter:
     from diffkit.data.exporting import Exporter
     from diffkit.data.loading import source_for
 
-    name, chosen = given.parts["data"]
+    name, chosen = parsed.parts["data"]
     with within("data"):
         source: Any = source_for(name, **chosen)
     known = [each.name for each in attrs.fields(type(source))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_folder
 from diffkit.demo import STEPS
 from diffkit.errors import OptionError
@@ -32,16 +32,14 @@ class Options:
     seed: int = integer(0, ge=0)
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options})
+SPEC = CommandSpec({"Options": Options})
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Run the demo and print its results."""
     from diffkit import demo
 
-    options = given.make(Options)
+    options = parsed.make(Options)
     check_folder("--out", options.out)
     if options.out.is_dir() and any(options.out.iterdir()) and not (options.out / "run").is_dir():
         raise OptionError(f"--out {options.out} is not empty, but holds no demo to go on with; name another folder")

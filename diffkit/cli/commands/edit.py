@@ -11,8 +11,8 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import Drawing, sampling_options
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.shared.drawing import Drawing, chosen, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
 
@@ -34,38 +34,36 @@ class Options:
     level: int | None = None
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec(
-        {"Options": Options, "Drawing": Drawing},
-        {"sampler": None, "guidance": None},
-        config=True,
-        defaults={"sampler": "as it was composed", "strength": "0.5"},
-    )
+SPEC = CommandSpec(
+    {"Options": Options, "Drawing": Drawing},
+    {"sampler": None, "guidance": None},
+    config=True,
+    defaults={"sampler": "as it was composed", "strength": "0.5"},
+)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Draw the variations and write them."""
     import torch
 
     from diffkit.cli.shared import tasks
     from diffkit.tasks import image_to_image
 
-    options, drawing = given.make(Options), given.make(Drawing)
+    options, drawing = parsed.make(Options), parsed.make(Drawing)
     drawing.check()
     if options.strength is not None and options.level is not None:
         raise OptionError("--strength and --level say the same in two ways; leave one of them out")
-    how = sampling_options(given)
-    saved = tasks.load(options.run, drawing.device, given.parts.get("guidance"))
+    how = sampling_options(parsed)
+    saved = tasks.load(options.run, drawing.device, parsed.parts.get("guidance"))
     pictures = tasks.read_pictures(options.pictures, saved.system.data_shape)
     found = image_to_image(
         saved.system,
         pictures.images.repeat_interleave(drawing.n, 0),
         strength=0.5 if options.strength is options.level is None else options.strength,
         level=options.level,
-        steps=drawing.steps,
         seed=drawing.seed,
         batch_size=drawing.batch_size,
+        **chosen(steps=drawing.steps),
         **how,
         **tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
     )

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.paths import check_file, in_run_folder
 from diffkit.errors import OptionError
 from diffkit.options import choice, integer
 from diffkit.runtime.output import note, show
-from diffkit.runtime.run_layout import SPEC
+from diffkit.runtime.run_layout import SPEC as SPEC_FILE
 
 if TYPE_CHECKING:
     from diffkit.cli.shared.saved import Saved
@@ -90,22 +90,20 @@ MOST = 1_000_000
 """Samples that are drawn from a system at most: they are all in memory."""
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec(
-        {"Options": Options},
-        {"sampler": None, "data": None},
-        config=True,
-        defaults={"sampler": "as it was composed", "num": "all, or 1000 of a system"},
-    )
+SPEC = CommandSpec(
+    {"Options": Options},
+    {"sampler": None, "data": None},
+    config=True,
+    defaults={"sampler": "as it was composed", "num": "all, or 1000 of a system"},
+)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Measure, and print and write the results."""
-    options = given.make(Options)
-    system = options.samples is not None and (options.samples / SPEC).is_file()
+    options = parsed.make(Options)
+    system = options.samples is not None and (options.samples / SPEC_FILE).is_file()
     out = in_run_folder(options.samples, RESULT) if system and options.samples and options.out is None else options.out
-    _check(options, given, out, system)
+    _check(options, parsed, out, system)
     from diffkit.cli.shared.device import device
     from diffkit.evaluation import extractor_for
     from diffkit.runtime.publishing import together
@@ -117,8 +115,8 @@ def run(given: ParsedOptions) -> None:
         if path is not None:
             note(f"writing {path}")
     stored = _stored(options, network)
-    data = None if stored is not None else opened(given)
-    samples = None if options.samples is None else _samples(options, given, system, network, stored, data)
+    data = None if stored is not None else opened(parsed)
+    samples = None if options.samples is None else _samples(options, parsed, system, network, stored, data)
     reference = stored or _built(options, data, network, where)
     with together(_outputs(options, out)):
         if options.save_reference is not None:
@@ -131,7 +129,7 @@ def run(given: ParsedOptions) -> None:
 
 def _samples(
     options: Options,
-    given: ParsedOptions,
+    parsed: ParsedOptions,
     system: bool,
     network: Extractor,
     stored: Reference | None,
@@ -157,7 +155,7 @@ def _samples(
         if real is not None and saved.num_classes is not None:
             counted_as(real, saved.classes)  # which it draws all of
         _check_count(options, DRAWN if options.num is None else options.num, stored)
-        return _drawn(options, given, saved)
+        return _drawn(options, parsed, saved)
     size = None if options.size is None else (options.size[0], options.size[-1])
     data = samples.read(options.samples, size=size, on_error=options.on_error, layout=options.layout)
     check_metrics(metrics, network, data.shape, stored, where, shape)
@@ -243,7 +241,8 @@ def _built(options: Options, data: Data | None, network: Extractor, where: Any) 
     return Reference.build(data, network, batch_size=options.batch_size, device=where, progress=True)
 
 
-def _drawn(options: Options, given: ParsedOptions, saved: Saved) -> Data:
+def _drawn(options: Options, parsed: ParsedOptions, saved: Saved) -> Data:
+    from diffkit.cli.shared.drawing import chosen
     from diffkit.evaluation import samples
 
     count = DRAWN if options.num is None else options.num
@@ -254,20 +253,19 @@ def _drawn(options: Options, given: ParsedOptions, saved: Saved) -> Data:
         count,
         source=f"samples of {options.samples}",
         batch_size=options.batch_size,
-        steps=options.steps,
-        sampler=given.parts.get("sampler"),
         seed=options.seed,
+        **chosen(steps=options.steps, sampler=parsed.parts.get("sampler")),
         **conditions,
     )
 
 
-def _check(options: Options, given: ParsedOptions, out: Path | None, system: bool) -> None:
+def _check(options: Options, parsed: ParsedOptions, out: Path | None, system: bool) -> None:
     """Check the options before anything is loaded."""
     from diffkit.evaluation.compare import check_names
     from diffkit.options import check_integer
 
     check_names(options.metrics or None)
-    named = ("data" in given.parts) + (options.reference is not None)
+    named = ("data" in parsed.parts) + (options.reference is not None)
     if named != 1:
         raise OptionError("name the data to compare with: either --data or --reference")
     if options.save_reference is not None and options.reference is not None:
@@ -287,12 +285,12 @@ def _check(options: Options, given: ParsedOptions, out: Path | None, system: boo
             check_integer(f"--{name.replace('_', '-')}", getattr(options, name), ge=least)
     measuring = ("num", "metrics", "neighbours", "kid_subsets", "kid_subset_size", "split_size", "out", "seed")
     reading = ("size", "on_error", "layout")
-    idle = [f"--{name.replace('_', '-')}" for name in (*measuring, *reading) if name in given.values]
+    idle = [f"--{name.replace('_', '-')}" for name in (*measuring, *reading) if name in parsed.values]
     if options.samples is None and idle:
         raise OptionError(
             f"without samples nothing is measured, only --save-reference written; leave out {', '.join(idle)}"
         )
-    drawing = [f"--{name}" for name in ("steps", "sampler") if name in given.values or name in given.chosen]
+    drawing = [f"--{name}" for name in ("steps", "sampler") if name in parsed.values or name in parsed.chosen]
     if drawing and not system:
         other = "and none is named" if options.samples is None else f"which {options.samples} is not"
         raise OptionError(f"{', '.join(drawing)} is for a saved system, {other}")

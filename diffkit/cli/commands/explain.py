@@ -12,7 +12,7 @@ import attrs
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import Steps, spelled, steps_help
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, Composition, keywords
 from diffkit.cli.shared.paths import check_file
 from diffkit.errors import OptionError
@@ -41,40 +41,38 @@ class Options:
     network: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+SPEC = CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Print the explanation."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     check_file("--plot", options.plot, overwrite=options.overwrite)
     if options.plot is not None:
         from diffkit.runtime import plots
 
         plots.check(options.plot)
         note(f"writing {options.plot}")
-    explanation = _explained(given, options)
+    explanation = _explained(parsed, options)
     show(explanation)
     if options.plot is not None:
         explanation.plot(options.plot)
 
 
-def _explained(given: ParsedOptions, options: Options) -> Explanation:
+def _explained(parsed: ParsedOptions, options: Options) -> Explanation:
     from diffkit.explain import explain
 
-    sampler = given.parts["sampler"] if "sampler" in given.chosen else None
+    sampler = parsed.parts["sampler"] if "sampler" in parsed.chosen else None
     if options.spec is None:
-        return explain(keywords(given), steps=options.steps, network=options.network)
-    _refuse_both(given)
+        return explain(keywords(parsed), steps=options.steps, network=options.network)
+    _refuse_both(parsed)
     return explain(options.spec, steps=options.steps, sampler=sampler, network=options.network)
 
 
-def _refuse_both(given: ParsedOptions) -> None:
+def _refuse_both(parsed: ParsedOptions) -> None:
     """A saved system has its parts already; only the sampler can be another."""
     own = {field.name for field in attrs.fields(Options)}
-    clashes = [name for name in [*given.values, *given.chosen] if name not in own and name != "sampler"]
+    clashes = [name for name in [*parsed.values, *parsed.chosen] if name not in own and name != "sampler"]
     if clashes:
         raise OptionError(
             f"--spec names a system that has its parts, so leave out {', '.join(spelled((name,)) for name in clashes)}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
 from diffkit.runtime.output import note
 
@@ -36,16 +36,14 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options})
+SPEC = CommandSpec({"Options": Options})
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Write the file."""
     from diffkit.weights import export
 
-    options = given.make(Options)
+    options = parsed.make(Options)
     check_file("--to", options.to, (".pt", ".pth", ".safetensors"), overwrite=options.overwrite)
     network, spec = _network(options.run)
     note(f"wrote {export(network, options.to, spec=spec)}")

@@ -14,7 +14,7 @@ import attrs
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_new_folder
 from diffkit.runtime.output import note, show
 
@@ -80,16 +80,14 @@ class Unseen:
 _SLOTS: dict[str, str | None] = dict.fromkeys(("schedule", "mean", "var", "loss", "timesteps", "sampler"))
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options, "What shapes do not show": Unseen}, _SLOTS, config=True)
+SPEC = CommandSpec({"Options": Options, "What shapes do not show": Unseen}, _SLOTS, config=True)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Save the system, and describe the file."""
     from diffkit.weights import identify, import_classifier, load_checkpoint
 
-    options, chosen = given.make(Options), _load_options(given)
+    options, chosen = parsed.make(Options), _load_options(parsed)
     if options.to is not None:
         check_new_folder("--to", options.to, overwrite=options.overwrite)
     found = identify(options.file, entry=options.entry)
@@ -107,8 +105,8 @@ def run(given: ParsedOptions) -> None:
         note(f"saved in {options.to}")
 
 
-def _load_options(given: ParsedOptions) -> dict[str, Any]:
+def _load_options(parsed: ParsedOptions) -> dict[str, Any]:
     """Keywords for loading: only what was set, parts as (name, options)."""
     names = [attribute.name for attribute in attrs.fields(Unseen)]
-    chosen = {name: given.values[name] for name in names if name in given.values}
-    return chosen | {kind: (name, dict(options)) for kind, (name, options) in given.parts.items()}
+    chosen = {name: parsed.values[name] for name in names if name in parsed.values}
+    return chosen | {kind: (name, dict(options)) for kind, (name, options) in parsed.parts.items()}

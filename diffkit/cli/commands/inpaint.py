@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import Drawing, sampling_options
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.shared.drawing import Drawing, chosen, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
 
@@ -40,27 +40,25 @@ class Options:
     jump: int = 10
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec(
-        {"Options": Options, "Drawing": Drawing},
-        {"sampler": None, "guidance": None},
-        config=True,
-        defaults={"sampler": "as it was composed"},
-    )
+SPEC = CommandSpec(
+    {"Options": Options, "Drawing": Drawing},
+    {"sampler": None, "guidance": None},
+    config=True,
+    defaults={"sampler": "as it was composed"},
+)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Make what is missing, and write the pictures."""
     import torch
 
     from diffkit.cli.shared import tasks
     from diffkit.tasks import inpaint
 
-    options, drawing = given.make(Options), given.make(Drawing)
+    options, drawing = parsed.make(Options), parsed.make(Drawing)
     drawing.check()
-    how = sampling_options(given)
-    saved = tasks.load(options.run, drawing.device, given.parts.get("guidance"))
+    how = sampling_options(parsed)
+    saved = tasks.load(options.run, drawing.device, parsed.parts.get("guidance"))
     pictures = tasks.read_pictures(options.pictures, saved.system.data_shape)
     known = _read_mask(options.mask, saved.system.data_shape)
     found = inpaint(
@@ -69,9 +67,9 @@ def run(given: ParsedOptions) -> None:
         known,
         resample=options.resample,
         jump=options.jump,
-        steps=drawing.steps,
         seed=drawing.seed,
         batch_size=drawing.batch_size,
+        **chosen(steps=drawing.steps),
         **how,
         **tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
     )

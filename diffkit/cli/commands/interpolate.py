@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import MOST, STEPS, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
@@ -42,27 +42,25 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
+SPEC = CommandSpec({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Draw the pictures between, and write them."""
     from diffkit.cli.commands.invert import check_deterministic
     from diffkit.cli.shared import tasks
     from diffkit.options import check_integer
     from diffkit.tasks import interpolate
 
-    options = given.make(Options)
+    options = parsed.make(Options)
     check_integer("n", options.n, ge=2, le=MOST)
     check_integer("batch_size", options.batch_size, ge=1)
     tasks.check_out(options.out, options.overwrite)
     if len(options.classes) > 1:
         raise OptionError(f"--classes must name one class, which both ends are of, got {','.join(options.classes)}")
-    how = sampling_options(given)
+    how = sampling_options(parsed)
     check_deterministic(how["sampler"])
-    saved = tasks.load(options.run, options.device, given.parts.get("guidance"))
+    saved = tasks.load(options.run, options.device, parsed.parts.get("guidance"))
     first, second = (tasks.read_one(path, saved.system.data_shape) for path in (options.first, options.second))
     one = {name: values[0] for name, values in tasks.conditions_for(saved, options.classes, 1).items()}
     between = interpolate(

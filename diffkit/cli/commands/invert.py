@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, steps_help
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import STEPS, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note, show
@@ -41,12 +41,10 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
+SPEC = CommandSpec({"Options": Options}, {"sampler": "heun", "guidance": None}, config=True, defaults=STEPS)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Invert, go back, and write both."""
     import numpy as np
     import torch
@@ -54,11 +52,11 @@ def run(given: ParsedOptions) -> None:
     from diffkit.cli.shared import tasks
     from diffkit.tasks import invert
 
-    options = given.make(Options)
+    options = parsed.make(Options)
     tasks.check_out(options.out, options.overwrite)
-    how = sampling_options(given)
+    how = sampling_options(parsed)
     check_deterministic(how["sampler"])
-    saved = tasks.load(options.run, options.device, given.parts.get("guidance"))
+    saved = tasks.load(options.run, options.device, parsed.parts.get("guidance"))
     pictures = tasks.read_pictures(options.pictures, saved.system.data_shape)
     conditions = tasks.conditions_for(saved, options.classes, len(pictures.images))
     found = invert(saved.system, pictures.images, steps=options.steps, **how, **conditions)

@@ -16,7 +16,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, module_docstring, summary
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.options import flag, number
 from diffkit.presets import table
 from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, registry
@@ -41,14 +41,12 @@ class Options:
     timeout: float = number(10.0, gt=0)
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options})
+SPEC = CommandSpec({"Options": Options})
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Print the parts."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     kind = options.kind
     if options.check:
         from diffkit.registry.check_plugins import main

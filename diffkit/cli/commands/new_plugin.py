@@ -14,7 +14,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.templates import package_files
 from diffkit.errors import OptionError
 from diffkit.registry import BUILT_IN, LOCAL, registry
@@ -36,14 +36,12 @@ class Options:
     to: Path | None = None
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options})
+SPEC = CommandSpec({"Options": Options})
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Write the package, and print the next steps."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     kind = registry(options.kind).kind
     distribution = _checked(options.name)
     part = distribution.removeprefix("diffkit-").replace("-", "_")

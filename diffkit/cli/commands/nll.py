@@ -20,7 +20,7 @@ import attrs
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.device import Precision
 from diffkit.cli.shared.paths import check_file, check_new_folder, in_run_folder
@@ -93,12 +93,10 @@ class Options:
     device: str | None = None
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options}, {"data": None}, required=frozenset({"data"}), config=True)
+SPEC = CommandSpec({"Options": Options}, {"data": None}, required=frozenset({"data"}), config=True)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Score the data."""
     from diffkit.cli.shared.device import computing_in
     from diffkit.cli.shared.torch_errors import say_compiling
@@ -109,11 +107,11 @@ def run(given: ParsedOptions) -> None:
     from diffkit.system.compiling import compile_network
     from diffkit.system.loading import read_spec
 
-    options = given.make(Options)
-    _check(options, given)
+    options = parsed.make(Options)
+    _check(options, parsed)
     read_spec(options.run / SPEC)  # a missing run is found before images are read
     options = attrs.evolve(options, out=_out(options))
-    data = opened(given)
+    data = opened(parsed)
     index = chosen(len(data), options.num, options.seed)
     with ranks() as among:
         saved = _load(options)
@@ -281,7 +279,7 @@ def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
         raise OptionError(f"--{error}") from error
 
 
-def _check(options: Options, given: ParsedOptions) -> None:
+def _check(options: Options, parsed: ParsedOptions) -> None:
     """Check the options before anything is loaded."""
     from diffkit.options import check_integer, check_number
 
@@ -300,13 +298,13 @@ def _check(options: Options, given: ParsedOptions) -> None:
     if options.published is not None:
         check_new_folder("--published", options.published, overwrite=overwrite)
     bound_only = ("steps", "levels_per_example", "rows_per_call", "published", "plot")
-    clashes = [f"--{name.replace('_', '-')}" for name in bound_only if name in given.values]
+    clashes = [f"--{name.replace('_', '-')}" for name in bound_only if name in parsed.values]
     if options.ode and clashes:
         raise OptionError(f"--ode solves the flow, which has no levels; leave out {', '.join(clashes)}")
-    inexact = [f"--{name}" for name in ("precision", "compile") if name in given.values]
+    inexact = [f"--{name}" for name in ("precision", "compile") if name in parsed.values]
     if options.ode and inexact:
         raise OptionError(f"--ode solves the flow to a tolerance, in float32; leave out {', '.join(inexact)}")
-    flow_only = [f"--{name}" for name in ("probes", "dequantize", "tolerance") if name in given.values]
+    flow_only = [f"--{name}" for name in ("probes", "dequantize", "tolerance") if name in parsed.values]
     if not options.ode and flow_only:
         raise OptionError(f"{', '.join(flow_only)} is for the flow; add --ode, or leave it out")
 

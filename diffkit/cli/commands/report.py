@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, short
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
 from diffkit.options import integer
 from diffkit.runtime.output import note
@@ -42,18 +42,16 @@ class Options:
     device: str | None = None
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options}, config=True, defaults={"steps": "50, or all if there are fewer"})
+SPEC = CommandSpec({"Options": Options}, config=True, defaults={"steps": "50, or all if there are fewer"})
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Write the page."""
     from diffkit.cli.shared.device import device
     from diffkit.evaluation import report
     from diffkit.options import check_integer
 
-    options = given.make(Options)
+    options = parsed.make(Options)
     check_integer("n", options.n, ge=0, le=MOST)
     out = options.run / "report.html" if options.out is None else options.out
     if options.run.is_dir() or options.out is not None:  # else the run is missing, which loading reports

@@ -14,11 +14,12 @@ from typing import Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError
 from diffkit.options import flag
 from diffkit.runtime.output import log, show
-from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, SPEC, is_run, step_of
+from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, is_run, step_of
+from diffkit.runtime.run_layout import SPEC as SPEC_FILE
 from diffkit.runtime.strict_json import check_fields, read_json, word
 
 _QUARTILE = re.compile(r".*_q\d")
@@ -99,14 +100,12 @@ class Run:
         }
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options})
+SPEC = CommandSpec({"Options": Options})
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Print the runs."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     found = _readable(_expanded(options.run))
     different = differences(found)
     if options.json:
@@ -149,11 +148,11 @@ def read(folder: Path) -> Run:
     if not isinstance(config.get("train"), dict) or "steps" not in config["train"]:
         raise OptionError(f"{folder} is not a training run: its config.json says nothing of training")
     check_fields(config, str(folder / CONFIG), OptionError, data=(dict, type(None)))
-    spec = read_json(folder / SPEC, OptionError) if (folder / SPEC).exists() else {}
-    check_fields(spec, str(folder / SPEC), OptionError, parts=(dict, type(None)), settings=(dict, type(None)))
+    spec = read_json(folder / SPEC_FILE, OptionError) if (folder / SPEC_FILE).exists() else {}
+    check_fields(spec, str(folder / SPEC_FILE), OptionError, parts=(dict, type(None)), settings=(dict, type(None)))
     parts = {kind: part for kind, part in (spec.get("parts") or {}).items() if part is not None}
     for kind, part in parts.items():
-        check_fields(part, f"{kind} of {folder / SPEC}", OptionError, options=(dict, type(None)))
+        check_fields(part, f"{kind} of {folder / SPEC_FILE}", OptionError, options=(dict, type(None)))
     steps = sorted(map(step_of, newest_first(folder / CHECKPOINTS)))
     lines = read_metrics(folder)
     return Run(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.device import Precision
 from diffkit.cli.shared.paths import check_folder
 from diffkit.errors import OptionError
@@ -86,19 +86,17 @@ class Options:
     overwrite: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec(
-        {"Options": Options},
-        {"sampler": None, "guidance": None},
-        config=True,
-        defaults={"sampler": "as it was composed", "n": f"{DEFAULT}, or one for each picture of --low-res"},
-    )
+SPEC = CommandSpec(
+    {"Options": Options},
+    {"sampler": None, "guidance": None},
+    config=True,
+    defaults={"sampler": "as it was composed", "n": f"{DEFAULT}, or one for each picture of --low-res"},
+)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Draw the samples and write them."""
-    options = given.make(Options)
+    options = parsed.make(Options)
     _check(options)
     from diffkit.cli.shared.device import computing_in
     from diffkit.runtime.distributed import ranks
@@ -108,7 +106,7 @@ def run(given: ParsedOptions) -> None:
         saved = _load(options)
         _check_shape(options, saved)
         _check_compile(options, saved)
-        sampling = planned(saved, options, given.parts)
+        sampling = planned(saved, options, parsed.parts)
         table = sampling.job(sampling.batches[0]).table
         folder = _folder(sampling, options, among)
         among.rank_zero(lambda: folder.check(options.overwrite))
@@ -127,6 +125,7 @@ def run(given: ParsedOptions) -> None:
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
     """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
+    from diffkit.cli.shared.drawing import chosen
     from diffkit.cli.shared.guidance import load_guidance
     from diffkit.cli.shared.sampling import Sampling, check_fit, check_low_res, pictures
     from diffkit.data.matching import counted_as
@@ -138,11 +137,9 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     count = _count(options, small)
     guidance, saved = load_guidance(parts.get("guidance"), saved)
     sampling_options = {
-        "steps": options.steps,
         "sampler": parts.get("sampler"),
-        "guidance": guidance,
-        "clip": options.clip,
         "compile": options.compile == "step" or options.compile or False,
+        **chosen(steps=options.steps, guidance=guidance, clip=options.clip),
     }
     if small is not None and saved.num_classes is not None and not options.classes:
         small = counted_as(small, saved.classes, what="--low-res")
@@ -200,7 +197,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
     if len(set(loaded)) > 1:
         raise OptionError(f"{options.run} changed while the processes read it; sample from a run that is not training")
     names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
-    sampling_options = {kind: sampling.options[kind] for kind in ("steps", "sampler", "clip")}
+    sampling_options = {kind: sampling.options.get(kind) for kind in ("steps", "sampler", "clip")}
     facts = {
         "system": loaded[0],
         "n": sampling.count,
@@ -209,7 +206,7 @@ def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
         "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
         "each": options.each,
         **sampling_options,
-        "guidance": described(sampling.options["guidance"]),
+        "guidance": described(sampling.options.get("guidance")),
         "seed": options.seed,
         "noise": NOISE,
         "batch_size": options.batch_size,

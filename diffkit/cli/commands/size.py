@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, Composition, keywords
 from diffkit.errors import OptionError
 from diffkit.runtime.output import show
@@ -30,18 +30,16 @@ class Options:
     ema: int = 1
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+SPEC = CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Print the sizes."""
     from diffkit.explain.network_size import size_report
     from diffkit.system.compose import compose
 
-    options = given.make(Options)
-    system = compose(**keywords(given), device="meta")
+    options = parsed.make(Options)
+    system = compose(**keywords(parsed), device="meta")
     if system.parts.backbone is None:
         raise OptionError("there is no network to size; choose one with --backbone")
     report = size_report(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
-from diffkit.cli.parsing.slots import part_options
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.parts import part_options
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
 from diffkit.cli.shared.data import described, grey, opened, source_of
 from diffkit.cli.shared.paths import check_run_folder
@@ -54,35 +54,33 @@ class Options:
     dry_run: bool = False
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec(
-        {"Options": Options, "Training": TrainConfig, "Composition": Composition},
-        {"data": None, "val": None, **PARTS},
-        required=frozenset({"data"}),
-        config=True,
-        preset=("composition", "training"),
-        defaults={"data_shape": "that of the data", "bins": "that of the data"},
-    )
+SPEC = CommandSpec(
+    {"Options": Options, "Training": TrainConfig, "Composition": Composition},
+    {"data": None, "val": None, **PARTS},
+    required=frozenset({"data"}),
+    config=True,
+    preset=("composition", "training"),
+    defaults={"data_shape": "that of the data", "bins": "that of the data"},
+)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Compose the system and train it."""
-    options, config = given.make(Options), given.make(TrainConfig)
+    options, config = parsed.make(Options), parsed.make(TrainConfig)
     check_run_folder("--out", options.out)
     init = None if options.init is None else _weights_in(options.init)
     if options.init_entry is not None and init is None:
         raise OptionError("--init-entry names weights in the file of --init; give --init too, or leave it out")
-    _refuse_early(given)
+    _refuse_early(parsed)
     refuse_before_reading(config, options.out, options.track)
-    if config.label_dropout > 0 and (way := way_to_classes(given)):
+    if config.label_dropout > 0 and (way := way_to_classes(parsed)):
         raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
     from diffkit.runtime.distributed import launched
 
     say, tell = (note, show) if launched().rank == 0 else (print_nothing, print_nothing)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = opened(given, low_res=options.low_res)
-    composition = composed(given, data, config)
+    data = opened(parsed, low_res=options.low_res)
+    composition = composed(parsed, data, config)
 
     import torch
 
@@ -93,7 +91,7 @@ def run(given: ParsedOptions) -> None:
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
     _refuse_preview(config, system.num_steps)
-    say(f"data: {described(data)}{grey(given, data)}\nsystem: {_named(system.parts.names)}")
+    say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {_named(system.parts.names)}")
     if remark := _unused_classes(system, data):
         say(remark)
     if init is not None and not _has_begun(options.out):
@@ -101,8 +99,8 @@ def run(given: ParsedOptions) -> None:
     if options.dry_run:
         tell(diffkit.training.dry_run(system, data, out=options.out, config=config, progress=True))
         return
-    written = Recipe(recipe(system, composition, config, given.parts, options.low_res, init, options.init_entry))
-    val = opened(given, "val", options.low_res) if "val" in given.parts else None
+    written = Recipe(recipe(system, composition, config, parsed.parts, options.low_res, init, options.init_entry))
+    val = opened(parsed, "val", options.low_res) if "val" in parsed.parts else None
     diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 
@@ -144,9 +142,9 @@ def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) 
     check_options(out, config)
 
 
-def way_to_classes(given: ParsedOptions) -> str | None:
+def way_to_classes(parsed: ParsedOptions) -> str | None:
     """Return the option that gives data classes, if they are off; None if the data has some, as far as options show."""
-    source, chosen = given.parts["data"][0], attrs.asdict(source_of(given), recurse=False)
+    source, chosen = parsed.parts["data"][0], attrs.asdict(source_of(parsed), recurse=False)  # type: ignore[arg-type]  # an attrs class
     labels = chosen.get("labels")
     if labels == "none":
         return "add --data.labels folders, or prefix"
@@ -155,11 +153,11 @@ def way_to_classes(given: ParsedOptions) -> str | None:
     return None if labels else "use data that has some"
 
 
-def _refuse_early(given: ParsedOptions) -> None:
+def _refuse_early(parsed: ParsedOptions) -> None:
     """Refuse parts that do not fit each other, before images are read."""
     from diffkit.system.compose import compose
 
-    found = keywords(given) | {"backbone": None}
+    found = keywords(parsed) | {"backbone": None}
     compose(**{name: value for name, value in found.items() if name not in SOURCES})
 
 
@@ -193,14 +191,14 @@ def _unused_classes(system: System, data: Data) -> str:
     return f"note: the network has {known} classes, the data {there}; the other {known - there} are never trained"
 
 
-def composed(given: ParsedOptions, data: Data, config: TrainConfig) -> dict[str, Any]:
-    """Return keywords for `diffkit.compose`: the options given, and those of the data for others."""
-    found = keywords(given, data_shape=tuple(data.shape), bins=data.bins)
+def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str, Any]:
+    """Return keywords for `diffkit.compose`: the options parsed, and those of the data for others."""
+    found = keywords(parsed, data_shape=tuple(data.shape), bins=data.bins)
     name, chosen = found["backbone"]
     known = {option.path[-1] for option in part_options("backbone", name)}
     classes = {"num_classes": len(data.classes)} if data.classes else {}
     wanted = classes | ({"null_class": True} if classes and config.label_dropout > 0 else {})
-    if given.values.get("low_res") is not None:
+    if parsed.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
     found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
     return {name: value for name, value in found.items() if name not in SOURCES}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import described, grey, opened
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import DataError, OptionError
@@ -90,38 +90,36 @@ LEVELS = ("num_steps", "train_spacing", "rescale_time")
 OF_SYSTEM = (*LEVELS, "data_shape", "bins")
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    of_data = {"num_classes": "that of the data", "data_shape": "that of the data", "bins": "that of the data"}
-    return CommandSpec(
-        {"Options": Options, "Training": TrainConfig, "Network": Classifier, "Noise levels": Noise},
-        {"data": None, "val": None, "schedule": "linear", "timesteps": "uniform"},
-        required=frozenset({"data"}),
-        config=True,
-        preset=("composition", "training"),
-        classifier=True,
-        without=WITHOUT,
-        defaults=of_data
-        | {"lr": "0.0003", "weight_decay": "0.05", "ema": "none"}
-        | {"num_head_channels": f"{HEAD}, or fewer where that does not divide --channels; none with --num-heads"},
-    )
+_OF_DATA = {"num_classes": "that of the data", "data_shape": "that of the data", "bins": "that of the data"}
+SPEC = CommandSpec(
+    {"Options": Options, "Training": TrainConfig, "Network": Classifier, "Noise levels": Noise},
+    {"data": None, "val": None, "schedule": "linear", "timesteps": "uniform"},
+    required=frozenset({"data"}),
+    config=True,
+    preset=("composition", "training"),
+    classifier=True,
+    without=WITHOUT,
+    defaults=_OF_DATA
+    | {"lr": "0.0003", "weight_decay": "0.05", "ema": "none"}
+    | {"num_head_channels": f"{HEAD}, or fewer where that does not divide --channels; none with --num-heads"},
+)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Build the classifier and train it."""
-    options, config, recipe = given.make(Options), given.make(TrainConfig, **PUBLISHED), _network(given)
+    options, config, recipe = parsed.make(Options), parsed.make(TrainConfig, **PUBLISHED), _network(parsed)
     check_run_folder("--out", options.out)
-    _check_levels(options, given)
+    _check_levels(options, parsed)
     from diffkit.cli.commands.train import print_nothing, refuse_before_reading, way_to_classes
     from diffkit.cli.shared.recipe import Recipe
     from diffkit.runtime.distributed import launched
 
     refuse_before_reading(config, options.out, options.track)
-    if way := way_to_classes(given):
+    if way := way_to_classes(parsed):
         raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
     say, tell = (note, show) if launched().rank == 0 else (print_nothing, print_nothing)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = opened(given)
+    data = opened(parsed)
 
     import torch
 
@@ -129,44 +127,46 @@ def run(given: ParsedOptions) -> None:
     from diffkit.cli.shared.device import device_of_rank
     from diffkit.guidance import NoisyClassifier
 
-    system, noise = _levels(options, given, data), given.make(Noise)
+    system, noise = _levels(options, parsed, data), parsed.make(Noise)
     count = _count(noise, data)
     torch.manual_seed(config.seed)
     noisy = NoisyClassifier(system, recipe, count, noised=noise.noised, device=device_of_rank(options.device))
-    say(f"data: {described(data)}{grey(given, data)}\nclassifier: {noisy.extra_repr()}")
+    say(f"data: {described(data)}{grey(parsed, data)}\nclassifier: {noisy.extra_repr()}")
     if options.dry_run:
         tell(diffkit.training.dry_run(noisy, data, out=options.out, config=config, progress=True))
         return
-    written = Recipe(_recipe(noisy, recipe, config, given))
-    val = opened(given, "val") if "val" in given.parts else None
+    written = Recipe(_recipe(noisy, recipe, config, parsed))
+    val = opened(parsed, "val") if "val" in parsed.parts else None
     diffkit.train(noisy, data, out=options.out, val=val, config=config, track=[written, *options.track])
 
 
-def _network(given: ParsedOptions) -> Classifier:
+def _network(parsed: ParsedOptions) -> Classifier:
     """The classifier; its heads are as wide as the published ones, if that divides its width."""
-    if "num_heads" in given.values:
-        return given.make(Classifier, num_head_channels=None)
-    return given.make(Classifier, num_head_channels=math.gcd(HEAD, given.make(Classifier).channels))
+    if "num_heads" in parsed.values:
+        return parsed.make(Classifier, num_head_channels=None)
+    return parsed.make(Classifier, num_head_channels=math.gcd(HEAD, parsed.make(Classifier).channels))
 
 
-def _check_levels(options: Options, given: ParsedOptions) -> None:
+def _check_levels(options: Options, parsed: ParsedOptions) -> None:
     """Refuse levels that are named twice."""
     if options.system is None:
         return
-    named = [name for name in OF_SYSTEM if name in given.values] + (["schedule"] if "schedule" in given.chosen else [])
+    named = [name for name in OF_SYSTEM if name in parsed.values] + (
+        ["schedule"] if "schedule" in parsed.chosen else []
+    )
     if named:
         flags = ", ".join("--" + name.replace("_", "-") for name in named)
         raise OptionError(f"--system sets {flags} already; leave one of them out")
 
 
-def _levels(options: Options, given: ParsedOptions, data: Data) -> System:
+def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:
     """A system without a network, at the noise levels of the classifier."""
     import diffkit
 
-    slots: dict[str, Any] = {kind: (name, dict(more)) for kind, (name, more) in given.parts.items()}
+    slots: dict[str, Any] = {kind: (name, dict(more)) for kind, (name, more) in parsed.parts.items()}
     del slots["data"]
     slots.pop("val", None)
-    chosen = {name: given.values[name] for name in OF_SYSTEM if name in given.values}
+    chosen = {name: parsed.values[name] for name in OF_SYSTEM if name in parsed.values}
     found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | chosen
     if options.system is not None:
         guided = _without_network(options.system)
@@ -212,7 +212,7 @@ def _count(noise: Noise, data: Data) -> int:
     return len(data.classes)
 
 
-def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, given: ParsedOptions) -> str:
+def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, parsed: ParsedOptions) -> str:
     """Return what is in config.toml: ``system`` is spelled out as its levels."""
     from diffkit.cli.shared.recipe import sources_in, written
 
@@ -222,4 +222,4 @@ def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, giv
     values = {**trained, **attrs.asdict(recipe), **settings, **own}
     parts = {kind: (part["name"], part["options"]) for kind, part in noisy.spec()["parts"].items()}
     classes = (TrainConfig, Classifier, Noise)
-    return written("train-classifier", noisy.device, values, classes, parts, sources_in(given.parts))
+    return written("train-classifier", noisy.device, values, classes, parts, sources_in(parsed.parts))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.takes import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import Drawing, sampling_options
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.shared.drawing import Drawing, chosen, sampling_options
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note
 
@@ -42,17 +42,15 @@ class Options:
     noise_std: float = 0.05
 
 
-def takes() -> CommandSpec:
-    """Return the options."""
-    return CommandSpec(
-        {"Options": Options, "Drawing": Drawing},
-        {"sampler": None, "guidance": None},
-        config=True,
-        defaults={"sampler": "ddim"},
-    )
+SPEC = CommandSpec(
+    {"Options": Options, "Drawing": Drawing},
+    {"sampler": None, "guidance": None},
+    config=True,
+    defaults={"sampler": "ddim"},
+)
 
 
-def run(given: ParsedOptions) -> None:
+def run(parsed: ParsedOptions) -> None:
     """Draw the large pictures and write them."""
     import torch
     from torch.nn.functional import interpolate
@@ -60,19 +58,19 @@ def run(given: ParsedOptions) -> None:
     from diffkit.cli.shared import tasks
     from diffkit.tasks import solve
 
-    options, drawing = given.make(Options), given.make(Drawing)
+    options, drawing = parsed.make(Options), parsed.make(Drawing)
     drawing.check()
     method = _method(options)
-    how = sampling_options(given)
-    saved = tasks.load(options.run, drawing.device, given.parts.get("guidance"))
+    how = sampling_options(parsed)
+    saved = tasks.load(options.run, drawing.device, parsed.parts.get("guidance"))
     pictures = _small(options, saved.system.data_shape)
     found = solve(
         saved.system,
         pictures.images.repeat_interleave(drawing.n, 0),
         method,
-        steps=drawing.steps,
         seed=drawing.seed,
         batch_size=drawing.batch_size,
+        **chosen(steps=drawing.steps),
         **how,
         **tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
     )

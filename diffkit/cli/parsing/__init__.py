@@ -1,1 +1,1 @@
-"""From the words of a command line and a config file to typed options."""
+"""From the words of a command line and a config file to typed options, by cyclopts."""

@@ -1,62 +1,194 @@
-"""Options from a TOML file, strictly: every fault is reported, each with its place.
+"""Options that lie beneath those of the command line: a published preset, and over it a TOML file.
 
 num_steps = 4000
 
 [schedule]
 name = "cosine"
 s = 0.008
+
+They are read strictly: every fault is reported, each with its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import attrs
-from cattrs import ClassValidationError, Converter
-from cattrs.errors import ForbiddenExtraKeysError
-from cattrs.gen import make_dict_structure_fn, override
+from attrs import frozen
 
 from diffkit.cli.parsing.options import Option
-from diffkit.cli.parsing.values import accept, toml
-from diffkit.errors import OptionError, did_you_mean, nearest
+from diffkit.cli.parsing.parts import named_in_table, named_on_line
+from diffkit.cli.parsing.spec import CommandSpec
+from diffkit.cli.parsing.spelling import toml_spelling
+from diffkit.cli.parsing.values import check_path, conform, read, toml
+from diffkit.errors import Message, OptionError, Setting, Spelling, did_you_mean, joined, nearest
+from diffkit.presets import preset
+from diffkit.runtime.strict_json import parse_toml, read_bytes
+from diffkit.training.config import RETIRED
 
-_UNSET = object()
 _FEW = 3
 """Unknown options that are each compared with those there are."""
 
 
-def check(
-    config: Mapping[str, Any], options: Sequence[Option], place: str = "", label: Callable[[str], str] = str
-) -> dict[str, Any]:
-    """Return the options of a table by key, with their final types.
+@frozen
+class Layer:
+    """Options from one place.
 
-    Args:
-        config: A table; parts are names or tables within it.
-        options: Every option there is.
-        place: Put before the faults, such as the name of the file.
-        label: Name of a key's option in the faults.
+    Attributes:
+        place: Its name in messages.
+        table: As a TOML file has them: parts are names, or tables with a name.
+    """
+
+    place: str
+    table: Mapping[str, Any]
+
+    def names(self, kinds: Collection[str]) -> dict[str, str]:
+        """Return the part names it has, by kind."""
+        return named_in_table(self.table, kinds)
+
+
+def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
+    """Return what ``--preset`` and ``--config`` name on a command line, the lower one first.
+
+    Raises:
+        OptionError: The file cannot be read.
+        UnknownComponentError: There is no such preset.
+    """
+    named = named_on_line(words, ["preset", "config"])
+    found = [_from_preset(named["preset"], spec)] if "preset" in named and spec.preset else []
+    return found + ([_from_file(named["config"])] if "config" in named and spec.config else [])
+
+
+def _from_preset(name: str, spec: CommandSpec) -> Layer:
+    chosen = preset(name)
+    if spec.classifier and not chosen.classifier:
+        raise OptionError(f"preset {name!r} is a system, not a classifier; diffkit list presets shows those that are")
+    if chosen.classifier and not spec.classifier:
+        raise OptionError(f"preset {name!r} is a classifier, which guides sampling; diffkit train-classifier takes it")
+    tables = [getattr(chosen, field) for field in spec.preset]
+    return Layer(f"preset {name}", {key: value for table in tables for key, value in table.items()})
+
+
+def _from_file(word: str) -> Layer:
+    try:
+        check_path(path := read(word, Path))
+        found = {key: value for key, value in parse_toml(read_bytes(path)).items() if key not in RETIRED}
+        return Layer(str(path), found)
+    except OptionError as error:
+        raise OptionError(f"--config {error}") from error
+    except OSError as error:
+        raise OptionError(f"cannot read {word}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise OptionError(f"{word} is not a TOML file: {error}") from error
+
+
+# ---- checking --------------------------------------------------------------------------------------------------------
+
+
+def check_table(layer: Layer, options: Sequence[Option]) -> dict[str, Any]:
+    """Return the options of a layer by key, as their types.
+
     Raises:
         OptionError: One or more faults: unknown keys, wrong types, values out of range.
     """
-    kinds = {option.path[0] for option in options if len(option.path) == 2}
-    slots = kinds | {option.path[0] for option in options if option.chooses}
-    converter = Converter(forbid_extra_keys=True)
-    structure = {kind: _slot_hook(kind, _of_part(kind, options), converter) for kind in slots}
-    own = [option for option in options if len(option.path) == 1]
-    cls = _shadow("Config", own, structure, converter)
+    slots = {option.path[0] for option in options if option.chooses}
+    known, faults = {option.key: option for option in options}, list[Message]()
+    flat = dict(_flat(layer.table, slots, faults))
+    found = checked({key: value for key, value in flat.items() if key in known}, options, conform, faults)
+    for part in ("", *slots):
+        start = f"{part}." if part else ""
+        unknown = [key for key in flat if key not in known and key.rpartition(".")[0] == part]
+        if unknown:
+            among = [key.removeprefix(start) for key in known if key.rpartition(".")[0] == part]
+            faults.append(Message(_unknown(sorted(key.removeprefix(start) for key in unknown), among, start)))
+    refuse(faults, toml_spelling, layer.place)
+    return found
+
+
+def checked(
+    values: Mapping[str, Any], options: Sequence[Option], convert: Callable[[Any, Any], Any], faults: list[Message]
+) -> dict[str, Any]:
+    """Return values as the fields of their options take them; what is wrong is added to the faults.
+
+    Args:
+        values: Key -> value.
+        options: Every option there is.
+        convert: Called with a value and its type first.
+        faults: Receives a message for each value that is wrong.
+    """
+    known, found = {option.key: option for option in options}, {}
+    for key, value in values.items():
+        option = known[key]
+        try:
+            found[key] = _validated(option, convert(value, option.kind))
+        except OptionError as error:
+            between = " " if str(error).startswith("must ") else ": "
+            text = error.message if error.option else Message(Setting(option.path[-1]), between, str(error))
+            faults.append(text.of(option.path[0] if option.path[1:] else ""))
+    return found
+
+
+def refuse(faults: Sequence[Message], spelling: Spelling | None = None, place: str = "") -> None:
+    """Raise one `OptionError` for all faults, if there are any."""
+    if not faults:
+        return
+    text = joined("\n  ", [f"{len(faults)} faults:", *faults] if faults[1:] else faults)
+    message = Message(text.spelled(spelling)) if spelling else text
+    raise OptionError(Message(f"{place}: " if place else "", message))
+
+
+def _flat(table: Mapping[str, Any], slots: Collection[str], faults: list[Message]) -> Iterator[tuple[str, Any]]:
+    """Option key -> value; a part's name goes by its kind."""
+    for key, value in table.items():
+        if key not in slots or isinstance(value, str):
+            yield key, value
+        elif not isinstance(value, Mapping):
+            faults.append(Message(Setting(key), f" must be a name or a table with a name, got {value!r}"))
+        elif "name" not in value:
+            faults.append(Message(Setting(key), " needs a name"))
+        else:
+            yield key, value["name"]
+            yield from ((f"{key}.{name}", each) for name, each in value.items() if name != "name")
+
+
+def _validated(option: Option, value: Any) -> Any:
+    """A value after the converter and validator of the option's own field."""
+    check_path(value)
+    field = option.field
+    if field is None:
+        return value
+    value = field.converter(value) if callable(field.converter) else value
     try:
-        found = converter.structure(dict(config), cls)
-    except ClassValidationError as error:
-        faults = list(_faults(error, "", options, label))
-        raise OptionError(_report(faults, place)) from error
-    return _flat(found)
+        if field.validator is not None:
+            field.validator(None, field, value)
+    except OptionError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise OptionError(str(error.args[0]) if error.args else str(error)) from error
+    except AttributeError:
+        pass  # a validator that reads other options: it runs again when the part is made
+    return value
+
+
+def _unknown(keys: Sequence[str], known: Sequence[str], start: str) -> str:
+    """One line for all unknown keys of a table; where they are many, the table is for something else."""
+    if len(keys) == 1:
+        fault = f"{start}{keys[0]} is not an option{did_you_mean(keys[0], known)}"
+    else:
+        near = [repr(each) for key in keys if (each := nearest(key, known))] if len(keys) <= _FEW else []
+        fault = f"{', '.join(start + key for key in keys)} are not options"
+        fault += f"; did you mean {' and '.join(near)}?" if near else ""
+    return f"{fault} (known: {', '.join(known)})"
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def written(
     values: Mapping[str, Any], parts: Mapping[str, tuple[str, Mapping[str, Any]]], later: Mapping[str, str]
 ) -> str:
-    """Return options as TOML text that `check` reads back.
+    """Return options as TOML text that `check_table` reads back.
 
     Args:
         values: Name -> value.
@@ -69,126 +201,3 @@ def written(
         lines += ["", f"[{kind}]", f"name = {toml(name)}"]
         lines += [f"{key} = {toml(value)}" for key, value in chosen.items()]
     return "\n".join(lines).strip() + "\n"
-
-
-def _of_part(kind: str, options: Sequence[Option]) -> list[Option]:
-    return [option for option in options if len(option.path) == 2 and option.path[0] == kind]
-
-
-def _shadow(name: str, options: Sequence[Option], hooks: Mapping[str, Any], converter: Converter) -> type[Any]:
-    """A class with these options as fields, all optional, with a strict hook for each."""
-    fields = {option.path[-1]: attrs.field(default=_UNSET) for option in options}
-    cls = attrs.make_class(name, fields)
-    strict: dict[str, Any] = {
-        option.path[-1]: override(struct_hook=hooks.get(option.path[-1]) or _option_hook(option)) for option in options
-    }
-    converter.register_structure_hook(
-        cls, make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **strict)
-    )
-    return cls
-
-
-def _option_hook(option: Option) -> Any:
-    """Type, then the converter and validator of the part's own field."""
-
-    def hook(value: Any, _: Any) -> Any:
-        value = accept(value, option.kind)
-        field = option.field
-        if field is None:
-            return value
-        value = field.converter(value) if callable(field.converter) else value
-        if field.validator is not None:
-            _validate(field, value)
-        return value
-
-    return hook
-
-
-def _validate(field: Any, value: Any) -> None:
-    try:
-        field.validator(None, field, value)
-    except OptionError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise OptionError(str(error.args[0]) if error.args else str(error)) from error
-    except AttributeError:
-        return  # a validator that reads other options: it runs again when the part is made
-
-
-def _slot_hook(kind: str, options: Sequence[Option], converter: Converter) -> Any:
-    """A part as a name, or as a table with its name and options."""
-    name = Option(("name",), str, None, "", "")
-    cls = _shadow(kind, [name, *options], {}, converter)
-
-    def hook(value: Any, _: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if not isinstance(value, Mapping):
-            raise OptionError(f"must be a name or a table with a name, got {value!r}")
-        if "name" not in value:
-            raise OptionError("needs a name")
-        return _set(converter.structure(dict(value), cls))
-
-    return hook
-
-
-def _set(shadow: Any) -> dict[str, Any]:
-    values = attrs.asdict(shadow, recurse=False)
-    return {name: value for name, value in values.items() if value is not _UNSET}
-
-
-def _flat(found: Any) -> dict[str, Any]:
-    """Option key -> value; a part's name goes by its kind."""
-    flat: dict[str, Any] = {}
-    for key, value in _set(found).items():
-        if isinstance(value, dict) and "name" in value:
-            flat[key] = value["name"]
-            flat |= {f"{key}.{option}": each for option, each in value.items() if option != "name"}
-        else:
-            flat[key] = value
-    return flat
-
-
-def _faults(
-    error: ClassValidationError, path: str, options: Sequence[Option], label: Callable[[str], str]
-) -> Iterator[str]:
-    """One line for each fault, with its path."""
-    noted, others = error.group_exceptions()
-    for exception, note in noted:
-        key = f"{path}{note.name}"
-        if isinstance(exception, ClassValidationError):
-            yield from _faults(exception, f"{key}.", options, label)
-        else:
-            yield _placed(key, str(exception), label(key))
-    for exception in others:
-        if not isinstance(exception, ForbiddenExtraKeysError):
-            raise exception
-        known = [o.key[len(path) :] for o in options if o.key.startswith(path) and "." not in o.key[len(path) :]]
-        yield _unknown(sorted(exception.extra_fields), known, lambda key: label(path + key))
-
-
-def _unknown(keys: Sequence[str], known: Sequence[str], label: Callable[[str], str]) -> str:
-    """One line for all unknown keys of a table; where they are many, the table is for something else."""
-    if len(keys) == 1:
-        fault = f"{label(keys[0])} is not an option{did_you_mean(keys[0], known)}"
-    else:
-        near = [repr(each) for key in keys if (each := nearest(key, known))] if len(keys) <= _FEW else []
-        fault = f"{', '.join(map(label, keys))} are not options"
-        fault += f"; did you mean {' and '.join(near)}?" if near else ""
-    return f"{fault} (known: {', '.join(known)})"
-
-
-def _placed(key: str, text: str, label: str) -> str:
-    """``s must be >= 0`` becomes ``schedule.s must be >= 0``."""
-    name = key.rpartition(".")[2]
-    if text.startswith(f"each of {name} "):
-        return f"each of {label} {text.removeprefix(f'each of {name} ')}"
-    rest = text.removeprefix(name).lstrip()
-    return f"{label} {rest}" if rest.startswith(("must ", "needs ")) else f"{label}: {rest}"
-
-
-def _report(faults: Sequence[str], place: str) -> str:
-    place = f"{place}: " if place else ""
-    if len(faults) == 1:
-        return place + faults[0]
-    return "\n  ".join([f"{place}{len(faults)} faults:", *faults])

@@ -34,6 +34,7 @@ class Option:
         short: A one-letter name such as "-n".
         metavar: Name of its value in the help, if not its type.
         chooses: It chooses what fills a slot, which has options of its own.
+        special: It is of the parser, such as ``--config``, not of the command.
         field: The attrs field with converter and validator, if there is one.
     """
 
@@ -47,6 +48,7 @@ class Option:
     short: str = ""
     metavar: str = ""
     chooses: bool = False
+    special: bool = False
     field: Any = attrs.field(default=None, eq=False, repr=False)
 
     @property

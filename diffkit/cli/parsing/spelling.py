@@ -1,4 +1,4 @@
-"""The options of an error as the command line spells them: ``num_steps=10`` is ``--num-steps 10`` there."""
+"""The options of an error as each surface spells them: ``num_steps=10`` is ``--num-steps 10`` on a command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffkit.cli.parsing.options import Option, spelled
-from diffkit.cli.parsing.values import is_flag, shown
+from diffkit.cli.parsing.values import is_flag, shown, toml
 from diffkit.errors import UNSET, DiffkitError, Message, Setting
 
 
@@ -26,6 +26,12 @@ def in_flags(message: Message, options: Sequence[Option]) -> Message:
     named = {option.path: option for option in options}
     pieces = ((_setting(piece, named) if isinstance(piece, Setting) else piece) for piece in message.pieces)
     return Message(*pieces)
+
+
+def toml_spelling(setting: Setting) -> str:
+    """Return ``num_steps = 10``, or ``schedule.s``, as a file has it."""
+    name = f"{setting.part}.{setting.option}" if setting.part else setting.option
+    return name if setting.value is UNSET else f"{name} = {toml(setting.value)}"
 
 
 def _setting(setting: Setting, named: Mapping[tuple[str, ...], Option]) -> str | Setting:

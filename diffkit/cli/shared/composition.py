@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from diffkit.cli.parsing.takes import ParsedOptions
+from diffkit.cli.parsing.spec import ParsedOptions
 
 PARTS: Mapping[str, str | None] = {
     "schedule": "linear",
@@ -18,6 +18,7 @@ PARTS: Mapping[str, str | None] = {
     "timesteps": "uniform",
     "sampler": "ancestral",
     "backbone": "unet",
+    "decoder": None,
 }
 SOURCES = ("data", "val")
 """Slots of a training command that are not parts of the system."""
@@ -34,7 +35,7 @@ class Composition:
         rescale_time: Condition the network on (k - 1) 1000 / T, so that it means the same at any T.
         clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring; true for binned data.
         bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit, none is continuous data. In a file, a
-            table sets all options of diffkit.parts.decoders.Binned.
+            table sets all options of the decoder "binned".
     """
 
     data_shape: tuple[int, ...] = (3, 64, 64)
@@ -45,8 +46,10 @@ class Composition:
     bins: int | Mapping[str, Any] | None = 256
 
 
-def keywords(given: ParsedOptions, **from_data: Any) -> dict[str, Any]:
-    """Return keywords for `diffkit.compose`: the options given, and ``from_data`` for others."""
+def keywords(parsed: ParsedOptions, **from_data: Any) -> dict[str, Any]:
+    """Return keywords for `diffkit.compose`: the options parsed, and ``from_data`` for others."""
     names = [field.name for field in attrs.fields(Composition)]
-    chosen = {name: given.values[name] for name in names if name in given.values}
-    return {kind: (name, dict(options)) for kind, (name, options) in given.parts.items()} | from_data | chosen
+    chosen = {name: parsed.values[name] for name in names if name in parsed.values}
+    if "decoder" in parsed.parts:  # which knows the number of values
+        from_data.pop("bins", None)
+    return {kind: (name, dict(options)) for kind, (name, options) in parsed.parts.items()} | from_data | chosen

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diffkit.cli.parsing.slots import part_options
-from diffkit.cli.parsing.takes import ParsedOptions
+from diffkit.cli.parsing.parts import part_options
+from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.errors import within
 
 if TYPE_CHECKING:
@@ -16,27 +16,27 @@ LOOKED_AT = 64
 """Number of pictures that are checked for colour."""
 
 
-def opened(given: ParsedOptions, kind: str = "data", low_res: tuple[int, ...] | None = None) -> Data:
-    """Return the data that was chosen, with small images if ``low_res`` is given.
+def opened(parsed: ParsedOptions, kind: str = "data", low_res: tuple[int, ...] | None = None) -> Data:
+    """Return the data that was chosen, with small images if ``low_res`` is parsed.
 
     Args:
-        given: The options of the command.
+        parsed: The options of the command.
         kind: "data" or "val".
         low_res: Size of the small images.
     """
     from diffkit.data import LowRes
 
-    source = source_of(given, kind)
+    source = source_of(parsed, kind)
     with within(kind):
         data = source.open()
     return data if low_res is None else LowRes(data, low_res)
 
 
-def source_of(given: ParsedOptions, kind: str = "data") -> Source:
+def source_of(parsed: ParsedOptions, kind: str = "data") -> Source:
     """Return where the data comes from that was chosen, with nothing read."""
     from diffkit.data.loading import source_for
 
-    source, options = given.parts[kind]
+    source, options = parsed.parts[kind]
     with within(kind):
         return source_for(source, **options)
 
@@ -53,9 +53,9 @@ def described(data: Data) -> str:
     return f"{len(data)} examples of {'x'.join(map(str, data.shape))}, {values}{classes}{small_size}"
 
 
-def grey(given: ParsedOptions, data: Data) -> str:
+def grey(parsed: ParsedOptions, data: Data) -> str:
     """Return a hint if pictures are read in colour by default, but are grey; else an empty string."""
-    source, options = given.parts["data"]
+    source, options = parsed.parts["data"]
     known = {option.path[-1] for option in part_options("data", source)}
     if "channels" not in known or "channels" in options or data.shape[0] != 3:
         return ""

@@ -14,7 +14,7 @@ from diffkit.options import integer
 from diffkit.registry import canonical
 
 if TYPE_CHECKING:
-    from diffkit.cli.parsing.takes import ParsedOptions
+    from diffkit.cli.parsing.spec import ParsedOptions
 
 MOST = 10_000
 """Variants of a picture at most: they are all in memory, and in one overview."""
@@ -58,12 +58,17 @@ STEPS: Mapping[str, str] = {"steps": "50, or all if there are fewer"}
 """Words for the default of `diffkit.tasks.invert`."""
 
 
-def sampling_options(given: ParsedOptions) -> dict[str, Any]:
+def chosen(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the others have the system's defaults."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def sampling_options(parsed: ParsedOptions) -> dict[str, Any]:
     """Return the sampler and the guidance that were chosen, as `System.sample` takes them."""
     from diffkit.cli.shared.guidance import refuse_folders
 
-    slot = given.parts.get("guidance")
+    slot = parsed.parts.get("guidance")
     refuse_folders(slot)
-    if slot is not None and canonical(slot[0]) == "cfg" and not given.values.get("classes"):
+    if slot is not None and canonical(slot[0]) == "cfg" and not parsed.values.get("classes"):
         raise OptionError("--guidance cfg has no effect without a class; name one with --classes")
-    return {"sampler": given.parts.get("sampler"), "guidance": slot}
+    return {"sampler": parsed.parts.get("sampler"), **chosen(guidance=slot)}

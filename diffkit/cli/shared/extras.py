@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from diffkit.cli.parsing.takes import ParsedOptions
+from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.shared.data import source_of
 from diffkit.errors import DiffkitError, MissingExtraError
 from diffkit.runtime.run_layout import SPEC
@@ -40,9 +40,9 @@ _PICTURES = ("edit", "inpaint", "interpolate", "invert", "upscale")
 _BY_TORCHMETRICS = {"fid", "sfid", "kid"}
 
 
-def check_extras(name: str, given: ParsedOptions) -> None:
+def check_extras(name: str, parsed: ParsedOptions) -> None:
     """Raise `MissingExtraError`, which names all of them, if a command needs extras that are not installed."""
-    wanted = dict(_wanted(name, given))
+    wanted = dict(_wanted(name, parsed))
     missing = {extra: purpose for extra, purpose in wanted.items() if not _is_there(extra)}
     if "inception" in missing:
         missing.pop("metrics", None)  # which it brings
@@ -55,18 +55,18 @@ def _is_there(extra: str) -> bool:
     return all(sys.modules.get(module) or find_spec(module) for module in MODULES[extra])
 
 
-def _wanted(name: str, given: ParsedOptions) -> Iterator[tuple[str, str]]:
+def _wanted(name: str, parsed: ParsedOptions) -> Iterator[tuple[str, str]]:
     """Extra and what it is needed for."""
-    values = given.values
-    yield from _of_data(given)
+    values = parsed.values
+    yield from _of_data(parsed)
     if values.get("plot") is not None:
         yield "plot", "a plot"
     if name in _PICTURES or (name == "sample" and set(values.get("format", ("png",))) & {"png", "grid"}):
         yield "train", "writing PNG files"
     if name in ("train", "train-classifier"):
-        yield from _of_training(given)
+        yield from _of_training(parsed)
     if name == "evaluate":
-        yield from _of_measuring(given)
+        yield from _of_measuring(parsed)
     if name == "nll" and values.get("ode"):
         yield "ode", "the flow ODE"
     if name == "report":
@@ -75,36 +75,36 @@ def _wanted(name: str, given: ParsedOptions) -> Iterator[tuple[str, str]]:
         yield "demo", "the demo"
 
 
-def _of_data(given: ParsedOptions) -> Iterator[tuple[str, str]]:
+def _of_data(parsed: ParsedOptions) -> Iterator[tuple[str, str]]:
     for kind in ("data", "val"):
-        if kind not in given.parts:
+        if kind not in parsed.parts:
             continue
         try:
-            source = source_of(given, kind)
+            source = source_of(parsed, kind)
         except DiffkitError:  # the command reports it when it opens the data
             continue
         if wanted := _SOURCES.get(type(source).__name__):
             yield wanted
 
 
-def _of_training(given: ParsedOptions) -> Iterator[tuple[str, str]]:
-    for tracker in given.values.get("track", ()):
+def _of_training(parsed: ParsedOptions) -> Iterator[tuple[str, str]]:
+    for tracker in parsed.values.get("track", ()):
         if tracker in _TRACKERS:
             yield tracker, _TRACKERS[tracker]
-    if given.values.get("preview_every") is not None:
+    if parsed.values.get("preview_every") is not None:
         yield "train", "drawing previews"
 
 
-def _of_measuring(given: ParsedOptions) -> Iterator[tuple[str, str]]:
-    extractor = given.values.get("extractor", "inception")
+def _of_measuring(parsed: ParsedOptions) -> Iterator[tuple[str, str]]:
+    extractor = parsed.values.get("extractor", "inception")
     if extractor == "inception":
         yield "inception", "the Inception network"
     if extractor == "digits":
         yield "demo", "the digits data"
-    samples: Path | None = given.values.get("samples")
+    samples: Path | None = parsed.values.get("samples")
     if samples is None:
         return
-    if _BY_TORCHMETRICS & set(given.values.get("metrics") or _BY_TORCHMETRICS):
+    if _BY_TORCHMETRICS & set(parsed.values.get("metrics") or _BY_TORCHMETRICS):
         yield "metrics", "FID and KID"
     if samples.is_dir() and not (samples / SPEC).is_file():
         yield "train", "reading image files"

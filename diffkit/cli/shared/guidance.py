@@ -117,10 +117,13 @@ def refuse_folders(slot: Slot) -> None:
 
 def described(guidance: Guidance | None) -> str | None:
     """Return words that stand for a guidance, its networks' weights included."""
-    if guidance is None or not guidance.networks:
+    from diffkit.system.guidance import networks_of
+
+    networks = () if guidance is None else networks_of([guidance])
+    if not networks:
         return None if guidance is None else repr(guidance)
     values = {field.name: getattr(guidance, field.name) for field in attrs.fields(type(guidance))}  # type: ignore[arg-type]  # every guidance is an attrs class
-    options = ", ".join(f"{name}={_weights(v) if v in guidance.networks else repr(v)}" for name, v in values.items())
+    options = ", ".join(f"{name}={_weights(v) if v in networks else repr(v)}" for name, v in values.items())
     return f"{type(guidance).__name__}({options})"
 
 

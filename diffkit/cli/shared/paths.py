@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from diffkit.cli.parsing.options import spelled
-from diffkit.cli.parsing.takes import ParsedOptions
+from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.errors import OptionError
 
 
@@ -42,15 +42,15 @@ _READ = ("run", "samples", "pictures", "source", "first", "second", "file")
 _READ_BY_FLAG = ("reference", "weights", "low_res", "mask")
 
 
-def check_not_its_own_input(given: ParsedOptions) -> None:
+def check_not_its_own_input(parsed: ParsedOptions) -> None:
     """Raise `OptionError` if --overwrite would let a command overwrite its own input."""
-    if not given.values.get("overwrite"):
+    if not parsed.values.get("overwrite"):
         return
-    read = {name.upper(): given.values.get(name) for name in _READ}
-    read |= {spelled((name,)): given.values.get(name) for name in _READ_BY_FLAG}
-    read |= {f"--{kind}": _read_as_data(given.parts[kind][0]) for kind in ("data", "val") if kind in given.parts}
+    read = {name.upper(): parsed.values.get(name) for name in _READ}
+    read |= {spelled((name,)): parsed.values.get(name) for name in _READ_BY_FLAG}
+    read |= {f"--{kind}": _read_as_data(parsed.parts[kind][0]) for kind in ("data", "val") if kind in parsed.parts}
     for name in _WRITTEN:
-        out = given.values.get(name)
+        out = parsed.values.get(name)
         for word, path in read.items():
             if isinstance(out, Path) and isinstance(path, Path) and _same(out, path):
                 raise OptionError(f"{spelled((name,))} {out} is what {word} reads; name another one")

@@ -11,7 +11,7 @@ import attrs
 
 from diffkit.cli.parsing import config as _config
 from diffkit.cli.parsing.options import Option, options_of
-from diffkit.cli.parsing.slots import part_options
+from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.shared.composition import PARTS, SOURCES, Composition
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.run_layout import RECIPE
@@ -72,7 +72,10 @@ def recipe(
     begun = {"init": None if init is None else str(init), "init_entry": init_entry}
     values = {**begun, "low_res": low_res, **attrs.asdict(config), **settings}
     spec = system.spec()["parts"]
-    parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS}
+    parts = {kind: (composition[kind][0], spec[kind]["options"]) for kind in PARTS if kind in spec}
+    if "decoder" in composition:
+        parts["decoder"] = composition["decoder"]
+        del values["bins"]
     return written("train", system.device, values, (TrainConfig, Composition), parts, sources_in(chosen))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Attribute, field, frozen
 
 from diffkit.data.sources._source import Source
-from diffkit.errors import OptionError, did_you_mean
+from diffkit.errors import OptionError, nearest
 from diffkit.options import choice, flag, integer, integers, number
 
 if TYPE_CHECKING:
@@ -31,9 +31,12 @@ def way_of_labels(instance: object, attribute: Attribute[Any], value: object) ->
     """Raise `OptionError` unless a value is a known source of classes."""
     if value in _WAYS or (isinstance(value, str) and Path(value).suffix.lower() in _TABLES):
         return
+    near = nearest(str(value), _WAYS)
     raise OptionError(
-        f"labels must be 'none', 'folders', 'prefix' or a .csv or .json file, got {value!r}"
-        f"{did_you_mean(str(value), _WAYS)}"
+        "must be 'none', 'folders', 'prefix' or a .csv or .json file",
+        option="labels",
+        value=value,
+        fix=() if near is None else {"labels": near},
     )
 
 

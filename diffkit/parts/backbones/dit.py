@@ -11,7 +11,7 @@ from diffkit.errors import Message, problem
 from diffkit.options import choice, flag, integer, number
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import refuse
-from diffkit.protocols import Backbone
+from diffkit.protocols import ConditionalBackbone
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 @registry("backbone").register("dit")
 @frozen
-class DiT(Backbone):
+class DiT(ConditionalBackbone):
     """Diffusion Transformer with adaLN-zero conditioning, for images.
 
     Data is (C, rows, columns) with any number of channels; sides are multiples of the patch and fixed once built.

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from diffkit.options import flag, integer
 from diffkit.parts.backbones._labels import label_count, null_conditions
-from diffkit.protocols import Backbone
+from diffkit.protocols import ConditionalBackbone
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @registry("backbone").register("mlp")
 @frozen
-class MLP(Backbone):
+class MLP(ConditionalBackbone):
     """Residual perceptron on flattened data, for points in the plane and tiny images.
 
     Data of any shape is taken, (2,) included, but its size is fixed once built.

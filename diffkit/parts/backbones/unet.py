@@ -12,7 +12,7 @@ from diffkit.errors import Message, OptionError
 from diffkit.options import choice, flag, integer, integers, number, numbers
 from diffkit.parts.backbones._labels import label_count, null_conditions
 from diffkit.parts.backbones._layout import Layout, refuse
-from diffkit.protocols import Backbone
+from diffkit.protocols import ConditionalBackbone, ResizableBackbone
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @registry("backbone").register("unet")
 @frozen
-class UNet(Backbone):
+class UNet(ConditionalBackbone, ResizableBackbone):
     """U-Net with attention at coarse levels, as in improved-diffusion and guided-diffusion (ADM).
 
     Data has one, two or three spatial axes, of any size that the levels can halve; of three axes only the inner two

@@ -11,7 +11,7 @@ from diffkit.errors import OptionError
 from diffkit.parts.guidance._linear import reach
 from diffkit.parts.guidance._pullback import row_gradient
 from diffkit.parts.guidance._step import TIME, X_START, X_T, mean_problems, step_columns
-from diffkit.protocols import Composition, Guidance, Level, Prediction
+from diffkit.protocols import Composition, ConditionalGuidance, Level, NetworkGuidance, Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ def check_function(instance: object, attribute: attrs.Attribute[Any], value: obj
         raise OptionError("must be a network or a function", option=attribute.name, value=value)
 
 
-class AlongGradient(Guidance):
+class AlongGradient(ConditionalGuidance, NetworkGuidance):
     """Base of guidance by a gradient: the options, and how the gradient moves an estimate.
 
     Attributes:

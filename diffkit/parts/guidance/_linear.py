@@ -15,7 +15,7 @@ from attrs import frozen
 from diffkit.errors import OptionError
 from diffkit.options import python_object
 from diffkit.parts.guidance._pullback import Pullback, value_and_pullback
-from diffkit.protocols import Conditions, Estimate, Evaluate, Guidance, Level
+from diffkit.protocols import ConditionalGuidance, Conditions, Estimate, Evaluate, Level
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def check_operator(instance: object, attribute: attrs.Attribute[Any], value: obj
 
 
 @frozen
-class Measured(Guidance):
+class Measured(ConditionalGuidance):
     """Guidance towards a measurement, which is an argument of `diffkit.tasks.solve`.
 
     Attributes:

@@ -14,7 +14,18 @@ from diffkit.errors import OptionError
 from diffkit.options import number, python_object
 from diffkit.parts.guidance._networks import networks_among
 from diffkit.parts.guidance._weight import extrapolate, interval, outside
-from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level, Model
+from diffkit.protocols import (
+    BindableGuidance,
+    Composition,
+    Conditions,
+    Estimate,
+    Evaluate,
+    Guidance,
+    IntervalGuidance,
+    Level,
+    Model,
+    NetworkGuidance,
+)
 from diffkit.registry import registry
 from diffkit.table import Coefs
 
@@ -29,7 +40,7 @@ def _check_model(instance: object, attribute: attrs.Attribute[Any], value: objec
 
 @registry("guidance").register("autoguidance")
 @frozen
-class Autoguidance(Guidance):
+class Autoguidance(NetworkGuidance, BindableGuidance, IntervalGuidance):
     """``x_start = worse + scale (network - worse)``: estimates of the network and of a worse one of its kind.
 
     The worse one is smaller or trained for a shorter time, on the same data, levels and prediction, and is called with

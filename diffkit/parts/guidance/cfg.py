@@ -14,7 +14,17 @@ from diffkit.errors import OptionError
 from diffkit.options import flag, number
 from diffkit.parts.guidance._together import evaluate_together, joint_problem
 from diffkit.parts.guidance._weight import extrapolate, interval, outside
-from diffkit.protocols import Composition, Conditions, Estimate, Evaluate, Guidance, Level
+from diffkit.protocols import (
+    BindableGuidance,
+    Composition,
+    ConditionalGuidance,
+    Conditions,
+    Estimate,
+    Evaluate,
+    Guidance,
+    IntervalGuidance,
+    Level,
+)
 from diffkit.registry import registry
 from diffkit.table import Coefs
 
@@ -38,7 +48,7 @@ def _comparable(null: Any) -> Any:
 
 @registry("guidance").register("cfg")
 @frozen
-class ClassifierFree(Guidance):
+class ClassifierFree(ConditionalGuidance, BindableGuidance, IntervalGuidance):
     """``x_start = without + scale (with - without)``: estimates with the condition and with the null condition.
 
     Both are of x_start, which is the same as guiding eps or v; a learned variance is that of the estimate with the

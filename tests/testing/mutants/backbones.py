@@ -10,7 +10,7 @@ from torch import nn
 
 from diffkit.errors import OptionError
 from diffkit.parts.backbones._embedding import timestep_embedding
-from diffkit.protocols import Backbone
+from diffkit.protocols import Backbone, ConditionalBackbone
 from mutants import Mutant
 
 
@@ -189,7 +189,7 @@ class OddSides(Net):
 
 
 @frozen
-class WithNull(Recipe):
+class WithNull(Recipe, ConditionalBackbone):
     """A recipe that says what means "no context"."""
 
     network: Any = Context
@@ -199,7 +199,7 @@ class WithNull(Recipe):
 
 
 @frozen
-class NullLabel(Recipe):
+class NullLabel(Recipe, ConditionalBackbone):
     """A recipe that says which label means "no class"."""
 
     null: int = 3
@@ -209,7 +209,7 @@ class NullLabel(Recipe):
 
 
 @frozen
-class Counting(Recipe):
+class Counting(Recipe, ConditionalBackbone):
     """A recipe that says how many classes there are."""
 
     classes: int = 3

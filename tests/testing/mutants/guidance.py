@@ -8,12 +8,12 @@ import numpy as np
 from attrs import frozen
 
 from diffkit.options import number
-from diffkit.protocols import Estimate, Guidance, Prediction
+from diffkit.protocols import Estimate, IntervalGuidance, Prediction
 from mutants import Mutant
 
 
 @frozen
-class Away(Guidance):
+class Away(IntervalGuidance):
     """Away from no class, written out for labels of which 4 means none, above a level of noise."""
 
     neutral: ClassVar = ("scale", 1.0)

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from diffkit import OptionError
 from diffkit.options import choice, flag, integer, integers, number
-from diffkit.protocols import Backbone, Composition
+from diffkit.protocols import Backbone, Composition, ConditionalBackbone
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +99,7 @@ class DiffusersUNet2D(Backbone):
 
 
 @frozen
-class DiffusersDiT(Backbone):
+class DiffusersDiT(ConditionalBackbone):
     """``diffusers.DiTTransformer2DModel``, with the shape of the data filled in; labels are the condition ``y``.
 
     See its documentation for what the options mean; defaults are the same. The class of index num_embeds_ada_norm means

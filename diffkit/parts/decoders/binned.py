@@ -1,23 +1,23 @@
-"""Decoders: log-likelihood of data under the last Gaussian, for n-bit bins or continuous values."""
+"""Data on equally spaced values in [-1, 1], such as 8-bit images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from diffkit.errors import OptionError
-from diffkit.options import check_integer, choice, integer, number
+from diffkit.options import choice, integer, number
 from diffkit.protocols import Decoder
+from diffkit.registry import registry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@registry("decoder").register("binned")
 @frozen
-class Binned:
+class Binned(Decoder):
     """Data on equally spaced values in [-1, 1]; the likelihood of a value is that of its bin, the end bins open.
 
     ``P = Phi((x + h - mean) / std) - Phi((x - h - mean) / std)``, h half the spacing. The difference is taken in log
@@ -52,44 +52,6 @@ class Binned:
         edge = 1 - min(1e-3, half / 2)
         found = below.where(x_start < -edge, above.where(x_start > edge, between))
         return found.clamp(min=math.log(self.floor)) if self.floor else found
-
-
-@frozen
-class Continuous:
-    """Real-valued data (latents, points): the density itself.
-
-    Bits per dimension are then differential, and may be negative.
-    """
-
-    @property
-    def bins(self) -> None:
-        """Data may take any value."""
-        return None
-
-    @property
-    def bounded(self) -> bool:
-        """Data may be anything finite."""
-        return False
-
-    def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Log-density of x_start, nats."""
-        squared = (x_start - mean).square() * (-log_variance).exp()
-        return -0.5 * (squared + log_variance + math.log(2 * math.pi))
-
-
-def decoder_for(bins: int | Mapping[str, Any] | None) -> Decoder:
-    """Return the decoder of data with that many values, of `Binned` options, or of continuous data for None."""
-    if bins is None:
-        return Continuous()
-    if isinstance(bins, Mapping):
-        try:
-            return Binned(**bins)
-        except TypeError as error:
-            raise OptionError(f"bins as a mapping takes bins, cdf and floor: {error}") from error
-    try:
-        return Binned(check_integer("bins", bins, ge=2))
-    except OptionError as error:
-        raise OptionError(f"{error}; 256 is 8-bit data, None is continuous data") from error
 
 
 def _log_interval_tanh(centre: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:

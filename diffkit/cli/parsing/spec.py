@@ -13,16 +13,16 @@ T = TypeVar("T")
 
 @frozen
 class CommandSpec:
-    """The options that a command takes.
+    """The options of a command.
 
     Attributes:
         options: attrs classes whose fields are its options, under a heading each.
-        slots: Kinds of part (or "data") that can be chosen, each with the name taken by default (None: no part).
+        slots: Kinds of part (or "data") that can be chosen, each with the name of the default (None: no part).
         required: Slots that have to be filled.
         config: True if the options may also come from a file.
         preset: Which tables of a published configuration are its options too: "composition", "training".
         classifier: Its presets are those of classifiers, not of systems.
-        without: Options of these classes that it does not take, each with the reason.
+        without: Options of these classes that it does not have, each with the reason.
         defaults: Words for a default that depends on something, by option name.
     """
 
@@ -43,7 +43,7 @@ class ParsedOptions:
     Attributes:
         values: Every option that was set, by its name; options of parts are not among them.
         parts: Kind -> (name, options that were set), for each slot that holds a part.
-        chosen: Kinds whose part was named, not taken by default.
+        chosen: Kinds whose part was named, not the default.
     """
 
     values: Mapping[str, Any]

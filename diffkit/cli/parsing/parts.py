@@ -1,0 +1,109 @@
+"""What fills the slots of a command: parts of a kind, data, guidance. Each has a name and options of its own."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from attrs import NOTHING
+
+from diffkit import data
+from diffkit.cli.parsing.options import Option, options_of, spelled
+from diffkit.cli.shared.guidance import factory
+from diffkit.data.loading import registered_name, source_for
+from diffkit.errors import OptionError, did_you_mean
+from diffkit.registry import KINDS, canonical, registry
+
+_DATA = {
+    "data": "A folder or .zip of images, a .npz or .npy file, or a name.",
+    "val": "Held-out data to validate on, as for --data.",
+}
+"""Slots that data fills, with their help."""
+
+
+# ---- which are chosen ------------------------------------------------------------------------------------------------
+
+
+def named_on_line(words: Sequence[str], kinds: Collection[str]) -> dict[str, str]:
+    """Names on a command line: ``--schedule cosine`` or ``--schedule=cosine``; the first of each kind."""
+    found: dict[str, str] = {}
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        flag, equals, value = word.partition("=")
+        kind = flag.removeprefix("--")
+        if flag.startswith("--") and kind in kinds and (equals or following):
+            found.setdefault(kind, value if equals else following)
+    return found
+
+
+def named_in_table(table: Mapping[str, Any], kinds: Collection[str]) -> dict[str, str]:
+    """Names in a configuration: ``schedule = "cosine"`` or a table with a ``name``."""
+    slots = {kind: table.get(kind) for kind in kinds}
+    named = {kind: slot.get("name") if isinstance(slot, Mapping) else slot for kind, slot in slots.items()}
+    return {kind: name for kind, name in named.items() if isinstance(name, str)}
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise unless something has that name."""
+    if not name:
+        raise OptionError(f"{spelled((kind,))} needs a name; {_help(kind)}")
+    if kind not in _DATA or registered_name(name):
+        part_factory(kind, name)
+    elif not Path(name).is_dir() and not (Path(name).suffix in (".npz", ".npy", ".zip") and Path(name).is_file()):
+        source_for(name)  # raises if it is wrong
+
+
+# ---- their options ---------------------------------------------------------------------------------------------------
+
+
+def slot_options(kinds: Mapping[str, str | None], required: Collection[str] = ()) -> list[Option]:
+    """The options that choose what fills each slot."""
+    defaults = {kind: NOTHING if kind in required else default for kind, default in kinds.items()}
+    return [
+        Option((kind,), str, default, _help(kind), "Data" if kind in _DATA else "Parts", metavar="NAME", chooses=True)
+        for kind, default in defaults.items()
+    ]
+
+
+def part_factory(kind: str, name: str) -> Callable[..., Any]:
+    """Class or function of a name, imported; raises for one that is not there."""
+    if kind == "guidance":
+        return factory(name)
+    if kind not in _DATA:
+        return registry(kind).get(name)
+    if registered := registered_name(name):
+        return registry("data").get(registered)
+    return {".npz": data.File, ".npy": data.File, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
+
+
+def part_options(kind: str, name: str) -> list[Option]:
+    """The options of what fills a slot; imports that part and no other."""
+    found = options_of(part_factory(kind, name), (kind,), f"{kind} {name}")
+    return [option for option in found if kind not in _DATA or option.path[-1] != "path"]  # which is its name
+
+
+def lasting_options(kind: str, one: str, other: str) -> set[str]:
+    """Keys of the options of one that are meant for the other as well; none but for data."""
+    if kind not in _DATA:
+        return set()
+    both = {(o.key, o.kind) for o in part_options(kind, one)} & {(o.key, o.kind) for o in part_options(kind, other)}
+    return {key for key, value in both if Path not in (value, *typing.get_args(value))}
+
+
+def unknown_option(kind: str, name: str, word: str) -> str:
+    """Return the error text for an unknown option, with the built-in part that has it."""
+    own = [option.path[-1] for option in part_options(kind, name)]
+    text = f"{kind} {name!r} has no option {word!r}{did_you_mean(word, own)} (options: {', '.join(own) or 'none'})"
+    others = [n for n in _listed(kind) if n != canonical(name)] if kind in KINDS and KINDS[kind].slot else []
+    having = [n for n in others if word in {option.path[-1] for option in part_options(kind, n)}]
+    return f"{text}; {kind} {having[0]!r} has it: {spelled((kind,))} {having[0]}" if having else text
+
+
+def _help(kind: str) -> str:
+    return f"{_DATA.get(kind) or KINDS[kind].about} Built in: {', '.join(_listed(kind))}."
+
+
+def _listed(kind: str) -> Sequence[str]:
+    return registry("data").names() if kind in _DATA else registry(kind).built_in_names()

@@ -1,0 +1,143 @@
+"""The signature of a command for cyclopts, made from its options and those of the parts that were chosen."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any
+
+from attrs import NOTHING
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.exceptions import UnknownOptionError, UnusedCliTokensError
+
+from diffkit.cli.parsing.options import Option
+from diffkit.cli.parsing.values import has_word, is_flag, item_of, metavar, read
+from diffkit.errors import OptionError
+from diffkit.runtime.output import printable
+
+_UNSET = object()
+
+
+def sign(app: App, name: str, options: Sequence[Option], defaults: Mapping[str, str]) -> None:
+    """Give an application the signature of a command.
+
+    Args:
+        app: The application of the command.
+        name: The command.
+        options: Every option it has.
+        defaults: Words for a default that depends on something, by option key.
+    """
+    headings = list(dict.fromkeys(option.group for option in options))
+    arguments = [
+        _argument(option, defaults.get(option.key), headings.index(option.group))
+        for option in options
+        if is_flag(option.kind) or has_word(option.kind)  # others are for files only
+    ]
+
+    def command(*values: Any, **named: Any) -> None:
+        """Stand for the command; the values are read off its bound arguments."""
+
+    command.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+    command.__annotations__ = {argument.name: argument.annotation for argument in arguments}
+    command.__doc__ = None
+    app.default(command)
+    words = [_usage(option) for option in options if option.positional]
+    app.usage = " ".join(["Usage: diffkit", name, *words, "[OPTIONS]"])
+
+
+def parse(
+    app: App, words: Sequence[str], options: Sequence[Option], unknown: Callable[[str], str | None]
+) -> dict[str, Any]:
+    """Return what a command line sets: option key -> value.
+
+    Args:
+        app: The application, with its signature.
+        words: The words after the name of the command.
+        options: Every option it has.
+        unknown: Called with an unknown option such as "--schedule.ss"; returns its fault, or None for the usual text.
+    Raises:
+        OptionError: An unknown option, a missing or superfluous word, or a value of the wrong type.
+    """
+    keys = {option.identifier: option for option in options}
+    try:
+        _, bound, _ = app.parse_args(_with_values(words, options), print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        if isinstance(error.__cause__, OptionError) and error.argument is not None:
+            raise OptionError(str(error.__cause__), option=keys[error.argument.field_info.name].key) from error
+        flag = _unknown_flag(error)
+        raise OptionError((flag and unknown(flag)) or plain_text(error)) from error
+    return {keys[name].key: value for name, value in bound.arguments.items() if value is not _UNSET}
+
+
+def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
+    """The words, in which ``--flag true`` is ``--flag=true``: a switch of cyclopts takes no word after it."""
+    switches = {option.flag for option in options if is_flag(option.kind)}
+    bare = any(option.positional for option in options)  # any other word may be one that goes by its position
+    found: list[str] = list(words[:1])
+    for before, word in pairwise(words):
+        flag = before.replace("_", "-")
+        if (
+            "--" not in found
+            and flag in switches
+            and not word.startswith("-")
+            and (word in ("true", "false") or not bare)
+        ):
+            found[-1] = f"{flag}={word}"
+        else:
+            found.append(word)
+    return found
+
+
+def _argument(option: Option, default: str | None, order: int) -> inspect.Parameter:
+    switch, many = is_flag(option.kind), option.positional and item_of(option.kind) is not None
+    parameter = Parameter(
+        name=None if option.positional else [option.flag, *([option.short] if option.short else [])],
+        help=printable(_help(option, default)),
+        group=Group(printable(option.group), help=printable(option.group_help), sort_key=order + 1),
+        negative=option.negative if switch and option.default is not False else (),
+        show_default=False,
+        required=False,
+        metavar=None if switch else printable(option.metavar or metavar(option.kind)),
+        converter=None if switch else _reader(item_of(option.kind) if many else option.kind),
+        n_tokens=None if switch else 1,
+        accepts_keys=False,
+        allow_leading_hyphen=not switch and not option.positional,
+    )
+    annotation = Annotated[item_of(option.kind) if many else bool if switch else option.kind, parameter]
+    if many:
+        return inspect.Parameter(option.identifier, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
+    kind = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(option.identifier, kind, default=_UNSET, annotation=annotation)
+
+
+def _usage(option: Option) -> str:
+    word = option.flag if item_of(option.kind) is None else f"{option.flag}..."
+    return word if option.default is NOTHING else f"[{word}]"
+
+
+def _help(option: Option, default: str | None) -> str:
+    if option.default is NOTHING and default is None:
+        return option.help if option.positional else f"{option.help} [required]"
+    text = option.default_text if default is None else default
+    return f"{option.help} [default: {text}]" if text else option.help
+
+
+def _reader(kind: Any) -> Callable[[Any, Any], Any]:
+    """The converter of an option; cyclopts itself would pass its type without None."""
+    return lambda _, tokens: read(tokens[0].value, kind)
+
+
+def _unknown_flag(error: CycloptsError) -> str | None:
+    """The unknown option that an error is about, if it is."""
+    if isinstance(error, UnknownOptionError):
+        return (error.token.keyword or error.token.value).partition("=")[0].replace("_", "-")
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens and error.unused_tokens[0].startswith("-"):
+        return error.unused_tokens[0].partition("=")[0].replace("_", "-")
+    return None
+
+
+def plain_text(error: CycloptsError) -> str:
+    """The text of an error of cyclopts as ours are written."""
+    text = " ".join(str(error).split()).removesuffix(".")
+    return text[:1].lower() + text[1:]

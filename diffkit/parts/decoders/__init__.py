@@ -1,0 +1,1 @@
+"""Decoders, one registered name per file."""

@@ -1,0 +1,1 @@
+"""Spacings, one registered name per file."""

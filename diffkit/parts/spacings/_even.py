@@ -1,0 +1,68 @@
+"""Levels that are evenly spaced in some measure of noise."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffkit.errors import OptionError
+from diffkit.table import F64, ProcessTable
+
+
+def check_count(count: int, available: int, where: str = "the table") -> None:
+    """Raise `OptionError` unless there are that many levels."""
+    if count < 1:
+        raise OptionError("must be >= 1", option="steps", value=count)
+    if count > available:
+        raise OptionError(f"must be <= {available}, the number of levels of {where}", option="steps", value=count)
+
+
+def nearest(table: ProcessTable, log_snr: F64) -> tuple[int, ...]:
+    """Return the levels nearest to given log_snr, each level at most once, ascending.
+
+    Args:
+        table: The table.
+        log_snr: At most T values, in any order; -inf is level T.
+    """
+    targets = np.sort(np.asarray(log_snr, dtype=np.float64))[::-1]
+    known = np.where(np.isfinite(table.log_snr[1:]), table.log_snr[1:], np.finfo(np.float64).min)
+    found = [table.num_steps if np.isneginf(w) else 1 + int(np.argmin(np.abs(known - w))) for w in targets]
+    return distinct(found, table.num_steps)
+
+
+def distinct(levels: list[int], num_steps: int) -> tuple[int, ...]:
+    """Return the same number of distinct levels, each moved up and then down as little as possible."""
+    out = list(levels)
+    for i in range(1, len(out)):
+        out[i] = max(out[i], out[i - 1] + 1)
+    limit = num_steps
+    for i in reversed(range(len(out))):
+        out[i] = min(out[i], limit)
+        limit = out[i] - 1
+    return tuple(out)
+
+
+def even(measure: F64, count: int) -> tuple[int, ...]:
+    """Return levels that are even in a monotonic measure, from level 1 to T.
+
+    Args:
+        measure: Its values at levels 0..T, (T+1,); not finite at a level T without signal.
+        count: Number of levels.
+    """
+    num_steps = len(measure) - 1
+    check_count(count, num_steps)
+    if count == 1:
+        return (num_steps,)
+    values = measure[1:]
+    faint = not np.isfinite(values[-1])  # no signal at T: level T is included, and the others are even below it
+    inner = values[:-1] if faint else values
+    if count - faint <= 1 or len(inner) < 2:
+        return distinct([1, *[num_steps] * (count - 1)], num_steps)
+    targets = np.linspace(inner[0], inner[-1], count - faint)
+    found = [1 + int(np.argmin(np.abs(inner - w))) for w in targets]
+    return distinct(found + [num_steps] * faint, num_steps)
+
+
+def noise_ratio(table: ProcessTable) -> F64:
+    """Return sigma / alpha of levels 0..T."""
+    with np.errstate(over="ignore", divide="ignore"):
+        return np.asarray(np.exp(-table.log_snr / 2))

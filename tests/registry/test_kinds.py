@@ -1,0 +1,191 @@
+"""A part of each kind in a throw-away package: installed, listed, used by name in Python and on the command line,
+checked by the kit, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from textwrap import dedent
+
+import numpy as np
+import pytest
+import torch
+from registry_support import Site
+
+import diffkit
+from diffkit.__main__ import main
+from diffkit.errors import OptionError, SpecError
+from diffkit.registry import KINDS, describe, faults, refresh, registry
+from diffkit.system.saving import part_spec
+from diffkit.testing import check_component, report
+
+SMALL = dict(schedule="cosine", num_steps=12, data_shape=(1, 4, 4), backbone=("mlp", {"hidden": 8, "depth": 1}))
+
+SOURCES = {
+    "guidance": """
+        from typing import ClassVar
+        from attrs import frozen
+        from diffkit.options import number
+        from diffkit.protocols import Guidance
+
+        @frozen
+        class Part(Guidance):
+            neutral: ClassVar = ("scale", 1.0)
+
+            scale: float = number(0.5)
+
+            def guide(self, evaluate, x, level, conditions):
+                estimate = evaluate(x, level, conditions)
+                return estimate.with_x_start(self.scale * estimate.x_start)
+    """,
+    "spacing": """
+        from attrs import frozen
+        from diffkit.options import integer, number
+        from diffkit.protocols import LevelSpacing
+
+        @frozen
+        class Part(LevelSpacing):
+            count: int = integer(3, ge=1)
+            shift: float = number(0.0, ge=0)
+
+            def levels(self, table):
+                return sorted({max(1, table.num_steps - i - int(self.shift)) for i in range(self.count)})
+    """,
+    "decoder": """
+        from attrs import frozen
+        from diffkit.options import number
+        from diffkit.parts.decoders.continuous import Continuous
+        from diffkit.protocols import Decoder
+
+        @frozen
+        class Part(Decoder):
+            scale: float = number(1.0, gt=0)
+
+            @property
+            def bins(self):
+                return None
+
+            @property
+            def bounded(self):
+                return False
+
+            def log_prob(self, x_start, mean, log_variance):
+                return Continuous().log_prob(x_start, mean, log_variance + self.scale - 1)
+    """,
+}
+
+
+@pytest.fixture(params=SOURCES)
+def kind(request: pytest.FixtureRequest, site: Site) -> str:
+    """A kind, of which a package 'acme-KIND' offers a part 'acme'."""
+    name: str = request.param
+    site.module(f"acme_{name}", dedent(SOURCES[name]))
+    site.distribution(f"acme-{name}", f"[{KINDS[name].group}]\nacme = acme_{name}:Part\n", version="2.1")
+    refresh()
+    return name
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return out
+
+
+def test_it_is_listed_unimported_with_where_it_is_from(kind: str, site: Site, capsys: pytest.CaptureFixture[str]):
+    assert not faults()
+    assert ["acme", f"acme-{kind}", "2.1"] in [line.split()[:3] for line in command(capsys, "list", kind).splitlines()]
+    assert f"acme-{kind}" in describe(kind) and site.imported() == []
+
+
+def test_the_kit_checks_it(kind: str, capsys: pytest.CaptureFixture[str]):
+    results = check_component(kind, registry(kind).create("acme"))
+    assert all(result.ok for result in results), report(results)
+    assert sum(result.status == "passed" for result in results) > 9
+    assert f"{kind} acme: Part(" in command(capsys, "check", f"--{kind}", "acme", "--only", "contract")
+
+
+def test_its_spec_is_a_name_with_options_and_provenance(kind: str):
+    made = registry(kind).create("acme", **({"scale": 0.25} if kind != "spacing" else {"count": 3}))
+    spec = json.loads(json.dumps(part_spec(kind, made)))
+    assert (spec["name"], spec["origin"], spec["version"]) == ("acme", f"acme-{kind}", "2.1")
+    assert registry(kind).create(f"{spec['origin']}:{spec['name']}", **spec["options"]) == made
+
+
+def draw(**how: object) -> torch.Tensor:
+    torch.manual_seed(0)
+    return diffkit.compose(**SMALL).sample(2, steps=3, seed=0, progress=False, **how)
+
+
+def shown(folder: Path) -> np.ndarray:
+    with np.load(next(folder.glob("*.npz"))) as found:
+        return found["arr_0"]
+
+
+@pytest.mark.parametrize("kind", ["guidance"], indirect=True)
+def test_guidance_is_used_by_name(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part = registry(kind).create("acme", scale=0.25)
+    for slot in (("acme", {"scale": 0.25}), {"name": "acme-guidance:acme", "scale": 0.25}, part, [part]):
+        assert torch.equal(draw(guidance=slot), draw(guidance=part))
+    assert not torch.equal(draw(guidance="acme"), draw())
+    diffkit.compose(**SMALL).save(tmp_path / "system")
+    words = ["sample", tmp_path / "system", "-n", 2, "--steps", 3, "--format", "npz"]
+    for name, more in (("a", ()), ("b", ("--guidance", "acme", "--guidance.scale", 0.01))):
+        command(capsys, *words, "--out", tmp_path / name, *more)
+    assert (shown(tmp_path / "a") != shown(tmp_path / "b")).any()
+
+
+@pytest.mark.parametrize("kind", ["decoder"], indirect=True)
+def test_a_decoder_is_used_by_name_and_saved(kind: str, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part = registry(kind).create("acme", scale=2.0)
+    x = torch.zeros(2, 1, 4, 4)
+    for slot in (("acme", {"scale": 2.0}), {"name": "acme", "scale": 2.0}, part):
+        system = diffkit.compose(decoder=slot, **SMALL)
+        assert system.decoder == part and not system.settings.clip_x_start and system(x)["loss"].shape == (2,)
+    again = diffkit.load(system.save(tmp_path / "system"))
+    assert again.decoder == part and again.spec()["settings"]["decoder"]["options"] == {"scale": 2.0}
+    assert "bins" not in again.spec()["settings"]
+    assert diffkit.recompose(again, sampler="ddim").decoder == part
+    assert diffkit.recompose(again, bins=17).decoder.bins == 17
+    small = ("--schedule", "cosine", "--backbone", "mlp", "--data-shape", "1,4,4", "--num-steps", 12)
+    explained = command(capsys, "explain", "--decoder", "acme", "--decoder.scale", 2, *small)
+    assert "decoder acme (scale=2.0) [acme-decoder 2.1]" in " ".join(explained.split())
+    site.distribution("acme-decoder", "", version="2.2")
+    (site.path / "acme_decoder-2.1.dist-info" / "entry_points.txt").unlink()
+    refresh()
+    with pytest.raises(
+        SpecError, match=r"this system uses decoder 'acme' of acme-decoder 2\.1, which is not installed"
+    ):
+        diffkit.load(tmp_path / "system")
+
+
+@pytest.mark.parametrize("kind", ["spacing"], indirect=True)
+def test_a_spacing_is_used_by_name_and_saved(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part, system = registry(kind).create("acme", count=4, shift=2), diffkit.compose(**SMALL)
+    wanted = system.table_for([7, 8, 9, 10])
+    pairs = ("acme", {"count": 4, "shift": 2}), {"name": "acme-spacing:acme", "count": 4, "shift": 2}
+    for slot in (*pairs, part, "acme4:shift=2"):
+        assert system.table_for(slot) == wanted
+    assert system.table_for("acme4") == system.table_for([9, 10, 11, 12]) and system.table_for("acme").num_steps == 3
+    for slot in (*pairs, part):
+        trained = diffkit.compose(train_spacing=slot, **SMALL)
+        again = diffkit.load(trained.save(tmp_path / "system"))
+        assert again.table == wanted and again.spec() == trained.spec()
+        assert again.spec()["settings"]["train_spacing"]["origin"] == "acme-spacing"
+        assert diffkit.recompose(again, sampler="ddim").table == wanted
+    explained = command(capsys, "explain", "--steps", "acme4", "--schedule", "cosine", "--num-steps", 12)
+    assert "4 of 12 levels: 9, 10, 11, 12" in explained
+
+
+def test_bins_and_decoder_are_two_ways_to_say_one_thing():
+    for decoder, bins in (
+        (("binned", {"bins": 17}), 17),
+        (("binned", {"cdf": "exact"}), {"bins": 256, "cdf": "exact", "floor": 1e-12}),
+        ("continuous", None),
+    ):
+        system = diffkit.compose(decoder=decoder, **SMALL)
+        assert system.spec()["settings"]["bins"] == bins and "decoder" not in system.spec()["settings"]
+        assert system.decoder == diffkit.compose(bins=bins, **SMALL).decoder
+    with pytest.raises(OptionError, match="bins 256 and decoder 'continuous' both name the decoder; give one of them"):
+        diffkit.compose(decoder="continuous", bins=256, **SMALL)
