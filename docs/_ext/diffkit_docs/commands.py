@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from diffkit_docs.docstrings import _escaped
+from diffkit_docs.docstrings import escaped
 from diffkit_docs.files import title, toctree, write_pages
 
 _WIDTH = 4000
@@ -44,11 +44,11 @@ def write_commands(folder: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         helps = list(pool.map(lambda row: help_of(*row[0].split()), commands))
     pages = {f"{_slug(name)}.rst": _page(name, each) for (name, _), each in zip(commands, helps, strict=True)}
-    rows = [f"   * - :doc:`diffkit {name} <{_slug(name)}>`\n     - {_escaped(about)}" for name, about in commands]
+    rows = [f"   * - :doc:`diffkit {name} <{_slug(name)}>`\n     - {escaped(about)}" for name, about in commands]
     pages["index.rst"] = "\n".join(
         [
             title("Commands"),
-            *(f"{_escaped(text)}\n" for text in overview.text),
+            *(f"{escaped(text)}\n" for text in overview.text),
             ".. list-table::\n   :class: names\n   :widths: 25 75\n",
             *rows,
             "",
@@ -101,7 +101,7 @@ def _slug(name: str) -> str:
 def _page(name: str, each: Help) -> str:
     lines = [title(f"diffkit {name}"), ".. code-block:: text", "", f"   {each.usage}", ""]
     for text in each.text:
-        lines += [_escaped(text), ""]
+        lines += [escaped(text), ""]
     for panel in each.panels:
         lines += [title(panel.title, "-"), *_rows(panel), ""]
     return "\n".join(lines)
@@ -111,7 +111,7 @@ def _rows(panel: Panel) -> Iterator[str]:
     yield from (".. list-table::", "   :class: options", "   :widths: 30 70", "")
     for name, about in panel.rows:
         text, _, default = about.partition("[default: ")
-        shown = _escaped(text.strip()) or "\\ "
+        shown = escaped(text.strip()) or "\\ "
         if default:
             shown += f" Default: ``{default.rstrip('] ')}``."
         yield f"   * - ``{name}``"

@@ -187,7 +187,8 @@ def _part_page(part: Shown, misfits: dict[str, dict[str, str]]) -> str:
         if section.title in docstrings.TEXTS:
             lines += [f":{section.title}: {inline(' '.join(section.text.split()))}"]
     lines += ["", title("Options", "-"), *_options(part), "", *_use(part), ""]
-    lines += [title("Properties", "-"), *_properties(part), ""]
+    if properties := list(_properties(part)):
+        lines += [title("Properties", "-"), *properties, ""]
     if part.kind in SLOTS and f"{part.kind} {part.name}" in misfits:
         lines += [title("What it fits", "-"), *_fits(misfits[f"{part.kind} {part.name}"]), ""]
     lines += [title("In Python", "-"), *_class(part), ""]
@@ -245,8 +246,6 @@ def _properties(part: Shown) -> Iterator[str]:
         measured = ", ".join(f"{order:g} ({path})" for path, order in part.found["orders"].items())
         yield f":measured order: {measured}, by the conformance kit"
         yield f":calls of the network: {part.found['calls']:g} a step, over 100 steps"
-    if not found:
-        yield "It declares none."
 
 
 def _fits(misfits: dict[str, str]) -> Iterator[str]:
@@ -257,7 +256,7 @@ def _fits(misfits: dict[str, str]) -> Iterator[str]:
     yield ""
     for other, why in misfits.items():
         kind, _, name = other.partition(" ")
-        yield f"* {kind} :doc:`{name} <../{kind}/{name}>`: {docstrings._escaped(why)}"
+        yield f"* {kind} :doc:`{name} <../{kind}/{name}>`: {docstrings.escaped(why)}"
 
 
 def _class(part: Shown) -> Iterator[str]:
@@ -265,10 +264,6 @@ def _class(part: Shown) -> Iterator[str]:
     if path in full_names():
         yield f":py:obj:`{path}`"
         return
-    yield f".. py:class:: {path}{_signature(part.cls)}"
+    yield f".. py:class:: {path}{options.signature(part.cls) if attrs.has(part.cls) else ''}"
     yield ""
     yield f'   {inline(part.line)} The class that ``{part.kind}="{part.name}"`` stands for.'
-
-
-def _signature(cls: Any) -> str:
-    return str(inspect.signature(cls)).replace("'", "").partition(" -> ")[0]

@@ -72,6 +72,18 @@ def _allowed(validator: Any) -> str:
     return ", ".join([*words, *(repr(word) for word in among)])
 
 
+def signature(cls: type) -> str:
+    """Return the arguments of an attrs class with their types, which attrs drops where a value is converted."""
+    fields = [field for field in attrs.fields(cls) if field.init]
+    shown = [
+        f"{option.name}: {option.kind}{f' = {option.default}' if option.default else ''}" for option in options_of(cls)
+    ]
+    first = next((i for i, field in enumerate(fields) if field.kw_only), None)
+    if first is not None:
+        shown.insert(first, "*")
+    return f"({', '.join(shown)})"
+
+
 def table(options: Sequence[Option]) -> Iterator[str]:
     """Yield a table of options as reStructuredText."""
     yield ".. list-table::"
