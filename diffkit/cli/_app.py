@@ -107,9 +107,9 @@ def _logs_first(text: str) -> bool:
     """False in a process whose error another one of the same job has said already."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
-    from diffkit.runtime.distributed import first_to_log  # which needs torch
+    from diffkit.runtime.distributed import is_first_to_log  # which needs torch
 
-    return first_to_log(text)
+    return is_first_to_log(text)
 
 
 def _dispatch(words: Sequence[str]) -> None:

@@ -119,6 +119,8 @@ def _read_points(faults: list[str]) -> dict[str, tuple[Point, ...]]:
         try:
             for kind, point in _points_of(distribution, faults):
                 found[kind].add(point)  # a set: an editable install may list the same twice
+        except TypeError:  # of importlib.metadata, for a line without "="
+            faults.append(f"{_where(distribution)} has an entry point that is not of the form 'name = module:Class'")
         except Exception as error:
             faults.append(_unreadable(distribution, error))
     return {
@@ -163,22 +165,17 @@ def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
 def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, Point]]:
     name, version = _header(distribution, "Name"), printable(_header(distribution, "Version") or "?")
     requirement = next((printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
-    known, group = {kind.group: kind.name for kind in KINDS.values()}, ""
-    for line in (distribution.read_text("entry_points.txt") or "").splitlines():
-        line = line.strip()
-        if line.startswith("[") and line.endswith("]"):
-            group = line[1:-1].strip()
-            if group.startswith("diffkit.") and group not in known:
-                faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")
-        elif group in known and line and not line.startswith(("#", ";")):
-            entry, equals, value = line.partition("=")
-            if equals and NAME.fullmatch(canonical(entry)):
-                yield known[group], Point(canonical(entry), printable(value.strip()), name, version, requirement)
-            else:
-                faults.append(
-                    f"{name} offers a {known[group]} as {printable(line)!r}, which is not of the form "
-                    "'name = module:Class' with a name of lower-case words joined by '_'"
-                )
+    known = {kind.group: kind.name for kind in KINDS.values()}
+    entries = [(entry.group.strip(), entry) for entry in distribution.entry_points]
+    for group in dict.fromkeys(group for group, _ in entries if group.startswith("diffkit.") and group not in known):
+        faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")
+    for kind, entry in ((known[group], entry) for group, entry in entries if group in known):
+        if NAME.fullmatch(canonical(entry.name)):
+            yield kind, Point(canonical(entry.name), printable(entry.value), name, version, requirement)
+        else:
+            faults.append(
+                f"{name} offers a {kind} as {printable(entry.name)!r}; a name is made of lower-case words joined by '_'"
+            )
 
 
 def _header(distribution: metadata.Distribution, key: str) -> str:

@@ -269,8 +269,8 @@ class Registry(Generic[P]):
         if len(points) > 1:
             values = " and ".join(p.value for p in points)
             raise AmbiguousComponentError(
-                f"{self.kind} {points[0].name!r} stands for {values} in the metadata of {points[0].distribution}; "
-                "only one can be meant"
+                f"{points[0].distribution} registers {self.kind} {points[0].name!r} twice, as {values}; it has to "
+                "remove one of these entry points"
             )
         return self._load(points[0])
 

@@ -1,4 +1,4 @@
-"""How a value that stands for a part becomes the part."""
+"""Turn the value of a slot (a name, a pair, a mapping or an instance) into a part."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def _refuse_weights(kind: str, name: str, part: object) -> None:
         place, what = found
         where = f" in {place.lstrip('.')!r}" if place else ""
         raise OptionError(
-            f"{kind} {name!r} holds a {what}{where}, which would be in no optimizer, on no device and in no saved "
-            "system; a part holds plain options: make it the backbone's, or a guidance's, which may hold networks"
+            f"{kind} {name!r} holds a {what}{where}, which would not be trained, moved or saved, as a part holds plain "
+            "options only; put it into the backbone, or into a guidance"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from diffkit.errors import OptionError
 from diffkit.protocols import LevelSpacing
 from diffkit.table import ProcessTable
-from diffkit.testing._check import NotApplicableError, Where, check, visiting
+from diffkit.testing._check import NotApplicableError, Where, check, record_where
 from diffkit.testing._close import require
 from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL
 
@@ -19,7 +19,7 @@ _STEPS = (1, 2, 3, 20, 100, 1000)
 def _tables() -> Iterator[tuple[ProcessTable, Where]]:
     for path in (*WHOLE, *WITHOUT_SIGNAL):
         for num_steps in _STEPS:
-            yield path.table(num_steps), visiting(Where(path.label, num_steps))
+            yield path.table(num_steps), record_where(Where(path.label, num_steps))
 
 
 def _levels(part: LevelSpacing, table: ProcessTable) -> list[int] | None:

@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds())
 def test_every_kind_is_written_and_the_example_of_its_readme_runs(folder, monkeypatch, kind, capsys):
     new(name=f"diffkit-made-{kind}", kind=kind)
     made = folder / f"diffkit-made-{kind}"
@@ -59,7 +59,7 @@ def test_every_kind_is_written_and_the_example_of_its_readme_runs(folder, monkey
         sys.modules.pop(package)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds())
 def test_the_commands_of_its_readme_can_be_typed(folder, kind):
     new(name="diffkit-made", kind=kind)
     commands = re.findall(r"`diffkit ([^`]+)`", (folder / "diffkit-made" / "README.md").read_text())
@@ -71,7 +71,7 @@ def test_the_commands_of_its_readme_can_be_typed(folder, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", kinds())
 def test_every_kind_conforms_at_once(folder, monkeypatch, kind):
     from diffkit.testing import check_component
 
@@ -104,5 +104,8 @@ def test_refusals_write_nothing(folder, values, text):
     assert [path.name for path in folder.rglob("*")] == ["taken"]
 
 
-def test_there_is_a_template_of_every_kind():
-    assert set(kinds()) == set(KINDS)
+def test_a_kind_without_a_template_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("diffkit.cli.commands.new_plugin.kinds", lambda: ["loss", "mean"])
+    assert set(kinds()) <= set(KINDS)
+    with pytest.raises(DiffkitError, match="there is no template of a sampler; there are some of loss, mean"):
+        new(name="diffkit-made", kind="sampler")

@@ -14,7 +14,7 @@ from cli_support import Command, Refused
 
 import diffkit
 from diffkit.errors import DivergedError
-from diffkit.runtime.images import check_finite, integers, png
+from diffkit.runtime.images import check_finite, png, to_integers
 
 
 def broken(folder: Path) -> Path:
@@ -48,7 +48,7 @@ def test_some_samples_that_are_not_finite(capsys: pytest.CaptureFixture[str], re
     with pytest.raises(DivergedError, match="none of 7 samples is finite"):
         check_finite(samples[2:])
     values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.2])
-    assert integers(values, 255).tolist() == [0, 255, 0, 153] and not recwarn.list
+    assert to_integers(values, 255).tolist() == [0, 255, 0, 153] and not recwarn.list
 
 
 def test_weights_that_are_not_finite(command: Command, make_system: Callable, tmp_path: Path):

@@ -91,7 +91,7 @@ def test_one_name_twice_in_one_distribution_names_both_values(site: Site):
     with pytest.raises(AmbiguousComponentError) as caught:
         schedules.get("acme:ramp")
     assert str(caught.value) == (
-        "schedule 'ramp' stands for acme:One and acme:Two in the metadata of acme; only one can be meant"
+        "acme registers schedule 'ramp' twice, as acme:One and acme:Two; it has to remove one of these entry points"
     )
     with pytest.raises(AmbiguousComponentError, match="stands for acme:One and acme:Two"):
         schedules.get("ramp")

@@ -10,7 +10,7 @@ import torch
 
 import diffkit
 from diffkit import DataError, OptionError
-from diffkit.data import LowRes, from_array, scaled
+from diffkit.data import LowRes, from_array, scale_images
 
 UNET = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4, "attention_resolutions": (4,)}
 
@@ -46,7 +46,7 @@ def averaged(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 def test_small_images_are_averages_over_areas(shape, size, each):
     plain = images(5, *shape)
     batch = LowRes(plain, size).batch([3, 0])
-    wide = scaled(plain.batch([3, 0]).images, 256).double().numpy()
+    wide = scale_images(plain.batch([3, 0]).images, 256).double().numpy()
     assert batch.conditions["low_res"].dtype == torch.float32
     assert batch.conditions["low_res"].shape == (2, shape[0], *each)
     np.testing.assert_allclose(batch.conditions["low_res"].numpy(), averaged(wide, each), atol=1e-6)
@@ -100,7 +100,7 @@ def test_a_network_learns_to_use_what_it_is_given(tmp_path: Path):
     )
     batch = data.batch(range(16))
     large = diffkit.tasks.super_resolve(trained, batch.conditions["low_res"], seed=0, progress=False)
-    error = (large - scaled(batch.images, 256)).mean((1, 2, 3)).abs()
+    error = (large - scale_images(batch.images, 256)).mean((1, 2, 3)).abs()
     assert error.mean() < 0.15  # greys are uniform on [-1, 1]: two drawn independently are 0.67 apart on average
 
 

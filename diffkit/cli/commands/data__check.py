@@ -14,7 +14,7 @@ from attrs import field, frozen
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
-from diffkit.data.sources._images import way_of_labels
+from diffkit.data.sources._images import check_labels_option
 from diffkit.errors import DataError, OptionError
 from diffkit.options import choice, integer, integers
 from diffkit.runtime.output import note, show
@@ -35,7 +35,7 @@ class Options:
     """
 
     source: Path = field(metadata=POSITIONAL)
-    labels: str = field(default="none", validator=way_of_labels)
+    labels: str = field(default="none", validator=check_labels_option)
     size: tuple[int, ...] | None = integers(None, optional=True, ge=1)
     processes: int = integer(0, ge=0)
     layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)

@@ -138,7 +138,7 @@ def _samples(
     """The samples, read or drawn, after checking that they can be measured."""
     from diffkit.cli.shared.device import device
     from diffkit.cli.shared.saved import load
-    from diffkit.data.matching import counted_as
+    from diffkit.data.matching import match_classes
     from diffkit.evaluation import samples
     from diffkit.evaluation.compare import check_metrics
 
@@ -153,11 +153,11 @@ def _samples(
             )
         check_metrics(metrics, network, saved.system.data_shape, stored, where, shape)
         if real is not None and saved.num_classes is not None:
-            counted_as(real, saved.classes)  # which it draws all of
+            match_classes(real, saved.classes)  # which it draws all of
         _check_count(options, DRAWN if options.num is None else options.num, stored)
         return _drawn(options, parsed, saved)
     size = None if options.size is None else (options.size[0], options.size[-1])
-    data = samples.read(options.samples, size=size, on_error=options.on_error, layout=options.layout)
+    data = samples.read_samples(options.samples, size=size, on_error=options.on_error, layout=options.layout)
     check_metrics(metrics, network, data.shape, stored, where, shape)
     if options.num is not None and options.num > len(data):
         raise OptionError(f"--num {options.num} is more than the {len(data)} samples of {options.samples}")
@@ -248,7 +248,7 @@ def _drawn(options: Options, parsed: ParsedOptions, saved: Saved) -> Data:
     count = DRAWN if options.num is None else options.num
     labels = saved.labels((), count)
     conditions: dict[str, Any] = {} if labels is None else {"y": labels}
-    return samples.draw(
+    return samples.draw_samples(
         saved.system,
         count,
         source=f"samples of {options.samples}",
@@ -261,10 +261,10 @@ def _drawn(options: Options, parsed: ParsedOptions, saved: Saved) -> Data:
 
 def _check(options: Options, parsed: ParsedOptions, out: Path | None, system: bool) -> None:
     """Check the options before anything is loaded."""
-    from diffkit.evaluation.compare import check_names
+    from diffkit.evaluation.compare import check_metric_names
     from diffkit.options import check_integer
 
-    check_names(options.metrics or None)
+    check_metric_names(options.metrics or None)
     named = ("data" in parsed.parts) + (options.reference is not None)
     if named != 1:
         raise OptionError("name the data to compare with: either --data or --reference")

@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.templates import package_files
+from diffkit.cli.templates import kinds, package_files
 from diffkit.errors import OptionError
 from diffkit.registry import BUILT_IN, LOCAL, registry
 from diffkit.runtime.output import note
@@ -43,6 +43,8 @@ def run(parsed: ParsedOptions) -> None:
     """Write the package, and print the next steps."""
     options = parsed.make(Options)
     kind = registry(options.kind).kind
+    if kind not in kinds():
+        raise OptionError(f"there is no template of a {kind}; there are some of {', '.join(kinds())}")
     distribution = _checked(options.name)
     part = distribution.removeprefix("diffkit-").replace("-", "_")
     if part in registry(kind).built_in_names():

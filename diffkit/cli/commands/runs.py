@@ -142,7 +142,7 @@ def read(folder: Path) -> Run:
         OptionError: The folder is not a run, or its files cannot be read.
     """
     from diffkit.training.checkpoint import newest_first
-    from diffkit.training.logs import read_metrics
+    from diffkit.training.metrics_file import read_metrics
 
     config = read_json(folder / CONFIG, OptionError)
     if not isinstance(config.get("train"), dict) or "steps" not in config["train"]:

@@ -99,10 +99,10 @@ def run(parsed: ParsedOptions) -> None:
     options = parsed.make(Options)
     _check(options)
     from diffkit.cli.shared.device import computing_in
-    from diffkit.runtime.distributed import ranks
+    from diffkit.runtime.distributed import join_ranks
     from diffkit.spacing import SEEN, remark_on_karras, remark_on_start
 
-    with ranks() as among:
+    with join_ranks() as among:
         saved = _load(options)
         _check_shape(options, saved)
         _check_compile(options, saved)
@@ -128,7 +128,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     from diffkit.cli.shared.drawing import chosen
     from diffkit.cli.shared.guidance import load_guidance
     from diffkit.cli.shared.sampling import Sampling, check_fit, check_low_res, pictures
-    from diffkit.data.matching import counted_as
+    from diffkit.data.matching import match_classes
 
     check_low_res(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
@@ -142,7 +142,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
         **chosen(steps=options.steps, guidance=guidance, clip=options.clip),
     }
     if small is not None and saved.num_classes is not None and not options.classes:
-        small = counted_as(small, saved.classes, what="--low-res")
+        small = match_classes(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
     return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, sampling_options)
 

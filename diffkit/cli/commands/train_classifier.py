@@ -185,13 +185,13 @@ def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:
 def _check_classes(folder: Path, data: Data) -> None:
     """Refuse data whose classes differ from the system's: in sampling, both receive the same number."""
     from diffkit.cli.shared.saved import class_names
-    from diffkit.data.matching import differing, named
+    from diffkit.data.matching import class_difference_text, has_class_names
 
     guided = class_names(folder)
-    if guided is None or not data.classes or not (named(guided) and named(data.classes)):
+    if guided is None or not data.classes or not (has_class_names(guided) and has_class_names(data.classes)):
         return
     if data.classes != guided:
-        differ = differing(data.classes, guided, whose=f"--system {folder}")
+        differ = class_difference_text(data.classes, guided, whose=f"--system {folder}")
         raise DataError(f"{differ}; a classifier receives the numbers of the system's classes, so give it data of them")
 
 

@@ -74,8 +74,9 @@ def part_factory(kind: str, name: str) -> Callable[..., Any]:
     if kind not in _DATA:
         return registry(kind).get(name)
     if registered := registered_name(name):
-        return registry("data").get(registered)
-    return {".npz": data.File, ".npy": data.File, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
+        found: Callable[..., Any] = registry("data").get(registered)
+        return found
+    return {".npz": data.NumpyFile, ".npy": data.NumpyFile, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
 
 
 def part_options(kind: str, name: str) -> list[Option]:

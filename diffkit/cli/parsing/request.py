@@ -27,7 +27,8 @@ from diffkit.cli.parsing.parts import (
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.errors import Message, OptionError
 from diffkit.registry import canonical
-from diffkit.training.config import ALIASES, TrainConfig
+from diffkit.registry.aliases import TRAINING_ALIASES
+from diffkit.training.config import TrainConfig
 
 _CONFIG = (
     Option(("config",), Path, None, "Take options from a TOML file; the command line wins.", "Options", special=True),
@@ -192,8 +193,8 @@ def _explain_unknown(request: Request, flag: str) -> str | None:
     kind, dot, name = flag.removeprefix("--").replace("-", "_").partition(".")
     if kind in request.spec.without:
         return f"no option {flag!r}: {request.spec.without[kind]}"
-    if TrainConfig in request.spec.options.values() and kind in ALIASES:
-        return f"no option {flag!r}; that is {spelled((ALIASES[kind],))} here"
+    if TrainConfig in request.spec.options.values() and kind in TRAINING_ALIASES:
+        return f"no option {flag!r}; that is {spelled((TRAINING_ALIASES[kind],))} here"
     if not dot or kind not in request.spec.slots:
         return None
     if kind not in request.parts:

@@ -104,7 +104,7 @@ def _argument(option: Option, default: str | None, order: int) -> inspect.Parame
         accepts_keys=False,
         allow_leading_hyphen=not switch and not option.positional,
     )
-    annotation = Annotated[item_of(option.kind) if many else bool if switch else option.kind, parameter]
+    annotation: Any = Annotated[item_of(option.kind) if many else bool if switch else option.kind, parameter]
     if many:
         return inspect.Parameter(option.identifier, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
     kind = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY

@@ -164,12 +164,21 @@ def _by_classifier(options: ByClassifier, saved: Saved) -> tuple[Guidance, Saved
 def _class_problem(folder: Path, saved: Saved) -> str | None:
     """Return how the classes of the guiding run differ from the system's, if both have names."""
     from diffkit.cli.shared.saved import class_names
-    from diffkit.data.matching import differing, named
+    from diffkit.data.matching import class_difference_text, has_class_names
 
     own, classes = class_names(folder), saved.classes
-    if saved.num_classes is None or own is None or classes is None or not (named(own) and named(classes)):
+    if (
+        saved.num_classes is None
+        or own is None
+        or classes is None
+        or not (has_class_names(own) and has_class_names(classes))
+    ):
         return None
-    return None if own[: len(classes)] == classes else differing(own, classes, whose="the system", what=str(folder))
+    return (
+        None
+        if own[: len(classes)] == classes
+        else class_difference_text(own, classes, whose="the system", what=str(folder))
+    )
 
 
 def _check_fit(spec: Mapping[str, Any], saved: Saved, of_classes: str | None) -> None:

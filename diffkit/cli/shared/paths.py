@@ -90,12 +90,12 @@ def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
 def check_run_folder(flag: str, path: Path) -> None:
     """Raise `OptionError` as `check_folder`, or if the folder is not empty and holds no run to resume."""
     from diffkit.runtime.run_layout import is_run
-    from diffkit.training.run_folder import foreign
+    from diffkit.training.run_folder import foreign_files
 
     check_folder(flag, path)
     if not path.is_dir() or is_run(path):
         return
-    if others := foreign(path):
+    if others := foreign_files(path):
         raise OptionError(f"{flag} {path} holds something, such as {others[0]}, but no run; name another folder")
 
 

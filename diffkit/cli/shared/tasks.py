@@ -79,7 +79,7 @@ def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) ->
     import numpy as np
     import torch
 
-    from diffkit.data.base import scaled
+    from diffkit.data.base import scale_images
     from diffkit.data.images import Form, read_image
 
     if shape[0] not in (1, 3, 4):
@@ -93,7 +93,9 @@ def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) ->
     _say_resized(files, size)
     stems = [file.stem for file in files]
     unique = len(set(stems)) == len(stems)
-    return Pictures(scaled(images, 256), tuple(stems if unique else [f"{i:06d}_{s}" for i, s in enumerate(stems)]))
+    return Pictures(
+        scale_images(images, 256), tuple(stems if unique else [f"{i:06d}_{s}" for i, s in enumerate(stems)])
+    )
 
 
 def read_one(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -121,10 +123,10 @@ def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
 
 def _size(path: Path) -> tuple[int, int]:
     """Height and width of a picture, upright."""
-    from diffkit.data.images import opened, upright
+    from diffkit.data.images import open_image_file, rotate_upright
 
-    with opened(path, str(path)) as image:
-        width, height = upright(image).size
+    with open_image_file(path, str(path)) as image:
+        width, height = rotate_upright(image).size
     return height, width
 
 
