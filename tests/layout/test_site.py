@@ -87,6 +87,15 @@ def test_help_texts_are_read_in_full():
     assert all(text for panel in found.panels for _, text in panel.rows)
 
 
+def test_what_an_option_may_be_is_read_from_its_help():
+    rows = ("--order a|b  The order. [default: a] [choices: a, b]", "--out PATH  Folder. [required]")
+    text = "\n".join(["╭─ Options ─╮", *(f"│ {row}  │" for row in rows), "╰─╯"])
+    (panel,) = commands.read(text).panels
+    shown = [line.strip() for line in commands._rows(panel)]  # the only place that reads the notes
+    assert "- The order. Default: ``a``. Choices: ``a, b``." in shown
+    assert "- Folder. Required." in shown
+
+
 def test_links_to_the_repository_become_links_of_the_site(tmp_path: Path):
     docs = ROOT / "docs"
     text = "[a](../tests/layout/test_pages.py) [b](tasks.md#inversion) [c](https://example.org)"
