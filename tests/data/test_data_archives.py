@@ -352,7 +352,7 @@ def test_examples_that_cannot_be_read(kind, bedrooms, tmp_path):
     def write(exporter):
         return exporter.to_folder(out, prefix="bedroom") if kind == "folder" else exporter.to_npz(out)
 
-    with pytest.raises(DataError, match=r"0{40}: no image.*; remove it, or skip such examples with on_error='skip'"):
+    with pytest.raises(DataError, match=r"0{40}: no image.*; remove it, or skip such examples; use on_error='skip'"):
         write(Exporter(data))
     assert {path.name for path in tmp_path.iterdir()} == {"bedroom_train_lmdb"}
     skipping = Exporter(data, on_error="skip")

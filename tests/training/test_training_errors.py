@@ -207,7 +207,7 @@ def test_out_of_memory(tmp_path, monkeypatch, error):
     with monkeypatch.context() as patched, pytest.raises((OptionError, MemoryError)) as caught:
         raising(patched, Trainer, "update", error)
         train(tmp_path / "run", **OPTIONS)
-    assert isinstance(caught.value, MemoryError) or "try microbatch=2" in str(caught.value)
+    assert isinstance(caught.value, MemoryError) or "use microbatch=2" in str(caught.value)
     assert checkpoints(tmp_path / "run") == [7]
 
 
