@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Group
 from diffkit._version import __version__
 from diffkit.cli.parsing import importing
 from diffkit.cli.parsing.commands import Command, built_in, table
-from diffkit.cli.parsing.options import plain
+from diffkit.cli.parsing.docstrings import plain
 from diffkit.cli.parsing.request import as_toml, look, resolve
 from diffkit.cli.parsing.signature import plain_text
 from diffkit.cli.parsing.spec import ParsedOptions
@@ -132,10 +132,10 @@ def _run_command(command: Command, root: App, words: Sequence[str]) -> None:
     module, app = command.load(), reduce(getitem, command.name.split(), root)
     request = look(command.name, module.SPEC, words)
     if set(words) & set(_HELP):
-        request.sign(app)
+        request.sign_for_help(app)
         app.help = "\n\n".join(" ".join(each.split()) for each in plain(command.docstring).split("\n\n"))
         with results():
-            root.help_print(command.name.split())
+            app.help_print([])
         return
     with as_cli_flags(request.options):
         parsed, print_only = resolve(request, app)

@@ -56,7 +56,7 @@ def check_data_fits(system: System, data: Data, *, classes: int | None) -> None:
     if tuple(data.shape) != system.data_shape:
         raise DataError(f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}")
     if classes is not None and data.classes is None:
-        raise DataError(f"the system has {classes} classes, but the data has no labels; load it with labels=...")
+        raise DataError(f"the system has {classes} classes, but the data has no labels", fix={"labels": ...})
     if classes is not None and data.classes is not None and len(data.classes) > classes:
         raise DataError(
             f"the data has {len(data.classes)} classes, the system {classes}; give data of the system's classes"

@@ -142,7 +142,7 @@ class Registry(Generic[P]):
         """Names of the built-in parts, sorted; reads no metadata and imports no part."""
         spec = find_spec(self._package)
         folders = spec.submodule_search_locations if spec else None
-        return tuple(sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")))
+        return tuple(sorted([m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")]))
 
     def entries(self) -> tuple[Entry, ...]:
         """Every known part, shadowed ones too, sorted by name; imports no part."""
@@ -190,6 +190,8 @@ class Registry(Generic[P]):
         """Return the bare name if `get` returns the same part for it as for this name; else this name."""
         name = canonical(name)
         bare = name.rpartition(":")[2]
+        if bare == name:
+            return name
         try:
             return bare if self.get(bare) is self.get(name) else name
         except DiffkitError:  # the bare name is ambiguous, or another's that is broken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffkit.errors import OptionError, naming
@@ -111,14 +111,13 @@ def _held_by(value: object) -> Iterator[tuple[str, object]]:
         yield from ((f".{name}", held) for name, held in variables.items())
         yield from ((".__defaults__", value.__defaults__), (".__kwdefaults__", value.__kwdefaults__))
     else:
-        slots = [name for base in type(value).__mro__ for name in _names_of_slots(base)]
-        names = dict.fromkeys([*getattr(value, "__dict__", {}), *slots])
-        yield from ((f".{name}", getattr(value, name, None)) for name in names)
-
-
-def _names_of_slots(owner: type) -> Iterable[str]:
-    found = vars(owner).get("__slots__", ())
-    return [name for name in ([found] if isinstance(found, str) else found) if not name.startswith("__")]
+        names = dict.fromkeys(getattr(value, "__dict__", {}))
+        for base in type(value).__mro__:
+            slots = vars(base).get("__slots__", ())
+            names |= dict.fromkeys([slots] if isinstance(slots, str) else slots)
+        for name in names:
+            if not name.startswith("__"):
+                yield f".{name}", getattr(value, name, None)
 
 
 def name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:

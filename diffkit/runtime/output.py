@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ def printable(text: str, keep: str = "") -> str:
         text: Any text.
         keep: Characters that are not escaped, such as a line break.
     """
-    if text.isprintable():
+    if all(map(str.isprintable, re.split(f"[{re.escape(keep)}]", text) if keep else [text])):
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 

@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,17 +176,14 @@ def _check_parsed(found: Any, *, infinite: bool = False) -> Any:
     for _ in range(DEEPEST + 1):
         for value in level:
             _check_value(value, infinite)
-        level = [part for value in level for part in _children(value)]
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, dict | list):
+                inside += value.values() if isinstance(value, dict) else value
+        level = inside
         if not level:
             return found
     raise ValueError(f"it is more than {DEEPEST} levels deep")
-
-
-def _children(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
 
 
 def _check_value(value: Any, infinite: bool) -> None:

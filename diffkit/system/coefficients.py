@@ -164,7 +164,7 @@ def scalings(mean: MeanParameterization, table: ProcessTable, rows: np.ndarray |
     t = np.maximum(levels, 1)
     with np.errstate(all="ignore"):
         found = mean.scalings(table.at(t), table.at(t - 1))
-    return Scalings(*(np.where(levels > 0, c, row0) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+    return Scalings(*[np.where(levels > 0, c, row0) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)])
 
 
 def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
@@ -187,7 +187,7 @@ def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
     _check_on_path(parts, path, table)
     with np.errstate(all="ignore"):
         found = parts.mean.scalings(table.at(slice(1, None)), None)
-    return Scalings(*(np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+    return Scalings(*[np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)])
 
 
 def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray | None:

@@ -66,7 +66,7 @@ def test_a_full_disk_is_not_a_fault_of_diffkit(
     def full(*given: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere/file")
 
-    monkeypatch.setattr("diffkit.cli.shared.sample_files.SampleFolder.begin", full)
+    monkeypatch.setattr("diffkit.evaluation.sample_folder.SampleFolder.begin", full)
     said = refused("sample", make_system(), "-n", "1", "--out", tmp_path / "out")
     hint = "what was written stays, and the same command goes on where it can"
     assert said == f"No space left on device: somewhere/file; {hint}"

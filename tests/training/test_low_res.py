@@ -70,7 +70,7 @@ def test_everything_else_is_the_data_s():
         ((3, 8, 8), 0, OptionError, "low_res must be one size >= 1, or 2, for data of shape (3, 8, 8), got 0"),
         ((3, 8, 8), (4, 4, 4), OptionError, "low_res must be one size >= 1, or 2"),
         ((3, 8, 8), (), OptionError, "low_res must be one size >= 1, or 2"),
-        ((3, 8, 6), 8, OptionError, "low_res (8, 8) must not be larger than the data, (8, 6)"),
+        ((3, 8, 6), 8, OptionError, "low_res must not be larger than the data, (8, 6), got (8, 8)"),
         ((3,), 2, DataError, "data of shape (3,) cannot be shrunk"),
     ],
 )
@@ -110,9 +110,7 @@ def test_network_and_data_must_agree(tmp_path: Path):
         DataError, match=r"the network reads low_res of 1 channels, but the data gives none; wrap it in"
     ):
         diffkit.train(system(), plain, out=tmp_path, steps=1, batch_size=2)
-    with pytest.raises(
-        DataError, match=r"gives low_res of 1 channels, but the network reads none; compose with low_res"
-    ):
+    with pytest.raises(DataError, match=r"gives low_res of 1 channels, but the network reads none; load the data"):
         diffkit.train(system(low_res_channels=0), LowRes(plain, 4), out=tmp_path, steps=1, batch_size=2)
     with pytest.raises(DataError, match="the network reads low_res of 2 channels, the data gives 1"):
         diffkit.train(system(low_res_channels=2), LowRes(plain, 4), out=tmp_path, steps=1, batch_size=2)

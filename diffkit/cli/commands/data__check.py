@@ -73,9 +73,9 @@ def run(parsed: ParsedOptions) -> None:
 def _check_arrays(options: Options, parsed: ParsedOptions) -> None:
     """Print the content of a NumPy file, as training reads it."""
     from diffkit.cli.shared.data import described
-    from diffkit.cli.shared.sampling import has_labels
     from diffkit.data.loading import source_for
     from diffkit.data.ranges import range_of
+    from diffkit.evaluation.sampling import has_labels
 
     of_images = [f"--{name}" for name in ("labels", "size", "out") if name in parsed.values]
     if of_images:

@@ -14,7 +14,8 @@ from importlib import metadata
 from attrs import field, frozen
 
 from diffkit.cli.parsing.commands import typed
-from diffkit.cli.parsing.options import POSITIONAL, summary
+from diffkit.cli.parsing.docstrings import summary
+from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.sources import docstring_of
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.options import flag, number

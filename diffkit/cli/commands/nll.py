@@ -25,7 +25,7 @@ from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.device import Precision
 from diffkit.cli.shared.paths import check_file, check_new_folder, in_run_folder
 from diffkit.errors import OptionError
-from diffkit.options import integer
+from diffkit.options import integer, number
 from diffkit.runtime.output import log, note, show
 from diffkit.runtime.progress import duration
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from diffkit.cli.shared.saved import Saved
     from diffkit.data.base import Data
+    from diffkit.evaluation.saved import Saved
     from diffkit.runtime.distributed import Ranks
 
 DEFAULT = 100
@@ -75,18 +75,18 @@ class Options:
     run: Path = field(metadata=POSITIONAL)
     num: int | str | None = None
     steps: int | str | tuple[int, ...] | None = None
-    levels_per_example: int | None = None
+    levels_per_example: int | None = integer(None, optional=True, ge=1)
     clip: bool | None = None
     ode: bool = False
-    probes: int = 1
+    probes: int = integer(1, ge=0)
     dequantize: Literal["uniform", "decoder", "none"] | None = None
-    tolerance: float = 1e-5
+    tolerance: float = number(1e-5, gt=0)
     out: Path | None = None
     published: Path | None = None
     plot: Path | None = None
     overwrite: bool = False
     seed: int = integer(0, ge=0)
-    batch_size: int = 16
+    batch_size: int = integer(16, ge=1)
     rows_per_call: int | None = integer(None, optional=True, ge=1)
     precision: Precision = "fp32"
     compile: bool = False
@@ -283,13 +283,6 @@ def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
 
 def _check(options: Options, parsed: ParsedOptions) -> None:
     """Check the options before anything is loaded."""
-    from diffkit.options import check_integer, check_number
-
-    check_integer("--probes", options.probes, ge=0)
-    check_number("--tolerance", options.tolerance, gt=0)
-    check_integer("--batch-size", options.batch_size, ge=1)
-    if options.levels_per_example is not None:
-        check_integer("--levels-per-example", options.levels_per_example, ge=1)
     overwrite = options.overwrite or _was_stopped(options)
     check_file("--out", options.out, (".npz",), overwrite=overwrite)
     check_file("--plot", options.plot, overwrite=overwrite)
@@ -331,9 +324,9 @@ def _was_stopped(options: Options) -> bool:
 
 def _load(options: Options) -> Saved:
     from diffkit.cli.shared.device import device_of_rank
-    from diffkit.cli.shared.saved import load
+    from diffkit.evaluation.saved import load
 
-    return load(options.run, str(device_of_rank(options.device)))
+    return load(options.run, device_of_rank(options.device))
 
 
 def _paired(data: Data, saved: Saved) -> Data:

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from attrs import frozen
 
-from diffkit.cli.parsing.options import summary
+from diffkit.cli.parsing.docstrings import summary
 from diffkit.cli.parsing.sources import docstring_of
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.registry import BUILT_IN, COMMAND, Entry, registry

@@ -2,8 +2,8 @@
 
 A part's file is named as its kind is and takes along the files of this folder that it imports. The first line of its
 docstring is its summary, and its usage an example for the README. ``package/`` is everything else; what mentions the
-kind there, a file in its name or a paragraph between two blank lines, is written for each kind. Names of files and their
-texts hold ``my_part``, ``MyPart`` and the other words of `_words`.
+kind there, a file in its name or a paragraph between two blank lines, is written for each kind. Names of files and
+their texts hold ``my_part``, ``MyPart`` and the other words of `_words`.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from diffkit.data.base import Data, scale_images
 from diffkit.errors import DataError, OptionError
+from diffkit.evaluation.saved import Saved
 from diffkit.runtime.files import weights_digest
 from diffkit.runtime.images import check_finite, open_image, pixels
 from diffkit.system.module import System
 from diffkit.system.randomness import noise_for
 
 if TYPE_CHECKING:
-    from diffkit.cli.shared.saved import Saved
     from diffkit.system.prepared import SamplingJob
 
 
