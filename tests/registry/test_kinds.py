@@ -14,8 +14,9 @@ from registry_support import Site
 
 import diffkit
 from diffkit.__main__ import main
+from diffkit.cli.templates import package_files
 from diffkit.errors import OptionError, SpecError
-from diffkit.registry import KINDS, describe, faults, refresh, registry
+from diffkit.registry import KINDS, SLOTS, describe, faults, refresh, registry
 from diffkit.system.saving import part_spec
 from diffkit.testing import check_component, report
 
@@ -75,12 +76,28 @@ SOURCES = {
 }
 
 
-@pytest.fixture(params=SOURCES)
+OPTIONS = {
+    "schedule": {"rate": 8.0}, "mean": {}, "var": {"share": 0.25}, "loss": {"c": 2.0}, "timesteps": {"power": 2.0},
+    "sampler": {}, "backbone": {"hidden": 8}, "guidance": {"scale": 0.25}, "spacing": {"count": 3},
+    "decoder": {"scale": 0.25}, "data": {"examples": 12},
+}  # fmt: skip
+"""Options of the parts; those without a source above are as ``diffkit new-plugin`` writes them."""
+
+
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, site: Site) -> str:
     """A kind, of which a package 'acme-KIND' offers a part 'acme'."""
     name: str = request.param
-    site.module(f"acme_{name}", dedent(SOURCES[name]))
-    site.distribution(f"acme-{name}", f"[{KINDS[name].group}]\nacme = acme_{name}:Part\n", version="2.1")
+    if name in SOURCES:
+        site.module(f"acme_{name}", dedent(SOURCES[name]))
+        value = f"acme_{name}:Part"
+    else:
+        files = package_files((name,), f"acme-{name}", "acme")
+        for path, text in files.items():
+            if path.startswith("src/") and path.endswith(".py"):
+                site.module(path.removeprefix("src/").removesuffix(".py").replace("/", "."), text)
+        value = f"acme_{name}.{name}:Acme"
+    site.distribution(f"acme-{name}", f"[{KINDS[name].group}]\nacme = {value}\n", version="2.1")
     refresh()
     return name
 
@@ -100,17 +117,55 @@ def test_it_is_listed_unimported_with_where_it_is_from(kind: str, site: Site, ca
 
 
 def test_the_kit_checks_it(kind: str, capsys: pytest.CaptureFixture[str]):
-    results = check_component(kind, registry(kind).create("acme"))
-    assert all(result.ok for result in results), report(results)
-    assert sum(result.status == "passed" for result in results) > 9
-    assert f"{kind} acme: Part(" in command(capsys, "check", f"--{kind}", "acme", "--only", "contract")
+    """All laws for those that are written here; those of templates are checked with `new-plugin`."""
+    if kind in SOURCES:
+        results = check_component(kind, registry(kind).create("acme"))
+        assert all(result.ok for result in results), report(results)
+        assert sum(result.status == "passed" for result in results) > 9
+    law = "contract" if KINDS[kind].recipe else "identity_is_plain"
+    words = (f"--{kind}", "acme") if KINDS[kind].recipe else ("acme", "--kind", kind)
+    out = command(capsys, "check", *words, "--only", law)
+    assert out.startswith(f"{kind} acme: ") and "1 passed" in out
 
 
+@pytest.mark.parametrize("kind", OPTIONS, indirect=True)
 def test_its_spec_is_a_name_with_options_and_provenance(kind: str):
-    made = registry(kind).create("acme", **({"scale": 0.25} if kind != "spacing" else {"count": 3}))
+    made = registry(kind).create("acme", **OPTIONS[kind])
     spec = json.loads(json.dumps(part_spec(kind, made)))
     assert (spec["name"], spec["origin"], spec["version"]) == ("acme", f"acme-{kind}", "2.1")
     assert registry(kind).create(f"{spec['origin']}:{spec['name']}", **spec["options"]) == made
+
+
+@pytest.mark.parametrize("kind", SLOTS, indirect=True)
+def test_a_slot_is_filled_by_name_and_saved(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = OPTIONS[kind]
+    part = registry(kind).create("acme", **options)
+    for slot in (("acme", options), {"name": f"acme-{kind}:acme", **options}, part):
+        system = diffkit.compose(**SMALL | {kind: slot})
+        assert getattr(system.parts, kind) == part
+    again = diffkit.load(system.save(tmp_path / "system"))
+    assert getattr(again.parts, kind) == part and again.spec() == system.spec()
+    assert again.spec()["parts"][kind]["origin"] == f"acme-{kind}"
+    assert again(torch.zeros(2, 1, 4, 4))["loss"].shape == (2,)
+    assert again.sample(2, steps=3, progress=False).shape == (2, 1, 4, 4)
+    words = {"schedule": "cosine", "backbone": "mlp", "num-steps": 12, "data-shape": "1,4,4"} | {kind: "acme"}
+    words |= {f"{kind}.{name}": value for name, value in options.items()}
+    explained = command(capsys, "explain", *(word for name, value in words.items() for word in (f"--{name}", value)))
+    assert f"[acme-{kind} 2.1]" in explained
+
+
+@pytest.mark.parametrize("kind", ["extractor"], indirect=True)
+def test_an_extractor_measures_by_name(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """On the command line, against statistics that were saved with it, which the identity holds to its weights."""
+    images = np.random.default_rng(0).integers(0, 256, (80, 1, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", images)
+    words = ("evaluate", "--extractor", "acme", "--device", "cpu")
+    saved = tmp_path / "reference.npz"
+    command(capsys, *words, "--data", tmp_path / "a.npz", "--save-reference", saved)
+    command(capsys, *words, tmp_path / "a.npz", "--reference", saved, "--metrics", "fid", "--out", tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["settings"]["extractor"]["class"] == "acme_extractor.extractor.Acme"
+    assert [one["value"] for one in found["values"]] == [pytest.approx(0, abs=1e-4)]
 
 
 def draw(**how: object) -> torch.Tensor:

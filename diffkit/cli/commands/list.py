@@ -13,7 +13,7 @@ from importlib import metadata
 
 from attrs import field, frozen
 
-from diffkit.cli.parsing.commands import typed
+from diffkit.cli.parsing.commands import as_typed
 from diffkit.cli.parsing.docstrings import summary
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.sources import docstring_of
@@ -83,7 +83,7 @@ def preset_lines(width: int | None = None) -> Iterator[str]:
 
 
 def _name(entry: Entry) -> str:
-    return typed(entry.name) if entry.kind == COMMAND.name else entry.name
+    return as_typed([entry.name])[0] if entry.kind == COMMAND.name else entry.name
 
 
 def _origin(entry: Entry) -> str:

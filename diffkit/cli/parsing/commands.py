@@ -6,6 +6,7 @@ Those of other packages are modules of the same form, found by entry points of t
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from attrs import frozen
@@ -13,7 +14,7 @@ from attrs import frozen
 from diffkit.cli.parsing.docstrings import summary
 from diffkit.cli.parsing.sources import docstring_of
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.registry import BUILT_IN, COMMAND, Entry, registry
+from diffkit.registry import BUILT_IN, COMMAND, registry
 
 
 class CommandModule(Protocol):
@@ -32,16 +33,20 @@ class Command:
 
     Attributes:
         name: As it is typed, of one word or two.
-        entry: Its entry in the registry of commands.
+        origin: "diffkit", or the distribution that offers it.
+        module: Dotted name of its module.
+        registered: Its name in the registry of commands.
     """
 
     name: str
-    entry: Entry
+    origin: str
+    module: str
+    registered: str
 
     @property
     def docstring(self) -> str:
         """Docstring of its module, which is not imported."""
-        return docstring_of(self.entry.value)
+        return docstring_of(self.module)
 
     @property
     def one_line(self) -> str:
@@ -50,14 +55,14 @@ class Command:
 
     def load(self) -> CommandModule:
         """Import its module."""
-        return cast("CommandModule", registry(COMMAND.name).get(self.entry.qualified))
+        return cast("CommandModule", registry(COMMAND.name).get(f"{self.origin}:{self.registered}"))
 
 
 def built_in() -> dict[str, Command]:
     """Return the commands of diffkit by name; imports none and reads no metadata."""
     names = registry(COMMAND.name).built_in_names()
-    entries = (Entry(COMMAND.name, name, BUILT_IN, "", f"{COMMAND.package}.{name}") for name in names)
-    return {typed(entry.name): Command(typed(entry.name), entry) for entry in entries}
+    found = zip(as_typed(names), names, strict=True)
+    return {name: Command(name, BUILT_IN, f"{COMMAND.package}.{own}", own) for name, own in found}
 
 
 def table() -> dict[str, Command]:
@@ -68,15 +73,14 @@ def table() -> dict[str, Command]:
     """
     ours = built_in()
     others = [e for e in registry(COMMAND.name).entries() if e.origin != BUILT_IN]
-    taken = [*ours, *(typed(entry.name) for entry in others)]
-    found = [
-        Command(name if taken.count(name) == 1 else f"{entry.origin}:{name}", entry)
-        for entry in others
-        for name in [typed(entry.name)]
-    ]
-    return {**ours, **{command.name: command for command in found}}
+    names = as_typed([entry.name for entry in others])
+    taken, found = [*ours, *names], dict(ours)
+    for entry, name in zip(others, names, strict=True):
+        name = name if taken.count(name) == 1 else f"{entry.origin}:{name}"
+        found[name] = Command(name, entry.origin, entry.value, entry.name)
+    return found
 
 
-def typed(name: str) -> str:
-    """How a command is typed whose module, or entry point, has this name."""
-    return name.rstrip("_").replace("__", " ").replace("_", "-")
+def as_typed(names: Sequence[str]) -> list[str]:
+    """How commands are typed whose modules, or entry points, have these names."""
+    return [name.rstrip("_").replace("__", " ").replace("_", "-") for name in names]

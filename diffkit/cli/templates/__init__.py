@@ -2,8 +2,8 @@
 
 A part's file is named as its kind is and takes along the files of this folder that it imports. The first line of its
 docstring is its summary, and its usage an example for the README. ``package/`` is everything else; what mentions the
-kind there, a file or a paragraph between two blank lines, is written for each kind. Names of files and their texts hold
-``my_part``, ``MyPart`` and the other words of `_words`.
+kind there, a file in its name or a paragraph between two blank lines, is written for each kind. Names of files and
+their texts hold ``my_part``, ``MyPart`` and the other words of `_words`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def package_files(kinds: Sequence[str], distribution: str, part: str) -> dict[st
     words = [_words(kind, distribution, part) | {"my_title": title} for kind in kinds]
     found: dict[str, str] = {}
     for path, text in _around().items():
-        if _OF_A_KIND.search(path):
-            found |= {_filled(path, each): _filled(_test(each["my_kind"], text), each) for each in words}
+        if "my_kind" in path or "my_command" in path:
+            of = [each for each in words if (each["my_kind"] == COMMAND.name) == ("my_command" in path)]
+            found |= {_filled(path, each): _filled(text, each) for each in of}
         else:
             found[_filled(path, words[0])] = "\n\n".join(_paragraphs(text, words)) + "\n" if text else ""
     for each in words:
@@ -53,6 +54,7 @@ def _words(kind: str, distribution: str, part: str) -> dict[str, str]:
         "my-package": distribution,
         "my_package": package,
         "my_part": part,
+        "my_command": COMMAND.name,
         "my-command": part.replace("_", "-"),
         "MyPart": name,
         "my_group": OFFERED[kind].group,
@@ -82,11 +84,6 @@ def _paragraphs(text: str, words: Sequence[Mapping[str, str]]) -> Iterable[str]:
         for each in words if own[i] else words[:1]:
             yield from (_filled(paragraph, each) for paragraph in paragraphs[i:end])
         i = end
-
-
-def _test(kind: str, text: str) -> str:
-    """Tests of a kind: the laws of a part, or that a command runs."""
-    return _read("_test_command.py") if kind == COMMAND.name else text
 
 
 def _summary(kind: str) -> str:
