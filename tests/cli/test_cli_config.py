@@ -114,6 +114,12 @@ def test_many_unknown_options_are_one_fault(refused: Refused, file: Callable[[st
     )
 
 
+def test_a_dot_in_a_name_makes_no_option_of_a_part(refused: Refused, file: Callable[[str], Path]):
+    assert "schedule.s is not an option" in refused(
+        "explain", "--config", file('"schedule.s" = 0.1\nschedule = "cosine"\n')
+    )
+
+
 def test_one_fault_is_one_line(refused: Refused, file: Callable[[str], Path]):
     path = file("num_steps = true")
     assert refused("explain", "--config", path) == f"{path}: num_steps must be an integer, got true"

@@ -63,7 +63,7 @@ def test_every_command_that_writes_is_here():
 def test_a_file_stays(refused: Refused, tmp_path: Path, name: str, words: tuple[str, ...], flag: str, to: str):
     (tmp_path / to).write_text("mine")
     text = refused(*name.split(), *words, flag, tmp_path / to)
-    assert text == f"{flag} {tmp_path / to} exists already; name another file, or pass --overwrite"
+    assert text == f"{flag} {tmp_path / to} exists already; name another file; use --overwrite"
     assert (tmp_path / to).read_text() == "mine"
 
 

@@ -149,7 +149,7 @@ def test_another_sampling_is_refused(command: Command, refused: Refused, saved: 
     said = refused(*arguments(saved, out), "--seed", "1", "--classes", "owl", *steered)
     assert said.startswith(f"--out {out} holds samples drawn with other options:\n  other --classes, or ")
     assert "\n  --seed 0, now 1" in said and "\n  --guidance none, now ClassifierFree(" in said
-    assert said.endswith("pass the same options to resume, name another folder, or pass --overwrite")
+    assert said.endswith("pass the same options to resume, or name another folder; use --overwrite")
     other = diffkit.load(saved)
     next(other.network.parameters()).data.add_(1)
     assert "\n  another system, or the same with other weights\n" in refused(
@@ -179,7 +179,7 @@ def test_another_number_needs_another_folder(n: str, command: Command, refused: 
     words = [*without(arguments(saved, out), ["-n"]), "-n", n]
     assert refused(*words) == (
         f"--out {out} holds samples drawn with other options:\n  -n 7, now {n}\n"
-        "pass -n 7 (the last batch would be another), name another folder, or pass --overwrite"
+        "pass -n 7 (the last batch would be another), or name another folder; use --overwrite"
     )
 
 

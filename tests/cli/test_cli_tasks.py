@@ -146,7 +146,7 @@ REFUSED = [
     (("edit", "RUN", "PICTURES", "-n", "0"), "n must be >= 1 and <= 10000, got 0"),
     (("edit", "RUN", "HERE/none.png"), "none.png is not there; name a picture, or a folder of them"),
     (("edit", "RUN", "PICTURES", "--classes", "cat,dog,owl"), "one for each of 2 pictures, got 3"),
-    (("edit", "RUN", "PICTURES", "--out", "PICTURES"), "is not empty; name another folder, or pass --overwrite"),
+    (("edit", "RUN", "PICTURES", "--out", "PICTURES"), "is not empty; name another folder; use --overwrite"),
     (
         ("inpaint", "RUN", "PICTURES", "--mask", "HERE/none.png"),
         "none.png is not a file; name a picture in black and white",

@@ -93,15 +93,14 @@ def check_table(layer: Layer, options: Sequence[Option]) -> dict[str, Any]:
         OptionError: One or more faults: unknown keys, wrong types, values out of range.
     """
     slots = {option.path[0] for option in options if option.chooses}
-    known, faults = {option.key: option for option in options}, list[Message]()
+    known, faults = {option.path: option.key for option in options}, list[Message]()
     flat = dict(_flat(layer.table, slots, faults))
-    found = checked({key: value for key, value in flat.items() if key in known}, options, conform, faults)
-    for part in ("", *slots):
-        start = f"{part}." if part else ""
-        unknown = [key for key in flat if key not in known and key.rpartition(".")[0] == part]
+    found = checked({known[path]: value for path, value in flat.items() if path in known}, options, conform, faults)
+    for part in ((), *((slot,) for slot in sorted(slots))):
+        unknown = sorted(path[-1] for path in flat if path[:-1] == part and path not in known)
         if unknown:
-            among = [key.removeprefix(start) for key in known if key.rpartition(".")[0] == part]
-            faults.append(Message(_unknown(sorted(key.removeprefix(start) for key in unknown), among, start)))
+            among = [path[-1] for path in known if path[:-1] == part]
+            faults.append(Message(_unknown(unknown, among, "".join(f"{name}." for name in part))))
     refuse(faults, toml_spelling, layer.place)
     return found
 
@@ -138,18 +137,20 @@ def refuse(faults: Sequence[Message], spelling: Spelling | None = None, place: s
     raise OptionError(Message(f"{place}: " if place else "", message))
 
 
-def _flat(table: Mapping[str, Any], slots: Collection[str], faults: list[Message]) -> Iterator[tuple[str, Any]]:
-    """Option key -> value; a part's name goes by its kind."""
+def _flat(
+    table: Mapping[str, Any], slots: Collection[str], faults: list[Message]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path of an option -> value; a part's name goes by its kind."""
     for key, value in table.items():
         if key not in slots or isinstance(value, str):
-            yield key, value
+            yield (key,), value
         elif not isinstance(value, Mapping):
             faults.append(Message(Setting(key), f" must be a name or a table with a name, got {value!r}"))
         elif "name" not in value:
             faults.append(Message(Setting(key), " needs a name"))
         else:
-            yield key, value["name"]
-            yield from ((f"{key}.{name}", each) for name, each in value.items() if name != "name")
+            yield (key,), value["name"]
+            yield from (((key, name), each) for name, each in value.items() if name != "name")
 
 
 def _validated(option: Option, value: Any) -> Any:

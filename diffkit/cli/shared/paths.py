@@ -34,7 +34,7 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, 
     if not os.access(path.parent, os.W_OK):
         raise OptionError(f"{flag} {path} is in a folder that cannot be written to")
     if path.exists() and not overwrite:
-        raise OptionError(f"{flag} {path} exists already; name another file, or pass --overwrite")
+        raise OptionError(f"{flag} {path} exists already; name another file", fix={"overwrite": True})
 
 
 _WRITTEN = ("out", "to", "plot", "save_reference", "published")
@@ -84,7 +84,7 @@ def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
     from diffkit.runtime.temporaries import is_temporary
 
     if path.is_dir() and not all(map(is_temporary, path.iterdir())) and not overwrite:
-        raise OptionError(f"{flag} {path} is not empty; name another folder, or pass --overwrite")
+        raise OptionError(f"{flag} {path} is not empty; name another folder", fix={"overwrite": True})
 
 
 def check_run_folder(flag: str, path: Path) -> None:
