@@ -18,6 +18,7 @@ from sphinx.util.nodes import make_refnode
 from diffkit_docs import docstrings, options
 from diffkit_docs.check import problems
 from diffkit_docs.commands import write_commands
+from diffkit_docs.embedding import GalleryFigures
 from diffkit_docs.gallery import write_gallery
 from diffkit_docs.names import public_names
 from diffkit_docs.navigation import add_tree, rewrite_if_tree_changed
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
+    app.add_directive("gallery-figures", GalleryFigures)
     app.connect("builder-inited", write_pages)
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", convert)
