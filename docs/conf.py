@@ -22,7 +22,7 @@ html_theme = "furo"
 html_title = "diffkit"
 html_css_files = ["site.css"]
 html_js_files = ["versions.js"]
-html_extra_path = ["versions.json"]
+html_extra_path = ["versions.json", "llms.txt"]
 html_sidebars = {
     "**": [
         "sidebar/brand.html",

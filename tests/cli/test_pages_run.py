@@ -96,7 +96,7 @@ PAGES = {
     ),
     "learn/your-own-part": Page({"my_guidance.py sharper": "my_guidance.py sharper --only pure,keeps_the_form"}),
 }
-FAST = ("learn/first-hour", "learn/your-own-part", "from/index")
+FAST = ("learn/seven-decisions", "learn/your-own-part", "from/index")
 """Those of the default lane; the others are slow tests."""
 
 

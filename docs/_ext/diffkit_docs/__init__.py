@@ -22,6 +22,7 @@ from diffkit_docs.embedding import GalleryFigures
 from diffkit_docs.gallery import write_gallery
 from diffkit_docs.names import public_names
 from diffkit_docs.navigation import add_tree, rewrite_if_tree_changed
+from diffkit_docs.proof import write_proof
 from diffkit_docs.reference import homes, write_reference
 from diffkit_docs.repository import with_site_links, write_repository
 
@@ -47,7 +48,7 @@ def write_pages(app: Sphinx) -> None:
     docs = Path(app.srcdir)
     _log.info("writing docs/gallery")
     write_gallery(docs / "gallery", docs / "_build" / "cache")
-    for name, write in (("api", write_reference), ("commands", write_commands)):
+    for name, write in (("api", write_reference), ("commands", write_commands), ("proof", write_proof)):
         _log.info("writing docs/%s", name)
         write(docs / name)
     write_repository(docs)
