@@ -1,4 +1,4 @@
-"""Pages of what was measured, from result files of the repository: speed with its machine, stored numbers, guarantees."""
+"""Pages of what was measured, from files of the repository: speed with its machine, stored numbers, guarantees."""
 
 from __future__ import annotations
 
