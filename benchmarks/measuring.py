@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from peers import versions
 
-from diffkit.training.precision import emulated
+from diffkit.training.precision import emulation_warning
 
 HERE = Path(__file__).parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,7 +62,7 @@ def device_name() -> str:
         return torch.cuda.get_device_name()
     tell = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.9 or newer
     name = tell().get("cpu_name") or f"{platform.machine()} CPU"
-    emulates = ", bfloat16 emulated" if emulated("bf16", DEVICE) else ""
+    emulates = ", bfloat16 emulated" if emulation_warning("bf16", DEVICE) else ""
     return f"{name} ({torch.backends.cpu.get_cpu_capability()}{emulates}), 1 thread of {os.cpu_count()}"
 
 

@@ -11,7 +11,7 @@ import torch
 from measuring import interleaved, ratio
 
 import diffkit
-from diffkit.data.base import scaled
+from diffkit.data.base import scale_images
 
 BATCH, SIDE = 128, 64
 
@@ -28,7 +28,7 @@ def test_arrays(record, tmp_path):
 
     cases = {
         "array": lambda: memory.batch(picked),
-        "array, scaled": lambda: scaled(memory.batch(picked).images, 256),
+        "array, scaled": lambda: scale_images(memory.batch(picked).images, 256),
         "mapped file": lambda: mapped.batch(picked),
         "plain, from memory": plain,
     }

@@ -12,7 +12,7 @@ import pytest
 from measuring import interleaved, ratio
 
 import diffkit
-from diffkit.data.base import Data, scaled
+from diffkit.data.base import Data, scale_images
 from diffkit.training.data_order import DataOrder
 
 EXAMPLES, BATCH, SIDE, STEPS = 1000, 64, 64, 12
@@ -53,6 +53,6 @@ def reader(data: Data) -> Callable[[], None]:
 
     def read() -> None:
         for indices in map(order.batch, range(STEPS)):
-            scaled(data.batch(indices).images, data.bins)
+            scale_images(data.batch(indices).images, data.bins)
 
     return read

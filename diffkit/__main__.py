@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from diffkit.errors import MissingExtraError
 from diffkit.runtime.output import log
 
-_NEEDED = ("cyclopts", "cattrs", "rich")
+_NEEDED = ("cyclopts", "rich")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

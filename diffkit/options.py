@@ -29,22 +29,15 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 }
 
 
-def _in_bounds(name: str, value: Any, bounds: dict[str, float]) -> None:
-    if all(_BOUNDS[key][1](value, limit) for key, limit in bounds.items()):
-        return
+def _out_of_bounds(name: str, value: Any, bounds: dict[str, float]) -> OptionError:
     allowed = " and ".join(f"{_BOUNDS[key][0]} {limit:g}" for key, limit in bounds.items())
-    raise OptionError(f"must be {allowed}", option=name, value=value)
+    return OptionError(f"must be {allowed}", option=name, value=value)
 
 
 _PYTHON_ONLY = "diffkit.python_only"
 
 _LARGEST = 1e18
 """Squares of larger numbers, and of numbers below 1 / this, are outside the range of float32, the dtype of steps."""
-
-
-def _of_usable_size(name: str, value: float) -> None:
-    if value != 0 and not 1 / _LARGEST <= abs(value) <= _LARGEST:
-        raise OptionError(f"must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}", option=name, value=value)
 
 
 def check_number(name: str, value: Any, **bounds: float) -> float:
@@ -57,17 +50,22 @@ def check_number(name: str, value: Any, **bounds: float) -> float:
         found = math.inf
     if not math.isfinite(found):
         raise OptionError("must be finite", option=name, value=value)
-    _of_usable_size(name, found)
-    _in_bounds(name, value, bounds)
+    if found != 0 and not 1 / _LARGEST <= abs(found) <= _LARGEST:
+        raise OptionError(f"must be 0 or of a size from {1 / _LARGEST:g} to {_LARGEST:g}", option=name, value=value)
+    for key, limit in bounds.items():
+        if not _BOUNDS[key][1](found, limit):
+            raise _out_of_bounds(name, value, bounds)
     return found
 
 
 def check_integer(name: str, value: object, **bounds: float) -> int:
     """Return ``value`` as an int, or raise `OptionError`; bounds are ge, gt, le, lt."""
-    number = _int_if_integer(value)
+    number = value if type(value) is int else _int_if_integer(value)
     if isinstance(number, bool) or not isinstance(number, int):
         raise OptionError("must be an integer", option=name, value=value)
-    _in_bounds(name, number, bounds)
+    for key, limit in bounds.items():
+        if not _BOUNDS[key][1](number, limit):
+            raise _out_of_bounds(name, number, bounds)
     return number
 
 
@@ -82,7 +80,7 @@ def number(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: fl
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not (optional and value is None):
-            _of_usable_size(attribute.name, check_number(attribute.name, value, **bounds))
+            check_number(attribute.name, value, **bounds)
 
     return attrs.field(default=default, validator=check, converter=_float_if_number)
 
@@ -154,7 +152,7 @@ def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: boo
         if not isinstance(value, tuple):
             raise OptionError("must be a list of numbers", option=attribute.name, value=value)
         for item in value:
-            _of_usable_size(f"each of {attribute.name}", check_number(f"each of {attribute.name}", item, **bounds))
+            check_number(f"each of {attribute.name}", item, **bounds)
 
     convert = _tuple_of(_plain_if_number)
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
@@ -203,7 +201,7 @@ def _int_if_integer(value: Any) -> Any:
 
 def _tuple_of(convert: Callable[[Any], Any]) -> Callable[[object], object]:
     def converted(value: object) -> object:
-        return tuple(convert(item) for item in value) if isinstance(value, list | tuple) else value
+        return tuple([convert(item) for item in value]) if isinstance(value, list | tuple) else value
 
     return converted
 
@@ -222,7 +220,7 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
     if not isinstance(factory, type):
         return None
     if attrs.has(factory):
-        return tuple(f.alias or f.name for f in attrs.fields(factory) if f.init)
+        return tuple([f.alias or f.name for f in attrs.fields(factory) if f.init])
     if dataclasses.is_dataclass(factory):
         return tuple(f.name for f in dataclasses.fields(factory) if f.init)
     for base in factory.__mro__[:-1]:
@@ -236,4 +234,4 @@ def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
 def required_options(factory: Callable[..., object]) -> tuple[str, ...]:
     """Names of a part's options without a default, as far as they are known."""
     known = attrs.fields(factory) if isinstance(factory, type) and attrs.has(factory) else ()
-    return tuple(f.alias or f.name for f in known if f.init and f.default is attrs.NOTHING)
+    return tuple([f.alias or f.name for f in known if f.init and f.default is attrs.NOTHING])

@@ -3,7 +3,7 @@
 Every part is a frozen attrs class that holds options only. Built-ins inherit from these protocols; a plugin may
 inherit too (and get the defaults) or spell every member out. What only some parts of a kind can do is a class of its
 own, which a part inherits from to say that it can: `ContinuousSchedule`, `RoutedSampler`. This module imports neither
-NumPy tables nor torch at run time, so a part's options can be read without them.
+`diffkit.table` nor torch at run time, so a part's options can be read without them.
 
 Shapes: data is (B, C, *S) with any number of spatial axes; "(B,1..)" is (B, 1, ..., 1), ready to broadcast against
 data. Levels are integers 0..T, 0 is clean. s is always the less noisy end of a step, t the noisier.
@@ -42,7 +42,7 @@ class Scalings(NamedTuple):
 class Coefficients(Mapping[str, "Tensor"]):
     """Named coefficients at a level, stored by owner; each owner reads its own by name.
 
-    The owners are the variance part, which is the owner unless another is given, and each guidance of the call.
+    An owner is the variance part (the default) or one of the call's guidances.
     """
 
     def __init__(self, by_owner: Mapping[str, Mapping[str, Tensor]], owner: str = "var"):
@@ -256,7 +256,7 @@ class MeanParameterization(Part, Protocol):
 
         Args:
             at: alpha, sigma, log_snr at levels 1..T, float64 arrays (T,), or float64 tensors (B,).
-            prev: The same one level down; None in continuous time, only if `continuous_time` is True.
+            prev: The same at the next lower level; None at continuous levels, which occur only if `continuous_time`.
         """
 
 
@@ -357,7 +357,7 @@ class Sampler(Part, Protocol):
 
     @abstractmethod
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return named float64 columns (n,), finite; row i is the i-th step, from T-i to T-i-1 unless routed."""
+        """Return named float64 columns (n,), finite; row i is step i, from level T-i to T-i-1 unless routed."""
 
     def init(self, x: Tensor) -> State:
         """Return the state before the first step, a tuple of tensors or one tensor."""
@@ -436,7 +436,8 @@ class ConditionalBackbone(Backbone):
     def null_conditions(self) -> Mapping[str, Any] | None:
         """Return the conditions that mean "unconditional", such as y = the null class; None if there are none.
 
-        Training replaces dropped conditions by them, guidance compares with them, and data without a class has them.
+        They stand for conditions that training drops, for the unconditional branch of guidance, and for examples
+        without a class.
         """
         return None
 
@@ -489,8 +490,8 @@ class Estimate(NamedTuple):
 
     Attributes:
         x_start: Estimate of clean data, (B, C, *S).
-        raw: The network's variance channels, (B, C*extra_outputs, *S), or None. A guidance returns those of the
-            evaluation under the caller's conditions: guidance never changes a learned variance.
+        raw: The network's variance channels, (B, C*extra_outputs, *S), or None. A guidance passes on those of the
+            conditional evaluation, as guidance never changes a learned variance.
         after_clipping: Added to x_start after clipping, (B, C, *S), or None.
     """
 
@@ -553,9 +554,9 @@ class ConditionalGuidance(Guidance):
         return frozenset()
 
     def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
-        """Return conditions that the guidance itself adds, with a row for each example; some of `own_conditions`.
+        """Return further conditions with a row for each example; their names must be in `own_conditions`.
 
-        For a batch of some of the examples, their rows are selected, as of the caller's conditions.
+        They are sliced by batch as the caller's are.
 
         Args:
             conditions: The caller's, as tensors on the device.

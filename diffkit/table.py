@@ -266,7 +266,7 @@ class ProcessTable:
             std_s / std_t * np.sqrt(1 - beta) * noise_s / noise_t,
             std_s**2 * beta * noise_s / noise_t,
         )
-        return Posterior(*(np.concatenate([[0.0], row]) for row in rows))
+        return Posterior(*[np.concatenate([[0.0], row]) for row in rows])
 
     @property
     def posterior_log_variance(self) -> F64:

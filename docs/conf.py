@@ -19,6 +19,7 @@ exclude_patterns = ["_build", "_ext"]
 templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "diffkit"
 html_css_files = ["site.css"]
 html_js_files = ["versions.js"]

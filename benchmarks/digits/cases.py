@@ -14,7 +14,7 @@ from torch import Tensor
 import diffkit
 from diffkit.demo import COMPOSITION
 from diffkit.evaluation import extractor_for
-from diffkit.evaluation.metrics import Statistics, frechet_distance
+from diffkit.evaluation.metrics import FeatureStatistics, frechet_distance
 from diffkit.registry import registry
 from diffkit.spacing.optimal import optimal_levels
 
@@ -45,7 +45,7 @@ class Digits:
     def of(cls, split: str) -> Digits:
         data = diffkit.data.loading.load("digits", split=split)
         batch = data.batch(range(len(data)))
-        return cls(diffkit.data.scaled(batch.images, data.bins).float(), batch.conditions["y"])
+        return cls(diffkit.data.scale_images(batch.images, data.bins).float(), batch.conditions["y"])
 
 
 def systems_of(trained: diffkit.System, train: Digits) -> dict[str, tuple[diffkit.System, Any]]:
@@ -87,12 +87,13 @@ def quality_of(train: Digits) -> Callable[[Tensor, Tensor], dict[str, float]]:
     """
     machine = SVC(gamma=1e-3, C=10).fit(grey(train.images).flatten(1).numpy(), train.labels.numpy())
     network = extractor_for("digits")
-    real = Statistics.of(features(network, train.images))
+    real = FeatureStatistics.of(features(network, train.images))
 
     def score(images: Tensor, labels: Tensor) -> dict[str, float]:
         read = float(machine.score(grey(images).flatten(1).numpy(), labels.numpy()))
         rounded = grey(images) / 8 - 1
-        return {"recognised": read, "distance": frechet_distance(real, Statistics.of(features(network, rounded)))}
+        drawn = FeatureStatistics.of(features(network, rounded))
+        return {"recognised": read, "distance": frechet_distance(real, drawn)}
 
     return score
 

@@ -18,9 +18,9 @@ from torch.utils import _pytree as pytree
 import diffkit
 from benchmarks.paper.data import data
 from benchmarks.paper.study import Network, Study
-from diffkit.data.base import scaled
-from diffkit.evaluation.extractors.digits import Digits
-from diffkit.evaluation.metrics import Statistics, frechet_distance
+from diffkit.data.base import scale_images
+from diffkit.evaluation.extractors.digits import DigitsExtractor
+from diffkit.evaluation.metrics import FeatureStatistics, frechet_distance
 from diffkit.likelihood import score
 from diffkit.training import checkpoint
 
@@ -85,7 +85,7 @@ class Bench:
         """Clean data the network was not trained on."""
         held = data(network.data, "held_out")
         batch = held.batch(np.arange(min(self.study.held_out, len(held))))
-        return scaled(batch.images, held.bins).to(self.device)
+        return scale_images(batch.images, held.bins).to(self.device)
 
 
 def bits(bench: Bench, network: Network) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _noise_scale(bench: Bench, network: Network, system: diffkit.System, state: 
     total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     squares = 0.0
     for _ in range(count):
-        x = scaled(train.batch(rng.integers(0, len(train), size)).images, train.bins).to(bench.device)
+        x = scale_images(train.batch(rng.integers(0, len(train), size)).images, train.bins).to(bench.device)
         loss = system(x, generator=generator, timesteps_state=state)["loss"].mean()
         gradient = [g.double() for g in torch.autograd.grad(loss, parameters)]
         squares += float(sum(g.square().sum() for g in gradient))
@@ -186,22 +186,21 @@ def _distance(bench: Bench, system: diffkit.System, **how: Any) -> float:
     """Frechet distance of digit features, to all the digits."""
     x = system.sample(bench.study.samples, seed=0, batch_size=1000, progress=False, **how).cpu()
     pixels = ((x + 1) * 8).round().clamp(0, 16) / 8 - 1
-    extractor = Digits()
-    return frechet_distance(_digits(extractor), Statistics.of(extractor(pixels).pool))
+    extractor = DigitsExtractor()
+    return frechet_distance(_digits(extractor), FeatureStatistics.of(extractor(pixels).pool))
 
 
-def _digits(extractor: Digits) -> Statistics:
+def _digits(extractor: DigitsExtractor) -> FeatureStatistics:
     parts = [data("digits", split) for split in ("train", "held_out")]
-    pools = [extractor(scaled(d.batch(np.arange(len(d))).images, d.bins)).pool for d in parts]
-    return Statistics.of(torch.cat(pools))
+    pools = [extractor(scale_images(d.batch(np.arange(len(d))).images, d.bins)).pool for d in parts]
+    return FeatureStatistics.of(torch.cat(pools))
 
 
 def floor() -> float:
     """Distance of the held-out digits from all of them: what good samples would have, at fewer examples."""
-    extractor, held = Digits(), data("digits", "held_out")
-    return frechet_distance(
-        _digits(extractor), Statistics.of(extractor(scaled(held.batch(np.arange(len(held))).images, held.bins)).pool)
-    )
+    extractor, held = DigitsExtractor(), data("digits", "held_out")
+    features = extractor(scale_images(held.batch(np.arange(len(held))).images, held.bins))
+    return frechet_distance(_digits(extractor), FeatureStatistics.of(features.pool))
 
 
 Cell = Callable[[Bench, Network], dict[str, Any]]

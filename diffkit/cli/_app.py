@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 from operator import getitem
 
@@ -13,8 +13,8 @@ from cyclopts import App, CycloptsError, Group
 
 from diffkit._version import __version__
 from diffkit.cli.parsing import importing
-from diffkit.cli.parsing.commands import Command, table
-from diffkit.cli.parsing.options import plain
+from diffkit.cli.parsing.commands import Command, built_in, table
+from diffkit.cli.parsing.docstrings import plain
 from diffkit.cli.parsing.request import as_toml, look, resolve
 from diffkit.cli.parsing.signature import plain_text
 from diffkit.cli.parsing.spec import ParsedOptions
@@ -107,17 +107,19 @@ def _logs_first(text: str) -> bool:
     """False in a process whose error another one of the same job has said already."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
-    from diffkit.runtime.distributed import first_to_log  # which needs torch
+    from diffkit.runtime.distributed import is_first_to_log  # which needs torch
 
-    return first_to_log(text)
+    return is_first_to_log(text)
 
 
 def _dispatch(words: Sequence[str]) -> None:
-    root = _root()
-    chain, *_ = root.parse_commands(words)
-    name = " ".join(word for word in chain if word not in (*_HELP, _VERSION))
-    if name in table():
-        _run_command(table()[name], root, words[len(name.split()) :])
+    commands = built_in()
+    root, name = _parsed(commands, words)
+    if name not in commands:
+        commands = table()
+        root, name = _parsed(commands, words)
+    if name in commands:
+        _run_command(commands[name], root, words[len(name.split()) :])
     elif _VERSION in words[:1]:
         show(__version__)
     elif set(words[-1:]) & set(_HELP) or not words:
@@ -130,10 +132,10 @@ def _run_command(command: Command, root: App, words: Sequence[str]) -> None:
     module, app = command.load(), reduce(getitem, command.name.split(), root)
     request = look(command.name, module.SPEC, words)
     if set(words) & set(_HELP):
-        request.sign(app)
+        request.sign_for_help(app)
         app.help = "\n\n".join(" ".join(each.split()) for each in plain(command.docstring).split("\n\n"))
         with results():
-            root.help_print(command.name.split())
+            app.help_print([])
         return
     with as_cli_flags(request.options):
         parsed, print_only = resolve(request, app)
@@ -165,8 +167,15 @@ def _refuse_command(root: App, words: Sequence[str], name: str) -> None:
     raise OptionError(f"diffkit {name} needs a command: {' or '.join(among)}")
 
 
-def _root() -> App:
-    """The application with every command, none of which is imported."""
+def _parsed(commands: Collection[str], words: Sequence[str]) -> tuple[App, str]:
+    """The application with these commands, none of which is imported, and the name of the one to run."""
+    root = _root(commands)
+    chain, *_ = root.parse_commands(words)
+    return root, " ".join(word for word in chain if word not in (*_HELP, _VERSION))
+
+
+def _root(commands: Collection[str]) -> App:
+    """The application with these commands."""
     root = App(
         name="diffkit",
         help="Diffusion models from small named parts: compose, train, sample and score.",
@@ -179,12 +188,12 @@ def _root() -> App:
     options = Group("Options", sort_key=1)
     for flag in ("--help", _VERSION):
         root[flag].group = options
-    for name in table():
+    for name in commands:
         *group, last = name.split()
         app = root
         for word in group:
             if word not in app:
-                app.command(App(name=word, help=", ".join(each for each in table() if each.startswith(f"{word} "))))
+                app.command(App(name=word, help=", ".join(each for each in commands if each.startswith(f"{word} "))))
             app = app[word]
         app.command(App(name=last, version_flags=(), help_epilogue=""))
     return root

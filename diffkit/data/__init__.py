@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from diffkit.data.base import Batch as Batch
     from diffkit.data.base import Data as Data
     from diffkit.data.base import MapData as MapData
-    from diffkit.data.base import scaled as scaled
+    from diffkit.data.base import scale_images as scale_images
     from diffkit.data.image_data import PictureData as PictureData
     from diffkit.data.loading import as_data as as_data
     from diffkit.data.loading import load as load
     from diffkit.data.low_res import LowRes as LowRes
-    from diffkit.data.sources._file import File as File
+    from diffkit.data.sources._file import NumpyFile as NumpyFile
     from diffkit.data.sources._folder import Folder as Folder
     from diffkit.data.sources._source import Source as Source
     from diffkit.data.sources._zip import Zip as Zip

@@ -1,4 +1,4 @@
-"""Data held in memory, or mapped into it from a file."""
+"""Data in an array, in memory or memory-mapped from a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.data.axes import check_channels, moved_first
+from diffkit.data.axes import check_channels, move_channels_first
 from diffkit.data.base import Batch, Data, Image, Indices, description
 from diffkit.data.classes import class_counts, class_names, class_numbers
-from diffkit.data.ranges import check_unit
+from diffkit.data.ranges import check_unit_range
 from diffkit.errors import DataError
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 
@@ -23,12 +23,12 @@ _PIECE = 1024
 
 
 class ArrayData(Data):
-    """Examples in one array, with labels or without.
+    """Data whose examples are in one array, with labels or without.
 
     Attributes:
         images: (N, C, *S), integers if there are bins, else float32.
         labels: Class of each example, (N,) int64, or None.
-        source: Where they came from, for messages.
+        source: Name of the data in messages.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ArrayData(Data):
         return torch.from_numpy(np.array(self.images[index])), conditions
 
     def batch(self, indices: Indices) -> Batch:
-        """Return the examples with these indices."""
+        """Return the examples of the array with these indices."""
         picked = np.array(indices, np.int64)
         images = torch.from_numpy(np.ascontiguousarray(self.images[picked]))
         conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[picked])}
@@ -66,7 +66,7 @@ class ArrayData(Data):
         return facts | class_counts(self.labels, self.classes) | {"fingerprint": self._fingerprint()}
 
     def _fingerprint(self) -> str:
-        """SHA-256 over at most 64 examples, evenly spread, and all labels."""
+        """Return the start of a SHA-256 over at most 64 examples of the array, evenly spread, and all labels."""
         some = np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64))
         digest = hashlib.sha256(np.ascontiguousarray(self.images[some]).tobytes())
         digest.update(b"" if self.labels is None else self.labels.tobytes())
@@ -90,17 +90,18 @@ def from_array(
         classes: Names of the classes; their numbers by default.
         bins: How many values an example takes. By default 256 for uint8, 65536 for uint16, and None (continuous) for
             floating point; give it for floating point on a grid in [-1, 1].
-        layout: "channels_first" or "channels_last"; by default the first, for shapes that look like it.
+        layout: "channels_first" or "channels_last". By default channels come first, and a shape that does not look
+            so is an error.
         source: Name of the data in messages.
     Raises:
-        DataError: It is empty, has the wrong shape or type, values out of range, or labels that do not fit.
+        DataError: The array is empty, has a wrong shape or type or values out of range, or labels do not fit.
     """
-    array = _numpy(images, "images")
+    array = _to_numpy(images, "images")
     _check_shape(array)
     check_channels(array.shape[1:], layout, integers=array.dtype.kind != "f", what="examples have")
-    array = moved_first(array, layout)
+    array = move_channels_first(array, layout)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch knows this machine's order only
-    bins = _bins_of(array, bins)
+    bins = _default_bins(array, bins)
     if array.dtype.kind == "f":
         array = np.asarray(array, dtype=np.float32)
     elif array.dtype in (np.uint16, np.uint32, np.uint64):
@@ -113,15 +114,13 @@ def from_array(
     return ArrayData(array, bins=bins, labels=found, classes=names, source=source)
 
 
-def _numpy(values: Any, what: str) -> NDArray[Any]:
+def _to_numpy(values: Any, what: str) -> NDArray[Any]:
     try:
-        array = _plain(values).numpy() if isinstance(values, Tensor) else np.asanyarray(values)
+        array = _without_bfloat16(values).numpy() if isinstance(values, Tensor) else np.asanyarray(values)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, quantized tensors
         raise DataError(f"{what} cannot be made an array: {error}") from error
     if np.ma.is_masked(array):
-        raise DataError(
-            f"{what} have masked values, which say nothing; fill them by {what}.filled(...), or leave them out"
-        )
+        raise DataError(f"{what} have masked values; fill them by {what}.filled(...), or leave them out")
     if array.dtype.kind == "b":
         raise DataError(f"{what} are of {array.dtype}; give integers by astype('uint8'), and bins=2")
     if array.dtype.kind not in "iuf":
@@ -129,8 +128,8 @@ def _numpy(values: Any, what: str) -> NDArray[Any]:
     return array
 
 
-def _plain(values: Tensor) -> Tensor:
-    """A tensor as NumPy can hold it, which knows no bfloat16."""
+def _without_bfloat16(values: Tensor) -> Tensor:
+    """Return a tensor on the CPU, bfloat16 as float32, as NumPy has no bfloat16."""
     found = values.detach().cpu()
     return found.float() if found.dtype == torch.bfloat16 else found
 
@@ -140,7 +139,7 @@ def _check_shape(array: NDArray[Any]) -> None:
         raise DataError(f"images must have shape (N, C, ...) with nothing empty, got {array.shape}")
 
 
-def _bins_of(array: NDArray[Any], bins: int | None) -> int | None:
+def _default_bins(array: NDArray[Any], bins: int | None) -> int | None:
     if bins is not None or array.dtype.kind == "f":
         return bins
     known = {np.dtype(np.uint8): 256, np.dtype(np.uint16): 65536}.get(array.dtype)
@@ -152,7 +151,7 @@ def _bins_of(array: NDArray[Any], bins: int | None) -> int | None:
 
 
 def _check_values(array: NDArray[Any], bins: int | None) -> None:
-    """Check every value once, in pieces, so that a mapped file is never in memory whole."""
+    """Check every value of the images, in pieces, so that a memory-mapped file is never in memory as a whole."""
     low, high = np.inf, -np.inf
     for start in range(0, len(array), _PIECE):
         piece = array[start : start + _PIECE]
@@ -163,6 +162,6 @@ def _check_values(array: NDArray[Any], bins: int | None) -> None:
     if bins is None:
         return
     if array.dtype.kind == "f":
-        check_unit(low, high, "floating-point images with bins")
+        check_unit_range(low, high, "floating-point images with bins")
     elif low < 0 or high >= bins:
         raise DataError(f"integer images with {bins} bins must lie in 0..{bins - 1}, got values in {low}..{high}")

@@ -1,4 +1,4 @@
-"""The contract between data and training, and how batches of it are put together."""
+"""Protocols of data for training, `MapData` and `Data`, and how batches are made from examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.data.conditions import as_condition, together
+from diffkit.data.conditions import as_condition, collate_condition
 from diffkit.data.skipping import Skipping
 from diffkit.errors import DataError
 
@@ -21,13 +21,13 @@ Indices = Sequence[int] | NDArray[np.int64]
 
 @runtime_checkable
 class MapData(Protocol):
-    """Anything with a length, items and three attributes can be trained on.
+    """Protocol of data to train on: a length, items and three attributes.
 
     Attributes:
         shape: Shape of one example, (C, *S).
-        bins: How many equally spaced values an example takes: integers 0..bins-1 stand for them, 256 is 8-bit.
-            None is continuous data, in whatever units it is given.
-        classes: Names of the classes that the condition "y" counts; None if there are none.
+        bins: Number of equally spaced values that data takes, given as integers 0..bins-1; 256 for 8-bit images. None
+            for continuous data, in any units.
+        classes: Names of the classes that the condition "y" numbers; None if there are none.
     """
 
     shape: tuple[int, ...]
@@ -42,33 +42,32 @@ class MapData(Protocol):
     def __getitem__(self, index: int) -> tuple[Image, Mapping[str, Any]]:
         """Return example ``index`` and its conditions, each a number, a tensor or a text, or a mapping or list of such.
 
-        The class ``y`` counts from 0; -1 means that the example has no class.
+        Classes ``y`` are numbered from 0; -1 means that the example has no class.
 
-        The example is (C, *S), integers if there are bins, or floating point in [-1, 1]; any floating point if there
-        are none.
+        The example is (C, *S). With bins it is integers, or floating point in [-1, 1]; without, any floating point.
         """
 
 
 class Data(MapData):
-    """Data that also reads many examples at a time and describes itself."""
+    """Protocol of data to train on that also reads many examples at a time and describes itself."""
 
     @abstractmethod
     def batch(self, indices: Indices) -> Batch:
         """Return the examples with these indices."""
 
     def describe(self) -> dict[str, Any]:
-        """Return plain facts that are saved with a run; "source" names where the data came from."""
+        """Return facts of the data as plain values, which are saved with a run; "source" is its name."""
         return description(self)
 
 
 class Batch(NamedTuple):
-    """Some examples.
+    """A batch of examples, as `Data.batch` returns it.
 
     Attributes:
-        indices: Which, (B,) int64.
-        images: As the data gives them, (B, C, *S).
-        conditions: For each name, (B, ...); a list of texts; or a mapping or tuple of such. A label ``y`` of -1
-            means that the example has no class.
+        indices: Their indices in the data, (B,) int64.
+        images: The examples, as the data has them, (B, C, *S).
+        conditions: By name, (B, ...); a list of texts; or a mapping or tuple of these. A label ``y`` of -1 means that
+            the example has no class.
     """
 
     indices: Tensor
@@ -76,12 +75,12 @@ class Batch(NamedTuple):
     conditions: dict[str, Any]
 
 
-class Stacked(Data):
-    """Data of any class that honours `MapData`, read one example at a time.
+class BatchedData(Data):
+    """Any `MapData` as `Data`: reads its examples one at a time and puts them into batches.
 
     Args:
         data: The data.
-        skipping: What to do about examples that cannot be read; None raises the data's own error.
+        skipping: What to do about examples that cannot be read; None raises an error.
     """
 
     def __init__(self, data: MapData, skipping: Skipping | None = None):
@@ -98,7 +97,7 @@ class Stacked(Data):
         return self.data[index]
 
     def batch(self, indices: Indices) -> Batch:
-        """Return the examples with these indices.
+        """Read the examples with these indices one at a time, and return them as a batch.
 
         Raises:
             DataError: An example has another shape, or other conditions, than the rest.
@@ -109,10 +108,10 @@ class Stacked(Data):
             _, (image, found) = self.skipping.read(i, self._read)
             images.append(image)
             conditions.append(found)
-        return Batch(torch.tensor(picked), _together(images, picked), _stacked(conditions, picked))
+        return Batch(torch.tensor(picked), _stack_images(images, picked), _stack_conditions(conditions, picked))
 
     def _read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        """Return example ``index`` as tensors, or raise a `DataError` that names it, whatever the data raised."""
+        """Return example ``index`` as tensors; any error of the data becomes a `DataError` that names the example."""
         try:
             image, found = self.data[index]
             image = torch.as_tensor(image)
@@ -126,8 +125,8 @@ class Stacked(Data):
         return image, conditions
 
 
-def _together(images: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
-    """Images in one tensor; all must have one dtype, or integers would become floating point unnoticed."""
+def _stack_images(images: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
+    """Return images as one tensor; all must have one dtype, or integers would become floating point unnoticed."""
     for i, image in zip(indices, images, strict=True):
         if image.dtype != images[0].dtype:
             raise DataError(
@@ -136,12 +135,12 @@ def _together(images: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
     return torch.stack(list(images))
 
 
-def _stacked(conditions: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> dict[str, Any]:
+def _stack_conditions(conditions: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> dict[str, Any]:
     names = conditions[0].keys()
     for i, found in zip(indices, conditions, strict=True):
         if found.keys() != names:
             raise DataError(f"example {i} has conditions {sorted(found)}, example {indices[0]} has {sorted(names)}")
-    return {name: together(name, [found[name] for found in conditions], indices) for name in names}
+    return {name: collate_condition(name, [found[name] for found in conditions], indices) for name in names}
 
 
 def description(data: MapData) -> dict[str, Any]:
@@ -150,10 +149,10 @@ def description(data: MapData) -> dict[str, Any]:
     return {"examples": len(data), "shape": list(data.shape), "bins": data.bins, "classes": classes}
 
 
-def scaled(images: Tensor, bins: int | None) -> Tensor:
-    """Return images as float32: integers 0..bins-1 become equally spaced values in [-1, 1], u / 127.5 - 1 for 8 bits.
+def scale_images(images: Tensor, bins: int | None) -> Tensor:
+    """Scale images to [-1, 1], float32: integers u in 0..bins-1 become 2 u / (bins - 1) - 1, u / 127.5 - 1 for 8 bits.
 
-    Floating point is taken as it is.
+    Floating-point images are not scaled.
     """
     if images.is_floating_point() or bins is None:
         return images.float()

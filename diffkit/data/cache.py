@@ -1,10 +1,11 @@
-"""Pixels that were decoded once, in a file that is mapped into memory: read some ten times as fast as they are decoded.
+"""A cache of decoded pixels in a memory-mapped file, which is read about ten times as fast as images are decoded.
 
-PATH.npy    the pixels of every picture, (N, C, H, W) uint8 or uint16
-PATH.json   what they were made from: the key, the unreadable pictures, and the SHA-256 of the pixels
+PATH.npy    the pixels of every image, (N, C, H, W) uint8 or uint16
+PATH.json   the record: the key, the unreadable images, and the SHA-256 of the pixels
 
-The key is made of everything that decides the pixels; a cache of another key is built again. The record is written
-before the pixels take their place, so if building is interrupted, a file that the record does not fit is never used.
+The key is a hash of the images' stamps and of the form they are converted to; a cache with another key is built again.
+The record is written before the new pixels replace the old ones. If building is interrupted, the record does not match
+the pixels, and they are not used.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from diffkit.runtime.strict_json import check_fields, json_object
 FORMAT = 1
 _BLOCK = 1 << 24
 _HEADER = 1 << 12
-"""Bytes that hold the whole header of a .npy file; what follows is zeros until it is written."""
+"""Bytes from the start of a .npy file that contain its header; the rest is zeros until pixels are written."""
 
 
-class Mapped:
-    """A .npy file as an array that is not read into memory; each process maps it for itself.
+class MemoryMappedArray:
+    """A memory-mapped .npy file as an array; each process maps the file for itself.
 
     Args:
         path: The file.
@@ -54,42 +55,42 @@ class Mapped:
             self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return np.asarray(self._array[rows])
 
-    def __reduce__(self) -> tuple[type[Mapped], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[MemoryMappedArray], tuple[Path]]:
         """Send the path, not the pixels, to another process."""
-        return Mapped, (self.path,)
+        return MemoryMappedArray, (self.path,)
 
 
-def cached(
+def cached_pixels(
     path: Path, pictures: Pictures, *, processes: int = 0, skip: bool = False, progress: bool = False
-) -> tuple[Mapped | None, dict[int, str]]:
-    """Return the pixels of all pictures from a cache, which is built if it does not exist, and why some are unreadable.
+) -> tuple[MemoryMappedArray | None, dict[int, str]]:
+    """Return the cached pixels of images, and why some are unreadable; the cache is built if it does not exist.
 
-    Several processes may call this at once: one builds, the others wait for it.
+    If several processes call this at once, one builds the cache and the others wait for it.
 
     Args:
         path: The cache, a .npy file.
         pictures: The images to cache.
-        processes: Processes that decode; 0 decodes in this one.
-        skip: Keep a cache although some pictures are unreadable; without, nothing is written then.
-        progress: Show how far building and checking are.
+        processes: Number of processes that decode images; 0 decodes in this process.
+        skip: Write a cache even if some images are unreadable; otherwise none is written, and pixels are None.
+        progress: Show the progress of building and checking.
     Raises:
         DataError: The file is not a cache, or cannot be written.
     """
-    key = _key(pictures)
-    bad = _valid(path, key, progress)  # without the lock, so that many processes can check at once
+    key = _cache_key(pictures)
+    bad = _unreadable_in_cache(path, key, progress)  # without the lock, so that many processes can check at once
     if bad is None:
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise DataError(f"cache {str(path)!r} is in a folder that is missing or cannot be written")
-        with _locked(Path(f"{path}.lock")):
-            bad = _valid(path, key, progress, locked=True)
+        with _hold_lock(Path(f"{path}.lock")):
+            bad = _unreadable_in_cache(path, key, progress, locked=True)
             if bad is None:
-                bad = _build(path, key, pictures, processes, skip, progress)
-    return (None if bad and not skip else Mapped(path)), bad
+                bad = _build_cache(path, key, pictures, processes, skip, progress)
+    return (None if bad and not skip else MemoryMappedArray(path)), bad
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock, or say that the file system has none and go on: what is built takes its place at once and whole."""
+def _hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a cache; without file locks, log a warning and go on, as a cache is replaced atomically."""
     handle = open_lock_file(path, DataError)
     try:
         lock(handle, wait=True)
@@ -104,19 +105,19 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _key(pictures: Pictures) -> str:
+def _cache_key(pictures: Pictures) -> str:
     facts = {"format": FORMAT, "form": attrs.asdict(pictures.form), "pictures": pictures.stamps()}
     return hashlib.sha256(json.dumps(facts).encode(errors="surrogatepass")).hexdigest()
 
 
-def _record_of(path: Path) -> Path:
+def _record_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _valid(path: Path, key: str, progress: bool, locked: bool = False) -> dict[int, str] | None:
-    """Return the unreadable pictures of a cache that can be used, or None if it has to be built.
+def _unreadable_in_cache(path: Path, key: str, progress: bool, locked: bool = False) -> dict[int, str] | None:
+    """Return the unreadable images of a cache if it can be used, or None if it has to be built.
 
-    Without the lock, a cache may look damaged only because it is being replaced.
+    Without the lock, a cache may seem damaged because another process is replacing it.
     """
     record = _read_record(path)
     if record is None or not path.exists() or record["key"] != key:
@@ -131,39 +132,41 @@ def _valid(path: Path, key: str, progress: bool, locked: bool = False) -> dict[i
 def _read_record(path: Path) -> Mapping[str, Any] | None:
     """Return the record next to a cache, or None if there is no cache; raise if the file is not a cache."""
     try:
-        record = json_object(_record_of(path), most=2**30)
+        record = json_object(_record_path(path), most=2**30)
         check_fields(record, "the record", DataError, format=int, key=str, size=int, sha256=str, bad=dict)
         if all(number.isdecimal() and isinstance(text, str) for number, text in record["bad"].items()):
             return record
     except FileNotFoundError:
         if not path.exists():
             return None
-    except (OSError, ValueError):  # of which `DataError` is one
+    except (OSError, ValueError):  # DataError is a ValueError
         pass
     raise DataError(
-        f"{str(path)!r} or {str(_record_of(path))!r} is there, but is not a cache of diffkit; remove both, or name "
+        f"{str(path)!r} or {str(_record_path(path))!r} exists, but is not a cache of diffkit; remove both, or name "
         "another file"
     )
 
 
-def _build(path: Path, key: str, pictures: Pictures, processes: int, skip: bool, progress: bool) -> dict[int, str]:
-    """Decode every picture into a file next to the cache, then rename it to replace the cache."""
+def _build_cache(
+    path: Path, key: str, pictures: Pictures, processes: int, skip: bool, progress: bool
+) -> dict[int, str]:
+    """Decode every image into a temporary file, and rename it to replace the cache."""
     bad: dict[int, str] = {}
     form = pictures.form
     shape = (len(pictures), *form.shape)
     try:
         with replacing(path) as temporary:
             pixels = open_memmap(temporary, mode="w+", dtype=form.dtype, shape=shape)
-            _reserve(temporary)
+            _reserve_disk_space(temporary)
             bad = decode_all(pictures, pixels, processes=processes, doing="building the cache", progress=progress)
             if bad and not skip:
-                raise _UnwantedError
+                raise _DiscardCacheError
             pixels.flush()
             del pixels
             _sync(temporary)
             record = {"format": FORMAT, "key": key, "size": temporary.stat().st_size, "sha256": _sha256(temporary)}
-            write_atomically(_record_of(path), json.dumps({**record, "bad": bad}).encode())
-    except _UnwantedError:
+            write_atomically(_record_path(path), json.dumps({**record, "bad": bad}).encode())
+    except _DiscardCacheError:
         pass
     except OSError as error:
         need = int(np.prod(shape)) * form.dtype.itemsize
@@ -173,8 +176,8 @@ def _build(path: Path, key: str, pictures: Pictures, processes: int, skip: bool,
     return bad
 
 
-def _reserve(path: Path) -> None:
-    """Reserve the disk space of a file before it is written through a map, where a full disk would kill the process.
+def _reserve_disk_space(path: Path) -> None:
+    """Reserve the disk space of a cache before it is written by memory map, when a full disk would kill the process.
 
     Raises:
         OSError: There is not enough space.
@@ -188,7 +191,7 @@ def _reserve(path: Path) -> None:
             pass
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise  # a file system that cannot reserve says so; others are full
+                raise  # the disk is full; the other numbers mean that the file system cannot reserve space
         header = file.read(_HEADER)
         file.seek(0)
         for start in range(0, size, _BLOCK):
@@ -197,8 +200,8 @@ def _reserve(path: Path) -> None:
         file.write(header)
 
 
-class _UnwantedError(Exception):
-    """Discard the cache that is being built."""
+class _DiscardCacheError(Exception):
+    """Raised to discard the cache that is being built."""
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Classes of examples as numbers with names: what may stand for one, and for an example that has none."""
+"""Classes of examples: their numbers and names, checked; -1 or None for an example without a class."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def class_numbers(labels: Any, count: int) -> NDArray[np.int64]:
     """Return the class of each example, (count,) int64, from 0; `NO_CLASS` for an example without a class.
 
     Args:
-        labels: Integers, -1 for no class; a list may also have None for it.
-        count: How many there have to be.
+        labels: Integers, -1 for no class; a list may have None instead.
+        count: The number of examples.
     Raises:
-        DataError: A label is not such a number; the text names the first.
+        DataError: A label is not a class number; the text names the first.
     """
     if isinstance(labels, list | tuple):
         labels = [NO_CLASS if label is None else label for label in labels]
@@ -47,22 +47,22 @@ def class_numbers(labels: Any, count: int) -> NDArray[np.int64]:
 
 
 def class_names(classes: Any, labels: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the names of classes, each once and enough for the labels; their numbers if none are given.
+    """Return the names of the classes that labels number; by default their numbers.
 
     Raises:
-        DataError: They are not a list of words, one occurs twice, or there are fewer than the labels need.
+        DataError: The names are not a list of words, one occurs twice, or there are fewer than the labels need.
     """
     largest = int(labels.max())
     if classes is None:
         return tuple(str(i) for i in range(largest + 1))
-    names = checked_names(classes)
+    names = check_class_names(classes)
     if largest >= len(names):
         raise DataError(f"a label is {largest}, but there are {len(names)} class names")
     return names
 
 
-def checked_names(classes: Any) -> tuple[str, ...]:
-    """Return the names of classes, after checking that they are a list of words and each occurs once."""
+def check_class_names(classes: Any) -> tuple[str, ...]:
+    """Return the names of classes, after checking that they are a list of words without repetition."""
     names = classes.tolist() if isinstance(classes, np.ndarray) else classes
     if not isinstance(names, list | tuple):
         raise DataError(f"classes must be a list of names, got {type(classes).__name__}")
@@ -76,7 +76,7 @@ def checked_names(classes: Any) -> tuple[str, ...]:
 
 
 def class_counts(labels: NDArray[np.int64] | None, classes: Sequence[str] | None) -> dict[str, Any]:
-    """Return how many examples each class has and, if there are any, how many have no class, for a description."""
+    """Return how many examples each class has, and how many have no class if some have none, for `Data.describe`."""
     if labels is None or classes is None:
         return {}
     some = labels[labels >= 0]

@@ -13,9 +13,9 @@ from diffkit.errors import DataError
 
 
 def as_condition(value: Any) -> Any:
-    """Return one example's condition: a tensor for numbers and arrays; a text, and None, as they are.
+    """Return a condition of one example, numbers and arrays as tensors; a text and None are not changed.
 
-    Mappings are read entry by entry, and so are lists that hold no array of numbers.
+    Mappings are converted entry by entry, and so are lists that are not arrays of numbers.
     """
     if value is None or isinstance(value, str):
         return value
@@ -34,32 +34,32 @@ def _is_array(value: Sequence[Any]) -> bool:
     return True
 
 
-def together(name: str, values: Sequence[Any], indices: Sequence[int]) -> Any:
-    """Return one condition of a batch, as `diffkit.system.conditions` reads it.
+def collate_condition(name: str, values: Sequence[Any], indices: Sequence[int]) -> Any:
+    """Return a condition of a batch from those of its examples, as `diffkit.system.conditions` reads it.
 
     Args:
-        name: Of the condition.
-        values: Of each example, as `as_condition` returns them.
-        indices: Which examples they are.
+        name: Name of the condition.
+        values: The condition of each example, as `as_condition` returns it.
+        indices: Indices of the examples.
     Raises:
         DataError: The condition of an example has another form than that of the first.
     """
     first = values[0]
     for i, value in zip(indices, values, strict=True):
-        if not _alike(value, first):
+        if not _have_same_form(value, first):
             raise DataError(
-                f"example {i} has {name} {_form(value)}, example {indices[0]} {_form(first)}; give one form, "
+                f"example {i} has {name} {_form_text(value)}, example {indices[0]} {_form_text(first)}; give one form, "
                 "shorter ones padded, with a mask"
             )
     if isinstance(first, Mapping):
-        return {key: together(f"{name}[{key!r}]", [value[key] for value in values], indices) for key in first}
+        return {key: collate_condition(f"{name}[{key!r}]", [value[key] for value in values], indices) for key in first}
     if isinstance(first, tuple):
         columns = enumerate(zip(*values, strict=True))
-        return tuple(together(f"{name}[{i}]", entries, indices) for i, entries in columns)
+        return tuple(collate_condition(f"{name}[{i}]", entries, indices) for i, entries in columns)
     return torch.stack(list(values)) if isinstance(first, Tensor) else list(values)
 
 
-def _alike(value: Any, first: Any) -> bool:
+def _have_same_form(value: Any, first: Any) -> bool:
     if isinstance(first, Tensor):
         return isinstance(value, Tensor) and value.shape == first.shape
     if isinstance(first, Mapping):
@@ -69,7 +69,7 @@ def _alike(value: Any, first: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _form(value: Any) -> str:
+def _form_text(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diffkit.data.base import Data
 from diffkit.data.image_data import PictureData
-from diffkit.data.parallel import in_order
+from diffkit.data.parallel import map_in_order
 from diffkit.errors import DataError, OptionError
 from diffkit.runtime.files import replacing
 from diffkit.runtime.images import need_pillow
@@ -29,15 +29,15 @@ Example = tuple[int, NDArray[Any], int | None]
 
 
 class Exporter:
-    """Reads every example of some data once, and records those that cannot be read.
+    """Exports data to a folder of PNGs or a .npz file; reads every example once, and records those it cannot read.
 
     Args:
-        data: What to read.
-        on_error: "stop" at the first that cannot be read, or "skip" it.
-        processes: Processes that decode; 0 decodes in this one. More are of use for encoded images only.
+        data: The data.
+        on_error: "stop" at the first example that cannot be read, or "skip" such examples.
+        processes: Number of processes that decode; 0 decodes in this process. They are used for encoded images only.
         progress: Show a progress bar.
     Attributes:
-        skipped: Why each example that was skipped could not be read.
+        skipped: For each skipped example, why it could not be read.
     """
 
     def __init__(self, data: Data, *, on_error: str = "stop", processes: int = 0, progress: bool = False):
@@ -45,10 +45,10 @@ class Exporter:
         self.skipped: list[str] = []
 
     def to_folder(self, out: Path, *, prefix: str | None = None) -> list[str]:
-        """Write a PNG for each example: ``cat_00003.png``, the class and the example's number.
+        """Export to a folder of PNGs named by class and the example's number, such as ``cat_00003.png``.
 
         Returns:
-            The classes in the order they are counted in when the folder is read with labels "prefix".
+            The classes in the order of their numbers when the folder is read with labels "prefix".
         Raises:
             OptionError: The folder exists already and is not empty.
             DataError: The data has no pixels, two classes would have one name, or an example cannot be read.
@@ -67,20 +67,20 @@ class Exporter:
             for i, image, label in self._examples():
                 before = names[label] if names and label is not None else prefix
                 name = f"{i:0{digits}d}.png" if before is None else f"{before}_{i:0{digits}d}.png"
-                Image.fromarray(drawn(image, self.data.bins)).save(work / name)
+                Image.fromarray(to_pillow_array(image, self.data.bins)).save(work / name)
         return sorted(names)
 
     def to_npz(self, out: Path) -> None:
-        """Write ``arr_0``, the images (N, *S, C) as they are, and if there are any ``arr_1``, labels, and ``classes``.
+        """Export to a .npz file: ``arr_0``, the images (N, *S, C), and ``arr_1``, labels, with ``classes``, if any.
 
-        ``bins`` is the number of values they take. improved-diffusion writes and reads the first two.
+        ``bins`` is the number of values that images take. improved-diffusion writes and reads the first two arrays.
 
         Raises:
             DataError: An example cannot be read.
         """
         data = self.data
         labels: list[int] = []
-        dtype = _dtype(data)
+        dtype = _export_dtype(data)
         with replacing(out) as temporary, replacement(out.with_name(f"{out.name}.pixels")) as pixels:
             count = 0
             with pixels.open("wb") as file:
@@ -92,16 +92,16 @@ class Exporter:
                 raise DataError(f"none of {len(data)} examples can be read; the first: {self.skipped[0]}")
             shape = (count, *data.shape[1:], data.shape[0])
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-                _add_file(archive, "arr_0", pixels, shape, dtype)
+                _add_pixel_file(archive, "arr_0", pixels, shape, dtype)
                 if labels:
-                    _add(archive, "arr_1", np.array(labels, np.int64))
+                    _add_array(archive, "arr_1", np.array(labels, np.int64))
                 if labels and data.classes is not None:
-                    _add(archive, "classes", np.array(data.classes))
+                    _add_array(archive, "classes", np.array(data.classes))
                 if data.bins is not None:
-                    _add(archive, "bins", np.array(data.bins))
+                    _add_array(archive, "bins", np.array(data.bins))
 
     def _examples(self) -> Iterator[Example]:
-        """Number, image (C, *S) and class of each example that can be read."""
+        """Yield number, image (C, *S) and class of each example that can be read."""
         with show_progress(len(self.data), "writing images", self.progress) as advance:
             for i, found in enumerate(self._read()):
                 advance(1)
@@ -115,19 +115,19 @@ class Exporter:
     def _read(self) -> Iterator[tuple[NDArray[Any], int | None] | DataError]:
         data = self.data
         if not isinstance(data, PictureData):
-            yield from in_order(self._one, range(len(data)))
+            yield from map_in_order(self._read_one, range(len(data)))
             return
-        for i, found in enumerate(in_order(data.pictures.read, data.rows.tolist(), self.processes)):
+        for i, found in enumerate(map_in_order(data.pictures.read, data.rows.tolist(), self.processes)):
             label = None if data.labels is None else int(data.labels[i])
             yield found if isinstance(found, DataError) else (found, label)
 
-    def _one(self, index: int) -> tuple[NDArray[Any], int | None]:
+    def _read_one(self, index: int) -> tuple[NDArray[Any], int | None]:
         image, conditions = self.data[index]
         return torch.as_tensor(image).numpy(), int(conditions["y"]) if "y" in conditions else None
 
 
-def drawn(image: NDArray[Any], bins: int | None) -> NDArray[Any]:
-    """Return an image (C, H, W) as Pillow accepts it, (H, W) or (H, W, C), its values spread over 8 or 16 bits."""
+def to_pillow_array(image: NDArray[Any], bins: int | None) -> NDArray[Any]:
+    """Return an image (C, H, W) as an array that Pillow accepts, (H, W) or (H, W, C), scaled to 8 or 16 bits."""
     assert bins is not None
     top = 255 if bins <= 256 else 65535
     values = np.rint((image.astype(np.float64) + 1) * (top / 2)) if image.dtype.kind == "f" else image
@@ -138,12 +138,12 @@ def drawn(image: NDArray[Any], bins: int | None) -> NDArray[Any]:
 
 
 def file_prefixes(classes: Sequence[str] | None) -> list[str]:
-    """Return the file name prefix of each class: its name without characters that end a prefix or no name can have.
+    """Return the file name prefix of each class: its name, with "-" for characters that file names or prefixes exclude.
 
     Numbers are padded to the digits of the largest, so that they sort in numerical order.
 
     Raises:
-        DataError: Two classes would start alike.
+        DataError: Two classes would have the same prefix.
     """
     if classes is None:
         return []
@@ -168,8 +168,8 @@ def _check_drawable(data: Data) -> None:
         raise DataError(f"a PNG keeps {data.bins} values in grey only; write a .npz")
 
 
-def _dtype(data: Data) -> np.dtype[Any]:
-    """Type in which a file holds an example: the smallest integers that hold its values, or float32."""
+def _export_dtype(data: Data) -> np.dtype[Any]:
+    """Return the dtype of exported examples: the smallest integers for their values, or float32."""
     if isinstance(data, PictureData):
         return data.pictures.form.dtype
     if torch.as_tensor(data[0][0]).is_floating_point():
@@ -178,13 +178,15 @@ def _dtype(data: Data) -> np.dtype[Any]:
     return np.dtype(np.uint8 if bins <= 256 else np.uint16 if bins <= 65536 else np.int64)
 
 
-def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+def _add_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:  # without a date: the same bytes at any time
         np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def _add_file(archive: zipfile.ZipFile, name: str, content: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Add a file of bare pixels as an array, without holding it in memory."""
+def _add_pixel_file(
+    archive: zipfile.ZipFile, name: str, content: Path, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> None:
+    """Add a file of raw pixels to an archive as an array, without reading all of it into memory."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file, content.open("rb") as pixels:
         np.lib.format.write_array_header_1_0(file, header)

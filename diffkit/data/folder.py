@@ -10,8 +10,8 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from diffkit.data.images import Form, read_image
-from diffkit.data.labels import labels_of
-from diffkit.data.left_out import file_reason, folder_reason, is_above, is_of_the_system
+from diffkit.data.labels import read_labels
+from diffkit.data.left_out import file_reason, folder_reason, is_above, is_system_path
 from diffkit.data.names import printable
 from diffkit.errors import DataError
 from diffkit.runtime.images import need_pillow
@@ -23,11 +23,11 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", 
 
 
 @frozen
-class Listing:
-    """What a folder holds.
+class FolderListing:
+    """The files of a folder of images.
 
     Attributes:
-        files: Image files, in improved-diffusion's order: sorted within each folder, folders in their place.
+        files: Image files, in improved-diffusion's order: files and folders sorted by name, at every depth.
         ignored: Every other file with the reason, in the same order.
     """
 
@@ -35,19 +35,19 @@ class Listing:
     ignored: tuple[tuple[Path, str], ...] = field(factory=tuple)
 
     def check_any(self, root: Path) -> None:
-        """Raise `DataError` if there is no image."""
+        """Raise `DataError` if the folder has no image."""
         if not self.files:
-            raise no_image(root, len(self.ignored))
+            raise no_image_error(root, len(self.ignored))
 
 
 @frozen
-class Files:
+class FolderPictures:
     """Image files of a folder, as `diffkit.data.images.Pictures`.
 
     Attributes:
         root: The folder.
         files: The files, in order of index.
-        form: What each is made into.
+        form: Form that each image is converted to.
     """
 
     root: Path
@@ -67,13 +67,13 @@ class Files:
         return read_image(self.files[index], self.form)
 
     def stamps(self) -> list[list[Any]]:
-        """Return name, bytes and time of change of each file, which change when the pictures do."""
+        """Return name, size and modification time of each file, which change when the images do."""
         found = [os.stat(path) for path in self.files]  # noqa: PTH116 - a third faster, on many files
         return [[self.name(i), stat.st_size, stat.st_mtime_ns] for i, stat in enumerate(found)]
 
 
-def list_images(root: Path) -> Listing:
-    """Return the image files under a folder, visiting each linked folder once, hidden and parent folders never.
+def list_images(root: Path) -> FolderListing:
+    """Return the image files under a folder; each linked folder is visited once, hidden and parent folders never.
 
     Raises:
         DataError: The folder is missing, is a file, or cannot be listed.
@@ -85,9 +85,9 @@ def list_images(root: Path) -> Listing:
         entries = _entries(root)
     except OSError as error:
         raise DataError(f"{str(root)!r} cannot be listed: {error.strerror}") from error
-    walk = _Walk(root)
-    walk.go(entries)
-    return Listing(tuple(walk.files), tuple(walk.ignored))
+    lister = _FolderWalk(root)
+    lister.list_entries(entries)
+    return FolderListing(tuple(lister.files), tuple(lister.ignored))
 
 
 def open_folder(root: Path, *, form: Form, labels: str | None = None, **options: Any) -> PictureData:
@@ -95,11 +95,11 @@ def open_folder(root: Path, *, form: Form, labels: str | None = None, **options:
 
     Args:
         root: The folder, searched with all folders in it.
-        form: Size, channels and the like of every example.
+        form: Size, channels and bits of every example.
         labels: "folders", where the class is the folder right below the root; "prefix", where it is the file's name up
             to the first underscore, as in improved-diffusion; a .csv or .json table of labels; None for no classes.
         options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
-            `PictureData.opened`.
+            `PictureData.from_pictures`.
     Raises:
         DataError: There is no image, one cannot be read, or a label is missing.
     """
@@ -108,13 +108,13 @@ def open_folder(root: Path, *, form: Form, labels: str | None = None, **options:
 
     listing = list_images(root)
     listing.check_any(root)
-    files = Files(root, listing.files, form)
-    found = None if labels is None else labels_of([files.name(i) for i in range(len(files))], labels, root)
+    files = FolderPictures(root, listing.files, form)
+    found = None if labels is None else read_labels([files.name(i) for i in range(len(files))], labels, root)
     ignored = [(printable(path.relative_to(root)), reason) for path, reason in listing.ignored]
-    return PictureData.opened(files, source=str(root), labels=found, ignored=ignored, **options)
+    return PictureData.from_pictures(files, source=str(root), labels=found, ignored=ignored, **options)
 
 
-def no_image(where: Path, others: int) -> DataError:
+def no_image_error(where: Path, others: int) -> DataError:
     """Return the error for a folder or archive without images."""
     return DataError(
         f"{str(where)!r} holds no image ({others} other files); images end in {' '.join(sorted(SUFFIXES))}"
@@ -126,8 +126,8 @@ def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
         return sorted(found, key=lambda entry: entry.name)
 
 
-class _Walk:
-    """Lists a folder and all folders in it, at any depth."""
+class _FolderWalk:
+    """Lists the files of a folder and of all folders in it."""
 
     def __init__(self, root: Path):
         self.files: list[Path] = []
@@ -135,8 +135,8 @@ class _Walk:
         self.root = os.path.realpath(root)
         self.seen = {self.root}
 
-    def go(self, entries: list[os.DirEntry[str]]) -> None:
-        """Add files in order, and the content of a folder at the folder's position."""
+    def list_entries(self, entries: list[os.DirEntry[str]]) -> None:
+        """List entries of the root folder in order, and the content of each folder in place of the folder."""
         open_ = [(self.root, iter(entries))]
         while open_:
             real, left = open_[-1]
@@ -146,15 +146,15 @@ class _Walk:
             elif _is_folder(entry):
                 inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)  # noqa: PTH118
                 open_.append((inner, iter(self._enter(entry, inner))))
-            elif reason := _unusable(entry):
+            elif reason := _reason_ignored(entry):
                 self.ignored.append((Path(entry.path), reason))
             else:
                 self.files.append(Path(entry.path))
 
     def _enter(self, entry: os.DirEntry[str], real: str) -> list[os.DirEntry[str]]:
-        """Return what is in a folder; empty for one that is left out, which is listed with the reason."""
+        """Return the entries of a folder; for a folder that is left out, none, after recording the reason."""
         try:
-            reason = folder_reason(entry.name) or self._no_way(entry, real)
+            reason = folder_reason(entry.name) or self._reason_not_visited(entry, real)
             if reason is None:
                 return _entries(entry)
         except OSError as error:
@@ -162,11 +162,11 @@ class _Walk:
         self.ignored.append((Path(entry.path), reason))
         return []
 
-    def _no_way(self, entry: os.DirEntry[str], real: str) -> str | None:
-        """Why a folder is not visited, by its resolved path, or None."""
+    def _reason_not_visited(self, entry: os.DirEntry[str], real: str) -> str | None:
+        """Return why a folder is not visited, by its resolved path, or None."""
         if entry.is_symlink() and is_above(real, self.root):
             return "a link to a folder that holds this one"
-        if is_of_the_system(real) and not is_of_the_system(self.root):
+        if is_system_path(real) and not is_system_path(self.root):
             return "a link to something other than a folder of files"
         if real in self.seen:
             return "a link to a folder that was visited already"
@@ -181,13 +181,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _unusable(entry: os.DirEntry[str]) -> str | None:
+def _reason_ignored(entry: os.DirEntry[str]) -> str | None:
     if reason := file_reason(entry.name):
         return reason
     if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - no Path for each of 100,000 names
         return "no image by its name"
     try:
-        if entry.is_symlink() and is_of_the_system(os.path.realpath(entry.path)):
+        if entry.is_symlink() and is_system_path(os.path.realpath(entry.path)):
             return "a link to something other than a file"
         if entry.is_file():
             return None

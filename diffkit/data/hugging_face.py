@@ -1,7 +1,7 @@
 """Datasets of the Hugging Face library: from the Hub, from Parquet files, or from a folder it saved.
 
-Encoded images are taken as they are and decoded here, so that 16 bits, orientation and transparency are treated as in
-any folder. A streaming dataset is refused: an interrupted run could not continue in the same order.
+Encoded images are decoded by diffkit, not by the library, so that 16 bits, orientation and transparency are treated as
+in a folder. A streaming dataset is refused: an interrupted run could not continue in the same order.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from diffkit.data.classes import checked_names
-from diffkit.data.images import Form, decoded
+from diffkit.data.classes import check_class_names
+from diffkit.data.images import Form, decode_image
 from diffkit.data.labels import MOST_CLASSES, Labels
 from diffkit.errors import DataError, MissingExtraError
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Rows:
-    """The images of a dataset, as `diffkit.data.images.Pictures`.
+class HuggingFacePictures:
+    """The images of a Hugging Face dataset, as `diffkit.data.images.Pictures`.
 
     Attributes:
         dataset: A map-style dataset whose images are not decoded.
         column: Name of the column of images.
-        form: What each image is made into.
-        source: What the dataset is called.
+        form: Form that each image is converted to.
+        source: Name of the dataset in messages.
     """
 
     dataset: Any = field(repr=False)
@@ -44,11 +44,11 @@ class Rows:
         return len(self.dataset)
 
     def name(self, index: int) -> str:
-        """Return the number of a row."""
+        """Return the name of an image: the number of its row."""
         return f"row {index}"
 
     def read(self, index: int) -> NDArray[Any]:
-        """Return the pixels of an image, (C, H, W)."""
+        """Return the pixels of an image of the dataset, (C, H, W)."""
         name = f"{self.source} row {index}"
         try:
             value = self.dataset[int(index)][self.column]
@@ -57,22 +57,22 @@ class Rows:
         if not isinstance(value, Mapping) or not (value.get("bytes") or value.get("path")):
             raise DataError(f"{name}: there is no image")
         content = value.get("bytes")
-        return decoded(io.BytesIO(content) if content else Path(value["path"]), name, self.form)
+        return decode_image(io.BytesIO(content) if content else Path(value["path"]), name, self.form)
 
     def stamps(self) -> list[Any]:
         """Return the dataset's own fingerprint."""
         return [len(self), self.column, str(getattr(self.dataset, "_fingerprint", ""))]
 
 
-def load_dataset(dataset: str, *, subset: str | None, split: str, revision: str | None) -> Any:
-    """Return a dataset of the Hub, of Parquet files, or of a folder.
+def load_hugging_face(dataset: str, *, subset: str | None, split: str, revision: str | None) -> Any:
+    """Return a dataset of the Hugging Face Hub, of Parquet files, or of a folder.
 
     Args:
         dataset: Name on the Hub; or a .parquet file, a folder of them, a folder that the library saved, or a folder of
             images in one of its layouts.
-        subset: Name of a part that has options of its own.
-        split: Such as "train" or "train[:1000]".
-        revision: Of the Hub, such as a commit.
+        subset: Name of a configuration of the dataset, if it has several.
+        split: Split of the dataset, such as "train" or "train[:1000]".
+        revision: Revision on the Hub, such as a commit.
     Raises:
         DataError: There is no such dataset.
         MissingExtraError: The library is not installed.
@@ -91,18 +91,18 @@ def load_dataset(dataset: str, *, subset: str | None, split: str, revision: str 
             return datasets.load_from_disk(dataset)[split]
         files = sorted(map(str, [path] if path.is_file() else path.rglob("*.parquet")))
         if files:
-            return datasets.load_dataset("parquet", data_files=files, split=_of_all(split))
+            return datasets.load_dataset("parquet", data_files=files, split=_parquet_split(split))
         return datasets.load_dataset("imagefolder", data_dir=dataset, split=split)
     except Exception as error:  # the library and what it is built on raise errors of every kind
         raise DataError(f"dataset {dataset!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _of_all(split: str) -> str:
-    """The library puts loose Parquet files into one split, named "train"."""
+def _parquet_split(split: str) -> str:
+    """Return the split of loose Parquet files, which the library puts into one split named "train"."""
     return "train" + split[split.index("[") :] if "[" in split else "train"
 
 
-def from_dataset(
+def from_hugging_face(
     dataset: Any,
     *,
     form: Form,
@@ -116,15 +116,15 @@ def from_dataset(
 
     Args:
         dataset: A map-style dataset.
-        form: What each image is made into.
+        form: Form that each image is converted to.
         image: Its column of images; by default the only one.
         label: Its column of classes; by default the only one.
         labels: Give the class as condition ``y``.
-        source: What to call it.
+        source: Name of the dataset in messages.
         options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
-            `PictureData.opened`.
+            `PictureData.from_pictures`.
     Raises:
-        DataError: It is streaming, or has no such columns.
+        DataError: The dataset is streaming, or has no such columns.
     """
     from diffkit.data.image_data import PictureData
 
@@ -136,16 +136,18 @@ def from_dataset(
             "continue in the same order"
         )
     features = dict(dataset.features)
-    column = _column(features, image, "Image", "image")
-    found = None if not labels else _labels(dataset, _column(features, label, "ClassLabel", "label"), features)
+    column = _find_column(features, image, "Image", "image")
+    found = (
+        None if not labels else _read_labels(dataset, _find_column(features, label, "ClassLabel", "label"), features)
+    )
     undecoded = dataset.select_columns([column]).cast_column(column, type(features[column])(decode=False))
-    rows = Rows(undecoded, column, form, source)
+    rows = HuggingFacePictures(undecoded, column, form, source)
     identity = str(getattr(dataset, "_fingerprint", ""))
-    return PictureData.opened(rows, source=source, labels=found, identity=identity, **options)
+    return PictureData.from_pictures(rows, source=source, labels=found, identity=identity, **options)
 
 
-def _column(features: Mapping[str, Any], name: str | None, kind: str, option: str) -> str:
-    """The column that was named, or the only one of its kind."""
+def _find_column(features: Mapping[str, Any], name: str | None, kind: str, option: str) -> str:
+    """Return the given column of a dataset, or the only one of its kind."""
     if name is not None:
         if name not in features:
             raise DataError(f"the dataset has no column {name!r} (columns: {', '.join(features)})")
@@ -159,14 +161,16 @@ def _column(features: Mapping[str, Any], name: str | None, kind: str, option: st
     return found[0]
 
 
-def _labels(dataset: Any, column: str, features: Mapping[str, Any]) -> Labels:
+def _read_labels(dataset: Any, column: str, features: Mapping[str, Any]) -> Labels:
     values: Sequence[Any] = list(dataset[column])
     names = getattr(features[column], "names", None)
     values = [None if value is None or (isinstance(value, int) and value < 0) else value for value in values]
     if all(value is None for value in values):
         raise DataError(f"none of {len(values)} rows has a class in column {column!r}", fix={"labels": False})
     if names is not None:
-        return Labels(tuple(None if value is None else names[value] for value in values), tuple(checked_names(names)))
+        return Labels(
+            tuple(None if value is None else names[value] for value in values), tuple(check_class_names(names))
+        )
     some = [value for value in values if value is not None]
     texts = tuple(None if value is None else str(value) for value in values)
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in some):

@@ -1,4 +1,4 @@
-"""Encoded images as data: decoded once if they fit into memory, taken from a cache, or decoded at every use."""
+"""Encoded images as data: decoded once if they fit into memory, read from a cache, or decoded at every use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffkit.data.base import Batch, Data, Image, Indices, description
-from diffkit.data.cache import Mapped, cached
+from diffkit.data.cache import MemoryMappedArray, cached_pixels
 from diffkit.data.classes import class_counts
 from diffkit.data.images import Pictures, decode_all
 from diffkit.data.labels import Labels
 from diffkit.data.names import printable
 from diffkit.data.parallel import logs_for_job
-from diffkit.data.skipping import Skipping, check_share
+from diffkit.data.skipping import Skipping, check_skipped_share
 from diffkit.errors import DataError, joined, problem
 from diffkit.runtime.output import log
 
@@ -31,20 +31,20 @@ IN_MEMORY = 2 * 1024**3
 
 @frozen(eq=False)
 class PictureData(Data):
-    """Images of a folder, a database or a dataset.
+    """Encoded images of a folder, an archive, a database or a dataset, as data.
 
     Attributes:
         pictures: All images, readable or not.
         rows: Which of them are the examples, (N,) int64.
-        source: Where they come from, for messages.
-        shape: Of one example, (C, H, W).
+        source: Name of the data in messages.
+        shape: Shape of one example, (C, H, W).
         bins: 256, or 65536 for 16 bits.
         labels: Class of each example, (N,) int64, or None.
-        classes: Their names, or None.
+        classes: Names of the classes, or None.
         skipped: Files that are left out, by name, each with the reason.
-        pixels: All pictures' pixels, (len(pictures), C, H, W), in memory or mapped; None to decode at every use.
-        identity: Further text that identifies these pictures, where names do not.
-        skipping: What to do about a picture that cannot be read when it is used.
+        pixels: Pixels of all images, (len(pictures), C, H, W), in memory or mapped; None to decode at every use.
+        identity: Further text that identifies these images, if their names do not.
+        skipping: What to do about an image that cannot be read when it is used.
     """
 
     pictures: Pictures
@@ -55,12 +55,12 @@ class PictureData(Data):
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
-    pixels: NDArray[Any] | Mapped | None = None
+    pixels: NDArray[Any] | MemoryMappedArray | None = None
     identity: str = ""
     skipping: Skipping | None = None
 
     @classmethod
-    def opened(
+    def from_pictures(
         cls,
         pictures: Pictures,
         *,
@@ -75,42 +75,44 @@ class PictureData(Data):
         identity: str = "",
         progress: bool = False,
     ) -> PictureData:
-        """Return pictures as data, after reading every one once.
+        """Return encoded images as data, after reading every one once.
 
         Args:
             pictures: The images.
-            source: Where they come from.
-            labels: Class of each.
-            ignored: Other files, with the reason that they are not images.
-            on_error: "stop" at pictures that cannot be read, naming them; or "skip" them with a line for each. With
-                ``check=False`` the next picture that can be read stands in for one that is skipped.
-            cache: A .npy file that stores the pixels from one run to the next.
-            processes: Processes that read; 0 reads in this one.
-            check: False reads nothing beforehand, so that a damaged picture is found when it is used.
-            max_skipped: The largest share of the pictures that may be skipped; by default a half, at least ten.
-            identity: Further text that identifies these pictures, where names do not.
+            source: Name of the data in messages.
+            labels: Class of each image.
+            ignored: Other files, with the reason that they are not used.
+            on_error: "stop" at images that cannot be read, naming them; or "skip" them with a line for each. With
+                ``check=False`` a skipped image is replaced by the next one that can be read.
+            cache: A .npy file that stores the decoded pixels for later runs.
+            processes: Number of processes that read images; 0 reads in this process.
+            check: False reads no image beforehand, so that a damaged one is found only when it is used.
+            max_skipped: The largest share of the images that may be skipped; by default a half, at least ten.
+            identity: Further text that identifies these images, if their names do not.
             progress: Show a progress bar.
         Raises:
-            DataError: A picture cannot be read and ``on_error`` is "stop", or too many cannot.
+            DataError: An image cannot be read and ``on_error`` is "stop", or too many cannot be read.
         """
         skipping = Skipping(len(pictures), on_error, max_skipped)
         if labels is not None:
-            labels.counted(range(len(pictures)))  # raises before the long work if they are wrong
-        pixels: NDArray[Any] | Mapped | None = None
+            labels.class_numbers(range(len(pictures)))  # raises before the long work if they are wrong
+        pixels: NDArray[Any] | MemoryMappedArray | None = None
         bad: Mapping[int, str] = {}
         if cache is not None:
-            pixels, bad = cached(cache, pictures, processes=processes, skip=on_error == "skip", progress=progress)
+            pixels, bad = cached_pixels(
+                cache, pictures, processes=processes, skip=on_error == "skip", progress=progress
+            )
         elif check:
-            pixels, bad = _read_all(pictures, processes, progress)
+            pixels, bad = _decode_all(pictures, processes, progress)
         if bad and on_error == "stop":
-            raise DataError(unreadable(bad, len(pictures)))
+            raise DataError(unreadable_text(bad, len(pictures)))
         good = [i for i in range(len(pictures)) if i not in bad]
         if not good:
             raise DataError(f"{source!r} holds no readable image ({len(bad)} unreadable); the first: {bad[0]}")
-        check_share(len(bad), len(pictures), skipping.most, next(iter(bad.values()), ""))
+        check_skipped_share(len(bad), len(pictures), skipping.most, next(iter(bad.values()), ""))
         for reason in bad.values() if logs_for_job() else ():
             log(f"skipped {reason}")
-        numbers, classes = (None, None) if labels is None else labels.counted(good)
+        numbers, classes = (None, None) if labels is None else labels.class_numbers(good)
         skipped = (*ignored, *((printable(pictures.name(i)), reason) for i, reason in bad.items()))
         bins = 2**pictures.form.bits
         rows = np.array(good, np.int64)
@@ -127,7 +129,7 @@ class PictureData(Data):
         return image[0], {name: int(value) for name, value in conditions.items()}
 
     def batch(self, indices: Indices) -> Batch:
-        """Return the images with these indices; those of 16 bits are int32, for which torch has every operator."""
+        """Return the images with these indices; 16-bit images as int32, as torch has few operators for uint16."""
         picked = np.array(indices, np.int64)
         taken, pixels = self._read(picked) if self.pixels is None else (picked, self.pixels[self.rows[picked]])
         pixels = pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
@@ -135,7 +137,7 @@ class PictureData(Data):
         return Batch(torch.from_numpy(picked), torch.from_numpy(pixels), conditions)
 
     def _read(self, picked: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Decode pictures; return the indices used for those picked, and their pixels."""
+        """Decode images; return the indices of those that could be read or replaced one, and their pixels."""
         skipping = self.skipping or Skipping(len(self), "stop")
         found = [skipping.read(int(i), lambda row: self.pictures.read(self.rows[row])) for i in picked]
         return np.array([i for i, _ in found], np.int64), np.stack([pixels for _, pixels in found])
@@ -149,16 +151,16 @@ class PictureData(Data):
         return facts | {"skipped": len(self.skipped), "fingerprint": digest}
 
 
-def unreadable(bad: Mapping[int, str], count: int) -> str:
-    """Return the text that names the pictures that cannot be read."""
+def unreadable_text(bad: Mapping[int, str], count: int) -> str:
+    """Return the text of an error that names the images that cannot be read."""
     reasons = list(bad.values())
     first = problem(f"{len(bad)} of {count} files cannot be read; remove them", fix={"on_error": "skip"})
-    last = problem("a run that began with them continues", fix={"check": False, "on_error": "skip"})
+    last = problem("a run that began with these files can be resumed", fix={"check": False, "on_error": "skip"})
     return joined("\n  ", [first, *reasons[:20], *(["..."] if len(bad) > 20 else []), last])
 
 
-def _read_all(pictures: Pictures, processes: int, progress: bool) -> tuple[NDArray[Any] | None, dict[int, str]]:
-    """Decode every picture once; return the pixels if they fit into memory, and why the unreadable are so."""
+def _decode_all(pictures: Pictures, processes: int, progress: bool) -> tuple[NDArray[Any] | None, dict[int, str]]:
+    """Decode every image once; return all pixels if they fit into memory, and why each unreadable image is so."""
     form = pictures.form
     fits = len(pictures) * math.prod(form.shape) * form.dtype.itemsize <= IN_MEMORY
     pixels = np.zeros((len(pictures), *form.shape), form.dtype) if fits else None

@@ -1,7 +1,7 @@
-"""One image file to one array of integers: decisions that Pillow and the published pipelines leave open.
+"""Decode an image file to an array of integers: frame, orientation, bits, transparency, colours, size.
 
 The order is: first frame, orientation, 16 bits to 8 by scaling, transparency onto a background, colour mode, resize,
-crop. improved-diffusion converts after resizing, which mangles palettes, and clips 16-bit images to white.
+crop. improved-diffusion converts colours after resizing, which damages palette images, and clips 16-bit images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit.data.names import printable
-from diffkit.data.parallel import in_order
+from diffkit.data.parallel import map_in_order
 from diffkit.errors import DataError
 from diffkit.runtime.images import FORMATS, need_pillow, open_image
 from diffkit.runtime.progress import progress as show_progress
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of integers that are wider than 8 bits."""
 
 
 @frozen
 class Form:
-    """The form that images are converted to.
+    """The form that images are converted to: size, channels and bits.
 
     Attributes:
         size: (H, W) to resize and crop to.
@@ -49,17 +49,17 @@ class Form:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Shape of an image, (C, H, W)."""
         return (self.channels, *self.size)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of its pixels: uint8 or uint16."""
+        """Type of pixels: uint8 or uint16."""
         return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
 
 
 def read_image(path: Path, form: Form) -> NDArray[Any]:
-    """Return an image file as (C, H, W), uint8 or uint16; of an animation, the first frame.
+    """Return the pixels of an image file, (C, H, W) uint8 or uint16; of an animation, the first frame.
 
     Args:
         path: The file.
@@ -67,34 +67,34 @@ def read_image(path: Path, form: Form) -> NDArray[Any]:
     Raises:
         DataError: The file is not an image, damaged or of a kind that cannot be read; the text names the file.
     """
-    return decoded(path, printable(path), form)
+    return decode_image(path, printable(path), form)
 
 
-def decoded(file: Path | BinaryIO, name: str, form: Form) -> NDArray[Any]:
-    """Return an encoded image as (C, H, W), uint8 or uint16.
+def decode_image(file: Path | BinaryIO, name: str, form: Form) -> NDArray[Any]:
+    """Return the pixels of an encoded image, (C, H, W) uint8 or uint16.
 
     Args:
         file: A path, or an open file such as ``io.BytesIO``.
         name: Its name in errors.
         form: Form to convert it to.
     Raises:
-        DataError: It is not an image, damaged or of a kind that cannot be read.
+        DataError: The file is not an image, damaged or of a kind that cannot be read.
     """
-    with opened(file, name) as found:
-        image = upright(found)
-        pixels = _sixteen(image, form) if form.bits == 16 else _eight(image, form)
+    with open_image_file(file, name) as found:
+        image = rotate_upright(found)
+        pixels = _to_16_bit(image, form) if form.bits == 16 else _to_8_bit(image, form)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
 @contextmanager
-def opened(file: Path | BinaryIO, name: str) -> Iterator[Image]:
-    """Yield an image; any error of it within the block becomes a `DataError` with its name."""
+def open_image_file(file: Path | BinaryIO, name: str) -> Iterator[Image]:
+    """Open an image file and yield it; any error within the block becomes a `DataError` with the file's name."""
     need_pillow("reading image files")
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a fully decoded image is used; others raise
+            warnings.simplefilter("ignore")  # an image is used if all of it can be decoded, and raises otherwise
             with open_image(file) as found:
                 yield found
     except Image.DecompressionBombError as error:
@@ -105,42 +105,42 @@ def opened(file: Path | BinaryIO, name: str) -> Iterator[Image]:
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def upright(image: Image) -> Image:
-    """Return an image turned by its EXIF orientation."""
+def rotate_upright(image: Image) -> Image:
+    """Return an image rotated by its EXIF orientation."""
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
 
 
-def _eight(image: Image, form: Form) -> NDArray[Any]:
-    image = eight_bit(image, form.background)
+def _to_8_bit(image: Image, form: Form) -> NDArray[Any]:
+    image = grey_to_8_bit(image, form.background)
     if form.channels == 4:
         image = image.convert("RGBA")
     else:
-        image = flattened(image, form.background).convert(_MODES[form.channels])
-    return np.asarray(resized_and_cropped(image, form.size))
+        image = remove_transparency(image, form.background).convert(_MODES[form.channels])
+    return np.asarray(resize_and_crop(image, form.size))
 
 
-def _sixteen(image: Image, form: Form) -> NDArray[Any]:
-    """Grey of 16 bits, resized in floating point, for which Pillow has every filter."""
+def _to_16_bit(image: Image, form: Form) -> NDArray[Any]:
+    """Return an image as 16-bit grey, resized in floating point, as Pillow has no filters for 16 bits."""
     from PIL import Image
 
-    if image.mode in SIXTEEN:
-        values = _integers(image, form.background).astype(np.float32)
+    if image.mode in WIDE_MODES:
+        values = _grey_integers(image, form.background).astype(np.float32)
     elif image.mode == "F":
-        values = _fractions(image) * np.float32(65535)
+        values = _grey_fractions(image) * np.float32(65535)
     else:
-        values = np.asarray(flattened(image, form.background).convert("L"), np.float32) * 257
-    resized = np.asarray(resized_and_cropped(Image.fromarray(values), form.size))
+        values = np.asarray(remove_transparency(image, form.background).convert("L"), np.float32) * 257
+    resized = np.asarray(resize_and_crop(Image.fromarray(values), form.size))
     pixels: NDArray[np.uint16] = np.rint(resized).clip(0, 65535).astype(np.uint16)
     return pixels
 
 
-def resized_and_cropped(image: Image, size: tuple[int, int]) -> Image:
-    """Return the centre of an image, scaled so that it just covers (H, W).
+def resize_and_crop(image: Image, size: tuple[int, int]) -> Image:
+    """Return the centre of an image, after resizing it so that it just covers (H, W).
 
-    Halved with a box filter while it is at least twice as large, then bicubic, as in guided-diffusion, whose
-    function is for squares, where this is equal.
+    It is halved with a box filter while it is at least twice as large, and then resized bicubically. For squares this
+    is equal to guided-diffusion's function.
     """
     from PIL import Image
 
@@ -154,21 +154,21 @@ def resized_and_cropped(image: Image, size: tuple[int, int]) -> Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def eight_bit(image: Image, background: int) -> Image:
-    """Return 16-bit and floating-point grey as 8-bit grey by scaling, where Pillow would clip; others as they are.
+def grey_to_8_bit(image: Image, background: int) -> Image:
+    """Return a 16-bit or floating-point grey image as 8-bit grey, scaled where Pillow would clip; others unchanged.
 
-    16-bit grey has its transparent value, if it has one, put onto the background here.
+    In a 16-bit image that marks a grey value as transparent, this value becomes the background.
     """
     from PIL import Image
 
-    if image.mode in SIXTEEN:
-        return Image.fromarray(((_integers(image, background) + 128) // 257).astype(np.uint8))
+    if image.mode in WIDE_MODES:
+        return Image.fromarray(((_grey_integers(image, background) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        return Image.fromarray(np.rint(_fractions(image) * 255).astype(np.uint8))
+        return Image.fromarray(np.rint(_grey_fractions(image) * 255).astype(np.uint8))
     return image
 
 
-def _integers(image: Image, background: int) -> NDArray[np.int64]:
+def _grey_integers(image: Image, background: int) -> NDArray[np.int64]:
     values = np.asarray(image).astype(np.int64)
     clear = image.info.get("transparency")
     if isinstance(clear, int):
@@ -178,52 +178,52 @@ def _integers(image: Image, background: int) -> NDArray[np.int64]:
     return values
 
 
-def _fractions(image: Image) -> NDArray[np.float32]:
+def _grey_fractions(image: Image) -> NDArray[np.float32]:
     values = np.asarray(image, np.float32)
     if not (values.min() >= 0 and values.max() <= 1):
         raise ValueError(f"floating-point pixels from {values.min():g} to {values.max():g}, not in [0, 1]")
     return values
 
 
-def flattened(image: Image, background: int) -> Image:
-    """Return an image without transparency, what is transparent put onto a grey value."""
+def remove_transparency(image: Image, background: int) -> Image:
+    """Return an image with its transparent pixels blended onto a grey background."""
     from PIL import Image
 
-    if not transparent(image):
+    if not has_transparency(image):
         return image
     over = image.convert("RGBA")
     under = Image.new("RGBA", over.size, (background, background, background, 255))
     return Image.alpha_composite(under, over).convert("RGB")
 
 
-def transparent(image: Image) -> bool:
-    """Whether an image has transparency of any kind: a channel, or a colour that stands for it."""
+def has_transparency(image: Image) -> bool:
+    """Return whether an image has transparency: a channel for it, or a colour that marks it."""
     return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
 
 
 class Pictures(Protocol):
-    """Encoded images in some order, of any storage."""
+    """Protocol of a sequence of encoded images in any storage: files, an archive, a database, a dataset."""
 
     @property
     @abstractmethod
     def form(self) -> Form:
-        """The form that each is converted to."""
+        """The form that each image is converted to."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return the name of picture ``index``, the same in every run."""
+        """Return the name of image ``index``, the same in every run."""
 
     @abstractmethod
     def read(self, index: int) -> NDArray[Any]:
-        """Return picture ``index``, (C, H, W), uint8 or uint16; raise `DataError` if it cannot be read."""
+        """Return the pixels of image ``index``, (C, H, W) uint8 or uint16; raise `DataError` if it cannot be read."""
 
     @abstractmethod
     def stamps(self) -> list[Any]:
-        """Return plain values that change whenever a picture does."""
+        """Return plain values that change whenever an image does."""
 
 
 def decode_all(
@@ -240,7 +240,7 @@ def decode_all(
     """
     bad: dict[int, str] = {}
     with show_progress(len(pictures), doing, progress) as advance:
-        for i, found in enumerate(in_order(pictures.read, range(len(pictures)), processes)):
+        for i, found in enumerate(map_in_order(pictures.read, range(len(pictures)), processes)):
             if isinstance(found, DataError):
                 bad[i] = str(found)
             elif into is not None:

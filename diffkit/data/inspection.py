@@ -12,11 +12,18 @@ from typing import Any
 from attrs import asdict, frozen
 
 from diffkit.data.folder import list_images
-from diffkit.data.images import SIXTEEN, eight_bit, flattened, opened, transparent, upright
-from diffkit.data.labels import labels_of
+from diffkit.data.images import (
+    WIDE_MODES,
+    grey_to_8_bit,
+    has_transparency,
+    open_image_file,
+    remove_transparency,
+    rotate_upright,
+)
+from diffkit.data.labels import read_labels
 from diffkit.data.names import printable
-from diffkit.data.parallel import in_order
-from diffkit.data.zipped import content_of, list_members, table_in
+from diffkit.data.parallel import map_in_order
+from diffkit.data.zip_archives import list_members, read_member, read_table_member
 from diffkit.errors import DataError
 from diffkit.protocols import NO_CLASS
 from diffkit.runtime.images import need_pillow
@@ -28,16 +35,16 @@ _ORIENTATION = 0x0112
 
 
 @frozen
-class Seen:
-    """Properties of one image file.
+class ImageProperties:
+    """Properties of one image file, as an inspection finds them.
 
     Attributes:
-        format: Such as "PNG".
-        mode: Pillow's name of its kind of pixels, such as "RGB" or "I;16".
-        size: (H, W), upright.
-        frames: How many pictures it holds, of which the first is read.
-        turned: Its EXIF orientation requires a rotation.
-        transparent: It has transparency of some kind.
+        format: File format, such as "PNG".
+        mode: Pillow's name for the kind of pixels, such as "RGB" or "I;16".
+        size: (H, W) after rotation by the EXIF orientation.
+        frames: Number of frames, of which the first is read.
+        turned: Whether its EXIF orientation requires a rotation.
+        transparent: Whether it has transparency of some kind.
     """
 
     format: str
@@ -49,22 +56,22 @@ class Seen:
 
 
 @frozen
-class Report:
-    """Content of a folder or archive.
+class InspectionReport:
+    """Result of inspecting a folder or archive of images.
 
     Attributes:
         source: The folder or archive.
-        images: Every readable image by name within it.
+        images: Every readable image by its path in the source.
         unreadable: Every image file that cannot be read, with the reason.
         ignored: Every other file, with the reason.
         classes: How many readable images each class has; None if labels is None.
         without_class: How many readable images have no class in their table.
         fault: Fault of the labels; None if there is none.
-        size: (H, W) that the images are meant for, or None.
+        size: (H, W) that the images will be resized to, or None.
     """
 
     source: str
-    images: dict[str, Seen]
+    images: dict[str, ImageProperties]
     unreadable: dict[str, str]
     ignored: dict[str, str]
     classes: dict[str, int] | None = None
@@ -82,14 +89,14 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        """Return it as text, with at most twenty names of each sort."""
+        """Return the report as text, with at most twenty names of each kind."""
         lines = [
             f"{self.source}: {len(self.images)} images, {len(self.unreadable)} image files that cannot be read, "
             f"{len(self.ignored)} other files",
             *self._kinds(),
             *self._classes(),
-            *_listed("cannot be read:", self.unreadable),
-            *_listed("no image, and left out:", self.ignored),
+            *_reason_lines("cannot be read:", self.unreadable),
+            *_reason_lines("no image, and left out:", self.ignored),
         ]
         return "\n".join(lines)
 
@@ -97,11 +104,11 @@ class Report:
         seen = list(self.images.values())
         if not seen:
             return
-        yield f"  sizes    {_counted(f'{h}x{w}' for h, w in (each.size for each in seen))}"
-        yield f"  formats  {_counted(each.format for each in seen)}"
-        yield f"  modes    {_counted(each.mode for each in seen)}"
+        yield f"  sizes    {_counts_text(f'{h}x{w}' for h, w in (each.size for each in seen))}"
+        yield f"  formats  {_counts_text(each.format for each in seen)}"
+        yield f"  modes    {_counts_text(each.mode for each in seen)}"
         remarks = {
-            "of 16 bits, scaled to 8 unless --data.bits 16": sum(each.mode in SIXTEEN for each in seen),
+            "of 16 bits, scaled to 8 unless --data.bits 16": sum(each.mode in WIDE_MODES for each in seen),
             "with transparency, which is put onto the background": sum(each.transparent for each in seen),
             "with more than one frame, of which the first is read": sum(each.frames > 1 for each in seen),
             "turned upright as their orientation says": sum(each.turned for each in seen),
@@ -117,7 +124,7 @@ class Report:
             yield f"labels: {self.fault}"
         if self.classes is None:
             return
-        yield f"  {len(self.classes)} classes: {_some([f'{printable(k)} {n}' for k, n in self.classes.items()])}"
+        yield f"  {len(self.classes)} classes: {_names_text([f'{printable(k)} {n}' for k, n in self.classes.items()])}"
         if self.without_class:
             yield f"  {self.without_class} images without a class, for networks with a label for no class"
         if len(self.classes) == len(self.images) > 1:
@@ -131,54 +138,54 @@ def check_images(
     size: tuple[int, int] | None = None,
     processes: int = 0,
     progress: bool = False,
-) -> Report:
+) -> InspectionReport:
     """Read every image of a folder or zip archive once, and report how training would use it.
 
     Args:
         source: The folder or archive.
         labels: As `diffkit.data.Folder` takes them, or None.
-        size: (H, W) that the images are meant for; which are smaller is counted.
-        processes: Processes that read; 0 reads in this one.
-        progress: Show how far it is.
+        size: (H, W) that the images will be resized to; smaller images are counted.
+        processes: Number of processes that read images; 0 reads in this process.
+        progress: Show a progress bar.
     Raises:
-        DataError: It is missing, cannot be listed or holds no image.
+        DataError: The source is missing, cannot be listed or has no image.
     """
     need_pillow("reading image files")
-    names, ignored = _listed_images(source)
-    look = partial(inspect, source)
-    images: dict[str, Seen] = {}
+    names, ignored = _list_source(source)
+    inspect = partial(inspect_image, source)
+    images: dict[str, ImageProperties] = {}
     unreadable: dict[str, str] = {}
-    kept: list[int] = []
+    readable: list[int] = []
     with show_progress(len(names), "checking images", progress) as advance:
-        for i, found in enumerate(in_order(look, names, processes)):
+        for i, found in enumerate(map_in_order(inspect, names, processes)):
             name = printable(names[i])
             if isinstance(found, DataError):
                 unreadable[name] = str(found).partition(f"{name}: ")[2]
             else:
                 images[name] = found
-                kept.append(i)
+                readable.append(i)
             advance(1)
-    counts = _counts(source, names, labels, kept)
-    return Report(printable(source), images, unreadable, dict(ignored), *counts, size)
+    counts = _count_classes(source, names, labels, readable)
+    return InspectionReport(printable(source), images, unreadable, dict(ignored), *counts, size)
 
 
-def inspect(source: Path, name: str) -> Seen:
-    """Return the properties of an image of a folder or zip archive, after decoding it whole.
+def inspect_image(source: Path, name: str) -> ImageProperties:
+    """Return the properties of an image of a folder or zip archive, after decoding all of it.
 
     Raises:
         DataError: It cannot be read.
     """
-    file = io.BytesIO(content_of(source, name)) if _is_zip(source) else source / name
-    with opened(file, printable(name)) as found:
-        image = upright(found)
-        flattened(eight_bit(image, 255), 255).convert("RGB")
-        return Seen(
+    file = io.BytesIO(read_member(source, name)) if _is_zip(source) else source / name
+    with open_image_file(file, printable(name)) as found:
+        image = rotate_upright(found)
+        remove_transparency(grey_to_8_bit(image, 255), 255).convert("RGB")
+        return ImageProperties(
             format=str(found.format),
             mode=found.mode,
             size=(image.height, image.width),
             frames=int(getattr(found, "n_frames", 1)),
             turned=found.getexif().get(_ORIENTATION, 1) != 1,
-            transparent=transparent(found),
+            transparent=has_transparency(found),
         )
 
 
@@ -186,8 +193,8 @@ def _is_zip(source: Path) -> bool:
     return source.suffix == ".zip" and source.is_file()
 
 
-def _listed_images(source: Path) -> tuple[Sequence[str], Sequence[tuple[str, str]]]:
-    """Names of the images, and of the other files with the reason that they are left out."""
+def _list_source(source: Path) -> tuple[Sequence[str], Sequence[tuple[str, str]]]:
+    """Return the names of a source's images, and of the other files with the reason why they are not used."""
     if _is_zip(source):
         return list_members(source)
     listing = list_images(source)
@@ -196,32 +203,32 @@ def _listed_images(source: Path) -> tuple[Sequence[str], Sequence[tuple[str, str
     return names, [(printable(path.relative_to(source)), reason) for path, reason in listing.ignored]
 
 
-def _counts(
-    source: Path, names: Sequence[str], labels: str | None, kept: Sequence[int]
+def _count_classes(
+    source: Path, names: Sequence[str], labels: str | None, readable: Sequence[int]
 ) -> tuple[dict[str, int] | None, int, str | None]:
-    """How many images each class has, how many have none, and what is wrong with the labels."""
-    if labels is None or not kept:
+    """Return how many images each class has, how many have none, and the fault of the labels."""
+    if labels is None or not readable:
         return None, 0, None
     try:
-        found = labels_of(names, labels, source, table_in(source, labels) if _is_zip(source) else None)
+        found = read_labels(names, labels, source, read_table_member(source, labels) if _is_zip(source) else None)
         assert found is not None
-        numbers, classes = found.counted(kept)
+        numbers, classes = found.class_numbers(readable)
     except DataError as error:
         return None, 0, str(error)
     count = Counter(numbers.tolist())
     return {name: count[i] for i, name in enumerate(classes)}, count[NO_CLASS], None
 
 
-def _counted(values: Iterator[str]) -> str:
-    """The commonest first: ``64x64 (1200), 32x32 (4)``."""
-    return _some([f"{value} ({count})" for value, count in Counter(values).most_common()], 6)
+def _counts_text(values: Iterator[str]) -> str:
+    """Return values with their counts, the most frequent first: ``64x64 (1200), 32x32 (4)``."""
+    return _names_text([f"{value} ({count})" for value, count in Counter(values).most_common()], 6)
 
 
-def _some(words: Sequence[str], most: int = _SHOWN) -> str:
+def _names_text(words: Sequence[str], most: int = _SHOWN) -> str:
     return ", ".join(words[:most]) + (f", and {len(words) - most} more" if len(words) > most else "")
 
 
-def _listed(title: str, reasons: dict[str, str]) -> Iterator[str]:
+def _reason_lines(title: str, reasons: dict[str, str]) -> Iterator[str]:
     if reasons:
         yield title
     for name, reason in list(reasons.items())[:_SHOWN]:

@@ -1,4 +1,4 @@
-"""Which class each image file is of: from its folder, from its name, or from a table of labels."""
+"""Labels of image files: the class of each from its folder, from its name, or from a table of labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diffkit.protocols import NO_CLASS
 from diffkit.runtime.strict_json import parse_json
 
 MOST_CLASSES = 100_000
-"""Largest number of classes; larger labels are catalogue numbers, and would need as many rows in a network."""
+"""Largest number of classes; larger labels are identifiers, and a network would need a row for each number."""
 _FRACTION = re.compile(r"\.0+$")
 _SHOWN = 10
 _DELIMITERS = (",", ";", "\t")
@@ -30,20 +30,20 @@ _DELIMITERS = (",", ";", "\t")
 
 @frozen
 class Labels:
-    """The class of each file.
+    """Labels of image files: the class of each, by name.
 
     Attributes:
-        names: Class of each file, by name; None for a file without a class.
-        classes: All classes in the order they are counted in; None counts those that occur, sorted.
+        names: Name of the class of each file; None for a file without a class.
+        classes: Names of all classes in the order of their numbers; None for those that occur, sorted.
     """
 
     names: tuple[str | None, ...]
     classes: tuple[str, ...] | None = None
 
-    def counted(self, chosen: Sequence[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    def class_numbers(self, chosen: Sequence[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """Return the class numbers of the chosen files, (len(chosen),) int64, and the names of the classes.
 
-        A file without a class has `NO_CLASS`.
+        The number of a file without a class is `NO_CLASS`.
 
         Raises:
             DataError: There is one class only, or none.
@@ -58,41 +58,41 @@ class Labels:
         return np.array([number[name] for name in names], np.int64), classes
 
 
-def labels_of(names: Sequence[str], how: str | None, where: Path, table: bytes | None = None) -> Labels | None:
-    """Return the class of each file.
+def read_labels(names: Sequence[str], how: str | None, where: Path, table: bytes | None = None) -> Labels | None:
+    """Return the labels of image files, from folders, names or a table.
 
     Args:
-        names: The files within the folder or archive, with "/" between folders.
+        names: Paths of the files in the folder or archive, with "/" between folders.
         how: "folders", "prefix", the path of a .csv or .json table, or None for no classes.
-        where: The folder or archive, for errors.
-        table: Content of the table as bytes, if it is not the path of a file.
+        where: The folder or archive.
+        table: Content of the table as bytes, if it is in the archive.
     Raises:
         DataError: A file has no class, or the table cannot be used.
     """
     if how is None:
         return None
     if how == "folders":
-        return Labels(_by_folder(names, where))
+        return Labels(_classes_by_folder(names, where))
     if how == "prefix":
         return Labels(tuple(name.rpartition("/")[2].split("_")[0] for name in names))
-    found = _matched(names, read_table(Path(how), where, table), where)
+    found = _match_spellings(names, read_label_table(Path(how), where, table), where)
     _check_complete(how, where, names, found)
-    classes = _numbered(how, found)
+    classes = _numeric_class_names(how, found)
     some = {label for label in found.values() if label is not None}
     return Labels(tuple(found[name] for name in names), classes or tuple(sorted(some)))
 
 
-def within_top(names: Sequence[str]) -> list[str]:
-    """Return names without the folders that hold all of them and nothing else, as most tools pack an archive."""
+def strip_common_folders(names: Sequence[str]) -> list[str]:
+    """Return paths of files without the top folders that all of them share, with which most tools pack an archive."""
     found = list(names)
     while found and all(name.count("/") > 1 for name in found) and len({name.partition("/")[0] for name in found}) == 1:
         found = [name.partition("/")[2] for name in found]
     return found
 
 
-def _by_folder(names: Sequence[str], where: Path) -> tuple[str, ...]:
+def _classes_by_folder(names: Sequence[str], where: Path) -> tuple[str, ...]:
     if where.is_file():
-        names = within_top(names)
+        names = strip_common_folders(names)
     loose = [name for name in names if "/" not in name]
     if loose:
         raise DataError(
@@ -108,73 +108,73 @@ def _by_folder(names: Sequence[str], where: Path) -> tuple[str, ...]:
     return found
 
 
-def _matched(names: Sequence[str], table: Mapping[str, str | None], where: Path) -> dict[str, str | None]:
-    """Return the table with each file called as it is there, where only its spelling differs.
+def _match_spellings(names: Sequence[str], table: Mapping[str, str | None], where: Path) -> dict[str, str | None]:
+    """Return a label table with each file named as in the folder, if only the spelling differs.
 
-    Spellings of one name: composed and decomposed accents, as Macs write them, and with the folder itself in front.
+    Accents may be composed or, as on macOS, decomposed; and the folder's own name may stand in front.
     """
     found = dict(table)
-    called = {spelled: name for name, spelled in _spellings(names, where) if name not in found}
+    by_spelling = {spelled: name for name, spelled in _spellings(names, where) if name not in found}
     for file in found.keys() - set(names):
-        plain = _plain(file)
+        plain = _normalize(file)
         for spelled in (plain, plain.removeprefix(f"{where.name}/"), plain.removeprefix(f"{where.stem}/")):
-            if spelled in called:
-                found[called.pop(spelled)] = found.pop(file)
+            if spelled in by_spelling:
+                found[by_spelling.pop(spelled)] = found.pop(file)
                 break
     return found
 
 
 def _spellings(names: Sequence[str], where: Path) -> list[tuple[str, str]]:
-    """Each name with its plain spelling, without those that two files share."""
-    inner = within_top(names) if where.is_file() else names
-    plain = [_plain(name) for name in inner]
+    """Return each file's name with its normalized spelling, without spellings that two files share."""
+    inner = strip_common_folders(names) if where.is_file() else names
+    plain = [_normalize(name) for name in inner]
     count = Counter(plain)
     return [(name, spelled) for name, spelled in zip(names, plain, strict=True) if count[spelled] == 1]
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def read_table(table: Path, where: Path, content: bytes | None = None) -> dict[str, str | None]:
-    """Return file -> class of a table of labels, None for a file without a class.
+def read_label_table(table: Path, where: Path, content: bytes | None = None) -> dict[str, str | None]:
+    """Return the class of each file in a table of labels, None for a file without a class.
 
-    A .csv file has columns ``file`` and ``label``, and perhaps others; a .json file is ``{"labels": [["a.png", 3],
-    ...]}``. Files are relative to the folder or archive, with "/" between folders; an empty cell, null, and -1 among
-    numbers, mean no class.
+    A .csv file has columns ``file`` and ``label``, and maybe others; a .json file is ``{"labels": [["a.png", 3],
+    ...]}``. Files are relative to the folder or archive, with "/" between folders. An empty cell, null, or -1 among
+    numbers means no class.
 
     Args:
-        table: Its path.
+        table: Path of the table.
         where: The folder or archive.
-        content: Its content, if it was read already.
+        content: Content of the table, if it was read already.
     Raises:
-        DataError: It is missing, damaged, of another form, or names a file twice.
+        DataError: The table is missing, damaged, of another form, or gives a file two classes.
     """
     if content is None and not table.is_file():
         inside = where / table
         hint = f"; there is one in the folder: pass {str(inside)!r}" if inside.is_file() else ""
         raise DataError(f"the labels {str(table)!r} do not exist{hint}")
     try:
-        text = _decoded(table.read_bytes() if content is None else content)
+        text = _decode_text(table.read_bytes() if content is None else content)
         rows = _csv_rows(text) if table.suffix.lower() == ".csv" else _json_rows(text)
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
     found: dict[str, str | None] = {}
-    for file, label in _whole(rows):
-        name = _within(file, where)
+    for file, label in _as_integer_labels(rows):
+        name = _path_in_folder(file, where)
         if found.setdefault(name, label) != label:
             raise DataError(f"the labels {str(table)!r} give {file!r} two classes, {found[name]!r} and {label!r}")
     numbers = all(label is None or label == str(NO_CLASS) or _is_number(label) for label in found.values())
     return {name: None if numbers and label == str(NO_CLASS) else label for name, label in found.items()}
 
 
-def _decoded(content: bytes) -> str:
-    """Text of a table: UTF-8, or UTF-16 with a mark, as spreadsheets write "Unicode text"."""
+def _decode_text(content: bytes) -> str:
+    """Return the text of a table: UTF-8, or UTF-16 with a byte order mark, as spreadsheets write "Unicode text"."""
     return content.decode("utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
 
 
-def _within(file: str, where: Path) -> str:
-    """Name of a file within the folder, with "/" between folders, whether written so, with "\\" or from the root on."""
+def _path_in_folder(file: str, where: Path) -> str:
+    """Return a file's path in the folder, with "/" between folders; a table may write it with "\\" or in full."""
     name = file if "/" in file or not _is_windows(file) else file.replace("\\", "/")
     name = os.path.normpath(name).replace(os.sep, "/")
     for root in (f"{each.as_posix().rstrip('/')}/" for each in (where, where.absolute(), where.resolve())):
@@ -184,7 +184,7 @@ def _within(file: str, where: Path) -> str:
 
 
 def _is_windows(file: str) -> bool:
-    """Whether a name is a path of Windows: folders between backslashes, none of them empty."""
+    """Whether a name is a path of Windows, with backslashes between folders that are not empty."""
     return "\\" in file and all(file.removeprefix(".\\").split("\\"))
 
 
@@ -226,19 +226,21 @@ def _is_row(row: Any) -> bool:
 
 
 def _check_complete(table: str, where: Path, names: Sequence[str], found: Mapping[str, str | None]) -> None:
-    """Raise one error that names the files without a class and the classes without a file."""
+    """Raise one error that names the images without a label and the labels without an image, if there are any."""
     missing = [name for name in names if name not in found]
     unknown = sorted(found.keys() - set(names))
     empty = "" if unknown else "; give those without a class an empty label, or null in a .json"
-    faults = [f"{len(missing)} images have no label: {_some(missing)}{empty}"] if missing else []
-    faults += [f"{len(unknown)} labels are of files that are not images there: {_some(unknown)}"] if unknown else []
-    faults += _near(missing, unknown)
+    faults = [f"{len(missing)} images have no label: {_names_text(missing)}{empty}"] if missing else []
+    faults += (
+        [f"{len(unknown)} labels are of files that are not images there: {_names_text(unknown)}"] if unknown else []
+    )
+    faults += _spelling_difference(missing, unknown)
     if faults:
         raise DataError("\n  ".join([f"the labels {table!r} do not fit {str(where)!r}:", *faults]))
 
 
-def _near(missing: Sequence[str], unknown: Sequence[str]) -> list[str]:
-    """The single difference between images without a label and labels without an image, if there is one."""
+def _spelling_difference(missing: Sequence[str], unknown: Sequence[str]) -> list[str]:
+    """Return how names of images without a label differ from those of labels without an image, with an example."""
     for what, spelled in (
         ("in capital letters", str.casefold),
         ("in their endings", lambda name: os.path.splitext(name)[0]),  # noqa: PTH122 - a name, not a path here
@@ -252,8 +254,8 @@ def _near(missing: Sequence[str], unknown: Sequence[str]) -> list[str]:
     return []
 
 
-def _numbered(table: str, found: Mapping[str, str | None]) -> tuple[str, ...] | None:
-    """Names "0" to the largest if every class is such a number, so that it is the network's label; else None."""
+def _numeric_class_names(table: str, found: Mapping[str, str | None]) -> tuple[str, ...] | None:
+    """Return the names "0" to the largest if every class is a number, so that it is the network's label; else None."""
     labels = [label for label in found.values() if label is not None]
     if not labels or not all(map(_is_number, labels)):
         return None
@@ -263,17 +265,17 @@ def _numbered(table: str, found: Mapping[str, str | None]) -> tuple[str, ...] | 
     return tuple(str(i) for i in range(largest + 1))
 
 
-def _whole(rows: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
-    """Return rows with 3 for 3.0 if all classes are such numbers, as a table gets them whose column has empty cells."""
+def _as_integer_labels(rows: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    """Return rows with 3 for 3.0 if all classes are numbers: empty cells make spreadsheets write integers so."""
     short = [(file, None if label is None else _FRACTION.sub("", label)) for file, label in rows]
     numbers = all(label is None or label == str(NO_CLASS) or _is_number(label) for _, label in short)
     return short if numbers else rows
 
 
 def _is_number(label: str) -> bool:
-    """Whether a class is a whole number from 0 as one would write it: 10, not 010 or 1.0, nor an endless one."""
+    """Whether a class is an integer >= 0 in its usual form: 10, not 010 or 1.0, with fewer than 20 digits."""
     return label.isascii() and label.isdecimal() and len(label) < 20 and label == str(int(label))
 
 
-def _some(names: Sequence[str]) -> str:
+def _names_text(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

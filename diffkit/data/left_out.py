@@ -1,4 +1,4 @@
-"""Folders and files that programs and operating systems store next to images; folders and archives skip them."""
+"""Files and folders that are left out of data: those that programs and operating systems store next to images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _SERVICE = frozenset(("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 _SYSTEM = ("/proc", "/sys", "/dev")
 _MEMORY = "/dev/shm"
-"""The one folder below /dev that holds users' files."""
+"""The only folder below /dev with files of users."""
 
 
 def folder_reason(name: str) -> str | None:
@@ -19,7 +19,7 @@ def folder_reason(name: str) -> str | None:
 
 
 def file_reason(name: str) -> str | None:
-    """Return why a file of this name is left out though it ends as an image does, or None."""
+    """Return why a file of this name is left out although it has the suffix of an image, or None."""
     return "metadata of macOS about a file" if name.startswith("._") else None
 
 
@@ -29,13 +29,13 @@ def path_reason(folders: Iterable[str], name: str) -> str | None:
     return next((reason for reason in reasons if reason), None) or file_reason(name)
 
 
-def is_of_the_system(real: str) -> bool:
-    """Return whether a resolved path is one of processes and devices, which are not files and have no end."""
+def is_system_path(real: str) -> bool:
+    """Return whether a resolved path is of the system's processes and devices, which have no end."""
     return any(_is_within(real, top) for top in _SYSTEM) and not _is_within(real, _MEMORY)
 
 
 def is_above(real: str, root: str) -> bool:
-    """Return whether a resolved folder is, or holds, another one."""
+    """Return whether a resolved folder is another one or contains it."""
     return _is_within(root, real)
 
 

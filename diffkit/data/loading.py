@@ -1,4 +1,4 @@
-"""Find a data source by name, path or type."""
+"""Load data: find its source by name, path or type, and open it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffkit.data.sources._file import File
+from diffkit.data.sources._file import NumpyFile
 from diffkit.data.sources._folder import Folder
 from diffkit.data.sources._source import Source
 from diffkit.data.sources._zip import Zip
@@ -26,40 +26,40 @@ def as_data(data: Any) -> Data:
     """Return anything that training accepts as `Data`: data, a tensor or array, a folder, a file or a name.
 
     Raises:
-        DataError: It is none of these; the text names what it lacks.
+        DataError: The argument is none of these; the text names the members it lacks.
     """
-    from diffkit.data.base import Data, MapData, Stacked
-    from diffkit.data.classes import checked_names
-    from diffkit.data.torch_datasets import hint
+    from diffkit.data.base import BatchedData, Data, MapData
+    from diffkit.data.classes import check_class_names
+    from diffkit.data.torch_datasets import from_dataset_hint
 
     if isinstance(data, Data):
         return data
     if isinstance(data, MapData):
         if data.classes is not None:
-            checked_names(list(data.classes))
-        return Stacked(data)
+            check_class_names(list(data.classes))
+        return BatchedData(data)
     try:
         return load(data)
     except TypeError as error:
-        wanted = ("shape", "bins", "classes", "__len__", "__getitem__")
-        missing = [name for name in wanted if name not in dir(data)]
+        required = ("shape", "bins", "classes", "__len__", "__getitem__")
+        missing = [name for name in required if name not in dir(data)]
         raise DataError(
             f"{type(data).__name__} is not data: it has no {', '.join(missing)}"
-            f"{hint(data) or '; see diffkit.data.MapData'}"
+            f"{from_dataset_hint(data) or '; see diffkit.data.MapData'}"
         ) from error
 
 
 def load(source: Any, **options: Any) -> Data:
-    """Return data to train on.
+    """Load data to train on, by a name, a path or an array.
 
     Args:
         source: A registered name ("digits", "points", "photographs", "cifar10", "lsun", "hf", or a plugin's), a folder
             or .zip of images, a .npz or .npy file, an array or tensor (N, C, *S), or a `Source`.
-        options: Those of the source, such as `Digits`, `Folder`, `Zip` or `File`; for an array those of `from_array`.
+        options: Those of the source, such as `Digits`, `Folder` or `NumpyFile`; for an array those of `from_array`.
     Raises:
         DataError: There is no such data, or it cannot be used.
         OptionError: An option is wrong, or the source has no such option.
-        MissingExtraError: A package that reads it is not installed.
+        MissingExtraError: A package that it needs is not installed.
     """
     if isinstance(source, str | os.PathLike):
         return source_for(source, **options).open()
@@ -115,19 +115,19 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
     name = os.fspath(source)
     path = Path(name)
     if path.suffix in (".npz", ".npy"):
-        return _build(File, "a NumPy file", options | {"path": path})
+        return _create_source(NumpyFile, "a NumPy file", options | {"path": path})
     if path.suffix == ".zip" and path.is_file():
-        return _build(Zip, "a zip archive", options | {"path": path})
+        return _create_source(Zip, "a zip archive", options | {"path": path})
     if not path.is_dir():
         what = "is a file, but not a .npz, .npy or .zip" if path.exists() else "is not a folder or file"
         names = registry("data").names()
         raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, names)}")
     if "size" not in options:
         raise OptionError(f"data {name!r} is a folder of images, which come in many sizes", fix={"size": 64})
-    return _build(Folder, "a folder", options | {"path": path})
+    return _create_source(Folder, "a folder", options | {"path": path})
 
 
-def _build(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:
+def _create_source(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:
     _check_names(options, option_names(kind) or (), label)
     if missing := [name for name in required_options(kind) if name not in options]:
         raise OptionError(f"data {label} needs {' and '.join(missing)}")

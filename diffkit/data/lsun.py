@@ -14,27 +14,27 @@ from typing import Any
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from diffkit.data.images import Form, decoded
+from diffkit.data.images import Form, decode_image
 from diffkit.errors import DataError, MissingExtraError
 
 _environments: dict[str, Any] = {}
 """Open databases by path: LMDB refuses to open one twice in a process."""
 
 
-def _close_all() -> None:
-    """Close what is open before a fork: LMDB must not be shared with another process; each opens its own."""
+def _close_databases() -> None:
+    """Close all open databases before a fork, as LMDB must not be shared between processes; each opens its own."""
     for environment in _environments.values():
         environment.close()
     _environments.clear()
 
 
 if sys.platform != "win32":
-    os.register_at_fork(before=_close_all)
+    os.register_at_fork(before=_close_databases)
 
 
 @frozen
-class Database:
-    """The images of a database, as `diffkit.data.images.Pictures`.
+class LsunPictures:
+    """The images of an LSUN database, as `diffkit.data.images.Pictures`.
 
     Attributes:
         path: Folder of the database, or its file.
@@ -47,11 +47,11 @@ class Database:
     keys: tuple[bytes, ...] = field(repr=False)
 
     @classmethod
-    def of(cls, path: Path, form: Form) -> Database:
-        """Return the images of a database.
+    def of(cls, path: Path, form: Form) -> LsunPictures:
+        """Return the images of an LSUN database.
 
         Raises:
-            DataError: It is missing, not a database, or empty.
+            DataError: The database is missing, damaged or empty.
             MissingExtraError: The package lmdb is not installed.
         """
         with _transaction(path) as transaction:
@@ -69,16 +69,16 @@ class Database:
         return self.keys[index].decode("ascii", "backslashreplace")
 
     def read(self, index: int) -> NDArray[Any]:
-        """Return the pixels of an image, (C, H, W)."""
+        """Return the pixels of an image of the database, (C, H, W)."""
         with _transaction(self.path) as transaction:
             content = transaction.get(self.keys[index])
         name = f"{self.path}: {self.name(index)}"
         if content is None:
             raise DataError(f"{name}: the database no longer has it")
-        return decoded(io.BytesIO(bytes(content)), name, self.form)
+        return decode_image(io.BytesIO(bytes(content)), name, self.form)
 
     def stamps(self) -> list[Any]:
-        """Return bytes and time of change of the database."""
+        """Return the number of images, and size and modification time of the database."""
         stat = (self.path / "data.mdb" if self.path.is_dir() else self.path).stat()
         return [len(self), stat.st_size, stat.st_mtime_ns]
 

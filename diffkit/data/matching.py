@@ -1,4 +1,4 @@
-"""Renumber the classes of data as those of a run, by name: each folder of images numbers its own from 0."""
+"""Match the classes of data with those of a run by name, as each folder of images numbers its own classes from 0."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diffkit.protocols import NO_CLASS
 _SHOWN = 10
 
 
-class Renumbered(Data):
-    """Data with its classes renumbered.
+class RenumberedData(Data):
+    """Other data with its classes renumbered.
 
     Args:
         data: Data with classes.
-        classes: Names in the new order, including all those of the data.
+        classes: Names of the classes in the new order, including all those of the data.
     """
 
     def __init__(self, data: Data, classes: Sequence[str]):
@@ -28,7 +28,7 @@ class Renumbered(Data):
         self.data, self.classes = data, tuple(classes)
         self.shape, self.bins = tuple(data.shape), data.bins
         own = [self.classes.index(name) for name in data.classes]
-        self._numbers = torch.tensor([*own, NO_CLASS])  # which -1 leads to
+        self._numbers = torch.tensor([*own, NO_CLASS])  # index -1, no class, is the last entry
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -46,7 +46,7 @@ class Renumbered(Data):
         return found._replace(conditions={**found.conditions, **y})
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts of the data, with the classes as they are counted."""
+        """Return the facts of the data, with the classes as renumbered."""
         found = {**self.data.describe(), "classes": list(self.classes)}
         if "class_counts" in found:
             counts = dict(zip(self._numbers[:-1].tolist(), found["class_counts"], strict=True))
@@ -54,42 +54,44 @@ class Renumbered(Data):
         return found
 
 
-def counted_as(data: Data, classes: Sequence[str] | None, *, whose: str = "the run", what: str = "the data") -> Data:
-    """Return data with its classes counted as those of a run, by name; unchanged if one of them has no names.
+def match_classes(data: Data, classes: Sequence[str] | None, *, whose: str = "the run", what: str = "the data") -> Data:
+    """Return data with its classes renumbered as those of a run with the same names; unchanged without names.
 
     Args:
         data: The data.
         classes: Names of the run's classes, or None.
-        whose: Whose they are, for errors.
-        what: What the data is, for errors.
+        whose: Owner of these classes in errors.
+        what: Name of the data in errors.
     Raises:
-        DataError: A class of the data is none of the run's.
+        DataError: A class of the data is not one of the run's.
     """
     own = data.classes
-    if own is None or classes is None or not named(own) or own == tuple(classes):
+    if own is None or classes is None or not has_class_names(own) or own == tuple(classes):
         return data
     foreign = [name for name in own if name not in classes]
-    if foreign and not named(classes):
+    if foreign and not has_class_names(classes):
         return data
     if foreign:
         raise DataError(
-            f"{differing(own, classes, whose=whose, what=what)}, and {listed(foreign)} cannot be matched by name; give "
-            "data of the same classes"
+            f"{class_difference_text(own, classes, whose=whose, what=what)}, and {names_text(foreign)} cannot be "
+            "matched by name; give data of the same classes"
         )
-    return Renumbered(data, classes)
+    return RenumberedData(data, classes)
 
 
-def named(classes: Sequence[str] | None) -> bool:
-    """Return whether classes have names, and not just the numbers that stand for them anyway."""
+def has_class_names(classes: Sequence[str] | None) -> bool:
+    """Return whether classes have names other than their numbers."""
     return classes is not None and list(classes) != [str(i) for i in range(len(classes))]
 
 
-def differing(own: Sequence[str], classes: Sequence[str], *, whose: str = "the run", what: str = "the data") -> str:
-    """Return the words for classes of two kinds."""
-    return f"{whose} has classes {listed(classes)}; {what} has {listed(own)}"
+def class_difference_text(
+    own: Sequence[str], classes: Sequence[str], *, whose: str = "the run", what: str = "the data"
+) -> str:
+    """Return the text of an error about data with other classes than a run's."""
+    return f"{whose} has classes {names_text(classes)}; {what} has {names_text(own)}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many there are more."""
+def names_text(names: Sequence[str]) -> str:
+    """Return the first of some class names, and the number of the others, as text."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

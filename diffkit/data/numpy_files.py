@@ -1,4 +1,4 @@
-"""Examples in a .npz or .npy file; nothing in it is unpickled, and what it unpacks to must fit into memory."""
+"""Data in a .npz or .npy file; nothing is unpickled, and arrays that would unpack to fill the memory are refused."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffkit.data.arrays import ArrayData, from_array
-from diffkit.data.axes import check_file
-from diffkit.data.classes import checked_names
+from diffkit.data.axes import file_layout
+from diffkit.data.classes import check_class_names
 from diffkit.errors import DataError, Message
 
 _READ = ("arr_0", "arr_1", "classes", "bins")
 _MOST_BINS = 2**53
 """The largest integer up to which float64 holds every integer."""
 _LARGE, _SWELLING = 1 << 30, 100
-"""Size in bytes from which a member is checked, and a packing ratio that no images reach."""
+"""Size in bytes from which the packing ratio of an array is checked, and a ratio that images do not reach."""
 
 
-def open_file(path: Path, *, labels: bool = False, bins: int | None = None, layout: str | None = None) -> ArrayData:
-    """Return the examples of a .npz or .npy file as data; a .npy is mapped, not read into memory.
+def open_numpy_file(
+    path: Path, *, labels: bool = False, bins: int | None = None, layout: str | None = None
+) -> ArrayData:
+    """Open a .npz or .npy file as data; a .npy file is memory-mapped.
 
     Args:
         path: The file.
@@ -31,11 +33,11 @@ def open_file(path: Path, *, labels: bool = False, bins: int | None = None, layo
         bins: How many values the examples take; by default as written in the file, or 256 for uint8.
         layout: "channels_last" or "channels_first"; by default found from the shape.
     Raises:
-        DataError: It is not there, damaged, or holds something else.
+        DataError: The file is missing or damaged, or has other content.
     """
     if not path.is_file():
         raise DataError(f"{str(path)!r} is not there")
-    arrays = _arrays(path)
+    arrays = _read_arrays(path)
     if "arr_0" not in arrays:
         raise DataError(f"{str(path)!r} has no array arr_0 (it has: {', '.join(arrays) or 'none'})")
     if labels and "arr_1" not in arrays:
@@ -44,18 +46,18 @@ def open_file(path: Path, *, labels: bool = False, bins: int | None = None, layo
         images = arrays["arr_0"]
         return from_array(
             images,
-            bins=_bins(arrays["bins"]) if bins is None and "bins" in arrays else bins,
-            layout=layout or check_file(images.shape[1:], integers=images.dtype.kind != "f"),
+            bins=_read_bins(arrays["bins"]) if bins is None and "bins" in arrays else bins,
+            layout=layout or file_layout(images.shape[1:], integers=images.dtype.kind != "f"),
             labels=arrays["arr_1"] if labels else None,
-            classes=checked_names(arrays["classes"]) if labels and "classes" in arrays else None,
+            classes=check_class_names(arrays["classes"]) if labels and "classes" in arrays else None,
             source=str(path),
         )
     except DataError as error:
         raise DataError(Message(f"{str(path)!r}: ", error.message)) from error
 
 
-def _arrays(path: Path) -> Mapping[str, NDArray[Any]]:
-    """Return the arrays of a file that are used here, and the others as names only."""
+def _read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
+    """Return the arrays of a NumPy file that are used; others are empty arrays."""
     try:
         if path.suffix == ".npy":
             return {"arr_0": np.load(path, mmap_mode="r", allow_pickle=False)}
@@ -67,7 +69,7 @@ def _arrays(path: Path) -> Mapping[str, NDArray[Any]]:
 
 
 def _check_packing(path: Path) -> None:
-    """Refuse a member that would unpack to far more bytes than images do, to fill the memory."""
+    """Raise if an array of a .npz file would unpack to far more bytes than images do, to fill the memory."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.file_size > _LARGE and member.file_size > member.compress_size * _SWELLING:
@@ -77,8 +79,8 @@ def _check_packing(path: Path) -> None:
                 )
 
 
-def _bins(value: NDArray[Any]) -> int:
-    """Number of values that the examples take, as written in the file."""
+def _read_bins(value: NDArray[Any]) -> int:
+    """Return the number of values that the examples take, as written in the file."""
     if value.shape != () or value.dtype.kind not in "iu" or not 2 <= value <= _MOST_BINS:
         shown = value.item() if value.shape == () else f"an array of shape {value.shape}"
         raise DataError(f"its bins are {shown!r}, which is not a number of values from 2; pass bins, such as 256")

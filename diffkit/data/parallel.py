@@ -1,4 +1,4 @@
-"""One function over many items, here or in several processes, with errors in the place of results."""
+"""Map a function over many items in order, in this process or in several, with errors in place of results."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ _CHUNK = 32
 _function: Callable[[Any], Any] | None = None
 
 
-def in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int = 0) -> Iterator[T | DataError]:
-    """Yield the function's result for each item in order, or the `DataError` it raised.
+def map_in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int = 0) -> Iterator[T | DataError]:
+    """Yield a function's result for each item in order, or the `DataError` it raised, by parallel processes.
 
     Args:
-        function: The function of an item; for several processes it has to be picklable, and so do its results.
+        function: The function of an item; for several processes it and its results must be picklable.
         items: Its arguments.
-        processes: 0 works in this process; others are started afresh, never forked, and import what the function needs.
+        processes: Number of processes, which are spawned, not forked; 0 works in this process.
     Raises:
-        DataError: A process died, such as for want of memory.
-        OptionError: There are more processes than help.
+        DataError: A process died, for example for lack of memory.
+        OptionError: There are more processes than are useful.
     """
     if processes > (most := max(_MANY, 4 * (os.cpu_count() or 1))):
-        raise OptionError(f"are more than help here; take at most {most}", option="processes", value=processes)
+        raise OptionError(f"is more than are useful; pass at most {most}", option="processes", value=processes)
     if processes == 0:
-        yield from (_tried(function, item) for item in items)
+        yield from (_call_or_error(function, item) for item in items)
         return
     chunks = [items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK)]
     context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(function,)) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(function,)) as pool:
         try:
-            for results in pool.map(_work, chunks):
+            for results in pool.map(_run_chunk, chunks):
                 yield from results
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that reads images died, for want of memory or in a damaged image; a script that uses "
+                "a process that reads images died, for lack of memory or in a damaged image; a script that uses "
                 "processes needs its work under if __name__ == '__main__':",
                 fix={"processes": 0},
             ) from error
@@ -52,23 +52,23 @@ def in_order(function: Callable[[Any], T], items: Sequence[Any], processes: int 
 
 
 def logs_for_job() -> bool:
-    """Whether this process logs for its job: all read the same, so one is enough."""
+    """Return whether this process logs for its job: rank 0, as all ranks read the same data."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def _begin(function: Callable[[Any], Any]) -> None:
-    """In a new process: keep the function, and leave Ctrl-C to the parent."""
+def _start_process(function: Callable[[Any], Any]) -> None:
+    """In a new process: store the function, and ignore Ctrl-C, which stops the parent."""
     global _function
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _work(chunk: Sequence[Any]) -> list[Any]:
+def _run_chunk(chunk: Sequence[Any]) -> list[Any]:
     assert _function is not None
-    return [_tried(_function, item) for item in chunk]
+    return [_call_or_error(_function, item) for item in chunk]
 
 
-def _tried(function: Callable[[Any], T], item: Any) -> T | DataError:
+def _call_or_error(function: Callable[[Any], T], item: Any) -> T | DataError:
     try:
         return function(item)
     except DataError as error:

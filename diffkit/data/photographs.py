@@ -1,4 +1,4 @@
-"""Pieces of real photographs, for super-resolution and for tests, without a download.
+"""Pieces cut from two photographs, for super-resolution and for tests, without a download.
 
 Source: scikit-learn's sample images: china.jpg (Yann Forget) and flower.jpg, CC BY.
 """
@@ -17,8 +17,8 @@ NAMES = ("china", "flower")
 Pieces = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-def photographs() -> list[NDArray[np.uint8]]:
-    """Return both, each (3, 427, 640) uint8.
+def load_photographs() -> list[NDArray[np.uint8]]:
+    """Return both photographs, each (3, 427, 640) uint8.
 
     Raises:
         MissingExtraError: scikit-learn or Pillow is not installed.
@@ -31,8 +31,8 @@ def photographs() -> list[NDArray[np.uint8]]:
     return [np.ascontiguousarray(load_sample_image(f"{name}.jpg").transpose(2, 0, 1)) for name in NAMES]
 
 
-def grid(photos: Sequence[NDArray[np.uint8]], size: tuple[int, int], stride: int | tuple[int, int]) -> Pieces:
-    """Return pieces side by side, row by row, (N, 3, *size), and which photograph each is of, (N,) int64."""
+def grid_pieces(photos: Sequence[NDArray[np.uint8]], size: tuple[int, int], stride: int | tuple[int, int]) -> Pieces:
+    """Cut photographs into a grid of pieces, (N, 3, *size); return them and which photograph each is of, (N,) int64."""
     down, across = (stride, stride) if isinstance(stride, int) else stride
     height, width = size
     _check(photos, size)
@@ -45,8 +45,8 @@ def grid(photos: Sequence[NDArray[np.uint8]], size: tuple[int, int], stride: int
     return np.stack([piece for piece, _ in pieces]), np.array([i for _, i in pieces], np.int64)
 
 
-def random(photos: Sequence[NDArray[np.uint8]], size: tuple[int, int], count: int, seed: int) -> Pieces:
-    """Return pieces from anywhere, uniformly, (count, 3, *size), and which photograph each is of, (count,) int64."""
+def random_pieces(photos: Sequence[NDArray[np.uint8]], size: tuple[int, int], count: int, seed: int) -> Pieces:
+    """Cut random pieces from photographs, (count, 3, *size); return them and which each is of, (count,) int64."""
     height, width = size
     _check(photos, size)
     rng = np.random.default_rng(seed)

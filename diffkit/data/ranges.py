@@ -1,4 +1,4 @@
-"""The range of continuous values, from some examples: data meant for [-1, 1] may be 0..1 or 0..255."""
+"""The range of data's values, found from some examples: data should be in [-1, 1], but may be in 0..1 or 0..255."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import numpy as np
 import torch
 from attrs import frozen
 
-from diffkit.data.base import Data, scaled
-from diffkit.data.finite import not_finite
+from diffkit.data.base import Data, scale_images
+from diffkit.data.finite import find_not_finite
 from diffkit.errors import DataError, problem
 
 _LOOKED_AT = 64
 _LARGE, _SMALL = 4.0, 0.05
-"""Root mean squares that no data of about unit size has: that of values spread over [-1, 1] is 0.58, of standardized
-ones 1, and networks of latents are trained on 0.5 to 2."""
+"""Root mean squares above and below those of usual data: values spread over [-1, 1] have 0.58, standardized values 1,
+and latents that networks are trained on 0.5 to 2."""
 _CLOSE = 1e-4
 """Tolerance for rounding beyond -1 and 1."""
 
 
 @frozen
-class Range:
+class ValueRange:
     """Range of the values of some examples.
 
     Attributes:
-        low: The smallest.
-        high: The largest.
-        size: Their root mean square.
+        low: The smallest value.
+        high: The largest value.
+        size: Root mean square of the values.
     """
 
     low: float
@@ -37,14 +37,14 @@ class Range:
 
     @property
     def remark(self) -> str | None:
-        """What to do about values that are not centred, or not of about unit size; None for those that are."""
+        """Advice if values are not centred or not of about unit size; else None."""
         if self.low < 0 and _SMALL <= self.size <= _LARGE:
             return None
         return f"values lie in {self}; networks expect about [-1, 1]: {self.remedy}"
 
     @property
     def remedy(self) -> str:
-        """How to scale such values to [-1, 1]."""
+        """Advice how to scale the values to [-1, 1]."""
         if self.low >= 0 and self.high <= 1:
             return "scale them by 2 * x - 1"
         if self.low >= 0 and self.high <= 255:
@@ -52,8 +52,8 @@ class Range:
         return "store images as uint8, or scale the values"
 
 
-def range_of(data: Data) -> Range | None:
-    """Return where the values of some examples lie, spread evenly over the data; None if data is on bins.
+def range_of(data: Data) -> ValueRange | None:
+    """Return the range of values of continuous data, from some examples spread evenly; None for data on bins.
 
     Raises:
         DataError: An example holds NaN or an infinity.
@@ -63,22 +63,22 @@ def range_of(data: Data) -> Range | None:
     low, high, squares = float("inf"), -float("inf"), list[float]()
     for i in np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).astype(np.int64)):
         batch = data.batch([int(i)])
-        for fault in not_finite(batch):
+        for fault in find_not_finite(batch):
             raise DataError(fault)
-        values = scaled(batch.images, None)
+        values = scale_images(batch.images, None)
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         squares.append(float(values.double().square().mean()))
-    return Range(low, high, float(torch.tensor(squares).mean().sqrt()))
+    return ValueRange(low, high, float(torch.tensor(squares).mean().sqrt()))
 
 
-def check_unit(low: float, high: float, what: str) -> None:
-    """Refuse floating point with bins that does not lie in [-1, 1], or lies in [0, 1] as most readers leave it.
+def check_unit_range(low: float, high: float, what: str) -> None:
+    """Raise if floating-point data with bins has a range outside [-1, 1], or the range [0, 1] of many readers.
 
     Args:
-        low, high: Where the values lie.
-        what: Their name in errors.
+        low, high: Smallest and largest value.
+        what: Name of the values in errors.
     Raises:
-        DataError: They do not; the text explains how to scale them.
+        DataError: The range is wrong; the text explains how to scale the values.
     """
     if not (low >= -1 - _CLOSE and high <= 1 + _CLOSE):
         raise DataError(f"{what} must lie in [-1, 1], got values in [{low:g}, {high:g}]")
@@ -87,7 +87,7 @@ def check_unit(low: float, high: float, what: str) -> None:
 
 
 def bins_advice(data: Data, bins: int | None) -> str:
-    """Return what to do with data that has other bins than a system: images are to be scaled, not continuous."""
+    """Return advice on data that has other bins than a system, from the range of its values."""
     found = range_of(data) if bins is not None else None
     if found is not None and found.low >= 0 and found.high <= 1:
         return f"; its values lie in {found}: scale images by 2 * x - 1 and load them with bins={bins}"

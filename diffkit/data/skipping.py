@@ -1,6 +1,6 @@
-"""Examples that cannot be read: an error that names them, or the next example in their place.
+"""Examples that cannot be read: either an error that names them, or the next readable example in their place.
 
-Which example stands in is a function of the index alone, so that runs that go on, ranks and workers read the same.
+The replacement is a function of the index alone, so that resumed runs, ranks and workers read the same.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from diffkit.runtime.output import log
 
 T = TypeVar("T")
 _SHARE, _FEW = 0.5, 10
-"""By default half of the examples may be skipped, but at least this many; where more fail, the cause is another one
-than a few damaged files."""
+"""Share of the examples that may be skipped by default, and at least how many; if more fail, the cause is probably not
+a few damaged files."""
 
 
 class Skipping:
-    """What to do about examples that cannot be read.
+    """Skips examples that cannot be read, or raises an error.
 
     Args:
         count: Number of examples.
@@ -36,10 +36,10 @@ class Skipping:
         self.bad: dict[int, str] = {}
 
     def read(self, index: int, read: Callable[[int], T]) -> tuple[int, T]:
-        """Return an example and its index: the one at ``index``, or if it is skipped the next that can be read.
+        """Return an example and its index: that at ``index``, or if it is skipped the next one that can be read.
 
         Raises:
-            DataError: It cannot be read and nothing is skipped, or too many cannot be read.
+            DataError: The example cannot be read and none may be skipped, or too many cannot be read.
         """
         for away in range(self.count):
             at = (index + away) % self.count
@@ -50,17 +50,17 @@ class Skipping:
                     raise DataError(
                         f"{error}; correct it, or skip it, which also resumes a run", fix={"on_error": "skip"}
                     ) from error
-                self._note(at, str(error))
+                self._record_skipped(at, str(error))
         raise DataError(f"none of {self.count} examples can be read; the first: {self.bad[0]}")
 
-    def _note(self, index: int, reason: str) -> None:
-        """Log each skipped example once, and stop when there are too many; every later reading is tried again."""
+    def _record_skipped(self, index: int, reason: str) -> None:
+        """Log each skipped example once, and raise when there are too many; reading it is tried again each time."""
         if index in self.bad:
             return
         self.bad[index] = reason
-        check_share(len(self.bad), self.count, self.most, reason)
+        check_skipped_share(len(self.bad), self.count, self.most, reason)
         if logs_for_job():
-            log(f"skipped {reason}; the next example stands in")
+            log(f"skipped {reason}; the next example replaces it")
 
 
 def most_skipped(count: int, share: float | None) -> int:
@@ -70,8 +70,8 @@ def most_skipped(count: int, share: float | None) -> int:
     return int(check_number("max_skipped", share, ge=0, le=1) * count)
 
 
-def check_share(bad: int, count: int, most: int, reason: str) -> None:
-    """Raise `DataError` where more examples cannot be read than may be skipped."""
+def check_skipped_share(bad: int, count: int, most: int, reason: str) -> None:
+    """Raise `DataError` if more examples cannot be read than may be skipped."""
     if bad > most:
         raise DataError(
             f"more than {most} of {count} examples cannot be read, the last: {reason}; correct the data, or pass a "

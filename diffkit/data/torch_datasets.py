@@ -1,4 +1,4 @@
-"""Any map-style dataset of torch, or arrays with labels, as data to train on."""
+"""Map-style datasets of torch, or arrays with labels, as data to train on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from diffkit.data.axes import check_channels, example_moved_first
-from diffkit.data.base import Data, MapData, Stacked, description
-from diffkit.data.classes import checked_names
-from diffkit.data.finite import not_finite
+from diffkit.data.axes import check_channels, move_example_channels_first
+from diffkit.data.base import BatchedData, Data, MapData, description
+from diffkit.data.classes import check_class_names
+from diffkit.data.finite import find_not_finite
 from diffkit.data.labels import MOST_CLASSES
 from diffkit.data.skipping import Skipping
 from diffkit.errors import DataError
@@ -25,12 +25,12 @@ from diffkit.runtime.finite import examples_hold, rows_not_finite
 
 IMAGES = ("image", "img", "x", "images", "pixel_values")
 LABELS = ("label", "y", "labels", "class", "target")
-"""Names of the entries that are looked for in an item that is a dictionary, the likeliest first."""
+"""Names of the entries of an item that is a dictionary, in the order they are tried."""
 _LOOKED_AT = 16
 _PIECE = 1024
 """Number of examples that are checked at a time."""
 _ABSENT = object()
-"""Stands for the label of an item that has none at all, which differs from a label for "no class"."""
+"""The label of an item without a label, which is not the same as a label for "no class"."""
 
 
 def from_dataset(
@@ -45,7 +45,7 @@ def from_dataset(
     on_error: str = "stop",
     max_skipped: float | None = None,
 ) -> Data:
-    """Return data from a map-style dataset, or from arrays ``(X, y)``.
+    """Return data from a map-style dataset of torch, or from arrays ``(X, y)``.
 
     An item is an example (C, *S); or it and its class, or it and a dictionary of conditions; or a dictionary that holds
     the example as "image", "img" or "x" and its class as "label" or "y". Its other entries are not used.
@@ -59,15 +59,15 @@ def from_dataset(
         classes: Names of the classes, or how many there are; by default the dataset's attribute ``classes``.
         labels: Whether to use the classes, if there are any; or the name of their entry in a dictionary.
         image: Name of the example's entry in a dictionary.
-        layout: "channels_first", or "channels_last", where (H, W) is grey; by default the first, and what does not look
-            like it is refused.
-        on_error: At items that cannot be read: "stop", or "skip" them: the next item that can be read stands in.
+        layout: "channels_first", or "channels_last", where (H, W) is grey. By default channels come first, and a shape
+            that does not look so is refused.
+        on_error: At items that cannot be read: "stop", or "skip", which uses the next item that can be read instead.
         max_skipped: The largest share of the items that may be skipped; by default a half, at least ten.
     Raises:
         DataError: It is not such a dataset, or item 0 cannot be trained on; the text names what to change.
         OptionError: An option is wrong.
     """
-    names = _names(classes)
+    names = _class_names(classes)
     if isinstance(dataset, Tensor | np.ndarray):
         return _from_arrays(dataset, None, shape, bins, names, layout)
     if _is_pair(dataset):
@@ -76,32 +76,32 @@ def from_dataset(
     if isinstance(dataset, TensorDataset):
         _check_tensors(dataset)
     skipping = Skipping(len(dataset), on_error, max_skipped)
-    items = Items(dataset, image, labels, layout)
-    items = evolve(items, unlabelled=names is None and _without_labels(items, skipping))
+    items = DatasetItems(dataset, image, labels, layout)
+    items = evolve(items, unlabelled=names is None and _all_unlabelled(items, skipping))
     _, (x, conditions) = skipping.read(0, items.__getitem__)
     if names is None and "y" in conditions:
-        names = _names_of(dataset)
-    found = Fixed(
+        names = _names_in_dataset(dataset)
+    found = DatasetMapData(
         items,
-        _shape_of(x, shape, layout),
-        _bins_of(x, bins),
+        _example_shape(x, shape, layout),
+        _default_bins(x, bins),
         names,
     )
     data = DatasetData(found, type(dataset).__name__, skipping)
-    _check_first(data)
+    _check_some_items(data)
     return data
 
 
 @frozen
-class Items:
-    """Examples and conditions of a dataset's items.
+class DatasetItems:
+    """The items of a torch dataset as examples and conditions.
 
     Attributes:
         dataset: The dataset.
-        image: Name of the example's entry where items are dictionaries, or None to find it.
-        labels: Whether classes are taken, or the name of their entry.
+        image: Name of the example's entry in items that are dictionaries, or None to find it.
+        labels: Whether classes are used, or the name of their entry.
         layout: Where the channels of an example are; None is first.
-        unlabelled: The label of every item is None, so that the data has no labels.
+        unlabelled: Whether the label of every item is None, so that the data has no labels.
     """
 
     dataset: Any
@@ -115,28 +115,28 @@ class Items:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        """Return an example, float32 or integers, and its conditions."""
-        x, y = self._parts(self._item(index), index)
-        example = example_moved_first(_example(x, index), self.layout)
+        """Return an item of the dataset as an example, float32 or integers, and its conditions."""
+        x, y = self._split_item(self._read_item(index), index)
+        example = move_example_channels_first(_to_example(x, index), self.layout)
         if not self.labels or y is _ABSENT or (self.unlabelled and y is None):
             return example, {}
         if self.unlabelled:
             raise DataError(
-                f"item {index} has the label {_short(y)}, but the items checked before have None; pass the "
+                f"item {index} has the label {_value_text(y)}, but the items checked before have None; pass the "
                 "number of classes as classes="
             )
         if isinstance(y, Mapping):
-            return example, {name: _label(v, index) if name == "y" and v is None else v for name, v in y.items()}
-        return example, {"y": _label(y, index)}
+            return example, {name: _to_label(v, index) if name == "y" and v is None else v for name, v in y.items()}
+        return example, {"y": _to_label(y, index)}
 
     def has_no_label(self, index: int) -> bool:
         """Return whether the label of an item is None."""
-        return self._parts(self._item(index), index)[1] is None
+        return self._split_item(self._read_item(index), index)[1] is None
 
-    def _item(self, index: int) -> Any:
-        """Return the dataset's item, or raise one error that names the item, whatever the dataset raised."""
+    def _read_item(self, index: int) -> Any:
+        """Return the dataset's item; any error of the dataset becomes a `DataError` that names the item."""
         if index >= len(self.dataset):
-            raise IndexError(f"item {index} of {len(self.dataset)}")  # which ends a loop over the data
+            raise IndexError(f"item {index} of {len(self.dataset)}")  # an IndexError ends a loop over the data
         try:
             return self.dataset[index]
         except DataError:
@@ -144,12 +144,12 @@ class Items:
         except Exception as error:  # code of the user's, and of any library
             raise DataError(f"item {index} cannot be read: {type(error).__name__}: {error}") from error
 
-    def _parts(self, item: Any, index: int) -> tuple[Any, Any]:
+    def _split_item(self, item: Any, index: int) -> tuple[Any, Any]:
         """Return an item's example, and its class or conditions, which may be None or missing."""
         if isinstance(item, Mapping):
             label = self.labels if isinstance(self.labels, str) else next((k for k in LABELS if k in item), None)
-            y = _ABSENT if label is None or not self.labels else _entry(item, label, index)
-            return _entry(item, self.image or next((k for k in IMAGES if k in item), "image"), index), y
+            y = _ABSENT if label is None or not self.labels else _find_entry(item, label, index)
+            return _find_entry(item, self.image or next((k for k in IMAGES if k in item), "image"), index), y
         if not isinstance(item, tuple | list):
             return item, _ABSENT
         if len(item) not in (1, 2):
@@ -161,10 +161,10 @@ class Items:
 
 
 @frozen
-class Fixed(MapData):
-    """Items with the attributes that data must have."""
+class DatasetMapData(MapData):
+    """The items of a torch dataset as `MapData`, with the attributes that it requires."""
 
-    items: Items
+    items: DatasetItems
     shape: tuple[int, ...]
     bins: int | None
     classes: tuple[str, ...] | None
@@ -174,7 +174,7 @@ class Fixed(MapData):
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Mapping[str, Any]]:
-        """Return example ``index`` and its conditions."""
+        """Return item ``index`` of the dataset as an example and its conditions."""
         x, conditions = self.items[index]
         y = conditions.get("y")
         if isinstance(y, int) and self.classes is not None and y >= len(self.classes):
@@ -182,8 +182,8 @@ class Fixed(MapData):
         return x, conditions
 
 
-class DatasetData(Stacked):
-    """A dataset as data; an item is read at every use, so that random transforms draw again."""
+class DatasetData(BatchedData):
+    """A torch dataset as data; an item is read at every use, so that random transforms draw again."""
 
     def __init__(self, data: MapData, source: str, skipping: Skipping | None = None):
         super().__init__(data, skipping)
@@ -194,8 +194,8 @@ class DatasetData(Stacked):
         return {"source": self.source, **description(self)}
 
 
-def hint(data: Any) -> str:
-    """Return advice for an object that is not data but that data can be made from, or an empty string."""
+def from_dataset_hint(data: Any) -> str:
+    """Return advice to use `from_dataset` for an object that it can make data from, or an empty string."""
     if isinstance(data, DataLoader):
         return "; give the loader's dataset as diffkit.data.from_dataset(loader.dataset)"
     if isinstance(data, torch.utils.data.Dataset) or _is_pair(data):
@@ -233,7 +233,7 @@ def _check_map_style(dataset: Any) -> None:
         raise DataError(f"{kind} is empty")
 
 
-def _entry(item: Mapping[str, Any], name: str, index: int) -> Any:
+def _find_entry(item: Mapping[str, Any], name: str, index: int) -> Any:
     if name not in item:
         raise DataError(
             f"item {index} has no entry {name!r}, but {', '.join(map(repr, item))}; name them with image= and labels="
@@ -241,7 +241,7 @@ def _entry(item: Mapping[str, Any], name: str, index: int) -> Any:
     return item[name]
 
 
-def _example(x: Any, index: int) -> Tensor:
+def _to_example(x: Any, index: int) -> Tensor:
     if type(x).__module__.partition(".")[0] == "PIL":
         raise DataError(
             f"item {index} is a picture of Pillow, {x.size[0]}x{x.size[1]} {x.mode}; give the dataset a transform to "
@@ -250,9 +250,7 @@ def _example(x: Any, index: int) -> Tensor:
     if not isinstance(x, Tensor | np.ndarray):
         raise DataError(f"item {index} is a {type(x).__name__}; an example must be a tensor or an array (C, *S)")
     if np.ma.is_masked(x):
-        raise DataError(
-            f"item {index} has masked values, which say nothing; let the dataset fill them by x.filled(...)"
-        )
+        raise DataError(f"item {index} has masked values; let the dataset fill them by x.filled(...)")
     if isinstance(x, np.ndarray) and x.dtype.kind in "iuf":
         x = x.astype(x.dtype.newbyteorder("="), copy=False)  # torch knows this machine's order only
     try:
@@ -268,40 +266,40 @@ def _example(x: Any, index: int) -> Tensor:
     return found.int() if found.dtype == torch.uint16 else found  # torch has few operators for it
 
 
-def _label(y: Any, index: int) -> int:
+def _to_label(y: Any, index: int) -> int:
     if y is None:
         return NO_CLASS
     found = y.item() if isinstance(y, Tensor | np.ndarray | np.generic) and y.ndim == 0 else y
     if isinstance(found, bool) or not isinstance(found, int) or found < NO_CLASS:
         raise DataError(
-            f"item {index} has the label {_short(y)}, which is not a class number 0, 1, ...; let the dataset return "
-            "one, or -1 or None for no class, or pass labels=False"
+            f"item {index} has the label {_value_text(y)}, which is not a class number 0, 1, ...; let the dataset "
+            "return one, or -1 or None for no class, or pass labels=False"
         )
     return found
 
 
-def _names(classes: Sequence[str] | int | None) -> tuple[str, ...] | None:
-    """Names of classes that were given by name, or as their number."""
+def _class_names(classes: Sequence[str] | int | None) -> tuple[str, ...] | None:
+    """Return the names of classes from the argument ``classes``: a list of names, or how many there are."""
     if classes is None:
         return None
     if isinstance(classes, int):
         return tuple(str(i) for i in range(check_integer("classes", classes, ge=1, le=MOST_CLASSES)))
-    return checked_names(list(classes) if not isinstance(classes, str) else classes)
+    return check_class_names(list(classes) if not isinstance(classes, str) else classes)
 
 
-def _short(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return f"of shape {tuple(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
 
 
-def _names_of(dataset: Any) -> tuple[str, ...] | None:
-    """Names of classes if the dataset has a list of them, as torchvision's do."""
+def _names_in_dataset(dataset: Any) -> tuple[str, ...] | None:
+    """Return the names of classes if the dataset has a list of them, as torchvision's do."""
     names = getattr(dataset, "classes", None)
     found = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    return checked_names(names) if found else None
+    return check_class_names(names) if found else None
 
 
-def _shape_of(x: Tensor, shape: Sequence[int] | None, layout: str | None) -> tuple[int, ...]:
-    """Shape of an example as it was given, or that of item 0, unless that is an image but not channels first."""
+def _example_shape(x: Tensor, shape: Sequence[int] | None, layout: str | None) -> tuple[int, ...]:
+    """Return the shape of an example: the argument ``shape``, or that of item 0, checked for channels first."""
     if shape is not None:
         return tuple(shape)
     if x.ndim < 1:
@@ -311,7 +309,7 @@ def _shape_of(x: Tensor, shape: Sequence[int] | None, layout: str | None) -> tup
 
 
 def _check_tensors(dataset: TensorDataset) -> None:
-    """Check every value of tensors, which are in memory already."""
+    """Raise if a tensor of a `TensorDataset`, which is in memory, has a value that is not finite."""
     for what, values in zip(("examples", "labels"), dataset.tensors, strict=False):
         for start in range(0, len(values), _PIECE):
             rows = [start + row for row in rows_not_finite(values[start : start + _PIECE])]
@@ -319,7 +317,7 @@ def _check_tensors(dataset: TensorDataset) -> None:
                 raise DataError(f"{examples_hold(rows)} in the {what}; correct or remove such examples")
 
 
-def _bins_of(x: Tensor, bins: int | None) -> int | None:
+def _default_bins(x: Tensor, bins: int | None) -> int | None:
     if bins is not None or x.is_floating_point():
         return bins
     if x.dtype != torch.uint8:
@@ -327,20 +325,20 @@ def _bins_of(x: Tensor, bins: int | None) -> int | None:
     return 256
 
 
-def _without_labels(items: Items, skipping: Skipping) -> bool:
-    """Whether the labels of some items, spread over the dataset, are all None."""
-    return all(skipping.read(int(i), items.has_no_label)[1] for i in _some(len(items)))
+def _all_unlabelled(items: DatasetItems, skipping: Skipping) -> bool:
+    """Return whether the labels of some items, spread over the dataset, are all None."""
+    return all(skipping.read(int(i), items.has_no_label)[1] for i in _spread_indices(len(items)))
 
 
-def _some(count: int) -> NDArray[np.int64]:
+def _spread_indices(count: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, _LOOKED_AT).astype(np.int64))
 
 
-def _check_first(data: DatasetData) -> None:
-    """Read some items: all must agree in form, and floating point with bins must not lie in [0, 1]."""
-    some = _some(len(data))
+def _check_some_items(data: DatasetData) -> None:
+    """Read some items of a dataset and raise if their forms differ, or floating point with bins lies in [0, 1]."""
+    some = _spread_indices(len(data))
     batch = data.batch(some)
-    for fault in not_finite(batch):
+    for fault in find_not_finite(batch):
         raise DataError(fault)
     images = batch.images
     if data.bins is not None and images.is_floating_point() and images.min() >= 0 and images.max() <= 1:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffkit.data.base import scaled
+from diffkit.data.base import scale_images
 from diffkit.data.sources.digits import Digits
 
 RECIPE = 1
@@ -18,7 +18,7 @@ _HIDDEN, _FEATURES, _STEPS, _RATE = 64, 32, 150, 0.01
 
 
 class DigitsNetwork(nn.Module):
-    """Perceptron 64 - 64 - 32 - 10; its features are the 32, standardized over the data it was trained on."""
+    """Classifier of digits, a perceptron 64 - 64 - 32 - 10; its features are the 32, standardized over its data."""
 
     mean: Tensor
     std: Tensor
@@ -39,12 +39,12 @@ class DigitsNetwork(nn.Module):
 
 
 @cache
-def trained() -> DigitsNetwork:
-    """Return the network, trained on the digits that are not held out: once per process, always the same way.
+def trained_digits_network() -> DigitsNetwork:
+    """Return the classifier of digits, trained on those that are not held out; once per process.
 
-    Float64 and whole batches, so that machines differ in the last digits only.
+    It is trained in float64 on whole batches, so that machines differ in the last digits only.
     """
-    x, y = examples("train")
+    x, y = digit_examples("train")
     network = DigitsNetwork()
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
     with torch.enable_grad():
@@ -59,11 +59,11 @@ def trained() -> DigitsNetwork:
     return network.requires_grad_(False).eval()
 
 
-def examples(split: str) -> tuple[Tensor, Tensor]:
+def digit_examples(split: str) -> tuple[Tensor, Tensor]:
     """Return a split of the digits, (N, 1, 8, 8) float64 in [-1, 1], with labels."""
     data = Digits(split=split).open()
     batch = data.batch(np.arange(len(data)))
-    return scaled(batch.images, data.bins).double(), batch.conditions["y"]
+    return scale_images(batch.images, data.bins).double(), batch.conditions["y"]
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

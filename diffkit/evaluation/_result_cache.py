@@ -27,11 +27,11 @@ _NAME = re.compile(r"[0-9a-f]{64}\.npz")
 
 @frozen
 class ResultCache:
-    """Results of the batches of one job.
+    """Cache of the results of the batches of one job.
 
     Attributes:
-        folder: Their folder; None caches nothing.
-        job: Everything besides the batch that they depend on, as text.
+        folder: Folder of the results; None caches nothing.
+        job: Everything besides the batch that a result depends on, as text.
     """
 
     folder: Path | None
@@ -39,10 +39,10 @@ class ResultCache:
 
     @classmethod
     def of(cls, folder: Path | None, job: Mapping[str, Any]) -> ResultCache:
-        """Return the cache of a job given as plain data.
+        """Return the cache of a job that is described by plain data.
 
         Raises:
-            OptionError: It is not plain data.
+            OptionError: The data cannot be written as JSON.
         """
         if folder is None:
             return cls(None, "")
@@ -51,8 +51,8 @@ class ResultCache:
         except TypeError as error:
             raise OptionError(f"keep works for options that can be written as JSON: {error}; leave it out") from error
 
-    def result(self, batch: Batch, compute: Callable[[], Arrays]) -> tuple[Arrays, bool]:
-        """Return the result of a batch, and whether it was cached already."""
+    def get_or_compute(self, batch: Batch, compute: Callable[[], Arrays]) -> tuple[Arrays, bool]:
+        """Return the result of a batch, computed if it is not in the cache, and whether it was."""
         if self.folder is None:
             return compute(), False
         path = self.folder / f"{self._digest(batch)}.npz"
@@ -72,13 +72,13 @@ class ResultCache:
         return digest.hexdigest()
 
 
-def count(folder: Path) -> int:
-    """Number of results in a folder."""
+def count_results(folder: Path) -> int:
+    """Return the number of cached results in a folder."""
     return sum(1 for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else 0
 
 
-def forget(folder: Path) -> None:
-    """Remove the results, and their folder if nothing else is in it."""
+def remove_results(folder: Path) -> None:
+    """Remove the cached results of a folder, and the folder if it is empty then."""
     if not folder.is_dir():
         return
     sweep(folder)
@@ -93,5 +93,5 @@ def _read(path: Path) -> Arrays | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             return dict(loaded)
-    except Exception:  # missing or damaged: it is computed again
+    except Exception:  # a missing or damaged result is computed again
         return None

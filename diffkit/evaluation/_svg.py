@@ -1,4 +1,4 @@
-"""Line charts and scatter plots as SVG, for a page in one file; ``chart.svg.j2`` is the drawing.
+"""Line charts and scatter plots as SVG, for a report in one HTML file; ``chart.svg.j2`` is the template.
 
 Colours are CSS variables of the page, so that charts follow its light or dark scheme.
 """
@@ -28,13 +28,13 @@ COLORS = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6")
 
 
 @frozen(eq=False)
-class Line:
-    """One line of a chart.
+class ChartLine:
+    """One line of an SVG chart.
 
     Attributes:
-        x, y: Points; where one is not finite, or not positive on a log scale, the line has a gap.
-        label: For the legend; "" for none.
-        low, high: Ends of a band around it, or None.
+        x, y: Points; at values that are not finite, or not positive on a log scale, the line has a gap.
+        label: Text in the legend; "" for none.
+        low, high: Ends of a band around the line, or None.
     """
 
     x: Any
@@ -46,7 +46,7 @@ class Line:
 
 @frozen(eq=False)
 class _Axis:
-    """From values to pixels along one direction."""
+    """An axis of an SVG chart: maps values to pixels along one direction."""
 
     low: float
     high: float
@@ -54,8 +54,8 @@ class _Axis:
     end: float
     log: bool
 
-    def at(self, values: F64) -> F64:
-        """Positions of values in pixels; NaN for values that cannot be drawn."""
+    def to_pixels(self, values: F64) -> F64:
+        """Return positions of values in pixels; NaN for values that cannot be drawn."""
         with np.errstate(all="ignore"):
             v = np.log10(values) if self.log else values
         v = np.where(np.isfinite(v), v, np.nan)
@@ -65,10 +65,10 @@ class _Axis:
     def ticks(self) -> list[tuple[float, str]]:
         """Positions of the grid lines in pixels, and their labels."""
         values = self._log_ticks() if self.log else _even_ticks(self.low, self.high)
-        return list(zip(self.at(np.array(values, dtype=np.float64)), map(_number, values), strict=True))
+        return list(zip(self.to_pixels(np.array(values, dtype=np.float64)), map(_number, values), strict=True))
 
     def _log_ticks(self) -> list[float]:
-        """Powers of ten; their multiples where few powers are in range, even steps where none is."""
+        """Return powers of ten as ticks; their multiples if few powers are in range, even steps if none is."""
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         inside = [k for k in decades if self.low <= k <= self.high]
         if len(inside) > 2:
@@ -79,7 +79,7 @@ class _Axis:
 
 
 def _even_ticks(low: float, high: float) -> list[float]:
-    """Round values in even steps, about six of them."""
+    """Return about six round values in even steps as ticks."""
     rough = (high - low) / 6
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough * (1 - 1e-9))
@@ -87,10 +87,10 @@ def _even_ticks(low: float, high: float) -> list[float]:
 
 
 def chart(
-    title: str, xlabel: str, ylabel: str, lines: Sequence[Line], *, log_x: bool = False, log_y: bool = False
+    title: str, xlabel: str, ylabel: str, lines: Sequence[ChartLine], *, log_x: bool = False, log_y: bool = False
 ) -> Markup:
-    """Return a line chart, or the note "nothing to draw"."""
-    lines = [Line(_array(n.x), _array(n.y), n.label, _array(n.low), _array(n.high)) for n in lines]
+    """Return a line chart as SVG, with the text "nothing to draw" if there are no points."""
+    lines = [ChartLine(_array(n.x), _array(n.y), n.label, _array(n.low), _array(n.high)) for n in lines]
     x = _axis([line.x for line in lines], _LEFT, WIDTH - _RIGHT, log_x)
     bands = [v for line in lines for v in (line.low, line.high) if v is not None]
     y = _axis([line.y for line in lines] + bands, HEIGHT - _BOTTOM, _TOP, log_y)
@@ -143,10 +143,10 @@ def _axis(columns: Sequence[F64], start: float, end: float, log: bool) -> _Axis 
     return _Axis(low - room, high + room, start, end, log)
 
 
-def _path(line: Line, x: _Axis, y: _Axis) -> tuple[str, list[tuple[float, float]]]:
+def _path(line: ChartLine, x: _Axis, y: _Axis) -> tuple[str, list[tuple[float, float]]]:
     """A line as path data, and its points if they are few."""
-    keep = _thinned(x.at(line.x))
-    places = list(zip(x.at(line.x[keep]), y.at(line.y[keep]), strict=True))
+    keep = _points_to_draw(x.to_pixels(line.x))
+    places = list(zip(x.to_pixels(line.x[keep]), y.to_pixels(line.y[keep]), strict=True))
     words, drawing = [], False
     for a, b in places:
         there = not (math.isnan(a) or math.isnan(b))
@@ -157,12 +157,12 @@ def _path(line: Line, x: _Axis, y: _Axis) -> tuple[str, list[tuple[float, float]
     return " ".join(words), dots if len(dots) < _FEW else []
 
 
-def _band(line: Line, x: _Axis, y: _Axis) -> str:
+def _band(line: ChartLine, x: _Axis, y: _Axis) -> str:
     """A band as path data; "" if there is none."""
     if line.low is None or line.high is None:
         return ""
-    keep = _thinned(x.at(line.x))
-    px, low, high = x.at(line.x[keep]), y.at(line.low[keep]), y.at(line.high[keep])
+    keep = _points_to_draw(x.to_pixels(line.x))
+    px, low, high = x.to_pixels(line.x[keep]), y.to_pixels(line.low[keep]), y.to_pixels(line.high[keep])
     low = np.where(np.isnan(low), y.start, low)  # an interval that reaches 0 has no lower end on a log scale
     good = ~(np.isnan(px) | np.isnan(high))
     if good.sum() < 2:
@@ -172,8 +172,8 @@ def _band(line: Line, x: _Axis, y: _Axis) -> str:
     return f"M{'L'.join(there + back)}Z"
 
 
-def _thinned(px: F64) -> Any:
-    """Which points to draw: all of a few, of many the first at each of evenly spaced pixels, and the last."""
+def _points_to_draw(px: F64) -> Any:
+    """Return which points of a line to draw: of many, the first at each of evenly spaced pixels, and the last."""
     if len(px) <= _POINTS:
         return np.arange(len(px))
     place = np.nan_to_num((px - _LEFT) / (WIDTH - _LEFT - _RIGHT) * _POINTS).round()

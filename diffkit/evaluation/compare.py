@@ -22,7 +22,7 @@ from diffkit.evaluation import metrics as measure
 from diffkit.evaluation.extractors import extractor_for
 from diffkit.evaluation.features import Extractor, Features, extract
 from diffkit.evaluation.reference import Reference, is_reference, load_reference
-from diffkit.evaluation.samples import read
+from diffkit.evaluation.samples import read_samples
 from diffkit.options import check_integer
 from diffkit.runtime.files import write_atomically
 
@@ -30,19 +30,19 @@ METRICS = ("fid", "sfid", "kid", "inception_score", "precision_recall")
 """Names of the metrics. With an extractor other than inception, "fid" is the same distance of its features."""
 
 MOST_SUBSETS = 100_000
-"""Of KID: the mean over a thousandth of them is as good as anyone needs."""
+"""Largest number of KID's subsets; a mean over 100 is usual."""
 
 
 @frozen
-class Value:
-    """One number.
+class MetricValue:
+    """The value of one metric of samples.
 
     Attributes:
-        name: Such as "fid".
+        name: Name of the metric, such as "fid".
         label: Name in printed results: "FID", or "FD (digits)" with another extractor.
         value: The number.
-        error: Its uncertainty, if known; `note` describes which.
-        note: Meaning of its error, and whether smaller or larger is better.
+        error: Its uncertainty, if known; `note` says of which kind.
+        note: Meaning of the error, and whether smaller or larger is better.
     """
 
     name: str
@@ -54,20 +54,20 @@ class Value:
 
 @frozen(eq=False)
 class Evaluation:
-    """Metrics of some samples.
+    """Result of `evaluate`: metrics of samples.
 
     Attributes:
-        values: The numbers.
+        values: The metrics.
         settings: Everything they depend on: extractor, both data sets, options, versions.
-        remarks: Remarks on the comparison with other numbers.
+        remarks: Remarks on comparing them with other numbers.
     """
 
-    values: tuple[Value, ...]
+    values: tuple[MetricValue, ...]
     settings: Mapping[str, Any] = field(repr=False)
     remarks: tuple[str, ...] = field(repr=False)
 
     def __getitem__(self, name: str) -> float:
-        """Return a number by name."""
+        """Return the value of a metric by name."""
         for value in self.values:
             if value.name == name:
                 return value.value
@@ -75,7 +75,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         width = max(len(value.label) for value in self.values)
-        lines = [f"{v.label:<{width}}  {_number(v.value):>10}{_error(v)}  {v.note}" for v in self.values]
+        lines = [f"{v.label:<{width}}  {_number(v.value):>10}{_error_text(v)}  {v.note}" for v in self.values]
         samples, reference = self.settings["samples"], self.settings["reference"]
         lines += [
             "",
@@ -89,7 +89,7 @@ class Evaluation:
         return "\n".join([*lines, *(f"note: {remark}" for remark in self.remarks)])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+        """Return metrics and settings as plain JSON data."""
         rows = [
             dict(name=v.name, label=v.label, value=_finite(v.value), error=_finite(v.error), note=v.note)
             for v in self.values
@@ -97,14 +97,14 @@ class Evaluation:
         return {"values": rows, "settings": dict(self.settings), "remarks": list(self.remarks)}
 
     def save(self, path: str | Path) -> Path:
-        """Write numbers and settings as JSON."""
+        """Write metrics and settings as JSON."""
         path = Path(path)
         write_atomically(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
         return path
 
 
 def _finite(value: float | None) -> float | None:
-    """A number for JSON, in which values that are not finite become null."""
+    """Return a number for JSON, in which values that are not finite become null."""
     return None if value is None or not math.isfinite(value) else value
 
 
@@ -137,17 +137,17 @@ def evaluate(
         extractor: A name, a network or an extractor; see `diffkit.evaluation.extractors`.
         metrics: Some of `METRICS`; by default all that extractor and reference allow.
         count: How many samples, the first ones; all by default.
-        weights: File of the inception network's weights, if they cannot be fetched.
-        batch_size, device: Of the feature network.
-        neighbours: Of precision and recall.
-        kid_subsets, kid_subset_size: Of KID; a subset is at most as large as the smaller set.
-        split_size: Of the inception score.
+        weights: File of the inception network's weights, if they cannot be downloaded.
+        batch_size, device: Batch size and device of the feature network.
+        neighbours: Number of neighbours for precision and recall.
+        kid_subsets, kid_subset_size: Number and size of KID's subsets; a subset is at most as large as the smaller set.
+        split_size: Examples in a split for the inception score.
         seed: Seed of KID's subsets.
-        size: Height and width to resize the images of folders to; one number for a square. By default they must
-            all be of one size, and are not resized.
+        size: Height and width to resize the images of folders to; one number for a square. By default images are not
+            resized, and must all be of one size.
         on_error: At images of folders that cannot be read: "stop", naming them all, or "skip" them.
-        layout: Of .npz and .npy files, "channels_last" or "channels_first"; by default the shape decides.
-        progress: Show a bar.
+        layout: Layout of .npz and .npy files, "channels_last" or "channels_first"; by default the shape decides.
+        progress: Show a progress bar.
     Raises:
         OptionError: An option is wrong, or a metric is not available with this extractor and reference.
         DataError: The data cannot be read, or does not fit the extractor or the statistics.
@@ -159,10 +159,10 @@ def evaluate(
         check_integer(name, value, ge={"seed": 0, "kid_subset_size": 2}.get(name, 1))
     check_integer("kid_subsets", kid_subsets, ge=1, le=MOST_SUBSETS)
     reading = dict(size=size, on_error=on_error, layout=layout)
-    data, stored = _data(samples, reading), _stored(reference, network)
-    real = None if stored is not None else _data(reference, reading)
+    data, stored = _load_images(samples, reading), _stored_reference(reference, network)
+    real = None if stored is not None else _load_images(reference, reading)
     check_metrics(metrics, network, data.shape, stored, device, None if real is None else real.shape)
-    against = stored or _built(real, network, batch_size, device, progress)
+    against = stored or _build_reference(real, network, batch_size, device, progress)
     found = extract(
         network,
         data,
@@ -172,7 +172,7 @@ def evaluate(
         progress=progress,
         what="samples",
     )
-    chosen = _possible(metrics, found.features, against)
+    chosen = _available_metrics(metrics, found.features, against)
     size = min(kid_subset_size, len(found.features), len(against.features) if against.features is not None else 0)
     options |= {"kid_subset_size": size}
     values = [value for name in chosen for value in _measure(name, network.name, found.features, against, options)]
@@ -180,29 +180,29 @@ def evaluate(
         "samples": dict(found.data),
         "reference": dict(against.meta.get("data", {})),
         "extractor": dict(network.identity),
-        "options": {name: value for name, value in options.items() if _matters(name, chosen)},
+        "options": {name: value for name, value in options.items() if _is_used(name, chosen)},
         "versions": _versions(),
     }
-    remarks = [*_remarks_on_values(samples=data, reference=real), *_remarks(found.data, against, chosen)]
+    remarks = [*_value_range_remarks(samples=data, reference=real), *_remarks(found.data, against, chosen)]
     return Evaluation(tuple(values), settings, tuple(remarks))
 
 
-def _remarks_on_values(**sets: Data | None) -> Iterator[str]:
-    """Say of images that are not in [-1, 1] how to scale them: extractors take them for dark, or for too bright."""
+def _value_range_remarks(**sets: Data | None) -> Iterator[str]:
+    """Yield remarks on images whose values are not in the range [-1, 1] that extractors expect."""
     for name, data in sets.items():
         values = range_of(data) if data is not None and len(data.shape) == 3 else None
         if values is not None and values.remark:
             yield f"{name}: values lie in {values}, extractors expect [-1, 1]: {values.remedy}"
 
 
-def _data(what: Any, reading: Mapping[str, Any]) -> Data:
-    """Data of any kind; the images of a folder unchanged, or by the options of `read`."""
+def _load_images(what: Any, reading: Mapping[str, Any]) -> Data:
+    """Return data of any kind; images of a folder are read with the options of `read_samples`."""
     path = Path(what) if isinstance(what, str | Path) else None
-    return read(path, **reading) if path is not None and path.exists() else as_data(what)
+    return read_samples(path, **reading) if path is not None and path.exists() else as_data(what)
 
 
-def check_names(metrics: Sequence[str] | None) -> None:
-    """Raise `OptionError` unless every name is one of `METRICS`; None means all."""
+def check_metric_names(metrics: Sequence[str] | None) -> None:
+    """Raise `OptionError` unless every name of a metric is one of `METRICS`; None means all."""
     for name in metrics or ():
         if name not in METRICS:
             raise OptionError(f"no metric named {name!r}{did_you_mean(name, METRICS)} (known: {', '.join(METRICS)})")
@@ -218,36 +218,36 @@ def check_metrics(
     device: str | torch.device = "cpu",
     real: Sequence[int] | None = None,
 ) -> None:
-    """Check, before long work, which metrics are available, by running the extractor on two blank images.
+    """Raise unless metrics are available; found before long work, by running the extractor on two blank images.
 
     Args:
-        metrics: Names; None means all that are available.
+        metrics: Names of metrics; None means all that are available.
         extractor: The extractor.
-        shape: Of one example, (C, *S).
+        shape: Shape of one sample, (C, *S).
         reference: Stored statistics; None for data whose statistics are computed later.
-        device: Where the extractor runs.
+        device: Device of the extractor.
         real: Shape of an example of that data, if it differs from that of the samples.
     Raises:
-        OptionError: A name is wrong, or extractor or reference lack what a metric needs.
+        OptionError: A name is wrong, or a metric needs something that the extractor or the reference lacks.
         DataError: The extractor cannot read data of this shape, or has other features for the second shape.
         MissingExtraError: A package that a metric needs is not installed.
     """
-    check_names(metrics)
+    check_metric_names(metrics)
     if real is not None and tuple(real) != tuple(shape):
-        _check_alike(extractor, shape, real, device)
-    seen = _blank(extractor, shape, device)
-    chosen = _possible(metrics, seen, reference)
+        _check_same_features(extractor, shape, real, device)
+    seen = _blank_image_features(extractor, shape, device)
+    chosen = _available_metrics(metrics, seen, reference)
     if reference is not None and len(reference.pool.mean) != seen.pool.shape[1]:
         raise DataError(
-            f"the reference is of {len(reference.pool.mean)} features, of samples of shape {tuple(shape)} extractor "
-            f"{extractor.name!r} has {seen.pool.shape[1]}; give samples of the shape that the reference was made of"
+            f"the reference has {len(reference.pool.mean)} features, but extractor {extractor.name!r} has "
+            f"{seen.pool.shape[1]} of samples of shape {tuple(shape)}; give samples of the reference's shape"
         )
     if {"fid", "sfid", "kid"} & set(chosen):
         measure.need_torchmetrics()
 
 
-def _blank(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:
-    """The features of two blank images."""
+def _blank_image_features(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:
+    """Return an extractor's features of two blank images."""
     try:
         with torch.no_grad():
             return extractor(torch.zeros(2, *shape, device=device))
@@ -258,21 +258,23 @@ def _blank(extractor: Extractor, shape: Sequence[int], device: str | torch.devic
         raise DataError(f"extractor {extractor.name!r} cannot read images of shape {tuple(shape)}: {reason}") from error
 
 
-def _check_alike(extractor: Extractor, shape: Sequence[int], real: Sequence[int], device: str | torch.device) -> None:
-    """Raise `DataError` unless an extractor has features of one kind for samples and data of two shapes."""
+def _check_same_features(
+    extractor: Extractor, shape: Sequence[int], real: Sequence[int], device: str | torch.device
+) -> None:
+    """Raise `DataError` unless an extractor has as many features for samples as for data of another shape."""
     differ = f"samples have shape {tuple(shape)}, the data {tuple(real)}"
-    wanted = "make them alike: read the data in the size and channels of the samples, or the samples in another size"
+    expected = "make them alike: read the data in the size and channels of the samples, or the samples in another size"
     try:
-        seen = [_blank(extractor, each, device).pool.shape[1:] for each in (shape, real)]
+        seen = [_blank_image_features(extractor, each, device).pool.shape[1:] for each in (shape, real)]
     except DataError as error:
-        raise DataError(f"{differ}, and {error}; {wanted}") from error
+        raise DataError(f"{differ}, and {error}; {expected}") from error
     if seen[0] != seen[1]:
         counts = " and ".join(str(each.numel()) for each in seen)
-        raise DataError(f"{differ}, of which extractor {extractor.name!r} has {counts} features; {wanted}")
+        raise DataError(f"{differ}, of which extractor {extractor.name!r} has {counts} features; {expected}")
 
 
-def _stored(what: Any, network: Extractor) -> Reference | None:
-    """Stored statistics of this network, or None if there is data to compute them from."""
+def _stored_reference(what: Any, network: Extractor) -> Reference | None:
+    """Return stored reference statistics, checked for this extractor; None if the reference is data."""
     if isinstance(what, str | Path) and is_reference(Path(what)):
         what = load_reference(what)
     if not isinstance(what, Reference):
@@ -281,13 +283,13 @@ def _stored(what: Any, network: Extractor) -> Reference | None:
     return what
 
 
-def _built(data: Data | None, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
+def _build_reference(data: Data | None, network: Extractor, batch_size: int, device: Any, progress: bool) -> Reference:
     assert data is not None
     return Reference.build(data, network, keep=len(data), batch_size=batch_size, device=device, progress=progress)
 
 
-def _possible(metrics: Sequence[str] | None, features: Features, reference: Reference | None) -> list[str]:
-    """The requested metrics, or all that are available; raises if a requested one is not."""
+def _available_metrics(metrics: Sequence[str] | None, features: Features, reference: Reference | None) -> list[str]:
+    """Return the requested metrics, by default all that are available; raise if a requested one is not."""
     spatial = features.spatial is not None and (reference is None or reference.spatial is not None)
     some = reference is None or reference.features is not None
     lacking = {
@@ -304,25 +306,27 @@ def _possible(metrics: Sequence[str] | None, features: Features, reference: Refe
     return list(dict.fromkeys(metrics))
 
 
-def _measure(name: str, extractor: str, fake: Features, real: Reference, options: Mapping[str, int]) -> list[Value]:
+def _measure(
+    name: str, extractor: str, fake: Features, real: Reference, options: Mapping[str, int]
+) -> list[MetricValue]:
     own = extractor != "inception"
 
     def label(published: str, other: str) -> str:
         return f"{other} ({extractor})" if own else published
 
     if name == "fid":
-        value = measure.frechet_distance(real.pool, measure.Statistics.of(fake.pool))
-        return [Value("fid", label("FID", "FD"), value, None, "smaller is better")]
+        value = measure.frechet_distance(real.pool, measure.FeatureStatistics.of(fake.pool))
+        return [MetricValue("fid", label("FID", "FD"), value, None, "smaller is better")]
     if name == "sfid":
         assert fake.spatial is not None and real.spatial is not None
-        value = measure.frechet_distance(real.spatial, measure.Statistics.of(fake.spatial))
-        return [Value("sfid", label("sFID", "sFD"), value, None, "smaller is better")]
+        value = measure.frechet_distance(real.spatial, measure.FeatureStatistics.of(fake.spatial))
+        return [MetricValue("sfid", label("sFID", "sFD"), value, None, "smaller is better")]
     if name == "inception_score":
         assert fake.logits is not None
         value, spread = measure.inception_score(fake.logits, split_size=options["split_size"])
         split = len(fake.logits) > options["split_size"]
         note = "larger is better; +- over splits" if split else "larger is better"
-        return [Value(name, label("IS", "IS"), value, spread if split else None, note)]
+        return [MetricValue(name, label("IS", "IS"), value, spread if split else None, note)]
     assert real.features is not None
     if name == "kid":
         value, error = measure.kernel_distance(
@@ -332,16 +336,18 @@ def _measure(name: str, extractor: str, fake: Features, real: Reference, options
             subset_size=options["kid_subset_size"],
             seed=options["seed"],
         )
-        return [Value("kid", label("KID", "KD"), value, error, "smaller is better; +- standard error over subsets")]
+        return [
+            MetricValue("kid", label("KID", "KD"), value, error, "smaller is better; +- standard error over subsets")
+        ]
     both = measure.precision_recall(real.features, fake.pool, neighbours=options["neighbours"])
     words = (("precision", "share of samples among the data"), ("recall", "share of the data among samples"))
     return [
-        Value(word, label(word.capitalize(), word.capitalize()), value, None, f"larger is better; {meaning}")
+        MetricValue(word, label(word.capitalize(), word.capitalize()), value, None, f"larger is better; {meaning}")
         for (word, meaning), value in zip(words, both, strict=True)
     ]
 
 
-def _matters(option: str, chosen: Sequence[str]) -> bool:
+def _is_used(option: str, chosen: Sequence[str]) -> bool:
     owner = {"neighbours": "precision_recall", "split_size": "inception_score"}
     return owner.get(option, "kid") in chosen
 
@@ -378,5 +384,5 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
 
 
-def _error(value: Value) -> str:
+def _error_text(value: MetricValue) -> str:
     return f" +- {value.error:.2g}" if value.error is not None else ""

@@ -1,4 +1,4 @@
-"""Features of images: the extractor protocol, and the features of a data set with a digest of the data."""
+"""Features of images: the protocol of an extractor, and the features of a data set with a digest of the data."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from diffkit.data.base import Data, scaled
-from diffkit.data.finite import not_finite
+from diffkit.data.base import Data, scale_images
+from diffkit.data.finite import find_not_finite
 from diffkit.errors import DataError
 from diffkit.options import check_integer
 from diffkit.runtime.progress import progress as show_progress
@@ -24,9 +24,9 @@ class Features:
     """An extractor's features of N images.
 
     Attributes:
-        pool: One vector each, (N, D) float32.
-        spatial: A second vector each, with positions, (N, E) float32; None if the extractor has none.
-        logits: Of the classes its network was trained for, (N, K) float32; None if there are none.
+        pool: One vector per image, (N, D) float32.
+        spatial: A second vector per image, with positions, (N, E) float32; None if the extractor has none.
+        logits: Logits of the classes that its network was trained for, (N, K) float32; None if there are none.
     """
 
     pool: Tensor
@@ -40,32 +40,32 @@ class Features:
 
 @runtime_checkable
 class Extractor(Protocol):
-    """A feature network."""
+    """Protocol of an extractor: a feature network for metrics."""
 
     @property
     def name(self) -> str:
-        """Its name in results."""
+        """Name of the extractor in results."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Plain data that identifies its features: weights, resizing, versions."""
+        """Plain data that identifies the features: weights, resizing, versions."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Features:
         """Return the features of images (B, C, *S), float32, in [-1, 1] if the data is on bins.
 
         Raises:
-            DataError: It cannot read images of this kind.
+            DataError: The extractor cannot read images of this kind.
         """
 
 
 @frozen(eq=False)
-class Extracted:
+class ExtractedFeatures:
     """Features of a data set, and facts of the data.
 
     Attributes:
-        features: Of every example, on the CPU.
-        data: Plain facts: source, count, shape, bins and the SHA-256 over all examples.
+        features: Features of every example, on the CPU.
+        data: Facts of the data: source, count, shape, bins and the SHA-256 over all examples.
     """
 
     features: Features
@@ -82,51 +82,51 @@ def extract(
     device: str | torch.device = "cpu",
     progress: bool = False,
     what: str = "data",
-) -> Extracted:
+) -> ExtractedFeatures:
     """Return the features of the first ``count`` examples of data (all by default), read batch by batch.
 
     Args:
         extractor: The feature network.
         data: The data.
-        count: How many examples.
-        batch_size, device: Of the network.
-        progress: Show a bar.
+        count: Number of examples.
+        batch_size, device: Batch size and device of the network.
+        progress: Show a progress bar.
         what: Name of the data in the bar and in errors, such as "samples".
     Raises:
-        DataError: There are fewer than ``count``, or fewer than two, or the extractor cannot read them.
+        DataError: There are fewer than ``count`` or two examples, or the extractor cannot read them.
     """
     batch_size = check_integer("batch_size", batch_size, ge=1)
     total = len(data) if count is None else check_integer("count", count, ge=1)
     if total > len(data):
         raise DataError(f"is more than the {len(data)} examples in the {what}", option="count", value=total)
     if total < 2:
-        raise DataError(f"the {what}: {total} example, which has no spread to compare; give two or more")
+        raise DataError(f"the {what}: {total} example has no spread to compare; give two or more")
     digest, found = hashlib.sha256(), list[Features]()
     with show_progress(total, f"features of the {what}", progress) as advance:
         for start in range(0, total, batch_size):
             index = np.arange(start, min(start + batch_size, total), dtype=np.int64)
             batch = data.batch(index)
-            for fault in not_finite(batch):
+            for fault in find_not_finite(batch):
                 raise DataError(f"the {what}: {fault}")
             images = batch.images
             digest.update(np.ascontiguousarray(images.numpy()).tobytes())
-            found.append(extractor(scaled(images, data.bins).to(device)))
+            found.append(extractor(scale_images(images, data.bins).to(device)))
             advance(len(index))
-    facts = {**_facts(data), "count": total, "sha256": digest.hexdigest()}
-    return Extracted(Features(*map(_joined, zip(*map(_parts, found), strict=True))), facts)
+    facts = {**_data_facts(data), "count": total, "sha256": digest.hexdigest()}
+    return ExtractedFeatures(Features(*map(_concatenate, zip(*map(_feature_tensors, found), strict=True))), facts)
 
 
-def _facts(data: Data) -> dict[str, Any]:
+def _data_facts(data: Data) -> dict[str, Any]:
     source = data.describe().get("source", type(data).__name__)
     return {"source": source, "shape": list(data.shape), "bins": data.bins}
 
 
-def _parts(features: Features) -> tuple[Tensor | None, ...]:
+def _feature_tensors(features: Features) -> tuple[Tensor | None, ...]:
     return tuple(
         None if part is None else part.float().cpu() for part in (features.pool, features.spatial, features.logits)
     )
 
 
-def _joined(parts: tuple[Tensor | None, ...]) -> Any:
+def _concatenate(parts: tuple[Tensor | None, ...]) -> Any:
     whole = [part for part in parts if part is not None]
     return torch.cat(whole) if len(whole) == len(parts) else None

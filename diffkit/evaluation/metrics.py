@@ -1,6 +1,6 @@
-"""Metrics of features: Frechet and kernel distances through torchmetrics, precision, recall and inception score.
+"""Metrics of features: Frechet and kernel distances by torchmetrics, precision, recall and inception score.
 
-All take tensors of features, so they hold for any feature network.
+All take tensors of features, so that they work with any feature network.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diffkit.options import check_integer
 
 
 @frozen(eq=False)
-class Statistics:
+class FeatureStatistics:
     """Mean and covariance of features, float64.
 
     Attributes:
@@ -32,7 +32,7 @@ class Statistics:
     count: int
 
     @classmethod
-    def of(cls, features: Tensor) -> Statistics:
+    def of(cls, features: Tensor) -> FeatureStatistics:
         """Return the statistics of features (N, D)."""
         if len(features) < 2:
             raise DataError(f"statistics need at least 2 examples, got {len(features)}")
@@ -42,8 +42,8 @@ class Statistics:
         return cls(mean, centred.T @ centred / (len(x) - 1), len(x))
 
 
-class _Given(nn.Module):
-    """Stands in for the feature network of a metric that is called with features."""
+class _PassThrough(nn.Module):
+    """The feature network of a torchmetrics metric that is called with features: returns its argument."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -53,18 +53,18 @@ class _Given(nn.Module):
         return features
 
 
-def frechet_distance(real: Statistics, fake: Statistics) -> float:
-    """``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``: FID, if the features are Inception's.
+def frechet_distance(real: FeatureStatistics, fake: FeatureStatistics) -> float:
+    """Return the Frechet distance ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``: FID, if features are Inception's.
 
     Source: Heusel et al. 2017, arXiv:1706.08500, section 3; by torchmetrics, which takes the square root's trace from
         the eigenvalues of the product.
     """
     if real.mean.shape != fake.mean.shape:
         raise DataError(f"features of {len(real.mean)} and {len(fake.mean)} dimensions cannot be compared")
-    metric = _metric("fid", "FrechetInceptionDistance", feature=_Given(len(real.mean)))
+    metric = _create_metric("fid", "FrechetInceptionDistance", feature=_PassThrough(len(real.mean)))
     metric = metric.set_dtype(torch.float64)
     metric.orig_dtype = torch.float64
-    # The metric adds up features and their products; the statistics of a file give such sums for any count.
+    # The metric sums up features and their products; these sums follow from stored statistics, for any count.
     for kind, s in (("real", real), ("fake", fake)):
         setattr(metric, f"{kind}_features_sum", s.mean * s.count)
         cov_sum = s.covariance * (s.count - 1) + s.count * torch.outer(s.mean, s.mean)
@@ -78,21 +78,21 @@ def frechet_distance(real: Statistics, fake: Statistics) -> float:
 def kernel_distance(
     real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the mean over subsets of the squared MMD with a cubic kernel, and its standard error: KID.
+    """Return the kernel distance KID, the mean squared MMD with a cubic kernel over subsets, and its standard error.
 
     Args:
         real, fake: Features, (N, D).
-        subsets: How many random subsets.
-        subset_size: Examples in each, at most those there are.
-        seed: Which subsets.
+        subsets: Number of random subsets.
+        subset_size: Examples in a subset, at most as many as there are.
+        seed: Seed of the subsets.
     Source: Binkowski et al. 2018, arXiv:1801.01401, section 4; by torchmetrics.
     """
     size = min(check_integer("subset_size", subset_size, ge=2), len(real), len(fake))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore", UserWarning)  # the warning that it stores all features, as intended here
         torch.manual_seed(seed)
-        metric = _metric(
-            "kid", "KernelInceptionDistance", feature=_Given(real.shape[1]), subsets=subsets, subset_size=size
+        metric = _create_metric(
+            "kid", "KernelInceptionDistance", feature=_PassThrough(real.shape[1]), subsets=subsets, subset_size=size
         )
         metric.update(real.double(), real=True)
         metric.update(fake.double(), real=False)
@@ -101,10 +101,10 @@ def kernel_distance(
 
 
 def inception_score(logits: Tensor, *, split_size: int = 5000) -> tuple[float, float]:
-    """Return exp of the mean KL between each example's classes and those of its split, over splits, and its spread.
+    """Return the inception score: over splits, the mean and spread of exp(mean KL of classes from the split's).
 
-    Splits are runs of ``split_size`` examples in order, a shorter last one counting as much as the others, as in the
-    published evaluations of guided-diffusion.
+    Splits are consecutive runs of ``split_size`` examples; a shorter last one has the same weight, as in the published
+    evaluations of guided-diffusion.
 
     Args:
         logits: (N, K).
@@ -125,34 +125,34 @@ def inception_score(logits: Tensor, *, split_size: int = 5000) -> tuple[float, f
 
 
 def precision_recall(real: Tensor, fake: Tensor, *, neighbours: int = 3, rows: int = 1024) -> tuple[float, float]:
-    """Return the share of samples inside the manifold of the data, and the share of data inside that of the samples.
+    """Return precision and recall: the shares of samples in the manifold of the data, and of data in the samples'.
 
-    A manifold is the union of balls around its examples, each reaching to the k-th nearest other example.
+    A manifold is the union of balls around its examples, each with the distance to the k-th nearest other as radius.
 
     Args:
         real, fake: Features, (N, D).
         neighbours: k.
-        rows: How many rows of distances are held at a time.
+        rows: Number of rows of distances in memory at a time.
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, section 3, with its k = 3.
     """
     check_integer("neighbours", neighbours, ge=1)
     if min(len(real), len(fake)) <= neighbours:
         raise DataError(f"{neighbours} neighbours need more than {neighbours} examples of each")
     real, fake = real.double(), fake.double()
-    return _inside(fake, real, neighbours, rows), _inside(real, fake, neighbours, rows)
+    return _share_inside(fake, real, neighbours, rows), _share_inside(real, fake, neighbours, rows)
 
 
-def _inside(points: Tensor, centres: Tensor, neighbours: int, rows: int) -> float:
-    """Share of points in any ball around the centres."""
+def _share_inside(points: Tensor, centres: Tensor, neighbours: int, rows: int) -> float:
+    """Return the share of points in the manifold of the centres."""
     reach = torch.cat(
-        [_squared(part, centres).kthvalue(neighbours + 1, 1).values for part in torch.split(centres, rows)]
+        [_squared_distances(part, centres).kthvalue(neighbours + 1, 1).values for part in torch.split(centres, rows)]
     )
-    found = torch.cat([(_squared(part, centres) <= reach).any(1) for part in torch.split(points, rows)])
+    found = torch.cat([(_squared_distances(part, centres) <= reach).any(1) for part in torch.split(points, rows)])
     return float(found.double().mean())
 
 
-def _squared(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances, (A, D), (B, D) -> (A, B)."""
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return squared distances, (A, D), (B, D) -> (A, B)."""
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp(min=0)
 
 
@@ -164,6 +164,6 @@ def need_torchmetrics() -> None:
         raise MissingExtraError("metrics", "this metric") from error
 
 
-def _metric(module: str, name: str, **options: Any) -> Any:
+def _create_metric(module: str, name: str, **options: Any) -> Any:
     need_torchmetrics()
     return getattr(importlib.import_module(f"torchmetrics.image.{module}"), name)(**options)

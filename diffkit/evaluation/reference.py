@@ -1,8 +1,8 @@
-"""Statistics of the data that samples are compared with, stored with everything that defines them.
+"""Reference statistics of data, which samples are compared with, stored with everything that they depend on.
 
 The file is an .npz: mu, sigma (and mu_s, sigma_s of spatial features) as in the published reference batches, so that
-either reads the other's; in addition some of the features, for the metrics that need more than statistics, and
-`meta`, JSON: extractor, resizing, data with its SHA-256, counts, versions.
+each program can read the other's files. It also has some of the features, for the metrics that need more than
+statistics, and `meta`, JSON: extractor, resizing, data with its SHA-256, counts, versions.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 from diffkit._version import __version__
 from diffkit.data.base import Data
 from diffkit.errors import DataError
-from diffkit.evaluation.features import Extracted, Extractor, extract
-from diffkit.evaluation.metrics import Statistics
+from diffkit.evaluation.features import ExtractedFeatures, Extractor, extract
+from diffkit.evaluation.metrics import FeatureStatistics
 from diffkit.options import check_integer
 from diffkit.runtime.publishing import save_npz
 from diffkit.runtime.strict_json import check_fields, parse_json
@@ -35,23 +35,23 @@ KEEP = 10_000
 
 @frozen(eq=False)
 class Reference:
-    """Statistics that samples are compared with.
+    """Reference statistics, which samples are compared with.
 
     Attributes:
         pool: Statistics of the extractor's features.
-        spatial: Of its spatial features; None if it has none.
+        spatial: Statistics of its spatial features; None if it has none.
         features: Some of the features, (M, D) float32; None if none are stored.
-        meta: Where they come from: "extractor" (its identity), "data", "kept"; empty for a file of another program.
+        meta: Origin of the statistics: "extractor" (its identity), "data", "kept"; empty for files of other programs.
     """
 
-    pool: Statistics
-    spatial: Statistics | None
+    pool: FeatureStatistics
+    spatial: FeatureStatistics | None
     features: Tensor | None = field(repr=False)
     meta: Mapping[str, Any]
 
     @classmethod
-    def of(cls, found: Extracted, extractor: Extractor, *, keep: int = KEEP) -> Reference:
-        """Return the statistics of features, storing ``keep`` of them, evenly spread over the data."""
+    def of(cls, found: ExtractedFeatures, extractor: Extractor, *, keep: int = KEEP) -> Reference:
+        """Return the reference of extracted features, with ``keep`` of them, evenly spread over the data."""
         features, count = found.features, len(found.features)
         stored = min(check_integer("keep", keep, ge=0), count)
         rows = torch.linspace(0, count - 1, stored).round().long()
@@ -63,8 +63,8 @@ class Reference:
             "data": dict(found.data),
             "kept": stored,
         }
-        spatial = None if features.spatial is None else Statistics.of(features.spatial)
-        return cls(Statistics.of(features.pool), spatial, features.pool[rows] if stored else None, meta)
+        spatial = None if features.spatial is None else FeatureStatistics.of(features.spatial)
+        return cls(FeatureStatistics.of(features.pool), spatial, features.pool[rows] if stored else None, meta)
 
     @classmethod
     def build(
@@ -78,7 +78,7 @@ class Reference:
         device: str | torch.device = "cpu",
         progress: bool = False,
     ) -> Reference:
-        """Return the statistics of data; arguments as in `extract`."""
+        """Return the reference of data; arguments as in `extract`."""
         found = extract(
             extractor,
             data,
@@ -91,7 +91,7 @@ class Reference:
         return cls.of(found, extractor, keep=keep)
 
     def save(self, path: str | Path) -> Path:
-        """Write the file atomically."""
+        """Write the reference to an .npz file, atomically."""
         path = Path(path)
         arrays: dict[str, Any] = {"mu": self.pool.mean.numpy(), "sigma": self.pool.covariance.numpy()}
         if self.spatial is not None:
@@ -102,7 +102,7 @@ class Reference:
         return path
 
     def check_extractor(self, extractor: Extractor) -> None:
-        """Raise `DataError` unless these statistics are of this extractor's features."""
+        """Raise `DataError` unless the reference was made with this extractor."""
         made = self.meta.get("extractor")
         if made is None:
             if extractor.name != "inception":
@@ -119,7 +119,7 @@ class Reference:
 
 
 def is_reference(path: Path) -> bool:
-    """Whether a file is .npz statistics, not images."""
+    """Return whether a file is an .npz of reference statistics, not of images."""
     if path.suffix != ".npz" or not path.is_file():
         return False
     try:
@@ -130,7 +130,7 @@ def is_reference(path: Path) -> bool:
 
 
 def load_reference(path: str | Path) -> Reference:
-    """Read stored statistics, of diffkit or of the published reference batches; never unpickles.
+    """Read reference statistics of diffkit or of the published reference batches; never unpickles.
 
     Raises:
         DataError: The file is missing, damaged or of another kind.
@@ -143,8 +143,8 @@ def load_reference(path: str | Path) -> Reference:
         check_fields(
             meta, "meta", DataError, format=(int, type(None)), data=(dict, type(None)), extractor=(dict, type(None))
         )
-        pool = _statistics(arrays["mu"], arrays["sigma"], meta)
-        spatial = _statistics(arrays["mu_s"], arrays["sigma_s"], meta) if "mu_s" in arrays else None
+        pool = _check_statistics(arrays["mu"], arrays["sigma"], meta)
+        spatial = _check_statistics(arrays["mu_s"], arrays["sigma_s"], meta) if "mu_s" in arrays else None
     except FileNotFoundError as error:
         raise DataError(f"{str(path)!r} is not there") from error
     except KeyError as error:
@@ -159,7 +159,7 @@ def load_reference(path: str | Path) -> Reference:
     return Reference(pool, spatial, features, meta)
 
 
-def _statistics(mean: Any, covariance: Any, meta: Mapping[str, Any]) -> Statistics:
+def _check_statistics(mean: Any, covariance: Any, meta: Mapping[str, Any]) -> FeatureStatistics:
     mean, covariance = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit")
@@ -167,4 +167,4 @@ def _statistics(mean: Any, covariance: Any, meta: Mapping[str, Any]) -> Statisti
         raise ValueError("a value is not finite")
     # A published batch does not record its count; the distance does not depend on it.
     count = int(meta.get("data", {}).get("count", 2))
-    return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance), count)
+    return FeatureStatistics(torch.from_numpy(mean), torch.from_numpy(covariance), count)

@@ -1,6 +1,6 @@
-"""A report of a run as one page: composition, training, samples, likelihood of data, and code to repeat it.
+"""A report of a run: composition, training, samples, likelihood of data, and code to train it again.
 
-The page is one HTML file that fetches nothing and runs no script.
+It is one HTML file without scripts and without references to other files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attrs import field, frozen
 
 from diffkit._version import __version__
 from diffkit.errors import CheckpointError, DiffkitError, DivergedError
-from diffkit.evaluation._svg import Line, chart, scatter
+from diffkit.evaluation._svg import ChartLine, chart, scatter
 from diffkit.evaluation._templates import template
 from diffkit.explain import explain
 from diffkit.options import check_integer
@@ -45,13 +45,13 @@ _STEPS = 50
 
 
 @frozen(eq=False)
-class Figure:
-    """A picture or chart.
+class ReportFigure:
+    """An image or chart of a report.
 
     Attributes:
-        caption: Its content and settings.
-        svg: A chart, or None.
-        src: An image as a data URI, or None.
+        caption: Text about its content and settings.
+        svg: The chart, or None.
+        src: The image as a data URI, or None.
     """
 
     caption: str
@@ -59,7 +59,7 @@ class Figure:
     src: str | None = field(default=None, repr=False)
 
 
-def write(
+def write_report(
     run: str | Path,
     out: str | Path | None = None,
     *,
@@ -69,16 +69,16 @@ def write(
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> Path:
-    """Write the page of a run or saved system, by default report.html in its folder, and return its path.
+    """Write the report of a run or saved system, by default report.html in its folder, and return its path.
 
     Args:
         run: The folder.
         out: The file.
-        n: How many samples are drawn; 0 draws none.
-        steps: Levels that drawing them visits; 50, or all if there are fewer, by default.
-        seed: Of the samples.
-        device: Where they are drawn.
-        progress: Show a bar.
+        n: Number of samples to draw; 0 draws none.
+        steps: Levels that sampling visits; by default 50, or all if there are fewer.
+        seed: Seed of the samples.
+        device: Device for sampling.
+        progress: Show a progress bar.
     Raises:
         CheckpointError, SpecError: As `diffkit.load`.
         MissingExtraError: Jinja2 or Pillow is not installed.
@@ -86,7 +86,7 @@ def write(
     check_integer("n", n, ge=0)
     folder = Path(run)
     page = template("report.html.j2")
-    found = _Run.read(folder, device)
+    found = _ReportedRun.read(folder, device)
     spacing = min(_STEPS, found.system.num_steps) if steps is None else steps
     text = page.render(
         title=folder.resolve().name,
@@ -97,12 +97,12 @@ def write(
         settings=found.explanation.settings,
         schedule_charts=list(_schedule_charts(found.explanation)),
         training_charts=list(_training_charts(folder)),
-        samples=list(_pictures(found, n, spacing, seed, progress)) if n else [],
-        bound=_bound(folder),
-        exact=_exact(folder),
-        evaluation=_evaluation(folder / "evaluation.json"),
-        facts=_facts(found),
-        repeat=_repeat(found),
+        samples=list(_sample_figures(found, n, spacing, seed, progress)) if n else [],
+        bound=_bound_results(folder),
+        exact=_ode_results(folder),
+        evaluation=_evaluation_results(folder / "evaluation.json"),
+        facts=_environment_facts(found),
+        repeat=_training_code(found),
         spec=json.dumps(found.spec, indent=2),
         train_options=found.config.get("train", {}),
         data=found.config.get("data", {}),
@@ -113,8 +113,8 @@ def write(
 
 
 @frozen(eq=False)
-class _Run:
-    """The content of a run's folder."""
+class _ReportedRun:
+    """The content of a run's folder, for its report."""
 
     folder: Path
     system: System
@@ -123,10 +123,10 @@ class _Run:
     explanation: Explanation
 
     @classmethod
-    def read(cls, folder: Path, device: str | torch.device) -> _Run:
+    def read(cls, folder: Path, device: str | torch.device) -> _ReportedRun:
         spec = read_spec(folder / SPEC)
         system = load(folder, device=device)
-        config = {"train": {}, "data": {}, **(_json(folder / CONFIG) or {})}
+        config = {"train": {}, "data": {}, **(_read_json_if_exists(folder / CONFIG) or {})}
         check_fields(config, str(folder / CONFIG), CheckpointError, train=dict, data=dict)
         check_fields(config["train"], f"train of {folder / CONFIG}", CheckpointError, ema=(list, type(None)))
         check_fields(config["data"], f"data of {folder / CONFIG}", CheckpointError, classes=(list, type(None)))
@@ -140,16 +140,16 @@ class _Run:
 
     @property
     def enlarges(self) -> bool:
-        """Whether its network reads small images besides the noisy ones."""
+        """Whether its network reads low-resolution images besides the noisy ones."""
         return self.system.parts.condition_channels > 0
 
     def conditions(self, n: int) -> dict[str, Any]:
-        """A class for each of n samples, in turn; nothing without classes."""
+        """Return a class for each of n samples, in turn; empty without classes."""
         count = self.system.parts.classes or len(self.class_names)
         return {} if not count else {"y": [i % count for i in range(n)]}
 
     def checkpoints(self) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        """Yield step and weights for sampling of each stored checkpoint, oldest first; damaged ones are skipped."""
+        """Yield step and sampling weights of each intact checkpoint for the report, oldest first."""
         from diffkit.training import checkpoint
         from diffkit.training.ema import ema_label
 
@@ -167,86 +167,86 @@ class _Run:
 # ---- charts ----------------------------------------------------------------------------------------------------------
 
 
-def _schedule_charts(e: Explanation) -> Iterator[Figure]:
-    yield Figure(
+def _schedule_charts(e: Explanation) -> Iterator[ReportFigure]:
+    yield ReportFigure(
         "How signal and noise mix at each level.",
         chart(
             "Share of the variance",
             "level",
             "share",
-            [Line(e.level, e.alpha_bar, "signal (alpha_bar)"), Line(e.level, 1 - e.alpha_bar, "noise")],
+            [ChartLine(e.level, e.alpha_bar, "signal (alpha_bar)"), ChartLine(e.level, 1 - e.alpha_bar, "noise")],
         ),
     )
     middle = int(np.argmin(np.abs(np.log(np.maximum(e.snr, 1e-300)))))
-    yield Figure(
+    yield ReportFigure(
         "Weight of a squared error of x_start, relative to the level where signal and noise are equal.",
         chart(
             "Weight of each level",
             "level",
             "relative weight",
             [
-                Line(e.level, e.weight / e.weight[middle] if e.weight[middle] else e.weight, "in the loss"),
-                Line(e.level, e.bound_weight / e.bound_weight[middle], "in the bound"),
+                ChartLine(e.level, e.weight / e.weight[middle] if e.weight[middle] else e.weight, "in the loss"),
+                ChartLine(e.level, e.bound_weight / e.bound_weight[middle], "in the bound"),
             ],
             log_y=True,
         ),
     )
-    yield Figure(
+    yield ReportFigure(
         "The two bounds of the reverse step's standard deviation; a learned variance lies between them.",
         chart(
             "Standard deviation of a reverse step",
             "level",
             "units of the data",
-            [Line(e.level, e.upper_std, "beta"), Line(e.level, e.posterior_std, "beta-tilde")],
+            [ChartLine(e.level, e.upper_std, "beta"), ChartLine(e.level, e.posterior_std, "beta-tilde")],
             log_x=len(e.level) > 10,
             log_y=True,
         ),
     )
 
 
-def _training_charts(folder: Path) -> Iterator[Figure]:
+def _training_charts(folder: Path) -> Iterator[ReportFigure]:
     from diffkit.training import read_metrics
 
     lines = read_metrics(folder)
     if not lines:
         return
 
-    def curve(name: str, label: str = "") -> Line:
+    def curve(name: str, label: str = "") -> ChartLine:
         having = [line for line in lines if name in line]
-        return Line([line["step"] for line in having], [line[name] for line in having], label)
+        return ChartLine([line["step"] for line in having], [line[name] for line in having], label)
 
     names = {name for line in lines for name in line}
     losses = [name for name in ("loss", "mse", "vb", "val_loss") if name in names]
-    yield Figure(
+    yield ReportFigure(
         "Means over the steps between two lines of metrics.",
         chart("Loss", "step", "loss", [curve(name, name) for name in losses], log_y=True),
     )
     quartiles = [f"loss_q{q}" for q in range(4) if f"loss_q{q}" in names]
     if quartiles:
-        yield Figure(
+        yield ReportFigure(
             "Loss in each quarter of the levels; q0 is nearest to clean data.",
             chart("Loss by level", "step", "loss", [curve(q, q[5:]) for q in quartiles], log_y=True),
         )
-    yield Figure(
+    yield ReportFigure(
         "Norm of the gradient before clipping.",
         chart("Gradient", "step", "norm", [curve("grad_norm")], log_y=True),
     )
-    yield Figure(
+    yield ReportFigure(
         "Learning rate of each update.",
         chart("Learning rate", "step", "learning rate", [curve("lr")]),
     )
     if "images_per_s" in names:
-        yield Figure(
+        yield ReportFigure(
             "Examples per second, over the whole loop.",
             chart("Speed", "step", "examples per second", [curve("images_per_s")]),
         )
 
 
-def _bound(folder: Path) -> Mapping[str, Any] | None:
-    """The results of ``diffkit nll``: the bound, and its terms by level."""
+def _bound_results(folder: Path) -> Mapping[str, Any] | None:
+    """Return the results of ``diffkit nll`` for the report: the bound, and its terms by level."""
     from diffkit.likelihood.scores import FAINT, NORMAL_95
 
-    arrays = _arrays(folder / "nll.npz", "total", "prior", "levels", "visits", "terms", "terms_error")
+    arrays = _read_npz(folder / "nll.npz", "total", "prior", "levels", "visits", "terms", "terms_error")
     if arrays is None:
         return None
     seen = arrays["visits"] > 0
@@ -260,45 +260,47 @@ def _bound(folder: Path) -> Mapping[str, Any] | None:
     shown = np.where(terms > FAINT * max(terms.max(), 0.0), terms, np.nan)
     log = len(level) > 10
     return {
-        **_mean(arrays["total"]),
+        **_mean_with_error(arrays["total"]),
         "first": float(terms[0]),
         "prior": float(arrays["prior"].mean()),
         "charts": [
-            Figure(
+            ReportFigure(
                 "Terms of the bound by level, with 95 % intervals, except those below a millionth of the largest. The "
                 "first is the decoder's.",
                 chart(
                     "Terms of the bound",
                     "level",
                     "bits/dim",
-                    [Line(level, shown, "", shown - reach, shown + reach)],
+                    [ChartLine(level, shown, "", shown - reach, shown + reach)],
                     log_x=log,
                     log_y=True,
                 ),
             ),
-            Figure(
+            ReportFigure(
                 "Share of the bound up to each level.",
-                chart("Share so far", "level", "share", [Line(arrays["levels"], filled.cumsum() / total)], log_x=log),
+                chart(
+                    "Share so far", "level", "share", [ChartLine(arrays["levels"], filled.cumsum() / total)], log_x=log
+                ),
             ),
         ],
     }
 
 
-def _exact(folder: Path) -> Mapping[str, Any] | None:
-    """The results of ``diffkit nll --ode``."""
-    arrays = _arrays(folder / "ode.npz", "bits", "meaning")
-    return None if arrays is None else {**_mean(arrays["bits"]), "meaning": str(arrays["meaning"])}
+def _ode_results(folder: Path) -> Mapping[str, Any] | None:
+    """Return the results of ``diffkit nll --ode`` for the report."""
+    arrays = _read_npz(folder / "ode.npz", "bits", "meaning")
+    return None if arrays is None else {**_mean_with_error(arrays["bits"]), "meaning": str(arrays["meaning"])}
 
 
-def _mean(bits: Any) -> dict[str, Any]:
-    """Mean over examples with its standard error, None for a single one."""
+def _mean_with_error(bits: Any) -> dict[str, Any]:
+    """Return the mean over examples with its standard error, which is None for a single one."""
     count = len(bits)
     error = float(bits.std(ddof=1)) / count**0.5 if count > 1 else None
     return {"bits": float(bits.mean()), "error": error, "count": count}
 
 
-def _arrays(path: Path, *names: str) -> dict[str, Any] | None:
-    """Arrays of a file of ``diffkit nll``; None if there is no file."""
+def _read_npz(path: Path, *names: str) -> dict[str, Any] | None:
+    """Return arrays of a file of ``diffkit nll`` for the report; None if there is no file."""
     if not path.is_file():
         return None
     try:
@@ -306,20 +308,20 @@ def _arrays(path: Path, *names: str) -> dict[str, Any] | None:
             return {name: loaded[name] for name in names}
     except Exception as error:  # NumPy may raise any error at a damaged file
         raise CheckpointError(
-            f"{path} is not what diffkit nll writes: {error}; remove it, or run that again"
+            f"{path} is not a file of diffkit nll: {error}; remove it, or run diffkit nll again"
         ) from error
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> Iterator[Figure]:
-    """Samples of the trained system, of the stored checkpoints, and at several levels."""
+def _sample_figures(run: _ReportedRun, n: int, steps: Spacing, seed: int, progress: bool) -> Iterator[ReportFigure]:
+    """Yield figures of samples for the report: of the trained system, of stored checkpoints, and at several levels."""
     system = run.system
     if system.network is None:
         return
     if run.enlarges:
-        yield Figure("This system enlarges small images; diffkit sample --low-res draws its samples.")
+        yield ReportFigure("This system enlarges small images; diffkit sample --low-res draws its samples.")
         return
     how = f"{run.explanation.sampler.name}, {len(system.table_for(steps).index) - 1} steps, seed {seed}"
     count = _POINTS if len(system.data_shape) == 1 else n
@@ -327,14 +329,14 @@ def _pictures(run: _Run, n: int, steps: Spacing, seed: int, progress: bool) -> I
         try:
             x = system.sample(count, steps=steps, seed=seed, batch_size=256, progress=progress, **run.conditions(count))
         except DivergedError as error:
-            yield Figure(f"No samples ({how}): {error}.")
+            yield ReportFigure(f"No samples ({how}): {error}.")
             return
-        yield _drawn(run, x, f"Samples of the trained system ({how}).")
-        yield from _over_training(run, min(count, 100 if len(system.data_shape) == 1 else 10), steps, seed)
-        yield from _on_the_way(run, steps, seed)
+        yield _draw_samples(run, x, f"Samples of the trained system ({how}).")
+        yield from _checkpoint_figures(run, min(count, 100 if len(system.data_shape) == 1 else 10), steps, seed)
+        yield from _trajectory_figures(run, steps, seed)
 
 
-def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator[Figure]:
+def _checkpoint_figures(run: _ReportedRun, count: int, steps: Spacing, seed: int) -> Iterator[ReportFigure]:
     system, network = run.system, run.system.network
     assert network is not None
     final = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -346,12 +348,12 @@ def _over_training(run: _Run, count: int, steps: Spacing, seed: int) -> Iterator
             load_weights(network, {k: v for k, v in weights.items() if k in final})
             with contextlib.suppress(DivergedError):  # an early network may diverge; the others are drawn
                 x = system.sample(count, steps=steps, seed=seed, progress=False, **run.conditions(count))
-                yield _drawn(run, x, f"The same seed after step {step}.", columns=count)
+                yield _draw_samples(run, x, f"The same seed after step {step}.", columns=count)
     finally:
         network.load_state_dict(final)
 
 
-def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
+def _trajectory_figures(run: _ReportedRun, steps: Spacing, seed: int) -> Iterator[ReportFigure]:
     system = run.system
     if len(system.data_shape) != 3:
         return
@@ -360,30 +362,30 @@ def _on_the_way(run: _Run, steps: Spacing, seed: int) -> Iterator[Figure]:
     levels = ", ".join(str(moments[i].level) for i in places)
     total_std = [float(system.table.total_std[moments[i].level]) for i in places]
     noisy = [moments[i].x / s for i, s in zip(places, total_std, strict=True)]
-    yield Figure(f"From noise to samples: data at levels {levels}.", None, _strip(noisy))
+    yield ReportFigure(f"From noise to samples: data at levels {levels}.", None, _embed_strip(noisy))
     estimates = [moments[i].x_start for i in places]
-    yield Figure("The network's estimates of the clean data at the same levels.", None, _strip(estimates))
+    yield ReportFigure("The network's estimates of the clean data at the same levels.", None, _embed_strip(estimates))
 
 
-def _drawn(run: _Run, x: Tensor, caption: str, columns: int | None = None) -> Figure:
+def _draw_samples(run: _ReportedRun, x: Tensor, caption: str, columns: int | None = None) -> ReportFigure:
     labels = run.conditions(len(x)).get("y")
     if x.ndim == 2 and x.shape[1] == 2:
-        return Figure(caption, scatter("", x.double().cpu().numpy(), labels))
+        return ReportFigure(caption, scatter("", x.double().cpu().numpy(), labels))
     if x.ndim != 4:
-        return Figure(f"{caption} Data of shape {tuple(x.shape[1:])} is not a picture.")
+        return ReportFigure(f"{caption} Data of shape {tuple(x.shape[1:])} is not a picture.")
     if labels is not None and columns is None:
         columns = len(set(labels))
         shown = run.class_names[:columns]
         caption += f" A class to each column: {', '.join(shown)}."
-    return Figure(caption, None, _embedded(x, columns or max(1, round(len(x) ** 0.5))))
+    return ReportFigure(caption, None, _embed_images(x, columns or max(1, round(len(x) ** 0.5))))
 
 
-def _strip(steps: Sequence[Tensor]) -> str:
+def _embed_strip(steps: Sequence[Tensor]) -> str:
     """One image with a row for each example and a column for each step, each (n, C, H, W)."""
-    return _embedded(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
+    return _embed_images(torch.stack(list(steps), 1).flatten(0, 1), len(steps))
 
 
-def _embedded(images: Tensor, columns: int) -> str:
+def _embed_images(images: Tensor, columns: int) -> str:
     """Images (N, C, H, W) in [-1, 1] as one image, row by row, a data URI; values outside are clipped."""
     content = png(grid(list(pixels(images, 256)), columns), optimize=True)
     return "data:image/png;base64," + base64.b64encode(content).decode()
@@ -392,11 +394,11 @@ def _embedded(images: Tensor, columns: int) -> str:
 # ---- facts -----------------------------------------------------------------------------------------------------------
 
 
-def _facts(run: _Run) -> list[tuple[str, str]]:
-    """Machine and versions of the run, and of this page."""
+def _environment_facts(run: _ReportedRun) -> list[tuple[str, str]]:
+    """Return facts of the machine and versions of the run, and of the report."""
     trained = run.config.get("diffkit")
     manifests = sorted((run.folder / CHECKPOINTS).glob(f"{STEPS}/{MANIFEST}"))
-    made = (_json(manifests[-1]) if manifests else None) or {}
+    made = (_read_json_if_exists(manifests[-1]) if manifests else None) or {}
     rows = [("diffkit", trained)] if trained else []
     rows += [(name, made[name]) for name in ("torch", "numpy", "python", "world_size", "seed") if name in made]
     origins = sorted({part.origin for part in run.explanation.parts if part.origin})
@@ -411,8 +413,8 @@ def _facts(run: _Run) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows]
 
 
-def _repeat(run: _Run) -> str:
-    """Python that trains the same system again."""
+def _training_code(run: _ReportedRun) -> str:
+    """Return Python code that trains the same system again, for the report."""
     chosen = {name: value for name, value in run.config["train"].items() if name not in RETIRED}
     options = ",\n    ".join(f"{name}={_python(value)}" for name, value in chosen.items())
     source = run.config.get("data", {}).get("source", "...")
@@ -430,9 +432,9 @@ def _python(value: Any) -> str:
     return repr(tuple(value)) if isinstance(value, list) else repr(value)
 
 
-def _evaluation(path: Path) -> dict[str, Any] | None:
-    """The results of ``diffkit evaluate``; None if there are none."""
-    found, none, error = _json(path), type(None), CheckpointError
+def _evaluation_results(path: Path) -> dict[str, Any] | None:
+    """Return the results of ``diffkit evaluate`` for the report; None if there are none."""
+    found, none, error = _read_json_if_exists(path), type(None), CheckpointError
     if found is None:
         return None
     check_fields(found, str(path), error, values=list, settings=dict, remarks=list)
@@ -443,5 +445,5 @@ def _evaluation(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _read_json_if_exists(path: Path) -> dict[str, Any] | None:
     return read_json(path, CheckpointError) if path.is_file() else None

@@ -13,18 +13,18 @@ from diffkit.data.base import Data
 from diffkit.data.folder import list_images
 from diffkit.data.loading import source_for
 from diffkit.errors import DataError
-from diffkit.runtime.images import check_finite, integers, need_pillow, open_image
+from diffkit.runtime.images import check_finite, need_pillow, open_image, to_integers
 from diffkit.system.call_options import JobOptions, shows_options
 from diffkit.system.module import System
 
 _SHOWN = 3
 _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "F"))
 _ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
-"""EXIF: the tag, and its values where height and width change places."""
+"""EXIF's tag of the orientation, and its values for which height and width are swapped."""
 
 
 @shows_options(JobOptions)
-def draw(
+def draw_samples(
     system: System,
     n: int,
     *,
@@ -33,18 +33,18 @@ def draw(
     progress: bool = True,
     **options: Unpack[JobOptions],
 ) -> Data:
-    """Return n samples of a system as data: on its bins if it has any, rounded to the nearest.
+    """Draw n samples of a system and return them as data, rounded to the nearest of its bins if it has any.
 
     Args:
         system: The system.
-        n: How many.
+        n: Number of samples.
         source: Name of the samples in results.
-        batch_size: How many are made at a time.
+        batch_size: Number of samples that are drawn at a time.
         progress: Show a bar with an ETA on standard error.
         options: Those of `diffkit.system.call_options.JobOptions`.
         conditions: As in `System.sample`.
     Raises:
-        DivergedError: None of them is finite.
+        DivergedError: No sample is finite.
     """
     x = system.sample(n, batch_size=min(n, batch_size), progress=progress, **options).cpu()
     if system.device.type != "cpu":  # on a CPU it was checked while sampling
@@ -52,10 +52,10 @@ def draw(
     bins = system.decoder.bins
     if bins is None:
         return from_array(x.float(), source=source)
-    return from_array(integers(x, bins - 1).astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)
+    return from_array(to_integers(x, bins - 1).astype(np.uint8 if bins <= 256 else np.int64), bins=bins, source=source)
 
 
-def read(
+def read_samples(
     path: Path,
     *,
     size: int | tuple[int, ...] | None = None,
@@ -63,23 +63,23 @@ def read(
     on_error: str = "stop",
     layout: str | None = None,
 ) -> Data:
-    """Return the images of a folder or file. Those of a folder must all have one size, unless a size is given.
+    """Read the samples in a folder or file; images of a folder must have one size, unless a size is given.
 
-    Resizing changes every metric, so it is done only if a size is given.
+    Resizing changes every metric, so images are resized only if a size is given.
 
     Args:
         path: A folder of images, or a .npz or .npy file.
         size: Height and width to resize the images of a folder to; one number for a square.
         labels: Read the labels of a file.
         on_error: At images of a folder that cannot be read: "stop", naming them all, or "skip" them.
-        layout: Of a file, "channels_last" or "channels_first"; by default the shape decides.
+        layout: Layout of a file, "channels_last" or "channels_first"; by default the shape decides.
     Raises:
-        DataError: There is nothing to read, or the images of a folder are of several sizes.
+        DataError: There are no images, or the images of a folder have several sizes.
     """
     if not path.is_dir():
         options = {"labels": labels or None, "layout": layout}
         return source_for(path, **{name: value for name, value in options.items() if value is not None}).open()
-    found = _kinds(path)
+    found = _image_kinds(path)
     if size is None and len({kind[:2] for kind in found}) > 1:
         some = ", ".join(f"{h}x{w} ({example.name})" for (h, w, _), example in list(found.items())[:_SHOWN])
         raise DataError(
@@ -96,12 +96,12 @@ def read(
 _Kind = tuple[int, int, int]
 
 
-def _kinds(folder: Path) -> Mapping[_Kind, Path]:
-    """Height, width and colours of the images of a folder, each with its first file; reads headers only."""
+def _image_kinds(folder: Path) -> Mapping[_Kind, Path]:
+    """Return height, width and channels of the images of a folder, each with its first file; reads headers only."""
     need_pillow("reading image files")
     found: dict[_Kind, Path] = {}
     for path in list_images(folder).files:
-        kind = _kind(path)
+        kind = _image_kind(path)
         if kind is not None:
             found.setdefault(kind, path)
     if not found:
@@ -109,7 +109,7 @@ def _kinds(folder: Path) -> Mapping[_Kind, Path]:
     return found
 
 
-def _kind(path: Path) -> _Kind | None:
+def _image_kind(path: Path) -> _Kind | None:
     try:
         with open_image(path) as opened:
             width, height = opened.size

@@ -1,6 +1,6 @@
-"""Bits per dimension of a data set: read batch by batch, over all processes of a launcher, resumable.
+"""Score a data set in bits per dimension: batch by batch, shared between processes, resumable.
 
-Results do not depend on which process takes a part, so any number of processes gives the same figures, bit for bit.
+A result does not depend on the process that computes it, so any number of processes gives the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from diffkit._version import __version__
-from diffkit.data.base import Batch, Data, scaled
+from diffkit.data.base import Batch, Data, scale_images
 from diffkit.errors import DataError, OptionError
 from diffkit.evaluation._result_cache import Arrays, ResultCache
 from diffkit.likelihood.ode import OdeLikelihood, ode_likelihood
-from diffkit.likelihood.scores import Chunk, Scores, merged, score
+from diffkit.likelihood.scores import Chunk, Scores, merge_scores, score
 from diffkit.likelihood.stratified_levels import Strata
 from diffkit.options import check_integer
 from diffkit.runtime.distributed import Ranks
@@ -31,11 +31,11 @@ from diffkit.runtime.progress import progress as show_progress
 from diffkit.system.module import System
 
 
-def chosen(size: int, num: int | None, seed: int) -> NDArray[np.int64]:
-    """Return the indices of ``num`` examples out of ``size`` (all if None), ascending; a function of the seed.
+def choose_examples(size: int, num: int | None, seed: int) -> NDArray[np.int64]:
+    """Choose the examples to score: return the indices of ``num`` out of ``size`` (all if None), ascending, by seed.
 
     Raises:
-        OptionError: There are fewer.
+        OptionError: There are fewer examples.
     """
     if num is None:
         return np.arange(size, dtype=np.int64)
@@ -45,18 +45,18 @@ def chosen(size: int, num: int | None, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).permutation(size)[:num])
 
 
-def check_fit(system: System, data: Data, *, classes: int | None) -> None:
-    """Raise `DataError` unless data fits the system.
+def check_data_fits(system: System, data: Data, *, classes: int | None) -> None:
+    """Raise `DataError` unless the data to score fits the system.
 
     Args:
         system: The system.
         data: The data.
-        classes: How many classes its network needs; None if it has none.
+        classes: Number of classes of its network; None if it has none.
     """
     if tuple(data.shape) != system.data_shape:
         raise DataError(f"the data has shape {tuple(data.shape)}, the system was composed for {system.data_shape}")
     if classes is not None and data.classes is None:
-        raise DataError(f"the system has {classes} classes, but the data has no labels; load it with labels=...")
+        raise DataError(f"the system has {classes} classes, but the data has no labels", fix={"labels": ...})
     if classes is not None and data.classes is not None and len(data.classes) > classes:
         raise DataError(
             f"the data has {len(data.classes)} classes, the system {classes}; give data of the system's classes"
@@ -72,7 +72,7 @@ def score_data(
     index: NDArray[np.int64] | None = None,
     labels: bool = False,
     batch_size: int = 16,
-    among: Ranks | None = None,
+    ranks: Ranks | None = None,
     seed: int = 0,
     keep: Path | None = None,
     progress: bool = False,
@@ -83,30 +83,30 @@ def score_data(
     Args:
         system: The system.
         data: The data.
-        index: Which examples; all by default. Levels and noise of each are a function of the seed and its index in the
-            data, whatever the batches and processes.
+        index: Indices of the examples; all by default. Levels and noise of an example are a function of the seed and
+            its index in the data, and do not depend on batches and processes.
         labels: Pass the data's labels, the condition y, to the network; other conditions are always passed.
-        batch_size: Examples that are on the device at a time. Data is read, shared and stored in parts of that many, or
-            of a multiple, so that there are 256 parts at most.
-        among: The processes to share the work with, a part at a time; each returns the whole result, the same for any
-            number of them.
+        batch_size: Examples on the device at a time. Data is read, shared and stored in parts of that many examples, or
+            of a multiple, so that there are at most 256 parts.
+        ranks: The processes that share the work, a part at a time; each returns the whole result, the same for any
+            number of processes.
         seed: As in `score`.
         keep: Folder for the result of each part, from which a stopped call is resumed; none by default.
-        progress: Show a bar, in the first process.
+        progress: Show a progress bar, in rank 0.
         options: The other options of `diffkit.likelihood.score`.
     Raises:
         OptionError: An option is wrong.
         DataError: There is no data, or it does not fit the system.
     """
     every = Strata.of(system.table_for(options.get("steps")).num_steps, options.get("levels_per_example"))
-    work = _Work(system, data, index, labels, batch_size, among or Ranks())
+    work = _ScoringWork(system, data, index, labels, batch_size, ranks or Ranks())
 
     def bound(rows: NDArray[np.int64], batch: Batch, advance: Advance) -> Arrays:
         found = score(system, work.chunks(batch), indices=rows.tolist(), seed=seed, progress=advance, **options)
         return attrs.asdict(found, recurse=False)
 
-    parts = work.done("bits/dim", bound, len(every.first), keep, options | {"seed": seed}, progress)
-    return merged([Scores(**part | {"levels_per_example": int(part["levels_per_example"])}) for part in parts])
+    parts = work.compute_all("bits/dim", bound, len(every.first), keep, options | {"seed": seed}, progress)
+    return merge_scores([Scores(**part | {"levels_per_example": int(part["levels_per_example"])}) for part in parts])
 
 
 def ode_data(
@@ -116,23 +116,23 @@ def ode_data(
     index: NDArray[np.int64] | None = None,
     labels: bool = False,
     batch_size: int = 16,
-    among: Ranks | None = None,
+    ranks: Ranks | None = None,
     keep: Path | None = None,
     progress: bool = False,
     **options: Any,
 ) -> OdeLikelihood:
-    """Return the likelihood of examples by the flow ODE.
+    """Return the likelihood of a data set by the flow ODE.
 
-    The solver's steps are those of a batch, so its size decides the last digits; the number of processes does not.
+    The solver's steps are shared by a batch, so the batch size changes the last digits; the processes do not.
 
     Args:
-        system, data, index, labels, batch_size, among, keep, progress: As in `score_data`.
-        options: Those of `diffkit.likelihood.ode_likelihood`.
+        system, data, index, labels, batch_size, ranks, keep, progress: As in `score_data`.
+        options: Options of `diffkit.likelihood.ode_likelihood`.
     Raises:
         OptionError: An option is wrong.
         DataError: There is no data, or it does not fit the system.
     """
-    work = _Work(system, data, index, labels, batch_size, among or Ranks())
+    work = _ScoringWork(system, data, index, labels, batch_size, ranks or Ranks())
 
     def exact(rows: NDArray[np.int64], batch: Batch, advance: Advance) -> Arrays:
         found, indices = list[OdeLikelihood](), rows.tolist()
@@ -143,30 +143,30 @@ def ode_data(
         arrays = {name: torch.cat([getattr(f, name) for f in found]).detach().cpu().numpy() for name in _EACH}
         return arrays | {"meaning": found[0].meaning, "evaluations": sum(f.evaluations for f in found)}
 
-    parts = work.done("flow ODE", exact, 1, keep, options, progress)
+    parts = work.compute_all("flow ODE", exact, 1, keep, options, progress)
     joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in _EACH}
     evaluations = sum(int(part["evaluations"]) for part in parts)
     return OdeLikelihood(**joined, meaning=str(parts[0]["meaning"]), evaluations=evaluations)
 
 
 PARTS = 256
-"""Largest number of results to store and send between processes; each has the terms of all levels."""
+"""Largest number of parts, whose results are stored and sent between processes; each has the terms of all levels."""
 _EACH = ("bits", "probe_error", "draw_error", "latent")
 Advance = Callable[[int], None]
 
 
 @frozen(eq=False)
-class _Work:
-    """Examples of a data set in parts of one or several batches, which the processes take in turn."""
+class _ScoringWork:
+    """Scores the examples of a data set in parts of one or several batches, which the processes take in turn."""
 
     system: System
     data: Data
     index: NDArray[np.int64] | None
     labels: bool
     batch_size: int
-    among: Ranks
+    ranks: Ranks
 
-    def done(
+    def compute_all(
         self,
         label: str,
         compute: Callable[[NDArray[np.int64], Batch, Advance], Arrays],
@@ -175,32 +175,32 @@ class _Work:
         options: Mapping[str, Any],
         shown: bool,
     ) -> list[Arrays]:
-        """Return the result of every part, in order, in every process."""
-        every, among = self._parts(), self.among
-        mine = range(among.rank, len(every), among.size)
+        """Return the results of all parts, in order, in every process."""
+        every, ranks = self._parts(), self.ranks
+        mine = range(ranks.rank, len(every), ranks.size)
         stored = ResultCache.of(keep, self._job(label, options) if keep is not None else {})
 
         def results() -> dict[int, Arrays]:
             found = {}
             total = sum(len(every[number]) for number in mine) * units
-            with show_progress(total, label, shown and among.rank == 0) as advance:
+            with show_progress(total, label, shown and ranks.rank == 0) as advance:
                 for number in mine:
                     rows = every[number]
                     batch = self.data.batch(rows)
-                    found[number], there = stored.result(batch, partial(compute, rows, batch, advance))
+                    found[number], there = stored.get_or_compute(batch, partial(compute, rows, batch, advance))
                     if there:
                         advance(len(rows) * units)
             return found
 
-        done = {number: part for found in among.all_ranks(results) for number, part in found.items()}
+        done = {number: part for found in ranks.all_ranks(results) for number, part in found.items()}
         return [done[number] for number in sorted(done)]
 
     def chunks(self, part: Batch) -> Iterator[Chunk]:
-        """Yield clean data on the system's device, and conditions, of one batch after the other."""
+        """Yield the batches of a part: clean data on the system's device, and conditions."""
         given = {name: c for name, c in part.conditions.items() if self.labels or name != "y"}
         for start in range(0, len(part.images), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            x_start = scaled(part.images[rows], self.system.decoder.bins).to(self.system.device)
+            x_start = scale_images(part.images[rows], self.system.decoder.bins).to(self.system.device)
             yield x_start, {name: c[rows] for name, c in given.items()}
 
     def _parts(self) -> list[NDArray[np.int64]]:
@@ -212,7 +212,7 @@ class _Work:
         return [index[start : start + size] for start in range(0, len(index), size)]
 
     def _job(self, label: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything besides the part that its result depends on."""
+        """Return everything besides the part that its result depends on, for the result cache."""
         return {
             "diffkit": __version__,
             "what": label,
@@ -227,7 +227,7 @@ class _Work:
 
 
 def _autocast(device: torch.device) -> str | None:
-    """The dtype of an enclosing autocast context, if there is one."""
+    """Return the dtype of an enclosing autocast context, if there is one."""
     return str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None
 
 

@@ -1,8 +1,8 @@
 """Trace a network on the meta device: the memory that a step allocates, and its number of operations.
 
-Every block of memory is followed from the operation that makes it until nothing refers to it. The batch is a large
-prime number, so that blocks that grow with it can be told from others, and one run gives the peak at any batch.
-Attention counts as a fused kernel, which keeps its inputs and outputs but not the scores.
+Every block of memory is tracked from the operation that allocates it until nothing refers to it. The batch size is a
+large prime, so that blocks that grow with the batch can be recognized, and one run gives the peak at any batch size.
+Attention is counted as a fused kernel, which saves its inputs and outputs but not the scores.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _RAISED = frozenset({"group_norm", "layer_norm", "softmax"})
 
 
 @frozen(eq=False)
-class Timeline:
-    """Bytes alive after each allocation of a step, as ``fixed + slope B`` for a batch of B.
+class MemoryTimeline:
+    """Memory over a step: bytes alive after each allocation, ``fixed + slope B`` for a batch of B.
 
     Attributes:
         fixed, slope: (events,), float64.
@@ -48,15 +48,15 @@ class Timeline:
     mark: int
 
     def peak(self, batch: int) -> int:
-        """Return the largest of them."""
+        """Return the peak of the bytes alive."""
         return int(np.max(self.fixed + self.slope * batch))
 
-    def marked(self, batch: int) -> int:
+    def at_end_of_forward(self, batch: int) -> int:
         """Return the bytes alive at the end of the forward pass."""
         return int(self.fixed[self.mark] + self.slope[self.mark] * batch)
 
     def largest_batch(self, budget: float) -> int:
-        """Return the largest batch whose peak is within a budget, 0 if there is none."""
+        """Return the largest batch whose peak memory is within a budget, 0 if there is none."""
         if np.any(self.fixed > budget):
             return 0
         growing = self.slope > 0
@@ -92,14 +92,14 @@ class Trace:
         """Bytes of all weights and buffers."""
         return sum(value.untyped_storage().nbytes() for value in self.network.state_dict().values())
 
-    def training(self, *, count: bool = False) -> Timeline:
-        """Memory of a forward and backward pass, gradients included, weights not.
+    def training(self, *, count: bool = False) -> MemoryTimeline:
+        """Return the memory of a forward and backward pass, with gradients, without weights.
 
         Args:
-            count: Fill in `flops` too; not where blocks are recomputed, since counting keeps their results in memory.
+            count: Compute `flops` too; not for blocks that are recomputed, as counting keeps their results in memory.
         """
-        live, counter = _Live(self.network), FlopCounterMode(display=False)
-        with _as_on_gpu(self.network, self.precision) as kernels, counter if count else nullcontext(), live:
+        live, counter = _MemoryTracker(self.network), FlopCounterMode(display=False)
+        with _imitate_gpu(self.network, self.precision) as kernels, counter if count else nullcontext(), live:
             out = self._forward(_BATCH, self._conditions)
             live.mark()
             forward = counter.get_total_flops() + kernels.flops
@@ -109,10 +109,10 @@ class Trace:
         self.network.zero_grad()
         return live.timeline()
 
-    def sampling(self) -> Timeline:
-        """Memory of a forward pass without gradients, weights not included."""
-        live = _Live(self.network)
-        with _as_on_gpu(self.network, self.precision), torch.no_grad(), live:
+    def sampling(self) -> MemoryTimeline:
+        """Return the memory of a forward pass without gradients, without weights."""
+        live = _MemoryTracker(self.network)
+        with _imitate_gpu(self.network, self.precision), torch.no_grad(), live:
             out = self._forward(_BATCH, self._conditions)
             live.mark()
             del out
@@ -140,25 +140,25 @@ class Trace:
         raise OptionError(f"the network cannot be run on the meta device: {failures[0]}") from failures[0]
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every block of memory that an operation makes until nothing refers to it."""
+class _MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tracks every block of memory from the operation that allocates it until nothing refers to it."""
 
     def __init__(self, network: nn.Module):
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[tuple[int, int]] = [(0, 0)]
-        self.marked = 0
+        self.at_end_of_forward = 0
         self._fixed, self._slope = 0, 0
         self._known = {value.untyped_storage()._cdata for value in network.state_dict().values()}
 
-    def timeline(self) -> Timeline:
+    def timeline(self) -> MemoryTimeline:
         """Return what was followed."""
         fixed, slope = np.array(self.events, dtype=np.float64).T
-        return Timeline(fixed, slope, self.marked)
+        return MemoryTimeline(fixed, slope, self.at_end_of_forward)
 
     def mark(self) -> None:
         """Mark the end of the forward pass."""
         self.events.append((self._fixed, self._slope))
-        self.marked = len(self.events) - 1
+        self.at_end_of_forward = len(self.events) - 1
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -190,9 +190,9 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _as_on_gpu(network: nn.Module, precision: str) -> Iterator[_Kernels]:
-    """Let a network's modules run under `_Kernels`: also when the backward pass, which ends such modes, recomputes."""
-    mode, depth = _Kernels(precision), 0
+def _imitate_gpu(network: nn.Module, precision: str) -> Iterator[_GpuKernels]:
+    """Run a network's modules under `_GpuKernels`, also when the backward pass, which ends such modes, recomputes."""
+    mode, depth = _GpuKernels(precision), 0
 
     def enter(module: nn.Module, args: Any) -> None:
         nonlocal depth
@@ -207,7 +207,7 @@ def _as_on_gpu(network: nn.Module, precision: str) -> Iterator[_Kernels]:
             mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     handles = [module.register_forward_pre_hook(enter) for module in network.modules()]
-    # Recomputation stops in the middle of a block, by an exception, once it has all that it needs.
+    # Recomputation ends in the middle of a block, by an exception, once it has all it needs.
     handles += [module.register_forward_hook(leave, always_call=True) for module in network.modules()]
     try:
         yield mode
@@ -216,8 +216,8 @@ def _as_on_gpu(network: nn.Module, precision: str) -> Iterator[_Kernels]:
             handle.remove()
 
 
-class _Kernels(TorchFunctionMode):
-    """Imitates a GPU: attention is one kernel, and bf16 is cast to and from where torch.autocast would.
+class _GpuKernels(TorchFunctionMode):
+    """Imitates a GPU on the meta device: attention is one kernel, and bf16 is cast as torch.autocast would.
 
     Attributes:
         flops: Operations of attention in forward passes.
@@ -248,11 +248,11 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Saves what a fused kernel saves: queries, keys, values, result, and one number for each query."""
+    """Attention that saves what a fused kernel saves: queries, keys, values, result, and one number for each query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return a tensor of the result's shape, laid out token by token as kernels do, so that heads join freely."""
+        """Return a tensor of attention's shape, laid out token by token, so that joining heads needs no copy."""
         batch, heads, tokens, _ = query.shape
         out = query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))

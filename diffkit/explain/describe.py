@@ -29,8 +29,8 @@ from diffkit.system.objective import Objective
 from diffkit.table import F64, ProcessTable
 
 _MANY_FAINT = 0.2
-"""Share of such levels above which there is a remark; a fifth of linear's chain could be skipped with little harm
-(Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.2)."""
+"""Share of levels of almost pure noise above which there is a remark; a fifth of the linear schedule's levels could be
+skipped with little harm (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.2)."""
 _SECTIONS = re.compile(r"(Attributes|Args|Source|Deviates|Returns|Raises):")
 
 
@@ -57,19 +57,19 @@ def explain(
     if isinstance(what, System | str | Path):
         if composition:
             raise OptionError(f"a system is given, so {', '.join(map(repr, composition))} cannot be changed")
-        system, recipe = (what, what.parts.backbone) if isinstance(what, System) else _saved(Path(what))
+        system, recipe = (what, what.parts.backbone) if isinstance(what, System) else _load_without_network(Path(what))
     else:
         keywords = dict(what or {}) | composition
-        recipe = _recipe(keywords.pop("backbone", "unet"))
+        recipe = _resolve_recipe(keywords.pop("backbone", "unet"))
         system = compose(**keywords, backbone=None)
     return _explain(system, recipe, steps, sampler, network)
 
 
 def loss_weights(parts: Composition, decoder: Decoder) -> F64:
-    """Weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
+    """Return the weight of a squared error of x_start in the gradient of the loss, at levels 1..T, (T,).
 
-    Measured, not derived, so that it holds for any loss: the gradient where the estimate of x_start is off by a
-    little, divided by the gradient of a plain squared error.
+    It is measured, so that it is right for any loss: the gradient at a small error of the estimate of x_start, divided
+    by the gradient of a plain squared error.
 
     Args:
         parts: The composition.
@@ -88,12 +88,12 @@ def loss_weights(parts: Composition, decoder: Decoder) -> F64:
     return np.asarray((gradient / (2 * error * c_out)).squeeze(1).numpy())
 
 
-def _recipe(slot: Any) -> Any:
+def _resolve_recipe(slot: Any) -> Any:
     return None if slot is None or isinstance(slot, torch.nn.Module) else resolve("backbone", slot)[0]
 
 
-def _saved(folder: Path) -> tuple[System, Any]:
-    """A saved system without its network, and the network's recipe."""
+def _load_without_network(folder: Path) -> tuple[System, Any]:
+    """Load a saved system without its network, and return it with the network's recipe."""
     spec = read_spec(folder / SPEC)
     parts = dict(spec.get("parts", {}))
     slot = parts.pop("backbone", None)
@@ -115,8 +115,10 @@ def _count_parameters(system: System, recipe: Any) -> int | None:
 def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: bool) -> Explanation:
     parts, table = system.parts, system.table
     kinds = [kind for kind in SLOTS if kind != "backbone"]
-    notes = [note(kind, getattr(parts, kind)) for kind in kinds] + ([note("backbone", recipe)] if recipe else [])
-    notes += [] if system.settings.decoder is None else [note("decoder", system.settings.decoder)]
+    notes = [describe_part(kind, getattr(parts, kind)) for kind in kinds] + (
+        [describe_part("backbone", recipe)] if recipe else []
+    )
+    notes += [] if system.settings.decoder is None else [describe_part("decoder", system.settings.decoder)]
     chosen = parts_for(system.parts, sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)
@@ -140,15 +142,15 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         gain=np.abs(scalings(parts.mean, table).c_out[1:]),
         weight=weight,
         bound_weight=table.num_steps * kl_weight / (2 * NATS_PER_BIT),
-        sampler=note("sampler", chosen),
+        sampler=describe_part("sampler", chosen),
         grid=grid,
         remarks=tuple(_remarks(system, recipe, grid, steps)),
         num_parameters=_count_parameters(system, recipe) if network else None,
     )
 
 
-def note(kind: str, part: Any) -> PartNote:
-    """Describe one part from its options and its class's docstring."""
+def describe_part(kind: str, part: Any) -> PartNote:
+    """Describe one part for an explanation, by its options and its class's docstring."""
     known = registry(kind).provenance(part)
     body, source = _read_docstring(type(part).__doc__ or "")
     return PartNote(
@@ -162,18 +164,18 @@ def note(kind: str, part: Any) -> PartNote:
 
 
 def _read_docstring(docstring: str) -> tuple[str, str]:
-    """The text before the first section, a sentence or formula to a line, and the "Source:" section."""
+    """Return a docstring's text before the first section, one sentence or formula per line, and its "Source:"."""
     lines = inspect.cleandoc(docstring).splitlines()
     starts = [i for i, line in enumerate(lines) if _SECTIONS.match(line)] + [len(lines)]
     source = next((i for i in starts[:-1] if lines[i].startswith("Source:")), None)
     if source is None:
-        return _joined(lines[: starts[0]]), ""
+        return _join_lines(lines[: starts[0]]), ""
     following = lines[source : starts[starts.index(source) + 1]]
-    return _joined(lines[: starts[0]]), " ".join(map(str.strip, following)).removeprefix("Source: ")
+    return _join_lines(lines[: starts[0]]), " ".join(map(str.strip, following)).removeprefix("Source: ")
 
 
-def _joined(lines: Iterable[str]) -> str:
-    """Lines of a paragraph that were broken for width, joined again."""
+def _join_lines(lines: Iterable[str]) -> str:
+    """Return text with the lines of each sentence joined."""
     out = [""]
     for line in lines:
         if line and out[-1] and not out[-1].endswith((".", "``")):

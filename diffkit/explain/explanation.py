@@ -21,7 +21,7 @@ _SHOWN = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
 @frozen
 class PartNote:
-    """One part of a composition.
+    """One part of a composition in its explanation.
 
     Attributes:
         kind: Kind of part.
@@ -52,13 +52,13 @@ class Explanation:
         posterior_std, upper_std: The two bounds of the reverse step's standard deviation, in units of the data.
         time: The time that the network is conditioned on.
         gain: How much an error of the network's output is enlarged in x_start, |c_out|.
-        weight: Of a squared error of x_start in the gradient of the loss, with a learned variance at the middle of
-            its range; the timestep sampler not counted.
-        bound_weight: The same in the variational bound, bits per dimension, with the posterior's variance.
+        weight: Weight of a squared error of x_start in the gradient of the loss, with a learned variance at the middle
+            of its range; without that of the timestep sampler.
+        bound_weight: Its weight in the variational bound, bits per dimension, with the posterior's variance.
         sampler: The sampler.
         grid: Levels that sampling visits, ascending.
         remarks: Remarks to consider before training.
-        num_parameters: Of the network; None if it was not built.
+        num_parameters: Number of the network's parameters; None if it was not built.
     """
 
     parts: tuple[PartNote, ...]
@@ -82,15 +82,15 @@ class Explanation:
         return as_text(self)
 
     def plot(self, path: str | Path) -> Path:
-        """Draw levels, loss weights, variances and sampling grid into a PNG (or any format matplotlib writes).
+        """Plot levels, loss weights, variances and sampling grid into a PNG (or any format matplotlib writes).
 
         Raises:
             MissingExtraError: matplotlib is not installed.
             OptionError: The file cannot be written.
         """
-        from diffkit.explain.plot import draw
+        from diffkit.explain.plot import draw_explanation
 
-        return draw(self, Path(path))
+        return draw_explanation(self, Path(path))
 
     def rows(self) -> list[int]:
         """Indices of a few levels to show, ascending."""

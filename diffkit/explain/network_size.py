@@ -3,8 +3,8 @@
     recipe = diffkit.preset("iddpm/cifar10-uncond").compose(device="meta").parts.backbone
     print(size_report(recipe, (3, 32, 32), 6, batch_size=128, memory_gb=24, precision="bf16"))
 
-The network is run on torch's meta device, where tensors have shapes and no values; see `_size_trace.py`. What a trace
-cannot see is covered by a reserve: workspace and code of the kernels.
+The network is run on torch's meta device, where tensors have shapes and no values; see `_size_trace.py`. A reserve
+covers the memory that a trace does not show: workspace and code of the kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diffkit.options import check_integer, check_number
 from diffkit.protocols import Backbone
 
 RESERVE = 0.1
-"""Share of the memory held in reserve: workspace, fragmentation and the device's own code."""
+"""Share of the memory that is left free: for workspace, fragmentation and the device's own code."""
 _STATE_BYTES = 4  # weights, gradients, AdamW's two moments and EMA are float32 at either precision
 _MOMENTS = 2
 
@@ -122,12 +122,12 @@ def size_report(
         check_number("memory_gb", memory_gb, gt=0)
     if precision not in ("fp32", "bf16"):
         raise OptionError("must be 'fp32' or 'bf16'", option="precision", value=precision)
-    plain, recomputing = _variants(recipe)
+    plain, recomputing = _checkpoint_variants(recipe)
     trace = Trace(plain, tuple(data_shape), out_channels, precision)
     training, sampling, flops = trace.training(count=True), trace.sampling(), trace.flops
     again = Trace(recomputing, tuple(data_shape), out_channels, precision).training() if recomputing else None
     parameters = sum(parameter.numel() for parameter in trace.network.parameters())
-    held = trace.weight_bytes + _STATE_BYTES * parameters * (_MOMENTS + ema)
+    state_bytes = trace.weight_bytes + _STATE_BYTES * parameters * (_MOMENTS + ema)
     report = SizeReport(
         num_parameters=parameters,
         forward_flops=flops[0],
@@ -138,9 +138,9 @@ def size_report(
         gradient_bytes=_STATE_BYTES * parameters,
         optimizer_bytes=_STATE_BYTES * parameters * _MOMENTS,
         ema_bytes=_STATE_BYTES * parameters * ema,
-        activation_bytes=training.marked(batch_size),
-        training_bytes=held + training.peak(batch_size),
-        recomputed_bytes=None if again is None else held + again.peak(batch_size),
+        activation_bytes=training.at_end_of_forward(batch_size),
+        training_bytes=state_bytes + training.peak(batch_size),
+        recomputed_bytes=None if again is None else state_bytes + again.peak(batch_size),
         sampling_bytes=trace.weight_bytes + sampling.peak(batch_size),
     )
     if memory_gb is None:
@@ -149,14 +149,14 @@ def size_report(
     return attrs.evolve(
         report,
         memory_gb=memory_gb,
-        training_batch=training.largest_batch(budget - held),
-        recomputed_batch=None if again is None else again.largest_batch(budget - held),
+        training_batch=training.largest_batch(budget - state_bytes),
+        recomputed_batch=None if again is None else again.largest_batch(budget - state_bytes),
         sampling_batch=sampling.largest_batch(budget - trace.weight_bytes),
     )
 
 
-def _variants(recipe: Any) -> tuple[Any, Any]:
-    """The recipe without recomputation, and with it if it has that option."""
+def _checkpoint_variants(recipe: Any) -> tuple[Any, Any]:
+    """Return the recipe without recomputation (checkpoint), and with it if it has that option."""
     options = {field.name for field in attrs.fields(type(recipe))} if attrs.has(type(recipe)) else set()
     if "checkpoint" not in options:
         return recipe, None

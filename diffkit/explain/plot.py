@@ -1,4 +1,4 @@
-"""An explanation as a picture of four panels."""
+"""Plot of an explanation, in four panels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DOTS = 100
-"""More visited levels than these are drawn as a line."""
+"""Largest number of visited levels that are drawn as dots; more are drawn as a line."""
 
 
-def draw(e: Explanation, path: Path) -> Path:
-    """Write the picture; see `Explanation.plot`."""
+def draw_explanation(e: Explanation, path: Path) -> Path:
+    """Write the plot of an explanation; see `Explanation.plot`."""
     drawn = figure(
         " · ".join(f"{part.kind} {part.name}" for part in e.parts if part.kind != "sampler"), figsize=(11, 7.5)
     )
@@ -31,7 +31,7 @@ def draw(e: Explanation, path: Path) -> Path:
 
 
 def _curve(axes: Axes, x: Any, y: Any, **style: Any) -> None:
-    """A line, with a dot where a single level would leave none."""
+    """Draw a line, with dots if there are few levels, as one alone makes no line."""
     axes.plot(x, y, marker="o" if len(x) < 25 else None, markersize=3, **style)
 
 

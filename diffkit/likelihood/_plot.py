@@ -1,4 +1,4 @@
-"""The bound's terms over levels as a picture of two panels."""
+"""Plot of the bound's terms over levels, in two panels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from diffkit.likelihood.scores import Scores
 
 
-def draw(scores: Scores, path: Path) -> Path:
-    """Write the picture; see `Scores.plot`."""
+def draw_scores(scores: Scores, path: Path) -> Path:
+    """Write the plot of the bound's terms; see `Scores.plot`."""
     drawn = figure(str(scores).split(" (")[0], figsize=(11, 4.2))
     terms, share = drawn.subplots(1, 2)
     for axes in (terms, share):

@@ -5,9 +5,9 @@ of the schedule in it, and along it ``d log p(y) / drho = -div eps``. So
 
     log p(y_start) = log N(x_T; 0, total_std_T^2) + D log alpha_T + integral of div eps from rho_start to rho_T
 
-Where level T has no signal, rho has no end. From the last level with signal on, the flow is that of z = x / total_std
-in the angle phi = atan(rho), which ends at pi / 2: ``dz/dphi = cos(phi) eps - sin(phi) x_start``, and z is normal
-there.
+If level T has no signal, rho is infinite there. From the last level with signal to level T the flow is integrated for
+z = x / total_std in the angle phi = atan(rho), up to pi / 2: ``dz/dphi = cos(phi) eps - sin(phi) x_start``. At the end
+z is normal.
 
 Source: Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D.2; the coordinates are those of Karras et al.
 2022, arXiv:2206.00364, section 3, and Song et al. 2021, arXiv:2010.02502, section 4.3.
@@ -43,12 +43,12 @@ from diffkit.tensors import differentiable_twice, ordinary
 
 @frozen(eq=False)
 class OdeLikelihood:
-    """Likelihood of each example, in bits per dimension.
+    """Likelihood of each example by the flow ODE, in bits per dimension.
 
     Attributes:
         bits: Negative log-likelihood of each example in bits per dimension, mean over the draws, (B,).
         probe_error: Its standard error from Hutchinson's probes, (B,): 0 if the divergence is exact, NaN for one probe.
-        draw_error: Its standard error from the dequantization's draws, (B,): 0 without, NaN for one draw.
+        draw_error: Its standard error from the dequantization's draws, (B,): 0 without draws, NaN for one.
         latent: End point of the flow, in units of the noise at level T, for the last draw, (B, C, *S).
         meaning: Description of the number: a density, or which bound.
         evaluations: Number of network calls, over all draws.
@@ -63,7 +63,7 @@ class OdeLikelihood:
 
     @property
     def mean(self) -> float:
-        """Over the examples."""
+        """Mean of `bits` over the examples."""
         return float(self.bits.detach().double().mean())
 
     @property
@@ -116,20 +116,20 @@ def ode_likelihood(
             takes level 1 as the latent variable of data: ``log p(x_1) + log p(x_start | x_1) - log q(x_1 | x_start)``,
             a bound too, with the system's decoder and variance, on any data. "none" is the density itself. By default
             "uniform" for binned data, "none" for continuous.
-        draws: How many noises of the dequantization are averaged over.
-        divergence: "hutchinson" estimates it with random probes, held fixed along the path, without bias; "exact" takes
-            a backward pass for each dimension.
-        probes: How many; each costs a backward pass per evaluation.
+        draws: Number of draws of dequantization noise to average over.
+        divergence: "hutchinson" estimates the divergence without bias, by random probes that are fixed along the path;
+            "exact" takes a backward pass for each dimension.
+        probes: Number of probes; each costs a backward pass per evaluation.
         probe: "rademacher" (signs, less variance) or "gaussian".
-        end: Where the flow ends. "level1": the model's samples are x / alpha at level 1, so the network is not
-            evaluated below the levels it knows. "clean": on to rho = 0, with the time of level 1 below it.
+        end: Where the flow ends. "level1": at level 1, where the model's samples are x / alpha; the network is not
+            evaluated below the levels it was trained on. "clean": at rho = 0; below level 1 with the time of level 1.
         rtol, atol: Tolerances of an adaptive solver, over the whole batch.
-        method, options: As `torchdiffeq.odeint` takes them.
+        method, options: Arguments of `torchdiffeq.odeint`.
         seed: Probes and dequantization of example i are a function of (seed, i); None draws new ones.
         indices: Index of each example; 0, 1, 2, ... by default.
         guidance: As in `System.sample`; the likelihood is then that of the guided model.
         clip: Clip the estimate of x_start to [-1, 1], as samplers do: another flow, with kinks.
-        model: Called instead of the system's own network.
+        model: Network to use instead of the system's own.
         gradient: Keep the graph, so that ``bits`` can be differentiated by x_start and the network's weights.
         conditions: Keywords for the network.
     Raises:
@@ -138,7 +138,7 @@ def ode_likelihood(
         MissingExtraError: torchdiffeq is not installed.
     """
     binned = system.decoder.bounded
-    how = _Choice(
+    how = _FlowOptions(
         dequantize=("uniform" if binned else "none") if dequantize is None else dequantize,
         divergence=divergence,
         probe=probe,
@@ -156,7 +156,7 @@ def ode_likelihood(
     draws, probes = check_integer("draws", draws, ge=1), check_integer("probes", probes, ge=1)
     seed = None if seed is None else check_integer("seed", seed, ge=0)
     rtol, atol = check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)
-    solve = _solver(rtol, atol, method, options)
+    solve = _create_solver(rtol, atol, method, options)
     with torch.inference_mode(False):
         x_start = ordinary(checked_data(x_start, system.data_shape, system.decoder).to(system.device))
     places = list(range(len(x_start))) if indices is None else [int(i) for i in indices]
@@ -171,8 +171,8 @@ def ode_likelihood(
     bits = torch.stack([bits for bits, _ in found])  # (draws, probes, B)
     return OdeLikelihood(
         bits=bits.mean((0, 1)),
-        probe_error=_error(bits.mean(0), how.divergence == "exact"),
-        draw_error=_error(bits.mean(1), how.dequantize == "none"),
+        probe_error=_std_error(bits.mean(0), how.divergence == "exact"),
+        draw_error=_std_error(bits.mean(1), how.dequantize == "none"),
         latent=found[-1][1],
         meaning=_MEANING[how.dequantize],
         evaluations=flow.evaluations,
@@ -187,7 +187,7 @@ _MEANING = {
 
 
 @frozen
-class _Choice:
+class _FlowOptions:
     dequantize: str = choice("none", ("none", "uniform", "decoder"))
     divergence: str = choice("hutchinson", ("hutchinson", "exact"))
     probe: str = choice("rademacher", ("rademacher", "gaussian"))
@@ -196,12 +196,12 @@ class _Choice:
 
 _ADAPTIVE = frozenset(("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun"))
 _FIRST_STEP = 0.05
-"""Of u, of which the whole flow has about 10 to 16; solvers lengthen it at once where they can."""
+"""First step in u; the whole flow is about 10 to 16 long, and solvers lengthen the step at once if they can."""
 
 Solve = Callable[[Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]], tuple[Tensor, ...], Tensor], Any]
 
 
-def _solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | None) -> Solve:
+def _create_solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | None) -> Solve:
     try:
         import torchdiffeq  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
@@ -219,16 +219,16 @@ def _solver(rtol: float, atol: float, method: str, options: Mapping[str, Any] | 
     return solve
 
 
-def _error(values: Tensor, exact: bool) -> Tensor:
-    """Standard error of the mean over the first dimension, (n, B) -> (B,)."""
+def _std_error(values: Tensor, exact: bool) -> Tensor:
+    """Return the standard error of the mean over the first dimension, (n, B) -> (B,)."""
     values = values.detach()
     if exact:
         return torch.zeros_like(values[0])
     return values.std(0) / len(values) ** 0.5 if len(values) > 1 else torch.full_like(values[0], math.nan)
 
 
-class _Path:
-    """Coefficients and times between levels, at any rho."""
+class _FlowPath:
+    """The noise path of the flow ODE: coefficients and times between levels, at any rho."""
 
     def __init__(self, system: System):
         parts, table = system.parts, system.table
@@ -246,7 +246,7 @@ class _Path:
         self.first, self.last = (float(np.exp(self.clock[k] / 2)) for k in (0, -1))
 
     def at(self, rho: float) -> tuple[Coefs, Scalings, float]:
-        """Coefficients, mean parameterization and time where sigma / alpha is rho."""
+        """Return coefficients, mean parameterization and time of the flow at sigma / alpha = rho."""
         log_snr = -2 * math.log(rho)
         schedule = self.parts.schedule
         if isinstance(schedule, ContinuousSchedule):
@@ -263,36 +263,36 @@ class _Path:
 
 
 class _Flow:
-    """The ODE of one batch: integrates data and log-density together."""
+    """The flow ODE of one batch: integrates data and log-density together."""
 
     def __init__(
         self,
         system: System,
         denoiser: Denoiser,
-        how: _Choice,
+        how: _FlowOptions,
         probes: int,
         gradient: bool,
         seeds: tuple[int, list[int]] | None,
     ):
         self.system, self.denoiser, self.how, self.gradient = system, denoiser, how, gradient
-        self.path = _Path(system)
+        self.path = _FlowPath(system)
         self.probes = 1 if how.divergence == "exact" else probes
         self.seeds, self.generators = seeds, list[torch.Generator | None]()
         self.evaluations = 0
 
     def bits(self, x_start: Tensor, draw: int, solve: Solve) -> tuple[Tensor, Tensor]:
-        """Return the bits per dimension with each probe (probes, B), float64, and the latent."""
+        """Return the bits per dimension by the flow with each probe, (probes, B) float64, and the latent."""
         if draw == 0 and self.seeds is not None:
             seed, places = self.seeds
             self.generators = [*generators_of(seed, places, x_start.device)]
         if draw == 0:
             self._check_gradient(x_start)
-        y, offset = self._dequantized(x_start)
+        y, offset = self._dequantize(x_start)
         density, latent = self._density(y.double(), x_start.dtype, solve)
         return offset.double() - density / (x_start[0].numel() * NATS_PER_BIT), latent
 
     def _check_gradient(self, x: Tensor) -> None:
-        """Refuse a network that follows data without a gradient: it would have no divergence."""
+        """Raise if the network's output depends on data but has no gradient, and so no divergence."""
         at, mean, time = self.path.at(self.path.first)
         idle = (False,) * len(self.denoiser.guidance)
         network = attrs.evolve(self.denoiser, transform=None, clip=False, acting=idle)
@@ -304,12 +304,12 @@ class _Flow:
             (pulled,) = torch.autograd.grad(out, at_x, any_vector)
         if not pulled.any() and not torch.equal(network(0.9 * x.detach() + 0.1, level).x_start, out):
             raise OptionError(
-                "the network follows data but has no gradient, which the divergence is made of; give one whose layers "
-                "are not quantized, and which calls neither detach() nor no_grad"
+                "the network's output depends on data but has no gradient, which the divergence needs; give one whose "
+                "layers are not quantized, and which calls neither detach() nor no_grad"
             )
 
-    def _dequantized(self, x_start: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where the flow starts, and the bits per dimension to add to its density for the likelihood, (B,)."""
+    def _dequantize(self, x_start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the start of the flow, and the bits per dimension to add to its density for the likelihood, (B,)."""
         zero = x_start.new_zeros(len(x_start))
         if self.how.dequantize == "none":
             return x_start, zero
@@ -326,7 +326,7 @@ class _Flow:
         return x_start + self.path.first * noise, decoder + log_q / NATS_PER_BIT
 
     def _density(self, y: Tensor, dtype: torch.dtype, solve: Solve) -> tuple[Tensor, Tensor]:
-        """Return log p(y) with each probe (probes, B), nats, and the latent."""
+        """Return the flow's log-density log p(y) with each probe, (probes, B) nats, and the latent."""
         path, table = self.path, self.system.table
         if self.gradient and not y.requires_grad:
             y = y.requires_grad_()
@@ -346,20 +346,20 @@ class _Flow:
         cosine = float(table.alpha[-1]) / float(table.total_std[-1])
         if path.ends_without_signal:
             cosine = 1 / math.hypot(1.0, path.last)
-            state = self._to_the_end((state[0] * cosine, state[1]), dtype, vectors, solve)
+            state = self._integrate_to_last_level((state[0] * cosine, state[1]), dtype, vectors, solve)
         latent = state[0] if path.ends_without_signal else state[0] * cosine
         squared = (latent.square() + math.log(2 * math.pi)).flatten(1).sum(1)
         return y[0].numel() * math.log(cosine) - 0.5 * squared + state[1], latent.to(dtype)
 
-    def _to_the_end(
+    def _integrate_to_last_level(
         self, state: tuple[Tensor, ...], dtype: torch.dtype, vectors: list[Tensor], solve: Solve
     ) -> tuple[Tensor, ...]:
-        """Go on from the last level with signal to the one without, in the angle; the state is z = x / total_std."""
+        """Integrate the flow from the last level with signal to that without, in the angle; state z = x / total_std."""
         begin = math.atan(self.path.last)
         length = math.pi / 2 - begin
 
         def field(share: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            angle = begin + min(float(share), 1.0) * length  # solvers look beyond their end
+            angle = begin + min(float(share), 1.0) * length  # solvers evaluate beyond the end
             velocity, divergence = self._velocity(state[0], angle, dtype, vectors)
             return velocity * length, divergence * length
 
@@ -367,13 +367,13 @@ class _Flow:
         return tuple(part[-1] for part in solve(field, state, times))
 
     def _eps(self, y: Tensor, rho: float, dtype: torch.dtype, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The noise estimate at y = x / alpha and its divergence by y with each probe, float64."""
+        """Return the noise estimate at y = x / alpha and its divergence by y with each probe, float64."""
         at, mean, time = self.path.at(rho)
         linear = (1 / at.sigma, -at.alpha / at.sigma)
         return self._with_divergence(y, float(at.alpha), linear, (at, mean, time), dtype, vectors)
 
     def _velocity(self, z: Tensor, angle: float, dtype: torch.dtype, vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """dz/dphi at z = x / total_std and its divergence by z with each probe, float64."""
+        """Return the flow's velocity dz/dphi at z = x / total_std, and its divergence by z with each probe, float64."""
         at, mean, time = self.path.at(math.tan(angle))
         total_std, sine = math.hypot(at.alpha, at.sigma), math.sin(angle)
         linear = (np.float64(math.cos(angle) / sine / total_std), np.float64(-1 / sine))
@@ -388,7 +388,7 @@ class _Flow:
         dtype: torch.dtype,
         vectors: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """``a x + b x_start`` with x = grow y and (a, b) = linear, and its divergence by y with each probe."""
+        """Return ``a x + b x_start``, where x = grow y and (a, b) = linear, and its divergence by y with each probe."""
         self.evaluations += 1
         with torch.enable_grad(), differentiable_twice(self.gradient):
             y = y if self.gradient else y.detach().requires_grad_()
@@ -406,7 +406,7 @@ class _Flow:
         (at, mean, time), (a, b) = known, linear
         if self.denoiser.clip or self.denoiser.guidance:  # which act on an estimate of x_start
             return float(a) * x + float(b) * self.denoiser(x, _level((*at, *mean, time), x)).x_start
-        # It is linear in the network's output too; one decode gives it, with coefficients worked in float64.
+        # It is linear in the network's output, so one decoding gives it, with coefficients computed in float64.
         level = _level((*at, a + b * mean.c_skip, b * mean.c_out, mean.c_in, time), x)
         return self.denoiser(x, level).x_start
 
@@ -417,7 +417,7 @@ class _Flow:
         return [self._draw(y, self.how.probe) for _ in range(self.probes)]
 
     def _draw(self, like: Tensor, kind: str) -> Tensor:
-        """Random numbers like data; those of example i depend on (seed, i) only."""
+        """Return random numbers for probes and dequantization; those of example i depend on (seed, i) only."""
         draw = torch.rand if kind == "uniform" else torch.randn
         shape = like.shape[1:]
         generators = self.generators or [None] * len(like)
@@ -427,7 +427,7 @@ class _Flow:
 
 
 _SMALLEST = 1e-6
-"""Share of level 1's rho that stands for rho = 0, where no log is."""
+"""Share of level 1's rho that is used instead of rho = 0, where log rho is infinite."""
 
 
 def _level(values: tuple[Any, ...], like: Tensor) -> Level:

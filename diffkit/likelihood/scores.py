@@ -38,7 +38,7 @@ from diffkit.table import F64, ProcessTable
 NORMAL_95 = 1.959964
 """Half-width of a 95 % interval in standard errors (97.5 % quantile of the normal distribution)."""
 FAINT = 1e-6
-"""Share of the largest term below which a term is left out of pictures, where a log scale would show little else."""
+"""Share of the largest term below which a term is left out of plots, whose log scale it would stretch."""
 QUANTITIES = ("terms", "x_start_mse", "eps_mse")
 
 Chunk = tuple[Tensor, Mapping[str, Any]]
@@ -47,18 +47,18 @@ Chunk = tuple[Tensor, Mapping[str, Any]]
 
 @frozen(eq=False)
 class Scores:
-    """The bound of many examples in bits per dimension, and its terms.
+    """Scores of many examples: the variational bound in bits per dimension, and its terms.
 
     Attributes:
         total: Bound of each example (an estimate of it, unless every level was visited), float64 (N,).
-        total_error: Its standard error, from the noise and the levels left out; the decoder's term is not in it, (N,).
+        total_error: Its standard error from the noise and the levels left out, without the decoder's term, (N,).
         prior: KL between the end of the forward process and what sampling starts from, (N,).
-        index: Place of each example in the data, int64 (N,).
+        index: Index of each example in the data, int64 (N,).
         levels: Level of each entry below, in the root table, ascending, int64 (T,).
-        visits: How many examples visited it, int64 (T,).
+        visits: Number of examples that visited the level, int64 (T,).
         terms: Mean of the bound's term at each level; the first is the decoder's negative log-likelihood, (T,).
         x_start_mse: Mean squared error of the estimate of x_start, (T,).
-        eps_mse: The same of the noise, re-derived from that estimate, (T,).
+        eps_mse: Mean squared error of the estimate of the noise, derived from that of x_start, (T,).
         deviations: Standard deviation of each of those three over the visits, (3, T); NaN below two visits.
         levels_per_example: How many levels each example visited.
     """
@@ -77,22 +77,22 @@ class Scores:
 
     @property
     def mean(self) -> float:
-        """Bound over the data, bits per dimension."""
+        """Mean bound over the data, bits per dimension."""
         return float(self.total.mean())
 
     @property
     def std_error(self) -> float:
-        """Standard error of `mean`: examples, noise and levels left out all count. NaN for a single example."""
+        """Standard error of `mean` over examples, noise and levels left out; NaN for a single example."""
         count = len(self.total)
         return float(self.total.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
 
     def interval(self, half_width: float = NORMAL_95) -> tuple[float, float]:
-        """Confidence interval of `mean`, 95 % by default, taking it for normal."""
+        """Return the confidence interval of `mean` under a normal distribution, 95 % by default."""
         reach = half_width * self.std_error
         return self.mean - reach, self.mean + reach
 
     def errors(self) -> F64:
-        """Standard errors of terms, x_start_mse and eps_mse, (3, T); NaN below two visits."""
+        """Return the standard errors of terms, x_start_mse and eps_mse, (3, T); NaN below two visits."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(self.deviations / np.sqrt(self.visits))
 
@@ -107,7 +107,7 @@ class Scores:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write everything into an .npz file; arrays over levels ascend, and `levels` names them.
+        """Write the scores to an .npz file; arrays over levels ascend, in the order of `levels`.
 
         Over examples (N,): total, total_error, prior, index. Over levels (T,): levels, visits, and terms, x_start_mse,
         eps_mse with terms_error, x_start_mse_error, eps_mse_error.
@@ -121,7 +121,7 @@ class Scores:
         return path
 
     def save_reference(self, folder: str | Path) -> list[Path]:
-        """Write improved-diffusion's three files: means over the data, levels DESCENDING (entry 0 is level T).
+        """Write the scores as improved-diffusion's three files: means over the data, levels DESCENDING (0 is level T).
 
         vb_terms.npz, mse_terms.npz and xstart_mse_terms.npz, each with arr_0 (T,).
         """
@@ -134,15 +134,15 @@ class Scores:
         return paths
 
     def plot(self, path: str | Path) -> Path:
-        """Draw the terms over levels with their 95 % intervals, and what share of the bound the first levels have.
+        """Plot the bound's terms over levels with their 95 % intervals, and the share of the bound in the first levels.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
             OptionError: The file cannot be written.
         """
-        from diffkit.likelihood._plot import draw
+        from diffkit.likelihood._plot import draw_scores
 
-        return draw(self, Path(path))
+        return draw_scores(self, Path(path))
 
 
 @shows_options(EstimateOptions, **SCORED)
@@ -166,15 +166,15 @@ def score(
     Args:
         system: Any system with discrete levels or a continuous schedule.
         data: Clean data (N, C, *S), or batches of it with their conditions, read one at a time.
-        levels_per_example: How many of the levels each example visits; all by default. Fewer give an unbiased estimate:
-            level 1 always, and one level, drawn evenly, from each of the strata that the rest is cut into.
+        levels_per_example: Number of levels that each example visits; all by default. Fewer give an unbiased estimate:
+            level 1, and a uniform one of each of the strata that the other levels are cut into.
         seed: Levels and noise of example i are a function of (seed, i); None draws new ones.
         indices: Index of each example, in the order they come; 0, 1, 2, ... by default.
         rows_per_call: Number of (example, level) pairs per network call; 16 on a CPU, 256 on a GPU.
-        size: How many examples there are, for the progress bar, where data has no length.
-        progress: Show a bar on standard error; a function is called with the count of (example, level) pairs just done.
+        size: Number of examples, for the progress bar, if data has no length.
+        progress: Show a bar on standard error; or a function that is called with the number of (example, level) pairs
         options: Those of `diffkit.system.call_options.EstimateOptions`.
-        conditions: Keywords for the network, where data is one tensor.
+        conditions: Keywords for the network, if data is one tensor.
     Raises:
         OptionError: An argument is wrong, or data does not fit the system.
         DataError: There is no data.
@@ -184,10 +184,11 @@ def score(
     conditions, options = conditions_in(options, EstimateOptions), SCORED | options_in(options, EstimateOptions)
     table = system.table_for(options.get("steps"))
     strata = Strata.of(table.num_steps, levels_per_example)
-    walk = _Walk(system, table, with_guidance(system.parts, options.get("guidance")), strata, seed, rows_per_call)
+    guided = with_guidance(system.parts, options.get("guidance"))
+    scorer = _LevelScorer(system, table, guided, strata, seed, rows_per_call)
     batches: Iterable[Chunk] = [(data, conditions)] if isinstance(data, Tensor) else data
     total = len(data) if isinstance(data, Tensor) else size
-    found, parts, seen = Moments.empty(table.num_steps), list[F64](), list[int]()
+    found, parts, seen = LevelMoments.empty(table.num_steps), list[F64](), list[int]()
     with show_progress((total or 0) * len(strata.first), "bits/dim", progress is True and total is not None) as bar:
         advance = progress if callable(progress) else bar
         for x_start, given in batches:
@@ -197,34 +198,36 @@ def score(
             index = [int(i) if indices is None else int(indices[i]) for i in places]
             job = system.prepare(len(x_start), seed=seed, **options, **given)
             check_unused(job.model, given, "sampler", "compile")
-            values, prior, level = walk(x_start, job, index, advance)
-            found = found.merged(Moments.of(values, level, table.num_steps))
+            values, prior, level = scorer(x_start, job, index, advance)
+            found = found.merge(LevelMoments.of(values, level, table.num_steps))
             parts.append(np.stack([strata.total(values[0]) + prior, strata.error(values[0]), prior]))
             seen.extend(index)
     if not seen:
         raise DataError("there is no data to score")
     levels = table.index[1:].copy()
-    return _scores(np.concatenate(parts, axis=1), np.array(seen, dtype=np.int64), found, levels, len(strata.first))
+    return _create_scores(
+        np.concatenate(parts, axis=1), np.array(seen, dtype=np.int64), found, levels, len(strata.first)
+    )
 
 
-def merged(scores: Sequence[Scores]) -> Scores:
-    """Return the scores of several parts of the data as one, in ascending order of index."""
-    found = Moments.empty(len(scores[0].levels))
+def merge_scores(scores: Sequence[Scores]) -> Scores:
+    """Merge the scores of several parts of the data, in ascending order of index."""
+    found = LevelMoments.empty(len(scores[0].levels))
     for part in scores:
-        found = found.merged(Moments.from_scores(part))
+        found = found.merge(LevelMoments.from_scores(part))
     index = np.concatenate([part.index for part in scores])
     each = np.concatenate([np.stack([part.total, part.total_error, part.prior]) for part in scores], axis=1)
     order = np.argsort(index, kind="stable")
-    return _scores(each[:, order], index[order], found, scores[0].levels, scores[0].levels_per_example)
+    return _create_scores(each[:, order], index[order], found, scores[0].levels, scores[0].levels_per_example)
 
 
 @frozen(eq=False)
-class Moments:
-    """Mean and scatter of the three quantities at each level, added up batch by batch without cancellation.
+class LevelMoments:
+    """Mean and scatter of the bound's three quantities at each level, merged batch by batch without cancellation.
 
     Attributes:
-        count: Visits, int64 (T,).
-        mean: (3, T) float64; zero where there were none.
+        count: Number of visits, int64 (T,).
+        mean: (3, T) float64; zero without visits.
         scatter: Sum of squared deviations from the mean, (3, T).
     Source: Chan et al. 1983, "Algorithms for computing the sample variance", for the merging.
     """
@@ -234,13 +237,13 @@ class Moments:
     scatter: F64
 
     @classmethod
-    def empty(cls, steps: int) -> Moments:
+    def empty(cls, steps: int) -> LevelMoments:
         """Return moments of no data."""
         return cls(np.zeros(steps, dtype=np.int64), np.zeros((3, steps)), np.zeros((3, steps)))
 
     @classmethod
-    def of(cls, values: F64, level: NDArray[np.int64], steps: int) -> Moments:
-        """Of one batch: values (3, B, K) at levels (B, K) in 1..steps."""
+    def of(cls, values: F64, level: NDArray[np.int64], steps: int) -> LevelMoments:
+        """Return the moments at each level of one batch of scores: values (3, B, K) at levels (B, K) in 1..steps."""
         place = level.ravel() - 1
         count = np.bincount(place, minlength=steps)
         rows = values.reshape(3, -1)
@@ -251,28 +254,28 @@ class Moments:
         return cls(count, mean, np.asarray(scatter, dtype=np.float64))
 
     @classmethod
-    def from_scores(cls, scores: Scores) -> Moments:
+    def from_scores(cls, scores: Scores) -> LevelMoments:
         """Return the moments of scores."""
         mean = np.stack([getattr(scores, name) for name in QUANTITIES])
         scatter = np.nan_to_num(scores.deviations**2) * np.maximum(scores.visits - 1, 0)
         return cls(scores.visits, np.nan_to_num(mean), scatter)
 
-    def merged(self, other: Moments) -> Moments:
-        """Of both."""
+    def merge(self, other: LevelMoments) -> LevelMoments:
+        """Return the moments at each level of two sets of scores together."""
         count = self.count + other.count
         share = other.count / np.maximum(count, 1)
         gap = other.mean - self.mean
         mean = self.mean + gap * share
-        return Moments(count, mean, self.scatter + other.scatter + gap**2 * (self.count * share))
+        return LevelMoments(count, mean, self.scatter + other.scatter + gap**2 * (self.count * share))
 
     def deviations(self) -> F64:
-        """Standard deviations, (3, T); NaN below two visits."""
+        """Return the standard deviations, (3, T); NaN below two visits."""
         spread = np.sqrt(self.scatter / np.maximum(self.count - 1, 1))
         return np.asarray(np.where(self.count > 1, spread, np.nan))
 
 
-class _Walk:
-    """Visits levels of a batch of examples, a fixed number of (example, level) pairs to a call of the network."""
+class _LevelScorer:
+    """Scores a batch at some levels, a fixed number of (example, level) pairs per call of the network."""
 
     def __init__(
         self,
@@ -291,7 +294,7 @@ class _Walk:
     def __call__(
         self, x_start: Tensor, job: SamplingJob, index: Sequence[int], advance: Callable[[int], None]
     ) -> tuple[F64, F64, NDArray[np.int64]]:
-        """Return the three quantities (3, B, K), the prior's bits (B,), and the levels visited (B, K)."""
+        """Return the bound's three quantities (3, B, K), the prior's bits (B,), and the levels visited (B, K)."""
         x_start = checked_data(x_start, self.system.data_shape, self.system.decoder).to(self.system.device)
         level = np.stack([self._levels(i) for i in index])
         seeds = None if self.seed is None else seeds_of(self.seed, index)
@@ -305,8 +308,8 @@ class _Walk:
         return self.strata.draw(np.random.default_rng(entropy))
 
 
-def _scores(
-    each: F64, index: NDArray[np.int64], found: Moments, levels: NDArray[np.int64], levels_per_example: int
+def _create_scores(
+    each: F64, index: NDArray[np.int64], found: LevelMoments, levels: NDArray[np.int64], levels_per_example: int
 ) -> Scores:
     total, total_error, prior = each
     terms, x_start_mse, eps_mse = np.where(found.count > 0, found.mean, np.nan)

@@ -1,4 +1,4 @@
-"""Fewer than all levels of the bound: one from each stratum, so that the estimate has no bias and a known error."""
+"""Stratified levels for the bound: one level of each stratum gives an unbiased estimate with a known error."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from diffkit.table import F64
 
 @frozen(eq=False)
 class Strata:
-    """A partition of levels 1..T into runs, of which one level each is visited.
+    """A partition of levels 1..T into strata of consecutive levels, of which one level each is visited.
 
-    Level 1, the decoder's term, which is the largest and the odd one out, is a stratum of its own.
+    Level 1, whose term is the decoder's and the largest, is a stratum of its own.
 
     Attributes:
         first: Lowest level of each stratum, ascending, (K,) int64.
-        size: How many levels it has, (K,) int64.
+        size: Number of levels in each stratum, (K,) int64.
     """
 
     first: NDArray[np.int64]
@@ -26,13 +26,13 @@ class Strata:
 
     @classmethod
     def of(cls, num_steps: int, count: int | None) -> Strata:
-        """Cut levels 1..num_steps into ``count`` strata, all levels if it is None.
+        """Cut levels 1..num_steps into ``count`` strata; one for each level if it is None.
 
-        Terms of the bound fall about as 1 / level and then flatten out, so the cuts are at equal steps of half the
-        share of levels and half the share of log(level).
+        Terms of the bound fall about as 1 / level at first and are nearly constant later, so the cuts are at equal
+        steps of the mean of the share of levels and the share of log(level).
 
         Raises:
-            OptionError: There are fewer levels than strata, or fewer than 2 strata where there are 2 levels.
+            OptionError: There are fewer levels than strata, or fewer than 2 strata for 2 or more levels.
         """
         if count is None:
             count = num_steps
@@ -41,7 +41,7 @@ class Strata:
             raise OptionError(
                 f"must be in {lowest}..{num_steps}, or None for all", option="levels_per_example", value=count
             )
-        first = np.array([1, *_cuts(num_steps, count - 1)], dtype=np.int64)
+        first = np.array([1, *_strata_starts(num_steps, count - 1)], dtype=np.int64)
         return cls(first, np.diff(first, append=num_steps + 1))
 
     @property
@@ -56,15 +56,15 @@ class Strata:
         return self.first + rng.integers(0, self.size)
 
     def total(self, terms: F64) -> F64:
-        """Estimate the sum over all levels from the terms at one level of each stratum, (N, K) -> (N,)."""
+        """Return an estimate of the sum over all levels from terms at one level of each stratum, (N, K) -> (N,)."""
         return np.asarray(terms @ self.size.astype(np.float64))
 
     def error(self, terms: F64) -> F64:
-        """Standard error of `total`, from the noise and the levels left out, (N, K) -> (N,); errs on the large side.
+        """Return the standard error of `total` from the noise and the levels left out, or more, (N, K) -> (N,).
 
-        A term's variance is taken to be half its mean squared difference from the terms of the neighbouring strata:
-        right where terms scatter, too large where they follow a trend. The decoder's term has no neighbours and is left
-        out; NaN if there are fewer than two others.
+        The variance of a term is estimated as half its mean squared difference from the terms of the neighbouring
+        strata, which is too large if terms follow a trend. The decoder's term has no neighbours and is left out; NaN if
+        there are fewer than two others.
         """
         inner, size = terms[:, 1:], self.size[1:].astype(np.float64)
         if inner.shape[1] < 2:
@@ -74,8 +74,8 @@ class Strata:
         return np.asarray(np.sqrt((left + right) / 4 @ size**2))
 
 
-def _cuts(num_steps: int, count: int) -> list[int]:
-    """Lowest levels of ``count`` strata of 2..num_steps, ascending."""
+def _strata_starts(num_steps: int, count: int) -> list[int]:
+    """Return the lowest levels of ``count`` strata of 2..num_steps, ascending."""
     if count <= 0:
         return []
     levels = np.arange(2, num_steps + 2, dtype=np.float64)

@@ -8,7 +8,9 @@ class Logistic(NoiseSchedule): ...
 from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
 from diffkit.registry.entry_points import LOCAL as LOCAL
 from diffkit.registry.entry_points import canonical as canonical
+from diffkit.registry.kinds import COMMAND as COMMAND
 from diffkit.registry.kinds import KINDS as KINDS
+from diffkit.registry.kinds import OFFERED as OFFERED
 from diffkit.registry.kinds import SLOTS as SLOTS
 from diffkit.registry.kinds import Kind as Kind
 from diffkit.registry.lookup import Entry as Entry

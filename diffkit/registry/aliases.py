@@ -1,4 +1,4 @@
-"""Names of parts in other libraries, for the text of an error.
+"""Names of parts and of options in other libraries, for the text of an error.
 
 No part is found by them. They are compared without case and punctuation, with "p" for "+", and without "Scheduler"
 behind or "sample_" before them: 'DPM2 a', 'dpm_2_a' and 'sample_dpm_2_a' are one.
@@ -95,6 +95,57 @@ ALIASES: dict[str, dict[str, str]] = {
     },
 }
 """Kind -> our name, or "distribution:name" for a part of our plugins -> other names of it."""
+
+
+SAMPLING_ALIASES = {
+    "callback": "System.trajectory, which yields every step",
+    "callback_on_step_end": "System.trajectory, which yields every step",
+    "classifier_free_guidance": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "clip_denoised": "clip=",
+    "cond_fn": "guidance=diffkit.guidance.GradientGuidance(log_prob)",
+    "cond_scale": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "denoised_fn": "x_transform=",
+    "eta": "sampler=('ddim', {'eta': 0.5})",
+    "generator": "seed=",
+    "guidance_scale": "guidance=diffkit.guidance.ClassifierFree(scale)",
+    "model_kwargs": "keywords of their own, such as y=labels",
+    "num_inference_steps": "steps=",
+    "num_sampling_steps": "steps=",
+    "num_steps": "steps=",
+    "timestep_respacing": "steps=",
+}
+"""Name of a sampling option in other libraries -> its name here."""
+
+
+TRAINING_ALIASES = {
+    "adam_weight_decay": "weight_decay",
+    "checkpointing_steps": "save_every",
+    "ema_decay": "ema",
+    "ema_max_decay": "ema",
+    "ema_rate": "ema",
+    "fp16": "precision",
+    "gradient_accumulation_steps": "microbatch",
+    "gradient_clip_val": "grad_clip",
+    "learning_rate": "lr",
+    "log_interval": "log_every",
+    "lr_anneal_steps": "anneal",
+    "lr_scheduler": "lr_schedule",
+    "lr_warmup_steps": "warmup",
+    "max_grad_norm": "grad_clip",
+    "max_steps": "steps",
+    "max_train_steps": "steps",
+    "mixed_precision": "precision",
+    "num_train_steps": "steps",
+    "num_warmup_steps": "warmup",
+    "num_workers": "workers",
+    "eval_interval": "val_every",
+    "eval_steps": "val_every",
+    "save_interval": "save_every",
+    "train_batch_size": "batch_size",
+    "use_fp16": "precision",
+    "warmup_steps": "warmup",
+}
+"""Names of training options in other libraries, and their names here."""
 
 
 def alias_of(kind: str, name: str, known: Iterable[str]) -> str | None:

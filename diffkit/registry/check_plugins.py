@@ -27,7 +27,7 @@ from pathlib import Path
 from attrs import frozen
 
 from diffkit.options import check_number
-from diffkit.registry.kinds import KINDS
+from diffkit.registry.kinds import OFFERED
 from diffkit.registry.lookup import BUILT_IN, LOCAL, Entry, faults, registry
 from diffkit.runtime.output import show
 
@@ -68,7 +68,7 @@ def check_plugins(
     Nothing is imported in this process. `diffkit.registry.faults` lists metadata that names no part.
 
     Args:
-        kinds: Kinds of part; all by default.
+        kinds: Kinds of part, or "command"; all by default.
         timeout: Seconds that one plugin may take, start of its process included, > 0.
         workers: Number of processes at a time.
     Returns:
@@ -77,7 +77,7 @@ def check_plugins(
     check_number("timeout", timeout, gt=0)
     entries = [
         entry
-        for kind in (KINDS if kinds is None else kinds)
+        for kind in (OFFERED if kinds is None else kinds)
         for entry in registry(kind).entries()
         if entry.origin not in (BUILT_IN, LOCAL)
     ]

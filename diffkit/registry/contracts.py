@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, Union, get_args, g
 from diffkit.errors import ProtocolError, naming
 from diffkit.options import option_names
 from diffkit.protocols import Composition
-from diffkit.registry.kinds import KINDS
+from diffkit.registry.kinds import OFFERED
 
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
 """What makes a part, and is none."""
@@ -24,7 +24,7 @@ def check_contract(kind: str, part: object, source: str | None = None) -> None:
     A plain function is accepted as a factory; what it returns is checked when a system is composed.
     """
     if type(part) not in _FUNCTIONS:
-        found = KINDS[kind]
+        found = OFFERED[kind]
         name = source or f"{kind} {_name_of(part)!r}"
         check_protocol(found.contract, part, name, home=found.home.rpartition(".")[0], plain_options=not found.objects)
 
@@ -59,9 +59,8 @@ def check_protocol(
     lines = "\n".join(f"  {fault}" for fault in (*faults, *misplaced))
     names = [c.__name__ for c in contracts if protocol in c.__mro__ and not _extended(c, contracts)]
     advice = f"\ninherit from {' and '.join(f'{home or protocol.__module__}.{n}' for n in names)} for the defaults"
-    raise ProtocolError(
-        f"{name} does not honour the {' and '.join(names)} contract:\n{lines}{advice if faults else ''}"
-    )
+    advice = "" if not faults or inspect.ismodule(part) else advice
+    raise ProtocolError(f"{name} does not honour the {' and '.join(names)} contract:\n{lines}{advice}")
 
 
 def problems_of(name: str, part: Any, composition: Composition) -> list[str]:
@@ -98,7 +97,7 @@ def _extensions(own: tuple[type[Any], ...]) -> tuple[type[Any], ...]:
 def _inherited(own: tuple[type[Any], ...], part: object) -> tuple[type[Any], ...]:
     """The contracts that a part has to follow, in the order in which Python looks them up."""
     known = {id(contract) for contract in (*own, *_extensions(own))}  # a metaclass may compare classes in its own way
-    found = tuple(base for base in _bases(_class_of(part)) if id(base) in known)
+    found = tuple([base for base in _bases(_class_of(part)) if id(base) in known])
     return found if own[0] in found else own
 
 
@@ -109,10 +108,12 @@ def _extended(contract: type[Any], contracts: tuple[type[Any], ...]) -> bool:
 @cache
 def _methods(contracts: tuple[type[Any], ...]) -> dict[str, tuple[Any, inspect.Signature]]:
     """Methods of contracts and their signatures, by name."""
-    found: dict[str, Any] = {}
+    found = {}
     for base in reversed(contracts):
-        found |= {n: m for n, m in vars(base).items() if inspect.isfunction(m)}
-    return {n: (m, inspect.signature(m)) for n, m in found.items() if not n.startswith("_") or n == "__call__"}
+        for name, member in vars(base).items():
+            if inspect.isfunction(member) and (name == "__call__" or not name.startswith("_")):
+                found[name] = member, inspect.signature(member)
+    return found
 
 
 @cache
@@ -120,9 +121,14 @@ def _attributes(contracts: tuple[type[Any], ...]) -> dict[str, Any]:
     """Types of the class attributes and properties of contracts, by name."""
     found: dict[str, Any] = {}
     for base in reversed(contracts):
-        found |= {name: get_type_hints(base)[name] for name in inspect.get_annotations(base)}
-        found |= {name: _returned(member) for name, member in vars(base).items() if isinstance(member, property)}
-    return {name: hint for name, hint in found.items() if not name.startswith("_")}
+        hints = get_type_hints(base)
+        for name in inspect.get_annotations(base):
+            if not name.startswith("_"):
+                found[name] = hints[name]
+        for name, member in vars(base).items():
+            if isinstance(member, property) and not name.startswith("_"):
+                found[name] = _returned(member)
+    return found
 
 
 def _returned(member: property) -> Any:
@@ -133,6 +139,7 @@ def _returned(member: property) -> Any:
 
 
 def _method_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
+    is_class = _is_class(part)
     for name, (member, signature) in _methods(contracts).items():
         expected = f"{name}({', '.join(list(signature.parameters)[1:])})"
         found = _static(part, name)
@@ -143,9 +150,9 @@ def _method_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[s
         if not callable(method):
             yield f"{name}: expected {expected}, found {type(method).__name__}"
             continue
-        if inspect.isfunction(found) and not _is_class(part) and _accepts(found, len(signature.parameters)):
+        if inspect.isfunction(found) and not is_class and _accepts(found, len(signature.parameters)):
             continue
-        bound = not _is_class(part) or isinstance(found, staticmethod | classmethod)
+        bound = not is_class or isinstance(found, staticmethod | classmethod)
         arguments = [None] * (len(signature.parameters) - (1 if bound else 0))
         try:
             own = inspect.signature(method)
@@ -168,17 +175,24 @@ def _accepts(function: FunctionType, count: int) -> bool:
 
 
 def _property_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
-    options = option_names(_class_of(part)) or ()
-    for name, member in ((n, m) for contract in contracts for n, m in vars(contract).items()):
-        abstract = isinstance(member, property) and getattr(member.fget, "__isabstractmethod__", False)
-        if abstract and name not in options and _static(part, name) in (None, member):
+    abstract = _abstract_properties(contracts)
+    options = option_names(_class_of(part)) or () if abstract else ()
+    for name, member in abstract:
+        if name not in options and _static(part, name) in (None, member):
             yield f"{name}: expected a property, found nothing"
 
 
+@cache
+def _abstract_properties(contracts: tuple[type[Any], ...]) -> list[tuple[str, property]]:
+    members = [member for contract in contracts for member in vars(contract).items()]
+    return [(n, m) for n, m in members if isinstance(m, property) and getattr(m.fget, "__isabstractmethod__", False)]
+
+
 def _attribute_faults(contracts: tuple[type[Any], ...], part: object) -> Iterable[str]:
+    is_class = _is_class(part)
     for name, hint in sorted(_attributes(contracts).items()):
         value = _static(part, name)
-        if _is_class(part) and (isinstance(value, property) or inspect.isdatadescriptor(value)):
+        if is_class and (isinstance(value, property) or inspect.isdatadescriptor(value)):
             continue
         value = getattr(part, name, None)
         label, fits = _expected(hint)
@@ -236,9 +250,14 @@ def _option_faults(part: object, plain: bool) -> Iterable[str]:
 
 def _static(part: object, name: str) -> Any:
     """A member as it is defined, found on the class itself only: every class inherits a __call__ from `type`."""
-    own = {} if _is_class(part) else getattr(part, "__dict__", {})
-    bases = map(_namespace, _bases(_class_of(part)))
-    return own.get(name, next((base[name] for base in bases if name in base), None))
+    is_class = issubclass(type(part), type)
+    own = {} if is_class else getattr(part, "__dict__", {})
+    if name in own:
+        return own[name]
+    for base in map(_namespace, _bases(part if is_class else type(part))):
+        if name in base:
+            return base[name]
+    return None
 
 
 _bases = type.__dict__["__mro__"].__get__

@@ -20,12 +20,13 @@ from attrs import frozen
 
 from diffkit._version import __version__
 from diffkit.errors import did_you_mean, failure
-from diffkit.registry.kinds import KINDS
+from diffkit.registry.kinds import OFFERED
 from diffkit.runtime.output import printable
 
 BUILT_IN, LOCAL = "diffkit", "local"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VALUE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.\w+)*)\s*:\s*(?P<attribute>[A-Za-z_]\w*(\.\w+)*)\s*(\[.*\])?")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _OURS = re.compile(r"diffkit(?![\w.-])", re.IGNORECASE)
 
@@ -40,13 +41,16 @@ class Point:
     version: str
     requirement: str
 
-    def load(self) -> Any:
-        """Import the module, and return what the value names in it."""
+    def load(self, module: bool = False) -> Any:
+        """Import the module, and return what the value names in it, or the module if that is what it names."""
+        if module:
+            if not _MODULE.fullmatch(self.value):
+                raise SyntaxError(f"the entry point's value {self.value!r} is not the name of a module")
+            return importlib.import_module(self.value)
         match = _VALUE.fullmatch(self.value)
         if match is None:
             raise SyntaxError(f"the entry point's value {self.value!r} is not of the form 'module:Class'")
-        module = importlib.import_module(match["module"])
-        return reduce(getattr, match["attribute"].split("."), module)
+        return reduce(getattr, match["attribute"].split("."), importlib.import_module(match["module"]))
 
     def imported(self) -> object | None:
         """The object of the value, if its module is imported already."""
@@ -101,7 +105,7 @@ class Scan:
 
     def faults(self) -> tuple[str, ...]:
         """Return one sentence for each piece of metadata that was skipped."""
-        self._of(next(iter(KINDS)))
+        self._of(next(iter(OFFERED)))
         return self._faults
 
     def _of(self, kind: str) -> tuple[Point, ...]:
@@ -114,11 +118,13 @@ class Scan:
 
 
 def _read_points(faults: list[str]) -> dict[str, tuple[Point, ...]]:
-    found: dict[str, set[Point]] = {kind: set() for kind in KINDS}
+    found: dict[str, set[Point]] = {kind: set() for kind in OFFERED}
     for distribution in _our_distributions(faults):
         try:
             for kind, point in _points_of(distribution, faults):
                 found[kind].add(point)  # a set: an editable install may list the same twice
+        except TypeError:  # of importlib.metadata, for a line without "="
+            faults.append(f"{_where(distribution)} has an entry point that is not of the form 'name = module:Class'")
         except Exception as error:
             faults.append(_unreadable(distribution, error))
     return {
@@ -163,22 +169,17 @@ def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
 def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, Point]]:
     name, version = _header(distribution, "Name"), printable(_header(distribution, "Version") or "?")
     requirement = next((printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
-    known, group = {kind.group: kind.name for kind in KINDS.values()}, ""
-    for line in (distribution.read_text("entry_points.txt") or "").splitlines():
-        line = line.strip()
-        if line.startswith("[") and line.endswith("]"):
-            group = line[1:-1].strip()
-            if group.startswith("diffkit.") and group not in known:
-                faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")
-        elif group in known and line and not line.startswith(("#", ";")):
-            entry, equals, value = line.partition("=")
-            if equals and NAME.fullmatch(canonical(entry)):
-                yield known[group], Point(canonical(entry), printable(value.strip()), name, version, requirement)
-            else:
-                faults.append(
-                    f"{name} offers a {known[group]} as {printable(line)!r}, which is not of the form "
-                    "'name = module:Class' with a name of lower-case words joined by '_'"
-                )
+    known = {kind.group: kind.name for kind in OFFERED.values()}
+    entries = [(entry.group.strip(), entry) for entry in distribution.entry_points]
+    for group in dict.fromkeys(group for group, _ in entries if group.startswith("diffkit.") and group not in known):
+        faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")
+    for kind, entry in ((known[group], entry) for group, entry in entries if group in known):
+        if NAME.fullmatch(canonical(entry.name)):
+            yield kind, Point(canonical(entry.name), printable(entry.value), name, version, requirement)
+        else:
+            faults.append(
+                f"{name} offers a {kind} as {printable(entry.name)!r}; a name is made of lower-case words joined by '_'"
+            )
 
 
 def _header(distribution: metadata.Distribution, key: str) -> str:

@@ -1,7 +1,8 @@
 """The kinds of part, each declared once; everything that lists kinds reads this table.
 
 A new kind is one record here and one protocol. Its built-in parts are the public modules of its package, each named as
-the part in it; those of others are found by entry point, or registered in the process.
+the part in it; those of others are found by entry point, or registered in the process. Commands are found in the same
+way, though they are not parts: a command is the module itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Kind:
         slot: True for the keywords of `diffkit.compose`, of which a composition has one each.
         objects: True if options may be objects such as networks and functions, not plain data only. A part with
             such options can be made in Python only.
+        recipe: True if a part holds options only. Otherwise a name stands for a class or function that makes an object
+            to use at once, such as a network; the contract is checked on that object.
+        module: True if what a name stands for is a module, not a class in it.
         group: Group of its entry points; "diffkit.NAME" by default.
     """
 
@@ -34,6 +38,8 @@ class Kind:
     package: str
     slot: bool = False
     objects: bool = False
+    recipe: bool = True
+    module: bool = False
     group: str = field()
 
     @group.default
@@ -88,11 +94,24 @@ KINDS: dict[str, Kind] = {
             "diffkit.evaluation:Extractor",
             "diffkit.evaluation.extractors",
             objects=True,
+            recipe=False,
             group="diffkit.extractors",
         ),
     )
 }
-"""Every kind by its name, in the order of listings."""
+"""Every kind of part by its name, in the order of listings."""
+
+COMMAND = Kind(
+    "command",
+    "Command of diffkit.",
+    "diffkit.cli.parsing.commands:CommandModule",
+    "diffkit.cli.commands",
+    module=True,
+)
+"""What ``diffkit NAME`` runs."""
+
+OFFERED: dict[str, Kind] = {**KINDS, COMMAND.name: COMMAND}
+"""Everything that a package can offer by entry point, by kind: parts and commands."""
 
 SLOTS: tuple[str, ...] = tuple(kind.name for kind in KINDS.values() if kind.slot)
 """Names of the kinds that `diffkit.compose` has a keyword for."""

@@ -42,7 +42,7 @@ from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
 from diffkit.registry.entry_points import LOCAL as LOCAL
 from diffkit.registry.entry_points import NAME, Point, Scan, normalized, own_version
 from diffkit.registry.entry_points import canonical as canonical
-from diffkit.registry.kinds import KINDS, Kind
+from diffkit.registry.kinds import KINDS, OFFERED, Kind
 
 P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,6 +90,7 @@ class Registry(Generic[P]):
 
     def __init__(self, kind: Kind):
         self.kind = kind.name
+        self._record = kind
         self._package = kind.package
         self._here: dict[str, Callable[..., P]] = {}
         self._imported: dict[str, Callable[..., P]] = {}
@@ -141,7 +142,7 @@ class Registry(Generic[P]):
         """Names of the built-in parts, sorted; reads no metadata and imports no part."""
         spec = find_spec(self._package)
         folders = spec.submodule_search_locations if spec else None
-        return tuple(sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")))
+        return tuple(sorted([m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")]))
 
     def entries(self) -> tuple[Entry, ...]:
         """Every known part, shadowed ones too, sorted by name; imports no part."""
@@ -189,6 +190,8 @@ class Registry(Generic[P]):
         """Return the bare name if `get` returns the same part for it as for this name; else this name."""
         name = canonical(name)
         bare = name.rpartition(":")[2]
+        if bare == name:
+            return name
         try:
             return bare if self.get(bare) is self.get(name) else name
         except DiffkitError:  # the bare name is ambiguous, or another's that is broken
@@ -254,7 +257,9 @@ class Registry(Generic[P]):
     def _built_in(self, name: str) -> Callable[..., P]:
         key = f"{BUILT_IN}:{name}"
         if key not in self._imported:
-            importlib.import_module(f"{self._package}.{name}")
+            module = importlib.import_module(f"{self._package}.{name}")
+            if self._record.module:
+                self._imported[key] = cast("Callable[..., P]", module)
         return self._imported[key]
 
     def _plugin(self, points: list[Point], name: str) -> Callable[..., P]:
@@ -269,8 +274,8 @@ class Registry(Generic[P]):
         if len(points) > 1:
             values = " and ".join(p.value for p in points)
             raise AmbiguousComponentError(
-                f"{self.kind} {points[0].name!r} stands for {values} in the metadata of {points[0].distribution}; "
-                "only one can be meant"
+                f"{points[0].distribution} registers {self.kind} {points[0].name!r} twice, as {values}; it has to "
+                "remove one of these entry points"
             )
         return self._load(points[0])
 
@@ -280,17 +285,18 @@ class Registry(Generic[P]):
             return self._imported[key]
         source = f"{self.kind} {point.name!r} of {point.distribution} {point.version} ({point.value})"
         try:
-            part = point.load()
+            part = point.load(self._record.module)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may even call sys.exit() on import
             raise PluginLoadError(f"cannot load {source}: {point.describe(error)}") from error
         try:
-            if not _is_class_or_function(part):
+            if not self._record.module and not _is_class_or_function(part):
                 raise ProtocolError(f"{source} is {_article(part)}; an entry point must name a class")
-            from diffkit.registry.contracts import check_contract  # and with it the protocols, which `--help` needs not
+            if self._record.recipe:
+                from diffkit.registry.contracts import check_contract  # needs the protocols, which `--help` does not
 
-            check_contract(self.kind, part, source)
+                check_contract(self.kind, part, source)
         except ProtocolError as error:
             raise ProtocolError(f"{error}{point.skew()}") from None
         self._imported[key] = part
@@ -329,15 +335,15 @@ def _article(part: object) -> str:
 
 
 _scan = Scan()
-_registries: dict[str, Registry[Any]] = {kind.name: Registry(kind) for kind in KINDS.values()}
+_registries: dict[str, Registry[Any]] = {kind.name: Registry(kind) for kind in OFFERED.values()}
 
 
 def registry(kind: str) -> Registry[Any]:
-    """Return the registry of a kind, by its name in `KINDS`."""
+    """Return the registry of a kind of part, or of commands, by its name in `OFFERED`."""
     try:
         return _registries[kind]
     except KeyError:
-        raise OptionError(f"no kind {kind!r}{did_you_mean(kind, KINDS)} (kinds: {', '.join(KINDS)})") from None
+        raise OptionError(f"no kind {kind!r}{did_you_mean(kind, OFFERED)} (kinds: {', '.join(OFFERED)})") from None
 
 
 def refresh() -> None:

@@ -1,11 +1,11 @@
-"""How a value that stands for a part becomes the part."""
+"""Turn the value of a slot (a name, a pair, a mapping or an instance) into a part."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffkit.errors import OptionError, naming
@@ -75,8 +75,8 @@ def _refuse_weights(kind: str, name: str, part: object) -> None:
         place, what = found
         where = f" in {place.lstrip('.')!r}" if place else ""
         raise OptionError(
-            f"{kind} {name!r} holds a {what}{where}, which would be in no optimizer, on no device and in no saved "
-            "system; a part holds plain options: make it the backbone's, or a guidance's, which may hold networks"
+            f"{kind} {name!r} holds a {what}{where}, which would not be trained, moved or saved, as a part holds plain "
+            "options only; put it into the backbone, or into a guidance"
         )
 
 
@@ -111,14 +111,13 @@ def _held_by(value: object) -> Iterator[tuple[str, object]]:
         yield from ((f".{name}", held) for name, held in variables.items())
         yield from ((".__defaults__", value.__defaults__), (".__kwdefaults__", value.__kwdefaults__))
     else:
-        slots = [name for base in type(value).__mro__ for name in _names_of_slots(base)]
-        names = dict.fromkeys([*getattr(value, "__dict__", {}), *slots])
-        yield from ((f".{name}", getattr(value, name, None)) for name in names)
-
-
-def _names_of_slots(owner: type) -> Iterable[str]:
-    found = vars(owner).get("__slots__", ())
-    return [name for name in ([found] if isinstance(found, str) else found) if not name.startswith("__")]
+        names = dict.fromkeys(getattr(value, "__dict__", {}))
+        for base in type(value).__mro__:
+            slots = vars(base).get("__slots__", ())
+            names |= dict.fromkeys([slots] if isinstance(slots, str) else slots)
+        for name in names:
+            if not name.startswith("__"):
+                yield f".{name}", getattr(value, name, None)
 
 
 def name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:

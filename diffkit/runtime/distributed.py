@@ -22,14 +22,14 @@ from diffkit.errors import DiffkitError, OptionError
 T = TypeVar("T")
 DAY = 24 * 3600.0
 LOG_TIMEOUT = 5.0
-"""Seconds to ask the launcher's store whether an error has been logged already; after that it is logged again."""
+"""Seconds to ask the launcher's store whether an error has been logged already; without an answer it is logged."""
 JOIN_TIMEOUT = 1800.0
-"""Seconds to connect to the launcher, torch's own default; a launcher that was killed never answers."""
+"""Seconds to connect to the launcher, torch's default; a launcher that was killed never answers."""
 
 
 @frozen
 class Ranks:
-    """Rank of this process and number of processes; all must call every method, in the same order.
+    """The processes of a job: rank of this one and their number; all must call each method, in the same order.
 
     Attributes:
         rank: 0..size - 1; rank 0 writes files of which there is one.
@@ -51,31 +51,31 @@ class Ranks:
         """Call ``do`` in every process and return all results; if one raises, all raise."""
         if self.size == 1:
             return [do()]
-        value, error = _outcome(do)
-        outcomes = self.gather((value, _to_send(error)))
+        value, error = _call_or_error(do)
+        outcomes = self.gather((value, _error_message(error)))
         if error is not None:
             raise error
         for rank, (_, other) in enumerate(outcomes):
             if other is not None:
-                raise _received(other, rank)
+                raise _rebuild_error(other, rank)
         return [value for value, _ in outcomes]
 
     def rank_zero(self, do: Callable[[], T]) -> T:
         """Call ``do`` in rank 0 alone and return its result, or raise its error, everywhere."""
         if self.size == 1:
             return do()
-        value, error = _outcome(do) if self.rank == 0 else (None, None)
-        message = [(value, _to_send(error))]
+        value, error = _call_or_error(do) if self.rank == 0 else (None, None)
+        message = [(value, _error_message(error))]
         dist.broadcast_object_list(message, src=0)
         if error is not None:
             raise error
         value, other = message[0]
         if other is not None:
-            raise _received(other, 0)
+            raise _rebuild_error(other, 0)
         return value  # type: ignore[return-value]
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process."""
+        """Return whether a flag is set in any process."""
         return bool(self.largest(int(flag)))
 
     def largest(self, number: int) -> int:
@@ -87,8 +87,8 @@ class Ranks:
         return int(maximum)
 
 
-def is_lost(error: BaseException) -> bool:
-    """Return whether an error means that another process of the job is gone."""
+def is_lost_process(error: BaseException) -> bool:
+    """Return whether an error means that another process of the job has died."""
     if isinstance(error, getattr(dist, "DistError", ())):
         return True
     # gloo's errors have no class of their own
@@ -96,29 +96,29 @@ def is_lost(error: BaseException) -> bool:
 
 
 def launched() -> Ranks:
-    """Return rank and size from the launcher's environment; one process without a launcher.
+    """Return rank and number of processes from the launcher's environment; one process without a launcher.
 
     Raises:
         OptionError: The environment has a size but no rank.
     """
-    size = _number("WORLD_SIZE", 1)
+    size = _environment_integer("WORLD_SIZE", 1)
     if size > 1 and "RANK" not in os.environ:
         raise OptionError(f"WORLD_SIZE={size} is set but RANK is not; start the processes with torchrun")
-    return Ranks(_number("RANK", 0), size) if size > 1 else Ranks()
+    return Ranks(_environment_integer("RANK", 0), size) if size > 1 else Ranks()
 
 
 def local_rank() -> int:
     """Return the rank of this process among those of this machine; 0 without a launcher."""
-    return _number("LOCAL_RANK", 0)
+    return _environment_integer("LOCAL_RANK", 0)
 
 
 @contextmanager
-def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
-    """Join the processes that were launched together, if there are several.
+def join_ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
+    """Join the process group of the processes that were launched together, if there are several.
 
     Args:
         timeout: Seconds that a process waits for the others; a day by default, as the slowest may take long.
-        gpu: Exchange tensors on GPUs as well, by NCCL.
+        gpu: Whether tensors on GPUs are exchanged too, by NCCL.
     Raises:
         OptionError: The launcher's environment is incomplete, or the launcher cannot be reached.
     """
@@ -131,7 +131,7 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
         return
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     long = timedelta(seconds=timeout)
-    store = _store(min(timeout, JOIN_TIMEOUT))
+    store = _open_store(min(timeout, JOIN_TIMEOUT))
     store.set_timeout(long)
     dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=long)
     try:
@@ -144,11 +144,11 @@ def ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def first_to_log(text: str) -> bool:
+def is_first_to_log(text: str) -> bool:
     """Return whether no other process of the job has logged this text yet, and mark it as logged.
 
-    This uses the launcher's store, which outlives the processes. Without one every process logs everything, so that an
-    error of one process alone is never lost.
+    This uses the launcher's store, which outlives the processes. Without one every process logs everything, so that no
+    process's error is lost.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
         return True
@@ -162,12 +162,12 @@ def first_to_log(text: str) -> bool:
 
 
 def _attempt() -> str:
-    """Name of this start of the processes: a launcher that restarts them reuses the store."""
-    return f"attempt_{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
+    """Return a name for this start of the processes, as a launcher that restarts them reuses its store."""
+    return f"attempt_{_environment_integer('TORCHELASTIC_RESTART_COUNT', 0)}"
 
 
-def _store(timeout: float) -> Any:
-    """The store through which the processes find each other, from the launcher's environment."""
+def _open_store(timeout: float) -> Any:
+    """Open the store through which the processes find each other, from the launcher's environment."""
     from torch.distributed.rendezvous import rendezvous
 
     try:
@@ -179,28 +179,28 @@ def _store(timeout: float) -> Any:
         ) from error
 
 
-def _outcome(do: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _call_or_error(do: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return do(), None
     except Exception as error:
         return None, error
 
 
-def _to_send(error: Exception | None) -> tuple[type[Exception], str] | None:
-    """An error as it is sent to other processes; diffkit's own retain their class."""
+def _error_message(error: Exception | None) -> tuple[type[Exception], str] | None:
+    """Return class and text of an error to send to other processes; diffkit's own errors keep their class."""
     if error is None:
         return None
     return (type(error), str(error)) if isinstance(error, DiffkitError) else (RuntimeError, repr(error))
 
 
-def _received(message: tuple[type[Exception], str], rank: int) -> Exception:
+def _rebuild_error(message: tuple[type[Exception], str], rank: int) -> Exception:
     kind, text = message
     raised = kind.__new__(kind)  # some errors have constructor arguments other than the text
     raised.args = (text if issubclass(kind, DiffkitError) else f"rank {rank}: {text}",)
     return raised
 
 
-def _number(name: str, default: int) -> int:
+def _environment_integer(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     try:
         return int(text)

@@ -1,4 +1,4 @@
-"""Eval mode for networks, counted over threads: it ends when the last thread that uses a network leaves it."""
+"""Eval mode for networks, thread-safe: it ends when the last thread that uses a network leaves it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 _lock = threading.Lock()
 _users: dict[int, int] = {}
-"""Number of users of each module that was in training mode, by id; its users hold it, so the id stays unique."""
+"""Number of users of each module that was in training mode, by id, which is unique while a user has a reference."""
 
 
 @contextmanager
@@ -25,13 +25,13 @@ def eval_mode(*networks: nn.Module) -> Iterator[None]:
 
 
 def modules_of(*networks: nn.Module) -> list[nn.Module]:
-    """Return all modules of networks."""
+    """Return all modules of networks, for `eval_mode_of`."""
     return [module for network in networks for module in network.modules()]
 
 
 @contextmanager
 def eval_mode_of(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """As `eval_mode`, for modules found by `modules_of`."""
+    """Put modules that `modules_of` found into eval mode inside the block; see `eval_mode`."""
     switched = _switch_to_eval(modules)
     try:
         yield

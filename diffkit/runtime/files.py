@@ -1,4 +1,4 @@
-"""Atomic writing of files, and weights that are checked before use."""
+"""Files: written atomically; weights in them are compared with a recorded digest before use."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[st
 
 
 def digest(content: bytes) -> dict[str, Any]:
-    """Return the record of a file with this content."""
+    """Return the record of a file with this content: its size and SHA-256."""
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def weights_digest(state: Mapping[str, Tensor], before: bytes = b"", *, shapes: bool = False) -> str:
-    """Return the SHA-256 of names and values of tensors, in order of name.
+    """Return the SHA-256 of weights: names and values of tensors, in order of name.
 
     Args:
         state: The tensors.
-        before: Bytes that are hashed first.
+        before: Bytes that are hashed before the tensors.
         shapes: Hash shapes and dtypes too; True for cached evaluations, False for cached samples.
     """
     found = hashlib.sha256(before)
@@ -73,7 +73,7 @@ def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> No
 
 
 def unwrap_module(network: nn.Module) -> nn.Module:
-    """Return the network without the wrappers of torch.compile and data parallelism, which rename its weights."""
+    """Return a network without the wrappers of torch.compile and data parallelism, which rename its weights."""
     while True:
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
             network = network.module
@@ -84,14 +84,14 @@ def unwrap_module(network: nn.Module) -> nn.Module:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a network, or raise `CheckpointError` that names the first differences."""
+    """Copy weights into a network; raise `CheckpointError`, naming the first differences, if they do not fit."""
     network = unwrap_module(network)
     check_fit(network, weights)
     network.load_state_dict(dict(weights))
 
 
 def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Raise `CheckpointError` that names the first differences unless weights have a network's names and shapes."""
+    """Raise `CheckpointError`, naming the first differences, unless weights have a network's names and shapes."""
     own = network.state_dict()
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
@@ -106,13 +106,13 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file atomically, also with respect to crashes; a link of that name is replaced."""
+    """Write a file atomically, even if the machine crashes; a link of that name is replaced."""
     with replacing(path) as temporary, temporary.open("r+b") as file:
         _write(file, content)
 
 
 def write_through(path: Path, content: bytes) -> None:
-    """Write a new file to the disk; on return its content, but not yet its name, survives a crash.
+    """Write a new file through to the disk: on return its content survives a crash, but its name may not yet.
 
     An existing file or link of that name is removed first, so that nothing is written through a link.
     """
@@ -129,7 +129,7 @@ def _write(file: BinaryIO, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield an empty file next to ``path``, which replaces it if the block succeeds and is removed if not.
+    """Yield an empty file that replaces ``path`` if the block succeeds, and is removed if not.
 
     Temporary files of that name from killed processes are removed first.
     """
@@ -151,7 +151,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def to_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU that share no memory, as safetensors requires; copied where needed."""
+    """Return tensors as safetensors requires: contiguous, on the CPU, without shared memory; copied where needed."""
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
     if odd := not_plain(state):
@@ -169,7 +169,7 @@ def to_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def not_plain(state: Mapping[str, Any]) -> str | None:
-    """Return the text about an entry of a network's state that safetensors cannot hold; None if there is none."""
+    """Return why safetensors cannot hold an entry of a network's state; None if it can hold all."""
     for name, value in state.items():
         if not isinstance(value, Tensor):
             return f"{name!r} in its state is a {type(value).__name__} and no tensor, as quantized layers have it"

@@ -1,4 +1,4 @@
-"""Data in [-1, 1] as pictures: integers, a grid of many, PNG files."""
+"""Data in [-1, 1] as images: integers, a grid of many, PNG files; and opening images safely."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TILE = 64
-"""Smaller images are enlarged, by a whole factor, to about this many pixels in a grid."""
+"""Smaller images are enlarged in a grid, by an integer factor, to about this many pixels."""
 _GAP = 4
 
 
 def need_pillow(purpose: str) -> None:
-    """Raise `MissingExtraError` unless PNGs can be written."""
+    """Raise `MissingExtraError` unless Pillow is installed."""
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
@@ -37,10 +37,10 @@ def need_pillow(purpose: str) -> None:
 
 
 def open_image(file: Path | BinaryIO) -> Image:
-    """Open an image as one of `FORMATS`, without decoding its pixels.
+    """Open an image file if it has one of `FORMATS`, without decoding its pixels.
 
     Raises:
-        PIL.UnidentifiedImageError: It is none of these.
+        PIL.UnidentifiedImageError: It has none of these formats.
     """
     from PIL import Image
 
@@ -49,7 +49,7 @@ def open_image(file: Path | BinaryIO) -> Image:
 
 
 def pixels(x: Tensor, bins: int | None) -> NDArray[Any]:
-    """Return data in [-1, 1] as integers, rounded to the nearest; continuous data stays float32.
+    """Return data in [-1, 1] as pixels, the nearest integers; continuous data stays float32.
 
     Args:
         x: (N, C, *S).
@@ -58,11 +58,11 @@ def pixels(x: Tensor, bins: int | None) -> NDArray[Any]:
     if bins is None:
         return np.asarray(x.float().cpu().numpy())
     top = 255 if bins <= 256 else 65535
-    return integers(x, top).astype(np.uint8 if top == 255 else np.uint16)
+    return to_integers(x, top).astype(np.uint8 if top == 255 else np.uint16)
 
 
-def integers(x: Tensor, top: int) -> NDArray[np.float64]:
-    """Return data in [-1, 1] as the nearest of 0..top, NaN as 0; `diffkit.data.base.scaled` is the inverse."""
+def to_integers(x: Tensor, top: int) -> NDArray[np.float64]:
+    """Return data in [-1, 1] as the nearest of 0..top, NaN as 0; `diffkit.data.base.scale_images` is the inverse."""
     return np.asarray(((x.double().nan_to_num(-1.0).clamp(-1, 1) + 1) * (top / 2)).round().cpu().numpy())
 
 
@@ -71,18 +71,18 @@ def check_finite(samples: Tensor, first: int = 0) -> None:
 
     Args:
         samples: (N, C, *S).
-        first: Index of the first of them.
+        first: Index of the first sample.
     Raises:
-        DivergedError: None of them is finite.
+        DivergedError: No sample is finite.
     """
     if math.isfinite(float(samples.sum())):  # so is every term; faster than a look at each
         return
     bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().add(first).tolist()
     if bad and len(bad) == len(samples):
         raise DivergedError(
-            f"none of {len(bad)} samples is finite: the network's weights are not, after a run that diverged, or "
-            "what it is steered or computed with is too much for it (guidance, precision), or errors grow from step to "
-            "step (clip=True holds them; diffkit explain shows how much a mean enlarges them)"
+            f"none of {len(bad)} samples is finite: the network's weights are not, after a run that diverged; or the "
+            "guidance is too strong or the precision too low; or errors grow from step to step (clip=True limits them; "
+            "diffkit explain shows how much a mean enlarges them)"
         )
     if bad:
         some = ", ".join(map(str, bad[:5])) + (", ..." if bad[5:] else "")
@@ -90,8 +90,7 @@ def check_finite(samples: Tensor, first: int = 0) -> None:
 
 
 def png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:
-    """Return one image, (C, H, W), as a PNG file; other numbers of channels than 1, 3 and 4 are shown side by side in
-    grey.
+    """Return an image, (C, H, W), as a PNG file; unless there are 1, 3 or 4 channels, they stand side by side in grey.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -99,7 +98,7 @@ def png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:
     need_pillow("writing PNG files")
     from PIL import Image
 
-    image = drawable(image)
+    image = with_drawable_channels(image)
     mode = _MODES[len(image)]
     values = np.ascontiguousarray(image[0] if mode == "L" else np.moveaxis(image, 0, -1))
     buffer = io.BytesIO()
@@ -107,19 +106,19 @@ def png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def drawable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image with 1, 3 or 4 channels."""
+def with_drawable_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image with 1, 3 or 4 channels; other numbers of channels become one, side by side."""
     return image if len(image) in _MODES else np.concatenate(image, axis=-1)[None]
 
 
 def grid(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
-    """Return all images in one, row by row, with a gap between them, (C, H, W).
+    """Return a grid of images as one image, (C, H, W), row by row, with a gap between them.
 
     Args:
         images: Each (C, H, W).
         columns: Number of images in a row.
     """
-    tiles = [drawable(image) for image in images]
+    tiles = [with_drawable_channels(image) for image in images]
     channels, height, width = tiles[0].shape
     factor = max(1, round(_TILE / max(height, width)))
     tiles = [tile.repeat(factor, 1).repeat(factor, 2) for tile in tiles]

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def on_first_use(package: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """Return a package's ``__all__``, ``__getattr__`` and ``__dir__`` (PEP 562).
+    """Return a package's ``__all__``, ``__getattr__`` and ``__dir__`` for lazy imports of public names (PEP 562).
 
     The one list of names is the package's own block ``if TYPE_CHECKING:``, which type checkers and editors read too:
     each ``from module import name as name`` in it is exported, in the order written; other imports there are not.

@@ -1,4 +1,4 @@
-"""Printing: without terminal control characters, on streams that may be closed, full or of another encoding.
+"""Printing without terminal control characters, on streams that may be closed, full or of another encoding.
 
 `show` prints the results of a command on standard output. `note` prints remarks there, and `log` on standard error; if
 a remark cannot be written, the work continues.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,31 +16,31 @@ from typing import Any, TextIO, cast
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return text with control characters escaped, such as ``\x1b``.
+    r"""Return printable text: control characters are escaped, such as ``\x1b``.
 
     Args:
         text: Any text.
         keep: Characters that are not escaped, such as a line break.
     """
-    if text.isprintable():
+    if all(map(str.isprintable, re.split(f"[{re.escape(keep)}]", text) if keep else [text])):
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(text: object) -> None:
-    """Print a result on standard output; in a command, one that cannot be written decides the exit code."""
+    """Print a result on standard output; if it cannot be written, a command exits with an error."""
     with results():
         _print(sys.stdout, text)
 
 
 def note(text: object) -> None:
-    """Print on standard output what a command does, such as where it writes, if that can be written."""
-    _print(safe(sys.stdout), text)
+    """Print a remark on standard output, such as where a command writes; errors of writing are ignored."""
+    _print(safe_stream(sys.stdout), text)
 
 
 def log(text: object) -> None:
-    """Print progress, a remark or an error on standard error, if that can be written."""
-    _print(safe(sys.stderr), text)
+    """Log a text on standard error: progress, a remark or an error; errors of writing are ignored."""
+    _print(safe_stream(sys.stderr), text)
 
 
 def _print(stream: TextIO, text: object) -> None:
@@ -50,13 +51,13 @@ def _print(stream: TextIO, text: object) -> None:
 class SafeStream(io.TextIOBase):
     r"""A standard stream whose `write` and `flush` never raise.
 
-    A character that the encoding lacks is escaped (``\u96ea``). Text goes past the buffer of the stream: what stays
-    in one would fail once more when Python exits.
+    A character that the encoding lacks is escaped (``\u96ea``). Text is written without the stream's buffer, whose
+    content would raise again when Python exits.
 
     Args:
-        stream: The stream; None is one that is closed.
+        stream: The stream; None if it is closed.
     Attributes:
-        results: What is written now is a result, not a remark.
+        results: Whether the text that is written now is a result, not a remark.
         lost: Why a result could not be written, or None.
     """
 
@@ -66,12 +67,12 @@ class SafeStream(io.TextIOBase):
         self.lost: Exception | None = None
 
     def write(self, text: str) -> int:
-        """Write text as well as it can be."""
-        self._attempt(lambda: _write(_open(self.stream), text))
+        """Write text if possible."""
+        self._attempt(lambda: _write(_require_open(self.stream), text))
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what the stream itself has in its buffer."""
+        """Flush the stream's own buffer."""
         if self.stream is not None:
             self._attempt(self.stream.flush)
 
@@ -95,7 +96,7 @@ class SafeStream(io.TextIOBase):
 
     def fileno(self) -> int:
         """Return the descriptor of the stream."""
-        return _open(self.stream).fileno()
+        return _require_open(self.stream).fileno()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -106,17 +107,17 @@ class SafeStream(io.TextIOBase):
         return getattr(self.stream, name)
 
 
-def safe(stream: TextIO | None) -> TextIO:
+def safe_stream(stream: TextIO | None) -> TextIO:
     """Return a stream whose writes never raise."""
     return cast("TextIO", stream if isinstance(stream, SafeStream) else SafeStream(stream))
 
 
 @contextmanager
 def safe_output() -> Iterator[SafeStream]:
-    """Make printing inside the block never raise, in any code; yields standard output."""
+    """Replace standard output and error inside the block by safe streams, whose writes never raise; yield output."""
     before = sys.stdout, sys.stderr
     _occupy_descriptors()
-    sys.stdout, sys.stderr = safe(before[0]), safe(before[1])
+    sys.stdout, sys.stderr = safe_stream(before[0]), safe_stream(before[1])
     try:
         yield cast("SafeStream", sys.stdout)
     finally:
@@ -127,7 +128,7 @@ def safe_output() -> Iterator[SafeStream]:
 
 @contextmanager
 def results() -> Iterator[None]:
-    """Mark what the block prints on standard output as results, which must not be lost."""
+    """Mark what the block prints on standard output as results, whose loss is an error of the command."""
     stream = sys.stdout
     if not isinstance(stream, SafeStream):
         yield
@@ -141,15 +142,15 @@ def results() -> Iterator[None]:
 
 
 def _occupy_descriptors() -> None:
-    """Keep files from getting the descriptor of a standard stream that is closed: others would print into them."""
+    """Open null devices for closed standard streams; otherwise a file could get their descriptors and be written to."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
 
 
-def _open(stream: TextIO | None) -> TextIO:
+def _require_open(stream: TextIO | None) -> TextIO:
     if stream is None:
         raise ValueError("it is closed")
     return stream
@@ -158,7 +159,7 @@ def _open(stream: TextIO | None) -> TextIO:
 def _write(stream: TextIO, text: str) -> None:
     raw = getattr(stream.buffer, "raw", None) if type(stream) is io.TextIOWrapper else None
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    if raw is None:  # a notebook's, a test's, one that has no buffer
+    if raw is None:  # a stream without a buffer, such as a notebook's or a test's
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return
     stream.flush()
@@ -170,4 +171,4 @@ def _write(stream: TextIO, text: str) -> None:
         left = left[written:]
 
 
-__all__ = ["SafeStream", "log", "note", "printable", "results", "safe", "safe_output", "show"]
+__all__ = ["SafeStream", "log", "note", "printable", "results", "safe_output", "safe_stream", "show"]

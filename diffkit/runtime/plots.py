@@ -41,7 +41,7 @@ def panel(axes: Axes, title: str, ylabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def check(path: Path) -> None:
+def check_plot_path(path: Path) -> None:
     """Refuse a picture that cannot be written, before there is anything to draw.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Progress with an ETA on standard error: a bar on a terminal, by rich if installed; otherwise a line now and then.
+"""Progress with an ETA on standard error: a bar on a terminal, by rich if installed; otherwise a line every 10 s.
 
 A closed or full stream never stops the work.
 """
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from diffkit.runtime.output import printable, safe
+from diffkit.runtime.output import printable, safe_stream
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 REDRAWN, REPEATED = 0.5, 10.0
-"""Seconds between two states of a line: on a terminal, and in a file, where each is a line more."""
+"""Seconds between two states of the line: on a terminal, where it is redrawn, and in a file, where a line is added."""
 
 
 class Bar(Protocol):
-    """Shows progress."""
+    """Protocol of a progress bar."""
 
     def advance(self, done: int = 1) -> None:
         """Add to the finished amount."""
@@ -32,7 +32,7 @@ class Bar(Protocol):
 
 @contextmanager
 def progress(total: int, label: str, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show how much of ``total`` is done; yields a function that takes the further amount.
+    """Show a progress bar; yields a function that adds to the finished amount.
 
     Args:
         total: Units of work.
@@ -45,25 +45,25 @@ def progress(total: int, label: str, show: bool = True) -> Iterator[Callable[[in
 
 @contextmanager
 def bar(total: int, label: str, show: bool = True, *, done: int = 0) -> Iterator[Bar]:
-    """Show how much of ``total`` is done, ``done`` of it from before; yields a `Bar`."""
+    """Show a progress bar of ``total`` units of work, ``done`` of them finished before; yields a `Bar`."""
     if not show:
-        yield _Silent()
+        yield _SilentBar()
         return
-    out, label = safe(sys.stderr), printable(label)
-    rich = _rich(out)
+    out, label = safe_stream(sys.stderr), printable(label)
+    rich = _create_rich_progress(out)
     if rich is not None:
         with rich:
-            yield _Rich(rich, rich.add_task(label, total=total, completed=done, note=""))
+            yield _RichBar(rich, rich.add_task(label, total=total, completed=done, note=""))
         return
-    line = _Line(out, label, done, total)
+    line = _LineBar(out, label, done, total)
     try:
         yield line
     finally:
         line.close()
 
 
-def _rich(out: TextIO) -> Progress | None:
-    """Return rich's bars; None where rich is not installed, or where a bar cannot be drawn again and again."""
+def _create_rich_progress(out: TextIO) -> Progress | None:
+    """Return rich's progress bars; None if rich is not installed, or the stream cannot redraw a bar."""
     try:
         from rich.console import Console
         from rich.progress import (
@@ -82,12 +82,12 @@ def _rich(out: TextIO) -> Progress | None:
     label, words = (TextColumn(f"{{task.{text}}}", markup=False) for text in ("description", "fields[note]"))
     times = (TimeElapsedColumn(), "ETA", TimeRemainingColumn())
     columns = (label, BarColumn(), MofNCompleteColumn(), *times, words)
-    # A file must not lose its results to the bar, which takes what is printed meanwhile to the terminal.
-    return Progress(*columns, console=console, redirect_stdout=safe(sys.stdout).isatty())
+    # the bar prints meanwhile output to the terminal; output that goes to a file must stay there
+    return Progress(*columns, console=console, redirect_stdout=safe_stream(sys.stdout).isatty())
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words, such as "40 s", "3 min", "2 h 5 min", "3 days 4 h"."""
+    """Return a duration as text, such as "40 s", "3 min", "2 h 5 min", "3 days 4 h"."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -99,7 +99,7 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} days {hours % 24} h"
 
 
-class _Silent(Bar):
+class _SilentBar(Bar):
     def advance(self, done: int = 1) -> None:
         pass
 
@@ -107,7 +107,7 @@ class _Silent(Bar):
         pass
 
 
-class _Rich(Bar):
+class _RichBar(Bar):
     def __init__(self, progress: Progress, task: Any):
         self.progress, self.task = progress, task
 
@@ -118,8 +118,8 @@ class _Rich(Bar):
         self.progress.update(self.task, note=printable(text))
 
 
-class _Line(Bar):
-    """A line of text: rewritten on a terminal, else written again now and then, and at the end."""
+class _LineBar(Bar):
+    """A progress bar as a line of text: redrawn on a terminal, else printed every 10 s and at the end."""
 
     def __init__(self, out: TextIO, label: str, done: int, total: int):
         self.out, self.label, self.first, self.done, self.total = out, label, done, done, total
@@ -138,7 +138,7 @@ class _Line(Bar):
         self.text = printable(text)
 
     def close(self) -> None:
-        """Print the final progress on a line that stays."""
+        """Print the final progress, with a line break."""
         self._write("\n")
 
     def _write(self, end: str) -> None:

@@ -1,7 +1,7 @@
-"""Results that belong together: a folder that is written atomically, and files of one command.
+"""Publish results that belong together: a folder that is written atomically, or the files of one command.
 
-A command does not replace existing files, so after being killed between two of its files it could never run again.
-Therefore `together` stores a marker file next to the first of them until all are written, and `unfinished` finds it.
+A command does not replace existing files. So that it can run again after it was killed between two of its files,
+`together` writes a marker file next to the first of them until all are written, and `unfinished` looks for it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from diffkit.runtime.temporaries import replacement, sweep
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a new folder; its files go to ``out`` if the block succeeds, all at once if that is new or empty.
+    """Yield a temporary folder whose files are published in ``out`` if the block succeeds.
 
-    Where ``out`` holds something, files of the same names are replaced, one after the other.
+    If ``out`` is new or empty, this is atomic. Otherwise files of the same names are replaced, one after the other.
     """
     out = Path(os.path.realpath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def _can_be_replaced(folder: Path) -> bool:
-    """Whether another folder can take the place of this one, which a mounted one does not allow."""
+    """Whether another folder can replace this one, which is impossible for a mount point."""
     parent = folder.parent
     return os.access(parent, os.W_OK) and not folder.is_mount() and folder.stat().st_dev == parent.stat().st_dev
 
@@ -57,13 +57,13 @@ def _move_files(work: Path, out: Path) -> None:
 
 @contextmanager
 def together(paths: Sequence[Path]) -> Iterator[None]:
-    """Note which files and folders are being written, until all of them are."""
+    """Mark files and folders of a command as unfinished inside the block, by a marker file, until all are written."""
     if not paths:
         yield
         return
-    note = _note(paths)
+    note = _marker_path(paths)
     note.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(note, _text(paths))
+    write_atomically(note, _marker_content(paths))
     try:
         yield
     finally:
@@ -72,19 +72,19 @@ def together(paths: Sequence[Path]) -> Iterator[None]:
 
 
 def unfinished(paths: Sequence[Path]) -> bool:
-    """Return whether a command that was writing just these files was stopped, so that they may be replaced."""
+    """Return whether a command was stopped while it wrote exactly these files, so that they may be replaced."""
     try:
-        return bool(paths) and _note(paths).read_bytes() == _text(paths)
+        return bool(paths) and _marker_path(paths).read_bytes() == _marker_content(paths)
     except OSError:
         return False
 
 
-def _note(paths: Sequence[Path]) -> Path:
+def _marker_path(paths: Sequence[Path]) -> Path:
     return paths[0].with_name(f".{paths[0].name}.unfinished")
 
 
-def _text(paths: Sequence[Path]) -> bytes:
-    """Content of the marker file: the paths relative to the first of them, so that their folder may be moved."""
+def _marker_content(paths: Sequence[Path]) -> bytes:
+    """Return the content of the marker file: paths relative to the first, so that their folder may be moved."""
     names = [os.path.relpath(path.absolute(), paths[0].absolute().parent) for path in paths]
     return json.dumps(names).encode()
 

@@ -1,7 +1,7 @@
-"""Paths in the folder of a saved system and of a training run; no file is read here.
+"""Names of the files and folders of a saved system and of a training run; no file is read here.
 
 RUN/spec.json, RUN/model.safetensors   a system and its weights: a saved system has only these
-RUN/config.json, RUN/config.toml       how a run is trained, on what data; and the options of the command
+RUN/config.json, RUN/config.toml       options and data of a run; and the options of the command
 RUN/metrics.jsonl                      one line of numbers every few steps
 RUN/checkpoints/step_00001000/         everything that resumes the run exactly
 RUN/previews/step_00001000.png         samples during training
@@ -26,7 +26,7 @@ def is_run(folder: Path) -> bool:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the file of weights that a path means: a file, or that in the folder of a run or a saved system."""
+    """Return a path if it is that of a file, or the file of weights in the folder of a run or a saved system."""
     return path / WEIGHTS if path.is_dir() else path
 
 
@@ -36,5 +36,5 @@ def step_name(step: int) -> str:
 
 
 def step_of(path: Path) -> int:
-    """Return the step in such a name."""
+    """Return the step in the name of a checkpoint or preview."""
     return int(path.stem.removeprefix("step_"))

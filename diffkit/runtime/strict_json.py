@@ -1,8 +1,8 @@
 """JSON and TOML from files that may be damaged or hostile: plain data within bounds, or an error of one line.
 
-A file is read only if it is an ordinary one, of bounded size, and UTF-8. What it holds is at most `DEEPEST` levels
-deep, names nothing twice, and has no number that is not finite or longer than 64 bits, no half of a surrogate pair but
-those by which Python holds file names, and no name with a control character, so that a message may show any name.
+A file must be a regular file of bounded size in UTF-8. Its content must be at most `DEEPEST` levels deep, without
+repeated names, without numbers that are not finite or have more than 64 bits, without half of a surrogate pair (except
+those by which Python represents file names), and without names with control characters, so that messages can show them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ MOST_BYTES = 16 * 2**20  # a thousand times what any of these files holds
 DEEPEST = 32  # six levels are written
 _LONGEST_SHOWN = 80
 _KEYS = re.compile(r"[\n,=\[\]{}]")
-"""What stands between the dotted keys of TOML, and between all else with a dot."""
+"""Characters that end a dotted key of TOML."""
 _WORDS = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -44,7 +44,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def check_ordinary(path: Path) -> None:
-    """Raise ValueError if a path is that of a folder, a pipe or a device; OSError if there is nothing."""
+    """Raise ValueError if a path is not that of a regular file; OSError if it does not exist."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is a folder" if path.is_dir() else "it is a pipe or a device, not an ordinary file")
 
@@ -52,22 +52,24 @@ def check_ordinary(path: Path) -> None:
 def parse_json(content: bytes | str) -> Any:
     """Return parsed JSON, or raise ValueError with the problem in one line."""
     try:
-        found = json.loads(_text(content), object_pairs_hook=_object, parse_constant=_refuse_constant)
+        found = json.loads(
+            _decode(content), object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant
+        )
     except RecursionError:
         raise ValueError(f"it is more than {DEEPEST} levels deep") from None
-    return _checked(found)
+    return _check_parsed(found)
 
 
 def parse_toml(content: bytes | str) -> dict[str, Any]:
     """Return parsed TOML, or raise ValueError with the problem in one line."""
-    text = _text(content)
+    text = _decode(content)
     try:
         if any(key.count(".") > DEEPEST for key in _KEYS.split(text.replace(" ", "").replace("\t", ""))):
             raise RecursionError  # tomllib takes memory with the square of the depth
         found = tomllib.loads(text)
     except RecursionError:
         raise ValueError(f"it is more than {DEEPEST} levels deep") from None
-    _checked(found, infinite=True)  # an option refuses it by name
+    _check_parsed(found, infinite=True)  # the option with an infinite value raises an error that names it
     return found
 
 
@@ -80,7 +82,7 @@ def json_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     """
     found = parse_json(read_bytes(path, most))
     if not isinstance(found, dict):
-        raise ValueError(f"it holds {kind_of(found)}, not an object")
+        raise ValueError(f"it holds {json_type(found)}, not an object")
     return found
 
 
@@ -89,8 +91,8 @@ def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[s
 
     Args:
         path: The file.
-        error: What is raised: the file is not there, cannot be read, or holds something else.
-        remedy: How its message ends.
+        error: Class of the error if the file is missing, cannot be read, or has other content.
+        remedy: End of its message.
     """
     try:
         return json_object(path)
@@ -99,22 +101,22 @@ def read_json(path: Path, error: type[DiffkitError], remedy: str = "") -> dict[s
 
 
 def check_fields(table: Any, what: str, error: type[DiffkitError], /, **kinds: type | tuple[type, ...]) -> None:
-    """Raise an error unless a table has fields of these types.
+    """Raise an error unless parsed JSON is an object with fields of these types.
 
     Args:
-        table: What should be a table.
-        what: What the message calls it.
-        error: What is raised.
-        kinds: The type of each field, or several types; object is any. One that may be NoneType may be left out.
+        table: The parsed JSON.
+        what: Its name in the message.
+        error: Class of the error.
+        kinds: The type of each field, or several types; object is any. A field that may be NoneType may be missing.
     """
     if not isinstance(table, Mapping):
         raise error(f"{what} must be an object, got {shown(table)}")
     for name, kind in kinds.items():
-        among = kind if isinstance(kind, tuple) else (kind,)
-        if name not in table and type(None) not in among:
+        types = kind if isinstance(kind, tuple) else (kind,)
+        if name not in table and type(None) not in types:
             raise error(f"{what} lacks {name!r}")
-        if not _is_one(table.get(name), among):
-            words = " or ".join(_WORDS[each] for each in among if each in _WORDS)
+        if not _has_type(table.get(name), types):
+            words = " or ".join(_WORDS[each] for each in types if each in _WORDS)
             raise error(f"{name!r} of {what} must be {words}, got {shown(table[name])}")
 
 
@@ -124,30 +126,30 @@ def reason(error: Exception) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: in one line, short, without control characters."""
+    """Return a JSON value as text for a message: one short line without control characters."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def word(value: Any) -> str:
-    """Return a value that should be a word, such as a name or a version, without quotes if it is."""
+    """Return a JSON value as text for a message: a word, such as a name or a version, without quotes."""
     is_word = isinstance(value, str) and value.isprintable() and len(value) < _LONGEST_SHOWN
     return value if is_word else shown(value)
 
 
-def kind_of(value: Any) -> str:
+def json_type(value: Any) -> str:
     """Return the JSON type of a value."""
     return "null" if value is None else _WORDS.get(type(value), f"a {type(value).__name__}")
 
 
-def _is_one(value: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether a value is of one of some types; True is not an integer, and an integer is a number."""
+def _has_type(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value has one of some types; True is not an integer, and an integer is a number."""
     if isinstance(value, bool):
         return bool in kinds or object in kinds
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
 
 
-def _text(content: bytes | str) -> str:
+def _decode(content: bytes | str) -> str:
     if isinstance(content, str):
         return content
     try:
@@ -156,7 +158,7 @@ def _text(content: bytes | str) -> str:
         raise ValueError(f"it is not UTF-8 (byte {error.start} is {content[error.start]:#04x})") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
@@ -168,26 +170,23 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _checked(found: Any, *, infinite: bool = False) -> Any:
-    """Return parsed data after a look at all of it, one level at a time: it may be deeper than Python recurses."""
+def _check_parsed(found: Any, *, infinite: bool = False) -> Any:
+    """Return parsed data after checking all of it, level by level, as it may be too deep for recursion."""
     level = [found]
     for _ in range(DEEPEST + 1):
         for value in level:
-            _check(value, infinite)
-        level = [part for value in level for part in _parts(value)]
+            _check_value(value, infinite)
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, dict | list):
+                inside += value.values() if isinstance(value, dict) else value
+        level = inside
         if not level:
             return found
     raise ValueError(f"it is more than {DEEPEST} levels deep")
 
 
-def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
-
-
-def _check(value: Any, infinite: bool) -> None:
+def _check_value(value: Any, infinite: bool) -> None:
     if isinstance(value, dict):
         for name in value:
             _check_text(name)

@@ -1,9 +1,9 @@
-"""Files and folders that are still being written: their names, and the removal of leftovers of killed processes.
+"""Temporary files and folders, while they are written: their names, and the removal of those of killed processes.
 
-    .NAME.0123456789abcdef.tmp      what is to become NAME
+    .NAME.0123456789abcdef.tmp      will be renamed to NAME
 
-A process that writes one holds a lock on it, which the operating system drops when the process ends. A file
-without a lock may be removed by any process, also in a folder that several machines share.
+The process that writes one holds a lock on it, which the operating system releases when the process ends. Any process
+may remove one without a lock, even in a folder that several machines share.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from diffkit.runtime.locks import lock
 
 _NAME = re.compile(r"\.(.+)\.[0-9a-f]{8,32}\.tmp")
 _DAY = 24 * 3600.0
-"""Seconds that an untouched temporary file stays if the file system has no locks: its writer may still run."""
+"""Seconds after the last change before a temporary file is removed if the file system has no locks."""
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether the name of a file or folder is that of a temporary one."""
+    """Return whether a file or folder has the name of a temporary one."""
     return _NAME.fullmatch(path.name) is not None
 
 
 @contextmanager
 def replacement(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Yield a new file or folder that is to take the place of ``path``; it is removed at the end if it still exists.
+    """Yield a temporary file or folder that the block renames to ``path``; if it does not, it is removed.
 
     Args:
-        path: What it is to become. Leftovers of the same name are removed first.
-        folder: Make a folder.
+        path: The final path; temporary files for it from killed processes are removed first.
+        folder: Create a folder instead of a file.
     """
     sweep(path.parent, path.name)
-    temporary, handle = _made(path, folder)
+    temporary, handle = _create_temporary(path, folder)
     try:
         yield temporary
     finally:
@@ -54,8 +54,8 @@ def sweep(folder: Path, name: str | None = None) -> None:
     """Remove temporary files of killed processes in a folder; those of running processes stay.
 
     Args:
-        folder: The folder; it need not be there.
-        name: Only what was to become this; everything by default, which is for folders that hold nothing of others.
+        folder: The folder, which may be missing.
+        name: Remove only those that would have become this file; by default all, for folders that only diffkit uses.
     """
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
@@ -64,10 +64,10 @@ def sweep(folder: Path, name: str | None = None) -> None:
                 _remove_abandoned(path)
 
 
-def _made(path: Path, folder: bool) -> tuple[Path, int | None]:
-    """A new temporary file or folder, and the handle with the lock of its writer."""
+def _create_temporary(path: Path, folder: bool) -> tuple[Path, int | None]:
+    """Return a new temporary file or folder, and the handle with the lock of its writer."""
     while True:
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"  # mkstemp would hide the file from others
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"  # mkstemp's files only the owner can read
         if folder:
             temporary.mkdir()
         else:
@@ -78,13 +78,13 @@ def _made(path: Path, folder: bool) -> tuple[Path, int | None]:
             handle = os.open(temporary, (os.O_RDONLY if folder else os.O_RDWR) | os.O_NOFOLLOW)
             with contextlib.suppress(OSError):  # a file system without locks
                 lock(handle, wait=True)
-            if _is_there(temporary, handle):
+            if _is_same_file(temporary, handle):
                 return temporary, handle
             os.close(handle)
 
 
-def _is_there(path: Path, handle: int) -> bool:
-    """Whether a path still leads to an open file."""
+def _is_same_file(path: Path, handle: int) -> bool:
+    """Whether a path still is that of an open file."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(handle))
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _is_abandoned(handle: int) -> bool:
-    """Whether no process holds an open file; from then on this one does."""
+    """Lock an open file and return True; False if another process holds the lock."""
     try:
         return lock(handle)
     except OSError:  # a file system without locks
@@ -114,7 +114,7 @@ def _is_abandoned(handle: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder, if it is there and can be removed."""
+    """Remove a file, a link or a folder if it exists and can be removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return

@@ -156,6 +156,6 @@ def shows_options(kind: type, **defaults: Any) -> Callable[[F], F]:
 
 def _described(kind: type) -> str:
     """The entries of the docstrings of a record and of those that it extends."""
-    records = (record for record, names in _OPTIONS.items() if names <= _OPTIONS[kind])
-    listed = (inspect.cleandoc(record.__doc__ or "").partition("Attributes:\n")[2] for record in records)
-    return "".join(f"{dedent(entries)}\n" for entries in listed)
+    records = [record for record, names in _OPTIONS.items() if names <= _OPTIONS[kind]]
+    listed = [inspect.cleandoc(record.__doc__ or "").partition("Attributes:\n")[2] for record in records]
+    return "".join([f"{dedent(entries)}\n" for entries in listed])

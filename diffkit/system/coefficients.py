@@ -25,7 +25,7 @@ LEVEL = ("alpha", "sigma", "log_snr", "c_skip", "c_out", "c_in", "time")
 _SAME_PATH = 1e-6
 """Tolerance for total_std and times on one path: rounding differences between two formulas."""
 BARE = "bare"
-"""Column that marks a block of levels where no step starts, so that they have no variance."""
+"""Column that marks a block without columns of variance or guidance: nodes within a step."""
 TRANSITION = ("coef_x_start", "coef_x_t", "log_variance", "kl_weight", "first")
 
 
@@ -88,7 +88,7 @@ class CoefficientTable:
     def _find_owners(self) -> dict[str, list[tuple[str, str]] | None]:
         """Owner and name of the columns after those of `LEVEL`, block by block; None for a block marked `BARE`.
 
-        Computed once, as a compiled graph that read a block would be specialized to its values.
+        Computed once: a graph in which torch.compile traced this would be specialized to the values of the columns.
         """
 
         def of(block: NamedColumns) -> list[tuple[str, str]] | None:
@@ -164,14 +164,13 @@ def scalings(mean: MeanParameterization, table: ProcessTable, rows: np.ndarray |
     t = np.maximum(levels, 1)
     with np.errstate(all="ignore"):
         found = mean.scalings(table.at(t), table.at(t - 1))
-    return Scalings(*(np.where(levels > 0, c, row0) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+    return Scalings(*[np.where(levels > 0, c, row0) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)])
 
 
 def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
     """Return the mean parameterization's coefficients at levels 0..T of a table in use, float64 (T+1,).
 
-    The parameterization is defined on the training table, so the table's rows must be rows of it, or lie on a path
-    that is defined between its levels.
+    Every level must be a training level, or schedule and mean must be defined at any log_snr.
 
     Raises:
         OptionError: They are neither.
@@ -188,7 +187,7 @@ def scalings_in_use(parts: Composition, table: ProcessTable) -> Scalings:
     _check_on_path(parts, path, table)
     with np.errstate(all="ignore"):
         found = parts.mean.scalings(table.at(slice(1, None)), None)
-    return Scalings(*(np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)))
+    return Scalings(*[np.concatenate([[row0], c]) for row0, c in zip((1.0, 0.0, 1.0), found, strict=True)])
 
 
 def training_rows(table: ProcessTable, training: ProcessTable) -> np.ndarray | None:
@@ -308,7 +307,7 @@ def transition_coefficients(table: ProcessTable) -> dict[str, F64]:
 
 
 def target_coefficients(level: NamedColumns) -> dict[str, F64]:
-    """Block of p, q of the training target ``p x_start + q eps``, in float64, as it divides by c_out."""
+    """Columns p, q of the network's target ``p x_start + q eps``; in float64 because of the division by c_out."""
     c_skip, c_out = level["c_skip"][1:], level["c_out"][1:]
     p = (1 - c_skip * level["alpha"][1:]) / c_out
     q = -c_skip * level["sigma"][1:] / c_out

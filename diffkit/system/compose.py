@@ -190,7 +190,8 @@ def recompose(system: System, **changes: Any) -> System:
 
     The network is the same one, with its weights, unless ``backbone`` is among the changes: training either system
     trains both, and ``device`` moves both. A network that learned to predict one thing has to learn another ``mean``.
-    Data of another size is taken by the same network too, if it can: the U-Net, where its levels can halve the sides.
+    With another ``data_shape`` the network is reused if it can process that size; the U-Net can if its resolution
+    levels can halve the new sides.
 
     Args:
         system: Any system; its parts are not changed.
@@ -251,7 +252,7 @@ def _check_same(before: System, changed: System, network: nn.Module) -> None:
 
 
 def _check_size(network: nn.Module, changed: System) -> None:
-    """Refuse data of another shape where the weights would fit, but not the network: it keeps the layout of its own."""
+    """Raise `OptionError` if the weights fit the new shape, but the network stores the layout of the old one."""
     data_shape = changed.data_shape
     shape, wanted = _shape_of_answer(network, data_shape), (changed.parts.out_channels, *data_shape[1:])
     if shape is not None and shape != wanted:

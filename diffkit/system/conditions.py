@@ -38,7 +38,7 @@ def conditions_for(
 
     An integer, and a tensor, array or list with one row, is used for all examples. Arrays and lists of numbers become
     tensors; a list of anything else, such as texts or tensors of several lengths, has an entry for each example.
-    Mappings are read entry by entry. So are lists and tuples of tensors with a row for each example, which become
+    Mappings are converted entry by entry; so are lists and tuples of tensors with a row per example, which become
     tuples.
 
     Args:
@@ -218,9 +218,8 @@ def _read_structures(name: str, entries: list[Any], is_tuple: bool, n: int, prob
         return tuple(_read(f"{name}[{i}]", entry, n, problems) for i, entry in enumerate(entries))
     if len(entries) == n and all_rows:
         problems.append(
-            f"{name} is a list of {n} with {n} rows each, which may be one for each of {n} examples, or {n} conditions "
-            "with a row for each example; for the first, stack them into one tensor (shorter ones padded, with a "
-            "mask); for the second, make it a tuple"
+            f"{name} is ambiguous: a list of {n} tensors with {n} rows each; for one tensor per example, stack them "
+            f"(shorter ones padded, with a mask); for {n} conditions with a row per example, make it a tuple"
         )
     elif len(entries) == n or (len(entries) == 1 and not fitting):
         return [_entry(entry) for entry in (entries * n if len(entries) == 1 else entries)]

@@ -42,7 +42,7 @@ def call_network(
         x: Noisy data, (B, C, *S).
         level: The level of x.
         precision: The network's dtype, from `precision_of`; x and floating-point conditions are cast to it, and time
-            to the longer of it and float32. None casts nothing.
+            to ``torch.promote_types(precision, float32)``. None casts nothing.
     Returns:
         Mean channels (B, C, *S) and raw variance channels (B, C*extra_outputs, *S) (None if there are none), of x's
         dtype.
@@ -62,7 +62,7 @@ def call_network(
     out, extra = model(scaled, time, **conditions), var.extra_outputs
     if not isinstance(out, Tensor):
         raise OptionError(not_a_tensor(out))
-    if out.dtype != x.dtype:  # checked first, as a call of `to` without effect takes half as long as an operation
+    if out.dtype != x.dtype:  # a call of `to` without effect takes half as long as an operation
         out = out.to(x.dtype)
     shape = (batch, channels * (1 + extra), *sides)
     if out.shape != shape:
@@ -109,8 +109,7 @@ class Denoiser:
         transform: Applied to the estimate of x_start before clipping (improved-diffusion's denoised_fn).
         clip: Clip the estimate of x_start to [-1, 1].
         guidance: Guidance, nearest to the network first.
-        acting: Whether each guidance is active; the own conditions of inactive ones are not passed to the network
-            either.
+        acting: Whether each guidance is active; its own conditions are withheld from the network in either case.
     """
 
     model: Model

@@ -125,7 +125,7 @@ def training_loss(
 
 
 def count_first(level: Tensor) -> int:
-    """Upper bound on the rows at level 1: their number, rounded up to a power of two, on the host; else the batch size.
+    """Upper bound on the rows at level 1: on the CPU their number, rounded up to a power of two; else the batch size.
 
     The rounding limits the number of compiled variants.
     """

@@ -325,7 +325,7 @@ class System(nn.Module):
 
     @shows_options(JobOptions)
     def prepare(self, n: int, **options: Unpack[JobOptions]) -> SamplingJob:
-        """Resolve and validate the arguments of `sample` without computing anything. For tasks.
+        """Resolve and validate the arguments of `sample` without running the network; tasks use it too.
 
         Args:
             n: Number of examples.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,7 @@ def _structure(network: nn.Module) -> tuple[dict[str, type], dict[str, tuple[int
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from network.named_parameters(remove_duplicate=False)
-    yield from network.named_buffers(remove_duplicate=False)
+    return chain(network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False))
 
 
 def written(what: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def written(what: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SpecError: JSON cannot hold one of them.
     """
-    for name, value in options.items():
+    for name, value in () if fits_json(options) else options.items():
         if not fits_json(value):
             raise SpecError(
                 f"{what} cannot be saved: JSON cannot hold {name}={value!r}; give plain numbers, words or lists"

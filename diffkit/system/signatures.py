@@ -15,29 +15,11 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError, did_you_mean
+from diffkit.registry.aliases import SAMPLING_ALIASES
 from diffkit.system.call_options import OPTIONS
 
 _TYPO_TARGETS = OPTIONS - {"grad", "level", "model", "noise", "table"}
 """Options for which typos are detected; the others resemble likely names of conditions, such as mode."""
-
-_ALIASES = {
-    "callback": "System.trajectory, which yields every step",
-    "callback_on_step_end": "System.trajectory, which yields every step",
-    "classifier_free_guidance": "guidance=diffkit.guidance.ClassifierFree(scale)",
-    "clip_denoised": "clip=",
-    "cond_fn": "guidance=diffkit.guidance.GradientGuidance(log_prob)",
-    "cond_scale": "guidance=diffkit.guidance.ClassifierFree(scale)",
-    "denoised_fn": "x_transform=",
-    "eta": "sampler=('ddim', {'eta': 0.5})",
-    "generator": "seed=",
-    "guidance_scale": "guidance=diffkit.guidance.ClassifierFree(scale)",
-    "model_kwargs": "keywords of their own, such as y=labels",
-    "num_inference_steps": "steps=",
-    "num_sampling_steps": "steps=",
-    "num_steps": "steps=",
-    "timestep_respacing": "steps=",
-}
-"""Name of a sampling option in other libraries -> its name here."""
 
 _TIMES = ("t", "time", "timestep", "timesteps", "sigma", "noise_level", "noise_labels")
 """Names that networks use for their time argument."""
@@ -134,8 +116,8 @@ def name_problems(model: Callable[..., Any], names: Iterable[str], own: frozense
     for name in unsure:
         if name in taken.names:
             continue
-        if name in _ALIASES and not (taken.anything and name not in OPTIONS):
-            yield f"{name!r} is not a condition of {label}, nor an option here; it is {_ALIASES[name]}"
+        if name in SAMPLING_ALIASES and not (taken.anything and name not in OPTIONS):
+            yield f"{name!r} is not a condition of {label}, nor an option here; it is {SAMPLING_ALIASES[name]}"
         elif name in OPTIONS:
             yield f"{name!r} is an option of other calls, not of this one, nor a condition of {label}; leave it out"
         elif taken.anything:

@@ -13,7 +13,7 @@ from diffkit.system.module import System
 
 
 def images_for(system: System, name: str, image: Tensor, n: int | None = None) -> Tensor:
-    """Return (n, C, *S) in float from one image, (C, *S), for all examples, or one for each, (n, C, *S).
+    """Return the images of a task, (n, C, *S) in float, from one for all examples, (C, *S), or one for each.
 
     Args:
         system: The system.
@@ -21,30 +21,30 @@ def images_for(system: System, name: str, image: Tensor, n: int | None = None) -
         image: The image or images.
         n: How many examples; by default as many as there are images.
     Raises:
-        OptionError: The shape or the number of images is another.
+        OptionError: The shape or the number of images is wrong.
     """
-    image, count = _shaped(system, name, image, n)
+    image, count = _check_image_shape(system, name, image, n)
     return checked_data(image, system.data_shape, system.decoder).expand(count, *system.data_shape)
 
 
 def image_and_mask(system: System, image: Tensor, known: Tensor, n: int | None) -> tuple[Tensor, Tensor]:
-    """Return images with 0 where they are not known, and the mask of what is, each (n, C, *S).
+    """Return images with 0 in their unknown part, and the mask of the known part, each (n, C, *S).
 
     Args:
         system: The system.
-        image: As `images_for` takes it; where it is not known, it may hold anything, also NaN.
-        known: The mask, as `mask_for` takes it.
-        n: How many examples; by default as many as there are images.
+        image: As in `images_for`; its unknown part may have any values, even NaN.
+        known: The mask, as in `mask_for`.
+        n: Number of examples; by default as many as there are images.
     Raises:
-        OptionError: As of `images_for` and `mask_for`.
+        OptionError: As in `images_for` and `mask_for`.
     """
-    image, count = _shaped(system, "image", image, n)
+    image, count = _check_image_shape(system, "image", image, n)
     mask = mask_for(system, known, count)
     return checked_data(torch.where(mask, image, 0), system.data_shape, system.decoder), mask
 
 
-def _shaped(system: System, name: str, image: Tensor, n: int | None) -> tuple[Tensor, int]:
-    """One image, (1, C, *S), or one for each example, (n, C, *S), where the system is; and n."""
+def _check_image_shape(system: System, name: str, image: Tensor, n: int | None) -> tuple[Tensor, int]:
+    """Return one image, (1, C, *S), or one for each example, (n, C, *S), on the system's device; and n."""
     shape = system.data_shape
     image = as_tensor(name, image)
     if image.ndim == len(shape):
@@ -64,7 +64,7 @@ def mask_for(system: System, mask: Tensor, n: int) -> Tensor:
     """Return a mask as bool (n, C, *S); the axes of examples and channels may be missing.
 
     Raises:
-        OptionError: Its shape does not fit, or it holds anything but 0 and 1.
+        OptionError: The shape is wrong, or a value is neither 0 nor 1.
     """
     shape = (n, *system.data_shape)
     spatial = shape[2:]

@@ -28,7 +28,7 @@ def image_to_image(
     progress: bool = True,
     **options: Unpack[JobOptions],
 ) -> Tensor:
-    """Return variations of an image, (n, C, *S): ``x_k = alpha x + sigma noise``, and sampling from level k.
+    """Return variations of an image, (n, C, *S), by sampling from level k, from ``x_k = alpha x + sigma noise``.
 
     Level k is visited, and those of ``steps`` below it. A level that is nearer to k than half of the step below it is
     left out, as the step between them would change almost nothing.
@@ -38,7 +38,7 @@ def image_to_image(
         image: (C, *S) for all, or (n, C, *S), in [-1, 1].
         strength: k as a share of T, from above 0 (the image unchanged) to 1 (pure noise); give this or ``level``.
         level: k itself, 1..T of the training table.
-        n: How many examples; as many as there are images by default.
+        n: Number of examples; by default as many as there are images.
         batch_size, progress: As in `System.sample`.
         options: Those of `diffkit.system.call_options.JobOptions`.
         conditions: As in `System.sample`.
@@ -51,9 +51,9 @@ def image_to_image(
         level = max(round(share * system.num_steps), 1)
     top = check_integer("level", level, ge=1, le=system.num_steps)
     steps = (system.settings.sampling or {}).get("steps") if "steps" not in options else options["steps"]
-    kept = _well_below(top, levels(system.num_steps, steps, system.table))
+    lower_levels = _levels_below(top, levels(system.num_steps, steps, system.table))
     image = images_for(system, "image", image, n)
-    options["steps"] = [*kept, top]
+    options["steps"] = [*lower_levels, top]
     job = system.prepare(len(image), **options)
     program, batches, out = job.program(), job.batches(batch_size), []
     alpha, sigma = float(job.table.alpha[-1]), float(job.table.sigma[-1])
@@ -65,9 +65,9 @@ def image_to_image(
     return torch.cat(out)
 
 
-def _well_below(top: int, found: Sequence[int]) -> list[int]:
-    """Ascending levels below ``top``, without the last if it is too near to ``top``."""
-    kept = [k for k in found if k < top]
-    if len(kept) > 1 and 2 * (top - kept[-1]) < kept[-1] - kept[-2]:
-        kept.pop()
-    return kept
+def _levels_below(top: int, found: Sequence[int]) -> list[int]:
+    """Return the levels below ``top``, ascending, without the last if it is too near to ``top``."""
+    lower_levels = [k for k in found if k < top]
+    if len(lower_levels) > 1 and 2 * (top - lower_levels[-1]) < lower_levels[-1] - lower_levels[-2]:
+        lower_levels.pop()
+    return lower_levels

@@ -36,19 +36,19 @@ def inpaint(
     progress: bool = True,
     **options: Unpack[JobOptions],
 ) -> Tensor:
-    """Return images that agree with ``image`` where it is known, (n, C, *S).
+    """Inpaint an image: return images that agree with its known part, (n, C, *S).
 
-    After each step the known part is replaced by the image with fresh noise of that level. The generated part
-    is adapted to the known part in the next step only, so (RePaint) sampling goes ``jump`` levels back up by adding
-    noise and comes down again, ``resample`` times in all, wherever the level is a multiple of ``jump``. Each descent
-    after a jump is planned anew from its top. The paper has 250 steps of the ancestral sampler.
+    After each step the known part is replaced by the image with fresh noise of that level. The generated part adapts to
+    it only in the next step. So (RePaint) at each multiple of ``jump`` sampling goes ``jump`` levels back up by adding
+    noise and comes down again, until each stretch was sampled ``resample`` times. The sampler plans each descent after
+    a jump anew. The paper has 250 steps of the ancestral sampler.
 
     Args:
         system: The system; it needs no training for this.
         image: (C, *S) for all, or (n, C, *S), in [-1, 1]; values of its unknown part have no effect, and may be NaN.
         known: The mask: 1 or True where the image is known; (*S), (C, *S), (n, 1, *S) or (n, C, *S).
-        n: How many examples; as many as there are images by default.
-        resample: How often each stretch is sampled; 1 only replaces. 10 is the paper's.
+        n: Number of examples; by default as many as there are images.
+        resample: Number of times that each stretch is sampled; 1 does not go back. 10 is the paper's.
         jump: Length of a stretch, in levels of the table in use; 10 is the paper's.
         batch_size, progress: As in `System.sample`.
         options: Those of `diffkit.system.call_options.JobOptions`.
@@ -63,9 +63,9 @@ def inpaint(
     job = system.prepare(len(image), **options)
     if route_of(job.parts.sampler, job.table) is not None:
         label = job.parts.label("sampler")
-        raise OptionError(f"{label} orders the levels in its own way, and inpainting in another; use another sampler")
-    moves = walk(job.table.num_steps, resample, jump)
-    runs = runs_of(moves)
+        raise OptionError(f"{label} has an order of levels of its own, which inpainting changes; use another sampler")
+    moves = repaint_moves(job.table.num_steps, resample, jump)
+    runs = find_descents(moves)
     program, first_step = job.restarting_program(runs), _first_steps(runs)
     batches = job.batches(batch_size)
     total = len(batches) * sum(goes_to < comes_from for comes_from, goes_to in moves)
@@ -73,13 +73,13 @@ def inpaint(
     with job.running(f"inpainting {job.n}", total, progress) as advance:
         for rows in batches:
             part = slice(rows.start, rows.stop)
-            painting = _Painting(job, program, rows, image[part], mask[part])
+            painting = _InpaintingBatch(job, program, rows, image[part], mask[part])
             out.append(painting.follow(moves, first_step, advance))
     return torch.cat(out)
 
 
-def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
-    """Return RePaint's moves over levels num_steps..0.
+def repaint_moves(num_steps: int, resample: int, jump: int) -> list[Move]:
+    """Return RePaint's moves for inpainting, over levels num_steps..0.
 
     Raises:
         OptionError: There are too few levels for a single jump.
@@ -107,8 +107,8 @@ def walk(num_steps: int, resample: int, jump: int) -> list[Move]:
     return moves
 
 
-def runs_of(moves: list[Move]) -> dict[int, int]:
-    """Return the descents among moves: each level where one starts -> the lowest level that one from there reaches."""
+def find_descents(moves: list[Move]) -> dict[int, int]:
+    """Return the descents among RePaint's moves: for each level where one starts, the lowest level that it reaches."""
     runs: dict[int, int] = {}
     top = moves[0][0]
     for comes_from, goes_to in moves:
@@ -120,13 +120,13 @@ def runs_of(moves: list[Move]) -> dict[int, int]:
 
 
 def _first_steps(runs: Mapping[int, int]) -> dict[int, int]:
-    """Index of the first step of each run among the steps of all runs."""
+    """Return the index of the first step of each descent among the steps of all descents."""
     lengths = [top - bottom for top, bottom in runs.items()]
     return dict(zip(runs, itertools.accumulate(lengths, initial=0), strict=False))
 
 
-class _Painting:
-    """One batch while it is sampled."""
+class _InpaintingBatch:
+    """One batch of inpainting while it is sampled."""
 
     def __init__(self, job: SamplingJob, program: Program, rows: range, image: Tensor, mask: Tensor):
         self.table, self.program = job.table, program
@@ -136,7 +136,7 @@ class _Painting:
         self.step_fn = job.step_fn(program, job.denoiser(rows), self.x)
 
     def follow(self, moves: list[Move], first_step: Mapping[int, int], advance: Callable[[int], None]) -> Tensor:
-        """Make the moves down to level 0; ``first_step`` gives the program index of each descent's first step."""
+        """Make RePaint's moves down to level 0; ``first_step`` has the program index of each descent's first step."""
         program = self.program
         x: Tensor = self.x
         steps = program.rows(x, self.noise_fn)
@@ -149,13 +149,13 @@ class _Painting:
             noise = program.noise(self.noise_fn)
             denoiser = self.denoisers[i] if isinstance(self.denoisers, list) else self.denoisers
             x, state, _ = self.step_fn(program, denoiser, x, state, steps[i], noise, program.is_last(i))
-            x = torch.where(self.mask, self._known(goes_to), x)
+            x = torch.where(self.mask, self._noisy_known_part(goes_to), x)
             i += 1
             advance(1)
         return x
 
-    def _known(self, level: int) -> Tensor:
-        """The known image noised to a level."""
+    def _noisy_known_part(self, level: int) -> Tensor:
+        """Return the known image with noise of a level."""
         if not level:
             return self.image
         alpha, sigma = float(self.table.alpha[level]), float(self.table.sigma[level])

@@ -28,7 +28,7 @@ def interpolate(
     progress: bool = True,
     **options: Unpack[EncodeOptions],
 ) -> Tensor:
-    """Return images between two, (K, C, *S): both are inverted, and sampling starts between their noises.
+    """Interpolate two images, (K, C, *S): both are inverted, and sampling starts between their noises.
 
     Args:
         system: The system.
@@ -50,9 +50,9 @@ def interpolate(
 
 
 def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """Return the point at ``weight`` of the way on the great circle from start to end, of any shape.
+    """Interpolate spherically: return the point at share ``weight`` of the great circle from start to end.
 
-    Norms are interpolated with it; vectors (nearly) on one line are interpolated straight.
+    Norms are interpolated too; (nearly) parallel vectors are interpolated linearly.
     Source: Shoemake 1985, Animating rotation with quaternion curves.
     """
     cosine = (start * end).sum() / (start.norm() * end.norm()).clamp_min(torch.finfo(start.dtype).tiny)

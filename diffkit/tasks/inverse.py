@@ -16,7 +16,7 @@ from diffkit.registry.resolve import Slot, resolve, resolve_several
 from diffkit.system.call_options import SampleOptions, shows_options
 from diffkit.system.conditions import as_tensor
 from diffkit.system.module import System
-from diffkit.tasks._operators import try_operator
+from diffkit.tasks._operators import check_operator
 
 _POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
@@ -30,7 +30,7 @@ def solve(
     n: int | None = None,
     **options: Unpack[SampleOptions],
 ) -> Tensor:
-    """Return draws of data given ``measurement = A x_start + noise``, (n, C, *S).
+    """Solve an inverse problem: return draws of data given ``measurement = A x_start + noise``, (n, C, *S).
 
     The default sampler is "ancestral" for DPS, as it was published, and "ddim" for the others. Further guidance, such
     as classifier-free, is applied before the method.
@@ -47,15 +47,16 @@ def solve(
         options: Those of `diffkit.system.call_options.SampleOptions`.
         conditions: As in `System.sample`.
     Raises:
-        OptionError: The measurement does not have the shape of the operator's output; or the operator, which is first
-            checked on random data, is not linear where it has to be, has no gradient, returns another number of rows,
-            or holds a tensor with all examples while ``batch_size`` splits them.
+        OptionError: The measurement does not have the shape of the operator's output; or the operator, which is checked
+            on random data first, is not linear although the method needs it, has no gradient, returns another number
+            of rows, or has a tensor with all examples although ``batch_size`` splits them.
     """
     if isinstance(method, str | tuple | list | Mapping):
         method, _ = resolve("guidance", method)
     if not isinstance(method, Measured):
         raise OptionError("must be MMPS, PiGDM, DiffPIR or DPS of diffkit.guidance", option="method", value=method)
-    measurement = _measurements(system, as_tensor("measurement", measurement), method, n, options.get("batch_size"))
+    batch_size = options.get("batch_size")
+    measurement = _check_measurements(system, as_tensor("measurement", measurement), method, n, batch_size)
     given = {"measurement": measurement}
     before = [part for part, _ in resolve_several("guidance", options.get("guidance"))]
     sampler = method.sampler if options.get("sampler") is None else options.get("sampler")
@@ -64,7 +65,7 @@ def solve(
 
 
 def masked(known: Tensor) -> Operator:
-    """Return the operator of inpainting: known values unchanged, the others 0.
+    """Return the operator of inpainting as an inverse problem: known values are unchanged, the others 0.
 
     Args:
         known: 1 or True where a value is measured; broadcasts against (B, C, *S).
@@ -75,7 +76,7 @@ def masked(known: Tensor) -> Operator:
 
 
 def average_pool(factor: int) -> Operator:
-    """Return the operator of super-resolution: the mean over blocks of ``factor`` pixels to each side.
+    """Return the operator of super-resolution as an inverse problem: means over blocks of ``factor`` pixels a side.
 
     Args:
         factor: >= 2; divides every side.
@@ -91,10 +92,10 @@ def average_pool(factor: int) -> Operator:
     return operator
 
 
-def _measurements(
+def _check_measurements(
     system: System, measurement: Tensor, method: Measured, n: int | None, batch_size: int | None
 ) -> Tensor:
-    """Measurements of each example, (n, *M); raises if they or the operator are wrong."""
+    """Return the measurement of each example, (n, *M), after checking them and the operator."""
     if measurement.is_complex():
         raise OptionError(
             f"measurement must be real, got {measurement.dtype}; pass torch.view_as_real of it, and let the operator "
@@ -105,13 +106,13 @@ def _measurements(
     given = None if n is None else check_integer("n", n, ge=1)
     size = None if batch_size is None else check_integer("batch_size", batch_size, ge=1)
     counts = [given] if given is not None else [*measurement.shape[:1], 1]
-    shape = tuple(try_operator(method, system.data_shape, system.device, counts, size).shape[1:])
+    shape = tuple(check_operator(method, system.data_shape, system.device, counts, size).shape[1:])
     if measurement.ndim == len(shape):
         measurement = measurement[None]
     count = len(measurement) if given is None else given
     if measurement.shape[1:] != shape or len(measurement) not in (1, count):
         raise OptionError(
-            f"measurement must have shape {shape}, as the operator gives, or {(count, *shape)}, "
+            f"measurement must have shape {shape}, as the operator's output, or {(count, *shape)}, "
             f"got {tuple(measurement.shape)}"
         )
     return measurement.to(system.device).expand(count, *shape)

@@ -15,10 +15,10 @@ from diffkit.system.module import System
 
 @shows_options(SampleOptions)
 def super_resolve(system: System, low_res: Tensor, *, each: int = 1, **options: Unpack[SampleOptions]) -> Tensor:
-    """Return large images for small ones, (B * each, C, *S); the variants of an image are consecutive.
+    """Return large images for low-resolution ones, (B * each, C, *S); the variants of an image are consecutive.
 
-    The network receives them as the condition ``low_res``, as the backbone `unet` with ``low_res_channels``
-    reads it. Any other system can upsample by `solve`, slower and without training.
+    The network receives them as the condition ``low_res``, which the backbone `unet` with ``low_res_channels`` reads.
+    Any other system can upsample by `solve`, without training, but slower.
 
     Args:
         system: The system.
@@ -34,13 +34,13 @@ def super_resolve(system: System, low_res: Tensor, *, each: int = 1, **options: 
     low_res = as_tensor("low_res", low_res)
     if low_res.ndim == axes:
         low_res = low_res[None]
-    _check(system, low_res, axes)
+    _check_low_res(system, low_res, axes)
     low_res = low_res.to(system.device).repeat_interleave(each, dim=0)
     given: dict[str, Any] = {"low_res": low_res}
     return system.sample(len(low_res), **options, **given)
 
 
-def _check(system: System, low_res: Tensor, axes: int) -> None:
+def _check_low_res(system: System, low_res: Tensor, axes: int) -> None:
     if low_res.ndim != axes + 1 or not low_res.is_floating_point():
         raise OptionError(
             f"low_res must be floating point of shape (B, c, {'*' * (axes > 1)}s), got {low_res.dtype} of shape "

@@ -11,27 +11,27 @@ from attrs import frozen
 from torch import Tensor, nn
 
 import diffkit
-from diffkit.data.base import MapData, Stacked
+from diffkit.data.base import BatchedData, MapData
 from diffkit.errors import CompositionError, DiffkitError, OptionError
 from diffkit.protocols import Backbone, ConditionalBackbone
-from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
-from diffkit.testing._close import mapped, require, require_close, require_same
-from diffkit.testing._conditions import Conditions, NoAnswerError, conditions_of, null_conditions_of
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, record_where
+from diffkit.testing._close import map_tree, require, require_close, require_same
+from diffkit.testing._conditions import Conditions, NoAnswerError, find_conditions, null_conditions_of
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._parts import DATA_SHAPES
-from diffkit.testing._paths import VP, compose
+from diffkit.testing._paths import VP, compose_on_path
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine
-from diffkit.training.preflight import check as check_training
+from diffkit.training.preflight import check_training as check_training
 from diffkit.training.trainer import Trainer
 
-_TRIED = ((2,), (1, 12), (3, 16, 16), (4, 12, 10), (2, 4, 8, 8))
+_SHAPES_TRIED = ((2,), (1, 12), (3, 16, 16), (4, 12, 10), (2, 4, 8, 8))
 """Shapes that each get a network of their own: one to three axes, square and not, one channel and four."""
 
 
 @frozen(eq=False)
-class Net:
-    """A built network whose weights are all random, none zero, and the conditions to call it with.
+class RandomizedNetwork:
+    """Checks of backbones: a built network whose weights are all random and not zero, and conditions to call it with.
 
     Attributes:
         network: The network, in evaluation mode.
@@ -47,7 +47,7 @@ class Net:
 
     @property
     def where(self) -> Where:
-        """The shape of the data, for a finding."""
+        """Return the shape of the data, as the place named in a result."""
         return Where(detail=f"data {self.data_shape}, {self.out_channels} output channels")
 
     def inputs(self, batch: int = 3) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -63,30 +63,32 @@ class Net:
         return out
 
 
-def _net(backbone: Backbone) -> Net:
-    """Build it for the first shape of data that it takes; a law is skipped if the network cannot be called."""
+def _build_or_skip(backbone: Backbone) -> RandomizedNetwork:
+    """Build a backbone for the first shape of data that it takes; skip the law if the network cannot be called."""
     try:
         return _build(backbone)
     except NoAnswerError as error:
         raise NotApplicableError("it does not answer; see conditions_are_known") from error
 
 
-def _build(backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_channels: int | None = None) -> Net:
-    """Build it for the first shape of data that it takes, or for the given one."""
+def _build(
+    backbone: Backbone, data_shape: tuple[int, ...] | None = None, out_channels: int | None = None
+) -> RandomizedNetwork:
+    """Build a backbone for the first shape of data that it takes, or for the given one."""
     for shape in DATA_SHAPES if data_shape is None else (data_shape,):
         channels = shape[0] if out_channels is None else out_channels
-        visiting(Where(detail=f"data {shape}"))
+        record_where(Where(detail=f"data {shape}"))
         try:
             network = backbone.build(shape, channels)
         except OptionError:
             continue
         _randomize(network)
-        return Net(network.eval(), shape, channels, conditions_of(backbone, network, shape))
+        return RandomizedNetwork(network.eval(), shape, channels, find_conditions(backbone, network, shape))
     raise LawError("a shape of data that it takes", f"OptionError for each of {DATA_SHAPES}")
 
 
 def _randomize(network: nn.Module) -> None:
-    """Move every weight off its initial value: many networks start as exactly zero, which would hide faults."""
+    """Replace every weight of a network: many networks start as exactly zero, which would hide faults."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -95,7 +97,7 @@ def _randomize(network: nn.Module) -> None:
 
 @check("backbone")
 def conditions_are_known(backbone: Backbone) -> None:
-    """It answers x and time, with labels y, an image low_res, what null_conditions() names, or what the kit is given.
+    """The network answers x and time, with labels y, low_res, what null_conditions() names, or the kit's conditions.
 
     Without an answer the other laws are skipped.
     Usually: a condition that the kit cannot generate, or an error inside the network.
@@ -105,12 +107,12 @@ def conditions_are_known(backbone: Backbone) -> None:
 
 @check("backbone")
 def channels_as_asked(backbone: Backbone) -> None:
-    """For every shape of data it takes, it returns the channels required, and the sizes and batch of the data.
+    """For every shape of data that the backbone takes, the output has the required channels and the data's sizes.
 
     Usually: a channel count of 3 or 6 written down, or sides that are rounded by down- and upsampling.
     """
-    taken = _net(backbone)
-    for shape in {taken.data_shape: None} | dict.fromkeys(_TRIED):
+    taken = _build_or_skip(backbone)
+    for shape in {taken.data_shape: None} | dict.fromkeys(_SHAPES_TRIED):
         for channels in (shape[0], 2 * shape[0]) if shape == taken.data_shape else (shape[0] + 1,):
             try:
                 net = _build(backbone, shape, channels)
@@ -120,20 +122,20 @@ def channels_as_asked(backbone: Backbone) -> None:
                 raise
             for batch in (1, 2):
                 out = net(*net.inputs(batch))
-                wanted = (batch, channels, *shape[1:])
-                require(tuple(out.shape) == wanted, f"shape {wanted}", tuple(out.shape), net.where)
+                expected = (batch, channels, *shape[1:])
+                require(tuple(out.shape) == expected, f"shape {expected}", tuple(out.shape), net.where)
     read = backbone.channels_in(taken.data_shape) if isinstance(backbone, ConditionalBackbone) else taken.data_shape[0]
     require(read >= taken.data_shape[0], f"channels_in >= {taken.data_shape[0]}", read, taken.where)
 
 
 @check("backbone")
 def refuses_by_name(backbone: Backbone) -> None:
-    """A shape of data without problems() can be built, and one it refuses raises OptionError.
+    """The backbone can be built for a shape of data without problems(), and raises OptionError for any other.
 
     Usually: a shape error from deep inside the network where an OptionError belongs.
     """
-    for shape in _TRIED:
-        parts = attrs.evolve(compose(VP, 3).parts, data_shape=shape, names=_names())
+    for shape in _SHAPES_TRIED:
+        parts = attrs.evolve(compose_on_path(VP, 3).parts, data_shape=shape, names=_part_names())
         problems = list(backbone.problems(parts))
         where = Where(detail=f"data {shape}")
         try:
@@ -148,39 +150,39 @@ def refuses_by_name(backbone: Backbone) -> None:
             require(not problems, "an OptionError from build()", f"none, and problems() says: {problems[:1]}", where)
 
 
-def _names() -> dict[str, str]:
+def _part_names() -> dict[str, str]:
     return dict.fromkeys(("schedule", "mean", "var", "loss", "timesteps", "sampler", "backbone"), "any")
 
 
 @check("backbone")
 def uses_time(backbone: Backbone) -> None:
-    """Its answer depends on time, and each example's on its own time.
+    """The network's output depends on time, and each example's on its own time.
 
     Usually: an embedding that never reaches the blocks, or the first example's time used for all.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     x, time, conditions = net.inputs()
     base = net(x, time, conditions)
     for i in range(len(x)):
         other = time.clone()
         other[i] += 300
         moved = (net(x, other, conditions) - base).flatten(1).abs().max(1).values > 1e-7
-        wanted = [j == i for j in range(len(x))]
+        expected = [j == i for j in range(len(x))]
         where = attrs.evolve(net.where, detail=f"{net.where.detail}, time of example {i} changed")
-        require(moved.tolist() == wanted, f"changed examples {wanted}", moved.tolist(), where)
+        require(moved.tolist() == expected, f"changed examples {expected}", moved.tolist(), where)
 
 
 @check("backbone")
 def tells_times_apart_in_bfloat16(backbone: Backbone) -> None:
-    """In bfloat16 it returns finite numbers near the float32 ones, and still tells time 999 from 1000.
+    """In bfloat16 the network's output is finite and near that in float32, and differs between times 999 and 1000.
 
     Usually: time cast to the network's dtype before it is embedded; bfloat16 has 8 bits, so 999 becomes 1000.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     x, time, conditions = net.inputs()
     exact = net(x, time, conditions)
     short = attrs.evolve(net, network=net.network.to(torch.bfloat16))
-    cast = mapped(lambda c: c.bfloat16() if c.is_floating_point() else c, conditions)
+    cast = map_tree(lambda c: c.bfloat16() if c.is_floating_point() else c, conditions)
     found = short(x.bfloat16(), time, cast)
     require(bool(found.isfinite().all()), "finite numbers in bfloat16", "inf or NaN", net.where)
     size = float(exact.abs().max())
@@ -191,11 +193,11 @@ def tells_times_apart_in_bfloat16(backbone: Backbone) -> None:
 
 @check("backbone")
 def rows_are_independent(backbone: Backbone) -> None:
-    """An example's answer depends on nothing else in the batch, in training mode too.
+    """The network's output for an example depends on nothing else in the batch, in training mode too.
 
     Usually: batch normalization, or a reshape that mixes examples with positions.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     x, time, conditions = net.inputs()
     changed = x.clone()
     changed[0] = -2 * changed[0] + 1
@@ -212,16 +214,16 @@ def rows_are_independent(backbone: Backbone) -> None:
 
 @check("backbone")
 def every_weight_is_trained(backbone: Backbone) -> None:
-    """Every parameter gets a finite gradient that is not zero, and x gets one too.
+    """Every parameter of the network gets a finite gradient that is not zero, and x gets one too.
 
     Where the network can do without its conditions, with or without them will do.
     Usually: a layer that is built but not called, a detach, or a parameter under another option's branch.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     x, time, conditions = net.inputs()
     x.requires_grad_()
     for chosen in (conditions, {}) if net.conditions.optional else (conditions,):
-        _pull(net, x, time, chosen)
+        _backpropagate(net, x, time, chosen)
     for name, tensor in [("x", x), *net.network.named_parameters()]:
         if tensor.requires_grad:
             require(tensor.grad is not None, f"a gradient for {name}", "none", net.where)
@@ -229,8 +231,8 @@ def every_weight_is_trained(backbone: Backbone) -> None:
             require(good, f"a finite gradient for {name} that is not zero", "zero, inf or NaN", net.where)
 
 
-def _pull(net: Net, x: Tensor, time: Tensor, conditions: Mapping[str, Any]) -> None:
-    """Send a random gradient back from the answer."""
+def _backpropagate(net: RandomizedNetwork, x: Tensor, time: Tensor, conditions: Mapping[str, Any]) -> None:
+    """Send a random gradient back from the network's output."""
     out = net.network(x, time, **conditions)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(6))
     (out * weight).sum().backward()
@@ -238,11 +240,11 @@ def _pull(net: Net, x: Tensor, time: Tensor, conditions: Mapping[str, Any]) -> N
 
 @check("backbone")
 def reads_all_of_x(backbone: Backbone) -> None:
-    """Every channel and every place of x counts in the answer, also where there are five channels.
+    """The network's output depends on every channel and every place of x, also with five channels.
 
     Usually: x[:, :3], or another number of channels or a side that is written down.
     """
-    first = _net(backbone)
+    first = _build_or_skip(backbone)
     nets = [first]
     try:
         nets.append(_build(backbone, (5, *first.data_shape[1:])))
@@ -251,7 +253,7 @@ def reads_all_of_x(backbone: Backbone) -> None:
             raise
     for net in nets:
         x, time, conditions = net.inputs()
-        _pull(net, x.requires_grad_(), time, conditions)
+        _backpropagate(net, x.requires_grad_(), time, conditions)
         require(x.grad is not None, "a gradient for x", "none", net.where)
         size = x.grad.abs().amax(0)  # type: ignore[union-attr]
         unread = (size.reshape(len(size), -1).amax(1) == 0).nonzero().flatten().tolist()
@@ -263,66 +265,66 @@ def reads_all_of_x(backbone: Backbone) -> None:
 
 @check("backbone")
 def pure_forward(backbone: Backbone) -> None:
-    """In evaluation mode it changes neither arguments nor its own weights and buffers, and repeats itself.
+    """In evaluation mode the network changes neither its arguments nor its weights and buffers, and repeats itself.
 
     Usually: an in-place activation on the input, or statistics updated in evaluation mode.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     given = net.inputs()
-    kept = (mapped(torch.clone, given), {n: v.clone() for n, v in net.network.state_dict().items()})
+    before = (map_tree(torch.clone, given), {n: v.clone() for n, v in net.network.state_dict().items()})
     first, again = net(*given), net(*given)
     require_same(again, first, "the same answer again", net.where)
-    require_same(given, kept[0], "x, time and conditions unchanged", net.where)
-    require_same(dict(net.network.state_dict()), kept[1], "weights and buffers unchanged", net.where)
+    require_same(given, before[0], "x, time and conditions unchanged", net.where)
+    require_same(dict(net.network.state_dict()), before[1], "weights and buffers unchanged", net.where)
 
 
 @check("backbone")
 def reads_no_value(backbone: Backbone) -> None:
-    """It never makes the host wait: no value of a tensor is read.
+    """The network never makes the host wait: no value of a tensor is read.
 
     Usually: .item() on time, an `if` on a tensor, or a constant tensor made on import.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     shape, real = net.data_shape, net.conditions(2)
     with on_fake_tensors():
         network = backbone.build(shape, shape[0]).eval()
-        conditions = mapped(lambda value: torch.zeros(value.shape, dtype=value.dtype), real)
+        conditions = map_tree(lambda value: torch.zeros(value.shape, dtype=value.dtype), real)
         network(torch.zeros(2, *shape), torch.ones(2), **conditions)
 
 
 @check("backbone")
 def labels_are_used(backbone: Backbone) -> None:
-    """If it takes labels, its answer depends on them, each example's on its own.
+    """If the network takes labels, its output depends on them, each example's on its own.
 
     Usually: an embedding of labels that is added nowhere.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     if "y" not in net.conditions.makers:
         raise NotApplicableError("it takes no labels")
-    if not _use(net, "y"):
+    if not _is_used(net, "y"):
         raise NotApplicableError("it has one class")
 
 
 @check("backbone")
 def conditions_are_used(backbone: Backbone) -> None:
-    """Its answer depends on every condition that it takes besides labels, each example's on its own.
+    """The network's output depends on every condition that it takes besides labels, each example's on its own.
 
     Usually: an embedding that is added nowhere, or the first example's condition used for all.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     names = [name for name in net.conditions.makers if name != "y"]
-    used = [name for name in names if _use(net, name)]
+    used = [name for name in names if _is_used(net, name)]
     if not used:
         raise NotApplicableError(f"no other value is known of {', '.join(names)}" if names else "it takes none")
 
 
 @check("backbone")
 def trains_with_and_without_conditions(backbone: Backbone) -> None:
-    """It trains for two steps with every condition, with its null conditions in their place, and without if it may.
+    """The backbone trains for two steps with every condition, with null conditions, and without conditions if allowed.
 
     Usually: a null label without a row in the table of labels, or null_conditions() of another form than conditions.
     """
-    net = _net(backbone)
+    net = _build_or_skip(backbone)
     given = net.conditions(_EXAMPLES)
     _train(backbone, net, given, "with conditions", 0.0)
     if isinstance(backbone, ConditionalBackbone) and (count := backbone.count_classes()) and "y" in given:
@@ -337,9 +339,11 @@ def trains_with_and_without_conditions(backbone: Backbone) -> None:
 _EXAMPLES = 4
 
 
-def _train(backbone: Backbone, net: Net, given: Mapping[str, Any], how: str, label_dropout: float) -> None:
+def _train(
+    backbone: Backbone, net: RandomizedNetwork, given: Mapping[str, Any], how: str, label_dropout: float
+) -> None:
     """Train a fresh network for two steps on noise, as `diffkit.train` does."""
-    where = visiting(Where(detail=f"data {net.data_shape}, {how}"))
+    where = record_where(Where(detail=f"data {net.data_shape}, {how}"))
     try:
         system = diffkit.compose(
             backbone=backbone, schedule="cosine", num_steps=20, data_shape=net.data_shape, bins=None
@@ -347,7 +351,7 @@ def _train(backbone: Backbone, net: Net, given: Mapping[str, Any], how: str, lab
     except CompositionError as error:
         raise NotApplicableError(f"it does not train with the usual parts: {error}") from error
     config = TrainConfig(steps=2, batch_size=_EXAMPLES, label_dropout=label_dropout, max_skips=0)
-    data = Stacked(_Noise(net.data_shape, given))
+    data = BatchedData(_Noise(net.data_shape, given))
     try:
         check_training(system, {}, data, config)
         assert system.network is not None
@@ -359,7 +363,7 @@ def _train(backbone: Backbone, net: Net, given: Mapping[str, Any], how: str, lab
 
 
 class _Noise(MapData):
-    """Examples of noise with conditions."""
+    """Training data of the checks of backbones: noise with conditions."""
 
     bins = classes = None
 
@@ -371,11 +375,11 @@ class _Noise(MapData):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Mapping[str, Any]]:
         x = torch.randn(self.shape, generator=torch.Generator().manual_seed(index))
-        return x, {name: mapped(lambda leaf: leaf[index], value) for name, value in self.given.items()}
+        return x, {name: map_tree(lambda leaf: leaf[index], value) for name, value in self.given.items()}
 
 
-def _use(net: Net, name: str) -> bool:
-    """Change a condition of one example; False if there is no other value that the network takes."""
+def _is_used(net: RandomizedNetwork, name: str) -> bool:
+    """Change a condition of one example and require another output; False if the network takes no other value."""
     x, time, conditions = net.inputs()
     base = net(x, time, conditions)
     for other in net.conditions.others(name, len(x), 1):

@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., str | None])
 
 @frozen
 class Where:
-    """Where a law was found broken.
+    """Place where a law was found broken: path, number of steps, level.
 
     Attributes:
         path: "vp", "ve" or "linear", with what is special about it; "" where no table is involved.
@@ -60,19 +60,19 @@ def given_conditions() -> Given | None:
 _HERE = [Where()]
 
 
-def visiting(where: Where) -> Where:
-    """Record where a check is, to locate unexpected exceptions; returns ``where``."""
+def record_where(where: Where) -> Where:
+    """Record the place that a check has reached, to locate unexpected exceptions; returns ``where``."""
     _HERE[0] = where
     return where
 
 
-def current() -> Where:
-    """Return the recorded place."""
+def recorded_where() -> Where:
+    """Return the place that the running check recorded last."""
     return _HERE[0]
 
 
 class LawError(AssertionError):
-    """A part breaks a law of its kind.
+    """Error of the conformance kit: a part breaks a law of its kind.
 
     Attributes:
         expected, found: In words or numbers.
@@ -89,7 +89,7 @@ class LawError(AssertionError):
 
 
 class StoppedError(LawError):
-    """A check could not go on: the part, or what it returned, raised an exception that the law is not about.
+    """Error of the conformance kit: a check stopped at an exception of the part that the law is not about.
 
     Attributes:
         place: What was raised, and where: the same for every check that stops there.
@@ -101,12 +101,12 @@ class StoppedError(LawError):
 
 
 class NotApplicableError(Exception):
-    """A law that does not apply to this part, with the reason."""
+    """Exception of the conformance kit: a law does not apply to this part, with the reason."""
 
 
 @frozen
 class CheckResult:
-    """What one check found in one part.
+    """Result of one check of the conformance kit on one part.
 
     Attributes:
         check: Name of the check.
@@ -137,7 +137,7 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """False if the check failed and the failure was not declared."""
+        """Whether the check passed, was skipped, or failed as declared."""
         return self.status != "failed"
 
     def __str__(self) -> str:
@@ -157,7 +157,7 @@ class CheckResult:
 
 @frozen
 class Check:
-    """One law of one kind of part.
+    """Conformance check: one law of one kind of part.
 
     Calling it with a part returns a note (mostly an empty one), or raises `LawError` (or `NotApplicableError`).
 
@@ -192,7 +192,7 @@ class Check:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             torch.manual_seed(0)
-            visiting(Where())
+            record_where(Where())
             try:
                 return self.run(part) or ""
             except (LawError, NotApplicableError):
@@ -200,7 +200,7 @@ class Check:
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) or type(error).__module__.startswith("_pytest"):
                     raise
-                raise _stopped(part, error) from error
+                raise _stopped_error(part, error) from error
 
     def result(self, part: Any, expected_failure: str | None = None, conditions: Given | None = None) -> CheckResult:
         """Check a part and return what was found.
@@ -220,12 +220,12 @@ class Check:
             found = {"status": "failed", "where": error.where, "expected": error.expected, "found": error.found}
             found |= {"cause": error.cause or self.cause, "stopped": getattr(error, "place", "")}
         if expected_failure is not None:
-            found = _against_expectation(found, expected_failure)
+            found = _expect_failure(found, expected_failure)
         seconds = time.perf_counter() - begun
-        return CheckResult(self.name, self.kind, shown(part), law=self.law, seconds=seconds, **found)
+        return CheckResult(self.name, self.kind, part_text(part), law=self.law, seconds=seconds, **found)
 
 
-def _against_expectation(found: dict[str, Any], reason: str) -> dict[str, Any]:
+def _expect_failure(found: dict[str, Any], reason: str) -> dict[str, Any]:
     if found["status"] == "failed":
         return found | {"status": "expected", "reason": reason}
     return {
@@ -236,12 +236,13 @@ def _against_expectation(found: dict[str, Any], reason: str) -> dict[str, Any]:
     }
 
 
+_RECIPES = tuple(kind.name for kind in KINDS.values() if kind.recipe)
 _OF_ALL: dict[str, list[Check]] = {kind: [] for kind in KINDS}
 _OF_ONE: dict[str, list[Check]] = {kind: [] for kind in KINDS}
 
 
 def check(kind: str | None = None) -> Callable[[F], F]:
-    """Return a decorator that makes a function a check of one kind, or of every kind, which is then an argument.
+    """Return a decorator that makes a function a check of one kind, or of every kind of recipe (then an argument).
 
     Its name is the check's, the first line of its docstring the law, and what follows "Usually:" what causes a failure.
     """
@@ -250,7 +251,7 @@ def check(kind: str | None = None) -> Callable[[F], F]:
         text = inspect.cleandoc(function.__doc__ or "")
         law, _, rest = text.partition("\n")
         cause = " ".join(rest.partition("Usually:")[2].split())
-        for each in KINDS if kind is None else (kind,):
+        for each in _RECIPES if kind is None else (kind,):
             run = functools.partial(function, kind=each) if kind is None else function
             made = Check(function.__name__, each, law.rstrip("."), cause.rstrip("."), run)
             (_OF_ALL if kind is None else _OF_ONE)[each].append(made)
@@ -260,20 +261,21 @@ def check(kind: str | None = None) -> Callable[[F], F]:
 
 
 def checks_of(kind: str) -> tuple[Check, ...]:
-    """Every check of a kind, those of all kinds first, in the order they are written."""
+    """Return every conformance check of a kind, those of all kinds first, in the order they are written."""
     return (*_OF_ALL[kind], *_OF_ONE[kind])
 
 
-def shown(part: Any) -> str:
-    """Return a part as it prints itself, or the name of its class if it cannot."""
+def part_text(part: Any) -> str:
+    """Return a part's repr, or the name of its class if the repr fails or takes several lines."""
     try:
-        return repr(part)
+        text = repr(part)
     except Exception:  # a repr is the part's own code
         return f"<{type(part).__name__}, which cannot be printed>"
+    return text if "\n" not in text else type(part).__name__
 
 
-def once(result: CheckResult, seen: dict[str, str]) -> CheckResult:
-    """Return a result as it is, or skipped if another check has stopped at the same exception already.
+def skip_repeated_stop(result: CheckResult, seen: dict[str, str]) -> CheckResult:
+    """Return the result of a check; as skipped if an earlier check stopped at the same exception.
 
     Args:
         result: What a check found.
@@ -287,8 +289,8 @@ def once(result: CheckResult, seen: dict[str, str]) -> CheckResult:
     return evolve(result, status="skipped", reason=f"it stops at the exception that {first} reports")
 
 
-def _stopped(part: Any, error: BaseException) -> StoppedError:
-    """An exception, with the innermost line of the part's own file that it came through, or the innermost of all."""
+def _stopped_error(part: Any, error: BaseException) -> StoppedError:
+    """Return a `StoppedError` for an exception, with the innermost line of the part's own file, if any."""
     if isinstance(error.__cause__, ArithmeticError | MemoryError):
         error = error.__cause__  # the core tells users of it in an error of its own
     frames = traceback.extract_tb(error.__traceback__)

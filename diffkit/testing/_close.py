@@ -28,7 +28,7 @@ def require(condition: bool, expected: str, found: Any, where: Where = _NOWHERE,
 
 def require_close(
     found: Any,
-    wanted: Any,
+    expected: Any,
     tolerance: float,
     name: str,
     where: Where = _NOWHERE,
@@ -40,15 +40,15 @@ def require_close(
     """Raise `LawError` unless two arrays agree elementwise.
 
     Args:
-        found, wanted: Arrays of one shape, or that broadcast.
+        found, expected: Arrays of one shape, or that broadcast.
         tolerance: Allowed difference in units of ``scale``.
         name: What is compared.
         where: Where.
-        scale: Size of what is compared, broadcastable; the larger of 1 and |wanted| by default.
+        scale: Size of what is compared, broadcastable; the larger of 1 and |expected| by default.
         level_of: Level that a position of the first axis stands for.
         cause: What usually causes a difference.
     """
-    got, want = np.broadcast_arrays(as_array(found).astype(np.float64), as_array(wanted).astype(np.float64))
+    got, want = np.broadcast_arrays(as_array(found).astype(np.float64), as_array(expected).astype(np.float64))
     size = np.maximum(np.abs(want), 1) if scale is None else as_array(scale)
     same = (got == want) | (np.isnan(got) & np.isnan(want))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -62,36 +62,40 @@ def require_close(
     raise LawError(f"{name} {want[at]:.10g} (within {tolerance:.1g})", f"{got[at]:.10g}", where, cause)
 
 
-def require_same(found: Any, wanted: Any, what: str, where: Where = _NOWHERE, cause: str = "") -> None:
+def require_same(found: Any, expected: Any, what: str, where: Where = _NOWHERE, cause: str = "") -> None:
     """Raise `LawError` unless two trees of tensors are equal to the bit."""
-    for a, b in zip(leaves(found), leaves(wanted), strict=True):
+    for a, b in zip(tree_leaves(found), tree_leaves(expected), strict=True):
         left, right = as_array(a), as_array(b)
         if left.shape != right.shape or not np.array_equal(left, right, equal_nan=left.dtype.kind == "f"):
-            difference = f"largest difference {_gap(left, right)}" if left.shape == right.shape else f"{left.shape}"
+            difference = (
+                f"largest difference {_largest_difference(left, right)}"
+                if left.shape == right.shape
+                else f"{left.shape}"
+            )
             raise LawError(what, difference, where, cause)
 
 
-def leaves(tree: Any) -> list[Any]:
-    """The leaves of nested tuples, lists and mappings, in order."""
+def tree_leaves(tree: Any) -> list[Any]:
+    """Return the leaves of nested tuples, lists and mappings, in order."""
     if isinstance(tree, Mapping):
-        return [leaf for key in sorted(tree) for leaf in leaves(tree[key])]
+        return [leaf for key in sorted(tree) for leaf in tree_leaves(tree[key])]
     if isinstance(tree, tuple | list):
-        return [leaf for item in tree for leaf in leaves(item)]
+        return [leaf for item in tree for leaf in tree_leaves(item)]
     return [tree]
 
 
-def mapped(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+def map_tree(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply a function to every leaf of a tree (and to the leaves in the same places of others)."""
     if isinstance(tree, Mapping):
-        return {key: mapped(function, value, *(o[key] for o in others)) for key, value in tree.items()}
+        return {key: map_tree(function, value, *(o[key] for o in others)) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(mapped(function, *items) for items in zip(tree, *others, strict=True)))
+        return type(tree)(*(map_tree(function, *items) for items in zip(tree, *others, strict=True)))
     if isinstance(tree, tuple | list):
-        return type(tree)(mapped(function, *items) for items in zip(tree, *others, strict=True))
+        return type(tree)(map_tree(function, *items) for items in zip(tree, *others, strict=True))
     return function(tree, *others) if isinstance(tree, Tensor) else tree
 
 
-def _gap(left: NDArray[Any], right: NDArray[Any]) -> str:
+def _largest_difference(left: NDArray[Any], right: NDArray[Any]) -> str:
     if left.dtype.kind not in "fiu":
         return "unknown"
     with np.errstate(invalid="ignore"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffkit.errors import OptionError
 from diffkit.protocols import Backbone, ConditionalBackbone
 from diffkit.testing._check import Given, LawError, Where, given_conditions
-from diffkit.testing._close import leaves, mapped
+from diffkit.testing._close import map_tree, tree_leaves
 
 Make = Callable[[int], Any]
 """A condition of n examples."""
@@ -31,11 +31,11 @@ _UNFIT = (
 
 
 class NoAnswerError(LawError):
-    """A network cannot be called with any of the conditions that were tried."""
+    """Error of the conformance kit: a network cannot be called with any of the conditions that were tried."""
 
 
-def refuse_misfits(kind: str, conditions: Any) -> None:
-    """Raise `OptionError` unless conditions are of a form that the kit can hand to a network."""
+def check_conditions(kind: str, conditions: Any) -> None:
+    """Raise `OptionError` unless conditions have a form that the kit can pass to a network."""
     if conditions is None:
         return
     if kind not in ("backbone", "guidance"):
@@ -43,17 +43,17 @@ def refuse_misfits(kind: str, conditions: Any) -> None:
     if callable(conditions):
         return
     if not isinstance(conditions, Mapping):
-        wanted = "a mapping of names to tensors, or a function of n that returns one"
-        raise OptionError(f"conditions must be {wanted}, got {type(conditions).__name__}")
+        expected = "a mapping of names to tensors, or a function of n that returns one"
+        raise OptionError(f"conditions must be {expected}, got {type(conditions).__name__}")
     for name, value in conditions.items():
-        rows = {len(leaf) for leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.ndim}
+        rows = {len(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.ndim}
         if len(rows) != 1 or rows == {0}:
             raise OptionError(f"condition {name!r} must be a tensor with a row for each example, got {value!r}")
 
 
 @frozen(eq=False)
 class Conditions:
-    """Conditions to call a network with.
+    """Conditions with which the conformance kit calls a network.
 
     Attributes:
         makers: How each condition is made, by name.
@@ -73,23 +73,27 @@ class Conditions:
         for i in range(n):
             index = torch.arange(n)
             index[row] = i
-            other = mapped(lambda leaf, index=index: leaf[index], value)
-            if not _alike(other, value):
+            other = map_tree(lambda leaf, index=index: leaf[index], value)
+            if not _equal_trees(other, value):
                 yield other
-        if isinstance(value, Tensor) and not value.is_floating_point() and _alike(value, value[:1].expand_as(value)):
+        if (
+            isinstance(value, Tensor)
+            and not value.is_floating_point()
+            and _equal_trees(value, value[:1].expand_as(value))
+        ):
             for number in (1, 0):  # of numbers that are alike, only guesses
                 other = value.clone()
                 other[row] = number
-                if not _alike(other, value):
+                if not _equal_trees(other, value):
                     yield other
 
 
 def null_conditions_of(backbone: Backbone) -> Mapping[str, Any]:
-    """Return what a recipe says means "none" of each condition."""
+    """Return the null conditions that a recipe declares: what means "none", by condition."""
     return (backbone.null_conditions() or {}) if isinstance(backbone, ConditionalBackbone) else {}
 
 
-def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]) -> Conditions:
+def find_conditions(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]) -> Conditions:
     """Return the conditions to call a network with: the caller's, or those of its signature and recipe.
 
     Labels y and a smaller image low_res are generated, and floating-point conditions of null_conditions() are noise of
@@ -108,30 +112,34 @@ def conditions_of(backbone: Backbone, network: nn.Module, shape: tuple[int, ...]
         try:
             makers = _given_makers(given, shape)
         except Exception as error:
-            wanted = "conditions of one example from the function that was given"
-            raise NoAnswerError(wanted, f"{type(error).__name__}: {error}", where, cause) from error
+            target = "conditions of one example from the function that was given"
+            raise NoAnswerError(target, f"{type(error).__name__}: {error}", where, cause) from error
         tries, declared = [tuple(makers)], tuple(makers)
     else:
         expected, cause = "an answer to x and time, or with y, low_res or what null_conditions() names", _UNKNOWN
         null = {name: value for name, value in null_conditions_of(backbone).items() if value is not None}
-        makers = {"y": _labels, "low_res": _images(shape)} | {n: _like_null(n, value) for n, value in null.items()}
-        tries, declared = list(_selections(network, makers, tuple(null))), tuple(null)
+        makers = {"y": _labels, "low_res": _images(shape)} | {
+            n: _maker_like_null(n, value) for n, value in null.items()
+        }
+        tries, declared = list(_condition_selections(network, makers, tuple(null))), tuple(null)
     first: Exception | None = None
     for names in tries:
         found = Conditions({name: makers[name] for name in names})
         try:
-            _ask(network, shape, found(2))
+            _call(network, shape, found(2))
         except Exception as error:
             first = first or error
             continue
-        found = _without_idle(network, shape, found, keep=declared)
-        return Conditions(found.makers, bool(found.makers) and _answers(network, shape, {}))
+        found = _drop_unused(network, shape, found, keep=declared)
+        return Conditions(found.makers, bool(found.makers) and _can_be_called(network, shape, {}))
     assert first is not None
     raise NoAnswerError(expected, f"{type(first).__name__}: {first}", where, cause) from first
 
 
-def _selections(network: nn.Module, makers: Mapping[str, Make], declared: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Names to try, most first; a network that takes any keyword is first called with what its recipe declares."""
+def _condition_selections(
+    network: nn.Module, makers: Mapping[str, Make], declared: tuple[str, ...]
+) -> Iterator[tuple[str, ...]]:
+    """Yield selections of conditions to try, the largest first; that of the recipe first if **kwargs are taken."""
     parameters = inspect.signature(network.forward).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = [name for name in makers if name in parameters or (anything and name in declared)]
@@ -142,38 +150,40 @@ def _selections(network: nn.Module, makers: Mapping[str, Make], declared: tuple[
         yield from (("y",), ("low_res",), ("y", "low_res"))
 
 
-def _without_idle(network: nn.Module, shape: tuple[int, ...], found: Conditions, keep: Iterable[str]) -> Conditions:
-    """Leave out conditions without use: they change no output, and no weight is trained through them.
+def _drop_unused(network: nn.Module, shape: tuple[int, ...], found: Conditions, keep: Iterable[str]) -> Conditions:
+    """Return the conditions without the unused: those that change no output and through which no weight is trained.
 
     This distinguishes a signature shared by many networks from a condition that the network forgets.
     """
     for name in set(found.makers) - set(keep):
         rest = Conditions({n: make for n, make in found.makers.items() if n != name})
-        if not _answers(network, shape, rest(2)) or not _all_trained(network, shape, rest(2)):
+        if not _can_be_called(network, shape, rest(2)) or not _all_trained(network, shape, rest(2)):
             continue
         tried = [rest(2), found(2), *({**found(2), name: other} for other in found.others(name, 2, 1))]
-        answers = [_ask(network, shape, conditions) for conditions in tried if _answers(network, shape, conditions)]
+        answers = [
+            _call(network, shape, conditions) for conditions in tried if _can_be_called(network, shape, conditions)
+        ]
         if all(torch.equal(answer, answers[0]) for answer in answers):
             found = rest
     return found
 
 
-def _ask(network: nn.Module, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> Tensor:
+def _call(network: nn.Module, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> Tensor:
     with torch.no_grad():
         out: Tensor = network(torch.zeros(2, *shape), torch.ones(2), **conditions)
     return out
 
 
-def _answers(network: nn.Module, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> bool:
+def _can_be_called(network: nn.Module, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> bool:
     try:
-        _ask(network, shape, conditions)
+        _call(network, shape, conditions)
     except Exception:
         return False
     return True
 
 
 def _all_trained(network: nn.Module, shape: tuple[int, ...], conditions: Mapping[str, Any]) -> bool:
-    """Whether every weight takes part in an answer."""
+    """Return whether the gradient of the network's output reaches every weight."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     if not weights:
         return True
@@ -195,8 +205,8 @@ def _noise(n: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -
     return torch.randn(n, *shape, generator=generator).to(dtype)
 
 
-def _like_null(name: str, value: Any) -> Make:
-    """Conditions of the form of one that means "none": noise for floating-point numbers, others as they are."""
+def _maker_like_null(name: str, value: Any) -> Make:
+    """Return a maker of conditions like a null one: noise for floating-point numbers, other values unchanged."""
     one = value if isinstance(value, Tensor) else torch.as_tensor(value) if isinstance(value, int | float) else None
     if name == "y" and one is not None and one.ndim < 2 and not one.is_floating_point():
         return _labels
@@ -207,7 +217,7 @@ def _like_null(name: str, value: Any) -> Make:
             return _noise(n, shape, leaf.dtype)
         return leaf.reshape(-1, *shape)[:1].expand(n, *shape).clone()
 
-    return lambda n: mapped(lambda leaf: of(leaf, n), value if one is None else one)
+    return lambda n: map_tree(lambda leaf: of(leaf, n), value if one is None else one)
 
 
 def given_rows(given: Given, shape: tuple[int, ...], n: int) -> dict[str, Any]:
@@ -222,11 +232,11 @@ def given_rows(given: Given, shape: tuple[int, ...], n: int) -> dict[str, Any]:
 
 
 def _given_makers(given: Given, shape: tuple[int, ...]) -> dict[str, Make]:
-    """How the caller's conditions are made for n examples; tensors with fewer rows begin again."""
+    """Return makers of the caller's conditions for n examples; tensors with fewer rows are repeated."""
     if not callable(given):
 
         def rows(value: Any) -> Make:
-            return lambda n: mapped(lambda leaf: leaf[torch.arange(n) % len(leaf)], value)
+            return lambda n: map_tree(lambda leaf: leaf[torch.arange(n) % len(leaf)], value)
 
         return {name: rows(value) for name, value in given.items()}
 
@@ -239,6 +249,6 @@ def _given_makers(given: Given, shape: tuple[int, ...]) -> dict[str, Make]:
     return {name: named(name) for name in called(1)}
 
 
-def _alike(one: Any, other: Any) -> bool:
-    pairs = zip(leaves(one), leaves(other), strict=True)
+def _equal_trees(one: Any, other: Any) -> bool:
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
     return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)

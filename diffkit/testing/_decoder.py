@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffkit.protocols import Decoder
-from diffkit.testing._check import NotApplicableError, Where, check, visiting
+from diffkit.testing._check import NotApplicableError, Where, check, record_where
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 
@@ -19,7 +19,7 @@ _LOG_VARIANCES = (-8.0, -3.0, 0.0, 2.0)
 def _gaussians() -> Iterator[tuple[Tensor, Tensor, Where]]:
     for mean in _MEANS:
         for log_variance in _LOG_VARIANCES:
-            where = visiting(Where(detail=f"mean {mean:g}, log-variance {log_variance:g}"))
+            where = record_where(Where(detail=f"mean {mean:g}, log-variance {log_variance:g}"))
             yield torch.tensor(mean, dtype=torch.float64), torch.tensor(log_variance, dtype=torch.float64), where
 
 

@@ -18,7 +18,7 @@ from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.guidance import inactive_at, own_conditions
 from diffkit.system.module import System
-from diffkit.testing._check import NotApplicableError, Where, check, given_conditions, visiting
+from diffkit.testing._check import NotApplicableError, Where, check, given_conditions, record_where
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._conditions import given_rows
 from diffkit.testing._host import on_fake_tensors
@@ -101,7 +101,7 @@ def _setting(part: Guidance) -> Setting:
     first: Exception | None = None
     for shape in _SHAPES:
         setting = Setting(part, _system(shape))
-        visiting(setting.where)
+        record_where(setting.where)
         try:
             setting.predict(part, *setting.inputs())
             return setting

@@ -14,10 +14,10 @@ from torch import Tensor
 from diffkit.errors import CompositionError, OptionError
 from diffkit.protocols import Loss
 from diffkit.table import Coefs
-from diffkit.testing._check import NotApplicableError, Where, check, visiting
-from diffkit.testing._close import mapped, require, require_close, require_same
+from diffkit.testing._check import NotApplicableError, Where, check, record_where
+from diffkit.testing._close import map_tree, require, require_close, require_same
 from diffkit.testing._host import count_graphs, on_fake_tensors
-from diffkit.testing._paths import VE, VP, WHOLE, ContinuousLevels, Path, compose, target_of
+from diffkit.testing._paths import VE, VP, WHOLE, ContinuousLevels, NoisePath, compose_on_path, target_of
 
 _MEANS = ("eps", "x_start", "v", "x_prev")
 _VARS = ("fixed_small", "learned_range", "learned")
@@ -27,8 +27,8 @@ _NEAR = 1e-7  # of the exact prediction's size: far beyond its rounding, and too
 
 
 @frozen(eq=False)
-class Case:
-    """A loss in a composition, with a batch of data at some levels.
+class LossCase:
+    """Case of the checks of losses: a loss in a composition, with a batch of data at some levels.
 
     Attributes:
         system: The composition.
@@ -55,22 +55,22 @@ class Case:
         found: dict[str, Tensor] = self.system.loss_terms(lambda x, time: out, **given)
         return found
 
-    def rows(self, picked: Tensor) -> Case:
-        """The same for some rows of the batch."""
+    def rows(self, picked: Tensor) -> LossCase:
+        """Return the case with some rows of the batch only."""
         raw = None if self.raw is None else self.raw[picked]
         names = ("x_start", "noise", "level", "exact")
         return attrs.evolve(self, raw=raw, **{name: getattr(self, name)[picked] for name in names})
 
 
-def _system(loss: Loss, path: Path, num_steps: int, **parts: Any) -> Any:
+def _system(loss: Loss, path: NoisePath, num_steps: int, **parts: Any) -> Any:
     parts = {"sampler": "ancestral", "data_shape": _SHAPE} | parts
     try:
-        return compose(path, num_steps, loss=loss, **parts)
+        return compose_on_path(path, num_steps, loss=loss, **parts)
     except (CompositionError, OptionError):
         return None
 
 
-def _case(system: Any, where: Where, level: Tensor, seed: int = 0) -> Case:
+def _case(system: Any, where: Where, level: Tensor, seed: int = 0) -> LossCase:
     generator = torch.Generator().manual_seed(seed)
     shape = (len(level), *system.data_shape)
     steps = torch.randint(20, 235, shape, generator=generator, dtype=torch.int64)
@@ -81,11 +81,11 @@ def _case(system: Any, where: Where, level: Tensor, seed: int = 0) -> Case:
         channels = shape[1] * system.parts.var.extra_outputs
         raw = torch.rand(shape[0], channels, *shape[2:], generator=generator, dtype=torch.float64) * 1.6 - 0.8
         raw = raw - 3.0 if not system.parts.var.columns(system.table) else raw
-    return Case(system, where, x_start, noise, level, _exact(system, level, x_start, noise), raw)
+    return LossCase(system, where, x_start, noise, level, _exact_prediction(system, level, x_start, noise), raw)
 
 
-def _exact(system: Any, level: Tensor, x_start: Tensor, noise: Tensor) -> Tensor:
-    """What a perfect network answers."""
+def _exact_prediction(system: Any, level: Tensor, x_start: Tensor, noise: Tensor) -> Tensor:
+    """Return the output of a perfect network."""
     if level.is_floating_point():
         total_std, _ = system.parts.schedule.level(level)
         at = Coefs(total_std * level.sigmoid().sqrt(), total_std * (-level).sigmoid().sqrt(), level)
@@ -101,12 +101,12 @@ def _exact(system: Any, level: Tensor, x_start: Tensor, noise: Tensor) -> Tensor
 
 
 def _levels(num_steps: int) -> Tensor:
-    """Levels 1 (twice), T and some between."""
+    """Return the levels of a batch: 1 (twice), T and some between."""
     return torch.tensor([1, num_steps, 1, max(1, num_steps // 3), max(1, num_steps - 1), max(1, num_steps // 2)])
 
 
 def _compositions(loss: Loss) -> Iterator[tuple[dict[str, Any], Any]]:
-    """The means and variances it goes with, on a VP table of 20 levels."""
+    """Yield pairs of a mean and a variance that a loss can be composed with, on a VP table of 20 levels."""
     accepted = 0
     for var in _VARS:
         for mean in _MEANS:
@@ -117,15 +117,15 @@ def _compositions(loss: Loss) -> Iterator[tuple[dict[str, Any], Any]]:
     require(accepted > 0, "a mean and a variance that it goes with", "all built-in ones are refused")
 
 
-def _cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> Iterator[Case]:
-    """The loss in every composition it goes with, and at continuous levels if it can."""
+def _cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> Iterator[LossCase]:
+    """Yield a loss in every composition, and at continuous levels if it supports them."""
     for parts, _ in _compositions(loss):
         yield _case_on(loss, VP, 20, bins, parts)
     yield from _few_cases(loss, bins, continuous)
 
 
-def _few_cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> Iterator[Case]:
-    """One mean with each variance it goes with, on several tables, and at continuous levels if it can."""
+def _few_cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> Iterator[LossCase]:
+    """Yield one mean with each variance, on several tables, and at continuous levels if the loss supports them."""
     for var in {parts["var"]: None for parts, _ in _compositions(loss)}:
         parts = next(parts for parts, _ in _compositions(loss) if parts["var"] == var)
         for path, num_steps in ((VE, 20), (VP, 1), (VP, 2), (VP, 3)):
@@ -135,28 +135,28 @@ def _few_cases(loss: Loss, bins: int | None = None, continuous: bool = True) -> 
         yield from _continuous_cases(loss, bins)
 
 
-def _case_on(loss: Loss, path: Path, num_steps: int, bins: int | None, parts: dict[str, Any]) -> Case:
+def _case_on(loss: Loss, path: NoisePath, num_steps: int, bins: int | None, parts: dict[str, Any]) -> LossCase:
     label = f"mean {parts['mean']!r}, var {parts['var']!r}"
-    where = visiting(Where(path.label, num_steps, detail=label))
+    where = record_where(Where(path.label, num_steps, detail=label))
     return _case(_system(loss, path, num_steps, bins=bins, **parts), where, _levels(num_steps))
 
 
-def _continuous_cases(loss: Loss, bins: int | None, shape: tuple[int, ...] = _SHAPE) -> Iterator[Case]:
+def _continuous_cases(loss: Loss, bins: int | None, shape: tuple[int, ...] = _SHAPE) -> Iterator[LossCase]:
     level = torch.tensor([-6.0, -2.0, 0.1, 3.0, 7.0], dtype=torch.float64)
     for path in WHOLE:
         plain = {"timesteps": ContinuousLevels(), "mean": "v", "var": "fixed_small"}
         system = _system(loss, path, 20, bins=bins, data_shape=shape, **plain)
         if system is not None:
-            yield _case(system, visiting(Where(path.label, detail="continuous levels")), level)
+            yield _case(system, record_where(Where(path.label, detail="continuous levels")), level)
 
 
-def _some_output(case: Case, seed: int = 7, size: float = 1.0) -> Tensor:
+def _some_output(case: LossCase, seed: int = 7, size: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     away = torch.randn(case.exact.shape, generator=generator, dtype=torch.float64)
     return case.exact + size * away
 
 
-def _level_of(case: Case, row: int) -> Where:
+def _level_of(case: LossCase, row: int) -> Where:
     level = case.level[row]
     if level.is_floating_point():
         return attrs.evolve(case.where, detail=f"{case.where.detail}, log_snr {float(level):g}")
@@ -165,13 +165,13 @@ def _level_of(case: Case, row: int) -> Where:
 
 @check("loss")
 def one_number_for_each_example(loss: Loss) -> None:
-    """It returns "loss" and metrics, each a finite float32 of shape (B,), also for a network that is far off.
+    """The loss returns "loss" and metrics, each a finite float32 (B,), also for a network that is far off.
 
     Usually: .mean() over the batch, a log of something that reaches 0, or float64 constants.
     """
     for case in _cases(loss, bins=256):
         for size in (0.0, 1.0, 10.0):
-            given = mapped(torch.Tensor.float, (case.x_start, case.noise, _some_output(case, size=size), case.raw))
+            given = map_tree(torch.Tensor.float, (case.x_start, case.noise, _some_output(case, size=size), case.raw))
             terms = case.terms(given[2], given[3], x_start=given[0], noise=given[1])
             require("loss" in terms, "a term called 'loss'", sorted(terms), case.where)
             for name, term in terms.items():
@@ -185,7 +185,7 @@ def one_number_for_each_example(loss: Loss) -> None:
 
 @check("loss")
 def any_shape_of_data(loss: Loss) -> None:
-    """Points, signals, images and volumes, one example or many.
+    """The loss takes points, signals, images and volumes, one example or many.
 
     Usually: dim=(1, 2, 3), a shape written out, or a squeeze that takes the batch axis with it.
     """
@@ -200,7 +200,7 @@ def any_shape_of_data(loss: Loss) -> None:
 
 @check("loss")
 def least_at_the_exact_prediction(loss: Loss) -> None:
-    """No other prediction costs less than the exact one, at any level, and one that is clearly off costs more.
+    """The loss is least at the exact prediction, at every level, and larger at one that is clearly off.
 
     Usually: a target of another parameterization, a wrong sign or weight (a negative one), or alpha for sqrt alpha.
     """
@@ -213,8 +213,8 @@ def least_at_the_exact_prediction(loss: Loss) -> None:
                 worst = int(gain.argmax())
                 small = 1e-9 * (1 + float(least[worst].abs()))
                 found = f"{float(other[worst]):.6g} at a prediction off by {size}"
-                wanted = f"a loss >= {float(least[worst]):.6g}, that of the exact prediction"
-                require(float(gain[worst]) <= small, wanted, found, _level_of(case, worst))
+                expected = f"a loss >= {float(least[worst]):.6g}, that of the exact prediction"
+                require(float(gain[worst]) <= small, expected, found, _level_of(case, worst))
                 if size >= 0.5:
                     flat = (other <= least).nonzero().flatten().tolist()
                     at = _level_of(case, flat[0]) if flat else case.where
@@ -223,11 +223,11 @@ def least_at_the_exact_prediction(loss: Loss) -> None:
 
 @check("loss")
 def every_element_counts(loss: Loss) -> None:
-    """Any element of the mean moved alone, or with others along any axes, costs more than the exact prediction.
+    """The loss grows if any element of the exact mean is moved, alone or with others along any axes.
 
     Usually: some channels cut out (out[:, :3] of data that has four), or a mean over an axis taken off the error.
     """
-    moves, labels = _moves(_MANY_CHANNELS)
+    moves, labels = _directions(_MANY_CHANNELS)
     still = torch.zeros_like(moves[:1])
     for case in _small_cases(loss):
         levels, count = len(case.level), len(moves) + 1
@@ -239,12 +239,12 @@ def every_element_counts(loss: Loss) -> None:
             free = (added <= 1e-9 * added.max(1, keepdim=True).values).nonzero().tolist()
             at = _level_of(case, free[0][0]) if free else case.where
             what = labels[free[0][1]] if free else ""
-            wanted = f"a larger loss where {what} of the mean is off by {abs(sign):g}"
-            require(not free, wanted, "no larger one", at)
+            expected = f"a larger loss where {what} of the mean is off by {abs(sign):g}"
+            require(not free, expected, "no larger one", at)
 
 
-def _moves(shape: tuple[int, ...]) -> tuple[Tensor, list[str]]:
-    """Directions (M, *shape), products of one for each axis: one place, all places, or all with changing sign."""
+def _directions(shape: tuple[int, ...]) -> tuple[Tensor, list[str]]:
+    """Return directions (M, *shape), products of one for each axis: one place, all places, or alternating signs."""
     found, labels = [torch.ones((), dtype=torch.float64)], [""]
     for side in shape:
         places = torch.eye(side, dtype=torch.float64)
@@ -255,8 +255,8 @@ def _moves(shape: tuple[int, ...]) -> tuple[Tensor, list[str]]:
     return torch.stack(found), [f"[{label.removesuffix(', ')}]" for label in labels]
 
 
-def _small_cases(loss: Loss) -> Iterator[Case]:
-    """One mean with each variance it goes with, on data of many channels and few places, and at continuous levels."""
+def _small_cases(loss: Loss) -> Iterator[LossCase]:
+    """Yield one mean with each variance, on data of many channels and few places, and at continuous levels."""
     level = torch.tensor([1, 6, 20])
     for var in {parts["var"]: None for parts, _ in _compositions(loss)}:
         parts = next(parts for parts, _ in _compositions(loss) if parts["var"] == var)
@@ -264,14 +264,14 @@ def _small_cases(loss: Loss) -> Iterator[Case]:
             system = _system(loss, path, 20, data_shape=_MANY_CHANNELS, **parts)
             if system is not None:
                 label = f"mean {parts['mean']!r}, var {parts['var']!r}, data {_MANY_CHANNELS}"
-                yield _case(system, visiting(Where(path.label, 20, detail=label)), level)
+                yield _case(system, record_where(Where(path.label, 20, detail=label)), level)
     if not loss.needs_transition:
         yield from _continuous_cases(loss, None, _MANY_CHANNELS)
 
 
 @check("loss")
 def no_pull_at_the_exact_prediction(loss: Loss) -> None:
-    """No small change of the exact prediction lowers the loss: the gradient into the mean vanishes, or a kink holds it.
+    """At the exact prediction the loss has no gradient into the mean, or a kink from which it grows.
 
     Slopes are taken to either side, a little off the exact prediction, as at the kink of an absolute error the
     gradient is whatever rounding makes of it.
@@ -288,8 +288,8 @@ def no_pull_at_the_exact_prediction(loss: Loss) -> None:
         require(float(fall[worst]) < 1e-6, "no slope downwards", found, _level_of(case, worst))
 
 
-def _slopes(case: Case) -> Tensor:
-    """The least slope at the exact prediction of each row, over each element alone and against the gradient there."""
+def _slopes(case: LossCase) -> Tensor:
+    """Return the least slope of the loss at the exact prediction, for each row, along each element and the gradient."""
     levels, shape = len(case.level), case.exact.shape[1:]
     alone = torch.eye(case.exact[0].numel(), dtype=torch.float64).view(-1, *shape)
     alone = torch.cat([alone, -alone]).expand(levels, -1, *shape)
@@ -304,8 +304,8 @@ def _slopes(case: Case) -> Tensor:
     return slope.view(levels, count).min(1).values
 
 
-def _gradient(case: Case, mean: Tensor) -> Tensor:
-    """Of the loss into the mean channels, where they are these."""
+def _gradient(case: LossCase, mean: Tensor) -> Tensor:
+    """Return the loss's gradient with respect to the mean channels."""
     mean = mean.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(case.terms(mean)["loss"].sum(), mean)
     return gradient
@@ -313,13 +313,13 @@ def _gradient(case: Case, mean: Tensor) -> Tensor:
 
 @check("loss")
 def trains_what_it_declares(loss: Loss) -> None:
-    """`trains_variance` holds: a learned variance gets a gradient; if it needs one, the mean is not trained by it.
+    """The loss trains a learned variance if `trains_variance`, and not the mean by a variance that it needs.
 
     Usually: a detach too many, or too few: IDDPM's bound trains the variance only, its mean is detached.
     """
     learned = [case for case in _cases(loss, continuous=False) if case.raw is not None]
-    wanted = "a learned variance that it goes with, since trains_variance is True"
-    require(bool(learned) or not loss.trains_variance, wanted, "none; all are refused")
+    expected = "a learned variance that it goes with, since trains_variance is True"
+    require(bool(learned) or not loss.trains_variance, expected, "none; all are refused")
     if not learned:
         raise NotApplicableError("it goes with fixed variances only")
     for case in learned:
@@ -341,7 +341,7 @@ def trains_what_it_declares(loss: Loss) -> None:
 
 @check("loss")
 def rows_are_independent(loss: Loss) -> None:
-    """An example's terms depend on nothing else in the batch.
+    """The loss of an example, and its metrics, depend on nothing else in the batch.
 
     Usually: a normalization, a mean or a sort over the batch.
     """
@@ -358,45 +358,45 @@ def rows_are_independent(loss: Loss) -> None:
 
 @check("loss")
 def decoder_rows_change_nothing(loss: Loss) -> None:
-    """Any true bound on the number of rows at level 1 gives the same terms and gradients.
+    """The loss and its gradients are the same for any true bound on the number of rows at level 1.
 
     Usually: the decoder's rows put back in the wrong places, or the bound taken for the exact number.
     """
     for case in _few_cases(loss, bins=256, continuous=False):
         mean = _some_output(case).requires_grad_()
         count = int((case.level == 1).sum())
-        wanted = _with_gradient(case, mean, None)
+        expected = _with_gradient(case, mean, None)
         for rows in sorted({count, min(count + 1, len(case.level)), len(case.level)}):
             found = _with_gradient(case, mean, rows)
             at = attrs.evolve(case.where, detail=f"decoder_rows={rows}, {count} rows at level 1")
-            for name, a, b in zip(("loss", "gradient"), found, wanted, strict=True):
+            for name, a, b in zip(("loss", "gradient"), found, expected, strict=True):
                 require_close(a, b, 1e-9, name, at, scale=1 + b.detach().abs().max())
 
 
-def _with_gradient(case: Case, mean: Tensor, rows: int | None) -> tuple[Tensor, Tensor]:
+def _with_gradient(case: LossCase, mean: Tensor, rows: int | None) -> tuple[Tensor, Tensor]:
     loss = case.terms(mean, decoder_rows=rows)["loss"]
     return loss, torch.autograd.grad(loss.sum(), mean)[0]
 
 
 @check("loss")
 def pure(loss: Loss) -> None:
-    """It changes no argument and gives the same for the same.
+    """The loss changes none of its arguments, and gives the same terms for the same arguments.
 
     Usually: an operation ending in "_", noise drawn inside, or a running mean kept on the class.
     """
     for case in _few_cases(loss, bins=256):
         mean = _some_output(case)
         given = (case.x_start, case.noise, case.level, mean, case.raw)
-        kept = mapped(torch.clone, given)
+        before = map_tree(torch.clone, given)
         first = case.terms(mean)
         case.rows(torch.tensor([1, 0])).terms(mean[:2])
         require_same(case.terms(mean), first, "the same terms again", case.where)
-        require_same(given, kept, "arguments unchanged", case.where)
+        require_same(given, before, "arguments unchanged", case.where)
 
 
 @check("loss")
 def columns_are_float64(loss: Loss) -> None:
-    """Its columns are float64 arrays of T + 1 rows, finite in rows 1..T.
+    """The columns of the loss are float64 arrays of T + 1 rows, finite in rows 1..T.
 
     Usually: a ratio or logarithm at a level where alpha or the posterior variance is 0.
     """
@@ -411,7 +411,7 @@ def columns_are_float64(loss: Loss) -> None:
 
 @check("loss")
 def reads_no_value(loss: Loss) -> None:
-    """It never makes the host wait: no value of a tensor is read.
+    """The loss never makes the host wait: no value of a tensor is read.
 
     Usually: an `if` on whether any row is at level 1, boolean indexing, or .item().
     """

@@ -11,10 +11,10 @@ import torch
 from diffkit.errors import CompositionError
 from diffkit.protocols import MeanParameterization, Scalings
 from diffkit.table import Coefs, ProcessTable
-from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, record_where
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
-from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, ContinuousLevels, Path, compose, target_of
+from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, ContinuousLevels, NoisePath, compose_on_path, target_of
 
 STEPS = (1, 2, 3, 20, 1000)
 NAMES = ("c_skip", "c_out", "c_in")
@@ -23,13 +23,13 @@ _FAINT, _HUGE = 1e-3, 1e3
 networks were given it so; and data of another unit, such as 0..255, needs a c_in that would make unit data small."""
 
 
-def _claimed(mean: MeanParameterization) -> list[Path]:
-    """The paths that composing with it is not refused on."""
+def _claimed_paths(mean: MeanParameterization) -> list[NoisePath]:
+    """Return the paths on which a mean can be composed."""
     claimed = []
     for path in (*WHOLE, *WITHOUT_SIGNAL):
         try:
-            visiting(Where(path.label, 20))
-            compose(path, 20, mean=mean, sampler="ancestral")
+            record_where(Where(path.label, 20))
+            compose_on_path(path, 20, mean=mean, sampler="ancestral")
         except CompositionError:
             continue
         except Exception:  # not a refusal; each check finds out for itself what is wrong
@@ -41,9 +41,9 @@ def _claimed(mean: MeanParameterization) -> list[Path]:
 
 
 def _tables(mean: MeanParameterization) -> Iterator[tuple[ProcessTable, Where]]:
-    for path in _claimed(mean):
+    for path in _claimed_paths(mean):
         for num_steps in STEPS:
-            yield path.table(num_steps), visiting(Where(path.label, num_steps))
+            yield path.table(num_steps), record_where(Where(path.label, num_steps))
 
 
 def _scalings(mean: MeanParameterization, table: ProcessTable) -> Scalings:
@@ -53,21 +53,21 @@ def _scalings(mean: MeanParameterization, table: ProcessTable) -> Scalings:
 
 @check("mean")
 def claims_a_path(mean: MeanParameterization) -> None:
-    """It can be used on the variance-preserving path, or says in problems() why not.
+    """The mean can be used on the variance-preserving path, or says in problems() why not.
 
     Usually: c_out is 0 or infinite at some level (alpha = 1, sigma = 1 or alpha = 0 put into a VP-only formula).
     """
     for path in WHOLE:
         try:
-            compose(path, 20, mean=mean, sampler="ancestral")
+            compose_on_path(path, 20, mean=mean, sampler="ancestral")
         except CompositionError as error:
-            problems = list(mean.problems(compose(path, 20).parts))
+            problems = list(mean.problems(compose_on_path(path, 20).parts))
             require(bool(problems), "c_out finite and nonzero, or a sentence in problems()", error, Where(path.label))
 
 
 @check("mean")
 def arrays_of_the_levels_shape(mean: MeanParameterization) -> None:
-    """It returns three float64 arrays of the levels' shape, finite at every level.
+    """The mean's scalings are three float64 arrays of the levels' shape, finite at every level.
 
     Usually: a plain number where an array belongs (write at.sigma**0), or a division by sigma or alpha that is 0.
     """
@@ -83,7 +83,7 @@ def arrays_of_the_levels_shape(mean: MeanParameterization) -> None:
 
 @check("mean")
 def decodes_its_target(mean: MeanParameterization) -> None:
-    """Decoding the training target gives x_start back, on every path it can be used on.
+    """The mean decodes its training target to x_start, on every path it can be used on.
 
     Usually: c_out that vanishes at a level (then nothing can be told from the output), or is so small that digits go.
     """
@@ -100,7 +100,7 @@ def decodes_its_target(mean: MeanParameterization) -> None:
 
 @check("mean")
 def input_of_moderate_size(mean: MeanParameterization) -> None:
-    """The network's input, c_in x_t, neither vanishes nor explodes at any level, for data of unit size.
+    """The mean scales the network's input to moderate size, c_in x_t, at every level, for data of unit size.
 
     Usually: c_in left at 0, or multiplied by the path's total_std where it should be divided by it.
     """
@@ -108,14 +108,14 @@ def input_of_moderate_size(mean: MeanParameterization) -> None:
         at = table.at(slice(1, None))
         size = np.abs(_scalings(mean, table).c_in) * np.hypot(at.alpha, at.sigma)
         worst = int(np.argmax(np.abs(np.log(np.maximum(size, 1e-300)))))
-        wanted = f"a standard deviation in [{_FAINT:g}, {_HUGE:g}]"
+        expected = f"a standard deviation in [{_FAINT:g}, {_HUGE:g}]"
         at_level = attrs.evolve(where, level=worst + 1)
-        require(bool(_FAINT <= size[worst] <= _HUGE), wanted, f"{size[worst]:.3g}", at_level)
+        require(bool(_FAINT <= size[worst] <= _HUGE), expected, f"{size[worst]:.3g}", at_level)
 
 
 @check("mean")
 def each_level_on_its_own(mean: MeanParameterization) -> None:
-    """The coefficients of a level depend on that level (and the one below it) only, and the arguments stay as they are.
+    """The mean's scalings at a level depend only on it and the level below, and its arguments are not changed.
 
     Usually: a normalization over all levels, an index into the table, or an in-place operation.
     """
@@ -124,17 +124,17 @@ def each_level_on_its_own(mean: MeanParameterization) -> None:
         whole = _scalings(mean, table)
         for rows in (slice(0, 1), slice(-1, None), slice(None, None, -1)):
             some = [Coefs(*(column[rows].copy() for column in coefs)) for coefs in (at, prev)]
-            kept = [Coefs(*(column.copy() for column in coefs)) for coefs in some]
+            before = [Coefs(*(column.copy() for column in coefs)) for coefs in some]
             with np.errstate(all="ignore"):
                 found = mean.scalings(*some)
-            require_same(some, kept, "arguments unchanged", where, cause="an in-place operation such as /=")
+            require_same(some, before, "arguments unchanged", where, cause="an in-place operation such as /=")
             for name, a, b in zip(NAMES, found, whole, strict=True):
                 require_close(a, b[rows], 1e-12, name, where, cause="something that depends on other levels")
 
 
 @check("mean")
 def between_levels_as_declared(mean: MeanParameterization) -> None:
-    """With no level below it gives the same, or it declares continuous_time = False and refuses continuous levels.
+    """The mean's scalings are the same without a level below; or continuous_time is False, and it refuses such levels.
 
     Usually: coefficients made of the level below; declare continuous_time = False, and say so in problems().
     """
@@ -144,26 +144,26 @@ def between_levels_as_declared(mean: MeanParameterization) -> None:
     for table, where in _tables(mean):
         at, prev = table.at(slice(1, None)), table.at(slice(None, -1))
         with np.errstate(all="ignore"):
-            wanted = mean.scalings(at, prev)
+            target = mean.scalings(at, prev)
             try:
                 found = mean.scalings(at, None)
             except Exception as error:
                 expected = "coefficients with prev=None"
                 raise LawError(expected, f"{type(error).__name__}: {error}", where) from error
-        for name, a, b in zip(NAMES, found, wanted, strict=True):
+        for name, a, b in zip(NAMES, found, target, strict=True):
             require_close(a, b, 1e-12, name, where, level_of=lambda i: i + 1)
 
 
 def _requires_refusal_of_continuous_levels(mean: MeanParameterization) -> None:
-    for path in _claimed(mean):
-        parts = compose(path, 20, timesteps=ContinuousLevels(), loss="simple", sampler="ancestral").parts
+    for path in _claimed_paths(mean):
+        parts = compose_on_path(path, 20, timesteps=ContinuousLevels(), loss="simple", sampler="ancestral").parts
         problems = list(mean.problems(attrs.evolve(parts, mean=mean)))
         require(bool(problems), "a sentence in problems() where levels are continuous", "none", Where(path.label))
 
 
 @check("mean")
 def tensors_agree_with_arrays(mean: MeanParameterization) -> None:
-    """Float64 tensors of continuous levels give what arrays give, as float64 tensors, with no value read.
+    """The mean's scalings of float64 tensors are tensors equal to those of arrays, and read no value.
 
     Usually: a NumPy function (np.sqrt) on what may be a tensor; write x**0.5, or branch on nothing.
     """
@@ -172,8 +172,8 @@ def tensors_agree_with_arrays(mean: MeanParameterization) -> None:
         arrays = table.at(slice(1, None))
         tensors = Coefs(*(torch.from_numpy(column.copy()) for column in arrays))
         where = Where(path.label, 20, detail="continuous levels")
-        wanted = mean.scalings(arrays, None)
-        for name, tensor, array in zip(NAMES, mean.scalings(tensors, None), wanted, strict=True):
+        expected = mean.scalings(arrays, None)
+        for name, tensor, array in zip(NAMES, mean.scalings(tensors, None), expected, strict=True):
             good = isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64
             require(good, f"{name} as a float64 tensor", getattr(tensor, "dtype", type(tensor).__name__), where)
             require_close(tensor, array, 1e-12, name, where, level_of=lambda i: i + 1)
@@ -181,11 +181,11 @@ def tensors_agree_with_arrays(mean: MeanParameterization) -> None:
             mean.scalings(Coefs(*(torch.ones(3, dtype=torch.float64) for _ in range(3))), None)
 
 
-def _continuous_paths(mean: MeanParameterization) -> list[Path]:
+def _continuous_paths(mean: MeanParameterization) -> list[NoisePath]:
     found = []
-    for path in _claimed(mean):
+    for path in _claimed_paths(mean):
         try:
-            compose(path, 20, mean=mean, timesteps=ContinuousLevels(), loss="simple", sampler="ancestral")
+            compose_on_path(path, 20, mean=mean, timesteps=ContinuousLevels(), loss="simple", sampler="ancestral")
         except CompositionError:
             continue
         found.append(path)

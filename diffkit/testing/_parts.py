@@ -32,7 +32,7 @@ _MUTABLE = (list, dict, set, bytearray, np.ndarray, torch.Tensor, torch.Generato
 
 @check()
 def contract(part: Any, kind: str) -> None:
-    """It has every member of its protocol, with the right arguments and types.
+    """A part has every member of its protocol, with the right arguments and types.
 
     Usually: a misspelt method, an argument left out, or a class attribute of the wrong type.
     """
@@ -44,7 +44,7 @@ def contract(part: Any, kind: str) -> None:
 
 @check()
 def frozen_options(part: Any, kind: str) -> None:
-    """It is a frozen attrs class: no option can be changed, nothing can be added.
+    """A part is a frozen attrs class: no option can be changed, nothing can be added.
 
     Usually: attrs.define or a plain class where attrs.frozen belongs.
     """
@@ -59,7 +59,7 @@ def frozen_options(part: Any, kind: str) -> None:
 
 @check()
 def equal_when_rebuilt(part: Any, kind: str) -> None:
-    """Made again from its options it is equal, with the same hash.
+    """A part made again from its options is equal, with the same hash.
 
     Usually: eq=False, an option that is not hashable (a list), or state that is not an option.
     """
@@ -70,7 +70,7 @@ def equal_when_rebuilt(part: Any, kind: str) -> None:
 
 @check()
 def repr_round_trip(part: Any, kind: str) -> None:
-    """What it prints makes it again.
+    """A part is made again by the Python code that it prints.
 
     Usually: repr=False on an option, or a __repr__ of its own.
     """
@@ -85,15 +85,15 @@ def repr_round_trip(part: Any, kind: str) -> None:
 
 @check()
 def plain_options(part: Any, kind: str) -> None:
-    """It holds options only: numbers, words, tuples of them; no tensor, generator, array, list or module.
+    """A part holds options only: numbers, words, tuples of them; no tensor, generator, array, list or module.
 
     Usually: a table, cache or history kept on the part; compute it in columns or carry it as state.
     """
-    held = {**vars(part)} if hasattr(part, "__dict__") else {}
+    attributes = {**vars(part)} if hasattr(part, "__dict__") else {}
     objects = python_objects(type(part)) if KINDS[kind].objects else ()
     options = {n: tuple(v.values()) if isinstance(v, Mapping) else v for n, v in _options(part).items()}
-    for name, value in (held | options).items():
-        for item in () if name in objects else _flat(value):
+    for name, value in (attributes | options).items():
+        for item in () if name in objects else _flatten(value):
             plain = isinstance(item, _PLAIN) or (attrs.has(type(item)) and not _is_mutable(type(item)))
             require(plain, "plain values", f"{name} holds {type(item).__name__}")
     for name, value in _class_attributes(type(part)):
@@ -102,12 +102,12 @@ def plain_options(part: Any, kind: str) -> None:
 
 @check()
 def copies(part: Any, kind: str) -> None:
-    """It can be pickled and copied, and the copies are equal.
+    """A part can be pickled and copied, and the copies are equal.
 
     Usually: a lambda or another thing that cannot be pickled among the options.
     """
     _needs_plain_options(part)
-    for how, again in (("pickle", _pickled), ("copy.deepcopy", copy.deepcopy), ("copy.copy", copy.copy)):
+    for how, again in (("pickle", _pickle_and_load), ("copy.deepcopy", copy.deepcopy), ("copy.copy", copy.copy)):
         try:
             other = again(part)
         except Exception as error:
@@ -117,7 +117,7 @@ def copies(part: Any, kind: str) -> None:
 
 @check()
 def json_round_trip(part: Any, kind: str) -> None:
-    """Its options survive JSON, where a tuple comes back as a list.
+    """A part's options survive JSON, where a tuple comes back as a list.
 
     Usually: an option without a converter from list to tuple, or of a type that JSON does not know.
     """
@@ -132,7 +132,7 @@ def json_round_trip(part: Any, kind: str) -> None:
 
 @check()
 def spec_round_trip(part: Any, kind: str) -> None:
-    """What holds it can be saved, and is rebuilt from what was saved.
+    """Whatever holds the part, such as a system, can be saved, and is rebuilt from what was saved.
 
     Usually: a converter that changes an option when it is given a second time.
     """
@@ -154,7 +154,7 @@ def spec_round_trip(part: Any, kind: str) -> None:
 
 @check()
 def refuses_nonsense(part: Any, kind: str) -> None:
-    """An option that is a number takes neither a word nor NaN.
+    """A part's option that is a number takes neither a word nor NaN.
 
     Usually: an option without a validator; write it as number(...) or integer(...) of diffkit.options.
     """
@@ -175,7 +175,7 @@ def _needs_plain_options(part: Any) -> None:
 
 
 def _system_with(kind: str, part: Any) -> Any:
-    """A small system of built-in parts around one part, or None if none fits."""
+    """Return a small system of built-in parts around one part, or None if none fits."""
     import diffkit
 
     plain: dict[str, Any] = dict(schedule="cosine", loss="vlb", backbone=("mlp", {"hidden": 8, "depth": 1}))
@@ -194,10 +194,10 @@ def _options(part: Any) -> dict[str, Any]:
     return {f.alias or f.name: getattr(part, f.name) for f in attrs.fields(type(part)) if f.init}
 
 
-def _flat(value: Any) -> Iterator[Any]:
+def _flatten(value: Any) -> Iterator[Any]:
     if isinstance(value, tuple | frozenset):
         for item in value:
-            yield from _flat(item)
+            yield from _flatten(item)
     else:
         yield value
 
@@ -213,5 +213,5 @@ def _class_attributes(cls: type[Any]) -> Iterator[tuple[str, Any]]:
         yield from ((n, v) for n, v in vars(base).items() if not n.startswith(("__", "_abc_", "_is_")))
 
 
-def _pickled(part: Any) -> Any:
+def _pickle_and_load(part: Any) -> Any:
     return pickle.loads(pickle.dumps(part))

@@ -19,8 +19,8 @@ _TIME = 1000.0  # time at full noise, so that it is of the size networks are use
 
 
 @frozen
-class Path(ContinuousSchedule):
-    """A path whose levels are evenly spaced in its own clock: an angle, sigma^(1/7), or the share of noise.
+class NoisePath(ContinuousSchedule):
+    """Noise path of the checks, with levels evenly spaced in a clock: an angle, sigma^(1/7), or the share of noise.
 
     Attributes:
         kind: "vp" (cosine and sine of an angle), "ve" (alpha = 1) or "linear" (alpha = 1 - sigma).
@@ -37,7 +37,7 @@ class Path(ContinuousSchedule):
 
     @property
     def label(self) -> str:
-        """Its name in results."""
+        """Return the path's name in results."""
         return self.kind + (" (no signal at T)" if math.isinf(self.last) else "")
 
     def table(self, num_steps: int) -> ProcessTable:
@@ -63,7 +63,7 @@ class Path(ContinuousSchedule):
         return total_std, _TIME * torch.sigmoid(-log_snr)
 
     def _clock(self, ratio: float) -> float:
-        """The clock where sigma / alpha is ``ratio``."""
+        """Return the clock at which sigma / alpha is ``ratio``."""
         if self.kind == "vp":
             return math.atan(ratio)
         if self.kind == "ve":
@@ -80,13 +80,13 @@ class Path(ContinuousSchedule):
 
 @frozen
 class LevelsOnly(NoiseSchedule):
-    """A path that is known at the levels of its table only, as most schedules are."""
+    """Noise path of the checks that is known at the levels of its table only, as most schedules are."""
 
-    path: Path
+    path: NoisePath
 
     @property
     def label(self) -> str:
-        """Its name in results."""
+        """Return the path's name in results."""
         return f"{self.path.label} (levels of the table only)"
 
     def table(self, num_steps: int) -> ProcessTable:
@@ -94,24 +94,24 @@ class LevelsOnly(NoiseSchedule):
         return self.path.table(num_steps)
 
 
-AnyPath = Path | LevelsOnly
+AnyPath = NoisePath | LevelsOnly
 
-VP, VE, LINEAR = Path("vp"), Path("ve", first=12.0), Path("linear")
+VP, VE, LINEAR = NoisePath("vp"), NoisePath("ve", first=12.0), NoisePath("linear")
 """Whole paths: from almost clean to almost only noise. The VE path's sigma goes from 0.0025 to 90."""
 
 WHOLE = (VP, VE, LINEAR)
-WITHOUT_SIGNAL = (Path("vp", last=-math.inf), Path("linear", last=-math.inf))
+WITHOUT_SIGNAL = (NoisePath("vp", last=-math.inf), NoisePath("linear", last=-math.inf))
 """Paths that end in pure noise, where x_start / alpha means nothing."""
 
 
-def segment(path: Path) -> Path:
-    """The middle of a path, log_snr 4 to -4, where every coefficient is of moderate size; with uneven steps."""
-    return Path(path.kind, last=-4.0, first=4.0, uneven=True)
+def middle_segment(path: NoisePath) -> NoisePath:
+    """Return the middle of a noise path, log_snr 4 to -4, with coefficients of moderate size and uneven steps."""
+    return NoisePath(path.kind, last=-4.0, first=4.0, uneven=True)
 
 
 @frozen
 class ContinuousLevels(ContinuousTimestepSampler):
-    """Normal log_snr, as continuous training draws it; to evaluate parts at."""
+    """Timestep sampler of the checks: normal log_snr, as in continuous training."""
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
         """Return log_snr (B,) float64 and weights of one."""
@@ -119,8 +119,8 @@ class ContinuousLevels(ContinuousTimestepSampler):
         return 2 * torch.special.ndtri(inside), torch.ones_like(u, dtype=torch.float32)
 
 
-def compose(path: AnyPath, num_steps: int, **parts: Any) -> Any:
-    """Return a system on a path without a network: parts that any other fits, but for those given."""
+def compose_on_path(path: AnyPath, num_steps: int, **parts: Any) -> Any:
+    """Return a system on a noise path, without a network; parts that are not given are built-in ones that fit."""
     try:
         return _compose_once(path, num_steps, tuple(parts.items()))
     except TypeError:  # a part that has no hash, which another check is about
@@ -141,6 +141,6 @@ _compose_once = functools.lru_cache(maxsize=256)(_compose)
 
 
 def target_of(at: Coefs, scalings: Scalings) -> tuple[Any, Any]:
-    """Return p, q of what a network should answer, ``p x_start + q eps``; computed here, independently of the core."""
+    """Return p, q of a mean's training target ``p x_start + q eps``, computed here independently of the core."""
     c_skip, c_out, _ = scalings
     return (1 - c_skip * at.alpha) / c_out, -c_skip * at.sigma / c_out

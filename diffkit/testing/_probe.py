@@ -17,8 +17,8 @@ from diffkit.errors import CompositionError, OptionError
 from diffkit.protocols import Composition, Denoise, Level, Prediction, Sampler, State
 from diffkit.system.sampling import Program, encoding_program, sampling_program
 from diffkit.table import F64, ProcessTable
-from diffkit.testing._check import LawError, Where, visiting
-from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, AnyPath, LevelsOnly, Path, compose
+from diffkit.testing._check import LawError, Where, record_where
+from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL, AnyPath, LevelsOnly, NoisePath, compose_on_path
 from diffkit.testing.oracles import DiracOracle, GaussianOracle, MixtureOracle
 
 POINT = DiracOracle([0.7, -0.4])
@@ -32,8 +32,8 @@ ORACLES = (NORMAL, MIXTURE)
 
 
 @frozen(eq=False)
-class Walk:
-    """A sampler prepared for one table.
+class PreparedSampler:
+    """Sampler prepared for one table, to run step by step in the checks.
 
     Attributes:
         sampler: The sampler.
@@ -51,25 +51,25 @@ class Walk:
 
     @property
     def table(self) -> ProcessTable:
-        """Its table."""
+        """Return the program's table."""
         return self.parts.table
 
     @property
     def where(self) -> Where:
-        """Path and number of steps, for a finding."""
+        """Return the path and number of steps, as the place named in a result."""
         return Where(self.path.label, self.table.num_steps)
 
     @property
     def plan(self) -> dict[str, F64]:
-        """The sampler's own columns."""
+        """Return the columns of the sampler's plan."""
         return dict(self.program.columns.blocks["coef"])
 
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """What the steps read, one row for each."""
+        """Return the rows of coefficients that the steps read, one for each step."""
         return self.program.columns.on(torch.device("cpu"), dtype)
 
     def row(self, i: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        """What step i reads."""
+        """Return the row of coefficients that step i reads."""
         return self.matrix(dtype)[i]
 
     def step(
@@ -81,7 +81,7 @@ class Walk:
             return self.program.step(denoise, x, state, row, noise, self.is_last(i))
 
     def is_last(self, i: int) -> bool:
-        """The argument ``last`` of the step."""
+        """Return the argument ``last`` of step i."""
         return self.program.is_last(i)
 
     def run(self, denoise: Denoise, x: Tensor, noises: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
@@ -104,34 +104,34 @@ class Walk:
         return denoise
 
 
-def walk(sampler: Sampler, path: AnyPath, num_steps: int) -> Walk:
-    """Return a sampler on the way down from level T to 0; raises `CompositionError` if it refuses the path."""
-    visiting(Where(path.label, num_steps))
-    parts = _parts(sampler, path, num_steps)
+def prepare_sampler(sampler: Sampler, path: AnyPath, num_steps: int) -> PreparedSampler:
+    """Prepare a sampler for the way down from level T to 0; raises `CompositionError` if it refuses the path."""
+    record_where(Where(path.label, num_steps))
+    parts = _sampler_parts(sampler, path, num_steps)
     program = sampling_program(parts, sampler, parts.table)
-    return Walk(sampler, program, parts, path, (num_steps, *program.levels))
+    return PreparedSampler(sampler, program, parts, path, (num_steps, *program.levels))
 
 
-def encoding(sampler: Sampler, path: Path, num_steps: int) -> Walk:
-    """Return a deterministic sampler on the way up from level 1 to T."""
-    visiting(Where(path.label, num_steps, detail="upwards"))
-    parts = _parts(sampler, path, num_steps)
+def prepare_encoder(sampler: Sampler, path: NoisePath, num_steps: int) -> PreparedSampler:
+    """Prepare a deterministic sampler for the way up from level 1 to T."""
+    record_where(Where(path.label, num_steps, detail="upwards"))
+    parts = _sampler_parts(sampler, path, num_steps)
     program = encoding_program(parts, sampler, parts.table, past_end=False)
-    return Walk(sampler, program, parts, path, tuple(range(1, num_steps + 1)))
+    return PreparedSampler(sampler, program, parts, path, tuple(range(1, num_steps + 1)))
 
 
-def _parts(sampler: Sampler, path: AnyPath, num_steps: int) -> Composition:
-    """A sampler on a path; put together once, as all that depends on the number of steps is the table."""
-    parts: Composition = compose(path, 20, sampler=sampler).parts
+def _sampler_parts(sampler: Sampler, path: AnyPath, num_steps: int) -> Composition:
+    """Return a system with a sampler on a path, composed once: only the table depends on the number of steps."""
+    parts: Composition = compose_on_path(path, 20, sampler=sampler).parts
     return attrs.evolve(parts, table=path.table(num_steps))
 
 
-def accepted(sampler: Sampler, paths: Sequence[Path] = WHOLE) -> list[Path]:
-    """The paths that a sampler does not refuse; it must take one of the whole ones."""
+def accepted_paths(sampler: Sampler, paths: Sequence[NoisePath] = WHOLE) -> list[NoisePath]:
+    """Return the paths that a sampler does not refuse; it must accept one of the complete ones."""
     found = []
     for path in paths:
         try:
-            compose(path, 20, sampler=sampler)
+            compose_on_path(path, 20, sampler=sampler)
         except (CompositionError, OptionError):
             continue
         found.append(path)
@@ -140,23 +140,23 @@ def accepted(sampler: Sampler, paths: Sequence[Path] = WHOLE) -> list[Path]:
     return found
 
 
-def walks(sampler: Sampler, counts: Sequence[int] = (1, 2, 3, 20)) -> Iterator[Walk]:
-    """A sampler on every path it accepts, also those without signal at T, at several numbers of steps.
+def prepared_samplers(sampler: Sampler, counts: Sequence[int] = (1, 2, 3, 20)) -> Iterator[PreparedSampler]:
+    """Yield a sampler prepared on every path it accepts, also those without signal at T, for several numbers of steps.
 
     One that evaluates between levels also runs on schedules without such levels: it gets the nearest level, or the one
     that the step starts from.
     """
-    for path in [*accepted(sampler), *accepted(sampler, WITHOUT_SIGNAL)]:
+    for path in [*accepted_paths(sampler), *accepted_paths(sampler, WITHOUT_SIGNAL)]:
         for num_steps in counts:
-            found = walk(sampler, path, num_steps)
+            found = prepare_sampler(sampler, path, num_steps)
             yield found
             if found.program.num_nodes:
-                yield walk(sampler, LevelsOnly(path), num_steps)
+                yield prepare_sampler(sampler, LevelsOnly(path), num_steps)
 
 
 @frozen(eq=False)
-class Spread:
-    """What data is after a step: mean and standard deviation of every element, each (C, *S).
+class StepDistribution:
+    """Distribution of data after a sampling step: mean and standard deviation of every element, each (C, *S).
 
     Attributes:
         mean, std: Of every element.
@@ -169,12 +169,14 @@ class Spread:
 
     @property
     def covariance(self) -> Tensor:
-        """Of all pairs of elements, (D, D)."""
+        """Return the covariance of all pairs of elements, (D, D)."""
         flat = self.shares.flatten(1)
         return flat.T @ flat
 
 
-def propagate(walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None = None) -> list[Spread]:
+def propagate_normal(
+    prepared: PreparedSampler, oracle: Any, start: GaussianOracle, steps: int | None = None
+) -> list[StepDistribution]:
     """Return exactly what the steps make of normal data, given that they are affine in x and noise.
 
     One row of the batch starts at the mean. For each element, one row starts a standard deviation away from it, and
@@ -182,32 +184,34 @@ def propagate(walk: Walk, oracle: Any, start: GaussianOracle, steps: int | None 
     A last row receives all of them twice.
 
     Args:
-        walk: A sampler on a table.
+        prepared: A sampler on a table.
         oracle: Exact denoiser, affine in x.
         start: Distribution at the first level.
         steps: How many steps; all by default.
     Raises:
         LawError: The steps are not affine, so that the result would be meaningless.
     """
-    steps = walk.program.num_steps if steps is None else steps
+    steps = prepared.program.num_steps if steps is None else steps
     moves = torch.eye(start.mean.numel(), dtype=start.mean.dtype).view(-1, *start.mean.shape)
     own = [slice(1 + len(moves) * i, 1 + len(moves) * (i + 1)) for i in range(steps + 1)]
-    used = own if walk.sampler.stochastic else own[:1]
+    used = own if prepared.sampler.stochastic else own[:1]
     x = start.mean.repeat(used[-1].stop + 1, *[1] * start.mean.ndim)
     x[own[0]] += start.std * moves
     x[-1] += 2 * start.std * moves.sum(0)
     noises = []
     for rows in own[1:]:
         noise = torch.zeros_like(x)
-        if walk.sampler.stochastic:
+        if prepared.sampler.stochastic:
             noise[rows] = moves
             noise[-1] = 2 * moves.sum(0)
         noises.append(noise)
     found = []
-    for i, (_, after) in enumerate(zip(range(steps), walk.run(walk.with_variance(oracle), x, noises), strict=False)):
+    for i, (_, after) in enumerate(
+        zip(range(steps), prepared.run(prepared.with_variance(oracle), x, noises), strict=False)
+    ):
         shares = after[1:-1] - after[0]
-        _require_affine(after, shares, attrs.evolve(walk.where, level=walk.levels[i]))
-        found.append(Spread(after[0], shares.square().sum(0).sqrt(), shares))
+        _require_affine(after, shares, attrs.evolve(prepared.where, level=prepared.levels[i]))
+        found.append(StepDistribution(after[0], shares.square().sum(0).sqrt(), shares))
     return found
 
 
@@ -223,30 +227,30 @@ def _require_affine(after: Tensor, shares: Tensor, where: Where) -> None:
         )
 
 
-def error_at(walk: Walk, steps: int) -> float:
-    """Largest error of mean or standard deviation after some steps, in units of the exact standard deviation."""
-    t, s = walk.levels[0], walk.levels[steps]
-    alpha, sigma = walk.table.alpha, walk.table.sigma
+def distribution_error(prepared: PreparedSampler, steps: int) -> float:
+    """Return the largest error of mean or standard deviation after some steps, in exact standard deviations."""
+    t, s = prepared.levels[0], prepared.levels[steps]
+    alpha, sigma = prepared.table.alpha, prepared.table.sigma
     exact = NORMAL.at(float(alpha[s]), float(sigma[s]))
-    found = propagate(walk, NORMAL, NORMAL.at(float(alpha[t]), float(sigma[t])), steps)[-1]
+    found = propagate_normal(prepared, NORMAL, NORMAL.at(float(alpha[t]), float(sigma[t])), steps)[-1]
     worst = torch.maximum((found.mean - exact.mean).abs(), (found.std - exact.std).abs()) / exact.std
     return float(worst.max())
 
 
-def pointwise_error(walk: Walk, steps: int, oracle: Any = NORMAL) -> float:
-    """Largest distance from the exact ODE solution after some steps of a deterministic sampler, in the same units."""
-    t, s = (_ends(walk, k) for k in (walk.levels[0], walk.levels[steps]))
-    x = t[0] * _starts(t[1] / t[0])
-    for _, after in zip(range(steps), walk.run(walk.with_variance(oracle), x), strict=False):
+def pointwise_error(prepared: PreparedSampler, steps: int, oracle: Any = NORMAL) -> float:
+    """Return the largest distance from the exact ODE solution after some steps, in units of the scale of x_t."""
+    t, s = (_alpha_sigma(prepared, k) for k in (prepared.levels[0], prepared.levels[steps]))
+    x = t[0] * _start_points(t[1] / t[0])
+    for _, after in zip(range(steps), prepared.run(prepared.with_variance(oracle), x), strict=False):
         found = after
     exact = s[0] * _solution(oracle, t[1] / t[0], s[1] / s[0])
     return float((found - exact).abs().max()) / math.hypot(*s)
 
 
-def round_trip_error(up: Walk, down: Walk, oracle: Any = NORMAL) -> float:
-    """Largest distance after going up from level 1 and coming back down, in the same units."""
-    alpha, sigma = _ends(up, 1)
-    x = alpha * _starts(sigma / alpha)
+def round_trip_error(up: PreparedSampler, down: PreparedSampler, oracle: Any = NORMAL) -> float:
+    """Return the largest distance after going up from level 1 and back down, in units of the scale of x_1."""
+    alpha, sigma = _alpha_sigma(up, 1)
+    x = alpha * _start_points(sigma / alpha)
     *_, top = up.run(up.with_variance(oracle), x)
     steps = down.program.num_steps - 1
     for _, after in zip(range(steps), down.run(down.with_variance(oracle), top), strict=False):
@@ -254,28 +258,28 @@ def round_trip_error(up: Walk, down: Walk, oracle: Any = NORMAL) -> float:
     return float((back - x).abs().max()) / math.hypot(alpha, sigma)
 
 
-def _ends(walk: Walk, level: int) -> tuple[float, float]:
-    return float(walk.table.alpha[level]), float(walk.table.sigma[level])
+def _alpha_sigma(prepared: PreparedSampler, level: int) -> tuple[float, float]:
+    return float(prepared.table.alpha[level]), float(prepared.table.sigma[level])
 
 
-def _starts(rho: float) -> Tensor:
-    """x / alpha of five points from one tail to the other, where the noise is rho."""
+def _start_points(rho: float) -> Tensor:
+    """Return x / alpha of five points from one tail to the other, where sigma / alpha is rho."""
     spread = torch.linspace(-1.5, 1.5, 5, dtype=torch.float64)[:, None]
     return spread * math.hypot(1.0, rho) * torch.tensor([1.0, -0.7], dtype=torch.float64)
 
 
 @functools.lru_cache
 def _known_solution(which: int, t: float, s: float) -> Tensor:
-    return ORACLES[which].flow(_starts(t), (1.0, t), (1.0, s))
+    return ORACLES[which].flow(_start_points(t), (1.0, t), (1.0, s))
 
 
 def _solution(oracle: Any, t: float, s: float) -> Tensor:
-    """x / alpha where the ODE takes the points of `_starts`; in rho it is the same on every path."""
+    """Return x / alpha to which the ODE takes the points of `_start_points`; in rho it is the same on every path."""
     return _known_solution(ORACLES.index(oracle), float(f"{t:.13g}"), float(f"{s:.13g}"))
 
 
 def fitted_order(counts: Sequence[int], errors: Sequence[float], floor: float = 1e-11) -> float:
-    """Slope of log error over log steps, by least squares on the three finest above rounding; inf if none is."""
+    """Return the slope of log error over log steps, fitted to the three finest above rounding; inf if none."""
     usable = [(n, e) for n, e in zip(counts, errors, strict=True) if e > floor][-3:]
     if len(usable) < 2:
         return float("inf")

@@ -13,7 +13,9 @@ from diffkit.errors import MissingExtraError, OptionError, did_you_mean
 from diffkit.registry import registry
 from diffkit.testing import (  # noqa: F401  each module's checks are known once it is imported
     _backbone,
+    _data,
     _decoder,
+    _extractor,
     _guidance,
     _loss,
     _mean,
@@ -25,14 +27,14 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _timesteps,
     _var,
 )
-from diffkit.testing._check import Check, CheckResult, Given, checks_of, once, shown
-from diffkit.testing._conditions import refuse_misfits
+from diffkit.testing._check import Check, CheckResult, Given, checks_of, part_text, skip_repeated_stop
+from diffkit.testing._conditions import check_conditions
 
 _NONE: Mapping[str, str] = {}
 
 
 def checks_for(kind: str) -> tuple[Check, ...]:
-    """Return every check of a kind: named, documented (`Check.law`, `Check.cause`), callable with a part.
+    """Return every conformance check of a kind, each with its law and cause (`Check.law`, `Check.cause`).
 
     Args:
         kind: Kind of part, such as "sampler".
@@ -45,7 +47,7 @@ def checks_for(kind: str) -> tuple[Check, ...]:
 def check_component(
     kind: str, factory: Any, *, expected_failures: Mapping[str, str] = _NONE, conditions: Given | None = None
 ) -> list[CheckResult]:
-    """Run every check of a kind on a part and return what each found; nothing is raised for a failure.
+    """Run every conformance check of a kind on a part and return the results; a failure raises nothing.
 
     Args:
         kind: Kind of the part.
@@ -59,16 +61,16 @@ def check_component(
     """
     checks = checks_for(kind)
     _check_names(kind, checks, expected_failures)
-    refuse_misfits(kind, conditions)
-    part, seen = _made(factory), dict[str, str]()
+    check_conditions(kind, conditions)
+    part, seen = _create_part(factory), dict[str, str]()
     results = (check.result(part, expected_failures.get(check.name), conditions) for check in checks)
-    return [once(result, seen) for result in results]
+    return [skip_repeated_stop(result, seen) for result in results]
 
 
 def parametrize_checks(
     kind: str, *instances: Any, expected_failures: Mapping[str, str] = _NONE, conditions: Given | None = None
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that runs a test once for every check of every instance, as its argument ``check``.
+    """Return a decorator that runs a test for every conformance check of every instance, as its argument ``check``.
 
         @parametrize_checks("sampler", Heun(), Heun(churn=10))
         def test_heun(check): check()
@@ -88,21 +90,21 @@ def parametrize_checks(
         raise MissingExtraError("testing", "parametrize_checks") from error
     checks = checks_for(kind)
     _check_names(kind, checks, expected_failures)
-    refuse_misfits(kind, conditions)
+    check_conditions(kind, conditions)
     cases = []
-    for instance in map(_made, instances):
+    for instance in map(_create_part, instances):
         seen: dict[str, str] = {}
         for each in checks:
             reason = expected_failures.get(each.name)
             marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError)]
             bound = BoundCheck(each, instance, conditions, {} if marks else seen)
-            cases.append(pytest.param(bound, marks=marks, id=f"{shown(instance)}-{each.name}"))
+            cases.append(pytest.param(bound, marks=marks, id=f"{part_text(instance)}-{each.name}"))
     return pytest.mark.parametrize("check", cases)
 
 
 @frozen
 class BoundCheck:
-    """A check and the part it is about, with conditions if it is a backbone's; calling it runs it.
+    """Conformance check with the part it is about, and conditions if the part is a backbone; calling it runs it.
 
     Checks of one part share ``seen``, so that an exception which stops several is reported by the first of them.
     """
@@ -117,7 +119,7 @@ class BoundCheck:
         __tracebackhide__ = True
         import pytest
 
-        result = once(self.check.result(self.part, conditions=self.conditions), self.seen)
+        result = skip_repeated_stop(self.check.result(self.part, conditions=self.conditions), self.seen)
         if result.status == "skipped":
             pytest.skip(result.reason)
         if not result.ok:
@@ -125,7 +127,7 @@ class BoundCheck:
 
 
 def report(results: Iterable[CheckResult]) -> str:
-    """Return results as text: one line for each check, then a review of each failure."""
+    """Return results of conformance checks as text: a line for each check, then a review of each failure."""
     results = list(results)
     width = max((len(result.check) for result in results), default=0)
     lines = [f"{r.status:8}  {r.check:{width}}  {r.seconds:6.2f} s  {r.reason or r.note or r.law}" for r in results]
@@ -133,7 +135,7 @@ def report(results: Iterable[CheckResult]) -> str:
     return "\n".join([*lines, *(["", *failed] if failed else [])])
 
 
-def _made(factory: Any) -> Any:
+def _create_part(factory: Any) -> Any:
     if isinstance(factory, type | functools.partial) or inspect.isroutine(factory):
         return factory()
     return factory

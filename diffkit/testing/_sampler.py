@@ -12,67 +12,78 @@ from torch import Tensor
 
 from diffkit.errors import ProtocolError
 from diffkit.protocols import Level, MultistageSampler, Prediction, Sampler
-from diffkit.testing._check import LawError, NotApplicableError, Where, check, current
-from diffkit.testing._close import leaves, mapped, require, require_close, require_same
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, recorded_where
+from diffkit.testing._close import map_tree, require, require_close, require_same, tree_leaves
 from diffkit.testing._host import count_graphs, on_fake_tensors
-from diffkit.testing._probe import NORMAL, PICTURE, POINT, Walk, accepted, propagate, walk, walks
+from diffkit.testing._probe import (
+    NORMAL,
+    PICTURE,
+    POINT,
+    PreparedSampler,
+    accepted_paths,
+    prepare_sampler,
+    prepared_samplers,
+    propagate_normal,
+)
 
 
-def _start(walk: Walk, batch: int = 3, dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (2,)) -> Tensor:
+def _start(
+    prepared: PreparedSampler, batch: int = 3, dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (2,)
+) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, *shape, generator=generator, dtype=torch.float64)
-    return (x * float(walk.table.total_std[-1])).to(dtype)
+    return (x * float(prepared.table.total_std[-1])).to(dtype)
 
 
-def _noises(walk: Walk, x: Tensor) -> list[Tensor]:
+def _noises(prepared: PreparedSampler, x: Tensor) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
-    return [torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(walk.program.num_steps)]
+    return [torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(prepared.program.num_steps)]
 
 
 def _plain(x: Tensor, level: Level) -> Prediction:
-    """A denoiser of any shape of data, made of the level alone, so that it has no value of its own."""
+    """Return a denoiser for any shape of data that depends on the level alone."""
     known = None if not level.coefficients else level.coefficients["log_variance"]
     return Prediction(torch.tanh(x / (1 + level.sigma)), known)
 
 
 @check("sampler")
 def plan_is_finite(sampler: Sampler) -> None:
-    """On every path it accepts the plan is made of finite float64 columns, one row for each step.
+    """On every path that a sampler accepts, its plan has finite float64 columns, one row for each step.
 
     Usually: 0/0 or a log of 0 on the step to level 0, or at level T where alpha may be 0 (say so in problems()), or
     a node that coincides with the step's start, as it may on a discrete schedule.
     """
     try:
-        for found in walks(sampler, (1, 2, 3, 20, 1000)):
+        for found in prepared_samplers(sampler, (1, 2, 3, 20, 1000)):
             for name, column in found.plan.items():
                 require(column.dtype == np.float64, f"column {name!r} float64", column.dtype, found.where)
                 with np.errstate(over="ignore"):
                     finite = bool(np.isfinite(column.astype(np.float32)).all())
                 require(finite, f"column {name!r} finite in float32", "inf", found.where)
     except ProtocolError as error:
-        raise LawError("finite columns, or a sentence in problems()", str(error), current()) from error
+        raise LawError("finite columns, or a sentence in problems()", str(error), recorded_where()) from error
 
 
 @check("sampler")
 def same_plan_again(sampler: Sampler) -> None:
-    """The same steps give the same plan to the bit, whatever was planned in between.
+    """A sampler's plan for the same steps is the same to the bit, whatever was planned in between.
 
     Usually: something counted or cached on the class or in the module.
     """
-    for path in accepted(sampler):
-        first = walk(sampler, path, 20).plan
-        walk(sampler, path, 3)
-        require_same(walk(sampler, path, 20).plan, first, "the same plan again", Where(path.label, 20))
+    for path in accepted_paths(sampler):
+        first = prepare_sampler(sampler, path, 20).plan
+        prepare_sampler(sampler, path, 3)
+        require_same(prepare_sampler(sampler, path, 20).plan, first, "the same plan again", Where(path.label, 20))
 
 
 @check("sampler")
 def point_is_reached(sampler: Sampler) -> None:
-    """If the denoiser knows the one data point there is, sampling ends at that point, from wherever it starts.
+    """With the exact denoiser of a single data point, sampling ends at that point, from any start.
 
     Usually: noise added on the last step, a last step that stops short of level 0, or a coefficient of x_start that
     is not alpha_s.
     """
-    for found in walks(sampler):
+    for found in prepared_samplers(sampler):
         for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
             x = _start(found, dtype=dtype)
             *_, end = found.run(found.with_variance(POINT), x, _noises(found, x))
@@ -84,17 +95,17 @@ def point_is_reached(sampler: Sampler) -> None:
 
 @check("sampler")
 def keeps_the_marginals(sampler: Sampler) -> None:
-    """If the denoiser knows the one data point there is, every step keeps mean alpha_s x_start and spread sigma_s.
+    """With the exact denoiser of a single data point, every step keeps mean alpha_s x_start and spread sigma_s.
 
     These are the plan identities: for coefficients a of x, b_j of estimates of x_start and c of noise,
     ``a alpha_t + sum_j b_j = alpha_s`` and ``(a sigma_t)^2 + c^2 = sigma_s^2``. They are probed, not read off names.
     Usually: alpha or sigma of the wrong end of the step, alpha_bar for alpha, a formula for total_std 1 on another
     path, or a variance where a standard deviation belongs.
     """
-    for found in walks(sampler, (1, 2, 3, 12)):
+    for found in prepared_samplers(sampler, (1, 2, 3, 12)):
         alpha, sigma = found.table.alpha, found.table.sigma
         top = found.levels[0]
-        spreads = propagate(found, POINT, POINT.at(float(alpha[top]), float(sigma[top])))
+        spreads = propagate_normal(found, POINT, POINT.at(float(alpha[top]), float(sigma[top])))
         for i, spread in enumerate(spreads):
             t, s = found.levels[i], found.levels[i + 1]
             where = attrs.evolve(found.where, level=t, detail=f"step from level {t} to {s}")
@@ -106,16 +117,16 @@ def keeps_the_marginals(sampler: Sampler) -> None:
 
 @check("sampler")
 def elements_on_their_own(sampler: Sampler) -> None:
-    """If the denoiser knows the one picture there is, each element keeps its mean and spread, by noise of its own.
+    """With the exact denoiser of a single image, a step keeps each element's mean and spread, with independent noise.
 
     The spread is compared with that of points after the same step, so that noise of another scale is not meant.
     Usually: noise averaged over elements or copied from one of them (mean, [:, :1], expand_as), or a mean over axes
     that only pictures have.
     """
-    for found in walks(sampler, (1, 2, 3)):
+    for found in prepared_samplers(sampler, (1, 2, 3)):
         top, every = found.levels[0], [POINT, PICTURE]
         starts = [data.at(float(found.table.alpha[top]), float(found.table.sigma[top])) for data in every]
-        points, pictures = (propagate(found, *pair) for pair in zip(every, starts, strict=True))
+        points, pictures = (propagate_normal(found, *pair) for pair in zip(every, starts, strict=True))
         for i, (point, picture) in enumerate(zip(points, pictures, strict=True)):
             t, s = found.levels[i], found.levels[i + 1]
             where = attrs.evolve(found.where, level=t, detail=f"step from level {t} to {s}, data (2, 2, 3)")
@@ -146,7 +157,7 @@ def noise_as_declared(sampler: Sampler) -> None:
     Usually: `stochastic` that does not follow the options, or noise drawn inside the step.
     """
     used = False
-    for found in walks(sampler, (20,)):
+    for found in prepared_samplers(sampler, (20,)):
         x = _start(found)
         denoise = found.with_variance(NORMAL)
         *_, quiet = found.run(denoise, x)
@@ -158,13 +169,13 @@ def noise_as_declared(sampler: Sampler) -> None:
 
 @check("sampler")
 def any_shape_of_data(sampler: Sampler) -> None:
-    """Points, signals, images and volumes, one or many, float32 or float64: x keeps its shape and dtype.
+    """A sampler keeps shape and dtype of x: points, signals, images or volumes, one or many, float32 or float64.
 
     Usually: a view, sum or mean over fixed axes, or a constant tensor of another dtype.
     """
-    for path in accepted(sampler):
+    for path in accepted_paths(sampler):
         for num_steps in (1, 2, 3):
-            found = walk(sampler, path, num_steps)
+            found = prepare_sampler(sampler, path, num_steps)
             for shape, batch in (((2,), 1), ((3, 5), 2), ((1, 4, 6), 2), ((2, 2, 3, 2), 1)):
                 for dtype in (torch.float32, torch.float64):
                     x = _start(found, batch, dtype, shape)
@@ -177,16 +188,18 @@ def any_shape_of_data(sampler: Sampler) -> None:
 
 @check("sampler")
 def never_asks_at_level_0(sampler: Sampler) -> None:
-    """The network is evaluated only where there is noise: never at sigma = 0.
+    """A sampler evaluates the network only where there is noise, never at sigma = 0.
 
     Usually: a second evaluation at level s on the last step; inherit from MultistageSampler and leave it out if `last`.
     """
-    for found in walks(sampler):
+    for found in prepared_samplers(sampler):
         sigmas: list[float] = []
 
-        def denoise(x: Tensor, level: Level, walk: Walk = found, sigmas: list[float] = sigmas) -> Prediction:
+        def denoise(
+            x: Tensor, level: Level, prepared: PreparedSampler = found, sigmas: list[float] = sigmas
+        ) -> Prediction:
             sigmas.append(float(level.sigma.min()))
-            return walk.with_variance(NORMAL)(x, level)
+            return prepared.with_variance(NORMAL)(x, level)
 
         x = _start(found)
         for i, _ in enumerate(found.run(denoise, x, _noises(found, x))):
@@ -202,7 +215,7 @@ def last_only_if_declared(sampler: Sampler) -> None:
     """
     if _uses_last(sampler):
         raise NotApplicableError("it uses `last`")
-    for found in walks(sampler, (3,)):
+    for found in prepared_samplers(sampler, (3,)):
         x, state = _start(found), sampler.init(_start(found))
         noise = _noises(found, x)[0] if sampler.stochastic else None
         denoise, row = found.with_variance(NORMAL), found.row(0)
@@ -217,45 +230,47 @@ def _uses_last(sampler: Sampler) -> bool:
 
 @check("sampler")
 def pure_steps(sampler: Sampler) -> None:
-    """A step changes no argument, keeps hold of none, and gives the same for the same.
+    """A sampler's step changes and keeps none of its arguments, and gives the same for the same arguments.
 
     Usually: an operation ending in "_", a buffer that is written again, or noise drawn inside the step.
     """
-    for found in walks(sampler, (4,)):
+    for found in prepared_samplers(sampler, (4,)):
         x = _start(found)
         noises = _noises(found, x)
         denoise = found.with_variance(NORMAL)
-        wanted = list(found.run(denoise, x, noises))
-        require_same(list(found.run(denoise, x, noises)), wanted, "the same run again", found.where)
-        _require_no_trace(found, denoise, x, noises, wanted)
+        expected = list(found.run(denoise, x, noises))
+        require_same(list(found.run(denoise, x, noises)), expected, "the same run again", found.where)
+        _require_no_trace(found, denoise, x, noises, expected)
 
 
-def _require_no_trace(found: Walk, denoise: Any, x: Tensor, noises: list[Tensor], wanted: list[Tensor]) -> None:
-    """Walk with arguments that are compared after each step and then overwritten with NaN."""
+def _require_no_trace(
+    found: PreparedSampler, denoise: Any, x: Tensor, noises: list[Tensor], expected: list[Tensor]
+) -> None:
+    """Run a sampler while comparing the arguments after each step and overwriting them with NaN."""
     state = found.sampler.init(x)
-    for i, after in enumerate(wanted):
-        given = mapped(torch.clone, (x, state, found.row(i), noises[i]))
-        kept = mapped(torch.clone, given)
+    for i, after in enumerate(expected):
+        given = map_tree(torch.clone, (x, state, found.row(i), noises[i]))
+        before = map_tree(torch.clone, given)
         noise = given[3] if found.sampler.stochastic else None
         result, state = found.step(denoise, given[0], given[1], i, noise, given[2])
         where = attrs.evolve(found.where, level=found.levels[i])
-        require_same(given, kept, "x, state, row and noise unchanged by the step", where)
+        require_same(given, before, "x, state, row and noise unchanged by the step", where)
         for name, tensor in zip(("x", "row", "noise"), (given[0], given[2], given[3]), strict=True):
             tensor.fill_(torch.nan)
             require(bool(result.isfinite().all()), f"a result of its own, not a view of {name}", "one", where)
         require_same(result, after, "the same as in one run", where)
-        for leaf in leaves(state):
+        for leaf in tree_leaves(state):
             require(bool(torch.as_tensor(leaf).isfinite().all()), "a state of its own", "a view of an argument", where)
         x = result
 
 
 @check("sampler")
 def no_hidden_state(sampler: Sampler) -> None:
-    """Two runs, one step of each in turn, end where they end alone.
+    """Two sampling runs, one step of each in turn, end where they end alone.
 
     Usually: history kept on the sampler or in the module; carry it in the state.
     """
-    for found in walks(sampler, (5,)):
+    for found in prepared_samplers(sampler, (5,)):
         denoise = found.with_variance(NORMAL)
         starts = (_start(found), 0.3 - _start(found))
         noises = _noises(found, starts[0])
@@ -267,12 +282,12 @@ def no_hidden_state(sampler: Sampler) -> None:
 
 @check("sampler")
 def rows_are_independent(sampler: Sampler) -> None:
-    """An example's steps depend on nothing else in the batch, and the batch may be at different levels row by row.
+    """A sampler's steps of an example depend on nothing else in the batch, whose rows may be at different levels.
 
     Usually: a mean or norm over the batch, a state that has no row for each example, or coefficients turned into
     numbers.
     """
-    for found in walks(sampler, (6,)):
+    for found in prepared_samplers(sampler, (6,)):
         if _uses_last(sampler) and found.program.num_steps < 2:
             continue
         denoise = found.with_variance(NORMAL)
@@ -282,18 +297,18 @@ def rows_are_independent(sampler: Sampler) -> None:
         steps = (0, 2, 4)
         mixed = [history[step] for history, step in zip(histories, steps, strict=True)]
         _require_states_with_rows(mixed, found.where)
-        joint_x, joint_state = mapped(lambda *rows: torch.cat(rows), *[(m[0], m[1]) for m in mixed])
+        joint_x, joint_state = map_tree(lambda *rows: torch.cat(rows), *[(m[0], m[1]) for m in mixed])
         rows = torch.stack([found.row(i) for i in steps])
         noise = torch.cat([noises[step][i : i + 1] for i, step in enumerate(steps)])
         after, _ = found.step(denoise, joint_x, joint_state, 0, noise if sampler.stochastic else None, rows)
         for i, step in enumerate(steps):
             where = attrs.evolve(found.where, level=found.levels[step], detail="one of three rows at three levels")
-            wanted = histories[i][step + 1][0]
-            require_close(after[i : i + 1], wanted, 1e-10, "x", where, scale=1 + wanted.abs().max())
+            expected = histories[i][step + 1][0]
+            require_close(after[i : i + 1], expected, 1e-10, "x", where, scale=1 + expected.abs().max())
 
 
-def _history(found: Walk, denoise: Any, x: Tensor, noises: list[Tensor]) -> list[tuple[Tensor, Any]]:
-    """x and state before each step of one example, and after the last."""
+def _history(found: PreparedSampler, denoise: Any, x: Tensor, noises: list[Tensor]) -> list[tuple[Tensor, Any]]:
+    """Return x and state of one example before each step and after the last."""
     state = found.sampler.init(x)
     out = [(x, state)]
     for i in range(found.program.num_steps):
@@ -303,7 +318,9 @@ def _history(found: Walk, denoise: Any, x: Tensor, noises: list[Tensor]) -> list
 
 
 def _require_states_with_rows(mixed: list[tuple[Tensor, Any]], where: Where) -> None:
-    shapes = [[tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state)] for _, state in mixed]
+    shapes = [
+        [tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(state)] for _, state in mixed
+    ]
     for shape in shapes:
         same = shape == shapes[0] and all(isinstance(s, tuple) and s[:1] == (1,) for s in shape)
         require(same, "a state of tensors with a row for each example, the same at every step", str(shapes), where)
@@ -311,18 +328,18 @@ def _require_states_with_rows(mixed: list[tuple[Tensor, Any]], where: Where) -> 
 
 @check("sampler")
 def state_keeps_its_form(sampler: Sampler) -> None:
-    """The state is tensors whose number, shapes and dtypes init() already gives.
+    """A sampler's state is tensors with the number, shapes and dtypes that init() returns.
 
     Usually: None or an empty tuple to start with and history later; start with zeros and weight them with 0.
     """
-    for found in walks(sampler, (4,)):
+    for found in prepared_samplers(sampler, (4,)):
         x = _start(found, dtype=torch.float32)
         history = _history(found, found.with_variance(NORMAL), x, _noises(found, x))
-        forms = [[_form(leaf) for leaf in leaves(state)] for _, state in history]
+        forms = [[_form(leaf) for leaf in tree_leaves(state)] for _, state in history]
         for i, form in enumerate(forms):
             where = attrs.evolve(found.where, level=found.levels[max(i - 1, 0)])
             require(form == forms[0], f"{forms[0]} as from init()", str(form), where)
-            require(all(f != "no tensor" for f in form), "tensors", f"{leaves(history[i][1])}", where)
+            require(all(f != "no tensor" for f in form), "tensors", f"{tree_leaves(history[i][1])}", where)
 
 
 def _form(leaf: Any) -> str:
@@ -331,30 +348,30 @@ def _form(leaf: Any) -> str:
 
 @check("sampler")
 def float32_is_enough(sampler: Sampler) -> None:
-    """Each of a thousand steps ends in float32 where it ends in float64, in units of the noise there.
+    """Each of a thousand sampling steps has the same result in float32 as in float64, relative to the noise there.
 
     Usually: 1 - alpha^2 or another difference of near numbers inside the step; cancel it in the plan, in float64.
     """
-    found = walk(sampler, accepted(sampler)[0], 1000)
+    found = prepare_sampler(sampler, accepted_paths(sampler)[0], 1000)
     x = _start(found)
     noises = _noises(found, x)
     denoise = found.with_variance(POINT)
     history = _history(found, denoise, x, noises)
-    for i, (before, (wanted, _)) in enumerate(pairwise(history)):
-        x, state = mapped(Tensor.float, before)
+    for i, (before, (expected, _)) in enumerate(pairwise(history)):
+        x, state = map_tree(Tensor.float, before)
         after, _ = found.step(denoise, x, state, i, noises[i].float() if sampler.stochastic else None)
         t, s = found.levels[i], found.levels[i + 1]
         where = attrs.evolve(found.where, level=t, detail=f"step from level {t} to {s} in float32")
-        require_close(after, wanted, 1e-3, "x", where, scale=max(float(found.table.sigma[s]), 1e-3))
+        require_close(after, expected, 1e-3, "x", where, scale=max(float(found.table.sigma[s]), 1e-3))
 
 
 @check("sampler")
 def reads_no_value(sampler: Sampler) -> None:
-    """A step never makes the host wait: it reads no value of a tensor and branches on none.
+    """A sampler's step never makes the host wait: it reads no value of a tensor and branches on none.
 
     Usually: .item(), float(x), `if` on a tensor, boolean indexing, or torch.tensor(x).
     """
-    found = walk(sampler, accepted(sampler)[0], 3)
+    found = prepare_sampler(sampler, accepted_paths(sampler)[0], 3)
     matrix = found.matrix(torch.float32)
     with on_fake_tensors() as mode:
         fake = mode.from_tensor(matrix)
@@ -367,11 +384,11 @@ def reads_no_value(sampler: Sampler) -> None:
 
 @check("sampler")
 def one_graph_for_all_steps(sampler: Sampler) -> None:
-    """One compiled graph serves every step (and one more the last, if the sampler uses `last`).
+    """One compiled graph serves every sampling step (and one more the last, if the sampler uses `last`).
 
     Usually: a Python number that changes from step to step, or a state that changes its form.
     """
-    found = walk(sampler, accepted(sampler)[0], 6)
+    found = prepare_sampler(sampler, accepted_paths(sampler)[0], 6)
     x = torch.zeros(2, 2)
     steps = found.program.num_steps
     history = _history(found, _plain, x, [torch.zeros(2, 2)] * steps)

@@ -9,17 +9,17 @@ from diffkit.errors import OptionError
 from diffkit.protocols import Sampler
 from diffkit.testing._check import NotApplicableError, Where, check
 from diffkit.testing._close import require
-from diffkit.testing._paths import Path, segment
+from diffkit.testing._paths import NoisePath, middle_segment
 from diffkit.testing._probe import (
     MIXTURE,
-    Walk,
-    accepted,
-    encoding,
-    error_at,
+    PreparedSampler,
+    accepted_paths,
+    distribution_error,
     fitted_order,
     pointwise_error,
+    prepare_encoder,
+    prepare_sampler,
     round_trip_error,
-    walk,
 )
 
 _SLACK = 0.2  # of the fitted slope below the declared order, as finite numbers of steps show it
@@ -29,7 +29,7 @@ _HOW = "log_snr from -4 to 4, every second step twice as wide"
 
 
 def measured_orders(sampler: Sampler) -> dict[str, float]:
-    """Return the order of convergence found on each path, "vp", "ve" and "linear", that a sampler accepts.
+    """Return the order of convergence measured on each path, "vp", "ve" and "linear", that a sampler accepts.
 
     A deterministic sampler is compared with the exact solution for normal data and, on the first path, for a mixture
     (the lower order counts); a stochastic one by mean and standard deviation of normal data (weak order), worked out,
@@ -42,22 +42,22 @@ def measured_orders(sampler: Sampler) -> dict[str, float]:
 
 
 def _counts(sampler: Sampler) -> tuple[int, ...]:
-    """Numbers of steps fine enough to show the order, and coarse enough to stay above rounding."""
+    """Return numbers of steps fine enough to show the order and coarse enough to stay above rounding."""
     return (160, 320, 640) if sampler.order < 4 else (40, 80, 160)
 
 
-def _errors(sampler: Sampler) -> Iterator[tuple[Path, str, list[float]]]:
-    """Path, kind of data, and errors at level 1 of tables that have `_counts` steps above it."""
-    for i, path in enumerate(accepted(sampler)):
-        down = [walk(sampler, segment(path), n + 1) for n in _counts(sampler)]
-        measure = error_at if sampler.stochastic else pointwise_error
+def _errors(sampler: Sampler) -> Iterator[tuple[NoisePath, str, list[float]]]:
+    """Yield the path, the kind of data, and the errors at level 1 with `_counts` steps above it."""
+    for i, path in enumerate(accepted_paths(sampler)):
+        down = [prepare_sampler(sampler, middle_segment(path), n + 1) for n in _counts(sampler)]
+        measure = distribution_error if sampler.stochastic else pointwise_error
         yield path, "normal data", [measure(w, w.program.num_steps - 1) for w in down]
         if i == 0 and not sampler.stochastic:
             errors = [pointwise_error(w, w.program.num_steps - 1, MIXTURE) for w in down]
             yield path, "a mixture of two normals", errors
 
 
-def _require_order(path: Path, counts: Sequence[int], errors: Sequence[float], what: str, order: float) -> None:
+def _require_order(path: NoisePath, counts: Sequence[int], errors: Sequence[float], what: str, order: float) -> None:
     measured = fitted_order(counts, errors)
     shown = ", ".join(f"{e:.2g}" for e in errors)
     found = f"order {measured:.2f} (errors {shown} at {', '.join(map(str, counts))} steps)"
@@ -68,7 +68,7 @@ def _require_order(path: Path, counts: Sequence[int], errors: Sequence[float], w
 
 @check("sampler")
 def order_as_declared(sampler: Sampler) -> str:
-    """The error falls with the number of steps at the declared order, on every path, also if steps are uneven.
+    """A sampler's error falls with the number of steps at the declared order, on every path, also with uneven steps.
 
     Usually: a coefficient at the wrong end of the step, a history weighted for equal steps on unequal ones, or a
     method of lower order than its name says.
@@ -82,20 +82,20 @@ def order_as_declared(sampler: Sampler) -> str:
 
 @check("sampler")
 def encodes_at_its_order(sampler: Sampler) -> None:
-    """A deterministic sampler run upwards follows the same path at its order, and coming back meets no further error.
+    """A deterministic sampler encodes with errors of its declared order, and decoding adds no other error.
 
     Usually: a plan that takes the larger sigma for granted at the start of a step; it may use t and s only.
     """
     if sampler.stochastic:
         raise NotApplicableError("it adds noise, so it has no way back")
     counts = tuple(n // 2 for n in _counts(sampler))
-    for i, path in enumerate(accepted(sampler)):
+    for i, path in enumerate(accepted_paths(sampler)):
         up = [_upwards(sampler, path, n) for n in counts]
         errors = [pointwise_error(u, n) for u, n in zip(up, counts, strict=True)]
         _require_order(path, counts, errors, "normal data encoded", sampler.order - _SLACK_UP)
         if i:
             continue
-        down = walk(sampler, segment(path), counts[-1] + 1)
+        down = prepare_sampler(sampler, middle_segment(path), counts[-1] + 1)
         single = errors[-1] + pointwise_error(down, down.program.num_steps - 1)
         back = round_trip_error(up[-1], down)
         where = Where(path.label, counts[-1], detail=f"normal data encoded, then decoded, {_HOW}")
@@ -103,8 +103,8 @@ def encodes_at_its_order(sampler: Sampler) -> None:
         require(back < 10 * single + 1e-10, expected, f"{back:.3g}", where)
 
 
-def _upwards(sampler: Sampler, path: Path, steps: int) -> Walk:
+def _upwards(sampler: Sampler, path: NoisePath, steps: int) -> PreparedSampler:
     try:
-        return encoding(sampler, segment(path), steps + 1)
+        return prepare_encoder(sampler, middle_segment(path), steps + 1)
     except OptionError as error:
         raise NotApplicableError(f"it refuses to encode: {error}") from error

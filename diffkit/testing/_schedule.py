@@ -10,7 +10,7 @@ import torch
 from diffkit.errors import OptionError
 from diffkit.protocols import ContinuousSchedule, NoiseSchedule
 from diffkit.table import ProcessTable
-from diffkit.testing._check import NotApplicableError, Where, check, visiting
+from diffkit.testing._check import NotApplicableError, Where, check, record_where
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 
@@ -18,10 +18,10 @@ STEPS = (1, 2, 3, 20, 1000)
 
 
 def _tables(schedule: NoiseSchedule) -> dict[int, ProcessTable]:
-    """The tables at the usual numbers of steps, without those it refuses."""
+    """Return a schedule's tables at the usual numbers of steps, without those it refuses."""
     found = {}
     for num_steps in STEPS:
-        visiting(Where(num_steps=num_steps))
+        record_where(Where(num_steps=num_steps))
         try:
             found[num_steps] = schedule.table(num_steps)
         except OptionError:
@@ -32,12 +32,12 @@ def _tables(schedule: NoiseSchedule) -> dict[int, ProcessTable]:
 
 @check("schedule")
 def table_at_any_length(schedule: NoiseSchedule) -> None:
-    """At T = 1, 2, 3, 20 and 1000 there is a table with levels 0..T, or an OptionError naming the smallest T.
+    """At T = 1, 2, 3, 20 and 1000 a schedule has a table of levels 0..T, or an OptionError names the smallest T.
 
     Usually: a formula with a division by T - 1, or betas above 1 at small T.
     """
     for num_steps in STEPS:
-        where = visiting(Where(num_steps=num_steps))
+        where = record_where(Where(num_steps=num_steps))
         try:
             table = schedule.table(num_steps)
         except OptionError as error:
@@ -48,7 +48,7 @@ def table_at_any_length(schedule: NoiseSchedule) -> None:
 
 
 def _require_smallest(schedule: NoiseSchedule, refused: int, text: str) -> None:
-    """The number in the message must be the first that works."""
+    """Require that the number in a schedule's message is the smallest T that works."""
     where = Where(num_steps=refused)
     named = [int(n) for n in re.findall(r"\d+", text) if int(n) > refused]
     works = [n for n in named if _has_table(schedule, n) and not _has_table(schedule, n - 1)]
@@ -65,34 +65,34 @@ def _has_table(schedule: NoiseSchedule, num_steps: int) -> bool:
 
 @check("schedule")
 def arrays_are_float64(schedule: NoiseSchedule) -> None:
-    """Every array of a table is float64 (the index int64) and cannot be written to.
+    """Every array of a schedule's table is float64 (the index int64) and read-only.
 
     Usually: a table made by calling the class, not one of its from_... constructors; float32 from torch.
     """
     for num_steps, table in _tables(schedule).items():
         for name in ("alpha_bar", "one_minus_alpha_bar", "beta", "total_std", "time", "index"):
             values, where = getattr(table, name), Where(num_steps=num_steps, detail=name)
-            wanted = np.int64 if name == "index" else np.float64
-            require(values.dtype == wanted, np.dtype(wanted).name, values.dtype, where)
+            expected = np.int64 if name == "index" else np.float64
+            require(values.dtype == expected, np.dtype(expected).name, values.dtype, where)
             require(values.shape == (num_steps + 1,), f"shape ({num_steps + 1},)", values.shape, where)
             require(not values.flags.writeable, "a read-only array", "a writable one", where)
 
 
 @check("schedule")
 def level_0_is_clean(schedule: NoiseSchedule) -> None:
-    """Level 0 is the data itself: alpha 1, sigma 0, to the bit.
+    """Level 0 of a schedule's table is the data itself: alpha 1, sigma 0, to the bit.
 
     Usually: a formula evaluated at level 0 too, with an offset that leaves a little noise there.
     """
     for num_steps, table in _tables(schedule).items():
-        for name, wanted in (("alpha", 1.0), ("sigma", 0.0), ("one_minus_alpha_bar", 0.0), ("beta", 0.0)):
+        for name, expected in (("alpha", 1.0), ("sigma", 0.0), ("one_minus_alpha_bar", 0.0), ("beta", 0.0)):
             value = float(getattr(table, name)[0])
-            require(value == wanted, f"{name} {wanted:g}", repr(value), Where(num_steps=num_steps, level=0))
+            require(value == expected, f"{name} {expected:g}", repr(value), Where(num_steps=num_steps, level=0))
 
 
 @check("schedule")
 def noise_grows(schedule: NoiseSchedule) -> None:
-    """From level to level signal falls and noise grows.
+    """From level to level of a schedule's table signal falls and noise grows.
 
     Usually: levels in the wrong order, or alpha where alpha_bar (its square) belongs.
     """
@@ -104,7 +104,7 @@ def noise_grows(schedule: NoiseSchedule) -> None:
 
 @check("schedule")
 def ends_in_noise(schedule: NoiseSchedule) -> None:
-    """At any T above 1 the last level is more noise than signal: sampling starts there, from nothing but noise.
+    """At any T above 1 the last level of a schedule has more noise than signal, as sampling starts from pure noise.
 
     One level alone may stand for the middle of the chain.
     Usually: a variance for each step (beta) that does not grow as steps get fewer, so that a short chain adds less
@@ -119,7 +119,7 @@ def ends_in_noise(schedule: NoiseSchedule) -> None:
 
 @check("schedule")
 def columns_agree(schedule: NoiseSchedule) -> None:
-    """The arrays of a table say the same thing: noise share, beta and index follow from alpha_bar.
+    """The arrays of a schedule's table are consistent: noise share, beta and index follow from alpha_bar.
 
     Usually: a table made by calling the class with arrays of one's own.
     """
@@ -133,7 +133,7 @@ def columns_agree(schedule: NoiseSchedule) -> None:
 
 @check("schedule")
 def time_tells_levels_apart(schedule: NoiseSchedule) -> None:
-    """What the network is conditioned on differs between levels of different noise, and runs one way.
+    """A schedule's times differ between levels of different noise, and rise or fall throughout.
 
     Usually: a time that is rounded, clamped or normalized until neighbours coincide.
     """
@@ -147,7 +147,7 @@ def time_tells_levels_apart(schedule: NoiseSchedule) -> None:
 
 @check("schedule")
 def same_call_same_table(schedule: NoiseSchedule) -> None:
-    """The same call gives the same table to the bit, whatever was called in between.
+    """A schedule gives the same table to the bit for the same call, whatever was called in between.
 
     Usually: something cached or counted on the class or in the module.
     """
@@ -181,15 +181,15 @@ def level_agrees_with_table(schedule: NoiseSchedule) -> None:
 
 @check("schedule")
 def level_is_elementwise(schedule: NoiseSchedule) -> None:
-    """A continuous schedule's level treats every value on its own, leaves its argument alone and reads no value.
+    """A continuous schedule's level() is elementwise, does not change its argument and reads no value.
 
     Usually: a normalization over the batch, an operation ending in "_", or .item().
     """
     schedule = _continuous(schedule)
     log_snr = torch.linspace(-6, 6, 7, dtype=torch.float64)
-    kept = log_snr.clone()
+    before = log_snr.clone()
     together = schedule.level(log_snr)
-    require_same(log_snr, kept, "the argument unchanged", cause="an operation ending in '_'")
+    require_same(log_snr, before, "the argument unchanged", cause="an operation ending in '_'")
     for i in range(len(log_snr)):
         alone = schedule.level(log_snr[i : i + 1])
         for name, a, b in zip(("total_std", "time"), alone, together, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 from diffkit.errors import OptionError
 from diffkit.protocols import LevelSpacing
 from diffkit.table import ProcessTable
-from diffkit.testing._check import NotApplicableError, Where, check, visiting
+from diffkit.testing._check import NotApplicableError, Where, check, record_where
 from diffkit.testing._close import require
 from diffkit.testing._paths import WHOLE, WITHOUT_SIGNAL
 
@@ -19,7 +19,7 @@ _STEPS = (1, 2, 3, 20, 100, 1000)
 def _tables() -> Iterator[tuple[ProcessTable, Where]]:
     for path in (*WHOLE, *WITHOUT_SIGNAL):
         for num_steps in _STEPS:
-            yield path.table(num_steps), visiting(Where(path.label, num_steps))
+            yield path.table(num_steps), record_where(Where(path.label, num_steps))
 
 
 def _levels(part: LevelSpacing, table: ProcessTable) -> list[int] | None:
@@ -59,6 +59,21 @@ def same_table_same_levels(part: LevelSpacing) -> None:
     first = [_levels(part, table) for table in tables]
     again = [_levels(part, table) for table in reversed(tables)][::-1]
     require(first == again, "the same levels again", "others")
+
+
+@check("spacing")
+def count_as_given(part: LevelSpacing) -> None:
+    """A spacing with an option `count` returns that many levels of a table that has fifty times as many.
+
+    Usually: both ends counted, or one of them left out.
+    """
+    count = getattr(part, "count", None)
+    if not isinstance(count, int):
+        raise NotApplicableError("it has no option 'count'")
+    for path in WHOLE:
+        found = _levels(part, path.table(50 * count))
+        where = Where(path.label, 50 * count)
+        require(found is None or len(found) == count, f"{count} levels", found if found is None else len(found), where)
 
 
 @check("spacing")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from diffkit.protocols import ContinuousTimestepSampler, State, TimestepSampler
-from diffkit.testing._check import NotApplicableError, Where, check, visiting
-from diffkit.testing._close import leaves, mapped, require, require_close, require_same
+from diffkit.testing._check import NotApplicableError, Where, check, record_where
+from diffkit.testing._close import map_tree, require, require_close, require_same, tree_leaves
 from diffkit.testing._host import on_fake_tensors
-from diffkit.testing._paths import VP, WITHOUT_SIGNAL, Path, compose
+from diffkit.testing._paths import VP, WITHOUT_SIGNAL, NoisePath, compose_on_path
 
 STEPS = (1, 2, 3, 20)
 _GRID = 1 << 16  # uniforms in a grid that covers [0, 1)
@@ -20,13 +20,13 @@ _LARGEST = 1 - 2.0**-53  # the largest float64 below 1
 
 
 def _uniforms(count: int = 4096) -> Tensor:
-    """A grid over [0, 1), with both ends."""
+    """Return a grid over [0, 1), with both ends."""
     middle = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     return torch.cat([middle.new_zeros(1), middle, middle.new_full((1,), _LARGEST)])
 
 
 def _states(timesteps: TimestepSampler, num_steps: int) -> Iterator[tuple[str, State]]:
-    """A fresh state, and states after uneven, zero and broken losses; then of a table without signal at T."""
+    """Yield states of a timestep sampler: initial; after uneven, zero, NaN losses; with no signal at T."""
     state = timesteps.init(VP.table(num_steps))
     yield "a fresh state", state
     level = torch.arange(num_steps).repeat(64) + 1
@@ -36,22 +36,22 @@ def _states(timesteps: TimestepSampler, num_steps: int) -> Iterator[tuple[str, S
     broken = uneven.float().clone()
     broken[::7], broken[::11] = torch.nan, torch.inf
     yield "after losses some of which are NaN or inf", timesteps.update(state, level, broken)
-    if _takes(timesteps, path := WITHOUT_SIGNAL[0]):
+    if _accepts_path(timesteps, path := WITHOUT_SIGNAL[0]):
         state = timesteps.init(path.table(num_steps))
         yield f"{path.label}, a fresh state", state
         yield f"{path.label}, after losses 1000 times as large at T", timesteps.update(state, level, uneven.float())
 
 
-def _takes(timesteps: TimestepSampler, path: Path) -> bool:
-    """False if it says in problems() that it cannot work on a path; what else is wrong, a check finds out."""
-    parts = attrs.evolve(compose(path, 20).parts, timesteps=timesteps)
+def _accepts_path(timesteps: TimestepSampler, path: NoisePath) -> bool:
+    """Return whether a timestep sampler accepts a path, from its problems(); the checks find other faults."""
+    parts = attrs.evolve(compose_on_path(path, 20).parts, timesteps=timesteps)
     return not list(timesteps.problems(parts))
 
 
 def _cases(timesteps: TimestepSampler) -> Iterator[tuple[int, State, Where]]:
     for num_steps in STEPS:
         for label, state in _states(timesteps, num_steps):
-            yield num_steps, state, visiting(Where(num_steps=num_steps, detail=label))
+            yield num_steps, state, record_where(Where(num_steps=num_steps, detail=label))
 
 
 def _discrete(timesteps: TimestepSampler) -> None:
@@ -61,7 +61,7 @@ def _discrete(timesteps: TimestepSampler) -> None:
 
 @check("timesteps")
 def draws_levels_of_the_table(timesteps: TimestepSampler) -> None:
-    """For uniforms in [0, 1), both ends included, levels are int64 in 1..T and weights float32, finite and > 0.
+    """A timestep sampler draws int64 levels in 1..T and finite float32 weights > 0, for all uniforms in [0, 1).
 
     Usually: 0..T-1 for 1..T, rounding up at the upper end, or a weight 1/p where p can be 0.
     """
@@ -83,7 +83,7 @@ def _require_weights(weight: Tensor, where: Where) -> None:
 
 @check("timesteps")
 def unbiased(timesteps: TimestepSampler) -> None:
-    """Weights undo the preference: p(t) w(t) T = 1 at every level, p worked out exactly, in every state.
+    """A timestep sampler's weights undo its preference: p(t) w(t) T = 1 at every level, in every state.
 
     Usually: a weight of another p than was drawn from, a forgotten T, or levels that are never drawn.
     """
@@ -94,12 +94,12 @@ def unbiased(timesteps: TimestepSampler) -> None:
 
 
 def _weighted_shares(timesteps: TimestepSampler, state: State, num_steps: int) -> tuple[Tensor, float]:
-    """p(t) w(t) at levels 1..T, and how exactly it is known relative to 1 / T."""
+    """Return p(t) w(t) at levels 1..T, and its accuracy relative to 1 / T."""
     u = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
     t, weight = timesteps.sample(state, u, num_steps)
     found = torch.zeros(num_steps, dtype=torch.float64)
     if bool((t[1:] >= t[:-1]).all()) and _elementwise(timesteps, state, num_steps, u, t):
-        edges = _edges(timesteps, state, num_steps)
+        edges = _level_edges(timesteps, state, num_steps)
         middle = (edges[1:] + edges[:-1]) / 2
         levels, weights = timesteps.sample(state, middle, num_steps)
         found.scatter_add_(0, levels - 1, (edges[1:] - edges[:-1]) * weights.double())
@@ -113,8 +113,8 @@ def _elementwise(timesteps: TimestepSampler, state: State, num_steps: int, u: Te
     return torch.equal(timesteps.sample(state, u[some], num_steps)[0], t[some])
 
 
-def _edges(timesteps: TimestepSampler, state: State, num_steps: int) -> Tensor:
-    """Where the level jumps as u goes from 0 to 1, found by bisection, with both ends."""
+def _level_edges(timesteps: TimestepSampler, state: State, num_steps: int) -> Tensor:
+    """Return the uniforms u at which the level jumps, found by bisection, with 0 and 1."""
     level = torch.arange(1, num_steps, dtype=torch.int64)
     low, high = torch.zeros(num_steps - 1, dtype=torch.float64), torch.ones(num_steps - 1, dtype=torch.float64)
     for _ in range(60 if num_steps > 1 else 0):
@@ -126,38 +126,38 @@ def _edges(timesteps: TimestepSampler, state: State, num_steps: int) -> Tensor:
 
 @check("timesteps")
 def same_uniforms_same_draw(timesteps: TimestepSampler) -> None:
-    """A draw is a function of state and uniforms: the same again gives the same, and nothing is changed by it.
+    """A timestep sampler's draw is a function of state and uniforms, and changes neither.
 
     Usually: torch.rand or multinomial inside sample, or a counter.
     """
     for num_steps, state, where in _cases(timesteps):
         u = _uniforms()
-        kept = mapped(torch.clone, (state, u))
+        before = map_tree(torch.clone, (state, u))
         first = timesteps.sample(state, u, num_steps)
         require_same(timesteps.sample(state, u, num_steps), first, "the same draw", where)
-        require_same((state, u), kept, "state and uniforms unchanged", where)
+        require_same((state, u), before, "state and uniforms unchanged", where)
 
 
 @check("timesteps")
 def update_is_pure(timesteps: TimestepSampler) -> None:
-    """An update changes none of its arguments and gives the same for the same; the state is tensors.
+    """A timestep sampler's update changes no argument, gives the same for the same, and returns a state of tensors.
 
     Usually: an in-place write into the history, or a counter that is a Python number.
     """
     for num_steps, state, where in _cases(timesteps):
         t, losses = _batch(num_steps)
-        kept = mapped(torch.clone, (state, t, losses))
+        before = map_tree(torch.clone, (state, t, losses))
         first = timesteps.update(state, t, losses)
-        require_same((state, t, losses), kept, "arguments unchanged", where)
+        require_same((state, t, losses), before, "arguments unchanged", where)
         require_same(timesteps.update(state, t, losses), first, "the same state", where)
-        tensors = all(isinstance(leaf, Tensor) for leaf in leaves(first))
-        require(tensors, "a state of tensors", [type(leaf).__name__ for leaf in leaves(first)], where)
-        forms = [[(leaf.shape, leaf.dtype) for leaf in leaves(s)] for s in (state, first)]
+        tensors = all(isinstance(leaf, Tensor) for leaf in tree_leaves(first))
+        require(tensors, "a state of tensors", [type(leaf).__name__ for leaf in tree_leaves(first)], where)
+        forms = [[(leaf.shape, leaf.dtype) for leaf in tree_leaves(s)] for s in (state, first)]
         require(forms[0] == forms[1], "a state that keeps its shapes and dtypes", forms[1], where)
 
 
 def _batch(num_steps: int) -> tuple[Tensor, Tensor]:
-    """Levels with many duplicates, and losses."""
+    """Return a batch of levels, many of them equal, and losses."""
     generator = torch.Generator().manual_seed(3)
     t = torch.randint(1, num_steps + 1, (24,), generator=generator)
     return t, torch.rand(24, generator=generator) * 5
@@ -165,7 +165,7 @@ def _batch(num_steps: int) -> tuple[Tensor, Tensor]:
 
 @check("timesteps")
 def batch_is_its_rows(timesteps: TimestepSampler) -> None:
-    """A batch counts for what its rows count for one after another, duplicates of a level included.
+    """A timestep sampler's update by a batch equals updates by its rows in turn, also with a level twice.
 
     So it does not matter how a batch is split over ranks or accumulation steps.
     Usually: indexed assignment, of which only one of several writes to the same place survives.
@@ -175,15 +175,15 @@ def batch_is_its_rows(timesteps: TimestepSampler) -> None:
         whole, one_by_one = timesteps.update(state, t, losses), state
         for i in range(len(t)):
             one_by_one = timesteps.update(one_by_one, t[i : i + 1], losses[i : i + 1])
-        drawn, wanted = (timesteps.sample(s, _uniforms(), num_steps) for s in (whole, one_by_one))
+        drawn, expected = (timesteps.sample(s, _uniforms(), num_steps) for s in (whole, one_by_one))
         at = attrs.evolve(where, detail=f"{where.detail}, then 24 rows with duplicates")
-        require_close(drawn[1], wanted[1], 1e-5, "weight", at)
-        require_same(drawn[0], wanted[0], "the levels drawn as after its rows in turn", at)
+        require_close(drawn[1], expected[1], 1e-5, "weight", at)
+        require_same(drawn[0], expected[0], "the levels drawn as after its rows in turn", at)
 
 
 @check("timesteps")
 def reads_no_value(timesteps: TimestepSampler) -> None:
-    """Drawing and updating never make the host wait: no value of a tensor is read.
+    """A timestep sampler never makes the host wait: no value of a tensor is read.
 
     Usually: an `if` on whether the history is full, a loop over the batch, or torch.unique.
     """
@@ -196,7 +196,7 @@ def reads_no_value(timesteps: TimestepSampler) -> None:
 
 @check("timesteps")
 def covers_continuous_levels(timesteps: TimestepSampler) -> None:
-    """A continuous sampler gives finite float64 log_snr for all uniforms in [0, 1), none twice, weights 1 on average.
+    """A continuous timestep sampler gives distinct finite float64 log_snr for all u in [0, 1), weights of mean 1.
 
     Usually: an inverse distribution function that is infinite at u = 0 (clamp u), or weights left unnormalized.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffkit.protocols import VarianceParameterization
 from diffkit.table import ProcessTable, respace
-from diffkit.testing._check import LawError, NotApplicableError, Where, check, visiting
+from diffkit.testing._check import LawError, NotApplicableError, Where, check, record_where
 from diffkit.testing._close import require, require_close, require_same
 from diffkit.testing._host import on_fake_tensors
 from diffkit.testing._paths import VP, WHOLE, WITHOUT_SIGNAL
@@ -25,17 +25,17 @@ OUTPUTS = (-1.0, -0.3, 0.0, 0.8, 1.0)
 def _tables() -> Iterator[tuple[ProcessTable, Where]]:
     for path in (*WHOLE, *WITHOUT_SIGNAL):
         for num_steps in STEPS:
-            yield path.table(num_steps), visiting(Where(path.label, num_steps))
+            yield path.table(num_steps), record_where(Where(path.label, num_steps))
     short = Where("vp", 5, detail="1000 levels respaced to 5")
-    yield respace(VP.table(1000), [1, 2, 400, 999, 1000]), visiting(short)
+    yield respace(VP.table(1000), [1, 2, 400, 999, 1000]), record_where(short)
     repeats = Where("vp", 4, detail="levels 2 and 4 repeat the one below")
-    yield ProcessTable.from_alpha_bar(np.array([1.0, 0.9, 0.9, 0.5, 0.5])), visiting(repeats)
+    yield ProcessTable.from_alpha_bar(np.array([1.0, 0.9, 0.9, 0.5, 0.5])), record_where(repeats)
 
 
 def _levels(
     var: VarianceParameterization, table: ProcessTable, output: float | None = None, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Log-variance at levels 1..T, (T,), the variance channels all being ``output``."""
+    """Return the log-variance at levels 1..T, (T,), with all variance channels equal to ``output``."""
     cols = {name: torch.from_numpy(column[1:].copy()).to(dtype)[:, None] for name, column in _columns(var, table)}
     raw = _raw(var, table.num_steps, output, dtype)
     return var.log_variance(raw, cols).expand(table.num_steps, 1)[:, 0]
@@ -66,7 +66,7 @@ def _of_the_table(var: VarianceParameterization) -> None:
 
 @check("var")
 def columns_are_float64(var: VarianceParameterization) -> None:
-    """Its columns are float64 arrays of T + 1 rows, finite in rows 1..T.
+    """The columns of a variance are float64 arrays of T + 1 rows, finite in rows 1..T.
 
     Usually: a log of 0 at level 1 (the posterior has no variance there; use table.posterior_log_variance).
     """
@@ -111,13 +111,13 @@ def inside_the_bounds(var: VarianceParameterization) -> None:
             beyond = np.maximum(low - found, found - high)
             worst = int(np.argmax(beyond))
             at = attrs.evolve(where, level=worst + 1, detail=where.detail or _output(output))
-            wanted = f"log-variance in [{low[worst]:.6g}, {high[worst]:.6g}]"
-            require(bool(beyond[worst] <= 1e-9), wanted, f"{found[worst]:.6g}", at)
+            expected = f"log-variance in [{low[worst]:.6g}, {high[worst]:.6g}]"
+            require(bool(beyond[worst] <= 1e-9), expected, f"{found[worst]:.6g}", at)
 
 
 @check("var")
 def follows_the_table_in_use(var: VarianceParameterization) -> None:
-    """It depends on the noise levels of the table in use only, not on where they came from.
+    """A variance depends only on the noise levels of the table in use, not on where they came from.
 
     Usually: beta taken from the training table through index, or levels identified by their time.
     """
@@ -126,14 +126,14 @@ def follows_the_table_in_use(var: VarianceParameterization) -> None:
     short = respace(root, [1, 100, 350, 700, 1000])
     alone = ProcessTable.from_alpha_sigma(short.alpha[1:], short.sigma[1:])
     for output in _outputs(var):
-        found, wanted = _levels(var, short, output), _levels(var, alone, output)
+        found, expected = _levels(var, short, output), _levels(var, alone, output)
         where = Where("vp", 5, detail="1000 levels respaced to 5, against a table of those levels alone")
-        require_close(found, wanted, 1e-8, "log-variance", where, level_of=lambda i: i + 1)
+        require_close(found, expected, 1e-8, "log-variance", where, level_of=lambda i: i + 1)
 
 
 @check("var")
 def is_a_log_variance(var: VarianceParameterization) -> None:
-    """Scaling data by c adds 2 log c to it: it is the natural log of a variance, in the units of data.
+    """The log-variance grows by 2 log c if data is scaled by c: it is the natural log of a variance of the data.
 
     Usually: a variance (grows by c^2), a standard deviation's log (grows by log c), bits or log10, or beta in VP
     units, which knows no units of the data.
@@ -151,7 +151,7 @@ def is_a_log_variance(var: VarianceParameterization) -> None:
 
 @check("var")
 def any_shape_of_data(var: VarianceParameterization) -> None:
-    """One row of columns or one for each example, points, images or volumes: the result broadcasts to the data.
+    """A variance of any shape of data broadcasts to it, with one row of columns or one for each example.
 
     Usually: a view or an index that counts on two spatial axes or three channels.
     """
@@ -174,8 +174,8 @@ def _broadcast(found: Tensor, shape: tuple[int, ...], where: Where) -> Tensor:
     try:
         return found.expand(shape)
     except RuntimeError as error:
-        wanted = f"a shape that broadcasts to {shape}"
-        raise LawError(wanted, str(tuple(found.shape)), where, "an axis kept or dropped") from error
+        expected = f"a shape that broadcasts to {shape}"
+        raise LawError(expected, str(tuple(found.shape)), where, "an axis kept or dropped") from error
 
 
 @check("var")
@@ -207,16 +207,16 @@ def network_is_asked(var: VarianceParameterization) -> None:
 
 @check("var")
 def pure_on_the_device(var: VarianceParameterization) -> None:
-    """It changes no argument, gives the same result twice, and reads no value.
+    """A variance changes none of its arguments, gives the same result twice, and reads no value.
 
     Usually: an in-place clamp_ or mul_ on the network's output, or an `if` on a tensor.
     """
     table = VP.table(20)
     cols = {name: torch.from_numpy(column)[1:, None].float() for name, column in _columns(var, table)}
     raw = torch.randn(20, var.extra_outputs) if var.extra_outputs else None
-    kept = ({name: c.clone() for name, c in cols.items()}, None if raw is None else raw.clone())
+    before = ({name: c.clone() for name, c in cols.items()}, None if raw is None else raw.clone())
     first, again = var.log_variance(raw, cols), var.log_variance(raw, cols)
-    require_same([cols, raw], [*kept], "arguments unchanged", cause="an operation ending in '_'")
+    require_same([cols, raw], [*before], "arguments unchanged", cause="an operation ending in '_'")
     require_same(again, first, "the same result twice", cause="something remembered or random")
     with on_fake_tensors() as mode:
         fake = {name: mode.from_tensor(c) for name, c in cols.items()}

@@ -34,7 +34,7 @@ def _sum_flat(x: Tensor) -> Tensor:
 
 
 class Oracle(Protocol):
-    """A distribution of clean data that is known exactly."""
+    """Oracle: a distribution of clean data that is known exactly."""
 
     def at(self, alpha: Number, sigma: Number) -> Oracle:
         """Return the distribution of ``alpha x_start + sigma eps``."""
@@ -51,7 +51,7 @@ class Oracle(Protocol):
 
 @frozen(eq=False)
 class GaussianOracle:
-    """Data is normal, every value on its own.
+    """Oracle: normal data with independent values.
 
     Attributes:
         mean: A number, or values that broadcast against (C, *S).
@@ -112,7 +112,7 @@ class GaussianOracle:
 
 @frozen(eq=False)
 class DiracOracle:
-    """All data is one point: what a perfect denoiser of that point does.
+    """Oracle: data that is a single point.
 
     Attributes:
         x_start_value: A number, or values that broadcast against (C, *S).
@@ -144,7 +144,7 @@ class DiracOracle:
 
 @frozen(eq=False)
 class MixtureOracle:
-    """Data is a mixture of round normals, all of one width; its denoiser is not linear.
+    """Oracle: a mixture of isotropic normals of one width; its denoiser is not linear.
 
     Attributes:
         weights: Of each component, (K,), normalized here.
@@ -242,5 +242,5 @@ def network_of(oracle: Oracle, system: Any, table: Any = None) -> Callable[..., 
 
 
 def _one_for_each(value: Number, x: Tensor) -> Number:
-    """Make (B,1..) ready to meet (B, K, C, *S); a number stays."""
+    """Reshape (B,1..) to broadcast with (B, K, C, *S); return a number as it is."""
     return value[:, None] if isinstance(value, Tensor) and value.ndim == x.ndim else value

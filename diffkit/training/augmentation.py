@@ -22,7 +22,7 @@ def drop_conditions(
     count: int,
     start: int = 0,
 ) -> dict[str, Any]:
-    """Return conditions, all of an example replaced by the null conditions together with some probability.
+    """Return conditions in which, with some probability, all of an example's conditions are null conditions.
 
     Args:
         conditions: Of some examples.

@@ -18,39 +18,39 @@ from diffkit.errors import DataError
 from diffkit.system.randomness import Purpose, key, seeded
 from diffkit.training.data_order import DataOrder, Indices
 from diffkit.training.lock import RunLock
-from diffkit.training.preflight import Classes, batch_problems
-from diffkit.training.reading import Failure, read, unpacked
+from diffkit.training.preflight import AcceptedLabels, batch_problems
+from diffkit.training.reading_errors import WorkerFailure, raise_worker_failures, read_examples
 from diffkit.training.signals import ignore_signals
 
 
-class _Reader(Dataset[Batch | Failure]):
-    """A dataset whose "items" for torch's loader are whole batches, so that arrays are read in one go.
+class _BatchDataset(Dataset[Batch | WorkerFailure]):
+    """A dataset whose items, for torch's DataLoader, are batches, so that one call of the data reads a whole batch.
 
-    In a worker an error is returned, not raised: torch would put a traceback into its text, and lose some errors.
+    In a worker an error is returned, not raised: torch would add a traceback to its text, and lose some errors.
     """
 
-    def __init__(self, data: Data, classes: Classes, in_worker: bool):
+    def __init__(self, data: Data, classes: AcceptedLabels, in_worker: bool):
         self.data, self.classes, self.in_worker = data, classes, in_worker
 
-    def __getitem__(self, batch: tuple[int, Indices]) -> Batch | Failure:
+    def __getitem__(self, batch: tuple[int, Indices]) -> Batch | WorkerFailure:
         try:
             return self._read(*batch)
         except BaseException as error:
             if not self.in_worker:
                 raise
-            return Failure.of(error)
+            return WorkerFailure.of(error)
 
     def _read(self, seed: int, indices: Indices) -> Batch:
         with seeded(seed):
-            batch = read(self.data, indices)
+            batch = read_examples(self.data, indices)
         problem = next(batch_problems(batch, self.data, self.classes), None)
         if problem is not None:
             raise DataError(problem)
         return batch
 
 
-class _Worker:
-    """Initializes a worker process: leaves signals and locks to its parent."""
+class _WorkerSetup:
+    """Sets up a worker process of the DataLoader: it ignores stop signals and closes its copies of the run's locks."""
 
     def __init__(self, locks: Sequence[RunLock]):
         self.locks = locks
@@ -58,7 +58,7 @@ class _Worker:
     def __call__(self, worker: int) -> None:
         ignore_signals()
         for lock in self.locks:
-            lock.forget()
+            lock.close_inherited()
 
 
 def batches(
@@ -68,39 +68,39 @@ def batches(
     stop: int,
     *,
     rows: slice = slice(None),
-    classes: Classes,
+    classes: AcceptedLabels,
     workers: int,
     locks: Sequence[RunLock],
     pin: bool,
 ) -> Iterator[Batch]:
-    """Yield the batches of updates ``start`` to ``stop - 1``.
+    """Yield the training batches of updates ``start`` to ``stop - 1``.
 
     Args:
-        data: What to read.
+        data: The data.
         order: Which examples each batch holds.
         start, stop: Range of updates.
-        rows: Which examples of each batch; all by default.
-        classes: Which labels are allowed.
-        workers: Processes that read ahead; 0 reads in this one.
-        locks: Locks that this process holds, which workers must not keep alive.
-        pin: Put batches where a GPU can fetch them without the host waiting.
+        rows: Which examples of each batch this process reads; all by default.
+        classes: The labels that are allowed.
+        workers: Number of worker processes that read ahead; 0 reads in this process.
+        locks: Locks of this process; workers close their copies, which would outlive it.
+        pin: Put batches into pinned memory, from which a GPU copies without the host waiting.
     Raises:
-        DataError: When a batch is read that cannot be trained on, or cannot be read or sent to a worker.
+        DataError: A batch cannot be read, cannot be trained on, or cannot be sent to a worker.
     """
     loader = DataLoader(
-        _Reader(data, classes, in_worker=workers > 0),
+        _BatchDataset(data, classes, in_worker=workers > 0),
         batch_size=None,
-        sampler=_Lazy(order, start, stop, rows),
+        sampler=_BatchIndices(order, start, stop, rows),
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_Worker(locks) if workers else None,
-        generator=torch.Generator(),  # for the one number the loader draws, which must not come from the global one
+        worker_init_fn=_WorkerSetup(locks) if workers else None,
+        generator=torch.Generator(),  # the loader draws one number, which would change the global generator
     )
-    return unpacked(_started(loader, workers))
+    return raise_worker_failures(_start_workers(loader, workers))
 
 
-def _started(loader: DataLoader[Batch | Failure], workers: int) -> Iterator[Batch | Failure]:
-    """Return a loader's iterator, its workers started; raise if the data cannot be sent to another process."""
+def _start_workers(loader: DataLoader[Batch | WorkerFailure], workers: int) -> Iterator[Batch | WorkerFailure]:
+    """Start the workers of a DataLoader and return its iterator; raise if the data cannot be sent to a process."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Got pickle error")  # the error reports it
@@ -109,13 +109,13 @@ def _started(loader: DataLoader[Batch | Failure], workers: int) -> Iterator[Batc
         if not workers:
             raise
         raise DataError(
-            f"the data cannot be sent to reading processes: {error}; let it hold functions of a module, no lambda "
+            f"the data cannot be sent to worker processes: {error}; let it hold functions of a module, no lambda "
             "and no open file",
             fix={"workers": 0},
         ) from error
 
 
-class _Lazy:
+class _BatchIndices:
     """The seed and the indices of each batch, computed when they are used."""
 
     def __init__(self, order: DataOrder, start: int, stop: int, rows: slice):

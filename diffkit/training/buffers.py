@@ -1,4 +1,4 @@
-"""Buffers that a network changes as it is called, such as running means: restored after a failed update."""
+"""Copies of a network's buffers, such as the running means of batch normalization, to restore after a failed update."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class Buffers:
         self._places = [
             (module, name)
             for module in network.modules()
-            for name, held in module._buffers.items()
-            if held is not None and name not in module._non_persistent_buffers_set
+            for name, buffer in module._buffers.items()
+            if buffer is not None and name not in module._non_persistent_buffers_set
         ]
         self._copies: list[Tensor] = []
 
     @torch.no_grad()
-    def keep(self) -> None:
+    def snapshot(self) -> None:
         """Copy the buffers, before an update."""
-        held = [module._buffers[name] for module, name in self._places]
-        self._copies = [tensor.clone() for tensor in held if tensor is not None]
+        buffers = [module._buffers[name] for module, name in self._places]
+        self._copies = [buffer.clone() for buffer in buffers if buffer is not None]
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Drop the copies, after an update; the buffers stay as they are now."""
         self._copies = []
 
-    def undo(self) -> None:
+    def restore(self) -> None:
         """Restore the buffers from the copies."""
         for (module, name), copy in zip(self._places, self._copies, strict=False):
             module._buffers[name] = copy

@@ -9,6 +9,7 @@ several processes hold shares of the weights, each writes its own; see `diffkit.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -26,13 +27,13 @@ from diffkit.runtime.distributed import Ranks
 from diffkit.runtime.files import digest, read_weights, sync_folder, to_safetensors, write_through
 from diffkit.runtime.run_layout import MANIFEST, STEPS, step_name, step_of
 from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
-from diffkit.training.sharded_files import joined, whole_name
+from diffkit.training.sharded_files import join_shards, whole_name
 
 FORMAT = 1
 _NAME = re.compile(r"step_(\d{8,})")
 _FILE = re.compile(r"[\w.-]+\.safetensors")
 _DOOMED = ".doomed-"
-_ASIDE = "damaged-"
+_DAMAGED = "damaged-"
 
 Files = Mapping[str, Mapping[str, Tensor]]
 """Tensors by name, by the file they are in (without the suffix)."""
@@ -71,7 +72,7 @@ def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks
     target, temporary = folder / step_name(step), folder / f"{_DOOMED}{step_name(step)}"
     needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
     try:
-        ranks.rank_zero(lambda: _begin(folder, temporary))
+        ranks.rank_zero(lambda: _create_temporary(folder, temporary))
         written = ranks.all_ranks(lambda: _write_files(temporary, files))
         records = {name: record for part in written for name, record in part.items()}
         manifest = {"format": FORMAT, "step": step, **facts, "files": records}
@@ -79,8 +80,8 @@ def write(folder: Path, step: int, files: Files, facts: Mapping[str, Any], ranks
     except (OSError, RuntimeError) as error:
         if ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-        wanting = f"; more than {needed} bytes are needed" if _is_full(error) else ""
-        raise CheckpointError(f"cannot write checkpoint {target}: {error}{wanting}") from error
+        advice = f"; more than {needed} bytes are needed" if _is_full(error) else ""
+        raise CheckpointError(f"cannot write checkpoint {target}: {error}{advice}") from error
     return target
 
 
@@ -89,11 +90,11 @@ def _is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
-def _begin(folder: Path, temporary: Path) -> None:
+def _create_temporary(folder: Path, temporary: Path) -> None:
     folder.mkdir(exist_ok=True)
     if folder.is_symlink():
         raise OSError(errno.ELOOP, f"{folder} is a link, and a run does not write through links")
-    _clear(folder)
+    _remove_unfinished(folder)
     temporary.mkdir()
 
 
@@ -111,7 +112,7 @@ def _write_files(temporary: Path, files: Files) -> dict[str, dict[str, Any]]:
 
 def _commit(temporary: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, flush, and rename the folder to its final name."""
-    write_through(temporary / MANIFEST, _sealed(manifest))
+    write_through(temporary / MANIFEST, _manifest_bytes(manifest))
     sync_folder(temporary)
     if target.exists():
         target.rename(target.parent / f"{_DOOMED}old-{target.name}")
@@ -120,7 +121,7 @@ def _commit(temporary: Path, target: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def prune(folder: Path, keep: int, every: int | None = None) -> None:
-    """Remove all but the newest checkpoints, and damaged ones; each is renamed before its files are removed.
+    """Remove damaged checkpoints and all but the newest others; each is renamed before its files are removed.
 
     Args:
         folder: The folder of checkpoints.
@@ -128,19 +129,19 @@ def prune(folder: Path, keep: int, every: int | None = None) -> None:
         every: Checkpoints at multiples of this step are never removed.
     """
     old = [path for path in list(newest_first(folder))[keep:] if every is None or step_of(path) % every]
-    for path in [*_aside(folder), *old]:
+    for path in [*_damaged_checkpoints(folder), *old]:
         path.rename(folder / f"{_DOOMED}{path.name}")
-    _clear(folder)
+    _remove_unfinished(folder)
 
 
-def manifest_of(path: Path) -> dict[str, Any]:
-    """Return the verified manifest of a checkpoint.
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, after comparing it with its own digest.
 
     Raises:
         CheckpointError: It is missing or differs from what was written.
         SpecError: It was written by a newer diffkit.
     """
-    manifest = _unsealed(path / MANIFEST)
+    manifest = _read_manifest(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise SpecError(
             f"{path} has format {shown(manifest.get('format'))}, written by diffkit "
@@ -155,29 +156,29 @@ def manifest_of(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Read and verify a checkpoint, or those of the files in ``only`` that it has.
+    """Read a checkpoint and verify it; with ``only``, read those of these files that it has.
 
     Raises:
         CheckpointError: A file is missing or differs from what was written.
         SpecError: It was written by a newer diffkit.
     """
-    manifest = manifest_of(path)
+    manifest = read_manifest(path)
     step = manifest["step"]
     if step_name(step) != path.name:
         raise CheckpointError(f"{path} holds step {step}: it was renamed")
     records = {name.removesuffix(".safetensors"): record for name, record in manifest["files"].items()}
-    wanted = [name for name in records if only is None or whole_name(name) in only]
-    files = {name: read_weights(path / f"{name}.safetensors", records[name]) for name in wanted}
-    return Checkpoint(step, joined(files), manifest)
+    chosen = [name for name in records if only is None or whole_name(name) in only]
+    files = {name: read_weights(path / f"{name}.safetensors", records[name]) for name in chosen}
+    return Checkpoint(step, join_shards(files), manifest)
 
 
 def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest whole checkpoint (None if there are no checkpoints), and the faults of newer ones.
+    """Return the newest intact checkpoint (None if there are no checkpoints), and the faults of newer ones.
 
-    Damaged ones are set aside under another name, and removed by the next `prune`.
+    Damaged checkpoints are renamed; the next `prune` removes them.
 
     Raises:
-        CheckpointError: There are checkpoints, but none is whole.
+        CheckpointError: There are checkpoints, but none is intact.
     """
     faults, damaged = [], []
     for path in newest_first(folder):
@@ -188,7 +189,7 @@ def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             damaged.append(path)
             continue
         for bad in damaged:
-            bad.rename(folder / f"{_ASIDE}{bad.name}")
+            bad.rename(folder / f"{_DAMAGED}{bad.name}")
         return found, faults
     if faults:
         raise CheckpointError(
@@ -198,17 +199,27 @@ def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def newest_first(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoints of a folder, newest first, by listing it: a stored pointer could be out of date."""
+    """Yield the paths of the checkpoints in a folder, newest first.
+
+    The folder is listed, as a stored name of the newest one could be out of date.
+    """
     found = [path for path in folder.glob(STEPS) if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return iter(sorted(found, key=step_of, reverse=True))
 
 
-def _aside(folder: Path) -> list[Path]:
-    return list(folder.glob(f"{_ASIDE}*"))
+def intact_manifests(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield the checkpoints in a folder and their manifests, newest first, without damaged manifests."""
+    for path in newest_first(folder):
+        with contextlib.suppress(CheckpointError):
+            yield path, read_manifest(path)
 
 
-def _clear(folder: Path) -> None:
-    """Remove checkpoints that are half written or half removed."""
+def _damaged_checkpoints(folder: Path) -> list[Path]:
+    return list(folder.glob(f"{_DAMAGED}*"))
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove checkpoints of which the writing or the removal was interrupted."""
     for path in folder.glob(f"{_DOOMED}*"):
         if path.is_symlink():
             path.unlink()
@@ -216,21 +227,21 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    return (json.dumps({**manifest, "sha256": _digest(manifest)}, indent=2) + "\n").encode()
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps({**manifest, "sha256": _manifest_digest(manifest)}, indent=2) + "\n").encode()
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _unsealed(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json_object(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: it is not the JSON that was written: {reason(error)}") from error
-    if manifest.pop("sha256", None) != _digest(manifest):
+    if manifest.pop("sha256", None) != _manifest_digest(manifest):
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
     return manifest

@@ -1,20 +1,21 @@
-"""How a system is trained: every option in one frozen record, for Python, the command line and TOML files alike."""
+"""All options of training in one frozen record, for Python, the command line and TOML files alike."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import attrs
 from attrs import frozen
 
-from diffkit.errors import UNSET, OptionError, changed, did_you_mean
+from diffkit.errors import UNSET, OptionError, did_you_mean
 from diffkit.options import choice, flag, integer, number, numbers
+from diffkit.registry.aliases import TRAINING_ALIASES
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
 RSQRT_STEPS = 70_000
-FALL = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
+LR_DECAY_FIELDS = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
 """Fields that decide the decay of the learning rate."""
 
 
@@ -38,9 +39,9 @@ class TrainConfig:
             updates, "rsqrt" as ``1 / sqrt(max(t / rsqrt_steps, 1))`` after t updates. By default "linear" with
             ``anneal`` or ``anneal_steps``, else "constant".
         anneal: The same as lr_schedule="linear".
-        anneal_steps: Updates after which it reaches 0, if not ``steps``, >= ``steps``: a run can then be lengthened
-            later and stay the same.
-        rsqrt_steps: Updates after which "rsqrt" begins to fall, >= 1; 70,000 by default.
+        anneal_steps: Updates after which it reaches 0, >= ``steps``; by default ``steps``. With a fixed number a run
+            can be continued to more ``steps`` later without a change of its learning rates.
+        rsqrt_steps: Updates after which the learning rate begins to fall with "rsqrt", >= 1; 70,000 by default.
         ema: Decay rates of the running means of the weights, each in [0, 1); a single one may be a number. Samples are
             drawn with the first; without any, with the weights themselves.
         ema_warmup: Start with shorter means: update n uses ``min(rate, (1 + n) / (10 + n))``, so that a short run
@@ -54,22 +55,22 @@ class TrainConfig:
             share of weights, means and moments, for networks that fill a GPU. One process needs neither.
         timeout: Seconds that processes wait for each other before they give up, > 0.
         seed: Decides the order of the data, levels, noise, flips, label and network dropout, >= 0.
-        label_dropout: Probability of replacing an example's class, and every other condition with a null, by "none",
-            in [0, 1], for classifier-free guidance; 0.1 is usual.
-        flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual, where mirrored images are as
-            likely as the data. Conditions that are images, too, are mirrored along.
+        label_dropout: Probability of replacing all conditions of an example that have a null condition, such as its
+            class, by the null conditions, in [0, 1], for classifier-free guidance; 0.1 is usual.
+        flip: Probability of mirroring an example left to right, in [0, 1]; 0.5 is usual for images of which the mirror
+            image is as likely. Conditions that are images are mirrored with it.
         log_every: Updates between lines of metrics, >= 1.
-        val_every: Updates between validations, if data is held out for them (``val``), >= 1; one is always made at the
-            end.
-        save_every: Updates between checkpoints, >= 1; one is always made at the end.
+        val_every: Updates between validations, if held-out data is given (``val``), >= 1; the last update is always
+            followed by one.
+        save_every: Updates between checkpoints, >= 1; the last update is always followed by one.
         keep: Number of the newest checkpoints to keep, >= 1.
-        keep_every: Checkpoints at multiples of this many updates are never removed, >= 1; None for no such checkpoints.
+        keep_every: Checkpoints at multiples of this many updates are never removed, >= 1; with None, old ones all are.
         preview_every: Updates between pictures of samples, drawn with the averaged weights, >= 1; None draws none.
         preview: Samples in a picture, >= 1.
         preview_steps: Sampling steps for a picture, >= 1.
         workers: Processes that read data ahead; 0 reads in this one.
-        max_skips: Updates in a row that may be skipped because the loss or gradient is not finite; training stops
-            at the next, >= 0.
+        max_skips: Number of consecutive updates that may be skipped because the loss or gradient is not finite, >= 0;
+            training stops at one more.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, appendix A, and improved-diffusion: batch size, lr, ema, betas.
         The rise of the EMA rate is TensorFlow's ExponentialMovingAverage. "rsqrt" is Karras et al. 2024,
         arXiv:2312.02696, eq. 67, with the t_ref that its table 6 has for ImageNet-512.
@@ -116,10 +117,10 @@ class TrainConfig:
             raise OptionError("must not name a rate twice", option="ema", value=self.ema)
         if len(set(self.ema_power)) != len(self.ema_power):
             raise OptionError("must not name a width twice", option="ema_power", value=self.ema_power)
-        self._refuse_schedules()
+        self._check_lr_schedule()
 
-    def _refuse_schedules(self) -> None:
-        """Refuse contradictory options of the learning rate."""
+    def _check_lr_schedule(self) -> None:
+        """Raise if options of the learning rate contradict each other."""
         named = self.lr_schedule
         if self.anneal and named not in (None, "linear"):
             raise OptionError(
@@ -127,7 +128,7 @@ class TrainConfig:
             )
         if self.anneal_steps is not None and named in ("constant", "rsqrt"):
             raise OptionError(
-                f"is where 'linear' and 'cosine' end, but {named!r} has no end",
+                f"is the end of 'linear' or 'cosine', but {named!r} has no end",
                 option="anneal_steps",
                 value=self.anneal_steps,
                 fix={"anneal_steps": UNSET},
@@ -206,59 +207,39 @@ class TrainOptions(TypedDict, total=False):
     max_skips: int
 
 
-FREE = frozenset(
-    {"steps", *FALL, "microbatch", "compile", "strategy", "timeout", "log_every", "val_every", "save_every", "keep"}
-    | {"keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
+CHANGEABLE_ON_RESUME = frozenset(
+    {"steps", *LR_DECAY_FIELDS, "microbatch", "compile", "strategy", "timeout", "log_every", "val_every", "save_every"}
+    | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
-"""Fields that may have other values when a run is resumed: they change updates by rounding only."""
+"""Fields that a resumed run may change: they change updates by rounding only.
+
+Those that decide the decay of the learning rate, and the steps, may change only while the decay stays the same.
+"""
 
 RETIRED = frozenset({"engine"})
 """Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
-ALIASES: Mapping[str, str] = {
-    "adam_weight_decay": "weight_decay",
-    "checkpointing_steps": "save_every",
-    "ema_decay": "ema",
-    "ema_max_decay": "ema",
-    "ema_rate": "ema",
-    "fp16": "precision",
-    "gradient_accumulation_steps": "microbatch",
-    "gradient_clip_val": "grad_clip",
-    "learning_rate": "lr",
-    "log_interval": "log_every",
-    "lr_anneal_steps": "anneal",
-    "lr_scheduler": "lr_schedule",
-    "lr_warmup_steps": "warmup",
-    "max_grad_norm": "grad_clip",
-    "max_steps": "steps",
-    "max_train_steps": "steps",
-    "mixed_precision": "precision",
-    "num_train_steps": "steps",
-    "num_warmup_steps": "warmup",
-    "num_workers": "workers",
-    "eval_interval": "val_every",
-    "eval_steps": "val_every",
-    "save_interval": "save_every",
-    "train_batch_size": "batch_size",
-    "use_fp16": "precision",
-    "warmup_steps": "warmup",
-}
-"""Names of training options in other libraries, and their names here."""
+def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainConfig:
+    """Return the options of training: those of ``config``, overridden by keywords of `diffkit.train`.
+
+    Raises:
+        OptionError: An option has no such name, type or value, or steps is missing.
+    """
+    names = [field.name for field in attrs.fields(TrainConfig)]
+    for name in options:
+        if name not in names:
+            raise OptionError(unknown_option_text(name, names))
+    if config is not None:
+        return attrs.evolve(config, **options)
+    if "steps" not in options:
+        raise OptionError("train needs steps, the number of updates")
+    return TrainConfig(**options)
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
+def unknown_option_text(name: str, known: Iterable[str]) -> str:
     """Return "train has no option ..." for an unknown name, with a suggestion."""
     known = list(known)
-    own = ALIASES.get(name)
+    own = TRAINING_ALIASES.get(name)
     near = did_you_mean(name, known) if own is None else f"; that is {own!r} here"
     return f"train has no option {name!r}{near} (known: {', '.join(known)})"
-
-
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return "lr=0.0001, now lr=0.0002" for each field that a resumed run must not change."""
-    fixed = [field.name for field in attrs.fields(TrainConfig) if field.name not in FREE]
-    if old.lr_decay != new.lr_decay:  # the learning rate at every step depends on it
-        fixed += [*FALL, "steps"]
-    pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
-    return [changed(name, was, now) for name, was, now in pairs if was != now]

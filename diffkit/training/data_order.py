@@ -1,4 +1,4 @@
-"""Which examples each batch holds, as a function of (seed, step): no state to save, and O(1) to resume at any step."""
+"""The order of examples in training, a function of (seed, step): no state to save, and O(1) to resume at any step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Indices = NDArray[np.int64]
 
 @frozen
 class DataOrder:
-    """Endless epochs, each a permutation of the data that depends on (seed, epoch) alone.
+    """The order of the examples: endless epochs, each a permutation of the data that depends on (seed, epoch) alone.
 
-    The stream of epochs is cut into batches wherever they fall: a batch may hold the end of one epoch and the start of
-    the next, so every example is seen equally often and none is dropped.
+    Epochs follow each other without a gap and are cut into batches: a batch may hold the end of one epoch and the start
+    of the next, so every example is seen equally often and none is dropped.
 
     Attributes:
         size: Number of examples, >= 1.
@@ -30,7 +30,7 @@ class DataOrder:
     _epochs: dict[int, Indices] = field(factory=dict, init=False, eq=False, repr=False)
 
     def epoch(self, number: int) -> Indices:
-        """Return the permutation of epoch ``number``, (size,) int64; the last two are cached."""
+        """Return the order of the examples in epoch ``number``, (size,) int64; the last two are cached."""
         if number not in self._epochs:
             ranks = keys(key(self.seed, Purpose.ORDER, number), self.size)
             for old in [e for e in self._epochs if e < number - 1 or e > number]:
@@ -39,7 +39,7 @@ class DataOrder:
         return self._epochs[number]
 
     def batch(self, step: int) -> Indices:
-        """Return the indices of the batch after ``step`` completed updates, (batch_size,) int64."""
+        """Return the examples of the batch after ``step`` completed updates, by the data order, (batch_size,) int64."""
         at, end = step * self.batch_size, (step + 1) * self.batch_size
         parts = []
         while at < end:

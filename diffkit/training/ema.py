@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from diffkit.options import check_number
-from diffkit.training.power_ema import decay
+from diffkit.training.power_ema import power_ema_decay
 
 
 class Ema:
-    """``mean <- rate mean + (1 - rate) weights`` after every update, starting as a copy of the weights.
+    """Running means of weights: ``mean <- rate mean + (1 - rate) weights`` after every update, at first the weights.
 
-    Plain lists of tensors and torch's own averaging function: a quarter of the cost of AveragedModel, which also
+    Plain lists of tensors and torch's own averaging function take a quarter of the time of AveragedModel, which also
     copies the weights at its first update instead of averaging. A mean in bfloat16 would never change.
 
     Args:
@@ -40,8 +40,8 @@ class Ema:
         widths: Sequence[float] | float = (),
     ):
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        self.rates = tuple(check_number("each of rates", rate, ge=0, lt=1) for rate in _several(rates))
-        self.widths = tuple(check_number("each of widths", width, gt=0, le=0.28) for width in _several(widths))
+        self.rates = tuple(check_number("each of rates", rate, ge=0, lt=1) for rate in _as_sequence(rates))
+        self.widths = tuple(check_number("each of widths", width, gt=0, le=0.28) for width in _as_sequence(widths))
         self.labels = (*map(ema_label, self.rates), *map(power_label, self.widths))
         self.names = tuple(trained)
         self.weights = list(trained.values())
@@ -50,17 +50,17 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Average in the weights as they are after update ``step`` (the first is 0).
+        """Update the running means by the weights after update ``step`` (the first is 0).
 
-        The step decides the length of the means: continue the count after an interruption.
+        The decay rates depend on the step, so a resumed run must continue its count.
         """
         weights: list[Tensor] = [p.detach().float() for p in self.weights]
-        for now, means in zip(self._decays(step), self.means, strict=True):
-            get_ema_multi_avg_fn(now)(means, weights, None)  # type: ignore[no-untyped-call]
+        for rate, means in zip(self._decays(step), self.means, strict=True):
+            get_ema_multi_avg_fn(rate)(means, weights, None)  # type: ignore[no-untyped-call]
 
     def _decays(self, step: int) -> list[float]:
         most = (1 + step) / (10 + step) if self.warmup else 1.0
-        return [*(min(rate, most) for rate in self.rates), *(decay(width, step) for width in self.widths)]
+        return [*(min(rate, most) for rate in self.rates), *(power_ema_decay(width, step) for width in self.widths)]
 
     def state(self, label: str, network: nn.Module) -> dict[str, Tensor]:
         """Return the network's state dict with one of the means in place of its weights."""
@@ -70,7 +70,7 @@ class Ema:
     @torch.no_grad()
     def restore(self, label: str, state: Mapping[str, Tensor]) -> None:
         """Restore one of the means from a state dict that `state` returned."""
-        _copy(self.means[self.labels.index(label)], (state[name] for name in self.names))
+        _copy_tensors(self.means[self.labels.index(label)], (state[name] for name in self.names))
 
 
 def ema_label(rate: float) -> str:
@@ -83,10 +83,10 @@ def power_label(width: float) -> str:
     return f"power_{width}"
 
 
-def _several(values: Sequence[float] | float) -> Sequence[float]:
+def _as_sequence(values: Sequence[float] | float) -> Sequence[float]:
     return values if isinstance(values, Sequence) else (values,)
 
 
-def _copy(into: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+def _copy_tensors(into: Iterable[Tensor], values: Iterable[Tensor]) -> None:
     for tensor, value in zip(into, values, strict=True):
         tensor.copy_(value)

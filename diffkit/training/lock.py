@@ -9,13 +9,13 @@ from pathlib import Path
 
 from diffkit.errors import OptionError
 from diffkit.runtime.locks import lock, open_lock_file
-from diffkit.training.logs import say
+from diffkit.runtime.output import log
 
 NAME = ".lock"
 
 
 class RunLock:
-    """Held from construction to `release`, or to the end of the process; also a context manager.
+    """A lock on a run's folder, from construction to `release` or to the end of the process; also a context manager.
 
     Where the file system has no locks, a warning is logged and the work goes on without one.
 
@@ -33,12 +33,12 @@ class RunLock:
             locked = lock(self.handle)
         except OSError as error:
             locked = True
-            say(
+            log(
                 f"warning: the file system of {str(folder)!r} has no locks ({error.strerror}), so nothing prevents "
                 f"another {work} from writing there at the same time"
             )
         if not locked:
-            holder = _holder(self.handle)
+            holder = _read_holder(self.handle)
             os.close(self.handle)
             raise OptionError(
                 f"out {str(folder)!r} is being written by another {work}{f' ({holder})' if holder else ''}; "
@@ -53,8 +53,8 @@ class RunLock:
         with contextlib.suppress(OSError):
             os.close(self.handle)
 
-    def forget(self) -> None:
-        """In a child process: close its copy of the handle, if it has one, which would outlive the parent's lock."""
+    def close_inherited(self) -> None:
+        """In a child process: close its copy of the lock file's handle, which would hold the lock after the parent."""
         with contextlib.suppress(OSError):
             if os.path.sameopenfile(self.handle, probe := os.open(self.path, os.O_RDONLY)):
                 self.release()
@@ -67,7 +67,7 @@ class RunLock:
         self.release()
 
 
-def _holder(handle: int) -> str:
-    """Text that the holder of the lock wrote, on one line."""
+def _read_holder(handle: int) -> str:
+    """Text that the holder of the lock wrote into the file, on one line."""
     text = os.read(handle, 200).decode(errors="replace")
     return "".join(c if c.isprintable() else " " for c in text).strip()

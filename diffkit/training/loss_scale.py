@@ -1,4 +1,4 @@
-"""The factor that keeps small gradients from becoming 0 in float16, which has no number between 0 and 6e-8."""
+"""Loss scaling for float16: a factor on the loss, without which gradients below 6e-8 would become 0."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ PATIENCE = 2000
 
 
 class LossScale:
-    """Doubles after `PATIENCE` finite updates, halves after a non-finite one, and stays within bounds.
+    """The loss scale: it doubles after `PATIENCE` finite updates and halves after one that is not finite.
 
-    All of it happens on the device, without host synchronization. Without float16 it does nothing.
+    It stays on the device, without host synchronization, and between `SMALLEST` and `LARGEST`. Without float16 it does
+    nothing.
 
     Attributes:
         active: Whether the network computes in float16.
@@ -26,18 +27,18 @@ class LossScale:
         self.value = torch.full((), START if active else 1.0, device=device)
         self.streak = torch.zeros((), dtype=torch.int64, device=device)
 
-    def applied(self, loss: Tensor) -> Tensor:
-        """Return the loss, scaled."""
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Return the loss times the loss scale."""
         return loss * self.value if self.active else loss
 
     @torch.no_grad()
-    def take_off(self, gradients: list[Tensor]) -> None:
-        """Divide gradients by the factor, in place."""
+    def unscale_(self, gradients: list[Tensor]) -> None:
+        """Divide gradients by the loss scale, in place."""
         if self.active:
             torch._foreach_mul_(gradients, 1 / self.value)
 
     def update(self, finite: Tensor) -> None:
-        """Record whether an update was finite (0-d bool)."""
+        """Adapt the loss scale to whether the last update was finite (0-d bool)."""
         if not self.active:
             return
         self.streak = (self.streak + 1) * finite
@@ -47,7 +48,7 @@ class LossScale:
         self.streak = self.streak * ~due
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return its state, for a checkpoint."""
+        """Return the state of the loss scale, for a checkpoint."""
         return {"scale": self.value, "scale_streak": self.streak} if self.active else {}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:

@@ -1,8 +1,8 @@
 """Metrics of training: accumulated on the device at every step, read once per line.
 
-Means over levels are those of uniform levels, whatever the timestep sampler's distribution: each loss is weighted
-by 1 / (T p(t)), as in what is minimized. By quartile of the levels (q0 is nearest to clean data) the same weights are
-normalized within the quartile.
+Each loss is weighted by 1 / (T p(t)), as in the training objective, so that means over levels are those of uniform
+levels whatever the timestep sampler's distribution p. Means over a quartile of the levels (q0 is nearest to clean data)
+are weighted means with the same weights.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ QUARTILES = 4
 
 
 @frozen(eq=False)
-class Window:
-    """Metrics of the steps since the last line, one row of numbers per step.
+class MetricsWindow:
+    """The metrics of the training steps since the last line of metrics, one row of numbers per step.
 
     A row holds, for each quartile, the sums of the weights and of each weighted term; then the gradient's norm, and
-    whether the step was taken. Rows are added up in float64 and in order, so that a line is the same to the bit whether
-    or not training was interrupted meanwhile.
+    whether the optimizer took the step. Rows are added up in float64 and in order, so that a line is the same to the
+    bit even if training was interrupted in between.
 
     Attributes:
         rows: Of each step, (4 (1 + terms) + 2,) float32.
@@ -32,11 +32,11 @@ class Window:
     rows: list[Tensor] = field(factory=list)
 
     def add(self, sums: Tensor, grad_norm: Tensor, finite: Tensor) -> None:
-        """Add one step: ``sums`` are those of `quartile_sums`, added up over its microbatches."""
+        """Add the row of one training step; ``sums`` is the result of `quartile_sums` over its whole batch."""
         self.rows.append(torch.cat([sums.flatten(), torch.stack([grad_norm.float(), finite.float()])]))
 
     def read(self, names: Sequence[str], batch_size: int) -> dict[str, float | None]:
-        """Return means over the window, in one read; skipped steps are left out."""
+        """Return the means of the metrics over the window, without skipped steps, in one read of the device."""
         rows = torch.stack(self.rows).cpu().double().numpy()
         taken = rows[rows[:, -1] == 1]
         if not len(taken):
@@ -52,7 +52,7 @@ class Window:
 
 
 def quartile_sums(terms: Mapping[str, Tensor], level: Tensor, weight: Tensor, num_steps: int) -> Tensor:
-    """Return the sums of weights and of weighted terms over each quartile of the levels, (1 + terms, 4) float32.
+    """Return sums over each quartile of the levels, of the weights and of each weighted term, (1 + terms, 4) float32.
 
     Continuous levels have no quartiles; all of them count as the first quartile.
     """

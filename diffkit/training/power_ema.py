@@ -1,8 +1,9 @@
-"""Means whose length is a share of the run's length, and how one of any length is made from a few of them afterwards.
+"""Power-function means of the weights, and how to make one of any width from a few stored ones.
 
-A power-function mean of exponent g weights the weights after update k by k^g. It is named by its relative width, the
-standard deviation of that profile over its length: 0.05 averages over about the last twentieth. Stored means of two
-widths at several steps span a space that nearly contains the profile of a third width, or of another step.
+A power-function mean of exponent g weights the network's weights after update k by k^g. It is named by its relative
+width, the standard deviation of that profile over its length: 0.05 averages over about the last twentieth of the run.
+The profile of a third width, or of another step, is nearly a linear combination of the profiles of two widths stored at
+several steps.
 
 Source: Karras et al. 2024, arXiv:2312.02696, section 3 and appendix C.
 """
@@ -23,15 +24,15 @@ WIDEST = 0.28
 
 
 class Profile(NamedTuple):
-    """How a mean weights past updates: its relative width, and the number of updates so far."""
+    """The profile of a power-function mean: its relative width, and the number of updates it covers."""
 
     width: float
     step: int
 
 
 @lru_cache
-def exponent(width: float) -> float:
-    """Return the exponent g >= 0 of a profile of some relative width in (0, 0.28].
+def power_exponent(width: float) -> float:
+    """Return the exponent g >= 0 of a power-function mean of a relative width in (0, 0.28].
 
     Raises:
         OptionError: The width is out of range.
@@ -43,36 +44,36 @@ def exponent(width: float) -> float:
     return float(np.real(roots[np.isreal(roots)]).max())
 
 
-def decay(width: float, step: int) -> float:
-    """Return the decay rate of a mean in the update after ``step`` completed ones: 0 in the first."""
-    return float((1 - 1 / (step + 1)) ** (exponent(width) + 1))
+def power_ema_decay(width: float, step: int) -> float:
+    """Return the decay rate of a power-function mean in the update after ``step`` completed ones; 0 in the first."""
+    return float((1 - 1 / (step + 1)) ** (power_exponent(width) + 1))
 
 
-def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[NDArray[np.float64], float]:
-    """Return the factors of stored means whose mixture is nearest to a wanted mean.
+def nearest_mixture(stored: Sequence[Profile], target: Profile) -> tuple[NDArray[np.float64], float]:
+    """Return the factors of stored power-function means whose mixture is nearest to a target mean.
 
-    The factors add up to 1, so that weights that never changed stay as they are: the result is the nearest mixture with
-    that sum, where Karras et al.'s code scales the nearest mixture of all.
+    Among factors that add up to 1, so that weights that never changed stay as they are; Karras et al.'s code scales the
+    nearest mixture of any factors instead.
 
     Args:
         stored: Profiles of the stored means, at least one.
-        wanted: Profile to approximate.
+        target: Profile to approximate.
     Returns:
         A factor for each; and the relative error (L2) of the resulting profile.
     """
-    gram = np.array([[_inner(a, b) for b in stored] for a in stored])
-    against = np.array([_inner(a, wanted) for a in stored])
+    gram = np.array([[_profile_product(a, b) for b in stored] for a in stored])
+    against = np.array([_profile_product(a, target) for a in stored])
     ones = np.ones((1, len(stored)))
     bordered = np.block([[gram, ones.T], [ones, np.zeros((1, 1))]])  # with Lagrange's multiplier for the sum
     factors = np.linalg.lstsq(bordered, np.append(against, 1.0), rcond=1e-14)[0][:-1]
     factors /= factors.sum()  # near-equal profiles leave a rounding error
-    own = _inner(wanted, wanted)
-    left = own - 2 * factors @ against + factors @ gram @ factors
-    return factors, float(np.sqrt(max(left, 0.0) / own))
+    norm = _profile_product(target, target)
+    squared_error = norm - 2 * factors @ against + factors @ gram @ factors
+    return factors, float(np.sqrt(max(squared_error, 0.0) / norm))
 
 
-def _inner(a: Profile, b: Profile) -> float:
-    """Integral of the product of two profiles (g + 1) k^g / t^(g + 1), each on [0, t]."""
-    p, q = exponent(a.width), exponent(b.width)
+def _profile_product(a: Profile, b: Profile) -> float:
+    """Return the integral of the product of two profiles, (g + 1) k^g / t^(g + 1) on [0, t]."""
+    p, q = power_exponent(a.width), power_exponent(b.width)
     early, late, power = (a.step, b.step, q) if a.step <= b.step else (b.step, a.step, p)
     return float((p + 1) * (q + 1) / (p + q + 1) / late * (early / late) ** power)

@@ -20,7 +20,7 @@ def computing_in(precision: str, device: torch.device) -> AbstractContextManager
 
 
 def in_precision(network: Network, precision: str, device: torch.device) -> Network:
-    """Return the network under autocast, if the precision needs it; its callers compute in float32."""
+    """Return the network with autocast inside, if the precision needs it, so that its callers compute in float32."""
     if precision not in DTYPES:
         return network
 
@@ -31,16 +31,16 @@ def in_precision(network: Network, precision: str, device: torch.device) -> Netw
     return call
 
 
-def emulated(precision: str, device: torch.device) -> str | None:
+def emulation_warning(precision: str, device: torch.device) -> str | None:
     """Return a warning if the CPU only emulates a precision, or None.
 
     Versions of torch before 2.9 do not report what a CPU supports; then the result is None.
     """
-    tell = getattr(torch.cpu, "get_capabilities", None)
-    if device.type != "cpu" or precision not in DTYPES or tell is None:
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if device.type != "cpu" or precision not in DTYPES or get_capabilities is None:
         return None
-    has = tell()
+    capabilities = get_capabilities()
     names = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[precision]
-    if has.get("architecture") != "x86_64" or any(has.get(name, True) for name in names):
+    if capabilities.get("architecture") != "x86_64" or any(capabilities.get(name, True) for name in names):
         return None
     return f"this CPU has no instructions for {precision} and emulates them: fp32 is several times as fast"

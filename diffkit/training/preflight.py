@@ -1,4 +1,4 @@
-"""Checks of system, data and options before any work begins."""
+"""Checks of system, data and options before training begins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from diffkit.data.base import Batch, Data
-from diffkit.data.finite import not_finite
+from diffkit.data.finite import find_not_finite
 from diffkit.data.ranges import bins_advice
 from diffkit.errors import UNSET, DataError, Message, OptionError, joined, problem
 from diffkit.options import option_names
@@ -23,31 +23,31 @@ from diffkit.system.settings import decoder_of
 from diffkit.system.signatures import missing_problems, name_problems
 from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
-from diffkit.training.reading import read
+from diffkit.training.reading_errors import read_examples
 from diffkit.training.trainable import Trainable
 
 
 @frozen
-class Classes:
-    """The labels ``y`` that a network accepts.
+class AcceptedLabels:
+    """The labels ``y`` that the network to train accepts.
 
     Attributes:
-        count: Number of its classes; 0 for none, None if unknown.
-        null: Label that means "no class", as which -1 is passed to the network; None if there is none.
+        count: Number of the network's classes; 0 for none, None if unknown.
+        null: The network's label for "no class", which replaces -1; None if it has no such label.
     """
 
     count: int | None
     null: int | None
 
     @classmethod
-    def of(cls, parts: Composition) -> Classes:
-        """Read them from the parts."""
+    def of(cls, parts: Composition) -> AcceptedLabels:
+        """Return the labels that the network of a composition accepts."""
         null = (parts.null_conditions or {}).get("y")
         return cls(parts.classes, null if isinstance(null, int) else None)
 
 
-def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainConfig) -> None:
-    """Raise one error that lists everything about system, data and options that does not fit.
+def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainConfig) -> None:
+    """Check system, data and options before training: raise one error that lists everything that does not fit.
 
     Raises:
         OptionError: The system has nothing to train, or an option does not fit it.
@@ -57,21 +57,21 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
         raise OptionError("the system was composed with backbone=None, so there is nothing to train")
     if unwrap_module(system.network) is not system.network:
         raise OptionError(
-            f"the system's network is wrapped in {type(system.network).__name__}, which training does itself: leave "
+            f"the system's network is wrapped in {type(system.network).__name__}, which training does itself; leave "
             "it out, and pass compile=True to training, or start several processes by torchrun"
         )
     _check_weights(system.network)
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
         raise OptionError(
-            f"are more reading processes than are of use; pass at most {most}", option="workers", value=config.workers
+            f"is more worker processes than are useful; pass at most {most}", option="workers", value=config.workers
         )
-    classes, tells = Classes.of(system.parts), "classifier" in spec
-    if tells and config.preview_every is not None:
+    classes, is_classifier = AcceptedLabels.of(system.parts), "classifier" in spec
+    if is_classifier and config.preview_every is not None:
         raise OptionError("a classifier draws no samples, so there is nothing to preview", fix={"preview_every": UNSET})
     problems = list(_data_problems(system, data, config))
     if not problems:
-        some = read(data, range(min(len(data), 8)))
-        if tells:
+        some = read_examples(data, range(min(len(data), 8)))
+        if is_classifier:
             problems = [*_classifier_problems(classes, data, config, some)]
         else:
             problems = [*_label_problems(system, classes, data, some), *_low_res_problems(system, some)]
@@ -83,7 +83,7 @@ def check(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainC
 
 
 def _check_weights(network: nn.Module) -> None:
-    """Refuse a network without trainable weights, or with weights that cannot be saved or lose updates to rounding."""
+    """Raise if a network has no trainable weights, or weights that cannot be saved or lose updates to rounding."""
     if odd := not_plain(network.state_dict()):
         raise OptionError(f"the network cannot be trained: {odd}; train it first, and quantize a copy of the result")
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -118,7 +118,7 @@ def _data_problems(system: Trainable, data: Data, config: TrainConfig) -> Iterat
             fix={"data_shape": tuple(data.shape)},
         )
     if data.bins != bins_of(system):
-        text = f"the data has {_words(data.bins)}, the system was composed for {_words(bins_of(system))}"
+        text = f"the data has {_bins_text(data.bins)}, the system was composed for {_bins_text(bins_of(system))}"
         yield Message(text, bins_advice(data, bins_of(system)))
     if config.preview_every is not None and len(data.shape) != 3:
         yield problem(
@@ -142,7 +142,7 @@ def _description_problems(data: Data) -> Iterator[str]:
             )
 
 
-def _label_problems(system: Trainable, classes: Classes, data: Data, example: Batch) -> Iterator[str]:
+def _label_problems(system: Trainable, classes: AcceptedLabels, data: Data, example: Batch) -> Iterator[str]:
     labelled = "y" in example.conditions
     names = data.classes
     if classes.count == 0 and labelled:
@@ -164,7 +164,7 @@ def _label_problems(system: Trainable, classes: Classes, data: Data, example: Ba
 
 
 def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
-    """Compare the names of conditions with those that the network accepts."""
+    """Yield which conditions of the data the network does not accept, and which it requires that the data lacks."""
     if system.network is None:
         return
     named = name_problems(system.network, example.conditions, frozenset())
@@ -173,7 +173,7 @@ def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
 
 
 def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -> Iterator[str]:
-    """Yield why conditions cannot be dropped, found by dropping some."""
+    """Yield why conditions cannot be dropped at random, found by dropping those of some examples."""
     if config.label_dropout <= 0:
         return
     null = system.parts.null_conditions or {}
@@ -184,7 +184,7 @@ def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -
             fix={"label_dropout": UNSET},
         )
     elif not null:
-        yield dropping("needs a network with a label for no class", fix=_way_to_null(system))
+        yield dropping("needs a network with a label for no class", fix=_null_label_advice(system))
     left_out = [name for name in example.conditions if name in null and null[name] is None]
     if left_out:
         yield dropping(
@@ -198,18 +198,18 @@ def _dropping_problems(system: Trainable, config: TrainConfig, example: Batch) -
         yield dropping(f"cannot drop conditions: {error}")
 
 
-def _unlabelled_problems(system: Trainable, classes: Classes, data: Data) -> Iterator[str]:
-    """Yield a problem if the data has examples without a class and the network no label for them."""
+def _unlabelled_problems(system: Trainable, classes: AcceptedLabels, data: Data) -> Iterator[str]:
+    """Yield a problem if the data has examples without a class, but the network has no label for them."""
     count = data.describe().get("without_class")
     if count and classes.null is None:
         yield problem(
             f"{count} examples have no class, but the network has no label for no class; give every example one",
-            fix=_way_to_null(system),
+            fix=_null_label_advice(system),
         )
 
 
-def _way_to_null(system: Trainable) -> Mapping[str, Any]:
-    """How to compose a network with a label for "no class"."""
+def _null_label_advice(system: Trainable) -> Mapping[str, Any]:
+    """Return the options of `compose` that give a network a label for "no class", as the fix of a message."""
     return {"null_class": True} if _has_option(system, "null_class") else {"null_conditions": {"y": ...}}
 
 
@@ -218,7 +218,7 @@ def _has_option(system: Trainable, name: str) -> bool:
     return recipe is not None and name in (option_names(type(recipe)) or ())
 
 
-def _classifier_problems(classes: Classes, data: Data, config: TrainConfig, example: Batch) -> Iterator[str]:
+def _classifier_problems(classes: AcceptedLabels, data: Data, config: TrainConfig, example: Batch) -> Iterator[str]:
     count, names = classes.count or 0, data.classes
     if "y" not in example.conditions:
         yield "a classifier learns from labels, but the data has none; load it with labels"
@@ -239,15 +239,15 @@ def _classifier_problems(classes: Classes, data: Data, config: TrainConfig, exam
 
 
 def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
-    """Compare low_res with the channels that the network reads; networks without a recipe are not checked."""
+    """Yield a problem unless low_res has the channels that the network reads, if the network has a recipe."""
     if system.parts.backbone is None:
         return
-    wanted = system.parts.condition_channels
+    expected = system.parts.condition_channels
     small = example.conditions.get("low_res")
     found = 0 if small is None else small.shape[1]
-    if found == wanted:
+    if found == expected:
         return
-    if not wanted:
+    if not expected:
         yield problem(
             f"the data gives low_res of {found} channels, but the network reads none; load the data "
             "without, or use the backbone 'unet'",
@@ -255,40 +255,42 @@ def _low_res_problems(system: Trainable, example: Batch) -> Iterator[str]:
         )
     elif not found:
         yield problem(
-            f"the network reads low_res of {wanted} channels, but the data gives none; wrap it in "
+            f"the network reads low_res of {expected} channels, but the data gives none; wrap it in "
             "diffkit.data.LowRes(data, size), which --low-res does",
             fix={"low_res_channels": UNSET},
         )
     else:
-        yield f"the network reads low_res of {wanted} channels, the data gives {found}; compose with that many"
+        yield f"the network reads low_res of {expected} channels, the data gives {found}; compose with that many"
 
 
-def batch_problems(batch: Batch, data: Data, classes: Classes) -> Iterator[str]:
-    """Yield what is wrong with the values of some examples; cheap, and called on every batch on the CPU."""
-    yield from not_finite(batch)
+def batch_problems(batch: Batch, data: Data, classes: AcceptedLabels) -> Iterator[str]:
+    """Yield what is wrong with the values of a training batch; cheap, as it is called for every batch, on the CPU."""
+    yield from find_not_finite(batch)
     images, bins = batch.images, data.bins
     if images.is_floating_point() and bins is not None:
         low, high = (float(v) for v in images.aminmax())
         if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
             yield (
-                f"{_which(batch)} have values in [{low:g}, {high:g}]; floating point with bins must lie in [-1, 1], or "
-                f"give integers from 0 to {bins - 1}"
+                f"{_examples_text(batch)} have values in [{low:g}, {high:g}]; floating point with bins must lie in "
+                f"[-1, 1], or give integers from 0 to {bins - 1}"
             )
     elif not images.is_floating_point():
         low, high = (int(v) for v in images.aminmax())
         if bins is None:
-            yield f"{_which(batch)} are integers, but the data is continuous; give floating point"
+            yield f"{_examples_text(batch)} are integers, but the data is continuous; give floating point"
         elif low < 0 or high >= bins:
-            yield f"{_which(batch)} have values in {low}..{high}; with {bins} bins they must lie in 0..{bins - 1}"
+            yield (
+                f"{_examples_text(batch)} have values in {low}..{high}; with {bins} bins they must lie in 0..{bins - 1}"
+            )
     if (labels := batch.conditions.get("y")) is not None:
         yield from _label_value_problems(labels, batch, classes)
 
 
-def _label_value_problems(labels: Any, batch: Batch, classes: Classes) -> Iterator[str]:
-    """Yield the label that the network does not have."""
+def _label_value_problems(labels: Any, batch: Batch, classes: AcceptedLabels) -> Iterator[str]:
+    """Yield the first label of a batch that the network does not accept."""
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
         if classes.count:
-            yield f"the classes y must be whole numbers, one for each example, got {_form(labels)}"
+            yield f"the classes y must be whole numbers, one for each example, got {_labels_text(labels)}"
         return
     labels = labels.long()
     none = labels == NO_CLASS
@@ -308,20 +310,20 @@ def _label_value_problems(labels: Any, batch: Batch, classes: Classes) -> Iterat
             )
 
 
-def _form(labels: Any) -> str:
+def _labels_text(labels: Any) -> str:
     if isinstance(labels, Tensor):
         return f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
     return f"a {type(labels).__name__}"
 
 
-def _which(batch: Batch) -> str:
+def _examples_text(batch: Batch) -> str:
     return f"examples {', '.join(map(str, batch.indices[:4].tolist()))}{', ...' if len(batch.indices) > 4 else ''}"
 
 
 def bins_of(system: Trainable) -> int | None:
-    """Return how many values the system's data takes, or None if it is continuous."""
+    """Return the number of values that a system's data takes, or None if it is continuous."""
     return decoder_of(system.settings).bins
 
 
-def _words(bins: int | None) -> str:
+def _bins_text(bins: int | None) -> str:
     return "continuous values (bins=None)" if bins is None else f"{bins} bins"

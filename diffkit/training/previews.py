@@ -12,21 +12,21 @@ from diffkit.data.base import Data
 from diffkit.errors import DivergedError
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.images import grid, need_pillow, pixels, png
+from diffkit.runtime.output import log
 from diffkit.runtime.run_layout import PREVIEWS, step_name
 from diffkit.system.conditions import mapped
 from diffkit.system.module import System
-from diffkit.training.logs import say
-from diffkit.training.reading import read
+from diffkit.training.reading_errors import read_examples
 from diffkit.training.trainer import Trainer
 
 
 class Previews:
-    """Draws the same samples at each preview: same noise, same conditions, the current averaged weights.
+    """Draws previews of samples with the current averaged weights, each from the same noise and conditions.
 
     Args:
         folder: The run's folder.
-        trainer: In training.
-        data: Conditions are taken from examples spread evenly over it.
+        trainer: The trainer of the run.
+        data: Its training data; conditions are those of examples spread evenly over it.
     Raises:
         MissingExtraError: ``preview_every`` is set, but Pillow is not installed.
     """
@@ -38,7 +38,7 @@ class Previews:
             need_pillow("drawing previews")
 
     def due(self, step: int) -> bool:
-        """Return whether a picture belongs to this step."""
+        """Return whether a preview is drawn after this step."""
         return self.every is not None and step % self.every == 0
 
     def is_there(self, step: int) -> bool:
@@ -49,15 +49,15 @@ class Previews:
         return self.folder / f"{step_name(step)}.png"
 
     def draw(self) -> Path:
-        """Draw one picture and return its path; all processes must call it, the first one writes the file.
+        """Draw one preview and return its path; all processes must call it, and the first one writes the file.
 
-        Samples that are not finite are not drawn: an early network may diverge in so few steps.
+        If no sample is finite, a warning is logged instead: an early network may diverge in so few sampling steps.
         """
         path = self._path(self.trainer.step)
         try:
             samples = self._samples()
         except DivergedError as error:
-            say(f"warning: no preview {path}: {error}")
+            log(f"warning: no preview {path}: {error}")
         else:
             self.trainer.engine.ranks.rank_zero(lambda: self._write(samples, path))
         return path
@@ -66,14 +66,14 @@ class Previews:
         trainer, config = self.trainer, self.trainer.config
         system, seed = trainer.system, config.seed
         assert isinstance(system, System), "checks refuse previews of anything else"
-        some = read(self.data, np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
+        some = read_examples(self.data, np.linspace(0, len(self.data) - 1, self.count).round().astype(np.int64))
         conditions: dict[str, Any] = {
             name: mapped(lambda t: t.to(system.device), value) for name, value in some.conditions.items()
         }
         steps = min(config.preview_steps, system.num_steps)
         with trainer.averaged(), torch.no_grad():
             return system.sample(
-                self.count, steps=steps, seed=seed, model=trainer.sampled, progress=False, **conditions
+                self.count, steps=steps, seed=seed, model=trainer.eval_model, progress=False, **conditions
             )
 
     def _write(self, samples: torch.Tensor, path: Path) -> None:
@@ -82,4 +82,4 @@ class Previews:
             self.folder.mkdir(exist_ok=True)
             write_atomically(path, png(grid(list(pixels(samples, 256)), columns)))
         except OSError as error:  # a failed preview must not end training
-            say(f"warning: cannot write preview {path}: {error}")
+            log(f"warning: cannot write preview {path}: {error}")

@@ -1,4 +1,4 @@
-"""Validation: metrics on held-out data, with the same levels and noise each time."""
+"""Validation: metrics of training on held-out data, with the same levels and noise each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.data.base import Data, scaled
+from diffkit.data.base import Data, scale_images
 from diffkit.data.loading import as_data
 from diffkit.errors import DataError, Message, OptionError, Setting
 from diffkit.options import check_integer
@@ -19,22 +19,22 @@ from diffkit.system.conditions import mapped
 from diffkit.system.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine
-from diffkit.training.metrics import Window, quartile_sums
-from diffkit.training.preflight import Classes, batch_problems, bins_of, check
-from diffkit.training.reading import read
+from diffkit.training.metrics import MetricsWindow, quartile_sums
+from diffkit.training.preflight import AcceptedLabels, batch_problems, bins_of, check_training
+from diffkit.training.reading_errors import read_examples
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 
 _GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it, modulo 1, are spread as evenly as possible for any count."""
+"""The golden ratio less 1: the first n of its multiples, modulo 1, are spread evenly for any n."""
 
 
 @torch.no_grad()
 def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 256) -> dict[str, float | None]:
-    """Return the means of the loss and the metrics of training over data: each example once, at one level.
+    """Return the means of the loss and the metrics of training over held-out data: each example once, at one level.
 
-    Levels are spread evenly over the examples, continuous ones as the system's timestep sampler spreads and weights
-    them; they and the noise are the same each time. The network is in evaluation mode.
+    The examples' levels are spread evenly; continuous ones are spread and weighted by the system's timestep sampler.
+    Levels and noise are the same in each call. The network is in evaluation mode.
 
     Args:
         system: A system, or a `diffkit.guidance.NoisyClassifier`.
@@ -55,47 +55,47 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     if known and found.classes is not None and len(found.classes) > known:
         raise DataError(f"the data has {len(found.classes)} classes, but the network has {known}")
     with eval_mode(network):
-        return _Pass(system, found, None, Engine(system.device), seed).means(batch_size)
+        return _ValidationPass(system, found, None, Engine(system.device), seed).means(batch_size)
 
 
-class Held:
-    """Held-out data of a run, to measure the current averaged weights on.
+class HeldOutData:
+    """The held-out data of a run, on which the current averaged weights are measured.
 
     Args:
         data: The held-out data, or None.
-        trainer: In training.
+        trainer: The trainer of the run.
     """
 
     def __init__(self, data: Data | None, trainer: Trainer):
         self.data, self.trainer = data, trainer
 
     def due(self, step: int) -> bool:
-        """Return whether a validation belongs to this step; one is always made at the end."""
+        """Return whether there is a validation after this step; there always is after the last."""
         config = self.trainer.config
         return self.data is not None and (step % config.val_every == 0 or step == config.steps)
 
     @torch.no_grad()
     def measure(self) -> dict[str, float | None]:
-        """Return what `validate` does, with "val_" before each name; all processes must call it, and share the work."""
+        """Return the result of `validate`, with "val_" before each name; all processes call it, to share the work."""
         assert self.data is not None
         trainer, config = self.trainer, self.trainer.config
         each = config.microbatch or config.batch_size
         with trainer.averaged():
-            done = _Pass(trainer.system, self.data, trainer.sampled, trainer.engine, seed=0)
-            found = done.means(min(config.batch_size, each * trainer.engine.ranks.size))
+            validation = _ValidationPass(trainer.system, self.data, trainer.eval_model, trainer.engine, seed=0)
+            found = validation.means(min(config.batch_size, each * trainer.engine.ranks.size))
         return {f"val_{name}": value for name, value in found.items()}
 
 
-def check_held(system: Trainable, spec: Any, data: Data, config: TrainConfig) -> None:
+def check_held_out(system: Trainable, spec: Any, data: Data, config: TrainConfig) -> None:
     """Raise `DataError` unless held-out data fits the system as the training data does."""
     try:
-        check(system, spec, data, attrs.evolve(config, batch_size=1))
+        check_training(system, spec, data, attrs.evolve(config, batch_size=1))
     except DataError as error:
         raise DataError(Message(Setting("val"), " must fit the system as the data does: ", error.message)) from error
 
 
-class _Pass:
-    """One pass over all examples, shared between the processes of an engine.
+class _ValidationPass:
+    """One pass over all held-out examples, shared between the processes of an engine.
 
     Args:
         system: The system to measure.
@@ -107,7 +107,7 @@ class _Pass:
 
     def __init__(self, system: Trainable, data: Data, model: Model | None, engine: Engine, seed: int):
         self.system, self.data, self.model, self.engine, self.seed = system, data, model, engine, seed
-        self.classes = Classes.of(system.parts)
+        self.classes = AcceptedLabels.of(system.parts)
 
     def means(self, batch_size: int) -> dict[str, float | None]:
         """Return the means over the data, from ``batch_size`` examples at a time."""
@@ -119,14 +119,14 @@ class _Pass:
             terms = self._terms(start, size, level)
             sums = sums + quartile_sums(terms, level, weight, self.system.num_steps)
             names = list(terms)
-        window = Window()
+        window = MetricsWindow()
         window.add(sums, torch.zeros((), device=device), torch.ones((), device=device))
         means = window.read(names, len(self.data))
         del means["grad_norm"]
         return means
 
     def _levels(self, rows: Any) -> tuple[Tensor, Tensor]:
-        """Levels of examples, and their weights, on the device."""
+        """Return levels of examples, and their weights, on the device."""
         spread, system, device = (rows + 0.5) * _GOLDEN % 1, self.system, self.engine.device
         if not system.parts.continuous_time:
             level = torch.from_numpy((spread * system.num_steps).astype(np.int64) + 1).to(device)
@@ -136,18 +136,21 @@ class _Pass:
         return level.to(device), weight.to(device)
 
     def _terms(self, start: int, size: int, level: Tensor) -> dict[str, Tensor]:
-        """Terms of consecutive examples, (size,) each; a process without any evaluates one, which sharding requires."""
-        mine = self.engine.rows(size)
+        """Return the loss terms of consecutive examples, (size,) each.
+
+        A process without examples evaluates one, as FSDP2 requires that every process calls the network.
+        """
+        mine = self.engine.local_slice(size)
         count = max(mine.stop - mine.start, 1)
         first = start + mine.start
         with seeded(key(self.seed, Purpose.VALIDATION, first)):
-            batch = read(self.data, np.arange(first, first + count))
+            batch = read_examples(self.data, np.arange(first, first + count))
         problem = next(batch_problems(batch, self.data, self.classes), None)
         if problem is not None:
             raise DataError(problem)
         device = self.engine.device
         noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
         conditions = {name: mapped(lambda t: t.to(device), value) for name, value in batch.conditions.items()}
-        x, here = scaled(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
+        x, here = scale_images(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
         terms = self.system.loss_terms(self.model, x, here, noise, **conditions)
         return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)

@@ -1,7 +1,7 @@
-"""The spec in the metadata of an exported file, which other programs ignore.
+"""The spec that is embedded in the metadata of an exported file, which other programs ignore.
 
-In safetensors it is metadata of the header; in PyTorch's files it is in the metadata of a state dict, which
-`torch.nn.Module.load_state_dict` reads by the names of modules only.
+In safetensors it is in the header's metadata; in PyTorch's files it is in the metadata of a state dict, of which
+`torch.nn.Module.load_state_dict` reads only the names of modules.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from diffkit.system.module import System
 KEY = "diffkit"
 
 
-def own_spec(target: Any) -> dict[str, Any] | None:
-    """Return the spec of a system; None for a network, or a system with parts that have no registered name."""
+def spec_to_embed(target: Any) -> dict[str, Any] | None:
+    """Return the spec to embed in a file: that of a system; None for a network, or parts without registered names."""
     if not isinstance(target, System) or target.parts.backbone is None:
         return None
     try:
         return target.spec()
     except SpecError:
-        return None  # its parts have no names, but its weights can be exported
+        return None  # parts without names: the weights can be exported, but no spec
 
 
-def as_text(spec: Mapping[str, Any]) -> str:
-    """Return a spec as text, without its entry about a file of weights, which would be that of another file."""
+def spec_text(spec: Mapping[str, Any]) -> str:
+    """Return a spec as text to embed, without its record of the file of weights, which is another file."""
     return json.dumps({name: value for name, value in spec.items() if name != "weights"})
 
 
-def with_text(tensors: Mapping[str, Tensor], text: str | None) -> Mapping[str, Tensor]:
-    """Return tensors by name that carry a text."""
+def embed_text(tensors: Mapping[str, Tensor], text: str | None) -> Mapping[str, Tensor]:
+    """Return tensors by name with a text embedded in their metadata."""
     if text is None:
         return tensors
     found = OrderedDict(tensors)
@@ -45,11 +45,11 @@ def with_text(tensors: Mapping[str, Tensor], text: str | None) -> Mapping[str, T
     return found
 
 
-def carried(path: Path, tensors: Mapping[str, Tensor] | None) -> dict[str, Any] | None:
-    """Return the spec that a dictionary of tensors carries, or None.
+def read_embedded_spec(path: Path, tensors: Mapping[str, Tensor] | None) -> dict[str, Any] | None:
+    """Return the spec that is embedded in a dictionary of tensors, or None.
 
     Raises:
-        CheckpointError: There is one, and it cannot be read.
+        CheckpointError: The embedded spec cannot be read.
     """
     metadata = getattr(tensors, "_metadata", None)
     text = metadata.get(KEY) if isinstance(metadata, Mapping) else None

@@ -14,27 +14,27 @@ from diffkit.errors import CheckpointError, OptionError
 from diffkit.runtime.files import to_safetensors, write_atomically
 from diffkit.runtime.strict_json import reason
 from diffkit.system.module import System
-from diffkit.weights._embedded_spec import KEY, as_text, own_spec, with_text
-from diffkit.weights._partial_load import network_of
+from diffkit.weights._embedded_spec import KEY, embed_text, spec_text, spec_to_embed
+from diffkit.weights._partial_load import target_network
 
 _ENDINGS = (".pt", ".pth", ".safetensors")
 
 
 def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, Any] | None = None) -> Path:
-    """Write the weights of a U-Net, a classifier or a DiT with the names of the public checkpoints.
+    """Export the weights of a U-Net, a classifier or a DiT to a file with the names of the public checkpoints.
 
     Weights that were loaded from a public file and not changed are written with the same names in the same order, bit
-    by bit. The file also carries the system's spec, so that `diffkit.load_checkpoint` needs no options; other
+    for bit. The system's spec is embedded in the file, so that `diffkit.load_checkpoint` needs no options; other
     programs read the tensors and ignore the spec.
 
     Args:
-        target: A system or a network of it.
-        path: Ends in ".pt" or ".pth" (PyTorch, readable with ``weights_only=True``) or ".safetensors".
-        spec: The spec to store in the file; a system's own by default, none for a bare network.
+        target: A system or its network.
+        path: The file; its name ends in ".pt" or ".pth" (PyTorch, read with ``weights_only=True``) or ".safetensors".
+        spec: The spec to embed; by default that of a system, none for a network.
     Returns:
         The path.
     Raises:
-        OptionError: The file has another ending, or the network has no public layout.
+        OptionError: The file has another suffix, or the network has no public layout.
         CheckpointError: The file cannot be written.
     """
     from safetensors import SafetensorError
@@ -43,28 +43,28 @@ def export(target: System | nn.Module, path: str | Path, *, spec: Mapping[str, A
     from diffkit.parts.backbones._dit import DiTNetwork
     from diffkit.parts.backbones._unet import UNetNetwork
 
-    path, network = Path(path), network_of(target)
+    path, network = Path(path), target_network(target)
     if not isinstance(network, UNetNetwork | DiTNetwork | ClassifierNetwork):
         raise OptionError(
             f"a {type(network).__name__} has no public layout of weights; backbones 'unet', 'dit' and classifiers have"
         )
     if path.suffix not in _ENDINGS:
         raise OptionError(f"a file of weights must end in {', '.join(_ENDINGS)}, got {path.name!r}")
-    carried = own_spec(target) if spec is None else spec
-    tensors, text = to_safetensors(network.state_dict()), None if carried is None else as_text(carried)
+    carried = spec_to_embed(target) if spec is None else spec
+    tensors, text = to_safetensors(network.state_dict()), None if carried is None else spec_text(carried)
     try:
-        write_atomically(path, _content(path, tensors, text))
+        write_atomically(path, _file_bytes(path, tensors, text))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {reason(error)}") from error
     return path
 
 
-def _content(path: Path, tensors: dict[str, Tensor], text: str | None) -> bytes:
-    """The bytes of the file, the same at any time: torch.save to a path would store the file's name."""
+def _file_bytes(path: Path, tensors: dict[str, Tensor], text: str | None) -> bytes:
+    """Return the bytes of the exported file, which do not depend on its name, unlike those of torch.save to a path."""
     if path.suffix == ".safetensors":
         from safetensors.torch import save
 
         return save(tensors, None if text is None else {KEY: text})
     buffer = io.BytesIO()
-    torch.save(with_text(tensors, text), buffer)
+    torch.save(embed_text(tensors, text), buffer)
     return buffer.getvalue()

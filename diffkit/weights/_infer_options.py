@@ -1,4 +1,4 @@
-"""Options of a network inferred from the shapes of a file's tensors; no module is built and no value is read."""
+"""Infer the options of a network from the shapes of a file's tensors; no module is built and no value is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @frozen
 class InferredOptions:
-    """Options that follow from shapes.
+    """Options of a network that are inferred from shapes.
 
     Attributes:
         family: "unet", "classifier" or "dit".
@@ -44,25 +44,25 @@ class InferredOptions:
 
 
 def infer_options(shapes: Shapes, num_res_blocks: int | None = None) -> InferredOptions:
-    """Return the options that shapes determine.
+    """Return the options of a network that shapes determine.
 
     Args:
-        shapes: Of all tensors of a file, by name.
-        num_res_blocks: Decides between layouts if shapes allow more than one.
+        shapes: Shapes of all tensors of a file, by name.
+        num_res_blocks: Chooses between layouts if shapes allow more than one.
     Raises:
-        CheckpointError: The shapes are of none of the families.
+        CheckpointError: The shapes are of no known family.
         OptionError: num_res_blocks must be given.
     """
     try:
         if {"x_embedder.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"} <= shapes.keys():
-            return _dit(shapes)
+            return _infer_dit(shapes)
         if {"time_embed.0.weight", "input_blocks.0.0.weight"} <= shapes.keys():
-            return _unet(shapes, num_res_blocks)
+            return _infer_unet(shapes, num_res_blocks)
     except OptionError:
         raise
     except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(
-            f"the tensors' names are of a known kind of network, but not all of them: {error}"
+            f"the tensors have names of a known kind of network, but some are missing: {error}"
         ) from error
     first = next(iter(shapes), None)
     raise CheckpointError(
@@ -75,8 +75,8 @@ def infer_options(shapes: Shapes, num_res_blocks: int | None = None) -> Inferred
 
 
 @frozen
-class _Block:
-    """One input block: its kind, its output channels, and whether it has attention."""
+class _InputBlock:
+    """One input block of a U-Net in a file: its kind, its output channels, and whether it has attention."""
 
     kind: str  # "res", "conv" (strided) or "pool" (no tensors at all)
     width_in: int
@@ -85,24 +85,24 @@ class _Block:
 
 
 @frozen
-class _Plan:
-    """One way of reading the input blocks as levels of equal depth."""
+class _LevelPlan:
+    """One way to divide a U-Net's input blocks into levels of equal depth."""
 
     depth: int
     boundary: str  # what is between levels: "res", "conv", "pool", or "" if there is one level
-    levels: tuple[tuple[_Block, ...], ...]
+    levels: tuple[tuple[_InputBlock, ...], ...]
 
 
-def _unet(shapes: Shapes, num_res_blocks: int | None) -> InferredOptions:
+def _infer_unet(shapes: Shapes, num_res_blocks: int | None) -> InferredOptions:
     first = shapes["input_blocks.0.0.weight"]
     channels = shapes["time_embed.0.weight"][1]
     is_unet = any(name.startswith("output_blocks.") for name in shapes)
-    plan = _plan(shapes, is_unet, num_res_blocks)
+    plan = _find_level_plan(shapes, is_unet, num_res_blocks)
     widths = tuple(level[0].width for level in plan.levels)
     options: dict[str, Any] = {
         "channels": channels,
         "num_res_blocks": plan.depth,
-        "channel_mult": tuple(_mult(width, channels) for width in widths),
+        "channel_mult": tuple(_channel_multiple(width, channels) for width in widths),
         "scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
     }
     if plan.boundary:
@@ -114,8 +114,8 @@ def _unet(shapes: Shapes, num_res_blocks: int | None) -> InferredOptions:
     if is_unet:
         channels_out = shapes["out.2.weight"][0]
     else:
-        head, channels_out = _head(shapes)
-        data_shape = _attended_shape(shapes, first[1], len(first) - 2, len(widths))
+        head, channels_out = _classifier_head(shapes)
+        data_shape = _shape_from_positions(shapes, first[1], len(first) - 2, len(widths))
     return InferredOptions(
         family="unet" if is_unet else "classifier",
         options=options | head,
@@ -129,11 +129,11 @@ def _unet(shapes: Shapes, num_res_blocks: int | None) -> InferredOptions:
     )
 
 
-def _plan(shapes: Shapes, is_unet: bool, num_res_blocks: int | None) -> _Plan:
+def _find_level_plan(shapes: Shapes, is_unet: bool, num_res_blocks: int | None) -> _LevelPlan:
     blocks = _input_blocks(shapes)
-    ends = _up_ends(shapes) if is_unet else None
+    ends = _upsampling_ends(shapes) if is_unet else None
     periods = [p for p in range(2, len(blocks) + 1) if len(blocks) % p == 0]
-    plans = [plan for p in periods for plan in _read_as(blocks, p) if ends is None or _ends_agree(plan, ends, p)]
+    plans = [plan for p in periods for plan in _plan_of_period(blocks, p) if ends is None or _ends_agree(plan, ends, p)]
     if num_res_blocks is not None and len(plans) > 1:
         plans = [plan for plan in plans if plan.depth == num_res_blocks] or plans
     if not plans:
@@ -144,21 +144,21 @@ def _plan(shapes: Shapes, is_unet: bool, num_res_blocks: int | None) -> _Plan:
     return plans[0]
 
 
-def _input_blocks(shapes: Shapes) -> list[_Block]:
+def _input_blocks(shapes: Shapes) -> list[_InputBlock]:
     width = shapes["input_blocks.0.0.weight"][0]
-    blocks = [_Block("conv", 0, width)]
+    blocks = [_InputBlock("conv", 0, width)]
     for i in range(1, 1 + max(_indices(shapes, "input_blocks"))):
         conv = shapes.get(f"input_blocks.{i}.0.in_layers.2.weight")
         if conv is not None:
-            blocks.append(_Block("res", width, conv[0], f"input_blocks.{i}.1.qkv.weight" in shapes))
+            blocks.append(_InputBlock("res", width, conv[0], f"input_blocks.{i}.1.qkv.weight" in shapes))
         else:
-            blocks.append(_Block("conv" if f"input_blocks.{i}.0.op.weight" in shapes else "pool", width, width))
+            blocks.append(_InputBlock("conv" if f"input_blocks.{i}.0.op.weight" in shapes else "pool", width, width))
         width = blocks[-1].width
     return blocks
 
 
-def _read_as(blocks: list[_Block], period: int) -> Iterator[_Plan]:
-    """Yield the blocks as levels of ``period - 1`` blocks with a boundary between them, if they can be read so."""
+def _plan_of_period(blocks: list[_InputBlock], period: int) -> Iterator[_LevelPlan]:
+    """Yield the division of input blocks into levels of ``period - 1`` blocks with boundaries between, if possible."""
     boundaries = blocks[period::period]
     levels = tuple(tuple(blocks[i + 1 : i + period]) for i in range(0, len(blocks), period))
     kinds = {block.kind for block in boundaries}
@@ -169,11 +169,11 @@ def _read_as(blocks: list[_Block], period: int) -> Iterator[_Plan]:
     )
     plain = all(block.width_in == block.width and not block.attends for block in boundaries)
     if alike and plain and len(kinds) <= 1:
-        yield _Plan(period - 1, next(iter(kinds), ""), levels)
+        yield _LevelPlan(period - 1, next(iter(kinds), ""), levels)
 
 
-def _up_ends(shapes: Shapes) -> dict[int, str]:
-    """Output block -> what doubles the sides at its end; pooled networks have no tensors there."""
+def _upsampling_ends(shapes: Shapes) -> dict[int, str]:
+    """Return how each output block that upsamples does it, by index; pooled networks have no tensors for it."""
     ends = {}
     for name in shapes:
         found = re.fullmatch(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.2)\.weight", name)
@@ -182,14 +182,14 @@ def _up_ends(shapes: Shapes) -> dict[int, str]:
     return ends
 
 
-def _ends_agree(plan: _Plan, ends: Mapping[int, str], period: int) -> bool:
+def _ends_agree(plan: _LevelPlan, ends: Mapping[int, str], period: int) -> bool:
     if plan.boundary == "pool":
         return not ends
     return ends == {period * level - 1: plan.boundary for level in range(1, len(plan.levels))}
 
 
-def _head(shapes: Shapes) -> tuple[dict[str, Any], int]:
-    """Kind of a classifier's head and its number of classes."""
+def _classifier_head(shapes: Shapes) -> tuple[dict[str, Any], int]:
+    """Return the kind of a classifier's head and its number of classes."""
     if "out.2.positional_embedding" in shapes:
         return {"pool": "attention"}, shapes["out.2.c_proj.weight"][0]
     if len(shapes["out.0.weight"]) == 1:
@@ -199,8 +199,8 @@ def _head(shapes: Shapes) -> tuple[dict[str, Any], int]:
     return {"pool": "spatial"}, shapes["out.2.weight"][0]
 
 
-def _attended_shape(shapes: Shapes, channels: int, axes: int, levels: int) -> tuple[int, ...] | None:
-    """Shape of an example, taken as a square, from the positions of an attention head; of two axes only."""
+def _shape_from_positions(shapes: Shapes, channels: int, axes: int, levels: int) -> tuple[int, ...] | None:
+    """Return the shape of an example, as a square, from the positions of an attention head; None unless two axes."""
     table = shapes.get("out.2.positional_embedding")
     side = math.isqrt(table[1] - 1) if table else 0
     if not table or axes != 2 or side * side != table[1] - 1:
@@ -208,7 +208,7 @@ def _attended_shape(shapes: Shapes, channels: int, axes: int, levels: int) -> tu
     return channels, side * 2 ** (levels - 1), side * 2 ** (levels - 1)
 
 
-def _mult(width: int, channels: int) -> float:
+def _channel_multiple(width: int, channels: int) -> float:
     return width // channels if width % channels == 0 else width / channels
 
 
@@ -219,7 +219,7 @@ def _indices(shapes: Shapes, prefix: str) -> set[int]:
 # ---- transformers ----------------------------------------------------------------------------------------------------
 
 
-def _dit(shapes: Shapes) -> InferredOptions:
+def _infer_dit(shapes: Shapes) -> InferredOptions:
     hidden, channels, patch = shapes["x_embedder.proj.weight"][:3]
     positions = shapes["pos_embed"][1]
     side = math.isqrt(positions)

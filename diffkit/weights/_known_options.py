@@ -1,4 +1,4 @@
-"""Options of a file's network and its training that the preset and the caller give."""
+"""Known options of a file's network and its composition: those of the preset and of the caller."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ _NONE_MEANS_SOMETHING = ("bins", "num_classes", "sampling")
 
 
 def recipe_options(family: str) -> tuple[str, ...]:
-    """Names of the options of a family's network."""
+    """Return the names of the options of a family's network."""
     return tuple(attribute.name for attribute in attrs.fields(RECIPES[family]))
 
 
 def known_options(family: str, preset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the given options, those of the network and keywords of the composition side by side.
+    """Return the known options of preset and caller: options of the network and keywords of `diffkit.compose`.
 
     Args:
         family: "unet", "classifier" or "dit".
-        preset: Name of a preset; options that it leaves out have the recipe's defaults.
+        preset: Name of a preset; options that it does not give have the recipe's defaults.
         options: The caller's options, which override the preset.
     Raises:
-        OptionError: An option that is not known.
-        UnknownComponentError: No preset of that name.
+        OptionError: An option does not exist.
+        UnknownComponentError: There is no preset of that name.
         CheckpointError: The preset is of another family.
     """
-    _refuse_unknown(family, options)
+    _check_option_names(family, options)
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    known = {} if preset is None else _of_preset(preset, family)
+    known = {} if preset is None else _preset_options(preset, family)
     if "num_heads" in own and "num_head_channels" not in own:
         known.pop("num_head_channels", None)
     if "data_shape" in own and "attention_resolutions" not in own:
-        known.pop("attention_resolutions", None)  # they are of another image size; the file shows the levels
+        known.pop("attention_resolutions", None)  # those of another image size; the file's shapes show the levels
     both = known | own
     return {name: value for name, value in both.items() if value is not None or name in _NONE_MEANS_SOMETHING}
 
 
 def family_of(composition: Mapping[str, Any]) -> str:
-    """Return the family that a preset's composition is of."""
+    """Return the family of a preset's composition."""
     backbone = composition.get("backbone")
     return "classifier" if backbone is None else str(backbone["name"])
 
 
-def _of_preset(preset: str, family: str) -> dict[str, Any]:
+def _preset_options(preset: str, family: str) -> dict[str, Any]:
     composition = dict(find_preset(preset).composition)
     kind = family_of(composition)
     if kind != family:
@@ -68,7 +68,7 @@ def _of_preset(preset: str, family: str) -> dict[str, Any]:
     return composition | {name: getattr(recipe, name) for name in names}
 
 
-def _refuse_unknown(family: str, options: Mapping[str, Any]) -> None:
+def _check_option_names(family: str, options: Mapping[str, Any]) -> None:
     more = ("num_classes",) if family == "classifier" else COMPOSITION
     known = (*recipe_options(family), "data_shape", *more)
     unknown = [name for name in options if name not in known]

@@ -20,25 +20,25 @@ from diffkit.system.loading import from_spec
 from diffkit.system.module import System
 from diffkit.weights._infer_options import InferredOptions, infer_options
 from diffkit.weights._known_options import TITLES
-from diffkit.weights._read_state_dict import Weights, read
-from diffkit.weights._resolve_options import changes, fitting, resolve_options
-from diffkit.weights._values import check_values
+from diffkit.weights._read_state_dict import FileWeights, read_weights_file
+from diffkit.weights._resolve_options import changed_options, fitting_presets, resolve_options
+from diffkit.weights._values import check_tensor_values
 
 
 @frozen
 class Identity:
-    """Description of a file of weights, as far as it can be inferred; ``print`` shows it.
+    """Result of `identify`: description of a file of weights, as far as it can be inferred; ``print`` shows it.
 
     Attributes:
         path: The file.
         family: "unet", "classifier" or "dit".
         options: Options of the network that follow from shapes.
-        num_parameters: Values in the file.
+        num_parameters: Number of values in the file.
         dtypes: Types of its tensors.
-        entry: The set of weights described, if the file holds several.
+        entry: The set of weights described, if the file has several.
         entries: All sets in the file.
-        presets: Published configurations of exactly these shapes.
-        complete: True if the file carries a spec, so that loading it needs no options.
+        presets: Published configurations with exactly these shapes.
+        complete: True if the file has an embedded spec, so that loading it needs no options.
     """
 
     path: Path
@@ -63,16 +63,16 @@ class Identity:
 
 
 def identify(path: str | Path, *, entry: str | None = None) -> Identity:
-    """Return a description of the network whose weights a file holds; nothing is built.
+    """Identify a file of weights: return a description of its network, without building it.
 
     Args:
         path: The file.
-        entry: Which set of weights, if it holds several.
+        entry: Name of the set of weights, if the file has several.
     Raises:
-        CheckpointError: It cannot be read, or is of an unknown kind.
+        CheckpointError: The file cannot be read, or is of an unknown kind.
     """
-    weights = read(path, entry)
-    found = inferred(weights, {})
+    weights = read_weights_file(path, entry)
+    found = infer_file_options(weights, {})
     options = dict(found.options) | {"channels_in": found.channels_in, "channels_out": found.channels_out}
     if found.family != "classifier":
         options["label_rows"] = found.label_rows
@@ -88,7 +88,7 @@ def identify(path: str | Path, *, entry: str | None = None) -> Identity:
         dtypes=tuple(sorted({str(t.dtype).removeprefix("torch.") for t in weights.tensors.values()})),
         entry=weights.entry,
         entries=weights.entries,
-        presets=fitting(found, weights.path.name),
+        presets=fitting_presets(found, weights.path.name),
         complete=weights.spec is not None,
     )
 
@@ -101,7 +101,7 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     **options: Any,
 ) -> System:
-    """Build the system that a public file of weights belongs to, ready to sample (dropout off).
+    """Load a public file of weights as a system, ready to sample (dropout off).
 
     Most options of the network follow from shapes. The others, such as the order of attention heads, the noise schedule
     and T, come from a preset or the caller; without either, the error lists the missing options with the published
@@ -110,50 +110,55 @@ def load_checkpoint(
     Args:
         path: A file of improved-diffusion, guided-diffusion or DiT; PyTorch's or safetensors.
         preset: Name of a published configuration, see `diffkit.preset`; the system samples by default as published.
-        entry: Which set of weights, if the file holds several; "ema" if it has one.
-        device: Where the network is built.
-        options: Options of the network (those of the backbones `unet` and `dit`) and keywords of `diffkit.compose`,
-            side by side; they override the preset.
+        entry: Name of the set of weights, if the file has several; by default "ema" if there is one.
+        device: Device of the network.
+        options: Options of the network (those of `unet` and `dit`) and keywords of `diffkit.compose`; they
+            override the preset.
     Raises:
         CheckpointError: The file cannot be read, is of another kind, or contradicts preset or options.
         OptionError: An option is unknown or missing.
         CompositionError: As `diffkit.compose`.
-        SpecError: The file carries a spec that cannot be built here; a preset or options do not help.
+        SpecError: The file has a spec that cannot be built here.
     """
-    weights = read(path, entry)
-    found = inferred(weights, options)
+    weights = read_weights_file(path, entry)
+    found = infer_file_options(weights, options)
     if found.family == "classifier":
         raise CheckpointError(
             f"{path} is a classifier, which guides sampling, not a system; diffkit.weights.load_classifier reads it"
         )
     if weights.spec is not None and preset is None:
-        system = _from_own_spec(weights.spec, found, options, weights.path)
+        system = _system_from_embedded_spec(weights.spec, found, options, weights.path)
     else:
-        settled = resolve_options(found, preset, options, weights.path)
+        resolved = resolve_options(found, preset, options, weights.path)
         published = None if preset is None else find_preset(preset).sampling_with(options)
-        composition = {"sampling": published, **settled.composition}
+        composition = {"sampling": published, **resolved.composition}
         system = compose(
-            backbone=(found.family, settled.recipe), data_shape=settled.data_shape, device="meta", **composition
+            backbone=(found.family, resolved.recipe),
+            data_shape=resolved.data_shape,
+            device="meta",
+            **composition,
         )
     assert system.network is not None, "it was composed with one"
-    fill(system.network, weights, device)
+    load_into_meta_network(system.network, weights, device)
     return system.eval()
 
 
-def _from_own_spec(spec: Mapping[str, Any], found: InferredOptions, options: Mapping[str, Any], path: Path) -> System:
-    """The system of a file's spec on the meta device; the caller's options override it."""
+def _system_from_embedded_spec(
+    spec: Mapping[str, Any], found: InferredOptions, options: Mapping[str, Any], path: Path
+) -> System:
+    """Return the system of the spec in a file, on the meta device; the caller's options override the spec."""
     system = from_spec(spec, device="meta")
     if not options:
         return system
     recipe: Any = system.parts.backbone
-    assert recipe is not None, "no other is written"
-    own = changes(found, options, recipe, path)
+    assert recipe is not None, "only systems with a recipe are exported with a spec"
+    own = changed_options(found, options, recipe, path)
     more = {name: value for name, value in options.items() if name not in own}
     return recompose(system, **more, backbone=attrs.evolve(recipe, **own), device="meta")
 
 
-def inferred(weights: Weights, options: Mapping[str, Any]) -> InferredOptions:
-    """Return the options inferred from a file; errors name the file."""
+def infer_file_options(weights: FileWeights, options: Mapping[str, Any]) -> InferredOptions:
+    """Return the options inferred from a file of weights; errors name the file."""
     try:
         found = infer_options(weights.shapes, options.get("num_res_blocks"))
     except CheckpointError as error:
@@ -162,27 +167,27 @@ def inferred(weights: Weights, options: Mapping[str, Any]) -> InferredOptions:
         raise OptionError(Message(f"{weights.path}: ", error.message)) from error
     if found.family != "dit":
         return found
-    return attrs.evolve(found, data_shape=_grid_shape(found, weights.tensors["pos_embed"]))
+    return attrs.evolve(found, data_shape=_shape_from_grid(found, weights.tensors["pos_embed"]))
 
 
-def _grid_shape(found: InferredOptions, table: Tensor) -> tuple[int, ...] | None:
-    """Shape of an example of a transformer: the one whose fixed positions are in the file; None if none has them."""
+def _shape_from_grid(found: InferredOptions, table: Tensor) -> tuple[int, ...] | None:
+    """Return the shape of a DiT's examples, whose grid has the positions in the file; None if no grid has them."""
     from diffkit.parts.backbones._dit import positions
 
     total, hidden, patch = found.positions, found.options["hidden"], found.options["patch"]
     rows = sorted((r for r in range(1, total + 1) if total % r == 0), key=lambda r: abs(math.log(r * r / total)))
     for count in rows:
-        # The published tables were made in another precision; positions that differ do so by 0.01 and more.
+        # The published tables were made in another precision; different positions differ by 0.01 and more.
         if torch.allclose(positions(count, total // count, hidden), table[0].float(), atol=1e-3):
             return found.channels_in, count * patch, total // count * patch
     return None
 
 
-def fill(network: nn.Module, weights: Weights, device: str | torch.device) -> None:
-    """Load the weights of a file into a network that was built on the meta device."""
+def load_into_meta_network(network: nn.Module, weights: FileWeights, device: str | torch.device) -> None:
+    """Load the weights of a file into a network on the meta device, after checking that they fit."""
     try:
-        check_fit(network, weights.tensors)  # before there is memory for it
+        check_fit(network, weights.tensors)  # before memory is allocated
     except CheckpointError as error:
         raise CheckpointError(f"{weights.path}: {error}") from error
-    check_values(weights.path, weights.tensors, network)
+    check_tensor_values(weights.path, weights.tensors, network)
     load_weights(network.to_empty(device=device), weights.tensors)

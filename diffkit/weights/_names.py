@@ -1,7 +1,7 @@
-"""Find the weights of a network in a file: their prefix, and the parts of their names that wrappers have inserted.
+"""Find sets of weights in a file by their tensors' names: prefixes, and the parts that wrappers have inserted.
 
 Trainers nest dictionaries and put prefixes before names: "model.", "ema.ema_model.module.", "model.diffusion_model.".
-Dictionaries and prefixes are the same here: ``{"ema": {"a.weight": ...}}`` has the name "ema.a.weight".
+Dictionaries are treated as prefixes: ``{"ema": {"a.weight": ...}}`` has the name "ema.a.weight".
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _MEAN = re.compile(r"(?<![a-z])(ema|averaged?|avg|swa|shadow)(?![a-z])")
 _RAW = re.compile(r"(?<![a-z])online(?![a-z])")  # ema_pytorch's name for the weights that are trained
 _DEEPEST, _MOST_NAMES = 8, 1_000_000
 _NEARLY = 0.9
-"""Share of the most tensors that fit anywhere, from which another place counts as the same network: means may lack
-buffers, and half a network in the same file (a control network) does not count."""
+"""A set of weights is one of the network if at least this share of the tensors fits that fits in the best set: running
+means may lack buffers, and a part of the network in the same file (a control network) is not one."""
 
 
 @frozen
-class Place:
-    """One set of weights in a file.
+class WeightSet:
+    """One set of weights in a file, such as the trained weights or a running mean.
 
     Attributes:
-        prefix: Prefix of its names.
-        fits: How many of the wanted names it has, with their shapes.
-        alike: How many it has with any shape.
+        prefix: Prefix of its tensors' names.
+        fits: Number of the network's tensors that it has, with their shapes.
+        alike: Number of the network's tensors that it has, with any shape.
     """
 
     prefix: str
@@ -49,27 +49,27 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Its name: the prefix without wrappers; "" if nothing else is left."""
+        """Name of the set: the prefix without wrappers; "" if nothing is left."""
         return ".".join(part for part in self.prefix.split(".") if part and part not in _WRAPPERS)
 
     @property
-    def is_mean(self) -> bool:
+    def is_running_mean(self) -> bool:
         """Whether its name is that of a running mean of weights."""
         return bool(_MEAN.search(self.name.lower())) and not _RAW.search(self.name.lower())
 
     @property
     def rank(self) -> tuple[bool, int, int]:
-        """Order of preference: a running mean, with which samples are drawn; then the place with more fits."""
-        return self.is_mean, self.fits, self.alike
+        """Order of preference: a running mean, with which samples are drawn; then the set with more fits."""
+        return self.is_running_mean, self.fits, self.alike
 
 
 @frozen(eq=False)
-class Flat:
+class FlatTensors:
     """All tensors of a file by full name, and its dictionaries.
 
     Attributes:
-        tensors: Full name -> tensor.
-        dictionaries: Prefix -> the dictionary that has the names after it.
+        tensors: Tensors by full name.
+        dictionaries: Dictionaries by the prefix of their names.
     """
 
     tensors: Mapping[str, Tensor]
@@ -77,20 +77,20 @@ class Flat:
 
     @property
     def nameless_mean(self) -> str | None:
-        """Full name of a list of tensors that is called a running mean, as torch_ema saves it; None without one."""
+        """Full name of a list of tensors that is named as a running mean, as by torch_ema; None if there is none."""
         full = (p + key for p, each in self.dictionaries.items() for key, value in each.items() if _is_list(key, value))
         return next((name for name in full if _MEAN.search(name.lower())), None)
 
 
-def flat(content: Mapping[Any, Any]) -> Flat:
-    """Return the tensors in nested dictionaries.
+def flatten_dictionaries(content: Mapping[Any, Any]) -> FlatTensors:
+    """Return the tensors in the nested dictionaries of a file, by full name.
 
     Raises:
         CheckpointError: There are too many names, or one has control characters.
     """
     tensors: dict[str, Tensor] = {}
     dictionaries: dict[str, Mapping[Any, Any]] = {}
-    for prefix, dictionary in _dictionaries("", content, _DEEPEST):
+    for prefix, dictionary in _nested_dictionaries("", content, _DEEPEST):
         dictionaries[prefix] = dictionary
         named = {prefix + key: value for key, value in dictionary.items() if _is_named_tensor(key, value)}
         tensors |= named
@@ -99,27 +99,27 @@ def flat(content: Mapping[Any, Any]) -> Flat:
                 raise CheckpointError(f"it has a tensor whose name has control characters, {shown(name)}")
         if len(tensors) + len(dictionaries) > _MOST_NAMES:
             raise CheckpointError(f"it has more than {_MOST_NAMES} names")
-    return Flat(tensors, dictionaries)
+    return FlatTensors(tensors, dictionaries)
 
 
-def places(tensors: Mapping[str, Tensor], wanted: Shapes) -> tuple[Place, ...]:
-    """Return the places that have the wanted names, in order of the file; () if there are none."""
-    looked = {clean(name): shape for name, shape in wanted.items()}
+def find_weight_sets(tensors: Mapping[str, Tensor], expected: Shapes) -> tuple[WeightSet, ...]:
+    """Return the sets of weights in a file that have the expected names, in order of the file; () if there are none."""
+    looked = {strip_wrappers(name): shape for name, shape in expected.items()}
     alike, fits = Counter[str](), Counter[str]()
     for full, tensor in tensors.items():
-        for prefix, name in _splits(full):
+        for prefix, name in _prefix_splits(full):
             if name in looked:
                 alike[prefix] += 1
                 fits[prefix] += looked[name] in (None, tuple(tensor.shape))
-    found = [Place(prefix, fits[prefix], count) for prefix, count in alike.items()]
+    found = [WeightSet(prefix, fits[prefix], count) for prefix, count in alike.items()]
     most = max((place.fits for place in found), default=0)
     return tuple(place for place in found if place.fits >= _NEARLY * most)
 
 
-def check_parametrized(tensors: Mapping[str, Tensor], wanted: Shapes) -> None:
-    """Raise `CheckpointError` if the file holds parametrized weights, but plain ones are wanted."""
+def check_parametrized(tensors: Mapping[str, Tensor], expected: Shapes) -> None:
+    """Raise `CheckpointError` if the file has parametrized weights, but plain ones are expected."""
     first = next((name for name in tensors if _PARAMETRIZED in name), None)
-    if first is not None and not any(_PARAMETRIZED in name for name in wanted):
+    if first is not None and not any(_PARAMETRIZED in name for name in expected):
         module, _, rest = first.partition(_PARAMETRIZED)
         raise CheckpointError(
             f"it holds {first!r}, from which a parametrization computes a weight; save it after "
@@ -128,32 +128,32 @@ def check_parametrized(tensors: Mapping[str, Tensor], wanted: Shapes) -> None:
         )
 
 
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors after a prefix, by names without prefix and wrappers."""
+def tensors_under_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by names without prefix and wrappers."""
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    plain = {clean(name): tensor for name, tensor in own.items()}
+    plain = {strip_wrappers(name): tensor for name, tensor in own.items()}
     return plain if len(plain) == len(own) else own
 
 
-def clean(name: str) -> str:
-    """Return a name without the parts that wrappers have inserted."""
+def strip_wrappers(name: str) -> str:
+    """Return a tensor's name without the parts that wrappers have inserted."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _splits(full: str) -> Iterator[tuple[str, str]]:
-    """Each way to split a name into a prefix and a name without wrappers."""
+def _prefix_splits(full: str) -> Iterator[tuple[str, str]]:
+    """Yield each way to split a name into a prefix and a name without wrappers."""
     parts = full.split(".")
     for i, part in enumerate(parts):
         if part not in _WRAPPERS:
-            yield "".join(f"{each}." for each in parts[:i]), clean(".".join(parts[i:]))
+            yield "".join(f"{each}." for each in parts[:i]), strip_wrappers(".".join(parts[i:]))
 
 
-def _dictionaries(prefix: str, found: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """A dictionary and those in it, each with the prefix of its names, to a limited depth."""
+def _nested_dictionaries(prefix: str, found: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield a dictionary and those nested in it, each with the prefix of its names, to a limited depth."""
     yield prefix, found
     for key, value in found.items():
         if depth and isinstance(key, str) and isinstance(value, Mapping):
-            yield from _dictionaries(f"{prefix}{key}.", value, depth - 1)
+            yield from _nested_dictionaries(f"{prefix}{key}.", value, depth - 1)
 
 
 def _is_list(key: Any, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Options of preset and caller that contradict a file."""
+"""Conflicts between the options of preset or caller and a file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from diffkit.registry.resolve import resolve
 from diffkit.weights._infer_options import InferredOptions
 
 
-def differences(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one sentence for each option that the file contradicts."""
+def option_conflicts(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each option that conflicts with the file."""
     fixed = dict(found.options)
     if "size" in known and not {"depth", "hidden"} & known.keys():
         size = published_size(found)
@@ -22,7 +22,7 @@ def differences(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[st
             yield Message(Setting("size"), f" is {here} in the file, {known['size']!r} given")
     for name, value in fixed.items():
         if name in known and known[name] != value:
-            yield Message(Setting(name), f" is {short(value)} in the file, {short(known[name])} given")
+            yield Message(Setting(name), f" is {value_text(value)} in the file, {value_text(known[name])} given")
     yield from _class_differences(found, known)
     yield from _shape_differences(found, known)
 
@@ -88,27 +88,27 @@ def _size_differences(found: InferredOptions, known: Mapping[str, Any], shape: t
         if patches != found.positions:
             yield f"data_shape {shape} has {patches} patches, the file has {found.positions}"
         return
-    wanted = known.get("attention_resolutions")
-    if wanted is not None:
+    expected = known.get("attention_resolutions")
+    if expected is not None:
         here = attention_resolutions(found, shape)
-        if set(wanted) != set(here):
-            yield f"attention_resolutions is {short(here)} in the file, {short(tuple(wanted))} given"
+        if set(expected) != set(here):
+            yield f"attention_resolutions is {value_text(here)} in the file, {value_text(tuple(expected))} given"
 
 
 def attention_resolutions(found: InferredOptions, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the sizes of the levels that attend, for examples of a shape."""
+    """Return the sizes of the levels with attention, for examples of a shape."""
     side = min(shape[1:][-2:])
     return tuple(side // 2**level for level, attends in enumerate(found.attention) if attends)
 
 
 def published_size(found: InferredOptions) -> str | None:
-    """Return the name of the published size of that depth and width."""
+    """Return the name of the published DiT size with the inferred depth and width; None if there is none."""
     dimensions = (found.options["depth"], found.options["hidden"])
     return next((name for name, (depth, hidden, _) in SIZES.items() if (depth, hidden) == dimensions), None)
 
 
-def short(value: Any) -> str:
-    """Return a value as Python would write it, a part as a pair."""
+def value_text(value: Any) -> str:
+    """Return the value of an option as Python code, a part as a pair."""
     if isinstance(value, Mapping):
         return repr((value["name"], {name: each for name, each in value.items() if name != "name"}))
     return repr(value)

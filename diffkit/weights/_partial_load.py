@@ -12,9 +12,9 @@ from diffkit.errors import CheckpointError, OptionError
 from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.run_layout import weights_file
 from diffkit.system.module import System
-from diffkit.weights._names import clean, places
-from diffkit.weights._read_state_dict import Weights, read
-from diffkit.weights._values import check_values
+from diffkit.weights._names import find_weight_sets, strip_wrappers
+from diffkit.weights._read_state_dict import FileWeights, read_weights_file
+from diffkit.weights._values import check_tensor_values
 
 
 @frozen
@@ -22,11 +22,11 @@ class Loaded:
     """Result of `load_matching`; ``print`` shows it.
 
     Attributes:
-        taken: Tensors of the network that now have the file's values.
-        left: Tensors of the network that the file does not have, left as they were.
-        reshaped: Tensors left as they were because the file's have another shape: (file, network).
+        taken: Tensors of the network that were copied from the file.
+        left: Tensors of the network that the file does not have, not changed.
+        reshaped: Tensors of the network that were not changed, as the file's have another shape: (file, network).
         unused: Tensors of the file that the network does not have.
-        entry: Which set of weights they are, if the file holds several or puts a name before them.
+        entry: Name of the set of weights, if the file has several or a prefix before names.
         entries: All sets in the file that fit.
     """
 
@@ -49,7 +49,7 @@ class Loaded:
 
 
 def load_matching(target: System | nn.Module, path: str | Path, *, entry: str | None = None) -> Loaded:
-    """Copy those weights of a file into a network that have the same name and shape, for fine-tuning.
+    """Load those weights of a file into a network that match by name and shape, for fine-tuning.
 
     Parts of names that trainers, running means and wrappers add ("model.", "ema_model.module.", "_orig_mod.") are
     ignored, on both sides.
@@ -57,22 +57,22 @@ def load_matching(target: System | nn.Module, path: str | Path, *, entry: str | 
     Args:
         target: A system or a network; changed in place.
         path: The file, or the folder of a run or a saved system.
-        entry: Which set of weights, if several fit; without it a running mean ("ema"), if there is one.
+        entry: Name of the set of weights, if several fit; by default a running mean ("ema"), if there is one.
     Returns:
         The names of the tensors that were copied and that were not.
     Raises:
-        CheckpointError: The file cannot be read, or nothing in it matches.
-        OptionError: The system has no network, or several sets of weights fit as well.
+        CheckpointError: The file cannot be read, or no tensor of it matches.
+        OptionError: The system has no network, or several sets of weights fit equally well.
     """
-    network, path = network_of(target), weights_file(Path(path))
+    network, path = target_network(target), weights_file(Path(path))
     own = network.state_dict()
-    weights = read(path, entry, {name: tuple(tensor.shape) for name, tensor in own.items()})
-    names = _names_in(network, weights)
+    weights = read_weights_file(path, entry, {name: tuple(tensor.shape) for name, tensor in own.items()})
+    names = _names_in_file(network, weights)
     found = {name: weights.tensors[plain] for name, plain in names.items() if plain in weights.tensors}
     taken = {name: tensor for name, tensor in found.items() if own[name].shape == tensor.shape}
     if not taken:
-        raise CheckpointError(_nothing_fits(path, network, weights, found))
-    check_values(path, taken, network)
+        raise CheckpointError(_no_match_text(path, network, weights, found))
+    check_tensor_values(path, taken, network)
     network.load_state_dict(taken, strict=False)
     return Loaded(
         taken=tuple(taken),
@@ -86,19 +86,19 @@ def load_matching(target: System | nn.Module, path: str | Path, *, entry: str | 
     )
 
 
-def _names_in(network: nn.Module, weights: Weights) -> dict[str, str]:
-    """The name in the file of each tensor of a network, which may itself be a wrapper."""
+def _names_in_file(network: nn.Module, weights: FileWeights) -> dict[str, str]:
+    """Return the name in the file of each tensor of a network, which may be wrapped."""
     own = network.state_dict()
-    names = {name: name if name in weights.tensors else clean(name) for name in own}
+    names = {name: name if name in weights.tensors else strip_wrappers(name) for name in own}
     if weights.tensors.keys() & names.values():
         return names
-    inner = max(places(own, weights.shapes), key=lambda place: place.rank, default=None)
+    inner = max(find_weight_sets(own, weights.shapes), key=lambda place: place.rank, default=None)
     prefix = "" if inner is None else inner.prefix
-    return {name: clean(name.removeprefix(prefix)) for name in own if name.startswith(prefix)}
+    return {name: strip_wrappers(name.removeprefix(prefix)) for name in own if name.startswith(prefix)}
 
 
-def _nothing_fits(path: Path, network: nn.Module, weights: Weights, found: Mapping[str, Tensor]) -> str:
-    """The text of an error that shows a tensor of the file and one of the network, of the same name if there is one."""
+def _no_match_text(path: Path, network: nn.Module, weights: FileWeights, found: Mapping[str, Tensor]) -> str:
+    """Return the text of an error with a tensor of the file and one of the network, if possible of the same name."""
     own = network.state_dict()
     name = next(iter(found), next(iter(own), None))
     text = f"nothing in {path} has the name and shape of a tensor of this {type(network).__name__}"
@@ -108,8 +108,8 @@ def _nothing_fits(path: Path, network: nn.Module, weights: Weights, found: Mappi
     return f"{text}: the file has {there!r} {tuple(tensor.shape)}, the network {name!r} {tuple(own[name].shape)}"
 
 
-def network_of(target: System | nn.Module) -> nn.Module:
-    """Return the network of a system, or a network itself."""
+def target_network(target: System | nn.Module) -> nn.Module:
+    """Return the network to load weights into or export: that of a system, or a network itself, unwrapped."""
     if not isinstance(target, System):
         return unwrap_module(target)
     if target.network is None:

@@ -15,8 +15,15 @@ from torch import Tensor
 
 from diffkit.errors import CheckpointError, OptionError
 from diffkit.runtime.strict_json import check_ordinary, reason, shown
-from diffkit.weights._embedded_spec import KEY, carried, with_text
-from diffkit.weights._names import Place, Shapes, check_parametrized, flat, places, under
+from diffkit.weights._embedded_spec import KEY, embed_text, read_embedded_spec
+from diffkit.weights._names import (
+    Shapes,
+    WeightSet,
+    check_parametrized,
+    find_weight_sets,
+    flatten_dictionaries,
+    tensors_under_prefix,
+)
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since and before torch 1.6
 _SHOWN = 5
@@ -29,15 +36,15 @@ _ANCHORS: Shapes = dict.fromkeys(
 
 
 @frozen(eq=False)
-class Weights:
-    """The tensors of a file.
+class FileWeights:
+    """The weights read from a file.
 
     Attributes:
         path: The file.
-        tensors: Name -> tensor, on the CPU, perhaps mapped from disk; all of the file's if no wanted name is found.
-        entry: Their name among several sets of weights in the file; None if there is one set.
+        tensors: Tensors by name, on the CPU, maybe memory-mapped; all of the file's if no expected name is found.
+        entry: Name of this set of weights, if the file has several; else None.
         entries: All sets in the file.
-        spec: The spec of their system, if `diffkit.weights.export` wrote the file.
+        spec: The spec of the system, if `diffkit.weights.export` wrote the file.
     """
 
     path: Path
@@ -48,57 +55,64 @@ class Weights:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape."""
+        """Shapes of the tensors by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
 
-def read(path: str | Path, entry: str | None = None, wanted: Shapes | None = None) -> Weights:
-    """Return the weights in a PyTorch or safetensors file, by names without the prefixes of trainers and wrappers.
+def read_weights_file(path: str | Path, entry: str | None = None, expected: Shapes | None = None) -> FileWeights:
+    """Read the weights in a PyTorch or safetensors file, by names without the prefixes of trainers and wrappers.
 
     Args:
-        path: The file; its name's ending does not matter.
-        entry: Which set of weights, if the file holds several, such as "model" and "ema". By default a running
+        path: The file, with any suffix.
+        entry: Name of the set of weights, if the file has several, such as "model" and "ema". By default a running
             mean, with which published samples are drawn.
-        wanted: Names and shapes of the network to load; by default those of any public network.
+        expected: Names and shapes of the network to load; by default those of any public network.
     Raises:
-        CheckpointError: The file is missing, empty, damaged, holds anything but tensors, or lacks that entry.
-        OptionError: It holds several sets of weights that fit as well, or a running mean without names.
+        CheckpointError: The file is missing, empty or damaged, has more than tensors, or has no such entry.
+        OptionError: The file has several sets of weights that fit equally well, or a running mean without names.
     """
     path = Path(path)
-    content = _content(path)
+    content = _read_content(path)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds {_article(content)}, not weights by name")
-    wanted = _ANCHORS if wanted is None else wanted
+        raise CheckpointError(f"{path} holds {_type_text(content)}, not weights by name")
+    expected = _ANCHORS if expected is None else expected
     try:
-        found = flat(content)
-        check_parametrized(found.tensors, wanted)
+        found = flatten_dictionaries(content)
+        check_parametrized(found.tensors, expected)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     if not found.tensors:
-        held = ", ".join(shown(key) for key in list(content)[:5]) or "nothing"
-        raise CheckpointError(f"{path} holds no weights by name (it holds {held})")
-    there = places(found.tensors, wanted)
+        contents = ", ".join(shown(key) for key in list(content)[:5]) or "nothing"
+        raise CheckpointError(f"{path} holds no weights by name (it holds {contents})")
+    there = find_weight_sets(found.tensors, expected)
     if not there:
-        _refuse_entry(path, entry, ("",))
-        return Weights(path, found.tensors)
-    place, names = _choose(path, there, entry), tuple(each.name for each in there)
-    if entry is None and not place.is_mean and (nameless := found.nameless_mean):
+        _check_entry(path, entry, ("",))
+        return FileWeights(path, found.tensors)
+    place, names = _choose_weight_set(path, there, entry), tuple(each.name for each in there)
+    if entry is None and not place.is_running_mean and (nameless := found.nameless_mean):
         raise OptionError(
-            f"{path} holds its running mean {shown(nameless)} as a list, which does not say whose weights they are; "
-            "save the mean as a state_dict",
+            f"{path} holds its running mean {shown(nameless)} as a list without names; save the mean as a state_dict",
             fix={"entry": place.name},
         )
-    spec = carried(path, found.dictionaries.get(place.prefix))
-    return Weights(path, under(found.tensors, place.prefix), place.name or None, () if names == ("",) else names, spec)
+    spec = read_embedded_spec(path, found.dictionaries.get(place.prefix))
+    return FileWeights(
+        path,
+        tensors_under_prefix(found.tensors, place.prefix),
+        place.name or None,
+        () if names == ("",) else names,
+        spec,
+    )
 
 
-def _choose(path: Path, there: Sequence[Place], entry: str | None) -> Place:
-    """The set of weights of an entry's name, or the preferred one of those that fit."""
+def _choose_weight_set(path: Path, there: Sequence[WeightSet], entry: str | None) -> WeightSet:
+    """Return the set of weights with the name of an entry, by default the preferred one of those that fit."""
     if entry is not None:
         names = [each.name for each in there]
-        there = [each for each in there if each.name == entry] or [each for each in there if _has(each.name, entry)]
+        there = [each for each in there if each.name == entry] or [
+            each for each in there if _has_part(each.name, entry)
+        ]
         if not there:
-            _refuse_entry(path, entry, names)
+            _check_entry(path, entry, names)
     first = max(there, key=lambda place: place.rank)
     among = [repr(each.name) for each in there if each.rank == first.rank]
     if len({*among}) < len(among):
@@ -115,12 +129,12 @@ def _choose(path: Path, there: Sequence[Place], entry: str | None) -> Place:
     return first
 
 
-def _has(name: str, entry: str) -> bool:
-    """Whether the name of a set of weights has an entry among its parts."""
+def _has_part(name: str, entry: str) -> bool:
+    """Whether an entry is a part of the name of a set of weights."""
     return f".{entry}." in f".{name}."
 
 
-def _refuse_entry(path: Path, entry: str | None, names: Sequence[str]) -> None:
+def _check_entry(path: Path, entry: str | None, names: Sequence[str]) -> None:
     if entry is None:
         return
     if list(names) == [""]:
@@ -128,7 +142,7 @@ def _refuse_entry(path: Path, entry: str | None, names: Sequence[str]) -> None:
     raise CheckpointError(f"{path} has no entry {entry!r} (entries: {', '.join(map(repr, names))})")
 
 
-def _content(path: Path) -> Any:
+def _read_content(path: Path) -> Any:
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -155,7 +169,7 @@ def _from_torch(path: Path, *, mapped: bool) -> Any:
                 return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
             with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # bytes of unknown origin can fail in any way; each means that they are unreadable
+        except Exception as error:  # bytes of unknown origin may raise any error
             found = _GLOBAL.search(str(error))
             if not found:
                 raise CheckpointError(f"{path} is damaged or truncated: {_first_line(error)}") from error
@@ -167,10 +181,10 @@ def _from_torch(path: Path, *, mapped: bool) -> Any:
 
 
 def _is_compressed(path: Path, size: int) -> bool:
-    """Whether a file of PyTorch was compressed afterwards, which cannot be mapped to memory.
+    """Whether a PyTorch file was compressed after it was saved; such a file cannot be memory-mapped.
 
     Raises:
-        CheckpointError: It would take much more memory than weights do.
+        CheckpointError: The file would unpack to much more than weights do.
     """
     try:
         with ZipFile(path) as archive:
@@ -189,7 +203,7 @@ def _from_safetensors(path: Path) -> Mapping[str, Tensor]:
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
-            return with_text(tensors, (file.metadata() or {}).get(KEY))
+            return embed_text(tensors, (file.metadata() or {}).get(KEY))
     except Exception as error:  # as above; safetensors has errors of several kinds
         raise CheckpointError(f"{path} is damaged or truncated: {_first_line(error)}") from error
 
@@ -198,5 +212,5 @@ def _first_line(error: Exception) -> str:
     return (reason(error) or type(error).__name__).splitlines()[0].rstrip(". ")
 
 
-def _article(value: Any) -> str:
+def _type_text(value: Any) -> str:
     return f"a {type(value).__name__}"

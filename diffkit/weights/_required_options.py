@@ -1,4 +1,4 @@
-"""Options that are still missing, and the error message that lists them."""
+"""Required options of a file's network that are missing, and the error message that lists them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffkit.presets import names as preset_names
 from diffkit.presets import preset as find_preset
 from diffkit.weights._infer_options import InferredOptions
 from diffkit.weights._known_options import TITLES, family_of
-from diffkit.weights._option_conflicts import published_size, short
+from diffkit.weights._option_conflicts import published_size, value_text
 
 _MEANING: Mapping[str, str] = {
     "data_shape": "shape of one example, channels first",
@@ -29,8 +29,8 @@ _MEANING: Mapping[str, str] = {
 }
 
 
-def missing(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options that shapes cannot show and that are not given."""
+def missing_options(found: InferredOptions, known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the required options that shapes do not show and that are not given."""
     shape = known.get("data_shape", found.data_shape)
     if shape is None:
         yield "data_shape"
@@ -62,10 +62,10 @@ def _missing_composition(
     yield from (name for name in needed if name not in known)
 
 
-def request(
+def missing_options_text(
     found: InferredOptions, lacking: list[str], fits: tuple[str, ...], title: str, *, null_known: bool = False
 ) -> str:
-    """Return the message that lists required options.
+    """Return the message that lists missing required options.
 
     Args:
         found: Options inferred from the file's shapes.
@@ -77,31 +77,31 @@ def request(
     unclear = ["null_class"] if found.family == "unet" and found.label_rows and not null_known else []
     width = max(map(len, lacking + unclear))
     lines = [f"{title} is {TITLES[found.family]}; its shapes do not show everything, so give also:"]
-    about = {name: f"{_MEANING[name]}{_published(name, found, fits)}" for name in lacking}
+    about = {name: f"{_MEANING[name]}{_published_values(name, found, fits)}" for name in lacking}
     about |= dict.fromkeys(unclear, f"if the last of its {found.label_rows} labels means no class")
     lines += [Message(Setting(name), f"{'':{width - len(name)}}  {text}") for name, text in about.items()]
-    return joined("\n  ", [*lines, *hint(fits)])
+    return joined("\n  ", [*lines, *preset_hint(fits)])
 
 
-def hint(fits: tuple[str, ...]) -> list[str]:
-    """Return a line that names the presets of these shapes."""
+def preset_hint(fits: tuple[str, ...]) -> list[str]:
+    """Return a line of an error that names the presets of a file's shapes."""
     if not fits:
         return ["no preset has these shapes"]
     return [problem("a preset of these shapes gives all options", fix=[{"preset": name} for name in fits])]
 
 
-def _published(name: str, found: InferredOptions, fits: tuple[str, ...]) -> str:
-    """The values in the presets that fit, else in all presets of the family."""
+def _published_values(name: str, found: InferredOptions, fits: tuple[str, ...]) -> str:
+    """Return the values of an option in the presets that fit, else in all presets of the family."""
     if name == "data_shape" and not fits:
         return ""  # a list of all sizes would not help
     presets = [find_preset(preset) for preset in fits or preset_names()]
-    values_of = [_value_in(name, p.composition) for p in presets if family_of(p.composition) == found.family]
+    values_of = [_value_text(name, p.composition) for p in presets if family_of(p.composition) == found.family]
     values = list(dict.fromkeys(value for value in values_of if value))
     return f" (published: {' or '.join(values)})" if values else ""
 
 
-def _value_in(name: str, composition: Mapping[str, Any]) -> str:
+def _value_text(name: str, composition: Mapping[str, Any]) -> str:
     options = {**composition, **composition.get("backbone", {})}
     if name == "num_heads" and options.get("num_head_channels") is not None:
         name = "num_head_channels"
-    return f"{name}={short(options[name])}" if name in options else ""
+    return f"{name}={value_text(options[name])}" if name in options else ""

@@ -1,6 +1,6 @@
-"""Combine the options inferred from shapes with those of the preset and the caller into a composition.
+"""Resolve the options of a file: combine those inferred from shapes, of the preset and of the caller.
 
-Everything that contradicts the file is reported at once, option by option; so is everything that is still missing.
+One error reports all options that contradict the file, another all that are missing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from diffkit.presets import names as preset_names
 from diffkit.presets import preset as find_preset
 from diffkit.weights._infer_options import InferredOptions
 from diffkit.weights._known_options import COMPOSITION, family_of, known_options, recipe_options
-from diffkit.weights._option_conflicts import attention_resolutions, differences, published_size
-from diffkit.weights._required_options import hint, missing, request
+from diffkit.weights._option_conflicts import attention_resolutions, option_conflicts, published_size
+from diffkit.weights._required_options import missing_options, missing_options_text, preset_hint
 
 
 @frozen
 class ResolvedOptions:
-    """A composition that fits a file.
+    """The resolved options of a file: a composition that fits it.
 
     Attributes:
         recipe: Options of the network's recipe.
@@ -38,7 +38,7 @@ class ResolvedOptions:
 def resolve_options(
     found: InferredOptions, preset: str | None, options: Mapping[str, Any], path: Path
 ) -> ResolvedOptions:
-    """Return the composition, or raise an error that lists every contradicting or missing option.
+    """Return the resolved options of a file, or raise an error that lists all contradicting or missing options.
 
     Args:
         found: Options inferred from the file's shapes.
@@ -50,16 +50,16 @@ def resolve_options(
         OptionError: An option is unknown, or missing.
     """
     known = known_options(found.family, preset, options)
-    _refuse_differences(found, known, path, f"preset {preset!r}" if preset and not options else "the options given")
-    lacking = list(missing(found, known))
+    _check_conflicts(found, known, path, f"preset {preset!r}" if preset and not options else "the options given")
+    lacking = list(missing_options(found, known))
     if lacking:
-        fits, null_known = fitting(found, path.name), "null_class" in known
-        raise OptionError(request(found, lacking, fits, str(path), null_known=null_known))
-    return _resolved(found, known)
+        fits, null_known = fitting_presets(found, path.name), "null_class" in known
+        raise OptionError(missing_options_text(found, lacking, fits, str(path), null_known=null_known))
+    return _to_composition(found, known)
 
 
-def changes(found: InferredOptions, options: Mapping[str, Any], recipe: Any, path: Path) -> dict[str, Any]:
-    """Return the options that change the recipe in a file's spec.
+def changed_options(found: InferredOptions, options: Mapping[str, Any], recipe: Any, path: Path) -> dict[str, Any]:
+    """Return the caller's options that change the recipe in a file's spec.
 
     Args:
         found: Options inferred from the file's shapes.
@@ -72,28 +72,28 @@ def changes(found: InferredOptions, options: Mapping[str, Any], recipe: Any, pat
     """
     known = known_options(found.family, None, options)
     labels = {name: getattr(recipe, name) for name in ("num_classes", "null_class") if hasattr(recipe, name)}
-    _refuse_differences(found, labels | known, path, "the options given")
+    _check_conflicts(found, labels | known, path, "the options given")
     own = {name: known[name] for name in options if name in recipe_options(found.family) and name in known}
     heads = {"num_head_channels": None} if "num_heads" in own and found.family != "dit" else {}
     return heads | own
 
 
-def _refuse_differences(found: InferredOptions, known: Mapping[str, Any], path: Path, whose: str) -> None:
-    wrong = list(differences(found, known))
+def _check_conflicts(found: InferredOptions, known: Mapping[str, Any], path: Path, whose: str) -> None:
+    wrong = list(option_conflicts(found, known))
     if wrong:
         raise CheckpointError(
-            joined("\n  ", [f"{path} does not fit {whose}:", *wrong, *hint(fitting(found, path.name))])
+            joined("\n  ", [f"{path} does not fit {whose}:", *wrong, *preset_hint(fitting_presets(found, path.name))])
         )
 
 
-def fitting(found: InferredOptions, file: str = "") -> tuple[str, ...]:
-    """Return the names of the presets that shapes do not contradict, that of a published file's name first."""
+def fitting_presets(found: InferredOptions, file: str = "") -> tuple[str, ...]:
+    """Return the names of the presets that fit a file's shapes; one for a file of this name comes first."""
     presets = [preset for preset in map(find_preset, preset_names()) if family_of(preset.composition) == found.family]
-    fits = [p for p in presets if not list(differences(found, known_options(found.family, p.name, {})))]
+    fits = [p for p in presets if not list(option_conflicts(found, known_options(found.family, p.name, {})))]
     return tuple(p.name for p in sorted(fits, key=lambda p: p.file != file))
 
 
-def _resolved(found: InferredOptions, known: Mapping[str, Any]) -> ResolvedOptions:
+def _to_composition(found: InferredOptions, known: Mapping[str, Any]) -> ResolvedOptions:
     shape = tuple(known.get("data_shape") or found.data_shape or ())
     own = recipe_options(found.family)
     recipe = {name: value for name, value in known.items() if name in own} | dict(found.options)
@@ -110,11 +110,11 @@ def _resolved(found: InferredOptions, known: Mapping[str, Any]) -> ResolvedOptio
     if found.channels_out > shape[0]:
         composition.setdefault("var", "learned_range")  # no published network has learned variances of another kind
     composition.setdefault("rescale_time", False)
-    return ResolvedOptions(recipe | _classes(found, known), shape, composition)
+    return ResolvedOptions(recipe | _class_options(found, known), shape, composition)
 
 
-def _classes(found: InferredOptions, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Classes and the label for none: published transformers have one, published U-Nets do not."""
+def _class_options(found: InferredOptions, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of classes and of the label for no class, which published DiTs have and U-Nets have not."""
     if not found.label_rows:
         return {"num_classes": None, "null_class": False}
     null = bool(known.get("null_class", found.family == "dit" and "num_classes" not in known))

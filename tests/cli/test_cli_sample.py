@@ -13,7 +13,7 @@ from cli_support import Command, Refused, seen_dtypes
 from PIL import Image
 
 import diffkit
-from diffkit.cli.shared.sample_files import write_npz
+from diffkit.evaluation.sample_folder import write_npz
 from diffkit.guidance import ClassifierFree
 from diffkit.runtime.images import grid, pixels, png
 
@@ -173,7 +173,7 @@ def test_refusals_before_any_work(refused: Refused, saved: Path, tmp_path: Path)
     )
     assert refused("sample", saved, "--batch-size", "0") == "--batch-size must be >= 1, got 0"
     assert refused("sample", saved, "--format", "jpg") == "--format must be some of png, grid, npz, got 'jpg'"
-    assert refused("sample", saved, "--out", full).endswith("is not empty; name another folder, or pass --overwrite")
+    assert refused("sample", saved, "--out", full).endswith("is not empty; name another folder; use --overwrite")
     assert refused("sample", saved, "--out", full / "x") == f"--out {full / 'x'} is a file; name a folder"
     assert refused("sample", saved, "--out", full / "x" / "y").endswith(f"{full / 'x'} cannot be written to")
     assert refused("sample", tmp_path / "no", "--out", tmp_path / "a").endswith("with spec.json and model.safetensors")

@@ -25,8 +25,8 @@ ENTRIES = {
     "load": load,
 }
 LOOKS_WRONG = [
-    ((28, 28), "grey pictures of 28x", (1, 28, 28)),
-    ((28, 24), "grey pictures of 28x", (1, 28, 24)),
+    ((28, 28), "grey images of 28x", (1, 28, 28)),
+    ((28, 24), "grey images of 28x", (1, 28, 24)),
     ((32, 30, 3), "channels last", (3, 32, 30)),
     ((16, 16, 1), "channels last", (1, 16, 16)),
     ((16, 16, 8), "channels last", (8, 16, 16)),

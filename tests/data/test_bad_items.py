@@ -139,7 +139,9 @@ def test_a_run_that_began_with_a_file_resumes_without_it(tmp_path):
     more = dict(batch_size=4, progress=False)
     diffkit.train(system(), load(source, **options), out=tmp_path / "r", steps=2, **more)
     (tmp_path / "p/a_10.png").write_bytes(whole)
-    with pytest.raises(DataError, match="a run that began with them continues with check=False and on_error='skip'"):
+    with pytest.raises(
+        DataError, match="a run that began with these files can be resumed; use check=False and on_error='skip'"
+    ):
         load(source, **options)
     with pytest.raises(OptionError, match="holds a run that differs from this one"):
         diffkit.train(system(), load(source, on_error="skip", **options), out=tmp_path / "r", steps=8, **more)
@@ -170,7 +172,7 @@ def test_data_that_cannot_be_sent_to_workers(tmp_path):
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
     try:
-        with pytest.raises(DataError, match=r"the data cannot be sent to reading processes: .*use workers=0"):
+        with pytest.raises(DataError, match=r"the data cannot be sent to worker processes: .*use workers=0"):
             train(data, tmp_path / "r", workers=1)
     finally:
         multiprocessing.set_start_method(before, force=True)

@@ -10,7 +10,7 @@ import torch
 
 from diffkit.data import LowRes, from_array, from_dataset
 from diffkit.data.loading import as_data
-from diffkit.data.matching import counted_as
+from diffkit.data.matching import match_classes
 from diffkit.errors import DataError
 
 
@@ -26,12 +26,12 @@ def labels_of(data) -> list[int]:
 
 
 def test_classes_are_found_by_name():
-    found = counted_as(some("owl", "cat"), ("cat", "dog", "owl"))
+    found = match_classes(some("owl", "cat"), ("cat", "dog", "owl"))
     assert labels_of(found) == [2, 0, 0] and found.classes == ("cat", "dog", "owl")
     assert (found.batch([1]).images == some().batch([1]).images).all()
     facts = found.describe()
     assert facts["class_counts"] == [2, 0, 1] and facts["classes"] == ["cat", "dog", "owl"]
-    assert labels_of(counted_as(LowRes(some("owl", "cat"), 2), ("cat", "dog", "owl"))) == [2, 0, 0]
+    assert labels_of(match_classes(LowRes(some("owl", "cat"), 2), ("cat", "dog", "owl"))) == [2, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -45,24 +45,24 @@ def test_classes_are_found_by_name():
 )
 def test_the_same_classes_and_those_without_names_stay_as_they_are(own, run):
     data = some(*own)
-    assert counted_as(data, run) is data
+    assert match_classes(data, run) is data
 
 
 def test_folders_of_some_numbers_are_names():
-    assert labels_of(counted_as(some("3", "7"), tuple("0123456789"))) == [3, 7, 7]
-    assert labels_of(counted_as(some("10", "2"), ("0", "1", "10", "2"))) == [2, 3, 3]
+    assert labels_of(match_classes(some("3", "7"), tuple("0123456789"))) == [3, 7, 7]
+    assert labels_of(match_classes(some("10", "2"), ("0", "1", "10", "2"))) == [2, 3, 3]
 
 
 def test_a_class_of_another_name():
     with pytest.raises(DataError) as error:
-        counted_as(some("disc", "zed"), ("box", "disc"))
+        match_classes(some("disc", "zed"), ("box", "disc"))
     assert str(error.value) == (
         "the run has classes box, disc; the data has disc, zed, and zed cannot be matched by name; give data "
         "of the same classes"
     )
     many = [f"class {i}" for i in range(12)]
     with pytest.raises(DataError, match=r"class 9 and 2 more; the data has disc, zed, and disc, zed cannot"):
-        counted_as(some("disc", "zed"), many)
+        match_classes(some("disc", "zed"), many)
 
 
 @pytest.mark.parametrize(

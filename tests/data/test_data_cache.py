@@ -17,7 +17,7 @@ from PIL import Image
 
 import diffkit.data
 from diffkit.data import folder as folders
-from diffkit.data.cache import Mapped
+from diffkit.data.cache import MemoryMappedArray
 from diffkit.errors import DataError, OptionError
 
 
@@ -37,13 +37,13 @@ def folder(tmp_path: Path) -> Path:
 def reads(monkeypatch) -> list[str]:
     """Every file that is decoded in this process."""
     found: list[str] = []
-    original = folders.Files.read
+    original = folders.FolderPictures.read
 
     def read(self, index):
         found.append(self.name(index))
         return original(self, index)
 
-    monkeypatch.setattr(folders.Files, "read", read)
+    monkeypatch.setattr(folders.FolderPictures, "read", read)
     return found
 
 
@@ -59,7 +59,7 @@ def test_the_pixels_are_the_same_and_decoded_once(folder, reads):
     plain = diffkit.data.loading.load(folder, size=(6, 8), labels="prefix")
     del reads[:]
     first, second = load(folder, labels="prefix"), load(folder, labels="prefix")
-    assert len(reads) == 5 and isinstance(second.pixels, Mapped)
+    assert len(reads) == 5 and isinstance(second.pixels, MemoryMappedArray)
     for data in (first, second):
         assert torch.equal(pixels(data), pixels(plain)) and data.describe() == plain.describe()
         batch = data.batch([3, 0, 3])
@@ -118,11 +118,11 @@ def test_a_damaged_cache_is_built_again(folder, reads, damage, capsys):
 def test_a_file_that_is_not_a_cache_is_left_alone(folder):
     np.save(folder.parent / "cache.npy", np.zeros(3))
     with pytest.raises(
-        DataError, match=r"cache\.npy' or .* is there, but is not a cache of diffkit; remove both, or name"
+        DataError, match=r"cache\.npy' or .* exists, but is not a cache of diffkit; remove both, or name"
     ):
         load(folder)
     (folder.parent / "other.json").write_text('{"my": "notes"}')
-    with pytest.raises(DataError, match=r"other\.json' is there, but is not a cache"):
+    with pytest.raises(DataError, match=r"other\.json' exists, but is not a cache"):
         load(folder, cache=folder.parent / "other.npy")
     assert np.load(folder.parent / "cache.npy").shape == (3,)
     with pytest.raises(OptionError, match=r"cache must be a \.npy file, got 'x\.bin'"):

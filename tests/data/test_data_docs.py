@@ -14,8 +14,8 @@ from PIL import Image
 from test_data_archives import COLOURS, encoded, members, packed
 
 from diffkit.__main__ import main
-from diffkit.data import File, Folder, Zip
-from diffkit.data.sources._images import Images
+from diffkit.data import Folder, NumpyFile, Zip
+from diffkit.data.sources._images import ImageSource
 from diffkit.registry import registry
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def options(words: str) -> dict[str, str]:
     ("row", "kind"),
     [
         ("a folder", Folder),
-        ("`FILE.npz`", File),
+        ("`FILE.npz`", NumpyFile),
         ("`FILE.zip`", Zip),
         *((f"`{n}`", registry("data").get(n)) for n in registry("data").built_in_names()),
     ],
@@ -63,7 +63,7 @@ def options(words: str) -> dict[str, str]:
 def test_the_table_of_sources_is_complete(row, kind):
     cells = next(line for line in TEXT.splitlines() if line.startswith(f"| {row} |")).split(" | ")
     shown = options(cells[-1].rstrip(" |"))
-    shared = {field.name for field in attrs.fields(Images)} if issubclass(kind, Images) else set()
+    shared = {field.name for field in attrs.fields(ImageSource)} if issubclass(kind, ImageSource) else set()
     fields = {field.name: field for field in attrs.fields(kind) if field.name not in {*shared, "path"}}
     assert set(shown) == set(fields)
     for name, default in shown.items():
@@ -77,7 +77,7 @@ def test_the_table_of_sources_is_complete(row, kind):
 def test_the_table_of_shared_options_is_complete():
     rows = [line.split(" | ") for line in TEXT.splitlines() if line.startswith("| `")]
     shown = {cells[0].strip("| `"): cells[-1].rstrip(" |") for cells in rows}
-    for field in attrs.fields(Images):
+    for field in attrs.fields(ImageSource):
         assert field.name in shown
         if isinstance(field.default, int | str):
             assert shown[field.name].startswith(str(field.default).lower()), field.name

@@ -38,7 +38,7 @@ def test_resize_and_crop_equal_the_published_pipeline(case, tmp_path):
         source, size = stored[f"case{case}__source_uint8_hwc"], int(stored[f"case{case}__resolution"])
         expected = stored[f"case{case}__out_chw"]
     data = diffkit.data.loading.load(save(tmp_path / "a.png", source).parent, size=size)
-    found = diffkit.data.scaled(data.batch([0]).images, data.bins)[0].numpy()
+    found = diffkit.data.scale_images(data.batch([0]).images, data.bins)[0].numpy()
     assert found.shape == expected.shape and found.dtype == np.float32
     assert np.abs(found - expected).max() <= STEP * 1.001
     assert (found != expected).mean() < 0.01
@@ -46,10 +46,10 @@ def test_resize_and_crop_equal_the_published_pipeline(case, tmp_path):
 
 def test_eight_bits_become_values_from_minus_one_to_one():
     every = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(diffkit.data.scaled(every, 256), every.float() / 127.5 - 1)
-    assert diffkit.data.scaled(torch.tensor([0, 8, 16], dtype=torch.uint8), 17).tolist() == [-1, 0, 1]
+    assert torch.equal(diffkit.data.scale_images(every, 256), every.float() / 127.5 - 1)
+    assert diffkit.data.scale_images(torch.tensor([0, 8, 16], dtype=torch.uint8), 17).tolist() == [-1, 0, 1]
     kept = torch.tensor([0.3, -2.0])
-    assert torch.equal(diffkit.data.scaled(kept, None), kept)
+    assert torch.equal(diffkit.data.scale_images(kept, None), kept)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (6, 9), (9, 6), (30, 40), (200, 150)])

@@ -14,8 +14,8 @@ from PIL import Image
 import diffkit.data
 from diffkit.data.exporting import Exporter
 from diffkit.data.inspection import check_images
-from diffkit.data.labels import read_table
-from diffkit.data.matching import counted_as
+from diffkit.data.labels import read_label_table
+from diffkit.data.matching import match_classes
 from diffkit.errors import DataError, OptionError
 
 FILES = ("a.png", "b.png", "sub/c.png", "sub/grüße 1.png")
@@ -124,13 +124,13 @@ def test_tables_that_cannot_be_used(folder, tmp_path, name, text, message):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(DataError, match=re.escape(message)):
-        read_table(path, folder)
+        read_label_table(path, folder)
 
 
 def test_tables_that_are_not_text(folder, tmp_path):
     (tmp_path / "t.csv").write_bytes(b"file,label\n\xff\xfe,1\n")
     with pytest.raises(DataError, match="cannot be read: 'utf-8' codec"):
-        read_table(tmp_path / "t.csv", folder)
+        read_label_table(tmp_path / "t.csv", folder)
 
 
 def test_numbers_that_are_not_classes(folder, tmp_path):
@@ -150,7 +150,7 @@ def test_one_class_only(folder, tmp_path):
 
 
 def test_ways_that_are_none(folder):
-    with pytest.raises(OptionError, match=r"labels must be 'none', .* got 'prefixes'; did you mean 'prefix'\?"):
+    with pytest.raises(OptionError, match=r"labels must be 'none', .* got 'prefixes'; use labels='prefix'"):
         load(folder, "prefixes")
     with pytest.raises(OptionError, match=r"a \.csv or \.json file, got 'labels\.txt'"):
         load(folder, "labels.txt")
@@ -263,7 +263,7 @@ def test_images_without_a_class(folder, tmp_path, suffix, labels, classes, capsy
     assert data.classes == classes and data.labels.tolist() == [1, -1, 0, 1]
     assert data.batch([1]).conditions["y"].tolist() == [-1]
     assert data.describe()["class_counts"] == [1, 2] and data.describe()["without_class"] == 1
-    renumbered = counted_as(data, ("none", *reversed(classes)))
+    renumbered = match_classes(data, ("none", *reversed(classes)))
     if classes == ("cat", "owl"):
         assert renumbered.batch(range(4)).conditions["y"].tolist() == [1, -1, 2, 1]
         assert renumbered.describe()["class_counts"] == [0, 2, 1]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import diffkit.data
-from diffkit.data.parallel import in_order
+from diffkit.data.parallel import map_in_order
 from diffkit.errors import DataError
 
 
@@ -24,7 +24,7 @@ def dying(number: int) -> int:
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_results_and_errors_come_in_order(processes):
-    found = list(in_order(halved, range(100), processes))
+    found = list(map_in_order(halved, range(100), processes))
     assert len(found) == 100
     for number, result in enumerate(found):
         if number % 7 == 3:
@@ -34,12 +34,12 @@ def test_results_and_errors_come_in_order(processes):
 
 
 def test_nothing_to_do():
-    assert list(in_order(halved, [], 0)) == list(in_order(halved, [], 2)) == []
+    assert list(map_in_order(halved, [], 0)) == list(map_in_order(halved, [], 2)) == []
 
 
 def test_a_process_that_dies_is_one_clear_error():
     with pytest.raises(DataError, match=r"a process that reads images died, .*; use processes=0"):
-        list(in_order(dying, [3], 1))
+        list(map_in_order(dying, [3], 1))
 
 
 @pytest.mark.parametrize(("rank", "lines"), [(None, 1), ("0", 1), ("1", 0)])
@@ -55,4 +55,4 @@ def test_one_process_of_a_job_reports_what_is_skipped(rank, lines, tmp_path, mon
 
 def test_other_errors_are_not_hidden():
     with pytest.raises(TypeError):
-        list(in_order(halved, ["text"], 0))
+        list(map_in_order(halved, ["text"], 0))

@@ -107,7 +107,7 @@ def test_damaged_members_are_named(tmp_path, capsys, monkeypatch):
     assert lines[2].endswith("a.zip: zz.png: no image of a kind that is read (AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP)")
     assert len(load(path, size=8, on_error="skip")) == 3
     assert "skipped " in capsys.readouterr().err
-    monkeypatch.setattr("diffkit.data.zipped._LARGEST", 100)
+    monkeypatch.setattr("diffkit.data.zip_archives._LARGEST", 100)
     with pytest.raises(DataError, match="more than 100 bytes, which no image has"):
         load(path, size=8)
 

@@ -17,7 +17,7 @@ from diffkit.data.folder import list_images
 from diffkit.data.inspection import check_images
 from diffkit.data.loading import load
 from diffkit.errors import DataError
-from diffkit.evaluation.samples import read
+from diffkit.evaluation.samples import read_samples
 from diffkit.runtime.images import FORMATS, open_image
 
 GOOD = ("cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png")
@@ -62,7 +62,7 @@ def test_hidden_folders_hold_no_examples(tmp_path, packed):
     assert set(report.images) == set(GOOD) and report.classes == {"cat": 2, "dog": 2}
     assert {"a hidden folder", "a folder of the operating system"} <= set(report.ignored.values())
     if not packed:
-        assert len(read(path)) == 4
+        assert len(read_samples(path)) == 4
 
 
 def test_a_hidden_folder_that_is_named_is_read(tmp_path):
@@ -170,7 +170,7 @@ def test_a_picture_starts_no_other_program(tmp_path, monkeypatch, name):
     (root / name).write_bytes(EPS)
     for call in (
         lambda: load(root, size=8),
-        lambda: read(root),
+        lambda: read_samples(root),
         lambda: load(_zip(tmp_path, root / name), size=8),
     ):
         with pytest.raises(DataError, match=r"no image of a kind that is read|holds no readable image"):

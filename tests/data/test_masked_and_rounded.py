@@ -6,7 +6,7 @@ import torch
 
 import diffkit
 from diffkit.data.loading import load
-from diffkit.data.parallel import in_order
+from diffkit.data.parallel import map_in_order
 from diffkit.errors import DataError, OptionError
 
 
@@ -43,5 +43,5 @@ def test_examples_carry_no_graph():
 
 
 def test_more_processes_than_help_are_refused():
-    with pytest.raises(OptionError, match="processes=1000000 are more than help here; take at most"):
-        next(in_order(len, ["a"], 1_000_000))
+    with pytest.raises(OptionError, match="processes=1000000 is more than are useful; pass at most"):
+        next(map_in_order(len, ["a"], 1_000_000))

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, features
 
 import diffkit.data
-from diffkit.data.images import Form, decoded, read_image
+from diffkit.data.images import Form, decode_image, read_image
 from diffkit.data.inspection import check_images
 from diffkit.data.names import printable
 from diffkit.errors import DataError
@@ -267,7 +267,7 @@ def test_random_damage_is_pixels_or_one_line(kind, monkeypatch):
             bad[rng.integers(min(len(bad), rng.choice([64, len(bad)])))] = rng.integers(256)
         del bad[rng.integers(len(bad)) if rng.random() < 0.2 else len(bad) :]
         try:
-            found = decoded(io.BytesIO(bytes(bad)), "the name", Form((SIDE, SIDE)))
+            found = decode_image(io.BytesIO(bytes(bad)), "the name", Form((SIDE, SIDE)))
             outcomes.add(found.shape)
         except DataError as error:
             outcomes.add(str(error).startswith("the name: ") and "\n" not in str(error))

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import diffkit
 from diffkit.data import from_dataset
-from diffkit.data.base import Data, scaled
+from diffkit.data.base import Data, scale_images
 from diffkit.data.loading import as_data
 from diffkit.errors import DataError
 from diffkit.training import read_metrics
@@ -84,7 +84,7 @@ def test_entries_of_other_names():
 
 
 def test_floating_point_is_continuous_unless_it_has_bins():
-    values = scaled(X, 256).double()
+    values = scale_images(X, 256).double()
     data = from_dataset(TensorDataset(values))
     assert data.bins is None and data.batch([2]).images.dtype == torch.float32
     assert from_dataset(TensorDataset(values), bins=256).bins == 256
@@ -154,7 +154,7 @@ REFUSED = [
     (
         Made(lambda i: X[i, 0]),
         {},
-        "item 0 has shape (4, 6), which looks like grey pictures of 4x6",
+        "item 0 has shape (4, 6), which looks like grey images of 4x6",
     ),
     (Made(lambda i: torch.zeros(8, 6, 3)), {}, "item 0 has shape (8, 6, 3), which looks like channels last"),
     (Made(lambda i: X[i]), {"shape": (1, 6, 4)}, "example 0 has shape (1, 4, 6), but the data has shape (1, 6, 4)"),

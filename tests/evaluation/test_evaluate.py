@@ -27,7 +27,7 @@ from diffkit.evaluation import (
     extractor_for,
     load_reference,
 )
-from diffkit.evaluation.metrics import Statistics, frechet_distance
+from diffkit.evaluation.metrics import FeatureStatistics, frechet_distance
 
 pytest.importorskip("torchmetrics")
 
@@ -57,7 +57,7 @@ def test_features_do_not_depend_on_the_batches(stand_in):
     assert dict(whole.data) == dict(cut.data) and whole.data["count"] == 11 and len(whole.data["sha256"]) == 64
     fewer = extract(stand_in, data, count=5)
     assert len(fewer.features) == 5 and fewer.data["sha256"] != whole.data["sha256"]
-    for count, text in ((12, "count=12 is more than the 11 examples in the data"), (1, "the data: 1 example,")):
+    for count, text in ((12, "count=12 is more than the 11 examples in the data"), (1, "the data: 1 example has")):
         with pytest.raises(DataError, match=text):
             extract(stand_in, data, count=count)
 
@@ -83,8 +83,12 @@ def test_all_metrics_of_files(files, stand_in):
     assert [value.name for value in found.values] == names
     assert all(np.isfinite(found[name]) for name in names)
     fake, real = (extract(stand_in, load(path)).features for path in files)
-    assert found["fid"] == pytest.approx(frechet_distance(Statistics.of(real.pool), Statistics.of(fake.pool)))
-    assert found["sfid"] == pytest.approx(frechet_distance(Statistics.of(real.spatial), Statistics.of(fake.spatial)))
+    assert found["fid"] == pytest.approx(
+        frechet_distance(FeatureStatistics.of(real.pool), FeatureStatistics.of(fake.pool))
+    )
+    assert found["sfid"] == pytest.approx(
+        frechet_distance(FeatureStatistics.of(real.spatial), FeatureStatistics.of(fake.spatial))
+    )
     with pytest.raises(KeyError):
         found["fvd"]
 
@@ -252,14 +256,14 @@ def test_digits():
 
 def test_the_digits_network_is_good_and_always_the_same():
     pytest.importorskip("sklearn")
-    from diffkit.evaluation._digits import examples, trained
+    from diffkit.evaluation._digits import digit_examples, trained_digits_network
 
-    x, y = examples("held_out")
+    x, y = digit_examples("held_out")
     torch.manual_seed(5)
-    first = trained()
-    trained.cache_clear()
+    first = trained_digits_network()
+    trained_digits_network.cache_clear()
     torch.manual_seed(6)
-    second = trained()
+    second = trained_digits_network()
     assert torch.equal(first(x)[0], second(x)[0])
     assert (second(x)[1].argmax(1) == y).double().mean() > 0.95
 
@@ -359,7 +363,7 @@ def test_eight_bit_images_reach_inception_unchanged(fidelity, weights):
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     seen = []
     network._network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network(diffkit.data.scaled(pixels, 256))
+    network(diffkit.data.scale_images(pixels, 256))
     assert torch.equal(seen[0], pixels)
 
 
@@ -446,9 +450,9 @@ def test_advice_about_samples_is_taken(tmp_path, stand_in):
     for layout in ("channels_first", "channels_last"):
         found = evaluate(tmp_path / "s.npy", tmp_path / "s.npy", extractor=Flat(), metrics=["fid"], layout=layout)
         assert abs(found["fid"]) < 1e-3
-    with pytest.raises(DataError, match="the samples: 1 example, which has no spread to compare"):
+    with pytest.raises(DataError, match="the samples: 1 example has no spread to compare"):
         evaluate(one, real, extractor=stand_in, metrics=["fid"])
-    with pytest.raises(DataError, match="the reference: 1 example, which has no spread"):
+    with pytest.raises(DataError, match="the reference: 1 example has no spread"):
         evaluate(real, one, extractor=stand_in, metrics=["fid"])
 
 

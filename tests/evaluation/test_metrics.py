@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from diffkit.errors import DataError, MissingExtraError, OptionError
-from diffkit.evaluation.metrics import Statistics, frechet_distance, inception_score, kernel_distance, precision_recall
+from diffkit.evaluation.metrics import (
+    FeatureStatistics,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 
 pytest.importorskip("torchmetrics")
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
@@ -23,7 +29,7 @@ def golden(name: str) -> torch.Tensor:
 @pytest.mark.parametrize("case", ["full_rank", "rank_deficient"])
 def test_fid_is_the_published_evaluators(case):
     """Which takes its means in float32; rank-deficient, its matrix root is off by 4e-6 from 0 for equal sets."""
-    x, y = (Statistics.of(golden(f"{case}__{name}")) for name in "xy")
+    x, y = (FeatureStatistics.of(golden(f"{case}__{name}")) for name in "xy")
     np.testing.assert_allclose(x.mean, GOLDEN[f"{case}__mu_x"], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(x.covariance, GOLDEN[f"{case}__sigma_x"], rtol=1e-9, atol=1e-9)
     assert frechet_distance(x, y) == pytest.approx(float(GOLDEN[f"{case}__fid"]), rel=1e-7)
@@ -35,8 +41,8 @@ def test_fid_of_gaussians_in_closed_form():
     basis, _ = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64))
     l1, l2 = torch.rand(5).double() + 0.1, torch.rand(5).double() + 0.1
     m1, m2 = torch.randn(5).double(), torch.randn(5).double()
-    a = Statistics(m1, basis @ l1.diag() @ basis.T, 7)
-    b = Statistics(m2, basis @ l2.diag() @ basis.T, 100)
+    a = FeatureStatistics(m1, basis @ l1.diag() @ basis.T, 7)
+    b = FeatureStatistics(m2, basis @ l2.diag() @ basis.T, 100)
     expected = (m1 - m2).square().sum() + (l1.sqrt() - l2.sqrt()).square().sum()
     assert frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-9)
     assert frechet_distance(b, a) == pytest.approx(float(expected), rel=1e-9)
@@ -44,8 +50,8 @@ def test_fid_of_gaussians_in_closed_form():
 
 def test_fid_does_not_lose_digits_far_from_the_origin():
     x, y = torch.randn(200, 4).double(), torch.randn(300, 4).double() * 2
-    near = frechet_distance(Statistics.of(x), Statistics.of(y))
-    far = frechet_distance(Statistics.of(x + 1e4), Statistics.of(y + 1e4))
+    near = frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(y))
+    far = frechet_distance(FeatureStatistics.of(x + 1e4), FeatureStatistics.of(y + 1e4))
     assert far == pytest.approx(near, rel=1e-5)
 
 
@@ -91,11 +97,11 @@ def test_inception_score_at_its_ends():
 def test_inception_score_agrees_with_torchmetrics():
     from torchmetrics.image.inception import InceptionScore
 
-    from diffkit.evaluation.metrics import _Given
+    from diffkit.evaluation.metrics import _PassThrough
 
     logits = torch.randn(60, 9)
     with pytest.warns(UserWarning, match="InceptionScore"):
-        theirs = InceptionScore(feature=_Given(9), splits=1)
+        theirs = InceptionScore(feature=_PassThrough(9), splits=1)
     theirs.update(logits)
     with pytest.warns(UserWarning, match="degrees of freedom"):
         expected = float(theirs.compute()[0])
@@ -131,18 +137,20 @@ def test_kid_leaves_the_global_generator_alone_and_follows_its_seed():
 
 def test_too_little_data():
     with pytest.raises(DataError, match="statistics need at least 2 examples, got 1"):
-        Statistics.of(torch.zeros(1, 3))
+        FeatureStatistics.of(torch.zeros(1, 3))
     with pytest.raises(DataError, match="3 neighbours need more than 3 examples of each"):
         precision_recall(torch.zeros(3, 2), torch.zeros(9, 2))
     with pytest.raises(DataError, match="features of 2 and 3 dimensions cannot be compared"):
-        frechet_distance(Statistics.of(torch.rand(4, 2)), Statistics.of(torch.rand(4, 3)))
+        frechet_distance(FeatureStatistics.of(torch.rand(4, 2)), FeatureStatistics.of(torch.rand(4, 3)))
     with pytest.raises(OptionError, match="split_size must be >= 1, got 0"):
         inception_score(torch.zeros(3, 2), split_size=0)
-    assert not math.isnan(frechet_distance(Statistics.of(torch.rand(2, 2)), Statistics.of(torch.rand(2, 2))))
+    assert not math.isnan(
+        frechet_distance(FeatureStatistics.of(torch.rand(2, 2)), FeatureStatistics.of(torch.rand(2, 2)))
+    )
 
 
 def test_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchmetrics", None)
-    x = Statistics.of(torch.rand(4, 2))
+    x = FeatureStatistics.of(torch.rand(4, 2))
     with pytest.raises(MissingExtraError, match=r'pip install "diffkit\[metrics\]"'):
         frechet_distance(x, x)

@@ -20,7 +20,7 @@ import diffkit
 from diffkit.data.loading import load
 from diffkit.errors import CheckpointError, MissingExtraError, OptionError
 from diffkit.evaluation import evaluate, report
-from diffkit.evaluation.samples import draw
+from diffkit.evaluation.samples import draw_samples
 from diffkit.likelihood import score
 
 pytest.importorskip("jinja2")
@@ -81,17 +81,17 @@ def run(tmp_path_factory) -> Path:
     folder = train(tmp_path_factory.mktemp("runs") / "a run & more", data)
     system = diffkit.load(folder)
     held_out = load("digits", split="held_out").batch(np.arange(20))
-    x = diffkit.data.scaled(held_out.images, 17)
+    x = diffkit.data.scale_images(held_out.images, 17)
     score(system, x, levels_per_example=12, y=held_out.conditions["y"]).save(folder / "nll.npz")
     pytest.importorskip("torchmetrics")
-    samples = draw(system, 40, steps=3, seed=0, progress=False, y=[i % 10 for i in range(40)])
+    samples = draw_samples(system, 40, steps=3, seed=0, progress=False, y=[i % 10 for i in range(40)])
     evaluate(samples, data, extractor="digits", kid_subsets=3).save(folder / "evaluation.json")
     return folder
 
 
 @pytest.fixture(scope="module")
 def page(run) -> Page:
-    return Page(report.write(run, n=20, steps=5))
+    return Page(report.write_report(run, n=20, steps=5))
 
 
 def test_nothing_is_fetched(page):
@@ -127,7 +127,7 @@ def test_pictures_are_samples(page, run):
 
 def test_the_system_is_left_as_it_was(run):
     before = (run / "model.safetensors").read_bytes(), sorted(p.name for p in (run / "checkpoints").iterdir())
-    report.write(run, run.parent / "other.html", n=2, steps=2)
+    report.write_report(run, run.parent / "other.html", n=2, steps=2)
     assert before == ((run / "model.safetensors").read_bytes(), sorted(p.name for p in (run / "checkpoints").iterdir()))
     assert (run.parent / "other.html").is_file()
 
@@ -140,7 +140,7 @@ def test_a_term_of_almost_nothing_does_not_flatten_the_rest(run, tmp_path):
         arrays = dict(kept)
     arrays["terms"][0], arrays["terms_error"][:] = 1e-15, 0
     np.savez(folder / "nll.npz", **arrays)
-    found = Page(report.write(folder, n=0))
+    found = Page(report.write_report(folder, n=0))
     start = found.source.index("Terms of the bound")
     ticks = re.findall(r">([\d.e-]+)</text>", found.source[start : found.source.index("</svg>", start)])
     assert len(ticks) > 4 and min(map(float, ticks)) > 1e-8
@@ -154,7 +154,7 @@ def test_what_users_write_is_escaped(run, tmp_path):
     config["data"]["source"] = "'\"><script src=http://example.invalid></script>"
     config["train"]["engine"] = "torch"  # an option of runs before, which the code to repeat it leaves out
     (folder / "config.json").write_text(json.dumps(config))
-    found = Page(report.write(folder, n=10, steps=2))
+    found = Page(report.write_report(folder, n=10, steps=2))
     assert "script" not in found.tags and "<script>alert(1)</script>" in found.text and "engine=" not in found.text
     assert all(r.startswith(("data:", "#")) for r in found.references)
 
@@ -163,18 +163,18 @@ def test_a_saved_system_that_was_never_trained(tmp_path):
     system = diffkit.compose(
         schedule="cosine", backbone=("mlp", {"hidden": 8, "depth": 1}), data_shape=(3, 5, 4), num_steps=3
     )
-    found = Page(report.write(system.save(tmp_path / "saved"), n=5))
+    found = Page(report.write_report(system.save(tmp_path / "saved"), n=5))
     assert len(found.pictures()) == 3 and found.pictures()[0].mode == "RGB"
     for word in ("This folder holds a saved system", "Not scored yet", "Not measured yet", "3 steps, seed 0"):
         assert word in found.text
-    nothing = Page(report.write(tmp_path / "saved", n=0))
+    nothing = Page(report.write_report(tmp_path / "saved", n=0))
     assert not nothing.pictures() and "None were drawn" in nothing.text
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 4), (2, 4, 4), (1, 2, 3, 2)])
 def test_data_of_any_shape(tmp_path, shape):
     data = load(np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32))
-    found = Page(report.write(train(tmp_path / "run", data, mean="v"), n=3, steps=2))
+    found = Page(report.write_report(train(tmp_path / "run", data, mean="v"), n=3, steps=2))
     if len(shape) == 1:
         assert "Samples of the trained system" in found.text and found.source.count("<circle") > 900
     elif len(shape) == 3:
@@ -185,31 +185,31 @@ def test_data_of_any_shape(tmp_path, shape):
 
 def test_a_network_from_elsewhere_is_refused_as_loading_does(tmp_path):
     with pytest.raises(CheckpointError, match="is not there"):
-        report.write(tmp_path / "nothing")
+        report.write_report(tmp_path / "nothing")
 
 
 def test_damaged_results(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     (folder / "nll.npz").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match=r"nll\.npz is not what diffkit nll writes"):
-        report.write(folder, n=0)
+    with pytest.raises(CheckpointError, match=r"nll\.npz is not a file of diffkit nll"):
+        report.write_report(folder, n=0)
     (folder / "nll.npz").unlink()
     (folder / "evaluation.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"evaluation\.json cannot be read as JSON"):
-        report.write(folder, n=0)
+        report.write_report(folder, n=0)
     (folder / "evaluation.json").unlink()
     newest = sorted((folder / "checkpoints").iterdir())[-1]
     (newest / "manifest.json").write_text("{}")
-    assert "The same seed" not in Page(report.write(folder, n=2, steps=2)).text  # one checkpoint left: no course
+    assert "The same seed" not in Page(report.write_report(folder, n=2, steps=2)).text  # one checkpoint left: no course
     with pytest.raises(OptionError, match="n must be >= 0, got -1"):
-        report.write(folder, n=-1)
+        report.write_report(folder, n=-1)
 
 
 def test_the_extra_is_named(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r'pip install "diffkit\[report\]"'):
-        report.write(run, n=0)
+        report.write_report(run, n=0)
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import diffkit
 from diffkit.data.loading import load
 from diffkit.errors import DataError, OptionError
 from diffkit.evaluation import _result_cache
-from diffkit.evaluation.scoring import check_fit, chosen, ode_data, score_data
-from diffkit.runtime.distributed import Ranks, ranks
+from diffkit.evaluation.scoring import check_data_fits, choose_examples, ode_data, score_data
+from diffkit.runtime.distributed import Ranks, join_ranks
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ class Recorded(Ranks):
 def shared(world, function, *args, **options):
     """What the last of several processes has."""
     Recorded.parts = []
-    return [function(*args, **options, among=Recorded(rank, world)) for rank in range(world)][-1]
+    return [function(*args, **options, ranks=Recorded(rank, world)) for rank in range(world)][-1]
 
 
 @pytest.mark.parametrize("world", [2, 3, 12])
@@ -68,7 +68,7 @@ def test_much_data_has_few_parts_of_many_batches(system, data, tmp_path, monkeyp
     alone = score_data(system, data, **options)
     monkeypatch.setattr("diffkit.evaluation.scoring.PARTS", 3)
     found = score_data(system, data, keep=tmp_path / "parts", **options)
-    assert _result_cache.count(tmp_path / "parts") == 3  # of 4, 4 and 3 examples
+    assert _result_cache.count_results(tmp_path / "parts") == 3  # of 4, 4 and 3 examples
     np.testing.assert_array_equal(found.total, alone.total)
     np.testing.assert_allclose(found.deviations, alone.deviations, rtol=1e-9)
     pytest.importorskip("torchdiffeq")
@@ -85,26 +85,28 @@ def test_the_noise_goes_with_the_place_in_the_data(system, data):
 
 
 def test_a_single_process_needs_no_group():
-    with ranks() as among:
+    with join_ranks() as among:
         assert (among.rank, among.size, among.gather(3)) == (0, 1, [3])
 
 
 def test_chosen_examples():
-    assert chosen(5, None, 0).tolist() == [0, 1, 2, 3, 4]
-    found = chosen(1000, 10, 1)
+    assert choose_examples(5, None, 0).tolist() == [0, 1, 2, 3, 4]
+    found = choose_examples(1000, 10, 1)
     assert (
-        len(set(found.tolist())) == 10 and (np.diff(found) > 0).all() and found.tolist() == chosen(1000, 10, 1).tolist()
+        len(set(found.tolist())) == 10
+        and (np.diff(found) > 0).all()
+        and found.tolist() == choose_examples(1000, 10, 1).tolist()
     )
     with pytest.raises(OptionError, match="num must be <= 5, the examples in the data, got 6"):
-        chosen(5, 6, 0)
+        choose_examples(5, 6, 0)
 
 
 def test_data_that_does_not_fit(system, data):
-    check_fit(system, data, classes=2)
+    check_data_fits(system, data, classes=2)
     with pytest.raises(DataError, match="the data has no labels"):
-        check_fit(system, load(data.images), classes=2)
+        check_data_fits(system, load(data.images), classes=2)
     with pytest.raises(DataError, match=r"the data has shape \(1, 3, 4\)"):
-        check_fit(system, load(data.images.reshape(11, 1, 3, 4)), classes=None)
+        check_data_fits(system, load(data.images.reshape(11, 1, 3, 4)), classes=None)
     with pytest.raises(DataError, match="there is no data to score"):
         score_data(system, data, index=np.array([], dtype=np.int64))
 
@@ -145,10 +147,10 @@ def test_a_stopped_job_resumes(system, data, tmp_path, monkeypatch):
         stopping(system, patch, limit=9 * 5)  # 9 levels each: in the third batch of two
         with pytest.raises(KeyboardInterrupt):
             score_data(system, data, keep=keep, **options)
-    assert _result_cache.count(keep) == 2
+    assert _result_cache.count_results(keep) == 2
     seen = stopping(system, monkeypatch)
     found = score_data(system, data, keep=keep, **options)
-    assert seen[0] == 9 * 7 and _result_cache.count(keep) == 6
+    assert seen[0] == 9 * 7 and _result_cache.count_results(keep) == 6
     for name in ("total", "terms", "deviations", "visits", "total_error"):
         np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
     score_data(system, data, keep=keep, **options)
@@ -189,19 +191,19 @@ def test_the_flow_resumes_too(system, data, tmp_path):
     options = dict(index=np.arange(3), labels=True, batch_size=2, rtol=1e-2, atol=1e-2, keep=tmp_path / "parts")
     first, again = ode_data(system, data, **options), ode_data(system, data, **options)
     assert torch.equal(first.bits, again.bits) and first.evaluations == again.evaluations
-    assert _result_cache.count(tmp_path / "parts") == 2
+    assert _result_cache.count_results(tmp_path / "parts") == 2
 
 
 def test_forgetting_removes_results_only(tmp_path):
     folder = tmp_path / "parts"
-    _result_cache.forget(folder)
+    _result_cache.remove_results(folder)
     folder.mkdir()
     (folder / f"{'0' * 64}.npz").touch()
     (folder / "notes.txt").touch()
-    _result_cache.forget(folder)
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"] and _result_cache.count(folder) == 0
+    _result_cache.remove_results(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"] and _result_cache.count_results(folder) == 0
     (folder / "notes.txt").unlink()
-    _result_cache.forget(folder)
+    _result_cache.remove_results(folder)
     assert not folder.exists()
 
 

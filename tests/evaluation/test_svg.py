@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("markupsafe")
-from diffkit.evaluation._svg import HEIGHT, WIDTH, Line, chart, scatter
+from diffkit.evaluation._svg import HEIGHT, WIDTH, ChartLine, chart, scatter
 
 NUMBERS = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True, width=64), st.integers(-5, 5))
 
@@ -36,28 +36,28 @@ def test_any_numbers(points, log_x, log_y):
     x, y = zip(*points, strict=True) if points else ((), ())
     y = [None if v is not None and abs(v) > 1e150 else v for v in y]
     x = [None if v is not None and abs(v) > 1e150 else v for v in x]
-    svg = parsed(chart("t", "x", "y", [Line(x, y, "a", y, y)], log_x=log_x, log_y=log_y))
+    svg = parsed(chart("t", "x", "y", [ChartLine(x, y, "a", y, y)], log_x=log_x, log_y=log_y))
     assert all(math.isfinite(v) and -20 <= v <= max(WIDTH, HEIGHT) + 20 for v in coordinates(svg))
 
 
 def test_a_gap_where_a_value_is_missing():
-    svg = str(chart("t", "x", "y", [Line([1, 2, 3, 4, 5], [1.0, 2.0, None, 2.0, 1.0])]))
+    svg = str(chart("t", "x", "y", [ChartLine([1, 2, 3, 4, 5], [1.0, 2.0, None, 2.0, 1.0])]))
     path = re.search(r'class="line"[^>]* d="([^"]*)"', svg)[1]
     assert path.count("M") == 2 and path.count("L") == 2
 
 
 def test_what_is_not_positive_has_no_place_on_a_log_scale():
-    svg = str(chart("t", "x", "y", [Line([1, 2, 3], [0.0, -1.0, 10.0])], log_y=True))
+    svg = str(chart("t", "x", "y", [ChartLine([1, 2, 3], [0.0, -1.0, 10.0])], log_y=True))
     assert svg.count("<circle") == 1
 
 
 def test_nothing_to_draw():
-    for lines in ([], [Line([], [])], [Line([1], [math.nan])]):
+    for lines in ([], [ChartLine([], [])], [ChartLine([1], [math.nan])]):
         assert "nothing to draw" in str(chart("t", "x", "y", lines))
 
 
 def test_words_are_escaped():
-    svg = chart("<b>&", "<x>", '"y"', [Line([1, 2], [1, 2], "<script>")])
+    svg = chart("<b>&", "<x>", '"y"', [ChartLine([1, 2], [1, 2], "<script>")])
     parsed(svg)
     assert "<script>" not in str(svg) and "&lt;script&gt;" in str(svg) and "&lt;b&gt;&amp;" in str(svg)
 
@@ -73,21 +73,23 @@ def test_words_are_escaped():
     ],
 )
 def test_ticks_are_round(y, log, expected):
-    svg = parsed(chart("t", "x", "y", [Line([1, 2], y)], log_y=log))
+    svg = parsed(chart("t", "x", "y", [ChartLine([1, 2], y)], log_y=log))
     labels = [e.text for e in svg.iter() if e.tag == "text" and e.attrib.get("text-anchor") == "end"]
     assert set(expected) <= set(labels) and len(labels) <= 10
 
 
 def test_long_lines_are_thinned():
     many = np.arange(100_000)
-    assert len(str(chart("t", "x", "y", [Line(many, many)]))) < 20_000
+    assert len(str(chart("t", "x", "y", [ChartLine(many, many)]))) < 20_000
 
 
 def test_thinning_leaves_what_a_log_scale_spreads_out():
     """Every second of 2000 levels would leave out level 2, which is a seventh of the way along."""
     levels = np.arange(1, 2001)
     (path,) = [
-        e for e in parsed(chart("t", "x", "y", [Line(levels, levels)], log_x=True)).iter() if e.get("class") == "line"
+        e
+        for e in parsed(chart("t", "x", "y", [ChartLine(levels, levels)], log_x=True)).iter()
+        if e.get("class") == "line"
     ]
     places = [float(pair.split()[0][1:]) for pair in re.findall(r"[ML][\d.]+ [\d.]+", path.get("d"))]
     gaps = np.diff(places[:4]) / (places[-1] - places[0])

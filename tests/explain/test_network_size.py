@@ -128,7 +128,7 @@ def test_activations_are_those_that_real_tensors_keep(name, batch):
         out = network(**inputs)
     real_bytes = sum(storage.nbytes() for storage in kept.values()) + out.nbytes
     # The trace counts the random state of attention's kernel and its scratch, a few bytes, as none.
-    assert timeline(name).marked(batch) == pytest.approx(real_bytes, rel=2e-3)
+    assert timeline(name).at_end_of_forward(batch) == pytest.approx(real_bytes, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -137,7 +137,7 @@ def test_any_batch_is_exact_from_one_run(name, monkeypatch):
     monkeypatch.setattr("diffkit.explain._size_trace._BATCH", 101)
     second = Trace(RECIPES[name], SHAPE, 6, "fp32").training()
     assert timeline(name).peak(64) == second.peak(64)
-    assert timeline(name).marked(64) == second.marked(64)
+    assert timeline(name).at_end_of_forward(64) == second.at_end_of_forward(64)
 
 
 def test_state_is_counted_in_float32():

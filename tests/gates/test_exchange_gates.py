@@ -21,7 +21,7 @@ from diffkit.data.base import Batch
 from diffkit.runtime.distributed import Ranks
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines.replicated import Replicated
-from diffkit.training.engines.sharded import Sharded, blocks
+from diffkit.training.engines.sharded import Sharded, sharding_blocks
 from diffkit.training.trainer import Trainer
 
 pytestmark = [
@@ -106,7 +106,7 @@ def _sent_in_shares(world: int, engine: type[Sharded]) -> tuple[int, int, int]:
             trainer.update(batch)
         with Operations() as counter:
             trainer.update(batch)
-        units = 1 + sum(1 for _ in blocks(trainer.network))  # what is in no block is the last one
+        units = 1 + sum(1 for _ in sharding_blocks(trainer.network))  # what is in no block is the last one
     return counter.by_name["_allgather_base_"], counter.by_name["_reduce_scatter_base_"], units
 
 

@@ -146,13 +146,13 @@ def test_metrics_are_all_that_is_read(gpu):
         trainer.metrics()
     with gpu.reading():
         assert trainer.metrics()["loss"] == 1
-        trainer.refuse_divergence()
+        trainer.raise_if_diverged()
 
 
 def test_a_preview_is_drawn_on_the_device(gpu):
     trainer = trainer_of(system_of(MLP), "bf16")
     with trainer.averaged():
-        trainer.system.sample(2, steps=3, seed=1, model=trainer.sampled, progress=False, y=[1, 2])
+        trainer.system.sample(2, steps=3, seed=1, model=trainer.eval_model, progress=False, y=[1, 2])
 
 
 def test_a_classifier_learns_on_the_device(gpu):
@@ -231,7 +231,7 @@ def test_measurements_are_not_looked_at_while_sampling(gpu, monkeypatch):
     """Before it begins, the operator is tried, whose results are looked at; fake ones have no values."""
     method = METHODS["diffpir"](tasks.masked(torch.ones(4, 4)))
     tried = lambda method, shape, device, *_: method.operator(torch.zeros(1, *shape, device=device))  # noqa: E731
-    monkeypatch.setattr("diffkit.tasks.inverse.try_operator", tried)
+    monkeypatch.setattr("diffkit.tasks.inverse.check_operator", tried)
     with gpu.reading(0):
         assert tasks.solve(system_of(), torch.zeros(SHAPE), method, n=2, steps=2, progress=False).device == GPU
 

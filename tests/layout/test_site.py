@@ -9,13 +9,14 @@ from pathlib import Path
 
 import attrs
 import pytest
+from matplotlib.figure import Figure
 
 from diffkit.registry import BUILT_IN, KINDS, registry
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "docs" / "_ext"))
 
-from diffkit_docs import check, commands, docstrings, names, options, reference, repository  # noqa: E402
+from diffkit_docs import check, commands, docstrings, gallery, names, options, plots, reference, repository  # noqa: E402
 
 PARTS = [(kind, e.name) for kind in KINDS for e in registry(kind).entries() if e.origin == BUILT_IN]
 
@@ -67,12 +68,32 @@ def test_a_docstring_in_pieces():
     assert docstrings.block(doc.blocks[-1]).startswith(".. code-block:: python")
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if find_spec(f"diffkit_docs.plots.{kind}")])
+def test_a_part_of_each_kind_is_drawn(kind: str):
+    name = next(name for of, name in PARTS if of == kind)
+    panels = plots.panels_of(kind, name, gallery.made(kind, name))
+    assert all(panel.title and (kind == "data" or panel.y) for panel in panels)
+    for panel in panels[-1:]:  # the first of a sampler takes seconds
+        axes = Figure().add_subplot()
+        panel.draw(axes)
+        assert axes.has_data()
+
+
 def test_help_texts_are_read_in_full():
     found = commands.help_of("sample")
     shown = {name.split()[0] for panel in found.panels for name, _ in panel.rows}
     assert found.usage.startswith("diffkit sample RUN")
     assert {"RUN", "--steps", "--sampler", "--print-config"} <= shown
     assert all(text for panel in found.panels for _, text in panel.rows)
+
+
+def test_what_an_option_may_be_is_read_from_its_help():
+    rows = ("--order a|b  The order. [default: a] [choices: a, b]", "--out PATH  Folder. [required]")
+    text = "\n".join(["╭─ Options ─╮", *(f"│ {row}  │" for row in rows), "╰─╯"])
+    (panel,) = commands.read(text).panels
+    shown = [line.strip() for line in commands._rows(panel)]  # the only place that reads the notes
+    assert "- The order. Default: ``a``. Choices: ``a, b``." in shown
+    assert "- Folder. Required." in shown
 
 
 def test_links_to_the_repository_become_links_of_the_site(tmp_path: Path):

@@ -14,7 +14,7 @@ from torch import nn
 import diffkit
 from diffkit.errors import DataError, OptionError
 from diffkit.likelihood import score
-from diffkit.likelihood.scores import Moments, merged
+from diffkit.likelihood.scores import LevelMoments, merge_scores
 from diffkit.likelihood.stratified_levels import Strata
 
 MEAN, STD = 0.2, 0.5
@@ -91,7 +91,7 @@ def test_batches_and_parts_change_nothing(system, x, levels):
     whole = score(system, x, seed=1, levels_per_example=levels)
     streamed = score(system, [(x[:2], {}), (x[2:], {})], seed=1, levels_per_example=levels, rows_per_call=3)
     parts = [score(system, x[i : i + 1], seed=1, levels_per_example=levels, indices=[i]) for i in (4, 1, 0, 3, 2)]
-    for other in (streamed, merged(parts)):
+    for other in (streamed, merge_scores(parts)):
         for name in ("total", "prior", "terms", "x_start_mse", "eps_mse", "deviations", "total_error"):
             np.testing.assert_allclose(getattr(other, name), getattr(whole, name), rtol=1e-5, atol=1e-7)
         assert other.index.tolist() == [0, 1, 2, 3, 4] and other.visits.tolist() == whole.visits.tolist()
@@ -208,9 +208,9 @@ def test_moments_are_those_of_numpy():
     rng = np.random.default_rng(0)
     values = 1e4 + rng.normal(size=(3, 60, 4))
     level = np.stack([rng.permutation(6)[:4] + 1 for _ in range(60)])
-    found = Moments.empty(7)
+    found = LevelMoments.empty(7)
     for rows in (slice(0, 1), slice(1, 40), slice(40, 60)):
-        found = found.merged(Moments.of(values[:, rows], level[rows], 7))
+        found = found.merge(LevelMoments.of(values[:, rows], level[rows], 7))
     for k in range(1, 7):
         picked = values[:, level == k]
         assert found.count[k - 1] == picked.shape[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from registry_support import Site
 
-from diffkit.registry import KINDS, refresh, registry
+from diffkit.registry import OFFERED, refresh, registry
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     path.mkdir()
     monkeypatch.syspath_prepend(str(path))
     before = set(sys.modules)
-    memories = [getattr(registry(kind), name) for kind in KINDS for name in ("_here", "_imported", "_provenance")]
+    memories = [getattr(registry(kind), name) for kind in OFFERED for name in ("_here", "_imported", "_provenance")]
     kept = [dict(memory) for memory in memories]
     refresh()
     yield Site(path)

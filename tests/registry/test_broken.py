@@ -77,18 +77,21 @@ def test_a_value_that_names_nothing_is_a_load_error(site: Site, value: str):
     )
 
 
-@pytest.mark.parametrize(
-    "line", ["ramp", "Ramp = acme:Part", "2fast = acme:Part", "a b = acme:Part", "= acme:Part", "ramp : acme:Part"]
-)
-def test_a_line_without_a_part_is_skipped_and_listed(site: Site, line: str):
-    site.distribution("acme", f"[diffkit.schedule]\n{line}\ngood = acme:Part\n")
+@pytest.mark.parametrize("name", ["Ramp", "2fast", "a b", ""])
+def test_a_name_that_cannot_be_used_is_skipped_and_listed(site: Site, name: str):
+    site.distribution("acme", f"[diffkit.schedule]\n{name} = acme:Part\ngood = acme:Part\n")
     assert "good" in schedules.names()
-    assert faults() == (
-        f"acme offers a schedule as {line!r}, which is not of the form 'name = module:Class' with a name of "
-        "lower-case words joined by '_'",
-    )
+    assert faults() == (f"acme offers a schedule as {name!r}; a name is made of lower-case words joined by '_'",)
     with pytest.raises(UnknownComponentError, match="; note: acme offers a schedule as "):
         schedules.get("ramp")
+
+
+@pytest.mark.parametrize("line", ["ramp", "ramp : acme:Part"])
+def test_a_line_that_is_no_entry_point_costs_its_own_distribution_alone(site: Site, line: str):
+    info = site.distribution("acme", f"[diffkit.schedule]\n{line}\nlost = acme:Part\n")
+    site.plugin("acme-good", "good")
+    assert "good" in schedules.names() and "lost" not in schedules.names()
+    assert faults() == (f"{info} has an entry point that is not of the form 'name = module:Class'",)
 
 
 def test_a_group_of_an_unknown_kind_is_listed(site: Site):
@@ -103,9 +106,7 @@ def test_feature_networks_are_no_parts(site: Site):
 
 def test_comments_blanks_and_spaces_are_read_as_usual(site: Site):
     site.module("acme", schedule())
-    site.distribution(
-        "acme", "# ours\n\n[ diffkit.schedule ]\n; old\n  ramp=acme : Part\n\n[console_scripts]\nx = y:z\n"
-    )
+    site.distribution("acme", "# ours\n\n[ diffkit.schedule ]\n  ramp=acme : Part\n\n[console_scripts]\nx = y:z\n")
     assert schedules.get("ramp").__name__ == "Part"
     assert faults() == ()
 

@@ -136,6 +136,15 @@ def test_guidance_is_used_by_name(kind: str, tmp_path: Path, capsys: pytest.Capt
     assert (shown(tmp_path / "a") != shown(tmp_path / "b")).any()
 
 
+@pytest.mark.parametrize("kind", ["guidance"], indirect=True)
+def test_guidance_is_saved_with_a_system(kind: str, tmp_path: Path):
+    how = {"steps": 3, "guidance": ("acme", {"scale": 0.25})}
+    again = diffkit.load(diffkit.compose(**SMALL, sampling=how).save(tmp_path / "system"))
+    assert again.spec()["settings"]["sampling"]["guidance"] == {"name": "acme", "scale": 0.25}
+    found, wanted = (again.sample(2, seed=0, progress=False, **more) for more in ({}, how))
+    assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize("kind", ["decoder"], indirect=True)
 def test_a_decoder_is_used_by_name_and_saved(kind: str, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     part = registry(kind).create("acme", scale=2.0)

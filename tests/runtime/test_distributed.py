@@ -8,13 +8,13 @@ import pytest
 from forks import forked, forking
 
 from diffkit.errors import CheckpointError, OptionError
-from diffkit.runtime.distributed import Ranks, launched, ranks
+from diffkit.runtime.distributed import Ranks, join_ranks, launched
 
 
 @forking
 def test_two_processes_agree():
     def job(rank: int) -> str:
-        with ranks(timeout=60) as among:
+        with join_ranks(timeout=60) as among:
             assert among.gather(among.rank * 10) == [0, 10]
             assert among.all_ranks(lambda: among.rank) == [0, 1]
             assert among.rank_zero(lambda: f"from {among.rank}") == "from 0"
@@ -36,7 +36,7 @@ def _bad() -> None:
 
 def test_one_process_needs_no_launcher(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with ranks() as among:
+    with join_ranks() as among:
         assert among == Ranks(0, 1)
         assert among.all_ranks(lambda: 3) == [3] and among.rank_zero(lambda: 4) == 4 and among.any(True)
 
@@ -60,5 +60,5 @@ def test_a_launcher_that_is_gone_is_not_waited_for(monkeypatch):
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr("diffkit.runtime.distributed.JOIN_TIMEOUT", 1.0)
-    with pytest.raises(OptionError, match=r"do not find each other: .*; is their launcher alive"), ranks():
+    with pytest.raises(OptionError, match=r"do not find each other: .*; is their launcher alive"), join_ranks():
         pass

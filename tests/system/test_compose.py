@@ -463,7 +463,7 @@ HELD = {
 @pytest.mark.parametrize("name", HELD)
 def test_a_part_holds_no_network(name):
     option, kind, place = HELD[name]
-    text = f"loss 'Holding' holds a {kind} in {place!r}, which would be in no optimizer"
+    text = f"loss 'Holding' holds a {kind} in {place!r}, which would not be trained, moved or saved"
     how = dict(schedule="cosine", backbone=None, data_shape=(2,), num_steps=10)
     with pytest.raises(diffkit.OptionError, match=re.escape(text)):
         diffkit.compose(loss=Holding(option), **how)
@@ -473,7 +473,7 @@ def test_a_part_holds_no_network(name):
 
 def test_a_part_is_no_network():
     with pytest.raises(
-        diffkit.OptionError, match="loss 'ModuleLoss' holds a ModuleLoss, which would be in no optimizer"
+        diffkit.OptionError, match="loss 'ModuleLoss' holds a ModuleLoss, which would not be trained, moved or saved"
     ):
         diffkit.compose(loss=ModuleLoss(), backbone=None, data_shape=(2,))
 

@@ -81,7 +81,7 @@ def test_as_many_rows_in_some_as_there_are_examples():
 
 def test_a_list_of_tensors_that_may_mean_two_things_is_refused_with_code_that_runs():
     system, two = system_of(), [torch.zeros(2, 5), torch.ones(2, 5)]
-    with pytest.raises(OptionError, match=r"condition 'text' is a list of 2 with 2 rows each.*padded, with a mask"):
+    with pytest.raises(OptionError, match=r"condition 'text' is ambiguous: a list of 2 tensors.*padded, with a mask"):
         draw(system, 2, text=two)
     assert not system.network.seen
     draw(system, 2, batch_size=1, text=tuple(two), context=torch.stack(two))

@@ -228,7 +228,7 @@ def _damaged_manifest(path: Path, seed: int) -> None:
     del manifest["sha256"]
     changed = by_structure(manifest, seed)
     sealed = isinstance(changed, dict) and seed % 4
-    (path / "manifest.json").write_bytes(checkpoint._sealed(changed) if sealed else by_bytes(content, seed))
+    (path / "manifest.json").write_bytes(checkpoint._manifest_bytes(changed) if sealed else by_bytes(content, seed))
 
 
 def _damaged_tensors(path: Path, seed: int) -> None:
@@ -256,7 +256,7 @@ def _damaged_tensors(path: Path, seed: int) -> None:
         content = len(header).to_bytes(8, "little") + header + content[8 + size :]
     (path / name).write_bytes(content)
     manifest["files"][name] = checkpoint.digest(content)
-    (path / "manifest.json").write_bytes(checkpoint._sealed(manifest))
+    (path / "manifest.json").write_bytes(checkpoint._manifest_bytes(manifest))
 
 
 TOML = b"""

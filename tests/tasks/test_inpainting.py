@@ -15,7 +15,7 @@ from diffkit.errors import CompositionError, OptionError
 from diffkit.guidance import StaticThreshold
 from diffkit.registry import registry
 from diffkit.tasks import inpaint
-from diffkit.tasks.inpainting import add_noise, walk
+from diffkit.tasks.inpainting import add_noise, repaint_moves
 from diffkit.testing.oracles import network_of
 
 COUPLED = FullGaussian(torch.zeros(2).double(), torch.tensor([[0.25, 0.24], [0.24, 0.25]]).double())
@@ -30,15 +30,15 @@ def halving(x, time, **conditions):
 def test_a_walk_goes_down_by_steps_and_up_by_jumps(num_steps, resample, jump):
     if resample > 1 and jump >= num_steps:
         with pytest.raises(OptionError) as refused:
-            walk(num_steps, resample, jump)
+            repaint_moves(num_steps, resample, jump)
         if num_steps == 1:  # no jump fits
             assert str(refused.value).endswith("; use resample=1")
             return
-        advice = f"jump={jump} does not fit {num_steps} steps; use jump={num_steps // 2} or less, or resample=1"
+        advice = f"jump={jump} does not fit {num_steps} steps; use jump={num_steps // 2} or resample=1"
         assert str(refused.value) == advice
-        walk(num_steps, resample, num_steps // 2)
+        repaint_moves(num_steps, resample, num_steps // 2)
         return
-    moves = walk(num_steps, resample, jump)
+    moves = repaint_moves(num_steps, resample, jump)
     assert moves[0][0] == num_steps and moves[-1][1] == 0
     assert all(a[1] == b[0] for a, b in itertools.pairwise(moves))
     ups = [goes_to - comes_from for comes_from, goes_to in moves if goes_to > comes_from]
@@ -49,8 +49,8 @@ def test_a_walk_goes_down_by_steps_and_up_by_jumps(num_steps, resample, jump):
 
 def test_the_papers_walk():
     """Jumps of 2 over 5 levels, each stretch walked twice, by hand."""
-    assert [goes_to for _, goes_to in walk(5, 2, 2)] == [4, 3, 2, 4, 3, 2, 1, 0, 2, 1, 0]
-    assert [goes_to for _, goes_to in walk(3, 1, 10)] == [2, 1, 0]
+    assert [goes_to for _, goes_to in repaint_moves(5, 2, 2)] == [4, 3, 2, 4, 3, 2, 1, 0, 2, 1, 0]
+    assert [goes_to for _, goes_to in repaint_moves(3, 1, 10)] == [2, 1, 0]
 
 
 def test_noising_up_keeps_the_marginal():
@@ -137,7 +137,7 @@ def test_the_papers_jumps_keep_the_marginal(sampler):
 
 @pytest.mark.parametrize("sampler", sorted(OWN_ROUTE))
 def test_samplers_with_levels_of_their_own_are_refused(sampler):
-    with pytest.raises(OptionError, match="orders the levels in its own way"):
+    with pytest.raises(OptionError, match="has an order of levels of its own"):
         inpaint(system_for((2,), num_steps=20), torch.zeros(2), KNOWN, sampler=sampler, model=halving, jump=2)
 
 
@@ -222,11 +222,11 @@ BAD = [
     (dict(image=torch.zeros(2, 3, 4, dtype=torch.uint8)), "image must be floating point in [-1, 1], got torch.uint8"),
     (dict(resample=0), "resample must be >= 1, got 0"),
     (dict(jump=0), "jump must be >= 1, got 0"),
-    (dict(jump=10), "jump=10 does not fit 10 steps; use jump=5 or less, or resample=1"),
+    (dict(jump=10), "jump=10 does not fit 10 steps; use jump=5 or resample=1"),
     (dict(seed=[1, 2]), "seed must be one number, or one for each of 3 examples, got 2"),
     (dict(seed=-1), "seed must be >= 0, got -1"),
     (dict(sampler="dddim"), "no sampler named 'dddim'"),
-    (dict(sampler="restart", jump=1), "sampler 'restart' orders the levels in its own way, and inpainting in another"),
+    (dict(sampler="restart", jump=1), "sampler 'restart' has an order of levels of its own, which inpainting changes"),
 ]
 
 

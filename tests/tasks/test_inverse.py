@@ -219,7 +219,7 @@ def test_conjugate_gradients_solve_each_row(iterations):
 BAD = [
     (
         lambda s: solve(s, torch.zeros(4), MMPS(operator, 0.1)),
-        "measurement must have shape (3,), as the operator gives",
+        "measurement must have shape (3,), as the operator",
     ),
     (lambda s: solve(s, torch.zeros(2, 3), MMPS(operator, 0.1), n=3), "or (3, 3), got (2, 3)"),
     (lambda s: solve(s, torch.zeros(3), "static_threshold"), "method must be MMPS, PiGDM, DiffPIR or DPS of"),

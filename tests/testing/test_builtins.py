@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from builtins_of_diffkit import cases, conditions_for, known_failures, values_of
+from builtins_of_diffkit import cases, checked_names, conditions_for, known_failures, values_of
 
 from diffkit.registry import KINDS, registry
 from diffkit.testing import check_component, measured_orders, report
@@ -13,15 +13,16 @@ from diffkit.testing import check_component, measured_orders, report
 @pytest.mark.parametrize(("kind", "name", "options"), cases())
 def test_built_in_part_conforms(kind, name, options):
     part = registry(kind).create(name, **options)
-    failures, conditions = known_failures(options), conditions_for(part)
+    failures, conditions = known_failures(kind, name, options), conditions_for(part)
     results = check_component(kind, part, expected_failures=failures, conditions=conditions)
     assert all(result.ok for result in results), report(results)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_option_takes_more_than_one_value(kind):
-    for name in registry(kind).built_in_names():
-        for option in (field for field in attrs.fields(registry(kind).get(name)) if field.init):
+    for name in checked_names(kind):
+        part = registry(kind).get(name)
+        for option in (field for field in (attrs.fields(part) if attrs.has(part) else ()) if field.init):
             tried = {repr(options.get(option.name, option.default)) for options in values_of(kind, name)}
             assert len(tried) > 1, f"{kind} {name!r}: add values of {option.name!r} to builtins_of_diffkit.py"
 

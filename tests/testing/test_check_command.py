@@ -54,7 +54,7 @@ def test_a_built_in_part_passes(check):
     assert code == 0
     assert lines[0] == "schedule cosine: Cosine(s=0.008, max_beta=0.999)"
     assert lines[1].split(maxsplit=2) == [
-        "passed", "contract", "It has every member of its protocol, with the right arguments and types"
+        "passed", "contract", "A part has every member of its protocol, with the right arguments and types"
     ]  # fmt: skip
     assert lines[-1].split(" in ")[0] == "  17 passed, 2 skipped"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from mutants import (
     backbones,
+    data,
     decoders,
+    extractors,
     guidance,
     losses_and_timesteps,
     options,
@@ -20,7 +22,9 @@ from diffkit.testing import checks_for, report
 
 _FILES = (
     backbones,
+    data,
     decoders,
+    extractors,
     guidance,
     losses_and_timesteps,
     options,
@@ -30,8 +34,8 @@ _FILES = (
     variances,
 )
 MUTANTS = [mutant for file in _FILES for mutant in file.MUTANTS]
-OF_ALL = set.intersection(*({check.name for check in checks_for(kind)} for kind in KINDS))
-"""Checks of options, which the networks here are, so that each need no class of its own."""
+OF_ALL = set.intersection(*({check.name for check in checks_for(kind)} for kind in KINDS if KINDS[kind].recipe))
+"""Checks of options, which the unusual parts here need not pass."""
 WITH_LAWS = [kind for kind in KINDS if {check.name for check in checks_for(kind)} - OF_ALL]
 """Kinds with laws of their own."""
 

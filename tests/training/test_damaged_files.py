@@ -85,7 +85,9 @@ def test_a_sealed_checkpoint_of_something_else_gives_advice(tmp_path: Path):
         manifest = json.loads((newest / "manifest.json").read_text())
         del manifest["sha256"]
         manifest["files"]["optimizer.safetensors"] = checkpoint.digest(content)
-        (newest / "manifest.json").write_bytes(checkpoint._sealed(manifest))  # a test of what no damage would leave
+        (newest / "manifest.json").write_bytes(
+            checkpoint._manifest_bytes(manifest)
+        )  # a test of what no damage would leave
         with pytest.raises(CheckpointError) as caught:
             train(tmp_path, steps=12)
         assert text in str(caught.value)

@@ -13,7 +13,7 @@ from training_support import config, images, point_system, points, system, train
 from diffkit import DataError, OptionError
 from diffkit.runtime.progress import duration
 from diffkit.training import read_metrics
-from diffkit.training.estimate import DryRun, _bytes, _checkpoints, dry_run
+from diffkit.training.estimate import DryRun, _bytes_text, _count_checkpoints, dry_run
 
 
 def figures(**more: object) -> DryRun:
@@ -49,7 +49,7 @@ def test_durations(seconds, said):
 
 
 def test_sizes():
-    assert [_bytes(n) for n in (7, 2048, 1024**2, 3 * 1024**3)] == ["7 bytes", "2.0 KiB", "1.0 MiB", "3.0 GiB"]
+    assert [_bytes_text(n) for n in (7, 2048, 1024**2, 3 * 1024**3)] == ["7 bytes", "2.0 KiB", "1.0 MiB", "3.0 GiB"]
 
 
 def test_its_figures_are_the_training_s(tmp_path: Path):
@@ -102,11 +102,11 @@ def test_a_slow_machine_is_judged_by_few_examples(monkeypatch: pytest.MonkeyPatc
 
 
 def test_time_is_extrapolated_on_a_line():
-    from diffkit.training.estimate import _extrapolated, _Tried
+    from diffkit.training.estimate import _extrapolate_seconds, _TimedUpdates
 
-    one, four = (_Tried(None, seconds, 0.0, size) for seconds, size in ((3.0, 1), (6.0, 4)))
-    assert _extrapolated([one], 40) == 120
-    assert _extrapolated([one, four], 40) == 42
+    one, four = (_TimedUpdates(None, seconds, 0.0, size) for seconds, size in ((3.0, 1), (6.0, 4)))
+    assert _extrapolate_seconds([one], 40) == 120
+    assert _extrapolate_seconds([one, four], 40) == 42
 
 
 def test_nothing_changes(tmp_path: Path):
@@ -147,8 +147,8 @@ def test_how_many_checkpoints_a_run_ends_with(steps, every, keep, keep_every):
     made = {*range(every, steps + 1, every), steps}
     ever = set() if keep_every is None else {step for step in made if step % keep_every == 0}
     asked = config(steps=steps, save_every=every, keep=keep, keep_every=keep_every)
-    assert _checkpoints(asked) == len({*sorted(made)[-keep:], *ever})
+    assert _count_checkpoints(asked) == len({*sorted(made)[-keep:], *ever})
 
 
 def test_steps_without_end_are_counted_too():
-    assert _checkpoints(config(steps=10**20, save_every=1000, keep=3, keep_every=None)) == 3
+    assert _count_checkpoints(config(steps=10**20, save_every=1000, keep=3, keep_every=None)) == 3

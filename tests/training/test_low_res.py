@@ -10,7 +10,7 @@ import torch
 
 import diffkit
 from diffkit import DataError, OptionError
-from diffkit.data import LowRes, from_array, scaled
+from diffkit.data import LowRes, from_array, scale_images
 
 UNET = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4, "attention_resolutions": (4,)}
 
@@ -46,7 +46,7 @@ def averaged(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 def test_small_images_are_averages_over_areas(shape, size, each):
     plain = images(5, *shape)
     batch = LowRes(plain, size).batch([3, 0])
-    wide = scaled(plain.batch([3, 0]).images, 256).double().numpy()
+    wide = scale_images(plain.batch([3, 0]).images, 256).double().numpy()
     assert batch.conditions["low_res"].dtype == torch.float32
     assert batch.conditions["low_res"].shape == (2, shape[0], *each)
     np.testing.assert_allclose(batch.conditions["low_res"].numpy(), averaged(wide, each), atol=1e-6)
@@ -70,7 +70,7 @@ def test_everything_else_is_the_data_s():
         ((3, 8, 8), 0, OptionError, "low_res must be one size >= 1, or 2, for data of shape (3, 8, 8), got 0"),
         ((3, 8, 8), (4, 4, 4), OptionError, "low_res must be one size >= 1, or 2"),
         ((3, 8, 8), (), OptionError, "low_res must be one size >= 1, or 2"),
-        ((3, 8, 6), 8, OptionError, "low_res (8, 8) must not be larger than the data, (8, 6)"),
+        ((3, 8, 6), 8, OptionError, "low_res must not be larger than the data, (8, 6), got (8, 8)"),
         ((3,), 2, DataError, "data of shape (3,) cannot be shrunk"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_network_learns_to_use_what_it_is_given(tmp_path: Path):
     )
     batch = data.batch(range(16))
     large = diffkit.tasks.super_resolve(trained, batch.conditions["low_res"], seed=0, progress=False)
-    error = (large - scaled(batch.images, 256)).mean((1, 2, 3)).abs()
+    error = (large - scale_images(batch.images, 256)).mean((1, 2, 3)).abs()
     assert error.mean() < 0.15  # greys are uniform on [-1, 1]: two drawn independently are 0.67 apart on average
 
 
@@ -110,9 +110,7 @@ def test_network_and_data_must_agree(tmp_path: Path):
         DataError, match=r"the network reads low_res of 1 channels, but the data gives none; wrap it in"
     ):
         diffkit.train(system(), plain, out=tmp_path, steps=1, batch_size=2)
-    with pytest.raises(
-        DataError, match=r"gives low_res of 1 channels, but the network reads none; compose with low_res"
-    ):
+    with pytest.raises(DataError, match=r"gives low_res of 1 channels, but the network reads none; load the data"):
         diffkit.train(system(low_res_channels=0), LowRes(plain, 4), out=tmp_path, steps=1, batch_size=2)
     with pytest.raises(DataError, match="the network reads low_res of 2 channels, the data gives 1"):
         diffkit.train(system(low_res_channels=2), LowRes(plain, 4), out=tmp_path, steps=1, batch_size=2)

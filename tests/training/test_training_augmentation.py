@@ -13,7 +13,7 @@ from training_support import content, lines, system, train
 
 from diffkit.training.batches import batches
 from diffkit.training.data_order import DataOrder
-from diffkit.training.preflight import Classes
+from diffkit.training.preflight import AcceptedLabels
 
 
 class Drawing:
@@ -40,7 +40,7 @@ def read(seed=0, start=0, stop=3, rows=slice(None), workers=0):
         start,
         stop,
         rows=rows,
-        classes=Classes(None, None),
+        classes=AcceptedLabels(None, None),
         workers=workers,
         locks=[],
         pin=False,

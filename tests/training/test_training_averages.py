@@ -16,22 +16,22 @@ from diffkit.errors import OptionError
 from diffkit.training import averaged
 from diffkit.training.checkpoint import newest_first, read
 from diffkit.training.ema import Ema
-from diffkit.training.power_ema import Profile, decay, exponent, mixture
+from diffkit.training.power_ema import Profile, nearest_mixture, power_ema_decay, power_exponent
 
 WIDTHS = (0.05, 0.1)
 
 
 @given(st.floats(0.005, 0.28))
 def test_the_exponent_has_the_width(width):
-    g = exponent(width)
+    g = power_exponent(width)
     assert (g + 1) ** 0.5 / ((g + 2) * (g + 3) ** 0.5) == pytest.approx(width, rel=1e-9)
     assert g >= 0
 
 
 def test_published_exponents():
     """Table of the paper's section 3.1: 5 % is 16.97, 10 % is 6.94."""
-    assert exponent(0.05) == pytest.approx(16.97, abs=5e-3)
-    assert exponent(0.1) == pytest.approx(6.94, abs=5e-3)
+    assert power_exponent(0.05) == pytest.approx(16.97, abs=5e-3)
+    assert power_exponent(0.1) == pytest.approx(6.94, abs=5e-3)
 
 
 @given(st.floats(0.02, 0.28), st.integers(1, 40))
@@ -42,15 +42,15 @@ def test_the_mean_weights_the_past_by_a_power(width, steps):
     for step, value in enumerate(values):
         network.weight.data.fill_(value)
         ema.update(step)
-    g, k = exponent(width), np.arange(1, steps + 1)
+    g, k = power_exponent(width), np.arange(1, steps + 1)
     weights = (k ** (g + 1) - (k - 1) ** (g + 1)) / steps ** (g + 1)
     assert float(ema.means[0][0]) == pytest.approx(float(weights @ values), rel=1e-4, abs=1e-5)
-    assert decay(width, 0) == 0
+    assert power_ema_decay(width, 0) == 0
 
 
 def test_what_is_stored_is_its_own_mixture():
     stored = [Profile(w, t) for t in (100, 200, 400) for w in WIDTHS]
-    factors, off = mixture(stored, stored[3])
+    factors, off = nearest_mixture(stored, stored[3])
     assert off < 1e-6
     np.testing.assert_allclose(factors, np.eye(6)[3], atol=1e-6)
 
@@ -58,13 +58,13 @@ def test_what_is_stored_is_its_own_mixture():
 @pytest.mark.parametrize(("width", "step"), [(0.03, 1000), (0.07, 1000), (0.15, 1000), (0.08, 900)])
 def test_other_widths_and_moments_are_near(width, step):
     stored = [Profile(w, t) for t in range(50, 1001, 50) for w in WIDTHS]
-    factors, off = mixture(stored, Profile(width, step))
+    factors, off = nearest_mixture(stored, Profile(width, step))
     assert off < 0.03
     assert factors.sum() == pytest.approx(1, abs=1e-12)
     k = np.arange(1, 1001)
 
     def profile(p: Profile) -> np.ndarray:
-        g = exponent(p.width)
+        g = power_exponent(p.width)
         return np.where(k <= p.step, (k ** (g + 1.0) - (k - 1) ** (g + 1.0)) / float(p.step) ** (g + 1), 0)
 
     made = sum(f * profile(p) for f, p in zip(factors, stored, strict=True))
@@ -158,7 +158,7 @@ def test_a_run_resumes_to_the_bit(tmp_path):
         (dict(rate=0.9, step=59), "there is no checkpoint of step 59; there are those of 4, 8, "),
         (
             dict(width=0.005),
-            "comes only to within .* keep more of them .keep_every., or take a width nearer to 0.05, 0.1",
+            "with an error of .* keep more of them .keep_every., or take a width nearer to 0.05, 0.1",
         ),
     ],
 )

@@ -155,7 +155,7 @@ def test_a_checkpoint_of_a_newer_diffkit_is_left_alone(run):
     path = run / "checkpoints" / "step_00000012" / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
-    path.write_bytes(checkpoint._sealed(manifest | {"format": 2, "diffkit": "9.9"}))
+    path.write_bytes(checkpoint._manifest_bytes(manifest | {"format": 2, "diffkit": "9.9"}))
     with pytest.raises(SpecError, match=r"has format 2, written by diffkit 9\.9; .* upgrade diffkit"):
         train(run, steps=14)
     assert checkpoints(run) == [12, 8, 4]
@@ -340,7 +340,7 @@ def test_a_system_that_nothing_describes_is_held_against_the_checkpoints(run):
     manifest = run / "checkpoints" / "step_00000012" / "manifest.json"
     older = json.loads(manifest.read_text())
     del older["sha256"], older["spec"]  # as earlier versions wrote it
-    manifest.write_bytes(checkpoint._sealed(older))
+    manifest.write_bytes(checkpoint._manifest_bytes(older))
     with pytest.raises(OptionError, match="mean eps, now x_start"):
         train(run, system=system(mean="x_start"))
     train(run)

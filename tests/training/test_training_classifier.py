@@ -267,7 +267,7 @@ def test_it_guides_a_system_without_classes_to_the_class(tmp_path):
         guidance = ClassifierGuidance(noisy, scale, shift=shift, label="class")
         told = {"steps": 25, "seed": 0, "progress": False, "class": y}
         found = system.sample(100, guidance=guidance, **told)
-        return (_digits.trained()(found.double())[1].argmax(1) == y).double().mean().item()
+        return (_digits.trained_digits_network()(found.double())[1].argmax(1) == y).double().mean().item()
 
     assert recognised(0.0, "score") < 0.3  # 0.1 by chance
     assert recognised(3.0, "score") > 0.75 and recognised(3.0, "mean") > 0.65

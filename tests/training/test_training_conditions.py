@@ -217,7 +217,7 @@ def rows(seen):
     [
         (None, ["words"], "label_dropout=0.2 needs a network with a label for no class; compose with null_"),
         ({"y": 3}, ["words"], "label_dropout=0.2 drops classes, but the data has no y; load it with labels"),
-        ({"words": None}, ["words"], "label_dropout=0.2 cannot leave 'words' out for one example alone; compose with"),
+        ({"words": None}, ["words"], "label_dropout=0.2 cannot leave 'words' out for some examples of a batch; comp"),
         ({"words": 3}, ["tokens", "mask"], "label_dropout=0.2 drops classes, but the data has no words"),
         ({"tokens": torch.zeros(7, 8)}, ["tokens", "mask"], "label_dropout=0.2 cannot drop conditions: the null "
                                                             "condition of 'tokens' has shape (7, 8), but an example's"),

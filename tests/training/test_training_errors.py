@@ -17,10 +17,10 @@ import diffkit
 from diffkit.errors import CheckpointError, DataError, DivergedError, OptionError, ProcessLostError
 from diffkit.training import checkpoint, signals
 from diffkit.training.ema import Ema
-from diffkit.training.logs import MetricsFile
+from diffkit.training.metrics_file import MetricsFile
 from diffkit.training.previews import Previews
 from diffkit.training.trainer import Trainer
-from diffkit.training.validation import Held
+from diffkit.training.validation import HeldOutData
 
 OPTIONS: dict[str, Any] = dict(steps=12, save_every=100, log_every=5)
 BAD = 21
@@ -119,9 +119,9 @@ def raising(monkeypatch, owner, name, error, at=7):
         (Trainer, "_inputs", 7),
         (Trainer, "_loss", 7),
         (Trainer, "_finish", 7),
-        (Trainer, "refuse_divergence", 7),
+        (Trainer, "raise_if_diverged", 7),
         (MetricsFile, "write", 1),
-        (Held, "measure", 6),
+        (HeldOutData, "measure", 6),
         (Previews, "draw", 6),
     ],
 )
@@ -150,7 +150,7 @@ def test_an_update_that_was_half_made_is_not_saved(tmp_path, monkeypatch, capsys
         train(tmp_path / "run", **(OPTIONS | dict(save_every=4)))
     assert checkpoints(tmp_path / "run") == [4]
     said = capsys.readouterr().err
-    assert "warning: TroubleError: updates since step 4 are lost, 3 of them: the error came while they changed" in said
+    assert "warning: TroubleError: the 3 updates since step 4 are lost: the error came while they changed" in said
     for name in ("run", "whole"):
         train(tmp_path / name, **(OPTIONS | dict(save_every=4)))
     same(tmp_path / "run", tmp_path / "whole")
@@ -250,7 +250,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, capsys
     with pytest.raises(TroubleError):
         train(tmp_path, **(OPTIONS | dict(save_every=4)))
     assert checkpoints(tmp_path) == [4]
-    assert "updates since step 4 are lost, 3 of them: the weights are not finite" in capsys.readouterr().err
+    assert "the 3 updates since step 4 are lost: the weights are not finite" in capsys.readouterr().err
 
 
 def test_a_full_disk_loses_no_more_than_it_must(tmp_path, monkeypatch, capsys):
@@ -260,7 +260,7 @@ def test_a_full_disk_loses_no_more_than_it_must(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched, pytest.raises(CheckpointError, match="No space left on device"):
         patched.setattr(checkpoint, "write_through", full)
         train(tmp_path / "run", **(OPTIONS | dict(save_every=4)))
-    assert "warning: CheckpointError: updates since the beginning are lost, 4 of them" in capsys.readouterr().err
+    assert "warning: CheckpointError: the 4 updates since the beginning are lost" in capsys.readouterr().err
     assert checkpoints(tmp_path / "run") == []
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == []
     for name in ("run", "whole"):
@@ -277,7 +277,7 @@ def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch, capsys
         options = OPTIONS | dict(label_dropout=0, batch_size=4)
         train(tmp_path, system=plain(), data=Examples(OSError("truncated")), **options)
     said = capsys.readouterr().err
-    assert "warning: DataError: updates since the beginning are lost, 5 of them: cannot write checkpoint" in said
+    assert "warning: DataError: the 5 updates since the beginning are lost: cannot write checkpoint" in said
 
 
 @forking

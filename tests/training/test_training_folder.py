@@ -264,7 +264,7 @@ def test_a_run_of_an_earlier_version_resumes_where_its_moments_fit(copy):
     names = [name for name, _ in frozen().network.named_parameters()]
     found = json.loads((copy / "config.json").read_text())
     del found["frozen"]
-    run.write_facts(copy, found)
+    run.write_config(copy, found)
     with pytest.raises(
         OptionError, match=rf"1 parameters that the run trained are frozen now .the first is {names[0]}"
     ):

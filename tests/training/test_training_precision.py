@@ -11,7 +11,7 @@ from diffkit.errors import DivergedError, OptionError
 from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine
 from diffkit.training.loss_scale import LARGEST, PATIENCE, SMALLEST, START, LossScale
-from diffkit.training.precision import emulated
+from diffkit.training.precision import emulation_warning
 from diffkit.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -129,7 +129,7 @@ def test_an_update_is_skipped_without_asking_the_device():
     made.update(batch)
     assert torch.equal(weights(made), before)
     assert all(torch.equal(s["exp_avg"], m) for s, m in zip(made.optimizer.state.values(), moments, strict=True))
-    assert (int(made.skipped), int(made.in_a_row)) == (1, 1)
+    assert (int(made.skipped), int(made.consecutive_skips)) == (1, 1)
     made._loss = original
     made.update(batch)
     assert not torch.equal(weights(made), before)
@@ -137,7 +137,7 @@ def test_an_update_is_skipped_without_asking_the_device():
         made._loss = infinite
         made.update(batch)
     with pytest.raises(DivergedError, match="12 updates in a row"):
-        made.refuse_divergence()
+        made.raise_if_diverged()
 
 
 @pytest.mark.parametrize(("microbatch", "text"), [(None, "microbatch=2"), (2, "microbatch=1"), (1, "strategy='fsdp'")])
@@ -187,11 +187,11 @@ def test_a_precision_that_a_cpu_emulates_is_remarked_on(tmp_path, monkeypatch, c
 )
 def test_one_that_it_has_or_may_have_is_not(has, monkeypatch):
     tell(monkeypatch, has)
-    assert emulated("bf16", CPU) is None and emulated("fp32", CPU) is None
+    assert emulation_warning("bf16", CPU) is None and emulation_warning("fp32", CPU) is None
 
 
 def test_nor_is_a_gpu_s_or_one_of_a_torch_that_cannot_tell(monkeypatch):
     tell(monkeypatch, NO_BF16)
-    assert emulated("bf16", torch.device("cuda")) is None and emulated("bf16", CPU)
+    assert emulation_warning("bf16", torch.device("cuda")) is None and emulation_warning("bf16", CPU)
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert emulated("bf16", CPU) is None
+    assert emulation_warning("bf16", CPU) is None

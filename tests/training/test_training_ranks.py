@@ -20,7 +20,7 @@ import diffkit
 from diffkit.errors import DataError, DivergedError, OptionError
 from diffkit.training import checkpoint
 from diffkit.training.checkpoint import newest_first, read
-from diffkit.training.engines.sharded import blocks
+from diffkit.training.engines.sharded import sharding_blocks
 from diffkit.training.trainer import Trainer
 
 pytestmark = forking
@@ -96,7 +96,7 @@ def test_a_transformer_is_shared_block_by_block(tmp_path):
 
     def job(rank):
         network = composed(rank).network
-        assert [type(block).__name__ for block in blocks(network)] == ["AdaLNZeroBlock"] * 2
+        assert [type(block).__name__ for block in sharding_blocks(network)] == ["AdaLNZeroBlock"] * 2
         train(tmp_path / "shares", system=composed(rank), strategy="fsdp", batch_size=8, steps=4, lr=1e-3)
 
     train(tmp_path / "one", system=composed(0), batch_size=8, steps=4, lr=1e-3)
@@ -340,7 +340,7 @@ class Odd(torch.nn.Module):
     ("tied", "strategy", "text"),
     [
         (False, "ddp", r"1 parameters of the network took no part in its output .first: unused."),
-        (True, "fsdp", r"blocks.0.weight and blocks.1.weight are one, which cannot be shared out; use strategy='ddp'"),
+        (True, "fsdp", r"blocks.0.weight and blocks.1.weight are tied and cannot be sharded; use strategy='ddp'"),
     ],
 )
 def test_what_an_engine_cannot_train_is_named(tmp_path, tied, strategy, text):

@@ -14,10 +14,12 @@ import diffkit
 from diffkit.data import from_array
 from diffkit.errors import CheckpointError, DataError, OptionError, SpecError
 from diffkit.parts.losses.hybrid import Hybrid
+from diffkit.registry.aliases import TRAINING_ALIASES
 from diffkit.training import TrainConfig
-from diffkit.training.checkpoint import _sealed
-from diffkit.training.config import ALIASES, TrainOptions, differences
+from diffkit.training.checkpoint import _manifest_bytes
+from diffkit.training.config import TrainOptions
 from diffkit.training.lock import RunLock
+from diffkit.training.run_differences import config_differences
 
 
 def refused(tmp_path, kind, text, **options):
@@ -172,7 +174,7 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
             {"lr_schedule": "cosine", "anneal": True},
             "anneal=True is not 'cosine'; use anneal=False or lr_schedule='linear'",
         ),
-        ({"lr_schedule": "rsqrt", "anneal_steps": 20}, "anneal_steps=20 is where 'linear' and 'cosine' end, but "),
+        ({"lr_schedule": "rsqrt", "anneal_steps": 20}, "anneal_steps=20 is the end of 'linear' or 'cosine', but "),
         (
             {"rsqrt_steps": 5},
             "rsqrt_steps=5 is of the schedule 'rsqrt' only; use lr_schedule='rsqrt' or leave rsqrt_steps out",
@@ -200,7 +202,7 @@ def test_names_of_other_libraries_stand_for_options():
     import attrs
 
     names = {field.name for field in attrs.fields(TrainConfig)}
-    assert set(ALIASES.values()) <= names and not names & ALIASES.keys()
+    assert set(TRAINING_ALIASES.values()) <= names and not names & TRAINING_ALIASES.keys()
 
 
 def test_steps_must_be_given(tmp_path):
@@ -282,22 +284,22 @@ def test_what_may_change_when_a_run_resumes(tmp_path):
 
 def test_annealing_fixes_the_number_of_steps():
     old = config(anneal=True)
-    assert differences(old, config(anneal=True, steps=20)) == ["steps=12, now steps=20"]
-    assert differences(old, config(anneal=False)) == ["anneal=True, now anneal=False"]
-    assert differences(config(), config(steps=20)) == []
+    assert config_differences(old, config(anneal=True, steps=20)) == ["steps=12, now steps=20"]
+    assert config_differences(old, config(anneal=False)) == ["anneal=True, now anneal=False"]
+    assert config_differences(config(), config(steps=20)) == []
 
 
 def test_what_the_learning_rate_depends_on_is_fixed():
     old = config(anneal=True)
-    assert differences(old, config(lr_schedule="linear")) == []
-    assert differences(config(), config(lr_schedule="constant", steps=20)) == []
-    assert differences(old, config(lr_schedule="cosine")) == [
+    assert config_differences(old, config(lr_schedule="linear")) == []
+    assert config_differences(config(), config(lr_schedule="constant", steps=20)) == []
+    assert config_differences(old, config(lr_schedule="cosine")) == [
         "lr_schedule=None, now lr_schedule='cosine'",
         "anneal=True, now anneal=False",
     ]
     rsqrt = config(lr_schedule="rsqrt", rsqrt_steps=5)
-    assert differences(rsqrt, config(lr_schedule="rsqrt", rsqrt_steps=5, steps=20)) == []
-    assert differences(rsqrt, config(lr_schedule="rsqrt")) == ["rsqrt_steps=5, now rsqrt_steps=None"]
+    assert config_differences(rsqrt, config(lr_schedule="rsqrt", rsqrt_steps=5, steps=20)) == []
+    assert config_differences(rsqrt, config(lr_schedule="rsqrt")) == ["rsqrt_steps=5, now rsqrt_steps=None"]
 
 
 def test_a_run_of_a_version_without_schedules_resumes(tmp_path):
@@ -339,7 +341,7 @@ def test_a_configuration_that_cannot_be_read(tmp_path, capsys):
     manifest = tmp_path / "checkpoints" / "step_00000001" / "manifest.json"
     older = json.loads(manifest.read_text())
     del older["sha256"], older["run"]
-    manifest.write_bytes(_sealed(older))
+    manifest.write_bytes(_manifest_bytes(older))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON: .*; put a copy of it back, or"):
         train(tmp_path)

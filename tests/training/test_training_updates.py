@@ -23,7 +23,7 @@ from diffkit.training.config import SCHEDULES
 from diffkit.training.data_order import DataOrder
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
-from diffkit.training.metrics import Window, quartile_sums
+from diffkit.training.metrics import MetricsWindow, quartile_sums
 from diffkit.training.trainer import Trainer
 
 
@@ -233,7 +233,7 @@ def test_metrics_are_means_over_uniform_levels():
     level = torch.tensor([1, 2, 3, 5, 6, 7, 8, 8])
     weight = torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 1.0, 0.25, 1.0])
     loss = torch.arange(8.0)
-    window = Window()
+    window = MetricsWindow()
     finite = torch.tensor(True)
     window.add(quartile_sums({"loss": loss, "mse": 2 * loss}, level, weight, 8), torch.tensor(3.0), finite)
     window.add(quartile_sums({"loss": loss, "mse": 2 * loss}, level, weight, 8), torch.tensor(5.0), finite)
@@ -248,7 +248,7 @@ def test_metrics_are_means_over_uniform_levels():
 
 
 def test_a_quartile_that_was_not_visited_is_left_out():
-    window = Window()
+    window = MetricsWindow()
     sums = quartile_sums({"loss": torch.ones(2)}, torch.tensor([1, 8]), torch.ones(2), 8)
     window.add(sums, torch.tensor(1.0), torch.tensor(True))
     assert {k for k in window.read(("loss",), 2) if "_q" in k} == {"loss_q0", "loss_q3"}
@@ -288,11 +288,11 @@ class Exploding(nn.Module):
 
 def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path):
     made = run(trainer(point_system(backbone=Exploding(until=3)), label_dropout=0.0), 3, points())
-    assert made.network.weight == 1 and made.step == 3 and made.skipped == 3 and made.in_a_row == 3
+    assert made.network.weight == 1 and made.step == 3 and made.skipped == 3 and made.consecutive_skips == 3
     assert made.metrics()["loss"] is None
     made.window.rows.clear()
     made.update(points().batch(range(5)))
-    assert made.network.weight != 1 and made.in_a_row == 0 and made.skipped == 3
+    assert made.network.weight != 1 and made.consecutive_skips == 0 and made.skipped == 3
     assert made.metrics()["skipped"] == 3 and math.isfinite(made.metrics()["loss"])
 
 

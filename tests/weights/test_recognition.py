@@ -14,7 +14,7 @@ from diffkit.guidance.classifier import Classifier
 from diffkit.parts.backbones.dit import SIZES, DiT
 from diffkit.parts.backbones.unet import UNet
 from diffkit.weights._infer_options import infer_options
-from diffkit.weights._resolve_options import fitting
+from diffkit.weights._resolve_options import fitting_presets
 
 NETWORKS = [name for name in presets.names() if not name.endswith(("vlb", "bs64", "cat256", "horse256", "nodropout"))]
 
@@ -51,8 +51,8 @@ def test_published_networks_are_read_off_their_shapes(name):
         assert value == said.get(option, getattr(UNet(), option, None)), option
     if found.data_shape:
         assert found.data_shape == preset.composition["data_shape"]
-    assert name in fitting(found)
-    assert fitting(found, preset.file)[0] == name
+    assert name in fitting_presets(found)
+    assert fitting_presets(found, preset.file)[0] == name
 
 
 @pytest.mark.parametrize("name", UNETS + CLASSIFIERS)

@@ -166,11 +166,11 @@ def test_all_contradictions_are_named_at_once(unet):
 def test_a_wrong_preset_is_reported_by_its_options(file, preset, sentences):
     from diffkit.weights._infer_options import infer_options
     from diffkit.weights._known_options import known_options
-    from diffkit.weights._option_conflicts import differences
+    from diffkit.weights._option_conflicts import option_conflicts
 
     state = diffkit.preset(file).build(device="meta").state_dict()
     found = infer_options({name: tuple(value.shape) for name, value in state.items()})
-    text = "\n".join(differences(found, known_options(found.family, preset, {})))
+    text = "\n".join(option_conflicts(found, known_options(found.family, preset, {})))
     for sentence in sentences:
         assert sentence in text
 

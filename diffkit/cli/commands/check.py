@@ -17,6 +17,7 @@ from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError, UnknownComponentError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
+from diffkit.registry.entry_points import normalized
 from diffkit.runtime.output import show
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ def _kinds_of(name: str, kind: str | None) -> list[str]:
     if kind is not None:
         registry(kind).get(name)
         return [kind]
-    bare = canonical(name).rpartition(":")[2]
-    kinds = [k for k in KINDS if any(e.name == bare for e in registry(k).entries())]
+    origin, _, bare = canonical(name).rpartition(":")
+    named = [e for k in KINDS for e in registry(k).entries() if e.name == bare]
+    kinds = list(dict.fromkeys(e.kind for e in named if not origin or normalized(e.origin) == normalized(origin)))
     if not kinds:
         known = sorted({entry.name for k in KINDS for entry in registry(k).entries()})
         raise UnknownComponentError(f"no part of any kind is named {name!r}{did_you_mean(bare, known)}")

@@ -14,7 +14,7 @@ from attrs import field, frozen
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
-from diffkit.data.sources._images import way_of_labels
+from diffkit.data.sources._images import check_labels_option
 from diffkit.errors import DataError, OptionError
 from diffkit.options import choice, integer, integers
 from diffkit.runtime.output import note, show
@@ -35,7 +35,7 @@ class Options:
     """
 
     source: Path = field(metadata=POSITIONAL)
-    labels: str = field(default="none", validator=way_of_labels)
+    labels: str = field(default="none", validator=check_labels_option)
     size: tuple[int, ...] | None = integers(None, optional=True, ge=1)
     processes: int = integer(0, ge=0)
     layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
@@ -73,9 +73,9 @@ def run(parsed: ParsedOptions) -> None:
 def _check_arrays(options: Options, parsed: ParsedOptions) -> None:
     """Print the content of a NumPy file, as training reads it."""
     from diffkit.cli.shared.data import described
-    from diffkit.cli.shared.sampling import has_labels
     from diffkit.data.loading import source_for
     from diffkit.data.ranges import range_of
+    from diffkit.evaluation.sampling import has_labels
 
     of_images = [f"--{name}" for name in ("labels", "size", "out") if name in parsed.values]
     if of_images:

@@ -25,9 +25,9 @@ from diffkit.runtime.output import note, show
 from diffkit.runtime.run_layout import SPEC as SPEC_FILE
 
 if TYPE_CHECKING:
-    from diffkit.cli.shared.saved import Saved
     from diffkit.data.base import Data
     from diffkit.evaluation import Extractor, Reference
+    from diffkit.evaluation.saved import Saved
 
 RESULT = "evaluation.json"
 """File of a run's own folder that the result is written to by default."""
@@ -67,17 +67,17 @@ class Options:
     extractor: str = "inception"
     weights: Path | None = None
     metrics: tuple[str, ...] = ()
-    num: int | None = None
+    num: int | None = integer(None, optional=True, ge=1)
     size: tuple[int, ...] | None = None
     on_error: str = choice("stop", ("stop", "skip"))
     layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
     steps: int | str | tuple[int, ...] | None = None
     seed: int = integer(0, ge=0)
-    batch_size: int = 64
-    neighbours: int = 3
-    kid_subsets: int = 100
-    kid_subset_size: int = 1000
-    split_size: int = 5000
+    batch_size: int = integer(64, ge=1)
+    neighbours: int = integer(3, ge=1)
+    kid_subsets: int = integer(100, ge=1)
+    kid_subset_size: int = integer(1000, ge=2)
+    split_size: int = integer(5000, ge=1)
     out: Path | None = None
     overwrite: bool = False
     device: str | None = None
@@ -137,27 +137,27 @@ def _samples(
 ) -> Data:
     """The samples, read or drawn, after checking that they can be measured."""
     from diffkit.cli.shared.device import device
-    from diffkit.cli.shared.saved import load
-    from diffkit.data.matching import counted_as
+    from diffkit.data.matching import match_classes
     from diffkit.evaluation import samples
     from diffkit.evaluation.compare import check_metrics
+    from diffkit.evaluation.saved import load
 
     assert options.samples is not None
     metrics, where = options.metrics or None, device(options.device)
     shape = None if real is None else real.shape
     if system:
-        saved = load(options.samples, options.device)
+        saved = load(options.samples, where)
         if saved.low_res_channels:
             raise OptionError(
                 "this system enlarges small images; draw samples with diffkit sample --low-res and evaluate that folder"
             )
         check_metrics(metrics, network, saved.system.data_shape, stored, where, shape)
         if real is not None and saved.num_classes is not None:
-            counted_as(real, saved.classes)  # which it draws all of
+            match_classes(real, saved.classes)  # which it draws all of
         _check_count(options, DRAWN if options.num is None else options.num, stored)
         return _drawn(options, parsed, saved)
     size = None if options.size is None else (options.size[0], options.size[-1])
-    data = samples.read(options.samples, size=size, on_error=options.on_error, layout=options.layout)
+    data = samples.read_samples(options.samples, size=size, on_error=options.on_error, layout=options.layout)
     check_metrics(metrics, network, data.shape, stored, where, shape)
     if options.num is not None and options.num > len(data):
         raise OptionError(f"--num {options.num} is more than the {len(data)} samples of {options.samples}")
@@ -248,7 +248,7 @@ def _drawn(options: Options, parsed: ParsedOptions, saved: Saved) -> Data:
     count = DRAWN if options.num is None else options.num
     labels = saved.labels((), count)
     conditions: dict[str, Any] = {} if labels is None else {"y": labels}
-    return samples.draw(
+    return samples.draw_samples(
         saved.system,
         count,
         source=f"samples of {options.samples}",
@@ -261,10 +261,9 @@ def _drawn(options: Options, parsed: ParsedOptions, saved: Saved) -> Data:
 
 def _check(options: Options, parsed: ParsedOptions, out: Path | None, system: bool) -> None:
     """Check the options before anything is loaded."""
-    from diffkit.evaluation.compare import check_names
-    from diffkit.options import check_integer
+    from diffkit.evaluation.compare import check_metric_names
 
-    check_names(options.metrics or None)
+    check_metric_names(options.metrics or None)
     named = ("data" in parsed.parts) + (options.reference is not None)
     if named != 1:
         raise OptionError("name the data to compare with: either --data or --reference")
@@ -279,10 +278,6 @@ def _check(options: Options, parsed: ParsedOptions, out: Path | None, system: bo
         raise OptionError(f"{options.samples} is not there; name a folder of images, a .npz file or a saved system")
     if options.size is not None and len(options.size) not in (1, 2):
         raise OptionError(f"--size must be one number or two, got {options.size!r}")
-    for name in ("num", "batch_size", "neighbours", "kid_subsets", "kid_subset_size", "split_size"):
-        if getattr(options, name) is not None:
-            least = 2 if name == "kid_subset_size" else 1
-            check_integer(f"--{name.replace('_', '-')}", getattr(options, name), ge=least)
     measuring = ("num", "metrics", "neighbours", "kid_subsets", "kid_subset_size", "split_size", "out", "seed")
     reading = ("size", "on_error", "layout")
     idle = [f"--{name.replace('_', '-')}" for name in (*measuring, *reading) if name in parsed.values]

@@ -51,7 +51,7 @@ def run(parsed: ParsedOptions) -> None:
     if options.plot is not None:
         from diffkit.runtime import plots
 
-        plots.check(options.plot)
+        plots.check_plot_path(options.plot)
         note(f"writing {options.plot}")
     explanation = _explained(parsed, options)
     show(explanation)

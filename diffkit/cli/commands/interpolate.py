@@ -10,6 +10,7 @@ from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.drawing import MOST, STEPS, sampling_options
 from diffkit.errors import OptionError
+from diffkit.options import integer
 from diffkit.runtime.output import note
 
 
@@ -36,7 +37,7 @@ class Options:
     n: int = field(default=7, metadata=short("-n"))
     classes: tuple[str, ...] = ()
     steps: Steps = field(default=None, metadata=steps_help())
-    batch_size: int = 64
+    batch_size: int = integer(64, ge=1)
     out: Path = Path("between")
     device: str | None = None
     overwrite: bool = False
@@ -54,7 +55,6 @@ def run(parsed: ParsedOptions) -> None:
 
     options = parsed.make(Options)
     check_integer("n", options.n, ge=2, le=MOST)
-    check_integer("batch_size", options.batch_size, ge=1)
     tasks.check_out(options.out, options.overwrite)
     if len(options.classes) > 1:
         raise OptionError(f"--classes must name one class, which both ends are of, got {','.join(options.classes)}")

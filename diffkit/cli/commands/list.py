@@ -1,4 +1,4 @@
-"""List the parts that can be named: built-in, and those of installed plugins.
+"""List the parts and commands that can be named: built-in, and those of installed plugins.
 
 No part is imported. A plugin's part that has the name of another is marked, with the full name that reaches it.
 """
@@ -10,16 +10,17 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
-from pathlib import Path
 
 from attrs import field, frozen
 
-from diffkit.cli.parsing.options import POSITIONAL, module_docstring, summary
+from diffkit.cli.parsing.commands import typed
+from diffkit.cli.parsing.docstrings import summary
+from diffkit.cli.parsing.options import POSITIONAL
+from diffkit.cli.parsing.sources import docstring_of
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.options import flag, number
 from diffkit.presets import table
-from diffkit.registry import BUILT_IN, KINDS, LOCAL, Entry, registry
+from diffkit.registry import BUILT_IN, COMMAND, KINDS, LOCAL, Entry, registry
 from diffkit.runtime.output import show
 
 PRESETS = "presets"
@@ -30,7 +31,7 @@ class Options:
     """Options of ``diffkit list``.
 
     Attributes:
-        kind: One kind only, such as schedule or sampler; or presets, the published configurations.
+        kind: One kind only, such as schedule or sampler; or command; or presets, the published configurations.
         check: Load every plugin, each in a process of its own, and print the time it took or its error; status 1
             if any fails.
         timeout: Seconds that one plugin may take with --check.
@@ -64,12 +65,12 @@ def lines(kinds: tuple[str, ...], width: int | None = None) -> Iterator[str]:
     """Yield the listing, a heading for each kind and a line for each part, cut to a width."""
     found = {kind: registry(kind).entries() for kind in kinds}
     entries = [entry for each in found.values() for entry in each]
-    names = max((len(entry.name) for entry in entries), default=0)
+    names = max((len(_name(entry)) for entry in entries), default=0)
     origins = max((len(_origin(entry)) for entry in entries), default=0)
     for kind, each in found.items():
         yield kind
         for entry in each:
-            yield _cut(f"  {entry.name:{names}}  {_origin(entry):{origins}}  {_remark(entry)}".rstrip(), width)
+            yield _cut(f"  {_name(entry):{names}}  {_origin(entry):{origins}}  {_remark(entry)}".rstrip(), width)
 
 
 def preset_lines(width: int | None = None) -> Iterator[str]:
@@ -79,6 +80,10 @@ def preset_lines(width: int | None = None) -> Iterator[str]:
     longest = max(len(name) for name, _, _ in rows)
     for name, size, about in rows:
         yield _cut(f"  {name:{longest}}  {size:>6}  {about}", width)
+
+
+def _name(entry: Entry) -> str:
+    return typed(entry.name) if entry.kind == COMMAND.name else entry.name
 
 
 def _origin(entry: Entry) -> str:
@@ -91,19 +96,12 @@ def _remark(entry: Entry) -> str:
 
 
 def _one_line(entry: Entry) -> str:
-    """What a part is: from its file, its class, or its distribution, without importing anything."""
+    """What a part is: the first line of its file or class, or what its distribution is; imports nothing."""
     if entry.origin == LOCAL:
         return summary(registry(entry.kind).get(entry.name).__doc__)
-    if entry.origin == BUILT_IN:
-        package, _, name = entry.value.rpartition(".")
-        return _file_summary(package, name)
-    return _distribution_summary(entry.origin)
-
-
-def _file_summary(package: str, name: str) -> str:
-    spec = find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
-    return summary(module_docstring(Path(next(iter(folders or [""]))) / f"{name}.py"))
+    return summary(docstring_of(entry.value)) or (
+        "" if entry.origin == BUILT_IN else _distribution_summary(entry.origin)
+    )
 
 
 @cache

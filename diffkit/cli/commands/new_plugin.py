@@ -1,6 +1,6 @@
-"""Write a package with a part of your own: its entry point, a working example to put your formula in, and its tests.
+"""Write a package with parts of your own: entry points, working examples to put your formulas in, and tests.
 
-The tests are diffkit's conformance checks: they pass at once, and then test your part.
+The tests are diffkit's conformance checks: they pass at once, and then test your parts. A command can be one of them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Options:
     """Options of ``diffkit new-plugin``.
 
     Attributes:
-        name: Name of the distribution, such as diffkit-warp; its part is named as what follows "diffkit-".
-        kind: Kind of the part, such as schedule or sampler.
+        name: Name of the distribution, such as diffkit-warp; its parts are named as what follows "diffkit-".
+        kind: Kind of the part, such as schedule or sampler, or command; several separated by commas.
         to: Folder to write; it must not exist yet. By default one of the distribution's name, here.
     """
 
     name: str = field(metadata=POSITIONAL)
-    kind: str
+    kind: tuple[str, ...]
     to: Path | None = None
 
 
@@ -42,25 +42,31 @@ SPEC = CommandSpec({"Options": Options})
 def run(parsed: ParsedOptions) -> None:
     """Write the package, and print the next steps."""
     options = parsed.make(Options)
-    kind = registry(options.kind).kind
+    kinds = tuple(dict.fromkeys(registry(kind).kind for kind in options.kind))
     distribution = _checked(options.name)
     part = distribution.removeprefix("diffkit-").replace("-", "_")
-    if part in registry(kind).built_in_names():
-        raise OptionError(f"{kind} {part!r} is built in, and a plugin never replaces a built-in; choose another name")
+    for kind in kinds:
+        if part in {name.rstrip("_") for name in registry(kind).built_in_names()}:
+            raise OptionError(
+                f"{kind} {part!r} is built in, and a plugin never replaces a built-in; choose another name"
+            )
     folder = Path(distribution) if options.to is None else options.to
     if folder.exists():
         raise OptionError(f"{folder} is there already; name another folder with --to, nothing was written")
     from diffkit.runtime.publishing import new_folder  # which needs torch
 
     with new_folder(folder) as work:
-        for path, text in package_files(kind, distribution, part).items():
+        for path, text in package_files(kinds, distribution, part).items():
             (work / path).parent.mkdir(parents=True, exist_ok=True)
             (work / path).write_text(text, encoding="utf-8")
     package = distribution.replace("-", "_")
-    note(f"{folder}: {kind} {part!r}; put your formula into {folder / 'src' / package / '__init__.py'}, then")
+    for kind in kinds:
+        note(f"{folder}: {kind} {part!r}; put your formula into {folder / 'src' / package / f'{kind}.py'}")
+    note("then")
     note(f'  pip install -e "{folder}[test]"')
     note(f"  pytest {folder}")
-    note(f"  diffkit list {kind}")
+    for kind in kinds:
+        note(f"  diffkit list {kind}")
 
 
 def _checked(name: str) -> str:

@@ -25,7 +25,7 @@ from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.device import Precision
 from diffkit.cli.shared.paths import check_file, check_new_folder, in_run_folder
 from diffkit.errors import OptionError
-from diffkit.options import integer
+from diffkit.options import integer, number
 from diffkit.runtime.output import log, note, show
 from diffkit.runtime.progress import duration
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from diffkit.cli.shared.saved import Saved
     from diffkit.data.base import Data
+    from diffkit.evaluation.saved import Saved
     from diffkit.runtime.distributed import Ranks
 
 DEFAULT = 100
@@ -75,18 +75,18 @@ class Options:
     run: Path = field(metadata=POSITIONAL)
     num: int | str | None = None
     steps: int | str | tuple[int, ...] | None = None
-    levels_per_example: int | None = None
+    levels_per_example: int | None = integer(None, optional=True, ge=1)
     clip: bool | None = None
     ode: bool = False
-    probes: int = 1
+    probes: int = integer(1, ge=0)
     dequantize: Literal["uniform", "decoder", "none"] | None = None
-    tolerance: float = 1e-5
+    tolerance: float = number(1e-5, gt=0)
     out: Path | None = None
     published: Path | None = None
     plot: Path | None = None
     overwrite: bool = False
     seed: int = integer(0, ge=0)
-    batch_size: int = 16
+    batch_size: int = integer(16, ge=1)
     rows_per_call: int | None = integer(None, optional=True, ge=1)
     precision: Precision = "fp32"
     compile: bool = False
@@ -100,9 +100,9 @@ def run(parsed: ParsedOptions) -> None:
     """Score the data."""
     from diffkit.cli.shared.device import computing_in
     from diffkit.cli.shared.torch_errors import say_compiling
-    from diffkit.data.matching import counted_as
-    from diffkit.evaluation.scoring import check_fit
-    from diffkit.runtime.distributed import ranks
+    from diffkit.data.matching import match_classes
+    from diffkit.evaluation.scoring import check_data_fits
+    from diffkit.runtime.distributed import join_ranks
     from diffkit.runtime.run_layout import SPEC
     from diffkit.system.compiling import compile_network
     from diffkit.system.loading import read_spec
@@ -113,11 +113,11 @@ def run(parsed: ParsedOptions) -> None:
     options = attrs.evolve(options, out=_out(options))
     data = opened(parsed)
     index = chosen(len(data), options.num, options.seed)
-    with ranks() as among:
+    with join_ranks() as among:
         saved = _load(options)
         if saved.num_classes is not None:
-            data = counted_as(data, saved.classes)
-        check_fit(saved.system, data, classes=saved.num_classes)
+            data = match_classes(data, saved.classes)
+        check_data_fits(saved.system, data, classes=saved.num_classes)
         if options.dequantize == "uniform" and saved.bins is None:
             raise OptionError("--dequantize uniform is for data on bins; this system's is continuous, take none")
         data = _paired(data, saved)
@@ -146,7 +146,7 @@ def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options,
             index=index,
             labels=saved.num_classes is not None,
             batch_size=options.batch_size,
-            among=among,
+            ranks=among,
             seed=options.seed,
             keep=keep,
             progress=True,
@@ -218,7 +218,7 @@ def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, 
             index=index,
             labels=saved.num_classes is not None,
             batch_size=options.batch_size,
-            among=among,
+            ranks=among,
             keep=keep,
             progress=True,
             seed=options.seed,
@@ -252,11 +252,11 @@ def _keeping(out: Path | None, among: Ranks) -> Iterator[Path | None]:
     from diffkit.evaluation import _result_cache
 
     folder = None if out is None else _parts(out)
-    if folder is not None and among.rank == 0 and (count := _result_cache.count(folder)):
+    if folder is not None and among.rank == 0 and (count := _result_cache.count_results(folder)):
         note(f"{folder} has {count} results of a command that was stopped; what fits is taken from there")
     yield folder
     if folder is not None and among.rank == 0:
-        _result_cache.forget(folder)
+        _result_cache.remove_results(folder)
 
 
 def _parts(out: Path) -> Path:
@@ -274,27 +274,22 @@ def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
     if isinstance(num, str) and num != "all":
         raise OptionError(f"--num must be a number or all, got {num!r}")
     try:
-        return scoring.chosen(size, None if num == "all" else min(size, DEFAULT) if num is None else int(num), seed)
+        return scoring.choose_examples(
+            size, None if num == "all" else min(size, DEFAULT) if num is None else int(num), seed
+        )
     except OptionError as error:
         raise OptionError(f"--{error}") from error
 
 
 def _check(options: Options, parsed: ParsedOptions) -> None:
     """Check the options before anything is loaded."""
-    from diffkit.options import check_integer, check_number
-
-    check_integer("--probes", options.probes, ge=0)
-    check_number("--tolerance", options.tolerance, gt=0)
-    check_integer("--batch-size", options.batch_size, ge=1)
-    if options.levels_per_example is not None:
-        check_integer("--levels-per-example", options.levels_per_example, ge=1)
     overwrite = options.overwrite or _was_stopped(options)
     check_file("--out", options.out, (".npz",), overwrite=overwrite)
     check_file("--plot", options.plot, overwrite=overwrite)
     if options.plot is not None:
         from diffkit.runtime import plots
 
-        plots.check(options.plot)
+        plots.check_plot_path(options.plot)
     if options.published is not None:
         check_new_folder("--published", options.published, overwrite=overwrite)
     bound_only = ("steps", "levels_per_example", "rows_per_call", "published", "plot")
@@ -329,9 +324,9 @@ def _was_stopped(options: Options) -> bool:
 
 def _load(options: Options) -> Saved:
     from diffkit.cli.shared.device import device_of_rank
-    from diffkit.cli.shared.saved import load
+    from diffkit.evaluation.saved import load
 
-    return load(options.run, str(device_of_rank(options.device)))
+    return load(options.run, device_of_rank(options.device))
 
 
 def _paired(data: Data, saved: Saved) -> Data:

@@ -57,7 +57,7 @@ def run(parsed: ParsedOptions) -> None:
     if options.run.is_dir() or options.out is not None:  # else the run is missing, which loading reports
         check_file("--out", out, (".html", ".htm"), overwrite=options.overwrite or options.out is None)
     note(f"writing {out}")
-    report.write(
+    report.write_report(
         options.run,
         out,
         n=options.n,

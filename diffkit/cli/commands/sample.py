@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from diffkit.cli.shared.sample_files import SampleFolder
-    from diffkit.cli.shared.sampling import Sampling
-    from diffkit.cli.shared.saved import Saved
     from diffkit.data.base import Data
+    from diffkit.evaluation.sample_folder import SampleFolder
+    from diffkit.evaluation.sampling import Sampling
+    from diffkit.evaluation.saved import Saved
     from diffkit.runtime.distributed import Ranks
     from diffkit.training.lock import RunLock
 
@@ -75,11 +75,11 @@ class Options:
     classes: tuple[str, ...] = ()
     class_order: Literal["turn", "random"] = "turn"
     low_res: Path | None = None
-    each: int = 1
+    each: int = integer(1, ge=1)
     steps: Steps = field(default=None, metadata=steps_help("all levels"))
     clip: bool | None = None
     seed: int = integer(0, ge=0)
-    batch_size: int = 64
+    batch_size: int = integer(64, ge=1)
     precision: Precision = "fp32"
     compile: Literal["step", "cuda_graph"] | None = None
     device: str | None = None
@@ -99,10 +99,10 @@ def run(parsed: ParsedOptions) -> None:
     options = parsed.make(Options)
     _check(options)
     from diffkit.cli.shared.device import computing_in
-    from diffkit.runtime.distributed import ranks
+    from diffkit.runtime.distributed import join_ranks
     from diffkit.spacing import SEEN, remark_on_karras, remark_on_start
 
-    with ranks() as among:
+    with join_ranks() as among:
         saved = _load(options)
         _check_shape(options, saved)
         _check_compile(options, saved)
@@ -127,8 +127,8 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
     from diffkit.cli.shared.drawing import chosen
     from diffkit.cli.shared.guidance import load_guidance
-    from diffkit.cli.shared.sampling import Sampling, check_fit, check_low_res, pictures
-    from diffkit.data.matching import counted_as
+    from diffkit.data.matching import match_classes
+    from diffkit.evaluation.sampling import Sampling, check_fit, check_low_res, pictures
 
     check_low_res(saved, options.low_res)
     small = None if options.low_res is None else pictures(options.low_res, saved.low_res_channels)
@@ -142,7 +142,7 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
         **chosen(steps=options.steps, guidance=guidance, clip=options.clip),
     }
     if small is not None and saved.num_classes is not None and not options.classes:
-        small = counted_as(small, saved.classes, what="--low-res")
+        small = match_classes(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
     return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, sampling_options)
 
@@ -186,10 +186,10 @@ def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], amon
 
 
 def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
-    from diffkit.cli.shared.guidance import described
-    from diffkit.cli.shared.sample_files import SampleFolder
-    from diffkit.cli.shared.sample_files import digest as label_digest
-    from diffkit.cli.shared.sampling import digest, fingerprint
+    from diffkit.evaluation.sample_folder import SampleFolder
+    from diffkit.evaluation.sample_folder import digest as label_digest
+    from diffkit.evaluation.sampling import digest, fingerprint
+    from diffkit.evaluation.saved_guidance import described
     from diffkit.system.randomness import NOISE
 
     saved = sampling.saved
@@ -231,7 +231,7 @@ def _count(options: Options, small: Data | None) -> int:
 
 
 def _labels(saved: Saved, options: Options, count: int, small: Data | None) -> NDArray[np.int64] | None:
-    from diffkit.cli.shared.sampling import at_random, in_turn
+    from diffkit.evaluation.sampling import at_random, in_turn
 
     chosen = saved.labels(options.classes, len(options.classes) or saved.num_classes or 0)
     if chosen is None:
@@ -258,8 +258,6 @@ def _check(options: Options) -> None:
     """Check the options before anything is loaded."""
     from diffkit.options import check_integer
 
-    check_integer("each", options.each, ge=1)
-    check_integer("batch_size", options.batch_size, ge=1)
     if options.n is not None:
         check_integer("n", options.n, ge=1)
         _check_count(options.n)
@@ -284,9 +282,9 @@ def _check_count(count: int) -> None:
 
 def _load(options: Options) -> Saved:
     from diffkit.cli.shared.device import device_of_rank
-    from diffkit.cli.shared.saved import load
+    from diffkit.evaluation.saved import load
 
-    return load(options.run, str(device_of_rank(options.device)))
+    return load(options.run, device_of_rank(options.device))
 
 
 def _check_compile(options: Options, saved: Saved) -> None:

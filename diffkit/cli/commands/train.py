@@ -6,7 +6,7 @@ others. A finished or interrupted run is a saved system: diffkit sample, nll and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from attrs import frozen
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
-from diffkit.cli.shared.data import described, grey, opened, source_of
+from diffkit.cli.shared.data import described, first_look, grey, opened, source_of
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import OptionError, within
 from diffkit.runtime.output import note, show
@@ -71,7 +71,6 @@ def run(parsed: ParsedOptions) -> None:
     init = None if options.init is None else _weights_in(options.init)
     if options.init_entry is not None and init is None:
         raise OptionError("--init-entry names weights in the file of --init; give --init too, or leave it out")
-    _refuse_early(parsed)
     refuse_before_reading(config, options.out, options.track)
     if config.label_dropout > 0 and (way := way_to_classes(parsed)):
         raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
@@ -79,18 +78,19 @@ def run(parsed: ParsedOptions) -> None:
 
     say, tell = (note, show) if launched().rank == 0 else (print_nothing, print_nothing)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
-    data = opened(parsed, low_res=options.low_res)
+    data, is_glance = first_look(parsed, options.low_res)
     composition = composed(parsed, data, config)
 
     import torch
 
     import diffkit
     from diffkit.cli.shared.device import device_of_rank
-    from diffkit.cli.shared.recipe import Recipe, recipe
+    from diffkit.cli.shared.recipe import Recipe
 
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
     _refuse_preview(config, system.num_steps)
+    data = opened(parsed, low_res=options.low_res) if is_glance else data
     say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {_named(system.parts.names)}")
     if remark := _unused_classes(system, data):
         say(remark)
@@ -99,9 +99,25 @@ def run(parsed: ParsedOptions) -> None:
     if options.dry_run:
         tell(diffkit.training.dry_run(system, data, out=options.out, config=config, progress=True))
         return
-    written = Recipe(recipe(system, composition, config, parsed.parts, options.low_res, init, options.init_entry))
+    written = Recipe(_recipe(system, composition, config, attrs.evolve(options, init=init), parsed))
     val = opened(parsed, "val", options.low_res) if "val" in parsed.parts else None
     diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
+
+
+def _recipe(
+    system: System, composition: Mapping[str, Any], config: TrainConfig, options: Options, parsed: ParsedOptions
+) -> str:
+    """Return what is in config.toml."""
+    from diffkit.cli.shared.recipe import options_in, recipe
+
+    of_run = {name: getattr(options, name) for name in ("init", "init_entry", "low_res")}
+    settings = [field.name for field in attrs.fields(Composition) if field.name in composition]
+    composed = options_in(Composition(**{name: composition[name] for name in settings}))
+    values = {name: value for name, value in of_run.items() if value is not None} | options_in(config) | composed
+    parts = {kind: (composition[kind][0], getattr(system.parts, kind)) for kind in PARTS if kind in composition}
+    if "decoder" in parts:  # which knows the number of values
+        del values["bins"]
+    return recipe("train", system.device, values, parts, parsed.parts)
 
 
 def _weights_in(path: Path) -> Path:
@@ -151,14 +167,6 @@ def way_to_classes(parsed: ParsedOptions) -> str | None:
     if labels is False and Path(source).suffix != ".npy":
         return "add --data.labels true"
     return None if labels else "use data that has some"
-
-
-def _refuse_early(parsed: ParsedOptions) -> None:
-    """Refuse parts that do not fit each other, before images are read."""
-    from diffkit.system.compose import compose
-
-    found = keywords(parsed) | {"backbone": None}
-    compose(**{name: value for name, value in found.items() if name not in SOURCES})
 
 
 def refuse_past(out: Path, steps: int) -> None:

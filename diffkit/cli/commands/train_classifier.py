@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 from attrs import frozen
 
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
@@ -184,14 +183,14 @@ def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:
 
 def _check_classes(folder: Path, data: Data) -> None:
     """Refuse data whose classes differ from the system's: in sampling, both receive the same number."""
-    from diffkit.cli.shared.saved import class_names
-    from diffkit.data.matching import differing, named
+    from diffkit.data.matching import class_difference_text, has_class_names
+    from diffkit.evaluation.saved import class_names
 
     guided = class_names(folder)
-    if guided is None or not data.classes or not (named(guided) and named(data.classes)):
+    if guided is None or not data.classes or not (has_class_names(guided) and has_class_names(data.classes)):
         return
     if data.classes != guided:
-        differ = differing(data.classes, guided, whose=f"--system {folder}")
+        differ = class_difference_text(data.classes, guided, whose=f"--system {folder}")
         raise DataError(f"{differ}; a classifier receives the numbers of the system's classes, so give it data of them")
 
 
@@ -214,12 +213,13 @@ def _count(noise: Noise, data: Data) -> int:
 
 def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, parsed: ParsedOptions) -> str:
     """Return what is in config.toml: ``system`` is spelled out as its levels."""
-    from diffkit.cli.shared.recipe import sources_in, written
+    from diffkit.cli.shared.recipe import options_in
+    from diffkit.cli.shared.recipe import recipe as as_toml
 
     settings = {name: getattr(noisy.settings, name) for name in OF_SYSTEM}
-    own = {"num_classes": noisy.num_classes, "noised": noisy.noised}
-    trained = {name: value for name, value in attrs.asdict(config).items() if name not in WITHOUT}
-    values = {**trained, **attrs.asdict(recipe), **settings, **own}
-    parts = {kind: (part["name"], part["options"]) for kind, part in noisy.spec()["parts"].items()}
-    classes = (TrainConfig, Classifier, Noise)
-    return written("train-classifier", noisy.device, values, classes, parts, sources_in(parsed.parts))
+    noise = Noise(num_classes=noisy.num_classes, noised=noisy.noised, **settings)
+    trained = {name: value for name, value in options_in(config).items() if name not in WITHOUT}
+    parts = {kind: (part["name"], getattr(noisy.parts, kind)) for kind, part in noisy.spec()["parts"].items()}
+    return as_toml(
+        "train-classifier", noisy.device, {**trained, **options_in(recipe), **options_in(noise)}, parts, parsed.parts
+    )

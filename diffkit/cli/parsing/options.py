@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import re
 import sys
-import typing
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache, partial
+from typing import Any, get_type_hints
 
 import attrs
 from attrs import NOTHING, frozen
 
+from diffkit.cli.parsing.docstrings import section, summary
 from diffkit.cli.parsing.values import shown
 
 _METADATA = "diffkit.cli"
+
+
+def _nothing() -> str:
+    return ""
 
 
 @frozen
@@ -26,50 +28,47 @@ class Option:
     Attributes:
         path: Its name as in Python; an option of a part has two, such as ("schedule", "s").
         kind: Type of its value.
-        default: NOTHING if it is required; for help only, where `UNKNOWN_DEFAULT` shows none.
-        help: Its description.
+        default: NOTHING if it is required; for help only.
+        about: Returns its description; called for help only.
         group: Heading in the help.
-        group_help: Description of the group in one line.
-        positional: Given by position, not by name.
+        about_group: Returns the description of the group in one line.
+        positional: It is given by position, not by name.
         short: A one-letter name such as "-n".
         metavar: Name of its value in the help, if not its type.
         chooses: It chooses what fills a slot, which has options of its own.
         special: It is of the parser, such as ``--config``, not of the command.
         field: The attrs field with converter and validator, if there is one.
+        key: Its place in a configuration file: ``schedule.s``.
+        flag: Its spelling on the command line: ``--schedule.s``.
     """
 
     path: tuple[str, ...]
     kind: Any
     default: Any
-    help: str
+    about: Callable[[], str] = attrs.field(eq=False)
     group: str
-    group_help: str = ""
+    about_group: Callable[[], str] = attrs.field(default=_nothing, eq=False)
     positional: bool = False
     short: str = ""
     metavar: str = ""
     chooses: bool = False
     special: bool = False
     field: Any = attrs.field(default=None, eq=False, repr=False)
+    key: str = attrs.field()
+    flag: str = attrs.field()
 
-    @property
-    def key(self) -> str:
-        """Its place in a configuration file: ``schedule.s``."""
+    @key.default
+    def _key(self) -> str:
         return ".".join(self.path)
 
-    @property
-    def flag(self) -> str:
-        """Its spelling on the command line: ``--schedule.s``."""
-        return self.path[0].upper() if self.positional else spelled(self.path)
+    @flag.default
+    def _flag(self) -> str:
+        return self.key.upper() if self.positional else spelled(self.path)
 
     @property
     def negative(self) -> str:
         """The spelling that switches it off: ``--no-resume``, ``--backbone.no-checkpoint``."""
         return spelled((*self.path[:-1], f"no-{self.path[-1]}"))
-
-    @property
-    def identifier(self) -> str:
-        """Its name as a Python argument."""
-        return "__".join(self.path)
 
     @property
     def default_text(self) -> str:
@@ -92,38 +91,43 @@ def short(letter: str) -> dict[Any, Any]:
     return {_METADATA: {"short": letter}}
 
 
-def helped(text: str) -> dict[Any, Any]:
-    """Metadata of a field whose help several classes share, instead of a docstring's entry."""
-    return {_METADATA: {"help": text}}
+def special(metavar: str = "") -> dict[Any, Any]:
+    """Metadata of an option of the parser itself."""
+    return {_METADATA: {"special": True, "metavar": metavar}}
 
 
 def options_of(factory: Callable[..., Any], prefix: tuple[str, ...] = (), group: str = "Options") -> list[Option]:
     """Options of an attrs class or a function, in the order they are written."""
     if isinstance(factory, type) and attrs.has(factory):
-        return _of_class(factory, prefix, group)
+        return list(_of_class(factory, prefix, group))
     return _of_signature(factory, prefix, group)
 
 
-def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> list[Option]:
-    texts = {n: t for base in reversed(cls.__mro__) for n, t in section(base.__doc__, "Attributes").items()}
+@cache
+def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> tuple[Option, ...]:
+    try:
+        hints = get_type_hints(cls)
+    except Exception:  # an annotation that names what only a type checker imports, or a third party's of any form
+        hints = _hints_one_by_one(cls)
     found = []
     for field in attrs.fields(cls):
         if not field.init:
             continue
-        name = field.alias or field.name
+        kind = hints.get(field.name, Any)
         default = None if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
-        found.append(
-            Option(
-                path=(*prefix, name),
-                kind=_type_of(cls, field.name, field.type),
-                default=default,
-                group=group,
-                group_help=_what_it_is(cls, group) if prefix else "",
-                field=field,
-                **{"help": texts.get(field.name, "")} | field.metadata.get(_METADATA, {}),
-            )
-        )
-    return found
+        about = partial(_help_of_field, cls, field.name)
+        about_group = partial(_what_it_is, cls, group) if prefix else _nothing
+        path = (*prefix, field.alias or field.name)
+        key = ".".join(path)
+        more = {"about": about, "about_group": about_group, "field": field} | field.metadata.get(_METADATA, {})
+        flag = key.upper() if more.get("positional") else "--" + key.replace("_", "-")
+        found.append(Option(path, kind, default, group=group, key=key, flag=flag, **more))
+    return tuple(found)
+
+
+def _help_of_field(cls: type[Any], name: str) -> str:
+    texts = (section(base.__doc__, "Attributes").get(name) for base in cls.__mro__)
+    return next((text for text in texts if text), "")
 
 
 def _what_it_is(cls: type[Any], group: str) -> str:
@@ -134,7 +138,6 @@ def _what_it_is(cls: type[Any], group: str) -> str:
 
 
 def _of_signature(factory: Callable[..., Any], prefix: tuple[str, ...], group: str) -> list[Option]:
-    texts = section(factory.__doc__, "Args")
     found = []
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -142,79 +145,35 @@ def _of_signature(factory: Callable[..., Any], prefix: tuple[str, ...], group: s
         default = NOTHING if parameter.default is parameter.empty else parameter.default
         annotation = None if parameter.annotation is parameter.empty else parameter.annotation
         kind = _evaluated(annotation, getattr(factory, "__globals__", {}))
-        found.append(Option((*prefix, name), kind, default, texts.get(name, ""), group, summary(factory.__doc__)))
+        about = partial(_help_of_argument, factory, name)
+        found.append(Option((*prefix, name), kind, default, about, group, partial(summary, factory.__doc__)))
     return found
 
 
-def _type_of(cls: type[Any], name: str, annotation: Any) -> Any:
-    """The field's type, evaluated in the module of the class that wrote it."""
-    owner = next((base for base in cls.__mro__ if name in vars(base).get("__annotations__", {})), cls)
-    return _evaluated(annotation, vars(sys.modules[owner.__module__]))
+def _help_of_argument(factory: Callable[..., Any], name: str) -> str:
+    return section(factory.__doc__, "Args").get(name, "")
+
+
+def _hints_one_by_one(cls: type[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        names = vars(sys.modules[base.__module__])
+        found |= {name: _evaluated(each, names) for name, each in vars(base).get("__annotations__", {}).items()}
+    return found
 
 
 def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
     """A type, or Any where the annotation names what only a type checker imports."""
-    if annotation is None:
-        return Any
-    if not isinstance(annotation, str):
-        return annotation
     try:
-        return typing.cast("Any", eval(annotation, dict(names)))
+        found = eval(annotation, dict(names)) if isinstance(annotation, str) else annotation
     except Exception:  # a third party's annotation may raise any error; the option's text is then used as it is
         return Any
+    return found if found is not None and isinstance(found, Hashable) else Any
 
 
-_ENTRY = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)")
-
-
-def module_docstring(path: Path) -> str:
-    """Docstring of a Python file, or an empty string."""
-    try:
-        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    except (OSError, SyntaxError, ValueError):
-        return ""
-
-
-def summary(docstring: str | None) -> str:
-    """First line, without backticks and the final period."""
-    lines = inspect.cleandoc(docstring or "").splitlines()
-    return plain(lines[0]).removesuffix(".") if lines else ""
-
-
-def plain(text: str) -> str:
-    """The text without double or single backticks."""
-    return text.replace("`", "")
-
-
-def section(docstring: str | None, title: str) -> dict[str, str]:
-    """Entries of an ``Attributes:`` or ``Args:`` section: name -> text on one line."""
-    found: dict[str, list[str]] = {}
-    current: list[str] = []
-    for line in _lines_of(inspect.cleandoc(docstring or ""), title):
-        entry = _ENTRY.match(line)
-        if entry:
-            current = [entry[2]]
-            found |= dict.fromkeys(entry[1].split(", "), current)
-        else:
-            current.append(line.strip())
-    return {name: plain(" ".join(lines)) for name, lines in found.items()}
-
-
-def _lines_of(docstring: str, title: str) -> list[str]:
-    """Lines of a section, its own indentation removed."""
-    lines = docstring.splitlines()
-    if f"{title}:" not in lines:
-        return []
-    body = []
-    for line in lines[lines.index(f"{title}:") + 1 :]:
-        if line.strip() and not line.startswith("    "):
-            break
-        body.append(line[4:])
-    return [line for line in body if line.strip()]
-
+# ---- the steps of sampling -------------------------------------------------------------------------------------------
 
 Steps = int | str | tuple[int, ...] | None
-
 
 _FORMS = (
     'How many levels to visit, or "10,15,20" (so many in each third); "ddim50", "leading50", "trailing50", '
@@ -229,4 +188,5 @@ def steps_help(default: str = "") -> dict[Any, Any]:
     Args:
         default: The default, if the help does not show it otherwise.
     """
-    return helped(_FORMS + (f"; {default} by default." if default else "."))
+    text = _FORMS + (f"; {default} by default." if default else ".")
+    return {_METADATA: {"about": lambda: text}}

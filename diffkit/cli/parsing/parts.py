@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,15 @@ def slot_options(kinds: Mapping[str, str | None], required: Collection[str] = ()
     """The options that choose what fills each slot."""
     defaults = {kind: NOTHING if kind in required else default for kind, default in kinds.items()}
     return [
-        Option((kind,), str, default, _help(kind), "Data" if kind in _DATA else "Parts", metavar="NAME", chooses=True)
+        Option(
+            (kind,),
+            str,
+            default,
+            partial(_help, kind),
+            "Data" if kind in _DATA else "Parts",
+            metavar="NAME",
+            chooses=True,
+        )
         for kind, default in defaults.items()
     ]
 
@@ -74,14 +83,15 @@ def part_factory(kind: str, name: str) -> Callable[..., Any]:
     if kind not in _DATA:
         return registry(kind).get(name)
     if registered := registered_name(name):
-        return registry("data").get(registered)
-    return {".npz": data.File, ".npy": data.File, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
+        found: Callable[..., Any] = registry("data").get(registered)
+        return found
+    return {".npz": data.NumpyFile, ".npy": data.NumpyFile, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
 
 
 def part_options(kind: str, name: str) -> list[Option]:
     """The options of what fills a slot; imports that part and no other."""
     found = options_of(part_factory(kind, name), (kind,), f"{kind} {name}")
-    return [option for option in found if kind not in _DATA or option.path[-1] != "path"]  # which is its name
+    return [option for option in found if option.path[-1] != "path"] if kind in _DATA else found  # its name
 
 
 def lasting_options(kind: str, one: str, other: str) -> set[str]:

@@ -15,7 +15,7 @@ from cyclopts import App
 
 from diffkit.cli.parsing import signature
 from diffkit.cli.parsing.config import Layer, check_table, checked, layers, refuse, written
-from diffkit.cli.parsing.options import Option, options_of, spelled
+from diffkit.cli.parsing.options import Option, options_of, special, spelled
 from diffkit.cli.parsing.parts import (
     check_name,
     lasting_options,
@@ -27,21 +27,23 @@ from diffkit.cli.parsing.parts import (
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.errors import Message, OptionError
 from diffkit.registry import canonical
-from diffkit.training.config import ALIASES, TrainConfig
+from diffkit.registry.aliases import TRAINING_ALIASES
+from diffkit.training.config import TrainConfig
 
-_CONFIG = (
-    Option(("config",), Path, None, "Take options from a TOML file; the command line wins.", "Options", special=True),
-    Option(("print_config",), bool, False, "Print the resolved options as TOML, and stop.", "Options", special=True),
-)
-_PRESET = Option(
-    ("preset",),
-    str,
-    None,
-    "Start from a published configuration, such as iddpm/cifar10-uncond; diffkit list presets shows all.",
-    "Options",
-    metavar="NAME",
-    special=True,
-)
+
+@frozen
+class _Special:
+    """Options of the parser itself.
+
+    Attributes:
+        preset: Start from a published configuration, such as iddpm/cifar10-uncond; diffkit list presets shows all.
+        config: Take options from a TOML file; the command line wins.
+        print_config: Print the resolved options as TOML, and stop.
+    """
+
+    preset: str | None = field(default=None, metadata=special("NAME"))
+    config: Path | None = field(default=None, metadata=special())
+    print_config: bool = field(default=False, metadata=special())
 
 
 @frozen
@@ -66,9 +68,9 @@ class Request:
     chosen: frozenset[str]
     options: Sequence[Option] = field(repr=False)
 
-    def sign(self, app: App) -> None:
-        """Give the command's application its signature."""
-        signature.sign(app, self.name, self.options, self.spec.defaults)
+    def sign_for_help(self, app: App) -> None:
+        """Give the command's application all that its help shows."""
+        signature.sign_for_help(app, self.name, self.options, self.spec.defaults)
 
 
 def look(name: str, spec: CommandSpec, words: Sequence[str]) -> Request:
@@ -97,7 +99,7 @@ def resolve(request: Request, app: App | None = None) -> tuple[ParsedOptions, bo
         OptionError: An unknown option, or values that are wrong; all of them at once where the values are.
     """
     app = App() if app is None else app
-    request.sign(app)
+    signature.sign(app, request.options)
     found = signature.parse(app, request.words, request.options, lambda flag: _explain_unknown(request, flag))
     print_only = bool(found.pop("print_config", False))
     special = {option.key for option in request.options if option.special}
@@ -153,9 +155,10 @@ def _filled(spec: CommandSpec, named: Mapping[str, str]) -> dict[str, str]:
 def _all_options(spec: CommandSpec, parts: Mapping[str, str]) -> list[Option]:
     own = [option for group, cls in spec.options.items() for option in options_of(cls, group=group)]
     own = [option for option in own if option.key not in spec.without]
-    special = [*([_PRESET] if spec.preset else []), *(_CONFIG if spec.config else ())]
+    names = ("preset",) * bool(spec.preset) + ("config", "print_config") * spec.config
+    of_parser = [option for option in options_of(_Special) if option.key in names]
     of_parts = [option for kind, name in parts.items() for option in part_options(kind, name)]
-    return [*own, *special, *slot_options(spec.slots, spec.required), *of_parts]
+    return [*own, *of_parser, *slot_options(spec.slots, spec.required), *of_parts]
 
 
 def _within(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -192,8 +195,8 @@ def _explain_unknown(request: Request, flag: str) -> str | None:
     kind, dot, name = flag.removeprefix("--").replace("-", "_").partition(".")
     if kind in request.spec.without:
         return f"no option {flag!r}: {request.spec.without[kind]}"
-    if TrainConfig in request.spec.options.values() and kind in ALIASES:
-        return f"no option {flag!r}; that is {spelled((ALIASES[kind],))} here"
+    if TrainConfig in request.spec.options.values() and kind in TRAINING_ALIASES:
+        return f"no option {flag!r}; that is {spelled((TRAINING_ALIASES[kind],))} here"
     if not dot or kind not in request.spec.slots:
         return None
     if kind not in request.parts:

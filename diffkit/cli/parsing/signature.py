@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -19,20 +20,19 @@ from diffkit.runtime.output import printable
 _UNSET = object()
 
 
-def sign(app: App, name: str, options: Sequence[Option], defaults: Mapping[str, str]) -> None:
+def sign(app: App, options: Sequence[Option], help_of: Callable[[Option, int], Parameter] | None = None) -> None:
     """Give an application the signature of a command.
 
     Args:
         app: The application of the command.
-        name: The command.
         options: Every option it has.
-        defaults: Words for a default that depends on something, by option key.
+        help_of: Returns what help shows of an option besides; called with the number of its heading.
     """
-    headings = list(dict.fromkeys(option.group for option in options))
+    headings = list(dict.fromkeys([option.group for option in options]))
     arguments = [
-        _argument(option, defaults.get(option.key), headings.index(option.group))
+        _argument(option, None if help_of is None else help_of(option, headings.index(option.group)))
         for option in options
-        if is_flag(option.kind) or has_word(option.kind)  # others are for files only
+        if has_word(option.kind)  # others are for files only
     ]
 
     def command(*values: Any, **named: Any) -> None:
@@ -42,6 +42,24 @@ def sign(app: App, name: str, options: Sequence[Option], defaults: Mapping[str, 
     command.__annotations__ = {argument.name: argument.annotation for argument in arguments}
     command.__doc__ = None
     app.default(command)
+
+
+def sign_for_help(app: App, name: str, options: Sequence[Option], defaults: Mapping[str, str]) -> None:
+    """Give an application the signature of a command, with everything that its help shows.
+
+    Args:
+        app: The application of the command.
+        name: The command.
+        options: Every option it has.
+        defaults: Words for a default that depends on something, by option key.
+    """
+
+    def help_of(option: Option, heading: int) -> Parameter:
+        group = Group(printable(option.group), help=printable(option.about_group()), sort_key=heading + 1)
+        value = None if is_flag(option.kind) else printable(option.metavar or metavar(option.kind))
+        return Parameter(help=printable(_help(option, defaults.get(option.key))), group=group, metavar=value)
+
+    sign(app, options, help_of)
     words = [_usage(option) for option in options if option.positional]
     app.usage = " ".join(["Usage: diffkit", name, *words, "[OPTIONS]"])
 
@@ -59,7 +77,7 @@ def parse(
     Raises:
         OptionError: An unknown option, a missing or superfluous word, or a value of the wrong type.
     """
-    keys = {option.identifier: option for option in options}
+    keys = {option.key.replace(".", "__"): option for option in options}
     try:
         _, bound, _ = app.parse_args(_with_values(words, options), print_error=False, exit_on_error=False)
     except CycloptsError as error:
@@ -73,7 +91,7 @@ def parse(
 def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
     """The words, in which ``--flag true`` is ``--flag=true``: a switch of cyclopts takes no word after it."""
     switches = {option.flag for option in options if is_flag(option.kind)}
-    bare = any(option.positional for option in options)  # any other word may be one that goes by its position
+    bare = [option for option in options if option.positional]  # any other word may be one that goes by its position
     found: list[str] = list(words[:1])
     for before, word in pairwise(words):
         flag = before.replace("_", "-")
@@ -89,26 +107,26 @@ def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
     return found
 
 
-def _argument(option: Option, default: str | None, order: int) -> inspect.Parameter:
-    switch, many = is_flag(option.kind), option.positional and item_of(option.kind) is not None
+def _argument(option: Option, for_help: Parameter | None) -> inspect.Parameter:
+    kind, switch = option.kind, is_flag(option.kind)
+    many = item_of(kind) if option.positional else None
     parameter = Parameter(
-        name=None if option.positional else [option.flag, *([option.short] if option.short else [])],
-        help=printable(_help(option, default)),
-        group=Group(printable(option.group), help=printable(option.group_help), sort_key=order + 1),
+        name=None if option.positional else [option.flag, option.short] if option.short else option.flag,
         negative=option.negative if switch and option.default is not False else (),
         show_default=False,
         required=False,
-        metavar=None if switch else printable(option.metavar or metavar(option.kind)),
-        converter=None if switch else _reader(item_of(option.kind) if many else option.kind),
+        converter=None if switch else partial(_read_word, many or kind),
         n_tokens=None if switch else 1,
         accepts_keys=False,
         allow_leading_hyphen=not switch and not option.positional,
     )
-    annotation = Annotated[item_of(option.kind) if many else bool if switch else option.kind, parameter]
+    name = option.key.replace(".", "__")
+    hint: Any = many or (bool if switch else kind)
+    annotation = Annotated[hint, Parameter.combine(parameter, for_help)]
     if many:
-        return inspect.Parameter(option.identifier, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
-    kind = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(option.identifier, kind, default=_UNSET, annotation=annotation)
+        return inspect.Parameter(name, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
+    place = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, place, default=_UNSET, annotation=annotation)
 
 
 def _usage(option: Option) -> str:
@@ -118,14 +136,14 @@ def _usage(option: Option) -> str:
 
 def _help(option: Option, default: str | None) -> str:
     if option.default is NOTHING and default is None:
-        return option.help if option.positional else f"{option.help} [required]"
+        return option.about() if option.positional else f"{option.about()} [required]"
     text = option.default_text if default is None else default
-    return f"{option.help} [default: {text}]" if text else option.help
+    return f"{option.about()} [default: {text}]" if text else option.about()
 
 
-def _reader(kind: Any) -> Callable[[Any, Any], Any]:
+def _read_word(kind: Any, _: Any, tokens: Any) -> Any:
     """The converter of an option; cyclopts itself would pass its type without None."""
-    return lambda _, tokens: read(tokens[0].value, kind)
+    return read(tokens[0].value, kind)
 
 
 def _unknown_flag(error: CycloptsError) -> str | None:

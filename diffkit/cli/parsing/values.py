@@ -11,6 +11,7 @@ import stat
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -28,29 +29,34 @@ _PLAIN = {int: int, float: int | float, bool: bool, str: str, Path: str | Path}
 # ---- types -----------------------------------------------------------------------------------------------------------
 
 
+@cache
 def members(kind: Any) -> tuple[Any, ...]:
     """Members of a union but None, in the order in which they are tried; of another type, the type itself."""
     if typing.get_origin(kind) not in (Union, types.UnionType):
         return (kind,)
-    found = (member for member in typing.get_args(kind) if member is not types.NoneType)
+    found = [member for member in typing.get_args(kind) if member is not types.NoneType]
     return tuple(sorted(found, key=lambda member: _ORDER.index(member) if member in _ORDER else len(_ORDER)))
 
 
+@cache
 def item_of(kind: Any) -> Any:
     """Type of the items of a homogeneous sequence type; None if it is not a sequence."""
     return typing.get_args(kind)[0] if typing.get_origin(kind) in (tuple, list, Sequence) else None
 
 
+@cache
 def is_flag(kind: Any) -> bool:
     """True if the option is a switch."""
     return members(kind) == (bool,)
 
 
+@cache
 def has_word(kind: Any) -> bool:
     """True unless only a file can hold its values."""
-    return any(typing.get_origin(member) is not Mapping for member in members(kind))
+    return bool([member for member in members(kind) if typing.get_origin(member) is not Mapping])
 
 
+@cache
 def metavar(kind: Any) -> str:
     """Name of the value in the help; a word is read as a text only if nothing else fits."""
     words = list(dict.fromkeys(_metavar(each) for each in members(kind) if typing.get_origin(each) is not Mapping))
@@ -78,10 +84,11 @@ def _word(kind: Any) -> str:
     return "a table" if typing.get_origin(kind) is Mapping else _WORDS.get(kind, "a value")
 
 
+@cache
 def _none_is_none(kind: Any) -> bool:
     """Whether the word stands for None: not where it is a choice by itself."""
     allowed = kind is Any or kind is None or types.NoneType in typing.get_args(kind)
-    return allowed and not any("none" in typing.get_args(member) for member in members(kind))
+    return allowed and "none" not in [word for member in members(kind) for word in typing.get_args(member)]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -214,7 +221,8 @@ def toml(value: Any) -> str:
         return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
-    return '"' + "".join(map(_toml_character, str(value))) + '"'
+    text = str(value)
+    return f'"{text}"' if text.isprintable() and not {*_TOML} & {*text} else f'"{"".join(map(_toml_character, text))}"'
 
 
 def _toml_character(one: str) -> str:

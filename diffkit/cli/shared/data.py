@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.errors import within
@@ -30,6 +32,15 @@ def opened(parsed: ParsedOptions, kind: str = "data", low_res: tuple[int, ...] |
     with within(kind):
         data = source.open()
     return data if low_res is None else LowRes(data, low_res)
+
+
+def first_look(parsed: ParsedOptions, low_res: tuple[int, ...] | None = None) -> tuple[Data, bool]:
+    """Return the data for its shape and classes, and whether it still has to be opened: not every image is read yet."""
+    name, options = parsed.parts["data"]
+    known = {option.path[-1] for option in part_options("data", name)}
+    quick = "check" in known and options.get("on_error", "stop") == "stop"  # what is skipped decides the classes
+    chosen = {**options, "check": False, "cache": None} if quick else options
+    return opened(attrs.evolve(parsed, parts={"data": (name, chosen)}), low_res=low_res), quick
 
 
 def source_of(parsed: ParsedOptions, kind: str = "data") -> Source:

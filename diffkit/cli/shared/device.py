@@ -86,8 +86,8 @@ def device_of_rank(name: str | None) -> torch.device:
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which networks compute in a precision; warn if that is slower than float32."""
     from diffkit.runtime.distributed import launched
-    from diffkit.training.precision import computing_in, emulated
+    from diffkit.training.precision import computing_in, emulation_warning
 
-    if (remark := emulated(precision, device)) and launched().rank == 0:
+    if (remark := emulation_warning(precision, device)) and launched().rank == 0:
         log(f"note: {remark}")
     return computing_in(precision, device)

@@ -39,7 +39,7 @@ class Drawing:
     classes: tuple[str, ...] = ()
     steps: Steps = field(default=None, metadata=steps_help("all levels"))
     seed: int = integer(0, ge=0)
-    batch_size: int = 64
+    batch_size: int = integer(64, ge=1)
     out: Path = field(default=Path("drawn"))
     device: str | None = None
     overwrite: bool = False
@@ -50,7 +50,6 @@ class Drawing:
         from diffkit.options import check_integer
 
         check_integer("n", self.n, ge=1, le=MOST)
-        check_integer("batch_size", self.batch_size, ge=1)
         check_out(self.out, self.overwrite)
 
 

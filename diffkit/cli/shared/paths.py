@@ -90,31 +90,13 @@ def check_new_folder(flag: str, path: Path, *, overwrite: bool) -> None:
 def check_run_folder(flag: str, path: Path) -> None:
     """Raise `OptionError` as `check_folder`, or if the folder is not empty and holds no run to resume."""
     from diffkit.runtime.run_layout import is_run
-    from diffkit.training.run_folder import foreign
+    from diffkit.training.run_folder import foreign_files
 
     check_folder(flag, path)
     if not path.is_dir() or is_run(path):
         return
-    if others := foreign(path):
+    if others := foreign_files(path):
         raise OptionError(f"{flag} {path} holds something, such as {others[0]}, but no run; name another folder")
-
-
-def overview(out: Path) -> Path:
-    """Path of the overview of a folder's results: next to it, so that it is not taken for a result."""
-    whole = out if out.name not in ("", "..") else out.resolve()
-    if not whole.name:
-        raise OptionError(f"--out {out} has no folder around it, where the overview goes; name another folder")
-    return whole.with_name(f"{whole.name}_grid.png")
-
-
-def check_overview(out: Path, *, overwrite: bool) -> None:
-    """Raise `OptionError` unless the overview of a folder can be written, and replaces none, or may."""
-    path = overview(out)
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"the overview {path}, next to --out, cannot be written; name another folder")
-    if path.exists() and not overwrite:
-        raise OptionError(f"{path} exists already, next to --out; name another folder, or pass --overwrite")
 
 
 def in_run_folder(folder: Path, name: str) -> Path | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from diffkit.cli.shared.paths import check_new_folder, check_overview, overview
+from diffkit.cli.shared.paths import check_new_folder
 from diffkit.errors import DataError, OptionError
 from diffkit.runtime.files import write_atomically, write_through
 from diffkit.runtime.images import check_finite, grid, need_pillow, pixels, png
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffkit.cli.shared.guidance import Slot
-    from diffkit.cli.shared.saved import Saved
+    from diffkit.evaluation.saved import Saved
 
 
 @frozen(eq=False)
@@ -37,6 +37,8 @@ class Pictures:
 
 def check_out(out: Path, overwrite: bool) -> None:
     """Refuse a folder for results that cannot be written, or holds something already."""
+    from diffkit.evaluation.sample_folder import check_overview, overview
+
     need_pillow("writing PNG files")
     overwrite = overwrite or unfinished([out, overview(out)])
     check_new_folder("--out", out, overwrite=overwrite)
@@ -51,10 +53,11 @@ def load(folder: Path, device: str | None, guidance: Slot = None) -> Saved:
         device: Device to load it to.
         guidance: Guidance, if any.
     """
+    from diffkit.cli.shared.device import device as find_device
     from diffkit.cli.shared.guidance import check_null
-    from diffkit.cli.shared.saved import load as load_saved
+    from diffkit.evaluation.saved import load as load_saved
 
-    saved = load_saved(folder, device)
+    saved = load_saved(folder, find_device(device))
     shape, bins = saved.system.data_shape, saved.bins
     if len(shape) != 3 or bins is None or bins > 256:
         kind = f"data of shape {shape}" if len(shape) != 3 else "continuous data" if bins is None else f"{bins} values"
@@ -79,7 +82,7 @@ def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) ->
     import numpy as np
     import torch
 
-    from diffkit.data.base import scaled
+    from diffkit.data.base import scale_images
     from diffkit.data.images import Form, read_image
 
     if shape[0] not in (1, 3, 4):
@@ -93,7 +96,9 @@ def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) ->
     _say_resized(files, size)
     stems = [file.stem for file in files]
     unique = len(set(stems)) == len(stems)
-    return Pictures(scaled(images, 256), tuple(stems if unique else [f"{i:06d}_{s}" for i, s in enumerate(stems)]))
+    return Pictures(
+        scale_images(images, 256), tuple(stems if unique else [f"{i:06d}_{s}" for i, s in enumerate(stems)])
+    )
 
 
 def read_one(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -121,10 +126,10 @@ def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
 
 def _size(path: Path) -> tuple[int, int]:
     """Height and width of a picture, upright."""
-    from diffkit.data.images import opened, upright
+    from diffkit.data.images import open_image_file, rotate_upright
 
-    with opened(path, str(path)) as image:
-        width, height = upright(image).size
+    with open_image_file(path, str(path)) as image:
+        width, height = rotate_upright(image).size
     return height, width
 
 
@@ -183,6 +188,8 @@ def write(
         more: Further files of the folder, name -> content.
     """
     import torch
+
+    from diffkit.evaluation.sample_folder import overview
 
     check_finite(torch.cat([results for _, results in rows]))
     tiles = [tile for row in shown for tile in pixels(row, 256)]

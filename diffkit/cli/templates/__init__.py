@@ -1,53 +1,104 @@
-"""What ``diffkit new-plugin`` writes: a package around a working part, one file for each kind of part.
+"""What ``diffkit new-plugin`` writes: a package around working parts, one file for each kind.
 
 A part's file is named as its kind is and takes along the files of this folder that it imports. The first line of its
-docstring is the summary of the package, and its usage an example for the README. ``package/`` is everything else.
-Names of files and their texts hold ``my_part``, ``MyPart`` and the other words that `package_files` replaces.
+docstring is its summary, and its usage an example for the README. ``package/`` is everything else; what mentions the
+kind there, a file or a paragraph between two blank lines, is written for each kind. Names of files and their texts hold
+``my_part``, ``MyPart`` and the other words of `_words`.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import dedent
 
 from diffkit._version import __version__
-from diffkit.registry import KINDS
+from diffkit.registry import COMMAND, OFFERED
 
 _HERE = Path(__file__).parent
+_OF_A_KIND = re.compile("my_(kind|group|summary|language|example)")
+"""What differs from kind to kind."""
 
 
-def package_files(kind: str, distribution: str, part: str) -> dict[str, str]:
+def package_files(kinds: Sequence[str], distribution: str, part: str) -> dict[str, str]:
     """Return path -> text of every file of a new package.
 
     Args:
-        kind: Kind of the part.
+        kinds: Kinds of its parts, each once; one of them may be "command".
         distribution: Name of the distribution, words joined by "-".
-        part: Registered name, words joined by "_".
+        part: Registered name of each, words joined by "_".
     """
-    module = (_HERE / f"{kind}.py").read_text(encoding="utf-8")
-    summary, _, usage = (ast.get_docstring(ast.parse(module)) or "").partition("\n\nUsage:\n")
+    title = _summary(kinds[0]) if len(kinds) == 1 else f"For diffkit: {', '.join(kinds)}."
+    words = [_words(kind, distribution, part) | {"my_title": title} for kind in kinds]
+    found: dict[str, str] = {}
+    for path, text in _around().items():
+        if _OF_A_KIND.search(path):
+            found |= {_filled(path, each): _filled(_test(each["my_kind"], text), each) for each in words}
+        else:
+            found[_filled(path, words[0])] = "\n\n".join(_paragraphs(text, words)) + "\n" if text else ""
+    for each in words:
+        module = _read(f"{each['my_kind']}.py")
+        texts = {"src/my_package/my_kind.py": module, **_imported(module)}
+        found |= {_filled(path, each): _filled(text, each) for path, text in texts.items()}
+    return found
+
+
+def _words(kind: str, distribution: str, part: str) -> dict[str, str]:
+    """What the words of templates stand for."""
     major, minor = __version__.split(".")[:2]
+    name, package = "".join(word.title() for word in part.split("_")), distribution.replace("-", "_")
     words = {
         "my-package": distribution,
-        "my_package": distribution.replace("-", "_"),
+        "my_package": package,
         "my_part": part,
-        "MyPart": "".join(word.title() for word in part.split("_")),
-        "my_group": KINDS[kind].group,
+        "my-command": part.replace("_", "-"),
+        "MyPart": name,
+        "my_group": OFFERED[kind].group,
+        "my_target": f"{package}.{kind}" if OFFERED[kind].module else f"{package}.{kind}:{name}",
         "my_kind": kind,
-        "my_summary": summary,
-        "my_example": dedent(usage).strip().replace("my_part", part),
+        "my_summary": _summary(kind),
+        "my_language": "sh" if kind == COMMAND.name else "python",
         # the contracts of parts may change with the second number
         "diffkit>=0": f"diffkit>={major}.{minor},<{major}.{int(minor) + 1}",
     }
-    pattern = re.compile("|".join(words))
+    usage = _filled(dedent(_docstring(kind).partition("\n\nUsage:\n")[2]).strip(), words)
+    return words | {"my_example": usage if kind == COMMAND.name else f"import diffkit\n\n{usage}"}
 
-    def filled(text: str) -> str:
-        return pattern.sub(lambda word: words[word[0]], text)
 
-    texts = {"src/my_package/__init__.py": module, **_imported(module), **_around()}
-    return {filled(path): filled(text) for path, text in texts.items()}
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    return re.sub("|".join(words), lambda word: words[word[0]], text)
+
+
+def _paragraphs(text: str, words: Sequence[Mapping[str, str]]) -> Iterable[str]:
+    """The paragraphs of a text, filled: those of a kind for each, consecutive ones together; a command has no laws."""
+    parts = any(each["my_kind"] != COMMAND.name for each in words)
+    paragraphs = [each for each in text.strip().split("\n\n") if parts or "diffkit check" not in each]
+    own = [bool(_OF_A_KIND.search(paragraph)) for paragraph in paragraphs]
+    i = 0
+    while i < len(paragraphs):
+        end = next((j for j in range(i, len(own)) if own[j] != own[i]), len(own))
+        for each in words if own[i] else words[:1]:
+            yield from (_filled(paragraph, each) for paragraph in paragraphs[i:end])
+        i = end
+
+
+def _test(kind: str, text: str) -> str:
+    """Tests of a kind: the laws of a part, or that a command runs."""
+    return _read("_test_command.py") if kind == COMMAND.name else text
+
+
+def _summary(kind: str) -> str:
+    return _docstring(kind).partition("\n")[0]
+
+
+def _docstring(kind: str) -> str:
+    return ast.get_docstring(ast.parse(_read(f"{kind}.py"))) or ""
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
 def kinds() -> list[str]:
@@ -58,7 +109,7 @@ def kinds() -> list[str]:
 def _imported(module: str) -> dict[str, str]:
     """Files of this folder that a part's file imports."""
     names = re.findall(r"from \.(\w+) import", module)
-    return {f"src/my_package/{name}.py": (_HERE / f"{name}.py").read_text(encoding="utf-8") for name in names}
+    return {f"src/my_package/{name}.py": _read(f"{name}.py") for name in names}
 
 
 def _around() -> dict[str, str]:

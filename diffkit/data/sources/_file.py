@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 @frozen(kw_only=True)
-class File(Source):
+class NumpyFile(Source):
     """Data source: a NumPy file, .npz with arr_0 (images) and arr_1 (labels, if there are any), or .npy with images.
 
-    A .npz may also hold classes, their names, and bins, as diffkit data import writes them.
+    A .npz may also have the arrays classes, their names, and bins, as ``diffkit data import`` writes them.
 
     Attributes:
-        path: The file; a .npy is mapped, not read into memory.
+        path: The file; a .npy is memory-mapped.
         labels: Give the labels of a .npz as condition ``y``.
-        bins: How many values the examples take; by default 256 for uint8.
+        bins: Number of values that data takes; by default 256 for uint8.
         layout: "channels_last", as improved-diffusion writes its samples, or "channels_first"; by default the shape
             decides, and ambiguous shapes are refused.
     """
@@ -34,7 +34,7 @@ class File(Source):
     layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
 
     def open(self) -> Data:
-        """Read the file; never unpickles."""
-        from diffkit.data.numpy_files import open_file
+        """Read the NumPy file; never unpickles."""
+        from diffkit.data.numpy_files import open_numpy_file
 
-        return open_file(self.path, labels=self.labels, bins=self.bins, layout=self.layout)
+        return open_numpy_file(self.path, labels=self.labels, bins=self.bins, layout=self.layout)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from diffkit.data.sources._images import Images, way_of_labels
+from diffkit.data.sources._images import ImageSource, check_labels_option
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
 
 
 @frozen(kw_only=True)
-class Folder(Images):
-    """A folder of images, of any size and kind, resized and cropped to one size.
+class Folder(ImageSource):
+    """Data source: a folder of images, of any size and kind, resized and cropped to one size.
 
     Attributes:
         path: The folder; folders in it are searched too.
@@ -24,10 +24,10 @@ class Folder(Images):
     """
 
     path: Path = field(converter=Path)
-    labels: str = field(default="none", validator=way_of_labels)
+    labels: str = field(default="none", validator=check_labels_option)
 
     def open(self) -> Data:
-        """Read every file once; needs Pillow."""
+        """Read every image of the folder once; needs Pillow."""
         from diffkit.data.folder import open_folder
 
         labels = None if self.labels == "none" else self.labels

@@ -14,7 +14,7 @@ from diffkit.options import choice, flag, integer, integers, number
 if TYPE_CHECKING:
     from diffkit.data.images import Form
 
-_WAYS = ("none", "folders", "prefix")
+_LABEL_SOURCES = ("none", "folders", "prefix")
 _TABLES = (".csv", ".json")
 
 
@@ -22,16 +22,16 @@ def _path_or_none(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _npy(instance: object, attribute: Attribute[Any], value: object) -> None:
+def _check_npy(instance: object, attribute: Attribute[Any], value: object) -> None:
     if isinstance(value, Path) and value.suffix != ".npy":
         raise OptionError("must be a .npy file", option="cache", value=str(value))
 
 
-def way_of_labels(instance: object, attribute: Attribute[Any], value: object) -> None:
+def check_labels_option(instance: object, attribute: Attribute[Any], value: object) -> None:
     """Raise `OptionError` unless a value is a known source of classes."""
-    if value in _WAYS or (isinstance(value, str) and Path(value).suffix.lower() in _TABLES):
+    if value in _LABEL_SOURCES or (isinstance(value, str) and Path(value).suffix.lower() in _TABLES):
         return
-    near = nearest(str(value), _WAYS)
+    near = nearest(str(value), _LABEL_SOURCES)
     raise OptionError(
         "must be 'none', 'folders', 'prefix' or a .csv or .json file",
         option="labels",
@@ -41,21 +41,21 @@ def way_of_labels(instance: object, attribute: Attribute[Any], value: object) ->
 
 
 @frozen(kw_only=True)
-class Images(Source):
-    """Options of every source of encoded images.
+class ImageSource(Source):
+    """Options of every data source of encoded images.
 
     Attributes:
         size: Height and width; one number for a square.
         channels: 1 grey, 3 RGB, 4 RGBA.
         bits: 8, or 16 to keep all grey levels of 16-bit images, with 1 channel.
         background: Grey value, 0..255, under transparent pixels.
-        on_error: At images that cannot be read: "stop", naming them all, or "skip" them; without ``check`` the next
-            image that can be read stands in for one that is skipped.
+        on_error: At images that cannot be read: "stop", naming them all, or "skip" them; without ``check`` a skipped
+            image is replaced by the next one that can be read.
         max_skipped: The largest share of the images that may be skipped; by default a half, at least ten.
-        cache: A .npy file for the decoded pixels, created if needed, and again if the images or options change.
-        processes: Processes that read the images before training; 0 reads in this one.
-        check: Read every image once before anything else; without, one that cannot be read ends training when it is
-            used, and nothing is held in memory.
+        cache: A .npy file for the decoded pixels; built if needed, and again if the images or options change.
+        processes: Number of processes that read the images before training; 0 reads in this process.
+        check: Read every image once before training. Otherwise an image that cannot be read ends training when it is
+            used, and pixels are not kept in memory.
     """
 
     size: tuple[int, ...] = integers(single=True, ge=1)
@@ -64,7 +64,7 @@ class Images(Source):
     background: int = integer(255, ge=0, le=255)
     on_error: str = choice("stop", ("stop", "skip"))
     max_skipped: float | None = number(None, optional=True, ge=0, le=1)
-    cache: Path | None = field(default=None, converter=_path_or_none, validator=_npy)
+    cache: Path | None = field(default=None, converter=_path_or_none, validator=_check_npy)
     processes: int = integer(0, ge=0)
     check: bool = flag(True)
 
@@ -80,13 +80,13 @@ class Images(Source):
             raise OptionError("is for grey images", option="bits", value=16, fix=[{"channels": 1}, {"bits": 8}])
 
     def form(self) -> Form:
-        """Return what each image is made into."""
+        """Return the form that each image is converted to."""
         from diffkit.data.images import Form
 
         return Form((self.size[0], self.size[-1]), self.channels, self.bits, self.background)
 
     def read_keywords(self) -> dict[str, Any]:
-        """Return these options as keywords of `diffkit.data.image_data.PictureData.opened`."""
+        """Return these options as keywords of `diffkit.data.image_data.PictureData.from_pictures`."""
         from diffkit.data.parallel import logs_for_job
 
         return {

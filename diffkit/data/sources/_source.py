@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Options that name some data."""
+    """Protocol of a data source: options that identify data, for Python, the command line and TOML files."""
 
     @abstractmethod
     def open(self) -> Data:
         """Read the data.
 
         Raises:
-            DataError: It is missing or cannot be used.
-            MissingExtraError: A package that reads it is not installed.
+            DataError: The data is missing or cannot be used.
+            MissingExtraError: A package that it needs is not installed.
         """

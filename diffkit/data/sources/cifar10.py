@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @registry("data").register("cifar10")
 @frozen(kw_only=True)
 class Cifar10(Source):
-    """CIFAR-10 from its archive: 60,000 colour images of 32x32, 10 classes.
+    """Data source: CIFAR-10 from its archive, 60,000 colour images of 32x32, 10 classes.
 
     Attributes:
         archive: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, or the folder it was unpacked to.
         split: "train" (50,000) or "test" (10,000).
         labels: Give the class as condition ``y``.
-        names: "archive" (airplane, automobile, ...) or "published" (plane, car, ..., counted in sorted order, as
-            improved-diffusion's script and so its networks have them).
+        names: "archive" (airplane, automobile, ...) or "published" (plane, car, ..., numbered in sorted order, as in
+            improved-diffusion's script and networks).
     Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """
 
@@ -37,10 +37,10 @@ class Cifar10(Source):
     def open(self) -> Data:
         """Read the archive; nothing in it is executed."""
         from diffkit.data.arrays import from_array
-        from diffkit.data.cifar10 import classes, read
+        from diffkit.data.cifar10 import number_classes, read_cifar10
 
-        images, labels = read(self.archive, self.split)
-        labels, names = classes(labels, self.names == "published")
+        images, labels = read_cifar10(self.archive, self.split)
+        labels, names = number_classes(labels, self.names == "published")
         return from_array(
             images,
             labels=labels if self.labels else None,

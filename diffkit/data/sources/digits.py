@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from diffkit.data.base import Data
 
 HELD_OUT = 6
-"""One digit of this many is held out: 299 of 1,797."""
+"""Every sixth digit is held out: 299 of 1,797."""
 
 
 @registry("data").register("digits")
 @frozen(kw_only=True)
 class Digits(Source):
-    """The 1,797 handwritten digits of scikit-learn: 1x8x8, 17 grey levels, 10 classes.
+    """Data source: the 1,797 handwritten digits of scikit-learn, 1x8x8, 17 grey levels, 10 classes.
 
     Attributes:
         split: "all", "train" (1,498 of them) or "held_out" (the other 299: every sixth).

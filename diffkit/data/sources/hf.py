@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from diffkit.data.sources._images import Images
+from diffkit.data.sources._images import ImageSource
 from diffkit.options import flag
 from diffkit.registry import registry
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @registry("data").register("hf")
 @frozen(kw_only=True)
-class HuggingFace(Images):
+class HuggingFace(ImageSource):
     """A dataset of the Hugging Face Hub, of Parquet files, or of a folder that the library saved.
 
     Attributes:
         dataset: Its name on the Hub, or a .parquet file or folder; in Python also a dataset that is loaded already.
-        subset: Name of a part of it that has options of its own.
-        split: Which part, such as "train" or "train[:1000]".
-        revision: A commit or tag of the Hub, so that it stays the same.
+        subset: Name of a configuration of the dataset, if it has several.
+        split: Split of the dataset, such as "train" or "train[:1000]".
+        revision: A commit or tag on the Hub, so that the data stays the same.
         image: Column of the images; the only one by default.
         label: Column of the classes; the only one by default.
         labels: Give the class as condition y.
@@ -38,14 +38,14 @@ class HuggingFace(Images):
     labels: bool = flag(False)
 
     def open(self) -> Data:
-        """Load it and read every image once; needs the package datasets."""
-        from diffkit.data.hugging_face import from_dataset, load_dataset
+        """Load the dataset and read every image once; needs the package datasets."""
+        from diffkit.data.hugging_face import from_hugging_face, load_hugging_face
 
         found, source = self.dataset, "dataset"
         if isinstance(found, str):
             source = f"{found} {self.split}"
-            found = load_dataset(found, subset=self.subset, split=self.split, revision=self.revision)
-        return from_dataset(
+            found = load_hugging_face(found, subset=self.subset, split=self.split, revision=self.revision)
+        return from_hugging_face(
             found,
             form=self.form(),
             image=self.image,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from diffkit.data.sources._images import Images
+from diffkit.data.sources._images import ImageSource
 from diffkit.registry import registry
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @registry("data").register("lsun")
 @frozen(kw_only=True)
-class Lsun(Images):
-    """A category of LSUN: an LMDB database of images, resized and cropped to one size.
+class Lsun(ImageSource):
+    """Data source: a category of LSUN, an LMDB database of images, resized and cropped to one size.
 
     Attributes:
         database: Its folder, such as bedroom_train_lmdb.
@@ -27,9 +27,9 @@ class Lsun(Images):
     database: Path = field(converter=Path)
 
     def open(self) -> Data:
-        """Read every image once; needs the package lmdb."""
+        """Read every image of the LSUN database once; needs the package lmdb."""
         from diffkit.data.image_data import PictureData
-        from diffkit.data.lsun import Database
+        from diffkit.data.lsun import LsunPictures
 
-        pictures = Database.of(self.database, self.form())
-        return PictureData.opened(pictures, source=str(self.database), **self.read_keywords())
+        pictures = LsunPictures.of(self.database, self.form())
+        return PictureData.from_pictures(pictures, source=str(self.database), **self.read_keywords())

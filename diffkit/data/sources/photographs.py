@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @registry("data").register("photographs")
 @frozen(kw_only=True)
 class Photographs(Source):
-    """Pieces of the two colour photographs of scikit-learn, a temple and a flower, 427x640 each; 2 classes.
+    """Data source: pieces of the two colour photographs of scikit-learn, a temple and a flower, 427x640; 2 classes.
 
     Attributes:
         size: Height and width of a piece; one number for a square.
         pieces: "grid" (side by side, every ``stride`` pixels) or "random" (anywhere).
-        stride: Pixels from a piece of the grid to the next; ``size`` by default, which leaves no overlap.
-        examples: How many random pieces.
-        seed: Which random pieces.
+        stride: Pixels from a piece of the grid to the next; by default ``size``, without overlap.
+        examples: Number of random pieces.
+        seed: Seed of random pieces.
         labels: Give the photograph as condition ``y``.
     """
 
@@ -39,15 +39,15 @@ class Photographs(Source):
     def open(self) -> Data:
         """Cut the pieces; needs scikit-learn and Pillow."""
         from diffkit.data.arrays import from_array
-        from diffkit.data.photographs import NAMES, grid, photographs, random
+        from diffkit.data.photographs import NAMES, grid_pieces, load_photographs, random_pieces
 
         if len(self.size) not in (1, 2):
             raise OptionError("must be one number or two", option="size", value=self.size)
         size = (self.size[0], self.size[-1])
         if self.pieces == "grid":
-            images, labels = grid(photographs(), size, self.stride or size)
+            images, labels = grid_pieces(load_photographs(), size, self.stride or size)
         else:
-            images, labels = random(photographs(), size, self.examples, self.seed)
+            images, labels = random_pieces(load_photographs(), size, self.examples, self.seed)
         return from_array(
             images,
             labels=labels if self.labels else None,

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @registry("data").register("points")
 @frozen(kw_only=True)
 class Points(Source):
-    """Points in the plane, of unit variance: continuous data of shape (2,), for the mlp.
+    """Data source: points in the plane, of unit variance, continuous data of shape (2,) for the mlp.
 
     Attributes:
         kind: "moons" (2 classes), "gaussians" (8 on a circle) or "rings" (2).
-        examples: How many, >= 1.
+        examples: Number of points, >= 1.
         seed: Seed of the points.
         labels: Give the class as condition ``y``.
     """
@@ -36,9 +36,9 @@ class Points(Source):
         import numpy as np
 
         from diffkit.data.arrays import from_array
-        from diffkit.data.points import KINDS, standardized
+        from diffkit.data.points import KINDS, standardize_points
 
         points, labels = KINDS[self.kind](self.examples, np.random.default_rng(self.seed))
         return from_array(
-            standardized(points), labels=labels if self.labels else None, source=f"points {self.kind} {self.seed}"
+            standardize_points(points), labels=labels if self.labels else None, source=f"points {self.kind} {self.seed}"
         )

@@ -27,7 +27,7 @@ def extractor_for(
     device: str | torch.device = "cpu",
     weights: str | Path | None = None,
 ) -> Extractor:
-    """Return the extractor of a name, a module, or an extractor itself.
+    """Return the extractor for a name or a network.
 
     Args:
         what: A name, a (name, options) pair, a mapping with "name" and options, a network, or an extractor, which is

@@ -17,16 +17,16 @@ from diffkit.runtime.files import weights_digest
 
 
 class ModuleExtractor:
-    """Any network as an extractor.
+    """Extractor by any network.
 
     Args:
         module: Images (B, C, H, W) to features: a tensor, flattened from its second dimension on, or `Features`.
         name: Name in results; its class by default.
-        size: Images are resized to this height and width first (bicubic, antialiased); None leaves them.
-        mean, std: Of each channel, in units of [0, 1], to normalize with, as ImageNet networks need. If both are
-            None, images are in [-1, 1].
-        channels: 3 repeats a single channel; None leaves images as they are.
-        device: Device to move it to; by default it stays where it is.
+        size: Height and width to resize images to (bicubic, antialiased); None does not resize.
+        mean, std: Mean and standard deviation of each channel, in units of [0, 1], to normalize images by, as ImageNet
+            networks need. If both are None, images are in [-1, 1].
+        channels: 3 repeats a single channel; None does not change images.
+        device: Device to move the network to; by default it is not moved.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ModuleExtractor:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Class, digest of the weights, and preprocessing of images."""
+        """Identity of its features: class, digest of the weights, and preprocessing of images."""
         kind = type(self.module)
         return {
             "extractor": self.name,

@@ -1,4 +1,4 @@
-"""The Inception network of published FIDs, by torch-fidelity; its weights are fetched at first use."""
+"""The Inception network of published FIDs, by torch-fidelity; its weights are downloaded at first use."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from diffkit.registry import registry
 from diffkit.runtime.files import weights_digest
 
 _SPATIAL_CHANNELS = 7
-"""Of the 17 x 17 maps of mixed_6/conv; Nash et al. 2021, arXiv:2103.03841, section 3.2 (2023 features)."""
+"""Channels of the 17 x 17 maps of mixed_6/conv; Nash et al. 2021, arXiv:2103.03841, section 3.2 (2023 features)."""
 
 
 @registry("extractor").register("inception")
 class Inception:
-    """Inception v3 of 2015-12-05, as FID, sFID, KID and the inception score are published with.
+    """Extractor by Inception v3 of 2015-12-05, with which FID, sFID, KID and the inception score are published.
 
     Args:
-        weights: File of its weights, ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases;
-            fetched, and cached by torch.hub, by default.
-        device: Device that it runs on.
+        weights: File of its weights, ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases; by
+            default downloaded, and cached by torch.hub.
+        device: Device of the network.
     Source: Heusel et al. 2017, arXiv:1706.08500; network and resizing as in TensorFlow, by torch-fidelity.
     """
 
     name = "inception"
 
     def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu"):
-        self._network, self._sha256, self._version = _load(weights)
+        self._network, self._sha256, self._version = _load_inception(weights)
         self._network.to(device)
         self._spatial: list[Tensor] = []
         self._network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, out: self._spatial.append(out))
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """Weights, library and resizing."""
+        """Identity of Inception's features: weights, library and resizing."""
         return {
             "extractor": self.name,
             "weights_sha256": self._sha256,
@@ -50,7 +50,7 @@ class Inception:
         }
 
     def __call__(self, images: Tensor) -> Features:
-        """Return pool (B, 2048), spatial (B, 2023), logits (B, 1008); grey images count as RGB of equal channels."""
+        """Return Inception's pool (B, 2048), spatial (B, 2023) and logits (B, 1008); grey images are taken as RGB."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise DataError(
                 f"inception reads images of 1 or 3 channels, got shape {tuple(images.shape[1:])}; pass an extractor of "
@@ -64,14 +64,14 @@ class Inception:
         return Features(pool, maps[:, :_SPATIAL_CHANNELS].flatten(1), logits)
 
 
-def _load(weights: str | Path | None) -> tuple[Any, str, str]:
-    """Return the network, the digest of its weights and the version of the library."""
+def _load_inception(weights: str | Path | None) -> tuple[Any, str, str]:
+    """Return the Inception network, the digest of its weights and the version of the library."""
     try:
         import torch_fidelity  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from torch_fidelity import feature_extractor_inceptionv3 as library  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
         raise MissingExtraError("inception", f"the Inception network (importing torch-fidelity: {error})") from error
-    state = _state(library.URL_INCEPTION_V3, weights)
+    state = _load_state(library.URL_INCEPTION_V3, weights)
     with tempfile.TemporaryDirectory() as folder:  # torch-fidelity unpickles its argument; this file is our own
         path = Path(folder) / "weights.pth"
         torch.save(state, path)
@@ -81,7 +81,7 @@ def _load(weights: str | Path | None) -> tuple[Any, str, str]:
     return network, weights_digest(state, shapes=True), str(torch_fidelity.__version__)
 
 
-def _state(url: str, weights: str | Path | None) -> dict[str, Tensor]:
+def _load_state(url: str, weights: str | Path | None) -> dict[str, Tensor]:
     name = url.rpartition("/")[2]
     try:
         if weights is None:

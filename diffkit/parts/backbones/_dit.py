@@ -155,7 +155,7 @@ class DiTNetwork(nn.Module):
         self._initialize()
 
     def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
-        """Evaluate the network.
+        """Evaluate the diffusion transformer.
 
         Args:
             x: (B, C, rows, columns), in the dtype of the weights.

@@ -46,7 +46,7 @@ class MLPNetwork(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), zeroed(nn.Linear(width, math.prod(self.out_shape))))
 
     def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
-        """Evaluate the network.
+        """Evaluate the perceptron.
 
         Args:
             x: (B, C, *S), in the dtype of the weights.

@@ -56,7 +56,7 @@ class UNetNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
-        """Evaluate the network.
+        """Evaluate the U-Net.
 
         Args:
             x: (B, C, *S), in the dtype of the weights.

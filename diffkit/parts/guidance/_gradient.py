@@ -40,7 +40,7 @@ class AlongGradient(ConditionalGuidance, NetworkGuidance):
     clip: bool
 
     def __attrs_post_init__(self) -> None:
-        """Refuse options that contradict each other."""
+        """Raise `OptionError` for options of a gradient guidance that contradict each other."""
         if self.at == "mean" and self.shift == "score":
             raise OptionError(
                 "is of the step's mean; the score is that of x_t",

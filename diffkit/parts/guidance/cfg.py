@@ -86,7 +86,7 @@ class ClassifierFree(ConditionalGuidance, BindableGuidance, IntervalGuidance):
         return frozenset(self._own(name) for name, null in (self.null or {}).items() if not _is_plain(null))
 
     def row_conditions(self, conditions: Conditions, n: int) -> Conditions:
-        """Return the null conditions other than numbers and texts, one row per example.
+        """Return the null conditions of classifier-free guidance other than numbers and texts, one row per example.
 
         Raises:
             OptionError: One has another form than the condition, or cannot be evaluated with it in one call.

@@ -60,7 +60,7 @@ class ClassifierGuidance(AlongGradient):
         return networks_among(self.classifier)
 
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
-        """Return the prediction with x_start shifted."""
+        """Return the prediction with x_start shifted along the classifier's gradient."""
         from torch import Tensor
 
         from diffkit.tensors import precision_of

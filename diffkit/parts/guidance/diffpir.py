@@ -48,7 +48,7 @@ class DiffPIR(Measured):
     iterations: int = integer(10, ge=1)
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
-        """Return the estimate moved towards the measurements."""
+        """Return DiffPIR's estimate, moved towards the measurements."""
         estimate = evaluate(x, level, conditions)
         adjoint = adjoint_of(self.operator, x)
         inverse = self.weight * level.alpha**2 / level.sigma**2

@@ -69,7 +69,7 @@ class DPS(Measured):
         return step_columns(table) if self.form == "normalized" else {}
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
-        """Return the estimate, and the shift to apply after clipping."""
+        """Return the estimate, and DPS's shift to apply after clipping."""
         estimate, pullback = estimate_and_pullback(evaluate, x, level, conditions)
         missing, back = value_and_pullback(lambda at: residual(self.operator, at, conditions), estimate.x_start)
         # d |r|^2 / 2 by x_t, r being the residual

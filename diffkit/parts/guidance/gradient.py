@@ -62,7 +62,7 @@ class GradientGuidance(AlongGradient):
         return networks_among(self.log_prob)
 
     def correct(self, prediction: Prediction, x: Tensor, level: Level, conditions: Conditions) -> Prediction:
-        """Return the prediction with x_start shifted."""
+        """Return the prediction with x_start shifted along the gradient of log_prob."""
         from diffkit.tensors import precision_of
 
         precision = precision_of(self.log_prob)

@@ -45,7 +45,7 @@ class MMPS(Measured):
     iterations: int = integer(3, ge=1)
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
-        """Return the mean given x_t and the measurements."""
+        """Return the mean given x_t and the measurements, by moment matching."""
         estimate, pullback = estimate_and_pullback(evaluate, x, level, conditions)
         adjoint, scale = adjoint_of(self.operator, x), safe_reach(level)
 

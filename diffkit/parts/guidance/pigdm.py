@@ -49,7 +49,7 @@ class PiGDM(Measured):
     iterations: int = integer(10, ge=1)
 
     def guide(self, evaluate: Evaluate, x: Tensor, level: Level, conditions: Conditions) -> Estimate:
-        """Return the mean given x_t and the measurements."""
+        """Return the mean given x_t and the measurements, by pseudo-inverse guidance."""
         estimate, pullback = estimate_and_pullback(evaluate, x, level, conditions)
         adjoint = adjoint_of(self.operator, x)
         # everything in units of r^2, which is as small as sigma^2 at low levels

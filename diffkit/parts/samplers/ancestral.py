@@ -45,7 +45,7 @@ class Ancestral(Sampler):
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
-        """Return a draw one level down; the state is empty."""
+        """Return an ancestral draw one level down; the state is empty."""
         assert noise is not None, "a stochastic sampler always receives noise"
         prediction, c = denoise(x, row.t), row.coef
         assert prediction.log_variance is not None, (

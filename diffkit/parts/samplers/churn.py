@@ -67,7 +67,7 @@ class Churn(MultistageSampler):
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
-        """Return x one level down; the state is empty."""
+        """Return x one level down, after churning noise into it; the state is empty."""
         c = row.coef
         if noise is not None:
             x = (c["grow"] * x).addcmul(c["noise"], noise)

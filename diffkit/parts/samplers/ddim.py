@@ -43,7 +43,7 @@ class DDIM(Sampler):
         return self.eta > 0
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return coefficients of x_t, of x_start and, if stochastic, of the noise."""
+        """Return DDIM's coefficients of x_t, of x_start and, if stochastic, of the noise."""
         t, s = steps
         std = fresh_std(steps, self.eta) if self.stochastic else np.zeros_like(s.sigma)
         carry = np.sqrt(np.maximum(s.sigma**2 - std**2, 0)) / t.sigma

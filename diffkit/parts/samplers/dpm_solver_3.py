@@ -77,7 +77,7 @@ class DPMSolver3(MultistageSampler):
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
-        """Return x one level down; the state is empty."""
+        """Return x one level down, by the three stages; the state is empty."""
         c, estimate = row.coef, denoise(x, row.t).x_start
         y = (c["x"] * x).addcmul(c["x_start"], estimate)
         if last:

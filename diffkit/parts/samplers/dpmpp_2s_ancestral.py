@@ -67,7 +67,7 @@ class DPMSolverPP2SAncestral(MultistageSampler):
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
-        """Return x one level down; the state is empty."""
+        """Return x one level down, by a DPM-Solver++ 2S step and fresh noise; the state is empty."""
         prediction = denoise(x, row.t)
         y = midpoint_step(denoise, x, row, last, prediction.x_start)
         return with_noise(y, row.coef, noise, self.variance, prediction), state

@@ -43,7 +43,7 @@ class DPMSolverPP3M(Sampler):
     order: ClassVar[int] = 3
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return coefficients of x_t, of x_start and of the two estimates before."""
+        """Return DPM-Solver++ 3M's coefficients of x_t, of x_start and of the two estimates before."""
         t, s = steps
         h, u = step_size(steps), relative_steps(t.log_snr, s.log_snr, 2)
         integrals = s.alpha[:, None] * moments(h, 3)

@@ -52,7 +52,7 @@ class EulerAncestral(Sampler):
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
-        """Return x one level down; the state is empty."""
+        """Return x one level down, by an Euler step and fresh noise; the state is empty."""
         c, prediction = row.coef, denoise(x, row.t)
         y = (c["x"] * x).addcmul(c["x_start"], prediction.x_start)
         return with_noise(y, c, noise, self.variance, prediction), state

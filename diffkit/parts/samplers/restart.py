@@ -68,7 +68,7 @@ class Restart(RoutedSampler, MultistageSampler):
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
-        """Return x at level s; the state is empty."""
+        """Return x at level s, by a Heun step; the state is empty."""
         c = row.coef
         if noise is not None:
             x = (c["grow"] * x).addcmul(c["noise"], noise)

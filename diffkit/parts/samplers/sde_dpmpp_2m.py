@@ -51,7 +51,7 @@ class SDEDPMSolverPP2M(Sampler):
         return self.eta > 0
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return coefficients of x_t, of x_start, of the estimate before and, if stochastic, of the noise."""
+        """Return SDE-DPM-Solver++ 2M's coefficients of x_t, x_start, the estimate before and any noise."""
         t, s = steps
         carry, held, std = reverse_sde(steps, self.eta)
         older = midpoint_slope(relative_steps(t.log_snr, s.log_snr, 1), held)[:, 0]

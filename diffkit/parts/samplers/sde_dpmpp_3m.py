@@ -71,7 +71,7 @@ class SDEDPMSolverPP3M(Sampler):
         return self.eta > 0
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return coefficients of x_t, of x_start, of the two estimates before and, if stochastic, of the noise."""
+        """Return SDE-DPM-Solver++ 3M's coefficients of x_t, x_start, the two estimates before and any noise."""
         t, s = steps
         h, u = step_size(steps), relative_steps(t.log_snr, s.log_snr, 2)
         carry, held, std = reverse_sde(steps, self.eta)

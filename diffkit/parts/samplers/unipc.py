@@ -59,7 +59,7 @@ class UniPC(Sampler):
         return min(self.estimates + 1, 3)
 
     def plan(self, steps: Steps) -> Mapping[str, F64]:
-        """Return coefficients of x_t, of x_start and of the earlier estimates."""
+        """Return UniPC's coefficients of x_t, of x_start and of the earlier estimates."""
         t, s = steps
         h = step_size(steps)
         carry, held = straight(t, s)

@@ -32,7 +32,7 @@ class Linear(NoiseSchedule):
     end: float = number(0.02, gt=0, lt=1)
 
     def table(self, num_steps: int) -> ProcessTable:
-        """Return the table; `OptionError` names the smallest num_steps where every beta is below 1."""
+        """Return the linear table; `OptionError` names the smallest num_steps where every beta is below 1."""
         betas = np.linspace(1000 / num_steps * self.start, 1000 / num_steps * self.end, num_steps)
         if betas.max() > 1:
             # a beta of just 1 leaves no signal at the last level, where eps does not determine x_start

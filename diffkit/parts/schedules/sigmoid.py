@@ -36,7 +36,7 @@ class Sigmoid(NoiseSchedule):
             raise OptionError(f"must be below end, {self.end!r}", option="start", value=self.start)
 
     def table(self, num_steps: int) -> ProcessTable:
-        """Return the table; any num_steps works."""
+        """Return the sigmoid schedule's table; any num_steps works."""
         u = np.arange(num_steps + 1) / num_steps
         g = _sigmoid((self.start + u * (self.end - self.start)) / self.tau)
         noise = np.minimum((g[1:] - g[0]) / (g[-1] - g[0]), 1 - self.clip_min)

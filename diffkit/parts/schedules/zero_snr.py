@@ -56,7 +56,7 @@ class ZeroSNR(NoiseSchedule):
         self._inner()
 
     def table(self, num_steps: int) -> ProcessTable:
-        """Return the table; `OptionError` names the smallest num_steps that works."""
+        """Return the rescaled table; `OptionError` names the smallest num_steps that works."""
         inner = self._inner()
         table = inner.table(max(num_steps, 2))  # at 2 it raises if it needs more than that
         root = np.sqrt(table.alpha_bar[1:])

@@ -28,7 +28,7 @@ class DDIMStride(LevelSpacing):
     count: int = integer(ge=1)
 
     def levels(self, table: ProcessTable) -> tuple[int, ...]:
-        """Return the levels, ascending."""
+        """Return every k-th level, ascending."""
         check_count(self.count, table.num_steps)
         if self.count == 1 < table.num_steps:
             raise OptionError("spacing 'ddim1' is level 1 alone, where no chain can start; use 1 or 'trailing1'")

@@ -28,7 +28,7 @@ class Leading(LevelSpacing):
     count: int = integer(ge=1)
 
     def levels(self, table: ProcessTable) -> tuple[int, ...]:
-        """Return the levels, ascending."""
+        """Return the leading level of each stride, ascending."""
         check_count(self.count, table.num_steps)
         if self.count == 1 < table.num_steps:
             raise OptionError("spacing 'leading1' is level 1 alone, where no chain can start; use 1 or 'trailing1'")

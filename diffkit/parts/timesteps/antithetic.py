@@ -24,7 +24,7 @@ class Antithetic(TimestepSampler):
     """
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
-        """Return levels (B,) int64 and weights of one (B,) float32."""
+        """Return antithetic pairs of levels, (B,) int64, and weights of one, (B,) float32."""
         import torch
 
         mirrored = len(u) // 2

@@ -25,7 +25,7 @@ class Stratified(TimestepSampler):
     """
 
     def sample(self, state: State, u: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
-        """Return levels (B,) int64 and weights of one (B,) float32."""
+        """Return levels, one from each stratum, (B,) int64, and weights of one, (B,) float32."""
         import torch
 
         place = torch.arange(len(u), device=u.device, dtype=u.dtype) / max(len(u), 1)

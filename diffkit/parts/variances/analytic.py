@@ -39,7 +39,7 @@ class Analytic(VarianceParameterization):
     x_start_mse: tuple[float, ...] = numbers((), ge=0)
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return the log-variance of the table in use."""
+        """Return the analytic log-variance of the table in use."""
         if not self.x_start_mse:
             return {"log_variance": table.posterior_log_variance}
         if len(self.x_start_mse) < table.index[-1]:

@@ -1,4 +1,4 @@
-"""Engines: devices and processes of training; `engine_for` chooses by how this process was launched."""
+"""Engines: the devices and processes of training; `engine_for` chooses one by options and launched processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from diffkit.errors import OptionError
-from diffkit.runtime.distributed import Ranks, local_rank, ranks
+from diffkit.runtime.distributed import Ranks, join_ranks, local_rank
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines.engine import Engine as Engine
 
@@ -17,36 +17,36 @@ __all__ = ["Engine", "check_processes", "engine_for"]
 
 @contextmanager
 def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
-    """Yield the engine for how this process was launched; the process group is destroyed at the end.
+    """Yield the training engine for the options and the launched processes; the process group is destroyed at the end.
 
     Raises:
         OptionError: The processes, the device and the options do not fit; raised before any communication.
     """
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # torch's current GPU: where FSDP2 puts shares, and whose seed is set
-    with ranks(timeout=config.timeout, gpu=device.type == "cuda") as among:
-        _check(device, config, among)
-        engine = _engine(device, config, among)
+        torch.cuda.set_device(device)  # on the current GPU FSDP2 puts its shards, and a seed is set
+    with join_ranks(timeout=config.timeout, gpu=device.type == "cuda") as group:
+        _check_device(device, config, group)
+        engine = _create_engine(device, config, group)
         try:
             yield engine
         finally:
             engine.close()
 
 
-def _engine(device: torch.device, config: TrainConfig, among: Ranks) -> Engine:
+def _create_engine(device: torch.device, config: TrainConfig, group: Ranks) -> Engine:
     if config.strategy == "fsdp":
         from diffkit.training.engines.sharded import Sharded
 
-        return Sharded(device, among)
-    if among.size > 1:
+        return Sharded(device, group)
+    if group.size > 1:
         from diffkit.training.engines.replicated import Replicated
 
-        return Replicated(device, among)
+        return Replicated(device, group)
     return Engine(device)
 
 
 def check_processes(config: TrainConfig, size: int) -> None:
-    """Raise `OptionError` unless options fit the number of processes."""
+    """Raise `OptionError` unless the options of training fit the number of processes."""
     if config.strategy == "fsdp" and size == 1:
         raise OptionError(
             "shares the network among processes, but there is one; start several with torchrun --nproc-per-node=N",
@@ -66,10 +66,10 @@ def check_processes(config: TrainConfig, size: int) -> None:
         )
 
 
-def _check(device: torch.device, config: TrainConfig, among: Ranks) -> None:
-    check_processes(config, among.size)
-    if device.type == "cuda" and among.size > 1 and device.index != local_rank():
+def _check_device(device: torch.device, config: TrainConfig, group: Ranks) -> None:
+    check_processes(config, group.size)
+    if device.type == "cuda" and group.size > 1 and device.index != local_rank():
         raise OptionError(
-            f"process {among.rank} is number {local_rank()} on this machine, but its system is on {device}; compose "
+            f"process {group.rank} is number {local_rank()} on this machine, but its system is on {device}; compose "
             f"it with device='cuda:{local_rank()}', so that each has a GPU of its own"
         )

@@ -1,4 +1,4 @@
-"""The operations of training that depend on devices and processes, for one process on one device."""
+"""Engine of one process on one device: the operations of training that depend on devices and processes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Network = Callable[..., Tensor]
 
 
 class Engine:
-    """The operations that the training loop needs from devices, precisions and processes; here of a single process.
+    """Engine of one process: the operations that the training loop needs from devices, precisions and processes.
 
-    Everything that DDP, FSDP2 or another library would do differently is a member; the loop has one code path. A batch
-    of an update is cut into consecutive rows, one slice for each process; each process's slice into microbatches.
+    Everything that differs between DDP, FSDP2 and other libraries is a member, so the loop has one code path. The batch
+    of an update is cut into consecutive slices, one for each process, and each process's slice into microbatches.
 
     Args:
         device: Where the network is.
-        ranks: Which process this is, how many there are, and how they agree; one by default.
+        ranks: The processes that train together; one by default.
     Attributes:
         name: Its name, as logged by a run.
-        replicates: Each process has all of the network and of its state.
-        reads_free: Reading a tensor's value does not make the host wait for the device.
+        replicates: Whether each process has all of the weights and of the optimizer's state.
+        reads_free: Whether the value of a tensor can be read without the host waiting for a device, as on a CPU.
     """
 
     name = "single"
@@ -39,8 +39,8 @@ class Engine:
         self.device, self.ranks = device, ranks or Ranks()
         self.reads_free = device.type == "cpu"
 
-    def rows(self, size: int) -> slice:
-        """Return which of ``size`` examples this process works on: as many as any other process, or one more."""
+    def local_slice(self, size: int) -> slice:
+        """Return this process's slice of ``size`` examples: as many as of any other process, or one more."""
         rank, of = self.ranks.rank, self.ranks.size
         return slice(size * rank // of, size * (rank + 1) // of)
 
@@ -51,11 +51,11 @@ class Engine:
             torch.cuda.manual_seed(seed)
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """Return the module whose parameters are trained: the network, or what holds this process's share of it."""
+        """Return the module whose parameters are trained: the network, or one with this process's shards of it."""
         return network
 
     def wrap(self, network: nn.Module) -> Network:
-        """Return what to call in place of the prepared network, so that its gradients are exchanged."""
+        """Return the callable to use instead of the prepared network, so that gradients are exchanged."""
         return network
 
     def optimizer(self, network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -69,11 +69,11 @@ class Engine:
         )
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Return a context for one microbatch; gradients are exchanged in the last one only."""
+        """Return a context for one microbatch, in which gradients are exchanged only if it is the last."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of this process's share of a loss; those of all processes are summed, not averaged."""
+        """Add the gradients of this process's part of a loss; those of all processes are summed, not averaged."""
         loss.backward()  # type: ignore[no-untyped-call]
 
     def gradient_norm(self, network: nn.Module) -> Tensor:
@@ -81,9 +81,9 @@ class Engine:
         return get_total_norm(gradients(network))
 
     def apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Take an optimizer step if ``finite`` (0-d bool) and forget the gradients, with no host read on a GPU."""
+        """Take an optimizer step if ``finite`` (0-d bool), and drop the gradients, without a host read on a GPU."""
         if not self.reads_free:
-            # torch's own gradient scaler tells the fused kernel to do nothing in this way
+            # the attribute by which torch's GradScaler makes the fused kernel do nothing
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             optimizer.step()
         elif finite:
@@ -91,25 +91,25 @@ class Engine:
         optimizer.zero_grad(set_to_none=True)
 
     def gather(self, tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-        """Return tensors of the rows of all processes, (size,), from those of this one's `rows`."""
+        """Return tensors of the whole batch, (size,), from those of this process's `local_slice`."""
         return dict(tensors)
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """Return all of a parameter of the prepared network, or of what is held like it."""
+    def gather_full(self, tensor: Tensor) -> Tensor:
+        """Return a parameter of the prepared network, or a tensor sharded like one, put together from its shards."""
         return tensor
 
-    def placed(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """Return a whole tensor, sharded and placed as ``like`` is."""
+    def shard_like(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """Return a full tensor, sharded as ``like`` is and on its device."""
         return tensor
 
     def share(self, files: Files) -> Files:
-        """Return the files that this process writes, of those that all hold; see `diffkit.training.sharded_files`."""
+        """Return the checkpoint files that this process writes; see `diffkit.training.sharded_files`."""
         return files if self.ranks.rank == 0 else {}
 
     def close(self) -> None:
-        """Release everything that communicates with other processes, before the group is destroyed."""
+        """Release everything that communicates with other processes, before the process group is destroyed."""
 
 
 def gradients(network: nn.Module) -> list[Tensor]:
-    """Return the gradients that are there."""
+    """Return the gradients of a network's parameters that have one."""
     return [p.grad for p in network.parameters() if p.grad is not None]

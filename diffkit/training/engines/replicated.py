@@ -1,4 +1,4 @@
-"""Several processes, each with all of the network: torch's DistributedDataParallel."""
+"""Engine of several processes, each with all of the network: torch's DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from torch.nn.parallel import DistributedDataParallel
 from diffkit.errors import OptionError
 from diffkit.training.engines.engine import Engine, Network
 
-# the name since torch 2.12; buffers are those of rank 0 at first and its own in each process from then on
+# the option's name since torch 2.12; at first buffers are those of rank 0, and then each process updates its own
 _FORWARD = "forward_sync_buffers"
 _SYNC_BUFFERS = _FORWARD if _FORWARD in signature(DistributedDataParallel.__init__).parameters else "broadcast_buffers"
 
 
-class Processes(Engine):
-    """Base of the engines of several processes: the rows of each, and the exchange of results."""
+class MultiProcess(Engine):
+    """Base class of the engines of several processes: how they exchange gradients and results."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add gradients; torch's engines average over processes, and the factor makes a sum of that."""
+        """Add gradients; DDP and FSDP2 average them over processes, and the factor turns the average into a sum."""
         super().backward(loss * self.ranks.size)
 
     def gather(self, tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-        """Return tensors of all rows, exchanged in one call, on the device, in float64, which holds each exactly."""
+        """Return tensors of the whole batch, gathered on the device in one call, as float64, which loses no bit."""
         if self.ranks.size == 1:
             return dict(tensors)
-        mine = torch.stack([tensor.detach().double() for tensor in tensors.values()])
+        local = torch.stack([tensor.detach().double() for tensor in tensors.values()])
         longest = -(-size // self.ranks.size)
-        mine = torch.nn.functional.pad(mine, (0, longest - mine.shape[1]))
-        found = [torch.empty_like(mine) for _ in range(self.ranks.size)]
-        dist.all_gather(found, mine)
+        local = torch.nn.functional.pad(local, (0, longest - local.shape[1]))
+        found = [torch.empty_like(local) for _ in range(self.ranks.size)]
+        dist.all_gather(found, local)
         ends = [size * rank // self.ranks.size for rank in range(len(found) + 1)]
         lengths = [end - start for start, end in pairwise(ends)]
         rows = torch.cat([part[:, :length] for part, length in zip(found, lengths, strict=True)], dim=1)
         return {name: row.to(like.dtype) for (name, like), row in zip(tensors.items(), rows, strict=True)}
 
 
-class Replicated(Processes):
-    """DDP: gradients are summed while the backward pass goes on."""
+class Replicated(MultiProcess):
+    """Engine by DDP, which exchanges gradients during the backward pass."""
 
     name = "ddp"
     model: DistributedDataParallel
 
     def wrap(self, network: nn.Module) -> Network:
-        """Return the network wrapped; its weights become those of rank 0."""
+        """Return the network wrapped in DDP; its weights become those of rank 0."""
         device = [self.device.index] if self.device.type == "cuda" else None
         options: dict[str, Any] = {_SYNC_BUFFERS: False}
         self.model = DistributedDataParallel(network, device_ids=device, gradient_as_bucket_view=True, **options)
@@ -60,7 +60,7 @@ class Replicated(Processes):
         """Return the norm of all gradients.
 
         Raises:
-            OptionError: A parameter has none: DDP exchanges gradients when the last of all is there.
+            OptionError: A parameter has no gradient, so that DDP never exchanges its bucket.
         """
         unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
         if unused:
@@ -71,7 +71,7 @@ class Replicated(Processes):
         return super().gradient_norm(network)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Hold gradients back until the last microbatch."""
+        """Return a context that defers the exchange of gradients until the last microbatch."""
         return nullcontext() if last else self.model.no_sync()
 
     def close(self) -> None:
@@ -79,5 +79,5 @@ class Replicated(Processes):
         model = self.__dict__.pop("model", None)
         # An error's traceback may keep the model alive, and an object that holds a connection after the group is
         # destroyed may wait for it forever in its destructor.
-        for held in ("reducer", "logger", "process_group"):
-            vars(model).pop(held, None) if model is not None else None
+        for name in ("reducer", "logger", "process_group"):
+            vars(model).pop(name, None) if model is not None else None

@@ -35,6 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write_pages)
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", convert)
+    app.connect("autodoc-process-signature", show_types)
     app.connect("missing-reference", link_to_name)
     app.connect("html-page-context", add_tree, priority=400)  # the theme's own, which uses it, has 500
     app.connect("html-page-context", add_versions)
@@ -73,6 +74,13 @@ def convert(app: Sphinx, what: str, name: str, value: Any, settings: Any, lines:
             lines[:] = [*blocks, *options.table(found), "", *rest, ""]
             return
     lines[:] = docstrings.to_rst(text)
+
+
+def show_types(
+    app: Sphinx, what: str, name: str, value: Any, settings: Any, arguments: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """Give an attrs class the arguments that its fields declare."""
+    return (options.signature(value), None) if inspect.isclass(value) and attrs.has(value) else None
 
 
 def add_versions(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

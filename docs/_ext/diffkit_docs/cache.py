@@ -18,10 +18,18 @@ _HERE = Path(__file__).parent
 
 @cache
 def digest(kind: str = "") -> str:
-    """Return a digest of all code that the gallery of a kind is computed by, and of the libraries that it uses."""
+    """Return a digest of all code that the gallery of a kind is computed by, and of the libraries that it uses.
+
+    Without a kind: of what is computed from all parts together.
+    """
     found = hashlib.sha256()
     files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in _WITHOUT]
-    own = [_HERE / "figures.py", _HERE / "facts.py", *_HERE.glob("plots/_*.py"), *_HERE.glob(f"plots/{kind}.py")]
+    own = [
+        _HERE / "figures.py",
+        *([] if kind else [_HERE / "facts.py"]),
+        *_HERE.glob("plots/_*.py"),
+        *_HERE.glob(f"plots/{kind}.py"),
+    ]
     for path in sorted([*files, *own]):
         found.update(path.read_bytes())
     for library in ("torch", "numpy", "matplotlib"):

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from attrs import frozen
 
-from diffkit_docs.docstrings import _escaped
+from diffkit_docs.docstrings import escaped
 from diffkit_docs.files import title, toctree, write_pages
 
 _WIDTH = 4000
 """Columns, so that no line of a table is broken."""
 _PANEL = re.compile(r"^╭─ (.+?) ─*╮$")
+
+_NOTE = re.compile(r"\[(default|choices|required)(?:: (.*?))?\](?= \[|$)")
+"""What a help text says at the end of an option."""
 
 
 @frozen
@@ -40,15 +43,20 @@ class Help:
 def write_commands(folder: Path) -> None:
     """Write a page for each command, and an index, into a folder of the sources."""
     overview = help_of()
-    (commands,) = [panel.rows for panel in overview.panels if panel.title == "Commands"]
+    commands = _commands(overview)
     with ThreadPoolExecutor(2) as pool:
         helps = list(pool.map(lambda row: help_of(*row[0].split()), commands))
-    pages = {f"{_slug(name)}.rst": _page(name, each) for (name, _), each in zip(commands, helps, strict=True)}
-    rows = [f"   * - :doc:`diffkit {name} <{_slug(name)}>`\n     - {_escaped(about)}" for name, about in commands]
+        groups = {name: _commands(each) for (name, _), each in zip(commands, helps, strict=True)}
+        within = [(f"{name} {word}", about) for name, rows in groups.items() for word, about in rows]
+        helps += pool.map(lambda row: help_of(*row[0].split()), within)
+    found = sorted(zip([*commands, *within], helps, strict=True))
+    commands = [row for row, _ in found if not groups.get(row[0])]
+    pages = {f"{_slug(name)}.rst": _page(name, each) for (name, _), each in found if not groups.get(name)}
+    rows = [f"   * - :doc:`diffkit {name} <{_slug(name)}>`\n     - {escaped(about)}" for name, about in commands]
     pages["index.rst"] = "\n".join(
         [
             title("Commands"),
-            *(f"{_escaped(text)}\n" for text in overview.text),
+            *(f"{escaped(text)}\n" for text in overview.text),
             ".. list-table::\n   :class: names\n   :widths: 25 75\n",
             *rows,
             "",
@@ -56,6 +64,11 @@ def write_commands(folder: Path) -> None:
         ]
     )
     write_pages(folder, pages)
+
+
+def _commands(of: Help) -> list[tuple[str, str]]:
+    """Commands that a help text lists, with what they do."""
+    return [row for panel in of.panels if panel.title == "Commands" for row in panel.rows]
 
 
 def help_of(*words: str) -> Help:
@@ -101,7 +114,7 @@ def _slug(name: str) -> str:
 def _page(name: str, each: Help) -> str:
     lines = [title(f"diffkit {name}"), ".. code-block:: text", "", f"   {each.usage}", ""]
     for text in each.text:
-        lines += [_escaped(text), ""]
+        lines += [escaped(text), ""]
     for panel in each.panels:
         lines += [title(panel.title, "-"), *_rows(panel), ""]
     return "\n".join(lines)
@@ -110,9 +123,12 @@ def _page(name: str, each: Help) -> str:
 def _rows(panel: Panel) -> Iterator[str]:
     yield from (".. list-table::", "   :class: options", "   :widths: 30 70", "")
     for name, about in panel.rows:
-        text, _, default = about.partition("[default: ")
-        shown = _escaped(text.strip()) or "\\ "
-        if default:
-            shown += f" Default: ``{default.rstrip('] ')}``."
+        notes = dict(_NOTE.findall(about))
+        shown = " ".join([escaped(_NOTE.sub("", about).strip()), *_notes(notes)]).strip() or "\\ "
         yield f"   * - ``{name}``"
         yield f"     - {shown}"
+
+
+def _notes(notes: dict[str, str]) -> Iterator[str]:
+    for key, value in notes.items():
+        yield f"{key.capitalize()}: ``{value}``." if value else f"{key.capitalize()}."

@@ -23,6 +23,7 @@ _HEADING = re.compile(rf"({'|'.join((*ENTRIES, *TEXTS))}):(?:\s+|$)")
 _ENTRY = re.compile(r"(\*{0,2}\w[\w.]*(?:, \*{0,2}\w[\w.]*)*): ?(.*)")
 _SPAN = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
+_PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 _LIST_ITEM = re.compile(r"(?:[*-]|\d+\.) ")
 
 
@@ -138,15 +139,17 @@ def inline(text: str) -> str:
     out, last = [], 0
     for span in _SPAN.finditer(text):
         out += [
-            _escaped(text[last : span.start()], before=True),
+            escaped(text[last : span.start()]),
             _span(span[0], text[: span.start()], text[span.end() :]),
         ]
         last = span.end()
-    return "".join([*out, _escaped(text[last:])])
+    return "".join([*out, escaped(text[last:])])
 
 
-def _escaped(text: str, before: bool = False) -> str:
-    return re.sub(r"([\\*|`_])", r"\\\1", text)
+def escaped(text: str) -> str:
+    """Return text without markup as reStructuredText; papers of arXiv become links."""
+    escaped = re.sub(r"([\\*|`_])", r"\\\1", text)
+    return _PAPER.sub(r"`\g<0> <https://arxiv.org/abs/\1>`__", escaped)
 
 
 def _span(span: str, before: str, after: str) -> str:
@@ -220,7 +223,7 @@ def sections(doc: Docstring, without: Sequence[str] = ()) -> Iterator[str]:
             continue
         yield f":{title}:"
         for names, text in each.entries:
-            shown = ", ".join(f"**{_escaped(name)}**" if name else "" for name in names.split(", "))
+            shown = ", ".join(f"**{escaped(name)}**" if name else "" for name in names.split(", "))
             if each.title == "Raises":
                 shown = ", ".join(f":py:obj:`{name}`" for name in names.split(", ") if name)
             yield f"   | {shown}: {inline(text)}" if shown else f"   | {inline(text)}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from typing import Any
@@ -58,34 +57,23 @@ def misfits() -> dict[str, dict[str, str]]:
 
 def misfit(chosen: Mapping[str, str]) -> str:
     """Return why parts cannot be composed, whatever the other parts are; "" if they can."""
-    why = ""
-    for others in surroundings():
-        settings: dict[str, Any] = {**others, **chosen}
-        try:
-            diffkit.compose(**settings, backbone=None, data_shape=(1, 8, 8))
-        except DiffkitError as error:
-            why = why or " ".join(str(error).split("\n", 1)[-1].split())
-        else:
-            return ""
-    return why
+    needs = [needed(kind, name) for kind, name in chosen.items()]
+    everything = {kind: name for each in needs for kind, name in each.items()}
+    reasons = [problem({**others, **chosen}) for others in ({}, *needs, everything)]
+    return "" if "" in reasons else reasons[-1]
+
+
+def problem(chosen: Mapping[str, Any]) -> str:
+    """Return why parts cannot be composed, with the default of every other kind; "" if they can."""
+    try:
+        diffkit.compose(**chosen, backbone=None, data_shape=(1, 8, 8))
+    except DiffkitError as error:
+        return " ".join(str(error).split("\n", 1)[-1].split())
+    return ""
 
 
 @cache
-def surroundings() -> tuple[Mapping[str, str], ...]:
-    """Return the other parts that each pair is tried with: the defaults, and a learned variance with a loss for it."""
-    defaults = {
-        kind: inspect.signature(diffkit.compose).parameters[kind].default for kind in SLOTS if kind != "backbone"
-    }
-    learned = next(_learned(defaults), {})
-    return tuple({**defaults, **more} for more in ({}, learned))
-
-
-def _learned(defaults: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    for var, loss in product(built_in("var"), built_in("loss")):
-        if registry("var").create(var).extra_outputs:
-            settings: dict[str, Any] = {**defaults, "var": var, "loss": loss}
-            try:
-                diffkit.compose(**settings, backbone=None, data_shape=(1, 8, 8))
-            except DiffkitError:
-                continue
-            yield {"var": var, "loss": loss}
+def needed(kind: str, name: str) -> Mapping[str, str]:
+    """Return the other part that a part needs in place of a default, if any: a learned variance needs a loss for it."""
+    others = ({other: each} for other in SLOTS if other not in (kind, "backbone") for each in built_in(other))
+    return next((each for each in ({}, *others) if not problem({kind: name, **each})), {})

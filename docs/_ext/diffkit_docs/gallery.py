@@ -73,8 +73,7 @@ def write_gallery(folder: Path, kept: Path) -> None:
 
 def _parts(folder: Path, kept: Path) -> dict[str, list[Shown]]:
     names = [(kind, name) for kind in KINDS for name in facts.built_in(kind)]
-    missing = [each for each in names if not cache.read(kept / each[0] / f"{each[1]}.json", each[0])]
-    jobs = [(folder, kept, kind, name) for kind, name in missing]
+    jobs = [(folder, kept, kind, name) for kind, name in names if not _is_kept(folder, kept, kind, name)]
     with multiprocessing.get_context("fork").Pool(_PROCESSES) as pool:
         pool.starmap(_compute, jobs, chunksize=1)
     found: dict[str, list[Shown]] = {}
@@ -83,6 +82,13 @@ def _parts(folder: Path, kept: Path) -> dict[str, list[Shown]]:
         part = Shown(kind, name, registry(kind).get(name), tuple(held["panels"]), held["found"])
         found.setdefault(kind, []).append(part)
     return found
+
+
+def _is_kept(folder: Path, kept: Path, kind: str, name: str) -> bool:
+    held = cache.read(kept / kind / f"{name}.json", kind)
+    return bool(held) and all(
+        (folder / kind / f"{name}.{i}.dark.svg").exists() for i in range(1, len(held["panels"]) + 1)
+    )
 
 
 def _compute(folder: Path, kept: Path, kind: str, name: str) -> None:
@@ -181,7 +187,8 @@ def _part_page(part: Shown, misfits: dict[str, dict[str, str]]) -> str:
         if section.title in docstrings.TEXTS:
             lines += [f":{section.title}: {inline(' '.join(section.text.split()))}"]
     lines += ["", title("Options", "-"), *_options(part), "", *_use(part), ""]
-    lines += [title("Properties", "-"), *_properties(part), ""]
+    if properties := list(_properties(part)):
+        lines += [title("Properties", "-"), *properties, ""]
     if part.kind in SLOTS and f"{part.kind} {part.name}" in misfits:
         lines += [title("What it fits", "-"), *_fits(misfits[f"{part.kind} {part.name}"]), ""]
     lines += [title("In Python", "-"), *_class(part), ""]
@@ -239,8 +246,6 @@ def _properties(part: Shown) -> Iterator[str]:
         measured = ", ".join(f"{order:g} ({path})" for path, order in part.found["orders"].items())
         yield f":measured order: {measured}, by the conformance kit"
         yield f":calls of the network: {part.found['calls']:g} a step, over 100 steps"
-    if not found:
-        yield "It declares none."
 
 
 def _fits(misfits: dict[str, str]) -> Iterator[str]:
@@ -251,7 +256,7 @@ def _fits(misfits: dict[str, str]) -> Iterator[str]:
     yield ""
     for other, why in misfits.items():
         kind, _, name = other.partition(" ")
-        yield f"* {kind} :doc:`{name} <../{kind}/{name}>`: {docstrings._escaped(why)}"
+        yield f"* {kind} :doc:`{name} <../{kind}/{name}>`: {docstrings.escaped(why)}"
 
 
 def _class(part: Shown) -> Iterator[str]:
@@ -259,10 +264,6 @@ def _class(part: Shown) -> Iterator[str]:
     if path in full_names():
         yield f":py:obj:`{path}`"
         return
-    yield f".. py:class:: {path}{_signature(part.cls)}"
+    yield f".. py:class:: {path}{options.signature(part.cls) if attrs.has(part.cls) else ''}"
     yield ""
     yield f'   {inline(part.line)} The class that ``{part.kind}="{part.name}"`` stands for.'
-
-
-def _signature(cls: Any) -> str:
-    return str(inspect.signature(cls)).replace("'", "").partition(" -> ")[0]

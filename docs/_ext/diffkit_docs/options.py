@@ -34,15 +34,15 @@ class Option:
 
 
 def options_of(cls: type) -> tuple[Option, ...]:
-    """Return the options of an attrs class."""
-    doc = parse(cls.__doc__)
+    """Return the options of an attrs class; those it inherits are explained where they are defined."""
+    docs = [parse(base.__doc__) for base in cls.__mro__]
     return tuple(
         Option(
             field.alias or field.name,
             _type(field.type),
             _default(field.default),
             _allowed(field.validator),
-            doc.entry(field.alias or field.name),
+            next(filter(None, (doc.entry(field.alias or field.name) for doc in docs)), ""),
         )
         for field in attrs.fields(cls)
         if field.init
@@ -70,6 +70,18 @@ def _allowed(validator: Any) -> str:
     among: Sequence[str] = held.get("among", ())
     words = [f"{_SIGNS[name]} {limit:g}" for name, limit in bounds.items() if name in _SIGNS]
     return ", ".join([*words, *(repr(word) for word in among)])
+
+
+def signature(cls: type) -> str:
+    """Return the arguments of an attrs class with their types, which attrs drops where a value is converted."""
+    fields = [field for field in attrs.fields(cls) if field.init]
+    shown = [
+        f"{option.name}: {option.kind}{f' = {option.default}' if option.default else ''}" for option in options_of(cls)
+    ]
+    first = next((i for i, field in enumerate(fields) if field.kw_only), None)
+    if first is not None:
+        shown.insert(first, "*")
+    return f"({', '.join(shown)})"
 
 
 def table(options: Sequence[Option]) -> Iterator[str]:

@@ -21,11 +21,11 @@ def distance(samples: torch.Tensor, data: torch.Tensor) -> float:
 @pytest.mark.slow
 def test_digits_are_learned(tmp_path: Path):
     pytest.importorskip("sklearn")
-    from diffkit.data import scaled
+    from diffkit.data import scale_images
     from diffkit.data.loading import load
 
     data = load("digits", labels=False)
-    images = scaled(data.batch(np.arange(len(data))).images, data.bins).flatten(1)
+    images = scale_images(data.batch(np.arange(len(data))).images, data.bins).flatten(1)
     system = diffkit.compose(
         schedule="flow_linear",
         mean="flow",

@@ -15,11 +15,11 @@ from diffkit.protocols import Level, Prediction
 from diffkit.registry.resolve import resolve
 from diffkit.system.sampling import Program, _program, sampling_program
 from diffkit.table import ProcessTable, Steps
-from diffkit.testing._paths import LINEAR, VE, VP, WITHOUT_SIGNAL, Path, segment
+from diffkit.testing._paths import LINEAR, VE, VP, WITHOUT_SIGNAL, middle_segment
 from diffkit.testing.oracles import GaussianOracle, MixtureOracle
 
 PATHS = (VP, VE, LINEAR)
-SEGMENTS = tuple(segment(path) for path in PATHS)
+SEGMENTS = tuple(middle_segment(path) for path in PATHS)
 FINEST = (160, 320, 640)
 
 SOLVERS = [
@@ -130,6 +130,6 @@ def order(found: list[float], counts: tuple[int, ...] = FINEST) -> float:
 
 __all__ = [
     "FINEST", "GAUSSIAN", "LINEAR", "MIXTURE", "NOISY", "PATHS", "SEGMENTS", "SOLVERS", "VE", "VP", "WITHOUT_SIGNAL",
-    "Path", "ends", "errors", "order", "part", "points", "program_between", "quantile_flow", "run", "sampling_program",
+    "ends", "errors", "order", "part", "points", "program_between", "quantile_flow", "run", "sampling_program",
     "system_on",
 ]  # fmt: skip

@@ -53,7 +53,16 @@ class ByNoise(Even):
         return sorted({1 + int(np.argmin(np.abs(known - w))) for w in targets})
 
 
+@frozen
+class OneMore(Even):
+    """Counts the gaps, not the levels."""
+
+    def levels(self, table):
+        return sorted({int(k) for k in np.linspace(1, table.num_steps, self.count + 1).round()})
+
+
 MUTANTS = [
+    Mutant("spacing", OneMore(), Even(), "count_as_given", "5 levels"),
     Mutant("spacing", FromZero(), Even(), "levels_of_the_table", "ascending levels in 1"),
     Mutant("spacing", Drawn(), Even(), "same_table_same_levels", "the same levels"),
     Mutant("spacing", ByNoise(), Even(), "noise_as_declared", "every path"),

@@ -13,7 +13,7 @@ from diffkit_docs.plots._shared import cosine_table
 
 _DRAWS = 200_000
 _BINS = 50
-_UPDATES = 300
+_UPDATES = 150
 
 
 def panels(name: str, part: Any) -> list[Panel]:

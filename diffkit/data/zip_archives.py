@@ -1,4 +1,4 @@
-"""A zip archive of images, such as EDM's and StyleGAN's dataset tools write; read without unpacking it."""
+"""Zip archives of images, such as EDM's and StyleGAN's dataset tools write; read without unpacking them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from diffkit.data.folder import SUFFIXES, no_image
-from diffkit.data.images import Form, decoded
-from diffkit.data.labels import labels_of
+from diffkit.data.folder import SUFFIXES, no_image_error
+from diffkit.data.images import Form, decode_image
+from diffkit.data.labels import read_labels
 from diffkit.data.left_out import path_reason
 from diffkit.data.names import printable
 from diffkit.errors import DataError
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from diffkit.data.image_data import PictureData
 
 _LARGEST = 1 << 30
-"""Largest size of a file in an archive, in bytes; a larger one is not an image, and may be made to fill the memory."""
+"""Largest size in bytes of a file in an archive; a larger one is not an image, and might fill the memory."""
 _archives: dict[tuple[int, str], tuple[int, zipfile.ZipFile]] = {}
-"""Time of change and open archive, by process and path: two processes must not share the position in an open file."""
+"""Modification time and open archive, by process and path: processes must not share the position in an open file."""
 
 
 @frozen
-class Members:
+class ZipPictures:
     """The images of a zip archive, as `diffkit.data.images.Pictures`.
 
     Attributes:
         path: The archive.
         names: Its images, sorted.
-        form: What each image is made into.
+        form: Form that each image is converted to.
     """
 
     path: Path
@@ -55,11 +55,11 @@ class Members:
     def read(self, index: int) -> NDArray[Any]:
         """Return the pixels of an image, (C, H, W)."""
         member = self.names[index]
-        return decoded(io.BytesIO(content_of(self.path, member)), named(self.path, member), self.form)
+        return decode_image(io.BytesIO(read_member(self.path, member)), member_text(self.path, member), self.form)
 
     def stamps(self) -> list[Any]:
-        """Return name, bytes and checksum of each image."""
-        archive = _opened(self.path)
+        """Return name, size and checksum of each image."""
+        archive = _open_archive(self.path)
         return [[info.filename, info.file_size, info.CRC] for info in map(archive.getinfo, self.names)]
 
 
@@ -68,47 +68,49 @@ def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: An
 
     Args:
         path: The archive.
-        form: Size, channels and the like of every example.
+        form: Size, channels and bits of every example.
         labels: As for a folder; a table may also be in the archive, as dataset.json is.
         options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
-            `PictureData.opened`.
+            `PictureData.from_pictures`.
     Raises:
-        DataError: It is not an archive, there is no image in it, one cannot be read, or a label is missing.
+        DataError: The file is not an archive, has no image, an image cannot be read, or a label is missing.
     """
     need_pillow("reading image files")
     from diffkit.data.image_data import PictureData
 
     names, ignored = list_members(path)
-    found = labels_of(names, labels, path, table_in(path, labels))
-    return PictureData.opened(Members(path, names, form), source=str(path), labels=found, ignored=ignored, **options)
+    found = read_labels(names, labels, path, read_table_member(path, labels))
+    return PictureData.from_pictures(
+        ZipPictures(path, names, form), source=str(path), labels=found, ignored=ignored, **options
+    )
 
 
 def list_members(path: Path) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Return the images of an archive, sorted, and its other files with the reason that they are left out.
+    """Return the images of a zip archive, sorted, and its other files with the reason why they are left out.
 
     Raises:
-        DataError: It is not an archive, or there is no image in it.
+        DataError: The file is not an archive, or has no image.
     """
-    reasons = {info.filename: _reason(info) for info in _opened(path).infolist() if not info.is_dir()}
+    reasons = {info.filename: _reason_left_out(info) for info in _open_archive(path).infolist() if not info.is_dir()}
     names = tuple(name for name in sorted(reasons) if reasons[name] is None)
     ignored = [(printable(name), reason) for name, reason in sorted(reasons.items()) if reason is not None]
     if not names:
-        raise no_image(path, len(ignored))
+        raise no_image_error(path, len(ignored))
     return names, ignored
 
 
-def table_in(path: Path, labels: str | None) -> bytes | None:
-    """Return the table of labels that is in the archive, if there is one and none outside."""
-    if labels is None or Path(labels).exists() or labels not in _opened(path).namelist():
+def read_table_member(path: Path, labels: str | None) -> bytes | None:
+    """Return the content of a table of labels in a zip archive; None if there is none, or a file of that name."""
+    if labels is None or Path(labels).exists() or labels not in _open_archive(path).namelist():
         return None
-    return content_of(path, labels)
+    return read_member(path, labels)
 
 
-def content_of(path: Path, member: str) -> bytes:
-    """Return a file of an archive, or raise `DataError` with both names."""
-    name = named(path, member)
+def read_member(path: Path, member: str) -> bytes:
+    """Return the content of a file in a zip archive, or raise `DataError` with both names."""
+    name = member_text(path, member)
     try:
-        archive = _opened(path)
+        archive = _open_archive(path)
         if archive.getinfo(member).file_size > _LARGEST:
             raise DataError(f"{name}: more than {_LARGEST} bytes, which no image has")
         return archive.read(member)
@@ -116,13 +118,13 @@ def content_of(path: Path, member: str) -> bytes:
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def named(path: Path, member: str) -> str:
-    """Return the name of a file of an archive for error messages."""
+def member_text(path: Path, member: str) -> str:
+    """Return the name of a file in a zip archive for error messages."""
     return f"{printable(path)}: {printable(member)}"
 
 
-def _reason(info: zipfile.ZipInfo) -> str | None:
-    """Why a file is left out, or None."""
+def _reason_left_out(info: zipfile.ZipInfo) -> str | None:
+    """Return why a file of an archive is left out, or None."""
     found = PurePosixPath(info.filename)
     if reason := path_reason(found.parts[:-1], found.name):
         return reason
@@ -131,7 +133,7 @@ def _reason(info: zipfile.ZipInfo) -> str | None:
     return None if found.suffix.lower() in SUFFIXES else "no image by its name"
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
+def _open_archive(path: Path) -> zipfile.ZipFile:
     place = os.getpid(), os.path.realpath(path)
     try:
         changed = path.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""Reading examples: every error becomes a `DataError` that names the example, also from a worker process."""
+"""Errors of reading training examples: each becomes a `DataError` that names the example, from a worker process too."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from diffkit.data.base import Batch, Data, Indices
 from diffkit.errors import DataError, DiffkitError
 
 
-def read(data: Data, indices: Indices) -> Batch:
-    """Return the examples with these indices.
+def read_examples(data: Data, indices: Indices) -> Batch:
+    """Read the examples with these indices; an error names the example that cannot be read.
 
     Raises:
-        DataError: One cannot be read; the text names it.
+        DataError: An example cannot be read.
     """
     try:
         return data.batch(indices)
     except (DiffkitError, MemoryError):
         raise
     except Exception as error:
-        raise DataError(f"{_culprit(data, indices)} cannot be read: {_words(error)}") from error
+        raise DataError(f"{_first_unreadable(data, indices)} cannot be read: {_error_text(error)}") from error
 
 
-def _culprit(data: Data, indices: Indices) -> str:
-    """Text that names the first example that cannot be read alone."""
+def _first_unreadable(data: Data, indices: Indices) -> str:
+    """Return a text that names the first example that cannot be read by itself."""
     listed = [int(index) for index in indices]
     for index in listed:
         try:
@@ -36,15 +36,15 @@ def _culprit(data: Data, indices: Indices) -> str:
     return f"a batch of the examples {', '.join(map(str, listed[:8]))}{', ...' if listed[8:] else ''}"
 
 
-def _words(error: Exception) -> str:
-    """An error's message on one line, with the name of its class where the message is not enough."""
+def _error_text(error: Exception) -> str:
+    """Return an error's message on one line, after the name of its class."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @frozen
-class Failure:
-    """An error on its way from a worker process to its parent.
+class WorkerFailure:
+    """An error that a data worker sends to its parent process.
 
     Attributes:
         error: The error itself, if it can be pickled, else one of the same text.
@@ -55,37 +55,37 @@ class Failure:
     trace: str
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        """Pack an error; diffkit's own and those that end a process keep their class."""
+    def of(cls, error: BaseException) -> WorkerFailure:
+        """Return an error as a worker sends it; diffkit's errors and those that end a process keep their class."""
         trace = "".join(traceback.format_exception(error))
         if isinstance(error, DiffkitError):
-            rebuilt = type(error).__new__(type(error))  # some errors are made from other arguments than their text
+            rebuilt = type(error).__new__(type(error))  # the constructors of some errors do not take their text
             rebuilt.args = (str(error),)
             return cls(rebuilt, trace)
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             return cls(type(error)(*map(str, error.args)), trace)
-        return cls(RuntimeError(_words(error) if isinstance(error, Exception) else repr(error)), trace)
+        return cls(RuntimeError(_error_text(error) if isinstance(error, Exception) else repr(error)), trace)
 
     def unpack(self) -> BaseException:
-        """Return the error to raise in the parent, with the worker's traceback as its cause."""
+        """Return the worker's error, to raise in the parent, with the worker's traceback as its cause."""
         self.error.__cause__ = RuntimeError(f"in a process that reads data:\n{self.trace}")
         return self.error
 
 
-def unpacked(found: Iterator[Batch | Failure]) -> Iterator[Batch]:
-    """Yield the batches that worker processes send, or raise the error of one of them.
+def raise_worker_failures(found: Iterator[Batch | WorkerFailure]) -> Iterator[Batch]:
+    """Yield the batches that worker processes send; raise the error of a worker that failed.
 
     Raises:
         DataError: An example cannot be read.
     """
     for each in found:
-        if isinstance(each, Failure):
+        if isinstance(each, WorkerFailure):
             raise each.unpack()
         yield each
 
 
-def lost_worker(error: BaseException) -> DataError | None:
-    """Return the error to raise if ``error`` means that a worker process died; torch has no class for that."""
+def worker_died_error(error: BaseException) -> DataError | None:
+    """Return the error to raise if ``error`` means that a data worker died, else None; torch has no class for that."""
     reported = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
     if not reported and not isinstance(error, ConnectionError | EOFError):  # errors of the pipe for its batches
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from my_package import MyPart
+from my_package.my_kind import MyPart
 
 from diffkit.testing import parametrize_checks
 

@@ -13,15 +13,15 @@ import torch
 from attrs import frozen
 from numpy.typing import NDArray
 
-from diffkit.data.base import Data, scaled
+from diffkit.data.base import Data, scale_images
 from diffkit.errors import DataError, OptionError
+from diffkit.evaluation.saved import Saved
 from diffkit.runtime.files import weights_digest
 from diffkit.runtime.images import check_finite, open_image, pixels
 from diffkit.system.module import System
 from diffkit.system.randomness import noise_for
 
 if TYPE_CHECKING:
-    from diffkit.cli.shared.saved import Saved
     from diffkit.system.prepared import SamplingJob
 
 
@@ -86,7 +86,7 @@ class Sampling:
             found[self.label] = self.labels[rows.start : rows.stop].tolist()
         if self.low_res is not None:
             small = self.low_res.batch([i // self.each for i in rows]).images
-            found["low_res"] = scaled(small, self.low_res.bins)
+            found["low_res"] = scale_images(small, self.low_res.bins)
         return found
 
 
@@ -123,12 +123,12 @@ def pictures(path: Path, channels: int) -> Data:
 def _one(path: Path, channels: int) -> Data:
     """One picture, as it is."""
     from diffkit.data.arrays import from_array
-    from diffkit.data.images import Form, opened, read_image, upright
+    from diffkit.data.images import Form, open_image_file, read_image, rotate_upright
 
     if channels not in (1, 3, 4):
         raise DataError(f"pictures have 1, 3 or 4 channels, the network reads {channels}; give a .npz file")
-    with opened(path, str(path)) as image:
-        width, height = upright(image).size
+    with open_image_file(path, str(path)) as image:
+        width, height = rotate_upright(image).size
     return from_array(read_image(path, Form((height, width), channels))[None])
 
 

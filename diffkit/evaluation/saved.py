@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from attrs import frozen
 
 from diffkit.errors import DataError, OptionError, did_you_mean
 from diffkit.runtime.run_layout import CONFIG
-
-if TYPE_CHECKING:
-    from diffkit.system.module import System
+from diffkit.runtime.strict_json import check_fields, read_json
+from diffkit.system.loading import load as load_system
+from diffkit.system.module import System
 
 
 @frozen(eq=False)
@@ -77,16 +78,13 @@ class Saved:
         return self.classes[label] if self.classes and label < len(self.classes) else str(label)
 
 
-def load(folder: Path, device: str | None) -> Saved:
+def load(folder: Path, device: torch.device) -> Saved:
     """Load a saved system, or the newest weights of a training run.
 
     Raises:
         CheckpointError, SpecError: As `diffkit.load`.
     """
-    import diffkit
-    from diffkit.cli.shared.device import device as find_device
-
-    system = diffkit.load(folder, device=find_device(device))
+    system = load_system(folder, device=device)
     if system.network is None:
         raise OptionError(f"{folder} is a system without a network; train one, or use it in Python, with model=")
     facts = _facts_of_data(folder)
@@ -104,8 +102,6 @@ def class_names(folder: Path) -> tuple[str, ...] | None:
 
 def _facts_of_data(folder: Path) -> Mapping[str, Any]:
     """Facts of the data that a run was trained on; empty for a system that was only saved."""
-    from diffkit.runtime.strict_json import check_fields, read_json
-
     try:
         found: Mapping[str, Any] = read_json(folder / CONFIG, DataError).get("data", {})
         check_fields(found, "data", DataError, classes=(list, type(None)), low_res=(list, type(None)))

@@ -1,4 +1,4 @@
-"""Checks that the tensors of a checkpoint are a state of this run, before any of them is restored."""
+"""The check that a checkpoint has the tensors of the trainer's state, before any of them is restored."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from diffkit.runtime.strict_json import word
 from diffkit.training.checkpoint import Files
 
 
-def check_state(step: int, files: Files, own: Files, network: nn.Module) -> None:
-    """Raise unless the files of a checkpoint have the tensors of the trainer's own state.
+def check_checkpoint_state(step: int, files: Files, own: Files, network: nn.Module) -> None:
+    """Raise unless a checkpoint has the tensors of the trainer's state.
 
     Args:
-        step: Of the checkpoint, for the message.
-        files: Its tensors, shares joined.
-        own: The trainer's current state; moments and the window may be missing, as before the first update.
-        network: The trained network; moments are those of its parameters.
+        step: Step of the checkpoint, for the message.
+        files: Its tensors, shards joined.
+        own: The trainer's current state; before the first update it has no moments and no window of metrics.
+        network: The network, whose parameters the moments belong to.
     Raises:
-        CheckpointError: A file or a tensor is missing, or of another shape or kind.
+        CheckpointError: A file or a tensor is missing, or has another shape or dtype.
     """
-    problem = next(_problems(files, own, dict(network.named_parameters())), None)
+    problem = next(_state_problems(files, own, dict(network.named_parameters())), None)
     if problem:
         raise CheckpointError(
             f"the checkpoint of step {step} is not one of this run: {problem}; remove its folder to resume from the "
@@ -30,7 +30,7 @@ def check_state(step: int, files: Files, own: Files, network: nn.Module) -> None
         )
 
 
-def _problems(files: Files, own: Files, parameters: Mapping[str, Tensor]) -> Iterator[str]:
+def _state_problems(files: Files, own: Files, parameters: Mapping[str, Tensor]) -> Iterator[str]:
     for label, tensors in own.items():
         if label not in files:
             yield f"it has no {label}"
@@ -39,7 +39,7 @@ def _problems(files: Files, own: Files, parameters: Mapping[str, Tensor]) -> Ite
             if name not in files[label] and name != "window":
                 yield f"{label} has no {name}"
             elif name in files[label] and name != "window":
-                yield from _difference(f"{name} of {label}", files[label][name], tensor)
+                yield from _tensor_difference(f"{name} of {label}", files[label][name], tensor)
     moments = dict[str, set[str]]()
     for full, value in files["optimizer"].items():
         kind, _, name = full.partition("/")
@@ -47,14 +47,14 @@ def _problems(files: Files, own: Files, parameters: Mapping[str, Tensor]) -> Ite
         if name not in parameters:
             yield f"optimizer has {word(full)}, of no parameter of the network"
         elif value.ndim:
-            yield from _difference(f"{full} of optimizer", value, parameters[name])
+            yield from _tensor_difference(f"{full} of optimizer", value, parameters[name])
     every = set().union(*moments.values())
     for name, kinds in moments.items():
         if kinds != every:
             yield f"optimizer has no {min(every - kinds)} of {name}"
 
 
-def _difference(what: str, there: Tensor, own: Tensor) -> Iterator[str]:
+def _tensor_difference(what: str, there: Tensor, own: Tensor) -> Iterator[str]:
     if there.shape != own.shape:
         yield f"{what} has shape {tuple(there.shape)}, not {tuple(own.shape)}"
     if there.dtype != own.dtype:

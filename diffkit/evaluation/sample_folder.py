@@ -27,9 +27,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from diffkit.cli.parsing.options import spelled
-from diffkit.cli.shared.paths import check_overview, overview
-from diffkit.errors import DataError, OptionError
+from diffkit.errors import DataError, Message, OptionError, Setting, joined
 from diffkit.runtime.files import sync_folder, write_through
 from diffkit.runtime.images import grid, png
 from diffkit.runtime.strict_json import read_json
@@ -37,12 +35,13 @@ from diffkit.training.lock import RunLock
 
 FACTS = "sampling.json"
 BATCHES = ".batches"
+_AGAIN = {"overwrite": True}
 IN_GRID = 256
 """The grid shows so many samples at most: all of a large set would be a picture that no viewer opens."""
 _DIGESTS = {
     "system": "another system, or the same with other weights",
-    "classes": "other --classes, or in another order",
-    "low_res": "other pictures of --low-res",
+    "classes": Message("other ", Setting("classes"), ", or in another order"),
+    "low_res": Message("other pictures of ", Setting("low_res")),
     "noise": "noise that another version of diffkit drew",
 }
 """Meaning of a differing digest."""
@@ -85,17 +84,18 @@ class SampleFolder:
             return
         if not (self.out / FACTS).exists():
             if any(path.name != BATCHES for path in self.out.iterdir()):
-                raise OptionError(f"--out {self.out} is not empty; name another folder, or pass --overwrite")
+                raise OptionError("is not empty; name another folder", option="out", value=str(self.out), fix=_AGAIN)
             self._check_grid(overwrite=False)
             return
         old = _read(self.out / FACTS)
         found = _differences(self._comparable(old), self.facts)
         if found:
             alone = len(found) == 1 and old.get("n") != self.count
-            how = f"-n {old.get('n')} (the last batch would be another)" if alone else "the same options to resume"
+            last = Message(Setting("n", old.get("n")), " (the last batch would be another)")
+            how = last if alone else "the same options to resume"
+            out = Message(Setting("out", str(self.out)), " holds samples drawn with other options:")
             raise OptionError(
-                "\n  ".join([f"--out {self.out} holds samples drawn with other options:", *found])
-                + f"\npass {how}, name another folder, or pass --overwrite"
+                Message(joined("\n  ", [out, *found]), "\npass ", how, ", or name another folder"), fix=_AGAIN
             )
 
     def _comparable(self, old: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,6 +258,30 @@ class SampleFolder:
         temporary.replace(path)
 
 
+def overview(out: Path) -> Path:
+    """Path of the overview of a folder's results: next to it, so that it is not taken for a result."""
+    whole = out if out.name not in ("", "..") else out.resolve()
+    if not whole.name:
+        raise OptionError(
+            "has no folder around it, where the overview goes; name another folder", option="out", value=str(out)
+        )
+    return whole.with_name(f"{whole.name}_grid.png")
+
+
+def check_overview(out: Path, *, overwrite: bool) -> None:
+    """Raise `OptionError` unless the overview of a folder can be written, and replaces none, or may."""
+    path = overview(out)
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(
+            Message(f"the overview {path}, next to ", Setting("out"), ", cannot be written; name another folder")
+        )
+    if path.exists() and not overwrite:
+        raise OptionError(
+            Message(f"{path} exists already, next to ", Setting("out"), "; name another folder"), fix=_AGAIN
+        )
+
+
 def digest(labels: NDArray[np.int64]) -> str:
     """Return 16 digits that stand for the classes of samples."""
     return hashlib.sha256(labels.tobytes()).hexdigest()[:16]
@@ -274,11 +298,14 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, DataError, "; pass --overwrite to begin anew")
+    try:
+        return read_json(path, DataError)
+    except DataError as error:
+        raise DataError(str(error), fix=_AGAIN) from error
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Each difference as "--steps 50, now 100"."""
+    """Each difference as "steps=50, now 100"."""
     now = json.loads(json.dumps(new))
     names = [name for name in dict.fromkeys([*now, *old]) if old.get(name) != now.get(name)]
     return [_difference(name, old.get(name), now.get(name)) for name in names]
@@ -287,8 +314,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _difference(name: str, was: Any, now: Any) -> str:
     if name in _DIGESTS and was is not None and now is not None:
         return _DIGESTS[name]
-    flag = "-n" if name == "n" else name if name == "system" else spelled((name,))
-    return f"{flag} {_word(was)}, now {_word(now)}"
+    return Message(Setting(name, was), f", now {_word(now)}")
 
 
 def _word(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Metrics as JSON lines, and the progress bar of training."""
+"""The metrics of a run, RUN/metrics.jsonl: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diffkit.errors import CheckpointError
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.output import log
-from diffkit.runtime.progress import Bar
-from diffkit.runtime.progress import bar as progress_bar
 from diffkit.runtime.strict_json import parse_json
 
 NAME = "metrics.jsonl"
@@ -24,17 +22,17 @@ _LONGEST = 1 << 20
 
 
 class MetricsFile:
-    """One JSON object per line, in order of "step"; new lines are appended.
+    """The file of a run's metrics, one JSON object per line, in order of "step"; new lines are appended.
 
     Args:
         folder: The run's folder.
-        step: Completed updates to continue from; see `repair`.
+        step: Completed updates; lines of later ones are removed, see `repair_metrics`.
         name: Of the file.
     """
 
     def __init__(self, folder: Path, step: int, name: str = NAME):
         self.path = folder / name
-        repair(folder, step, name)
+        repair_metrics(folder, step, name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         # without a buffer: closing the file never has to write anything again
         self.file = os.fdopen(os.open(self.path, flags, 0o666), "ab", buffering=0)
@@ -45,7 +43,7 @@ class MetricsFile:
         Raises:
             CheckpointError: It cannot be written.
         """
-        line = _line(metrics)
+        line = _metrics_line(metrics)
         with self._writing():
             if self.file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -73,45 +71,45 @@ class MetricsFile:
         self.file.close()
 
 
-def repair(folder: Path, step: int, name: str = NAME) -> None:
-    """Remove lines of an interrupted run that come after ``step``, and damaged lines, with a warning.
+def repair_metrics(folder: Path, step: int, name: str = NAME) -> None:
+    """Remove the lines of metrics after ``step``, and damaged lines, with a warning.
 
     Args:
         folder: The run's folder.
-        step: Completed updates to continue from; lines about later ones are removed.
+        step: Completed updates that the run continues from.
         name: Of the file.
     """
     path = folder / name
-    kept = b"".join(_line(line) for line in read_metrics(folder, name) if line["step"] <= step)
-    if path.is_symlink() or (path.exists() and path.read_bytes() != kept):
-        write_atomically(path, kept)
+    content = b"".join(_metrics_line(line) for line in read_metrics(folder, name) if line["step"] <= step)
+    if path.is_symlink() or (path.exists() and path.read_bytes() != content):
+        write_atomically(path, content)
 
 
-def has_line(folder: Path, step: int) -> bool:
+def has_metrics_line(folder: Path, step: int) -> bool:
     """Return whether a run's metrics have a line of a step."""
     return any(line["step"] == step for line in read_metrics(folder))
 
 
 def read_metrics(folder: str | Path, name: str = NAME) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics, or of another such file, in order of "step", the last one of each.
+    """Return the lines of a run's metrics, or of another such file, in order of "step"; of each step the last line.
 
-    A last line that was cut short is skipped, and so are damaged ones, with a warning.
+    A last line that was cut short is skipped. Damaged lines are skipped with a warning.
     """
     path = Path(folder) / name
     if not path.exists():
         return []
     *lines, rest = path.read_bytes().split(b"\n")
-    parsed = [(number, parsed_line(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    parsed = [(number, parse_metrics_line(line)) for number, line in enumerate(lines, 1) if line.strip()]
     found = {line["step"]: line for _, line in parsed if line is not None}
-    if (whole := parsed_line(rest)) is not None:  # only its line break is missing
+    if (whole := parse_metrics_line(rest)) is not None:  # only its line break is missing
         found[whole["step"]] = whole
     if damaged := [number for number, line in parsed if line is None]:
-        say(f"warning: {path} is damaged: {_lines(damaged)} left out")
+        log(f"warning: {path} is damaged: {_line_numbers_text(damaged)} left out")
     return [found[step] for step in sorted(found)]
 
 
-def parsed_line(line: bytes) -> dict[str, Any] | None:
-    """Return a line of metrics, an object of numbers with the number of its step; None if it is anything else."""
+def parse_metrics_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line of metrics: numbers by name, "step" among them; None if the line is anything else."""
     if len(line) > _LONGEST:
         return None
     try:
@@ -128,20 +126,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _lines(numbers: Sequence[int]) -> str:
+def _line_numbers_text(numbers: Sequence[int]) -> str:
     """Some line numbers, as "line 3 is" or "3 lines (the first is 7) are"."""
     return f"line {numbers[0]} is" if len(numbers) == 1 else f"{len(numbers)} lines (the first is {numbers[0]}) are"
 
 
-def _line(metrics: Mapping[str, Any]) -> bytes:
-    """JSON has no NaN or infinity: they become null."""
+def _metrics_line(metrics: Mapping[str, Any]) -> bytes:
+    """Return metrics as a line of JSON, in which NaN and infinity become null."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
     return (json.dumps(plain, allow_nan=False) + "\n").encode()
-
-
-def bar(done: int, total: int, show: bool) -> AbstractContextManager[Bar]:
-    """Show a bar with an ETA on standard error."""
-    return progress_bar(total, "training", show, done=done)
-
-
-say = log

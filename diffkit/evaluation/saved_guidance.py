@@ -1,0 +1,122 @@
+"""Guidance by networks in folders: a worse system, or a classifier of noisy data, after a check that it fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import nn
+
+from diffkit.data.matching import class_difference_text, has_class_names
+from diffkit.errors import Message, OptionError, Setting, SpecError
+from diffkit.evaluation.saved import Saved, class_names
+from diffkit.guidance import Autoguidance, ClassifierGuidance
+from diffkit.protocols import Guidance
+from diffkit.runtime.files import weights_digest
+from diffkit.runtime.run_layout import SPEC
+from diffkit.runtime.strict_json import check_fields, shown, word
+from diffkit.system.guidance import networks_of
+from diffkit.system.loading import load, read_spec
+from diffkit.system.module import System
+from diffkit.weights import load_classifier
+
+
+def described(guidance: Guidance | None) -> str | None:
+    """Return words that stand for a guidance, its networks' weights included."""
+    networks = () if guidance is None else networks_of([guidance])
+    if not networks:
+        return None if guidance is None else repr(guidance)
+    values = {field.name: getattr(guidance, field.name) for field in attrs.fields(type(guidance))}  # type: ignore[arg-type]  # every guidance is an attrs class
+    options = ", ".join(f"{name}={_weights(v) if v in networks else repr(v)}" for name, v in values.items())
+    return f"{type(guidance).__name__}({options})"
+
+
+def by_worse_system(folder: Path, saved: Saved, **options: Any) -> Guidance:
+    """Return guidance away from the worse system in a folder; ``options`` are those of `Autoguidance`."""
+    if misfit := _class_problem(folder, saved):
+        raise OptionError(Message(Setting("model", part="guidance"), f" does not fit this system: {misfit}"))
+    return Autoguidance(load(folder, device=saved.system.device), **options)
+
+
+def by_classifier(folder: Path, saved: Saved, **options: Any) -> tuple[Guidance, Saved]:
+    """Return guidance by the classifier in a folder, and the system with the classes that can be chosen.
+
+    Args:
+        folder: A run of a classifier, or an imported one.
+        saved: The system; if it has no classes, they are the classifier's.
+        options: Those of `ClassifierGuidance`.
+    """
+    if folder.is_file():
+        setting = Setting("classifier", str(folder), "guidance")
+        raise OptionError(Message(setting, f" is a file; diffkit import {folder} --to FOLDER makes a folder"))
+    network = load_classifier(folder, device=saved.system.device)
+    spec = read_spec(folder / SPEC)
+    _check_fit(spec, saved, _class_problem(folder, saved))
+    conditional = saved.num_classes is not None
+    if not conditional:
+        saved = attrs.evolve(saved, num_classes=spec["num_classes"], classes=class_names(folder))
+    found = ClassifierGuidance(network, **options, label="y" if conditional else "class")
+    return found, attrs.evolve(saved, null_class=None)
+
+
+def _class_problem(folder: Path, saved: Saved) -> str | None:
+    """Return how the classes of the guiding run differ from the system's, if both have names."""
+    own, classes = class_names(folder), saved.classes
+    if (
+        saved.num_classes is None
+        or own is None
+        or classes is None
+        or not (has_class_names(own) and has_class_names(classes))
+    ):
+        return None
+    return (
+        None
+        if own[: len(classes)] == classes
+        else class_difference_text(own, classes, whose="the system", what=str(folder))
+    )
+
+
+def _check_fit(spec: Mapping[str, Any], saved: Saved, of_classes: str | None) -> None:
+    """Refuse a classifier of other data, other classes or other noise than the system's."""
+    system, problems = saved.system, [of_classes] if of_classes else []
+    shape, count = tuple(spec["data_shape"]), spec["num_classes"]
+    if shape != system.data_shape:
+        problems.append(f"it reads data of shape {shape}, the system makes {system.data_shape}")
+    if saved.num_classes is not None and saved.num_classes > count:
+        problems.append(f"it has {count} classes, the system has {saved.num_classes}")
+    if "parts" in spec:  # an imported one has no parts
+        problems += _noise_problems(spec, system)
+    if problems:
+        text = f" does not fit this system: {'; '.join(problems)}"
+        raise OptionError(Message(Setting("classifier", part="guidance"), text))
+
+
+def _noise_problems(spec: Mapping[str, Any], system: System) -> list[str]:
+    check_fields(spec, "the classifier's spec", SpecError, parts=dict, settings=dict)
+    check_fields(spec["parts"], "the classifier's spec", SpecError, schedule=dict)
+    check_fields(spec["parts"]["schedule"], "its schedule", SpecError, name=str, options=dict)
+    check_fields(spec["settings"], "the classifier's settings", SpecError, num_steps=int, rescale_time=bool)
+    own = json.loads(json.dumps(system.spec()))
+    found = []
+    was, now = spec["parts"]["schedule"], own["parts"]["schedule"]
+    if (was["name"], was["options"]) != (now["name"], now["options"]):
+        found.append(f"it was trained on {_named(was)}, the system on {_named(now)}")
+    names = ("num_steps", "rescale_time")
+    return found + [
+        f"it was trained with {name}={shown(spec['settings'][name])}, the system with {own['settings'][name]}"
+        for name in names
+        if spec["settings"][name] != own["settings"][name]
+    ]
+
+
+def _named(part: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key}={shown(value)}" for key, value in part["options"].items())
+    return f"schedule {word(part['name'])}({options})"
+
+
+def _weights(network: nn.Module) -> str:
+    """A network's class, and 16 digits that stand for its weights."""
+    return f"{type(network).__name__} {weights_digest(network.state_dict())[:16]}"

@@ -1,0 +1,50 @@
+"""How much diffkit does before the first update of ``diffkit train``: one compose, and few Python calls."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+MOST = 3000
+
+COUNT = """
+import sys
+from pathlib import Path
+import diffkit
+from diffkit.__main__ import main
+
+root, calls, composed = str(Path(diffkit.__file__).parent), 0, 0
+
+def count(frame, event, argument):
+    global calls, composed
+    code = frame.f_code
+    if event != "call" or not code.co_filename.startswith(root):
+        return
+    calls += 1
+    composed += code.co_name == "compose"
+    if code.co_name == "update" and code.co_filename.endswith("trainer.py"):
+        sys.setprofile(None)
+        print(calls, composed)
+        sys.stdout.flush()
+        raise KeyboardInterrupt
+
+sys.setprofile(count)
+main(sys.argv[1:])
+"""
+
+
+def test_few_calls_and_one_compose_before_the_first_update(tmp_path: Path):
+    np.save(tmp_path / "images.npy", np.zeros((16, 1, 8, 8), np.uint8))
+    words = ["train", "--data", "images.npy", "--out", "run", "--backbone", "mlp", "--num-steps", "10", "--steps", "2"]
+    words += ["--schedule", "cosine", "--batch-size", "8"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stderr.endswith("interrupted\n"), done.stderr
+    calls, composed = map(int, done.stdout.splitlines()[-1].split())
+    assert composed == 1 and calls <= MOST, (calls, composed)
