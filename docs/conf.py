@@ -23,7 +23,7 @@ pygments_dark_style = "github-dark"
 html_title = "diffkit"
 html_css_files = ["site.css"]
 html_js_files = ["versions.js"]
-html_extra_path = ["versions.json"]
+html_extra_path = ["versions.json", "llms.txt"]
 html_sidebars = {
     "**": [
         "sidebar/brand.html",

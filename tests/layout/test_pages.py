@@ -18,8 +18,20 @@ FUNCTIONS = sorted(set(re.findall(r"`([\w/.]+\.py):([\w.]+)`", ARCHITECTURE)))
 READING = re.findall(r"^\| `([\w/.]+\.py)` \| (\d+) \| (.+) \|$", ARCHITECTURE, re.MULTILINE)
 LINKS = [
     (page, target)
-    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/**/README.md")])
+    for page in sorted(
+        page
+        for pattern in (
+            "*.md",
+            "docs/*.md",
+            "docs/learn/*.md",
+            "docs/from/*.md",
+            "docs/proof/*.md",
+            "plugins/**/README.md",
+        )
+        for page in ROOT.glob(pattern)
+    )
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    if "repository/" not in target  # copied when the site is built, which checks them
 ]
 
 

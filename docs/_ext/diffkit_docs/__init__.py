@@ -18,9 +18,11 @@ from sphinx.util.nodes import make_refnode
 from diffkit_docs import docstrings, options
 from diffkit_docs.check import problems
 from diffkit_docs.commands import write_commands
+from diffkit_docs.embedding import GalleryFigures
 from diffkit_docs.gallery import write_gallery
 from diffkit_docs.names import public_names
 from diffkit_docs.navigation import add_tree, rewrite_if_tree_changed
+from diffkit_docs.proof import write_proof
 from diffkit_docs.reference import homes, write_reference
 from diffkit_docs.repository import with_site_links, write_repository
 
@@ -29,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
+    app.add_directive("gallery-figures", GalleryFigures)
     app.connect("builder-inited", write_pages)
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", convert)
@@ -46,7 +49,7 @@ def write_pages(app: Sphinx) -> None:
     docs = Path(app.srcdir)
     _log.info("writing docs/gallery")
     write_gallery(docs / "gallery", docs / "_build" / "cache")
-    for name, write in (("api", write_reference), ("commands", write_commands)):
+    for name, write in (("api", write_reference), ("commands", write_commands), ("proof", write_proof)):
         _log.info("writing docs/%s", name)
         write(docs / name)
     write_repository(docs)
