@@ -40,7 +40,7 @@ class Features:
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Protocol of an extractor: a feature network for metrics."""
+    """What computes features of images for metrics: the contract of a feature network."""
 
     @property
     def name(self) -> str:

@@ -99,7 +99,7 @@ class SampleFolder:
             )
 
     def _comparable(self, old: Mapping[str, Any]) -> dict[str, Any]:
-        """The earlier options, with as many classes as now if those are the same."""
+        """The options of the samples already in the folder, with as many classes as now if those are the same."""
         old = {"noise": "generators", **old}  # folders begun before the noise had a name
         if self.labels is None or "classes" not in old or not isinstance(old.get("n"), int):
             return old
@@ -259,7 +259,7 @@ class SampleFolder:
 
 
 def overview(out: Path) -> Path:
-    """Path of the overview of a folder's results: next to it, so that it is not taken for a result."""
+    """Path of the grid of a sample folder: next to it, so that it is not taken for a sample."""
     whole = out if out.name not in ("", "..") else out.resolve()
     if not whole.name:
         raise OptionError(

@@ -13,7 +13,8 @@ from diffkit.data.base import Data
 from diffkit.data.folder import list_images
 from diffkit.data.loading import source_for
 from diffkit.errors import DataError
-from diffkit.runtime.images import check_finite, need_pillow, open_image, to_integers
+from diffkit.runtime.finite import check_finite
+from diffkit.runtime.images import need_pillow, open_image, to_integers
 from diffkit.system.call_options import JobOptions, shows_options
 from diffkit.system.module import System
 

@@ -17,7 +17,8 @@ from diffkit.data.base import Data, scale_images
 from diffkit.errors import DataError, OptionError
 from diffkit.evaluation.saved import Saved
 from diffkit.runtime.files import weights_digest
-from diffkit.runtime.images import check_finite, open_image, pixels
+from diffkit.runtime.finite import check_finite
+from diffkit.runtime.images import open_image, pixels
 from diffkit.system.module import System
 from diffkit.system.randomness import noise_for
 
@@ -208,7 +209,7 @@ def digest(system: System) -> str:
 
 
 def fingerprint(data: Data) -> str:
-    """Return 16 digits that stand for all images of some data."""
+    """Return 16 digits that stand for all small pictures that are sampled from."""
     found = hashlib.sha256(str((len(data), *data.shape)).encode())
     for start in range(0, len(data), 256):
         images = data.batch(range(start, min(start + 256, len(data)))).images

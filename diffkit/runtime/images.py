@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffkit.errors import DivergedError, MissingExtraError
-from diffkit.runtime.output import log
+from diffkit.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,29 +62,6 @@ def pixels(x: Tensor, bins: int | None) -> NDArray[Any]:
 def to_integers(x: Tensor, top: int) -> NDArray[np.float64]:
     """Return data in [-1, 1] as the nearest of 0..top, NaN as 0; `diffkit.data.base.scale_images` is the inverse."""
     return np.asarray(((x.double().nan_to_num(-1.0).clamp(-1, 1) + 1) * (top / 2)).round().cpu().numpy())
-
-
-def check_finite(samples: Tensor, first: int = 0) -> None:
-    """Log which samples are not finite, before they become images.
-
-    Args:
-        samples: (N, C, *S).
-        first: Index of the first sample.
-    Raises:
-        DivergedError: No sample is finite.
-    """
-    if math.isfinite(float(samples.sum())):  # so is every term; faster than a look at each
-        return
-    bad = (~samples.isfinite().flatten(1).all(1)).nonzero().flatten().add(first).tolist()
-    if bad and len(bad) == len(samples):
-        raise DivergedError(
-            f"none of {len(bad)} samples is finite: the network's weights are not, after a run that diverged; or the "
-            "guidance is too strong or the precision too low; or errors grow from step to step (clip=True limits them; "
-            "diffkit explain shows how much a mean enlarges them)"
-        )
-    if bad:
-        some = ", ".join(map(str, bad[:5])) + (", ..." if bad[5:] else "")
-        log(f"warning: {len(bad)} of {len(samples)} samples are not finite ({some})")
 
 
 def png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:

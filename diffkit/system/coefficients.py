@@ -97,7 +97,7 @@ class CoefficientTable:
         return {name: of(block) for name, block in self.blocks.items()}
 
     def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the matrix (rows, columns) on a device, uploaded once per device and dtype."""
+        """Return the coefficients as a matrix (rows, columns) on a device, uploaded once per device and dtype."""
         key = (device, dtype)
         if key in self._on:
             return self._on[key]
@@ -265,7 +265,7 @@ def node_coefficients(
 def _continuous_node(
     mean: MeanParameterization, path: ContinuousSchedule, steps: Steps, log_snr: F64, start: Mapping[str, F64]
 ) -> dict[str, F64]:
-    """Columns at exactly these log_snr; at the step's start, which may have no signal, those of the start."""
+    """Coefficients of a node at exactly these log_snr; at the step's start, which may have no signal, its own."""
     at_start = log_snr == steps.t.log_snr
     log_snr = np.where(at_start, 0.0, log_snr)
     total_std, time = (c.numpy() for c in path.level(torch.from_numpy(log_snr)))

@@ -168,7 +168,7 @@ class Denoiser:
         return prediction
 
     def _evaluate(self, x: Tensor, level: Level, conditions: Conditions, network: Model, depth: int) -> Estimate:
-        """Estimate of a network with the first ``depth`` guidances applied."""
+        """Denoise: the estimate of the network with the first ``depth`` guidances applied."""
         while depth and not self.acting[depth - 1]:
             depth -= 1
         if not depth:

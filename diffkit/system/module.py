@@ -18,7 +18,7 @@ from diffkit.options import check_callable, check_flag
 from diffkit.protocols import Composition, Decoder, Model, State
 from diffkit.registry.resolve import Slot
 from diffkit.runtime.eval_mode import eval_mode
-from diffkit.runtime.images import check_finite
+from diffkit.runtime.finite import check_finite
 from diffkit.runtime.output import log
 from diffkit.spacing import Spacing, levels
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound

@@ -58,7 +58,7 @@ class Objective:
     @classmethod
     @computing("the training loss")
     def of(cls, parts: Composition, decoder: Decoder) -> Objective:
-        """Compute the columns of a composition's training table."""
+        """Return the training objective of a composition, with its coefficients computed."""
         level = level_coefficients(parts, parts.table)
         target = target_coefficients(level)
         loss = parts.loss.columns(parts.table)

@@ -14,7 +14,8 @@ from cli_support import Command, Refused
 
 import diffkit
 from diffkit.errors import DivergedError
-from diffkit.runtime.images import check_finite, png, to_integers
+from diffkit.runtime.finite import check_finite
+from diffkit.runtime.images import png, to_integers
 
 
 def broken(folder: Path) -> Path:

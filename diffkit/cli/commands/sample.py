@@ -242,7 +242,7 @@ def _labels(saved: Saved, options: Options, count: int, small: Data | None) -> N
 
 
 def _labels_of(small: Data, count: int, each: int, saved: Saved) -> NDArray[np.int64]:
-    """The classes that the small pictures came with."""
+    """Classes to sample: those that the pictures of ``--low-res`` came with."""
     import numpy as np
 
     own = np.array([int(small[i][1]["y"]) for i in range(len(small))], np.int64)

@@ -183,7 +183,7 @@ _FORMS = (
 
 
 def steps_help(default: str = "") -> dict[Any, Any]:
-    """Metadata of the field, whose help lists all forms of a spacing.
+    """Metadata of an option ``--steps``, whose help lists all forms of a spacing.
 
     Args:
         default: The default, if the help does not show it otherwise.

@@ -11,7 +11,8 @@ from attrs import frozen
 from diffkit.cli.shared.paths import check_new_folder
 from diffkit.errors import DataError, OptionError
 from diffkit.runtime.files import write_atomically, write_through
-from diffkit.runtime.images import check_finite, grid, need_pillow, pixels, png
+from diffkit.runtime.finite import check_finite
+from diffkit.runtime.images import grid, need_pillow, pixels, png
 from diffkit.runtime.output import log
 from diffkit.runtime.publishing import new_folder, together, unfinished
 
