@@ -47,7 +47,7 @@ def fresh_std(steps: Steps, eta: float) -> F64:
 
 
 def reverse_sde(steps: Steps, eta: float) -> tuple[F64, F64, F64]:
-    """Stochastic step of the reverse SDE, exact for a constant estimate: ``x_s = carry x_t + held x_start + std noise``.
+    """Stochastic step of the reverse SDE, exact for constant x_start: ``x_s = carry x_t + held x_start + std noise``.
 
     ``carry = sigma_s/sigma_t exp(-eta h)``, ``held = alpha_s (1 - exp(-(1 + eta) h))``,
     ``std = sigma_s sqrt(1 - exp(-2 eta h))``, h = lambda_s - lambda_t.
