@@ -49,7 +49,7 @@ class Setting(NamedTuple):
     def __str__(self) -> str:
         if self.value is UNSET:
             return self.option
-        return f"{self.option}={'...' if self.value is ... else repr(self.value)}"
+        return f"{self.option}={repr(self.value).replace('Ellipsis', '...')}"
 
 
 Spelling = Callable[[Setting], str]

@@ -181,7 +181,7 @@ def test_shapes_are_compared_before_anything_is_drawn(
         assert text.startswith(f"extractor {conv!r} cannot read images of shape (1, 4, 4): ")
     stored = ["--extractor", flat, "--save-reference", "large_stats.npz"]
     assert command("evaluate", "--data", "large.npz", *stored).code == 0
-    assert "the reference is of 108 features" in refused(
+    assert "the reference has 108 features" in refused(
         "evaluate", "small.npz", "--reference", "large_stats.npz", *words, flat
     )
     found = command("evaluate", "small.npz", "--data", "large.npz", *words, conv)

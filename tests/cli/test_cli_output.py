@@ -192,4 +192,4 @@ def test_text_of_others_cannot_talk_to_the_terminal(command: Command, words: lis
 @pytest.mark.usefixtures("evil")
 def test_a_summary_takes_one_line(command: Command):
     (line,) = [line for line in command("list", "schedule").out.splitlines() if "evil" in line]
-    assert line.endswith(r"\x1b]0;pwn\x07\x1b[2J hi more")
+    assert line.endswith(r"Doc \x1b]0;pwn\x07\x1b[2J hi")

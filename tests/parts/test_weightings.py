@@ -111,7 +111,7 @@ def test_huber_is_quadratic_then_linear_in_the_error_it_names(error):
 
 @pytest.mark.parametrize("name", ["p2", "snr_plus_one", "truncated_snr", "soft_min_snr", "sigmoid", "huber"])
 def test_a_learned_variance_needs_the_bound(name):
-    with pytest.raises(CompositionError, match=r"give it vb_weight=0\.001, or use loss='hybrid'"):
+    with pytest.raises(CompositionError, match=r"use vb_weight=0\.001 or loss='hybrid' or var='fixed_large'"):
         make(name, var="learned_range")
     with pytest.raises(CompositionError, match=f"loss '{name}' trains the variance, but var 'fixed_large' has none"):
         make((name, {"vb_weight": 1e-3}))

@@ -93,7 +93,7 @@ def test_a_spec_without_defaults_is_as_before():
         ),
         ({"steps": 13}, "sampling={'steps': 13}: "),
         ({"steps": "often"}, "sampling={'steps': 'often'}: spacing 'often' has no known form"),
-        ({"steps": {}}, "sampling={'steps': {}}: levels must be"),
+        ({"steps": {}}, "spacing as a mapping needs a 'name', got {}"),
         ({"clip": 3}, "clip of sampling must be"),
         ({"guidance": diffkit.guidance.ClassifierFree(2.0)}, "guidance of sampling must be a name or (name, options)"),
         (["steps"], "sampling must be a mapping of options, such as {'steps': 250}"),

@@ -215,9 +215,9 @@ def rows(seen):
 @pytest.mark.parametrize(
     ("null", "names", "text"),
     [
-        (None, ["words"], "label_dropout=0.2 needs a network with a label for no class; compose with null_"),
+        (None, ["words"], "label_dropout=0.2 needs a network with a label for no class; use null_conditions={'y': ...}"),
         ({"y": 3}, ["words"], "label_dropout=0.2 drops classes, but the data has no y; load it with labels"),
-        ({"words": None}, ["words"], "label_dropout=0.2 cannot leave 'words' out for some examples of a batch; comp"),
+        ({"words": None}, ["words"], "label_dropout=0.2 cannot leave 'words' out for one example alone; comp"),
         ({"words": 3}, ["tokens", "mask"], "label_dropout=0.2 drops classes, but the data has no words"),
         ({"tokens": torch.zeros(7, 8)}, ["tokens", "mask"], "label_dropout=0.2 cannot drop conditions: the null "
                                                             "condition of 'tokens' has shape (7, 8), but an example's"),

@@ -36,9 +36,10 @@ class Linear(NoiseSchedule):
         betas = np.linspace(1000 / num_steps * self.start, 1000 / num_steps * self.end, num_steps)
         if betas.max() > 1:
             # a beta of just 1 leaves no signal at the last level, where eps does not determine x_start
-            with_signal = math.floor(1000 * max(self.start, self.end)) + 1
+            bound = 1000 * max(self.start, self.end)
+            smallest, with_signal = math.ceil(bound), math.floor(bound) + 1
             raise OptionError(
-                "gives schedule 'linear' a variance above 1",
+                f"gives schedule 'linear' a variance above 1, as any below {smallest} does",
                 option="num_steps",
                 value=num_steps,
                 fix=[{"num_steps": with_signal}, {"schedule": "cosine"}],
