@@ -203,7 +203,7 @@ def test_a_dry_run(tmp_path):
             dict(data=from_array(np.zeros((9, 1, 4, 4), np.uint8), bins=17)),
         ),
         (
-            "the data has 5 classes, but the classifier has 3; give it num_classes=5",
+            "the data has 5 classes, but the classifier has 3; use num_classes=5",
             dict(data=images(classes=5)),
         ),
         ("label_dropout=0.1 would hide what a classifier learns", dict(label_dropout=0.1)),
