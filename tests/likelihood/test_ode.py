@@ -286,6 +286,8 @@ def test_a_network_without_a_gradient_has_no_divergence():
     system = diffkit.compose(backbone=None, data_shape=(2,), num_steps=5, schedule="cosine", bins=None)
     data = torch.zeros(3, 2)
     for model in (lambda x, time: 0.5 * x.detach(), torch.no_grad()(lambda x, time: 0.5 * x)):
-        with pytest.raises(OptionError, match="the network's output depends on data but has no gradient, which the divergence needs"):
+        with pytest.raises(
+            OptionError, match="the network's output depends on data but has no gradient, which the divergence needs"
+        ):
             ode_likelihood(system, data, model=model)
     assert ode_likelihood(system, data, model=lambda x, time: torch.zeros_like(x)).bits.isfinite().all()

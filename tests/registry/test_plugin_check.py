@@ -87,7 +87,10 @@ def test_the_module_prints_what_it_finds(
     site.distribution("acme-odd", "[diffkit.schedule]\nodd\n")
     refresh()
     assert main() == 1
-    assert "acme_odd-1.0.dist-info has an entry point that is not of the form 'name = module:Class'" in capsys.readouterr().out
+    assert (
+        "acme_odd-1.0.dist-info has an entry point that is not of the form 'name = module:Class'"
+        in capsys.readouterr().out
+    )
 
 
 def test_only_what_the_allow_list_admits_is_loaded(site: Site, monkeypatch: pytest.MonkeyPatch):

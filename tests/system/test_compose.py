@@ -178,7 +178,7 @@ WRONG = [
     (
         dict(schedule="linear", num_steps=5),
         ValueError,
-        "num_steps=5 gives schedule 'linear' a variance above 1, as any below 20 does; use num_steps=21 or schedule='cosine'",
+        "num_steps=5 gives schedule 'linear' a variance above 1, as any below 20 does; use num_steps=21",
     ),
     (dict(schedule=("linear", {"end": 0.0105}), num_steps=5), ValueError, "use num_steps=11 or schedule='cosine'"),
     (dict(data_shape="3"), ValueError, "data_shape must be (channels, *sizes), such as (3, 64, 64), got '3'"),

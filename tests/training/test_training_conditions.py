@@ -215,7 +215,7 @@ def rows(seen):
 @pytest.mark.parametrize(
     ("null", "names", "text"),
     [
-        (None, ["words"], "label_dropout=0.2 needs a network with a label for no class; use null_conditions={'y': ...}"),
+        (None, ["words"], "label_dropout=0.2 needs a network with a label for no class; use null_conditions={'y': "),
         ({"y": 3}, ["words"], "label_dropout=0.2 drops classes, but the data has no y; load it with labels"),
         ({"words": None}, ["words"], "label_dropout=0.2 cannot leave 'words' out for one example alone; comp"),
         ({"words": 3}, ["tokens", "mask"], "label_dropout=0.2 drops classes, but the data has no words"),
