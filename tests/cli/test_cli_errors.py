@@ -333,3 +333,11 @@ def test_a_zero_byte_in_a_path_of_a_file_of_options_is_refused(refused, tmp_path
     (tmp_path / "options.toml").write_text('out = "a\\u0000b"\n', encoding="utf-8")
     found = refused("sample", tmp_path, "--config", tmp_path / "options.toml")
     assert "out must be without a zero byte" in found and "\0" not in found
+
+
+def test_an_option_is_not_the_value_of_the_one_before(refused: Refused, tmp_path: Path):
+    """Or ``--print-config`` behind an option without its value would begin a run."""
+    for words in (["--device", "--print-config"], ["--out", "--print-config"], ["--track", "--steps=3"]):
+        text = refused("train", "--data", "digits", "--out", tmp_path / "x", "--steps", "9", *words)
+        assert text.startswith(f"{words[0]} needs a value, got the option {words[1]}; write {words[0]}={words[1]}")
+    assert not (tmp_path / "x").exists()

@@ -89,12 +89,18 @@ def parse(
 
 
 def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
-    """The words, in which ``--flag true`` is ``--flag=true``: a switch of cyclopts takes no word after it."""
+    """The words, in which ``--flag true`` is ``--flag=true``: a switch of cyclopts takes no word after it.
+
+    Raises:
+        OptionError: An option stands where the value of the one before should.
+    """
     switches = {option.flag for option in options if is_flag(option.kind)}
     bare = [option for option in options if option.positional]  # any other word may be one that goes by its position
     found: list[str] = list(words[:1])
     for before, word in pairwise(words):
         flag = before.replace("_", "-")
+        if word.startswith("--") and flag.startswith("-") and "--" not in found and _lacks_value(flag, word, options):
+            raise OptionError(f"{before} needs a value, got the option {word}; write {before}={word} if that is meant")
         if (
             "--" not in found
             and flag in switches
@@ -105,6 +111,13 @@ def _with_values(words: Sequence[str], options: Sequence[Option]) -> list[str]:
         else:
             found.append(word)
     return found
+
+
+def _lacks_value(flag: str, word: str, options: Sequence[Option]) -> bool:
+    """Whether an option that takes a value is followed by another option."""
+    name = word.partition("=")[0].replace("_", "-")
+    valued = any(flag in (o.flag, o.short) and not (o.positional or is_flag(o.kind)) for o in options)
+    return valued and any(name in (o.flag, o.negative) for o in options)
 
 
 def _argument(option: Option, for_help: Parameter | None) -> inspect.Parameter:
