@@ -201,12 +201,12 @@ def test_the_record_fits_the_pixels(folder):
 BUILD = """
 import sys, diffkit.data
 from diffkit.data import folder
-original = folder.Files.read
+original = folder.FolderPictures.read
 def read(self, index):
     print("decoding", flush=True)
     import time; time.sleep(0.02)
     return original(self, index)
-folder.Files.read = read
+folder.FolderPictures.read = read
 diffkit.data.loading.load(sys.argv[1], size=(6, 8), cache=sys.argv[2])
 """
 
