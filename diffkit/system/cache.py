@@ -11,7 +11,7 @@ from torch import nn
 
 T = TypeVar("T")
 
-MOST_STEPS = 1000
+MOST_CACHED_STEPS = 1000
 """Steps of the longest table or program that is cached; a program with all that it unpacks then takes some 8 MB."""
 
 

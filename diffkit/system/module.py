@@ -22,7 +22,7 @@ from diffkit.runtime.finite import check_finite
 from diffkit.runtime.output import log
 from diffkit.spacing import Spacing, levels
 from diffkit.system.bound import Bound, BoundTerms, rows_at_a_time, variational_bound
-from diffkit.system.cache import MOST_STEPS, SystemCache
+from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache
 from diffkit.system.call_options import (
     SCORED,
     EncodeOptions,
@@ -121,7 +121,9 @@ class System(nn.Module):
         if steps is None:
             return self.table
         visited = levels(self.num_steps, steps, self.table)
-        return _TABLES.get(self, visited, lambda: respace(self.table, visited), lambda t: t.num_steps <= MOST_STEPS)
+        return _TABLES.get(
+            self, visited, lambda: respace(self.table, visited), lambda t: t.num_steps <= MOST_CACHED_STEPS
+        )
 
     def spec(self) -> dict[str, Any]:
         """Return the system without its weights as plain JSON data, from which `diffkit.from_spec` rebuilds it."""

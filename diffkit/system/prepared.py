@@ -19,7 +19,7 @@ from diffkit.protocols import Composition, Guidance, Model
 from diffkit.runtime.eval_mode import eval_mode, eval_mode_of, modules_of
 from diffkit.runtime.finite import examples_hold, rows_not_finite
 from diffkit.runtime.progress import progress as show_progress
-from diffkit.system.cache import MOST_STEPS, SystemCache, has_value
+from diffkit.system.cache import MOST_CACHED_STEPS, SystemCache, has_value
 from diffkit.system.call_options import Transform
 from diffkit.system.compiling import Compile, compiled
 from diffkit.system.conditions import as_tensor, rows_of
@@ -97,7 +97,7 @@ class SamplingJob:
         if self.parts.guidance or type(torch.empty(0)) is not Tensor or not has_value(self.parts.sampler):
             return make()
         key = (kind, self.parts.sampler, self.table)
-        return PROGRAMS.get(self.system, key, make, lambda program: program.num_steps <= MOST_STEPS)
+        return PROGRAMS.get(self.system, key, make, lambda program: program.num_steps <= MOST_CACHED_STEPS)
 
     def batches(self, batch_size: int | None = None) -> list[range]:
         """Return the examples' indices, ``batch_size`` at a time; all at once by default."""

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import diffkit
 from diffkit.parts.samplers.ddim import DDIM
-from diffkit.system.cache import MOST_STEPS
+from diffkit.system.cache import MOST_CACHED_STEPS
 from diffkit.system.prepared import PROGRAMS
 
 SHAPE = (1, 4, 4)
@@ -82,8 +82,8 @@ def test_the_cache_is_bounded_and_freed_with_its_system():
 
 @pytest.mark.parametrize("how", [{"steps": None}, {"steps": 100, "sampler": ("restart", {"times": 120})}])
 def test_a_long_program_is_not_cached(how):
-    system = system_of(num_steps=MOST_STEPS + 1)
-    assert program_of(system, **how).num_steps > MOST_STEPS
+    system = system_of(num_steps=MOST_CACHED_STEPS + 1)
+    assert program_of(system, **how).num_steps > MOST_CACHED_STEPS
     assert program_of(system, **how) is not program_of(system, **how)
 
 

@@ -16,6 +16,13 @@ def check_count(count: int, available: int, where: str = "the table") -> None:
         raise OptionError(f"must be <= {available}, the number of levels of {where}", option="steps", value=count)
 
 
+def check_count_from_level_1(name: str, count: int, num_steps: int) -> None:
+    """Raise `OptionError` unless there are that many levels, for a spacing that begins at level 1."""
+    check_count(count, num_steps)
+    if count == 1 < num_steps:
+        raise OptionError(f"spacing '{name}1' is level 1 alone, where no chain can start; use 1 or 'trailing1'")
+
+
 def nearest(table: ProcessTable, log_snr: F64) -> tuple[int, ...]:
     """Return the levels nearest to given log_snr, each level at most once, ascending.
 

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from diffkit.errors import OptionError
 from diffkit.options import integer
-from diffkit.parts.spacings._even import check_count
+from diffkit.parts.spacings._even import check_count_from_level_1
 from diffkit.protocols import LevelSpacing
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
@@ -29,9 +29,7 @@ class DDIMStride(LevelSpacing):
 
     def levels(self, table: ProcessTable) -> tuple[int, ...]:
         """Return every k-th level, ascending."""
-        check_count(self.count, table.num_steps)
-        if self.count == 1 < table.num_steps:
-            raise OptionError("spacing 'ddim1' is level 1 alone, where no chain can start; use 1 or 'trailing1'")
+        check_count_from_level_1("ddim", self.count, table.num_steps)
         for stride in range(1, table.num_steps + 1):
             selected = range(1, table.num_steps + 1, stride)
             if len(selected) == self.count:

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from diffkit.errors import OptionError
 from diffkit.options import integer
-from diffkit.parts.spacings._even import check_count
+from diffkit.parts.spacings._even import check_count_from_level_1
 from diffkit.protocols import LevelSpacing
 from diffkit.registry import registry
 from diffkit.table import ProcessTable
@@ -29,8 +28,6 @@ class Leading(LevelSpacing):
 
     def levels(self, table: ProcessTable) -> tuple[int, ...]:
         """Return the leading level of each stride, ascending."""
-        check_count(self.count, table.num_steps)
-        if self.count == 1 < table.num_steps:
-            raise OptionError("spacing 'leading1' is level 1 alone, where no chain can start; use 1 or 'trailing1'")
+        check_count_from_level_1("leading", self.count, table.num_steps)
         stride = table.num_steps // self.count
         return tuple(1 + stride * i for i in range(self.count))

@@ -85,12 +85,18 @@ def _names_of(module: str) -> list[Name]:
 def _mentioned_names(module: str, name: str) -> list[Name]:
     """The function, class or value of that name, or the names of the module that it is; none for a class's member."""
     try:
-        value = getattr(importlib.import_module(module), name)
+        value = _found(module, name)
     except (ImportError, AttributeError):
         return []
     if isinstance(value, types.ModuleType):
         return [] if value.__name__ in modules() or _is_internal(value.__name__) else _names_of(value.__name__)
     return [] if str(getattr(value, "__module__", "")).startswith("diffkit.parts.") else [Name(module, name, value)]
+
+
+def _found(module: str, name: str) -> Any:
+    """A name of a module, or its submodule, whether or not that was imported before."""
+    home = importlib.import_module(module)
+    return getattr(home, name) if hasattr(home, name) else importlib.import_module(f"{module}.{name}")
 
 
 def _is_internal(module: str) -> bool:
