@@ -341,3 +341,7 @@ def test_an_option_is_not_the_value_of_the_one_before(refused: Refused, tmp_path
         text = refused("train", "--data", "digits", "--out", tmp_path / "x", "--steps", "9", *words)
         assert text.startswith(f"{words[0]} needs a value, got the option {words[1]}; write {words[0]}={words[1]}")
     assert not (tmp_path / "x").exists()
+
+
+def test_behind_two_dashes_nothing_is_an_option(refused: Refused):
+    assert refused("train", "--data", "digits", "--", "--print-config").startswith("--print-config stands behind '--'")

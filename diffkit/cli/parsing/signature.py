@@ -84,6 +84,8 @@ def parse(
         if isinstance(error.__cause__, OptionError) and error.argument is not None:
             raise OptionError(str(error.__cause__), option=keys[error.argument.field_info.name].key) from error
         flag = _unknown_flag(error)
+        if flag in {option.flag for option in options}:
+            raise OptionError(f"{flag} stands behind '--', where no options are read; put it before") from error
         raise OptionError((flag and unknown(flag)) or plain_text(error)) from error
     return {keys[name].key: value for name, value in bound.arguments.items() if value is not _UNSET}
 
