@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -62,3 +62,22 @@ def in_lanes(*, default: int = 0, slow: int, parts: int = 1) -> Callable[[Any], 
         for part in range(parts)
     ]
     return pytest.mark.parametrize("chosen", lanes)
+
+
+def some_by_default(cases: Iterable[Any], share: int) -> list[Any]:
+    """Return the cases of a test, each of which is a test of its own; the default lane has one of ``share`` of them.
+
+    Every block of ``share`` neighbours gives one, so that what they have in common is always tried.
+    """
+    draw = random.Random(int(os.environ.get(SEED, "0")))
+    cases, quick = list(cases), set[int]()
+    for start in range(0, len(cases), share):
+        quick.add(min(start + draw.randrange(share), len(cases) - 1))
+    return [case if i in quick else _slow(case) for i, case in enumerate(cases)]
+
+
+def _slow(case: Any) -> Any:
+    """Return a case, plain, a tuple of arguments or made by `pytest.param`, marked slow."""
+    if hasattr(case, "marks"):
+        return pytest.param(*case.values, marks=[*case.marks, pytest.mark.slow], id=case.id)
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)

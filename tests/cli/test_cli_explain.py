@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import Command, Refused
+from lanes import some_by_default
 from numpy.testing import assert_allclose
 
 import diffkit
@@ -61,7 +62,7 @@ def test_weights_are_what_training_does():
     assert_allclose(found.numpy(), explain(system).weight[level.numpy() - 1], rtol=2e-4)  # float32 cancels in the KL
 
 
-@pytest.mark.parametrize("name", registry("schedule").built_in_names())
+@pytest.mark.parametrize("name", some_by_default(registry("schedule").built_in_names(), 4))
 def test_text_of_every_schedule(command: Command, tmp_path: Path, name: str):
     plot = tmp_path / "e.png"
     found = command("explain", "--schedule", name, "--mean", "v", "--num-steps", "20", "--plot", plot)

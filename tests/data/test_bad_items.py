@@ -83,6 +83,7 @@ def test_the_next_item_stands_in(capsys):
         from_dataset(Sometimes(), on_error="ignore")
 
 
+@pytest.mark.slow
 def test_a_run_resumes_the_same_with_any_reader(tmp_path):
     """A run that stopped at an item goes on once such items are skipped; workers see the same examples."""
     data = from_dataset(Sometimes(), on_error="skip", classes=3)

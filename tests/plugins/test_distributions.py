@@ -39,6 +39,10 @@ def offers(project: dict[str, Any]) -> list[tuple[str, str, str]]:
 EVERY = [(folder, *offer) for folder, project in PROJECTS.items() for offer in offers(project)]
 
 
+QUICK = {"diffkit-minsnr"}
+"""Plugins of which the tests take a few seconds."""
+
+
 def test_there_are_plugins():
     assert {"diffkit-minsnr", "diffkit-edm", "diffkit-flow", "diffkit-diffusers"} <= set(PROJECTS)
 
@@ -110,8 +114,12 @@ def run(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_tests_of_every_plugin_pass():
-    done = run("pytest", "plugins", "-q", "-p", "no:cacheprovider", "-m", "not slow", timeout=300)
+@pytest.mark.parametrize(
+    "folder", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PROJECTS]
+)
+def test_the_tests_of_a_plugin_pass(folder: str):
+    place = f"plugins/{folder}"
+    done = run("pytest", "-c", "pyproject.toml", place, "-q", "-p", "no:cacheprovider", "-m", "not slow", timeout=300)
     assert done.returncode == 0, done.stdout[-5000:]
 
 

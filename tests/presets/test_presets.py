@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from lanes import some_by_default
 
 import diffkit
 from diffkit import presets
@@ -51,7 +52,7 @@ def test_all_published_networks_have_a_preset():
     assert len(presets.names()) == 36
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", some_by_default(presets.names(), 2))
 def test_network_is_the_published_one(name):
     preset, published = diffkit.preset(name), PUBLISHED[name]
     network = preset.build(device="meta")
@@ -71,7 +72,7 @@ def test_counts_agree_with_the_golden_ones(counted):
     assert published.get("trainable") == golden.get("trainable_params")
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", some_by_default(SYSTEMS, 2))
 def test_composes_and_prints_the_flags(name):
     system = diffkit.preset(name).compose(device="meta")
     flags, options = PUBLISHED[name]["flags"], system.parts.backbone

@@ -14,7 +14,7 @@ HUGE = [
     dict(backbone=("mlp", {"hidden": 10**9})),
     dict(backbone=("mlp", {"hidden": 2**40})),
     dict(backbone=("mlp", {"hidden": 2**63})),
-    dict(backbone=("mlp", {"depth": 10_000, "hidden": 1})),
+    pytest.param(dict(backbone=("mlp", {"depth": 10_000, "hidden": 1})), marks=pytest.mark.slow),
     dict(backbone=("mlp", {"num_classes": 10**12})),
     dict(backbone=("unet", {"channels": 32 * 10**8}), data_shape=(3, 32, 32)),
     pytest.param(

@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 from counting_backend import Backend
+from lanes import some_by_default
 from networks import Tiny
 
 import diffkit
@@ -69,7 +70,7 @@ GUIDANCE = {
 WEAK = Tiny(3, 6).eval()
 
 
-@pytest.mark.parametrize("name", GUIDANCE)
+@pytest.mark.parametrize("name", some_by_default(GUIDANCE, 2))
 def test_guidance_is_in_the_graph_whatever_its_strength(backend, name):
     """A number that changes becomes an input of the graph, at the cost of one more graph for all its values."""
     system = system_of()
@@ -127,6 +128,7 @@ def test_graphs_belong_to_their_system(backend):
     assert gone() is None and GRAPHS.count(two) == 1
 
 
+@pytest.mark.slow
 def test_many_ways_of_asking_do_not_run_into_the_compilers_limit(backend, monkeypatch):
     """torch.compile allows eight graphs for one piece of code; every way of asking has its own."""
     system = system_of()

@@ -6,6 +6,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from lanes import some_by_default
 from networks import Tiny
 from torch import nn
 
@@ -121,7 +122,7 @@ def _answers(system, batch=2):
         return system.network(x, torch.linspace(5.0, 800.0, batch), **given)
 
 
-@pytest.mark.parametrize(("options", "shape", "other"), UNETS.values(), ids=UNETS)
+@pytest.mark.parametrize(("options", "shape", "other"), some_by_default(UNETS.values(), 3), ids=UNETS)
 def test_a_unet_takes_data_of_another_size_with_its_weights(options, shape, other, tmp_path):
     torch.manual_seed(0)
     system = make(backbone=("unet", options), data_shape=shape, train_spacing=None).eval()

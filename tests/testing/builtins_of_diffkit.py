@@ -133,11 +133,11 @@ def checked_names(kind: str) -> list[str]:
 def cases() -> list[Any]:
     """Kind, name and options of each built-in part and each of its option values.
 
-    The third and further are slow, and the second of a sampler or guidance: their checks take long.
+    The third and further are slow, and the second of a loss, sampler or guidance: their checks take long.
     """
 
     def marks(kind: str, i: int) -> list[Any]:
-        return [pytest.mark.slow] if i > (0 if kind in ("sampler", "guidance") else 1) else []
+        return [pytest.mark.slow] if i > (0 if kind in ("loss", "sampler", "guidance") else 1) else []
 
     return [
         pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=marks(kind, i))

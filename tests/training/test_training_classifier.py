@@ -9,6 +9,7 @@ import pytest
 import torch
 from attrs import frozen
 from forks import forked, forking
+from lanes import some_by_default
 from test_training_ranks import assert_near, assert_same
 from torch import nn
 from training_support import content, images, lines, points, train
@@ -140,7 +141,7 @@ def test_a_stopped_run_resumes_to_the_bit(tmp_path):
 
 
 @forking
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", some_by_default(["ddp", "fsdp"], 2))
 def test_processes_train_what_one_trains(tmp_path, strategy):
     options = dict(batch_size=8, steps=4, lr=1e-3)
     fit(tmp_path / "one", microbatch=4, **options)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from forks import Job, forked, forking
+from lanes import some_by_default
 from safetensors.torch import load_file
 from training_support import checkpoints, content, images, lines, point_system, points, system, train
 
@@ -67,6 +68,7 @@ def test_with_equal_microbatches_all_engines_are_bit_identical(tmp_path, strateg
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_unet_with_dropout(tmp_path):
     """Sharding puts nodes into the graph of gradients, so what a tensor used three times collects adds up in another
     order; replicas are identical."""
@@ -88,6 +90,7 @@ def test_a_unet_with_dropout(tmp_path):
     assert_same(tmp_path / "halves", tmp_path / "replicas")
 
 
+@pytest.mark.slow
 def test_a_transformer_is_shared_block_by_block(tmp_path):
     def composed(seed):
         torch.manual_seed(seed)
@@ -114,7 +117,9 @@ def test_scaled_and_clipped_gradients_are_the_same_in_shares(tmp_path):
         assert one["grad_norm"] > 0.1  # there was something to clip
 
 
-@pytest.mark.parametrize(("size", "strategy", "batch"), [(2, "ddp", 11), (3, "ddp", 11), (2, "fsdp", 14)])
+@pytest.mark.parametrize(
+    ("size", "strategy", "batch"), some_by_default([(2, "ddp", 11), (3, "ddp", 11), (2, "fsdp", 14)], 3)
+)
 def test_any_cut_of_a_batch_gives_the_same_to_rounding(tmp_path, size, strategy, batch):
     options = dict(batch_size=batch, steps=20, lr=1e-3)
     train(tmp_path / "one", **options)
@@ -249,6 +254,7 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_all(tmp_path):
     assert one == other
 
 
+@pytest.mark.slow
 def test_previews_are_the_same_whatever_trains(tmp_path):
     options = dict(batch_size=8, steps=4, preview_every=2, preview=4, preview_steps=3)
     train(tmp_path / "one", microbatch=4, **options)
@@ -352,7 +358,7 @@ def test_what_an_engine_cannot_train_is_named(tmp_path, tied, strategy, text):
     forked(2, job)
 
 
-@pytest.mark.parametrize(("tied", "strategy"), [(False, "fsdp"), (True, "ddp")])
+@pytest.mark.parametrize(("tied", "strategy"), some_by_default([(False, "fsdp"), (True, "ddp")], 2))
 def test_what_it_can_it_does(tmp_path, tied, strategy):
     options = dict(data=points(), label_dropout=0.0, batch_size=8)
     train(tmp_path / "one", system=point_system(backbone=Odd(tied)), **options)

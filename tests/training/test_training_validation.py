@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from forks import forked, forking
+from lanes import some_by_default
 from test_training_classifier import Continuous, fit, noisy
 from training_support import content, images, lines, point_system, points, system, train
 
@@ -176,8 +177,7 @@ def test_trackers_hear_of_it(tmp_path):
 
 
 @forking
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("count", [9, 7])
+@pytest.mark.parametrize(("count", "strategy"), some_by_default([(9, "ddp"), (7, "fsdp"), (9, "fsdp"), (7, "ddp")], 2))
 def test_processes_share_the_work(tmp_path, strategy, count):
     """Of 7 examples at 6 at a time the last lot has one, which leaves the first process none."""
     options = dict(val=images(count), val_every=3, steps=6, batch_size=6, lr=1e-3)

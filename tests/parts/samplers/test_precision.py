@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from lanes import some_by_default
 from solver_support import GAUSSIAN, MIXTURE, SOLVERS, part, points, sampling_program, system_on
 
 from diffkit.registry import registry
@@ -31,7 +32,7 @@ def drift(sampler, mean):
     return float((walk(short, torch.float32) - walk(exact, torch.float64)).square().mean().sqrt())
 
 
-@pytest.mark.parametrize("name", registry("sampler").built_in_names())
+@pytest.mark.parametrize("name", some_by_default(registry("sampler").built_in_names(), 4))
 def test_a_bfloat16_network_drifts_little(name):
     """diffusers, on such a model: DDIM 1.0e-2, DPM-Solver++ 2M 9.9e-3, UniPC 1.6e-2, Heun 4.6e-2."""
     assert drift(name, "eps") <= 2e-3
@@ -42,9 +43,17 @@ VE = ("log_linear", {"path": "ve", "log_snr_max": -2 * math.log(0.002), "log_snr
 
 
 @pytest.mark.parametrize(
-    ("schedule", "steps"), [(VE, "karras100"), ("cosine", "linspace100"), ("linear", "linspace100")]
+    ("sampler", "schedule", "steps"),
+    some_by_default(
+        [
+            (sampler, *case)
+            for sampler in SOLVERS
+            for case in [(VE, "karras100"), ("cosine", "linspace100"), ("linear", "linspace100")]
+        ],
+        3,
+    ),
+    ids=str,
 )
-@pytest.mark.parametrize("sampler", SOLVERS, ids=str)
 def test_float32_steps_follow_float64(sampler, schedule, steps):
     """To 2e-5 of the data's scale, though x starts at 80 times that on the first path: coefficients cancel on paper."""
     system = system_on(schedule, 1000)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import attrs
 import numpy as np
 import pytest
 import torch
+from lanes import some_by_default
 from solver_support import (
     GAUSSIAN,
     MIXTURE,
@@ -50,7 +53,9 @@ def walk(sampler, system, denoise, x, noise_fn=None):
 
 @pytest.mark.parametrize(
     ("sampler", "path"),
-    [(s, p) for i, s in enumerate(SOLVERS) for j, p in enumerate(SEGMENTS) if isinstance(s, str) or i % 3 == j],
+    some_by_default(
+        [(s, p) for i, s in enumerate(SOLVERS) for j, p in enumerate(SEGMENTS) if isinstance(s, str) or i % 3 == j], 3
+    ),
     ids=label,
 )
 def test_order_on_a_mixture(sampler, path):
@@ -74,8 +79,9 @@ def test_without_a_corrected_start_the_first_error_stays(name):
     assert plain[0] > 3 * corrected[0]
 
 
-@pytest.mark.parametrize("path", (*PATHS, *WITHOUT_SIGNAL), ids=label)
-@pytest.mark.parametrize("sampler", SOLVERS + NOISY, ids=label)
+@pytest.mark.parametrize(
+    ("sampler", "path"), some_by_default(product(SOLVERS + NOISY, (*PATHS, *WITHOUT_SIGNAL)), 3), ids=label
+)
 def test_one_point_of_data_is_found_exactly(sampler, path):
     for num_steps in (1, 2, 3):
         system = system_on(path, num_steps)
@@ -84,8 +90,9 @@ def test_one_point_of_data_is_found_exactly(sampler, path):
         torch.testing.assert_close(end, torch.full_like(x, 0.25), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("path", (*PATHS, *WITHOUT_SIGNAL), ids=label)
-@pytest.mark.parametrize("sampler", SOLVERS, ids=label)
+@pytest.mark.parametrize(
+    ("sampler", "path"), some_by_default(product(SOLVERS, (*PATHS, *WITHOUT_SIGNAL)), 3), ids=label
+)
 def test_one_point_of_data_is_followed_along_its_line(sampler, path):
     """x = alpha x_start + sigma eps at every step, with the eps it started with."""
     system = system_on(path, 12)
@@ -160,7 +167,7 @@ class Discrete(NoiseSchedule):
         return self.path.table(num_steps)
 
 
-@pytest.mark.parametrize("sampler", ["dpm_solver_2", "dpm2", "dpmpp_2s", "dpm_solver_3"])
+@pytest.mark.parametrize("sampler", some_by_default(["dpm_solver_2", "dpm2", "dpmpp_2s", "dpm_solver_3"], 4))
 def test_nodes_between_the_levels_of_a_discrete_schedule(sampler):
     """Snapped nodes keep the gain over Euler's method; where no level lies between, Euler's step is what is left."""
     system = system_on(Discrete(VP), 300)
@@ -287,9 +294,9 @@ def test_a_learned_variance_scales_the_noise_and_spares_the_last_step(name):
         torch.testing.assert_close(loud - quiet, torch.full_like(x, 3.0 if i < 5 else 0.0))
 
 
-@pytest.mark.parametrize("steps", [10, 20])
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-@pytest.mark.parametrize("sampler", SOLVERS, ids=label)
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "steps"), some_by_default(product(SOLVERS, ["cosine", "linear"], [10, 20]), 3), ids=label
+)
 def test_few_steps_are_no_worse_than_ddims(sampler, schedule, steps):
     """Evenly spaced levels begin or end with steps of 3 to 8 in lambda: beyond what any polynomial is good for.
 
