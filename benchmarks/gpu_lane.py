@@ -1,12 +1,13 @@
-"""Everything of interest on one GPU, within eight minutes; writes benchmarks/results/gpu_*.json case by case.
+"""Everything of interest on one GPU, in three stages of at most three minutes; writes benchmarks/results/gpu_*.json.
 
-    python benchmarks/gpu_lane.py                 # needs a GPU
+    python benchmarks/gpu_lane.py --stage 1       # needs a GPU: training images/s, MFU and sampling steps/s
+    python benchmarks/gpu_lane.py                 # all stages, one after the other
     python benchmarks/gpu_lane.py --cpu-smoke     # the same code on a CPU with tiny networks; its figures mean nothing
 
-Cases run in order of interest, the cheap ones first, and each is written as soon as it is done, so that a run that is
-cut short still reports. A case that no longer fits the time is skipped and said to be; one that fails is recorded with
-its error, and the others go on. So is each thing that a case compares: a graph that cannot be captured costs nobody
-else's figures.
+Stage 1 answers what is asked first. Stage 2 has large networks and the bound, stage 3 what takes long to compile. Each
+case is written as soon as it is done, so that a run that is cut short still reports. A case that no longer fits its
+stage is skipped and said to be; one that fails is recorded with its error, and the others go on. So is each thing that
+a case compares: a graph that cannot be captured costs nobody else's figures.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ DIFFUSERS = versions()["diffusers"] is not None
 TINY = ("unet", {"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": (8,)})
 STEPS = 20
 """Of a walk whose steps are timed."""
+STAGES = (1, 2, 3)
+STAGE_SECONDS = 180
 Rows = list[dict[str, Any]]
 
 
@@ -48,12 +51,14 @@ class Case:
     Attributes:
         name: Of its file, behind "gpu_".
         about: What it is.
+        stage: 1, 2 or 3.
         seconds: What it may take at most; it is skipped if less is left.
         run: Returns its rows.
     """
 
     name: str
     about: str
+    stage: int
     seconds: float
     run: Callable[[], Rows]
 
@@ -314,34 +319,35 @@ def watched(run: Callable[[], object]) -> str:
 
 
 def cases() -> Iterator[Case]:
-    """Yield what is measured, the most telling first."""
-    yield Case("ceilings", "What the device itself reaches", 15, ceilings)
-    yield Case("host_reads", "Host reads in an update and in a walk of four steps", 20, host_reads)
+    """Yield what is measured, stage by stage and the most telling first; no stage has more than three minutes."""
     small, large, latent = "iddpm/cifar10-uncond", "iddpm/imagenet64-uncond", "dit/xl2-256"
-    yield Case("sampling_cifar10_b1", f"Sampling steps of {small}", 90, lambda: sampling(small, 1))
-    yield _training(small, 128, 150, compiled=True, peers=True)
-    yield _training("dit/b2-256", 256, 60, compiled=True)
-    yield _training(large, 128, 90, peers=True)
-    yield Case("bound_cifar10", f"Bound of one image, {small}", 40, lambda: bound(small))
-    yield _training(latent, 128, 60)
-    yield _training("adm/imagenet64", 64, 40)
-    yield _training("dit/s2-256", 256, 30)
-    yield Case("sampling_cifar10_b64", f"Sampling steps of {small}", 60, lambda: sampling(small, 64))
-    yield _training(small, 512, 40)
-    yield Case("sampling_dit_xl2_b64", f"Sampling steps of {latent}", 90, lambda: sampling(latent, 64))
-    yield _training(large, 256, 120, compiled=True)
+    yield _training(1, small, 128, 60, peers=True)
+    yield Case("sampling_cifar10_b1", f"Sampling steps of {small}", 1, 60, lambda: sampling(small, 1))
+    yield Case("ceilings", "What the device itself reaches", 1, 10, ceilings)
+    yield _training(1, "dit/b2-256", 256, 30)
+    yield Case("host_reads", "Host reads in an update and in a walk of four steps", 1, 15, host_reads)
+    yield _training(2, large, 128, 45, peers=True)
+    yield Case("bound_cifar10", f"Bound of one image, {small}", 2, 30, lambda: bound(small))
+    yield _training(2, latent, 128, 40)
+    yield Case("sampling_cifar10_b64", f"Sampling steps of {small}", 2, 40, lambda: sampling(small, 64))
+    yield _training(2, "adm/imagenet64", 64, 20)
+    yield _training(3, small, 128, 90, compiled=True)
+    yield _training(3, "dit/b2-256", 256, 50, compiled=True)
+    yield Case("sampling_dit_xl2_b64", f"Sampling steps of {latent}", 3, 40, lambda: sampling(latent, 64))
 
 
-def _training(name: str, batch: int, seconds: float, *, compiled: bool = False, peers: bool = False) -> Case:
-    label = f"training_{name.replace('/', '_')}_b{batch}"
+def _training(
+    stage: int, name: str, batch: int, seconds: float, *, compiled: bool = False, peers: bool = False
+) -> Case:
+    label = f"training_{name.replace('/', '_')}_b{batch}{'_compiled' if compiled else ''}"
     about = f"Training updates of {name} with {batch} examples"
-    return Case(label, about, seconds, lambda: training(name, batch, compiled=compiled, peers=peers))
+    return Case(label, about, stage, seconds, lambda: training(name, batch, compiled=compiled, peers=peers))
 
 
-def lane(folder: Path, seconds: float) -> Counter[str]:
-    """Run the cases that fit, write each one's file, and return how many were done, skipped and failed."""
+def lane(folder: Path, stage: int, seconds: float) -> Counter[str]:
+    """Run the cases of a stage that fit, write each one's file, and return how many were done, skipped and failed."""
     begun, counts = time.perf_counter(), Counter[str]()
-    for case in cases():
+    for case in (case for case in cases() if case.stage == stage):
         left = seconds - (time.perf_counter() - begun)
         if left < case.seconds:
             counts["skipped"] += 1
@@ -378,7 +384,8 @@ def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu-smoke", action="store_true", help="prove on a CPU that everything executes")
-    parser.add_argument("--seconds", type=float, default=470, help="time for all cases")
+    parser.add_argument("--stage", type=int, choices=STAGES, help="run this stage only")
+    parser.add_argument("--seconds", type=float, default=STAGE_SECONDS, help="time for each stage (default: 180)")
     parser.add_argument("--results", type=Path, help="folder for the JSON files (default: benchmarks/results)")
     arguments = parser.parse_args()
     if not GPU and not arguments.cpu_smoke:
@@ -391,7 +398,10 @@ def main() -> None:
         torch.set_num_threads(1)
     folder = arguments.results or HERE / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    counts = lane(folder, arguments.seconds)
+    counts = Counter[str]()
+    for stage in (arguments.stage,) if arguments.stage else STAGES:
+        print(f"stage {stage}", flush=True)
+        counts += lane(folder, stage, arguments.seconds)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
 
 

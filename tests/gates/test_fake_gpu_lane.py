@@ -98,3 +98,11 @@ def test_a_tensor_on_the_wrong_device_is_an_error(lane, monkeypatch):
     monkeypatch.setattr(sys.modules["updates"], "DEVICE", torch.device("cpu"))
     rows = CASES["training"](lane)
     assert any("device" in row.get("error", "") for row in rows), rows
+
+
+def test_no_stage_takes_more_than_its_time(lane):
+    cases = list(lane.cases())
+    assert {case.stage for case in cases} == set(lane.STAGES)
+    for stage in lane.STAGES:
+        assert sum(case.seconds for case in cases if case.stage == stage) <= lane.STAGE_SECONDS
+    assert len({case.name for case in cases}) == len(cases)
