@@ -303,7 +303,7 @@ def _stopped_error(part: Any, error: BaseException) -> StoppedError:
     at = (mine or frames)[-1]
     line, kind = f"{at.filename.rpartition('/')[2]}, line {at.lineno}", type(error).__name__
     found = f"{kind}: {_text_of(error)}"
-    raised = kind if mine else re.sub(r"\d+", "N", found)  # numbers of steps and levels differ from law to law
+    raised = kind if mine else re.sub(r"\(?\d[\d, ]*\)?", "N", found)  # numbers and shapes differ from law to law
     whose = f"{at.name}() of the part" if mine else f"{at.name}(), which was given what the part returned"
     cause = f"an error in {whose}; other laws that stop there are skipped, and may fail too once it is corrected"
     where = evolve(_HERE[0], detail=", ".join(filter(None, (_HERE[0].detail, line))))
