@@ -94,7 +94,14 @@ PAGES = {
             "--steps 200000 --batch-size 128": "--backbone.attention-resolutions 4 --steps 1 --batch-size 2",
         }
     ),
-    "learn/your-own-part": Page({"my_guidance.py sharper": "my_guidance.py sharper --only pure,keeps_the_form"}),
+    "learn/your-own-part": Page(
+        {
+            "my_loss.py bump": "my_loss.py bump --only rows_are_independent,one_number_for_each_example",
+            "two_step\n": "two_step --only no_hidden_state\n",
+            "my_guidance.py sharper": "my_guidance.py sharper --only pure,keeps_the_form",
+            "my_projection.py projected": "my_projection.py projected --only works_with_labels,pure",
+        }
+    ),
 }
 FAST = ("learn/seven-decisions", "learn/your-own-part", "from/index")
 """Those of the default lane; the others are slow tests."""
