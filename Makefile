@@ -1,5 +1,5 @@
 # `make demo` and `make test` need Python >= 3.11 and make, nothing else: they build .venv first.
-#   make demo    train on handwritten digits, sample, score; about 3 minutes on 2 cores
+#   make demo    train on handwritten digits, sample, score; 3 to 6 minutes on one core
 #   make test    the test suite
 #   make check   formatting, lint, types and tests: all that a commit needs
 #   make slow    the tests that take longer

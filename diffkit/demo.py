@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from diffkit.system.module import System
 
 STEPS = 1200
-"""Updates of the weights: about two minutes on one core of 2024."""
+"""Updates of the weights: two to five minutes on one core."""
 CLASSES, LEVELS = 10, 100
 PER_CLASS = 30
 GUIDANCE = 1.5

@@ -145,7 +145,7 @@ class LossInputs(NamedTuple):
         target: What `out` should be, (B, C, *S).
         log_variance: Of p(x_{k-1} | x_k), nats, broadcastable to data; None where levels are continuous.
         level, transition: The level of each row; transition is None where levels are continuous.
-        cols: The loss's own columns at each row, (B,1..).
+        cols: The loss's own columns at each row, (B,1..); empty where levels are continuous.
         num_steps: T of the table in use.
         decoder: Log-likelihood of data given a Gaussian, for the term at level 1.
         decoder_rows: Upper bound on the number of rows at level 1 (B if unknown).
@@ -166,6 +166,7 @@ class LossInputs(NamedTuple):
 
 
 Denoise = Callable[["Tensor", Level], Prediction]
+"""``denoise(x, level)``: the network's estimate, guided and clipped, at a level of a `StepRow`."""
 
 
 @frozen(eq=False)
@@ -173,9 +174,10 @@ class Composition:
     """The parts of a system while it is put together; the argument of `problems`.
 
     `backbone` is the network's recipe, None for a foreign network or without a network; `guidance` is that of the
-    current call. `null_conditions` are the values that mean "none", by name, or None if there are none; `classes` is
-    the number of classes of the labels ``y``, 0 without classes, None if unknown. `continuous_time` is True if training
-    draws values of log_snr in place of levels 1..T.
+    current call. `null_conditions` are the values that mean "none", by name, such as the number of a label, of which a
+    network takes one for each example; None if there are none. `classes` is the number of classes of the labels ``y``,
+    0 without classes, None if unknown. `continuous_time` is True if training draws values of log_snr in place of levels
+    1..T.
     """
 
     table: ProcessTable
@@ -298,7 +300,10 @@ class Loss(Part, Protocol):
         return False
 
     def columns(self, table: ProcessTable) -> Mapping[str, F64]:
-        """Return named float64 columns (T+1,) of the training table; row 0 is never read."""
+        """Return named float64 columns (T+1,) of the training table; row 0 is never read.
+
+        Continuous levels have none: weigh by ``at.level`` what is known there, such as log_snr.
+        """
         return {}
 
     @abstractmethod
@@ -347,12 +352,12 @@ class Sampler(Part, Protocol):
 
     @property
     def order(self) -> int:
-        """Order of accuracy in the step size; the kit measures it."""
+        """Order of accuracy in the step size, 1 by default; the kit measures it."""
         return 1
 
     @property
     def stochastic(self) -> bool:
-        """True if the steps add noise."""
+        """True if the steps add noise; False by default."""
         return False
 
     @abstractmethod
@@ -360,7 +365,7 @@ class Sampler(Part, Protocol):
         """Return named float64 columns (n,), finite; row i is step i, from level T-i to T-i-1 unless routed."""
 
     def init(self, x: Tensor) -> State:
-        """Return the state before the first step, a tuple of tensors or one tensor."""
+        """Return the state before the first step: none by default, a tensor, or a tuple of tensors."""
         return ()
 
     @abstractmethod

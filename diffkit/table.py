@@ -24,7 +24,10 @@ _SMALLEST_VARIANCE = 1e-20
 
 
 class Coefs(NamedTuple):
-    """Signal scale, noise scale and log of their squared ratio at some levels; float64 arrays or tensors."""
+    """Signal scale, noise scale and log of their squared ratio at some levels; float64 arrays or tensors.
+
+    log_snr is infinite at level 0, which has no noise, and minus infinity at a level without signal.
+    """
 
     alpha: Any
     sigma: Any
@@ -49,8 +52,8 @@ class Steps:
         t: Where each step starts, float64 arrays (n,).
         s: Where each step ends.
         nodes: Further levels where the network is evaluated within each step, if the sampler has any (see
-            `Sampler.nodes`): one `Coefs` of arrays (n,) for each evaluation, strictly between t and s where the grid
-            allows, else equal to t.
+            `MultistageSampler.nodes`): one `Coefs` of arrays (n,) for each evaluation, strictly between t and s where
+            the grid allows, else equal to t.
     """
 
     t: Coefs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import time
 import traceback
 import warnings
@@ -48,6 +49,9 @@ class Where:
 
 Given = Mapping[str, Any] | Callable[..., Mapping[str, Any]]
 """Conditions of a network as a caller of the kit gives them: tensors with a row an example, or a function of n."""
+
+_NO_EXCEPTION = "no exception"
+"""What a law expects that stopped at an exception it is not about."""
 
 _GIVEN: ContextVar[Given | None] = ContextVar("conditions of the caller", default=None)
 
@@ -96,7 +100,7 @@ class StoppedError(LawError):
     """
 
     def __init__(self, found: str, where: Where, cause: str, place: str):
-        super().__init__("no exception", found, where, cause)
+        super().__init__(_NO_EXCEPTION, found, where, cause)
         self.place = place
 
 
@@ -117,7 +121,7 @@ class CheckResult:
         where, expected, found, cause: Of a failure; see `LawError`.
         reason: Of "expected" and "skipped".
         note: What was measured, where a number is of interest.
-        stopped: Of a failure by an exception that the law is not about: what was raised, and where.
+        stopped: Of a failure by an exception: what was raised, and where.
         seconds: How long it took.
     """
 
@@ -218,7 +222,7 @@ class Check:
             found = {"status": "skipped", "reason": str(error)}
         except LawError as error:
             found = {"status": "failed", "where": error.where, "expected": error.expected, "found": error.found}
-            found |= {"cause": error.cause or self.cause, "stopped": getattr(error, "place", "")}
+            found |= {"cause": error.cause or self.cause, "stopped": _place_of(part, error)}
         if expected_failure is not None:
             found = _expect_failure(found, expected_failure)
         seconds = time.perf_counter() - begun
@@ -275,7 +279,7 @@ def part_text(part: Any) -> str:
 
 
 def skip_repeated_stop(result: CheckResult, seen: dict[str, str]) -> CheckResult:
-    """Return the result of a check; as skipped if an earlier check stopped at the same exception.
+    """Return the result of a check; as skipped if an earlier check reports the exception that it stopped at.
 
     Args:
         result: What a check found.
@@ -284,7 +288,7 @@ def skip_repeated_stop(result: CheckResult, seen: dict[str, str]) -> CheckResult
     if result.status != "failed" or not result.stopped:
         return result
     first = seen.setdefault(result.stopped, result.check)
-    if first == result.check:
+    if first == result.check or result.expected != _NO_EXCEPTION:
         return result
     return evolve(result, status="skipped", reason=f"it stops at the exception that {first} reports")
 
@@ -299,10 +303,18 @@ def _stopped_error(part: Any, error: BaseException) -> StoppedError:
     at = (mine or frames)[-1]
     line, kind = f"{at.filename.rpartition('/')[2]}, line {at.lineno}", type(error).__name__
     found = f"{kind}: {_text_of(error)}"
+    raised = kind if mine else re.sub(r"\(?\d[\d, ]*\)?", "N", found)  # numbers and shapes differ from law to law
     whose = f"{at.name}() of the part" if mine else f"{at.name}(), which was given what the part returned"
     cause = f"an error in {whose}; other laws that stop there are skipped, and may fail too once it is corrected"
     where = evolve(_HERE[0], detail=", ".join(filter(None, (_HERE[0].detail, line))))
-    return StoppedError(found, where, cause, f"{kind if mine else found} at {line}")
+    return StoppedError(found, where, cause, f"{raised} at {line}")
+
+
+def _place_of(part: Any, error: LawError) -> str:
+    """Return what was raised and where, of a law that stopped at an exception or reports one; else nothing."""
+    if isinstance(error, StoppedError):
+        return error.place
+    return _stopped_error(part, error.__cause__).place if error.__cause__ else ""
 
 
 def _file_of(part: Any) -> str | None:

@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 import diffkit
-from diffkit.errors import CompositionError
+from diffkit.errors import CompositionError, OptionError
 from diffkit.protocols import Composition, Guidance, Level, Prediction
 from diffkit.system.call_parts import parts_for
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
@@ -43,6 +43,8 @@ class _Labelled(nn.Module):
         self.shift = nn.Parameter(torch.randn(_CLASSES + 1, 2 * channels, generator=generator, dtype=torch.float64))
 
     def forward(self, x: Tensor, time: Tensor, y: Tensor) -> Tensor:
+        if not isinstance(y, Tensor) or y.shape != time.shape:  # as every network with labels does
+            raise OptionError("must be a tensor of integers with one for each example", option="y", value=y)
         shift = self.shift[y] * (1 + time[:, None] / 1000)
         shift = shift.view(*shift.shape, *(1,) * (x.ndim - 2))
         return 0.95 * torch.tanh(torch.einsum("oc,nc...->no...", self.mix, x) + shift)

@@ -6,6 +6,7 @@ import copy
 import enum
 import itertools
 import json
+import pathlib
 import pickle
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from diffkit.testing._close import require
 DATA_SHAPES = ((2,), (3, 16, 16), (2, 16), (2, 8, 8, 8), (3, 64, 64))
 """Shapes of data that networks are tried on, in this order: a point, an image, a signal, a volume, a larger image."""
 
-_PLAIN = (bool, int, float, str, type(None), enum.Enum)
+_PLAIN = (bool, int, float, str, type(None), enum.Enum, pathlib.PurePath)
 _MUTABLE = (list, dict, set, bytearray, np.ndarray, torch.Tensor, torch.Generator, torch.nn.Module)
 
 
@@ -75,7 +76,7 @@ def repr_round_trip(part: Any, kind: str) -> None:
     Usually: repr=False on an option, or a __repr__ of its own.
     """
     _needs_plain_options(part)
-    names = vars(sys.modules[type(part).__module__]) | {type(part).__name__: type(part)}
+    names = vars(pathlib) | vars(sys.modules[type(part).__module__]) | {type(part).__name__: type(part)}
     try:
         other = eval(repr(part).rpartition("<locals>.")[2], dict(names))
     except Exception as error:
@@ -85,7 +86,7 @@ def repr_round_trip(part: Any, kind: str) -> None:
 
 @check()
 def plain_options(part: Any, kind: str) -> None:
-    """A part holds options only: numbers, words, tuples of them; no tensor, generator, array, list or module.
+    """A part holds options only: numbers, words, paths, tuples of them; no tensor, generator, array, list or module.
 
     Usually: a table, cache or history kept on the part; compute it in columns or carry it as state.
     """
@@ -123,7 +124,7 @@ def json_round_trip(part: Any, kind: str) -> None:
     """
     _needs_plain_options(part)
     try:
-        text = json.dumps(_options(part))
+        text = _as_json(_options(part))
         other = type(part)(**json.loads(text))
     except (TypeError, ValueError) as error:
         raise LawError("options that JSON can hold and the class takes back", str(error)) from error
@@ -144,7 +145,7 @@ def spec_round_trip(part: Any, kind: str) -> None:
         raise NotApplicableError("its class has no registered name")
     system = _system_with(kind, part) if KINDS[kind].slot else None
     if system is None:  # what is saved asks the registry just this
-        other = registry(kind).create(f"{known.origin}:{known.name}", **json.loads(json.dumps(_options(part))))
+        other = registry(kind).create(f"{known.origin}:{known.name}", **json.loads(_as_json(_options(part))))
     else:
         with tempfile.TemporaryDirectory() as folder:
             again = diffkit.load(system.save(folder))
@@ -167,6 +168,12 @@ def refuses_nonsense(part: Any, kind: str) -> None:
             except (TypeError, ValueError):
                 continue
             raise LawError("an OptionError", f"{name}={nonsense!r} was taken", Where(detail=f"option {name}"))
+
+
+def _as_json(options: Mapping[str, Any]) -> str:
+    """Return options as JSON, paths as texts."""
+    paths = {name: str(value) for name, value in options.items() if isinstance(value, pathlib.PurePath)}
+    return json.dumps({**options, **paths})
 
 
 def _needs_plain_options(part: Any) -> None:

@@ -45,7 +45,12 @@ def checks_for(kind: str) -> tuple[Check, ...]:
 
 
 def check_component(
-    kind: str, factory: Any, *, expected_failures: Mapping[str, str] = _NONE, conditions: Given | None = None
+    kind: str,
+    factory: Any,
+    *,
+    expected_failures: Mapping[str, str] = _NONE,
+    conditions: Given | None = None,
+    only: Sequence[str] = (),
 ) -> list[CheckResult]:
     """Run every conformance check of a kind on a part and return the results; a failure raises nothing.
 
@@ -56,12 +61,14 @@ def check_component(
         conditions: Conditions to call a backbone with, if the kit cannot find them: name -> tensor with a
             row for each example (three that differ are best; fewer begin again), or a function of n, or of n and the
             shape of one example, that returns such a mapping.
+        only: Names of checks to run; all of the kind if empty.
     Raises:
-        OptionError: No such kind, no check of a name in expected_failures, or conditions of another form.
+        OptionError: No such kind, no check of a name in expected_failures or only, or conditions of another form.
     """
     checks = checks_for(kind)
-    _check_names(kind, checks, expected_failures)
+    _check_names(kind, checks, (*expected_failures, *only))
     check_conditions(kind, conditions)
+    checks = tuple(check for check in checks if not only or check.name in only)
     part, seen = _create_part(factory), dict[str, str]()
     results = (check.result(part, expected_failures.get(check.name), conditions) for check in checks)
     return [skip_repeated_stop(result, seen) for result in results]

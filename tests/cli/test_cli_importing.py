@@ -61,6 +61,38 @@ def test_parts_of_a_file_go_by_their_names(command: Command, refused: Refused, p
     assert "imported_logistic" in command("list", "schedule", "--import", parts).out
 
 
+SOURCE = """
+from pathlib import Path
+
+import numpy as np
+from attrs import field, frozen
+from diffkit.data import Source, from_array
+from diffkit.registry import registry
+
+
+@registry("data").register("imported_series")
+@frozen(kw_only=True)
+class Series(Source):
+    \"\"\"Rows of a text file.\"\"\"
+
+    path: Path = field(converter=Path)
+
+    def open(self):
+        return from_array(np.loadtxt(self.path, dtype=np.float32)[:, None], source="series")
+"""
+
+
+def test_a_source_of_a_file_may_have_an_option_path(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(registry("data"), "_here", {})
+    (tmp_path / "source_of_a_test.py").write_text(SOURCE)
+    np.savetxt(tmp_path / "rows.txt", np.arange(12.0).reshape(3, 4))
+    asked = ["check", "--import", tmp_path / "source_of_a_test.py", "--data", "imported_series"]
+    found = command(*asked, "--data.path", tmp_path / "rows.txt")
+    assert found.code == 0, found.out + found.err
+    sys.modules.pop("source_of_a_test")
+
+
 @pytest.mark.parametrize(
     ("content", "name", "text"),
     [

@@ -22,12 +22,10 @@ from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from attrs import frozen
 from cli_support import Command
-from PIL import Image
 
 import diffkit
 from diffkit import demo
@@ -42,14 +40,6 @@ TABLE = re.compile(r"^\|[^\n]*\| here \|[^\n]*\n\|[-| ]+\n(?P<rows>(?:\|.*\n)+)"
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-def photos() -> None:
-    for i in range(6):
-        pixels = np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-        path = Path("photos", "cats" if i % 2 else "dogs", f"{i}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-
-
 @frozen
 class Page:
     """How a page is run: text -> smaller text, and what it finds."""
@@ -59,8 +49,7 @@ class Page:
 
 
 def demo_run() -> None:
-    """What the demo leaves, hardly trained, and pictures."""
-    photos()
+    """What the demo leaves, hardly trained."""
     system = diffkit.compose(**demo.COMPOSITION)
     data = diffkit.data.loading.load("digits", split="train")
     diffkit.train(system, data, out="demo/run", steps=1, progress=False, **{**demo.TRAINING, "batch_size": 8})
@@ -75,6 +64,7 @@ PAGES = {
             "range(10)": "range(2)",
             "seed=0, **batch": "steps=3, seed=0, **batch",
             "--steps 3000 --batch-size 32": "--steps 1 --batch-size 2",
+            "--data.size 64 --data.pieces random": "--data.size 16 --data.pieces random --data.examples 6",
             "--data.size 32": "--data.size 8",
             "channel-mult 1,2,2": "channel-mult 1,1 --backbone.attention-resolutions 4",
         },
@@ -94,7 +84,14 @@ PAGES = {
             "--steps 200000 --batch-size 128": "--backbone.attention-resolutions 4 --steps 1 --batch-size 2",
         }
     ),
-    "learn/your-own-part": Page({"my_guidance.py sharper": "my_guidance.py sharper --only pure,keeps_the_form"}),
+    "learn/your-own-part": Page(
+        {
+            "my_loss.py bump": "my_loss.py bump --only rows_are_independent,one_number_for_each_example",
+            "two_step\n": "two_step --only no_hidden_state\n",
+            "my_guidance.py sharper": "my_guidance.py sharper --only pure,keeps_the_form",
+            "my_projection.py projected": "my_projection.py projected --only works_with_labels,pure",
+        }
+    ),
 }
 FAST = ("learn/seven-decisions", "learn/your-own-part", "from/index")
 """Those of the default lane; the others are slow tests."""

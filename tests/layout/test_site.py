@@ -68,7 +68,10 @@ def test_a_docstring_in_pieces():
     assert docstrings.block(doc.blocks[-1]).startswith(".. code-block:: python")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if find_spec(f"diffkit_docs.plots.{kind}")])
+DRAWN = [kind for kind in KINDS if find_spec(f"diffkit_docs.plots.{kind}")]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "backbone")) for k in DRAWN])
 def test_a_part_of_each_kind_is_drawn(kind: str):
     name = next(name for of, name in PARTS if of == kind)
     panels = plots.panels_of(kind, name, gallery.made(kind, name))

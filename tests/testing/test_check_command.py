@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffkit.cli._app import run
-from diffkit.registry import refresh
+from diffkit.registry import refresh, registry
 
 
 @pytest.fixture
@@ -76,6 +76,25 @@ def test_a_broken_plugin_fails_with_a_review(check, broken_plugin):
     assert "usually:  alpha or sigma of the wrong end of the step" in out
 
 
+def test_one_cause_fails_one_law(check, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry("sampler"), "_here", {})
+    (tmp_path / "never_finite.py").write_text(
+        "import numpy as np\n"
+        "from attrs import frozen\n"
+        "from diffkit.protocols import Sampler\n"
+        "from diffkit.registry import registry\n\n"
+        "@registry('sampler').register('never_finite')\n"
+        "@frozen\n"
+        "class NeverFinite(Sampler):\n"
+        "    def plan(self, steps):\n"
+        "        return {'x': np.full(len(steps.t.alpha), np.inf)}\n\n"
+        "    def step(self, denoise, x, state, row, noise, last):\n"
+        "        return x, state\n"
+    )
+    code, out, _ = check("--import", str(tmp_path / "never_finite.py"), "never_finite")
+    assert code == 1 and out.count("fails '") == 1 and "fails 'plan_is_finite'" in out
+
+
 def test_a_name_of_several_kinds_is_checked_as_each(check, broken_plugin):
     code, out, _ = check("broken", "--only", "contract")
     assert code == 0
@@ -93,7 +112,10 @@ def test_a_full_name_reaches_what_a_built_in_shadows(check, broken_plugin):
         (["dimm"], "no part of any kind is named 'dimm'; did you mean 'ddim'?"),
         (["cosine", "--kind", "mean"], "no mean named 'cosine' (known: "),
         (["cosine", "--kind", "schedules"], "no kind 'schedules'; did you mean 'schedule'?"),
-        (["ddim", "--only", "oder_as_declared"], "sampler has no check 'oder_as_declared'; did you mean 'order_as"),
+        (
+            ["ddim", "--only", "oder_as_declared"],
+            "no check 'oder_as_declared' of kind 'sampler'; did you mean 'order_as",
+        ),
         ([], "which part? write its name, as diffkit list shows it, or --sampler NAME"),
         (["--sampler", "ddim", "--sampler.eta", "2"], "eta must be >= 0 and <= 1, got 2.0"),
     ],

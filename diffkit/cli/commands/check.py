@@ -44,10 +44,12 @@ SPEC = CommandSpec({"Options": Options}, slots=dict.fromkeys(KINDS))
 
 def run(parsed: ParsedOptions) -> None:
     """Print a table for each part, with its faults; exit with code 1 if there are any."""
+    from diffkit.testing import check_component
+
     options = parsed.make(Options)
     failed = 0
     for kind, name, values in _parts(options, parsed):
-        results = _results(kind, registry(kind).create(name, **values), options.only)
+        results = check_component(kind, registry(kind).create(name, **values), only=options.only)
         _print(kind, name, results)
         failed += sum(not result.ok for result in results)
     if failed:
@@ -76,16 +78,6 @@ def _kinds_of(name: str, kind: str | None) -> list[str]:
         known = sorted({entry.name for k in KINDS for entry in registry(k).entries()})
         raise UnknownComponentError(f"no part of any kind is named {name!r}{did_you_mean(bare, known)}")
     return kinds
-
-
-def _results(kind: str, part: Any, only: tuple[str, ...]) -> list[CheckResult]:
-    from diffkit.testing import checks_for
-
-    known = [check.name for check in checks_for(kind)]
-    for name in only:
-        if name not in known:
-            raise OptionError(f"{kind} has no check {name!r}{did_you_mean(name, known)} ({', '.join(known)})")
-    return [check.result(part) for check in checks_for(kind) if not only or check.name in only]
 
 
 def _print(kind: str, name: str, results: list[CheckResult]) -> None:

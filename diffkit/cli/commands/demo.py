@@ -1,4 +1,4 @@
-"""Train on handwritten digits, draw some of each class, and measure them: about three minutes on two CPU cores.
+"""Train on handwritten digits, draw some of each class, and measure them: 3 to 6 minutes on one CPU core.
 
 The digits come with scikit-learn. A second call with the same folder resumes where the first was stopped.
 """

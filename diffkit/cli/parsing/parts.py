@@ -91,7 +91,8 @@ def part_factory(kind: str, name: str) -> Callable[..., Any]:
 def part_options(kind: str, name: str) -> list[Option]:
     """The options of what fills a slot; imports that part and no other."""
     found = options_of(part_factory(kind, name), (kind,), f"{kind} {name}")
-    return [option for option in found if option.path[-1] != "path"] if kind in _DATA else found  # its name
+    is_a_file = kind in _DATA and not registered_name(name)
+    return [option for option in found if option.path[-1] != "path"] if is_a_file else found  # its path is its name
 
 
 def lasting_options(kind: str, one: str, other: str) -> set[str]:

@@ -22,6 +22,7 @@ from diffkit_docs.embedding import GalleryFigures
 from diffkit_docs.gallery import write_gallery
 from diffkit_docs.names import public_names
 from diffkit_docs.navigation import add_tree, rewrite_if_tree_changed
+from diffkit_docs.notebooks import with_download, write_notebooks
 from diffkit_docs.proof import write_proof
 from diffkit_docs.reference import homes, write_reference
 from diffkit_docs.repository import with_site_links, write_repository
@@ -53,13 +54,14 @@ def write_pages(app: Sphinx) -> None:
         _log.info("writing docs/%s", name)
         write(docs / name)
     write_repository(docs)
+    write_notebooks(docs, app.config.release)
 
 
 def read_source(app: Sphinx, name: str, source: list[str]) -> None:
-    """Make links of a page to files of the repository links within the site."""
+    """Make links of a page to files of the repository links within the site, and offer its notebook."""
     path = Path(app.env.doc2path(name))
     if path.suffix == ".md":
-        source[0] = with_site_links(source[0], path, Path(app.srcdir))
+        source[0] = with_download(with_site_links(source[0], path, Path(app.srcdir)), path)
 
 
 def convert(app: Sphinx, what: str, name: str, value: Any, settings: Any, lines: list[str]) -> None:

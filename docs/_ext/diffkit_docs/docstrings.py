@@ -120,8 +120,8 @@ def _section(lines: Sequence[str]) -> tuple[Section, Sequence[str]]:
         first = lines[0].partition(":")[2].strip()
         rest = textwrap.dedent("\n".join(lines[1:end]))
         return Section(title, f"{first}\n{rest}".strip()), lines[end:]
-    inside = lambda line: line.startswith("    ") or not line.strip()  # noqa: E731
-    end = next((i for i, line in enumerate(lines[1:], 1) if not inside(line)), len(lines))
+    outside = (i for i, line in enumerate(lines[1:], 1) if line.strip() and not line.startswith("    "))
+    end = next(outside, len(lines))
     entries: list[tuple[str, list[str]]] = []
     for line in textwrap.dedent("\n".join(lines[1:end])).splitlines():
         found = None if line.startswith(" ") else _ENTRY.fullmatch(line)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from sphinx import addnodes
+from sphinx.util.docutils import SphinxDirective
 
 
-class GalleryFigures(Directive):
+class GalleryFigures(SphinxDirective):
     """Show panels of parts beside each other; each leads to the page of its part."""
 
     required_arguments = 1

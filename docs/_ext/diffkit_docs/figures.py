@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib as mpl
 from attrs import frozen
@@ -24,7 +25,7 @@ _DARK = {
     PURPLE: "#bb9df5",
 }
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "diffkit",
     "font.family": "sans-serif",
@@ -60,12 +61,14 @@ class Panel:
         x: Label of the horizontal axis.
         y: Label of the vertical axis.
         draw: Draws into axes.
+        legend: Where its legend is, in matplotlib's words; what is best takes seconds where many points are drawn.
     """
 
     title: str
     x: str
     y: str
     draw: Callable[[Axes], None]
+    legend: Literal["best", "upper right"] = "best"
 
 
 def write(panels: Sequence[Panel], path: Path) -> None:
@@ -82,7 +85,7 @@ def _whole(panel: Panel) -> Figure:
     panel.draw(axes)
     axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend()
+        axes.legend(loc=panel.legend)
     return figure
 
 

@@ -19,7 +19,7 @@ from diffkit.testing import checks_for
 from diffkit_docs import cache, docstrings, facts, figures, options
 from diffkit_docs.docstrings import inline
 from diffkit_docs.files import title, toctree, write_pages
-from diffkit_docs.names import full_names
+from diffkit_docs.names import ROOT, full_names
 from diffkit_docs.plots import panels_of
 
 _PROCESSES = 2
@@ -192,6 +192,7 @@ def _part_page(part: Shown, misfits: dict[str, dict[str, str]]) -> str:
     if part.kind in SLOTS and f"{part.kind} {part.name}" in misfits:
         lines += [title("What it fits", "-"), *_fits(misfits[f"{part.kind} {part.name}"]), ""]
     lines += [title("In Python", "-"), *_class(part), ""]
+    lines += [title("The file", "-"), *_source(part), ""]
     return "\n".join(lines)
 
 
@@ -257,6 +258,12 @@ def _fits(misfits: dict[str, str]) -> Iterator[str]:
     for other, why in misfits.items():
         kind, _, name = other.partition(" ")
         yield f"* {kind} :doc:`{name} <../{kind}/{name}>`: {docstrings.escaped(why)}"
+
+
+def _source(part: Shown) -> Iterator[str]:
+    """The whole file of the part, from which one of one's own can start."""
+    path = Path(inspect.getfile(part.cls)).relative_to(ROOT)
+    yield from (f"``{path}``", "", f".. literalinclude:: /../{path}", "   :language: python")
 
 
 def _class(part: Shown) -> Iterator[str]:

@@ -70,11 +70,11 @@ def public_names() -> tuple[Name, ...]:
     todo = list(found.values())
     known = {id(each.value) for each in todo}
     while todo:
-        for name in _in_signatures(todo.pop()):
-            if id(name.value) not in known:
-                known.add(id(name.value))
-                found[name.path] = name
-                todo.append(name)
+        for each in _in_signatures(todo.pop()):
+            if id(each.value) not in known:
+                known.add(id(each.value))
+                found[each.path] = each
+                todo.append(each)
     return tuple(found.values())
 
 

@@ -55,6 +55,8 @@ def _name_page(name: Name, others: list[str]) -> str:
     lines += [f".. auto{name.what}:: {name.path}"]
     if name.what in ("class", "exception"):
         lines += ["   :members:", "   :member-order: bysource"]
+        if "__call__" in vars(name.value):
+            lines += ["   :special-members: __call__"]
         if name.value.__bases__ != (object,):
             lines += ["   :show-inheritance:"]
         if fields := field_names(name.value):

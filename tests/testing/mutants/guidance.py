@@ -97,7 +97,17 @@ class Overflows(Away):
         return given.with_x_start(x_start / 0)
 
 
+@frozen
+class NullForAll(Away):
+    """The null label as one number, where a network takes a label for each example."""
+
+    def guide(self, evaluate, x, level, conditions):
+        none = evaluate(x, level, {**conditions, "y": 4})
+        return self.made(evaluate(x, level, conditions), none, none.x_start, x)
+
+
 MUTANTS = [
+    Mutant("guidance", NullForAll(), Away(), "works_with_labels", "one for each example"),
     Mutant("guidance", Overflows(), Away(), "works_with_labels", "NaN or infinity"),
     Mutant("guidance", ScaleOfThePaper(), Away(), "neutral_changes_nothing", "level"),
     Mutant("guidance", AfterClipping(), Away(), "neutral_samples_are_plain", "sample"),

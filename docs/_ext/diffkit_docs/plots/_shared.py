@@ -58,7 +58,7 @@ def network(oracle: Any, of: diffkit.System) -> Callable[..., Tensor]:
     def model(x: Tensor, time: Tensor, **conditions: Any) -> Tensor:
         at = level_of(of, time)
         x_t = x.double() / at["c_in"]
-        out = (oracle.x_start(x_t, at["alpha"], at["sigma"]) - at["c_skip"] * x_t) / at["c_out"]
+        out: Tensor = (oracle.x_start(x_t, at["alpha"], at["sigma"]) - at["c_skip"] * x_t) / at["c_out"]
         return out.to(x.dtype)
 
     return model

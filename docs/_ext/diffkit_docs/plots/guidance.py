@@ -49,7 +49,7 @@ def panels(name: str, part: Any) -> list[Panel]:
 
     what = "All classes" if label == _NONE else "One class"
     return [
-        Panel(f"{name}({shown})", "first value", "second value", points(with_it, True)),
+        Panel(f"{name}({shown})", "first value", "second value", points(with_it, True), "upper right"),
         Panel(f"{what}, without guidance", "first value", "second value", points(without, False)),
     ]
 
