@@ -85,14 +85,16 @@ def number(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: fl
     return attrs.field(default=default, validator=check, converter=_float_if_number)
 
 
-def integer(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
-    """Field holding an int; arguments as in `number`."""
+def integer(
+    default: Any = attrs.NOTHING, *, optional: bool = False, metadata: dict[Any, Any] | None = None, **bounds: float
+) -> Any:
+    """Field holding an int; arguments as in `number`, and metadata of the field."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not (optional and value is None):
             check_integer(attribute.name, value, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_int_if_integer)
+    return attrs.field(default=default, validator=check, converter=_int_if_integer, metadata=metadata)
 
 
 def check_flag(name: str, value: object) -> bool:

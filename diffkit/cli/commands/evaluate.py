@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.paths import check_file, in_run_folder
 from diffkit.errors import OptionError
@@ -242,7 +242,6 @@ def _built(options: Options, data: Data | None, network: Extractor, where: Any) 
 
 
 def _drawn(options: Options, parsed: ParsedOptions, saved: Saved) -> Data:
-    from diffkit.cli.shared.drawing import chosen
     from diffkit.evaluation import samples
 
     count = DRAWN if options.num is None else options.num

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs import field, frozen
 
-from diffkit.cli.parsing.options import Steps, spelled, steps_help
+from diffkit.cli.parsing.options import STEPS, Steps, spelled
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, Composition, keywords
 from diffkit.cli.shared.paths import check_file
@@ -35,13 +35,19 @@ class Options:
     """
 
     spec: Path | None = None
-    steps: Steps = field(default=None, metadata=steps_help("all levels"))
+    steps: Steps = field(default=None, metadata=STEPS)
     plot: Path | None = None
     overwrite: bool = False
     network: bool = False
 
 
-SPEC = CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+SPEC = CommandSpec(
+    {"Options": Options, "Composition": Composition},
+    PARTS,
+    config=True,
+    preset=("composition",),
+    defaults={"steps": "all levels"},
+)
 
 
 def run(parsed: ParsedOptions) -> None:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
-from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.options import POSITIONAL, STEPS, Steps, short
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
 from diffkit.cli.shared.device import Precision
+from diffkit.cli.shared.drawing import AS_COMPOSED
 from diffkit.cli.shared.paths import check_folder
 from diffkit.errors import OptionError
 from diffkit.options import integer
@@ -76,7 +77,7 @@ class Options:
     class_order: Literal["turn", "random"] = "turn"
     low_res: Path | None = None
     each: int = integer(1, ge=1)
-    steps: Steps = field(default=None, metadata=steps_help("all levels"))
+    steps: Steps = field(default=None, metadata=STEPS)
     clip: bool | None = None
     seed: int = integer(0, ge=0)
     batch_size: int = integer(64, ge=1)
@@ -90,7 +91,7 @@ SPEC = CommandSpec(
     {"Options": Options},
     {"sampler": None, "guidance": None},
     config=True,
-    defaults={"sampler": "as it was composed", "n": f"{DEFAULT}, or one for each picture of --low-res"},
+    defaults={**AS_COMPOSED, "n": f"{DEFAULT}, or one for each picture of --low-res"},
 )
 
 
@@ -125,7 +126,6 @@ def run(parsed: ParsedOptions) -> None:
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
     """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
-    from diffkit.cli.shared.drawing import chosen
     from diffkit.cli.shared.guidance import load_guidance
     from diffkit.data.matching import match_classes
     from diffkit.evaluation.sampling import Sampling, check_fit, check_low_res, pictures

@@ -54,3 +54,8 @@ class ParsedOptions:
         """Return an instance of an option class from the parsed options; ``more`` fills the others."""
         names = {f.alias or f.name for f in attrs.fields(cls) if f.init}  # type: ignore[arg-type]
         return cls(**more | {name: value for name, value in self.values.items() if name in names})
+
+
+def chosen(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the others have the defaults of what is called."""
+    return {name: value for name, value in options.items() if value is not None}
