@@ -10,14 +10,14 @@ from attrs import frozen
 
 from diffkit.cli.parsing.spec import ParsedOptions, chosen
 from diffkit.cli.shared.drawing import Drawing, PictureOptions
-from diffkit.cli.shared.paths import check_new_folder
+from diffkit.cli.shared.paths import check_new_folder, may_replace
 from diffkit.errors import DataError, OptionError
 from diffkit.registry import canonical
 from diffkit.runtime.files import write_atomically, write_through
 from diffkit.runtime.finite import check_finite
 from diffkit.runtime.images import grid, pixels, png
 from diffkit.runtime.output import log, note
-from diffkit.runtime.publishing import new_folder, together, unfinished
+from diffkit.runtime.publishing import new_folder, together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
     """Refuse a folder for results that cannot be written, or holds something already."""
     from diffkit.evaluation.sample_folder import check_overview, overview
 
-    overwrite = overwrite or unfinished([out, overview(out)])
+    overwrite = may_replace([out, overview(out)], overwrite)
     check_new_folder("--out", out, overwrite=overwrite)
     check_overview(out, overwrite=overwrite)
 
