@@ -158,7 +158,7 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
         "--num must be <= 7, the examples in the data, got 8"
     )
     assert refused("nll", saved, "--data", images, "--num", "0") == "--num must be >= 1, got 0"
-    assert refused("nll", saved, "--data", images, "--num", "some") .startswith("--num must be an integer or 'all'")
+    assert refused("nll", saved, "--data", images, "--num", "some").startswith("--num must be an integer or 'all'")
     assert refused("nll", saved, "--data", images, "--ode", "--steps", "4") == (
         "--ode solves the flow, which has no levels; leave out --steps"
     )
