@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 
 from diffkit.data.base import Data, scale_images
@@ -38,17 +38,17 @@ class Sampling:
         labels: Class of each, (N,) int64, or None.
         low_res: Small images to enlarge, or None.
         each: How many samples there are for each small image; they are consecutive.
-        options: Of `System.sample`: steps, sampler, guidance.
+        options: Of `System.sample`: steps, sampler, guidance, clip, compile.
     """
 
     saved: Saved
     count: int
-    batch_size: int
-    seed: int
-    labels: NDArray[np.int64] | None
-    low_res: Data | None
-    each: int
-    options: Mapping[str, Any]
+    batch_size: int = 64
+    seed: int = 0
+    labels: NDArray[np.int64] | None = None
+    low_res: Data | None = None
+    each: int = 1
+    options: Mapping[str, Any] = field(factory=dict)
 
     @property
     def batches(self) -> list[range]:

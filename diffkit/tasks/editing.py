@@ -45,7 +45,9 @@ def image_to_image(
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
     """
     if (strength is None) == (level is None):
-        raise OptionError(Message("give either ", Setting("strength"), ", a share of T, or ", Setting("level"), ", 1..T"))
+        raise OptionError(
+            Message("give either ", Setting("strength"), ", a share of T, or ", Setting("level"), ", 1..T")
+        )
     if level is None:
         share = check_number("strength", strength, gt=0, le=1)
         level = max(round(share * system.num_steps), 1)

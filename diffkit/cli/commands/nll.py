@@ -100,8 +100,7 @@ SPEC = CommandSpec({"Options": Options}, {"data": None}, required=frozenset({"da
 
 def run(parsed: ParsedOptions) -> None:
     """Score the data."""
-    from diffkit.cli.shared.device import computing_in, device_of_rank
-    from diffkit.cli.shared.torch_errors import say_compiling
+    from diffkit.cli.shared.device import device_of_rank, warn_of_emulation
     from diffkit.data.matching import match_classes
     from diffkit.evaluation.saved import load
     from diffkit.evaluation.scoring import check_data_fits, choose_examples
@@ -109,6 +108,7 @@ def run(parsed: ParsedOptions) -> None:
     from diffkit.runtime.run_layout import SPEC
     from diffkit.system.compiling import compile_network
     from diffkit.system.loading import read_spec
+    from diffkit.training.precision import computing_in
 
     options = parsed.make(Options)
     if options.out is None:
@@ -129,10 +129,12 @@ def run(parsed: ParsedOptions) -> None:
         data = _paired(data, saved)
         for path in _outputs(options) if among.rank == 0 else []:
             note(f"writing {path}")
+        if among.rank == 0:
+            warn_of_emulation(options.precision, saved.system.device)
         if options.compile and (network := saved.system.network) is not None:
             compile_network(network)
             if among.rank == 0:
-                say_compiling("the first batch")
+                log("compiling: the first batch takes minutes")
         with computing_in(options.precision, saved.system.device):
             _score(saved, data, index, options, among)
 
