@@ -98,14 +98,14 @@ def test_every_option_of_every_command_is_explained(name: str):
 
 def test_every_option_of_every_part_is_explained():
     from diffkit.cli.parsing.parts import part_options
-    from diffkit.cli.shared.guidance import BY_FOLDER
+    from diffkit.cli.shared.guidance import FOLDERS
     from diffkit.options import python_objects
     from diffkit.registry import KINDS, registry
 
     for kind in KINDS:
         known = registry(kind)
         for name in known.built_in_names():
-            if python_objects(known.get(name)) and name not in BY_FOLDER:
+            if python_objects(known.get(name)) and name not in FOLDERS:
                 continue  # made in Python only
             for option in part_options(kind, name):
                 assert option.about(), f"{kind} {name}: {option.flag} has no help"

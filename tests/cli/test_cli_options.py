@@ -16,7 +16,7 @@ from diffkit.cli.parsing.options import Option
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.request import look
 from diffkit.cli.parsing.values import has_word, is_flag, metavar
-from diffkit.cli.shared.guidance import BY_FOLDER
+from diffkit.cli.shared.guidance import FOLDERS
 from diffkit.options import python_objects
 from diffkit.registry import KINDS, registry
 
@@ -30,7 +30,7 @@ def listed() -> Iterator[str]:
         yield from sorted(f"{name} {line(option, spec.defaults)}" for option in own)
     for kind in sorted(KINDS):
         for name in sorted(registry(kind).built_in_names()):
-            if name in BY_FOLDER or not python_objects(registry(kind).get(name)):
+            if name in FOLDERS or not python_objects(registry(kind).get(name)):
                 yield from sorted(f"{kind} {name} {line(option, {})}" for option in part_options(kind, name))
 
 

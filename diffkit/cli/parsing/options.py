@@ -13,6 +13,7 @@ from attrs import NOTHING, frozen
 
 from diffkit.cli.parsing.docstrings import section, summary
 from diffkit.cli.parsing.values import shown
+from diffkit.options import CHOICES
 
 _METADATA = "diffkit.cli"
 
@@ -120,6 +121,8 @@ def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> tuple[Opti
         path = (*prefix, field.alias or field.name)
         key = ".".join(path)
         more = {"about": about, "about_group": about_group, "field": field} | field.metadata.get(_METADATA, {})
+        if choices := field.metadata.get(CHOICES):
+            more["metavar"] = "|".join(choices)
         flag = key.upper() if more.get("positional") else "--" + key.replace("_", "-")
         found.append(Option(path, kind, default, group=group, key=key, flag=flag, **more))
     return tuple(found)
