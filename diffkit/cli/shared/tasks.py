@@ -12,6 +12,7 @@ from diffkit.cli.parsing.spec import ParsedOptions, chosen
 from diffkit.cli.shared.drawing import Drawing, PictureOptions
 from diffkit.cli.shared.paths import check_new_folder, may_replace
 from diffkit.errors import DataError, OptionError
+from diffkit.evaluation.sampling import sized
 from diffkit.registry import canonical
 from diffkit.runtime.files import write_atomically, write_through
 from diffkit.runtime.finite import check_finite
@@ -198,7 +199,7 @@ def check_size(label: str, path: Path, size: tuple[int, int]) -> None:
     """Raise `OptionError` unless a picture has just that height and width."""
     found = _size(path)
     if found != size:
-        raise OptionError(f"{label} is {_sized(found)}, it has to be {_sized(size)}")
+        raise OptionError(f"{label} is {sized(found)}, it has to be {sized(size)}")
 
 
 def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
@@ -207,20 +208,15 @@ def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
     if others:
         name, first = others[0]
         more = f" and {len(others) - 1} more" if others[1:] else ""
-        log(f"resized and cropped to {_sized(size)}: {name} ({_sized(first)}){more}")
+        log(f"resized and cropped to {sized(size)}: {name} ({sized(first)}){more}")
 
 
 def _size(path: Path) -> tuple[int, int]:
     """Height and width of a picture, upright."""
-    from diffkit.data.images import open_image_file, rotate_upright
+    from diffkit.data.images import open_image_file, upright_size
 
     with open_image_file(path, str(path)) as image:
-        width, height = rotate_upright(image).size
-    return height, width
-
-
-def _sized(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+        return upright_size(image)
 
 
 def _files(path: Path) -> tuple[Path, ...]:
