@@ -35,6 +35,8 @@ def _out_of_bounds(name: str, value: Any, bounds: dict[str, float]) -> OptionErr
 
 
 _PYTHON_ONLY = "diffkit.python_only"
+CHOICES = "diffkit.choices"
+"""Key of the metadata of a field that holds the words it may be."""
 
 _LARGEST = 1e18
 """Squares of larger numbers, and of numbers below 1 / this, are outside the range of float32, the dtype of steps."""
@@ -85,14 +87,16 @@ def number(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: fl
     return attrs.field(default=default, validator=check, converter=_float_if_number)
 
 
-def integer(default: Any = attrs.NOTHING, *, optional: bool = False, **bounds: float) -> Any:
-    """Field holding an int; arguments as in `number`."""
+def integer(
+    default: Any = attrs.NOTHING, *, optional: bool = False, metadata: dict[Any, Any] | None = None, **bounds: float
+) -> Any:
+    """Field holding an int; arguments as in `number`, and metadata of the field."""
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not (optional and value is None):
             check_integer(attribute.name, value, **bounds)
 
-    return attrs.field(default=default, validator=check, converter=_int_if_integer)
+    return attrs.field(default=default, validator=check, converter=_int_if_integer, metadata=metadata)
 
 
 def check_flag(name: str, value: object) -> bool:
@@ -125,7 +129,7 @@ def choice(default: str | None, among: tuple[str, ...], *, optional: bool = Fals
         if value not in among and not (optional and value is None):
             raise OptionError(f"must be one of {', '.join(map(repr, among))}", option=attribute.name, value=value)
 
-    return attrs.field(default=default, validator=check)
+    return attrs.field(default=default, validator=check, metadata={CHOICES: among})
 
 
 def integers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
+"""EXIF's tag of the orientation, and its values for which height and width are swapped."""
 WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of integers that are wider than 8 bits."""
 
@@ -110,6 +112,12 @@ def rotate_upright(image: Image) -> Image:
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
+
+
+def upright_size(image: Image) -> tuple[int, int]:
+    """Return height and width of an image after rotation by its EXIF orientation; pixels are not decoded."""
+    width, height = image.size
+    return (width, height) if image.getexif().get(ORIENTATION, 1) in _TURNED else (height, width)
 
 
 def _to_8_bit(image: Image, form: Form) -> NDArray[Any]:

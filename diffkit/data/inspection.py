@@ -13,6 +13,7 @@ from attrs import asdict, frozen
 
 from diffkit.data.folder import list_images
 from diffkit.data.images import (
+    ORIENTATION,
     WIDE_MODES,
     grey_to_8_bit,
     has_transparency,
@@ -30,7 +31,6 @@ from diffkit.runtime.images import need_pillow
 from diffkit.runtime.progress import progress as show_progress
 
 _SHOWN = 20
-_ORIENTATION = 0x0112
 """EXIF's tag for how a camera was held; 1 is upright."""
 
 
@@ -184,7 +184,7 @@ def inspect_image(source: Path, name: str) -> ImageProperties:
             mode=found.mode,
             size=(image.height, image.width),
             frames=int(getattr(found, "n_frames", 1)),
-            turned=found.getexif().get(_ORIENTATION, 1) != 1,
+            turned=found.getexif().get(ORIENTATION, 1) != 1,
             transparent=has_transparency(found),
         )
 

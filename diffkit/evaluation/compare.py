@@ -17,7 +17,7 @@ from diffkit._version import __version__
 from diffkit.data.base import Data
 from diffkit.data.loading import as_data
 from diffkit.data.ranges import range_of
-from diffkit.errors import DataError, DiffkitError, OptionError, did_you_mean
+from diffkit.errors import DataError, DiffkitError, Message, OptionError, Setting, did_you_mean
 from diffkit.evaluation import metrics as measure
 from diffkit.evaluation.extractors import extractor_for
 from diffkit.evaluation.features import Extractor, Features, extract
@@ -162,6 +162,7 @@ def evaluate(
     data, stored = _load_images(samples, reading), _stored_reference(reference, network)
     real = None if stored is not None else _load_images(reference, reading)
     check_metrics(metrics, network, data.shape, stored, device, None if real is None else real.shape)
+    check_count(count, len(data), metrics, stored, neighbours)
     against = stored or _build_reference(real, network, batch_size, device, progress)
     found = extract(
         network,
@@ -244,6 +245,28 @@ def check_metrics(
         )
     if {"fid", "sfid", "kid"} & set(chosen):
         measure.need_torchmetrics()
+
+
+def check_count(
+    count: int | None, available: int, metrics: Sequence[str] | None, reference: Reference | None, neighbours: int
+) -> None:
+    """Raise `OptionError` unless there are as many samples as are to be measured, and as metrics need.
+
+    Args:
+        count: How many are measured; None for all.
+        available: How many there are.
+        metrics: Names of metrics; None means all that are available.
+        reference: Stored statistics, if any.
+        neighbours: Number of neighbours for precision and recall.
+    """
+    total = available if count is None else check_integer("count", count, ge=1)
+    if total > available:
+        raise OptionError(f"is more than the {available} samples", option="count", value=total)
+    has_features = reference is None or reference.features is not None
+    if total <= neighbours and ("precision_recall" in metrics if metrics else has_features):
+        named = [Setting("neighbours", neighbours), f" need more samples than {neighbours}, got {total}"]
+        others = ["; take more, or name other metrics with ", Setting("metrics")]
+        raise OptionError(Message("precision and recall by ", *named, *others))
 
 
 def _blank_image_features(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:

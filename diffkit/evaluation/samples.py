@@ -11,6 +11,7 @@ import numpy as np
 from diffkit.data import from_array
 from diffkit.data.base import Data
 from diffkit.data.folder import list_images
+from diffkit.data.images import upright_size
 from diffkit.data.loading import source_for
 from diffkit.errors import DataError
 from diffkit.runtime.finite import check_finite
@@ -20,8 +21,6 @@ from diffkit.system.module import System
 
 _SHOWN = 3
 _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "F"))
-_ORIENTATION, _TURNED = 0x0112, frozenset((5, 6, 7, 8))
-"""EXIF's tag of the orientation, and its values for which height and width are swapped."""
 
 
 @shows_options(JobOptions)
@@ -113,9 +112,6 @@ def _image_kinds(folder: Path) -> Mapping[_Kind, Path]:
 def _image_kind(path: Path) -> _Kind | None:
     try:
         with open_image(path) as opened:
-            width, height = opened.size
-            if opened.getexif().get(_ORIENTATION, 1) in _TURNED:
-                width, height = height, width
-            return height, width, 1 if opened.mode in _GREY else 3
+            return *upright_size(opened), 1 if opened.mode in _GREY else 3
     except Exception:  # Pillow may raise any error; reading the data will name the file
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 
 from diffkit.data.base import Data, scale_images
@@ -38,17 +38,17 @@ class Sampling:
         labels: Class of each, (N,) int64, or None.
         low_res: Small images to enlarge, or None.
         each: How many samples there are for each small image; they are consecutive.
-        options: Of `System.sample`: steps, sampler, guidance.
+        options: Of `System.sample`: steps, sampler, guidance, clip, compile.
     """
 
     saved: Saved
     count: int
-    batch_size: int
-    seed: int
-    labels: NDArray[np.int64] | None
-    low_res: Data | None
-    each: int
-    options: Mapping[str, Any]
+    batch_size: int = 64
+    seed: int = 0
+    labels: NDArray[np.int64] | None = None
+    low_res: Data | None = None
+    each: int = 1
+    options: Mapping[str, Any] = field(factory=dict)
 
     @property
     def batches(self) -> list[range]:
@@ -124,13 +124,13 @@ def pictures(path: Path, channels: int) -> Data:
 def _one(path: Path, channels: int) -> Data:
     """One picture, as it is."""
     from diffkit.data.arrays import from_array
-    from diffkit.data.images import Form, open_image_file, read_image, rotate_upright
+    from diffkit.data.images import Form, open_image_file, read_image, upright_size
 
     if channels not in (1, 3, 4):
         raise DataError(f"pictures have 1, 3 or 4 channels, the network reads {channels}; give a .npz file")
     with open_image_file(path, str(path)) as image:
-        width, height = rotate_upright(image).size
-    return from_array(read_image(path, Form((height, width), channels))[None])
+        size = upright_size(image)
+    return from_array(read_image(path, Form(size, channels))[None])
 
 
 def has_labels(path: Path) -> bool:
@@ -146,23 +146,22 @@ def has_labels(path: Path) -> bool:
 
 def _one_size(folder: Path) -> tuple[int, int]:
     """Height and width of the pictures of a folder; reads headers only."""
-    from PIL import ImageOps
-
     from diffkit.data.folder import list_images
+    from diffkit.data.images import upright_size
 
     found: dict[tuple[int, int], Path] = {}
     for file in list_images(folder).files:
         try:
             with open_image(file) as opened:
-                width, height = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
+                size = upright_size(opened)
         except Exception:  # Pillow may raise any error; reading the data will name the file
             continue
-        found.setdefault((height, width), file)
+        found.setdefault(size, file)
     if len(found) == 1:
         return next(iter(found))
     if not found:
         raise DataError(f"{str(folder)!r} holds no readable image")
-    some = ", ".join(f"{_sized(size)} ({file.name})" for size, file in list(found.items())[:3])
+    some = ", ".join(f"{sized(size)} ({file.name})" for size, file in list(found.items())[:3])
     raise DataError(f"the pictures of {str(folder)!r} have several sizes: {some}; enlarge those of each size alone")
 
 
@@ -185,7 +184,7 @@ def check_fit(saved: Saved, data: Data) -> None:
         )
     if saved.low_res is not None and size != saved.low_res:
         raise DataError(
-            f"the small images are {_sized(size)}, the network was trained to enlarge {_sized(saved.low_res)}"
+            f"the small images are {sized(size)}, the network was trained to enlarge {sized(saved.low_res)}"
         )
     if data.bins is None and saved.bins is not None:
         images = data.batch(range(min(len(data), 64))).images
@@ -197,7 +196,7 @@ def check_fit(saved: Saved, data: Data) -> None:
             )
     if any(small > side for small, side in zip(size, large[1:], strict=True)):
         raise DataError(
-            f"the small images are {_sized(size)}, larger than what they are enlarged to, {_sized(large[1:])}"
+            f"the small images are {sized(size)}, larger than what they are enlarged to, {sized(large[1:])}"
         )
 
 
@@ -217,5 +216,6 @@ def fingerprint(data: Data) -> str:
     return found.hexdigest()[:16]
 
 
-def _sized(size: Sequence[int]) -> str:
+def sized(size: Sequence[int]) -> str:
+    """Return a size as text: 64x64."""
     return "x".join(map(str, size))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,12 @@ def printable(text: str, keep: str = "") -> str:
     if all(map(str.isprintable, re.split(f"[{re.escape(keep)}]", text) if keep else [text])):
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def show_cut(line: str) -> None:
+    """Print a line of results; on a terminal it is cut to the width."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(line)
+    show(line if len(line) <= width else f"{line[: width - 1]}…")
 
 
 def show(text: object) -> None:

@@ -318,7 +318,7 @@ class System(nn.Module):
         options.setdefault("sampler", "ddim")
         job = self.prepare(x.shape[0], **options)
         if job.parts.sampler.stochastic:
-            raise OptionError("encode needs a deterministic sampler, such as 'ddim' with eta=0")
+            raise OptionError("encode needs a deterministic sampler", fix=({"sampler": "heun"}, {"sampler": "ddim"}))
         program = job.encoding_program(past_end=start == "level1")
         with job.running("encoding", program.num_steps, progress) as advance:
             if start == "clean":

@@ -8,7 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from diffkit.errors import OptionError
+from diffkit.errors import Message, OptionError, Setting
 from diffkit.options import check_integer, check_number
 from diffkit.spacing import levels
 from diffkit.system.call_options import JobOptions, shows_options
@@ -45,7 +45,9 @@ def image_to_image(
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
     """
     if (strength is None) == (level is None):
-        raise OptionError("give either strength, a share of T, or level, 1..T")
+        raise OptionError(
+            Message("give either ", Setting("strength"), ", a share of T, or ", Setting("level"), ", 1..T")
+        )
     if level is None:
         share = check_number("strength", strength, gt=0, le=1)
         level = max(round(share * system.num_steps), 1)

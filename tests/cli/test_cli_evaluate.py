@@ -147,7 +147,7 @@ def test_too_few_samples_are_refused_before_the_reference_is_made(refused: Refus
     words = ["evaluate", samples, "--data", "digits", "--extractor", "digits"]
     assert "is more than the" in refused(*words, "--num", "100000")
     assert refused(*words, "--num", "2").endswith(
-        "need more samples than 3, got 2; take more, or name the other metrics with --metrics"
+        "need more samples than 3, got 2; take more, or name other metrics with --metrics"
     )
 
 

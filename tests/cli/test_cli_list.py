@@ -74,11 +74,11 @@ def test_parts_registered_here_are_listed(command: Command, monkeypatch: pytest.
     assert line.split() == ["halfway", "local", "Between", "noise", "and", "data"]
 
 
-def test_lines_are_cut_to_a_width():
-    from diffkit.cli.commands.list import lines
-
-    for line in lines(("loss",), 60):
-        assert len(line) <= 60
+def test_lines_are_cut_to_the_width_of_a_terminal(command: Command, monkeypatch: pytest.MonkeyPatch):
+    whole = command("list", "loss").out.splitlines()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    cut = command("list", "loss").out.splitlines()  # of 100 characters
+    assert [line[:99] for line in whole] == [line[:99] for line in cut] and max(map(len, cut)) == 100
 
 
 def test_published_configurations_are_listed(command: Command):

@@ -158,7 +158,7 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
         "--num must be <= 7, the examples in the data, got 8"
     )
     assert refused("nll", saved, "--data", images, "--num", "0") == "--num must be >= 1, got 0"
-    assert refused("nll", saved, "--data", images, "--num", "some") == "--num must be a number or all, got 'some'"
+    assert refused("nll", saved, "--data", images, "--num", "some").startswith("--num must be an integer or 'all'")
     assert refused("nll", saved, "--data", images, "--ode", "--steps", "4") == (
         "--ode solves the flow, which has no levels; leave out --steps"
     )
@@ -179,9 +179,7 @@ def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: 
         "--dequantize",
         "uniform",
     ]
-    assert refused("nll", continuous, *flow) == (
-        "--dequantize uniform is for data on bins; this system's is continuous, take none"
-    )
+    assert refused("nll", continuous, *flow).endswith("use --dequantize none")
     assert refused("nll", saved, "--data", images, "--ode", "--tolerance", "0") == "--tolerance must be > 0, got 0.0"
     assert refused("nll", saved, "--data", images, "--ode", "--dequantize", "all") == (
         "--dequantize must be 'uniform' or 'decoder' or 'none', got 'all'"

@@ -141,7 +141,7 @@ REFUSED = [
     (("edit", "RUN", "PICTURES", "--strength", "1.5"), "strength must be > 0 and <= 1, got 1.5"),
     (
         ("edit", "RUN", "PICTURES", "--strength", "0.5", "--level", "3"),
-        "--strength and --level say the same in two ways; leave one",
+        "give either --strength, a share of T, or --level, 1..T",
     ),
     (("edit", "RUN", "PICTURES", "-n", "0"), "n must be >= 1 and <= 10000, got 0"),
     (("edit", "RUN", "HERE/none.png"), "none.png is not there; name a picture, or a folder of them"),
@@ -156,8 +156,11 @@ REFUSED = [
     (("inpaint", "RUN", "PICTURES", "--mask", "HERE/white.png"), "is white all over, so there is nothing to make"),
     (("upscale", "RUN", "PICTURES", "--factor", "2"), "a.png is 8x6, it has to be 4x3"),
     (("upscale", "RUN", "PICTURES", "--factor", "4"), "--factor 4 does not divide the sides (8, 6)"),
-    (("invert", "NOWHERE", "PICTURES", "--sampler", "ancestral"), "sampler 'ancestral' adds noise, so there is no way"),
-    (("interpolate", "NOWHERE", "a", "b", "--sampler", "ddim", "--sampler.eta", "1"), "sampler 'ddim' adds noise"),
+    (("invert", "RUN", "PICTURES", "--sampler", "ancestral"), "use --sampler heun or --sampler ddim"),
+    (
+        ("interpolate", "RUN", "PICTURES/a.png", "PICTURES/b.png", "--sampler", "ddim", "--sampler.eta", "1"),
+        "use --sampler heun or --sampler ddim",
+    ),
     (("interpolate", "RUN", "PICTURES", "PICTURES/a.png"), "is a folder; name one picture"),
     (("interpolate", "RUN", "PICTURES/a.png", "PICTURES/b.png", "-n", "1"), "n must be >= 2 and <= 10000, got 1"),
 ]

@@ -275,7 +275,7 @@ def test_what_needs_no_data_is_refused_before_any_is_read(
     folder, run = tmp_path / "photos", tmp_path / "run"
     folder.mkdir()
     assert command("train", "--data", images, "--steps", "1", *TINY, "--out", run).code == 0
-    monkeypatch.setattr("diffkit.cli.commands.train.opened", lambda *_: pytest.fail("data was read"))
+    monkeypatch.setattr("diffkit.cli.shared.data.opened", lambda *_: pytest.fail("data was read"))
     words = ["train", "--data", folder, "--data.size", "4", "--steps", "1", *TINY, "--out", tmp_path / "new"]
     assert "--strategy fsdp shares the network among processes, but there is one" in refused(
         *words, "--strategy", "fsdp"

@@ -161,6 +161,7 @@ def test_a_preset_that_does_not_fit_is_recognized_by_its_options(refused: Refuse
     )
 
 
+@pytest.mark.slow
 def test_a_preset_gives_all_options(command: Command, tmp_path: Path):
     torch.save(diffkit.preset("dit/s8-256").build().state_dict(), tmp_path / "dit.pt")
     found = command("import", tmp_path / "dit.pt", "--to", tmp_path / "system", "--preset", "dit/s8-256")
@@ -193,6 +194,7 @@ def test_size(command: Command):
     assert "in 1 GB" in found.out
 
 
+@pytest.mark.slow
 def test_size_of_a_preset_with_another_option(command: Command):
     found = command(
         "size", "--preset", "dit/s2-256", "--backbone.patch", "8", "--batch-size", "4", "--precision", "bf16"

@@ -6,8 +6,6 @@ A part is named by itself, with its default options (diffkit check ddim), or by 
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError, UnknownComponentError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
 from diffkit.registry.entry_points import normalized
-from diffkit.runtime.output import show
+from diffkit.runtime.output import show, show_cut
 
 if TYPE_CHECKING:
     from diffkit.testing import CheckResult
@@ -81,9 +79,8 @@ def _kinds_of(name: str, kind: str | None) -> list[str]:
 
 
 def _print(kind: str, name: str, results: list[CheckResult]) -> None:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in _lines(kind, name, results):
-        show(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
+        show_cut(line)
     for result in results:
         if not result.ok:
             show(f"\n{result}")

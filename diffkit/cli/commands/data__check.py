@@ -14,9 +14,9 @@ from attrs import field, frozen
 from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.paths import check_file
-from diffkit.data.sources._images import check_labels_option
-from diffkit.errors import DataError, OptionError
-from diffkit.options import choice, integer, integers
+from diffkit.data.sources._images import check_labels_option, image_size
+from diffkit.errors import DataError
+from diffkit.options import choice, integer
 from diffkit.runtime.output import note, show
 
 
@@ -36,7 +36,7 @@ class Options:
 
     source: Path = field(metadata=POSITIONAL)
     labels: str = field(default="none", validator=check_labels_option)
-    size: tuple[int, ...] | None = integers(None, optional=True, ge=1)
+    size: tuple[int, ...] | None = image_size(optional=True)
     processes: int = integer(0, ge=0)
     layout: str | None = choice(None, ("channels_last", "channels_first"), optional=True)
     out: Path | None = None
@@ -57,8 +57,7 @@ def run(parsed: ParsedOptions) -> None:
         _check_arrays(options, parsed)
         return
     _check_source(options.source)
-    if options.layout is not None:
-        raise OptionError(f"layout is for a .npz or .npy file; leave it out for {options.source}")
+    parsed.refuse(f"{{}} is for a .npz or .npy file; leave it out for {options.source}", "layout")
     size = None if options.size is None else (options.size[0], options.size[-1])
     labels = None if options.labels == "none" else options.labels
     report = check_images(options.source, labels=labels, size=size, processes=options.processes, progress=True)
@@ -77,9 +76,7 @@ def _check_arrays(options: Options, parsed: ParsedOptions) -> None:
     from diffkit.data.ranges import range_of
     from diffkit.evaluation.sampling import has_labels
 
-    of_images = [f"--{name}" for name in ("labels", "size", "out") if name in parsed.values]
-    if of_images:
-        raise OptionError(f"{', '.join(of_images)} is for images; leave it out for {options.source}")
+    parsed.refuse(f"{{}} is for images; leave it out for {options.source}", "labels", "size", "out")
     data = source_for(options.source, labels=has_labels(options.source), layout=options.layout).open()
     show(f"{options.source}: {described(data)}")
     if (values := range_of(data)) and values.remark:

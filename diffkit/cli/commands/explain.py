@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs import field, frozen
 
-from diffkit.cli.parsing.options import Steps, spelled, steps_help
+from diffkit.cli.parsing.options import STEPS, Steps
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, Composition, keywords
 from diffkit.cli.shared.paths import check_file
-from diffkit.errors import OptionError
 from diffkit.runtime.output import note, show
 
 if TYPE_CHECKING:
@@ -35,13 +34,19 @@ class Options:
     """
 
     spec: Path | None = None
-    steps: Steps = field(default=None, metadata=steps_help("all levels"))
+    steps: Steps = field(default=None, metadata=STEPS)
     plot: Path | None = None
     overwrite: bool = False
     network: bool = False
 
 
-SPEC = CommandSpec({"Options": Options, "Composition": Composition}, PARTS, config=True, preset=("composition",))
+SPEC = CommandSpec(
+    {"Options": Options, "Composition": Composition},
+    PARTS,
+    config=True,
+    preset=("composition",),
+    defaults={"steps": "all levels"},
+)
 
 
 def run(parsed: ParsedOptions) -> None:
@@ -65,15 +70,7 @@ def _explained(parsed: ParsedOptions, options: Options) -> Explanation:
     sampler = parsed.parts["sampler"] if "sampler" in parsed.chosen else None
     if options.spec is None:
         return explain(keywords(parsed), steps=options.steps, network=options.network)
-    _refuse_both(parsed)
+    own = {field.name for field in attrs.fields(Options)}  # of the parts, the sampler can be another
+    others = [name for name in [*parsed.values, *parsed.chosen] if name not in own and name != "sampler"]
+    parsed.refuse("--spec names a system that has its parts, so leave out {}", *others)
     return explain(options.spec, steps=options.steps, sampler=sampler, network=options.network)
-
-
-def _refuse_both(parsed: ParsedOptions) -> None:
-    """A saved system has its parts already; only the sampler can be another."""
-    own = {field.name for field in attrs.fields(Options)}
-    clashes = [name for name in [*parsed.values, *parsed.chosen] if name not in own and name != "sampler"]
-    if clashes:
-        raise OptionError(
-            f"--spec names a system that has its parts, so leave out {', '.join(spelled((name,)) for name in clashes)}"
-        )

@@ -9,75 +9,45 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import frozen
 
-from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.drawing import Drawing, chosen, sampling_options
+from diffkit.cli.shared.drawing import AS_COMPOSED, Drawing
 from diffkit.errors import OptionError
-from diffkit.runtime.output import note
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@frozen
-class Options:
+@frozen(kw_only=True)
+class Options(Drawing):
     """Options of ``diffkit inpaint``.
 
     Attributes:
-        run: A saved system or training run (a folder).
-        pictures: A picture, or a folder of them.
         mask: A picture in black (to generate) and white (known), for all pictures.
         resample: How often each stretch is sampled (RePaint); 1 only replaces the known part.
         jump: Length of a stretch, in levels.
     """
 
-    run: Path = field(metadata=POSITIONAL)
-    pictures: Path = field(metadata=POSITIONAL)
     mask: Path
     resample: int = 10
     jump: int = 10
 
 
-SPEC = CommandSpec(
-    {"Options": Options, "Drawing": Drawing},
-    {"sampler": None, "guidance": None},
-    config=True,
-    defaults={"sampler": "as it was composed"},
-)
+SPEC = CommandSpec({"Options": Options}, {"sampler": None, "guidance": None}, config=True, defaults=AS_COMPOSED)
 
 
 def run(parsed: ParsedOptions) -> None:
     """Make what is missing, and write the pictures."""
-    import torch
-
-    from diffkit.cli.shared import tasks
+    from diffkit.cli.shared.tasks import PictureTask, read_pictures
     from diffkit.tasks import inpaint
 
-    options, drawing = parsed.make(Options), parsed.make(Drawing)
-    drawing.check()
-    how = sampling_options(parsed)
-    saved = tasks.load(options.run, drawing.device, parsed.parts.get("guidance"))
-    pictures = tasks.read_pictures(options.pictures, saved.system.data_shape)
-    known = _read_mask(options.mask, saved.system.data_shape)
-    found = inpaint(
-        saved.system,
-        pictures.images.repeat_interleave(drawing.n, 0),
-        known,
-        resample=options.resample,
-        jump=options.jump,
-        seed=drawing.seed,
-        batch_size=drawing.batch_size,
-        **chosen(steps=drawing.steps),
-        **how,
-        **tasks.conditions_for(saved, drawing.classes, len(pictures.images), each=drawing.n),
-    )
-    made = found.cpu().reshape(-1, drawing.n, *saved.system.data_shape)
-    mask = (known.float() * 2 - 1).expand(1, *saved.system.data_shape)
-    shown = [torch.cat([image[None], mask, row]) for image, row in zip(pictures.images, made, strict=True)]
-    for line in tasks.write(drawing.out, list(zip(pictures.names, made, strict=True)), shown):
-        note(line)
+    options = parsed.make(Options)
+    task = PictureTask.of(options, parsed)
+    pictures = read_pictures(options.pictures, task.shape)
+    known = _read_mask(options.mask, task.shape)
+    beside = (known.float() * 2 - 1).expand(task.shape)
+    task.draw(inpaint, options, pictures, known, beside=beside, resample=options.resample, jump=options.jump)
 
 
 def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -5,7 +5,6 @@ No part is imported. A plugin's part that has the name of another is marked, wit
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -21,7 +20,7 @@ from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.options import flag, number
 from diffkit.presets import table
 from diffkit.registry import BUILT_IN, COMMAND, KINDS, LOCAL, Entry, registry
-from diffkit.runtime.output import show
+from diffkit.runtime.output import show_cut
 
 PRESETS = "presets"
 
@@ -57,12 +56,12 @@ def run(parsed: ParsedOptions) -> None:
         return
     presets = kind in (None, PRESETS)
     kinds = tuple(KINDS) if kind is None else () if presets else (registry(kind).kind,)
-    for line in [*lines(kinds, _width()), *(preset_lines(_width()) if presets else ())]:
-        show(line)
+    for line in [*lines(kinds), *(preset_lines() if presets else ())]:
+        show_cut(line)
 
 
-def lines(kinds: tuple[str, ...], width: int | None = None) -> Iterator[str]:
-    """Yield the listing, a heading for each kind and a line for each part, cut to a width."""
+def lines(kinds: tuple[str, ...]) -> Iterator[str]:
+    """Yield the listing, a heading for each kind and a line for each part."""
     found = {kind: registry(kind).entries() for kind in kinds}
     entries = [entry for each in found.values() for entry in each]
     names = max((len(_name(entry)) for entry in entries), default=0)
@@ -70,16 +69,16 @@ def lines(kinds: tuple[str, ...], width: int | None = None) -> Iterator[str]:
     for kind, each in found.items():
         yield kind
         for entry in each:
-            yield _cut(f"  {_name(entry):{names}}  {_origin(entry):{origins}}  {_remark(entry)}".rstrip(), width)
+            yield f"  {_name(entry):{names}}  {_origin(entry):{origins}}  {_remark(entry)}".rstrip()
 
 
-def preset_lines(width: int | None = None) -> Iterator[str]:
+def preset_lines() -> Iterator[str]:
     """Yield the published configurations: name, number of parameters, what it is."""
     yield PRESETS
     rows = table()
     longest = max(len(name) for name, _, _ in rows)
     for name, size, about in rows:
-        yield _cut(f"  {name:{longest}}  {size:>6}  {about}", width)
+        yield f"  {name:{longest}}  {size:>6}  {about}"
 
 
 def _name(entry: Entry) -> str:
@@ -110,11 +109,3 @@ def _distribution_summary(distribution: str) -> str:
         return " ".join((metadata.metadata(distribution)["Summary"] or "").split())
     except Exception:  # metadata of others may be missing, or be no text
         return ""
-
-
-def _width() -> int | None:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _cut(line: str, width: int | None) -> str:
-    return line if width is None or len(line) <= width else f"{line[: width - 1]}…"

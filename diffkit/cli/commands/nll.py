@@ -23,7 +23,7 @@ from diffkit.cli.parsing.options import POSITIONAL
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import opened
 from diffkit.cli.shared.device import Precision
-from diffkit.cli.shared.paths import check_file, check_new_folder, in_run_folder
+from diffkit.cli.shared.paths import check_file, check_new_folder, in_run_folder, may_replace
 from diffkit.errors import OptionError
 from diffkit.options import integer, number
 from diffkit.runtime.output import log, note, show
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from diffkit.data.base import Data
     from diffkit.evaluation.saved import Saved
+    from diffkit.likelihood.ode import OdeLikelihood
+    from diffkit.likelihood.scores import Scores
     from diffkit.runtime.distributed import Ranks
 
 DEFAULT = 100
@@ -73,7 +75,7 @@ class Options:
     """
 
     run: Path = field(metadata=POSITIONAL)
-    num: int | str | None = None
+    num: int | Literal["all"] | None = None
     steps: int | str | tuple[int, ...] | None = None
     levels_per_example: int | None = integer(None, optional=True, ge=1)
     clip: bool | None = None
@@ -98,73 +100,108 @@ SPEC = CommandSpec({"Options": Options}, {"data": None}, required=frozenset({"da
 
 def run(parsed: ParsedOptions) -> None:
     """Score the data."""
-    from diffkit.cli.shared.device import computing_in
-    from diffkit.cli.shared.torch_errors import say_compiling
+    from diffkit.cli.shared.device import device_of_rank, warn_of_emulation
     from diffkit.data.matching import match_classes
-    from diffkit.evaluation.scoring import check_data_fits
+    from diffkit.evaluation.saved import load
+    from diffkit.evaluation.scoring import check_data_fits, choose_examples
     from diffkit.runtime.distributed import join_ranks
     from diffkit.runtime.run_layout import SPEC
     from diffkit.system.compiling import compile_network
     from diffkit.system.loading import read_spec
+    from diffkit.training.precision import computing_in
 
     options = parsed.make(Options)
+    if options.out is None:
+        options = attrs.evolve(options, out=in_run_folder(options.run, "ode.npz" if options.ode else "nll.npz"))
     _check(options, parsed)
     read_spec(options.run / SPEC)  # a missing run is found before images are read
-    options = attrs.evolve(options, out=_out(options))
     data = opened(parsed)
-    index = chosen(len(data), options.num, options.seed)
+    num = min(len(data), DEFAULT) if options.num is None else None if options.num == "all" else options.num
+    index = choose_examples(len(data), num, options.seed)
     with join_ranks() as among:
-        saved = _load(options)
+        saved = load(options.run, device_of_rank(options.device))
         if saved.num_classes is not None:
             data = match_classes(data, saved.classes)
         check_data_fits(saved.system, data, classes=saved.num_classes)
         if options.dequantize == "uniform" and saved.bins is None:
-            raise OptionError("--dequantize uniform is for data on bins; this system's is continuous, take none")
+            text, none = "is for data on bins; this system's is continuous", {"dequantize": "none"}
+            raise OptionError(text, option="dequantize", value="uniform", fix=none)
         data = _paired(data, saved)
+        for path in _outputs(options) if among.rank == 0 else []:
+            note(f"writing {path}")
         if among.rank == 0:
-            for path in (options.out, options.published, options.plot):
-                if path is not None:
-                    note(f"writing {path}")
+            warn_of_emulation(options.precision, saved.system.device)
         if options.compile and (network := saved.system.network) is not None:
             compile_network(network)
             if among.rank == 0:
-                say_compiling("the first batch")
+                log("compiling: the first batch takes minutes")
         with computing_in(options.precision, saved.system.device):
-            (_flow if options.ode else _bound)(saved, data, index, options, among)
+            _score(saved, data, index, options, among)
 
 
-def _bound(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
-    from diffkit.evaluation.scoring import score_data
+def _score(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
+    """Compute the scores, print them and write the files."""
+    from diffkit.evaluation.scoring import ode_data, score_data
     from diffkit.runtime.publishing import together
 
-    begun = options.out is not None and _parts(options.out).exists()
-    among.rank_zero(lambda: _say_what_it_takes(saved, data, index, options, 0 if begun else among.size))
+    shared: dict[str, Any] = {"index": index, "labels": saved.num_classes is not None, "seed": options.seed}
+    shared |= {"batch_size": options.batch_size, "ranks": among, "progress": True}
+    if not options.ode:
+        begun = options.out is not None and _parts(options.out).exists()
+        among.rank_zero(lambda: _say_what_it_takes(saved, data, index, options, 0 if begun else among.size))
     with together(_outputs(options) if among.rank == 0 else []), _keeping(options.out, among) as keep:
-        scores = score_data(
-            saved.system,
-            data,
-            index=index,
-            labels=saved.num_classes is not None,
-            batch_size=options.batch_size,
-            ranks=among,
-            seed=options.seed,
-            keep=keep,
-            progress=True,
-            steps=options.steps,
-            levels_per_example=options.levels_per_example,
-            rows_per_call=options.rows_per_call,
-            clip=options.clip,
-        )
-        if among.rank:
-            return
-        show(scores)
-        _warn_of_what_is_not_finite(scores.total)
-        if options.out is not None:
-            scores.save(options.out)
-        if options.published is not None:
-            scores.save_reference(options.published)
-        if options.plot is not None:
-            scores.plot(options.plot)
+        if options.ode:
+            flow = ode_data(saved.system, data, keep=keep, **shared, **_of_flow(options))
+            among.rank_zero(lambda: _write_flow(flow, options, index))
+        else:
+            scores = score_data(saved.system, data, keep=keep, **shared, **_of_bound(options))
+            among.rank_zero(lambda: _write_bound(scores, options))
+
+
+def _of_bound(options: Options) -> dict[str, Any]:
+    """Options of `diffkit.likelihood.score`."""
+    return {name: getattr(options, name) for name in ("steps", "levels_per_example", "rows_per_call", "clip")}
+
+
+def _of_flow(options: Options) -> dict[str, Any]:
+    """Options of `diffkit.likelihood.ode_likelihood`."""
+    return {
+        "divergence": "hutchinson" if options.probes else "exact",
+        "probes": max(options.probes, 1),
+        "dequantize": options.dequantize,
+        "rtol": options.tolerance,
+        "atol": options.tolerance,
+        "clip": bool(options.clip),
+    }
+
+
+def _write_bound(scores: Scores, options: Options) -> None:
+    show(scores)
+    _warn_of_what_is_not_finite(scores.total)
+    if options.out is not None:
+        scores.save(options.out)
+    if options.published is not None:
+        scores.save_reference(options.published)
+    if options.plot is not None:
+        scores.plot(options.plot)
+
+
+def _write_flow(flow: OdeLikelihood, options: Options, index: NDArray[np.int64]) -> None:
+    from diffkit.runtime.publishing import save_npz
+
+    show(flow)
+    _warn_of_what_is_not_finite(flow.bits.cpu().numpy())
+    if options.out is not None:
+        arrays = {name: getattr(flow, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
+        save_npz(options.out, **arrays, index=index, meaning=flow.meaning)
+
+
+def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
+    import numpy as np
+
+    bad = int((~np.isfinite(bits)).sum())
+    if bad:
+        log(f"warning: the bits/dim of {bad} of {len(bits)} examples are not finite")
 
 
 def _say_what_it_takes(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, processes: int) -> None:
@@ -178,7 +215,7 @@ def _say_what_it_takes(saved: Saved, data: Data, index: NDArray[np.int64], optio
     each = len(Strata.of(levels, options.levels_per_example).first)
     text = f"scoring {len(index)} examples at {each} of {levels} levels each: {len(index) * each:,} network evaluations"
     if saved.system.device.type == "cpu" and not options.compile and processes:
-        seconds = _seconds_of_one(saved, data, index[:1], min(2, levels), options)
+        seconds = _seconds_of_one(saved, data, index[:1], attrs.evolve(options, levels_per_example=min(2, levels)))
         takes = seconds * len(index) * each / processes
         text += f", about {duration(takes)}"
         if takes > LONG and each > FEWER:
@@ -186,64 +223,14 @@ def _say_what_it_takes(saved: Saved, data: Data, index: NDArray[np.int64], optio
     log(text)
 
 
-def _seconds_of_one(saved: Saved, data: Data, index: NDArray[np.int64], levels: int, options: Options) -> float:
-    """Seconds of an evaluation of the network, of so many levels of some examples."""
+def _seconds_of_one(saved: Saved, data: Data, index: NDArray[np.int64], options: Options) -> float:
+    """Seconds of an evaluation of the network at one level of one example; the first call is slower."""
     from diffkit.evaluation.scoring import score_data
 
-    seconds = 0.0
-    for _ in range(2):  # the first is slower
+    for _ in range(2):
         begun = time.monotonic()
-        score_data(
-            saved.system,
-            data,
-            index=index,
-            labels=saved.num_classes is not None,
-            steps=options.steps,
-            levels_per_example=levels,
-            clip=options.clip,
-        )
-        seconds = (time.monotonic() - begun) / (levels * len(index))
-    return seconds
-
-
-def _flow(saved: Saved, data: Data, index: NDArray[np.int64], options: Options, among: Ranks) -> None:
-    from diffkit.evaluation.scoring import ode_data
-    from diffkit.runtime.publishing import save_npz, together
-
-    exact = options.probes == 0
-    with together(_outputs(options) if among.rank == 0 else []), _keeping(options.out, among) as keep:
-        found = ode_data(
-            saved.system,
-            data,
-            index=index,
-            labels=saved.num_classes is not None,
-            batch_size=options.batch_size,
-            ranks=among,
-            keep=keep,
-            progress=True,
-            seed=options.seed,
-            divergence="exact" if exact else "hutchinson",
-            probes=max(options.probes, 1),
-            dequantize=options.dequantize,
-            rtol=options.tolerance,
-            atol=options.tolerance,
-            clip=bool(options.clip),
-        )
-        if among.rank:
-            return
-        show(found)
-        _warn_of_what_is_not_finite(found.bits.cpu().numpy())
-        if options.out is not None:
-            arrays = {name: getattr(found, name).cpu().numpy() for name in ("bits", "probe_error", "draw_error")}
-            save_npz(options.out, **arrays, index=index, meaning=found.meaning)
-
-
-def _warn_of_what_is_not_finite(bits: NDArray[Any]) -> None:
-    import numpy as np
-
-    bad = int((~np.isfinite(bits)).sum())
-    if bad:
-        log(f"warning: the bits/dim of {bad} of {len(bits)} examples are not finite")
+        score_data(saved.system, data, index=index, labels=saved.num_classes is not None, **_of_bound(options))
+    return (time.monotonic() - begun) / ((options.levels_per_example or 1) * len(index))
 
 
 @contextmanager
@@ -263,28 +250,10 @@ def _parts(out: Path) -> Path:
     return out.with_suffix(".parts")
 
 
-def chosen(size: int, num: int | str | None, seed: int) -> NDArray[np.int64]:
-    """Indices of the examples to score, ascending.
-
-    Raises:
-        OptionError: There are fewer, or num is a word other than "all".
-    """
-    from diffkit.evaluation import scoring
-
-    if isinstance(num, str) and num != "all":
-        raise OptionError(f"--num must be a number or all, got {num!r}")
-    try:
-        return scoring.choose_examples(
-            size, None if num == "all" else min(size, DEFAULT) if num is None else int(num), seed
-        )
-    except OptionError as error:
-        raise OptionError(f"--{error}") from error
-
-
 def _check(options: Options, parsed: ParsedOptions) -> None:
     """Check the options before anything is loaded."""
-    overwrite = options.overwrite or _was_stopped(options)
-    check_file("--out", options.out, (".npz",), overwrite=overwrite)
+    overwrite = may_replace(_outputs(options), options.overwrite)
+    check_file("--out", options.out, (".npz",), overwrite=overwrite or "out" not in parsed.values)
     check_file("--plot", options.plot, overwrite=overwrite)
     if options.plot is not None:
         from diffkit.runtime import plots
@@ -292,41 +261,16 @@ def _check(options: Options, parsed: ParsedOptions) -> None:
         plots.check_plot_path(options.plot)
     if options.published is not None:
         check_new_folder("--published", options.published, overwrite=overwrite)
-    bound_only = ("steps", "levels_per_example", "rows_per_call", "published", "plot")
-    clashes = [f"--{name.replace('_', '-')}" for name in bound_only if name in parsed.values]
-    if options.ode and clashes:
-        raise OptionError(f"--ode solves the flow, which has no levels; leave out {', '.join(clashes)}")
-    inexact = [f"--{name}" for name in ("precision", "compile") if name in parsed.values]
-    if options.ode and inexact:
-        raise OptionError(f"--ode solves the flow to a tolerance, in float32; leave out {', '.join(inexact)}")
-    flow_only = [f"--{name}" for name in ("probes", "dequantize", "tolerance") if name in parsed.values]
-    if not options.ode and flow_only:
-        raise OptionError(f"{', '.join(flow_only)} is for the flow; add --ode, or leave it out")
-
-
-def _out(options: Options) -> Path | None:
-    return in_run_folder(options.run, "ode.npz" if options.ode else "nll.npz") if options.out is None else options.out
+    if options.ode:
+        levels = ("steps", "levels_per_example", "rows_per_call", "published", "plot")
+        parsed.refuse("--ode solves the flow, which has no levels; leave out {}", *levels)
+        parsed.refuse("--ode solves the flow to a tolerance, in float32; leave out {}", "precision", "compile")
+    else:
+        parsed.refuse("{} is for the flow; add --ode, or leave it out", "probes", "dequantize", "tolerance")
 
 
 def _outputs(options: Options) -> list[Path]:
-    return [path for path in (_out(options), options.published, options.plot) if path is not None]
-
-
-def _was_stopped(options: Options) -> bool:
-    """Whether this command was stopped before, once it had begun; its files may be overwritten."""
-    outputs = _outputs(options)
-    if not any(path.exists() for path in outputs):
-        return False
-    from diffkit.runtime.publishing import unfinished  # which needs torch
-
-    return unfinished(outputs)
-
-
-def _load(options: Options) -> Saved:
-    from diffkit.cli.shared.device import device_of_rank
-    from diffkit.evaluation.saved import load
-
-    return load(options.run, device_of_rank(options.device))
+    return [path for path in (options.out, options.published, options.plot) if path is not None]
 
 
 def _paired(data: Data, saved: Saved) -> Data:

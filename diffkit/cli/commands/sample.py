@@ -9,16 +9,16 @@ A system trained with --low-res enlarges the pictures of --low-res, in their ord
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
-from diffkit.cli.parsing.options import POSITIONAL, Steps, short, steps_help
-from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.parsing.options import POSITIONAL, STEPS, Steps, short
+from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions, chosen
 from diffkit.cli.shared.device import Precision
+from diffkit.cli.shared.drawing import AS_COMPOSED
 from diffkit.cli.shared.paths import check_folder
 from diffkit.errors import OptionError
 from diffkit.options import integer
@@ -29,17 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from diffkit.data.base import Data
-    from diffkit.evaluation.sample_folder import SampleFolder
     from diffkit.evaluation.sampling import Sampling
     from diffkit.evaluation.saved import Saved
-    from diffkit.runtime.distributed import Ranks
-    from diffkit.training.lock import RunLock
 
-FORMATS = ("png", "grid", "npz")
 DEFAULT = 16
 """Samples that are drawn by default."""
-MOST = 10_000_000
-"""Samples that one folder takes: each is a file, and the list of what is to be done lies in memory."""
 
 
 @frozen
@@ -69,14 +63,14 @@ class Options:
     """
 
     run: Path = field(metadata=POSITIONAL)
-    n: int | None = field(default=None, metadata=short("-n"))
+    n: int | None = integer(None, optional=True, ge=1, metadata=short("-n"))
     out: Path = field(default=Path("samples"))
     format: tuple[str, ...] = ("png", "grid")
     classes: tuple[str, ...] = ()
     class_order: Literal["turn", "random"] = "turn"
     low_res: Path | None = None
     each: int = integer(1, ge=1)
-    steps: Steps = field(default=None, metadata=steps_help("all levels"))
+    steps: Steps = field(default=None, metadata=STEPS)
     clip: bool | None = None
     seed: int = integer(0, ge=0)
     batch_size: int = integer(64, ge=1)
@@ -90,42 +84,47 @@ SPEC = CommandSpec(
     {"Options": Options},
     {"sampler": None, "guidance": None},
     config=True,
-    defaults={"sampler": "as it was composed", "n": f"{DEFAULT}, or one for each picture of --low-res"},
+    defaults={**AS_COMPOSED, "n": f"{DEFAULT}, or one for each picture of --low-res"},
 )
 
 
 def run(parsed: ParsedOptions) -> None:
     """Draw the samples and write them."""
-    options = parsed.make(Options)
-    _check(options)
-    from diffkit.cli.shared.device import computing_in
+    from diffkit.cli.shared.device import device_of_rank, warn_of_emulation
+    from diffkit.evaluation.folder_sampling import check_formats, draw_into, sample_folder
+    from diffkit.evaluation.saved import load
     from diffkit.runtime.distributed import join_ranks
     from diffkit.spacing import SEEN, remark_on_karras, remark_on_start
 
+    options = parsed.make(Options)
+    if options.n is not None:
+        _check_count(options.n)
+    check_formats(options.format)
+    if options.low_res is None and options.each > 1:
+        raise OptionError("--each is for the pictures of --low-res; say how many samples with -n")
+    check_folder("--out", options.out)
     with join_ranks() as among:
-        saved = _load(options)
-        _check_shape(options, saved)
+        saved = load(options.run, device_of_rank(options.device))
+        check_formats(options.format, saved.system.data_shape, saved.bins)
         _check_compile(options, saved)
         sampling = planned(saved, options, parsed.parts)
-        table = sampling.job(sampling.batches[0]).table
-        folder = _folder(sampling, options, among)
-        among.rank_zero(lambda: folder.check(options.overwrite))
+        last = int(sampling.job(sampling.batches[0]).table.index[-1])
+        how: dict[str, Any] = {"overwrite": options.overwrite, "precision": options.precision, "ranks": among}
+        folder = sample_folder(sampling, options.out, options.format, **how)
         if among.rank == 0:
             note(f"writing to {options.out}/")
+            warn_of_emulation(options.precision, saved.system.device)
             training = saved.system.table
-            remarks = (
-                remark_on_start(training, int(table.index[-1]), SEEN),
-                remark_on_karras(training, options.steps),
-            )
-            for remark in filter(None, remarks):
-                log(f"note: {remark}")
-        with computing_in(options.precision, saved.system.device):
-            _work(sampling, folder, options, among)
+            for remark in remark_on_start(training, last, SEEN), remark_on_karras(training, options.steps):
+                if remark:
+                    log(f"note: {remark}")
+        for line in draw_into(folder, sampling, **how):
+            if among.rank == 0:
+                note(line)
 
 
 def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
     """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
-    from diffkit.cli.shared.drawing import chosen
     from diffkit.cli.shared.guidance import load_guidance
     from diffkit.data.matching import match_classes
     from diffkit.evaluation.sampling import Sampling, check_fit, check_low_res, pictures
@@ -145,77 +144,6 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
         small = match_classes(small, saved.classes, what="--low-res")
     labels = _labels(saved, options, count, small)
     return Sampling(saved, count, options.batch_size, options.seed, labels, small, options.each, sampling_options)
-
-
-def _work(sampling: Sampling, folder: SampleFolder, options: Options, among: Ranks) -> None:
-    """Make the remaining batches: every process its share, then the first one any that are left."""
-    from diffkit.cli.shared.torch_errors import say_compiling
-
-    locks: list[RunLock] = []
-
-    def begin() -> list[int]:
-        locks.append(folder.begin(options.overwrite))
-        return folder.pending()
-
-    pending = among.rank_zero(begin)
-    mine = pending[among.rank :: among.size]
-    if among.rank == 0 and len(pending) < len(folder.batches):
-        done = sampling.count - sum(len(folder.batches[number]) for number in pending)
-        note(f"{done} of {sampling.count} samples are there already")
-    if options.compile and pending and among.rank == 0:
-        say_compiling("the first step")
-    if mine:
-        _draw(sampling, folder, mine, among)
-    among.gather(None)  # a barrier
-    for line in among.rank_zero(folder.finish):
-        if among.rank == 0:
-            note(line)
-    for lock in locks:
-        lock.release()
-
-
-def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], among: Ranks) -> None:
-    """Make the batches of these numbers."""
-    call = sampling.job(folder.batches[numbers[0]])
-    total, parent = len(numbers) * call.program().num_steps, os.getppid()
-    with call.running(f"sampling {sampling.count}", total, among.rank == 0) as advance:
-        for number in numbers:
-            if among.size > 1 and os.getppid() != parent:
-                raise SystemExit(143)  # killed itself, a launcher can send no signal: as if SIGTERM had come
-            folder.keep(number, sampling.draw(folder.batches[number], advance))
-
-
-def _folder(sampling: Sampling, options: Options, among: Ranks) -> SampleFolder:
-    from diffkit.evaluation.sample_folder import SampleFolder
-    from diffkit.evaluation.sample_folder import digest as label_digest
-    from diffkit.evaluation.sampling import digest, fingerprint
-    from diffkit.evaluation.saved_guidance import described
-    from diffkit.system.randomness import NOISE
-
-    saved = sampling.saved
-    loaded = among.gather(digest(saved.system))
-    if len(set(loaded)) > 1:
-        raise OptionError(f"{options.run} changed while the processes read it; sample from a run that is not training")
-    names = () if sampling.labels is None else tuple(map(saved.name, sampling.labels.tolist()))
-    sampling_options = {kind: sampling.options.get(kind) for kind in ("steps", "sampler", "clip")}
-    facts = {
-        "system": loaded[0],
-        "n": sampling.count,
-        "format": sorted(options.format),
-        "classes": None if sampling.labels is None else label_digest(sampling.labels),
-        "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
-        "each": options.each,
-        **sampling_options,
-        "guidance": described(sampling.options.get("guidance")),
-        "seed": options.seed,
-        "noise": NOISE,
-        "batch_size": options.batch_size,
-        "device": saved.system.device.type,
-        **({"precision": options.precision} if options.precision != "fp32" else {}),
-        **({"compile": options.compile} if options.compile else {}),
-    }
-    shape = saved.system.data_shape
-    return SampleFolder(options.out, options.format, sampling.batches, sampling.labels, names, shape, facts)
 
 
 def _count(options: Options, small: Data | None) -> int:
@@ -254,37 +182,13 @@ def _labels_of(small: Data, count: int, each: int, saved: Saved) -> NDArray[np.i
     return own.repeat(each)[:count]
 
 
-def _check(options: Options) -> None:
-    """Check the options before anything is loaded."""
-    from diffkit.options import check_integer
-
-    if options.n is not None:
-        check_integer("n", options.n, ge=1)
-        _check_count(options.n)
-    unknown = [word for word in options.format if word not in FORMATS]
-    if unknown or not options.format:
-        raise OptionError(f"--format must be some of {', '.join(FORMATS)}, got {','.join(options.format)!r}")
-    if options.low_res is None and options.each > 1:
-        raise OptionError("--each is for the pictures of --low-res; say how many samples with -n")
-    check_folder("--out", options.out)
-    if set(options.format) & {"png", "grid"}:
-        from diffkit.runtime.images import need_pillow
-
-        need_pillow("writing PNG files")
-
-
 def _check_count(count: int) -> None:
+    from diffkit.evaluation.folder_sampling import MOST
+
     if count > MOST:
         raise OptionError(
             f"{count} samples are more than a folder takes, {MOST}; make several, each with another --out and --seed"
         )
-
-
-def _load(options: Options) -> Saved:
-    from diffkit.cli.shared.device import device_of_rank
-    from diffkit.evaluation.saved import load
-
-    return load(options.run, device_of_rank(options.device))
 
 
 def _check_compile(options: Options, saved: Saved) -> None:
@@ -292,15 +196,3 @@ def _check_compile(options: Options, saved: Saved) -> None:
     place = saved.system.device.type
     if options.compile == "cuda_graph" and place != "cuda":
         raise OptionError(f"--compile cuda_graph needs a GPU, the system is on {place}; use --compile step")
-
-
-def _check_shape(options: Options, saved: Saved) -> None:
-    """Refuse picture formats for data without pixels."""
-    shape, bins = saved.system.data_shape, saved.bins
-    if not set(options.format) & {"png", "grid"}:
-        return
-    if len(shape) != 3:
-        raise OptionError(f"data of shape {shape} is not a picture; use --format npz")
-    if bins is None or bins > 256:
-        kind = "continuous" if bins is None else f"{bins}-valued"
-        raise OptionError(f"{kind} data does not fit into 8-bit PNG files; use --format npz")

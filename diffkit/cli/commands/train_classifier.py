@@ -15,14 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import frozen
 
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
+from diffkit.cli.shared.composition import Levels
 from diffkit.cli.shared.data import described, grey, opened
-from diffkit.cli.shared.paths import check_run_folder
+from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
 from diffkit.errors import DataError, OptionError
 from diffkit.guidance.classifier import Classifier
-from diffkit.runtime.output import note, show
 from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -42,28 +43,19 @@ WITHOUT: Mapping[str, str] = {
 """Options of training that do not apply to classifiers."""
 
 
-@frozen
-class Options:
+@frozen(kw_only=True)
+class Options(RunOptions):
     """Options of ``diffkit train-classifier``.
 
     Attributes:
-        out: Folder of the run: checkpoints, metrics and the classifier as diffkit sample reads it.
         system: Saved system or training run to guide: its noise levels are used.
-        device: Such as cpu or cuda; a GPU if there is one.
-        track: Experiment trackers: tensorboard, wandb.
-        dry_run: Try a few updates on a copy, print what the run would take (memory, time, size), and stop. Nothing
-            is written.
     """
 
-    out: Path
     system: Path | None = None
-    device: str | None = None
-    track: tuple[str, ...] = ()
-    dry_run: bool = False
 
 
 @frozen
-class Noise:
+class Noise(Levels):
     """Classes and noise levels of the classifier.
 
     Attributes:
@@ -71,24 +63,15 @@ class Noise:
         noised: Train on noisy data; false trains on clean data only.
         data_shape: Shape of one example, channels first.
         bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit, none is continuous data.
-        num_steps: T, the number of noise levels.
-        train_spacing: Train on some of the levels only: "250", "10,15,20", "ddim50", "trailing50", ...
-        rescale_time: Condition the network on (k - 1) 1000 / T, so that it means the same at any T.
     """
 
     num_classes: int | None = None
     noised: bool = True
     data_shape: tuple[int, ...] | None = None
     bins: int | None = None
-    num_steps: int = 1000
-    train_spacing: str | int | tuple[int, ...] | None = None
-    rescale_time: bool = True
 
 
-LEVELS = ("num_steps", "train_spacing", "rescale_time")
-OF_SYSTEM = (*LEVELS, "data_shape", "bins")
-
-
+OF_SYSTEM = (*(field.name for field in attrs.fields(Levels)), "data_shape", "bins")
 _OF_DATA = {"num_classes": "that of the data", "data_shape": "that of the data", "bins": "that of the data"}
 SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Network": Classifier, "Noise levels": Noise},
@@ -107,22 +90,16 @@ SPEC = CommandSpec(
 def run(parsed: ParsedOptions) -> None:
     """Build the classifier and train it."""
     options, config, recipe = parsed.make(Options), parsed.make(TrainConfig, **PUBLISHED), _network(parsed)
-    check_run_folder("--out", options.out)
-    _check_levels(options, parsed)
-    from diffkit.cli.commands.train import print_nothing, refuse_before_reading, way_to_classes
-    from diffkit.cli.shared.recipe import Recipe
-    from diffkit.runtime.distributed import launched
-
-    refuse_before_reading(config, options.out, options.track)
+    check_before_reading(options, config)
+    if options.system is not None:
+        parsed.refuse("--system sets {} already; leave one of them out", *OF_SYSTEM, "schedule")
     if way := way_to_classes(parsed):
         raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
-    say, tell = (note, show) if launched().rank == 0 else (print_nothing, print_nothing)
     say("dry run: nothing is written" if options.dry_run else f"run: {options.out}/")
     data = opened(parsed)
 
     import torch
 
-    import diffkit
     from diffkit.cli.shared.device import device_of_rank
     from diffkit.guidance import NoisyClassifier
 
@@ -131,12 +108,7 @@ def run(parsed: ParsedOptions) -> None:
     torch.manual_seed(config.seed)
     noisy = NoisyClassifier(system, recipe, count, noised=noise.noised, device=device_of_rank(options.device))
     say(f"data: {described(data)}{grey(parsed, data)}\nclassifier: {noisy.extra_repr()}")
-    if options.dry_run:
-        tell(diffkit.training.dry_run(noisy, data, out=options.out, config=config, progress=True))
-        return
-    written = Recipe(_recipe(noisy, recipe, config, parsed))
-    val = opened(parsed, "val") if "val" in parsed.parts else None
-    diffkit.train(noisy, data, out=options.out, val=val, config=config, track=[written, *options.track])
+    train(noisy, data, options, config, _recipe(noisy, recipe, config, parsed), parsed)
 
 
 def _network(parsed: ParsedOptions) -> Classifier:
@@ -144,18 +116,6 @@ def _network(parsed: ParsedOptions) -> Classifier:
     if "num_heads" in parsed.values:
         return parsed.make(Classifier, num_head_channels=None)
     return parsed.make(Classifier, num_head_channels=math.gcd(HEAD, parsed.make(Classifier).channels))
-
-
-def _check_levels(options: Options, parsed: ParsedOptions) -> None:
-    """Refuse levels that are named twice."""
-    if options.system is None:
-        return
-    named = [name for name in OF_SYSTEM if name in parsed.values] + (
-        ["schedule"] if "schedule" in parsed.chosen else []
-    )
-    if named:
-        flags = ", ".join("--" + name.replace("_", "-") for name in named)
-        raise OptionError(f"--system sets {flags} already; leave one of them out")
 
 
 def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:

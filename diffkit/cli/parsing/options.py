@@ -13,6 +13,7 @@ from attrs import NOTHING, frozen
 
 from diffkit.cli.parsing.docstrings import section, summary
 from diffkit.cli.parsing.values import shown
+from diffkit.options import CHOICES
 
 _METADATA = "diffkit.cli"
 
@@ -120,6 +121,8 @@ def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> tuple[Opti
         path = (*prefix, field.alias or field.name)
         key = ".".join(path)
         more = {"about": about, "about_group": about_group, "field": field} | field.metadata.get(_METADATA, {})
+        if choices := field.metadata.get(CHOICES):
+            more["metavar"] = "|".join(choices)
         flag = key.upper() if more.get("positional") else "--" + key.replace("_", "-")
         found.append(Option(path, kind, default, group=group, key=key, flag=flag, **more))
     return tuple(found)
@@ -178,15 +181,9 @@ Steps = int | str | tuple[int, ...] | None
 _FORMS = (
     'How many levels to visit, or "10,15,20" (so many in each third); "ddim50", "leading50", "trailing50", '
     '"linspace50" (evenly by number); "quad20", "time20", "logsnr20", "karras20", "karras20:rho=5" (evenly by another '
-    'clock); "ays_sd15", "ays_sd15:20", "grid.json" (a grid that comes with diffkit, or of a file)'
+    'clock); "ays_sd15", "ays_sd15:20", "grid.json" (a grid that comes with diffkit, or of a file).'
 )
 
 
-def steps_help(default: str = "") -> dict[Any, Any]:
-    """Metadata of an option ``--steps``, whose help lists all forms of a spacing.
-
-    Args:
-        default: The default, if the help does not show it otherwise.
-    """
-    text = _FORMS + (f"; {default} by default." if default else ".")
-    return {_METADATA: {"about": lambda: text}}
+STEPS: dict[Any, Any] = {_METADATA: {"about": lambda: _FORMS}}
+"""Metadata of an option ``--steps``, whose help lists all forms of a spacing."""

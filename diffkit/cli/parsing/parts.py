@@ -13,7 +13,7 @@ from attrs import NOTHING
 
 from diffkit import data
 from diffkit.cli.parsing.options import Option, options_of, spelled
-from diffkit.cli.shared.guidance import factory
+from diffkit.cli.shared.guidance import FOLDERS, guidance_class, with_folder
 from diffkit.data.loading import registered_name, source_for
 from diffkit.errors import OptionError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
@@ -79,7 +79,7 @@ def slot_options(kinds: Mapping[str, str | None], required: Collection[str] = ()
 def part_factory(kind: str, name: str) -> Callable[..., Any]:
     """Class or function of a name, imported; raises for one that is not there."""
     if kind == "guidance":
-        return factory(name)
+        return guidance_class(name)
     if kind not in _DATA:
         return registry(kind).get(name)
     if registered := registered_name(name):
@@ -91,6 +91,8 @@ def part_factory(kind: str, name: str) -> Callable[..., Any]:
 def part_options(kind: str, name: str) -> list[Option]:
     """The options of what fills a slot; imports that part and no other."""
     found = options_of(part_factory(kind, name), (kind,), f"{kind} {name}")
+    if kind == "guidance" and canonical(name) in FOLDERS:
+        return with_folder(found, canonical(name))
     is_a_file = kind in _DATA and not registered_name(name)
     return [option for option in found if option.path[-1] != "path"] if is_a_file else found  # its path is its name
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from operator import attrgetter
 from typing import Annotated, Any
 
 from attrs import NOTHING
@@ -38,6 +39,7 @@ def sign(app: App, options: Sequence[Option], help_of: Callable[[Option, int], P
     def command(*values: Any, **named: Any) -> None:
         """Stand for the command; the values are read off its bound arguments."""
 
+    arguments.sort(key=attrgetter("kind"))  # those by position first
     command.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
     command.__annotations__ = {argument.name: argument.annotation for argument in arguments}
     command.__doc__ = None

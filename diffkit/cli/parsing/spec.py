@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 import attrs
 from attrs import field, frozen
 
+from diffkit.cli.parsing.options import spelled
+from diffkit.errors import OptionError
+
 T = TypeVar("T")
 
 
@@ -54,3 +57,18 @@ class ParsedOptions:
         """Return an instance of an option class from the parsed options; ``more`` fills the others."""
         names = {f.alias or f.name for f in attrs.fields(cls) if f.init}  # type: ignore[arg-type]
         return cls(**more | {name: value for name, value in self.values.items() if name in names})
+
+    def refuse(self, text: str, *names: str) -> None:
+        """Raise `OptionError` if any of these options was set or parts chosen.
+
+        Args:
+            text: Why they cannot be; "{}" in it are those that were.
+            names: The options.
+        """
+        if found := [spelled((name,)) for name in names if name in self.values or name in self.chosen]:
+            raise OptionError(text.replace("{}", ", ".join(found), 1))
+
+
+def chosen(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the others have the defaults of what is called."""
+    return {name: value for name, value in options.items() if value is not None}

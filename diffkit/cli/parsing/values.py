@@ -10,7 +10,7 @@ import ast
 import stat
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -100,15 +100,30 @@ def read(text: str, kind: Any) -> Any:
     Raises:
         OptionError: The text is not of that type.
     """
-    if text.lower() == "none" and _none_is_none(kind):
-        return None
-    _refuse_empty(text, kind)
+    none = text.lower() == "none"
+    return None if none and _none_is_none(kind) else _first(_read, text, kind)
+
+
+def conform(value: Any, kind: Any) -> Any:
+    """Return a value of a file as one of a type; a list becomes a tuple, and so does one item where a list may be.
+
+    Raises:
+        OptionError: It is not of that type.
+    """
+    none = value is None or (value == "none" and str not in members(kind))
+    return None if none and _none_is_none(kind) else _first(_conform, value, kind)
+
+
+def _first(convert: Callable[[Any, Any], Any], value: Any, kind: Any) -> Any:
+    """The value as the first member of a type that it is of; an empty text would name the folder at hand."""
+    if value == "" and {str, Path} & set(members(kind)):
+        raise OptionError("must not be empty")
     for member in members(kind):
         try:
-            return _read(text, member)
-        except (ValueError, SyntaxError, CycloptsError):
+            return convert(value, member)
+        except (TypeError, ValueError, SyntaxError, CycloptsError):
             continue
-    raise OptionError(f"must be {_wanted(kind)}, got {text!r}")
+    raise OptionError(f"must be {_wanted(kind)}, got {repr(value) if isinstance(value, str) else toml(value)}")
 
 
 def _read(text: str, kind: Any) -> Any:
@@ -140,23 +155,6 @@ def _literal(text: str) -> Any:
         return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def conform(value: Any, kind: Any) -> Any:
-    """Return a value of a file as one of a type; a list becomes a tuple, and so does one item where a list may be.
-
-    Raises:
-        OptionError: It is not of that type.
-    """
-    if (value is None or (value == "none" and str not in members(kind))) and _none_is_none(kind):
-        return None
-    _refuse_empty(value, kind)
-    for member in members(kind):
-        try:
-            return _conform(value, member)
-        except (TypeError, OptionError):
-            continue
-    raise OptionError(f"must be {_wanted(kind)}, got {repr(value) if isinstance(value, str) else toml(value)}")
-
-
 def _conform(value: Any, kind: Any) -> Any:
     if (item := item_of(kind)) is not None:
         items = value if isinstance(value, tuple | list) else [value]
@@ -171,12 +169,6 @@ def _conform(value: Any, kind: Any) -> Any:
     if not good:
         raise TypeError
     return kind(value) if kind in (float, Path) else dict(value) if isinstance(value, Mapping) else value
-
-
-def _refuse_empty(value: Any, kind: Any) -> None:
-    """Refuse an empty text, which would name the folder at hand."""
-    if value == "" and {str, Path} & set(members(kind)):
-        raise OptionError("must not be empty")
 
 
 def check_path(value: Any) -> None:

@@ -25,23 +25,32 @@ SOURCES = ("data", "val")
 
 
 @frozen
-class Composition:
+class Levels:
+    """The noise levels, as `diffkit.compose` takes them.
+
+    Attributes:
+        num_steps: T, the number of noise levels.
+        train_spacing: Train on some of the levels only: "250", "10,15,20", "ddim50", "trailing50", ...
+        rescale_time: Condition the network on (k - 1) 1000 / T, so that it means the same at any T.
+    """
+
+    num_steps: int = 1000
+    train_spacing: str | int | tuple[int, ...] | None = None
+    rescale_time: bool = True
+
+
+@frozen
+class Composition(Levels):
     """The arguments of `diffkit.compose` besides the parts.
 
     Attributes:
         data_shape: Shape of one example, channels first.
-        num_steps: T, the number of noise levels.
-        train_spacing: Train on some of the levels only: "250", "10,15,20", "ddim50", "trailing50", ...
-        rescale_time: Condition the network on (k - 1) 1000 / T, so that it means the same at any T.
         clip_x_start: Clip estimates of clean data to [-1, 1] in sampling and scoring; true for binned data.
         bins: How many equally spaced values in [-1, 1] data takes: 256 is 8-bit, none is continuous data. In a file, a
             table sets all options of the decoder "binned".
     """
 
     data_shape: tuple[int, ...] = (3, 64, 64)
-    num_steps: int = 1000
-    train_spacing: str | int | tuple[int, ...] | None = None
-    rescale_time: bool = True
     clip_x_start: bool | None = None
     bins: int | Mapping[str, Any] | None = 256
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
 from diffkit.errors import OptionError
@@ -83,11 +82,9 @@ def device_of_rank(name: str | None) -> torch.device:
     return device(name)
 
 
-def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which networks compute in a precision; warn if that is slower than float32."""
-    from diffkit.runtime.distributed import launched
-    from diffkit.training.precision import computing_in, emulation_warning
+def warn_of_emulation(precision: Precision, device: torch.device) -> None:
+    """Log if a CPU only emulates a precision, so that it is slower than float32."""
+    from diffkit.training.precision import emulation_warning
 
-    if (remark := emulation_warning(precision, device)) and launched().rank == 0:
+    if remark := emulation_warning(precision, device):
         log(f"note: {remark}")
-    return computing_in(precision, device)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import frozen
 
+from diffkit.cli.parsing.options import Option
 from diffkit.errors import OptionError
 from diffkit.options import python_objects
 from diffkit.registry import canonical, registry
@@ -21,58 +21,38 @@ if TYPE_CHECKING:
 Slot = tuple[str, Mapping[str, Any]] | None
 
 
-@frozen
-class ByClassifier:
-    """Towards a class, by the gradient of a classifier of noisy data.
-
-    Attributes:
-        classifier: Folder of the classifier: a run of diffkit train-classifier, or the result of diffkit import
-            of a published file.
-        scale: Strength; 1 is Bayes' rule, published models use up to 10.
-        at: Where the gradient is taken: of the noisy data, or of the mean of the step.
-        shift: "score" is for every sampler, "mean" is guided-diffusion's, for ancestral sampling.
-        clip: Clip the estimate of clean data once more after shift "score".
-    """
-
-    classifier: Path
-    scale: float = 1.0
-    at: Literal["x_t", "mean"] = "x_t"
-    shift: Literal["score", "mean"] = "score"
-    clip: bool = False
+FOLDERS: Mapping[str, tuple[str, str]] = {
+    "autoguidance": ("model", "Folder of the worse system: a saved system or training run."),
+    "classifier": (
+        "classifier",
+        "Folder of the classifier: a run of diffkit train-classifier, or the result of diffkit import of a published "
+        "file.",
+    ),
+}
+"""Guidance by a network -> its option that names the folder of the network on a command line, with its help."""
 
 
-@frozen
-class ByWorse:
-    """Away from the estimates of a worse system.
-
-    Attributes:
-        model: Folder of the worse system: a saved system or training run.
-        scale: 1 is the system as it is; about 2 is usual.
-        interval: Noise-to-signal ratios low,high between which it acts; everywhere by default.
-    """
-
-    model: Path
-    scale: float
-    interval: tuple[float, ...] | None = None
-
-
-BY_FOLDER: Mapping[str, type[Any]] = {"autoguidance": ByWorse, "classifier": ByClassifier}
-"""Guidance by name, with the options it has on a command line."""
-
-
-def factory(name: str) -> Callable[..., Any]:
-    """Return the class with a guidance's options on a command line.
+def guidance_class(name: str) -> type[Any]:
+    """Return the class of a guidance.
 
     Raises:
         UnknownComponentError, OptionError: There is no such guidance, or it can be made in Python only.
     """
-    found = BY_FOLDER.get(canonical(name)) or registry("guidance").get(name)
-    if objects := python_objects(found):
+    found: type[Any] = registry("guidance").get(name)
+    if canonical(name) not in FOLDERS and (objects := python_objects(found)):
         raise OptionError(
             f"guidance {name!r} is for Python only: its option {objects[0]!r} is a network or a function, which no "
             "command line can hold"
         )
     return found
+
+
+def with_folder(options: Sequence[Option], name: str) -> list[Option]:
+    """Return the options of a guidance by a network, which is named by its folder; the label is found there."""
+    network, help_text = FOLDERS[name]
+    folder = {"kind": Path, "field": None, "about": lambda: help_text}
+    chosen = [option for option in options if option.path[-1] != "label"]
+    return [attrs.evolve(option, **folder) if option.path[-1] == network else option for option in chosen]
 
 
 def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
@@ -87,14 +67,15 @@ def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
     if slot is None:
         return None, saved
     name = canonical(slot[0])
-    if name not in BY_FOLDER:
+    if name not in FOLDERS:
         return resolve("guidance", slot)[0], saved
     from diffkit.evaluation.saved_guidance import by_classifier, by_worse_system
 
-    options = attrs.asdict(BY_FOLDER[name](**slot[1]))
+    options = dict(slot[1])
+    folder = options.pop(FOLDERS[name][0])
     if name == "autoguidance":
-        return by_worse_system(options.pop("model"), saved, **options), saved
-    return by_classifier(options.pop("classifier"), saved, **options)
+        return by_worse_system(folder, saved, **options), saved
+    return by_classifier(folder, saved, **options)
 
 
 def check_null(slot: Slot, saved: Saved) -> None:
@@ -111,5 +92,5 @@ def check_null(slot: Slot, saved: Saved) -> None:
 
 def refuse_folders(slot: Slot) -> None:
     """Raise `OptionError` if the guidance is one that needs a network."""
-    if slot is not None and canonical(slot[0]) in BY_FOLDER:
+    if slot is not None and canonical(slot[0]) in FOLDERS:
         raise OptionError(f"guidance {slot[0]!r} needs a network, which only diffkit sample reads; use it from Python")

@@ -7,6 +7,7 @@ the folder of a run, are replaced; and `diffkit train`, `sample` and `demo` resu
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffkit.cli.parsing.options import spelled
@@ -35,6 +36,16 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...] = (), *, 
         raise OptionError(f"{flag} {path} is in a folder that cannot be written to")
     if path.exists() and not overwrite:
         raise OptionError(f"{flag} {path} exists already; name another file", fix={"overwrite": True})
+
+
+def may_replace(paths: Sequence[Path | None], overwrite: bool) -> bool:
+    """Return whether existing files may be replaced: on request, or if the command was stopped while it wrote them."""
+    found = [path for path in paths if path is not None]
+    if overwrite or not any(path.exists() for path in found):
+        return overwrite
+    from diffkit.runtime.publishing import unfinished  # which needs torch
+
+    return unfinished(found)
 
 
 _WRITTEN = ("out", "to", "plot", "save_reference", "published")

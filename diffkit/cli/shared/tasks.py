@@ -1,26 +1,31 @@
-"""Shared by the commands of `diffkit.tasks`: reading pictures, classes, writing pictures."""
+"""Shared by the commands of `diffkit.tasks`: the system and its use, reading pictures, writing results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import frozen
 
-from diffkit.cli.shared.paths import check_new_folder
+from diffkit.cli.parsing.spec import ParsedOptions, chosen
+from diffkit.cli.shared.drawing import Drawing, PictureOptions
+from diffkit.cli.shared.paths import check_new_folder, may_replace
 from diffkit.errors import DataError, OptionError
+from diffkit.evaluation.sampling import sized
+from diffkit.registry import canonical
 from diffkit.runtime.files import write_atomically, write_through
 from diffkit.runtime.finite import check_finite
-from diffkit.runtime.images import grid, need_pillow, pixels, png
-from diffkit.runtime.output import log
-from diffkit.runtime.publishing import new_folder, together, unfinished
+from diffkit.runtime.images import grid, pixels, png
+from diffkit.runtime.output import log, note
+from diffkit.runtime.publishing import new_folder, together
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffkit.cli.shared.guidance import Slot
     from diffkit.evaluation.saved import Saved
+
+T = TypeVar("T")
 
 
 @frozen(eq=False)
@@ -36,37 +41,118 @@ class Pictures:
     names: tuple[str, ...]
 
 
-def check_out(out: Path, overwrite: bool) -> None:
+@frozen(eq=False)
+class PictureTask:
+    """A system of pictures, and how a command line uses it.
+
+    Attributes:
+        saved: The system.
+        options: Options of the command.
+        sampling: Sampler, guidance and steps, as `System.sample` takes them.
+    """
+
+    saved: Saved
+    options: PictureOptions
+    sampling: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, options: PictureOptions, parsed: ParsedOptions) -> PictureTask:
+        """Load the system, which must make pictures of 8 bits and read no other ones, after checking the options."""
+        from diffkit.cli.shared.device import device
+        from diffkit.cli.shared.guidance import check_null, refuse_folders
+        from diffkit.evaluation.saved import load
+
+        _check_out(options.out, options.overwrite)
+        guidance = parsed.parts.get("guidance")
+        refuse_folders(guidance)
+        if guidance is not None and canonical(guidance[0]) == "cfg" and not options.classes:
+            raise OptionError("--guidance cfg has no effect without a class; name one with --classes")
+        saved = load(options.run, device(options.device))
+        _check_system(saved, options.run)
+        check_null(guidance, saved)
+        sampling = {"sampler": parsed.parts.get("sampler"), **chosen(steps=options.steps, guidance=guidance)}
+        return cls(saved, options, sampling)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return self.saved.system.data_shape
+
+    def call(self, task: Callable[..., T], *arguments: Any, count: int | None, each: int = 1, **more: Any) -> T:
+        """Call a function of `diffkit.tasks` with the system, the sampling options and the classes.
+
+        Args:
+            task: The function.
+            arguments: Its arguments after the system.
+            count: How many pictures have a class; None if all of them have one.
+            each: How many variants there are of every picture, which are consecutive.
+            more: Its other options.
+        """
+        y = _labels(self.saved, self.options.classes, 1 if count is None else count)
+        conditions = {} if y is None else {"y": y[0] if count is None else [label for label in y for _ in range(each)]}
+        return task(self.saved.system, *arguments, **self.sampling, **conditions, **more)
+
+    def draw(
+        self,
+        task: Callable[..., Tensor],
+        options: Drawing,
+        pictures: Pictures,
+        *arguments: Any,
+        shown: Tensor | None = None,
+        beside: Tensor | None = None,
+        **more: Any,
+    ) -> None:
+        """Draw variants of pictures, and write them.
+
+        Args:
+            task: Function of `diffkit.tasks`, called with every picture n times.
+            options: Options of the command.
+            pictures: The pictures.
+            arguments: Further arguments of the function.
+            shown: What the overview shows of the pictures, if not themselves, (N, C, H, W).
+            beside: What it shows next to each, (C, H, W).
+            more: Further options of the function.
+        """
+        import torch
+
+        copies, count = pictures.images.repeat_interleave(options.n, 0), len(pictures.images)
+        how = {"seed": options.seed, "batch_size": options.batch_size, **more}
+        drawn = self.call(task, copies, *arguments, count=count, each=options.n, **how)
+        variants = drawn.detach().cpu().reshape(-1, options.n, *self.shape)
+        first = pictures.images if shown is None else shown
+        second = [] if beside is None else [beside[None]]
+        rows = [torch.cat([image[None], *second, row]) for image, row in zip(first, variants, strict=True)]
+        for line in write(options.out, list(zip(pictures.names, variants, strict=True)), rows):
+            note(line)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
     """Refuse a folder for results that cannot be written, or holds something already."""
     from diffkit.evaluation.sample_folder import check_overview, overview
 
-    need_pillow("writing PNG files")
-    overwrite = overwrite or unfinished([out, overview(out)])
+    overwrite = may_replace([out, overview(out)], overwrite)
     check_new_folder("--out", out, overwrite=overwrite)
     check_overview(out, overwrite=overwrite)
 
 
-def load(folder: Path, device: str | None, guidance: Slot = None) -> Saved:
-    """Load a system of pictures with 8 bits at most, which needs no other picture; refuse any other.
-
-    Args:
-        folder: Its folder.
-        device: Device to load it to.
-        guidance: Guidance, if any.
-    """
-    from diffkit.cli.shared.device import device as find_device
-    from diffkit.cli.shared.guidance import check_null
-    from diffkit.evaluation.saved import load as load_saved
-
-    saved = load_saved(folder, find_device(device))
+def _check_system(saved: Saved, folder: Path) -> None:
+    """Refuse a system of anything but pictures with 8 bits at most, or one that reads small pictures."""
     shape, bins = saved.system.data_shape, saved.bins
     if len(shape) != 3 or bins is None or bins > 256:
         kind = f"data of shape {shape}" if len(shape) != 3 else "continuous data" if bins is None else f"{bins} values"
         raise OptionError(f"{folder} makes {kind}, no 8-bit pictures; call diffkit.tasks in Python")
     if saved.low_res_channels:
         raise OptionError(f"{folder} enlarges small pictures, and does nothing else; use diffkit sample --low-res")
-    check_null(guidance, saved)
-    return saved
+
+
+def _labels(saved: Saved, words: tuple[str, ...], count: int) -> list[int] | None:
+    """Return a label for each of ``count`` pictures, from one class, one for each or none; None without classes."""
+    if len(words) not in (0, 1, count):
+        raise OptionError(f"--classes must name one class, or one for each of {count} pictures, got {len(words)}")
+    if saved.num_classes is not None and not words and saved.null_class is None:
+        known = ", ".join(saved.name(label) for label in range(saved.num_classes))
+        raise OptionError(f"this system needs the class of every picture; name it with --classes ({known})")
+    return saved.labels(words or ("none",) if saved.num_classes is not None else words, count)
 
 
 def read_pictures(path: Path, shape: tuple[int, ...], *, resize: bool = True) -> Pictures:
@@ -113,7 +199,7 @@ def check_size(label: str, path: Path, size: tuple[int, int]) -> None:
     """Raise `OptionError` unless a picture has just that height and width."""
     found = _size(path)
     if found != size:
-        raise OptionError(f"{label} is {_sized(found)}, it has to be {_sized(size)}")
+        raise OptionError(f"{label} is {sized(found)}, it has to be {sized(size)}")
 
 
 def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
@@ -122,20 +208,15 @@ def _say_resized(files: Sequence[Path], size: tuple[int, int]) -> None:
     if others:
         name, first = others[0]
         more = f" and {len(others) - 1} more" if others[1:] else ""
-        log(f"resized and cropped to {_sized(size)}: {name} ({_sized(first)}){more}")
+        log(f"resized and cropped to {sized(size)}: {name} ({sized(first)}){more}")
 
 
 def _size(path: Path) -> tuple[int, int]:
     """Height and width of a picture, upright."""
-    from diffkit.data.images import open_image_file, rotate_upright
+    from diffkit.data.images import open_image_file, upright_size
 
     with open_image_file(path, str(path)) as image:
-        width, height = rotate_upright(image).size
-    return height, width
-
-
-def _sized(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+        return upright_size(image)
 
 
 def _files(path: Path) -> tuple[Path, ...]:
@@ -149,27 +230,6 @@ def _files(path: Path) -> tuple[Path, ...]:
     if not files:
         raise DataError(f"{path} holds no picture")
     return files
-
-
-def conditions_for(saved: Saved, words: tuple[str, ...], count: int, *, each: int = 1) -> dict[str, Any]:
-    """Return ``y`` for ``each`` variants of ``count`` pictures, as `System.sample` takes it; nothing without classes.
-
-    Args:
-        saved: The system.
-        words: Names or indices of classes: none, one for all, or one for each picture. None is "no class", if the
-            system knows such.
-        count: How many pictures.
-        each: How many variants of every picture, which are consecutive.
-    Raises:
-        OptionError: Another number of classes, one that is not there, or none where one is needed.
-    """
-    if len(words) not in (0, 1, count):
-        raise OptionError(f"--classes must name one class, or one for each of {count} pictures, got {len(words)}")
-    if saved.num_classes is not None and not words and saved.null_class is None:
-        known = ", ".join(saved.name(label) for label in range(saved.num_classes))
-        raise OptionError(f"this system needs the class of every picture; name it with --classes ({known})")
-    labels = saved.labels(words or ("none",) if saved.num_classes is not None else words, count)
-    return {} if labels is None else {"y": [label for label in labels for _ in range(each)]}
 
 
 def write(

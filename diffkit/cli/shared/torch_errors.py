@@ -7,12 +7,6 @@ from contextlib import contextmanager
 
 from diffkit.cli.parsing.options import Option
 from diffkit.errors import DiffkitError
-from diffkit.runtime.output import log
-
-
-def say_compiling(first: str) -> None:
-    """Log that the first step takes minutes, as nothing else is printed meanwhile."""
-    log(f"compiling: {first} takes minutes")
 
 
 @contextmanager

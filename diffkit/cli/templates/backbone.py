@@ -18,8 +18,6 @@ from diffkit.protocols import Backbone
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(Backbone):

@@ -13,8 +13,6 @@ from attrs import frozen
 from diffkit.data import Data, Source, from_array
 from diffkit.options import integer
 
-__all__ = ["MyPart"]
-
 
 @frozen(kw_only=True)
 class MyPart(Source):

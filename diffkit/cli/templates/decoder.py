@@ -17,8 +17,6 @@ from diffkit.protocols import Decoder
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(Decoder):

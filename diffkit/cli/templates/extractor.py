@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MyPart"]
-
 
 class MyPart(nn.Module):
     """Means and spreads of random filters, as features of images.

@@ -18,8 +18,6 @@ from diffkit.protocols import Conditions, Estimate, Evaluate, Guidance, Level
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(Guidance):

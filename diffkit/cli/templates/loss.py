@@ -19,8 +19,6 @@ from diffkit.protocols import Loss, LossInputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(Loss):

@@ -12,8 +12,6 @@ from attrs import frozen
 from diffkit.protocols import MeanParameterization, Scalings
 from diffkit.table import Coefs
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(MeanParameterization):

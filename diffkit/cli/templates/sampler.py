@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from diffkit.table import F64, Steps
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(Sampler):

@@ -14,8 +14,6 @@ from diffkit.options import number
 from diffkit.protocols import NoiseSchedule
 from diffkit.table import ProcessTable
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(NoiseSchedule):

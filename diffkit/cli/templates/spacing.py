@@ -17,8 +17,6 @@ from diffkit.options import integer, number
 from diffkit.protocols import LevelSpacing
 from diffkit.table import ProcessTable
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(LevelSpacing):

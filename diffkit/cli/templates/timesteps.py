@@ -17,8 +17,6 @@ from diffkit.protocols import State, TimestepSampler
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(TimestepSampler):

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from diffkit.table import F64, ProcessTable
 
-__all__ = ["MyPart"]
-
 
 @frozen
 class MyPart(VarianceParameterization):

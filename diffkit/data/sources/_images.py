@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import Attribute, field, frozen
+from attrs import NOTHING, Attribute, field, frozen
 
 from diffkit.data.sources._source import Source
 from diffkit.errors import OptionError, nearest
@@ -40,6 +40,18 @@ def check_labels_option(instance: object, attribute: Attribute[Any], value: obje
     )
 
 
+def image_size(*, optional: bool = False) -> Any:
+    """Field holding height and width; one number is accepted for a square."""
+    found = integers(None if optional else NOTHING, optional=optional, single=True, ge=1)
+
+    @found.validator
+    def check(instance: object, attribute: Attribute[Any], value: tuple[int, ...] | None) -> None:
+        if value is not None and len(value) not in (1, 2):
+            raise OptionError("must be one number or two", option=attribute.name, value=value)
+
+    return found
+
+
 @frozen(kw_only=True)
 class ImageSource(Source):
     """Options of every data source of encoded images.
@@ -58,7 +70,7 @@ class ImageSource(Source):
             used, and pixels are not kept in memory.
     """
 
-    size: tuple[int, ...] = integers(single=True, ge=1)
+    size: tuple[int, ...] = image_size()
     channels: int = integer(3, ge=1)
     bits: int = integer(8, ge=1)
     background: int = integer(255, ge=0, le=255)
@@ -70,8 +82,6 @@ class ImageSource(Source):
 
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
-        if len(self.size) not in (1, 2):
-            raise OptionError("must be one number or two", option="size", value=self.size)
         if self.channels not in (1, 3, 4):
             raise OptionError("must be 1, 3 or 4", option="channels", value=self.channels)
         if self.bits not in (8, 16):

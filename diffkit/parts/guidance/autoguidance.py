@@ -49,7 +49,7 @@ class Autoguidance(NetworkGuidance, BindableGuidance, IntervalGuidance):
     Attributes:
         model: The worse network, or the system it was trained in.
         scale: 1 is the network as it is; about 2 is usual.
-        interval: As of `cfg`.
+        interval: Noise-to-signal ratios (low, high) between which it acts; everywhere by default.
     Source: Karras et al. 2024, arXiv:2406.02507.
     """
 

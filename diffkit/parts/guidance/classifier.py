@@ -31,7 +31,9 @@ class ClassifierGuidance(AlongGradient):
     Attributes:
         classifier: ``classifier(x, time) -> logits (B, N)``, given x_t, not scaled by c_in, and the network's time.
         scale: Strength; 1 is Bayes' rule, published models use up to 10.
-        at, shift, clip: As in `gradient`.
+        at: Where the gradient is taken: of the noisy data, "x_t", or of the mean of the step, "mean"; see `gradient`.
+        shift: "score" is for every sampler, "mean" is guided-diffusion's, for ancestral sampling.
+        clip: Clip the estimate of clean data once more after shift "score".
         label: Condition that holds the class of each example, (B,) integers. "y" is passed to the network too; any
             other name to the classifier alone.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.
