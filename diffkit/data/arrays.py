@@ -31,6 +31,8 @@ class ArrayData(Data):
         source: Name of the data in messages.
     """
 
+    deterministic = True
+
     def __init__(
         self,
         images: NDArray[Any],

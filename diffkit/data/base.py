@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,7 +49,13 @@ class MapData(Protocol):
 
 
 class Data(MapData):
-    """Protocol of data to train on that also reads many examples at a time and describes itself."""
+    """Protocol of data to train on that also reads many examples at a time and describes itself.
+
+    Attributes:
+        deterministic: Whether reading draws no random numbers, so that no generator has to be seeded for it.
+    """
+
+    deterministic: ClassVar[bool] = False
 
     @abstractmethod
     def batch(self, indices: Indices) -> Batch:

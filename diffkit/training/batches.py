@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from diffkit.data.base import Batch, Data
 from diffkit.errors import DataError
@@ -22,8 +24,11 @@ from diffkit.training.preflight import AcceptedLabels, batch_problems
 from diffkit.training.reading_errors import WorkerFailure, raise_worker_failures, read_examples
 from diffkit.training.signals import ignore_signals
 
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
 
-class _BatchDataset(Dataset[Batch | WorkerFailure]):
+
+class _BatchDataset:
     """A dataset whose items, for torch's DataLoader, are batches, so that one call of the data reads a whole batch.
 
     In a worker an error is returned, not raised: torch would add a traceback to its text, and lose some errors.
@@ -33,15 +38,15 @@ class _BatchDataset(Dataset[Batch | WorkerFailure]):
         self.data, self.classes, self.in_worker = data, classes, in_worker
 
     def __getitem__(self, batch: tuple[int, Indices]) -> Batch | WorkerFailure:
+        if not self.in_worker:
+            return self.read(*batch)
         try:
-            return self._read(*batch)
+            return self.read(*batch)
         except BaseException as error:
-            if not self.in_worker:
-                raise
             return WorkerFailure.of(error)
 
-    def _read(self, seed: int, indices: Indices) -> Batch:
-        with seeded(seed):
+    def read(self, seed: int, indices: Indices) -> Batch:
+        with nullcontext() if self.data.deterministic else seeded(seed):
             batch = read_examples(self.data, indices)
         problem = next(batch_problems(batch, self.data, self.classes), None)
         if problem is not None:
@@ -87,16 +92,31 @@ def batches(
     Raises:
         DataError: A batch cannot be read, cannot be trained on, or cannot be sent to a worker.
     """
-    loader = DataLoader(
-        _BatchDataset(data, classes, in_worker=workers > 0),
+    dataset, indices = _BatchDataset(data, classes, in_worker=workers > 0), _BatchIndices(order, start, stop, rows)
+    if not workers and not pin:
+        return (_as_tensors(dataset.read(*each)) for each in indices)
+    from torch.utils.data import DataLoader
+
+    loader: DataLoader[Batch | WorkerFailure] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # which needs only items
         batch_size=None,
-        sampler=_BatchIndices(order, start, stop, rows),
+        sampler=indices,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_WorkerSetup(locks) if workers else None,
         generator=torch.Generator(),  # the loader draws one number, which would change the global generator
     )
     return raise_worker_failures(_start_workers(loader, workers))
+
+
+def _as_tensors(batch: Batch) -> Batch:
+    """Return a batch whose arrays and numbers are tensors, as a DataLoader returns it."""
+    if isinstance(batch.images, Tensor) and all(isinstance(each, Tensor) for each in batch.conditions.values()):
+        return batch
+    from torch.utils.data import default_convert
+
+    found: Batch = default_convert(batch)
+    return found
 
 
 def _start_workers(loader: DataLoader[Batch | WorkerFailure], workers: int) -> Iterator[Batch | WorkerFailure]:

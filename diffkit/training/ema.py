@@ -54,7 +54,7 @@ class Ema:
 
         The decay rates depend on the step, so a resumed run must continue its count.
         """
-        weights: list[Tensor] = [p.detach().float() for p in self.weights]
+        weights: list[Tensor] = [p.float() for p in self.weights]
         for rate, means in zip(self._decays(step), self.means, strict=True):
             get_ema_multi_avg_fn(rate)(means, weights, None)  # type: ignore[no-untyped-call]
 

@@ -33,7 +33,7 @@ class MetricsWindow:
 
     def add(self, sums: Tensor, grad_norm: Tensor, finite: Tensor) -> None:
         """Add the row of one training step; ``sums`` is the result of `quartile_sums` over its whole batch."""
-        self.rows.append(torch.cat([sums.flatten(), torch.stack([grad_norm.float(), finite.float()])]))
+        self.rows.append(torch.cat([sums.flatten(), grad_norm.float().view(1), finite.float().view(1)]))
 
     def read(self, names: Sequence[str], batch_size: int) -> dict[str, float | None]:
         """Return the means of the metrics over the window, without skipped steps, in one read of the device."""

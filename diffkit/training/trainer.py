@@ -23,13 +23,14 @@ from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
-from diffkit.training.engines.engine import gradients
+from diffkit.training.engines.engine import drop_gradients, gradients
 from diffkit.training.loss_scale import LossScale
 from diffkit.training.metrics import MetricsWindow, quartile_sums
 from diffkit.training.precision import in_precision
 from diffkit.training.preflight import bins_of
 from diffkit.training.state_check import check_checkpoint_state
 from diffkit.training.trainable import Trainable
+from diffkit.training.without_dynamo import without_dynamo
 
 Terms = Mapping[str, Tensor]
 
@@ -60,7 +61,8 @@ class Trainer:
         self.train_model = in_precision(engine.wrap(self.network), config.precision, engine.device)
         self.eval_model = in_precision(self.network, config.precision, engine.device)
         self.trained = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
-        self.optimizer = engine.optimizer(self.network, config)
+        with without_dynamo():
+            self.optimizer = engine.optimizer(self.network, config)
         self.scale = LossScale(config.precision == "fp16", engine.device)
         self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup, widths=config.ema_power)
         self.timesteps = pytree.tree_map(self._moved, system.parts.timesteps.init(system.table))
@@ -96,10 +98,11 @@ class Trainer:
         pieces = []
         for part in _microbatch_slices(len(x), config.microbatch):
             self.engine.seed(dropout_seed(config.seed, self.step, rows.start + part.start))
-            picked = rows_of(conditions, range(part.start, part.stop))
+            picked = rows_of(conditions, range(part.start, part.stop)) if conditions else conditions
             with self.engine.accumulating(last=part.stop == len(x)):
                 pieces.append(self._loss(x[part], mine.some(part), picked))
-        terms = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        whole = not pieces[1:]
+        terms = pieces[0] if whole else {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         self._finish(batch, draws, terms)
 
     def _inputs(self, batch: Batch, start: int) -> tuple[Tensor, dict[str, Any]]:
@@ -120,8 +123,8 @@ class Trainer:
     def _finish(self, batch: Batch, draws: Draws, mine: Terms) -> None:
         """Step the optimizer if all values are finite, then update means, timestep sampler and metrics."""
         terms = self.engine.gather(mine, self.config.batch_size)
-        self.scale.unscale_(gradients(self.network))
-        norm = self.engine.gradient_norm(self.network)
+        self.scale.unscale_(gradients(self.trained))
+        norm = self.engine.gradient_norm(self.trained)
         finite = norm.isfinite() & terms["loss"].isfinite().all()
         timesteps = self.system.parts.timesteps.update(self.timesteps, draws.level, terms["loss"])
         sums = quartile_sums(terms, draws.level, draws.weight, self.system.num_steps)
@@ -130,12 +133,17 @@ class Trainer:
             self.ema.update(self.step)
             self.timesteps, self.names = timesteps, tuple(terms)
             self.window.add(sums, norm, finite)
-            self.skipped += ~finite
-            self.consecutive_skips = (self.consecutive_skips + 1) * ~finite
+            if not self._all_finite(finite):
+                self.skipped += ~finite
+                self.consecutive_skips = (self.consecutive_skips + 1) * ~finite
             self.step += 1
         self._last = batch.indices, draws.level, terms
         if self.engine.reads_free:
             self.raise_if_diverged()
+
+    def _all_finite(self, finite: Tensor) -> bool:
+        """Whether no update was skipped, this one and the last, so that there is nothing to count; unknown on a GPU."""
+        return self.engine.reads_free and bool(finite) and not self.consecutive_skips
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -151,11 +159,12 @@ class Trainer:
     def _step(self, norm: Tensor, finite: Tensor) -> None:
         """Clip the gradients, and take the optimizer's step if they are finite."""
         if self.config.grad_clip is not None:
-            clipped = [p for p in self.network.parameters() if p.grad is not None]
+            clipped = [p for _, p in self.trained if p.grad is not None]
             clip_grads_with_norm_(clipped, self.config.grad_clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr_at(self.step)
         self.engine.apply(self.optimizer, finite)
+        drop_gradients(self.trained)
         self.scale.update(finite)
 
     def raise_if_diverged(self) -> None:
@@ -199,7 +208,7 @@ class Trainer:
 
     def restore_last_update(self) -> str | None:
         """After an error, restore the state after the last complete update, or return why it cannot be saved."""
-        self.optimizer.zero_grad(set_to_none=True)  # gradients of an incomplete update; saving may need their memory
+        drop_gradients(self.trained)  # of an incomplete update; saving may need their memory
         if not self.consistent:
             return "the error came while they changed"
         self.buffers.restore()
@@ -288,7 +297,8 @@ class Trainer:
             position, parameter = positions[name]
             # moments are sharded as their parameter is; the number of steps is one number
             state.setdefault(position, {})[key] = self.engine.shard_like(value, parameter) if value.ndim else value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        with without_dynamo():
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     # ---- helpers ----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""How much diffkit does before the first update of ``diffkit train``: one compose, and few Python calls."""
+"""How much diffkit does before the first update of ``diffkit train``: one compose, few Python calls, no compiler."""
 
 from __future__ import annotations
 
@@ -28,8 +28,13 @@ def count(frame, event, argument):
     calls += 1
     composed += code.co_name == "compose"
     if code.co_name == "update" and code.co_filename.endswith("trainer.py"):
-        sys.setprofile(None)
+        sys.setprofile(stop)
         print(calls, composed)
+
+def stop(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "update" and frame.f_code.co_filename.endswith("trainer.py"):
+        sys.setprofile(None)
+        print("torch._dynamo" in sys.modules)
         sys.stdout.flush()
         raise KeyboardInterrupt
 
@@ -38,7 +43,7 @@ main(sys.argv[1:])
 """
 
 
-def test_few_calls_and_one_compose_before_the_first_update(tmp_path: Path):
+def test_few_calls_and_one_compose_before_the_first_update_and_no_compiler_in_it(tmp_path: Path):
     np.save(tmp_path / "images.npy", np.zeros((16, 1, 8, 8), np.uint8))
     words = ["train", "--data", "images.npy", "--out", "run", "--backbone", "mlp", "--num-steps", "10", "--steps", "2"]
     words += ["--schedule", "cosine", "--batch-size", "8"]
@@ -47,5 +52,7 @@ def test_few_calls_and_one_compose_before_the_first_update(tmp_path: Path):
         [sys.executable, "-c", COUNT, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.stderr.endswith("interrupted\n"), done.stderr
-    calls, composed = map(int, done.stdout.splitlines()[-1].split())
+    *_, counts, imports_compiler = done.stdout.splitlines()
+    calls, composed = map(int, counts.split())
+    assert imports_compiler == "False"
     assert composed == 1 and calls <= MOST, (calls, composed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,8 +13,11 @@ from torch.nn.utils import get_total_norm
 from diffkit.runtime.distributed import Ranks
 from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
+from diffkit.training.without_dynamo import take_step
 
 Network = Callable[..., Tensor]
+Trained = Sequence[tuple[str, Tensor]]
+"""Names and parameters that are trained, listed once, as a walk over a network's modules takes long."""
 
 
 class Engine:
@@ -76,19 +79,21 @@ class Engine:
         """Add the gradients of this process's part of a loss; those of all processes are summed, not averaged."""
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def gradient_norm(self, network: nn.Module) -> Tensor:
+    def gradient_norm(self, trained: Trained) -> Tensor:
         """Return the norm of all gradients, 0-d and the same in every process."""
-        return get_total_norm(gradients(network))
+        found = gradients(trained)
+        if found and len({(each.device, each.dtype) for each in found}) == 1:  # as get_total_norm, which sorts them
+            return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found, 2.0)), 2.0)
+        return get_total_norm(found)
 
     def apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Take an optimizer step if ``finite`` (0-d bool), and drop the gradients, without a host read on a GPU."""
+        """Take an optimizer step if ``finite`` (0-d bool), without a host read on a GPU."""
         if not self.reads_free:
             # the attribute by which torch's GradScaler makes the fused kernel do nothing
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-            optimizer.step()
+            take_step(optimizer)
         elif finite:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            take_step(optimizer)
 
     def gather(self, tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
         """Return tensors of the whole batch, (size,), from those of this process's `local_slice`."""
@@ -110,6 +115,12 @@ class Engine:
         """Release everything that communicates with other processes, before the process group is destroyed."""
 
 
-def gradients(network: nn.Module) -> list[Tensor]:
-    """Return the gradients of a network's parameters that have one."""
-    return [p.grad for p in network.parameters() if p.grad is not None]
+def drop_gradients(trained: Trained) -> None:
+    """Drop the gradients of the trained parameters, without the bookkeeping of `Optimizer.zero_grad`."""
+    for _, p in trained:
+        p.grad = None
+
+
+def gradients(trained: Trained) -> list[Tensor]:
+    """Return the gradients of the trained parameters that have one."""
+    return [p.grad for _, p in trained if p.grad is not None]

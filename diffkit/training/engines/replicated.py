@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffkit.errors import OptionError
-from diffkit.training.engines.engine import Engine, Network
+from diffkit.training.engines.engine import Engine, Network, Trained
 
 # the option's name since torch 2.12; at first buffers are those of rank 0, and then each process updates its own
 _FORWARD = "forward_sync_buffers"
@@ -56,19 +56,19 @@ class Replicated(MultiProcess):
         self.model = DistributedDataParallel(network, device_ids=device, gradient_as_bucket_view=True, **options)
         return self.model
 
-    def gradient_norm(self, network: nn.Module) -> Tensor:
+    def gradient_norm(self, trained: Trained) -> Tensor:
         """Return the norm of all gradients.
 
         Raises:
             OptionError: A parameter has no gradient, so that DDP never exchanges its bucket.
         """
-        unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+        unused = [name for name, p in trained if p.grad is None]
         if unused:
             raise OptionError(
                 f"{len(unused)} parameters of the network took no part in its output (first: {unused[0]}), which "
                 "replicas cannot wait for; remove them, or freeze them by requires_grad_(False)"
             )
-        return super().gradient_norm(network)
+        return super().gradient_norm(trained)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Return a context that defers the exchange of gradients until the last microbatch."""

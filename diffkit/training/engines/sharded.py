@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from diffkit.errors import OptionError
 from diffkit.training.checkpoint import Files
-from diffkit.training.engines.engine import Network
+from diffkit.training.engines.engine import Network, Trained
 from diffkit.training.engines.replicated import MultiProcess
 from diffkit.training.sharded_files import shard_name
 
@@ -57,9 +57,9 @@ class Sharded(MultiProcess):
         self.model.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def gradient_norm(self, network: nn.Module) -> Tensor:
+    def gradient_norm(self, trained: Trained) -> Tensor:
         """Return the norm of all gradients, from those of every process."""
-        return self.gather_full(super().gradient_norm(network))
+        return self.gather_full(super().gradient_norm(trained))
 
     def gather_full(self, tensor: Tensor) -> Tensor:
         """Return a tensor, put together from its shards."""
