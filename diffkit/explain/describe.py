@@ -15,7 +15,7 @@ from diffkit.errors import OptionError
 from diffkit.explain.explanation import FAINT, Explanation, PartNote
 from diffkit.gaussian import NATS_PER_BIT
 from diffkit.options import option_names
-from diffkit.protocols import Composition, Decoder
+from diffkit.protocols import Composition, ConditionalBackbone, Decoder
 from diffkit.registry import LOCAL, SLOTS, registry
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.run_layout import SPEC
@@ -46,7 +46,7 @@ def explain(
 
     Args:
         what: A system, the folder of a saved one, or keywords of `diffkit.compose` as a mapping.
-        steps: Levels that sampling visits, as in `System.sample`; all by default.
+        steps: Levels that sampling visits, as in `System.sample`; those of the system by default.
         sampler: The sampler; the composed one by default.
         network: Build the network, without memory for its weights, and count its parameters.
         composition: Keywords of `diffkit.compose`, in place of ``what``.
@@ -61,7 +61,7 @@ def explain(
     else:
         keywords = dict(what or {}) | composition
         recipe = _resolve_recipe(keywords.pop("backbone", "unet"))
-        system = compose(**keywords, backbone=None)
+        system = compose(**keywords | _null_conditions(keywords, recipe), backbone=None)
     return _explain(system, recipe, steps, sampler, network)
 
 
@@ -92,14 +92,23 @@ def _resolve_recipe(slot: Any) -> Any:
     return None if slot is None or isinstance(slot, torch.nn.Module) else resolve("backbone", slot)[0]
 
 
+def _null_conditions(given: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
+    """The null conditions, given or the recipe's, as a keyword of `compose`: guidance asks for them."""
+    own = given.get("null_conditions")
+    known = recipe.null_conditions() if own is None and isinstance(recipe, ConditionalBackbone) else own
+    return {"null_conditions": known}
+
+
 def _load_without_network(folder: Path) -> tuple[System, Any]:
     """Load a saved system without its network, and return it with the network's recipe."""
     spec = read_spec(folder / SPEC)
     parts = dict(spec.get("parts", {}))
     slot = parts.pop("backbone", None)
-    system = from_spec(spec | {"parts": parts | {"backbone": None}})
     named = slot is not None and slot.get("name") is not None
-    return system, resolve("backbone", (slot["name"], slot["options"]))[0] if named else None
+    recipe = resolve("backbone", (slot["name"], slot["options"]))[0] if named else None
+    settings = dict(spec.get("settings", {}))
+    settings |= _null_conditions(settings, recipe)
+    return from_spec(spec | {"parts": parts | {"backbone": None}, "settings": settings}), recipe
 
 
 def _count_parameters(system: System, recipe: Any) -> int | None:
@@ -114,6 +123,7 @@ def _count_parameters(system: System, recipe: Any) -> int | None:
 
 def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network: bool) -> Explanation:
     parts, table = system.parts, system.table
+    steps = (system.settings.sampling or {}).get("steps") if steps is None else steps
     kinds = [kind for kind in SLOTS if kind != "backbone"]
     notes = [describe_part(kind, getattr(parts, kind)) for kind in kinds] + (
         [describe_part("backbone", recipe)] if recipe else []

@@ -165,7 +165,7 @@ def _sampling(e: Explanation) -> Iterator[str]:
     yield from _wrapped(f"{e.sampler.name}{_options(e.sampler)}: {count}: {_abbreviated(e.grid)}")
     if e.settings.get("sampling"):
         own = ", ".join(f"{name}={value!r}" for name, value in e.settings["sampling"].items())
-        yield from _wrapped(f"unless a call says otherwise: {own}")
+        yield from _wrapped(f"where a call says nothing: {own}")
 
 
 def _abbreviated(levels: Sequence[int]) -> str:

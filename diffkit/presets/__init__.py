@@ -11,7 +11,7 @@ may start from another one with ``like``. Tables are merged key by key; "none" s
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -94,9 +94,9 @@ class Preset:
 
         return compose(**{"sampling": self.sampling_with(overrides), **self.keywords(**overrides)})
 
-    def sampling_with(self, overrides: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the published options of sampling, or None if the overrides change the levels they are for."""
-        return None if overrides.keys() & _LEVELS else self.sampling
+    def sampling_with(self, overrides: Collection[str]) -> Mapping[str, Any] | None:
+        """Return the published options of sampling, or None if overrides of these names change their levels."""
+        return None if _LEVELS.intersection(overrides) else self.sampling
 
     def build(self, *, device: str | torch.device = "cpu", **overrides: Any) -> nn.Module:
         """Return the fresh network alone, of a system or a classifier; "meta" as device takes no memory.

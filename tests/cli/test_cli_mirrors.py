@@ -10,7 +10,7 @@ import diffkit
 from diffkit.cli.shared.composition import PARTS, Composition
 
 NOT_OPTIONS = {"time_argument", "null_conditions", "sampling", "device"}
-"""The first two are for networks of one's own, the third is saved in Python, the last belongs to each command."""
+"""The first two are for networks of one's own, one is --sampling-steps and --guidance, the last is of each command."""
 
 
 def test_composition_options_are_those_of_compose():

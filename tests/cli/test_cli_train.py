@@ -329,3 +329,23 @@ def test_one_of_several_sets_of_weights_to_begin_with(command: Command, refused:
     repeated = command("train", "--config", tmp_path / "second" / "config.toml", "--out", tmp_path / "third")
     assert "from 'ema_0.9'" in repeated.out
     assert "give --init too" in refused(*words, "--init-entry", "model", "--out", tmp_path / "fourth")
+
+
+def test_defaults_of_sampling_are_saved_and_repeated(command: Command, tmp_path: Path):
+    """Guidance and steps of a call that says nothing: from the line, from the run's own file, in explain."""
+    line = "--data digits --backbone mlp --schedule cosine --num-steps 10 --steps 1 --batch-size 4 --label-dropout 0.1"
+    guided = "--sampling-steps 5 --guidance cfg --guidance.scale 2"
+    first = command("train", *line.split(), *guided.split(), "--out", tmp_path / "a")
+    again = command("train", "--config", tmp_path / "a" / "config.toml", "--out", tmp_path / "b")
+    assert (first.code, again.code) == (0, 0), first.err + again.err
+    for run in ("a", "b"):
+        sampling = diffkit.load(tmp_path / run).settings.sampling
+        assert (sampling["steps"], sampling["guidance"]["name"], sampling["guidance"]["scale"]) == (5, "cfg", 2.0)
+    assert "where a call says nothing: steps=5" in command("explain", "--spec", tmp_path / "a").out
+
+
+def test_published_steps_of_sampling_are_for_the_published_levels(command: Command):
+    assert "sampling_steps = 250" in command("explain", "--preset", "adm/imagenet64", "--print-config").out
+    assert "sampling_steps" not in command(
+        "explain", "--preset", "adm/imagenet64", "--num-steps", "100", "--print-config"
+    ).out.replace("# sampling_steps", "")

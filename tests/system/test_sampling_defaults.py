@@ -112,7 +112,7 @@ def test_recompose_changes_them_or_leaves_them():
 
 
 def test_explain_shows_them():
-    assert "unless a call says otherwise: steps=4" in str(explain(system_of()))
+    assert "where a call says nothing: steps=4" in str(explain(system_of()))
     assert "unless a call" not in str(explain(system_of(sampling=None)))
 
 

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from diffkit.cli.parsing.options import STEPS, Steps
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.composition import PARTS, Composition, keywords
+from diffkit.cli.shared.composition import SYSTEM, Composition, Sampling, keywords
 from diffkit.cli.shared.paths import check_file
 from diffkit.runtime.output import note, show
 
@@ -41,11 +41,11 @@ class Options:
 
 
 SPEC = CommandSpec(
-    {"Options": Options, "Composition": Composition},
-    PARTS,
+    {"Options": Options, "Composition": Composition, "Sampling": Sampling},
+    SYSTEM,
     config=True,
-    preset=("composition",),
-    defaults={"steps": "all levels"},
+    preset=("composition", "sampling"),
+    defaults={"steps": "those of the system", "sampling_steps": "all levels"},
 )
 
 

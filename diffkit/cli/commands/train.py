@@ -15,10 +15,11 @@ from attrs import frozen
 
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
+from diffkit.cli.shared.composition import PARTS, SOURCES, SYSTEM, Composition, Sampling, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, steps_done, train, way_to_classes
 from diffkit.errors import OptionError, within
+from diffkit.registry.resolve import resolve
 from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ class Options(RunOptions):
 
 
 SPEC = CommandSpec(
-    {"Options": Options, "Training": TrainConfig, "Composition": Composition},
-    {"data": None, "val": None, **PARTS},
+    {"Options": Options, "Training": TrainConfig, "Composition": Composition, "Sampling": Sampling},
+    {"data": None, "val": None, **SYSTEM},
     required=frozenset({"data"}),
     config=True,
-    preset=("composition", "training"),
-    defaults={"data_shape": "that of the data", "bins": "that of the data"},
+    preset=("composition", "training", "sampling"),
+    defaults={"data_shape": "that of the data", "bins": "that of the data", "sampling_steps": "all levels"},
 )
 
 
@@ -101,6 +102,10 @@ def _recipe(
     parts = {kind: (composition[kind][0], getattr(system.parts, kind)) for kind in PARTS if kind in composition}
     if "decoder" in parts:  # which knows the number of values
         del values["bins"]
+    sampling = composition.get("sampling", {})
+    values |= {f"sampling_{name}": value for name, value in sampling.items() if name != "guidance"}
+    if "guidance" in sampling:
+        parts["guidance"] = sampling["guidance"][0], resolve("guidance", sampling["guidance"])[0]
     return recipe("train", system.device, values, parts, parsed.parts)
 
 

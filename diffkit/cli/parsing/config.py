@@ -56,18 +56,25 @@ def layers(words: Sequence[str], spec: CommandSpec) -> list[Layer]:
         UnknownComponentError: There is no such preset.
     """
     named = named_on_line(words, ["preset", "config"])
-    found = [_from_preset(named["preset"], spec)] if "preset" in named and spec.preset else []
-    return found + ([_from_file(named["config"])] if "config" in named and spec.config else [])
+    found = [_from_file(named["config"])] if "config" in named and spec.config else []
+    if "preset" in named and spec.preset:
+        set_above = {key for layer in found for key in layer.table} | {word.partition("=")[0] for word in words}
+        found.insert(0, _from_preset(named["preset"], spec, {key.lstrip("-").replace("-", "_") for key in set_above}))
+    return found
 
 
-def _from_preset(name: str, spec: CommandSpec) -> Layer:
+def _from_preset(name: str, spec: CommandSpec, set_above: Collection[str]) -> Layer:
+    """The options of a preset; its steps of sampling are for its own levels, which others above may replace."""
     chosen = preset(name)
     if spec.classifier and not chosen.classifier:
         raise OptionError(f"preset {name!r} is a system, not a classifier; diffkit list presets shows those that are")
     if chosen.classifier and not spec.classifier:
         raise OptionError(f"preset {name!r} is a classifier, which guides sampling; diffkit train-classifier takes it")
-    tables = [getattr(chosen, field) for field in spec.preset]
-    return Layer(f"preset {name}", {key: value for table in tables for key, value in table.items()})
+    table = {
+        key: value for field in spec.preset if field != "sampling" for key, value in getattr(chosen, field).items()
+    }
+    sampling = chosen.sampling_with(set_above) if "sampling" in spec.preset else None
+    return Layer(f"preset {name}", table | {f"sampling_{key}": value for key, value in (sampling or {}).items()})
 
 
 def _from_file(word: str) -> Layer:

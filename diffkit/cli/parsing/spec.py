@@ -23,7 +23,7 @@ class CommandSpec:
         slots: Kinds of part (or "data") that can be chosen, each with the name of the default (None: no part).
         required: Slots that have to be filled.
         config: True if the options may also come from a file.
-        preset: Which tables of a published configuration are its options too: "composition", "training".
+        preset: Which tables of a published configuration are its options too: "composition", "training", "sampling".
         classifier: Its presets are those of classifiers, not of systems.
         without: Options of these classes that it does not have, each with the reason.
         defaults: Words for a default that depends on something, by option name.

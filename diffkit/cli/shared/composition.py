@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
 
-from diffkit.cli.parsing.spec import ParsedOptions
+from diffkit.cli.parsing.options import STEPS, Steps
+from diffkit.cli.parsing.spec import ParsedOptions, chosen
 
 PARTS: Mapping[str, str | None] = {
     "schedule": "linear",
@@ -20,6 +21,8 @@ PARTS: Mapping[str, str | None] = {
     "backbone": "unet",
     "decoder": None,
 }
+SYSTEM = {**PARTS, "guidance": None}
+"""Slots of a command that composes a system whose sampling has defaults."""
 SOURCES = ("data", "val")
 """Slots of a training command that are not parts of the system."""
 
@@ -55,10 +58,23 @@ class Composition(Levels):
     bins: int | Mapping[str, Any] | None = 256
 
 
+@frozen
+class Sampling:
+    """What sampling does where a call says nothing, saved with the system; the default guidance is a part's name.
+
+    Attributes:
+        sampling_steps: How many levels to visit.
+    """
+
+    sampling_steps: Steps = field(default=None, metadata=STEPS)
+
+
 def keywords(parsed: ParsedOptions, **from_data: Any) -> dict[str, Any]:
     """Return keywords for `diffkit.compose`: the options parsed, and ``from_data`` for others."""
+    parts: dict[str, Any] = {kind: (name, dict(options)) for kind, (name, options) in parsed.parts.items()}
     names = [field.name for field in attrs.fields(Composition)]
-    chosen = {name: parsed.values[name] for name in names if name in parsed.values}
+    others = {name: parsed.values[name] for name in names if name in parsed.values}
     if "decoder" in parsed.parts:  # which knows the number of values
         from_data.pop("bins", None)
-    return {kind: (name, dict(options)) for kind, (name, options) in parsed.parts.items()} | from_data | chosen
+    sampling = chosen(steps=parsed.values.get("sampling_steps"), guidance=parts.pop("guidance", None))
+    return parts | from_data | others | chosen(sampling=sampling or None)
