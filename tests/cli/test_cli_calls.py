@@ -14,7 +14,7 @@ MOST = 3000
 COUNT = """
 import sys
 from pathlib import Path
-import numpy, torch, torch._dynamo  # their own imports, of which none is counted, take long under a profiler
+import numpy, torch  # their own imports, of which none is counted, take long under a profiler
 import diffkit
 from diffkit.__main__ import main
 
