@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -16,8 +17,22 @@ class Outcome(NamedTuple):
     err: str
 
 
+class Refusal(str):
+    """The text of an error, and what it means to whoever reads it."""
+
+    @property
+    def flags(self) -> list[str]:
+        """The options that it names."""
+        return re.findall(r"(?<![\w-])--?[a-z][\w.-]*\w|-n", self.partition("; ")[0])
+
+    @property
+    def fix(self) -> str:
+        """What would work: all that follows the first semicolon."""
+        return self.partition("; ")[2]
+
+
 Command = Callable[..., Outcome]
-Refused = Callable[..., str]
+Refused = Callable[..., Refusal]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_support import Command, Outcome, Refused
+from cli_support import Command, Outcome, Refusal, Refused
 
 import diffkit
 from diffkit.__main__ import main
@@ -30,11 +30,11 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 def refused(command: Command) -> Refused:
     """The error of a command that must be refused: one message, exit code 2, nothing on standard output."""
 
-    def run(*words: str | Path) -> str:
+    def run(*words: str | Path) -> Refusal:
         found = command(*words)
         assert found.code == 2, found
         assert found.err.startswith("error: ") and "Traceback" not in found.err, found.err
-        return found.err.removeprefix("error: ").rstrip("\n")
+        return Refusal(found.err.removeprefix("error: ").rstrip("\n"))
 
     return run
 

@@ -114,41 +114,31 @@ def test_nothing_is_drawn_that_cannot_be_measured(
     assert 'pip install "diffkit[metrics]"' in refused("evaluate", tmp_path / "right", *words)
 
 
-def test_refusals(refused: Refused, digits: Path, samples: Path, tmp_path: Path):
-    own = ["--extractor", "digits"]
-    assert refused("evaluate", samples, *own) == "name the data to compare with: either --data or --reference"
-    assert refused("evaluate", "--data", "digits", *own) == (
-        "name the samples to measure, or --save-reference FILE to make a reference only"
-    )
-    assert refused("evaluate", samples, "--data", "digits", "--steps", "4", *own) == (
-        f"--steps is for a saved system, which {samples} is not"
-    )
-    assert refused("evaluate", digits, "--data", "digits", "--size", "4", *own) == (
-        "--size is for images of a folder; a system draws them in its own"
-    )
-    assert "did you mean 'digits'" in refused("evaluate", samples, "--data", "digits", "--extractor", "digit")
-    assert "no metric named 'fld'" in refused("evaluate", samples, "--data", "digits", "--metrics", "fld", *own)
-    assert refused("evaluate", digits, "--data", "digits", "--metrics", "sfid", *own).endswith(
-        "sfid needs spatial features, which 'inception' gives"
-    )
-    assert refused("evaluate", samples, "--data", "digits", "--kid-subset-size", "1", *own) == (
-        "--kid-subset-size must be >= 2, got 1"
-    )
-    assert refused("evaluate", tmp_path / "no", "--data", "digits", *own) == (
-        f"{tmp_path / 'no'} is not there; name a folder of images, a .npz file or a saved system"
-    )
-    assert refused("evaluate", samples, "--reference", tmp_path / "no.npz", *own).endswith("is not there")
-    assert (
-        refused("evaluate", samples, "--data", "digits", "--out", "a.txt", *own) == "--out must end in .json, got a.txt"
-    )
-
-
-def test_too_few_samples_are_refused_before_the_reference_is_made(refused: Refused, samples: Path):
-    words = ["evaluate", samples, "--data", "digits", "--extractor", "digits"]
-    assert "is more than the" in refused(*words, "--num", "100000")
-    assert refused(*words, "--num", "2").endswith(
-        "need more samples than 3, got 2; take more, or name other metrics with --metrics"
-    )
+@pytest.mark.parametrize(
+    ("words", "flags", "more"),
+    [
+        (["SAMPLES"], ["--data", "--reference"], "name the data to compare with"),
+        (["--data", "digits"], ["--save-reference"], "name the samples to measure"),
+        (["SAMPLES", "--data", "digits", "--steps", "4"], ["--steps"], "is for a saved system"),
+        (["RUN", "--data", "digits", "--size", "4"], ["--size"], "a system draws them in its own"),
+        (["SAMPLES", "--data", "digits", "--size", "4,5,6"], ["--size"], "one number or two"),
+        (["SAMPLES", "--data", "digits", "--extractor", "digit"], [], "did you mean 'digits'"),
+        (["SAMPLES", "--data", "digits", "--metrics", "fld"], [], "no metric named 'fld'"),
+        (["RUN", "--data", "digits", "--metrics", "sfid"], [], "'inception' gives"),
+        (["SAMPLES", "--data", "digits", "--kid-subset-size", "1"], ["--kid-subset-size"], ">= 2"),
+        (["nowhere", "--data", "digits"], [], "name a folder of images, a .npz file or a saved system"),
+        (["SAMPLES", "--reference", "nowhere.npz"], [], "is not there"),
+        (["SAMPLES", "--data", "digits", "--out", "a.txt"], ["--out"], ".json"),
+        (["SAMPLES", "--data", "digits", "--num", "100000"], ["--num"], "is more than the 150 samples"),
+        (["SAMPLES", "--data", "digits", "--num", "2"], ["--neighbours"], "name other metrics with --metrics"),
+    ],
+)
+def test_refusals(refused: Refused, digits: Path, samples: Path, words: list[str], flags: list[str], more: str):
+    """Each comes before the reference is computed."""
+    places = {"RUN": digits, "SAMPLES": samples}
+    own = [] if "--extractor" in words else ["--extractor", "digits"]
+    text = refused("evaluate", *(places.get(word, word) for word in words), *own)
+    assert text.flags == flags and more in text
 
 
 def test_shapes_are_compared_before_anything_is_drawn(
@@ -193,26 +183,12 @@ def test_data_of_other_classes_than_the_systems(refused: Refused, saved: Path, t
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 6, 1), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.arange(4) % 2, classes=np.array(["cat", "zed"]))
-    words = [
-        "--data",
-        "data.npz",
-        "--data.labels",
-        "true",
-        "--metrics",
-        "fid",
-        "--extractor",
-        "network_of_classes:flat",
-    ]
-    text = refused("evaluate", saved, *words)
-    assert text.startswith(
-        "the run has classes cat, dog, owl; the data has cat, zed, and zed cannot be matched by name"
-    )
+    words = ["--data", "data.npz", "--data.labels", "true", "--metrics", "fid", "--extractor"]
+    assert "zed cannot be matched by name" in refused("evaluate", saved, *words, "network_of_classes:flat")
 
 
 def test_what_has_no_effect_on_a_reference_is_refused(refused: Refused, tmp_path: Path):
     words = ["--data", "digits", "--extractor", "digits", "--save-reference", tmp_path / "reference.npz"]
-    said = refused("evaluate", *words, "--metrics", "kid", "--neighbours", "2", "--out", tmp_path / "out.json")
-    assert said == (
-        "without samples nothing is measured, only --save-reference written; leave out --metrics, --neighbours, --out"
-    )
+    text = refused("evaluate", *words, "--metrics", "kid", "--neighbours", "2", "--out", tmp_path / "out.json")
+    assert text.fix == "leave out --metrics, --neighbours, --out"
     assert "--steps is for a saved system, and none is named" in refused("evaluate", *words, "--steps", "3")

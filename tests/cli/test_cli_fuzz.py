@@ -166,12 +166,12 @@ def trying(count: int, check: Any, *strategies: Any) -> None:
     quiet(given(*strategies)(check))()
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(2500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(2000, marks=pytest.mark.slow)])
 def test_configurations(tmp_path, count):
     trying(count, lambda made: check_configuration(tmp_path, *made), configurations())
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(2500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(2000, marks=pytest.mark.slow)])
 def test_damaged_configurations(tmp_path, count):
     whole = document(BASE).encode()
     place = st.integers(0, len(whole) - 1)
@@ -179,6 +179,6 @@ def test_damaged_configurations(tmp_path, count):
     trying(count, lambda text: check_text(tmp_path, text), cut | st.binary(max_size=60))
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(2000, marks=pytest.mark.slow)])
 def test_command_lines(tmp_path, count):
     trying(count, lambda words: check_line(tmp_path, words), LINES)

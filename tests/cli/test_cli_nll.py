@@ -152,58 +152,42 @@ def test_processes_share_the_work(saved: Path, images: Path, tmp_path: Path, com
             np.testing.assert_array_equal(one[name], two[name])
 
 
-def test_refusals(refused: Refused, saved: Path, make_system: Callable, images: Path, tmp_path: Path):
-    other = make_system()
-    assert refused("nll", saved, "--data", images, "--num", "8") == (
-        "--num must be <= 7, the examples in the data, got 8"
-    )
-    assert refused("nll", saved, "--data", images, "--num", "0") == "--num must be >= 1, got 0"
-    assert refused("nll", saved, "--data", images, "--num", "some").startswith("--num must be an integer or 'all'")
-    assert refused("nll", saved, "--data", images, "--ode", "--steps", "4") == (
-        "--ode solves the flow, which has no levels; leave out --steps"
-    )
-    assert refused("nll", saved, "--data", images, "--probes", "4") == (
-        "--probes is for the flow; add --ode, or leave it out"
-    )
-    assert refused("nll", saved, "--data", images, "--levels-per-example", "0") == (
-        "--levels-per-example must be >= 1, got 0"
-    )
+@pytest.mark.parametrize(
+    ("words", "flags", "more"),
+    [
+        (["--num", "8"], ["--num"], "<= 7"),
+        (["--num", "0"], ["--num"], ">= 1"),
+        (["--num", "some"], ["--num"], "'all'"),
+        (["--levels-per-example", "0"], ["--levels-per-example"], ">= 1"),
+        (["--levels-per-example", "90", "--data.labels", "true"], ["--levels-per-example"], "2..12"),
+        (["--ode", "--steps", "4", "--plot", "a.png"], ["--ode"], "leave out --steps, --plot"),
+        (["--ode", "--precision", "bf16"], ["--ode"], "leave out --precision"),
+        (["--ode", "--tolerance", "0"], ["--tolerance"], "> 0"),
+        (["--ode", "--dequantize", "all"], ["--dequantize"], "'uniform' or 'decoder' or 'none'"),
+        (["--probes", "4"], ["--probes"], "add --ode"),
+        ([], [], "use --data.labels ..."),
+        (["--out", "a.json"], ["--out"], ".npz"),
+        (["--out", "nowhere/a.npz"], ["--out"], "is not there"),
+        (["--plot", "terms.plot"], [], "its name must end in one of"),
+    ],
+)
+def test_refusals(refused: Refused, saved: Path, images: Path, words: list[str], flags: list[str], more: str):
+    text = refused("nll", saved, "--data", images, *words)
+    assert text.flags == flags and more in text
+
+
+def test_data_that_does_not_fit_is_refused(refused: Refused, make_system: Callable, images: Path, tmp_path: Path):
+    text = refused("nll", make_system(), "--data", images)
+    assert "(1, 8, 6)" in text and "(1, 4, 4)" in text
+    assert "is not there" in refused("nll", tmp_path / "other", "--data", tmp_path / "no.npz")
+    np.save(tmp_path / "numbers.npy", np.zeros((4, 3, 8, 6), np.float32))
     continuous = make_system("continuous", data_shape=(3, 8, 6), bins=None)
-    np.save(saved.parent / "numbers.npy", np.zeros((4, 3, 8, 6), np.float32))
-    flow = [
-        "--data",
-        saved.parent / "numbers.npy",
-        "--data.layout",
-        "channels_first",
-        "--ode",
-        "--dequantize",
-        "uniform",
-    ]
-    assert refused("nll", continuous, *flow).endswith("use --dequantize none")
-    assert refused("nll", saved, "--data", images, "--ode", "--tolerance", "0") == "--tolerance must be > 0, got 0.0"
-    assert refused("nll", saved, "--data", images, "--ode", "--dequantize", "all") == (
-        "--dequantize must be 'uniform' or 'decoder' or 'none', got 'all'"
-    )
-    assert refused("nll", saved, "--data", images, "--levels-per-example", "90", "--data.labels", "true") == (
-        "--levels-per-example must be in 2..12, or None for all, got 90"
-    )
-    assert refused("nll", saved, "--data", images) == (
-        "the system has 3 classes, but the data has no labels; use --data.labels ..."
-    )
-    assert refused("nll", other, "--data", images) == (
-        "the data has shape (1, 8, 6), the system was composed for (1, 4, 4)"
-    )
-    assert refused("nll", other, "--data", images, "--out", "a.json") == "--out must end in .npz, got a.json"
-    assert refused("nll", other, "--data", images, "--out", tmp_path / "no" / "a.npz").endswith(
-        "is in a folder that is not there"
-    )
-    pytest.importorskip("matplotlib")
-    assert "its name must end in one of" in refused("nll", other, "--data", images, "--plot", tmp_path / "terms.plot")
-    assert "is not there" in refused("nll", other, "--data", tmp_path / "no.npz")
+    flow = ["--data.layout", "channels_first", "--ode", "--dequantize", "uniform"]
+    assert refused("nll", continuous, "--data", tmp_path / "numbers.npy", *flow).endswith("use --dequantize none")
 
 
 def test_precision_and_compilation(
-    command: Command, refused: Refused, saved: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, saved: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr("diffkit.system.compiling.compile_network", compiled.append)
@@ -219,8 +203,6 @@ def test_precision_and_compilation(
         found[name] = np.load(out)["total"]
     assert_allclose(found["bf16"], found["plain"], rtol=0.02)
     assert (found["compiled"] == found["plain"]).all() and len(compiled) == 1
-    text = refused(*words[:6], "--ode", "--precision", "bf16")
-    assert text == "--ode solves the flow to a tolerance, in float32; leave out --precision"
 
 
 def test_classes_are_those_of_the_run_by_name(command: Command, refused: Refused, saved: Path, tmp_path: Path):
@@ -237,11 +219,7 @@ def test_classes_are_those_of_the_run_by_name(command: Command, refused: Refused
     assert_allclose(scored("fewer", ["dog", "owl"], [0, 1, 1, 0, 1, 0]), right, rtol=1e-6)
     assert_allclose(scored("other", ["owl", "dog"], [1, 0, 0, 1, 0, 1]), right, rtol=1e-6)
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.arange(6) % 2, classes=np.array(["dog", "zed"]))
-    assert refused("nll", saved, *words, "--out", tmp_path / "no.npz") == (
-        "the run has classes cat, dog, owl; the data has dog, zed, and zed cannot be matched by name; give data of the "
-        "same classes"
-    )
+    assert "zed cannot be matched by name" in refused("nll", saved, *words, "--out", tmp_path / "no.npz")
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.array([0, 1, 2, 3, 0, 1]))
-    assert refused("nll", saved, *words, "--out", tmp_path / "no.npz") == (
-        "the data has 4 classes, the system 3; give data of the system's classes"
-    )
+    text = refused("nll", saved, *words, "--out", tmp_path / "no.npz")
+    assert text.startswith("the data has 4 classes, the system 3") and text.fix

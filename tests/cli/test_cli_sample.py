@@ -176,22 +176,30 @@ def test_classes(command: Command, refused: Refused, saved: Path, make_system: C
     assert sorted(p.name for p in (tmp_path / "a").glob("none*")) == ["none_000000.png", "none_000001.png"]
 
 
-def test_refusals_before_any_work(refused: Refused, saved: Path, tmp_path: Path):
-    full = tmp_path / "full"
-    full.mkdir()
-    (full / "x").touch()
-    assert refused("sample", saved, "-n", "0") == "-n must be >= 1, got 0"
-    assert refused("sample", saved, "-n", "100000000000") == (
-        "100000000000 samples are more than a folder takes, 10000000; make several, each with another --out and --seed"
-    )
-    assert refused("sample", saved, "--batch-size", "0") == "--batch-size must be >= 1, got 0"
-    assert refused("sample", saved, "--format", "jpg").startswith("--format must be some of png, grid, npz, got ")
-    assert refused("sample", saved, "--out", full).endswith("is not empty; name another folder; use --overwrite")
-    assert refused("sample", saved, "--out", full / "x") == f"--out {full / 'x'} is a file; name a folder"
-    assert refused("sample", saved, "--out", full / "x" / "y").endswith(f"{full / 'x'} cannot be written to")
-    assert refused("sample", tmp_path / "no", "--out", tmp_path / "a").endswith("with spec.json and model.safetensors")
-    assert refused("sample", saved, "--steps", "13", "--out", tmp_path / "a").startswith("--steps must be <= 12")
-    assert not (tmp_path / "a").exists()
+@pytest.mark.parametrize(
+    ("words", "flags", "more"),
+    [
+        (["-n", "0"], ["-n"], ">= 1"),
+        (["-n", "100000000000"], [], "make several, each with another --out and --seed"),
+        (["--batch-size", "0"], ["--batch-size"], ">= 1"),
+        (["--format", "jpg"], ["--format"], "some of png, grid, npz"),
+        (["--steps", "13"], ["--steps"], "<= 12"),
+        (["--each", "2"], ["--each", "--low-res"], "say how many samples with -n"),
+        (["--out", "full"], ["--out"], "use --overwrite"),
+        (["--out", "full/x"], ["--out"], "name a folder"),
+        (["--out", "full/x/y"], ["--out"], "cannot be written to"),
+    ],
+)
+def test_refusals_before_any_work(
+    refused: Refused, saved: Path, tmp_path: Path, monkeypatch, words: list[str], flags: list[str], more: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    text = refused("sample", saved, *words)
+    assert text.flags == flags and more in text
+    assert refused("sample", "nowhere").endswith("with spec.json and model.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
 def test_pictures_need_pillow(refused: Refused, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -150,16 +150,25 @@ def test_validation(command: Command, refused: Refused, images: Path, tmp_path: 
     assert told.startswith("--val must fit the system as the data does: the data cannot be trained on:")
 
 
-def test_refusals(refused: Refused, images: Path, tmp_path: Path):
-    out = tmp_path / "run"
-    words = ["--data", images, "--out", out, "--steps", "1", *TINY]
-    assert "--batch-size 10 is more than the 9 examples" in refused("train", *words[:-4], "--batch-size", "10")
-    assert refused("train", *words, "--lr", "-1") == "--lr must be >= 0, got -1.0"
-    assert "use --data-shape 3,4,6" in refused("train", *words, "--data-shape", "1,4,6")
-    assert (
-        refused("train", *words, "--device", "nowhere") == "--device nowhere is not the name of a device; there is cpu"
+@pytest.mark.parametrize(
+    ("words", "flags", "more"),
+    [
+        (["--batch-size", "10"], ["--batch-size"], "use --batch-size 9"),
+        (["--lr", "-1"], ["--lr"], ">= 0"),
+        (["--data-shape", "1,4,6"], [], "use --data-shape 3,4,6"),
+        (["--device", "nowhere"], ["--device"], "there is cpu"),
+        (["--out", "images.npz"], ["--out"], "name a folder"),
+    ],
+)
+def test_refusals(
+    refused: Refused, images: Path, monkeypatch, words: list[str], flags: list[str], more: str, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    own = TINY[: TINY.index("--batch-size")] if "--batch-size" in words else TINY
+    text = refused(
+        "train", "--data", images, "--steps", "1", *own, *([] if "--out" in words else ["--out", "run"]), *words
     )
-    assert refused("train", *words[:3], images, *words[4:]) == f"--out {images} is a file; name a folder"
+    assert text.flags == flags and more in text
 
 
 UPSAMPLER = [
