@@ -15,12 +15,12 @@ from attrs import frozen
 
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
+from diffkit.cli.shared.composition import OF_TRAINING, PARTS, SOURCES, Composition, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened, source_of
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import OptionError, within
 from diffkit.runtime.output import note, show
-from diffkit.training.config import TrainConfig
+from diffkit.training.config import LR_SCHEDULE_FIELDS, OPTIMIZER_FIELDS, TrainConfig
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -56,7 +56,7 @@ class Options:
 
 SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Composition": Composition},
-    {"data": None, "val": None, **PARTS},
+    {"data": None, "val": None, **PARTS, **OF_TRAINING},
     required=frozenset({"data"}),
     config=True,
     preset=("composition", "training"),
@@ -86,9 +86,12 @@ def run(parsed: ParsedOptions) -> None:
     import diffkit
     from diffkit.cli.shared.device import device_of_rank
     from diffkit.cli.shared.recipe import Recipe
+    from diffkit.training.optimizer_building import check_optimizer
 
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
+    if system.network is not None:
+        check_optimizer(system.network, config)
     _refuse_preview(config, system.num_steps)
     data = opened(parsed, low_res=options.low_res) if is_glance else data
     say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {_named(system.parts.names)}")
@@ -115,9 +118,23 @@ def _recipe(
     composed = options_in(Composition(**{name: composition[name] for name in settings}))
     values = {name: value for name, value in of_run.items() if value is not None} | options_in(config) | composed
     parts = {kind: (composition[kind][0], getattr(system.parts, kind)) for kind in PARTS if kind in composition}
+    parts |= parts_of_training(config, values)
     if "decoder" in parts:  # which knows the number of values
         del values["bins"]
     return recipe("train", system.device, values, parts, parsed.parts)
+
+
+def parts_of_training(config: TrainConfig, values: dict[str, Any]) -> dict[str, tuple[str, object]]:
+    """Return the parts of training that are given, kind -> name and part; remove from options what they hold."""
+    held = {"optimizer": OPTIMIZER_FIELDS, "lr_schedule": LR_SCHEDULE_FIELDS}
+    found = {}
+    for kind, part in (("optimizer", config.optimizer_part), ("lr_schedule", config.lr_schedule_part)):
+        slot = values.get(kind)
+        if slot is not None:
+            found[kind] = (slot if isinstance(slot, str) else slot[0], part)
+            for name in held[kind]:
+                values.pop(name, None)
+    return found
 
 
 def _weights_in(path: Path) -> Path:
@@ -209,7 +226,7 @@ def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str
     if parsed.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
     found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
-    return {name: value for name, value in found.items() if name not in SOURCES}
+    return {name: value for name, value in found.items() if name not in SOURCES and name not in OF_TRAINING}
 
 
 def print_nothing(text: object) -> None:

@@ -21,7 +21,9 @@ PARTS: Mapping[str, str | None] = {
     "decoder": None,
 }
 SOURCES = ("data", "val")
-"""Slots of a training command that are not parts of the system."""
+"""Slots of a training command that data fills."""
+OF_TRAINING: Mapping[str, str | None] = {"optimizer": None, "lr_schedule": None}
+"""Kinds of part that training takes; without one, its own default."""
 
 
 @frozen
