@@ -106,7 +106,7 @@ def trains_every_parameter(part: Optimizer) -> None:
         record_where(Where(detail=f"update {step}"))
         loss = sum(((p - goals[name]) ** 2).sum() for name, p in network.named_parameters() if p.requires_grad)
         losses.append(float(loss.detach()))  # type: ignore[union-attr]
-        loss.backward()  # type: ignore[union-attr,no-untyped-call]
+        loss.backward()  # type: ignore[union-attr]
         made.step()
         made.zero_grad(set_to_none=True)
     for name, parameter in network.named_parameters():
@@ -194,7 +194,7 @@ def elementwise_as_declared(part: Optimizer) -> None:
     whole, halves = nn.Linear(6, 8), nn.ModuleList([nn.Linear(6, 4), nn.Linear(6, 4)])
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(8, 6, generator=generator)
-    pieces: list[Any] = [[whole.weight], [half.weight for half in halves]]  # type: ignore[union-attr]
+    pieces: list[Any] = [[whole.weight], [half.weight for half in halves]]
     for network, params in zip((whole, halves), pieces, strict=True):
         for parameter, value in zip(params, start.chunk(len(params)), strict=True):
             parameter.data = value.clone()
@@ -217,8 +217,8 @@ def builds_anew(part: Optimizer) -> None:
     network = _network()
     before = _weights(network)
     params = _trained(network)
-    groups = [{"params": [*params], "lr": _LR, "weight_decay": _WEIGHT_DECAY}]
+    groups: list[dict[str, Any]] = [{"params": [*params], "lr": _LR, "weight_decay": _WEIGHT_DECAY}]
     part.build(groups, network)
     require_same(_weights(network), before, "the same weights")
-    if [id(p) for p in groups[0]["params"]] != [id(p) for p in params]:  # type: ignore[union-attr]
+    if [id(p) for p in groups[0]["params"]] != [id(p) for p in params]:
         raise LawError("the same parameters in the group", "others")

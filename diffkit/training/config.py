@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, TypedDict
 
 import attrs
@@ -22,9 +22,12 @@ LR_SCHEDULE_FIELDS = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
 """Fields that decide which part it is, and its options."""
 
 
-def _plain(kind: str, slot: Any) -> Any:
-    """A part as its name, or its name and options; None if none is given."""
-    return None if slot is None else plain_slot(kind, slot)
+def _plain_optimizer(slot: Any) -> Any:
+    return None if slot is None else plain_slot("optimizer", slot)
+
+
+def _plain_lr_schedule(slot: Any) -> Any:
+    return None if slot is None else plain_slot("lr_schedule", slot)
 
 
 @frozen(kw_only=True)
@@ -97,12 +100,12 @@ class TrainConfig:
     lr: float = number(1e-4, ge=0)
     weight_decay: float = number(0.0, ge=0)
     betas: tuple[float, ...] | None = numbers(None, optional=True, count=2, ge=0, lt=1)
-    optimizer: Any = attrs.field(default=None, converter=partial(_plain, "optimizer"))
+    optimizer: Any = attrs.field(default=None, converter=_plain_optimizer)
     groups: tuple[str | Mapping[str, Any], ...] = attrs.field(default=(), converter=as_groups)
     freeze: tuple[str, ...] = words()
     grad_clip: float | None = number(None, optional=True, gt=0)
     warmup: int = integer(0, ge=0)
-    lr_schedule: Any = attrs.field(default=None, converter=partial(_plain, "lr_schedule"))
+    lr_schedule: Any = attrs.field(default=None, converter=_plain_lr_schedule)
     anneal: bool = flag(False)
     anneal_steps: int | None = integer(None, optional=True, ge=1)
     rsqrt_steps: int | None = integer(None, optional=True, ge=1)

@@ -11,7 +11,7 @@ from torch import nn
 
 from diffkit.errors import OptionError, ProtocolError, naming
 from diffkit.training.config import TrainConfig
-from diffkit.training.parameter_groups import freezing, torch_groups
+from diffkit.training.parameter_groups import as_groups, freezing, torch_groups
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -31,7 +31,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opti
             value="fsdp",
             fix=[{"strategy": "ddp"}, {"optimizer": "adamw"}],
         )
-    groups = torch_groups(network, config.groups, lr=config.lr, weight_decay=config.weight_decay)
+    groups = torch_groups(network, as_groups(config.groups), lr=config.lr, weight_decay=config.weight_decay)
     wanted = _ids(groups)
     try:
         with naming(f"optimizer {name!r}"):

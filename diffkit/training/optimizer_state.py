@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
 
 from diffkit.errors import OptionError
 
@@ -105,13 +104,19 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(kind: str, name: str, value: Any) -> tuple[str, Tensor]:
     """Name and tensor of one entry of the state."""
-    if isinstance(value, DTensor) and not all(place.is_shard(0) for place in value.placements):
-        value = value.redistribute(placements=[Replicate()] * value.device_mesh.ndim).to_local()
     if isinstance(value, Tensor):
-        return f"{kind}/{name}", value
+        return f"{kind}/{name}", value if type(value) is Tensor else _whole_or_sharded(value)
     if type(value) not in _DTYPES:
         raise OptionError(
             f"the optimizer holds a {type(value).__name__} as {kind!r} of {name}, which no checkpoint can hold; let it "
             "be a tensor or a number"
         )
     return f"{kind}:{type(value).__name__}/{name}", torch.tensor(value, dtype=_DTYPES[type(value)])
+
+
+def _whole_or_sharded(tensor: Tensor) -> Tensor:
+    """A tensor that is whole, or sharded along its first axis, as files of checkpoints are."""
+    from torch.distributed.tensor import DTensor
+
+    sharded = isinstance(tensor, DTensor) and all(place.is_shard(0) for place in tensor.placements)
+    return tensor.full_tensor() if isinstance(tensor, DTensor) and not sharded else tensor

@@ -127,7 +127,7 @@ def _recipe(
 def parts_of_training(config: TrainConfig, values: dict[str, Any]) -> dict[str, tuple[str, object]]:
     """Return the parts of training that are given, kind -> name and part; remove from options what they hold."""
     held = {"optimizer": OPTIMIZER_FIELDS, "lr_schedule": LR_SCHEDULE_FIELDS}
-    found = {}
+    found: dict[str, tuple[str, object]] = {}
     for kind, part in (("optimizer", config.optimizer_part), ("lr_schedule", config.lr_schedule_part)):
         slot = values.get(kind)
         if slot is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import attrs
 
@@ -21,21 +21,30 @@ class OfTorch(Optimizer):
         torch_name: Name of that class.
         fused: Whether torch updates all parameters in one kernel, which also skips an update that is not finite without
             a wait for the device.
+        fused_shards: Whether that kernel takes sharded parameters.
     """
 
     torch_name: ClassVar[str]
     fused: ClassVar[bool] = False
+    fused_shards: ClassVar[bool] = True
     elementwise: ClassVar[bool] = True
 
     def build(self, groups: list[dict[str, Any]], network: nn.Module) -> TorchOptimizer:
         """Return torch's optimizer."""
         import torch
 
-        options = attrs.asdict(self) | ({"fused": True} if self.fused else {})
+        fused = self.fused and (self.fused_shards or not _sharded(groups))
+        options = attrs.asdict(cast("Any", self)) | ({"fused": True} if fused else {})
         if "betas" in options:
             options["betas"] = (float(options["betas"][0]), float(options["betas"][1]))
         made: TorchOptimizer = getattr(torch.optim, self.torch_name)(groups, **options)
         return made
+
+
+def _sharded(groups: list[dict[str, Any]]) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
 
 
 def moment_rates() -> Any:

@@ -29,6 +29,7 @@ class SGD(OfTorch):
 
     torch_name: ClassVar[str] = "SGD"
     fused: ClassVar[bool] = True
+    fused_shards: ClassVar[bool] = False
 
     momentum: float = number(0.9, ge=0, lt=1)
     dampening: float = number(0.0, ge=0, lt=1)
