@@ -94,6 +94,7 @@ PAGES = {
             "--steps 200000 --batch-size 128": "--backbone.attention-resolutions 4 --steps 1 --batch-size 2",
         }
     ),
+    "learn/optimizers": Page({'"steps": 200': '"steps": 2', "--steps 200": "--steps 2", "--steps 20": "--steps 2"}),
     "learn/your-own-part": Page({"my_guidance.py sharper": "my_guidance.py sharper --only pure,keeps_the_form"}),
 }
 FAST = ("learn/seven-decisions", "learn/your-own-part", "from/index")
