@@ -147,19 +147,39 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bo
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
 
 
-def numbers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, **bounds: float) -> Any:
-    """Field holding a tuple of finite numbers; a list is accepted, and with ``single`` also one number."""
+def numbers(
+    default: Any = attrs.NOTHING, *, optional: bool = False, single: bool = False, count: int = 0, **bounds: float
+) -> Any:
+    """Field holding a tuple of finite numbers, ``count`` if it is given.
+
+    A list is accepted, and with ``single`` also one number.
+    """
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
             return
         if not isinstance(value, tuple):
             raise OptionError("must be a list of numbers", option=attribute.name, value=value)
+        if count and len(value) != count:
+            raise OptionError(f"must be {count} numbers", option=attribute.name, value=value)
         for item in value:
             check_number(f"each of {attribute.name}", item, **bounds)
 
     convert = _tuple_of(_plain_if_number)
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
+
+
+def words(default: tuple[str, ...] = ()) -> Any:
+    """Field holding a tuple of texts, none of them empty; a list is accepted, and so is one text."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, tuple) or not all(isinstance(item, str) and item for item in value):
+            raise OptionError("must be a list of words", option=attribute.name, value=value)
+
+    def converted(value: object) -> object:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+    return attrs.field(default=default, validator=check, converter=converted)
 
 
 def python_object(check: Callable[[Any, attrs.Attribute[Any], Any], object]) -> Any:

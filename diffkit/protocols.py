@@ -19,6 +19,7 @@ from attrs import field, frozen
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -617,3 +618,43 @@ class Decoder(Part, Protocol):
     @abstractmethod
     def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""
+
+
+class Optimizer(Protocol):
+    """How weights change by their gradients: a recipe for a torch optimizer.
+
+    Attributes:
+        elementwise: True if the update of each element depends on its own gradients alone, so that it can be made on
+            shards of a parameter.
+        gathers: True if the torch optimizer gathers what it needs of parameters that are sharded (DTensor). Sharded
+            training (FSDP2) is refused with an optimizer that is neither.
+    """
+
+    elementwise: ClassVar[bool] = False
+    gathers: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]], network: nn.Module) -> torch.optim.Optimizer:
+        """Return a torch optimizer, whose ``step()`` needs no closure.
+
+        Its state is stored and restored by parameter: tensors and numbers of `state` and `param_groups`. The trainer
+        multiplies the "lr" that each of its groups has at first, by warm-up and schedule, before every step.
+
+        Args:
+            groups: Parameters that are trained, each in one group, as torch takes them: dictionaries of "params" (a
+                list), "lr" and "weight_decay".
+            network: The network, for names and modules of the parameters.
+        """
+
+
+class LRSchedule(Protocol):
+    """How the learning rate changes with the number of updates."""
+
+    @abstractmethod
+    def factor(self, step: int, steps: int) -> float:
+        """Return the factor on the learning rate, >= 0, of the update after ``step`` completed ones.
+
+        Args:
+            step: 0..steps - 1.
+            steps: Updates of the run in all. Where the factor does not depend on it, a run may be lengthened later.
+        """

@@ -93,6 +93,18 @@ ALIASES: dict[str, dict[str, str]] = {
         "mmps": "moment_matching",
         "pigdm": "pseudoinverse_guidance",
     },
+    "optimizer": {
+        "adamw": "adamw_torch adamw_torch_fused decoupled_adam",
+        "sgd": "momentum",
+        "muon": "muon_with_aux_adam",
+    },
+    "lr_schedule": {
+        "constant": "constant_with_warmup none",
+        "linear": "linear_with_warmup",
+        "cosine": "cosine_annealing cosine_with_warmup half_cosine",
+        "rsqrt": "inverse_sqrt",
+        "wsd": "warmup_stable_decay trapezoidal",
+    },
 }
 """Kind -> our name, or "distribution:name" for a part of our plugins -> other names of it."""
 

@@ -89,6 +89,18 @@ KINDS: dict[str, Kind] = {
         Kind("decoder", "Likelihood of data at the last step.", "diffkit.protocols:Decoder", "diffkit.parts.decoders"),
         Kind("data", "Where examples come from.", "diffkit.data:Source", "diffkit.data.sources"),
         Kind(
+            "optimizer",
+            "How weights change by their gradients.",
+            "diffkit.protocols:Optimizer",
+            "diffkit.training.optimizers",
+        ),
+        Kind(
+            "lr_schedule",
+            "How the learning rate changes.",
+            "diffkit.protocols:LRSchedule",
+            "diffkit.training.lr_schedules",
+        ),
+        Kind(
             "extractor",
             "Feature network that samples are measured with.",
             "diffkit.evaluation:Extractor",

@@ -106,30 +106,31 @@ class Registry(Generic[P]):
             OptionError: The name is not of that form.
             DuplicateComponentError: The name is taken, and this is not the same definition run again.
         """
-        if not NAME.fullmatch(canonical(name)):
+        known = canonical(name)
+        if not NAME.fullmatch(known):
             raise OptionError(f"{self.kind} name {name!r} cannot be used; use lower-case words joined by '_'")
-        name = canonical(name)
+        built_in = f"{self._package}.{known}"
 
         def decorate(part: F) -> F:
-            with naming(f"{self.kind} {name!r}"):
-                return take(part)
+            with naming(f"{self.kind} {known!r}"):
+                if getattr(part, "__module__", None) != built_in:
+                    return take(part)
+                self._imported[f"{BUILT_IN}:{known}"] = part
+                self._provenance[part] = Provenance(known, BUILT_IN, own_version())
+                return part
 
         def take(part: F) -> F:
             if not _is_class_or_function(part):
-                raise OptionError(f"{self.kind} {name!r} must be a class or a function, got {part!r}")
-            if part.__module__ == f"{self._package}.{name}":
-                self._imported[f"{BUILT_IN}:{name}"] = part
-                self._provenance[part] = Provenance(name, BUILT_IN, own_version())
-                return part
-            if any(p.name == name and p.defines(part) for p in _plugins(self.kind)):
+                raise OptionError(f"{self.kind} {known!r} must be a class or a function, got {part!r}")
+            if any(p.name == known and p.defines(part) for p in _plugins(self.kind)):
                 return part  # the class an entry point names: the installed plugin is already its registration
-            holder = None if replace else self._holder(name, part)
+            holder = None if replace else self._holder(known, part)
             if holder:
                 raise DuplicateComponentError(
-                    f"{self.kind} {name!r} is taken by {holder}; choose another name or pass replace=True"
+                    f"{self.kind} {known!r} is taken by {holder}; choose another name or pass replace=True"
                 )
-            self._here[name] = part
-            self._provenance[part] = Provenance(name, LOCAL, "")
+            self._here[known] = part
+            self._provenance[part] = Provenance(known, LOCAL, "")
             return part
 
         return decorate

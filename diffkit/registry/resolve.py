@@ -8,6 +8,8 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
+
 from diffkit.errors import OptionError, naming
 from diffkit.registry.contracts import check_contract
 from diffkit.registry.kinds import KINDS
@@ -118,6 +120,36 @@ def _held_by(value: object) -> Iterator[tuple[str, object]]:
         for name in names:
             if not name.startswith("__"):
                 yield f".{name}", getattr(value, name, None)
+
+
+def plain_slot(kind: str, slot: Slot) -> str | tuple[str, dict[str, Any]]:
+    """Return the part of a slot as plain data: its name, or its name and the options that were given.
+
+    Raises:
+        UnknownComponentError, OptionError, PluginLoadError, ProtocolError: As `resolve`.
+        OptionError: It is an instance without a registered name.
+    """
+    name, options = name_and_options(kind, slot)
+    known = registry(kind)
+    if name is None:
+        part, _ = resolve(kind, slot)
+        found = known.provenance(part)
+        if found is None:
+            raise OptionError(
+                f"{kind} {type(part).__name__!r} has no registered name, by which a run could be resumed; write "
+                f'@registry("{kind}").register("...") before the class'
+            )
+        given = {field.alias or field.name: field.default for field in attrs.fields(type(part)) if field.init}
+        options = {
+            option: getattr(part, option) for option, default in given.items() if getattr(part, option) != default
+        }
+        name = f"{found.origin}:{found.name}"
+    else:
+        part = known.create(name, **options)
+        check_contract(kind, part)
+        options = {option: getattr(part, option, value) for option, value in options.items()}
+    name = known.shortest(name)
+    return (name, dict(options)) if options else name
 
 
 def name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, Any]]:

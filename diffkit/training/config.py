@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypedDict
 
 import attrs
 from attrs import frozen
 
 from diffkit.errors import UNSET, OptionError, did_you_mean
-from diffkit.options import choice, flag, integer, number, numbers
+from diffkit.options import choice, flag, integer, number, numbers, option_names, words
+from diffkit.protocols import LRSchedule, Optimizer
+from diffkit.registry import registry
 from diffkit.registry.aliases import TRAINING_ALIASES
+from diffkit.registry.resolve import plain_slot
+from diffkit.training.parameter_groups import ParameterGroup, as_groups
 
-SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
-RSQRT_STEPS = 70_000
-LR_DECAY_FIELDS = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
-"""Fields that decide the decay of the learning rate."""
+OPTIMIZER_FIELDS = ("optimizer", "betas")
+LR_SCHEDULE_FIELDS = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
+"""Fields that decide which part it is, and its options."""
+
+
+def _plain_optimizer(slot: Any) -> Any:
+    return None if slot is None else plain_slot("optimizer", slot)
+
+
+def _plain_lr_schedule(slot: Any) -> Any:
+    return None if slot is None else plain_slot("lr_schedule", slot)
 
 
 @frozen(kw_only=True)
@@ -30,14 +41,21 @@ class TrainConfig:
         batch_size: Examples per update, over all processes, >= 1.
         microbatch: Examples that go through the network at a time in each process, to save memory; gradients are
             averaged, so the result is the same except for rounding. None takes all examples of the process.
-        lr: Learning rate of AdamW, >= 0.
-        weight_decay: Decoupled weight decay, >= 0.
-        betas: Decay rates of AdamW's two running moments, each in [0, 1).
+        lr: Learning rate, >= 0.
+        weight_decay: Weight decay, >= 0; of AdamW it is apart from the gradient.
+        betas: Decay rates of the two running moments of AdamW and its like, each in [0, 1); 0.9 and 0.999 by default.
+        optimizer: How weights change by their gradients: the name of an optimizer such as "muon", with options
+            ``("muon", {"momentum": 0.9})``; "adamw" by default.
+        groups: Parameters with a learning rate or weight decay of their own, by patterns of their names: such as
+            ``[{"pattern": "*.bias", "weight_decay": 0}, {"pattern": "out.*", "lr": 1e-5}]``, in words
+            "*.bias:weight_decay=0,out.*:lr=1e-5". The first that matches counts.
+        freeze: Patterns of names of parameters that are not trained, such as "time_embed.*".
         grad_clip: Largest norm of the gradient, > 0; a larger one is scaled down to it. None never clips.
         warmup: Updates over which the learning rate rises linearly from near 0, >= 0, whatever its schedule.
         lr_schedule: How the learning rate falls: "constant" not at all, "linear" and "cosine" to 0 after ``steps``
-            updates, "rsqrt" as ``1 / sqrt(max(t / rsqrt_steps, 1))`` after t updates. By default "linear" with
-            ``anneal`` or ``anneal_steps``, else "constant".
+            updates, "rsqrt" as ``1 / sqrt(max(t / rsqrt_steps, 1))`` after t updates, "wsd" in the last fifth; with
+            options ``("wsd", {"decay": 0.1})``. By default "linear" with ``anneal`` or ``anneal_steps``, else
+            "constant".
         anneal: The same as lr_schedule="linear".
         anneal_steps: Updates after which it reaches 0, >= ``steps``; by default ``steps``. With a fixed number a run
             can be continued to more ``steps`` later without a change of its learning rates.
@@ -81,10 +99,13 @@ class TrainConfig:
     microbatch: int | None = integer(None, optional=True, ge=1)
     lr: float = number(1e-4, ge=0)
     weight_decay: float = number(0.0, ge=0)
-    betas: tuple[float, ...] = numbers((0.9, 0.999), ge=0, lt=1)
+    betas: tuple[float, ...] | None = numbers(None, optional=True, count=2, ge=0, lt=1)
+    optimizer: Any = attrs.field(default=None, converter=_plain_optimizer)
+    groups: tuple[str | Mapping[str, Any], ...] = attrs.field(default=(), converter=as_groups)
+    freeze: tuple[str, ...] = words()
     grad_clip: float | None = number(None, optional=True, gt=0)
     warmup: int = integer(0, ge=0)
-    lr_schedule: str | None = choice(None, SCHEDULES, optional=True)
+    lr_schedule: Any = attrs.field(default=None, converter=_plain_lr_schedule)
     anneal: bool = flag(False)
     anneal_steps: int | None = integer(None, optional=True, ge=1)
     rsqrt_steps: int | None = integer(None, optional=True, ge=1)
@@ -111,63 +132,100 @@ class TrainConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
-        if len(self.betas) != 2:
-            raise OptionError("must be two numbers", option="betas", value=self.betas)
         if len(set(self.ema)) != len(self.ema):
             raise OptionError("must not name a rate twice", option="ema", value=self.ema)
         if len(set(self.ema_power)) != len(self.ema_power):
             raise OptionError("must not name a width twice", option="ema_power", value=self.ema_power)
-        self._check_lr_schedule()
+        if self.optimizer is not None and self.betas is not None:
+            _ = self.optimizer_part  # raises if betas are not an option of it
+        if self.anneal and self.lr_schedule not in (None, "linear"):
+            raise OptionError(
+                f"is not {_name_and_options(self.lr_schedule)[0]!r}",
+                option="anneal",
+                value=True,
+                fix=[{"anneal": False}, {"lr_schedule": "linear"}],
+            )
+        if self.lr_schedule or self.anneal_steps or self.rsqrt_steps:
+            self._check_end()
 
-    def _check_lr_schedule(self) -> None:
-        """Raise if options of the learning rate contradict each other."""
-        named = self.lr_schedule
-        if self.anneal and named not in (None, "linear"):
-            raise OptionError(
-                f"is not {named!r}", option="anneal", value=True, fix=[{"anneal": False}, {"lr_schedule": "linear"}]
-            )
-        if self.anneal_steps is not None and named in ("constant", "rsqrt"):
-            raise OptionError(
-                f"is the end of 'linear' or 'cosine', but {named!r} has no end",
-                option="anneal_steps",
-                value=self.anneal_steps,
-                fix={"anneal_steps": UNSET},
-            )
-        if self.rsqrt_steps is not None and named != "rsqrt":
-            raise OptionError(
-                "is of the schedule 'rsqrt' only",
-                option="rsqrt_steps",
-                value=self.rsqrt_steps,
-                fix=[{"lr_schedule": "rsqrt"}, {"rsqrt_steps": UNSET}],
-            )
-        if self.anneal_steps is not None and self.anneal_steps < self.steps:
+    def _check_end(self) -> None:
+        """Raise if the learning rate would be 0 before the run ends."""
+        end = getattr(self.lr_schedule_part, "end", None)
+        if isinstance(end, int) and end < self.steps:
+            name, options = _name_and_options(self.lr_schedule)
+            short = self.anneal_steps is not None
             raise OptionError(
                 f"would leave no learning rate for the last of {self.steps} steps",
-                option="anneal_steps",
-                value=self.anneal_steps,
-                fix=[{"anneal_steps": self.steps}, {"steps": self.anneal_steps}],
+                option="anneal_steps" if short else "lr_schedule",
+                value=end if short else (name, options),
+                fix=[
+                    {"anneal_steps": self.steps} if short else {"lr_schedule": (name, {**options, "end": self.steps})},
+                    {"steps": end},
+                ],
             )
 
     @property
-    def lr_decay(self) -> tuple[str, int | None]:
-        """Name of the decay of the learning rate, and the number of updates it depends on, if any."""
-        lr_decay = self.lr_schedule or ("linear" if self.anneal or self.anneal_steps else "constant")
-        ends = {"linear": self.anneal_steps or self.steps, "rsqrt": self.rsqrt_steps or RSQRT_STEPS}
-        return lr_decay, (ends | {"cosine": ends["linear"]}).get(lr_decay)
+    def optimizer_name(self) -> str:
+        """Name of the optimizer."""
+        return _name_and_options(self.optimizer)[0] or "adamw"
 
-    def lr_at(self, step: int) -> float:
-        """Return the learning rate of the update after ``step`` completed ones."""
+    @cached_property
+    def optimizer_part(self) -> Optimizer:
+        """The optimizer."""
+        made: Optimizer = _part("optimizer", self.optimizer or "adamw", betas=("betas", self.betas))
+        return made
+
+    @cached_property
+    def lr_schedule_part(self) -> LRSchedule:
+        """The schedule of the learning rate."""
+        slot = self.lr_schedule or ("linear" if self.anneal or self.anneal_steps else "constant")
+        made: LRSchedule = _part(
+            "lr_schedule", slot, anneal_steps=("end", self.anneal_steps), rsqrt_steps=("start", self.rsqrt_steps)
+        )
+        return made
+
+    def lr_at(self, step: int, lr: float | None = None) -> float:
+        """Return the learning rate of the update after ``step`` completed ones.
+
+        Args:
+            step: 0..steps - 1.
+            lr: Learning rate that warm-up and schedule multiply; that of the run by default.
+        """
         rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return self.lr * rising * _decayed(*self.lr_decay, step)
+        return (self.lr if lr is None else lr) * rising * self.lr_schedule_part.factor(step, self.steps)
 
 
-def _decayed(lr_decay: str, end: int | None, step: int) -> float:
-    """Factor on the learning rate after ``step`` updates, in [0, 1]."""
-    if end is None:
-        return 1.0
-    if lr_decay == "rsqrt":
-        return 1 / math.sqrt(max(step / end, 1.0))
-    return 1 - step / end if lr_decay == "linear" else (1 + math.cos(math.pi * step / end)) / 2
+def _name_and_options(slot: Any) -> tuple[str, Mapping[str, Any]]:
+    """Name and options of a plain slot."""
+    return (slot or "", {}) if slot is None or isinstance(slot, str) else slot
+
+
+def _part(kind: str, slot: Any, **short: tuple[str, Any]) -> Any:
+    """Return a part of a plain slot.
+
+    Args:
+        kind: Its kind.
+        slot: Its name, or its name and options.
+        short: For each field of the configuration that is a short way to give an option: the option, and its value.
+    """
+    name, options = _name_and_options(slot)
+    known = registry(kind)
+    for field, (option, value) in short.items():
+        if value is None:
+            continue
+        if option not in (option_names(known.get(name)) or ()):
+            having = [each for each in known.built_in_names() if option in (option_names(known.get(each)) or ())]
+            raise OptionError(
+                f"is option {option!r}, which {kind} {name!r} does not have",
+                option=field,
+                value=value,
+                fix=[{kind: having[0]}, {field: UNSET}],
+            )
+        if option in options:
+            text = f"and the {option}={options[option]!r} of {kind} {name!r} are the same option"
+            raise OptionError(text, option=field, value=value, fix={field: UNSET})
+        options = {**options, option: value}
+    return known.create(name, **options)
 
 
 class TrainOptions(TypedDict, total=False):
@@ -178,10 +236,13 @@ class TrainOptions(TypedDict, total=False):
     microbatch: int | None
     lr: float
     weight_decay: float
-    betas: tuple[float, ...]
+    betas: tuple[float, ...] | None
+    optimizer: Any
+    groups: Sequence[str | Mapping[str, Any] | ParameterGroup] | str
+    freeze: Sequence[str] | str
     grad_clip: float | None
     warmup: int
-    lr_schedule: str | None
+    lr_schedule: Any
     anneal: bool
     anneal_steps: int | None
     rsqrt_steps: int | None
@@ -208,12 +269,24 @@ class TrainOptions(TypedDict, total=False):
 
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {"steps", *LR_DECAY_FIELDS, "microbatch", "compile", "strategy", "timeout", "log_every", "val_every", "save_every"}
+    {
+        "steps",
+        *LR_SCHEDULE_FIELDS,
+        *OPTIMIZER_FIELDS,
+        "microbatch",
+        "compile",
+        "strategy",
+        "timeout",
+        "log_every",
+        "val_every",
+        "save_every",
+    }
     | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
 """Fields that a resumed run may change: they change updates by rounding only.
 
-Those that decide the decay of the learning rate, and the steps, may change only while the decay stays the same.
+Those of the optimizer and of the schedule of the learning rate, and the steps, may change only as far as the optimizer
+and the learning rate of every update that was made stay the same.
 """
 
 RETIRED = frozenset({"engine"})
@@ -231,7 +304,7 @@ def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> Tr
         if name not in names:
             raise OptionError(unknown_option_text(name, names))
     if config is not None:
-        return attrs.evolve(config, **options)
+        return attrs.evolve(config, **options) if options else config
     if "steps" not in options:
         raise OptionError("train needs steps, the number of updates")
     return TrainConfig(**options)

@@ -25,6 +25,8 @@ from diffkit.training.batches import batches
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
 from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
+from diffkit.training.optimizer_building import check_optimizer
+from diffkit.training.parameter_groups import freezing
 from diffkit.training.preflight import AcceptedLabels, check_training
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
@@ -127,11 +129,13 @@ def dry_run(
         OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
     """
     config = resolve_config(config, options)
+    if system.network is not None:
+        check_optimizer(system.network, config)
     found, spec = as_data(data), system.spec()
     check_training(system, spec, found, config)
-    done = 0 if out is None else _completed_updates(Path(out), spec, config, found, system)
     assert system.network is not None
-    with engine_for(system.device, config) as engine:
+    with freezing(system.network, config.freeze), engine_for(system.device, config) as engine:
+        done = 0 if out is None else _completed_updates(Path(out), spec, config, found, system)
         devices = [engine.device] if engine.device.type == "cuda" else []
         original = _reset_peak_memory(engine.device, system)
         with torch.random.fork_rng(devices):

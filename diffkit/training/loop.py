@@ -32,6 +32,8 @@ from diffkit.training.engines import Engine, engine_for
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
 from diffkit.training.metrics_file import MetricsFile, has_metrics_line, repair_metrics
+from diffkit.training.optimizer_building import check_optimizer
+from diffkit.training.parameter_groups import freezing
 from diffkit.training.precision import emulation_warning
 from diffkit.training.preflight import AcceptedLabels, check_training
 from diffkit.training.previews import Previews
@@ -95,13 +97,16 @@ def train(
         MissingExtraError: A tracker's package is not installed.
     """
     config, trackers = resolve_config(config, options), Trackers(track)
+    if system.network is not None:
+        check_optimizer(system.network, config)
     found, held_out = as_data(data), None if val is None else as_data(val)
     spec = system.spec()
     check_training(system, spec, found, config)
     if held_out is not None:
         held_out = match_classes(held_out, found.classes, whose="the data", what="val")
         check_held_out(system, spec, held_out, config)
-    with engine_for(system.device, config) as engine, ExitStack() as stack:
+    assert system.network is not None
+    with freezing(system.network, config.freeze), engine_for(system.device, config) as engine, ExitStack() as stack:
         _check_same_arguments(engine.ranks, spec, config, found, held_out)
         locks: list[RunLock] = []
 

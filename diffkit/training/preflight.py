@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from diffkit.system.settings import decoder_of
 from diffkit.system.signatures import missing_problems, name_problems
 from diffkit.training.augmentation import drop_conditions
 from diffkit.training.config import TrainConfig
+from diffkit.training.parameter_groups import frozen_names
 from diffkit.training.reading_errors import read_examples
 from diffkit.training.trainable import Trainable
 
@@ -60,7 +61,7 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
             f"the system's network is wrapped in {type(system.network).__name__}, which training does itself; leave "
             "it out, and pass compile=True to training, or start several processes by torchrun"
         )
-    _check_weights(system.network)
+    _check_weights(system.network, frozen_names(system.network, config.freeze))
     if config.workers > (most := max(64, 4 * (os.cpu_count() or 1))):
         raise OptionError(
             f"is more worker processes than are useful; pass at most {most}", option="workers", value=config.workers
@@ -82,11 +83,11 @@ def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, confi
         raise DataError(joined("\n  ", ["the data cannot be trained on:", *problems]) if problems[1:] else problems[0])
 
 
-def _check_weights(network: nn.Module) -> None:
+def _check_weights(network: nn.Module, frozen: Collection[str]) -> None:
     """Raise if a network has no trainable weights, or weights that cannot be saved or lose updates to rounding."""
     if odd := not_plain(network.state_dict()):
         raise OptionError(f"the network cannot be trained: {odd}; train it first, and quantize a copy of the result")
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad and name not in frozen}
     if not trained:
         raise OptionError(
             "the system's network has no parameter that requires a gradient, so there is nothing to train"

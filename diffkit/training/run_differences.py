@@ -14,16 +14,24 @@ from diffkit.errors import CheckpointError, changed
 from diffkit.runtime.run_layout import CHECKPOINTS, SPEC
 from diffkit.runtime.strict_json import check_fields, read_json, shown, word
 from diffkit.training.checkpoint import intact_manifests
-from diffkit.training.config import CHANGEABLE_ON_RESUME, LR_DECAY_FIELDS, TrainConfig
+from diffkit.training.config import CHANGEABLE_ON_RESUME, LR_SCHEDULE_FIELDS, OPTIMIZER_FIELDS, TrainConfig
 
 
-def config_differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return "lr=0.0001, now lr=0.0002" for each field of the options that a resumed run must not change."""
+def config_differences(old: TrainConfig, new: TrainConfig, done: int) -> list[str]:
+    """Return "lr=0.0001, now lr=0.0002" for each field of the options that a resumed run must not change.
+
+    Args:
+        old, new: Options of the run, and those to resume it with.
+        done: Updates that the run has made; the learning rate of each must stay as it was.
+    """
     fixed = [field.name for field in attrs.fields(TrainConfig) if field.name not in CHANGEABLE_ON_RESUME]
-    if old.lr_decay != new.lr_decay:  # the learning rate at every step depends on it
-        fixed += [*LR_DECAY_FIELDS, "steps"]
+    if old.optimizer_part != new.optimizer_part:
+        fixed += OPTIMIZER_FIELDS
+    was, now = old.lr_schedule_part, new.lr_schedule_part
+    if any(was.factor(step, old.steps) != now.factor(step, new.steps) for step in range(done)):
+        fixed += [*LR_SCHEDULE_FIELDS, "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
-    return [changed(name, was, now) for name, was, now in pairs if was != now]
+    return [changed(name, before, after) for name, before, after in pairs if before != after]
 
 
 def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils import _pytree as pytree
 
 from diffkit.data.base import Batch, scale_images
-from diffkit.errors import DivergedError, OptionError
+from diffkit.errors import DivergedError
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import load_weights
 from diffkit.system.conditions import mapped, rows_of
@@ -26,6 +26,7 @@ from diffkit.training.engines import Engine
 from diffkit.training.engines.engine import drop_gradients, gradients
 from diffkit.training.loss_scale import LossScale
 from diffkit.training.metrics import MetricsWindow, quartile_sums
+from diffkit.training.optimizer_state import OptimizerState
 from diffkit.training.precision import in_precision
 from diffkit.training.preflight import bins_of
 from diffkit.training.state_check import check_checkpoint_state
@@ -43,7 +44,7 @@ class Trainer:
         network: That network.
         train_model: The callable to use instead of the network in an update.
         eval_model: The callable to use instead of the network without gradients.
-        trained: Names and parameters that the optimizer changes, in its order.
+        base_lrs: Learning rate of each of the optimizer's groups, without warm-up and schedule.
         step: Number of completed updates, including skipped ones.
         window: The metrics since the last line of metrics.
         busy: Whether an update is changing the state now.
@@ -60,9 +61,11 @@ class Trainer:
             self.network.compile()
         self.train_model = in_precision(engine.wrap(self.network), config.precision, engine.device)
         self.eval_model = in_precision(self.network, config.precision, engine.device)
-        self.trained = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
         with without_dynamo():
             self.optimizer = engine.optimizer(self.network, config)
+            self.optimizer_state = OptimizerState(self.optimizer, self.network)
+        self.trained = list(self.optimizer_state.trained.items())
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.scale = LossScale(config.precision == "fp16", engine.device)
         self.ema = Ema(self.network, config.ema, warmup=config.ema_warmup, widths=config.ema_power)
         self.timesteps = pytree.tree_map(self._moved, system.parts.timesteps.init(system.table))
@@ -161,8 +164,8 @@ class Trainer:
         if self.config.grad_clip is not None:
             clipped = [p for _, p in self.trained if p.grad is not None]
             clip_grads_with_norm_(clipped, self.config.grad_clip, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr_at(self.step)
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = self.config.lr_at(self.step, lr)
         self.engine.apply(self.optimizer, finite)
         drop_gradients(self.trained)
         self.scale.update(finite)
@@ -212,7 +215,8 @@ class Trainer:
         if not self.consistent:
             return "the error came while they changed"
         self.buffers.restore()
-        weights = [p.detach() for _, p in self.trained] + [mean for means in self.ema.means for mean in means]
+        trained = [p.detach() for p in self.optimizer_state.trained.values()]
+        weights = trained + [mean for means in self.ema.means for mean in means]
         return None if all(bool(tensor.isfinite().all()) for tensor in weights) else "the weights are not finite"
 
     def files(self) -> Files:
@@ -222,7 +226,7 @@ class Trainer:
         return {
             "model": self.network.state_dict(),
             **{label: self.ema.state(label, self.network) for label in self.ema.labels},
-            "optimizer": dict(self._moments()),
+            "optimizer": self.optimizer_state.tensors(),
             "trainer": {
                 "skipped": self.skipped,
                 "in_a_row": self.consecutive_skips,
@@ -234,13 +238,14 @@ class Trainer:
 
     def restore(self, step: int, files: Files) -> None:
         """Restore the training state that `files` returned after ``step`` updates, with its shards joined."""
-        check_checkpoint_state(step, files, self.files(), self.network)
+        check_checkpoint_state(step, files, self.files(), self.network, alike=self.config.optimizer_part.elementwise)
         self.step = step
         own_state = self.network.state_dict()
         load_weights(self.network, self._shard_like(files["model"], own_state))
         for label in self.ema.labels:
             self.ema.restore(label, self._shard_like(files[label], own_state))
-        self._restore_moments(files["optimizer"])
+        with without_dynamo():
+            self.optimizer_state.restore(files["optimizer"], self.engine.shard_like)
         own = {name: self._moved(value) for name, value in files["trainer"].items()}
         self.skipped, self.consecutive_skips = own["skipped"], own["in_a_row"]
         self.scale.restore(own)
@@ -277,28 +282,6 @@ class Trainer:
 
     def _shard_like(self, full: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self.engine.shard_like(t, own[name]) if name in own else t for name, t in full.items()}
-
-    def _moments(self) -> Iterable[tuple[str, Tensor]]:
-        for name, parameter in self.trained:
-            for key, value in self.optimizer.state[parameter].items():
-                yield f"{key}/{name}", value
-
-    def _restore_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        positions = {name: (i, p) for i, (name, p) in enumerate(self.trained)}
-        frozen = sorted({full.split("/", 1)[1] for full in tensors} - positions.keys())
-        if frozen:  # runs of earlier versions do not record which parameters are trained
-            raise OptionError(
-                f"{len(frozen)} parameters that the run trained are frozen now (the first is {frozen[0]}); train "
-                "the same, or choose another folder"
-            )
-        state: dict[int, dict[str, Tensor]] = {}
-        for full, value in tensors.items():
-            key, name = full.split("/", 1)
-            position, parameter = positions[name]
-            # moments are sharded as their parameter is; the number of steps is one number
-            state.setdefault(position, {})[key] = self.engine.shard_like(value, parameter) if value.ndim else value
-        with without_dynamo():
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     # ---- helpers ----------------------------------------------------------------------------------------------
 

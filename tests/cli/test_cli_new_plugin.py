@@ -60,14 +60,15 @@ def shell_words(readme):
 
 @pytest.mark.parametrize("kind", OFFERED)
 def test_every_kind_is_written_and_the_example_of_its_readme_runs(folder, installed, kind, capsys):
-    new(name=f"diffkit-made-{kind}", kind=(kind,))
-    made = folder / f"diffkit-made-{kind}"
+    name = f"diffkit-made-{kind.replace('_', '-')}"
+    new(name=name, kind=(kind,))
+    made = folder / name
     assert f"put your formula into {made.name}" in capsys.readouterr().out
     texts = {path: path.read_text() for path in made.rglob("*") if path.is_file()}
     assert not [path for path, text in texts.items() if re.search(r"(?i)\bmy[_-]|MyPart", f"{path}{text}")]
     project = installed(made)
     assert project["dependencies"][0] == "diffkit>=0.1,<0.2"
-    value = f"diffkit_made_{kind}.{kind}" + ("" if kind == "command" else f":Made{kind.title()}")
+    value = f"diffkit_made_{kind}.{kind}" + ("" if kind == "command" else f":Made{kind.title().replace('_', '')}")
     assert project["entry-points"] == {OFFERED[kind].group: {f"made_{kind}": value}}
     assert registry(kind).get(f"made_{kind}").__doc__.splitlines()[0] == project["description"]
 
@@ -106,8 +107,9 @@ def test_a_package_of_every_kind(folder, installed, capsys):
 def test_every_kind_conforms_at_once(folder, installed, kind):
     from diffkit.testing import check_component
 
-    new(name=f"diffkit-made-{kind}", kind=(kind,))
-    installed(folder / f"diffkit-made-{kind}")
+    name = f"diffkit-made-{kind.replace('_', '-')}"
+    new(name=name, kind=(kind,))
+    installed(folder / name)
     failed = [r for r in check_component(kind, registry(kind).get(f"made_{kind}")) if r.status == "failed"]
     assert not failed, "\n".join(map(str, failed))
 

@@ -4,8 +4,10 @@ checked by the kit, saved and loaded."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +81,7 @@ SOURCES = {
 OPTIONS = {
     "schedule": {"rate": 8.0}, "mean": {}, "var": {"share": 0.25}, "loss": {"c": 2.0}, "timesteps": {"power": 2.0},
     "sampler": {}, "backbone": {"hidden": 8}, "guidance": {"scale": 0.25}, "spacing": {"count": 3},
-    "decoder": {"scale": 0.25}, "data": {"examples": 12},
+    "decoder": {"scale": 0.25}, "data": {"examples": 12}, "optimizer": {"momentum": 0.5}, "lr_schedule": {"power": 3.0},
 }  # fmt: skip
 """Options of the parts; those without a source above are as ``diffkit new-plugin`` writes them."""
 
@@ -240,6 +242,40 @@ def test_a_spacing_is_used_by_name_and_saved(kind: str, tmp_path: Path, capsys: 
         assert diffkit.recompose(again, sampler="ddim").table == wanted
     explained = command(capsys, "explain", "--steps", "acme4", "--schedule", "cosine", "--num-steps", 12)
     assert "4 of 12 levels: 9, 10, 11, 12" in explained
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "lr_schedule"], indirect=True)
+def test_a_part_of_training_is_used_by_name_and_resumes(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """In Python in every form, and on the command line; a run goes on with the same part only."""
+    options, data = OPTIONS[kind], diffkit.data.load("points", examples=40)
+    part = registry(kind).create("acme", **options)
+    small: dict[str, Any] = {"data_shape": data.shape, "bins": None, "num_steps": 30}
+    how = {"batch_size": 8, "lr": 0.01, "save_every": 3, "progress": False}
+
+    def train(out: str, steps: int, slot: object) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        system = diffkit.compose(**SMALL | small)
+        options = how if slot is None else how | {kind: slot}
+        return diffkit.train(system, data, out=tmp_path / out, steps=steps, **options).state_dict()
+
+    pair = ("acme", options)
+    whole, other = train("whole", 6, pair), train("other", 6, None)
+    assert any(not torch.equal(whole[name], other[name]) for name in whole)
+    stopped = train("again", 6, {"name": f"acme-{kind}:acme", **options})
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    with pytest.raises(OptionError, match=f"{kind}=.*, now {kind}='acme'"):
+        train("whole", 6, "acme")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "step_00000006")
+    resumed = train("again", 6, part)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    words = ["--data", "points", "--data.examples", "40", "--schedule", "cosine", "--num-steps", "30", "--steps", "2"]
+    words += ["--backbone", "mlp", "--backbone.hidden", "8", "--backbone.depth", "1", "--batch-size", "8"]
+    flag = f"--{kind.replace('_', '-')}"
+    words += [flag, "acme", *(word for name, value in options.items() for word in (f"{flag}.{name}", str(value)))]
+    command(capsys, "train", *words, "--out", tmp_path / "a")
+    command(capsys, "train", "--config", tmp_path / "a" / "config.toml", "--out", tmp_path / "b")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
 
 
 def test_bins_and_decoder_are_two_ways_to_say_one_thing():

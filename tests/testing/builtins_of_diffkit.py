@@ -100,6 +100,13 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     **{("spacing", name): [{"count": 4}, {"count": 7}] for name in ("logsnr", "quad", "time")},
     ("spacing", "karras"): [{"count": 4}, {"count": 7, "rho": 3.0}],
     ("spacing", "sections"): [{"counts": (4,)}, {"counts": (1, 1, 2)}],
+    # dampening and nesterov exclude each other
+    ("optimizer", "sgd"): [{}, {"momentum": 0.0, "dampening": 0.1}, {"momentum": 0.5, "nesterov": True}],
+    ("optimizer", "muon"): [
+        {},
+        {"scale": "spectral", "nesterov": False, "iterations": 3, "adamw": ("2.*",)},
+        {"momentum": 0.9, "adamw_lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-6},
+    ],
     ("guidance", "autoguidance"): [
         {"model": worse, "scale": 2.0},
         {"model": lambda x, time, y: worse(2 * x, time, y), "scale": 0.5, "interval": (0.3, 2.0)},
@@ -184,6 +191,10 @@ def _changed(part: Any) -> dict[str, Any]:
 
 def _others(part: Any, option: Any) -> list[Any]:
     default = option.default
+    if option.name == "betas":
+        return [(0.5, 0.9)]
+    if option.name == "end":
+        return [500_000]
     if isinstance(default, bool):
         return [not default]
     if isinstance(default, str):

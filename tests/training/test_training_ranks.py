@@ -19,6 +19,7 @@ from training_support import checkpoints, content, images, lines, point_system, 
 
 import diffkit
 from diffkit.errors import DataError, DivergedError, OptionError
+from diffkit.registry import registry
 from diffkit.training import checkpoint
 from diffkit.training.checkpoint import newest_first, read
 from diffkit.training.engines.sharded import sharding_blocks
@@ -148,6 +149,36 @@ def test_two_then_one_then_two_again(tmp_path, strategy):
     train(tmp_path / "parts", steps=20, **options)
     on_ranks(2, tmp_path / "parts", strategy=strategy, steps=30, **options)
     assert_near(tmp_path / "one", tmp_path / "parts", weights=2e-5, losses=2e-6)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_muon_with_groups_and_frozen_parameters(tmp_path, strategy):
+    """The same to the bit as in one process, also when resumed; whole matrices are gathered from shards."""
+    groups = [{"pattern": "*.bias", "weight_decay": 0, "lr": 1e-3}]
+    options = dict(batch_size=8, save_every=4, weight_decay=0.1, optimizer="muon", groups=groups, freeze="time_embed.*")
+    train(tmp_path / "one", microbatch=4, steps=8, **options)
+    on_ranks(2, tmp_path / "two", strategy=strategy, steps=4, **options)
+    assert "optimizer/momentum_buffer/layers.0.first.weight" in state(tmp_path / "two")
+    shutil.copytree(tmp_path / "two", tmp_path / "changed")
+    on_ranks(2, tmp_path / "two", strategy=strategy, steps=8, **options)
+    assert_same(tmp_path / "one", tmp_path / "two")
+    train(tmp_path / "changed", steps=8, **options)  # another number of processes
+    assert_near(tmp_path / "one", tmp_path / "changed", weights=2e-3, losses=1e-3)  # iterations are in bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("optimizer", [n for n in registry("optimizer").built_in_names() if n not in ("adamw", "muon")])
+def test_every_other_optimizer_in_several_processes(tmp_path, strategy, optimizer):
+    options = dict(batch_size=8, save_every=3, lr=1e-3, optimizer=optimizer, freeze="time_embed.*")
+    if (strategy, optimizer) == ("fsdp", "adafactor"):
+        with pytest.raises(AssertionError, match="needs them whole"):
+            on_ranks(2, tmp_path / "two", strategy=strategy, steps=3, **options)
+        return
+    train(tmp_path / "one", microbatch=4, steps=6, **options)
+    on_ranks(2, tmp_path / "two", strategy=strategy, steps=3, **options)
+    on_ranks(2, tmp_path / "two", strategy=strategy, steps=6, **options)
+    assert_same(tmp_path / "one", tmp_path / "two")
 
 
 def test_shares_are_ordinary_files_that_any_tool_reads(tmp_path):

@@ -17,9 +17,9 @@ from training_support import config, images, lines, point_system, points, system
 import diffkit
 from diffkit.data import from_array
 from diffkit.errors import DivergedError
+from diffkit.registry import registry
 from diffkit.system.draws import seeded_draws, training_loss
 from diffkit.training import TrainConfig
-from diffkit.training.config import SCHEDULES
 from diffkit.training.data_order import DataOrder
 from diffkit.training.ema import Ema
 from diffkit.training.engines import Engine
@@ -132,7 +132,7 @@ def test_every_schedule_of_the_learning_rate():
     assert rates(10**6, (70_000, 280_000), lr_schedule="rsqrt") == pytest.approx([1, 0.5])
 
 
-@given(st.sampled_from(SCHEDULES), st.integers(1, 30), st.integers(0, 30))
+@given(st.sampled_from(registry("lr_schedule").built_in_names()), st.integers(1, 30), st.integers(0, 30))
 def test_warm_up_multiplies_any_schedule(schedule, steps, warmup):
     plain, warm = (rates(steps, lr_schedule=schedule, warmup=w) for w in (0, warmup))
     assert all(0 < after <= before <= 1 for before, after in pairwise(plain))

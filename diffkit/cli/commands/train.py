@@ -15,12 +15,12 @@ from attrs import frozen
 
 from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.composition import PARTS, SOURCES, SYSTEM, Composition, Sampling, keywords
+from diffkit.cli.shared.composition import OF_TRAINING, PARTS, SOURCES, SYSTEM, Composition, Sampling, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, steps_done, train, way_to_classes
 from diffkit.errors import OptionError, within
 from diffkit.registry.resolve import resolve
-from diffkit.training.config import TrainConfig
+from diffkit.training.config import LR_SCHEDULE_FIELDS, OPTIMIZER_FIELDS, TrainConfig
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
@@ -46,7 +46,7 @@ class Options(RunOptions):
 
 SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Composition": Composition, "Sampling": Sampling},
-    {"data": None, "val": None, **SYSTEM},
+    {"data": None, "val": None, **SYSTEM, **OF_TRAINING},
     required=frozenset({"data"}),
     config=True,
     preset=("composition", "training", "sampling"),
@@ -71,9 +71,12 @@ def run(parsed: ParsedOptions) -> None:
 
     import diffkit
     from diffkit.cli.shared.device import device_of_rank
+    from diffkit.training.optimizer_building import check_optimizer
 
     torch.manual_seed(config.seed)
     system = diffkit.compose(**composition, device=device_of_rank(options.device))
+    if system.network is not None:
+        check_optimizer(system.network, config)
     _refuse_preview(config, system.num_steps)
     data = opened(parsed, low_res=options.low_res) if is_glance else data
     parts = ", ".join(f"{kind} {name}" for kind, name in system.parts.names.items())
@@ -100,6 +103,7 @@ def _recipe(
     composed = options_in(Composition(**{name: composition[name] for name in settings}))
     values = {name: value for name, value in of_run.items() if value is not None} | options_in(config) | composed
     parts = {kind: (composition[kind][0], getattr(system.parts, kind)) for kind in PARTS if kind in composition}
+    parts |= parts_of_training(config, values)
     if "decoder" in parts:  # which knows the number of values
         del values["bins"]
     sampling = composition.get("sampling", {})
@@ -107,6 +111,19 @@ def _recipe(
     if "guidance" in sampling:
         parts["guidance"] = sampling["guidance"][0], resolve("guidance", sampling["guidance"])[0]
     return recipe("train", system.device, values, parts, parsed.parts)
+
+
+def parts_of_training(config: TrainConfig, values: dict[str, Any]) -> dict[str, tuple[str, object]]:
+    """Return the parts of training that are given, kind -> name and part; remove from options what they hold."""
+    held = {"optimizer": OPTIMIZER_FIELDS, "lr_schedule": LR_SCHEDULE_FIELDS}
+    found: dict[str, tuple[str, object]] = {}
+    for kind, part in (("optimizer", config.optimizer_part), ("lr_schedule", config.lr_schedule_part)):
+        slot = values.get(kind)
+        if slot is not None:
+            found[kind] = (slot if isinstance(slot, str) else slot[0], part)
+            for name in held[kind]:
+                values.pop(name, None)
+    return found
 
 
 def _weights_in(path: Path) -> Path:
@@ -146,4 +163,4 @@ def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str
     if parsed.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
     found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
-    return {name: value for name, value in found.items() if name not in SOURCES}
+    return {name: value for name, value in found.items() if name not in SOURCES and name not in OF_TRAINING}

@@ -19,7 +19,7 @@ import attrs
 from attrs import frozen
 
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
-from diffkit.cli.shared.composition import Levels
+from diffkit.cli.shared.composition import OF_TRAINING, SOURCES, Levels
 from diffkit.cli.shared.data import described, grey, opened
 from diffkit.cli.shared.training import RunOptions, check_before_reading, say, train, way_to_classes
 from diffkit.errors import DataError, OptionError
@@ -75,7 +75,7 @@ OF_SYSTEM = (*(field.name for field in attrs.fields(Levels)), "data_shape", "bin
 _OF_DATA = {"num_classes": "that of the data", "data_shape": "that of the data", "bins": "that of the data"}
 SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Network": Classifier, "Noise levels": Noise},
-    {"data": None, "val": None, "schedule": "linear", "timesteps": "uniform"},
+    {"data": None, "val": None, "schedule": "linear", "timesteps": "uniform", **OF_TRAINING},
     required=frozenset({"data"}),
     config=True,
     preset=("composition", "training"),
@@ -102,11 +102,13 @@ def run(parsed: ParsedOptions) -> None:
 
     from diffkit.cli.shared.device import device_of_rank
     from diffkit.guidance import NoisyClassifier
+    from diffkit.training.optimizer_building import check_optimizer
 
     system, noise = _levels(options, parsed, data), parsed.make(Noise)
     count = _count(noise, data)
     torch.manual_seed(config.seed)
     noisy = NoisyClassifier(system, recipe, count, noised=noise.noised, device=device_of_rank(options.device))
+    check_optimizer(noisy.network, config)
     say(f"data: {described(data)}{grey(parsed, data)}\nclassifier: {noisy.extra_repr()}")
     train(noisy, data, options, config, _recipe(noisy, recipe, config, parsed), parsed)
 
@@ -122,9 +124,10 @@ def _levels(options: Options, parsed: ParsedOptions, data: Data) -> System:
     """A system without a network, at the noise levels of the classifier."""
     import diffkit
 
-    slots: dict[str, Any] = {kind: (name, dict(more)) for kind, (name, more) in parsed.parts.items()}
-    del slots["data"]
-    slots.pop("val", None)
+    others = (*SOURCES, *OF_TRAINING)
+    slots: dict[str, Any] = {
+        kind: (name, dict(more)) for kind, (name, more) in parsed.parts.items() if kind not in others
+    }
     chosen = {name: parsed.values[name] for name in OF_SYSTEM if name in parsed.values}
     found: dict[str, Any] = {"data_shape": tuple(data.shape), "bins": data.bins} | chosen
     if options.system is not None:
@@ -173,6 +176,7 @@ def _count(noise: Noise, data: Data) -> int:
 
 def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, parsed: ParsedOptions) -> str:
     """Return what is in config.toml: ``system`` is spelled out as its levels."""
+    from diffkit.cli.commands.train import parts_of_training
     from diffkit.cli.shared.recipe import options_in
     from diffkit.cli.shared.recipe import recipe as as_toml
 
@@ -180,6 +184,7 @@ def _recipe(noisy: NoisyClassifier, recipe: Classifier, config: TrainConfig, par
     noise = Noise(num_classes=noisy.num_classes, noised=noisy.noised, **settings)
     trained = {name: value for name, value in options_in(config).items() if name not in WITHOUT}
     parts = {kind: (part["name"], getattr(noisy.parts, kind)) for kind, part in noisy.spec()["parts"].items()}
+    parts |= parts_of_training(config, trained)
     return as_toml(
         "train-classifier", noisy.device, {**trained, **options_in(recipe), **options_in(noise)}, parts, parsed.parts
     )

@@ -33,7 +33,7 @@ def named_on_line(words: Sequence[str], kinds: Collection[str]) -> dict[str, str
     found: dict[str, str] = {}
     for word, following in zip_longest(words, words[1:], fillvalue=""):
         flag, equals, value = word.partition("=")
-        kind = flag.removeprefix("--")
+        kind = flag.removeprefix("--").replace("-", "_")
         if flag.startswith("--") and kind in kinds and (equals or following):
             found.setdefault(kind, value if equals else following)
     return found

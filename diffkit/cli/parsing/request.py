@@ -154,7 +154,7 @@ def _filled(spec: CommandSpec, named: Mapping[str, str]) -> dict[str, str]:
 
 def _all_options(spec: CommandSpec, parts: Mapping[str, str]) -> list[Option]:
     own = [option for group, cls in spec.options.items() for option in options_of(cls, group=group)]
-    own = [option for option in own if option.key not in spec.without]
+    own = [option for option in own if option.key not in spec.without and option.key not in spec.slots]
     names = ("preset",) * bool(spec.preset) + ("config", "print_config") * spec.config
     of_parser = [option for option in options_of(_Special) if option.key in names]
     of_parts = [option for kind, name in parts.items() for option in part_options(kind, name)]

@@ -54,9 +54,10 @@ class ParsedOptions:
     chosen: frozenset[str] = frozenset()
 
     def make(self, cls: type[T], **more: Any) -> T:
-        """Return an instance of an option class from the parsed options; ``more`` fills the others."""
+        """Return an instance of an option class from the parsed options and parts; ``more`` fills the others."""
         names = {f.alias or f.name for f in attrs.fields(cls) if f.init}  # type: ignore[arg-type]
-        return cls(**more | {name: value for name, value in self.values.items() if name in names})
+        parts = {kind: part for kind, part in self.parts.items() if kind in names}
+        return cls(**more | parts | {name: value for name, value in self.values.items() if name in names})
 
     def refuse(self, text: str, *names: str) -> None:
         """Raise `OptionError` if any of these options was set or parts chosen.

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
 
+import attrs
 from cyclopts import CycloptsError, convert
 
 from diffkit.errors import OptionError
@@ -128,7 +129,8 @@ def _first(convert: Callable[[Any, Any], Any], value: Any, kind: Any) -> Any:
 
 def _read(text: str, kind: Any) -> Any:
     if (item := item_of(kind)) is not None:
-        words = [word.strip() for word in text.strip("()[] ").split(",")]
+        inner = text if str in members(item) else text.strip("()[] ")  # a pattern of names may end with a bracket
+        words = [word.strip() for word in inner.split(",")]
         return tuple(_number(word) if item is float else _read(word, item) for word in words if word)
     if kind is int:
         return int(text)  # cyclopts rounds
@@ -202,7 +204,9 @@ def shown(value: Any) -> str:
 
 
 def toml(value: Any) -> str:
-    """A value as a TOML file would spell it."""
+    """A value as a TOML file would spell it; an object with options is a table of those that are set."""
+    if attrs.has(type(value)):
+        return toml({name: each for name, each in attrs.asdict(value, recurse=False).items() if each is not None})
     if value is None:
         return '"none"'
     if isinstance(value, bool):

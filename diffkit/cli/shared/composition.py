@@ -24,7 +24,9 @@ PARTS: Mapping[str, str | None] = {
 SYSTEM = {**PARTS, "guidance": None}
 """Slots of a command that composes a system whose sampling has defaults."""
 SOURCES = ("data", "val")
-"""Slots of a training command that are not parts of the system."""
+"""Slots of a training command that data fills."""
+OF_TRAINING: Mapping[str, str | None] = {"optimizer": None, "lr_schedule": None}
+"""Kinds of part that training takes; without one, its own default."""
 
 
 @frozen

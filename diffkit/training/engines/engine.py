@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from diffkit.runtime.distributed import Ranks
 from diffkit.training.checkpoint import Files
 from diffkit.training.config import TrainConfig
+from diffkit.training.optimizer_building import build_optimizer
 from diffkit.training.without_dynamo import take_step
 
 Network = Callable[..., Tensor]
@@ -62,14 +63,8 @@ class Engine:
         return network
 
     def optimizer(self, network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-        """Return AdamW over the prepared network's trained parameters; fused, which takes a third of the time."""
-        return torch.optim.AdamW(
-            [p for p in network.parameters() if p.requires_grad],
-            lr=config.lr,
-            betas=(float(config.betas[0]), float(config.betas[1])),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        """Return the optimizer of the prepared network's trained parameters."""
+        return build_optimizer(network, config)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Return a context for one microbatch, in which gradients are exchanged only if it is the last."""
@@ -87,8 +82,11 @@ class Engine:
         return get_total_norm(found)
 
     def apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-        """Take an optimizer step if ``finite`` (0-d bool), without a host read on a GPU."""
-        if not self.reads_free:
+        """Take an optimizer step if ``finite`` (0-d bool).
+
+        On a GPU the value is not read if the optimizer can skip its own step, as fused ones can.
+        """
+        if not self.reads_free and getattr(optimizer, "_step_supports_amp_scaling", False):
             # the attribute by which torch's GradScaler makes the fused kernel do nothing
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             take_step(optimizer)

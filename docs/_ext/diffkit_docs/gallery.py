@@ -23,6 +23,8 @@ from diffkit_docs.names import ROOT, full_names
 from diffkit_docs.plots import panels_of
 
 _PROCESSES = 2
+_CALLS = {"optimizer": "train", "lr_schedule": "train"}
+"""Kind that `diffkit.compose` has no keyword for -> the call that has."""
 
 
 @frozen
@@ -221,18 +223,20 @@ def _options(part: Shown) -> Iterator[str]:
 
 def _use(part: Shown) -> Iterator[str]:
     """How the part is named in Python and on the command line, with its first options."""
-    if part.kind not in SLOTS:
+    call = "compose" if part.kind in SLOTS else _CALLS.get(part.kind)
+    if call is None:
         return
     plain = [each for each in options.options_of(part.cls) if each.default not in ("", "None", "()")][:2]
     pairs = ", ".join(f'"{each.name}": {each.default}' for each in plain)
     slot = f'("{part.name}", {{{pairs}}})' if pairs else f'"{part.name}"'
     flags = "".join(_flag(part.kind, each) for each in plain)
-    yield from (".. code-block:: python", "", f"   diffkit.compose({part.kind}={slot})", "")
-    yield from (".. code-block:: text", "", f"   --{part.kind} {part.name}{flags}")
+    others = "" if call == "compose" else "system, data, ..., "
+    yield from (".. code-block:: python", "", f"   diffkit.{call}({others}{part.kind}={slot})", "")
+    yield from (".. code-block:: text", "", f"   --{part.kind.replace('_', '-')} {part.name}{flags}")
 
 
 def _flag(kind: str, option: options.Option) -> str:
-    name = f"--{kind}.{option.name.replace('_', '-')}"
+    name = f"--{kind}.{option.name}".replace("_", "-")
     if option.default in ("True", "False"):
         return f" {name}={option.default.lower()}"
     return f" {name} {option.default.strip(chr(39))}"

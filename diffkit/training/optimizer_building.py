@@ -1,0 +1,71 @@
+"""The optimizer of a network's trained parameters, by the options of training."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffkit.errors import OptionError, ProtocolError, naming
+from diffkit.training.config import TrainConfig
+from diffkit.training.parameter_groups import as_groups, freezing, torch_groups
+
+
+def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of the parameters of a network that require a gradient.
+
+    Raises:
+        OptionError: A pattern matches nothing; the optimizer needs a closure, or whole parameters where they are
+            sharded.
+        ProtocolError: The part does not build a torch optimizer of all parameters.
+    """
+    name = config.optimizer_name
+    part = config.optimizer_part
+    if config.strategy == "fsdp" and not (part.elementwise or part.gathers):
+        raise OptionError(
+            f"shares parameters among processes, but optimizer {name!r} needs them whole",
+            option="strategy",
+            value="fsdp",
+            fix=[{"strategy": "ddp"}, {"optimizer": "adamw"}],
+        )
+    groups = torch_groups(network, as_groups(config.groups), lr=config.lr, weight_decay=config.weight_decay)
+    wanted = _ids(groups)
+    try:
+        with naming(f"optimizer {name!r}"):
+            made = part.build(groups, network)
+    except OptionError as error:
+        raise error.in_part("optimizer", name) from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ProtocolError(f"optimizer {name!r}: build must return a torch.optim.Optimizer, got {type(made).__name__}")
+    if _ids(made.param_groups) != wanted:
+        raise ProtocolError(f"optimizer {name!r}: build must return an optimizer of each parameter, once")
+    if _needs_closure(made):
+        raise OptionError(
+            f"calls the loss itself ({type(made).__name__}.step needs a closure), which a training with one batch per "
+            "update cannot give",
+            option="optimizer",
+            value=name,
+            fix={"optimizer": "adamw"},
+        )
+    return made
+
+
+def check_optimizer(network: nn.Module, config: TrainConfig) -> None:
+    """Raise what `build_optimizer` would raise in training, where some parameters are frozen; nothing is changed."""
+    if not (config.optimizer or config.groups or config.freeze):
+        return
+    with freezing(network, config.freeze):
+        if any(parameter.requires_grad for parameter in network.parameters()):  # else `check_training` raises
+            build_optimizer(network, config)
+
+
+def _ids(groups: Iterable[Mapping[str, Any]]) -> list[int]:
+    return sorted([id(parameter) for group in groups for parameter in group["params"]])
+
+
+def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
