@@ -34,17 +34,19 @@ class Ranks:
     Attributes:
         rank: 0..size - 1; rank 0 writes files of which there is one.
         size: Number of processes.
+        group: The process group that they communicate by; the default one by default.
     """
 
     rank: int = 0
     size: int = 1
+    group: Any = None
 
     def gather(self, mine: Any) -> list[Any]:
         """Return the values of all processes, in order of rank, in every process."""
         if self.size == 1:
             return [mine]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, mine)
+        dist.all_gather_object(found, mine, group=self.group)
         return found
 
     def all_ranks(self, do: Callable[[], T]) -> list[T]:
@@ -66,7 +68,7 @@ class Ranks:
             return do()
         value, error = _call_or_error(do) if self.rank == 0 else (None, None)
         message = [(value, _error_message(error))]
-        dist.broadcast_object_list(message, src=0)
+        dist.broadcast_object_list(message, src=0, group=self.group)
         if error is not None:
             raise error
         value, other = message[0]
@@ -83,8 +85,20 @@ class Ranks:
         if self.size == 1:
             return number
         maximum = torch.tensor([number], dtype=torch.int32)
-        dist.all_reduce(maximum, dist.ReduceOp.MAX)
+        dist.all_reduce(maximum, dist.ReduceOp.MAX, group=self.group)
         return int(maximum)
+
+
+def background_ranks(ranks: Ranks, timeout: float) -> Ranks:
+    """Return the same processes with a group of their own, for a thread that works beside this one; all must call it.
+
+    Args:
+        ranks: The processes.
+        timeout: Seconds that a process waits for the others.
+    """
+    if ranks.size == 1:
+        return ranks
+    return Ranks(ranks.rank, ranks.size, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
 
 
 def is_lost_process(error: BaseException) -> bool:

@@ -1,50 +1,21 @@
-"""Files: written atomically; weights in them are compared with a recorded digest before use."""
+"""Files that are written atomically, and weights that are compared, hashed and copied into a network."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError
-from diffkit.runtime.strict_json import check_fields, check_ordinary, reason, word
+from diffkit.runtime.strict_json import word
 from diffkit.runtime.temporaries import replacement
-
-
-def read_weights(path: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file after comparing it with its recorded size and SHA-256.
-
-    Args:
-        path: The file.
-        record: Its "size" and "sha256", and under "before" those of the file that it replaces.
-    Raises:
-        CheckpointError: The file is missing, truncated, altered or not a safetensors file.
-    """
-    from safetensors.torch import load as from_bytes
-
-    try:
-        check_ordinary(path)
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
-    if record is not None:
-        check_fields(record, f"the record of {path}", CheckpointError, size=int, sha256=str, before=(dict, type(None)))
-        _check_recorded(path, content, record)
-    try:
-        return from_bytes(content)
-    except Exception as error:  # damaged bytes raise several kinds of error
-        raise CheckpointError(f"{path} is not a whole safetensors file: {reason(error)}") from error
-
-
-def digest(content: bytes) -> dict[str, Any]:
-    """Return the record of a file with this content: its size and SHA-256."""
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def weights_digest(state: Mapping[str, Tensor], before: bytes = b"", *, shapes: bool = False) -> str:
@@ -60,16 +31,6 @@ def weights_digest(state: Mapping[str, Tensor], before: bytes = b"", *, shapes: 
         found.update((f"{name} {tuple(tensor.shape)} {tensor.dtype}\n" if shapes else name).encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def _check_recorded(path: Path, content: bytes, record: Mapping[str, Any]) -> None:
-    found, before = digest(content), record.get("before")
-    if before is not None and all(found[key] == before.get(key) for key in found):
-        return
-    if found["size"] != record["size"]:
-        raise CheckpointError(f"{path} is damaged: it has {found['size']} bytes, {record['size']} were written")
-    if found["sha256"] != record["sha256"]:
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one that was written")
 
 
 def unwrap_module(network: nn.Module) -> nn.Module:
@@ -108,7 +69,8 @@ def check_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically, even if the machine crashes; a link of that name is replaced."""
     with replacing(path) as temporary, temporary.open("r+b") as file:
-        _write(file, content)
+        file.write(content)
+        flush(file)
 
 
 def write_through(path: Path, content: bytes) -> None:
@@ -117,14 +79,28 @@ def write_through(path: Path, content: bytes) -> None:
     An existing file or link of that name is removed first, so that nothing is written through a link.
     """
     path.unlink(missing_ok=True)
+    with new_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file, open for writing; it is flushed to the disk at the end of the block."""
     with path.open("xb") as file:
-        _write(file, content)
+        yield file
+        flush(file)
 
 
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+def flush(file: BinaryIO) -> None:
+    """Flush an open file to the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Flush to the disk what any process has written into a file; without such a file, do nothing."""
+    with contextlib.suppress(FileNotFoundError), path.open("ab", buffering=0) as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -148,31 +124,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def to_safetensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as safetensors requires: contiguous, on the CPU, without shared memory; copied where needed."""
-    found: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    if odd := not_plain(state):
-        raise CheckpointError(
-            f"the network cannot be saved: {odd}; save it as it was before, or its state by torch.save"
-        )
-    for name, tensor in state.items():
-        own = tensor.detach().cpu().contiguous()
-        storage = own.untyped_storage()
-        if storage.data_ptr() in taken or storage.nbytes() != own.nbytes:
-            own = own.clone()
-        taken.add(own.untyped_storage().data_ptr())
-        found[name] = own
-    return found
-
-
-def not_plain(state: Mapping[str, Any]) -> str | None:
-    """Return why safetensors cannot hold an entry of a network's state; None if it can hold all."""
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            return f"{name!r} in its state is a {type(value).__name__} and no tensor, as quantized layers have it"
-        if value.is_quantized:
-            return f"{name!r} in its state is a quantized tensor"
-    return None

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from diffkit._version import __version__
 from diffkit.errors import CheckpointError, SpecError, UnknownComponentError, did_you_mean
 from diffkit.registry import BUILT_IN, LOCAL, SLOTS, canonical, registry
-from diffkit.runtime.files import load_weights, read_weights
+from diffkit.runtime.files import load_weights
 from diffkit.runtime.run_layout import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
 from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
+from diffkit.runtime.weights_files import read_weights
 from diffkit.system.compose import compose
 from diffkit.system.module import System
 from diffkit.system.saving import FORMAT

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from diffkit.errors import CheckpointError, OptionError, SpecError
 from diffkit.options import option_names
 from diffkit.protocols import Composition, LevelSpacing
 from diffkit.registry import SLOTS, registry
-from diffkit.runtime.files import digest, to_safetensors, unwrap_module, write_atomically, write_through
+from diffkit.runtime.files import flush, new_file, replacing, unwrap_module, write_atomically, write_through
 from diffkit.runtime.publishing import new_folder
 from diffkit.runtime.run_layout import SPEC, WEIGHTS, is_run
 from diffkit.runtime.strict_json import parse_json, reason
+from diffkit.runtime.weights_files import digest, write_weights
 from diffkit.system.settings import Settings
 
 FORMAT = 1
@@ -81,58 +83,79 @@ def save(spec: Mapping[str, Any], network: nn.Module | None, folder: str | Path)
     return write(spec, weights, folder)
 
 
-def write(
-    spec: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    folder: str | Path,
-    *,
-    renews: bool = False,
-    damaged: bool = False,
-) -> Path:
+def write(spec: Mapping[str, Any], weights: Mapping[str, Tensor], folder: str | Path) -> Path:
     """Write a spec and the weights that belong to it, as `save` does.
 
     Args:
         spec: The spec; a record of the weights is added to it.
         weights: A state dict.
         folder: Created if missing.
-        renews: A training run overwrites its own folder, with the same spec. The spec is written first, with the
-            digests of the old and the new weights, so that the folder can be loaded after an interruption at any time.
-        damaged: The weights in the folder are damaged, so their digest is not recorded.
     Returns:
         The folder.
     Raises:
-        OptionError: The folder holds a training run, and ``renews`` is False.
+        OptionError: The folder holds a training run.
         CheckpointError: The folder cannot be written.
     """
     folder = Path(folder)
-    if is_run(folder) and not renews:
+    if is_run(folder):
         raise OptionError(
             f"folder {str(folder)!r} holds a training run, whose result would be lost; save into another folder"
         )
-    content = as_file(weights)
-    record: dict[str, Any] = {"file": WEIGHTS, **digest(content)}
-    if renews and not damaged and (folder / WEIGHTS).exists():
-        record["before"] = digest((folder / WEIGHTS).read_bytes())
-    files = [(WEIGHTS, content), (SPEC, (json.dumps({**spec, "weights": record}, indent=2) + "\n").encode())]
-    try:
-        if renews:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, whole in reversed(files):
-                write_atomically(folder / name, whole)
-        else:
-            with new_folder(folder) as work:
-                for name, whole in files:
-                    write_through(work / name, whole)
-    except (OSError, ValueError) as error:  # no path has a zero byte
-        raise CheckpointError(f"cannot write {folder}: {reason(error)}; {len(content)} bytes are needed") from error
+    with _write_errors(folder, weights), new_folder(folder) as work:
+        with new_file(work / WEIGHTS) as file:
+            record = write_weights(file, weights)
+        write_through(work / SPEC, _spec_bytes(spec, record))
     return folder
 
 
-def as_file(weights: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of the safetensors file of these weights; deterministic."""
-    from safetensors.torch import save as to_bytes
+def renew(
+    spec: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    damaged: bool = False,
+    before: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write spec and weights of a training run into its own folder again.
 
-    return to_bytes(to_safetensors(weights))
+    The spec is written before the weights take their name, with the digests of the old and the new weights, so that the
+    folder can be loaded after an interruption at any time.
+
+    Args:
+        spec, weights: As `write`.
+        folder: The run's.
+        damaged: The weights in the folder are damaged, so their digest is not recorded.
+        before: Record of the weights in the folder, if known; else they are hashed.
+        record: Record of the new weights, if they were written into another file already.
+    Returns:
+        The record of the new weights.
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    with _write_errors(folder, weights):
+        if before is None and not damaged and (folder / WEIGHTS).exists():
+            before = digest((folder / WEIGHTS).read_bytes())
+        with replacing(folder / WEIGHTS) as temporary:
+            with temporary.open("r+b") as file:
+                found = write_weights(file, weights, record)
+                flush(file)
+            write_atomically(folder / SPEC, _spec_bytes(spec, found, before))
+    return found
+
+
+@contextmanager
+def _write_errors(folder: Path, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # no path has a zero byte
+        size = sum(tensor.nbytes for tensor in weights.values())
+        raise CheckpointError(f"cannot write {folder}: {reason(error)}; {size} bytes are needed") from error
+
+
+def _spec_bytes(spec: Mapping[str, Any], record: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> bytes:
+    weights = {"file": WEIGHTS, **record, **({"before": before} if before else {})}
+    return (json.dumps({**spec, "weights": weights}, indent=2) + "\n").encode()
 
 
 def part_spec(kind: str, part: Any) -> dict[str, Any]:

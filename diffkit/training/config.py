@@ -81,6 +81,8 @@ class TrainConfig:
         val_every: Updates between validations, if held-out data is given (``val``), >= 1; the last update is always
             followed by one.
         save_every: Updates between checkpoints, >= 1; the last update is always followed by one.
+        async_save: Copy what a checkpoint holds into memory of the host, and write it while training goes on. Without
+            it training waits for the disk, and needs no memory for the copy.
         keep: Number of the newest checkpoints to keep, >= 1.
         keep_every: Checkpoints at multiples of this many updates are never removed, >= 1; with None, old ones all are.
         preview_every: Updates between pictures of samples, drawn with the averaged weights, >= 1; None draws none.
@@ -122,6 +124,7 @@ class TrainConfig:
     log_every: int = integer(10, ge=1)
     val_every: int = integer(1000, ge=1)
     save_every: int = integer(10_000, ge=1)
+    async_save: bool = flag(True)
     keep: int = integer(3, ge=1)
     keep_every: int | None = integer(None, optional=True, ge=1)
     preview_every: int | None = integer(None, optional=True, ge=1)
@@ -259,6 +262,7 @@ class TrainOptions(TypedDict, total=False):
     log_every: int
     val_every: int
     save_every: int
+    async_save: bool
     keep: int
     keep_every: int | None
     preview_every: int | None
@@ -269,19 +273,9 @@ class TrainOptions(TypedDict, total=False):
 
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {
-        "steps",
-        *LR_SCHEDULE_FIELDS,
-        *OPTIMIZER_FIELDS,
-        "microbatch",
-        "compile",
-        "strategy",
-        "timeout",
-        "log_every",
-        "val_every",
-        "save_every",
-    }
-    | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
+    {"steps", *LR_SCHEDULE_FIELDS, *OPTIMIZER_FIELDS, "microbatch", "compile", "strategy", "timeout", "workers"}
+    | {"log_every", "val_every", "save_every", "async_save", "keep", "keep_every", "max_skips"}
+    | {"preview_every", "preview", "preview_steps"}
 )
 """Fields that a resumed run may change: they change updates by rounding only.
 

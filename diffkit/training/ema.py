@@ -64,8 +64,12 @@ class Ema:
 
     def state(self, label: str, network: nn.Module) -> dict[str, Tensor]:
         """Return the network's state dict with one of the means in place of its weights."""
+        return self.in_place_of_weights(label, network.state_dict(keep_vars=True))
+
+    def in_place_of_weights(self, label: str, variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what `state` does, from ``network.state_dict(keep_vars=True)``."""
         mean = {id(p): m for p, m in zip(self.weights, self.means[self.labels.index(label)], strict=True)}
-        return {name: mean.get(id(t), t.detach()) for name, t in network.state_dict(keep_vars=True).items()}
+        return {name: mean.get(id(t), t.detach()) for name, t in variables.items()}
 
     @torch.no_grad()
     def restore(self, label: str, state: Mapping[str, Tensor]) -> None:

@@ -6,26 +6,28 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffkit._version import __version__
 from diffkit.data.base import Batch, Data
 from diffkit.data.loading import as_data
 from diffkit.data.matching import match_classes
 from diffkit.data.ranges import range_of
-from diffkit.errors import CheckpointError, DataError, DiffkitError, DivergedError, OptionError, ProcessLostError
+from diffkit.errors import DataError, DiffkitError, DivergedError, OptionError, ProcessLostError
 from diffkit.runtime.distributed import Ranks, is_lost_process
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import bar
 from diffkit.runtime.run_layout import CHECKPOINTS, step_name
-from diffkit.system.saving import write
+from diffkit.system.saving import renew
 from diffkit.training import checkpoint, run_folder
 from diffkit.training.batches import batches
+from diffkit.training.checkpoint_writer import CheckpointWriter
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
 from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
@@ -175,7 +177,7 @@ class _Training(Generic[T]):
         self.trainer = Trainer(system, self.network, config, engine)
         self.previews, self.held_out = Previews(folder, self.trainer, data), HeldOutData(val, self.trainer)
         self.config_content = run_folder.config_content(config, data, run_folder.frozen_parameters(self.network))
-        self.saved = 0  # the step of the newest checkpoint
+        self.saves = CheckpointWriter(folder, spec, config, engine.ranks)
 
     def run(self) -> T:
         try:
@@ -184,7 +186,7 @@ class _Training(Generic[T]):
             self.trackers.end()
 
     def _run(self) -> T:
-        with _checkpoint_errors(self.folder):
+        with checkpoint.write_errors(self.folder):
             self._begin()
         self.ranks.rank_zero(lambda: self.trackers.begin(self.folder, self.trainer.step))
         self._finish_resumed_step()
@@ -233,7 +235,7 @@ class _Training(Generic[T]):
         else:
             self.trainer.restore(found.step, found.files)
             self.trainer.names = tuple(found.manifest.get("terms", ()))
-            self.saved = found.step
+            self.saves.saved = found.step
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (log if faults and self.is_rank_zero else self._log)(text)
             self._repair_system(found.step, rewritten_soon=bool(faults) and found.step < self.config.steps)
@@ -258,11 +260,11 @@ class _Training(Generic[T]):
         if self.previews.due(step) and not self.ranks.rank_zero(lambda: self.previews.is_there(step)):
             self.trackers.preview(step, self.previews.draw())
         if last:
-            self.ranks.rank_zero(self._prune)
+            self.ranks.rank_zero(self.saves.prune)
 
     def _metrics(self) -> AbstractContextManager[MetricsFile | None]:
         """Open the run's metrics file in rank 0; None in the other processes."""
-        with _checkpoint_errors(self.folder):
+        with checkpoint.write_errors(self.folder):
             return MetricsFile(self.folder, self.trainer.step) if self.is_rank_zero else nullcontext()
 
     def _repair_system(self, step: int, rewritten_soon: bool) -> None:
@@ -275,7 +277,7 @@ class _Training(Generic[T]):
         fault = self.ranks.rank_zero(lambda: run_folder.find_system_fault(self.folder, weights))
         if fault is None or (rewritten_soon and not fault.damaged):
             return
-        self.ranks.rank_zero(lambda: write(self.spec, weights, self.folder, renews=True, damaged=fault.damaged))
+        self.ranks.rank_zero(lambda: renew(self.spec, weights, self.folder, damaged=fault.damaged))
         if self.is_rank_zero:
             log(f"warning: {fault.text}; it was written again from the checkpoint of step {step}")
 
@@ -315,7 +317,7 @@ class _Training(Generic[T]):
                 last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
                 # read before the processes agree whether to continue, so that a read error ends all of them
                 batch = None if last or stop.requested() else _next_batch(loader)
-                state = self.ranks.largest(_loop_state(stop.requested(), batch))
+                state = self.ranks.largest(_loop_state(stop.requested(), batch, self.saves.failed))
                 if due:
                     trainer.raise_if_diverged()
                 val_metrics = self.held_out.measure() if self.held_out.due(trainer.step) else {}
@@ -326,17 +328,17 @@ class _Training(Generic[T]):
                 # a single process saves in _save_on_error instead, so a failed save cannot hide the read error
                 ending = state == _STOPS or (state == _FAILS and self.ranks.size > 1)
                 if last or ending or trainer.step % config.save_every == 0:
-                    if metrics is not None:
-                        metrics.sync()
                     self._save()
                 if last and not due:  # after the save, which stores the window of metrics for a resumed run
                     progress_bar.note(self._log_metrics(metrics, speed, True, val_metrics))
                 if self.previews.due(trainer.step):
                     self.trackers.preview(trainer.step, self.previews.draw())
                 if state == _FAILS:
+                    self.saves.wait()
                     self._fail(batch)
                 if state == _STOPS:
                     break
+            self.saves.wait()
         stop.share(self.ranks)
         if stop.received is not None:
             self._log(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; {_RESUME_ADVICE}")
@@ -405,42 +407,39 @@ class _Training(Generic[T]):
             pin=self.engine.device.type == "cuda",
         )
 
-    def _save(self, ranks: Ranks | None = None) -> None:
-        """Write a checkpoint, then the system with its current sampling weights, then remove old checkpoints.
+    def _save(self) -> None:
+        """Save a checkpoint and then the system with its current sampling weights; see `CheckpointWriter`."""
+        self.saves.save(*self._state())
 
-        Args:
-            ranks: The processes that save; all by default.
-        """
-        step, ranks = self.trainer.step, self.ranks if ranks is None else ranks
+    def _state(self) -> tuple[int, checkpoint.Files, Mapping[str, Tensor], Mapping[str, Any]]:
+        """Return what a save takes: the step, tensors of this process, weights for sampling, facts."""
         files = self.engine.share(self.trainer.files())
-        checkpoint.write(self.checkpoints, step, files, self._manifest_facts(), ranks)
-        self.saved = step
-        weights = self.trainer.sampling_weights(keep=self.is_rank_zero)
-        ranks.rank_zero(lambda: write(self.spec, weights, self.folder, renews=True))
-        ranks.rank_zero(self._prune)
-
-    def _prune(self) -> None:
-        with _checkpoint_errors(self.checkpoints):
-            checkpoint.prune(self.checkpoints, self.config.keep, self.config.keep_every)
+        if self.engine.replicates:
+            weights = files.get(self.trainer.sampling_file, {})
+        else:
+            weights = self.trainer.sampling_weights(keep=self.is_rank_zero)
+        return self.trainer.step, files, weights, self._manifest_facts()
 
     # ---- when something goes wrong ---------------------------------------------------------------------------------
 
     def _save_on_error(self, error: BaseException) -> None:
         """Save the last complete update before an error is raised, if possible, and log where to resume."""
+        with suppress(Exception):  # the save in flight; if it failed, the one below is tried instead
+            self.saves.wait()
         if not self.is_rank_zero or (step := self.trainer.step) == 0:
             return
         what, where = type(error).__name__, str(self.folder)
         reason = self._save_or_reason(error) if self._has_unsaved_updates(error) else None
         if reason is None:
-            log(f"{what}: saved step {self.saved} in {where!r}; {_RESUME_ADVICE}")
+            log(f"{what}: saved step {self.saves.saved} in {where!r}; {_RESUME_ADVICE}")
         else:
-            since = f"step {self.saved}" if self.saved else "the beginning"
-            log(f"warning: {what}: the {step - self.saved} updates since {since} are lost: {reason}")
+            since = f"step {self.saves.saved}" if self.saves.saved else "the beginning"
+            log(f"warning: {what}: the {step - self.saves.saved} updates since {since} are lost: {reason}")
 
     def _has_unsaved_updates(self, error: BaseException) -> bool:
         """Whether the weights have changed since the newest checkpoint, which skipped updates do not change."""
         skipped = int(self.trainer.consecutive_skips) if isinstance(error, DivergedError) else 0
-        return self.trainer.step - skipped > self.saved
+        return self.trainer.step - skipped > self.saves.saved
 
     def _save_or_reason(self, error: BaseException) -> str | None:
         """Save after an error, or return the reason why that is not possible.
@@ -457,7 +456,7 @@ class _Training(Generic[T]):
                 return f"{self.engine.device} waits for another process"
             reason = self.trainer.restore_last_update()
             if reason is None:
-                self._save(Ranks())
+                self.saves.save_alone(*self._state())
         except Exception as failure:
             return " ".join(str(failure).split())
         return reason
@@ -502,8 +501,8 @@ _CONTINUES, _STOPS, _FAILS = range(3)
 """State of a run after an update; the largest of all processes counts."""
 
 
-def _loop_state(stopping: bool, batch: Batch | Exception | None) -> int:
-    return _FAILS if isinstance(batch, Exception) else _STOPS if stopping else _CONTINUES
+def _loop_state(stopping: bool, batch: Batch | Exception | None, save_failed: bool) -> int:
+    return _FAILS if save_failed or isinstance(batch, Exception) else _STOPS if stopping else _CONTINUES
 
 
 def _next_batch(loader: Iterator[Batch]) -> Batch | Exception | None:
@@ -512,15 +511,6 @@ def _next_batch(loader: Iterator[Batch]) -> Batch | Exception | None:
         return next(loader, None)
     except Exception as error:
         return error
-
-
-@contextmanager
-def _checkpoint_errors(folder: Path) -> Iterator[None]:
-    """Within the context, raise a `CheckpointError` that names the file instead of an `OSError`."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
 
 
 def _is_idle(device: torch.device) -> bool:

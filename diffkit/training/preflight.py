@@ -17,7 +17,8 @@ from diffkit.data.ranges import bins_advice
 from diffkit.errors import UNSET, DataError, Message, OptionError, joined, problem
 from diffkit.options import option_names
 from diffkit.protocols import NO_CLASS, Composition
-from diffkit.runtime.files import not_plain, unwrap_module
+from diffkit.runtime.files import unwrap_module
+from diffkit.runtime.weights_files import not_plain
 from diffkit.system.saving import fits_json
 from diffkit.system.settings import decoder_of
 from diffkit.system.signatures import missing_problems, name_problems

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffkit._version import __version__
 from diffkit.data.base import Data, description
 from diffkit.errors import CheckpointError, Message, OptionError, joined
-from diffkit.runtime.files import digest, read_weights, write_atomically
+from diffkit.runtime.files import write_atomically
 from diffkit.runtime.output import log
 from diffkit.runtime.run_layout import (
     CHECKPOINTS,
@@ -31,7 +31,7 @@ from diffkit.runtime.run_layout import (
 )
 from diffkit.runtime.strict_json import check_fields, read_json, shown
 from diffkit.runtime.temporaries import is_temporary, sweep
-from diffkit.system.saving import as_file
+from diffkit.runtime.weights_files import read_weights, weights_record
 from diffkit.training import checkpoint
 from diffkit.training.config import RETIRED, TrainConfig
 from diffkit.training.lock import NAME as LOCK
@@ -264,16 +264,25 @@ def find_system_fault(folder: Path, weights: Mapping[str, Tensor]) -> SystemFaul
         folder: The folder of the run.
         weights: Weights for sampling in the newest checkpoint.
     """
-    path, expected = folder / WEIGHTS, digest(as_file(weights))
+    path, expected = folder / WEIGHTS, weights_record(weights)
     try:
         record = read_comparable_spec(folder).get("weights") or {}
+        recorded = all(record.get(key) == value for key, value in expected.items())
+        if recorded and _is_intact(path, expected):
+            return None
         read_weights(path, record or None)
     except CheckpointError as error:
         return SystemFault(str(error), damaged=True)
-    for name, found in ((SPEC, record), (WEIGHTS, digest(path.read_bytes()))):
-        if any(found.get(key) != value for key, value in expected.items()):
-            return SystemFault(f"{folder / name} is of another step than the newest checkpoint", damaged=False)
-    return None
+    name = WEIGHTS if recorded else SPEC
+    return SystemFault(f"{folder / name} is of another step than the newest checkpoint", damaged=False)
+
+
+def _is_intact(path: Path, record: Mapping[str, Any]) -> bool:
+    try:
+        read_weights(path, record)
+    except CheckpointError:
+        return False
+    return True
 
 
 def result_text(spec: Mapping[str, Any], folder: Path) -> str:

@@ -223,9 +223,10 @@ class Trainer:
         """Return every tensor of the training state, by checkpoint file and name."""
         timesteps = {f"timesteps.{i}": t for i, t in enumerate(pytree.tree_leaves(self.timesteps))}
         window = {"window": torch.stack(self.window.rows)} if self.window.rows else {}
+        variables = self.network.state_dict(keep_vars=True)
         return {
-            "model": self.network.state_dict(),
-            **{label: self.ema.state(label, self.network) for label in self.ema.labels},
+            "model": {name: tensor.detach() for name, tensor in variables.items()},
+            **{label: self.ema.in_place_of_weights(label, variables) for label in self.ema.labels},
             "optimizer": self.optimizer_state.tensors(),
             "trainer": {
                 "skipped": self.skipped,
@@ -253,15 +254,18 @@ class Trainer:
         self.timesteps = pytree.tree_unflatten([own[f"timesteps.{i}"] for i in range(len(leaves))], structure)
         self.window = MetricsWindow(list(own["window"]) if "window" in own else [])
 
+    @property
+    def sampling_file(self) -> str:
+        """Name of the checkpoint file with the weights that samples are drawn with."""
+        return self.ema.labels[0] if self.config.ema else "model"
+
     def sampling_weights(self, keep: bool = True) -> dict[str, Tensor]:
         """Return the weights that samples are drawn with, put together from shards, on the CPU, as a state dict.
 
         Every process must call this, as each may have shards; with ``keep=False`` the result is empty.
         """
-        has_ema = self.config.ema
-        state = self.ema.state(self.ema.labels[0], self.network) if has_ema else self.network.state_dict()
         weights: dict[str, Tensor] = {}
-        for name, value in state.items():
+        for name, value in self.files()[self.sampling_file].items():
             full = self.engine.gather_full(value)
             weights |= {name: full.cpu()} if keep else {}
         return weights

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.errors import CheckpointError, OptionError
-from diffkit.runtime.files import to_safetensors, write_atomically
+from diffkit.runtime.files import write_atomically
 from diffkit.runtime.strict_json import reason
+from diffkit.runtime.weights_files import to_safetensors
 from diffkit.system.module import System
 from diffkit.weights._embedded_spec import KEY, embed_text, spec_text, spec_to_embed
 from diffkit.weights._partial_load import target_network

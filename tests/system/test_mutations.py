@@ -26,6 +26,7 @@ import diffkit
 from diffkit import weights
 from diffkit.data import from_array
 from diffkit.errors import DiffkitError
+from diffkit.runtime.weights_files import digest
 from diffkit.training import checkpoint
 
 resource = pytest.importorskip("resource")
@@ -255,7 +256,7 @@ def _damaged_tensors(path: Path, seed: int) -> None:
         header = by_bytes(content[8 : 8 + size], seed)
         content = len(header).to_bytes(8, "little") + header + content[8 + size :]
     (path / name).write_bytes(content)
-    manifest["files"][name] = checkpoint.digest(content)
+    manifest["files"][name] = digest(content)
     (path / "manifest.json").write_bytes(checkpoint._manifest_bytes(manifest))
 
 

@@ -65,6 +65,7 @@ def test_a_sealed_checkpoint_of_something_else_gives_advice(tmp_path: Path):
     """Nothing is damaged, but its optimizer is another's; going on without it, as advised, works."""
     from safetensors.torch import load, save
 
+    from diffkit.runtime.weights_files import digest
     from diffkit.training import checkpoint
 
     train(tmp_path, steps=8)
@@ -84,7 +85,7 @@ def test_a_sealed_checkpoint_of_something_else_gives_advice(tmp_path: Path):
         (newest / "optimizer.safetensors").write_bytes(content)
         manifest = json.loads((newest / "manifest.json").read_text())
         del manifest["sha256"]
-        manifest["files"]["optimizer.safetensors"] = checkpoint.digest(content)
+        manifest["files"]["optimizer.safetensors"] = digest(content)
         (newest / "manifest.json").write_bytes(
             checkpoint._manifest_bytes(manifest)
         )  # a test of what no damage would leave

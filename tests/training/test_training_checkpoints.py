@@ -17,7 +17,7 @@ from training_support import checkpoints, content, lines, system, train
 
 import diffkit
 from diffkit.errors import CheckpointError, OptionError, SpecError
-from diffkit.system.saving import write
+from diffkit.system.saving import renew
 from diffkit.training import checkpoint
 
 
@@ -265,14 +265,14 @@ def test_the_runs_system_can_be_loaded_whenever_its_saving_stops(run, tmp_path, 
     counted = Path(shutil.copytree(run, tmp_path / "counted"))
     with monkeypatch.context() as patched:
         faults = Faults(patched, None, None)
-        write(spec, weights, counted, renews=True)
+        renew(spec, weights, counted)
     for at in range(faults.calls):
         folder = Path(shutil.copytree(run, tmp_path / f"at{at}"))
         with monkeypatch.context() as patched, pytest.raises((Stop, CheckpointError)):
             Faults(patched, at, Stop())
-            write(spec, weights, folder, renews=True)
+            renew(spec, weights, folder)
         diffkit.load(folder)
-        write(spec, weights, folder, renews=True)
+        renew(spec, weights, folder)
         assert torch.equal(next(iter(diffkit.load(folder).parameters())), next(iter(weights.values())))
 
 

@@ -12,7 +12,7 @@ from training_support import content, lines, train
 
 import diffkit
 from diffkit.errors import OptionError
-from diffkit.training import lock, loop, read_metrics
+from diffkit.training import checkpoint_writer, lock, read_metrics
 from diffkit.training import run_folder as run
 from diffkit.training.checkpoint import newest_first
 
@@ -73,7 +73,7 @@ def test_a_finished_run_has_the_result_of_its_last_step(tmp_path, monkeypatch, c
     train(tmp_path / "whole", ema=ema, keep=1, **SHORT)
     train(tmp_path / "run", ema=ema, keep=1, **(SHORT | dict(steps=2)))
     with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(loop, "write", killed)
+        patched.setattr(checkpoint_writer, "renew", killed)
         train(tmp_path / "run", ema=ema, keep=1, **SHORT)
     assert [path.name for path in newest_first(tmp_path / "run" / "checkpoints")] == ["step_00000004", "step_00000002"]
     capsys.readouterr()

@@ -196,11 +196,11 @@ def test_shares_are_ordinary_files_that_any_tool_reads(tmp_path):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_save_that_fails_in_one_process_fails_in_all_and_harms_nothing(tmp_path, strategy, monkeypatch):
     def job(rank):
-        def full(path, content):
-            raise OSError(28, "No space left on device", str(path))
+        def full(file, state):
+            raise OSError(28, "No space left on device", file.name)
 
         if rank == (1 if strategy == "fsdp" else 0):
-            monkeypatch.setattr(checkpoint, "write_through", full)
+            monkeypatch.setattr(checkpoint, "write_weights", full)
         with pytest.raises(diffkit.CheckpointError, match="No space left on device"):
             train(tmp_path, seed=rank, strategy=strategy, batch_size=4, steps=8)
 

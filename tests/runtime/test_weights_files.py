@@ -1,0 +1,102 @@
+"""Files of weights have the bytes of the safetensors library, and no tensor is returned before it is verified."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from diffkit.errors import CheckpointError
+from diffkit.runtime.weights_files import read_each, read_weights, to_safetensors, weights_record, write_weights
+
+DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    shapes = [(), (3,), (2, 3), (0, 2), (5, 1, 3)]
+    found = {f"{dtype}.{i}": torch.ones(shape).to(dtype) for dtype in DTYPES for i, shape in enumerate(shapes)}
+    torch.manual_seed(0)
+    square = torch.randn(4, 4)
+    return found | {"ünï\n\"'": square, "transposed": square.t(), "tied": square, "part": square[1:, :2]}
+
+
+def written(state: dict[str, torch.Tensor]) -> bytes:
+    file = io.BytesIO()
+    record = write_weights(file, state)
+    content = file.getvalue()
+    assert record == weights_record(state) == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return content
+
+
+def test_the_bytes_are_those_of_the_library():
+    assert written(tensors()) == save(to_safetensors(tensors()))
+    assert written({}) == save({})
+    rare = {"a": torch.ones(2, dtype=torch.complex64), "b": torch.ones(3)}
+    assert written(rare) == save(rare)
+
+
+def test_what_was_written_before_is_not_hashed_again(monkeypatch):
+    record = weights_record(tensors())
+    monkeypatch.setattr(hashlib, "sha256", None)
+    file = io.BytesIO()
+    assert write_weights(file, tensors(), record) == record
+    assert len(file.getvalue()) == record["size"]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("size", [7, 1 << 18])
+def test_what_is_read_is_what_was_written(tmp_path, ahead, size):
+    state = tensors() | {"large": torch.arange(size, dtype=torch.float64)}
+    (tmp_path / "file").write_bytes(content := written(state))
+    found = read_weights(tmp_path / "file", weights_record(state), ahead=ahead)
+    assert found.keys() == state.keys() == load(content).keys()
+    for name, value in found.items():
+        assert torch.equal(value, state[name]) and value.dtype == state[name].dtype
+        assert value.untyped_storage().nbytes() == value.nbytes  # memory of its own
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_flipped_bit_anywhere_is_found(tmp_path, ahead):
+    state = {"a": torch.arange(1 << 17, dtype=torch.float64), "b": torch.ones(3)}
+    content, record, path = written(state), weights_record(state), tmp_path / "file"
+    for at in [0, 9, 60, 200, len(content) // 2, len(content) - 1]:
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(CheckpointError, match="is damaged: its SHA-256 is not the one that was written"):
+            read_weights(path, record, ahead=ahead)
+    path.write_bytes(content[:-8])
+    with pytest.raises(CheckpointError, match=rf"it has {len(content) - 8} bytes, {len(content)} were written"):
+        read_weights(path, record, ahead=ahead)
+
+
+def test_the_file_that_a_new_one_replaces_is_accepted_too(tmp_path):
+    state, other = {"a": torch.ones(3)}, {"a": torch.zeros(3)}
+    (tmp_path / "file").write_bytes(written(state))
+    assert torch.equal(
+        read_weights(tmp_path / "file", weights_record(other) | {"before": weights_record(state)})["a"], state["a"]
+    )
+
+
+def test_headers_that_the_library_refuses_are_refused(tmp_path):
+    content = save({"a": torch.ones(4)})
+    for old, new in [(b"[0,16]", b"[0,12]"), (b"[0,16]", b"[4,16]"), (b"F32", b"F99"), (b"[4]", b"[5]"), (b"{", b"[")]:
+        assert old in content
+        (tmp_path / "file").write_bytes(content.replace(old, new, 1))
+        with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+            read_weights(tmp_path / "file")
+
+
+def test_several_large_files_at_once(tmp_path):
+    states = [{"a": torch.full((1 << 18,), float(i), dtype=torch.float64)} for i in range(3)]
+    files = []
+    for i, state in enumerate(states):
+        (tmp_path / str(i)).write_bytes(written(state))
+        files.append((tmp_path / str(i), weights_record(state)))
+    for state, found in zip(states, read_each(files), strict=True):
+        assert torch.equal(found["a"], state["a"])
+    (tmp_path / "1").write_bytes((tmp_path / "0").read_bytes())
+    with pytest.raises(CheckpointError, match="1 is damaged"):
+        read_each(files)
