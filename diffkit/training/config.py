@@ -10,7 +10,7 @@ import attrs
 from attrs import frozen
 
 from diffkit.errors import UNSET, OptionError, did_you_mean
-from diffkit.options import choice, flag, integer, number, numbers
+from diffkit.options import choice, duration, flag, integer, number, numbers
 from diffkit.registry.aliases import TRAINING_ALIASES
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
@@ -26,7 +26,13 @@ class TrainConfig:
     Defaults are improved-diffusion's where it has one.
 
     Attributes:
-        steps: Updates of the weights in all, counted from the start of the run, >= 1.
+        steps: Updates of the weights in all, counted from the start of the run, >= 1; None with ``epochs``.
+        epochs: How often each example is seen in all, > 0, instead of ``steps``: that many times the examples, over
+            ``batch_size``, rounded up.
+        max_time: Time after which this call stops with a checkpoint, in seconds or such as "2h" or "1h30m"; the same
+            call then goes on. None trains to the end.
+        overfit: Train on so many first examples only, without flips and label dropout and with a batch of at most all
+            of them, to see whether the system can learn at all. For debugging; None trains on all examples.
         batch_size: Examples per update, over all processes, >= 1.
         microbatch: Examples that go through the network at a time in each process, to save memory; gradients are
             averaged, so the result is the same except for rounding. None takes all examples of the process.
@@ -76,7 +82,10 @@ class TrainConfig:
         arXiv:2312.02696, eq. 67, with the t_ref that its table 6 has for ImageNet-512.
     """
 
-    steps: int = integer(ge=1)
+    steps: int = integer(None, optional=True, ge=1)
+    epochs: float | None = number(None, optional=True, gt=0)
+    max_time: float | None = duration(None)
+    overfit: int | None = integer(None, optional=True, ge=1)
     batch_size: int = integer(128, ge=1)
     microbatch: int | None = integer(None, optional=True, ge=1)
     lr: float = number(1e-4, ge=0)
@@ -111,6 +120,15 @@ class TrainConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
+        if self.steps is not None and self.epochs is not None:
+            raise OptionError(
+                f"and steps {self.steps} both say how long to train",
+                option="epochs",
+                value=self.epochs,
+                fix=[{"epochs": UNSET}, {"steps": UNSET}],
+            )
+        if self.steps is None and self.epochs is None:
+            raise OptionError("train needs its length", fix=[{"steps": ...}, {"epochs": ...}])
         if len(self.betas) != 2:
             raise OptionError("must be two numbers", option="betas", value=self.betas)
         if len(set(self.ema)) != len(self.ema):
@@ -140,13 +158,21 @@ class TrainConfig:
                 value=self.rsqrt_steps,
                 fix=[{"lr_schedule": "rsqrt"}, {"rsqrt_steps": UNSET}],
             )
-        if self.anneal_steps is not None and self.anneal_steps < self.steps:
+        if self.anneal_steps is not None and self.steps is not None and self.anneal_steps < self.steps:
             raise OptionError(
                 f"would leave no learning rate for the last of {self.steps} steps",
                 option="anneal_steps",
                 value=self.anneal_steps,
                 fix=[{"anneal_steps": self.steps}, {"steps": self.anneal_steps}],
             )
+
+    def for_examples(self, count: int) -> TrainConfig:
+        """Return the options for data of so many examples: with a number of steps, and what ``overfit`` means."""
+        size = self.batch_size if self.overfit is None else min(self.batch_size, count)
+        found = {} if self.overfit is None else {"batch_size": size, "flip": 0.0, "label_dropout": 0.0}
+        if self.epochs is not None:
+            found |= {"steps": max(1, math.ceil(round(self.epochs * count / size, 6))), "epochs": None}
+        return attrs.evolve(self, **found) if found else self
 
     @property
     def lr_decay(self) -> tuple[str, int | None]:
@@ -173,7 +199,10 @@ def _decayed(lr_decay: str, end: int | None, step: int) -> float:
 class TrainOptions(TypedDict, total=False):
     """The same fields as keywords of `diffkit.train`; their meaning and defaults are those of `TrainConfig`."""
 
-    steps: int
+    steps: int | None
+    epochs: float | None
+    max_time: float | str | None
+    overfit: int | None
     batch_size: int
     microbatch: int | None
     lr: float
@@ -208,7 +237,19 @@ class TrainOptions(TypedDict, total=False):
 
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {"steps", *LR_DECAY_FIELDS, "microbatch", "compile", "strategy", "timeout", "log_every", "val_every", "save_every"}
+    {
+        "steps",
+        "epochs",
+        "max_time",
+        *LR_DECAY_FIELDS,
+        "microbatch",
+        "compile",
+        "strategy",
+        "timeout",
+        "log_every",
+        "val_every",
+        "save_every",
+    }
     | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
 )
 """Fields that a resumed run may change: they change updates by rounding only.
@@ -224,7 +265,7 @@ def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> Tr
     """Return the options of training: those of ``config``, overridden by keywords of `diffkit.train`.
 
     Raises:
-        OptionError: An option has no such name, type or value, or steps is missing.
+        OptionError: An option has no such name, type or value, or steps and epochs are missing.
     """
     names = [field.name for field in attrs.fields(TrainConfig)]
     for name in options:
@@ -232,8 +273,6 @@ def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> Tr
             raise OptionError(unknown_option_text(name, names))
     if config is not None:
         return attrs.evolve(config, **options)
-    if "steps" not in options:
-        raise OptionError("train needs steps, the number of updates")
     return TrainConfig(**options)
 
 

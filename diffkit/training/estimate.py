@@ -25,7 +25,7 @@ from diffkit.training.batches import batches
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
 from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
-from diffkit.training.preflight import AcceptedLabels, check_training
+from diffkit.training.preflight import AcceptedLabels, check_training, examples_for
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 
@@ -127,7 +127,8 @@ def dry_run(
         OptionError, DataError, SpecError, CheckpointError, DivergedError: As `diffkit.train`.
     """
     config = resolve_config(config, options)
-    found, spec = as_data(data), system.spec()
+    found, spec = examples_for(config, as_data(data)), system.spec()
+    config = config.for_examples(len(found))
     check_training(system, spec, found, config)
     done = 0 if out is None else _completed_updates(Path(out), spec, config, found, system)
     assert system.network is not None

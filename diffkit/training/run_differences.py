@@ -20,7 +20,7 @@ from diffkit.training.config import CHANGEABLE_ON_RESUME, LR_DECAY_FIELDS, Train
 def config_differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Return "lr=0.0001, now lr=0.0002" for each field of the options that a resumed run must not change."""
     fixed = [field.name for field in attrs.fields(TrainConfig) if field.name not in CHANGEABLE_ON_RESUME]
-    if old.lr_decay != new.lr_decay:  # the learning rate at every step depends on it
+    if new.steps is not None and old.lr_decay != new.lr_decay:  # the learning rate at every step depends on it
         fixed += [*LR_DECAY_FIELDS, "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
     return [changed(name, was, now) for name, was, now in pairs if was != now]

@@ -17,6 +17,7 @@ from diffkit.cli.parsing.parts import part_options
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.composition import PARTS, SOURCES, Composition, keywords
 from diffkit.cli.shared.data import described, first_look, grey, opened, source_of
+from diffkit.cli.shared.hooks import hooks_of
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import OptionError, within
 from diffkit.runtime.output import note, show
@@ -56,7 +57,7 @@ class Options:
 
 SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Composition": Composition},
-    {"data": None, "val": None, **PARTS},
+    {"data": None, "val": None, "hook": None, **PARTS},
     required=frozenset({"data"}),
     config=True,
     preset=("composition", "training"),
@@ -71,7 +72,8 @@ def run(parsed: ParsedOptions) -> None:
     init = None if options.init is None else _weights_in(options.init)
     if options.init_entry is not None and init is None:
         raise OptionError("--init-entry names weights in the file of --init; give --init too, or leave it out")
-    refuse_before_reading(config, options.out, options.track)
+    hooks = hooks_of(parsed)
+    refuse_before_reading(config, options.out, hooks, options.track)
     if config.label_dropout > 0 and (way := way_to_classes(parsed)):
         raise OptionError(f"--label-dropout {config.label_dropout:g} drops classes, but the data has no classes; {way}")
     from diffkit.runtime.distributed import launched
@@ -101,7 +103,7 @@ def run(parsed: ParsedOptions) -> None:
         return
     written = Recipe(_recipe(system, composition, config, attrs.evolve(options, init=init), parsed))
     val = opened(parsed, "val", options.low_res) if "val" in parsed.parts else None
-    diffkit.train(system, data, out=options.out, val=val, config=config, track=[written, *options.track])
+    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks, track=[written, *options.track])
 
 
 def _recipe(
@@ -145,17 +147,18 @@ def _has_begun(out: Path) -> bool:
     return next(newest_first(out / CHECKPOINTS), None) is not None
 
 
-def refuse_before_reading(config: TrainConfig, out: Path, track: Sequence[str]) -> None:
-    """Check before images are read: missing trackers, processes, the folder of another run."""
+def refuse_before_reading(config: TrainConfig, out: Path, hooks: Sequence[Any], track: Sequence[str]) -> None:
+    """Check before images are read: hooks, trackers, processes, the folder of another run."""
     from diffkit.runtime.distributed import launched
     from diffkit.training.engines import check_processes
     from diffkit.training.run_folder import check_options
-    from diffkit.training.trackers import Trackers
+    from diffkit.training.run_hooks import choose_hooks
 
-    Trackers(track)
+    choose_hooks(config, hooks, track)
     check_processes(config, launched().size)
-    refuse_past(out, config.steps)
-    check_options(out, config)
+    if config.epochs is None and config.overfit is None:  # else the options depend on the data
+        refuse_past(out, config.steps)
+        check_options(out, config)
 
 
 def way_to_classes(parsed: ParsedOptions) -> str | None:
@@ -209,7 +212,7 @@ def composed(parsed: ParsedOptions, data: Data, config: TrainConfig) -> dict[str
     if parsed.values.get("low_res") is not None:
         wanted["low_res_channels"] = data.shape[0]
     found["backbone"] = (name, {key: value for key, value in wanted.items() if key in known} | chosen)
-    return {name: value for name, value in found.items() if name not in SOURCES}
+    return {name: value for name, value in found.items() if name not in (*SOURCES, "hook")}
 
 
 def print_nothing(text: object) -> None:

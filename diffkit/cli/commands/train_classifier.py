@@ -19,6 +19,7 @@ from attrs import frozen
 
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.cli.shared.data import described, grey, opened
+from diffkit.cli.shared.hooks import hooks_of
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import DataError, OptionError
 from diffkit.guidance.classifier import Classifier
@@ -92,7 +93,7 @@ OF_SYSTEM = (*LEVELS, "data_shape", "bins")
 _OF_DATA = {"num_classes": "that of the data", "data_shape": "that of the data", "bins": "that of the data"}
 SPEC = CommandSpec(
     {"Options": Options, "Training": TrainConfig, "Network": Classifier, "Noise levels": Noise},
-    {"data": None, "val": None, "schedule": "linear", "timesteps": "uniform"},
+    {"data": None, "val": None, "hook": None, "schedule": "linear", "timesteps": "uniform"},
     required=frozenset({"data"}),
     config=True,
     preset=("composition", "training"),
@@ -113,7 +114,8 @@ def run(parsed: ParsedOptions) -> None:
     from diffkit.cli.shared.recipe import Recipe
     from diffkit.runtime.distributed import launched
 
-    refuse_before_reading(config, options.out, options.track)
+    hooks = hooks_of(parsed)
+    refuse_before_reading(config, options.out, hooks, options.track)
     if way := way_to_classes(parsed):
         raise OptionError(f"a classifier learns from labels, but the data has none; {way}")
     say, tell = (note, show) if launched().rank == 0 else (print_nothing, print_nothing)
@@ -136,7 +138,7 @@ def run(parsed: ParsedOptions) -> None:
         return
     written = Recipe(_recipe(noisy, recipe, config, parsed))
     val = opened(parsed, "val") if "val" in parsed.parts else None
-    diffkit.train(noisy, data, out=options.out, val=val, config=config, track=[written, *options.track])
+    diffkit.train(noisy, data, out=options.out, val=val, config=config, hooks=hooks, track=[written, *options.track])
 
 
 def _network(parsed: ParsedOptions) -> Classifier:

@@ -21,7 +21,7 @@ PARTS: Mapping[str, str | None] = {
     "decoder": None,
 }
 SOURCES = ("data", "val")
-"""Slots of a training command that are not parts of the system."""
+"""Slots of a training command that data fills."""
 
 
 @frozen
