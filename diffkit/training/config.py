@@ -84,7 +84,7 @@ class TrainConfig:
 
     steps: int = integer(None, optional=True, ge=1)
     epochs: float | None = number(None, optional=True, gt=0)
-    max_time: float | None = duration(None)
+    max_time: float | str | None = duration(None)
     overfit: int | None = integer(None, optional=True, ge=1)
     batch_size: int = integer(128, ge=1)
     microbatch: int | None = integer(None, optional=True, ge=1)

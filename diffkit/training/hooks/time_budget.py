@@ -20,8 +20,9 @@ class TimeBudget(Hook):
         seconds: Such as 7200, or a text such as "2h", "90m", "1h30m" or "45s"; > 0.
     """
 
-    seconds: float = duration(7200.0)
+    seconds: float | str = duration(7200.0)
 
     def after_update(self, facts: HookFacts, state: HookState) -> HookResult | None:
         """Stop if the time is over."""
-        return HookResult(stop=f"{self.seconds:g} seconds are over") if facts.seconds() >= self.seconds else None
+        limit = float(self.seconds)
+        return HookResult(stop=f"{limit:g} seconds are over") if facts.seconds() >= limit else None
