@@ -11,6 +11,7 @@ DiffkitError
 ├── SpecError               (ValueError)           a saved system cannot be rebuilt here
 ├── CheckpointError         (RuntimeError)         a file is damaged or of another kind than expected
 ├── DataError               (ValueError)           data cannot be used
+├── HookError               (RuntimeError)         a hook of training failed
 ├── ProcessLostError        (RuntimeError)         another process of the job is gone
 ├── DivergedError           (ArithmeticError)      consecutive losses, or all samples, are not finite
 └── MissingExtraError       (ImportError)          an optional dependency is not installed
@@ -218,6 +219,10 @@ class DataError(DiffkitError, ValueError):
 
 class DivergedError(DiffkitError, ArithmeticError):
     """Too many consecutive losses or gradients in training, or all samples, are not finite."""
+
+
+class HookError(DiffkitError, RuntimeError):
+    """The code of a hook of training raised an error; the text names the hook."""
 
 
 class ProcessLostError(DiffkitError, RuntimeError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import re
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -145,6 +146,42 @@ def integers(default: Any = attrs.NOTHING, *, optional: bool = False, single: bo
 
     convert = _tuple_of(_int_if_integer)
     return attrs.field(default=default, validator=check, converter=_listed(convert) if single else convert)
+
+
+def word(default: Any = attrs.NOTHING) -> Any:
+    """Field holding a text that is not empty."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, str) or not value:
+            raise OptionError("must be a text", option=attribute.name, value=value)
+
+    return attrs.field(default=default, validator=check)
+
+
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def duration(default: float | None) -> Any:
+    """Field holding seconds, > 0, also taken from a text such as "2h" or "1h30m"; None only if it is the default."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not (default is None and value is None):
+            if isinstance(value, str):
+                raise OptionError("must be seconds, or such as '2h', '1h30m'", option=attribute.name, value=value)
+            check_number(attribute.name, value, gt=0)
+
+    return attrs.field(default=default, validator=check, converter=_seconds)
+
+
+def _seconds(value: Any) -> Any:
+    """The seconds of a text such as "1h30m"; anything else as it is."""
+    if not isinstance(value, str):
+        return _float_if_number(value)
+    text = value.replace(" ", "")
+    pieces = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+    if "".join(map("".join, pieces)) == text and text:
+        return sum(float(count) * _SECONDS[unit] for count, unit in pieces)
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else value
 
 
 def numbers(

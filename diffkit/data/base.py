@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Data(MapData):
         deterministic: Whether reading draws no random numbers, so that no generator has to be seeded for it.
     """
 
-    deterministic: ClassVar[bool] = False
+    deterministic: bool = False
 
     @abstractmethod
     def batch(self, indices: Indices) -> Batch:

@@ -29,6 +29,7 @@ class Kind:
         recipe: True if a part holds options only. Otherwise a name stands for a class or function that makes an object
             to use at once, such as a network; the contract is checked on that object.
         module: True if what a name stands for is a module, not a class in it.
+        several: True if a command takes several of them: ``--hook early_stopping,gradient_norms``.
         group: Group of its entry points; "diffkit.NAME" by default.
     """
 
@@ -40,6 +41,7 @@ class Kind:
     objects: bool = False
     recipe: bool = True
     module: bool = False
+    several: bool = False
     group: str = field()
 
     @group.default
@@ -108,6 +110,15 @@ KINDS: dict[str, Kind] = {
             objects=True,
             recipe=False,
             group="diffkit.extractors",
+        ),
+        Kind(
+            "hook",
+            "What runs beside the updates of training.",
+            "diffkit.training:Hook",
+            "diffkit.training.hooks",
+            objects=True,
+            recipe=False,
+            several=True,
         ),
     )
 }

@@ -17,6 +17,7 @@ from diffkit.testing import (  # noqa: F401  each module's checks are known once
     _decoder,
     _extractor,
     _guidance,
+    _hook,
     _loss,
     _lr_schedule,
     _mean,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypedDict
@@ -10,7 +11,7 @@ import attrs
 from attrs import frozen
 
 from diffkit.errors import UNSET, OptionError, did_you_mean
-from diffkit.options import choice, flag, integer, number, numbers, option_names, words
+from diffkit.options import choice, duration, flag, integer, number, numbers, option_names, words
 from diffkit.protocols import LRSchedule, Optimizer
 from diffkit.registry import registry
 from diffkit.registry.aliases import TRAINING_ALIASES
@@ -37,7 +38,13 @@ class TrainConfig:
     Defaults are improved-diffusion's where it has one.
 
     Attributes:
-        steps: Updates of the weights in all, counted from the start of the run, >= 1.
+        steps: Updates of the weights in all, counted from the start of the run, >= 1; None with ``epochs``.
+        epochs: How often each example is seen in all, > 0, instead of ``steps``: that many times the examples, over
+            ``batch_size``, rounded up.
+        max_time: Time after which this call stops with a checkpoint, in seconds or such as "2h" or "1h30m"; the same
+            call then goes on. None trains to the end.
+        overfit: Train on so many first examples only, without flips and label dropout and with a batch of at most all
+            of them, to see whether the system can learn at all. For debugging; None trains on all examples.
         batch_size: Examples per update, over all processes, >= 1.
         microbatch: Examples that go through the network at a time in each process, to save memory; gradients are
             averaged, so the result is the same except for rounding. None takes all examples of the process.
@@ -96,7 +103,10 @@ class TrainConfig:
         arXiv:2312.02696, eq. 67, with the t_ref that its table 6 has for ImageNet-512.
     """
 
-    steps: int = integer(ge=1)
+    steps: int = integer(None, optional=True, ge=1)
+    epochs: float | None = number(None, optional=True, gt=0)
+    max_time: float | str | None = duration(None)
+    overfit: int | None = integer(None, optional=True, ge=1)
     batch_size: int = integer(128, ge=1)
     microbatch: int | None = integer(None, optional=True, ge=1)
     lr: float = number(1e-4, ge=0)
@@ -135,6 +145,15 @@ class TrainConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
+        if self.steps is not None and self.epochs is not None:
+            raise OptionError(
+                f"and steps {self.steps} both say how long to train",
+                option="epochs",
+                value=self.epochs,
+                fix=[{"epochs": UNSET}, {"steps": UNSET}],
+            )
+        if self.steps is None and self.epochs is None:
+            raise OptionError("train needs its length", fix=[{"steps": ...}, {"epochs": ...}])
         if len(set(self.ema)) != len(self.ema):
             raise OptionError("must not name a rate twice", option="ema", value=self.ema)
         if len(set(self.ema_power)) != len(self.ema_power):
@@ -154,7 +173,7 @@ class TrainConfig:
     def _check_end(self) -> None:
         """Raise if the learning rate would be 0 before the run ends."""
         end = getattr(self.lr_schedule_part, "end", None)
-        if isinstance(end, int) and end < self.steps:
+        if isinstance(end, int) and self.steps is not None and end < self.steps:
             name, options = _name_and_options(self.lr_schedule)
             short = self.anneal_steps is not None
             raise OptionError(
@@ -166,6 +185,14 @@ class TrainConfig:
                     {"steps": end},
                 ],
             )
+
+    def for_examples(self, count: int) -> TrainConfig:
+        """Return the options for data of so many examples: with a number of steps, and what ``overfit`` means."""
+        size = self.batch_size if self.overfit is None else min(self.batch_size, count)
+        found = {} if self.overfit is None else {"batch_size": size, "flip": 0.0, "label_dropout": 0.0}
+        if self.epochs is not None:
+            found |= {"steps": max(1, math.ceil(round(self.epochs * count / size, 6))), "epochs": None}
+        return attrs.evolve(self, **found) if found else self
 
     @property
     def optimizer_name(self) -> str:
@@ -234,7 +261,10 @@ def _part(kind: str, slot: Any, **short: tuple[str, Any]) -> Any:
 class TrainOptions(TypedDict, total=False):
     """The same fields as keywords of `diffkit.train`; their meaning and defaults are those of `TrainConfig`."""
 
-    steps: int
+    steps: int | None
+    epochs: float | None
+    max_time: float | str | None
+    overfit: int | None
     batch_size: int
     microbatch: int | None
     lr: float
@@ -273,8 +303,8 @@ class TrainOptions(TypedDict, total=False):
 
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {"steps", *LR_SCHEDULE_FIELDS, *OPTIMIZER_FIELDS, "microbatch", "compile", "strategy", "timeout", "workers"}
-    | {"log_every", "val_every", "save_every", "async_save", "keep", "keep_every", "max_skips"}
+    {"steps", "epochs", "max_time", *LR_SCHEDULE_FIELDS, *OPTIMIZER_FIELDS, "microbatch", "compile", "strategy"}
+    | {"timeout", "workers", "log_every", "val_every", "save_every", "async_save", "keep", "keep_every", "max_skips"}
     | {"preview_every", "preview", "preview_steps"}
 )
 """Fields that a resumed run may change: they change updates by rounding only.
@@ -291,7 +321,7 @@ def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> Tr
     """Return the options of training: those of ``config``, overridden by keywords of `diffkit.train`.
 
     Raises:
-        OptionError: An option has no such name, type or value, or steps is missing.
+        OptionError: An option has no such name, type or value, or steps and epochs are missing.
     """
     names = [field.name for field in attrs.fields(TrainConfig)]
     for name in options:
@@ -299,8 +329,6 @@ def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> Tr
             raise OptionError(unknown_option_text(name, names))
     if config is not None:
         return attrs.evolve(config, **options) if options else config
-    if "steps" not in options:
-        raise OptionError("train needs steps, the number of updates")
     return TrainConfig(**options)
 
 

@@ -27,7 +27,7 @@ from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
 from diffkit.training.optimizer_building import check_optimizer
 from diffkit.training.parameter_groups import freezing
-from diffkit.training.preflight import AcceptedLabels, check_training
+from diffkit.training.preflight import AcceptedLabels, check_training, examples_for
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 
@@ -131,7 +131,8 @@ def dry_run(
     config = resolve_config(config, options)
     if system.network is not None:
         check_optimizer(system.network, config)
-    found, spec = as_data(data), system.spec()
+    found, spec = examples_for(config, as_data(data)), system.spec()
+    config = config.for_examples(len(found))
     check_training(system, spec, found, config)
     assert system.network is not None
     with freezing(system.network, config.freeze), engine_for(system.device, config) as engine:

@@ -20,6 +20,7 @@ from diffkit.data.loading import as_data
 from diffkit.data.matching import match_classes
 from diffkit.data.ranges import range_of
 from diffkit.errors import DataError, DiffkitError, DivergedError, OptionError, ProcessLostError
+from diffkit.registry.resolve import Slot
 from diffkit.runtime.distributed import Ranks, is_lost_process
 from diffkit.runtime.output import log
 from diffkit.runtime.progress import bar
@@ -31,17 +32,17 @@ from diffkit.training.checkpoint_writer import CheckpointWriter
 from diffkit.training.config import TrainConfig, TrainOptions, resolve_config
 from diffkit.training.data_order import DataOrder
 from diffkit.training.engines import Engine, engine_for
+from diffkit.training.hook import HookFacts, Tracker
 from diffkit.training.lock import NAME as LOCK
 from diffkit.training.lock import RunLock
 from diffkit.training.metrics_file import MetricsFile, has_metrics_line, repair_metrics
 from diffkit.training.optimizer_building import check_optimizer
 from diffkit.training.parameter_groups import freezing
 from diffkit.training.precision import emulation_warning
-from diffkit.training.preflight import AcceptedLabels, check_training
-from diffkit.training.previews import Previews
+from diffkit.training.preflight import AcceptedLabels, check_training, examples_for
 from diffkit.training.reading_errors import worker_died_error
+from diffkit.training.run_hooks import NamedHook, RunHooks, choose_hooks
 from diffkit.training.signals import StopSignals
-from diffkit.training.trackers import Tracker, Trackers
 from diffkit.training.trainable import Trainable
 from diffkit.training.trainer import Trainer
 from diffkit.training.validation import HeldOutData, check_held_out
@@ -60,6 +61,7 @@ def train(
     val: Any = None,
     config: TrainConfig | None = None,
     progress: bool = True,
+    hooks: Slot = (),
     track: Sequence[str | Tracker] = (),
     **options: Unpack[TrainOptions],
 ) -> T:
@@ -85,6 +87,8 @@ def train(
             metrics with the averaged weights are added to the line of metrics, as "val_loss" and so on.
         config: Options of training. Its fields may also be given as keywords, which override it.
         progress: Log where files are written and show a bar; False logs warnings only.
+        hooks: What runs beside the updates, such as "early_stopping", ("gradient_norms", {"depth": 1}), any
+            `diffkit.training.Hook`, or a list of these.
         track: Trackers to report to: "tensorboard", "wandb", or any `diffkit.training.Tracker`.
         options: Fields of `TrainConfig`.
     Returns:
@@ -96,12 +100,15 @@ def train(
         SpecError: The system has a part without a registered name, which cannot be saved.
         CheckpointError: The run's checkpoints are damaged, or one cannot be written.
         DivergedError: The loss or gradient was not finite for too many updates in a row.
+        HookError: A hook failed; the last complete update is saved.
         MissingExtraError: A tracker's package is not installed.
     """
-    config, trackers = resolve_config(config, options), Trackers(track)
+    begun, config = time.monotonic(), resolve_config(config, options)
+    chosen = choose_hooks(config, hooks, track)
     if system.network is not None:
         check_optimizer(system.network, config)
-    found, held_out = as_data(data), None if val is None else as_data(val)
+    found, held_out = examples_for(config, as_data(data)), None if val is None else as_data(val)
+    config = config.for_examples(len(found))
     spec = system.spec()
     check_training(system, spec, found, config)
     if held_out is not None:
@@ -121,7 +128,7 @@ def train(
 
         folder, lock = engine.ranks.rank_zero(begin)
         engine.ranks.all_ranks(lambda: _check_shared(folder, lock))
-        return _Training(system, spec, found, config, engine, folder, locks, progress, trackers, held_out).run()
+        return _Training(system, spec, found, config, engine, folder, locks, progress, chosen, held_out, begun).run()
 
 
 def _check_same_arguments(
@@ -163,45 +170,55 @@ class _Training(Generic[T]):
         folder: Path,
         locks: list[RunLock],
         progress: bool,
-        trackers: Trackers,
+        hooks: Sequence[NamedHook],
         val: Data | None,
+        begun: float,
     ):
         assert system.network is not None
         self.network = system.network
         self.system, self.spec, self.data, self.config = system, spec, data, config
         self.engine, self.ranks, self.folder, self.locks = engine, engine.ranks, folder, locks
         self.is_rank_zero = engine.ranks.rank == 0
-        self.trackers = trackers if self.is_rank_zero else Trackers([])
         self.progress = progress and self.is_rank_zero
         self.checkpoints = folder / CHECKPOINTS
         self.trainer = Trainer(system, self.network, config, engine)
-        self.previews, self.held_out = Previews(folder, self.trainer, data), HeldOutData(val, self.trainer)
+        self.held_out = HeldOutData(val, self.trainer)
+        facts = HookFacts(0, config.steps, folder, config, data, self.ranks.rank, trainer=self.trainer, begun=begun)
+        self.hooks = RunHooks(hooks, facts)
+        self.trainer.after_backward = self._after_backward if self.hooks.has("after_backward") else None
         self.config_content = run_folder.config_content(config, data, run_folder.frozen_parameters(self.network))
         self.saves = CheckpointWriter(folder, spec, config, engine.ranks)
 
     def run(self) -> T:
+        hooks = self.hooks
         try:
             return self._run()
         finally:
-            self.trackers.end()
+            hooks.end()
 
     def _run(self) -> T:
         with checkpoint.write_errors(self.folder):
             self._begin()
-        self.ranks.rank_zero(lambda: self.trackers.begin(self.folder, self.trainer.step))
+        self.ranks.all_ranks(lambda: self.hooks.begin(self.trainer.step))
         self._finish_resumed_step()
-        if self.trainer.step < self.config.steps:
-            self._train()
+        stops = self._share_stop()
+        if self.trainer.step < self.config.steps and not stops:
+            stops = self._train()
         step, device = self.trainer.step, self.engine.device
+        self.hooks.end()
         self.network.load_state_dict(self.trainer.sampling_weights())
         # shards, means and moments: the network may need their memory
-        del self.trainer, self.previews, self.held_out
+        del self.trainer, self.hooks, self.held_out
         self.network.to(device)
-        self._log(f"done: {step} steps; {run_folder.result_text(self.spec, self.folder)}")
+        done = f"stopped after step {step} of {self.config.steps} by {stops}" if stops else f"done: {step} steps"
+        self._log(f"{done}; {run_folder.result_text(self.spec, self.folder)}")
         return self.system.eval()
 
-    def _train(self) -> None:
-        """Make the remaining updates; if an error ends them early, the last complete update is saved first."""
+    def _train(self) -> str:
+        """Make the remaining updates, and return why a hook stopped them, or nothing.
+
+        If an error ends them early, the last complete update is saved first.
+        """
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         with torch.random.fork_rng(devices), self._signals() as stop:
             try:
@@ -213,6 +230,13 @@ class _Training(Generic[T]):
                     raise explained from error
                 raise
         stop.end_as_signalled()
+        return self._share_stop()
+
+    def _share_stop(self) -> str:
+        """Return why a hook of any process stops training; empty if none does."""
+        if not self.hooks.may_stop:
+            return ""
+        return next(filter(None, self.ranks.gather(self.hooks.stop)), "")
 
     def _signals(self) -> StopSignals:
         trainer = self.trainer
@@ -236,6 +260,8 @@ class _Training(Generic[T]):
             self.trainer.restore(found.step, found.files)
             self.trainer.names = tuple(found.manifest.get("terms", ()))
             self.saves.saved = found.step
+            for remark in self.hooks.restore(found.manifest.get("hooks") or {}, found.files["trainer"]):
+                self._log(f"note: {remark}")
             text = f"continuing {where!r} after step {found.step} of {self.config.steps}{several}"
             (log if faults and self.is_rank_zero else self._log)(text)
             self._repair_system(found.step, rewritten_soon=bool(faults) and found.step < self.config.steps)
@@ -251,14 +277,22 @@ class _Training(Generic[T]):
         if step == 0 or not self.trainer.names:
             return
         last, due, validates = step == config.steps, step % config.log_every == 0, self.held_out.due(step)
-        if (last or due or validates) and not self.ranks.rank_zero(lambda: has_metrics_line(self.folder, step)):
+        again = self.hooks.open  # a hook failed, or an error came, before all of them were called
+        if again:
+            self._call_hooks("after_update")
+        wanted = last or due or validates or bool(self.hooks.metrics)
+        if wanted and (again or not self.ranks.rank_zero(lambda: has_metrics_line(self.folder, step))):
             val_metrics = self.held_out.measure() if validates else {}
+            self._call_hooks("after_validation", val_metrics)
             with self._metrics() as metrics:
                 self._log_metrics(metrics, None, (last or due) and bool(window.rows), val_metrics)
+        self._raise_hook_error()
+        if not again:
+            self.hooks.rollback()  # the checkpoint has their states after this step
+        self.hooks.metrics = {}
+        self.hooks.commit()
         if due:
             window.rows.clear()
-        if self.previews.due(step) and not self.ranks.rank_zero(lambda: self.previews.is_there(step)):
-            self.trackers.preview(step, self.previews.draw())
         if last:
             self.ranks.rank_zero(self.saves.prune)
 
@@ -312,17 +346,30 @@ class _Training(Generic[T]):
                 self._fail(batch)
             while isinstance(batch, Batch):
                 self._update(batch)
+                self.hooks.commit(open=True)
                 stop.raise_deferred()
                 progress_bar.advance()
                 last, due = trainer.step == config.steps, trainer.step % config.log_every == 0
+                self._call_hooks("after_update")
                 # read before the processes agree whether to continue, so that a read error ends all of them
-                batch = None if last or stop.requested() else _next_batch(loader)
-                state = self.ranks.largest(_loop_state(stop.requested(), batch, self.saves.failed))
+                stopping = stop.requested() or bool(self.hooks.stop)
+                batch = None if last or stopping else _next_batch(loader)
+                state = self.ranks.largest(self._state_of_loop(stopping, batch))
+                if state == _HOOK_FAILS:
+                    self._raise_hook_error()
                 if due:
                     trainer.raise_if_diverged()
                 val_metrics = self.held_out.measure() if self.held_out.due(trainer.step) else {}
-                if due or (val_metrics and not last):
+                if val_metrics:
+                    self._call_hooks("after_validation", val_metrics)
+                logs = due or ((val_metrics or self.hooks.metrics) and not last)
+                if logs:
                     progress_bar.note(self._log_metrics(metrics, speed, due, val_metrics))
+                if self.hooks.may_stop and (due or val_metrics or self.ranks.size == 1):
+                    state = max(state, self.ranks.largest(self._state_of_loop(bool(self.hooks.stop), None)))
+                    if state == _HOOK_FAILS:
+                        self._raise_hook_error()
+                self.hooks.commit()
                 if due:
                     trainer.window.rows.clear()
                 # a single process saves in _save_on_error instead, so a failed save cannot hide the read error
@@ -331,8 +378,7 @@ class _Training(Generic[T]):
                     self._save()
                 if last and not due:  # after the save, which stores the window of metrics for a resumed run
                     progress_bar.note(self._log_metrics(metrics, speed, True, val_metrics))
-                if self.previews.due(trainer.step):
-                    self.trackers.preview(trainer.step, self.previews.draw())
+                    self._raise_hook_error()
                 if state == _FAILS:
                     self.saves.wait()
                     self._fail(batch)
@@ -342,6 +388,33 @@ class _Training(Generic[T]):
         stop.share(self.ranks)
         if stop.received is not None:
             self._log(f"{stop.received.name}: saved step {trainer.step} in {str(self.folder)!r}; {_RESUME_ADVICE}")
+
+    def _call_hooks(self, moment: str, metrics: Mapping[str, Any] | None = None) -> None:
+        """Call the hooks of a moment; their states do not change where only the end of the run makes it come."""
+        step, config = self.trainer.step, self.config
+        if not self.hooks.has(moment):
+            return
+        every = {"after_validation": config.val_every, "after_line": config.log_every}.get(moment, 1)
+        logs = step % config.log_every == 0 or step == config.steps
+        keep = step % every == 0 or (moment == "after_line" and step < config.steps)
+        self.hooks.call(moment, step, metrics=metrics, logs=logs, keep=keep)
+
+    def _after_backward(self) -> None:
+        step, config = self.trainer.step, self.config
+        logs = (step + 1) % config.log_every == 0 or step + 1 == config.steps
+        self.hooks.call("after_backward", step, logs=logs)
+        if self.hooks.error is not None:
+            raise self.hooks.error
+
+    def _raise_hook_error(self) -> None:
+        """Raise the error of a hook of one process in all of them; all must call it."""
+
+        def check() -> None:
+            if self.hooks.error is not None:
+                raise self.hooks.error
+
+        if self.hooks.may_stop:
+            self.ranks.all_ranks(check)
 
     def _fail(self, batch: Batch | Exception | None) -> None:
         """Raise the read error of one process in all of them; all must call it."""
@@ -372,9 +445,10 @@ class _Training(Generic[T]):
         if train_metrics:
             line |= self.trainer.metrics() | (speed.lap(step) if speed else {})
         line |= val_metrics
+        line |= self.hooks.take_metrics()
         if metrics is not None:
             metrics.write(line)
-        self.trackers.metrics(line)
+        self._call_hooks("after_line", line)
         words = [f"{name} {_metric_text(line[name])}" for name in ("loss", "val_loss") if name in line]
         return ", ".join([*words, *([f"{line['images_per_s']:.0f} images/s"] if "images_per_s" in line else [])])
 
@@ -407,13 +481,23 @@ class _Training(Generic[T]):
             pin=self.engine.device.type == "cuda",
         )
 
+    def _state_of_loop(self, stopping: bool, batch: Batch | Exception | None) -> int:
+        if self.hooks.error is not None:
+            return _HOOK_FAILS
+        failing = self.saves.failed or isinstance(batch, Exception)
+        return _FAILS if failing else _STOPS if stopping else _CONTINUES
+
     def _save(self) -> None:
         """Save a checkpoint and then the system with its current sampling weights; see `CheckpointWriter`."""
+        self._call_hooks("at_save")
+        self._raise_hook_error()
+        self.hooks.commit()
         self.saves.save(*self._state())
 
     def _state(self) -> tuple[int, checkpoint.Files, Mapping[str, Tensor], Mapping[str, Any]]:
         """Return what a save takes: the step, tensors of this process, weights for sampling, facts."""
-        files = self.engine.share(self.trainer.files())
+        files = self.trainer.files()
+        files = self.engine.share({**files, "trainer": {**files["trainer"], **self.hooks.tensors()}})
         if self.engine.replicates:
             weights = files.get(self.trainer.sampling_file, {})
         else:
@@ -429,6 +513,7 @@ class _Training(Generic[T]):
         if not self.is_rank_zero or (step := self.trainer.step) == 0:
             return
         what, where = type(error).__name__, str(self.folder)
+        self.hooks.rollback()
         reason = self._save_or_reason(error) if self._has_unsaved_updates(error) else None
         if reason is None:
             log(f"{what}: saved step {self.saves.saved} in {where!r}; {_RESUME_ADVICE}")
@@ -490,6 +575,7 @@ class _Training(Generic[T]):
             "parts": parts,
             "spec": self.spec,
             "run": self.config_content,
+            **({"hooks": record} if (record := self.hooks.record()) else {}),
         }
 
     def _log(self, text: str) -> None:
@@ -497,12 +583,8 @@ class _Training(Generic[T]):
             log(text)
 
 
-_CONTINUES, _STOPS, _FAILS = range(3)
+_CONTINUES, _STOPS, _FAILS, _HOOK_FAILS = range(4)
 """State of a run after an update; the largest of all processes counts."""
-
-
-def _loop_state(stopping: bool, batch: Batch | Exception | None, save_failed: bool) -> int:
-    return _FAILS if save_failed or isinstance(batch, Exception) else _STOPS if stopping else _CONTINUES
 
 
 def _next_batch(loader: Iterator[Batch]) -> Batch | Exception | None:

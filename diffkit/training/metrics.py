@@ -15,6 +15,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 QUARTILES = 4
+FIXED_NAMES = frozenset({"step", "samples", "grad_norm", "param_norm", "lr", "skipped", "images_per_s", "loss_scale"})
+"""Names in a line of metrics besides those of the terms of a loss."""
 
 
 @frozen(eq=False)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffkit.data.base import Batch, Data
 from diffkit.data.finite import find_not_finite
+from diffkit.data.first_examples import FirstExamples
 from diffkit.data.ranges import bins_advice
 from diffkit.errors import UNSET, DataError, Message, OptionError, joined, problem
 from diffkit.options import option_names
@@ -46,6 +47,11 @@ class AcceptedLabels:
         """Return the labels that the network of a composition accepts."""
         null = (parts.null_conditions or {}).get("y")
         return cls(parts.classes, null if isinstance(null, int) else None)
+
+
+def examples_for(config: TrainConfig, data: Data) -> Data:
+    """Return the data to train on: all of it, or as few examples as the option ``overfit`` says."""
+    return data if config.overfit is None else FirstExamples(data, config.overfit)
 
 
 def check_training(system: Trainable, spec: Mapping[str, Any], data: Data, config: TrainConfig) -> None:

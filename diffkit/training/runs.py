@@ -13,10 +13,10 @@ from diffkit.errors import OptionError
 from diffkit.runtime.run_layout import CHECKPOINTS, CONFIG, SPEC, is_run, step_of
 from diffkit.runtime.strict_json import check_fields, read_json, word
 from diffkit.training.checkpoint import newest_first
+from diffkit.training.metrics import FIXED_NAMES
 from diffkit.training.metrics_file import read_metrics
 
 _QUARTILE = re.compile(r".*_q\d")
-_NO_TERMS = {"step", "samples", "grad_norm", "param_norm", "lr", "skipped", "images_per_s", "loss_scale"}
 _NONE = "-"
 
 
@@ -53,7 +53,8 @@ class Run:
     def row(self) -> dict[str, str]:
         """One line of the table, by column."""
         line = self.metrics
-        terms = {name: _number(line[name]) for name in line if name not in _NO_TERMS and not _QUARTILE.fullmatch(name)}
+        shown = [name for name in line if name not in FIXED_NAMES and not _QUARTILE.fullmatch(name) and "/" not in name]
+        terms = {name: _number(line[name]) for name in shown}
         return {
             "run": str(self.path),
             "step": f"{line.get('step', 0)}/{self.train['steps']}",

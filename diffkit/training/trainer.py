@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ class Trainer:
         step: Number of completed updates, including skipped ones.
         window: The metrics since the last line of metrics.
         busy: Whether an update is changing the state now.
+        after_backward: Called in each update when the gradients are complete, or None.
         consistent: Whether all of the state is that after ``step`` updates; False while an update changes it, after an
             error in the middle of a change, and within `averaged`.
     """
@@ -74,6 +75,7 @@ class Trainer:
         self.names: tuple[str, ...] = ()
         self._last: tuple[Tensor, Tensor, Terms] | None = None
         self.busy, self.consistent, self.buffers = False, True, Buffers(self.network)
+        self.after_backward: Callable[[], None] | None = None
         self.skipped = torch.zeros((), dtype=torch.int64, device=engine.device)
         self.consecutive_skips = self.skipped.clone()
 
@@ -129,6 +131,8 @@ class Trainer:
         self.scale.unscale_(gradients(self.trained))
         norm = self.engine.gradient_norm(self.trained)
         finite = norm.isfinite() & terms["loss"].isfinite().all()
+        if self.after_backward is not None:
+            self.after_backward()
         timesteps = self.system.parts.timesteps.update(self.timesteps, draws.level, terms["loss"])
         sums = quartile_sums(terms, draws.level, draws.weight, self.system.num_steps)
         with self._changing():
@@ -206,6 +210,17 @@ class Trainer:
             "skipped": int(self.skipped),
             **({"loss_scale": float(self.scale.value)} if self.scale.active else {}),
         }
+
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return the norm of parameters or gradients together, 0-d; with shards every process must call it."""
+        return self.engine.gather_full(get_total_norm(tensors))
+
+    def last_loss(self) -> float:
+        """Return the mean loss of the last update; reads from the device."""
+        if not self.window.rows:
+            return float("nan")
+        sums = self.window.rows[-1][:-2].double().reshape(1 + len(self.names), -1)
+        return float(sums[1 + self.names.index("loss")].sum()) / self.config.batch_size
 
     # ---- state -----------------------------------------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ def test_the_kit_checks_it(kind: str, capsys: pytest.CaptureFixture[str]):
         results = check_component(kind, registry(kind).create("acme"))
         assert all(result.ok for result in results), report(results)
         assert sum(result.status == "passed" for result in results) > 9
-    law = "contract" if KINDS[kind].recipe else "identity_is_plain"
+    law = {"extractor": "identity_is_plain", "hook": "members_of_a_hook"}.get(kind, "contract")
     words = (f"--{kind}", "acme") if KINDS[kind].recipe else ("acme", "--kind", kind)
     out = command(capsys, "check", *words, "--only", law)
     assert out.startswith(f"{kind} acme: ") and "1 passed" in out
@@ -168,6 +168,27 @@ def test_an_extractor_measures_by_name(kind: str, tmp_path: Path, capsys: pytest
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["settings"]["extractor"]["class"] == "acme_extractor.extractor.Acme"
     assert [one["value"] for one in found["values"]] == [pytest.approx(0, abs=1e-4)]
+
+
+@pytest.mark.parametrize("kind", ["hook"], indirect=True)
+def test_a_hook_is_used_by_name(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), np.uint8))
+    for number, slot in enumerate(
+        (("acme", {"loss": 9.0, "times": 2}), {"name": "acme-hook:acme", "loss": 9, "times": 2})
+    ):
+        system, out = diffkit.compose(**SMALL | {"data_shape": (1, 8, 8)}), tmp_path / f"python{number}"
+        often = dict(batch_size=8, log_every=1, progress=False)
+        diffkit.train(system, tmp_path / "images.npy", out=out, steps=4, hooks=slot, **often)
+        assert [line["step"] for line in diffkit.training.read_metrics(out)] == [1, 2]
+    words = ["train", "--data", tmp_path / "images.npy", "--out", tmp_path / "line", "--backbone", "mlp", "--steps", 4]
+    words += ["--schedule", "cosine", "--num-steps", 12, "--batch-size", 8, "--log-every", 1]
+    command(capsys, *words, "--hook", "acme,gradient_norms", "--hook.acme.loss", 9, "--hook.gradient-norms.depth", 1)
+    found = diffkit.training.read_metrics(tmp_path / "line")
+    assert [line["step"] for line in found] == [1] and "grad_norm/out" in found[0]
+    toml = tmp_path / "hooks.toml"
+    toml.write_text('hook = ["gradient_norms", {name = "acme", loss = 9, times = 3}]')
+    command(capsys, *[str(word).replace("/line", "/toml") for word in words], "--config", toml)
+    assert len(diffkit.training.read_metrics(tmp_path / "toml")) == 3
 
 
 def draw(**how: object) -> torch.Tensor:

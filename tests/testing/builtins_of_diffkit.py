@@ -22,6 +22,7 @@ SMALL_DIT: dict[str, Any] = dict(depth=2, hidden=32, heads=2)
 
 
 NEED_FILES = {("data", "cifar10"), ("data", "hf"), ("data", "lsun"), ("extractor", "inception")}
+NEED_FILES |= {("hook", "tensorboard"), ("hook", "wandb")}
 
 
 def half(x: torch.Tensor) -> torch.Tensor:
@@ -54,6 +55,13 @@ def worse(x: torch.Tensor, time: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 MEASURED: dict[str, Any] = {"operator": lambda x: 2 * half(x), "noise_std": 0.5}
 
 OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("hook", "previews"): [{"every": 2, "count": 2, "steps": 2}, {"every": 3, "count": 1, "steps": 1}],
+    ("hook", "time_budget"): [{}, {"seconds": "1h"}],
+    ("hook", "early_stopping"): [
+        {"patience": 2, "min_delta": 1.0},
+        {"metric": "loss", "maximize": True, "patience": 3, "min_delta": 0.5},
+    ],
+    ("hook", "gradient_norms"): [{}, {"patterns": ("*.bias", "*")}, {"depth": 1}],
     ("schedule", "linear"): [{}, {"start": 1e-3, "end": 0.01}, {"start": 1e-4, "end": 0.5}],
     ("schedule", "cosine"): [{}, {"s": 0.05, "max_beta": 0.5}, {"s": 0.0}],
     ("schedule", "zero_snr"): [{}, {"of": "cosine", "of_options": {"s": 0.1}}],
@@ -140,11 +148,11 @@ def checked_names(kind: str) -> list[str]:
 def cases() -> list[Any]:
     """Kind, name and options of each built-in part and each of its option values.
 
-    The third and further are slow, and the second of a loss, sampler or guidance: their checks take long.
+    The third and further are slow, and the second of a loss, sampler, guidance or hook: their checks take long.
     """
 
     def marks(kind: str, i: int) -> list[Any]:
-        return [pytest.mark.slow] if i > (0 if kind in ("loss", "sampler", "guidance") else 1) else []
+        return [pytest.mark.slow] if i > (0 if kind in ("loss", "sampler", "guidance", "hook") else 1) else []
 
     return [
         pytest.param(kind, name, options, id=f"{kind}-{name}{i or ''}", marks=marks(kind, i))

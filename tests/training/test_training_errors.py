@@ -19,7 +19,6 @@ from diffkit.errors import CheckpointError, DataError, DivergedError, OptionErro
 from diffkit.training import checkpoint, signals
 from diffkit.training.ema import Ema
 from diffkit.training.metrics_file import MetricsFile
-from diffkit.training.previews import Previews
 from diffkit.training.trainer import Trainer
 from diffkit.training.validation import HeldOutData
 
@@ -123,7 +122,6 @@ def raising(monkeypatch, owner, name, error, at=7):
         (Trainer, "raise_if_diverged", 7),
         (MetricsFile, "write", 1),
         (HeldOutData, "measure", 6),
-        (Previews, "draw", 6),
     ],
 )
 @pytest.mark.parametrize(

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import frozen
 from forks import Job, forked, forking
 from lanes import some_by_default
 from safetensors.torch import load_file
 from training_support import checkpoints, content, images, lines, point_system, points, system, train
 
 import diffkit
-from diffkit.errors import DataError, DivergedError, OptionError
+from diffkit.errors import DataError, DivergedError, HookError, OptionError
 from diffkit.registry import registry
-from diffkit.training import checkpoint
+from diffkit.training import Hook, HookResult, checkpoint
 from diffkit.training.checkpoint import newest_first, read
 from diffkit.training.engines.sharded import sharding_blocks
 from diffkit.training.trainer import Trainer
@@ -399,3 +400,45 @@ def test_what_it_can_it_does(tmp_path, tied, strategy):
 
     forked(2, job)
     assert_near(tmp_path / "one", tmp_path / "two", weights=2e-5, losses=2e-6)
+
+
+@frozen
+class OnRank(Hook):
+    """Stops, or fails, in one of the processes only."""
+
+    rank: int
+    stops_at: int = 10**9
+    fails_at: int = 10**9
+
+    def after_update(self, facts, state):
+        if facts.rank == self.rank and facts.step == self.fails_at:
+            raise RuntimeError("out of ink")
+        return HookResult(stop="enough" if (facts.rank, facts.step) == (self.rank, self.stops_at) else "")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_hooks_stop_all_processes_after_the_same_update(tmp_path, strategy):
+    often = dict(batch_size=8, steps=6, log_every=2, val=images(8), val_every=2, lr=1e-3)
+    hooks = ["gradient_norms", ("early_stopping", {"patience": 2, "min_delta": 10.0})]
+    more = often | {"strategy": strategy}
+    forked(2, lambda rank: train(tmp_path / "two", seed=rank, hooks=[*hooks, OnRank(1, stops_at=3)], **more) and None)
+    assert checkpoints(tmp_path / "two")[0] == 3
+    forked(2, lambda rank: train(tmp_path / "two", seed=rank, hooks=hooks, **more) and None)
+    train(tmp_path / "one", hooks=hooks, microbatch=4, **often)
+    assert checkpoints(tmp_path / "two")[0] == checkpoints(tmp_path / "one")[0] == 6
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_a_hook_that_fails_in_one_process_ends_all_and_the_run_goes_on(tmp_path):
+    often = dict(batch_size=8, steps=4, lr=1e-3)
+
+    def job(rank):
+        with pytest.raises(HookError, match="hook 'OnRank' failed at step 3: RuntimeError: out of ink"):
+            train(tmp_path / "two", seed=rank, hooks=OnRank(1, fails_at=3), **often)
+
+    forked(2, job)
+    assert checkpoints(tmp_path / "two")[0] == 3
+    on_ranks(2, tmp_path / "two", **often)
+    train(tmp_path / "one", microbatch=4, **often)
+    assert_same(tmp_path / "one", tmp_path / "two")

@@ -57,7 +57,7 @@ SPEC = CommandSpec(
 def run(parsed: ParsedOptions) -> None:
     """Compose the system and train it."""
     options, config = parsed.make(Options), parsed.make(TrainConfig)
-    check_before_reading(options, config)
+    check_before_reading(options, config, parsed)
     init = None if options.init is None else _weights_in(options.init)
     if options.init_entry is not None and init is None:
         raise OptionError("--init-entry names weights in the file of --init; give --init too, or leave it out")

@@ -90,7 +90,7 @@ SPEC = CommandSpec(
 def run(parsed: ParsedOptions) -> None:
     """Build the classifier and train it."""
     options, config, recipe = parsed.make(Options), parsed.make(TrainConfig, **PUBLISHED), _network(parsed)
-    check_before_reading(options, config)
+    check_before_reading(options, config, parsed)
     if options.system is not None:
         parsed.refuse("--system sets {} already; leave one of them out", *OF_SYSTEM, "schedule")
     if way := way_to_classes(parsed):

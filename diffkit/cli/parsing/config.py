@@ -18,12 +18,13 @@ from typing import Any
 from attrs import frozen
 
 from diffkit.cli.parsing.options import Option
-from diffkit.cli.parsing.parts import named_in_table, named_on_line
+from diffkit.cli.parsing.parts import named_in_table, named_on_line, names_of
 from diffkit.cli.parsing.spec import CommandSpec
 from diffkit.cli.parsing.spelling import toml_spelling
 from diffkit.cli.parsing.values import check_path, conform, read, toml
 from diffkit.errors import Message, OptionError, Setting, Spelling, did_you_mean, joined, nearest
 from diffkit.presets import preset
+from diffkit.registry import KINDS
 from diffkit.runtime.strict_json import parse_toml, read_bytes
 from diffkit.training.config import RETIRED
 
@@ -80,14 +81,27 @@ def _from_preset(name: str, spec: CommandSpec, set_above: Collection[str]) -> La
 def _from_file(word: str) -> Layer:
     try:
         check_path(path := read(word, Path))
-        found = {key: value for key, value in parse_toml(read_bytes(path)).items() if key not in RETIRED}
-        return Layer(str(path), found)
+        table = parse_toml(read_bytes(path)).items()
+        return Layer(str(path), {key: _listed(key, value) for key, value in table if key not in RETIRED})
     except OptionError as error:
         raise OptionError(f"--config {error}") from error
     except OSError as error:
         raise OptionError(f"cannot read {word}: {error.strerror or error}") from error
     except ValueError as error:
         raise OptionError(f"{word} is not a TOML file: {error}") from error
+
+
+def _listed(kind: str, value: Any) -> Any:
+    """A list of parts, of a kind that a command takes several of, as a table of them; anything else as it is."""
+    if not (kind in KINDS and KINDS[kind].several and isinstance(value, list)):
+        return value
+    parts = [{"name": each} if isinstance(each, str) else each for each in value]
+    if not parts or not all(isinstance(each, Mapping) and isinstance(each.get("name"), str) for each in parts):
+        raise OptionError(f"{kind} must be a list of names, or of tables with a name, got {value!r}")
+    if len(parts) == 1:
+        return parts[0]
+    tables = {each["name"]: {key: option for key, option in each.items() if key != "name"} for each in parts}
+    return {"name": ",".join(tables), **tables}
 
 
 # ---- checking --------------------------------------------------------------------------------------------------------
@@ -103,7 +117,7 @@ def check_table(layer: Layer, options: Sequence[Option]) -> dict[str, Any]:
     known, faults = {option.path: option.key for option in options}, list[Message]()
     flat = dict(_flat(layer.table, slots, faults))
     found = checked({known[path]: value for path, value in flat.items() if path in known}, options, conform, faults)
-    for part in ((), *((slot,) for slot in sorted(slots))):
+    for part in dict.fromkeys([(), *((slot,) for slot in sorted(slots)), *(path[:-1] for path in flat)]):
         unknown = sorted(path[-1] for path in flat if path[:-1] == part and path not in known)
         if unknown:
             among = [path[-1] for path in known if path[:-1] == part]
@@ -157,7 +171,11 @@ def _flat(
             faults.append(Message(Setting(key), " needs a name"))
         else:
             yield (key,), value["name"]
-            yield from (((key, name), each) for name, each in value.items() if name != "name")
+            for name, each in value.items():
+                if isinstance(each, Mapping) and name in names_of(key, value["name"]):  # one of several parts
+                    yield from (((key, name, option), chosen) for option, chosen in each.items())
+                elif name != "name":
+                    yield (key, name), each
 
 
 def _validated(option: Option, value: Any) -> Any:

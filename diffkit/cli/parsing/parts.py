@@ -51,7 +51,8 @@ def check_name(kind: str, name: str) -> None:
     if not name:
         raise OptionError(f"{spelled((kind,))} needs a name; {_help(kind)}")
     if kind not in _DATA or registered_name(name):
-        part_factory(kind, name)
+        for each in names_of(kind, name):
+            part_factory(kind, each)
     elif not Path(name).is_dir() and not (Path(name).suffix in (".npz", ".npy", ".zip") and Path(name).is_file()):
         source_for(name)  # raises if it is wrong
 
@@ -88,8 +89,16 @@ def part_factory(kind: str, name: str) -> Callable[..., Any]:
     return {".npz": data.NumpyFile, ".npy": data.NumpyFile, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
 
 
+def names_of(kind: str, name: str) -> list[str]:
+    """The names that a slot's value holds: one, or several of a kind that a command takes several of."""
+    return [each.strip() for each in name.split(",")] if kind in KINDS and KINDS[kind].several else [name]
+
+
 def part_options(kind: str, name: str) -> list[Option]:
-    """The options of what fills a slot; imports that part and no other."""
+    """The options of what fills a slot; imports that part and no other. Of several, each has its name before them."""
+    names = names_of(kind, name)
+    if names[1:]:
+        return [o for each in names for o in options_of(part_factory(kind, each), (kind, each), f"{kind} {each}")]
     found = options_of(part_factory(kind, name), (kind,), f"{kind} {name}")
     if kind == "guidance" and canonical(name) in FOLDERS:
         return with_folder(found, canonical(name))
@@ -107,7 +116,7 @@ def lasting_options(kind: str, one: str, other: str) -> set[str]:
 
 def unknown_option(kind: str, name: str, word: str) -> str:
     """Return the error text for an unknown option, with the built-in part that has it."""
-    own = [option.path[-1] for option in part_options(kind, name)]
+    own = [".".join(option.path[1:]) for option in part_options(kind, name)]
     text = f"{kind} {name!r} has no option {word!r}{did_you_mean(word, own)} (options: {', '.join(own) or 'none'})"
     others = [n for n in _listed(kind) if n != canonical(name)] if kind in KINDS and KINDS[kind].slot else []
     having = [n for n in others if word in {option.path[-1] for option in part_options(kind, n)}]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.shared.data import source_of
+from diffkit.cli.shared.hooks import hooks_of
 from diffkit.errors import DiffkitError, MissingExtraError
 from diffkit.runtime.run_layout import SPEC
 
@@ -91,6 +92,9 @@ def _of_training(parsed: ParsedOptions) -> Iterator[tuple[str, str]]:
     for tracker in parsed.values.get("track", ()):
         if tracker in _TRACKERS:
             yield tracker, _TRACKERS[tracker]
+    for name, _ in hooks_of(parsed):
+        if name in _TRACKERS:
+            yield name, _TRACKERS[name]
     if parsed.values.get("preview_every") is not None:
         yield "train", "drawing previews"
 

@@ -13,7 +13,7 @@ from diffkit.cli.parsing.config import written
 from diffkit.cli.shared.composition import SOURCES
 from diffkit.runtime.files import write_atomically
 from diffkit.runtime.run_layout import RECIPE
-from diffkit.training.trackers import Tracker
+from diffkit.training.hook import Tracker
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +62,8 @@ def recipe(
         chosen: Kind -> name and options, of which data and held-out data are taken.
     """
     sources = {kind: _source(*chosen[kind]) for kind in SOURCES if kind in chosen}
+    if "hook" in chosen:
+        sources["hook"] = chosen["hook"]
     others = {kind: (name, options_in(part)) for kind, (name, part) in parts.items()}
     return _heading(command, device) + written(values, {**sources, **others}, {})
 

@@ -10,6 +10,7 @@ from attrs import frozen
 
 from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.shared.data import opened, source_of
+from diffkit.cli.shared.hooks import hooks_of
 from diffkit.cli.shared.paths import check_run_folder
 from diffkit.errors import OptionError
 from diffkit.runtime.output import note, show
@@ -45,16 +46,18 @@ def say(text: object) -> None:
         note(text)
 
 
-def check_before_reading(options: RunOptions, config: TrainConfig) -> None:
-    """Refuse what needs no data to be refused: trackers, processes, a folder of something else or of another run."""
+def check_before_reading(options: RunOptions, config: TrainConfig, parsed: ParsedOptions) -> None:
+    """Refuse what needs no data to be refused: hooks, processes, a folder of something else or of another run."""
     from diffkit.runtime.distributed import launched
     from diffkit.training.engines import check_processes
     from diffkit.training.run_folder import check_options
-    from diffkit.training.trackers import Trackers
+    from diffkit.training.run_hooks import choose_hooks
 
     check_run_folder("--out", options.out)
-    Trackers(options.track)
+    choose_hooks(config, hooks_of(parsed), options.track)
     check_processes(config, launched().size)
+    if config.steps is None or config.overfit is not None:
+        return  # the options depend on the data
     done = steps_done(options.out)
     if done > config.steps:
         raise OptionError(
@@ -114,4 +117,5 @@ def train(
             show(found)
         return
     val = opened(parsed, "val", low_res) if "val" in parsed.parts else None
-    diffkit.train(system, data, out=options.out, val=val, config=config, track=[Recipe(recipe), *options.track])
+    track = [Recipe(recipe), *options.track]
+    diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks_of(parsed), track=track)
