@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import lru_cache, reduce
 from importlib import metadata
 from typing import Any
 
@@ -79,7 +79,7 @@ class Point:
         """A line with the versions of diffkit that the distribution requires, if it declares them."""
         if not self.requirement:
             return ""
-        return f"\n{self.distribution} {self.version} requires {self.requirement}; this is diffkit {own_version()}"
+        return f"\n{self.distribution} {self.version} requires {self.requirement}; this is diffkit {__version__}"
 
 
 class Scan:
@@ -193,6 +193,7 @@ def _where(distribution: metadata.Distribution) -> str:
     return printable(str(getattr(distribution, "_path", "an unknown place")))
 
 
+@lru_cache(1000)
 def canonical(name: str) -> str:
     """Return the registered spelling of a name: "-" is read as "_"."""
     return name.strip().replace("-", "_")
@@ -207,8 +208,3 @@ def is_allowed(distribution: str) -> bool:
 def normalized(distribution: str) -> str:
     """PEP 503 spelling, so that diffkit_edm and diffkit-edm are one."""
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
-
-
-def own_version() -> str:
-    """Return the version of diffkit."""
-    return __version__

@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from attrs import frozen
 
+from diffkit._version import __version__
 from diffkit.errors import (
     AmbiguousComponentError,
     DiffkitError,
@@ -40,7 +41,7 @@ from diffkit.options import option_names, required_options
 from diffkit.registry.aliases import alias_of
 from diffkit.registry.entry_points import BUILT_IN as BUILT_IN
 from diffkit.registry.entry_points import LOCAL as LOCAL
-from diffkit.registry.entry_points import NAME, Point, Scan, normalized, own_version
+from diffkit.registry.entry_points import NAME, Point, Scan, normalized
 from diffkit.registry.entry_points import canonical as canonical
 from diffkit.registry.kinds import KINDS, OFFERED, Kind
 
@@ -116,7 +117,7 @@ class Registry(Generic[P]):
                 if getattr(part, "__module__", None) != built_in:
                     return take(part)
                 self._imported[f"{BUILT_IN}:{known}"] = part
-                self._provenance[part] = Provenance(known, BUILT_IN, own_version())
+                self._provenance[part] = Provenance(known, BUILT_IN, __version__)
                 return part
 
         def take(part: F) -> F:
@@ -153,7 +154,7 @@ class Registry(Generic[P]):
         for name in self.built_in_names():
             loaded = f"{BUILT_IN}:{name}" in self._imported
             value = f"{self._package}.{name}"
-            found.append(Entry(self.kind, name, BUILT_IN, own_version(), value, name in taken, loaded))
+            found.append(Entry(self.kind, name, BUILT_IN, __version__, value, name in taken, loaded))
             taken.add(name)
         for point in _plugins(self.kind):
             loaded = f"{point.distribution}:{point.name}" in self._imported

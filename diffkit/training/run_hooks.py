@@ -33,9 +33,10 @@ class NamedHook:
     name: str
     hook: Hook
 
-    def has(self, moment: str) -> bool:
-        """Return whether the hook does anything at a moment."""
-        return getattr(type(self.hook), moment) is not getattr(Hook, moment)
+    def moments(self) -> list[str]:
+        """Return the moments at which the hook does anything."""
+        cls = type(self.hook)
+        return [moment for moment in MOMENTS if getattr(cls, moment) is not getattr(Hook, moment)]
 
 
 def choose_hooks(config: TrainConfig, hooks: Slot, track: Sequence[str | Tracker]) -> tuple[NamedHook, ...]:
@@ -116,7 +117,10 @@ class RunHooks:
     def __init__(self, hooks: Sequence[NamedHook], facts: HookFacts):
         self._facts, self.rank = facts, facts.rank
         self._hooks = [each for each in hooks if not each.hook.observes or facts.rank == 0]
-        self._at = {moment: [each for each in self._hooks if each.has(moment)] for moment in MOMENTS}
+        self._at: dict[str, list[NamedHook]] = {moment: [] for moment in MOMENTS}
+        for each in self._hooks:
+            for moment in each.moments():
+                self._at[moment].append(each)
         self._states: dict[str, HookState] = {}
         for each in self._hooks:
             self._states[each.name] = self._checked_state(each, self._call(each, each.hook.init))

@@ -79,7 +79,7 @@ def run(parsed: ParsedOptions) -> None:
         check_optimizer(system.network, config)
     _refuse_preview(config, system.num_steps)
     data = opened(parsed, low_res=options.low_res) if is_glance else data
-    parts = ", ".join(f"{kind} {name}" for kind, name in system.parts.names.items())
+    parts = ", ".join([f"{kind} {name}" for kind, name in system.parts.names.items()])
     say(f"data: {described(data)}{grey(parsed, data)}\nsystem: {parts}")
     if remark := _unused_classes(system, data):
         say(remark)
