@@ -272,7 +272,7 @@ def _is_class(part: object) -> bool:
 
 
 def _class_of(part: object) -> Any:
-    return part if _is_class(part) else type(part)
+    return part if issubclass(type(part), type) else type(part)
 
 
 def _name_of(part: object) -> str:

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import cache, reduce
 from importlib import metadata
 from typing import Any
 
@@ -193,6 +193,7 @@ def _where(distribution: metadata.Distribution) -> str:
     return printable(str(getattr(distribution, "_path", "an unknown place")))
 
 
+@cache
 def canonical(name: str) -> str:
     """Return the registered spelling of a name: "-" is read as "_"."""
     return name.strip().replace("-", "_")
