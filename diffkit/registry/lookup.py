@@ -19,6 +19,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar, cast
 
@@ -340,6 +341,7 @@ _scan = Scan()
 _registries: dict[str, Registry[Any]] = {kind.name: Registry(kind) for kind in OFFERED.values()}
 
 
+@cache
 def registry(kind: str) -> Registry[Any]:
     """Return the registry of a kind of part, or of commands, by its name in `OFFERED`."""
     try:

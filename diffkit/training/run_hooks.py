@@ -17,8 +17,6 @@ from diffkit.runtime.output import log
 from diffkit.system.saving import fits_json
 from diffkit.training.config import TrainConfig
 from diffkit.training.hook import Hook, HookFacts, HookResult, HookState, Tracker
-from diffkit.training.hooks.previews import Previews
-from diffkit.training.hooks.time_budget import TimeBudget
 from diffkit.training.metrics import FIXED_NAMES
 
 MOMENTS = ("at_begin", "after_backward", "after_update", "after_validation", "after_line", "at_save", "at_end")
@@ -33,11 +31,6 @@ class NamedHook:
     name: str
     hook: Hook
 
-    def moments(self) -> list[str]:
-        """Return the moments at which the hook does anything."""
-        cls = type(self.hook)
-        return [moment for moment in MOMENTS if getattr(cls, moment) is not getattr(Hook, moment)]
-
 
 def choose_hooks(config: TrainConfig, hooks: Slot, track: Sequence[str | Tracker]) -> tuple[NamedHook, ...]:
     """Return the hooks of a run: those that options stand for, those named or given, and its trackers.
@@ -51,22 +44,20 @@ def choose_hooks(config: TrainConfig, hooks: Slot, track: Sequence[str | Tracker
     """
     found: list[tuple[Any, str]] = []
     if config.preview_every is not None:
-        found.append((Previews(config.preview_every, config.preview, config.preview_steps), "previews"))
+        options = {"every": config.preview_every, "count": config.preview, "steps": config.preview_steps}
+        found.append(resolve("hook", ("previews", options)))
     if config.max_time is not None:
-        found.append((TimeBudget(config.max_time), "time_budget"))
-    found += [*resolve_several("hook", hooks or None), *map(_tracker, _listed(track))]
+        found.append(resolve("hook", ("time_budget", {"seconds": config.max_time})))
+    if isinstance(track, str):
+        raise OptionError("must be a list", option="track", value=track, fix={"track": [track]})
+    found += resolve_several("hook", hooks) if hooks else ()
+    found += map(_tracker, track)
     counts: dict[str, int] = {}
     named = []
     for hook, name in found:
         counts[name] = counts.get(name, 0) + 1
         named.append(NamedHook(name if counts[name] == 1 else f"{name}#{counts[name]}", hook))
     return tuple(named)
-
-
-def _listed(track: Sequence[str | Tracker]) -> Sequence[str | Tracker]:
-    if isinstance(track, str):
-        raise OptionError("must be a list", option="track", value=track, fix={"track": [track]})
-    return track
 
 
 def _tracker(chosen: str | Tracker) -> tuple[Tracker, str]:
@@ -119,8 +110,9 @@ class RunHooks:
         self._hooks = [each for each in hooks if not each.hook.observes or facts.rank == 0]
         self._at: dict[str, list[NamedHook]] = {moment: [] for moment in MOMENTS}
         for each in self._hooks:
-            for moment in each.moments():
-                self._at[moment].append(each)
+            for moment in MOMENTS:
+                if getattr(type(each.hook), moment) is not getattr(Hook, moment):  # it does something then
+                    self._at[moment].append(each)
         self._states: dict[str, HookState] = {}
         for each in self._hooks:
             self._states[each.name] = self._checked_state(each, self._call(each, each.hook.init))

@@ -51,7 +51,7 @@ def check_name(kind: str, name: str) -> None:
     if not name:
         raise OptionError(f"{spelled((kind,))} needs a name; {_help(kind)}")
     if kind not in _DATA or registered_name(name):
-        for each in names_of(kind, name):
+        for each in names_of(kind, name) if "," in name else (name,):
             part_factory(kind, each)
     elif not Path(name).is_dir() and not (Path(name).suffix in (".npz", ".npy", ".zip") and Path(name).is_file()):
         source_for(name)  # raises if it is wrong
@@ -96,8 +96,7 @@ def names_of(kind: str, name: str) -> list[str]:
 
 def part_options(kind: str, name: str) -> list[Option]:
     """The options of what fills a slot; imports that part and no other. Of several, each has its name before them."""
-    names = names_of(kind, name)
-    if names[1:]:
+    if "," in name and (names := names_of(kind, name))[1:]:
         return [o for each in names for o in options_of(part_factory(kind, each), (kind, each), f"{kind} {each}")]
     found = options_of(part_factory(kind, name), (kind,), f"{kind} {name}")
     if kind == "guidance" and canonical(name) in FOLDERS:
