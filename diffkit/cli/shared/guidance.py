@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,13 @@ FOLDERS: Mapping[str, tuple[str, str]] = {
 """Guidance by a network -> its option that names the folder of the network on a command line, with its help."""
 
 
-def guidance_class(name: str) -> type[Any]:
+def guidance_class(name: str) -> Callable[..., Any]:
     """Return the class of a guidance.
 
     Raises:
         UnknownComponentError, OptionError: There is no such guidance, or it can be made in Python only.
     """
-    found: type[Any] = registry("guidance").get(name)
+    found: Callable[..., Any] = registry("guidance").get(name)
     if canonical(name) not in FOLDERS and (objects := python_objects(found)):
         raise OptionError(
             f"guidance {name!r} is for Python only: its option {objects[0]!r} is a network or a function, which no "
@@ -50,7 +50,7 @@ def guidance_class(name: str) -> type[Any]:
 def with_folder(options: Sequence[Option], name: str) -> list[Option]:
     """Return the options of a guidance by a network, which is named by its folder; the label is found there."""
     network, help_text = FOLDERS[name]
-    folder = {"kind": Path, "field": None, "about": lambda: help_text}
+    folder: dict[str, Any] = {"kind": Path, "field": None, "about": lambda: help_text}
     chosen = [option for option in options if option.path[-1] != "label"]
     return [attrs.evolve(option, **folder) if option.path[-1] == network else option for option in chosen]
 
