@@ -264,9 +264,9 @@ def check_count(
         raise OptionError(f"is more than the {available} samples", option="count", value=total)
     has_features = reference is None or reference.features is not None
     if total <= neighbours and ("precision_recall" in metrics if metrics else has_features):
-        named = [Setting("neighbours", neighbours), f" need more samples than {neighbours}, got {total}"]
-        others = ["; take more, or name other metrics with ", Setting("metrics")]
-        raise OptionError(Message("precision and recall by ", *named, *others))
+        named = Message("precision and recall by ", Setting("neighbours", neighbours))
+        others = Message("; take more, or name other metrics with ", Setting("metrics"))
+        raise OptionError(Message(named, f" need more samples than {neighbours}, got {total}", others))
 
 
 def _blank_image_features(extractor: Extractor, shape: Sequence[int], device: str | torch.device) -> Features:

@@ -73,22 +73,21 @@ class Sampling:
         check_finite(x, rows.start)
         return pixels(x, self.saved.bins)
 
-    @property
-    def label(self) -> str:
-        """Name of the condition that holds the classes: a classifier's own, if the network has none."""
-        from diffkit.guidance import ClassifierGuidance
-
-        guidance = self.options.get("guidance")
-        return guidance.label if isinstance(guidance, ClassifierGuidance) else "y"
-
     def _conditions(self, rows: range) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if self.labels is not None:
-            found[self.label] = self.labels[rows.start : rows.stop].tolist()
+            found[label_of(self.options.get("guidance"))] = self.labels[rows.start : rows.stop].tolist()
         if self.low_res is not None:
             small = self.low_res.batch([i // self.each for i in rows]).images
             found["low_res"] = scale_images(small, self.low_res.bins)
         return found
+
+
+def label_of(guidance: object) -> str:
+    """Return the name of the condition that holds the classes: a classifier's own, if the network has none."""
+    from diffkit.guidance import ClassifierGuidance
+
+    return guidance.label if isinstance(guidance, ClassifierGuidance) else "y"
 
 
 def in_turn(chosen: Sequence[int], count: int) -> NDArray[np.int64]:

@@ -19,10 +19,9 @@ def test_unknown_command(refused: Refused):
 
 
 def test_unknown_part(refused: Refused):
-    text = f"no schedule named 'cosin'; did you mean 'cosine'? (known: {', '.join(registry('schedule').names())})"
-    assert refused("explain", "--schedule", "cosin") == text
-    assert refused("explain", "--schedule=cosin") == text
-    assert refused("train", "--schedule", "cosin", "--help") == text
+    text = refused("explain", "--schedule", "cosin")
+    assert "did you mean 'cosine'?" in text and all(name in text for name in registry("schedule").names())
+    assert text == refused("explain", "--schedule=cosin") == refused("train", "--schedule", "cosin", "--help")
 
 
 def test_part_without_a_name(refused: Refused):
@@ -59,23 +58,25 @@ def test_unknown_option_of_a_part(refused: Refused):
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("words", "reason"),
     [
-        (["--num-steps", "1.7"], "--num-steps must be an integer, got '1.7'"),
-        (["--num-steps", "true"], "--num-steps must be an integer, got 'true'"),
-        (["--bins", "many"], "--bins must be an integer or a table or none, got 'many'"),
-        (["--data-shape", "3,x"], "--data-shape must be a list of integers, got '3,x'"),
-        (["--rescale-time=maybe"], 'invalid value for --rescale-time: unable to convert "maybe" into bool'),
-        (["--schedule", "cosine", "--schedule.s", "a"], "--schedule.s must be a number, got 'a'"),
-        (["--schedule", "cosine", "--schedule.s", "-1"], "--schedule.s must be >= 0, got -1.0"),
-        (["--schedule", "cosine", "--schedule.s", "nan"], "--schedule.s must be finite, got nan"),
-        (["--num-steps"], "parameter --num-steps requires an argument"),
-        (["--num-steps", "3", "--num_steps", "4"], "parameter --num_steps specified multiple times"),
-        (["word"], "unused Tokens: ['word']"),
+        (["--num-steps", "1.7"], "an integer"),
+        (["--num-steps", "true"], "an integer"),
+        (["--bins", "many"], "an integer or a table or none"),
+        (["--data-shape", "3,x"], "a list of integers"),
+        (["--rescale-time", "maybe"], "into bool"),
+        (["--schedule", "cosine", "--schedule.s", "a"], "a number"),
+        (["--schedule", "cosine", "--schedule.s", "-1"], ">= 0"),
+        (["--schedule", "cosine", "--schedule.s", "nan"], "finite"),
+        (["--num-steps"], "requires an argument"),
+        (["--num-steps", "3", "--num_steps", "4"], "multiple times"),
+        (["word"], "unused"),
     ],
 )
-def test_bad_values(refused: Refused, words: list[str], text: str):
-    assert refused("explain", *words) == text
+def test_bad_values(refused: Refused, words: list[str], reason: str):
+    text = refused("explain", *words)
+    assert reason in text
+    assert text.flags == [word for word in words[-2:] if word.startswith("--")][-1:]
 
 
 def test_bad_values_of_parts_are_reported_together(refused: Refused):

@@ -120,11 +120,28 @@ def test_by_a_worse_system(command: Command, refused: Refused, saved: Path, tmp_
     assert np.abs(drawn(tmp_path / "s").astype(int) - pixels(expected)).max() <= 1
 
 
-def test_tasks_take_no_networks(refused: Refused, saved: Path, classifier: Callable, tmp_path: Path):
-    picture = tmp_path / "p.png"
+@pytest.mark.parametrize("conditional", [True, False])
+def test_pictures_are_guided_by_networks_too(
+    command: Command, saved: Path, make_system: Callable, classifier: Callable, tmp_path: Path, conditional: bool
+):
+    run = saved if conditional else make_system(data_shape=(1, 8, 6), num_steps=12)
+    folder, picture = classifier(), tmp_path / "p.png"
     Image.new("L", (6, 8)).save(picture)
-    words = ["edit", saved, picture, "--guidance", "classifier", "--guidance.classifier", classifier()]
-    assert refused(*words, "--out", tmp_path / "e").startswith("guidance 'classifier' needs a network, which only")
+    words = ["edit", run, picture, "--classes", "2", "--guidance", "classifier", "--guidance.classifier", folder]
+    assert command(*words, "--guidance.scale", "6", "--out", tmp_path / "e").code == 0
+    label = "y" if conditional else "class"
+    guidance = ClassifierGuidance(load_classifier(folder), 6.0, label=label)
+    expected = diffkit.tasks.image_to_image(
+        diffkit.load(run),
+        -torch.ones(1, 1, 8, 6),
+        strength=0.5,
+        seed=0,
+        guidance=guidance,
+        progress=False,
+        **{label: [2]},
+    )
+    with Image.open(tmp_path / "e" / "p.png") as found:
+        assert np.abs(np.asarray(found).astype(int) - pixels(expected)[0, :, :, 0]).max() <= 1
 
 
 def test_networks_of_other_classes(refused: Refused, saved: Path, classifier: Callable, tmp_path: Path):

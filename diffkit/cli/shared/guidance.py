@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,13 @@ FOLDERS: Mapping[str, tuple[str, str]] = {
 """Guidance by a network -> its option that names the folder of the network on a command line, with its help."""
 
 
-def guidance_class(name: str) -> type[Any]:
+def guidance_class(name: str) -> Callable[..., Any]:
     """Return the class of a guidance.
 
     Raises:
         UnknownComponentError, OptionError: There is no such guidance, or it can be made in Python only.
     """
-    found: type[Any] = registry("guidance").get(name)
+    found: Callable[..., Any] = registry("guidance").get(name)
     if canonical(name) not in FOLDERS and (objects := python_objects(found)):
         raise OptionError(
             f"guidance {name!r} is for Python only: its option {objects[0]!r} is a network or a function, which no "
@@ -50,7 +50,7 @@ def guidance_class(name: str) -> type[Any]:
 def with_folder(options: Sequence[Option], name: str) -> list[Option]:
     """Return the options of a guidance by a network, which is named by its folder; the label is found there."""
     network, help_text = FOLDERS[name]
-    folder = {"kind": Path, "field": None, "about": lambda: help_text}
+    folder: dict[str, Any] = {"kind": Path, "field": None, "about": lambda: help_text}
     chosen = [option for option in options if option.path[-1] != "label"]
     return [attrs.evolve(option, **folder) if option.path[-1] == network else option for option in chosen]
 
@@ -63,9 +63,9 @@ def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
     Raises:
         OptionError, CheckpointError, SpecError: An option is wrong, or what a folder holds does not fit the system.
     """
-    check_null(slot, saved)
     if slot is None:
         return None, saved
+    _check_null(slot, saved)
     name = canonical(slot[0])
     if name not in FOLDERS:
         return resolve("guidance", slot)[0], saved
@@ -78,9 +78,9 @@ def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:
     return by_classifier(folder, saved, **options)
 
 
-def check_null(slot: Slot, saved: Saved) -> None:
+def _check_null(slot: tuple[str, Mapping[str, Any]], saved: Saved) -> None:
     """Raise `OptionError` for classifier-free guidance of a network without a label for "no class"."""
-    if slot is None or canonical(slot[0]) != "cfg" or slot[1].get("null") is not None:
+    if canonical(slot[0]) != "cfg" or slot[1].get("null") is not None:
         return
     if saved.system.parts.null_conditions is None:
         lacking = "classes" if saved.num_classes is None else 'label for "no class"'
@@ -88,9 +88,3 @@ def check_null(slot: Slot, saved: Saved) -> None:
             f"--guidance cfg compares a class with no class, and this network has no {lacking}; train one with "
             "--label-dropout 0.1"
         )
-
-
-def refuse_folders(slot: Slot) -> None:
-    """Raise `OptionError` if the guidance is one that needs a network."""
-    if slot is not None and canonical(slot[0]) in FOLDERS:
-        raise OptionError(f"guidance {slot[0]!r} needs a network, which only diffkit sample reads; use it from Python")

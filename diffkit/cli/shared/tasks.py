@@ -12,7 +12,7 @@ from diffkit.cli.parsing.spec import ParsedOptions, chosen
 from diffkit.cli.shared.drawing import Drawing, PictureOptions
 from diffkit.cli.shared.paths import check_new_folder, may_replace
 from diffkit.errors import DataError, OptionError
-from diffkit.evaluation.sampling import sized
+from diffkit.evaluation.sampling import label_of, sized
 from diffkit.registry import canonical
 from diffkit.runtime.files import write_atomically, write_through
 from diffkit.runtime.finite import check_finite
@@ -59,17 +59,16 @@ class PictureTask:
     def of(cls, options: PictureOptions, parsed: ParsedOptions) -> PictureTask:
         """Load the system, which must make pictures of 8 bits and read no other ones, after checking the options."""
         from diffkit.cli.shared.device import device
-        from diffkit.cli.shared.guidance import check_null, refuse_folders
+        from diffkit.cli.shared.guidance import load_guidance
         from diffkit.evaluation.saved import load
 
         _check_out(options.out, options.overwrite)
-        guidance = parsed.parts.get("guidance")
-        refuse_folders(guidance)
-        if guidance is not None and canonical(guidance[0]) == "cfg" and not options.classes:
+        chosen_guidance = parsed.parts.get("guidance")
+        if chosen_guidance is not None and canonical(chosen_guidance[0]) == "cfg" and not options.classes:
             raise OptionError("--guidance cfg has no effect without a class; name one with --classes")
         saved = load(options.run, device(options.device))
         _check_system(saved, options.run)
-        check_null(guidance, saved)
+        guidance, saved = load_guidance(chosen_guidance, saved)
         sampling = {"sampler": parsed.parts.get("sampler"), **chosen(steps=options.steps, guidance=guidance)}
         return cls(saved, options, sampling)
 
@@ -89,8 +88,11 @@ class PictureTask:
             more: Its other options.
         """
         y = _labels(self.saved, self.options.classes, 1 if count is None else count)
-        conditions = {} if y is None else {"y": y[0] if count is None else [label for label in y for _ in range(each)]}
-        return task(self.saved.system, *arguments, **self.sampling, **conditions, **more)
+        if y is not None:
+            more[label_of(self.sampling.get("guidance"))] = (
+                y[0] if count is None else [k for k in y for _ in range(each)]
+            )
+        return task(self.saved.system, *arguments, **self.sampling, **more)
 
     def draw(
         self,

@@ -40,15 +40,15 @@ def check_labels_option(instance: object, attribute: Attribute[Any], value: obje
     )
 
 
+def _check_sides(instance: object, attribute: Attribute[Any], value: tuple[int, ...] | None) -> None:
+    if value is not None and len(value) not in (1, 2):
+        raise OptionError("must be one number or two", option=attribute.name, value=value)
+
+
 def image_size(*, optional: bool = False) -> Any:
     """Field holding height and width; one number is accepted for a square."""
     found = integers(None if optional else NOTHING, optional=optional, single=True, ge=1)
-
-    @found.validator
-    def check(instance: object, attribute: Attribute[Any], value: tuple[int, ...] | None) -> None:
-        if value is not None and len(value) not in (1, 2):
-            raise OptionError("must be one number or two", option=attribute.name, value=value)
-
+    found.validator(_check_sides)
     return found
 
 
