@@ -264,7 +264,10 @@ class MeanParameterization(Part, Protocol):
 
 
 class VarianceParameterization(Part, Protocol):
-    """The log-variance of p(x_{k-1} | x_k)."""
+    """The log-variance of p(x_{k-1} | x_k).
+
+    `extra_outputs` is how many channels the network has for it, for each channel of the data: 0, or 1 if it is learned.
+    """
 
     extra_outputs: ClassVar[int] = 0
 

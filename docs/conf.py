@@ -22,7 +22,7 @@ html_theme = "furo"
 pygments_dark_style = "github-dark"
 html_title = "diffkit"
 html_css_files = ["site.css"]
-html_js_files = ["versions.js"]
+html_js_files = ["versions.js", "copy.js"]
 html_extra_path = ["versions.json", "llms.txt"]
 html_sidebars = {
     "**": [

@@ -58,6 +58,7 @@ def demo_run() -> None:
 PAGES = {
     "learn/first-hour": Page(
         {
+            "diffkit demo\n": "diffkit demo --steps 20\n",  # only in the notebook
             "--num 50": "--num 2 --steps 3",
             "--steps 50": "--steps 2",
             "steps=20": "steps=2",

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(diffkit.__file__).parents[1]
 sys.path.append(str(ROOT / "docs" / "_ext"))
 
+from diffkit_docs.notebooks import TUTORIALS, notebook  # noqa: E402
+
 RUN = """
 import json, subprocess, sys
 
@@ -112,17 +114,8 @@ def test_a_wheel_of_the_source_distribution_is_the_same(built: Path, tmp_path: P
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
 
 
-def notebooks() -> list[object]:
-    from diffkit_docs.notebooks import TUTORIALS
-
-    trains = ("first-hour",)  # the demo, in full
-    return [pytest.param(name, marks=[pytest.mark.soak] * (name in trains)) for name in TUTORIALS]
-
-
-@pytest.mark.parametrize("name", notebooks())
+@pytest.mark.parametrize("name", TUTORIALS)
 def test_a_notebook_runs_from_top_to_bottom(name: str, user: Callable[..., str], tmp_path: Path):
-    from diffkit_docs.notebooks import notebook
-
     text = (ROOT / "docs" / "learn" / f"{name}.md").read_text(encoding="utf-8")
     for full, small in PAGES.get(f"learn/{name}", Page()).smaller.items():
         text = text.replace(full, small)

@@ -16,7 +16,7 @@ from diffkit.registry import BUILT_IN, KINDS, registry
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "docs" / "_ext"))
 
-from diffkit_docs import check, commands, docstrings, gallery, names, options, plots, reference, repository  # noqa: E402
+from diffkit_docs import check, commands, docstrings, gallery, names, notebooks, options, plots, reference, repository  # noqa: E402
 
 PARTS = [(kind, e.name) for kind in KINDS for e in registry(kind).entries() if e.origin == BUILT_IN]
 
@@ -106,6 +106,21 @@ def test_links_to_the_repository_become_links_of_the_site(tmp_path: Path):
     assert changed == "a (`tests/layout/test_pages.py`) [b](tasks.md#inversion) [c](https://example.org)"
 
 
+def test_a_page_becomes_a_notebook():
+    page = (
+        "# Page\n\nSee [a](b.md) and {doc}`c </c>`.\n\n```python\n1 / 0\n```\n\n```text\nZeroDivisionError: a\n```\n\n"
+        "`f.py`:\n\n```python\nx = 1\n```\n\n```sh\npip install x\n```\n\n```bash\ndiffkit list\n```\n"
+    )
+    cells = [("".join(cell["source"]), cell["metadata"]) for cell in notebooks.notebook(page, "1.0")["cells"]]
+    assert cells[1:] == [
+        ("See a and c.", {}),
+        ("1 / 0", {"tags": ["raises-exception"]}),
+        ("%%writefile f.py\nx = 1", {}),
+        ("```sh\npip install x\n```", {}),
+        ("!diffkit list", {}),
+    ]
+
+
 def test_dead_links_and_things_from_elsewhere_are_found(tmp_path: Path):
     (tmp_path / "a.html").write_text('<a href="b.html#x"></a><a href="#y"></a><script src="https://cdn/x.js"></script>')
     (tmp_path / "b.html").write_text('<p id="z"></p><a href="a.html">a</a><a href="https://example.org">ok</a>')
@@ -120,4 +135,7 @@ def test_the_site_builds_without_warnings_and_has_every_page(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     wanted = {f"api/{home}.html" for home in reference.homes(names.public_names()).values()}
     wanted |= {f"gallery/{kind}/{name}.html" for kind, name in PARTS}
+    wanted |= {"gallery/papers.html"}
     assert [page for page in sorted(wanted) if not (tmp_path / "html" / page).exists()] == []
+    offered = {path.stem for path in (tmp_path / "html" / "_downloads").rglob("*.ipynb")}
+    assert offered == set(notebooks.TUTORIALS)

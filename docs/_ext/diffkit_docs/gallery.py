@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import multiprocessing
+import re
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -25,6 +26,8 @@ from diffkit_docs.plots import panels_of
 _PROCESSES = 2
 _CALLS = {"optimizer": "train", "lr_schedule": "train"}
 """Kind that `diffkit.compose` has no keyword for -> the call that has."""
+_PAPER = re.compile(r"([A-Z][^;:,()]*\d{4}), arXiv:(\d+\.\d+)")
+"""As a docstring names a source: authors and year, and number."""
 
 
 @frozen
@@ -66,7 +69,7 @@ def write_gallery(folder: Path, kept: Path) -> None:
     parts = _parts(folder, kept)
     misfits = cache.read(kept / "misfits.json") or facts.misfits()
     cache.write(kept / "misfits.json", misfits)
-    pages = {"index.rst": _index(parts)}
+    pages = {"index.rst": _index(parts), "papers.rst": _papers(parts)}
     for kind, each in parts.items():
         pages[f"{kind}/index.rst"] = _kind_page(kind, each)
         pages |= {f"{kind}/{part.name}.rst": _part_page(part, misfits) for part in each}
@@ -121,7 +124,23 @@ def _index(parts: dict[str, list[Shown]]) -> str:
     lines[-1:] = ["equation, source and options from its docstring, its figure by running it.", ""]
     for kind, each in parts.items():
         lines += [title(kind, "-"), f":doc:`{KINDS[kind].about} <{kind}/index>`", "", *_cards(each, f"{kind}/"), ""]
-    return "\n".join([*lines, toctree([f"{kind}/index" for kind in parts], "hidden")])
+    lines += [":doc:`The papers <papers>` that parts follow, each with its parts.", ""]
+    return "\n".join([*lines, toctree([*(f"{kind}/index" for kind in parts), "papers"], "hidden")])
+
+
+def _papers(parts: dict[str, list[Shown]]) -> str:
+    """The papers that docstrings name as sources, newest first, each with its parts."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for part in (part for each in parts.values() for part in each):
+        for section in part.doc.sections:
+            for authors, number in _PAPER.findall(" ".join(section.text.split())):
+                of = found.setdefault((number, authors), [])
+                of += [f":doc:`{part.name} <{part.kind}/{part.name}>`"]
+    lines = [title("Papers"), "The papers that parts follow; each part's page names the equation.", ""]
+    lines += [".. list-table::", "   :header-rows: 1", "", "   * - paper", "     - parts"]
+    for (number, authors), of in sorted(found.items(), reverse=True):
+        lines += [f"   * - {inline(f'{authors}, arXiv:{number}')}", f"     - {', '.join(dict.fromkeys(of))}"]
+    return "\n".join([*lines, ""])
 
 
 def _cards(parts: list[Shown], prefix: str) -> Iterator[str]:
