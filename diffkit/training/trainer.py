@@ -286,8 +286,12 @@ class Trainer:
         for full, value in tensors.items():
             key, name = full.split("/", 1)
             position, parameter = positions[name]
-            # moments are sharded as their parameter is; the number of steps is one number
-            state.setdefault(position, {})[key] = self.engine.shard_like(value, parameter) if value.ndim else value
+            # moments are sharded and laid out as their parameter is; the number of steps is one number
+            if value.ndim:
+                value = self.engine.shard_like(value, parameter)
+                if not parameter.is_contiguous():  # fused optimizers read memory in order
+                    value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            state.setdefault(position, {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     # ---- helpers ----------------------------------------------------------------------------------------------
