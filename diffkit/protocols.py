@@ -19,6 +19,7 @@ from attrs import field, frozen
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -612,3 +613,38 @@ class Decoder(Part, Protocol):
     @abstractmethod
     def log_prob(self, x_start: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""
+
+
+class GroupNormKernel(Protocol):
+    """A module with ``y = act(n (1 + scale) + shift)`` and its gradients, n the group norm of x, in float32 arithmetic.
+
+    diffkit calls it in place of the layers `nn.GroupNorm` and `nn.SiLU` where nothing else acts on them.
+    """
+
+    def available(self, device: torch.device) -> bool:
+        """Return whether it runs on a device, and is faster there than the layers."""
+        ...
+
+    def supports(self, x: Tensor, groups: int) -> bool:
+        """Return whether it takes x, (B, C, *S): dtype, memory format, sizes and device."""
+        ...
+
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor, scale_shift: Tensor | None, groups: int, eps: float, silu: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return y in x's dtype, and what `backward` needs; act is SiLU or the identity, scale_shift is (B, 2 C)."""
+        ...
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale_shift: Tensor | None,
+        groups: int,
+        silu: bool,
+        saved: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return the gradients of x, weight, bias and scale_shift from that of y."""
+        ...
