@@ -661,3 +661,38 @@ class LRSchedule(Protocol):
             step: 0..steps - 1.
             steps: Updates of the run in all. Where the factor does not depend on it, a run may be lengthened later.
         """
+
+
+class GroupNormKernel(Protocol):
+    """A module with ``y = act(n (1 + scale) + shift)`` and its gradients, n the group norm of x, in float32 arithmetic.
+
+    diffkit calls it in place of the layers `nn.GroupNorm` and `nn.SiLU` where nothing else acts on them.
+    """
+
+    def available(self, device: torch.device) -> bool:
+        """Return whether it runs on a device, and is faster there than the layers."""
+        ...
+
+    def supports(self, x: Tensor, groups: int) -> bool:
+        """Return whether it takes x, (B, C, *S): dtype, memory format, sizes and device."""
+        ...
+
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor, scale_shift: Tensor | None, groups: int, eps: float, silu: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return y in x's dtype, and what `backward` needs; act is SiLU or the identity, scale_shift is (B, 2 C)."""
+        ...
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale_shift: Tensor | None,
+        groups: int,
+        silu: bool,
+        saved: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return the gradients of x, weight, bias and scale_shift from that of y."""
+        ...

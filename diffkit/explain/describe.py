@@ -17,6 +17,7 @@ from diffkit.gaussian import NATS_PER_BIT
 from diffkit.options import option_names
 from diffkit.protocols import Composition, ConditionalBackbone, Decoder
 from diffkit.registry import LOCAL, SLOTS, registry
+from diffkit.registry.kernels import kernel_name
 from diffkit.registry.resolve import Slot, resolve
 from diffkit.runtime.run_layout import SPEC
 from diffkit.spacing import Spacing, remark_on_karras, remark_on_start
@@ -156,6 +157,7 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
         grid=grid,
         remarks=tuple(_remarks(system, recipe, grid, steps)),
         num_parameters=_count_parameters(system, recipe) if network else None,
+        kernel=kernel_name(system.device),
     )
 
 

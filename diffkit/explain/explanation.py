@@ -59,6 +59,7 @@ class Explanation:
         grid: Levels that sampling visits, ascending.
         remarks: Remarks to consider before training.
         num_parameters: Number of the network's parameters; None if it was not built.
+        kernel: Distribution and version whose kernel normalizes in U-Nets and classifiers here; None if torch does.
     """
 
     parts: tuple[PartNote, ...]
@@ -77,6 +78,7 @@ class Explanation:
     grid: tuple[int, ...] = field(repr=False)
     remarks: tuple[str, ...]
     num_parameters: int | None = None
+    kernel: str | None = None
 
     def __str__(self) -> str:
         return as_text(self)
@@ -117,6 +119,8 @@ def _head(e: Explanation) -> Iterator[str]:
     clip = "x_start clipped to [-1, 1] when sampling" if s["clip_x_start"] else "x_start not clipped"
     if e.num_parameters is not None:
         yield f"network of {e.num_parameters:,} parameters"
+    if e.kernel is not None:
+        yield f"group norms by {e.kernel}, within rounding of torch's; DIFFKIT_PLUGINS= leaves it out"
     yield f"data {'x'.join(map(str, s['data_shape']))}, {values}; {steps}; {clip}"
 
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffkit.parts.backbones._blocks import Pointwise, attend, convolution, down_blocks, middle_block, run, zeroed
+from diffkit.parts.backbones._blocks import Head, Pointwise, attend, convolution, down_blocks, middle_block, run, zeroed
 from diffkit.parts.backbones._embedding import TimeEmbedding
 from diffkit.parts.backbones._layout import Layout
 
@@ -95,4 +95,4 @@ def _pooled_head(layout: Layout, num_classes: int, pool: str) -> nn.Sequential:
         outer, inner = layout.data_shape[1 : -len(layout.sides)], layout.sides
         positions = math.prod(outer) * math.prod(side // shrink for side in inner)
         layers.append(AttentionPool(positions, width, layout.heads(width), num_classes))
-    return nn.Sequential(*layers)
+    return Head(*layers)

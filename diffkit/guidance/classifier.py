@@ -78,8 +78,9 @@ class Classifier:
         layout = self._layout(data_shape)
         refuse(layout.problems())
         from diffkit.guidance._classifier import ClassifierNetwork
+        from diffkit.parts.backbones._normalize import laid_out
 
-        return ClassifierNetwork(layout, num_classes, self.pool)
+        return laid_out(ClassifierNetwork(layout, num_classes, self.pool))
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
         # the published classifiers attend at 32, 16 and 8 pixels

@@ -20,7 +20,7 @@ from attrs import frozen
 
 from diffkit._version import __version__
 from diffkit.errors import did_you_mean, failure
-from diffkit.registry.kinds import OFFERED
+from diffkit.registry.kinds import FOUND
 from diffkit.runtime.output import printable
 
 BUILT_IN, LOCAL = "diffkit", "local"
@@ -105,7 +105,7 @@ class Scan:
 
     def faults(self) -> tuple[str, ...]:
         """Return one sentence for each piece of metadata that was skipped."""
-        self._of(next(iter(OFFERED)))
+        self._of(next(iter(FOUND)))
         return self._faults
 
     def _of(self, kind: str) -> tuple[Point, ...]:
@@ -118,7 +118,7 @@ class Scan:
 
 
 def _read_points(faults: list[str]) -> dict[str, tuple[Point, ...]]:
-    found: dict[str, set[Point]] = {kind: set() for kind in OFFERED}
+    found: dict[str, set[Point]] = {kind: set() for kind in FOUND}
     for distribution in _our_distributions(faults):
         try:
             for kind, point in _points_of(distribution, faults):
@@ -169,7 +169,7 @@ def _unreadable(distribution: metadata.Distribution, error: Exception) -> str:
 def _points_of(distribution: metadata.Distribution, faults: list[str]) -> Iterator[tuple[str, Point]]:
     name, version = _header(distribution, "Name"), printable(_header(distribution, "Version") or "?")
     requirement = next((printable(r) for r in distribution.requires or () if _OURS.match(r)), "")
-    known = {kind.group: kind.name for kind in OFFERED.values()}
+    known = {kind.group: kind.name for kind in FOUND.values()}
     entries = [(entry.group.strip(), entry) for entry in distribution.entry_points]
     for group in dict.fromkeys(group for group, _ in entries if group.startswith("diffkit.") and group not in known):
         faults.append(f"{name} offers parts under {printable(group)!r}{did_you_mean(group, known)}")

@@ -134,7 +134,19 @@ COMMAND = Kind(
 """What ``diffkit NAME`` runs."""
 
 OFFERED: dict[str, Kind] = {**KINDS, COMMAND.name: COMMAND}
-"""Everything that a package can offer by entry point, by kind: parts and commands."""
+"""Everything that a package can offer by name, by kind: parts and commands."""
+
+KERNEL = Kind(
+    "kernel",
+    "Arithmetic of networks in fewer passes over memory.",
+    "diffkit.protocols:GroupNormKernel",
+    "",
+    module=True,
+)
+"""A module that computes what layers do; it is installed, and has no name in a composition. There is none built in."""
+
+FOUND: dict[str, Kind] = {**OFFERED, KERNEL.name: KERNEL}
+"""Everything that is looked for among entry points, by kind."""
 
 SLOTS: tuple[str, ...] = tuple(kind.name for kind in KINDS.values() if kind.slot)
 """Names of the kinds that `diffkit.compose` has a keyword for."""

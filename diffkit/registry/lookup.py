@@ -371,6 +371,11 @@ def describe(kind: str | None = None) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def installed(kind: str) -> tuple[Point, ...]:
+    """Return the entry points of a kind that DIFFKIT_PLUGINS allows; imports nothing."""
+    return _scan.allowed(kind)
+
+
 def _plugins(kind: str) -> tuple[Point, ...]:
     return _scan.allowed(kind)
 

@@ -83,6 +83,8 @@ class OptimizerState:
             parameter = self.trained[name]
             if isinstance(value, Tensor) and value.ndim and value.shape == parameter.shape:
                 value = shard_like(value, parameter)
+                if not parameter.is_contiguous():  # fused optimizers read memory in order
+                    value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             state.setdefault(self._positions[name], {})[kind] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self._restore_dtypes(state)

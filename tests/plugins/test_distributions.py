@@ -19,6 +19,7 @@ import pytest
 
 import diffkit
 from diffkit.registry import KINDS, registry
+from diffkit.registry.kinds import FOUND
 
 ROOT = Path(diffkit.__file__).parents[1]
 FOLDERS = sorted(file.parent for file in ROOT.glob("plugins/*/pyproject.toml"))
@@ -44,7 +45,7 @@ QUICK = {"diffkit-minsnr"}
 
 
 def test_there_are_plugins():
-    assert {"diffkit-minsnr", "diffkit-edm", "diffkit-flow", "diffkit-diffusers"} <= set(PROJECTS)
+    assert {"diffkit-minsnr", "diffkit-edm", "diffkit-flow", "diffkit-diffusers", "diffkit-kernels"} <= set(PROJECTS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,16 +56,19 @@ def test_no_built_in_has_the_name_of_a_plugin_and_no_two_plugins_share_one(kind:
 
 
 @pytest.mark.parametrize(("folder", "kind", "name", "value"), EVERY)
-def test_a_name_carries_its_family_and_its_value_is_a_class_of_the_plugin(
+def test_a_name_carries_its_family_and_its_value_is_a_class_or_module_of_the_plugin(
     folder: str, kind: str, name: str, value: str
 ):
     family = folder.removeprefix("diffkit-")
-    assert kind in KINDS
+    assert kind in FOUND
     assert name == family or name.startswith(f"{family}_")
     module, _, attribute = value.partition(":")
     assert module.split(".")[0] == f"diffkit_{family}"
     base = ROOT / "plugins" / folder / "src" / module.replace(".", "/")
     file = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
+    if FOUND[kind].module:
+        assert not attribute and file.is_file()
+        return
     classes = [node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
     assert attribute in classes
 

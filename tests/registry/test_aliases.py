@@ -12,6 +12,7 @@ import diffkit
 from diffkit.errors import UnknownComponentError
 from diffkit.registry import KINDS, refresh, registry
 from diffkit.registry.aliases import ALIASES, _plain, alias_of
+from diffkit.registry.kinds import FOUND
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 
@@ -24,7 +25,7 @@ def refusal(kind: str, name: str) -> str:
 
 def offered() -> dict[str, set[str]]:
     """Kind -> "distribution:name" of every part in `plugins/`."""
-    found: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    found: dict[str, set[str]] = {kind: set() for kind in FOUND}
     for file in PLUGINS.glob("*/pyproject.toml"):
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
         for group, names in project["entry-points"].items():

@@ -33,6 +33,21 @@ def test_continuing_is_bit_identical(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_a_channels_last_network_continues_to_the_bit(tmp_path):
+    """Fused AdamW reads weights and moments as they lie in memory, and files hold them in order."""
+
+    def composed():
+        unet = ("unet", {"channels": 8, "groups": 4, "num_res_blocks": 1, "channel_mult": (1,), "num_classes": 3})
+        made = system(backbone=unet)
+        made.network.to(memory_format=torch.channels_last)
+        return made
+
+    train(tmp_path / "whole", system=composed(), steps=4, label_dropout=0)
+    train(tmp_path / "parts", system=composed(), steps=2, label_dropout=0)
+    train(tmp_path / "parts", system=composed(), steps=4, label_dropout=0)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("log_every", [2, 5])
 def test_a_line_of_metrics_that_spans_an_interruption_is_the_same(tmp_path, log_every):
     train(tmp_path / "whole", steps=20, log_every=log_every)

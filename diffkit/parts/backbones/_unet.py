@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffkit.errors import OptionError
-from diffkit.parts.backbones._blocks import convolution, down_blocks, middle_block, run, up_blocks, zeroed
+from diffkit.parts.backbones._blocks import Head, convolution, down_blocks, middle_block, run, up_blocks, zeroed
 from diffkit.parts.backbones._embedding import TimeEmbedding, add_labels
 from diffkit.parts.backbones._layout import Layout
 
@@ -49,7 +49,7 @@ class UNetNetwork(nn.Module):
         self.middle_block = middle_block(layout)
         self.output_blocks = up_blocks(layout, left)
         width = layout.widths[0]
-        self.out = nn.Sequential(
+        self.out = Head(
             nn.GroupNorm(layout.groups, width),
             nn.SiLU(),
             zeroed(convolution(layout.axes, width, out_channels, 3, padding=1)),
@@ -74,7 +74,7 @@ class UNetNetwork(nn.Module):
         for block in self.output_blocks:
             h = run(block, torch.cat([h, skips.pop()], dim=1), emb, recompute=self.checkpoint)
         out: Tensor = self.out(h)
-        return out
+        return out.contiguous()  # whatever memory format the layers have
 
     def features(self, x: Tensor, time: Tensor, y: Tensor | None = None, low_res: Tensor | None = None) -> Features:
         """Return the activations that `forward`, called with the same arguments, passes through."""

@@ -123,10 +123,11 @@ class UNet(ConditionalBackbone, ResizableBackbone):
         """Return the network, ``forward(x, time, y=None, low_res=None)``."""
         layout = self._layout(data_shape)
         refuse(layout.problems())
+        from diffkit.parts.backbones._normalize import laid_out
         from diffkit.parts.backbones._unet import UNetNetwork
 
         num_labels = label_count(self.num_classes, self.null_class)
-        return UNetNetwork(layout, out_channels, num_labels, self.low_res_channels)
+        return laid_out(UNetNetwork(layout, out_channels, num_labels, self.low_res_channels))
 
     def _layout(self, data_shape: tuple[int, ...]) -> Layout:
         # the published networks attend at 16 and 8 pixels

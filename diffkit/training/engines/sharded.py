@@ -41,6 +41,8 @@ class Sharded(MultiProcess):
         for tensor in [*sharded.parameters(), *sharded.buffers()]:
             torch.distributed.broadcast(tensor.data, src=0)
         network.cpu()
+        for parameter in sharded.parameters():  # FSDP2 takes no other memory format
+            parameter.data = parameter.data.contiguous()
         mesh = init_device_mesh(self.device.type, (self.ranks.size,))
         for block in sharding_blocks(sharded):
             fully_shard(block, mesh=mesh)
