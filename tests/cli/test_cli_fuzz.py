@@ -5,16 +5,24 @@ from __future__ import annotations
 import copy
 import io
 import math
+import random
 import tomllib
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+import diffkit
 from diffkit.__main__ import main
+from diffkit.cli.parsing.commands import built_in
+from diffkit.cli.parsing.request import look
+from diffkit.errors import OptionError
+from diffkit.registry import registry
 
 BASE: dict[str, Any] = {
     "out": "runs/x",
@@ -182,3 +190,46 @@ def test_damaged_configurations(tmp_path, count):
 @pytest.mark.parametrize("count", [12, pytest.param(2000, marks=pytest.mark.slow)])
 def test_command_lines(tmp_path, count):
     trying(count, lambda words: check_line(tmp_path, words), LINES)
+
+
+SHOWN = {"RUN": "run", "PICTURES": "pictures", "FIRST": "pictures/0.png", "SECOND": "pictures/1.png"}
+SHOWN |= {"SAMPLES": "data.npz", "SOURCE": "pictures", "FILE": "none.pt", "NAME": "diffkit-x"}
+ANYTHING = [*WORDS, "0", "-1", "3", "0.5", "1e30", "inf", "none", "8,6", "ddim", "cpu", "meta", "run", "pictures"]
+ANYTHING += ["mask.png", "data.npz", "x.npz", "x.json", "npz", "all", "karras4", "uniform", "cat", "--seed"]
+
+
+def any_line(choose: random.Random) -> list[str]:
+    """A line of any command that ends soon, with some of its options, most of them wrong."""
+    name = choose.choice([each for each in built_in() if each not in ("demo", "explain", "report", "size", "list")])
+    spec = built_in()[name].load().SPEC
+    slots = [f"--{kind}=data.npz" for kind in ("data", "val") if kind in spec.slots and choose.random() < 0.8]
+    for kind in sorted(set(spec.slots) - {"data", "val"}):
+        slots += [f"--{kind}={choose.choice(registry(kind).built_in_names())}"] if choose.random() < 0.3 else []
+    try:
+        options = look(name, spec, slots).options
+    except OptionError:  # guidance that only Python can hold
+        return [*name.split(), *slots]
+    words = [*name.split(), *(SHOWN.get(o.flag, "run") for o in options if o.positional), *slots]
+    for option in options:
+        likely = {"out": "out", "to": "to", "mask": "mask.png", "steps": "2", "kind": "schedule"}.get(option.key)
+        if not (option.positional or option.chooses) and choose.random() < (0.9 if likely else 0.06):
+            value = likely if likely and choose.random() < 0.8 else choose.choice(ANYTHING)
+            words += [f"{option.flag}={value}"] if choose.random() < 0.3 else [option.flag, value]
+    return [*words, "--print-config"] if name.startswith("train") and "--dry-run" not in words else words
+
+
+@pytest.mark.slow
+def test_lines_of_any_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backbone = ("mlp", {"hidden": 8, "depth": 1, "num_classes": 3, "null_class": True})
+    diffkit.compose(schedule="cosine", backbone=backbone, data_shape=(1, 8, 6), num_steps=12).save("run")
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 6, 1), np.uint8)
+    np.savez("data.npz", images, np.arange(7) % 3)
+    (tmp_path / "pictures").mkdir()
+    for i in range(2):
+        Image.fromarray(images[i, :, :, 0]).save(f"pictures/{i}.png")
+    Image.fromarray(np.repeat(np.array([[255] * 3 + [0] * 3], np.uint8), 8, 0)).save("mask.png")
+    choose = random.Random(0)
+    for line in (any_line(choose) for _ in range(600)):
+        code, _ = said(*line)
+        assert code in (0, 2), line

@@ -36,7 +36,7 @@ class Options:
     run: Path = field(metadata=POSITIONAL)
     out: Path | None = None
     overwrite: bool = False
-    n: int = field(default=36, metadata=short("-n"))
+    n: int = integer(36, ge=0, le=MOST, metadata=short("-n"))
     steps: int | str | tuple[int, ...] | None = None
     seed: int = integer(0, ge=0)
     device: str | None = None
@@ -49,10 +49,8 @@ def run(parsed: ParsedOptions) -> None:
     """Write the page."""
     from diffkit.cli.shared.device import device
     from diffkit.evaluation import report
-    from diffkit.options import check_integer
 
     options = parsed.make(Options)
-    check_integer("n", options.n, ge=0, le=MOST)
     out = options.run / "report.html" if options.out is None else options.out
     if options.run.is_dir() or options.out is not None:  # else the run is missing, which loading reports
         check_file("--out", out, (".html", ".htm"), overwrite=options.overwrite or options.out is None)

@@ -105,7 +105,6 @@ def run(parsed: ParsedOptions) -> None:
     check_folder("--out", options.out)
     with join_ranks() as among:
         saved = load(options.run, device_of_rank(options.device))
-        check_formats(options.format, saved.system.data_shape, saved.bins)
         _check_compile(options, saved)
         sampling = planned(saved, options, parsed.parts)
         last = int(sampling.job(sampling.batches[0]).table.index[-1])
