@@ -18,8 +18,9 @@ from diffkit.registry.resolve import plain_slot
 from diffkit.training.parameter_groups import ParameterGroup, as_groups
 
 OPTIMIZER_FIELDS = ("optimizer", "betas")
+"""Fields that decide the optimizer and its options."""
 LR_SCHEDULE_FIELDS = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
-"""Fields that decide which part it is, and its options."""
+"""Fields that decide the schedule of the learning rate and its options."""
 
 
 def _plain_optimizer(slot: Any) -> Any:
@@ -138,9 +139,10 @@ class TrainConfig:
             raise OptionError("must not name a width twice", option="ema_power", value=self.ema_power)
         if self.optimizer is not None and self.betas is not None:
             _ = self.optimizer_part  # raises if betas are not an option of it
-        if self.anneal and self.lr_schedule not in (None, "linear"):
+        name, _ = _name_and_options(self.lr_schedule)
+        if self.anneal and name not in ("", "linear"):
             raise OptionError(
-                f"is not {_name_and_options(self.lr_schedule)[0]!r}",
+                f"is not {name!r}",
                 option="anneal",
                 value=True,
                 fix=[{"anneal": False}, {"lr_schedule": "linear"}],
@@ -269,19 +271,9 @@ class TrainOptions(TypedDict, total=False):
 
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {
-        "steps",
-        *LR_SCHEDULE_FIELDS,
-        *OPTIMIZER_FIELDS,
-        "microbatch",
-        "compile",
-        "strategy",
-        "timeout",
-        "log_every",
-        "val_every",
-        "save_every",
-    }
-    | {"keep", "keep_every", "preview_every", "preview", "preview_steps", "workers", "max_skips"}
+    {"steps", *LR_SCHEDULE_FIELDS, *OPTIMIZER_FIELDS, "microbatch", "compile", "strategy", "timeout", "log_every"}
+    | {"val_every", "save_every", "keep", "keep_every", "preview_every", "preview", "preview_steps", "workers"}
+    | {"max_skips"}
 )
 """Fields that a resumed run may change: they change updates by rounding only.
 
