@@ -150,6 +150,7 @@ TRAINING_ALIASES = {
     "num_train_steps": "steps",
     "num_warmup_steps": "warmup",
     "num_workers": "workers",
+    "optim": "optimizer",
     "eval_interval": "val_every",
     "eval_steps": "val_every",
     "save_interval": "save_every",

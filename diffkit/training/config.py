@@ -19,8 +19,9 @@ from diffkit.registry.resolve import plain_slot
 from diffkit.training.parameter_groups import ParameterGroup, as_groups
 
 OPTIMIZER_FIELDS = ("optimizer", "betas")
+"""Fields that decide the optimizer and its options."""
 LR_SCHEDULE_FIELDS = ("lr_schedule", "anneal", "anneal_steps", "rsqrt_steps")
-"""Fields that decide which part it is, and its options."""
+"""Fields that decide the schedule of the learning rate and its options."""
 
 
 def _plain_optimizer(slot: Any) -> Any:
@@ -53,7 +54,7 @@ class TrainConfig:
         betas: Decay rates of the two running moments of AdamW and its like, each in [0, 1); 0.9 and 0.999 by default.
         optimizer: How weights change by their gradients: the name of an optimizer such as "muon", with options
             ``("muon", {"momentum": 0.9})``; "adamw" by default.
-        groups: Parameters with a learning rate or weight decay of their own, by patterns of their names: such as
+        param_groups: Parameters with a learning rate or weight decay of their own, by patterns of their names: such as
             ``[{"pattern": "*.bias", "weight_decay": 0}, {"pattern": "out.*", "lr": 1e-5}]``, in words
             "*.bias:weight_decay=0,out.*:lr=1e-5". The first that matches counts.
         freeze: Patterns of names of parameters that are not trained, such as "time_embed.*".
@@ -113,7 +114,7 @@ class TrainConfig:
     weight_decay: float = number(0.0, ge=0)
     betas: tuple[float, ...] | None = numbers(None, optional=True, count=2, ge=0, lt=1)
     optimizer: Any = attrs.field(default=None, converter=_plain_optimizer)
-    groups: tuple[str | Mapping[str, Any], ...] = attrs.field(default=(), converter=as_groups)
+    param_groups: tuple[str | Mapping[str, Any], ...] = attrs.field(default=(), converter=as_groups)
     freeze: tuple[str, ...] = words()
     grad_clip: float | None = number(None, optional=True, gt=0)
     warmup: int = integer(0, ge=0)
@@ -160,9 +161,10 @@ class TrainConfig:
             raise OptionError("must not name a width twice", option="ema_power", value=self.ema_power)
         if self.optimizer is not None and self.betas is not None:
             _ = self.optimizer_part  # raises if betas are not an option of it
-        if self.anneal and self.lr_schedule not in (None, "linear"):
+        name, _ = _name_and_options(self.lr_schedule)
+        if self.anneal and name not in ("", "linear"):
             raise OptionError(
-                f"is not {_name_and_options(self.lr_schedule)[0]!r}",
+                f"is not {name!r}",
                 option="anneal",
                 value=True,
                 fix=[{"anneal": False}, {"lr_schedule": "linear"}],
@@ -271,7 +273,7 @@ class TrainOptions(TypedDict, total=False):
     weight_decay: float
     betas: tuple[float, ...] | None
     optimizer: Any
-    groups: Sequence[str | Mapping[str, Any] | ParameterGroup] | str
+    param_groups: Sequence[str | Mapping[str, Any] | ParameterGroup] | str
     freeze: Sequence[str] | str
     grad_clip: float | None
     warmup: int

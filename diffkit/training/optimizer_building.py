@@ -31,7 +31,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opti
             value="fsdp",
             fix=[{"strategy": "ddp"}, {"optimizer": "adamw"}],
         )
-    groups = torch_groups(network, as_groups(config.groups), lr=config.lr, weight_decay=config.weight_decay)
+    groups = torch_groups(network, as_groups(config.param_groups), lr=config.lr, weight_decay=config.weight_decay)
     wanted = _ids(groups)
     try:
         with naming(f"optimizer {name!r}"):
@@ -55,7 +55,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opti
 
 def check_optimizer(network: nn.Module, config: TrainConfig) -> None:
     """Raise what `build_optimizer` would raise in training, where some parameters are frozen; nothing is changed."""
-    if not (config.optimizer or config.groups or config.freeze):
+    if not (config.optimizer or config.param_groups or config.freeze):
         return
     with freezing(network, config.freeze):
         if any(parameter.requires_grad for parameter in network.parameters()):  # else `check_training` raises

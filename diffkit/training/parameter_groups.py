@@ -57,13 +57,13 @@ class ParameterGroup:
         if not isinstance(options, Mapping) or "pattern" not in options:
             raise OptionError(
                 'must each have a pattern, such as {"pattern": "*.bias", "weight_decay": 0}',
-                option="groups",
+                option="param_groups",
                 value=value,
             )
         for name in options:
             if name not in known:
                 near = did_you_mean(str(name), known)
-                raise OptionError(f"groups have no option {name!r}{near} (options: {', '.join(known)})")
+                raise OptionError(f"param_groups have no option {name!r}{near} (options: {', '.join(known)})")
         return cls(**options)
 
 
@@ -74,7 +74,7 @@ def _options_of_text(text: str) -> dict[str, Any]:
     try:
         return {"pattern": pattern, **{name.replace("-", "_"): float(value) for name, _, value in pairs}}
     except ValueError as error:
-        raise OptionError('must be written as "*.bias:weight_decay=0"', option="groups", value=text) from error
+        raise OptionError('must be written as "*.bias:weight_decay=0"', option="param_groups", value=text) from error
 
 
 def as_groups(value: Any) -> Any:
@@ -166,11 +166,11 @@ def torch_groups(
     every = [name for name, _ in network.named_parameters()] if groups else []
     found = []
     for group in groups:
-        names = [name for name in matching(group.pattern, every, "groups") if name in left]
+        names = [name for name in matching(group.pattern, every, "param_groups") if name in left]
         if not names:
             raise OptionError(
                 "matches parameters that are frozen or of a group before only; put it before them, or leave it out",
-                option="groups",
+                option="param_groups",
                 value=group.pattern,
             )
         found.append(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import Command, Refused
+from safetensors.torch import load_file
 
 import diffkit
 from diffkit.cli.shared.recipe import _source
@@ -358,3 +359,22 @@ def test_published_steps_of_sampling_are_for_the_published_levels(command: Comma
     assert "sampling_steps" not in command(
         "explain", "--preset", "adm/imagenet64", "--num-steps", "100", "--print-config"
     ).out.replace("# sampling_steps", "")
+
+
+def test_names_of_parameters_are_options_and_repeat_from_the_file(command: Command, images: Path, tmp_path: Path):
+    words = ["train", "--data", images, "--out", tmp_path / "a", "--steps", "2", "--freeze", "time_embed.*,out.[02].*"]
+    found = command(*words, "--param-groups", "*.bias:weight_decay=0:lr=1e-3,first.*:lr=0", *TINY)
+    assert found.code == 0, found.err
+    text = (tmp_path / "a" / "config.toml").read_text()
+    assert 'freeze = ["time_embed.*", "out.[02].*"]' in text
+    groups = '[{ pattern = "*.bias", lr = 0.001, weight_decay = 0.0 }, { pattern = "first.*", lr = 0.0 }]'
+    assert f"param_groups = {groups}" in text
+    assert command("train", "--config", tmp_path / "a" / "config.toml", "--out", tmp_path / "b").code == 0
+    first, again = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+    changed = command(*words, "--param-groups", "*.bias:lr=1e-3", *TINY).err
+    assert "--param-groups *.bias:lr=0.001:weight_decay=0,first.*:lr=0, now --param-groups *.bias:lr=0.001\n" in changed
+    missing = command(
+        "train", "--data", images, "--out", tmp_path / "c", "--steps", "2", "--freeze", "frist.*", *TINY
+    ).err
+    assert "--freeze frist.* matches no parameter of the network; did you mean 'first.*'?" in missing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,7 @@ def trainer_of(
     precision: str = "fp32",
     kind: type[Trainer] = Trainer,
     microbatch: int | None = None,
+    **more: Any,
 ) -> Trainer:
     config = TrainConfig(
         steps=9,
@@ -91,6 +94,7 @@ def trainer_of(
         ema_power=(0.1,),
         label_dropout=0.1,
         flip=0.5,
+        **more,
     )
     return kind(system.train(), system.network, config, Engine(system.device))
 
@@ -126,6 +130,16 @@ def test_updates_in_pieces_stay_on_the_device(gpu):
     trainer = trainer_of(system_of(MLP), microbatch=3)
     for _ in range(2):
         trainer.update(a_batch())
+
+
+def test_muon_and_groups_stay_on_the_device(gpu):
+    how = {"optimizer": "muon", "param_groups": ({"pattern": "*.bias", "weight_decay": 0},), "lr_schedule": "wsd"}
+    trainer = trainer_of(system_of(MLP), **how)
+    for _ in range(2):
+        trainer.update(a_batch())
+    kinds = {kind for state in trainer.optimizer.state.values() for kind in state}
+    assert kinds == {"momentum_buffer", "step", "exp_avg", "exp_avg_sq"}
+    assert {leaf.device for leaf in pytree.tree_leaves([*trainer.optimizer.state.values()])} == {GPU}
 
 
 def test_what_was_saved_goes_back_to_the_device(gpu):

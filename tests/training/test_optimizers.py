@@ -143,7 +143,7 @@ def test_adamw_is_the_default_to_the_bit(tmp_path: Path):
 def test_every_optimizer_resumes_to_the_bit(name: str, tmp_path: Path):
     """With groups, frozen parameters and a schedule; from a checkpoint in the middle."""
     how: dict[str, Any] = {"steps": 6, "save_every": 3, "lr": 1e-3, "weight_decay": 0.1, "optimizer": name}
-    how |= {"groups": GROUPS, "freeze": "time_embed.*", "lr_schedule": "wsd", "warmup": 2}
+    how |= {"param_groups": GROUPS, "freeze": "time_embed.*", "lr_schedule": "wsd", "warmup": 2}
     train(tmp_path / "whole", **how)
     train(tmp_path / "halves", **how)
     stopped = tmp_path / "halves" / "checkpoints"
@@ -156,7 +156,7 @@ def test_every_optimizer_resumes_to_the_bit(name: str, tmp_path: Path):
 
 
 def test_groups_have_rates_and_decays_of_their_own():
-    made = updates(trainer(groups=GROUPS, weight_decay=0.1, lr=0.5, warmup=10, lr_schedule="cosine"), 2)
+    made = updates(trainer(param_groups=GROUPS, weight_decay=0.1, lr=0.5, warmup=10, lr_schedule="cosine"), 2)
     groups = made.optimizer.param_groups
     assert names_of(made, 0) == {name for name, _ in made.network.named_parameters() if name.endswith(".bias")}
     assert names_of(made, 1) == {"out.0.weight", "out.2.weight"}  # the biases are of the group before
@@ -167,7 +167,7 @@ def test_groups_have_rates_and_decays_of_their_own():
 
 
 def test_adamws_share_of_muon_has_a_rate_of_its_own():
-    made = trainer(optimizer=Muon(adamw_lr=0.1), lr=0.5, groups=[{"pattern": "layers.*", "lr": 0.2}])
+    made = trainer(optimizer=Muon(adamw_lr=0.1), lr=0.5, param_groups=[{"pattern": "layers.*", "lr": 0.2}])
     assert [(group["muon"], group["lr"]) for group in made.optimizer.param_groups] == [
         (True, 0.2),
         (False, pytest.approx(0.02)),
@@ -244,25 +244,28 @@ def part_of(build):
             "freeze='time_embd.*' matches no parameter of the network; did you mean 'time_embed.*'? (its modules: ",
         ),
         (
-            {"groups": {"pattern": "*.bais", "lr": 0}},
-            "groups='*.bais' matches no parameter of the network; did you mean",
+            {"param_groups": {"pattern": "*.bais", "lr": 0}},
+            "param_groups='*.bais' matches no parameter of the network; did you mean",
         ),
         ({"freeze": "*"}, "freeze=('*',) leaves no parameter to train"),
         (
-            {"groups": ["*:lr=0.1", "*.bias:lr=0.2"]},
-            "groups='*.bias' matches parameters that are frozen or of a group before only; put it before them",
+            {"param_groups": ["*:lr=0.1", "*.bias:lr=0.2"]},
+            "param_groups='*.bias' matches parameters that are frozen or of a group before only; put it before them",
         ),
         (
-            {"groups": ["*.bias:lr=0.1"], "freeze": "*.bias"},
-            "groups='*.bias' matches parameters that are frozen or of a group before only",
+            {"param_groups": ["*.bias:lr=0.1"], "freeze": "*.bias"},
+            "param_groups='*.bias' matches parameters that are frozen or of a group before only",
         ),
-        ({"groups": [{"lr": 1}]}, "groups must each have a pattern, such as {"),
-        ({"groups": "*.bias:lr=fast"}, "groups must be written as \"*.bias:weight_decay=0\", got '*.bias:lr=fast'"),
+        ({"param_groups": [{"lr": 1}]}, "param_groups must each have a pattern, such as {"),
         (
-            {"groups": [{"pattern": "*", "rate": 1}]},
-            "groups have no option 'rate' (options: pattern, lr, weight_decay)",
+            {"param_groups": "*.bias:lr=fast"},
+            "param_groups must be written as \"*.bias:weight_decay=0\", got '*.bias:lr=fast'",
         ),
-        ({"groups": [{"pattern": "*", "lr": -1}]}, "lr must be >= 0, got -1.0"),
+        (
+            {"param_groups": [{"pattern": "*", "rate": 1}]},
+            "param_groups have no option 'rate' (options: pattern, lr, weight_decay)",
+        ),
+        ({"param_groups": [{"pattern": "*", "lr": -1}]}, "lr must be >= 0, got -1.0"),
         ({"freeze": [1]}, "freeze must be a list of words, got (1,)"),
         ({"optimizer": ("sgd", {"nesterov": True, "dampening": 0.1})}, "optimizer 'sgd': nesterov=True needs momentum"),
         ({"optimizer": ("muon", {"moment": 0.9})}, "optimizer 'muon' has no option 'moment'; did you mean 'momentum'?"),
@@ -315,10 +318,15 @@ def test_what_a_part_builds_is_checked(tmp_path: Path):
 
 
 def test_another_optimizer_group_or_frozen_parameter_is_another_run(tmp_path: Path):
-    how: dict[str, Any] = {"steps": 2, "optimizer": ("muon", {"momentum": 0.9}), "groups": GROUPS, "freeze": "out.0.*"}
+    how: dict[str, Any] = {
+        "steps": 2,
+        "optimizer": ("muon", {"momentum": 0.9}),
+        "param_groups": GROUPS,
+        "freeze": "out.0.*",
+    }
     train(tmp_path, **how)
     with pytest.raises(OptionError) as caught:
-        train(tmp_path, **how | {"optimizer": "muon", "groups": GROUPS[:1], "freeze": ()})
+        train(tmp_path, **how | {"optimizer": "muon", "param_groups": GROUPS[:1], "freeze": ()})
     found = str(caught.value)
     assert "optimizer=('muon', {'momentum': 0.9}), now optimizer='muon'" in found
     assert (

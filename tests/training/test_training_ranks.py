@@ -156,7 +156,9 @@ def test_two_then_one_then_two_again(tmp_path, strategy):
 def test_muon_with_groups_and_frozen_parameters(tmp_path, strategy):
     """The same to the bit as in one process, also when resumed; whole matrices are gathered from shards."""
     groups = [{"pattern": "*.bias", "weight_decay": 0, "lr": 1e-3}]
-    options = dict(batch_size=8, save_every=4, weight_decay=0.1, optimizer="muon", groups=groups, freeze="time_embed.*")
+    options = dict(
+        batch_size=8, save_every=4, weight_decay=0.1, optimizer="muon", param_groups=groups, freeze="time_embed.*"
+    )
     train(tmp_path / "one", microbatch=4, steps=8, **options)
     on_ranks(2, tmp_path / "two", strategy=strategy, steps=4, **options)
     assert "optimizer/momentum_buffer/layers.0.first.weight" in state(tmp_path / "two")

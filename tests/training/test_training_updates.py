@@ -126,6 +126,7 @@ def test_every_schedule_of_the_learning_rate():
     assert rates(10, lr_schedule="linear") == rates(10, anneal=True) == rates(10, anneal=True, lr_schedule="linear")
     assert rates(10, lr_schedule="constant") == rates(10) == [1.0] * 10
     assert rates(4, lr_schedule="cosine") == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
+    assert rates(10, lr_schedule=("linear", {"end": 20}), anneal=True) == rates(10, anneal_steps=20)
     assert rates(2, lr_schedule="cosine", anneal_steps=4) == rates(4, lr_schedule="cosine")[:2]
     found = rates(100, (0, 5, 10, 40, 90), lr_schedule="rsqrt", rsqrt_steps=10)
     assert found == pytest.approx([1, 1, 1, 1 / 2, 1 / 3])
