@@ -120,14 +120,15 @@ class TrainConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
-        if self.steps is not None and self.epochs is not None:
+        lengths = [self.steps is not None, self.epochs is not None]  # steps are None until the data is known
+        if all(lengths):
             raise OptionError(
                 f"and steps {self.steps} both say how long to train",
                 option="epochs",
                 value=self.epochs,
                 fix=[{"epochs": UNSET}, {"steps": UNSET}],
             )
-        if self.steps is None and self.epochs is None:
+        if not any(lengths):
             raise OptionError("train needs its length", fix=[{"steps": ...}, {"epochs": ...}])
         if len(self.betas) != 2:
             raise OptionError("must be two numbers", option="betas", value=self.betas)
@@ -158,7 +159,7 @@ class TrainConfig:
                 value=self.rsqrt_steps,
                 fix=[{"lr_schedule": "rsqrt"}, {"rsqrt_steps": UNSET}],
             )
-        if self.anneal_steps is not None and self.steps is not None and self.anneal_steps < self.steps:
+        if self.anneal_steps is not None and self.epochs is None and self.anneal_steps < self.steps:
             raise OptionError(
                 f"would leave no learning rate for the last of {self.steps} steps",
                 option="anneal_steps",
@@ -169,7 +170,7 @@ class TrainConfig:
     def for_examples(self, count: int) -> TrainConfig:
         """Return the options for data of so many examples: with a number of steps, and what ``overfit`` means."""
         size = self.batch_size if self.overfit is None else min(self.batch_size, count)
-        found = {} if self.overfit is None else {"batch_size": size, "flip": 0.0, "label_dropout": 0.0}
+        found: dict[str, Any] = {"batch_size": size, "flip": 0.0, "label_dropout": 0.0} if self.overfit else {}
         if self.epochs is not None:
             found |= {"steps": max(1, math.ceil(round(self.epochs * count / size, 6))), "epochs": None}
         return attrs.evolve(self, **found) if found else self
