@@ -200,7 +200,7 @@ def _decayed(lr_decay: str, end: int | None, step: int) -> float:
 class TrainOptions(TypedDict, total=False):
     """The same fields as keywords of `diffkit.train`; their meaning and defaults are those of `TrainConfig`."""
 
-    steps: int | None
+    steps: int
     epochs: float | None
     max_time: float | str | None
     overfit: int | None
