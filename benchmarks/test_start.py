@@ -27,6 +27,11 @@ system = diffkit.compose(backbone=net, data_shape=(3, 16, 16))
 optimizer = torch.optim.AdamW(system.parameters())
 system(torch.zeros(4, 3, 16, 16))["loss"].mean().backward()
 optimizer.step()""",
+    "first update of diffkit.train": """
+import diffkit, tempfile, torch
+system = diffkit.compose(schedule="cosine", backbone="mlp", data_shape=(1, 8, 8), num_steps=10)
+with tempfile.TemporaryDirectory() as out:
+    diffkit.train(system, torch.zeros(8, 1, 8, 8), out=out, steps=1, batch_size=8, progress=False)""",
     "diffkit --help": "import sys; sys.argv = ['diffkit', '--help']\nfrom diffkit.__main__ import main\nmain()",
     "from diffusers import DDPMScheduler": "from diffusers import DDPMScheduler",
     "from diffusers import UNet2DModel, DDPMPipeline": "from diffusers import UNet2DModel, DDPMPipeline",

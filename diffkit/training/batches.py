@@ -115,7 +115,7 @@ def _as_tensors(batch: Batch) -> Batch:
         return batch
     from torch.utils.data import default_convert
 
-    found: Batch = default_convert(batch)
+    found: Batch = default_convert(batch)  # type: ignore[no-untyped-call]
     return found
 
 

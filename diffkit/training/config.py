@@ -146,14 +146,15 @@ class TrainConfig:
 
     def __attrs_post_init__(self) -> None:
         """Check combinations of fields."""
-        if self.steps is not None and self.epochs is not None:
+        lengths = [self.steps is not None, self.epochs is not None]  # steps are None until the data is known
+        if all(lengths):
             raise OptionError(
                 f"and steps {self.steps} both say how long to train",
                 option="epochs",
                 value=self.epochs,
                 fix=[{"epochs": UNSET}, {"steps": UNSET}],
             )
-        if self.steps is None and self.epochs is None:
+        if not any(lengths):
             raise OptionError("train needs its length", fix=[{"steps": ...}, {"epochs": ...}])
         if len(set(self.ema)) != len(self.ema):
             raise OptionError("must not name a rate twice", option="ema", value=self.ema)
@@ -175,7 +176,7 @@ class TrainConfig:
     def _check_end(self) -> None:
         """Raise if the learning rate would be 0 before the run ends."""
         end = getattr(self.lr_schedule_part, "end", None)
-        if isinstance(end, int) and self.steps is not None and end < self.steps:
+        if isinstance(end, int) and self.epochs is None and end < self.steps:
             name, options = _name_and_options(self.lr_schedule)
             short = self.anneal_steps is not None
             raise OptionError(
@@ -191,7 +192,7 @@ class TrainConfig:
     def for_examples(self, count: int) -> TrainConfig:
         """Return the options for data of so many examples: with a number of steps, and what ``overfit`` means."""
         size = self.batch_size if self.overfit is None else min(self.batch_size, count)
-        found = {} if self.overfit is None else {"batch_size": size, "flip": 0.0, "label_dropout": 0.0}
+        found: dict[str, Any] = {"batch_size": size, "flip": 0.0, "label_dropout": 0.0} if self.overfit else {}
         if self.epochs is not None:
             found |= {"steps": max(1, math.ceil(round(self.epochs * count / size, 6))), "epochs": None}
         return attrs.evolve(self, **found) if found else self
@@ -263,7 +264,7 @@ def _part(kind: str, slot: Any, **short: tuple[str, Any]) -> Any:
 class TrainOptions(TypedDict, total=False):
     """The same fields as keywords of `diffkit.train`; their meaning and defaults are those of `TrainConfig`."""
 
-    steps: int | None
+    steps: int
     epochs: float | None
     max_time: float | str | None
     overfit: int | None

@@ -44,7 +44,8 @@ class Ema:
         self.widths = tuple(check_number("each of widths", width, gt=0, le=0.28) for width in _as_sequence(widths))
         self.labels = (*map(ema_label, self.rates), *map(power_label, self.widths))
         self.names = tuple(trained)
-        self.weights = list(trained.values())
+        self.weights: list[Tensor] = list(trained.values())
+        self._converts = any(p.dtype != torch.float32 for p in self.weights)
         self.warmup = warmup
         self.means = [[p.detach().float().clone() for p in self.weights] for _ in self.labels]
 
@@ -54,7 +55,7 @@ class Ema:
 
         The decay rates depend on the step, so a resumed run must continue its count.
         """
-        weights: list[Tensor] = [p.float() for p in self.weights]
+        weights = [p.float() for p in self.weights] if self._converts else self.weights
         for rate, means in zip(self._decays(step), self.means, strict=True):
             get_ema_multi_avg_fn(rate)(means, weights, None)  # type: ignore[no-untyped-call]
 

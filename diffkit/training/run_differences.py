@@ -28,9 +28,7 @@ def config_differences(old: TrainConfig, new: TrainConfig, done: int) -> list[st
     if old.optimizer_part != new.optimizer_part:
         fixed += OPTIMIZER_FIELDS
     was, now = old.lr_schedule_part, new.lr_schedule_part
-    if new.steps is not None and any(
-        was.factor(step, old.steps) != now.factor(step, new.steps) for step in range(done)
-    ):
+    if new.epochs is None and any(was.factor(step, old.steps) != now.factor(step, new.steps) for step in range(done)):
         fixed += [*LR_SCHEDULE_FIELDS, "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
     return [changed(name, before, after) for name, before, after in pairs if before != after]

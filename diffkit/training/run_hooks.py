@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from attrs import frozen
@@ -191,9 +192,10 @@ class RunHooks:
 
     def _show(self, step: int, picture: Path) -> None:
         """Pass a picture to every tracker."""
-        for each in [each for each in self._hooks if isinstance(each.hook, Tracker)]:
+        for each in list(self._hooks):
             try:
-                each.hook.preview(step, picture)
+                if isinstance(each.hook, Tracker):
+                    each.hook.preview(step, picture)
             except Exception as error:
                 self._drop(each, error)
 
@@ -246,7 +248,7 @@ class RunHooks:
                     f"hook {each.name!r}: its state has {name}={value!r}, which a checkpoint cannot hold; let it be "
                     "tensors, finite numbers, words, None, or lists of them"
                 )
-        return dict(state)
+        return MappingProxyType(dict(state))  # one that was committed must not change
 
     def _checked_metrics(self, each: NamedHook, metrics: Any) -> dict[str, float | Tensor]:
         """Return metrics, after checking that they are numbers under names of their own."""
@@ -276,7 +278,7 @@ class RunHooks:
 
     def rollback(self) -> None:
         """Restore the states that were committed, after an error between."""
-        self._states, self.metrics = map(dict, self._saved)
+        self._states, self.metrics = dict(self._saved[0]), dict(self._saved[1])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the states, for a checkpoint."""
@@ -304,9 +306,16 @@ class RunHooks:
                 name, key = full.removeprefix(_PREFIX).split("/", 1)
                 states.setdefault(name, {})[key] = value
         for name, state in states.items():
-            if name in self._states:
-                self._states[name] = state
+            if (own := self._states.get(name)) is not None:
+                self._states[name] = MappingProxyType(
+                    {key: _moved_like(value, own.get(key)) for key, value in state.items()}
+                )
             else:
                 yield f"the run had the hook {name!r}, whose state is dropped"
         self.metrics = dict(record.get("metrics", {}))
         self.commit(open=bool(record.get("open")))
+
+
+def _moved_like(value: Any, own: Any) -> Any:
+    """Return a tensor of a checkpoint where the hook has its own of that name; anything else as it is."""
+    return value.to(own.device) if isinstance(value, Tensor) and isinstance(own, Tensor) else value

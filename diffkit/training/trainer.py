@@ -128,7 +128,8 @@ class Trainer:
     def _finish(self, batch: Batch, draws: Draws, mine: Terms) -> None:
         """Step the optimizer if all values are finite, then update means, timestep sampler and metrics."""
         terms = self.engine.gather(mine, self.config.batch_size)
-        self.scale.unscale_(gradients(self.trained))
+        if self.scale.active:
+            self.scale.unscale_(gradients(self.trained))
         norm = self.engine.gradient_norm(self.trained)
         finite = norm.isfinite() & terms["loss"].isfinite().all()
         if self.after_backward is not None:

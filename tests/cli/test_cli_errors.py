@@ -101,7 +101,9 @@ def test_pipes_and_devices_are_neither_read_nor_replaced(refused: Refused, tmp_p
 def test_missing_options(refused: Refused):
     assert refused("sample") == "diffkit sample needs RUN"
     assert refused("nll") == "diffkit nll needs RUN and --data"
-    assert refused("train") == "diffkit train needs --out and --steps and --data"
+    assert refused("train") == "diffkit train needs --out and --data"
+    line = ("train", "--out", "run", "--data", "digits")
+    assert refused(*line) == "train needs its length; use --steps ... or --epochs ..."
 
 
 def test_parts_that_do_not_fit(refused: Refused):

@@ -33,6 +33,8 @@ from diffkit.registry import registry
 from diffkit.training import validation
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine
+from diffkit.training.hook import HookFacts
+from diffkit.training.run_hooks import RunHooks, choose_hooks
 from diffkit.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
@@ -124,6 +126,18 @@ def test_an_update_stays_on_the_device(gpu, timesteps, precision):
     trainer.update(a_batch())
     state = [trainer.ema.means, trainer.timesteps, trainer.window.rows, dict(trainer.optimizer.state)]
     assert {leaf.device for leaf in pytree.tree_leaves(state) if isinstance(leaf, torch.Tensor)} == {GPU}
+
+
+def test_a_hook_reads_nothing_from_the_device_by_itself(gpu, tmp_path):
+    trainer = trainer_of(system_of(MLP))
+    hooks = choose_hooks(trainer.config, [("gradient_norms", {"depth": 1}), "early_stopping"], ())
+    own = RunHooks(hooks, HookFacts(0, 9, tmp_path, trainer.config, None, trainer=trainer, begun=0.0))
+    own.begin(0)
+    trainer.after_backward = lambda: own.call("after_backward", 0, logs=True)
+    trainer.update(a_batch())
+    own.call("after_update", 1, logs=True)
+    assert own.error is None and own.metrics
+    assert {norm.device for norm in own.metrics.values()} == {GPU}
 
 
 def test_updates_in_pieces_stay_on_the_device(gpu):

@@ -196,7 +196,7 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
             {"lr_schedule": "cosine", "anneal_steps": 3},
             "anneal_steps=3 would leave no learning rate for the last of 12",
         ),
-        ({"learning_rate": 1}, "train has no option 'learning_rate'; that is 'lr' here (known: steps, batch_size, "),
+        ({"learning_rate": 1}, "train has no option 'learning_rate'; that is 'lr' here (known: steps, epochs, "),
         ({"batchsize": 1}, "train has no option 'batchsize'; did you mean 'batch_size'?"),
     ],
 )
@@ -219,7 +219,7 @@ def test_names_of_other_libraries_stand_for_options():
 
 
 def test_steps_must_be_given(tmp_path):
-    with pytest.raises(OptionError, match="train needs steps, the number of updates"):
+    with pytest.raises(OptionError, match=r"train needs its length; use steps=\.\.\. or epochs=\.\.\."):
         diffkit.train(system(), images(), out=tmp_path / "run", batch_size=5)
 
 

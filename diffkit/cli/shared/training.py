@@ -56,7 +56,7 @@ def check_before_reading(options: RunOptions, config: TrainConfig, parsed: Parse
     check_run_folder("--out", options.out)
     choose_hooks(config, hooks_of(parsed), options.track)
     check_processes(config, launched().size)
-    if config.steps is None or config.overfit is not None:
+    if config.epochs is not None or config.overfit is not None:
         return  # the options depend on the data
     done = steps_done(options.out)
     if done > config.steps:

@@ -78,7 +78,8 @@ class Engine:
         """Return the norm of all gradients, 0-d and the same in every process."""
         found = gradients(trained)
         if found and len({(each.device, each.dtype) for each in found}) == 1:  # as get_total_norm, which sorts them
-            return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found, 2.0)), 2.0)
+            norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found, 2.0)), 2.0)
+            return norm
         return get_total_norm(found)
 
     def apply(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
