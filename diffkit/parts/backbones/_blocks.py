@@ -21,8 +21,8 @@ from diffkit.parts.backbones._normalize import normalize
 M = TypeVar("M", bound=nn.Module)
 
 _PRODUCTS_UP_TO = 512
-"""Number of tokens up to which attention trains by plain products on a CPU in bfloat16: the fused kernel takes 9
-times as long at 64 tokens and 1.3 to 2.1 times at 256, and less time from 784 on (torch 2.13)."""
+"""Number of tokens up to which attention trains by plain products on a CPU in bfloat16: with the fused kernel it takes
+9 times as long at 64 tokens and 1.3 to 2.1 times at 256, and less time from 784 on (torch 2.13)."""
 
 _CONVOLUTIONS: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLS: tuple[Callable[..., nn.Module], ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)

@@ -1,8 +1,7 @@
 """Group norm, scale and shift, and SiLU in one pass where a kernel is installed, and layer by layer everywhere else.
 
-The layers stay what they are, `nn.GroupNorm` and `nn.SiLU` under the names of public checkpoints. A kernel computes
-what they would. Where something acts on a layer or stands in its place, or a kernel cannot do it, the layers are
-called.
+The layers stay what they are, `nn.GroupNorm` and `nn.SiLU` under the names of public checkpoints; a kernel computes
+what they would. They are called where something acts on one or stands in its place, and for what a kernel cannot do.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
 
-from diffkit_kernels import cpu, gpu, group_norm
+from diffkit_kernels import cpu, gpu, group_norm, library
 
 HERE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_cpu = pytest.mark.skipif(not cpu.available(), reason="needs AVX-512 and a C compiler")
@@ -104,6 +104,19 @@ def test_c_equals_torch(case):
 @given(cases())
 def test_c_equals_torch_in_many_shapes(case):
     check(case.by(cpu), case.exact(), case.dtype)
+
+
+@needs_cpu
+@pytest.mark.slow
+def test_c_equals_torch_without_instructions_of_its_own(monkeypatch, tmp_path):
+    """As on a CPU without AVX-512, where it is not used: it is slower than torch there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-mno-avx512f", "-Wno-psabi"))
+    library.load.cache_clear()
+    for sizes in LARGE:
+        case = Case(*sizes)
+        check(case.by(cpu), case.exact(), case.dtype)
+    library.load.cache_clear()
 
 
 LARGE = [(2, 32, 2, (33, 17), torch.float32, True, True, 0), (1, 5, 16, (20, 30), torch.bfloat16, True, False, 1)]

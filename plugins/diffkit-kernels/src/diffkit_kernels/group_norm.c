@@ -29,7 +29,15 @@ typedef struct {
 INLINE floats all(float value) { return value - (floats){0}; }
 INLINE floats read(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
 INLINE void write(float *p, floats v) { memcpy(p, &v, sizeof v); }
-INLINE floats either(words mask, floats a, floats b) { return (floats)((mask & (words)a) | (~mask & (words)b)); }
+
+INLINE floats limited(floats x, float low, float high) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_max_ps(_mm512_min_ps((__m512)x, (__m512)all(high)), (__m512)all(low));
+#else
+    words over = (words)(x > high), under = (words)(x < low);
+    return (floats)((over & (words)all(high)) | (under & (words)all(low)) | (~(over | under) & (words)x));
+#endif
+}
 
 INLINE floats load(const void *data, int64_t i, int bf16) {
     if (!bf16) return read((const float *)data + i);
@@ -52,9 +60,7 @@ INLINE void store(void *data, int64_t i, floats v, int bf16) {
 
 // 1 / (1 + exp(-u)) to some units in the last place: exp by a polynomial between two powers of 2, after Cephes' expf.
 INLINE floats sigmoid(floats u) {
-    floats x = -u;
-    x = either((words)(x > 87.0f), all(87.0f), x);
-    x = either((words)(x < -87.0f), all(-87.0f), x);
+    floats x = limited(-u, -87.0f, 87.0f);
     const floats magic = all(12582912.0f);  // 1.5 2^23: adding it rounds to a whole number, in the lowest bits
     floats shifted = x * 1.44269504f + magic, k = shifted - magic;
     floats r = x - k * 0.693359375f + k * 2.12194440e-4f;
