@@ -164,7 +164,7 @@ def is_first_to_log(text: str) -> bool:
     This uses the launcher's store, which outlives the processes. Without one every process logs everything, so that no
     process's error is lost.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+    if not _uses_agent_store():
         return True
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -173,6 +173,11 @@ def is_first_to_log(text: str) -> bool:
         return bool(store.add(key, 1) == 1)
     except Exception:  # the store may be gone, or torch built without it
         return True
+
+
+def _uses_agent_store() -> bool:
+    """Return whether the launcher lends its processes a store, which outlives them."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
 
 
 def _attempt() -> str:
@@ -186,6 +191,8 @@ def _open_store(timeout: float) -> Any:
 
     try:
         found = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
+        if not _uses_agent_store():
+            return found  # a new one for each start; machines that came later count their starts differently
         return dist.PrefixStore(_attempt(), found)  # type: ignore[attr-defined]  # without the addresses of processes that died
     except (ValueError, RuntimeError) as error:
         raise OptionError(

@@ -73,6 +73,27 @@ def parse_toml(content: bytes | str) -> dict[str, Any]:
     return found
 
 
+def readable_json(table: Mapping[str, Any]) -> str:
+    """Return a table as JSON, one line for each field, and for each field of a table in it.
+
+    With an indentation, Python's json writes each value by itself, which takes ten times as long.
+    """
+    return _lines_of_json(table, "\n", 2) + "\n"
+
+
+def _lines_of_json(table: Mapping[str, Any], end: str, deep: int) -> str:
+    lines = [
+        f"{end}  {json.dumps(name)}: "
+        + (
+            _lines_of_json(value, end + "  ", deep - 1)
+            if deep > 1 and value and isinstance(value, dict)
+            else json.dumps(value)
+        )
+        for name, value in table.items()
+    ]
+    return "{" + ",".join(lines) + end + "}"
+
+
 def json_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     """Return the JSON object of a file of at most so many bytes.
 

@@ -44,6 +44,7 @@ _SMALL = 1 << 20
 """Bytes up to which a thread takes longer to start than to hash."""
 
 
+@torch.no_grad()
 def write_weights(
     file: BinaryIO, state: Mapping[str, Tensor], record: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -68,6 +69,7 @@ def write_weights(
     return {"size": size, "sha256": found.hexdigest()}
 
 
+@torch.no_grad()
 def weights_record(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the record of the file that `write_weights` writes."""
     found, size = hashlib.sha256(), 0
@@ -173,14 +175,28 @@ def _pieces(state: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     yield len(header).to_bytes(8, "little") + header
-    for name in ordered:
-        if state[name].nbytes:
-            yield _memory(state[name].detach().cpu().contiguous())
+    yield from _data([state[name] for name in ordered if state[name].nbytes])
+
+
+def _data(tensors: Sequence[Tensor]) -> Iterator[memoryview]:
+    """Yield the memory of tensors; small ones of one dtype are put together, as each piece has its cost."""
+    small: list[Tensor] = []
+    for tensor in tensors:
+        large = tensor.nbytes > _CHUNK // 8
+        if small and (large or len(small) == 64 or tensor.dtype != small[0].dtype):
+            yield _memory(torch.cat(small))
+            small = []
+        if large:
+            yield _memory(tensor)
+        else:
+            small.append(tensor.reshape(-1))
+    if small:
+        yield _memory(torch.cat(small))
 
 
 def _memory(tensor: Tensor) -> memoryview:
-    """Return the memory of a contiguous tensor on the CPU."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    """Return the values of a tensor in memory of the host, as bytes."""
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from diffkit.registry import SLOTS, registry
 from diffkit.runtime.files import flush, new_file, replacing, unwrap_module, write_atomically, write_through
 from diffkit.runtime.publishing import new_folder
 from diffkit.runtime.run_layout import SPEC, WEIGHTS, is_run
-from diffkit.runtime.strict_json import parse_json, reason
+from diffkit.runtime.strict_json import parse_json, readable_json, reason
 from diffkit.runtime.weights_files import digest, write_weights
 from diffkit.system.settings import Settings
 
@@ -155,7 +155,7 @@ def _write_errors(folder: Path, weights: Mapping[str, Tensor]) -> Iterator[None]
 
 def _spec_bytes(spec: Mapping[str, Any], record: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> bytes:
     weights = {"file": WEIGHTS, **record, **({"before": before} if before else {})}
-    return (json.dumps({**spec, "weights": weights}, indent=2) + "\n").encode()
+    return readable_json({**spec, "weights": weights}).encode()
 
 
 def part_spec(kind: str, part: Any) -> dict[str, Any]:

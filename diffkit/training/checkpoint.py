@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from diffkit.errors import CheckpointError, SpecError
 from diffkit.runtime.distributed import Ranks
 from diffkit.runtime.files import new_file, sync_folder, write_through
 from diffkit.runtime.run_layout import MANIFEST, STEPS, step_name, step_of
-from diffkit.runtime.strict_json import check_fields, json_object, reason, shown, word
+from diffkit.runtime.strict_json import check_fields, json_object, readable_json, reason, shown, word
 from diffkit.runtime.weights_files import read_each, write_weights
 from diffkit.training.sharded_files import join_shards, whole_name
 
@@ -107,7 +107,7 @@ def _create_temporary(folder: Path, temporary: Path) -> None:
     folder.mkdir(exist_ok=True)
     if folder.is_symlink():
         raise OSError(errno.ELOOP, f"{folder} is a link, and a run does not write through links")
-    _remove_unfinished(folder)
+    _remove_unfinished(folder, [path.name for path in folder.iterdir()])
     temporary.mkdir()
 
 
@@ -138,10 +138,13 @@ def prune(folder: Path, keep: int, every: int | None = None) -> None:
         keep: Number of the newest to keep.
         every: Checkpoints at multiples of this step are never removed.
     """
-    old = [path for path in list(newest_first(folder))[keep:] if every is None or step_of(path) % every]
-    for path in [*_damaged_checkpoints(folder), *old]:
-        path.rename(folder / f"{_DOOMED}{path.name}")
-    _remove_unfinished(folder)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    steps = sorted((name for name in names if _NAME.fullmatch(name)), key=_step_in_name, reverse=True)
+    old = [name for name in steps[keep:] if every is None or _step_in_name(name) % every]
+    for name in [*(name for name in names if name.startswith(_DAMAGED)), *old]:
+        (folder / name).rename(folder / f"{_DOOMED}{name}")
+        names.append(f"{_DOOMED}{name}")
+    _remove_unfinished(folder, names)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -224,13 +227,16 @@ def intact_manifests(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             yield path, read_manifest(path)
 
 
-def _damaged_checkpoints(folder: Path) -> list[Path]:
-    return list(folder.glob(f"{_DAMAGED}*"))
+def _step_in_name(name: str) -> int:
+    return int(name.removeprefix("step_"))
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove checkpoints of which the writing or the removal was interrupted."""
-    for path in folder.glob(f"{_DOOMED}*"):
+def _remove_unfinished(folder: Path, names: Iterable[str]) -> None:
+    """Remove checkpoints of which the writing or the removal was interrupted, of these names in the folder."""
+    for name in names:
+        if not name.startswith(_DOOMED):
+            continue
+        path = folder / name
         if path.is_symlink():
             path.unlink()
         else:
@@ -238,10 +244,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """Return the manifest with its digest, one line for each fact: with an indentation json takes ten times as long."""
-    facts = {**manifest, "sha256": _manifest_digest(manifest)}
-    lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in facts.items()]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    return readable_json({**manifest, "sha256": _manifest_digest(manifest)}).encode()
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
