@@ -98,3 +98,10 @@ def test_folders_of_tests_are_packages_or_named_in_contributing():
 @pytest.mark.parametrize(("page", "target"), LINKS, ids=lambda value: getattr(value, "name", value))
 def test_link_leads_to_a_file(page: Path, target: str):
     assert (page.parent / target).exists()
+
+
+def test_the_table_of_optimizers_is_that_of_its_results():
+    results = (ROOT / "benchmarks" / "digits" / "results" / "optimizers.md").read_text(encoding="utf-8")
+    assert results[results.index("| optimizer") :] in (ROOT / "docs" / "learn" / "optimizers.md").read_text(
+        encoding="utf-8"
+    )
