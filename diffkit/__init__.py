@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffkit.errors import DiffkitError as DiffkitError
     from diffkit.errors import DivergedError as DivergedError
     from diffkit.errors import DuplicateComponentError as DuplicateComponentError
+    from diffkit.errors import HookError as HookError
     from diffkit.errors import MissingExtraError as MissingExtraError
     from diffkit.errors import OptionError as OptionError
     from diffkit.errors import PluginLoadError as PluginLoadError

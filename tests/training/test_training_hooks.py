@@ -117,11 +117,11 @@ def test_early_stopping_stops_and_stays_stopped(tmp_path, whole, capsys):
     assert lines(whole)[-1]["step"] == 8
 
 
-@pytest.mark.parametrize("at", [2, 3, 5, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at", [5, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 2, 3, 4, 6, 7))])
 def test_a_run_that_was_interrupted_has_the_same_states(tmp_path, whole, at):
     hooks = [EarlyStopping(patience=3, min_delta=10.0)]
     run(tmp_path, hooks=[Mean(stop_at=at), *hooks])
-    assert lines(tmp_path)[-1]["step"] <= at
+    assert all(line["step"] <= at for line in lines(tmp_path))
     run(tmp_path, hooks=[Mean(), *hooks])
     assert lines(tmp_path) == lines(whole) and content(tmp_path) == content(whole)
     newest = [json.loads((path / "checkpoints/step_00000008/manifest.json").read_text()) for path in (tmp_path, whole)]

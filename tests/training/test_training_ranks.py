@@ -418,6 +418,7 @@ class OnRank(Hook):
         return HookResult(stop="enough" if (facts.rank, facts.step) == (self.rank, self.stops_at) else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_hooks_stop_all_processes_after_the_same_update(tmp_path, strategy):
     often = dict(batch_size=8, steps=6, log_every=2, val=images(8), val_every=2, lr=1e-3)
@@ -432,6 +433,7 @@ def test_hooks_stop_all_processes_after_the_same_update(tmp_path, strategy):
         assert two == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_hook_that_fails_in_one_process_ends_all_and_the_run_goes_on(tmp_path):
     often = dict(batch_size=8, steps=4, lr=1e-3)
 
