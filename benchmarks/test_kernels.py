@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import diffkit
 from diffkit.registry.kernels import kernel_name
 
-ROUNDS = {8: 7, 16: 3, 32: 3}
+ROUNDS = {8: 5, 16: 3, 32: 3}
 LAYERS, KERNEL = "", "diffkit-kernels"
 
 pytestmark = pytest.mark.skipif(kernel_name(DEVICE) is None, reason="needs diffkit-kernels, and a device it is for")

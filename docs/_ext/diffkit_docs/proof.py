@@ -17,6 +17,7 @@ from diffkit_docs.names import ROOT
 _MACHINES = {
     "results": "repository/benchmarks/results/README",
     "results/xeon": "repository/benchmarks/results/xeon/README",
+    "results/amx": "repository/benchmarks/results/amx/README",
 }
 _GUARANTEES = ("tests/faults", "tests/compatibility", "tests/gates", "tests/laws", "tests/fuzz")
 

@@ -109,7 +109,7 @@ def test_c_equals_torch_in_many_shapes(case):
 @needs_cpu
 @pytest.mark.slow
 def test_c_equals_torch_without_instructions_of_its_own(monkeypatch, tmp_path):
-    """As on a CPU without AVX-512, where it is not used: it is slower than torch there."""
+    """As on a CPU without AVX-512, where it is not used."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-mno-avx512f", "-Wno-psabi"))
     library.load.cache_clear()
