@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import re
 import signal
 import socket
 import subprocess
@@ -14,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from lanes import in_lanes
 from training_support import checkpoints, content, lines
 
 pytestmark = pytest.mark.slow
