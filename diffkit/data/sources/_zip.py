@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
@@ -37,5 +37,5 @@ class Zip(ImageSource):
         from diffkit.data.zip_archives import open_zip
 
         labels = None if self.labels == "none" else self.labels
-        chosen = {"ignore": self.ignore, "label_column": self.label_column, "within": self.within}
+        chosen: dict[str, Any] = {"ignore": self.ignore, "label_column": self.label_column, "within": self.within}
         return open_zip(self.path, form=self.form(), labels=labels, **chosen, **self.read_keywords())
