@@ -79,8 +79,10 @@ def clock() -> float:
     return time.process_time()
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, list[float]]:
-    """Seconds of each case and round, after two warm-ups.
+def interleaved(
+    cases: Mapping[str, Callable[[], object]], rounds: int = 15, now: Callable[[], float] = clock
+) -> dict[str, list[float]]:
+    """Seconds of each case and round by the clock ``now``, after two warm-ups.
 
     All cases are run in every round, so that a drift of the machine hits them alike, in an order that is drawn anew, so
     that none always follows the same neighbour: one that leaves memory to be given back makes the next one slower.
@@ -95,9 +97,9 @@ def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int = 15) -> 
     try:
         for _ in range(rounds):
             for name in order.sample(list(cases), len(cases)):
-                begun = clock()
+                begun = now()
                 cases[name]()
-                found[name].append(clock() - begun)
+                found[name].append(now() - begun)
     finally:
         gc.enable()
     return found

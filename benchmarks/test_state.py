@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from measuring import DEVICE, interleaved, table
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import diffkit
+from diffkit.runtime.run_layout import step_name
 from diffkit.training import checkpoint
+from diffkit.training.checkpoint_writer import _copied
 from diffkit.training.ema import Ema
 
 PAIRS = {
     "AdamW fused": ("AdamW loop",),
     "norm at once": ("norm parameter by parameter",),
     "save": ("torch.save",),
+    "training waits for a save": ("torch.save",),
     "load, verified": ("torch.load",),
 }
 """Case -> what it is compared with."""
@@ -85,7 +89,8 @@ def test_checkpoints(name, full, record, tmp_path):
         pytest.skip("add --full for the larger network")
     weights = system_of(name).network.state_dict()
     files = {"model": weights, "ema": {key: value.clone() for key, value in weights.items()}}
-    path = checkpoint.write(tmp_path, 1, files, {})
+    checkpoint.write(tmp_path, 1, files, {})
+    path = tmp_path / step_name(1)
     torch.save(files, tmp_path / "plain.pt")
 
     def again() -> None:
@@ -102,3 +107,22 @@ def test_checkpoints(name, full, record, tmp_path):
     record(
         f"checkpoint_{name.replace('/', '_')}", "Checkpoints: CPU time of writing and reading", rows, mb=size // 10**6
     )
+
+
+@pytest.mark.parametrize("mb", [80, 600])
+def test_waiting_for_checkpoints(mb, full, record, tmp_path):
+    """Wall time that training stands still for a save and a load, of weights, a mean and two moments; warm files."""
+    if mb > 80 and not full:
+        pytest.skip("add --full for the larger state")
+    names = ("model", "ema", "exp_avg", "exp_avg_sq")
+    files = {name: {f"{i}": torch.randn(512, 512) for i in range(max(1, mb // 4))} for name in names}
+    checkpoint.write(tmp_path, 1, files, {})
+    torch.save(files, tmp_path / "plain.pt")
+    cases = {
+        "training waits for a save": lambda: [_copied(tensors) for tensors in files.values()],
+        "torch.save": lambda: torch.save(files, tmp_path / "again.pt"),
+        "load, verified": lambda: checkpoint.read(tmp_path / step_name(1)),
+        "torch.load": lambda: torch.load(tmp_path / "plain.pt", weights_only=True),
+    }
+    rows = table(interleaved(cases, rounds=7, now=time.perf_counter), "ms", 1e3, against=PAIRS)
+    record(f"waiting_{mb}", "Checkpoints: wall time that training waits", rows, mb=mb)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 from numpy.typing import NDArray
 
+from diffkit.data.ignored import split_ignored
 from diffkit.data.images import Form, read_image
 from diffkit.data.labels import read_labels
 from diffkit.data.left_out import file_reason, folder_reason, is_above, is_system_path
@@ -90,14 +92,24 @@ def list_images(root: Path) -> FolderListing:
     return FolderListing(tuple(lister.files), tuple(lister.ignored))
 
 
-def open_folder(root: Path, *, form: Form, labels: str | None = None, **options: Any) -> PictureData:
+def open_folder(
+    root: Path,
+    *,
+    form: Form,
+    labels: str | None = None,
+    ignore: Sequence[str] = (),
+    label_column: str = "label",
+    **options: Any,
+) -> PictureData:
     """Return the images of a folder as data, after reading every file once, unless ``check`` is False.
 
     Args:
         root: The folder, searched with all folders in it.
         form: Size, channels and bits of every example.
         labels: "folders", where the class is the folder right below the root; "prefix", where it is the file's name up
-            to the first underscore, as in improved-diffusion; a .csv or .json table of labels; None for no classes.
+            to the first underscore, as in improved-diffusion; a .csv, .json or .jsonl table; None for no classes.
+        ignore: Patterns of images to leave out; see `diffkit.data.ignored.split_ignored`.
+        label_column: Column of the classes in a .csv or .jsonl table.
         options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
             `PictureData.from_pictures`.
     Raises:
@@ -108,9 +120,15 @@ def open_folder(root: Path, *, form: Form, labels: str | None = None, **options:
 
     listing = list_images(root)
     listing.check_any(root)
-    files = FolderPictures(root, listing.files, form)
-    found = None if labels is None else read_labels([files.name(i) for i in range(len(files))], labels, root)
     ignored = [(printable(path.relative_to(root)), reason) for path, reason in listing.ignored]
+    files = FolderPictures(root, listing.files, form)
+    if ignore:
+        left_out = split_ignored([files.name(i) for i in range(len(files))], ignore, root)
+        ignored += [(files.name(i), f"ignored by {by!r}") for i, by in enumerate(left_out) if by]
+        files = FolderPictures(root, tuple(f for f, by in zip(files.files, left_out, strict=True) if not by), form)
+        FolderListing(files.files, listing.ignored).check_any(root)
+    names = [] if labels is None else [files.name(i) for i in range(len(files))]
+    found = read_labels(names, labels, root, column=label_column)
     return PictureData.from_pictures(files, source=str(root), labels=found, ignored=ignored, **options)
 
 

@@ -26,6 +26,8 @@ MOST_CLASSES = 100_000
 _FRACTION = re.compile(r"\.0+$")
 _SHOWN = 10
 _DELIMITERS = (",", ";", "\t")
+_FILE_COLUMNS = ("file", "file_name")
+"""Names of the column of files: ours, and that of Hugging Face's imagefolder."""
 
 
 @frozen
@@ -58,14 +60,17 @@ class Labels:
         return np.array([number[name] for name in names], np.int64), classes
 
 
-def read_labels(names: Sequence[str], how: str | None, where: Path, table: bytes | None = None) -> Labels | None:
+def read_labels(
+    names: Sequence[str], how: str | None, where: Path, table: bytes | None = None, column: str = "label"
+) -> Labels | None:
     """Return the labels of image files, from folders, names or a table.
 
     Args:
         names: Paths of the files in the folder or archive, with "/" between folders.
-        how: "folders", "prefix", the path of a .csv or .json table, or None for no classes.
+        how: "folders", "prefix", the path of a .csv, .json or .jsonl table, or None for no classes.
         where: The folder or archive.
         table: Content of the table as bytes, if it is in the archive.
+        column: Column of the classes, of a .csv or .jsonl table.
     Raises:
         DataError: A file has no class, or the table cannot be used.
     """
@@ -75,7 +80,7 @@ def read_labels(names: Sequence[str], how: str | None, where: Path, table: bytes
         return Labels(_classes_by_folder(names, where))
     if how == "prefix":
         return Labels(tuple(name.rpartition("/")[2].split("_")[0] for name in names))
-    found = _match_spellings(names, read_label_table(Path(how), where, table), where)
+    found = _match_spellings(names, read_label_table(Path(how), where, table, column), where)
     _check_complete(how, where, names, found)
     classes = _numeric_class_names(how, found)
     some = {label for label in found.values() if label is not None}
@@ -136,17 +141,20 @@ def _normalize(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def read_label_table(table: Path, where: Path, content: bytes | None = None) -> dict[str, str | None]:
+def read_label_table(
+    table: Path, where: Path, content: bytes | None = None, column: str = "label"
+) -> dict[str, str | None]:
     """Return the class of each file in a table of labels, None for a file without a class.
 
-    A .csv file has columns ``file`` and ``label``, and maybe others; a .json file is ``{"labels": [["a.png", 3],
-    ...]}``. Files are relative to the folder or archive, with "/" between folders. An empty cell, null, or -1 among
-    numbers means no class.
+    A .csv file has columns ``file`` or ``file_name`` and ``label``, and maybe others, and so has each line of a .jsonl
+    file; a .json file is ``{"labels": [["a.png", 3], ...]}``. Files are relative to the folder or archive, with "/"
+    between folders. An empty cell, null, or -1 among numbers means no class.
 
     Args:
         table: Path of the table.
         where: The folder or archive.
         content: Content of the table, if it was read already.
+        column: Column of the classes, of a .csv or .jsonl table.
     Raises:
         DataError: The table is missing, damaged, of another form, or gives a file two classes.
     """
@@ -156,7 +164,11 @@ def read_label_table(table: Path, where: Path, content: bytes | None = None) -> 
         raise DataError(f"the labels {str(table)!r} do not exist{hint}")
     try:
         text = _decode_text(table.read_bytes() if content is None else content)
-        rows = _csv_rows(text) if table.suffix.lower() == ".csv" else _json_rows(text)
+        suffix = table.suffix.lower()
+        if suffix == ".json":
+            rows = _json_rows(text)
+        else:
+            rows = _csv_rows(text, column) if suffix == ".csv" else _jsonl_rows(text, column)
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
     found: dict[str, str | None] = {}
@@ -188,19 +200,43 @@ def _is_windows(file: str) -> bool:
     return "\\" in file and all(file.removeprefix(".\\").split("\\"))
 
 
-def _csv_rows(text: str) -> list[tuple[str, str | None]]:
-    head = text.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=lambda each: ("file" in _cells(head, each)) + ("label" in _cells(head, each)))
+def _csv_rows(text: str, label_column: str) -> list[tuple[str, str | None]]:
+    head, wanted = text.partition("\n")[0], label_column.casefold()
+    delimiter = max(_DELIMITERS, key=lambda each: len({*_FILE_COLUMNS, wanted} & set(_cells(head, each))))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True, delimiter=delimiter)
     columns = [name.strip().casefold() for name in next(reader, [])]
-    if "file" not in columns or "label" not in columns:
-        raise ValueError(f"a table needs columns file and label, this one has {', '.join(columns) or 'none'}")
-    file, label = columns.index("file"), columns.index("label")
+    named = next((name for name in _FILE_COLUMNS if name in columns), None)
+    if named is None or wanted not in columns:
+        raise ValueError(_columns_text(columns, label_column))
+    file, label = columns.index(named), columns.index(wanted)
     rows = []
     for row in filter(None, reader):
         if len(row) <= max(file, label) or not row[file]:
             raise ValueError(f"line {reader.line_num} has no file or no label")
         rows.append((row[file], row[label].strip() or None))
+    return rows
+
+
+def _columns_text(columns: Sequence[str], label_column: str) -> str:
+    return f"a table needs columns file and {label_column}, this one has {', '.join(columns) or 'none'}"
+
+
+def _jsonl_rows(text: str, label_column: str) -> list[tuple[str, str | None]]:
+    """Return file and class of each line of a metadata.jsonl, which the imagefolder of Hugging Face reads."""
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        fields = parse_json(line)
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"line {number} should be an object with file_name and {label_column}")
+        named = next((name for name in _FILE_COLUMNS if name in fields), None)
+        if named is None or label_column not in fields:
+            raise ValueError(f"line {number}: {_columns_text(list(fields), label_column)}")
+        row = [fields[named], fields[label_column]]
+        if not _is_row(row):
+            raise ValueError(f"line {number} should have a text and a class, got {row!r}")
+        rows.append((row[0], None if row[1] is None else str(row[1])))
     return rows
 
 

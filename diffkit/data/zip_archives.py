@@ -7,6 +7,7 @@ import os
 import stat
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from diffkit.data.folder import SUFFIXES, no_image_error
+from diffkit.data.ignored import split_ignored
 from diffkit.data.images import Form, decode_image
 from diffkit.data.labels import read_labels
 from diffkit.data.left_out import path_reason
 from diffkit.data.names import printable
-from diffkit.errors import DataError
+from diffkit.errors import DataError, did_you_mean
 from diffkit.runtime.images import need_pillow
 
 if TYPE_CHECKING:
@@ -38,19 +40,21 @@ class ZipPictures:
         path: The archive.
         names: Its images, sorted.
         form: Form that each image is converted to.
+        root: Start of every name, the folder of the archive that is read.
     """
 
     path: Path
     names: tuple[str, ...] = field(repr=False)
     form: Form
+    root: str = ""
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """Return the path of an image within the archive."""
-        return self.names[index]
+        """Return the path of an image within the archive, or the folder of it."""
+        return self.names[index].removeprefix(self.root)
 
     def read(self, index: int) -> NDArray[Any]:
         """Return the pixels of an image, (C, H, W)."""
@@ -63,13 +67,25 @@ class ZipPictures:
         return [[info.filename, info.file_size, info.CRC] for info in map(archive.getinfo, self.names)]
 
 
-def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: Any) -> PictureData:
+def open_zip(
+    path: Path,
+    *,
+    form: Form,
+    labels: str | None = None,
+    within: str | None = None,
+    ignore: Sequence[str] = (),
+    label_column: str = "label",
+    **options: Any,
+) -> PictureData:
     """Return the images of a zip archive as data, after reading every one once, unless ``check`` is False.
 
     Args:
         path: The archive.
         form: Size, channels and bits of every example.
         labels: As for a folder; a table may also be in the archive, as dataset.json is.
+        within: A folder of the archive; names of files are relative to it.
+        ignore: Patterns of images to leave out; see `diffkit.data.ignored.split_ignored`.
+        label_column: Column of the classes in a .csv or .jsonl table.
         options: ``on_error``, ``max_skipped``, ``cache``, ``processes``, ``check`` and ``progress`` of
             `PictureData.from_pictures`.
     Raises:
@@ -79,10 +95,31 @@ def open_zip(path: Path, *, form: Form, labels: str | None = None, **options: An
     from diffkit.data.image_data import PictureData
 
     names, ignored = list_members(path)
-    found = read_labels(names, labels, path, read_table_member(path, labels))
-    return PictureData.from_pictures(
-        ZipPictures(path, names, form), source=str(path), labels=found, ignored=ignored, **options
-    )
+    root, source = "", str(path)
+    if within is not None:
+        names, root = _names_within(path, names, within), f"{within.strip('/')}/"
+        source = f"{path}/{within.strip('/')}"
+    if ignore:
+        left_out = split_ignored([name.removeprefix(root) for name in names], ignore, path)
+        ignored += [(printable(name), f"ignored by {by!r}") for name, by in zip(names, left_out, strict=True) if by]
+        names = tuple(name for name, by in zip(names, left_out, strict=True) if not by)
+        if not names:
+            raise no_image_error(path, len(ignored))
+    pictures = ZipPictures(path, names, form, root)
+    listed = [pictures.name(i) for i in range(len(names))]
+    found = read_labels(listed, labels, path, read_table_member(path, labels), label_column)
+    return PictureData.from_pictures(pictures, source=source, labels=found, ignored=ignored, **options)
+
+
+def _names_within(path: Path, names: Sequence[str], within: str) -> tuple[str, ...]:
+    """Return the images in a folder of an archive, or raise `DataError` with the folders that have images."""
+    found = tuple(name for name in names if name.startswith(f"{within.strip('/')}/"))
+    if not found:
+        folders = sorted({name.rpartition("/")[0] for name in names if "/" in name})
+        listed = ", ".join(map(repr, folders[:5])) or "none"
+        near = did_you_mean(within.strip("/"), folders)
+        raise DataError(f"within {within!r} is no folder with images in {str(path)!r}{near} (known: {listed})")
+    return found
 
 
 def list_members(path: Path) -> tuple[tuple[str, ...], list[tuple[str, str]]]:

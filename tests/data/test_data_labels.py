@@ -152,7 +152,7 @@ def test_one_class_only(folder, tmp_path):
 def test_ways_that_are_none(folder):
     with pytest.raises(OptionError, match=r"labels must be 'none', .* got 'prefixes'; use labels='prefix'"):
         load(folder, "prefixes")
-    with pytest.raises(OptionError, match=r"a \.csv or \.json file, got 'labels\.txt'"):
+    with pytest.raises(OptionError, match=r"a \.csv, \.json or \.jsonl file, got 'labels\.txt'"):
         load(folder, "labels.txt")
 
 

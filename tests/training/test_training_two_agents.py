@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import re
 import signal
 import socket
 import subprocess
@@ -14,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from lanes import in_lanes
 from training_support import checkpoints, content, lines
 
 pytestmark = pytest.mark.slow
@@ -90,7 +87,7 @@ def test_a_machine_that_is_lost_and_comes_back_loses_nothing(tmp_path, strategy)
     agents[1] = Agent(tmp_path, 1, port, tmp_path / "run", strategy)
     try:
         for agent in agents:
-            assert agent.process.wait(100) == 0, texts(agents)
+            assert agent.process.wait(240) == 0, texts(agents)
     finally:
         for agent in agents:
             if agent.process.poll() is None:
@@ -98,6 +95,6 @@ def test_a_machine_that_is_lost_and_comes_back_loses_nothing(tmp_path, strategy)
     port = free_port()
     whole = [Agent(tmp_path, number, port, tmp_path / "whole", strategy) for number in (0, 1)]
     for agent in whole:
-        assert agent.process.wait(100) == 0, texts(whole)
+        assert agent.process.wait(240) == 0, texts(whole)
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
     assert content(tmp_path / "run") == content(tmp_path / "whole")

@@ -26,7 +26,7 @@ class Options:
 
     Attributes:
         source: A folder of images, searched with all folders in it, or a .zip of images; or a .npz or .npy file.
-        labels: Classes of images to count: "folders", "prefix", or a .csv or .json file, as --data.labels of train.
+        labels: Classes of images to count: "folders", "prefix", or a .csv, .json or .jsonl table, as in train.
         size: Height and width that the images are meant for; which are smaller is counted.
         processes: Processes that read; 0 reads in this one.
         layout: Of a .npz or .npy file, "channels_last" or "channels_first"; by default the shape decides.

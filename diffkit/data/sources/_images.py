@@ -15,11 +15,26 @@ if TYPE_CHECKING:
     from diffkit.data.images import Form
 
 _LABEL_SOURCES = ("none", "folders", "prefix")
-_TABLES = (".csv", ".json")
+_TABLES = (".csv", ".json", ".jsonl")
 
 
 def _path_or_none(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
+
+
+def _as_patterns(value: Any) -> Any:
+    """Return a list of patterns as a tuple; one text is one pattern."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _check_patterns(instance: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(each, str) and each for each in value):
+        raise OptionError("must be a list of patterns, such as '*_mask.png'", option="ignore", value=value)
+
+
+def patterns() -> Any:
+    """Field holding patterns of files that are left out."""
+    return field(default=(), converter=_as_patterns, validator=_check_patterns)
 
 
 def _check_npy(instance: object, attribute: Attribute[Any], value: object) -> None:
@@ -33,7 +48,7 @@ def check_labels_option(instance: object, attribute: Attribute[Any], value: obje
         return
     near = nearest(str(value), _LABEL_SOURCES)
     raise OptionError(
-        "must be 'none', 'folders', 'prefix' or a .csv or .json file",
+        "must be 'none', 'folders', 'prefix' or a .csv, .json or .jsonl file",
         option="labels",
         value=value,
         fix=() if near is None else {"labels": near},
