@@ -17,7 +17,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from attrs import frozen
 from forks import Job, forked, forking
 from lanes import in_lanes
@@ -58,9 +57,7 @@ def covering(seed: int) -> list[dict[str, Any]]:
     """Rows of values such that every two values of two factors are in one of them; each row takes in the most new."""
     draw, names = random.Random(seed), list(FACTORS)
     sizes = {name: len(values) for name, values in FACTORS.items()}
-    missing = {
-        ((a, i), (b, j)) for a, b in combinations(names, 2) for i in range(sizes[a]) for j in range(sizes[b])
-    }
+    missing = {((a, i), (b, j)) for a, b in combinations(names, 2) for i in range(sizes[a]) for j in range(sizes[b])}
     rows = []
     while missing:
         tried = [{name: draw.randrange(size) for name, size in sizes.items()} for _ in range(500)]
@@ -110,7 +107,7 @@ def kill(out: Path, row: Mapping[str, Any], draw: random.Random, at_write: bool)
         run(out, row, rank)
 
     killed, end = Job(size_of(row), job), time.monotonic() + (30 if at_write else moment)
-    while time.monotonic() < end and all([process.runs() for process in killed.processes]):
+    while time.monotonic() < end and all(process.runs() for process in killed.processes):
         time.sleep(0.005)
     killed.kill(signal.SIGKILL)
 
