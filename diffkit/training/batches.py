@@ -8,7 +8,7 @@ same with any number of workers, and after an interruption.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -77,8 +77,8 @@ def batches(
     workers: int,
     locks: Sequence[RunLock],
     pin: bool,
-) -> Iterator[Batch]:
-    """Yield the training batches of updates ``start`` to ``stop - 1``.
+) -> Generator[Batch, None, None]:
+    """Yield the training batches of updates ``start`` to ``stop - 1``; closing it ends the worker processes.
 
     Args:
         data: The data.

@@ -6,7 +6,8 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -232,20 +233,21 @@ class _TrialUpdates:
         trainer.network.train()
         times: list[float] = []
         loss = float("nan")
-        for batch in self._batches(config, updates):
-            begun = time.perf_counter()
-            trainer.update(batch)
-            _synchronize(engine.device)
-            times.append(max(engine.ranks.gather(time.perf_counter() - begun)))
-            if len(times) == 1:
-                first = trainer.metrics()["loss"]
-                loss = float("nan") if first is None else first
-                if times[0] > PATIENCE:
-                    break
+        with closing(self._batches(config, updates)) as loader:
+            for batch in loader:
+                begun = time.perf_counter()
+                trainer.update(batch)
+                _synchronize(engine.device)
+                times.append(max(engine.ranks.gather(time.perf_counter() - begun)))
+                if len(times) == 1:
+                    first = trainer.metrics()["loss"]
+                    loss = float("nan") if first is None else first
+                    if times[0] > PATIENCE:
+                        break
         later = times[1:] or times
         return _TimedUpdates(trainer, sum(later) / len(later), loss, size)
 
-    def _batches(self, config: TrainConfig, updates: int) -> Iterator[Batch]:
+    def _batches(self, config: TrainConfig, updates: int) -> Generator[Batch, None, None]:
         return batches(
             self.data,
             DataOrder(len(self.data), config.batch_size, config.seed),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -337,9 +337,9 @@ class _Training(Generic[T]):
         with (
             self._metrics() as metrics,
             bar(config.steps, "training", self.progress, done=trainer.step) as progress_bar,
+            closing(self._load_batches()) as loader,
         ):
             speed = _SpeedMeter(trainer.step, config.batch_size)
-            loader = self._load_batches()
             stop.defer_child_errors()
             batch = _next_batch(loader)
             if self.ranks.any(isinstance(batch, Exception)):
@@ -467,7 +467,7 @@ class _Training(Generic[T]):
                 fix={"microbatch": rows // 2} if rows > 1 else {"strategy": "fsdp"},
             ) from error
 
-    def _load_batches(self) -> Iterator[Batch]:
+    def _load_batches(self) -> Generator[Batch, None, None]:
         config = self.config
         return batches(
             self.data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from attrs import frozen
 
@@ -72,16 +72,23 @@ class WorkerFailure:
         return self.error
 
 
-def raise_worker_failures(found: Iterator[Batch | WorkerFailure]) -> Iterator[Batch]:
+def raise_worker_failures(found: Iterator[Batch | WorkerFailure]) -> Generator[Batch, None, None]:
     """Yield the batches that worker processes send; raise the error of a worker that failed.
+
+    When it is closed the processes are ended. Else a traceback that is kept would keep them, and they, which ignore
+    signals, the interpreter at its exit.
 
     Raises:
         DataError: An example cannot be read.
     """
-    for each in found:
-        if isinstance(each, WorkerFailure):
-            raise each.unpack()
-        yield each
+    try:
+        for each in found:
+            if isinstance(each, WorkerFailure):
+                raise each.unpack()
+            yield each
+    finally:
+        if hasattr(found, "_shutdown_workers"):
+            found._shutdown_workers()
 
 
 def worker_died_error(error: BaseException) -> DataError | None:

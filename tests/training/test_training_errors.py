@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +323,38 @@ def test_an_error_in_one_process_hangs_none(tmp_path, strategy, faulty, saved, m
     for name in ("run", "whole"):
         forked(2, lambda rank, n=name: train(tmp_path / n, seed=rank, **options) and None)
     same(tmp_path / "run", tmp_path / "whole")
+
+
+LEFT_BY_AN_ERROR = """
+import sys
+import torch, diffkit
+from diffkit.training.trainer import Trainer
+
+class Examples:
+    shape, bins, classes = (1, 4, 4), 17, None
+
+    def __len__(self):
+        return 23
+
+    def __getitem__(self, i):
+        return torch.full((1, 4, 4), i % 17, dtype=torch.uint8), {}
+
+def update(self, batch, draws=None):
+    raise ValueError("out of luck")
+
+if __name__ == "__main__":
+    Trainer.update = update
+    system = diffkit.compose(schedule="cosine", backbone="mlp", data_shape=(1, 4, 4), num_steps=10, bins=17)
+    try:
+        diffkit.train(system, Examples(), out=sys.argv[1], steps=9, batch_size=4, workers=1, progress=False)
+    except ValueError as error:
+        kept = error  # whose traceback holds whatever read the data
+"""
+
+
+def test_an_error_that_is_kept_keeps_no_worker_alive(tmp_path):
+    """Workers ignore signals, so that an interpreter that waits for one at its exit would wait for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(LEFT_BY_AN_ERROR)
+    environment = {**os.environ, "PYTHONPATH": str(Path(diffkit.__file__).parents[1])}
+    subprocess.run([sys.executable, script, tmp_path / "run"], env=environment, check=True, timeout=60)
