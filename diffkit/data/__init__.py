@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from diffkit.data.sources.lsun import Lsun as Lsun
     from diffkit.data.sources.photographs import Photographs as Photographs
     from diffkit.data.sources.points import Points as Points
+    from diffkit.data.sources.webdataset import WebDataset as WebDataset
     from diffkit.data.torch_datasets import from_dataset as from_dataset
 
 __all__, __getattr__, __dir__ = on_first_use(__name__)

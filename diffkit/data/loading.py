@@ -12,6 +12,8 @@ from diffkit.data.sources._file import NumpyFile
 from diffkit.data.sources._folder import Folder
 from diffkit.data.sources._source import Source
 from diffkit.data.sources._zip import Zip
+from diffkit.data.sources.webdataset import WebDataset
+from diffkit.data.tar_index import is_folder_of_shards, list_shards
 from diffkit.errors import DataError, OptionError, did_you_mean
 from diffkit.options import option_names, required_options
 from diffkit.registry import registry
@@ -54,7 +56,8 @@ def load(source: Any, **options: Any) -> Data:
 
     Args:
         source: A registered name ("digits", "points", "photographs", "cifar10", "lsun", "hf", or a plugin's), a folder
-            or .zip of images, a .npz or .npy file, an array or tensor (N, C, *S), or a `Source`.
+            or .zip of images, .tar files of them (one, a folder or a pattern), a .npz or .npy file, an array or tensor
+            (N, C, *S), or a `Source`.
         options: Those of the source, such as `Digits`, `Folder` or `NumpyFile`; for an array those of `from_array`.
     Raises:
         DataError: There is no such data, or it cannot be used.
@@ -118,13 +121,24 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
         return _create_source(NumpyFile, "a NumPy file", options | {"path": path})
     if path.suffix == ".zip" and path.is_file():
         return _create_source(Zip, "a zip archive", options | {"path": path})
+    if class_for_path(path) is WebDataset:
+        list_shards(path)  # raises if there is none
+        return _create_source(WebDataset, "in tar files", options | {"path": path})
     if not path.is_dir():
-        what = "is a file, but not a .npz, .npy or .zip" if path.exists() else "is not a folder or file"
+        what = "is a file, but not a .npz, .npy, .zip or .tar" if path.exists() else "is not a folder or file"
         names = registry("data").names()
         raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, names)}")
     if "size" not in options:
         raise OptionError(f"data {name!r} is a folder of images, which come in many sizes", fix={"size": 64})
     return _create_source(Folder, "a folder", options | {"path": path})
+
+
+def class_for_path(path: Path) -> type[Any]:
+    """Return the class of the data source that reads a file, or a folder, which may be one of tar archives."""
+    if path.is_dir() and is_folder_of_shards(path):
+        return WebDataset
+    found: dict[str, type[Any]] = {".npz": NumpyFile, ".npy": NumpyFile, ".zip": Zip, ".tar": WebDataset}
+    return found.get(path.suffix, Folder)
 
 
 def _create_source(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:
