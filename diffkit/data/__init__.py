@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffkit.data.base import MapData as MapData
     from diffkit.data.base import scale_images as scale_images
     from diffkit.data.image_data import PictureData as PictureData
+    from diffkit.data.iterables import from_iterable as from_iterable
     from diffkit.data.loading import as_data as as_data
     from diffkit.data.loading import load as load
     from diffkit.data.low_res import LowRes as LowRes

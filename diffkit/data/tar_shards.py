@@ -153,11 +153,10 @@ def _find_examples(
             start, _, ending = file.partition(".")
             stems.setdefault(f"{folder}/{start}", {})[ending.lower()] = member
         for files in stems.values():
-            ending = _image_ending(files, image, names[shard])
-            if ending is None:
-                alone += [printable(_text(names[shard], member)) for member in files.values()]
+            if (found_image := _image_ending(files, image, names[shard])) is not None:
+                examples.append(_Example(shard, files, found_image))
             else:
-                examples.append(_Example(shard, files, ending))
+                alone += [printable(_text(names[shard], member)) for member in files.values()]
     if alone and not skip:
         wanted = "no image" if image is None else f"no .{image}"
         raise DataError(

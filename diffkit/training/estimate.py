@@ -248,7 +248,7 @@ class _TrialUpdates:
     def _batches(self, config: TrainConfig, updates: int) -> Iterator[Batch]:
         return batches(
             self.data,
-            DataOrder(len(self.data), config.batch_size, config.seed),
+            DataOrder(len(self.data), config.batch_size, config.seed, self.data.sequential),
             0,
             updates,
             rows=self.engine.local_slice(config.batch_size),
