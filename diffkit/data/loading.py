@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffkit.data.shard_names import is_path_of_shards, list_shards
 from diffkit.data.sources._file import NumpyFile
 from diffkit.data.sources._folder import Folder
 from diffkit.data.sources._source import Source
 from diffkit.data.sources._zip import Zip
-from diffkit.data.sources.webdataset import WebDataset
-from diffkit.data.tar_index import is_folder_of_shards, list_shards
 from diffkit.errors import DataError, OptionError, did_you_mean
 from diffkit.options import option_names, required_options
 from diffkit.registry import registry
@@ -121,9 +120,9 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
         return _create_source(NumpyFile, "a NumPy file", options | {"path": path})
     if path.suffix == ".zip" and path.is_file():
         return _create_source(Zip, "a zip archive", options | {"path": path})
-    if class_for_path(path) is WebDataset:
+    if is_path_of_shards(path):
         list_shards(path)  # raises if there is none
-        return _create_source(WebDataset, "in tar files", options | {"path": path})
+        return _create_source(class_for_path(path), "in tar files", options | {"path": path})
     if not path.is_dir():
         what = "is a file, but not a .npz, .npy, .zip or .tar" if path.exists() else "is not a folder or file"
         names = registry("data").names()
@@ -135,10 +134,10 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
 
 def class_for_path(path: Path) -> type[Any]:
     """Return the class of the data source that reads a file, or a folder, which may be one of tar archives."""
-    if path.is_dir() and is_folder_of_shards(path):
-        return WebDataset
-    found: dict[str, type[Any]] = {".npz": NumpyFile, ".npy": NumpyFile, ".zip": Zip, ".tar": WebDataset}
-    return found.get(path.suffix, Folder)
+    if is_path_of_shards(path):
+        found: type[Any] = registry("data").get("webdataset")
+        return found
+    return {".npz": NumpyFile, ".npy": NumpyFile, ".zip": Zip}.get(path.suffix, Folder)
 
 
 def _create_source(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import posixpath
-import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffkit.data.folder import SUFFIXES
 from diffkit.data.names import printable
 from diffkit.data.parallel import logs_for_job
 from diffkit.errors import DataError
@@ -22,10 +19,8 @@ from diffkit.runtime.progress import progress as show_progress
 FORMAT = 1
 _LARGEST = 1 << 30
 """Largest size in bytes of a file in an archive; a larger one is not an image, and might fill the memory."""
-_IMAGES = tuple(SUFFIXES)
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 20
-_BRACES = re.compile(r"\{([^{}]*)\}")
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"\x28\xb5": "unzstd"}
 """The first two bytes of a compressed file, and the program that unpacks it."""
 
@@ -42,44 +37,6 @@ class Member(NamedTuple):
     name: str
     offset: int
     size: int
-
-
-def list_shards(path: Path) -> tuple[Path, ...]:
-    """Return the tar files that a path names: one, those of a folder, or those of a pattern, in order.
-
-    A pattern has braces, as in ``train-{000..009}.tar`` or ``{a,b}.tar``, whose files must all be there; or the signs
-    ``*``, ``?`` and ``[...]``, for the files that are there, sorted.
-
-    Raises:
-        DataError: There is none, or one is missing.
-    """
-    if path.is_dir():
-        found = sorted(each for each in path.iterdir() if is_shard(each.name))
-    elif path.exists():
-        found = [path]
-    else:
-        found = [Path(each) for text in _expand_braces(str(path)) for each in _matching(text)]
-    missing = [each for each in found if not each.is_file()]
-    if not found or missing:
-        what = f"{str(missing[0])!r} is not there" if missing else f"{str(path)!r} names no .tar file"
-        raise DataError(f"{what}; name a .tar file, a folder of them, or a pattern such as 'train-{{000..009}}.tar'")
-    return tuple(found)
-
-
-def is_shard(name: str) -> bool:
-    """Return whether a file of this name is taken as a tar archive."""
-    return name.endswith(".tar") and not name.startswith(".")
-
-
-def is_folder_of_shards(folder: Path) -> bool:
-    """Return whether a folder holds tar archives, and neither an image nor a folder, which may hold some."""
-    try:
-        with os.scandir(folder) as found:
-            entries = [each for each in found if not each.name.startswith(".")]
-        with_images = any(each.name.lower().endswith(_IMAGES) or each.is_dir() for each in entries)
-    except OSError:  # which reading the folder reports
-        return False
-    return not with_images and any(is_shard(each.name) for each in entries)
 
 
 def index_shards(shards: Sequence[Path], index: Path | None, progress: bool = False) -> list[tuple[Member, ...]]:
@@ -123,26 +80,6 @@ def read_member(shard: Path, offset: int, size: int, name: str) -> bytes:
     if len(content) < size:
         raise DataError(f"{name}: the tar file ends within it, so it was changed since it was indexed")
     return content
-
-
-def _matching(text: str) -> list[str]:
-    """Return the files of a pattern without braces; a name without signs stands for itself."""
-    return sorted(glob.glob(text)) if glob.has_magic(text) else [text]  # noqa: PTH207 - an absolute pattern, too
-
-
-def _expand_braces(text: str) -> list[str]:
-    """Return every text that ``{a,b}`` and ``{000..009}`` in a text stand for, in order."""
-    braces = _BRACES.search(text)
-    if braces is None:
-        return [text]
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
-    choices = braces[1].split(",")
-    if numbers is not None:
-        first, last = numbers.groups()
-        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return [
-        text[: braces.start()] + choice + rest for choice in choices for rest in _expand_braces(text[braces.end() :])
-    ]
 
 
 def _list_files(shard: Path) -> list[Member]:

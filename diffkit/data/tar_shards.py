@@ -23,7 +23,8 @@ from diffkit.data.images import Form, decode_image
 from diffkit.data.labels import Labels, read_labels
 from diffkit.data.left_out import path_reason
 from diffkit.data.names import printable
-from diffkit.data.tar_index import Member, index_shards, list_shards, read_member
+from diffkit.data.shard_names import list_shards
+from diffkit.data.tar_index import Member, index_shards, read_member
 from diffkit.errors import DataError, OptionError
 from diffkit.runtime.images import need_pillow
 from diffkit.runtime.strict_json import parse_json, shown
@@ -96,7 +97,7 @@ def open_shards(
     """Return the images in tar archives as data, after reading every one once, unless ``check`` is False.
 
     Args:
-        path: A .tar file, a folder of them, or a pattern as in `diffkit.data.tar_index.list_shards`.
+        path: A .tar file, a folder of them, or a pattern as in `diffkit.data.shard_names.list_shards`.
         form: Size, channels and bits of every example.
         labels: "cls" or "json" for the class in the file of that ending; "folders" or "prefix" as for a folder; None.
         label: The entry of a .json file that is the class.
