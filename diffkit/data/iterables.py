@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from diffkit.data.base import Data, MapData
 from diffkit.data.skipping import Skipping
@@ -178,6 +179,10 @@ class _ReadInOrder(Skipping):
 def _length_of(make: Any, length: int | None) -> int:
     """Return the number of examples, after checking that the iterable can be restarted."""
     name = _name_of(make)
+    if isinstance(make, DataLoader):
+        raise DataError(
+            "a DataLoader has batches of its own; give its dataset: from_iterable(loader.dataset, length=...)"
+        )
     if isinstance(make, Iterator):
         raise DataError(
             f"{name} can be read only once, so neither a second epoch nor a resumed run could read it; pass a function "

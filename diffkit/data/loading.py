@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,15 +132,14 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
     return _create_source(Folder, "a folder", options | {"path": path})
 
 
-def class_for_path(path: Path) -> type[Any]:
+def class_for_path(path: Path) -> Callable[..., Any]:
     """Return the class of the data source that reads a file, or a folder, which may be one of tar archives."""
     if is_path_of_shards(path):
-        found: type[Any] = registry("data").get("webdataset")
-        return found
+        return registry("data").get("webdataset")
     return {".npz": NumpyFile, ".npy": NumpyFile, ".zip": Zip}.get(path.suffix, Folder)
 
 
-def _create_source(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:
+def _create_source(kind: Callable[..., Any], label: str, options: Mapping[str, Any]) -> Source:
     _check_names(options, option_names(kind) or (), label)
     if missing := [name for name in required_options(kind) if name not in options]:
         raise OptionError(f"data {label} needs {' and '.join(missing)}")

@@ -51,20 +51,20 @@ def index_shards(shards: Sequence[Path], index: Path | None, progress: bool = Fa
         DataError: An archive is damaged, or holds links; or the file is not such an index, or cannot be written.
     """
     stored = {} if index is None else _read_index(index)
-    found: dict[str, Any] = {}
-    with show_progress(len(shards), "indexing shards", progress) as advance:
-        for shard in shards:
-            stamp = [shard.stat().st_size, shard.stat().st_mtime_ns]
-            name = os.path.abspath(shard)  # noqa: PTH100 - a link is a name of its own
-            known = stored.get(name)
-            found[name] = known if known and known["stamp"] == stamp else {"stamp": stamp, "files": _list_files(shard)}
+    names = [os.path.abspath(shard) for shard in shards]  # noqa: PTH100 - a link is a name of its own
+    stamps = [[shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards]
+    found = {name: stored.get(name, {"stamp": None}) for name in names}
+    changed = [i for i, name in enumerate(names) if found[name]["stamp"] != stamps[i]]
+    with show_progress(len(changed), "indexing shards", progress and bool(changed)) as advance:
+        for i in changed:
+            found[names[i]] = {"stamp": stamps[i], "files": _list_files(shards[i])}
             advance(1)
-    if index is not None and found != stored and logs_for_job():
+    if index is not None and changed and logs_for_job():
         try:
-            write_atomically(index, json.dumps({"format": FORMAT, "shards": found}).encode())
+            write_atomically(index, json.dumps({"format": FORMAT, "shards": {**stored, **found}}).encode())
         except OSError as error:
             raise DataError(f"index {str(index)!r} cannot be written: {error.strerror or error}") from error
-    return [tuple(Member(*each) for each in record["files"]) for record in found.values()]
+    return [tuple(Member(*each) for each in found[name]["files"]) for name in names]
 
 
 def read_member(shard: Path, offset: int, size: int, name: str) -> bytes:
@@ -84,11 +84,12 @@ def read_member(shard: Path, offset: int, size: int, name: str) -> bytes:
 
 def _list_files(shard: Path) -> list[Member]:
     """Return the files in a tar archive, by reading the header of each."""
-    with shard.open("rb") as file:
-        if program := _COMPRESSED.get(file.read(2)):
-            raise DataError(f"{str(shard)!r} is compressed, so that no file in it can be read alone; call {program}")
     files, end = [], 0
     try:
+        with shard.open("rb") as file:
+            program = _COMPRESSED.get(file.read(2))
+        if program is not None:
+            raise DataError(f"{str(shard)!r} is compressed, so that no file in it can be read alone; call {program}")
         with tarfile.open(shard, "r:") as archive:
             for info in archive:
                 end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from forks import forked, forking
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 import diffkit
 from diffkit.data import LowRes, from_dataset, from_iterable
@@ -154,6 +154,11 @@ SHARED = examples()
         (lambda start: examples(), {}, "example 7 is another one when <lambda> is read again"),
         (examples, {"length": None}, "examples has no length, from which a resumed run finds its position; pass the"),
         (lambda a, b: X, {}, "<lambda> needs a, b; pass a function of start, or of nothing"),
+        (
+            DataLoader(Stream()),
+            {},
+            "a DataLoader has batches of its own; give its dataset: from_iterable(loader.dataset",
+        ),
         (lambda: 3, {}, "<lambda> returned a int; let it return an iterator"),
         (3, {}, "int is neither an iterable nor a function that returns one"),
         ([], {}, "the iterable ended after 0 examples, but its length was given as 14"),
