@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffkit.data.base import MapData as MapData
     from diffkit.data.base import scale_images as scale_images
     from diffkit.data.image_data import PictureData as PictureData
+    from diffkit.data.iterables import from_iterable as from_iterable
     from diffkit.data.loading import as_data as as_data
     from diffkit.data.loading import load as load
     from diffkit.data.low_res import LowRes as LowRes
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from diffkit.data.sources.lsun import Lsun as Lsun
     from diffkit.data.sources.photographs import Photographs as Photographs
     from diffkit.data.sources.points import Points as Points
+    from diffkit.data.sources.webdataset import WebDataset as WebDataset
     from diffkit.data.torch_datasets import from_dataset as from_dataset
 
 __all__, __getattr__, __dir__ = on_first_use(__name__)

@@ -53,9 +53,11 @@ class Data(MapData):
 
     Attributes:
         deterministic: Whether reading draws no random numbers, so that no generator has to be seeded for it.
+        sequential: Whether training takes the examples in their own order, as reading in another is slow.
     """
 
     deterministic: bool = False
+    sequential: bool = False
 
     @abstractmethod
     def batch(self, indices: Indices) -> Batch:

@@ -21,7 +21,7 @@ class FirstExamples(Data):
     def __init__(self, data: Data, count: int):
         self.data, self.count = data, min(count, len(data))
         self.shape, self.bins, self.classes = tuple(data.shape), data.bins, data.classes
-        self.deterministic = data.deterministic
+        self.deterministic, self.sequential = data.deterministic, data.sequential
 
     def __len__(self) -> int:
         """Return the number of examples."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffkit.data.shard_names import is_path_of_shards, list_shards
 from diffkit.data.sources._file import NumpyFile
 from diffkit.data.sources._folder import Folder
 from diffkit.data.sources._source import Source
@@ -54,7 +55,8 @@ def load(source: Any, **options: Any) -> Data:
 
     Args:
         source: A registered name ("digits", "points", "photographs", "cifar10", "lsun", "hf", or a plugin's), a folder
-            or .zip of images, a .npz or .npy file, an array or tensor (N, C, *S), or a `Source`.
+            or .zip of images, .tar files of them (one, a folder or a pattern), a .npz or .npy file, an array or tensor
+            (N, C, *S), or a `Source`.
         options: Those of the source, such as `Digits`, `Folder` or `NumpyFile`; for an array those of `from_array`.
     Raises:
         DataError: There is no such data, or it cannot be used.
@@ -118,8 +120,11 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
         return _create_source(NumpyFile, "a NumPy file", options | {"path": path})
     if path.suffix == ".zip" and path.is_file():
         return _create_source(Zip, "a zip archive", options | {"path": path})
+    if is_path_of_shards(path):
+        list_shards(path)  # raises if there is none
+        return _create_source(class_for_path(path), "in tar files", options | {"path": path})
     if not path.is_dir():
-        what = "is a file, but not a .npz, .npy or .zip" if path.exists() else "is not a folder or file"
+        what = "is a file, but not a .npz, .npy, .zip or .tar" if path.exists() else "is not a folder or file"
         names = registry("data").names()
         raise DataError(f"data {name!r} {what}, and no data has that name{did_you_mean(name, names)}")
     if "size" not in options:
@@ -127,7 +132,14 @@ def source_for(source: str | os.PathLike[str], **options: Any) -> Source:
     return _create_source(Folder, "a folder", options | {"path": path})
 
 
-def _create_source(kind: type[Any], label: str, options: Mapping[str, Any]) -> Source:
+def class_for_path(path: Path) -> Callable[..., Any]:
+    """Return the class of the data source that reads a file, or a folder, which may be one of tar archives."""
+    if is_path_of_shards(path):
+        return registry("data").get("webdataset")
+    return {".npz": NumpyFile, ".npy": NumpyFile, ".zip": Zip}.get(path.suffix, Folder)
+
+
+def _create_source(kind: Callable[..., Any], label: str, options: Mapping[str, Any]) -> Source:
     _check_names(options, option_names(kind) or (), label)
     if missing := [name for name in required_options(kind) if name not in options]:
         raise OptionError(f"data {label} needs {' and '.join(missing)}")

@@ -37,6 +37,7 @@ class LowRes(Data):
     def __init__(self, data: Any, size: int | tuple[int, ...]):
         self.data = as_data(data)
         self.shape, self.bins, self.classes = tuple(self.data.shape), self.data.bins, self.data.classes
+        self.sequential = self.data.sequential
         self.size = low_res_size(self.shape, size)
         if len(self.data) and CONDITION in self.data.batch([0]).conditions:
             raise DataError("the data gives a condition low_res already; use that, or remove it from the data")

@@ -26,7 +26,7 @@ class RenumberedData(Data):
     def __init__(self, data: Data, classes: Sequence[str]):
         assert data.classes is not None
         self.data, self.classes = data, tuple(classes)
-        self.shape, self.bins = tuple(data.shape), data.bins
+        self.shape, self.bins, self.sequential = tuple(data.shape), data.bins, data.sequential
         own = [self.classes.index(name) for name in data.classes]
         self._numbers = torch.tensor([*own, NO_CLASS])  # index -1, no class, is the last entry
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from diffkit.data.axes import check_channels, move_example_channels_first
-from diffkit.data.base import BatchedData, Data, MapData, description
+from diffkit.data.base import BatchedData, Data, Indices, MapData, description
 from diffkit.data.classes import check_class_names
 from diffkit.data.finite import find_not_finite
 from diffkit.data.labels import MOST_CLASSES
@@ -67,7 +67,7 @@ def from_dataset(
         DataError: It is not such a dataset, or item 0 cannot be trained on; the text names what to change.
         OptionError: An option is wrong.
     """
-    names = _class_names(classes)
+    names = class_names_of(classes)
     if isinstance(dataset, Tensor | np.ndarray):
         return _from_arrays(dataset, None, shape, bins, names, layout)
     if _is_pair(dataset):
@@ -83,12 +83,12 @@ def from_dataset(
         names = _names_in_dataset(dataset)
     found = DatasetMapData(
         items,
-        _example_shape(x, shape, layout),
-        _default_bins(x, bins),
+        example_shape(x, shape, layout),
+        default_bins(x, bins),
         names,
     )
     data = DatasetData(found, type(dataset).__name__, skipping)
-    _check_some_items(data)
+    check_items(data, _spread_indices(len(data)))
     return data
 
 
@@ -198,6 +198,8 @@ def from_dataset_hint(data: Any) -> str:
     """Return advice to use `from_dataset` for an object that it can make data from, or an empty string."""
     if isinstance(data, DataLoader):
         return "; give the loader's dataset as diffkit.data.from_dataset(loader.dataset)"
+    if isinstance(data, IterableDataset):
+        return "; make it data with diffkit.data.from_iterable(dataset, length=...)"
     if isinstance(data, torch.utils.data.Dataset) or _is_pair(data):
         return f"; make it data with diffkit.data.from_dataset({'(X, y)' if _is_pair(data) else 'dataset'})"
     return ""
@@ -226,8 +228,8 @@ def _check_map_style(dataset: Any) -> None:
         raise DataError(f"a {kind} has an order and batches of its own; give its dataset: from_dataset(loader.dataset)")
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise DataError(
-            f"{kind} cannot be read in any order, which a resumed run needs; give a map-style dataset, with "
-            "__len__ and __getitem__, or an array"
+            f"{kind} cannot be read in any order; give it to diffkit.data.from_iterable, which reads it in its own, "
+            "or give a map-style dataset, with __len__ and __getitem__, or an array"
         )
     if len(dataset) < 1:
         raise DataError(f"{kind} is empty")
@@ -278,7 +280,7 @@ def _to_label(y: Any, index: int) -> int:
     return found
 
 
-def _class_names(classes: Sequence[str] | int | None) -> tuple[str, ...] | None:
+def class_names_of(classes: Sequence[str] | int | None) -> tuple[str, ...] | None:
     """Return the names of classes from the argument ``classes``: a list of names, or how many there are."""
     if classes is None:
         return None
@@ -298,7 +300,7 @@ def _names_in_dataset(dataset: Any) -> tuple[str, ...] | None:
     return check_class_names(names) if found else None
 
 
-def _example_shape(x: Tensor, shape: Sequence[int] | None, layout: str | None) -> tuple[int, ...]:
+def example_shape(x: Tensor, shape: Sequence[int] | None, layout: str | None) -> tuple[int, ...]:
     """Return the shape of an example: the argument ``shape``, or that of item 0, checked for channels first."""
     if shape is not None:
         return tuple(shape)
@@ -317,7 +319,8 @@ def _check_tensors(dataset: TensorDataset) -> None:
                 raise DataError(f"{examples_hold(rows)} in the {what}; correct or remove such examples")
 
 
-def _default_bins(x: Tensor, bins: int | None) -> int | None:
+def default_bins(x: Tensor, bins: int | None) -> int | None:
+    """Return how many values an example takes: the argument ``bins``, or what the type of item 0 says."""
     if bins is not None or x.is_floating_point():
         return bins
     if x.dtype != torch.uint8:
@@ -334,9 +337,8 @@ def _spread_indices(count: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, _LOOKED_AT).astype(np.int64))
 
 
-def _check_some_items(data: DatasetData) -> None:
+def check_items(data: DatasetData, some: Indices) -> None:
     """Read some items of a dataset and raise if their forms differ, or floating point with bins lies in [0, 1]."""
-    some = _spread_indices(len(data))
     batch = data.batch(some)
     for fault in find_not_finite(batch):
         raise DataError(fault)

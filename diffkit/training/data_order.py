@@ -13,7 +13,7 @@ Indices = NDArray[np.int64]
 
 @frozen
 class DataOrder:
-    """The order of the examples: endless epochs, each a permutation of the data that depends on (seed, epoch) alone.
+    """The order of the examples: endless epochs, each a permutation that depends on (seed, epoch) alone.
 
     Epochs follow each other without a gap and are cut into batches: a batch may hold the end of one epoch and the start
     of the next, so every example is seen equally often and none is dropped.
@@ -22,11 +22,13 @@ class DataOrder:
         size: Number of examples, >= 1.
         batch_size: Examples per batch, 1..size.
         seed: Seed of the run.
+        sequential: Whether every epoch takes the examples in their own order, for data that has to be read in it.
     """
 
     size: int
     batch_size: int
     seed: int
+    sequential: bool = False
     _epochs: dict[int, Indices] = field(factory=dict, init=False, eq=False, repr=False)
 
     def epoch(self, number: int) -> Indices:
@@ -41,6 +43,8 @@ class DataOrder:
     def batch(self, step: int) -> Indices:
         """Return the examples of the batch after ``step`` completed updates, by the data order, (batch_size,) int64."""
         at, end = step * self.batch_size, (step + 1) * self.batch_size
+        if self.sequential:
+            return np.arange(at, end) % self.size
         parts = []
         while at < end:
             number, offset = divmod(at, self.size)

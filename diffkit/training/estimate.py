@@ -250,7 +250,7 @@ class _TrialUpdates:
     def _batches(self, config: TrainConfig, updates: int) -> Generator[Batch, None, None]:
         return batches(
             self.data,
-            DataOrder(len(self.data), config.batch_size, config.seed),
+            DataOrder(len(self.data), config.batch_size, config.seed, self.data.sequential),
             0,
             updates,
             rows=self.engine.local_slice(config.batch_size),

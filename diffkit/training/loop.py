@@ -471,7 +471,7 @@ class _Training(Generic[T]):
         config = self.config
         return batches(
             self.data,
-            DataOrder(len(self.data), config.batch_size, config.seed),
+            DataOrder(len(self.data), config.batch_size, config.seed, self.data.sequential),
             self.trainer.step,
             config.steps,
             rows=self.engine.local_slice(config.batch_size),

@@ -300,7 +300,7 @@ def test_words_that_are_nearly_right(refused: Refused, tmp_path: Path):
     assert "unknown option: --hlep" in refused("sample", "RUN", "--hlep")
     assert refused("sample", "RUN", "--steps", "") == "--steps must not be empty"
     assert refused("sample", "RUN", "--out", "") == "--out must not be empty"
-    assert "is a file, but not a .npz, .npy or .zip" in refused("nll", "RUN", "--data", notes)
+    assert "is a file, but not a .npz, .npy, .zip or .tar" in refused("nll", "RUN", "--data", notes)
     assert refused("sample", notes).startswith(f"{notes} is a file; a saved system is a folder with spec.json")
 
 

@@ -177,7 +177,7 @@ def test_names_paths_and_options_that_are_wrong(tmp_path):
     with pytest.raises(DataError, match=r"data 'digit' is not a folder or file, .*; did you mean 'digits'\?"):
         load("digit")
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match=r"is a file, but not a \.npz, \.npy or \.zip"):
+    with pytest.raises(DataError, match=r"is a file, but not a \.npz, \.npy, \.zip or \.tar"):
         load(tmp_path / "a.txt")
     with pytest.raises(OptionError, match=r"'digits' has no option 'splt'; did you mean 'split'\?"):
         load("digits", splt="train")

@@ -137,7 +137,11 @@ class Stream(IterableDataset):
 REFUSED = [
     (Made(lambda i: Image.new("RGB", (5, 4))), {}, "item 0 is a picture of Pillow, 5x4 RGB; give the dataset a transf"),
     (Made(lambda i: (Image.new("L", (5, 4)), 1)), {}, "item 0 is a picture of Pillow, 5x4 L; give the dataset a trans"),
-    (Stream(), {}, "Stream cannot be read in any order, which a resumed run needs; give a map-style dataset"),
+    (
+        Stream(),
+        {},
+        "Stream cannot be read in any order; give it to diffkit.data.from_iterable, which reads it in its own",
+    ),
     (iter([1]), {}, "list_iterator cannot be read in any order"),
     (DataLoader(TensorDataset(X)), {}, "a DataLoader has an order and batches of its own; give its dataset: from_data"),
     ([], {}, "list is empty"),

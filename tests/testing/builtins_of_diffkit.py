@@ -21,7 +21,7 @@ SMALL_UNET: dict[str, Any] = dict(channels=8, groups=4, num_heads=2)
 SMALL_DIT: dict[str, Any] = dict(depth=2, hidden=32, heads=2)
 
 
-NEED_FILES = {("data", "cifar10"), ("data", "hf"), ("data", "lsun"), ("extractor", "inception")}
+NEED_FILES = {("data", name) for name in ("cifar10", "hf", "lsun", "webdataset")} | {("extractor", "inception")}
 NEED_FILES |= {("hook", "tensorboard"), ("hook", "wandb")}
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from attrs import NOTHING
 
-from diffkit import data
 from diffkit.cli.parsing.options import Option, options_of, spelled
 from diffkit.cli.shared.guidance import FOLDERS, guidance_class, with_folder
-from diffkit.data.loading import registered_name, source_for
+from diffkit.data.loading import class_for_path, registered_name, source_for
+from diffkit.data.shard_names import is_path_of_shards, list_shards
 from diffkit.errors import OptionError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
 
 _DATA = {
-    "data": "A folder or .zip of images, a .npz or .npy file, or a name.",
+    "data": "A folder, .zip or .tar files of images, a .npz or .npy file, or a name.",
     "val": "Held-out data to validate on, as for --data.",
 }
 """Slots that data fills, with their help."""
@@ -53,6 +53,8 @@ def check_name(kind: str, name: str) -> None:
     if kind not in _DATA or registered_name(name):
         for each in names_of(kind, name) if "," in name else (name,):
             part_factory(kind, each)
+    elif is_path_of_shards(Path(name)):
+        list_shards(Path(name))  # raises if there is none
     elif not Path(name).is_dir() and not (Path(name).suffix in (".npz", ".npy", ".zip") and Path(name).is_file()):
         source_for(name)  # raises if it is wrong
 
@@ -86,7 +88,7 @@ def part_factory(kind: str, name: str) -> Callable[..., Any]:
     if registered := registered_name(name):
         found: Callable[..., Any] = registry("data").get(registered)
         return found
-    return {".npz": data.NumpyFile, ".npy": data.NumpyFile, ".zip": data.Zip}.get(Path(name).suffix, data.Folder)
+    return class_for_path(Path(name))
 
 
 def names_of(kind: str, name: str) -> list[str]:

@@ -33,6 +33,7 @@ _SOURCES: Mapping[str, tuple[str, str]] = {
     "Photographs": ("demo", "the photographs"),
     "Folder": ("train", "reading image files"),
     "Zip": ("train", "reading image files"),
+    "WebDataset": ("train", "reading image files"),
     "Lsun": ("lsun", "reading an LMDB database"),
     "HuggingFace": ("hf", "a Hugging Face dataset"),
 }
