@@ -15,7 +15,6 @@ import math
 import operator
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -277,7 +276,6 @@ def _listed(convert: Callable[[object], object]) -> Callable[[object], object]:
     return converted
 
 
-@lru_cache(1000)
 def option_names(factory: Callable[..., object]) -> tuple[str, ...] | None:
     """Names of a part's options; None if they are unknown: a function, or a class with an __init__ of its own."""
     if not isinstance(factory, type):

@@ -239,9 +239,10 @@ def _not_inherited(own: tuple[type[Any], ...], contracts: tuple[type[Any], ...])
 
 
 def _option_faults(part: object, plain: bool) -> Iterable[str]:
-    if "name" in (option_names(_class_of(part)) or ()):
+    names = option_names(_class_of(part))
+    if "name" in (names or ()):
         yield "options: expected any name but 'name', which stands for the part itself where parts are written down"
-    if plain and _is_class(part) and option_names(_class_of(part)) is None:
+    if plain and names is None and _is_class(part):
         yield (
             "options: expected fields of a frozen attrs class, found a class with its own __init__, whose options no "
             "saved system could hold"

@@ -208,9 +208,10 @@ class Registry(Generic[P]):
         """
         factory = self.get(name)
         known = option_names(factory)
-        unknown = [o for o in options if known is not None and o not in known]
-        if unknown and known is not None:
-            lines = (f"{self.kind} {name!r} has no option {o!r}{did_you_mean(o, known)}" for o in unknown)
+        if known is not None and (unknown := options.keys() - {*known}):
+            lines = (
+                f"{self.kind} {name!r} has no option {o!r}{did_you_mean(o, known)}" for o in options if o in unknown
+            )
             raise OptionError(f"{'; '.join(lines)} (options: {', '.join(known) or 'none'})")
         if missing := [o for o in required_options(factory) if o not in options]:
             needed = " and ".join(map(repr, missing))

@@ -18,6 +18,7 @@ from diffkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from diffkit.data.base import Data
+    from diffkit.training.hook import Tracker
 
 
 @frozen(kw_only=True)
@@ -117,5 +118,5 @@ def train(
             show(found)
         return
     val = opened(parsed, "val", low_res) if "val" in parsed.parts else None
-    track = [Recipe(recipe), *options.track]
+    track: list[str | Tracker] = [Recipe(recipe), *options.track]
     diffkit.train(system, data, out=options.out, val=val, config=config, hooks=hooks_of(parsed), track=track)
