@@ -516,7 +516,7 @@ class _Training(Generic[T]):
         self.hooks.rollback()
         reason = self._save_or_reason(error) if self._has_unsaved_updates(error) else None
         if reason is None:
-            log(f"{what}: saved step {self.saves.saved} in {where!r}; {_RESUME_ADVICE}")
+            self._log(f"{what}: saved step {self.saves.saved} in {where!r}; {_RESUME_ADVICE}")
         else:
             since = f"step {self.saves.saved}" if self.saves.saved else "the beginning"
             log(f"warning: {what}: the {step - self.saves.saved} updates since {since} are lost: {reason}")

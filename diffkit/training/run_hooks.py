@@ -21,6 +21,11 @@ from diffkit.training.hook import Hook, HookFacts, HookResult, HookState, Tracke
 from diffkit.training.metrics import FIXED_NAMES
 
 MOMENTS = ("at_begin", "after_backward", "after_update", "after_validation", "after_line", "at_save", "at_end")
+_TOO_LATE = {
+    "at_begin": "before the first update, so its metric {} has no line",
+    **dict.fromkeys(("after_line", "at_save"), "after the line of its step, so its metric {} has none"),
+}
+"""Moments that no line of metrics belongs to."""
 _PREFIX = "hook/"
 """Start of the names of hooks' tensors in a checkpoint."""
 
@@ -175,7 +180,7 @@ class RunHooks:
         if result.state is not None and keep:
             self._states[each.name] = self._checked_state(each, result.state)
         if result.metrics:
-            self.metrics |= self._checked_metrics(each, result.metrics)
+            self.metrics |= self._checked_metrics(each, moment, result.metrics)
         if result.stop and not self.stop:
             self.stop = f"{each.name}: {result.stop}"
         if result.picture is not None:
@@ -250,9 +255,14 @@ class RunHooks:
                 )
         return MappingProxyType(dict(state))  # one that was committed must not change
 
-    def _checked_metrics(self, each: NamedHook, metrics: Any) -> dict[str, float | Tensor]:
-        """Return metrics, after checking that they are numbers under names of their own."""
+    def _checked_metrics(self, each: NamedHook, moment: str, metrics: Any) -> dict[str, float | Tensor]:
+        """Return metrics, after checking that they are numbers under names of their own, and that a line follows."""
         for name, value in metrics.items():
+            if moment in _TOO_LATE:
+                raise ProtocolError(
+                    f"hook {each.name!r}: {moment} is {_TOO_LATE[moment].format(repr(name))}; return it from "
+                    "after_update, where facts.logs is true if a line follows"
+                )
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number and not (isinstance(value, Tensor) and value.ndim == 0):
                 raise ProtocolError(

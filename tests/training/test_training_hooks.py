@@ -199,6 +199,25 @@ class Returns(Hook):
         return self.value
 
 
+class ReturnsLate(Hook):
+    """Returns a metric at a moment that no line of metrics follows."""
+
+    def __init__(self, moment: str):
+        self.moment = moment
+
+    def _metric(self, moment):
+        return HookResult(metrics={"a": 1.0}) if moment == self.moment else None
+
+    def at_begin(self, facts, state):
+        return self._metric("at_begin")
+
+    def after_line(self, facts, state):
+        return self._metric("after_line")
+
+    def at_save(self, facts, state):
+        return self._metric("at_save")
+
+
 @pytest.mark.parametrize(
     ("hooks", "error", "text"),
     [
@@ -211,6 +230,13 @@ class Returns(Hook):
         (Returns("stop"), ProtocolError, "after_update must return None or a diffkit.training.HookResult, got a str"),
         (Returns(HookResult(metrics={"loss": 1.0})), ProtocolError, "metric 'loss' has the name of another; rename"),
         (Returns(HookResult(metrics={"a": "b"})), ProtocolError, "metric 'a' must be a number or a 0-d tensor"),
+        (
+            ReturnsLate("after_line"),
+            ProtocolError,
+            "after_line is after the line of its step, so its metric 'a' has none",
+        ),
+        (ReturnsLate("at_save"), ProtocolError, "at_save is after the line of its step, so its metric 'a' has none"),
+        (ReturnsLate("at_begin"), ProtocolError, "at_begin is before the first update, so its metric 'a' has no line"),
         (Returns(HookResult(state={"a": object()})), ProtocolError, "its state has a=<object"),
         (Returns(HookResult(state={"a": float("inf")})), ProtocolError, "its state has a=inf, which a checkpoint"),
     ],
