@@ -36,6 +36,8 @@ class HookFacts:
         config: Options of training.
         data: The training data.
         rank: Number of this process; every process calls its hooks, in the same order.
+        validates: Whether there is held-out data to validate on.
+        hooks: Names of the hooks of this run, without those that only observe.
         logs: Whether a line of metrics is written after the current update.
         metrics: The metrics of the validation, or of the line of metrics, that was just made; else empty.
     """
@@ -46,6 +48,8 @@ class HookFacts:
     config: TrainConfig
     data: Data
     rank: int = 0
+    validates: bool = False
+    hooks: tuple[str, ...] = ()
     logs: bool = False
     metrics: Mapping[str, float | None] = _NOTHING
     _trainer: Trainer = field(kw_only=True, repr=False)

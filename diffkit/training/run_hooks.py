@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 from attrs import frozen
 from torch import Tensor
 
@@ -112,7 +113,8 @@ class RunHooks:
     """
 
     def __init__(self, hooks: Sequence[NamedHook], facts: HookFacts):
-        self._facts, self.rank = facts, facts.rank
+        names = tuple(each.name for each in hooks if not each.hook.observes)
+        self._facts, self.rank = attrs.evolve(facts, hooks=names), facts.rank
         self._hooks = [each for each in hooks if not each.hook.observes or facts.rank == 0]
         self._at: dict[str, list[NamedHook]] = {moment: [] for moment in MOMENTS}
         for each in self._hooks:
@@ -224,20 +226,8 @@ class RunHooks:
         del self._facts  # which holds the means and moments
 
     def _facts_at(self, step: int, metrics: Mapping[str, Any] | None = None, logs: bool = False) -> HookFacts:
-        facts = self._facts
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in (metrics or {}).items()}
-        return HookFacts(
-            step,
-            facts.steps,
-            facts.folder,
-            facts.config,
-            facts.data,
-            facts.rank,
-            logs,
-            plain,
-            trainer=facts._trainer,
-            begun=facts._begun,
-        )
+        return attrs.evolve(self._facts, step=step, logs=logs, metrics=plain)
 
     # ---- what they return ------------------------------------------------------------------------------------------
 

@@ -151,6 +151,32 @@ def test_a_run_that_is_made_longer_is_as_one_that_never_ended(tmp_path):
     assert content(tmp_path / "longer") == content(tmp_path / "whole")
 
 
+class Rare(Hook):
+    """Adds a metric at one step only."""
+
+    def after_update(self, facts, state):
+        return HookResult(metrics={"fid": 1.0}) if facts.step == 4 else None
+
+
+@pytest.mark.parametrize(
+    ("metric", "val", "text"),
+    [
+        ("val_loss", None, "reads 'val_loss', which this run never measures; pass val, or metric='loss'"),
+        ("val_los", images(8), "reads 'val_los', which no validation has; did you mean 'val_loss'? (known: val_loss,"),
+        ("los", images(8), "reads 'los', which the line of step 3 does not have; did you mean 'loss'? (known: step,"),
+    ],
+)
+def test_early_stopping_refuses_a_metric_that_it_would_never_read(tmp_path, metric, val, text):
+    with pytest.raises(OptionError) as caught:
+        run(tmp_path, steps=4, val=val, hooks=("early_stopping", {"metric": metric}))
+    assert f"hook 'early_stopping': it {text}" in str(caught.value)
+
+
+def test_early_stopping_waits_for_a_metric_that_another_hook_may_add(tmp_path):
+    run(tmp_path, steps=5, hooks=[EarlyStopping(metric="fid"), Rare()])
+    assert [line["step"] for line in lines(tmp_path) if "fid" in line] == [4]
+
+
 def test_a_hook_that_is_left_out_is_remarked(tmp_path, capsys):
     run(tmp_path, steps=2, hooks=Mean())
     run(tmp_path, steps=3, progress=True)
