@@ -305,11 +305,15 @@ class _Training(Generic[T]):
     def _repair_system(self, step: int, rewritten_soon: bool) -> None:
         """Rewrite the saved system in the folder unless it has the weights of the checkpoint just read.
 
+        It is also rewritten with new defaults of sampling, which training does not depend on.
         If newer checkpoints were damaged, the saved system is ahead of the checkpoint read. An intact one is left until
         the next save rewrites it, if there is one (``rewritten_soon``).
         """
         weights = self.trainer.sampling_weights(keep=self.is_rank_zero)
         fault = self.ranks.rank_zero(lambda: run_folder.find_system_fault(self.folder, weights))
+        if fault is None and self.ranks.rank_zero(lambda: run_folder.samples_otherwise(self.folder, self.spec)):
+            self.ranks.rank_zero(lambda: renew(self.spec, weights, self.folder))
+            self._log(f"note: the defaults of sampling in {str(self.folder)!r} are those of this call now")
         if fault is None or (rewritten_soon and not fault.damaged):
             return
         self.ranks.rank_zero(lambda: renew(self.spec, weights, self.folder, damaged=fault.damaged))
