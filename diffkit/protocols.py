@@ -453,7 +453,7 @@ class ConditionalBackbone(Backbone):
     def count_classes(self) -> int | None:
         """Return the number of classes of the labels ``y``, without the null class; 0 without classes.
 
-        Labels are then checked before any work; None if the number is not known.
+        Labels are then needed, and checked before any work; None if the number is not known.
         """
         return None
 

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Collection, Sequence
 from functools import reduce
 from operator import getitem
+from typing import Literal
 
 from cyclopts import App, CycloptsError, Group
 
@@ -30,6 +31,8 @@ DONE, FAILED, REFUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 Ctrl-C; the reader of the results went away.
 """
 
+_PLAIN: Literal["plaintext"] = "plaintext"
+"""Form of all help texts, each of whose characters is shown; a command's help is printed without the root's form."""
 _HELP = ("-h", "--help")
 _VERSION = "--version"
 _EPILOGUE = (
@@ -180,7 +183,7 @@ def _root(commands: Collection[str]) -> App:
         name="diffkit",
         help="Diffusion models from small named parts: compose, train, sample and score.",
         usage="Usage: diffkit COMMAND [OPTIONS]",
-        help_format="plaintext",
+        help_format=_PLAIN,
         help_epilogue=_EPILOGUE,
         version_flags=(_VERSION,),
         version=__version__,
@@ -195,7 +198,7 @@ def _root(commands: Collection[str]) -> App:
             if word not in app:
                 app.command(App(name=word, help=", ".join(each for each in commands if each.startswith(f"{word} "))))
             app = app[word]
-        app.command(App(name=last, version_flags=(), help_epilogue=""))
+        app.command(App(name=last, help_format=_PLAIN, version_flags=(), help_epilogue=""))
     return root
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import attrs
 
-from diffkit.errors import OptionError, naming
+from diffkit.errors import OptionError, ProtocolError, naming
+from diffkit.registry.aliases import alias_of
 from diffkit.registry.contracts import check_contract
 from diffkit.registry.kinds import KINDS
 from diffkit.registry.lookup import registry
@@ -51,6 +52,7 @@ def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
         _refuse_weights(kind, name, part)
         return part, registry(kind).shortest(name)
     if isinstance(slot, type):
+        _check_own(kind, slot)
         raise OptionError(f"{kind} must be an instance, not the class {slot.__name__}; write {slot.__name__}()")
     if inspect.isroutine(slot):
         raise OptionError(
@@ -61,11 +63,23 @@ def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
                 else f"write a class that inherits from {KINDS[kind].home}"
             )
         )
-    check_contract(kind, slot)
+    _check_own(kind, slot)
     known = registry(kind).provenance(slot)
     name = known.name if known else type(slot).__name__
     _refuse_weights(kind, name, slot)
     return slot, name
+
+
+def _check_own(kind: str, part: object) -> None:
+    """Check the contract of a class or instance; the error names the part here that another library calls so."""
+    try:
+        check_contract(kind, part)
+    except ProtocolError as error:
+        cls = part if isinstance(part, type) else type(part)
+        near = alias_of(kind, cls.__name__, registry(kind).built_in_names())
+        if near is None or KINDS[kind].contract in cls.__mro__:
+            raise
+        raise ProtocolError(f"{error}, or use {kind}={near!r}") from error
 
 
 def _refuse_weights(kind: str, name: str, part: object) -> None:

@@ -48,7 +48,7 @@ def conditions_for(
         device: Device of the tensors.
         own: Names of conditions for guidance only.
         null: Null conditions, which replace None, and the label -1 in ``y``.
-        classes: Number of classes, against which labels ``y`` are checked; None does not check them.
+        classes: Number of classes, against which labels ``y``, which are needed then, are checked; None does not.
     Raises:
         OptionError: A name is unknown, or there is not one entry for each example; every problem is listed.
     """
@@ -104,8 +104,13 @@ def _check_no_class(y: Any) -> None:
 
 def _check_labels(y: Any, classes: int, null: Mapping[str, Any] | None) -> None:
     """Raise `OptionError` unless labels are class numbers of the network; values are checked on the CPU only."""
-    if y is None or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return
+    if y is None:
+        none = ", or -1 for no class" if "y" in (null or {}) else ""
+        raise OptionError(
+            f"y is missing, but the network has {classes} classes; pass y, class numbers 0..{classes - 1}{none}"
+        )
     if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise OptionError(f"y must be class numbers 0..{classes - 1}, one for each example, got {_brief(y)}")
     if type(y) is not Tensor or not y.is_cpu:

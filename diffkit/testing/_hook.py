@@ -68,7 +68,7 @@ def _system() -> System:
 
 
 def _train(folder: Path, *hooks: Hook, steps: int = _STEPS) -> _Run:
-    often: dict[str, Any] = dict(batch_size=4, lr=0.01, ema=0.9, log_every=2, val_every=2, save_every=_AT)
+    often: dict[str, Any] = dict(batch_size=4, lr=0.01, ema=0.9, log_every=4, val_every=2, save_every=_AT)
     diffkit.train(_system(), _data(), out=folder, val=_data(), steps=steps, hooks=hooks, progress=False, **often)
     newest = next(newest_first(folder / CHECKPOINTS))
     manifest = read_manifest(newest)
@@ -119,7 +119,8 @@ def members_of_a_hook(part: Any) -> None:
 def returns_plain_results(part: Any) -> None:
     """At each moment a hook returns None or a HookResult: a state that a checkpoint can hold, numbers under new names.
 
-    Usually: an array or an infinite number in the state, or a metric with the name of a term of the loss.
+    Usually: an array or an infinite number in the state, a metric with the name of a term of the loss, or one that is
+    returned when the line of its step is written.
     """
     _first_run(part)
 

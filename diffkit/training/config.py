@@ -55,8 +55,9 @@ class TrainConfig:
         optimizer: How weights change by their gradients: the name of an optimizer such as "muon", with options
             ``("muon", {"momentum": 0.9})``; "adamw" by default.
         param_groups: Parameters with a learning rate or weight decay of their own, by patterns of their names: such as
-            ``[{"pattern": "*.bias", "weight_decay": 0}, {"pattern": "out.*", "lr": 1e-5}]``, in words
-            "*.bias:weight_decay=0,out.*:lr=1e-5". The first that matches counts.
+            "*.bias:weight_decay=0,out.*:lr=1e-5", or as tables
+            ``[{"pattern": "*.bias", "weight_decay": 0}, {"pattern": "out.*", "lr": 1e-5}]``. The first that matches
+            counts.
         freeze: Patterns of names of parameters that are not trained, such as "time_embed.*".
         grad_clip: Largest norm of the gradient, > 0; a larger one is scaled down to it. None never clips.
         warmup: Updates over which the learning rate rises linearly from near 0, >= 0, whatever its schedule.

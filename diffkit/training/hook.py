@@ -36,6 +36,8 @@ class HookFacts:
         config: Options of training.
         data: The training data.
         rank: Number of this process; every process calls its hooks, in the same order.
+        validates: Whether there is held-out data to validate on.
+        hooks: Names of the hooks of this run, without those that only observe.
         logs: Whether a line of metrics is written after the current update.
         metrics: The metrics of the validation, or of the line of metrics, that was just made; else empty.
     """
@@ -46,6 +48,8 @@ class HookFacts:
     config: TrainConfig
     data: Data
     rank: int = 0
+    validates: bool = False
+    hooks: tuple[str, ...] = ()
     logs: bool = False
     metrics: Mapping[str, float | None] = _NOTHING
     _trainer: Trainer = field(kw_only=True, repr=False)
@@ -96,7 +100,8 @@ class HookResult:
 
     Attributes:
         state: Its state from now on; None leaves it as it is.
-        metrics: Numbers, or 0-d tensors, for the line of metrics of this step, which is then written in any case.
+        metrics: Numbers, or 0-d tensors, for the line of metrics of this step, which is then written in any case. Only
+            after_backward, after_update and after_validation come before that line.
         stop: The reason to stop training after this step, as a sentence without subject; empty goes on.
         picture: A picture that the hook wrote, for trackers.
     """
@@ -143,7 +148,10 @@ class Hook(Protocol):
         return None
 
     def after_line(self, facts: HookFacts, state: HookState) -> HookResult | None:
-        """Called after each line of metrics, ``facts.metrics``; the state is not changed by one that is not due."""
+        """Called after each line of metrics, ``facts.metrics``; the state is not changed by one that is not due.
+
+        The line of a validation between two others has no metrics of training, such as "loss".
+        """
         return None
 
     def at_save(self, facts: HookFacts, state: HookState) -> HookResult | None:

@@ -183,7 +183,8 @@ class _Training(Generic[T]):
         self.checkpoints = folder / CHECKPOINTS
         self.trainer = Trainer(system, self.network, config, engine)
         self.held_out = HeldOutData(val, self.trainer)
-        facts = HookFacts(0, config.steps, folder, config, data, self.ranks.rank, trainer=self.trainer, begun=begun)
+        rank, known = self.ranks.rank, {"trainer": self.trainer, "begun": begun}
+        facts = HookFacts(0, config.steps, folder, config, data, rank, validates=val is not None, **known)
         self.hooks = RunHooks(hooks, facts)
         self.trainer.after_backward = self._after_backward if self.hooks.has("after_backward") else None
         self.config_content = run_folder.config_content(config, data, run_folder.frozen_parameters(self.network))
@@ -304,11 +305,15 @@ class _Training(Generic[T]):
     def _repair_system(self, step: int, rewritten_soon: bool) -> None:
         """Rewrite the saved system in the folder unless it has the weights of the checkpoint just read.
 
+        It is also rewritten with new defaults of sampling, which training does not depend on.
         If newer checkpoints were damaged, the saved system is ahead of the checkpoint read. An intact one is left until
         the next save rewrites it, if there is one (``rewritten_soon``).
         """
         weights = self.trainer.sampling_weights(keep=self.is_rank_zero)
         fault = self.ranks.rank_zero(lambda: run_folder.find_system_fault(self.folder, weights))
+        if fault is None and self.ranks.rank_zero(lambda: run_folder.samples_otherwise(self.folder, self.spec)):
+            self.ranks.rank_zero(lambda: renew(self.spec, weights, self.folder))
+            self._log(f"note: the defaults of sampling in {str(self.folder)!r} are those of this call now")
         if fault is None or (rewritten_soon and not fault.damaged):
             return
         self.ranks.rank_zero(lambda: renew(self.spec, weights, self.folder, damaged=fault.damaged))
@@ -516,7 +521,7 @@ class _Training(Generic[T]):
         self.hooks.rollback()
         reason = self._save_or_reason(error) if self._has_unsaved_updates(error) else None
         if reason is None:
-            log(f"{what}: saved step {self.saves.saved} in {where!r}; {_RESUME_ADVICE}")
+            self._log(f"{what}: saved step {self.saves.saved} in {where!r}; {_RESUME_ADVICE}")
         else:
             since = f"step {self.saves.saved}" if self.saves.saved else "the beginning"
             log(f"warning: {what}: the {step - self.saves.saved} updates since {since} are lost: {reason}")

@@ -78,7 +78,9 @@ def _options_of_text(text: str) -> dict[str, Any]:
 
 
 def as_groups(value: Any) -> Any:
-    """Return groups of parameters given as one or several; anything else unchanged, for a check to refuse."""
+    """Return groups of parameters given as one, several, or a text in which commas separate them."""
+    if isinstance(value, str):
+        value = [each.strip() for each in value.split(",")]
     several = value if isinstance(value, tuple | list) else (value,)
     return tuple(ParameterGroup.of(each) for each in several)
 

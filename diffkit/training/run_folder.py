@@ -277,6 +277,12 @@ def find_system_fault(folder: Path, weights: Mapping[str, Tensor]) -> SystemFaul
     return SystemFault(f"{folder / name} is of another step than the newest checkpoint", damaged=False)
 
 
+def samples_otherwise(folder: Path, spec: Mapping[str, Any]) -> bool:
+    """Return whether the saved system in a run's folder has other defaults of sampling than a spec."""
+    was, now = (found["settings"].get("sampling") for found in (read_comparable_spec(folder), spec))
+    return bool(was != json.loads(json.dumps(now)))
+
+
 def _is_intact(path: Path, record: Mapping[str, Any]) -> bool:
     try:
         read_weights(path, record)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 from attrs import frozen
 from torch import Tensor
 
@@ -21,6 +22,11 @@ from diffkit.training.hook import Hook, HookFacts, HookResult, HookState, Tracke
 from diffkit.training.metrics import FIXED_NAMES
 
 MOMENTS = ("at_begin", "after_backward", "after_update", "after_validation", "after_line", "at_save", "at_end")
+_TOO_LATE = {
+    "at_begin": "before the first update, so its metric {} has no line",
+    **dict.fromkeys(("after_line", "at_save"), "after the line of its step, so its metric {} has none"),
+}
+"""Moments that no line of metrics belongs to."""
 _PREFIX = "hook/"
 """Start of the names of hooks' tensors in a checkpoint."""
 
@@ -107,7 +113,8 @@ class RunHooks:
     """
 
     def __init__(self, hooks: Sequence[NamedHook], facts: HookFacts):
-        self._facts, self.rank = facts, facts.rank
+        names = tuple(each.name for each in hooks if not each.hook.observes)
+        self._facts, self.rank = attrs.evolve(facts, hooks=names), facts.rank
         self._hooks = [each for each in hooks if not each.hook.observes or facts.rank == 0]
         self._at: dict[str, list[NamedHook]] = {moment: [] for moment in MOMENTS}
         for each in self._hooks:
@@ -175,7 +182,7 @@ class RunHooks:
         if result.state is not None and keep:
             self._states[each.name] = self._checked_state(each, result.state)
         if result.metrics:
-            self.metrics |= self._checked_metrics(each, result.metrics)
+            self.metrics |= self._checked_metrics(each, moment, result.metrics)
         if result.stop and not self.stop:
             self.stop = f"{each.name}: {result.stop}"
         if result.picture is not None:
@@ -219,20 +226,8 @@ class RunHooks:
         del self._facts  # which holds the means and moments
 
     def _facts_at(self, step: int, metrics: Mapping[str, Any] | None = None, logs: bool = False) -> HookFacts:
-        facts = self._facts
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in (metrics or {}).items()}
-        return HookFacts(
-            step,
-            facts.steps,
-            facts.folder,
-            facts.config,
-            facts.data,
-            facts.rank,
-            logs,
-            plain,
-            trainer=facts._trainer,
-            begun=facts._begun,
-        )
+        return attrs.evolve(self._facts, step=step, logs=logs, metrics=plain)
 
     # ---- what they return ------------------------------------------------------------------------------------------
 
@@ -250,9 +245,14 @@ class RunHooks:
                 )
         return MappingProxyType(dict(state))  # one that was committed must not change
 
-    def _checked_metrics(self, each: NamedHook, metrics: Any) -> dict[str, float | Tensor]:
-        """Return metrics, after checking that they are numbers under names of their own."""
+    def _checked_metrics(self, each: NamedHook, moment: str, metrics: Any) -> dict[str, float | Tensor]:
+        """Return metrics, after checking that they are numbers under names of their own, and that a line follows."""
         for name, value in metrics.items():
+            if moment in _TOO_LATE:
+                raise ProtocolError(
+                    f"hook {each.name!r}: {moment} is {_TOO_LATE[moment].format(repr(name))}; return it from "
+                    "after_update, where facts.logs is true if a line follows"
+                )
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number and not (isinstance(value, Tensor) and value.ndim == 0):
                 raise ProtocolError(

@@ -114,6 +114,15 @@ def test_help_shows_defaults_and_what_is_required(command: Command):
     assert "--no-rescale-time" in text
 
 
+def test_help_shows_every_character_of_a_text(command: Command):
+    from diffkit.cli.parsing.request import look
+
+    texts = "".join(option.about() for option in look("train", commands.table()["train"].load().SPEC, []).options)
+    shown = command("train", "--help").out
+    assert {c: shown.count(c) for c in "*{"} == {c: texts.count(c) for c in "*{"}
+    assert '"*.bias:weight_decay=0,out.*:lr=1e-5"' in shown
+
+
 def test_commands_are_found_by_file_name():
     assert {"demo", "explain", "list", "nll", "sample", "train"} <= set(commands.table())
 

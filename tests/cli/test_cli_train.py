@@ -352,6 +352,11 @@ def test_defaults_of_sampling_are_saved_and_repeated(command: Command, tmp_path:
         sampling = diffkit.load(tmp_path / run).settings.sampling
         assert (sampling["steps"], sampling["guidance"]["name"], sampling["guidance"]["scale"]) == (5, "cfg", 2.0)
     assert "where a call says nothing: steps=5" in command("explain", "--spec", tmp_path / "a").out
+    weights = (tmp_path / "a" / "model.safetensors").read_bytes()
+    other = command("train", *line.split(), "--sampling-steps", 7, "--out", tmp_path / "a")
+    assert "the defaults of sampling in" in other.err and diffkit.load(tmp_path / "a").settings.sampling == {"steps": 7}
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == weights
+    assert "sampling in" not in command("train", *line.split(), "--sampling-steps", 7, "--out", tmp_path / "a").err
 
 
 def test_published_steps_of_sampling_are_for_the_published_levels(command: Command):

@@ -130,7 +130,7 @@ def test_an_update_stays_on_the_device(gpu, timesteps, precision):
 
 def test_a_hook_reads_nothing_from_the_device_by_itself(gpu, tmp_path):
     trainer = trainer_of(system_of(MLP))
-    hooks = choose_hooks(trainer.config, [("gradient_norms", {"depth": 1}), "early_stopping"], ())
+    hooks = choose_hooks(trainer.config, [("gradient_norms", {"depth": 1}), ("early_stopping", {"metric": "loss"})], ())
     own = RunHooks(hooks, HookFacts(0, 9, tmp_path, trainer.config, None, trainer=trainer, begun=0.0))
     own.begin(0)
     trainer.after_backward = lambda: own.call("after_backward", 0, logs=True)

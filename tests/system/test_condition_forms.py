@@ -119,6 +119,7 @@ def test_conditions_inside_of_others_are_given_in_the_precision_of_the_network()
 ODD_LABELS = [
     ("a", "y must be class numbers 0..2, one for each example, got 'a'"),
     ({}, "y must be class numbers 0..2"),
+    (None, "y is missing, but the network has 3 classes; pass y, class numbers 0..2"),
     ([True, False], "y must be class numbers 0..2, one for each example, got bool of shape (2,)"),
     ([None, 1], "y has None for example 0, but the network has no null class"),
     ([10**20, 0], "condition 'y' has 100000000000000000000, which is more than 64 bits hold"),

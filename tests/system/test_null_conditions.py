@@ -216,6 +216,8 @@ def test_none_and_minus_one_mean_no_class(none):
 
 def test_no_class_among_classes():
     system = labelled(null_class=True)
+    with pytest.raises(OptionError, match=r"pass y, class numbers 0\.\.2, or -1 for no class"):
+        system.prepare(4)
     want = system.sample(4, y=[0, 3, 2, 3], **CALL)
     assert torch.equal(system.sample(4, y=[0, None, 2, -1], **CALL), want)
     torch.testing.assert_close(system.sample(4, y=[0, None, 2, -1], batch_size=3, **CALL), want)

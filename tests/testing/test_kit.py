@@ -21,6 +21,7 @@ from diffkit.parts.schedules.cosine import Cosine
 from diffkit.protocols import Backbone
 from diffkit.registry import KINDS, SLOTS
 from diffkit.testing import LawError, NotApplicableError, check_component, checks_for, parametrize_checks, report
+from diffkit.training import Hook
 
 
 def found(check, part, kind="sampler"):
@@ -260,3 +261,17 @@ def test_the_page_lists_every_law():
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     laws = {f"| `{check.name}` | {check.law} |": None for kind in KINDS for check in checks_for(kind)}
     assert set(rows) == set(laws)
+
+
+@frozen
+class OutOfInk(Hook):
+    """Fails after an update, when there is something to save."""
+
+    def after_update(self, facts, state):
+        raise RuntimeError("out of ink")
+
+
+def test_a_hook_that_fails_is_reported_by_its_results_alone(capsys):
+    (found,) = check_component("hook", OutOfInk(), only=["returns_plain_results"])
+    assert not found.ok and "out of ink" in found.found
+    assert capsys.readouterr() == ("", "")

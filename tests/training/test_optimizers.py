@@ -16,6 +16,7 @@ import diffkit
 from diffkit.errors import OptionError, ProtocolError
 from diffkit.protocols import Optimizer
 from diffkit.registry import registry
+from diffkit.training import TrainConfig
 from diffkit.training.engines import Engine
 from diffkit.training.optimizers._muon import MuonWithAdamW, hidden_matrices, orthogonalized
 from diffkit.training.optimizers.muon import Muon
@@ -315,6 +316,19 @@ def test_what_a_part_builds_is_checked(tmp_path: Path):
         OptionError, match=r"optimizer 'Nameless' has no registered name, by which a run could be resum"
     ):
         train(tmp_path, optimizer=Nameless())
+
+
+def test_a_class_of_torch_is_named_as_the_part_that_it_is_here():
+    for given in (torch.optim.RAdam, torch.optim.RAdam([torch.zeros(1)])):
+        with pytest.raises(ProtocolError, match=r"protocols\.Optimizer .*, or use optimizer='radam'"):
+            TrainConfig(steps=1, optimizer=given)
+    with pytest.raises(ProtocolError, match=r"inherit from diffkit\.protocols\.Optimizer for the defaults$"):
+        TrainConfig(steps=1, optimizer=torch.optim.SparseAdam)
+
+
+def test_groups_in_one_text_are_those_of_a_list():
+    text = "*.bias:weight_decay=0, out.*:lr=1e-3"
+    assert TrainConfig(steps=1, param_groups=text) == TrainConfig(steps=1, param_groups=GROUPS)
 
 
 def test_another_optimizer_group_or_frozen_parameter_is_another_run(tmp_path: Path):

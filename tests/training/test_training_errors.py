@@ -70,7 +70,7 @@ def test_an_example_that_cannot_be_read(tmp_path, error, workers, capsys):
     options = OPTIONS | dict(label_dropout=0, batch_size=4)
     kind = type(error).__name__
     with pytest.raises(DataError, match=rf"^example 21 cannot be read: {kind}") as caught:
-        train(tmp_path / "run", system=plain(), data=Examples(error), workers=workers, **options)
+        train(tmp_path / "run", system=plain(), data=Examples(error), workers=workers, progress=True, **options)
     assert "\n" not in str(caught.value) and kind in repr(caught.value.__cause__)
     saved = checkpoints(tmp_path / "run")[0]
     assert f"DataError: saved step {saved} in" in capsys.readouterr().err

@@ -151,6 +151,32 @@ def test_a_run_that_is_made_longer_is_as_one_that_never_ended(tmp_path):
     assert content(tmp_path / "longer") == content(tmp_path / "whole")
 
 
+class Rare(Hook):
+    """Adds a metric at one step only."""
+
+    def after_update(self, facts, state):
+        return HookResult(metrics={"fid": 1.0}) if facts.step == 4 else None
+
+
+@pytest.mark.parametrize(
+    ("metric", "val", "text"),
+    [
+        ("val_loss", None, "reads 'val_loss', which this run never measures; pass val, or metric='loss'"),
+        ("val_los", images(8), "reads 'val_los', which no validation has; did you mean 'val_loss'? (known: val_loss,"),
+        ("los", images(8), "reads 'los', which the line of step 3 does not have; did you mean 'loss'? (known: step,"),
+    ],
+)
+def test_early_stopping_refuses_a_metric_that_it_would_never_read(tmp_path, metric, val, text):
+    with pytest.raises(OptionError) as caught:
+        run(tmp_path, steps=4, val=val, hooks=("early_stopping", {"metric": metric}))
+    assert f"hook 'early_stopping': it {text}" in str(caught.value)
+
+
+def test_early_stopping_waits_for_a_metric_that_another_hook_may_add(tmp_path):
+    run(tmp_path, steps=5, hooks=[EarlyStopping(metric="fid"), Rare()])
+    assert [line["step"] for line in lines(tmp_path) if "fid" in line] == [4]
+
+
 def test_a_hook_that_is_left_out_is_remarked(tmp_path, capsys):
     run(tmp_path, steps=2, hooks=Mean())
     run(tmp_path, steps=3, progress=True)
@@ -199,6 +225,25 @@ class Returns(Hook):
         return self.value
 
 
+class ReturnsLate(Hook):
+    """Returns a metric at a moment that no line of metrics follows."""
+
+    def __init__(self, moment: str):
+        self.moment = moment
+
+    def _metric(self, moment):
+        return HookResult(metrics={"a": 1.0}) if moment == self.moment else None
+
+    def at_begin(self, facts, state):
+        return self._metric("at_begin")
+
+    def after_line(self, facts, state):
+        return self._metric("after_line")
+
+    def at_save(self, facts, state):
+        return self._metric("at_save")
+
+
 @pytest.mark.parametrize(
     ("hooks", "error", "text"),
     [
@@ -211,6 +256,13 @@ class Returns(Hook):
         (Returns("stop"), ProtocolError, "after_update must return None or a diffkit.training.HookResult, got a str"),
         (Returns(HookResult(metrics={"loss": 1.0})), ProtocolError, "metric 'loss' has the name of another; rename"),
         (Returns(HookResult(metrics={"a": "b"})), ProtocolError, "metric 'a' must be a number or a 0-d tensor"),
+        (
+            ReturnsLate("after_line"),
+            ProtocolError,
+            "after_line is after the line of its step, so its metric 'a' has none",
+        ),
+        (ReturnsLate("at_save"), ProtocolError, "at_save is after the line of its step, so its metric 'a' has none"),
+        (ReturnsLate("at_begin"), ProtocolError, "at_begin is before the first update, so its metric 'a' has no line"),
         (Returns(HookResult(state={"a": object()})), ProtocolError, "its state has a=<object"),
         (Returns(HookResult(state={"a": float("inf")})), ProtocolError, "its state has a=inf, which a checkpoint"),
     ],

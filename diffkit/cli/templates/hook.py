@@ -34,8 +34,10 @@ class MyPart(Hook):
         """Return the state at the start of a run: plain data and tensors, which checkpoints hold."""
         return {"low": 0}
 
-    def after_line(self, facts: HookFacts, state: HookState) -> HookResult:
+    def after_line(self, facts: HookFacts, state: HookState) -> HookResult | None:
         """Called after each line of metrics; `diffkit.training.Hook` has the other moments."""
+        if "loss" not in facts.metrics:  # the line of a validation
+            return None
         value = facts.metrics["loss"]
         low = state["low"] + 1 if value is not None and value <= self.loss else 0
         return HookResult({"low": low}, stop=f"the loss is {value:.4g}" if low >= self.times else "")

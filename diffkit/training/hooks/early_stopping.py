@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from diffkit.errors import Message, OptionError, Setting, did_you_mean
 from diffkit.options import flag, integer, number, word
 from diffkit.registry import registry
 from diffkit.training.hook import Hook, HookFacts, HookResult, HookState
@@ -35,7 +36,16 @@ class EarlyStopping(Hook):
         return {"best": None, "best_step": 0, "waited": 0}
 
     def at_begin(self, facts: HookFacts, state: HookState) -> HookResult | None:
-        """Stop at once if the run has waited long enough before."""
+        """Refuse a metric that is never measured; stop at once if the run has waited long enough before."""
+        if self.metric.startswith("val_") and not facts.validates:
+            raise OptionError(
+                Message(
+                    f"hook 'early_stopping': it reads {self.metric!r}, which this run never measures; pass ",
+                    Setting("val"),
+                    ", or ",
+                    Setting("metric", "loss", "hook"),
+                )
+            )
         return HookResult(stop=self._reason(state)) if state["waited"] >= self.patience else None
 
     def after_validation(self, facts: HookFacts, state: HookState) -> HookResult | None:
@@ -47,14 +57,25 @@ class EarlyStopping(Hook):
         return None if self.metric.startswith("val_") else self._read(facts, state)
 
     def _read(self, facts: HookFacts, state: HookState) -> HookResult | None:
-        value = facts.metrics.get(self.metric)
         if self.metric not in facts.metrics:
+            self._check_may_come(facts)
             return None
+        value = facts.metrics[self.metric]
         best, sign = state["best"], -1.0 if self.maximize else 1.0
         if value is not None and (best is None or sign * (best - value) > self.min_delta):
             return HookResult({"best": value, "best_step": facts.step, "waited": 0})
         waited = {**state, "waited": state["waited"] + 1}
         return HookResult(waited, stop=self._reason(waited) if waited["waited"] >= self.patience else "")
+
+    def _check_may_come(self, facts: HookFacts) -> None:
+        """Raise if a reading lacks the metric, and no hook of the user's own may add it to another line."""
+        validated, built_in = self.metric.startswith("val_"), registry("hook").built_in_names()
+        others = any(name.partition("#")[0] not in built_in for name in facts.hooks)
+        if not validated and (others or not facts.logs):
+            return
+        where = "no validation has" if validated else f"the line of step {facts.step} does not have"
+        near, known = did_you_mean(self.metric, facts.metrics), ", ".join(facts.metrics)
+        raise OptionError(f"hook 'early_stopping': it reads {self.metric!r}, which {where}{near} (known: {known})")
 
     def _reason(self, state: HookState) -> str:
         best = "never finite" if state["best"] is None else f"best {state['best']:.6g} at step {state['best_step']}"

@@ -89,10 +89,28 @@ class Restarting(Counting):
         return HookResult(self.init())
 
 
+@frozen
+class Late(Counting):
+    """A metric for a line that is written already."""
+
+    def after_line(self, facts, state):
+        return HookResult(metrics={"line": facts.step})
+
+
+@frozen
+class Expecting(Counting):
+    """Reads the loss of a line that has metrics of held-out data only."""
+
+    def after_line(self, facts, state):
+        return HookResult({**state, "loss": torch.tensor(facts.metrics["loss"])})
+
+
 MUTANTS = [
     Mutant("hook", Misspelt(), Counting(), "members_of_a_hook"),
     Mutant("hook", Array(), Counting(), "returns_plain_results"),
     Mutant("hook", Word(), Counting(), "returns_plain_results"),
+    Mutant("hook", Late(), Counting(), "returns_plain_results"),
+    Mutant("hook", Expecting(), Counting(), "returns_plain_results"),
     Mutant("hook", Shrinking(), Counting(), "changes_no_update"),
     Mutant("hook", Clipping(), Counting(), "changes_no_update"),
     Mutant("hook", Remembering(), Counting(), "holds_no_state"),
