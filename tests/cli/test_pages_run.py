@@ -85,7 +85,14 @@ PAGES = {
             "--steps 200000 --batch-size 128": "--backbone.attention-resolutions 4 --steps 1 --batch-size 2",
         }
     ),
-    "learn/optimizers": Page({'"steps": 200': '"steps": 2', "--steps 200": "--steps 2", "--steps 20": "--steps 2"}),
+    "learn/optimizers": Page(
+        {
+            '"steps": 200': '"steps": 2',
+            '"steps": 250': '"steps": 3',
+            "--steps 200": "--steps 2",
+            "--steps 20": "--steps 2",
+        }
+    ),
     "learn/your-own-part": Page(
         {
             "my_loss.py bump": "my_loss.py bump --only rows_are_independent,one_number_for_each_example",
