@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch.distributed.fsdp  # noqa: F401  # takes seconds to import: once here, not in each fork
 
 PATIENCE = 60
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")

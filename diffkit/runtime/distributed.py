@@ -126,6 +126,12 @@ def local_rank() -> int:
     return _environment_integer("LOCAL_RANK", 0)
 
 
+def ranks_of_job() -> Ranks:
+    """Return this process's rank and their number, of the process group it is in or else of the launcher."""
+    joined = dist.is_available() and dist.is_initialized()
+    return Ranks(dist.get_rank(), dist.get_world_size()) if joined else launched()
+
+
 @contextmanager
 def join_ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
     """Join the process group of the processes that were launched together, if there are several.
@@ -136,11 +142,8 @@ def join_ranks(*, timeout: float = DAY, gpu: bool = False) -> Iterator[Ranks]:
     Raises:
         OptionError: The launcher's environment is incomplete, or the launcher cannot be reached.
     """
-    if dist.is_available() and dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size())
-        return
-    found = launched()
-    if found.size == 1:
+    found = ranks_of_job()
+    if found.size == 1 or dist.is_initialized():
         yield found
         return
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"

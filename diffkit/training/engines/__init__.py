@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from diffkit.errors import OptionError
-from diffkit.runtime.distributed import Ranks, join_ranks, local_rank
+from diffkit.runtime.distributed import Ranks, join_ranks, local_rank, ranks_of_job
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines.engine import Engine as Engine
 
@@ -24,8 +24,8 @@ def engine_for(device: torch.device, config: TrainConfig) -> Iterator[Engine]:
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # on the current GPU FSDP2 puts its shards, and a seed is set
+    _check_device(device, config, ranks_of_job())
     with join_ranks(timeout=config.timeout, gpu=device.type == "cuda") as group:
-        _check_device(device, config, group)
         engine = _create_engine(device, config, group)
         try:
             yield engine
