@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 
@@ -196,7 +197,8 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
             {"lr_schedule": "cosine", "anneal_steps": 3},
             "anneal_steps=3 would leave no learning rate for the last of 12",
         ),
-        ({"learning_rate": 1}, "train has no option 'learning_rate'; that is 'lr' here (known: steps, epochs, "),
+        ({"learning_rate": 1}, "train has no option 'learning_rate'; that is 'lr' here (known: out, val, config, "),
+        ({"hook": "previews"}, "train has no option 'hook'; did you mean 'hooks'?"),
         ({"batchsize": 1}, "train has no option 'batchsize'; did you mean 'batch_size'?"),
     ],
 )
@@ -240,6 +242,10 @@ def test_keywords_are_the_fields_of_the_configuration():
     wider = {name: f"{fields[name]} | float" for name in ("ema", "ema_power")} | {"freeze": "Sequence[str] | str"}
     wider["param_groups"] = "Sequence[str | Mapping[str, Any] | ParameterGroup] | str"
     assert given == fields | wider
+    with pytest.raises(OptionError) as caught:
+        diffkit.train(system(), images(), out="run", zzz=1)
+    known = str(caught.value).partition("(known: ")[2].rstrip(")").split(", ")
+    assert {"system", "data", *known} == {*fields, *inspect.signature(diffkit.train).parameters} - {"options"}
     for name in fields:
         assert f"        {name}: " in (TrainConfig.__doc__ or "")
 
