@@ -303,9 +303,14 @@ def test_what_may_change_when_a_run_resumes(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["train"]["microbatch"] == 2
 
 
-def test_annealing_fixes_the_number_of_steps():
+def test_annealing_fixes_the_number_of_steps(tmp_path):
     old = config(anneal=True)
-    assert config_differences(old, config(anneal=True, steps=20), 12) == ["steps=12, now steps=20"]
+    assert config_differences(old, config(anneal=True, steps=20), 12) == [
+        "steps=12, now steps=20, which would change the learning rate of updates already made"
+    ]
+    train(tmp_path, lr_schedule="cosine", steps=2)
+    with pytest.raises(OptionError, match=r"or choose another folder; a new run can begin with .* this one: --init"):
+        train(tmp_path, lr_schedule="cosine", steps=3)
     assert config_differences(old, config(anneal=False), 12) == ["anneal=True, now anneal=False"]
     assert config_differences(config(), config(steps=20), 12) == []
 
