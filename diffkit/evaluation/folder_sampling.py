@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffkit.errors import OptionError
+from diffkit.errors import UNSET, OptionError
 from diffkit.evaluation.sample_folder import SampleFolder
 from diffkit.evaluation.sample_folder import digest as label_digest
 from diffkit.evaluation.sampling import Sampling, digest, fingerprint
@@ -140,7 +140,7 @@ def _draw(sampling: Sampling, folder: SampleFolder, numbers: Sequence[int], rank
 
 def _facts(sampling: Sampling, system: str, formats: Sequence[str], precision: str) -> dict[str, Any]:
     """Everything that the samples depend on, as plain data."""
-    compiled = sampling.options.get("compile")
+    compiled, guidance = sampling.options.get("compile"), sampling.options.get("guidance", UNSET)
     return {
         "system": system,
         "n": sampling.count,
@@ -149,7 +149,7 @@ def _facts(sampling: Sampling, system: str, formats: Sequence[str], precision: s
         "low_res": None if sampling.low_res is None else fingerprint(sampling.low_res),
         "each": sampling.each,
         **{kind: sampling.options.get(kind) for kind in ("steps", "sampler", "clip")},
-        "guidance": described(sampling.options.get("guidance")),
+        "guidance": None if guidance is UNSET else described(guidance) or "none",
         "seed": sampling.seed,
         "noise": NOISE,
         "batch_size": sampling.batch_size,

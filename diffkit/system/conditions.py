@@ -107,9 +107,9 @@ def _check_labels(y: Any, classes: int, null: Mapping[str, Any] | None) -> None:
     if torch.compiler.is_compiling():
         return
     if y is None:
-        none = ", or -1 for no class" if "y" in (null or {}) else ""
+        also = ", or -1 for no class" if "y" in (null or {}) else ""
         raise OptionError(
-            f"y is missing, but the network has {classes} classes; pass y, class numbers 0..{classes - 1}{none}"
+            f"y is missing, but the network has {classes} classes; pass y, class numbers 0..{classes - 1}{also}"
         )
     if not isinstance(y, Tensor) or y.ndim != 1 or y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise OptionError(f"y must be class numbers 0..{classes - 1}, one for each example, got {_brief(y)}")

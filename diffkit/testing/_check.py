@@ -305,7 +305,8 @@ def _stopped_error(part: Any, error: BaseException) -> StoppedError:
     found = f"{kind}: {_text_of(error)}"
     raised = kind if mine else re.sub(r"\(?\d[\d, ]*\)?", "N", found)  # numbers and shapes differ from law to law
     whose = f"{at.name}() of the part" if mine else f"{at.name}(), which was given what the part returned"
-    cause = f"an error in {whose}; other laws that stop there are skipped, and may fail too once it is corrected"
+    why = "; ".join(getattr(error, "__notes__", ())) or f"an error in {whose}"
+    cause = f"{why}; other laws that stop there are skipped, and may fail too once it is corrected"
     where = evolve(_HERE[0], detail=", ".join(filter(None, (_HERE[0].detail, line))))
     return StoppedError(found, where, cause, f"{raised} at {line}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -75,10 +76,21 @@ class PreparedSampler:
     def step(
         self, denoise: Denoise, x: Tensor, state: State, i: int, noise: Tensor | None, row: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Take step i."""
+        """Take step i; an error for lack of noise says so."""
         row = self.row(i, x.dtype) if row is None else row
         with torch.no_grad():
-            return self.program.step(denoise, x, state, row, noise, self.is_last(i))
+            try:
+                return self.program.step(denoise, x, state, row, noise, self.is_last(i))
+            except Exception as error:
+                if noise is None and self._works_with_noise(denoise, x, state, i, row):
+                    error.add_note("noise is None, as `stochastic` of the sampler is False")
+                raise
+
+    def _works_with_noise(self, denoise: Denoise, x: Tensor, state: State, i: int, row: Tensor) -> bool:
+        with suppress(Exception):
+            self.program.step(denoise, x, state, row, torch.zeros_like(x), self.is_last(i))
+            return True
+        return False
 
     def is_last(self, i: int) -> bool:
         """Return the argument ``last`` of step i."""

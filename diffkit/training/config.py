@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -321,6 +321,10 @@ RETIRED = frozenset({"engine"})
 """Options of runs begun before that are ignored: they changed nothing about the updates."""
 
 
+_ARGUMENTS = ("out", "val", "config", "progress", "hooks", "track")
+"""Keywords of `diffkit.train` besides the fields of `TrainConfig`."""
+
+
 def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> TrainConfig:
     """Return the options of training: those of ``config``, overridden by keywords of `diffkit.train`.
 
@@ -330,15 +334,14 @@ def resolve_config(config: TrainConfig | None, options: Mapping[str, Any]) -> Tr
     names = [field.name for field in attrs.fields(TrainConfig)]
     for name in options:
         if name not in names:
-            raise OptionError(unknown_option_text(name, names))
+            raise OptionError(_unknown_option_text(name, names))
     if config is not None:
         return attrs.evolve(config, **options) if options else config
     return TrainConfig(**options)
 
 
-def unknown_option_text(name: str, known: Iterable[str]) -> str:
+def _unknown_option_text(name: str, fields: Sequence[str]) -> str:
     """Return "train has no option ..." for an unknown name, with a suggestion."""
-    known = list(known)
-    own = TRAINING_ALIASES.get(name)
+    known, own = [*_ARGUMENTS, *fields], TRAINING_ALIASES.get(name)
     near = did_you_mean(name, known) if own is None else f"; that is {own!r} here"
     return f"train has no option {name!r}{near} (known: {', '.join(known)})"

@@ -183,8 +183,10 @@ class _Training(Generic[T]):
         self.checkpoints = folder / CHECKPOINTS
         self.trainer = Trainer(system, self.network, config, engine)
         self.held_out = HeldOutData(val, self.trainer)
-        rank, known = self.ranks.rank, {"trainer": self.trainer, "begun": begun}
-        facts = HookFacts(0, config.steps, folder, config, data, rank, validates=val is not None, **known)
+        rank, has_val = self.ranks.rank, val is not None
+        facts = HookFacts(
+            0, config.steps, folder, config, data, rank, validates=has_val, trainer=self.trainer, begun=begun
+        )
         self.hooks = RunHooks(hooks, facts)
         self.trainer.after_backward = self._after_backward if self.hooks.has("after_backward") else None
         self.config_content = run_folder.config_content(config, data, run_folder.frozen_parameters(self.network))

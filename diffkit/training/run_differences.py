@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from torch import nn
 
-from diffkit.errors import CheckpointError, changed
+from diffkit.errors import CheckpointError, Message, changed
 from diffkit.runtime.run_layout import CHECKPOINTS, SPEC
 from diffkit.runtime.strict_json import check_fields, read_json, shown, word
 from diffkit.training.checkpoint import intact_manifests
@@ -31,7 +31,16 @@ def config_differences(old: TrainConfig, new: TrainConfig, done: int) -> list[st
     if new.epochs is None and any(was.factor(step, old.steps) != now.factor(step, new.steps) for step in range(done)):
         fixed += [*LR_SCHEDULE_FIELDS, "steps"]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in fixed]
-    return [changed(name, before, after) for name, before, after in pairs if before != after]
+    found = [changed(name, before, after) for name, before, after in pairs if before != after]
+    return [Message(each, _OF_LENGTH) if is_of_length(each) else each for each in found]
+
+
+_OF_LENGTH = ", which would change the learning rate of updates already made"
+
+
+def is_of_length(difference: str) -> bool:
+    """Return whether a difference is that of the number of updates, on which the learning rate of each depends."""
+    return isinstance(difference, Message) and any(setting.option == "steps" for setting in difference.settings)
 
 
 def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -38,6 +38,7 @@ from diffkit.training.lock import NAME as LOCK
 from diffkit.training.run_differences import (
     config_differences,
     data_differences,
+    is_of_length,
     read_comparable_spec,
     system_differences,
     trained_parameter_differences,
@@ -137,7 +138,7 @@ def check_same_run(folder: Path, spec: Mapping[str, Any], config: TrainConfig, d
         found += system_differences(folder, json.loads(json.dumps(spec)))
     found += data_differences(known.data, data_identity(data))
     trained = [] if known.frozen is None else trained_parameter_differences(known.frozen, network)
-    _raise_differences(folder, found + trained, _init_advice(folder) if trained else "")
+    _raise_differences(folder, found + trained, begins_anew=bool(trained))
 
 
 def _completed_updates(folder: Path) -> int:
@@ -146,15 +147,22 @@ def _completed_updates(folder: Path) -> int:
     return 0 if newest is None else step_of(newest)
 
 
-def _raise_differences(folder: Path, found: Sequence[str], more: str = "") -> None:
-    """Raise `OptionError` with the differences, if there are any."""
+def _raise_differences(folder: Path, found: Sequence[str], begins_anew: bool = False) -> None:
+    """Raise `OptionError` with the differences, if there are any.
+
+    Args:
+        folder: The folder of the run.
+        found: The differences.
+        begins_anew: Whether what differs can be had by a new run with the weights of this one.
+    """
     if found:
+        more = _init_advice(folder) if begins_anew or any(map(is_of_length, found)) else ""
         lines = joined("\n  ", [f"out {str(folder)!r} holds a run that differs from this one:", *found])
         raise OptionError(Message(lines, f"\npass the same options, or choose another folder{more}"))
 
 
 def _init_advice(folder: Path) -> str:
-    """Return advice on how to train other parameters of the same network."""
+    """Return advice on how to go on with the same network in another run."""
     if not (folder / WEIGHTS).exists():
         return ""
     return (

@@ -107,6 +107,25 @@ def test_a_classifier_of_something_else(refused: Refused, saved: Path, classifie
     assert refused("sample", classifier()).startswith("this is a classifier of noisy data, which is used for guidance")
 
 
+def test_the_default_of_a_system_can_be_switched_off(
+    command: Command, refused: Refused, make_system: Callable, tmp_path: Path
+):
+    labelled = ("mlp", {"hidden": 8, "depth": 1, "num_classes": 3, "null_class": True})
+    run = make_system(backbone=labelled, sampling={"guidance": ("cfg", {"scale": 9.0})})
+    words = ["sample", run, "-n", "3", "--format", "npz", "--out", tmp_path / "s"]
+    assert command(*words).code == 0
+    assert "guidance" in refused(*words, "--guidance", "none")  # the samples there are guided
+    assert command(*words, "--guidance", "none", "--overwrite").code == 0
+    expected = diffkit.load(run).sample(3, seed=0, y=[0, 1, 2], guidance=None, progress=False)
+    assert np.abs(drawn(tmp_path / "s").astype(int) - pixels(expected)).max() <= 1
+    assert refused(*words, "--guidance.scale", "2").endswith("NAME before it, also if it is the default of the system")
+    assert refused(*words, "--no-guidance") == "no option '--no-guidance'; write --guidance none"
+    (tmp_path / "c.toml").write_text('guidance = "none"')
+    assert command(*words, "--config", tmp_path / "c.toml").code == 0
+    (tmp_path / "g.toml").write_text('[guidance]\nname = "cfg"\nscale = 2.0')
+    assert command(*words, "--config", tmp_path / "g.toml", "--guidance", "none").code == 0
+
+
 def test_by_a_worse_system(command: Command, refused: Refused, saved: Path, tmp_path: Path):
     worse = diffkit.load(saved)
     torch.nn.init.normal_(next(worse.parameters()))

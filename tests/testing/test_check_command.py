@@ -111,6 +111,8 @@ def test_a_full_name_reaches_what_a_built_in_shadows(check, broken_plugin):
     ("words", "text"),
     [
         (["dimm"], "no part of any kind is named 'dimm'; did you mean 'ddim'?"),
+        (["ab2.py"], "'ab2.py' is a file, not the name of a part; write --import ab2.py NAME"),
+        (["--sampler", "ab2.py"], "'ab2.py' is a file, not the name of a part; write --import ab2.py --sampler NAME"),
         (["cosine", "--kind", "mean"], "no mean named 'cosine' (known: "),
         (["cosine", "--kind", "schedules"], "no kind 'schedules'; did you mean 'schedule'?"),
         (

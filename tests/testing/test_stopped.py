@@ -19,6 +19,17 @@ from diffkit.protocols import Backbone, Guidance
 from diffkit.testing import check_component, parametrize_checks, report
 
 
+@frozen
+class Undeclared(DDIM):
+    """Reads noise, but does not declare that it is stochastic."""
+
+    stochastic = False
+
+    def step(self, denoise, x, state, row, noise, last):
+        after, state = super().step(denoise, x, state, row, None, last)
+        return after + 0.1 * noise, state
+
+
 class Ending(BaseException):
     """As parts may raise that end a process."""
 
@@ -165,3 +176,10 @@ def test_what_pytest_prints_is_the_review(tmp_path):
 def test_unknown_checks_are_still_refused():
     with pytest.raises(OptionError, match="no check 'x' of kind 'sampler'"):
         check_component("sampler", FailingSampler(), expected_failures={"x": "y"})
+
+
+def test_noise_that_is_read_but_not_declared_is_named():
+    failed = [result for result in check_component("sampler", Undeclared()) if not result.ok]
+    assert [result.cause.partition("; ")[0] for result in failed if result.stopped] == [
+        "noise is None, as `stochastic` of the sampler is False"
+    ]

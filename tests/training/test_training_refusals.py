@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 
@@ -196,7 +197,8 @@ def test_a_system_that_no_name_can_rebuild(tmp_path):
             {"lr_schedule": "cosine", "anneal_steps": 3},
             "anneal_steps=3 would leave no learning rate for the last of 12",
         ),
-        ({"learning_rate": 1}, "train has no option 'learning_rate'; that is 'lr' here (known: steps, epochs, "),
+        ({"learning_rate": 1}, "train has no option 'learning_rate'; that is 'lr' here (known: out, val, config, "),
+        ({"hook": "previews"}, "train has no option 'hook'; did you mean 'hooks'?"),
         ({"batchsize": 1}, "train has no option 'batchsize'; did you mean 'batch_size'?"),
     ],
 )
@@ -240,6 +242,10 @@ def test_keywords_are_the_fields_of_the_configuration():
     wider = {name: f"{fields[name]} | float" for name in ("ema", "ema_power")} | {"freeze": "Sequence[str] | str"}
     wider["param_groups"] = "Sequence[str | Mapping[str, Any] | ParameterGroup] | str"
     assert given == fields | wider
+    with pytest.raises(OptionError) as caught:
+        diffkit.train(system(), images(), out="run", zzz=1)
+    known = str(caught.value).partition("(known: ")[2].rstrip(")").split(", ")
+    assert {"system", "data", *known} == {*fields, *inspect.signature(diffkit.train).parameters} - {"options"}
     for name in fields:
         assert f"        {name}: " in (TrainConfig.__doc__ or "")
 
@@ -297,9 +303,14 @@ def test_what_may_change_when_a_run_resumes(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["train"]["microbatch"] == 2
 
 
-def test_annealing_fixes_the_number_of_steps():
+def test_annealing_fixes_the_number_of_steps(tmp_path):
     old = config(anneal=True)
-    assert config_differences(old, config(anneal=True, steps=20), 12) == ["steps=12, now steps=20"]
+    assert config_differences(old, config(anneal=True, steps=20), 12) == [
+        "steps=12, now steps=20, which would change the learning rate of updates already made"
+    ]
+    train(tmp_path, lr_schedule="cosine", steps=2)
+    with pytest.raises(OptionError, match=r"or choose another folder; a new run can begin with .* this one: --init"):
+        train(tmp_path, lr_schedule="cosine", steps=3)
     assert config_differences(old, config(anneal=False), 12) == ["anneal=True, now anneal=False"]
     assert config_differences(config(), config(steps=20), 12) == []
 

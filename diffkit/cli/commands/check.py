@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from diffkit.cli.parsing.options import POSITIONAL
+from diffkit.cli.parsing.parts import refuse_file
 from diffkit.cli.parsing.spec import CommandSpec, ParsedOptions
 from diffkit.errors import OptionError, UnknownComponentError, did_you_mean
 from diffkit.registry import KINDS, canonical, registry
@@ -66,6 +67,7 @@ def _parts(options: Options, parsed: ParsedOptions) -> list[tuple[str, str, dict
 
 def _kinds_of(name: str, kind: str | None) -> list[str]:
     """The kinds that have a part of that name."""
+    refuse_file(name)
     if kind is not None:
         registry(kind).get(name)
         return [kind]

@@ -9,7 +9,6 @@ A system trained with --low-res enlarges the pictures of --low-res, in their ord
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,7 +105,7 @@ def run(parsed: ParsedOptions) -> None:
     with join_ranks() as among:
         saved = load(options.run, device_of_rank(options.device))
         _check_compile(options, saved)
-        sampling = planned(saved, options, parsed.parts)
+        sampling = planned(saved, options, parsed)
         last = int(sampling.job(sampling.batches[0]).table.index[-1])
         how: dict[str, Any] = {"overwrite": options.overwrite, "precision": options.precision, "ranks": among}
         folder = sample_folder(sampling, options.out, options.format, **how)
@@ -122,9 +121,9 @@ def run(parsed: ParsedOptions) -> None:
                 note(line)
 
 
-def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Sampling:
-    """Return the sampling job, with the sampler and guidance among ``parts``, if there are any."""
-    from diffkit.cli.shared.guidance import load_guidance
+def planned(saved: Saved, options: Options, parsed: ParsedOptions) -> Sampling:
+    """Return the sampling job, with the sampler and guidance that were chosen, if any."""
+    from diffkit.cli.shared.guidance import load_guidance, with_guidance
     from diffkit.data.matching import match_classes
     from diffkit.evaluation.sampling import Sampling, check_fit, check_low_res, pictures
 
@@ -133,11 +132,12 @@ def planned(saved: Saved, options: Options, parts: Mapping[str, tuple[str, Mappi
     if small is not None:
         check_fit(saved, small)
     count = _count(options, small)
-    guidance, saved = load_guidance(parts.get("guidance"), saved)
+    guidance, saved = load_guidance(parsed.parts.get("guidance"), saved)
     sampling_options = {
-        "sampler": parts.get("sampler"),
+        "sampler": parsed.parts.get("sampler"),
         "compile": options.compile == "step" or options.compile or False,
-        **chosen(steps=options.steps, guidance=guidance, clip=options.clip),
+        **chosen(steps=options.steps, clip=options.clip),
+        **with_guidance(parsed, guidance),
     }
     if small is not None and saved.num_classes is not None and not options.classes:
         small = match_classes(small, saved.classes, what="--low-res")

@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import NOTHING
 
+from diffkit.cli.parsing.importing import FLAG
 from diffkit.cli.parsing.options import Option, options_of, spelled
 from diffkit.cli.shared.guidance import FOLDERS, guidance_class, with_folder
 from diffkit.data.loading import class_for_path, registered_name, source_for
@@ -23,6 +24,8 @@ _DATA = {
     "val": "Held-out data to validate on, as for --data.",
 }
 """Slots that data fills, with their help."""
+_MAY_BE_EMPTY = ("guidance",)
+"""Slots in which "none" is no part, in place of a default of the system."""
 
 
 # ---- which are chosen ------------------------------------------------------------------------------------------------
@@ -46,17 +49,29 @@ def named_in_table(table: Mapping[str, Any], kinds: Collection[str]) -> dict[str
     return {kind: name for kind, name in named.items() if isinstance(name, str)}
 
 
+def is_empty(kind: str, name: str | None) -> bool:
+    """Return whether a name stands for no part."""
+    return not name or (kind in _MAY_BE_EMPTY and name == "none")
+
+
 def check_name(kind: str, name: str) -> None:
     """Raise unless something has that name."""
     if not name:
         raise OptionError(f"{spelled((kind,))} needs a name; {_help(kind)}")
     if kind not in _DATA or registered_name(name):
+        refuse_file(name, f"{spelled((kind,))} ")
         for each in names_of(kind, name) if "," in name else (name,):
             part_factory(kind, each)
     elif is_path_of_shards(Path(name)):
         list_shards(Path(name))  # raises if there is none
     elif not Path(name).is_dir() and not (Path(name).suffix in (".npz", ".npy", ".zip") and Path(name).is_file()):
         source_for(name)  # raises if it is wrong
+
+
+def refuse_file(name: str, flag: str = "") -> None:
+    """Raise `OptionError` for a Python file in place of the name of a part; ``flag`` stands before that name."""
+    if name.endswith(".py"):
+        raise OptionError(f"{name!r} is a file, not the name of a part; write {FLAG} {name} {flag}NAME")
 
 
 # ---- their options ---------------------------------------------------------------------------------------------------
@@ -115,6 +130,12 @@ def lasting_options(kind: str, one: str, other: str) -> set[str]:
     return {key for key, value in both if Path not in (value, *typing.get_args(value))}
 
 
+def empty_slot(kind: str, flag: str) -> str:
+    """Return the error text for an option of a part where none is chosen."""
+    also = ", also if it is the default of the system" if kind in _MAY_BE_EMPTY else ""
+    return f"{flag} needs a {kind}; write {spelled((kind,))} NAME before it{also}"
+
+
 def unknown_option(kind: str, name: str, word: str) -> str:
     """Return the error text for an unknown option, with the built-in part that has it."""
     own = [".".join(option.path[1:]) for option in part_options(kind, name)]
@@ -125,7 +146,8 @@ def unknown_option(kind: str, name: str, word: str) -> str:
 
 
 def _help(kind: str) -> str:
-    return f"{_DATA.get(kind) or KINDS[kind].about} Built in: {', '.join(_listed(kind))}."
+    none = ' "none" is none, whatever the default.' if kind in _MAY_BE_EMPTY else ""
+    return f"{_DATA.get(kind) or KINDS[kind].about} Built in: {', '.join(_listed(kind))}.{none}"
 
 
 def _listed(kind: str) -> Sequence[str]:

@@ -18,6 +18,8 @@ from diffkit.cli.parsing.config import Layer, check_table, checked, layers, refu
 from diffkit.cli.parsing.options import Option, options_of, special, spelled
 from diffkit.cli.parsing.parts import (
     check_name,
+    empty_slot,
+    is_empty,
     lasting_options,
     named_on_line,
     part_options,
@@ -84,7 +86,8 @@ def look(name: str, spec: CommandSpec, words: Sequence[str]) -> Request:
     named = {kind: part for layer in beneath for kind, part in layer.names(spec.slots).items()}
     named |= named_on_line(words, spec.slots)
     for kind, part in named.items():
-        check_name(kind, part)
+        if not part or not is_empty(kind, part):
+            check_name(kind, part)
     filled = _filled(spec, named)
     return Request(name, spec, words, beneath, filled, frozenset(named), _all_options(spec, filled))
 
@@ -149,7 +152,7 @@ def _is_default(spec: CommandSpec, key: str, value: Any) -> bool:
 def _filled(spec: CommandSpec, named: Mapping[str, str]) -> dict[str, str]:
     """The part of each slot, named or by default; a slot may be empty."""
     parts = {kind: named.get(kind, default) for kind, default in spec.slots.items()}
-    return {kind: part for kind, part in parts.items() if part}
+    return {kind: part for kind, part in parts.items() if part and not is_empty(kind, part)}
 
 
 def _all_options(spec: CommandSpec, parts: Mapping[str, str]) -> list[Option]:
@@ -197,8 +200,10 @@ def _explain_unknown(request: Request, flag: str) -> str | None:
         return f"no option {flag!r}: {request.spec.without[kind]}"
     if TrainConfig in request.spec.options.values() and kind in TRAINING_ALIASES:
         return f"no option {flag!r}; that is {spelled((TRAINING_ALIASES[kind],))} here"
+    if is_empty(slot := kind.removeprefix("no_"), "none") and slot in request.spec.slots and not dot:
+        return f"no option {flag!r}; write {spelled((slot,))} none"
     if not dot or kind not in request.spec.slots:
         return None
     if kind not in request.parts:
-        return f"{flag} needs a {kind}; write {spelled((kind,))} NAME before it"
+        return empty_slot(kind, flag)
     return unknown_option(kind, request.parts[kind], name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from diffkit.cli.parsing.options import Option
+from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.errors import OptionError
 from diffkit.options import python_objects
 from diffkit.registry import canonical, registry
@@ -53,6 +54,11 @@ def with_folder(options: Sequence[Option], name: str) -> list[Option]:
     folder: dict[str, Any] = {"kind": Path, "field": None, "about": lambda: help_text}
     chosen = [option for option in options if option.path[-1] != "label"]
     return [attrs.evolve(option, **folder) if option.path[-1] == network else option for option in chosen]
+
+
+def with_guidance(parsed: ParsedOptions, guidance: Guidance | None) -> dict[str, Any]:
+    """Return a call's option for the guidance that was chosen, none included; empty if the system's default holds."""
+    return {"guidance": guidance} if "guidance" in parsed.chosen else {}
 
 
 def load_guidance(slot: Slot, saved: Saved) -> tuple[Guidance | None, Saved]:

@@ -59,7 +59,7 @@ class PictureTask:
     def of(cls, options: PictureOptions, parsed: ParsedOptions) -> PictureTask:
         """Load the system, which must make pictures of 8 bits and read no other ones, after checking the options."""
         from diffkit.cli.shared.device import device
-        from diffkit.cli.shared.guidance import load_guidance
+        from diffkit.cli.shared.guidance import load_guidance, with_guidance
         from diffkit.evaluation.saved import load
 
         _check_out(options.out, options.overwrite)
@@ -69,7 +69,8 @@ class PictureTask:
         saved = load(options.run, device(options.device))
         _check_system(saved, options.run)
         guidance, saved = load_guidance(chosen_guidance, saved)
-        sampling = {"sampler": parsed.parts.get("sampler"), **chosen(steps=options.steps, guidance=guidance)}
+        sampling = {"sampler": parsed.parts.get("sampler"), **chosen(steps=options.steps)}
+        sampling |= with_guidance(parsed, guidance)
         return cls(saved, options, sampling)
 
     @property
