@@ -97,6 +97,8 @@ PAGES = {
         {
             "my_loss.py bump": "my_loss.py bump --only rows_are_independent,one_number_for_each_example",
             "two_step\n": "two_step --only no_hidden_state\n",
+            "noisy_step\n": "noisy_step --only noise_as_declared,keeps_the_marginals\n",
+            "eta 0\n": "eta 0 --only noise_as_declared,same_plan_again\n",
             "my_guidance.py sharper": "my_guidance.py sharper --only pure,keeps_the_form",
             "my_projection.py projected": "my_projection.py projected --only works_with_labels,pure",
         }

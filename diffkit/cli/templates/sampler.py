@@ -40,6 +40,9 @@ class MyPart(Sampler):
     def step(
         self, denoise: Denoise, x: Tensor, state: State, row: StepRow, noise: Tensor | None, last: bool
     ) -> tuple[Tensor, State]:
-        """Return x one level down; a pure function of its arguments."""
+        """Return x one level down; a pure function of its arguments.
+
+        ``noise`` is None here; with ``stochastic: ClassVar[bool] = True`` it is standard normal, of x's shape.
+        """
         c = row.coef
         return c["x"] * x + c["x_start"] * denoise(x, row.t).x_start, state
