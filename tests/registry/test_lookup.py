@@ -16,6 +16,7 @@ from diffkit.errors import (
     UnknownComponentError,
 )
 from diffkit.registry import KINDS, OFFERED, Provenance, describe, faults, refresh, registry
+from diffkit.registry.resolve import resolve_several
 
 schedules = registry("schedule")
 
@@ -397,3 +398,18 @@ class TestOptions:
             schedules.create("ramp", ende=0.3)
         system = diffkit.compose(schedule="ramp", backbone=None, num_steps=3)
         assert system.spec()["parts"]["schedule"]["name"] == "cosine"
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        [("cfg", {"scale": 2.0}), ("dynamic_threshold", {})],
+        [{"name": "cfg", "scale": 2.0}, {"name": "dynamic_threshold"}],
+        [("cfg", {"scale": 2.0}), {"name": "dynamic_threshold"}],
+        ["static_threshold", {"name": "dynamic_threshold"}],
+    ],
+    ids=str,
+)
+def test_two_parts_are_not_a_part_with_options(slots):
+    assert [type(part).__name__ for part, _ in resolve_several("guidance", slots)][1] == "DynamicThreshold"
+    assert [name for _, name in resolve_several("guidance", ("cfg", {"scale": 2.0}))] == ["cfg"]
