@@ -52,13 +52,12 @@ def _is_pair(slots: Sequence[Any]) -> bool:
 def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
     name, options = name_and_options(kind, slot)
     if name is not None:
-        known = registry(kind)
-        part = known.create(name, **options)
-        found = known.provenance(part)
+        part = registry(kind).create(name, **options)
+        found = registry(kind).provenance(part)
         if found is None or found.origin != BUILT_IN:  # diffkit's own parts are checked by its tests
             check_contract(kind, part)
         _refuse_weights(kind, name, part)
-        return part, known.shortest(name)
+        return part, registry(kind).shortest(name)
     if isinstance(slot, type):
         _check_own(kind, slot)
         raise OptionError(f"{kind} must be an instance, not the class {slot.__name__}; write {slot.__name__}()")
