@@ -165,10 +165,10 @@ def read_label_table(
     try:
         text = _decode_text(table.read_bytes() if content is None else content)
         suffix = table.suffix.lower()
-        if suffix == ".json":
-            rows = _json_rows(text)
-        else:
+        if suffix in (".csv", ".jsonl"):
             rows = _csv_rows(text, column) if suffix == ".csv" else _jsonl_rows(text, column)
+        else:
+            rows = _json_rows(text)
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"the labels {str(table)!r} cannot be read: {error}") from error
     found: dict[str, str | None] = {}
