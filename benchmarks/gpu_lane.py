@@ -4,7 +4,7 @@
     python benchmarks/gpu_lane.py                 # all stages, one after the other
     python benchmarks/gpu_lane.py --cpu-smoke     # the same code on a CPU with tiny networks; its figures mean nothing
 
-Stage 1 answers what is asked first. Stage 2 has large networks and the bound, stage 3 what takes long to compile. Each
+Stage 1 has the usual first figures, stage 2 large networks and the bound, stage 3 what takes long to compile. Each
 case is written as soon as it is done, so that a run that is cut short still reports. A case that no longer fits its
 stage is skipped and said to be; one that fails is recorded with its error, and the others go on. So is each thing that
 a case compares: a graph that cannot be captured costs nobody else's figures.

@@ -118,7 +118,7 @@ def _names_within(path: Path, names: Sequence[str], within: str) -> tuple[str, .
         folders = sorted({name.rpartition("/")[0] for name in names if "/" in name})
         listed = ", ".join(map(repr, folders[:5])) or "none"
         near = did_you_mean(within.strip("/"), folders)
-        raise DataError(f"within {within!r} is no folder with images in {str(path)!r}{near} (known: {listed})")
+        raise DataError(f"within {within!r} is not a folder with images in {str(path)!r}{near} (known: {listed})")
     return found
 
 

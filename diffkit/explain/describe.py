@@ -94,7 +94,7 @@ def _resolve_recipe(slot: Any) -> Any:
 
 
 def _null_conditions(given: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
-    """The null conditions, given or the recipe's, as a keyword of `compose`: guidance asks for them."""
+    """The null conditions, given or the recipe's, as a keyword of `compose`; guidance needs them."""
     own = given.get("null_conditions")
     known = recipe.null_conditions() if own is None and isinstance(recipe, ConditionalBackbone) else own
     return {"null_conditions": known}

@@ -41,21 +41,28 @@ def resolve_several(kind: str, slots: Slot) -> tuple[tuple[Any, str], ...]:
     """
     if slots is None:
         return ()
-    one = not isinstance(slots, tuple | list) or _is_pair(slots)
+    one = not isinstance(slots, tuple | list) or is_pair(slots)
     return tuple(resolve(kind, slot) for slot in ([slots] if one else slots) if slot is not None)
 
 
-def _is_pair(slots: Sequence[Any]) -> bool:
+def is_pair(slots: Sequence[Any]) -> bool:
+    """Return whether a tuple or list is a name and a mapping of its options, not two parts."""
     return len(slots) == 2 and isinstance(slots[0], str) and isinstance(slots[1], Mapping) and "name" not in slots[1]
+
+
+def _created(kind: str, name: str, options: Mapping[str, Any]) -> Any:
+    """Return the part of that name, after checking the contract of one that is not diffkit's own."""
+    part = registry(kind).create(name, **options)
+    found = registry(kind).provenance(part)
+    if found is None or found.origin != BUILT_IN:  # diffkit's own are checked by its tests
+        check_contract(kind, part)
+    return part
 
 
 def _resolved(kind: str, slot: Slot) -> tuple[Any, str]:
     name, options = name_and_options(kind, slot)
     if name is not None:
-        part = registry(kind).create(name, **options)
-        found = registry(kind).provenance(part)
-        if found is None or found.origin != BUILT_IN:  # diffkit's own parts are checked by its tests
-            check_contract(kind, part)
+        part = _created(kind, name, options)
         _refuse_weights(kind, name, part)
         return part, registry(kind).shortest(name)
     if isinstance(slot, type):
@@ -166,8 +173,7 @@ def plain_slot(kind: str, slot: Slot) -> str | tuple[str, dict[str, Any]]:
         }
         name = f"{found.origin}:{found.name}"
     else:
-        part = known.create(name, **options)
-        check_contract(kind, part)
+        part = _created(kind, name, options)
         options = {option: getattr(part, option, value) for option, value in options.items()}
     name = known.shortest(name)
     return (name, dict(options)) if options else name
@@ -182,7 +188,7 @@ def name_and_options(kind: str, slot: Slot) -> tuple[str | None, Mapping[str, An
             raise OptionError(f"{kind} as a mapping needs a 'name', got {dict(slot)!r}")
         return slot["name"], {key: value for key, value in slot.items() if key != "name"}
     if isinstance(slot, tuple | list):
-        if len(slot) == 2 and isinstance(slot[0], str) and isinstance(slot[1], Mapping):
+        if is_pair(slot):
             return slot[0], slot[1]
         raise OptionError(f"{kind} as a pair must be (name, {{option: value}}), got {slot!r}")
     if slot is None or isinstance(slot, bool | int | float):

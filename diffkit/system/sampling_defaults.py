@@ -11,6 +11,7 @@ from diffkit.errors import DiffkitError, OptionError, did_you_mean
 from diffkit.options import check_flag
 from diffkit.protocols import Composition, LevelSpacing
 from diffkit.registry import registry
+from diffkit.registry.resolve import is_pair
 from diffkit.spacing import levels
 from diffkit.system.guidance import with_guidance
 from diffkit.system.settings import plain_spacing
@@ -72,10 +73,10 @@ def _plain_guidance(slot: Any) -> Any:
     if isinstance(slot, Mapping) and isinstance(slot.get("name"), str):
         return dict(slot)
     if isinstance(slot, tuple | list):
-        if len(slot) == 2 and isinstance(slot[0], str) and isinstance(slot[1], Mapping):
+        if is_pair(slot):
             return {"name": slot[0], **slot[1]}
         return [_plain_guidance(one) for one in slot]
     raise OptionError(
-        f"guidance of sampling must be a name or (name, options), which a saved system can hold, got {slot!r}; pass "
-        "guidance= to each call"
+        "guidance of sampling must be a name, (name, options) or a list of these, which a saved system can hold, got "
+        f"{slot!r}; pass guidance= to each call"
     )

@@ -40,7 +40,7 @@ def finite_and_not_negative(part: LRSchedule) -> None:
 
 @check("lr_schedule")
 def same_update_same_factor(part: LRSchedule) -> None:
-    """The factor depends on the update and the length of the run only, whatever was asked before.
+    """The factor depends on the update and the length of the run only, not on earlier calls.
 
     Usually: a counter, a clock or a draw; a run that is resumed would learn at other rates.
     """

@@ -231,7 +231,7 @@ class Trainer:
         if not self.consistent:
             return "the error came while they changed"
         self.buffers.restore()
-        trained = [p.detach() for p in self.optimizer_state.trained.values()]
+        trained = [p.detach() for _, p in self.trained]
         weights = trained + [mean for means in self.ema.means for mean in means]
         return None if all(bool(tensor.isfinite().all()) for tensor in weights) else "the weights are not finite"
 

@@ -77,7 +77,7 @@ def test_a_folder_in_an_archive(tmp_path):
     assert (
         whole.describe()["fingerprint"] != load(tmp_path / "data.zip", size=4, within="train").describe()["fingerprint"]
     )
-    text = r"within 'tain' is no folder with images in .*data.zip'.*known: 'test/x', 'train/x', 'train/y'"
+    text = r"within 'tain' is not a folder with images in .*data.zip'.*known: 'test/x', 'train/x', 'train/y'"
     with pytest.raises(DataError, match=text):
         load(tmp_path / "data.zip", size=4, within="tain")
 

@@ -17,7 +17,8 @@ import pytest
 from commands_that_write import commands
 from forks import forking
 from lanes import in_lanes
-from write_faults import Fault, Limited, Trial, faults
+from write_faults import Limited, Trial, faults
+from write_watch import Fault
 
 from diffkit.runtime.publishing import new_folder, save_npz, together, unfinished
 

@@ -1,13 +1,12 @@
 """Commands that are killed, or meet a full disk, at one of their writes; and what the same command then makes of it.
 
-Each runs in a fork of the test, so nothing is imported again. A write is whatever Python's audit events show: opening
-a file to write, making, renaming or removing one. `Limited` is the other kind: a write() that really fails.
+Each runs in a fork of the test, so nothing is imported again. A write is what `write_watch` counts. `Limited` is the
+other kind: a write() that really fails.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -21,13 +20,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from attrs import frozen
+from write_watch import Fault, Watch
 
 PATIENCE = 60
 _COUNT = "number of writes: "
-_CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 
 
 @frozen
@@ -45,18 +44,6 @@ class Command:
     words: tuple[str, ...]
     prepare: Callable[[Path], None]
     ignore: tuple[str, ...] = ()
-
-
-class Fault(NamedTuple):
-    """What happens at a write.
-
-    Attributes:
-        name: "kill", "full" (this write fails), "full_from" (and all that need room after it).
-        at: Number of the write, from 1.
-    """
-
-    name: str
-    at: int
 
 
 class Limited(NamedTuple):
@@ -104,7 +91,7 @@ def _be_the_command(command: Command, room: Path, fault: Fault | Limited | None,
         os.dup2(out, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         os.chdir(room)
-        watch = _Watch(room, fault if isinstance(fault, Fault) else None)
+        watch = Watch(room, fault if isinstance(fault, Fault) else None)
         sys.addaudithook(watch)
         if isinstance(fault, Limited):
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault.kill else signal.SIG_IGN)
@@ -132,33 +119,6 @@ def warm_up(command: Command, room: Path) -> None:
     """Run a command in this process, so that its forks have nothing to import."""
     with contextlib.chdir(room), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         _main(command.words)
-
-
-class _Watch:
-    """An audit hook that counts the writes in a folder, and brings about the fault at one of them."""
-
-    def __init__(self, room: Path, fault: Fault | None):
-        self.room, self.fault = Path(os.path.realpath(room)), fault
-        self.count = 0
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not (event in _CHANGES or (event == "open" and _to_write(arguments))):
-            return
-        path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else None
-        if path is None or not (self.room / path).is_relative_to(self.room):
-            return
-        self.count += 1
-        if self.fault is None or self.count < self.fault.at:
-            return
-        if self.fault.name == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        needs_room = event in ("open", "os.mkdir", "os.rename", "os.link", "os.symlink")
-        if needs_room and (self.count == self.fault.at or self.fault.name == "full_from"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-
-
-def _to_write(arguments: tuple[Any, ...]) -> bool:
-    return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
 class Trial:

@@ -95,7 +95,10 @@ def test_a_spec_without_defaults_is_as_before():
         ({"steps": "often"}, "sampling={'steps': 'often'}: spacing 'often' has no known form"),
         ({"steps": {}}, "spacing as a mapping needs a 'name', got {}"),
         ({"clip": 3}, "clip of sampling must be"),
-        ({"guidance": diffkit.guidance.ClassifierFree(2.0)}, "guidance of sampling must be a name or (name, options)"),
+        (
+            {"guidance": diffkit.guidance.ClassifierFree(2.0)},
+            "guidance of sampling must be a name, (name, options) or a list of these",
+        ),
         (["steps"], "sampling must be a mapping of options, such as {'steps': 250}"),
     ],
 )
@@ -141,3 +144,17 @@ def test_guidance_by_name_is_a_default():
     assert not torch.equal(system.sample(1, **how), system.sample(1, guidance=None, **how))
     with pytest.raises(DiffkitError, match=re.escape("sampling={'guidance': {'name': 'dps_'}}")):
         system_of(sampling={"guidance": "dps_"})
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        ["static_threshold", {"name": "dynamic_threshold"}],
+        [("static_threshold", {}), ("dynamic_threshold", {})],
+        [{"name": "static_threshold"}, {"name": "dynamic_threshold"}],
+    ],
+    ids=str,
+)
+def test_two_guidances_are_not_one_with_options(guidance):
+    found = system_of(sampling={"guidance": guidance}).settings.sampling["guidance"]
+    assert [one["name"] for one in found] == ["static_threshold", "dynamic_threshold"]

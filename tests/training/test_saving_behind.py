@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from forks import forking
 from lanes import in_lanes
 from training_support import checkpoints, content, images, lines, train
+from write_watch import Fault, Watch
 
 import diffkit
 from diffkit.errors import CheckpointError, DataError
@@ -24,7 +26,6 @@ from diffkit.training.checkpoint_writer import CheckpointWriter
 from diffkit.training.trainer import Trainer
 
 OPTIONS: dict[str, Any] = dict(steps=12, save_every=3, log_every=2, keep=2)
-_CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
 class Pause:
@@ -130,20 +131,8 @@ def _killed_at(run: Path, at: int | None, moment: float = 0.0, **options: Any) -
     if child == 0:
         status = 1
         try:
-            count = [0]
-
-            def hook(event: str, arguments: tuple[Any, ...]) -> None:
-                writes = event in _CHANGES or (
-                    event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-                )
-                if writes and threading.current_thread().name == "save":
-                    count[0] += 1
-                    if count[0] == at:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            import sys
-
-            sys.addaudithook(hook)
+            if at is not None:
+                sys.addaudithook(Watch(run, Fault("kill", at), thread="save"))
             train(run, **(OPTIONS | options))
             status = 0
         finally:

@@ -252,7 +252,7 @@ class ReturnsLate(Hook):
         (("early_stopping", {"patience": 0}), OptionError, "hook 'early_stopping': patience must be >= 1, got 0"),
         (EarlyStopping, OptionError, "hook must be an instance, not the class EarlyStopping"),
         (3, OptionError, "hook must be a name"),
-        (GradientNorms(["attn*"]), OptionError, "the pattern 'attn*' names no trained parameter"),
+        (GradientNorms(["attn*"]), OptionError, "hook 'gradient_norms': patterns='attn*' matches no parameter of"),
         (Returns("stop"), ProtocolError, "after_update must return None or a diffkit.training.HookResult, got a str"),
         (Returns(HookResult(metrics={"loss": 1.0})), ProtocolError, "metric 'loss' has the name of another; rename"),
         (Returns(HookResult(metrics={"a": "b"})), ProtocolError, "metric 'a' must be a number or a 0-d tensor"),

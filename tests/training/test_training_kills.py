@@ -7,7 +7,6 @@ the most part, and at moments that have nothing to do with them.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sys
@@ -21,13 +20,13 @@ from attrs import frozen
 from forks import Job, forked, forking
 from lanes import in_lanes
 from training_support import checkpoints, content, images, lines, train
+from write_watch import Fault, Watch
 
 import diffkit
 from diffkit.training import Hook, HookFacts, HookResult, HookState
 
 STEPS = 14
 KILLS = 4
-_CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
 @frozen
@@ -74,20 +73,6 @@ def pairs(row: Mapping[str, int]) -> set[tuple[tuple[str, int], tuple[str, int]]
 ROWS = covering(0)
 
 
-class _KilledAt:
-    """An audit hook that kills its process at one of its writes in a folder."""
-
-    def __init__(self, room: Path, at: int):
-        self.room, self.left = str(room), at
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event in _CHANGES or (event == "open" and isinstance(arguments[1], str) and arguments[1][:1] in "wax")
-        if writes and str(arguments[0]).startswith(self.room):
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
 def run(out: Path, row: Mapping[str, Any], rank: int) -> None:
     options = dict(row) | {"strategy": "ddp" if row["strategy"] == "one" else row["strategy"]}
     train(out, seed=rank, data=images(24), batch_size=8, steps=STEPS, save_every=2, log_every=2, timeout=20, **options)
@@ -103,7 +88,7 @@ def kill(out: Path, row: Mapping[str, Any], draw: random.Random, at_write: bool)
 
     def job(rank: int) -> None:
         if at_write and rank == 0:
-            sys.addaudithook(_KilledAt(out, write))
+            sys.addaudithook(Watch(out, Fault("kill", write)))
         run(out, row, rank)
 
     killed, end = Job(size_of(row), job), time.monotonic() + (30 if at_write else moment)

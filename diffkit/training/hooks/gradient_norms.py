@@ -12,6 +12,7 @@ from diffkit.errors import OptionError
 from diffkit.options import integer, words
 from diffkit.registry import registry
 from diffkit.training.hook import Hook, HookFacts, HookResult, HookState
+from diffkit.training.parameter_groups import matching
 
 
 @registry("hook").register("gradient_norms")
@@ -32,12 +33,11 @@ class GradientNorms(Hook):
 
     def at_begin(self, facts: HookFacts, state: HookState) -> None:
         """Refuse patterns that name nothing."""
-        for pattern in self.patterns:
-            if not any(fnmatchcase(name, pattern) for name in facts.parameters):
-                some = ", ".join(list(facts.parameters)[:3])
-                raise OptionError(
-                    f"hook 'gradient_norms': the pattern {pattern!r} names no trained parameter (there are {some}, ...)"
-                )
+        try:
+            for pattern in self.patterns:
+                matching(pattern, facts.parameters, "patterns")
+        except OptionError as error:
+            raise error.in_part("hook", "gradient_norms") from error
 
     def after_backward(self, facts: HookFacts, state: HookState) -> HookResult | None:
         """Return the norms, which are on the device."""

@@ -1,7 +1,11 @@
-"""The Triton kernels on tensors. Equal to the C kernel in Triton's interpreter; not measured on a GPU yet."""
+"""The Triton kernels on tensors. Equal to the C kernel in Triton's interpreter; not measured on a GPU yet.
+
+So they are used only where the environment variable DIFFKIT_TRITON is 1.
+"""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -17,8 +21,8 @@ WIDTH = 64
 
 @cache
 def available(kind: str) -> bool:
-    """Return whether Triton is installed and compiles for a kind of device."""
-    return kind == "cuda" and find_spec("triton") is not None
+    """Return whether Triton is installed, compiles for a kind of device, and is asked for by DIFFKIT_TRITON=1."""
+    return kind == "cuda" and os.environ.get("DIFFKIT_TRITON") == "1" and find_spec("triton") is not None
 
 
 def forward(
