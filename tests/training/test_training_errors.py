@@ -88,6 +88,9 @@ def test_an_end_that_comes_out_of_the_data(tmp_path, error, workers):
     assert checkpoints(tmp_path)[0] > 0
 
 
+# torch's handler of SIGCHLD may raise while torch counts the open files that are left, and leave one unclosed
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_a_worker_that_is_killed(tmp_path):
     options = OPTIONS | dict(label_dropout=0, batch_size=4)
     with pytest.raises(DataError, match=r"a process that reads data was killed, .*; use workers=0"):
