@@ -26,8 +26,10 @@ ALIASES: dict[str, dict[str, str]] = {
         "x_start": "sample x0 pred_x0 pred_x_start start_x original_sample",
         "v": "v_prediction pred_v",
         "x_prev": "previous_x",
+        "score": "score_prediction grad_log_prob",
         "diffkit-edm:edm": "edm edm_precond",
         "diffkit-flow:flow": "flow flow_prediction rectified_flow",
+        "diffkit-flow:velocity": "velocity velocity_prediction",
     },
     "var": {
         "fixed_small": "fixed_small_log sigma_small posterior",

@@ -304,7 +304,8 @@ class Registry(Generic[P]):
         except ProtocolError as error:
             raise ProtocolError(f"{error}{point.skew()}") from None
         self._imported[key] = part
-        self._provenance[part] = Provenance(point.name, point.distribution, point.version)
+        names = [p.name for p in _plugins(self.kind) if (p.distribution, p.value) == (point.distribution, point.value)]
+        self._provenance[part] = Provenance(min(names), point.distribution, point.version)  # the same by any name
         return cast("Callable[..., P]", part)
 
     def _unknown(self, name: str) -> UnknownComponentError:

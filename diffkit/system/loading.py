@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit._version import __version__
-from diffkit.errors import CheckpointError, SpecError, UnknownComponentError, did_you_mean
+from diffkit.errors import CheckpointError, DiffkitError, SpecError, UnknownComponentError, did_you_mean
 from diffkit.registry import BUILT_IN, LOCAL, SLOTS, canonical, registry
 from diffkit.runtime.files import load_weights
 from diffkit.runtime.run_layout import CHECKPOINTS, RECIPE, SPEC, STEPS, WEIGHTS
@@ -19,7 +19,7 @@ from diffkit.runtime.strict_json import check_fields, json_object, reason, shown
 from diffkit.runtime.weights_files import read_weights
 from diffkit.system.compose import compose
 from diffkit.system.module import System
-from diffkit.system.saving import FORMAT
+from diffkit.system.saving import FORMAT, part_spec
 from diffkit.system.settings import Settings
 
 _NONE = type(None)
@@ -172,7 +172,28 @@ def _slot(kind: str, spec: Mapping[str, Any], accept_origin: bool) -> tuple[str,
         registry(kind).get(full)
     except UnknownComponentError as error:
         raise SpecError(_missing(kind, name, origin, version, error)) from error
-    return full, spec["options"]
+    return full, _renamed(full, spec["options"])
+
+
+def _renamed(part: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a part under their present names."""
+    if part == "diffkit:huber" and "error" in options:
+        space = {"output": "network"}.get(options["error"], options["error"])
+        return {name: value for name, value in options.items() if name != "error"} | {"space": space}
+    return options
+
+
+def as_written_now(kind: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the spec of a part as this version writes it: options that it did not have yet have their defaults.
+
+    Returns:
+        The spec as it is, where the part cannot be made here.
+    """
+    try:
+        name, options = _slot(kind, spec, accept_origin=False)
+        return part_spec(kind, registry(kind).create(name, **options))
+    except DiffkitError:
+        return spec
 
 
 def _missing(kind: str, name: str, origin: str, version: str, error: UnknownComponentError) -> str:

@@ -19,7 +19,7 @@ from diffkit.testing._close import map_tree, require, require_close, require_sam
 from diffkit.testing._host import count_graphs, on_fake_tensors
 from diffkit.testing._paths import VE, VP, WHOLE, ContinuousLevels, NoisePath, compose_on_path, target_of
 
-_MEANS = ("eps", "x_start", "v", "x_prev")
+_MEANS = ("eps", "x_start", "v", "score", "x_prev")
 _VARS = ("fixed_small", "learned_range", "learned")
 _SHAPE = (2, 3, 4)
 _MANY_CHANNELS = (5, 2, 3)  # more than the three of RGB, and the four of a latent

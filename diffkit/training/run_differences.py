@@ -13,6 +13,7 @@ from torch import nn
 from diffkit.errors import CheckpointError, Message, changed
 from diffkit.runtime.run_layout import CHECKPOINTS, SPEC
 from diffkit.runtime.strict_json import check_fields, read_json, shown, word
+from diffkit.system.loading import as_written_now
 from diffkit.training.checkpoint import intact_manifests
 from diffkit.training.config import CHANGEABLE_ON_RESUME, LR_SCHEDULE_FIELDS, OPTIMIZER_FIELDS, TrainConfig
 
@@ -113,7 +114,7 @@ def _part_differences(kind: str, was: Mapping[str, Any] | None, now: Mapping[str
         return []
     if was is None or now is None or _without_recipe({**was, "options": 0}) != _without_recipe({**now, "options": 0}):
         return [f"{kind} {_part_text(was)}, now {_part_text(now)}"]
-    old_options, new_options = (part.get("options") or {} for part in (was, now))
+    old_options, new_options = (part.get("options") or {} for part in (as_written_now(kind, was), now))
     pairs = [(f"{kind}.{name}", old_options.get(name), new_options.get(name)) for name in new_options | old_options]
     return [changed(name, old, new) for name, old, new in pairs if old != new]
 

@@ -22,7 +22,7 @@ def composition(**keywords: object) -> dict:
     return {"num_steps": T, "data_shape": (1, 4, 4), "backbone": ("mlp", {"hidden": 8}), **keywords}
 
 
-@pytest.mark.parametrize("mean", ["eps", "x_start", "v", "x_prev"])
+@pytest.mark.parametrize("mean", ["eps", "x_start", "v", "score", "x_prev"])
 def test_simple_loss_weighs_x_start_by_the_inverse_square_of_c_out(mean: str):
     e = explain(composition(mean=mean, schedule="cosine"))
     assert_allclose(e.weight, 1 / e.gain**2, rtol=1e-9)

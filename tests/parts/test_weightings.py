@@ -69,6 +69,11 @@ def test_snr_plus_one_is_the_simple_loss_of_v():
     np.testing.assert_allclose(
         loss_weights(ours.parts, ours.decoder), loss_weights(plain.parts, plain.decoder), rtol=1e-5
     )
+    asked = make(("simple", {"space": "v"}), mean="eps", bins=None)
+    ours = make("snr_plus_one", mean="eps", bins=None)
+    x, noise = (torch.randn(60, 1, 4, 4, dtype=torch.float64) for _ in range(2))
+    of_v, of_both = (s.loss_terms(lambda x, time: x, x, torch.arange(1, 61), noise)["loss"] for s in (asked, ours))
+    torch.testing.assert_close(of_v, of_both, rtol=1e-12, atol=0)
 
 
 def test_the_sigmoid_loss_does_not_depend_on_the_schedule():
@@ -92,21 +97,56 @@ def test_a_level_without_signal_has_a_finite_loss(loss):
     assert terms["loss"].isfinite().all()
 
 
-@pytest.mark.parametrize("error", ["eps", "x_start", "output"])
-def test_huber_is_quadratic_then_linear_in_the_error_it_names(error):
-    delta = 0.5
-    system = make(("huber", {"error": error, "delta": delta}), mean="v", num_steps=10)
-    level = torch.tensor([3, 9])
-    x, noise = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
-    row = system.table.at(level.numpy())
-    c_out = row.sigma
-    scale = torch.from_numpy({"eps": c_out * row.alpha / row.sigma, "x_start": c_out, "output": c_out**0}[error])
+def quantity(space, x_t, x_start, row):
+    """A space's quantity from an estimate of clean data, by its definition."""
+    eps = (x_t - row.alpha * x_start) / row.sigma
+    return {
+        "eps": eps,
+        "x_start": x_start,
+        "v": row.alpha * eps - row.sigma * x_start,
+        "velocity": eps - x_start,
+        "score": -eps / row.sigma,
+    }[space]
 
-    def loss(size):
-        return system.loss_terms(lambda x, time: torch.full_like(x, size), x, level, noise)["loss"].double()
 
-    torch.testing.assert_close(loss(1e-3), (1e-3 * scale) ** 2, rtol=1e-5, atol=0)
-    torch.testing.assert_close(loss(1e4), 2 * delta * 1e4 * scale - 2 * delta**2, rtol=1e-4, atol=0)
+@pytest.mark.parametrize("space", ["network", "eps", "x_start", "v", "velocity"])
+@pytest.mark.parametrize("mean", ["eps", "x_start", "v", "score"])
+@pytest.mark.parametrize("schedule", ["cosine", "log_linear"])
+def test_a_loss_is_the_error_of_the_space_it_names(schedule, mean, space):
+    """Against the definition of each quantity, on a path that preserves variance and on one that does not."""
+    generator = np.random.default_rng(0)
+    x, noise, out = generator.normal(size=(3, 3, 1, 4, 4))
+    level = np.array([1, 7, 12])
+    plain = make("simple", schedule=schedule, num_steps=12, mean=mean, bins=None, clip_x_start=False)
+    row = type(plain.table.at(level))(*(c[:, None, None, None] for c in plain.table.at(level)))
+    x_t = row.alpha * x + row.sigma * noise
+    by = plain.parts.mean.scalings(row, None)
+    estimate = by.c_skip * x_t + by.c_out * out
+    named = mean if space == "network" else space
+    error = quantity(named, x_t, estimate, row) - quantity(named, x_t, x, row)
+
+    def loss(name, **options):
+        parts = dict(schedule=schedule, num_steps=12, mean=mean, bins=None, clip_x_start=False)
+        if name == "hybrid":
+            parts["var"] = "learned_range"
+        system = make((name, {"space": space, **options}), **parts)
+        channels = torch.from_numpy(np.concatenate([out, 0 * out], 1) if name == "hybrid" else out)
+        given = (torch.from_numpy(value) for value in (x, level, noise))
+        return system.loss_terms(lambda x, time: channels, *given)["loss"].double().numpy()
+
+    squared = (error**2).mean((1, 2, 3))
+    np.testing.assert_allclose(loss("simple"), squared, rtol=1e-10)
+    np.testing.assert_allclose(loss("hybrid", vb_weight=0.0), squared, rtol=1e-10)
+    huber = (2 * 0.5**2 * (np.sqrt(1 + (error / 0.5) ** 2) - 1)).mean((1, 2, 3))
+    np.testing.assert_allclose(loss("huber", delta=0.5), huber, rtol=1e-9)
+
+
+def test_a_huber_loss_that_was_saved_with_its_former_option_loads():
+    system = make(("huber", {"space": "network", "delta": 0.5}))
+    spec = system.spec()
+    del spec["parts"]["loss"]["options"]["space"]
+    spec["parts"]["loss"]["options"]["error"] = "output"
+    assert diffkit.from_spec(spec).spec() == system.spec()
 
 
 @pytest.mark.parametrize("name", ["p2", "snr_plus_one", "truncated_snr", "soft_min_snr", "sigmoid", "huber"])

@@ -67,7 +67,7 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("schedule", "zero_snr"): [{}, {"of": "cosine", "of_options": {"s": 0.1}}],
     # measured errors belong to their model, so any but zero differ from what a table alone says
     ("var", "analytic"): [{}, {"x_start_mse": (0.0,) * 1000}],
-    ("loss", "hybrid"): [{}, {"vb_weight": 1.0, "scale_by_steps": False}],
+    ("loss", "hybrid"): [{}, {"vb_weight": 1.0, "scale_by_steps": False, "space": "v"}],
     ("timesteps", "loss_second_moment"): [
         {},
         {"history": 3, "uniform_prob": 0.1},

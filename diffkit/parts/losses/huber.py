@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from diffkit.gaussian import mean_flat
-from diffkit.options import choice, number
+from diffkit.options import number
+from diffkit.parts.losses._space import error_scale, space_option
 from diffkit.parts.losses._weighting import WithBound, bound_option, weighted
 from diffkit.protocols import LossInputs
 from diffkit.registry import registry
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 @registry("loss").register("huber")
 @frozen
 class Huber(WithBound):
-    """``2 delta^2 (sqrt(1 + (e / delta)^2) - 1)``, e the error of eps, of x_start or of the network's output.
+    """``2 delta^2 (sqrt(1 + (e / delta)^2) - 1)``, e the error of eps, or of another space.
 
     Elementwise, then averaged; ``e^2`` for errors much smaller than delta.
 
     Attributes:
         delta: Error at which it turns from quadratic to linear, > 0, in units of e.
-        error: "eps", "x_start" or "output". A level without signal has no error of eps.
+        space: What e is the error of, as in 'simple'. A level without signal has no error of eps.
         vb_weight: Weight of the variational bound (bits per dimension, times T), >= 0, which trains a learned variance
             as in 'hybrid'.
     Source: Khrapov et al. 2024, arXiv:2403.16728 (its pseudo-Huber loss).
@@ -35,7 +36,7 @@ class Huber(WithBound):
     """
 
     delta: float = number(1.0, gt=0)
-    error: str = choice("eps", ("eps", "x_start", "output"))
+    space: str = space_option("eps")
     vb_weight: float = bound_option()
 
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
@@ -43,11 +44,9 @@ class Huber(WithBound):
         return weighted(at, mean_flat(self._penalty(at)), self.vb_weight)
 
     def _penalty(self, at: LossInputs) -> Tensor:
-        error = at.out - at.target
-        if self.error != "output":
-            error = error * at.level.c_out
-        if self.error == "eps":
-            error = error * (at.level.log_snr / 2).exp()
+        error, scale = at.out - at.target, error_scale(self.space, at.level)
+        if scale is not None:
+            error = error * scale
         squared = error.square()
         # sqrt(1 + z) - 1 = z / (sqrt(1 + z) + 1), which has no cancellation where z is small
         return 2 * squared / ((1 + squared / self.delta**2).sqrt() + 1)

@@ -1,4 +1,4 @@
-"""DDPM's loss: the squared error of the network's output."""
+"""DDPM's loss: the squared error of the network's output, or of what it stands for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from diffkit.gaussian import mean_flat, squared_error
+from diffkit.parts.losses._space import in_space, space_option
 from diffkit.protocols import Loss, LossInputs
 from diffkit.registry import registry
 
@@ -20,10 +21,17 @@ if TYPE_CHECKING:
 class Simple(Loss):
     """``L_simple = |F - F*|^2``, averaged over dimensions; it does not train a variance.
 
-    Source: Ho et al. 2020, arXiv:2006.11239, eq. 14.
+    Attributes:
+        space: Whose squared error it is: of the "network"'s output, of "eps", "x_start", "v" (``alpha eps - sigma
+            x_start``) or "velocity" (``eps - x_start``), whatever the network predicts. A level without signal has no
+            error of eps.
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 14; the pairs of prediction and space: Li & He 2025, arXiv:2511.13720,
+        table 1.
     """
 
+    space: str = space_option()
+
     def __call__(self, at: LossInputs) -> Mapping[str, Tensor]:
-        """Return "loss" and "mse", each (B,)."""
+        """Return "loss" and "mse" (of the network's output), each (B,)."""
         mse = mean_flat(squared_error(at.out, at.target))
-        return {"loss": mse, "mse": mse}
+        return {"loss": in_space(self.space, at.level, mse), "mse": mse}

@@ -47,6 +47,13 @@ def flow(num_steps: int = 20, **slots: Any) -> diffkit.System:
     return diffkit.compose(**parts | slots, data_shape=(3,), num_steps=num_steps, bins=None)
 
 
+def test_the_mean_is_found_as_velocity_and_written_as_flow():
+    system = flow(mean="velocity")
+    assert system.parts.mean == Flow()
+    assert system.spec()["parts"]["mean"]["name"] == "flow"
+    assert diffkit.from_spec(system.spec()).spec() == system.spec()
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 1000])
 def test_the_path_is_straight(num_steps: int):
     table = flow(num_steps).table
