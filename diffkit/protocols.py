@@ -623,6 +623,45 @@ class Decoder(Part, Protocol):
         """Log-likelihood in nats, elementwise, of x_start's shape; arguments broadcast."""
 
 
+class Pairing(NamedTuple):
+    """Result of a coupling.
+
+    Attributes:
+        noise: Of each example, (B, C, *S).
+        weight: By which the loss of each example is multiplied, (B,); None for 1.
+    """
+
+    noise: Tensor
+    weight: Tensor | None = None
+
+
+class Coupling(Part, Protocol):
+    """Which noise each training example is mixed with.
+
+    Over many batches, data and noise keep their distributions; only which noise meets which example changes. That is
+    not checked of couplings that bring noise of their own (`own_conditions`).
+
+    Attributes:
+        scope: "batch" if a row's noise depends on the other rows: it is then called with the whole batch, gathered from
+            all processes, so that processes and microbatches change nothing. "row" if it depends on that row alone.
+        own_conditions: Names of conditions for the coupling only; they are not passed to the network.
+    """
+
+    scope: ClassVar[str] = "batch"
+    own_conditions: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def pair(self, x_start: Tensor, noise: Tensor, conditions: Conditions, generator: torch.Generator) -> Pairing:
+        """Return the noise of each example; a pure function of its arguments.
+
+        Args:
+            x_start: Clean data as the network sees it, (B, C, *S).
+            noise: Standard normal, (B, C, *S).
+            conditions: Of the data, by name, as tensors (B, ...); ``y`` are classes, (B,).
+            generator: Source of any further randomness, on the CPU; the same in every process.
+        """
+
+
 class Optimizer(Protocol):
     """How weights change by their gradients: a recipe for a torch optimizer.
 

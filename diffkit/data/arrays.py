@@ -28,6 +28,7 @@ class ArrayData(Data):
     Attributes:
         images: (N, C, *S), integers if there are bins, else float32.
         labels: Class of each example, (N,) int64, or None.
+        noise: Condition ``noise`` of each example, of the images' shape, float32, or None.
         source: Name of the data in messages.
     """
 
@@ -40,8 +41,10 @@ class ArrayData(Data):
         bins: int | None,
         labels: NDArray[np.int64] | None = None,
         classes: Sequence[str] | None = None,
+        noise: NDArray[np.float32] | None = None,
         source: str = "array",
     ):
+        self.noise = noise
         self.images, self.labels, self.bins, self.source = images, labels, bins, source
         self.shape = tuple(images.shape[1:])
         self.classes = None if classes is None else tuple(classes)
@@ -52,7 +55,9 @@ class ArrayData(Data):
 
     def __getitem__(self, index: int) -> tuple[Image, Mapping[str, int | Tensor]]:
         """Return example ``index``, (C, *S), and its class if it has one."""
-        conditions = {} if self.labels is None else {"y": int(self.labels[index])}
+        conditions: dict[str, int | Tensor] = {} if self.labels is None else {"y": int(self.labels[index])}
+        if self.noise is not None:
+            conditions["noise"] = torch.from_numpy(np.array(self.noise[index]))
         return torch.from_numpy(np.array(self.images[index])), conditions
 
     def batch(self, indices: Indices) -> Batch:
@@ -60,6 +65,8 @@ class ArrayData(Data):
         picked = np.array(indices, np.int64)
         images = torch.from_numpy(np.ascontiguousarray(self.images[picked]))
         conditions = {} if self.labels is None else {"y": torch.from_numpy(self.labels[picked])}
+        if self.noise is not None:
+            conditions["noise"] = torch.from_numpy(np.ascontiguousarray(self.noise[picked]))
         return Batch(torch.from_numpy(picked), images, conditions)
 
     def describe(self) -> dict[str, Any]:
@@ -72,6 +79,7 @@ class ArrayData(Data):
         some = np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64))
         digest = hashlib.sha256(np.ascontiguousarray(self.images[some]).tobytes())
         digest.update(b"" if self.labels is None else self.labels.tobytes())
+        digest.update(b"" if self.noise is None else np.ascontiguousarray(self.noise[some]).tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -82,6 +90,7 @@ def from_array(
     classes: Sequence[str] | None = None,
     bins: int | None = None,
     layout: str | None = None,
+    noise: Any = None,
     source: str = "array",
 ) -> ArrayData:
     """Return data from an array or tensor, after checking that it can be trained on.
@@ -94,6 +103,7 @@ def from_array(
             floating point; give it for floating point on a grid in [-1, 1].
         layout: "channels_first" or "channels_last". By default channels come first, and a shape that does not look
             so is an error.
+        noise: Condition ``noise`` of each example, of the shape of ``images``; see the coupling 'reflow'.
         source: Name of the data in messages.
     Raises:
         DataError: The array is empty, has a wrong shape or type or values out of range, or labels do not fit.
@@ -113,7 +123,10 @@ def from_array(
     if found is None and classes is not None:
         raise DataError("class names were given without labels; pass labels, one for each example")
     names = None if found is None else class_names(classes, found)
-    return ArrayData(array, bins=bins, labels=found, classes=names, source=source)
+    own = None if noise is None else move_channels_first(_to_numpy(noise, "noise"), layout).astype(np.float32)
+    if own is not None and own.shape != array.shape:
+        raise DataError(f"noise must have the shape of the images, {array.shape}, got {own.shape}")
+    return ArrayData(array, bins=bins, labels=found, classes=names, noise=own, source=source)
 
 
 def _to_numpy(values: Any, what: str) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from diffkit.data.axes import file_layout
 from diffkit.data.classes import check_class_names
 from diffkit.errors import DataError, Message
 
-_READ = ("arr_0", "arr_1", "classes", "bins")
+_READ = ("arr_0", "arr_1", "classes", "bins", "paired_noise")
 _MOST_BINS = 2**53
 """The largest integer up to which float64 holds every integer."""
 _LARGE, _SWELLING = 1 << 30, 100
@@ -50,6 +50,7 @@ def open_numpy_file(
             layout=layout or file_layout(images.shape[1:], integers=images.dtype.kind != "f"),
             labels=arrays["arr_1"] if labels else None,
             classes=check_class_names(arrays["classes"]) if labels and "classes" in arrays else None,
+            noise=arrays.get("paired_noise"),
             source=str(path),
         )
     except DataError as error:

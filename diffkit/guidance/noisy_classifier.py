@@ -70,7 +70,7 @@ class NoisyClassifier(nn.Module):
         super().__init__()
         count = check_integer("num_classes", num_classes, ge=1)
         self.parts: Composition = attrs.evolve(system.parts, classes=count, null_conditions=None)
-        self.settings = system.settings
+        self.settings = attrs.evolve(system.settings, coupling=None)
         self.objective = system.objective
         self.num_classes = count
         self.noised = noised

@@ -26,7 +26,15 @@ from diffkit.errors import (
     problem,
 )
 from diffkit.options import check_flag, check_integer, option_names
-from diffkit.protocols import Composition, ConditionalBackbone, ContinuousSchedule, Decoder, ResizableBackbone
+from diffkit.parts.couplings.independent import Independent
+from diffkit.protocols import (
+    Composition,
+    ConditionalBackbone,
+    ContinuousSchedule,
+    Coupling,
+    Decoder,
+    ResizableBackbone,
+)
 from diffkit.registry import SLOTS
 from diffkit.registry.contracts import problems_of
 from diffkit.registry.resolve import Slot, resolve
@@ -67,6 +75,7 @@ def compose(
     clip_x_start: bool | None = None,
     bins: int | Mapping[str, Any] | None = _Default(256),
     decoder: Slot = None,
+    coupling: Slot = None,
     time_argument: str | None = None,
     null_conditions: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
@@ -96,6 +105,7 @@ def compose(
         bins: Number of equally spaced values in [-1, 1] that data takes: 256 is 8-bit. A mapping sets all options of
             the decoder "binned". None is continuous data, unbounded.
         decoder: Likelihood of data at the last step, in place of ``bins``.
+        coupling: Which noise each training example is mixed with; independent noise by default.
         time_argument: Name of a foreign network's time argument; second positional by default.
         null_conditions: Null value of each condition of the network, such as ``{"y": 10}``: a number, which fills a
             tensor of any shape; a tensor of one example; a text; a mapping or list of such; or None, which leaves the
@@ -126,6 +136,7 @@ def compose(
         time_argument=time_argument,
         null_conditions=plain_nulls(null_conditions),
         sampling=plain_sampling(sampling),
+        coupling=_coupling(coupling),
         **likelihood,
     )
     nulls, classes = _conditions_of(recipe, settings, network_name)
@@ -138,7 +149,7 @@ def compose(
         null_conditions=nulls,
         classes=classes,
     )
-    _refuse(parts, recipe, data_decoder)
+    _refuse(parts, recipe, data_decoder, settings.coupling)
     check_sampling(settings.sampling, parts)
     network = _build(recipe, parts, place, time_argument)
     return System(parts, settings, network)
@@ -183,6 +194,12 @@ def _decoder(bins: int | Mapping[str, Any] | None, slot: Slot) -> tuple[dict[str
         raise OptionError(f"bins {bins!r} and decoder {slot!r} both name the decoder; give one of them")
     decoder, _ = resolve("decoder", slot)
     return shortest(decoder), decoder
+
+
+def _coupling(slot: Slot) -> Coupling | None:
+    """The coupling; None for independent noise, which is no work."""
+    coupling = None if slot is None else resolve("coupling", slot)[0]
+    return None if isinstance(coupling, Independent) else coupling
 
 
 def recompose(system: System, **changes: Any) -> System:
@@ -297,12 +314,14 @@ def _training_table(schedule: Any, settings: Settings) -> ProcessTable:
     return table
 
 
-def _refuse(parts: Composition, recipe: Any, decoder: Decoder) -> None:
+def _refuse(parts: Composition, recipe: Any, decoder: Decoder, coupling: Coupling | None) -> None:
     """Raise one `CompositionError` that lists every problem of the parts and of the core."""
     kinds = [kind for kind in SLOTS if kind != "backbone" or not (recipe is None or isinstance(recipe, nn.Module))]
     with computing("whether these parts fit"):
         problems = [each for k in kinds for each in problems_of(parts.label(k), getattr(parts, k), parts)]
         problems += problems_of(f"decoder {type(decoder).__name__!r}", decoder, parts)
+        if coupling is not None:
+            problems += problems_of(f"coupling {type(coupling).__name__!r}", coupling, parts)
         problems += _core_problems(parts)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

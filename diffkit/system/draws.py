@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from diffkit.errors import OptionError
 from diffkit.options import check_integer
-from diffkit.protocols import Composition, Model, State
+from diffkit.protocols import Composition, Model, Pairing, State
 from diffkit.system.randomness import Purpose, key, keys, normals, uniforms
 from diffkit.tensors import has_values
 
@@ -44,6 +44,11 @@ class Draws(NamedTuple):
             return self._replace(weight=_moved(weight, device), noise=_moved(noise, device))
         both = _moved(torch.stack([level.double(), weight.double()]), device)
         return Draws(both[0].to(level.dtype), both[1].to(weight.dtype), _moved(noise, device), drawn_level=level)
+
+    def coupled(self, found: Pairing) -> Draws:
+        """Return the draws with the noise and weights of a coupling."""
+        weight = self.weight if found.weight is None else self.weight * found.weight
+        return self._replace(noise=found.noise, weight=weight)
 
     def some(self, rows: slice) -> Draws:
         """Return the draws of some of the examples."""

@@ -31,6 +31,7 @@ _SETTINGS: dict[str, type | tuple[type, ...]] = {
     "clip_x_start": (bool,),
     "bins": (int, dict, _NONE),
     "decoder": (dict,),
+    "coupling": (dict,),
     "time_argument": (str, _NONE),
     "sampling": (dict, _NONE),
 }
@@ -68,7 +69,7 @@ def from_spec(
         )
     check_fields(spec, "the spec", SpecError, parts=dict, settings=dict)
     parts, settings = spec["parts"], dict(_settings(spec["settings"]))
-    for name, kind in (("decoder", "decoder"), ("train_spacing", "spacing")):
+    for name, kind in (("decoder", "decoder"), ("coupling", "coupling"), ("train_spacing", "spacing")):
         if isinstance(settings.get(name), Mapping):
             settings[name] = _slot(kind, settings[name], accept_origin)
     check_fields(parts, "the spec", SpecError, **dict.fromkeys(SLOTS, object))

@@ -38,6 +38,7 @@ from diffkit.system.checks import check_arguments, check_draws, check_tensors, c
 from diffkit.system.coefficients import CoefficientTable, level_coefficients
 from diffkit.system.compiling import check_compile
 from diffkit.system.conditions import check_names, check_unused, conditions_for
+from diffkit.system.coupling import for_network, on_cpu, pair_noise
 from diffkit.system.denoiser import Denoiser, as_float
 from diffkit.system.draws import random_draws, random_levels, training_loss
 from diffkit.system.guidance import (
@@ -166,6 +167,9 @@ class System(nn.Module):
         """
         x_start = checked_data(x_start, self.data_shape, self.decoder)
         draws = random_draws(self.parts, x_start, generator, timesteps_state).to(x_start.device)
+        if (coupling := self.settings.coupling) is not None:
+            found = pair_noise(coupling, x_start, draws.noise, conditions, on_cpu(generator))
+            draws, conditions = draws.coupled(found), dict(for_network(coupling, conditions))
         loss, terms = training_loss(self.loss_terms, model, x_start, draws, conditions)
         return terms | {"loss": loss, "level": draws.level, "weight": draws.weight}
 

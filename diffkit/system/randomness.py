@@ -67,6 +67,7 @@ class Purpose(IntEnum):
     FLIP = 6
     DATA = 7
     VALIDATION = 8
+    COUPLING = 9
 
 
 def key(seed: int, purpose: Purpose, *place: int) -> int:

@@ -12,7 +12,7 @@ from diffkit.errors import OptionError
 from diffkit.options import check_integer
 from diffkit.parts.decoders.binned import Binned
 from diffkit.parts.decoders.continuous import Continuous
-from diffkit.protocols import Decoder
+from diffkit.protocols import Coupling, Decoder
 from diffkit.spacing import Spacing, spacing_part
 
 MOST_STEPS = 10**6
@@ -26,6 +26,7 @@ class Settings:
     Attributes:
         bins: The short way to name a decoder, "binned" or "continuous"; None if there is another.
         decoder: A decoder that ``bins`` cannot name, or None.
+        coupling: A coupling, or None for independent noise.
     """
 
     data_shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class Settings:
     null_conditions: Mapping[str, Any] | None = None
     sampling: Mapping[str, Any] | None = None
     decoder: Decoder | None = None
+    coupling: Coupling | None = None
 
 
 def plain_spacing(name: str, spacing: Spacing) -> Spacing:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diffkit.tasks.inversion import Inversion as Inversion
     from diffkit.tasks.inversion import invert as invert
     from diffkit.tasks.inversion import reconstruct as reconstruct
+    from diffkit.tasks.reflow import reflow_pairs as reflow_pairs
     from diffkit.tasks.super_resolution import super_resolve as super_resolve
 
 __all__, __getattr__, __dir__ = on_first_use(__name__)

@@ -20,6 +20,7 @@ from diffkit.options import option_names
 from diffkit.protocols import NO_CLASS, Composition
 from diffkit.runtime.files import unwrap_module
 from diffkit.runtime.weights_files import not_plain
+from diffkit.system.coupling import for_network
 from diffkit.system.saving import fits_json
 from diffkit.system.settings import decoder_of
 from diffkit.system.signatures import missing_problems, name_problems
@@ -175,8 +176,11 @@ def _condition_problems(system: Trainable, example: Batch) -> Iterator[str]:
     """Yield which conditions of the data the network does not accept, and which it requires that the data lacks."""
     if system.network is None:
         return
-    named = name_problems(system.network, example.conditions, frozenset())
-    for misfit in (*named, *missing_problems(system.network, example.conditions)):
+    conditions = for_network(system.settings.coupling, example.conditions)
+    for misfit in (
+        *name_problems(system.network, conditions, frozenset()),
+        *missing_problems(system.network, conditions),
+    ):
         yield f"the data does not fit the network: {misfit}"
 
 

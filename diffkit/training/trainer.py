@@ -16,7 +16,9 @@ from diffkit.errors import DivergedError
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.runtime.files import load_weights
 from diffkit.system.conditions import mapped, rows_of
+from diffkit.system.coupling import for_network, pair_noise
 from diffkit.system.draws import Draws, seeded_draws, training_loss
+from diffkit.system.randomness import Purpose, key
 from diffkit.training.augmentation import drop_conditions, dropout_seed, mirrored
 from diffkit.training.buffers import Buffers
 from diffkit.training.checkpoint import Files
@@ -99,6 +101,7 @@ class Trainer:
                 self.system.parts, self.timesteps, config.seed, self.step, size, rows, self.system.device
             )
         draws = draws.to(self.engine.device)
+        draws, conditions = self._coupled(x, draws, conditions, rows)
         mine = draws.some(rows)._replace(noise=draws.noise)
         pieces = []
         for part in _microbatch_slices(len(x), config.microbatch):
@@ -118,6 +121,26 @@ class Trainer:
         if config.label_dropout > 0:
             conditions = drop_conditions(conditions, self.null, config.label_dropout, seed, step, len(x), start)
         return mirrored(x, conditions, config.flip, seed, step, start) if config.flip > 0 else (x, conditions)
+
+    def _coupled(
+        self, x: Tensor, draws: Draws, conditions: dict[str, Any], rows: slice
+    ) -> tuple[Draws, Mapping[str, Any]]:
+        """Return the draws with the coupling's noise of these rows, and the conditions that are for the network."""
+        coupling, config = self.system.settings.coupling, self.config
+        if coupling is None:
+            return draws, conditions
+        generator = torch.Generator().manual_seed(key(config.seed, Purpose.COUPLING, self.step) >> 1)
+        given = {name: value for name, value in conditions.items() if isinstance(value, Tensor)}
+        if coupling.scope == "batch":
+            tensors = self.engine.gather({"x": x, "noise": draws.noise, **_prefixed(given)}, config.batch_size)
+            given = {name: tensors[f"condition {name}"] for name in given}
+            found = pair_noise(coupling, tensors["x"], tensors["noise"], given, generator)
+            found = found._replace(noise=found.noise[rows])
+        else:
+            found = pair_noise(coupling, x, draws.noise, given, generator)
+            if found.weight is not None:
+                found = found._replace(weight=self.engine.gather({"weight": found.weight}, config.batch_size)["weight"])
+        return draws.coupled(found), for_network(coupling, conditions)
 
     def _loss(self, x: Tensor, draws: Draws, conditions: Mapping[str, Any]) -> dict[str, Tensor]:
         """Add the gradients of some rows' share of the batch's mean loss; return their terms without gradients."""
@@ -307,6 +330,10 @@ class Trainer:
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.engine.device, non_blocking=True)
+
+
+def _prefixed(conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"condition {name}": value for name, value in conditions.items()}
 
 
 def _copy_tensors(into: Iterable[Tensor], values: list[Tensor]) -> None:

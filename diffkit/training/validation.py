@@ -16,6 +16,7 @@ from diffkit.options import check_integer
 from diffkit.protocols import Model
 from diffkit.runtime.eval_mode import eval_mode
 from diffkit.system.conditions import mapped
+from diffkit.system.coupling import for_network, pair_noise
 from diffkit.system.randomness import Purpose, key, keys, normals, seeded
 from diffkit.training.config import TrainConfig
 from diffkit.training.engines import Engine
@@ -34,7 +35,8 @@ def validate(system: Trainable, data: Any, *, seed: int = 0, batch_size: int = 2
     """Return the means of the loss and the metrics of training over held-out data: each example once, at one level.
 
     The examples' levels are spread evenly; continuous ones are spread and weighted by the system's timestep sampler.
-    Levels and noise are the same in each call. The network is in evaluation mode.
+    Levels and noise are the same in each call; a coupling that looks at whole batches is left out. The network is in
+    evaluation mode.
 
     Args:
         system: A system, or a `diffkit.guidance.NoisyClassifier`.
@@ -152,5 +154,9 @@ class _ValidationPass:
         noise = normals(keys(key(self.seed, Purpose.NOISE), count, device, first), self.system.data_shape)
         conditions = {name: mapped(lambda t: t.to(device), value) for name, value in batch.conditions.items()}
         x, here = scale_images(batch.images.to(device), bins_of(self.system)), level[mine.start : mine.start + count]
-        terms = self.system.loss_terms(self.model, x, here, noise, **conditions)
+        coupling = self.system.settings.coupling
+        if coupling is not None and coupling.scope == "row":
+            generator = torch.Generator().manual_seed(key(self.seed, Purpose.COUPLING, first) >> 1)
+            noise = pair_noise(coupling, x, noise, conditions, generator).noise
+        terms = self.system.loss_terms(self.model, x, here, noise, **for_network(coupling, conditions))
         return self.engine.gather({name: term[: mine.stop - mine.start] for name, term in terms.items()}, size)

@@ -170,9 +170,9 @@ def values_of(kind: str, name: str) -> list[dict[str, Any]]:
     return [{}, changed] if changed else [{}]
 
 
-def conditions_for(part: Any) -> Any:
+def conditions_for(kind: str, part: Any) -> Any:
     """Conditions that the kit cannot find by itself: those of a guidance for itself."""
-    names = set(getattr(part, "own_conditions", ()))
+    names = set(getattr(part, "own_conditions", ())) if kind == "guidance" else ()
     return (lambda n, shape: {k: v for k, v in conditions(n, shape).items() if k in names}) if names else None
 
 

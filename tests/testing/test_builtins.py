@@ -13,7 +13,7 @@ from diffkit.testing import check_component, measured_orders, report
 @pytest.mark.parametrize(("kind", "name", "options"), cases())
 def test_built_in_part_conforms(kind, name, options):
     part = registry(kind).create(name, **options)
-    failures, conditions = known_failures(kind, name, options), conditions_for(part)
+    failures, conditions = known_failures(kind, name, options), conditions_for(kind, part)
     results = check_component(kind, part, expected_failures=failures, conditions=conditions)
     assert all(result.ok for result in results), report(results)
 

@@ -6,6 +6,7 @@ import pytest
 from lanes import some_by_default
 from mutants import (
     backbones,
+    couplings,
     data,
     decoders,
     extractors,
@@ -26,6 +27,7 @@ from diffkit.testing import checks_for, report
 
 _FILES = (
     backbones,
+    couplings,
     data,
     decoders,
     extractors,

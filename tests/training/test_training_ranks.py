@@ -446,3 +446,19 @@ def test_a_hook_that_fails_in_one_process_ends_all_and_the_run_goes_on(tmp_path)
     on_ranks(2, tmp_path / "two", **often)
     train(tmp_path / "one", microbatch=4, **often)
     assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("coupling", some_by_default(["minibatch_ot", "immiscible"], 2))
+def test_a_coupling_sees_the_whole_batch_however_it_is_cut(tmp_path, coupling):
+    def run(out, **options):
+        composed = point_system(coupling=coupling)
+        train(out, system=composed, data=points(), batch_size=8, steps=8, label_dropout=0, **options)
+
+    run(tmp_path / "whole")
+    run(tmp_path / "pieces", microbatch=2)
+    forked(2, lambda rank: run(tmp_path / "ranks", strategy="ddp") and None)
+    train(tmp_path / "plain", system=point_system(), data=points(), batch_size=8, steps=8, label_dropout=0)
+    losses = {name: [line["loss"] for line in lines(tmp_path / name)] for name in ("whole", "pieces", "ranks", "plain")}
+    for name in ("pieces", "ranks"):
+        assert losses[name] == pytest.approx(losses["whole"], rel=1e-6)
+    assert losses["plain"] != pytest.approx(losses["whole"], rel=1e-3)

@@ -20,6 +20,7 @@ PARTS: Mapping[str, str | None] = {
     "sampler": "ancestral",
     "backbone": "unet",
     "decoder": None,
+    "coupling": None,
 }
 SYSTEM = {**PARTS, "guidance": None}
 """Slots of a command that composes a system whose sampling has defaults."""

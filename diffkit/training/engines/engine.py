@@ -95,7 +95,7 @@ class Engine:
             take_step(optimizer)
 
     def gather(self, tensors: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-        """Return tensors of the whole batch, (size,), from those of this process's `local_slice`."""
+        """Return tensors of the whole batch, (size, ...), from those of this process's `local_slice`."""
         return dict(tensors)
 
     def gather_full(self, tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
@@ -32,15 +33,22 @@ class MultiProcess(Engine):
         """Return tensors of the whole batch, gathered on the device in one call, as float64, which loses no bit."""
         if self.ranks.size == 1:
             return dict(tensors)
-        local = torch.stack([tensor.detach().double() for tensor in tensors.values()])
+        given = tensors.values()
+        widths = [math.prod(tensor.shape[1:]) for tensor in given]
+        columns = [tensor.detach().double().reshape(-1, width) for tensor, width in zip(given, widths, strict=True)]
+        local = torch.cat(columns, 1)
         longest = -(-size // self.ranks.size)
-        local = torch.nn.functional.pad(local, (0, longest - local.shape[1]))
+        local = torch.nn.functional.pad(local, (0, 0, 0, longest - len(local)))
         found = [torch.empty_like(local) for _ in range(self.ranks.size)]
         dist.all_gather(found, local)
         ends = [size * rank // self.ranks.size for rank in range(len(found) + 1)]
         lengths = [end - start for start, end in pairwise(ends)]
-        rows = torch.cat([part[:, :length] for part, length in zip(found, lengths, strict=True)], dim=1)
-        return {name: row.to(like.dtype) for (name, like), row in zip(tensors.items(), rows, strict=True)}
+        rows = torch.cat([part[:length] for part, length in zip(found, lengths, strict=True)])
+        pieces = rows.split(widths, 1)
+        return {
+            name: piece.reshape(size, *like.shape[1:]).to(like.dtype)
+            for (name, like), piece in zip(tensors.items(), pieces, strict=True)
+        }
 
 
 class Replicated(MultiProcess):

@@ -1,0 +1,1 @@
+"""Couplings, one registered name per file."""
