@@ -129,7 +129,9 @@ def _explain(system: System, recipe: Any, steps: Spacing, sampler: Slot, network
     notes = [describe_part(kind, getattr(parts, kind)) for kind in kinds] + (
         [describe_part("backbone", recipe)] if recipe else []
     )
-    notes += [] if system.settings.decoder is None else [describe_part("decoder", system.settings.decoder)]
+    for kind in ("decoder", "coupling"):
+        part = getattr(system.settings, kind)
+        notes += [] if part is None else [describe_part(kind, part)]
     chosen = parts_for(system.parts, sampler).sampler
     grid = tuple(int(k) for k in system.table_for(steps).index[1:])
     weight = loss_weights(parts, system.decoder)

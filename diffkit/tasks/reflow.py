@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -47,12 +47,16 @@ def reflow_pairs(system: System, n: int, out: str | Path, **options: Unpack[Samp
     seed = check_integer("seed", options.setdefault("seed", 0), ge=0, lt=2**63)
     noise = normals(keys(key(seed, Purpose.NOISE), count, torch.device("cpu")), system.data_shape)
     table = system.table_for(options.get("steps"))
-    samples = system.sample(count, start=noise * float(table.total_std[-1]), **options).cpu()
-    arrays = {"arr_0": samples.clamp(-1, 1) if system.decoder.bounded else samples, "paired_noise": noise}
+    options["start"] = noise * float(table.total_std[-1])
+    samples = system.sample(count, **options).cpu()
+    arrays: dict[str, Any] = {
+        "arr_0": samples.clamp(-1, 1) if system.decoder.bounded else samples,
+        "paired_noise": noise,
+    }
     if system.decoder.bins is not None:
         arrays["bins"] = torch.tensor(system.decoder.bins)
     if "y" in options:
         arrays["arr_1"] = torch.as_tensor(options["y"]).cpu().expand(count)
     with replacing(out) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{name: tensor.numpy() for name, tensor in arrays.items()})
+        np.savez(file, **arrays)
     return out

@@ -101,12 +101,12 @@ class Trainer:
                 self.system.parts, self.timesteps, config.seed, self.step, size, rows, self.system.device
             )
         draws = draws.to(self.engine.device)
-        draws, conditions = self._coupled(x, draws, conditions, rows)
+        draws, given = self._coupled(x, draws, conditions, rows)
         mine = draws.some(rows)._replace(noise=draws.noise)
         pieces = []
         for part in _microbatch_slices(len(x), config.microbatch):
             self.engine.seed(dropout_seed(config.seed, self.step, rows.start + part.start))
-            picked = rows_of(conditions, range(part.start, part.stop)) if conditions else conditions
+            picked = rows_of(given, range(part.start, part.stop)) if given else given
             with self.engine.accumulating(last=part.stop == len(x)):
                 pieces.append(self._loss(x[part], mine.some(part), picked))
         whole = not pieces[1:]

@@ -248,6 +248,20 @@ def test_a_decoder_is_used_by_name_and_saved(kind: str, site: Site, tmp_path: Pa
         diffkit.load(tmp_path / "system")
 
 
+@pytest.mark.parametrize("kind", ["coupling"], indirect=True)
+def test_a_coupling_is_used_by_name_and_saved(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    part, x = registry(kind).create("acme", reverse=True), torch.linspace(-1, 1, 32).view(2, 1, 4, 4)
+    for slot in (("acme", {"reverse": True}), {"name": "acme-coupling:acme", "reverse": True}, part):
+        system = diffkit.compose(coupling=slot, **SMALL)
+        assert system.settings.coupling == part and system(x)["loss"].shape == (2,)
+    again = diffkit.load(system.save(tmp_path / "system"))
+    assert again.spec() == system.spec() and again.settings.coupling == part
+    assert diffkit.recompose(again, coupling="independent").settings.coupling is None
+    small = ("--schedule", "cosine", "--backbone", "mlp", "--data-shape", "1,4,4", "--num-steps", 12)
+    explained = command(capsys, "explain", "--coupling", "acme", "--coupling.reverse", *small)
+    assert "coupling acme (reverse=True) [acme-coupling 2.1]" in " ".join(explained.split())
+
+
 @pytest.mark.parametrize("kind", ["spacing"], indirect=True)
 def test_a_spacing_is_used_by_name_and_saved(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     part, system = registry(kind).create("acme", count=4, shift=2), diffkit.compose(**SMALL)

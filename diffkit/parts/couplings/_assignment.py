@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import MissingExtraError, OptionError
 
-Assign = Callable[[Tensor], Tensor]
-"""Returns the column of each row, (B,) int64, for costs (B, B)."""
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
-def within_classes(assign: Assign, cost: Tensor, conditions: Mapping[str, Any], by_class: bool) -> Tensor:
+def within_classes(
+    assign: Callable[[Tensor], Tensor], cost: Tensor, conditions: Mapping[str, Any], by_class: bool
+) -> Tensor:
     """Return the column of each row, (B,) int64; with ``by_class`` a column whose example has the same class ``y``.
 
+    ``assign`` returns the columns for costs (B, B).
     Noise then stays independent of the class: else a class whose examples lie to one side would only be trained on the
     noise at that side, and sampling, which draws all noise for every class, would meet noise it never saw.
     """
+    import torch
+
     y = conditions.get("y") if by_class else None
-    if not isinstance(y, Tensor) or y.ndim != 1:
+    if y is None or y.ndim != 1:
         return assign(cost)
     columns = torch.arange(len(cost), device=cost.device)
     for label in y.unique():
@@ -45,6 +48,8 @@ def least_cost(cost: Tensor) -> Tensor:
         _, columns = linear_sum_assignment(cost.detach().cpu().numpy())
     except ValueError as error:
         raise OptionError("data or noise to pair has values that are not finite") from error
+    import torch
+
     return torch.as_tensor(columns, device=cost.device)
 
 
@@ -58,6 +63,8 @@ def sinkhorn(cost: Tensor, entropy: float, iterations: int, generator: torch.Gen
         generator: Source of the draws, on the CPU.
     Source: Cuturi 2013, arXiv:1306.0895, algorithm 1, with logarithms.
     """
+    import torch
+
     cost = cost.double()
     scale = entropy * (cost - cost.min()).mean().clamp(min=1e-300)
     log_plan = -cost / scale

@@ -44,7 +44,7 @@ class MultiProcess(Engine):
         ends = [size * rank // self.ranks.size for rank in range(len(found) + 1)]
         lengths = [end - start for start, end in pairwise(ends)]
         rows = torch.cat([part[:length] for part, length in zip(found, lengths, strict=True)])
-        pieces = rows.split(widths, 1)
+        pieces = torch.split(rows, widths, 1)
         return {
             name: piece.reshape(size, *like.shape[1:]).to(like.dtype)
             for (name, like), piece in zip(tensors.items(), pieces, strict=True)
