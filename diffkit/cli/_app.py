@@ -143,7 +143,7 @@ def _run_command(command: Command, root: App, words: Sequence[str]) -> None:
     with as_cli_flags(request.options):
         parsed, print_only = resolve(request, app)
         if print_only:
-            show(as_toml(request, parsed).removesuffix("\n"))
+            show(as_toml(request.spec, parsed).removesuffix("\n"))
             return
         check_not_its_own_input(parsed)
         _check_device(parsed)
