@@ -97,11 +97,25 @@ def special(metavar: str = "") -> dict[Any, Any]:
     return {_METADATA: {"special": True, "metavar": metavar}}
 
 
-def options_of(factory: Callable[..., Any], prefix: tuple[str, ...] = (), group: str = "Options") -> list[Option]:
-    """Options of an attrs class or a function, in the order they are written."""
+def options_of(
+    factory: Callable[..., Any] | tuple[Option, ...], prefix: tuple[str, ...] = (), group: str = "Options"
+) -> list[Option]:
+    """Options of an attrs class or a function, in the order they are written; of options, themselves."""
+    if isinstance(factory, tuple):
+        return [attrs.evolve(option, group=group) for option in factory]
     if isinstance(factory, type) and attrs.has(factory):
         return list(_of_class(factory, prefix, group))
     return _of_signature(factory, prefix, group)
+
+
+def undecided(cls: type[Any], *names: str) -> tuple[Option, ...]:
+    """Return some options of a class without their defaults, for a command that leaves them alone unless they are set.
+
+    Args:
+        cls: The attrs class.
+        names: The options.
+    """
+    return tuple([attrs.evolve(option, default=None) for option in options_of(cls) if option.key in names])
 
 
 @cache
