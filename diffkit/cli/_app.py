@@ -18,8 +18,8 @@ from diffkit.cli.parsing.commands import Command, built_in, table
 from diffkit.cli.parsing.docstrings import plain
 from diffkit.cli.parsing.request import as_toml, look, resolve
 from diffkit.cli.parsing.signature import plain_text
-from diffkit.cli.parsing.spec import ParsedOptions
 from diffkit.cli.parsing.spelling import as_cli_flags
+from diffkit.cli.shared.device import check_device
 from diffkit.cli.shared.extras import check_extras
 from diffkit.cli.shared.paths import check_not_its_own_input
 from diffkit.cli.shared.torch_errors import compiler_errors, memory_errors
@@ -145,19 +145,11 @@ def _run_command(command: Command, root: App, words: Sequence[str]) -> None:
         if print_only:
             show(as_toml(request.spec, parsed).removesuffix("\n"))
             return
-        check_not_its_own_input(parsed)
-        _check_device(parsed)
+        check_not_its_own_input(request.options, parsed)
+        check_device(parsed.values.get("device"))
         check_extras(command.name, parsed)
         with memory_errors(request.options), compiler_errors():
             module.run(parsed)
-
-
-def _check_device(parsed: ParsedOptions) -> None:
-    """Refuse a device that is not here before the command reads or writes anything."""
-    if parsed.values.get("device") is not None:
-        from diffkit.cli.shared.device import check_device  # which needs torch
-
-        check_device(parsed.values["device"])
 
 
 def _refuse_command(root: App, words: Sequence[str], name: str) -> None:
