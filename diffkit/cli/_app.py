@@ -22,7 +22,7 @@ from diffkit.cli.parsing.spelling import as_cli_flags
 from diffkit.cli.shared.device import check_device
 from diffkit.cli.shared.extras import check_extras
 from diffkit.cli.shared.paths import check_not_its_own_input
-from diffkit.cli.shared.torch_errors import compiler_errors, memory_errors
+from diffkit.cli.shared.torch_errors import torch_errors
 from diffkit.errors import DiffkitError, OptionError
 from diffkit.runtime.output import log, printable, results, safe_output, show
 
@@ -148,7 +148,7 @@ def _run_command(command: Command, root: App, words: Sequence[str]) -> None:
         check_not_its_own_input(request.options, parsed)
         check_device(parsed.values.get("device"))
         check_extras(command.name, parsed)
-        with memory_errors(request.options), compiler_errors():
+        with torch_errors(request.options):
             module.run(parsed)
 
 

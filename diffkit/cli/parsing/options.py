@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache, partial
-from typing import Any, get_type_hints
+from typing import Any
 
 import attrs
 from attrs import NOTHING, frozen
@@ -120,11 +120,7 @@ def undecided(cls: type[Any], *names: str) -> tuple[Option, ...]:
 
 @cache
 def _of_class(cls: type[Any], prefix: tuple[str, ...], group: str) -> tuple[Option, ...]:
-    try:
-        hints = get_type_hints(cls)
-    except Exception:  # an annotation that names what only a type checker imports, or a third party's of any form
-        hints = _hints_one_by_one(cls)
-    found = []
+    hints, found = _hints(cls), []
     for field in attrs.fields(cls):
         if not field.init:
             continue
@@ -171,7 +167,8 @@ def _help_of_argument(factory: Callable[..., Any], name: str) -> str:
     return section(factory.__doc__, "Args").get(name, "")
 
 
-def _hints_one_by_one(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Types by name, each read alone: an annotation may name what only a type checker imports."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         names = vars(sys.modules[base.__module__])
