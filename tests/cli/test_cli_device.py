@@ -27,7 +27,7 @@ LINES = {
 
 
 def test_every_command_with_a_device_is_here():
-    options = {name: look(name, command.load().SPEC, []).options for name, command in commands.table().items()}
+    options = {name: look(name, commands.load(command).SPEC, []).options for name, command in commands.table().items()}
     having = {name for name, each in options.items() if "device" in [option.key for option in each]}
     assert having == {*LINES}
 

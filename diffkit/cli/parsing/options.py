@@ -11,9 +11,10 @@ from typing import Any
 import attrs
 from attrs import NOTHING, frozen
 
-from diffkit.cli.parsing.docstrings import section, summary
+from diffkit.cli.parsing.docstrings import section
 from diffkit.cli.parsing.values import shown
 from diffkit.options import CHOICES
+from diffkit.registry.listing import summary
 
 _METADATA = "diffkit.cli"
 
