@@ -38,6 +38,15 @@ class Recipe(Tracker):
         """Write the file."""
         write_atomically(folder / RECIPE, self.content.encode())
 
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def preview(self, step: int, path: Path) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
 
 def recipe(
     command: str,
